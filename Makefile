@@ -1,0 +1,78 @@
+# Two commands matter: `make nightly` and `make test`. Each does all of its own set-up, in .venv; nothing else is needed
+# but Python 3.11 to 3.13 and make (as root on a Debian, `make test` also installs a browser and docker-compose).
+.DEFAULT_GOAL := help
+.PHONY: help nightly demo test lint torture bench up system
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --constraint constraints.txt
+PINS := pyproject.toml constraints.txt
+ARGS ?=
+
+# Nobody is told that it runs. Byte code is kept: without it Airflow takes twice as long to import.
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
+export SCARF_NO_ANALYTICS := true
+export AIRFLOW__USAGE_DATA_COLLECTION__ENABLED := False
+unexport PYTHONDONTWRITEBYTECODE PYTHONPATH VIRTUAL_ENV
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+nightly: $(VENV)/.ready-nightly ## the whole night through the DAGs: your runspend.yaml, or the demo world when there is none (ARGS="--now …")
+	@$(BIN)/runspend nightly --dags dags $(ARGS)
+
+demo: $(VENV)/.ready-nightly ## make the demo world anew in .runspend-demo/
+	@$(BIN)/runspend demo $(ARGS)
+
+test: lint system ## every check and test but torture and benchmarks (ARGS="-k …" narrows it)
+	@$(BIN)/pytest $(ARGS)
+
+lint: $(VENV)/.ready-dev ## ruff, mypy --strict and the layers of the import graph
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+torture: $(VENV)/.ready-dev ## the long fault tests: kills, races, full disks
+	@$(BIN)/pytest -m torture $(ARGS)
+
+bench: $(VENV)/.ready-dev ## measure speed and memory beside pandas and MLflow's own client (needs 2 quiet cores)
+	@$(BIN)/pytest -m bench -s tests/benchmarks $(ARGS)
+
+up: .env ## production on one host with Docker: Airflow, PostgreSQL, MLflow, an S3 store, a mail catcher
+	docker compose up --build --detach --wait
+
+# --- set-up ---------------------------------------------------------------------------------------------------------
+
+.env: $(BIN)/python deploy/make_env.py
+	@$(BIN)/python deploy/make_env.py $@
+
+# The first Python on the list that is new enough, and can make a virtual environment.
+$(BIN)/python:
+	@for python in python3 python3.13 python3.12 python3.11; do \
+	  if command -v $$python >/dev/null && $$python -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then \
+	    echo "making $(VENV) with $$($$python --version)"; exec $$python -m venv $(VENV); fi; done; \
+	echo "cannot make $(VENV): no Python from 3.11 to 3.13 with venv on PATH. Install one (Debian: apt-get install python3 python3-venv)." >&2; exit 2
+
+$(BIN)/uv: | $(BIN)/python
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+
+$(VENV)/.ready-nightly: $(PINS) | $(BIN)/uv
+	@echo "installing runspend[pipeline,demo,airflow]"
+	@$(INSTALL) --editable '.[pipeline,demo,airflow]' && touch $@
+
+$(VENV)/.ready-dev: $(PINS) | $(BIN)/uv
+	@echo "installing runspend[dev]"
+	@$(INSTALL) --editable '.[dev]' && touch $@ $(VENV)/.ready-nightly
+
+# What some tests need from the system. A test whose tool is missing says so; none is passed by default.
+system:
+	@missing=; command -v chromium >/dev/null || missing="$$missing chromium"; command -v docker-compose >/dev/null || missing="$$missing docker-compose"; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing$$missing"; \
+	  export DEBIAN_FRONTEND=noninteractive; \
+	  if apt-get update -qq && apt-get install -qq -y --no-install-recommends $$missing; then exit 0; fi >$(VENV)/apt.log 2>&1; \
+	  echo "cannot install$$missing: see $(VENV)/apt.log. The tests that need them will say so."; \
+	else echo "not installed:$$missing (Debian: apt-get install$$missing). The tests that need them will say so."; fi

@@ -1,0 +1,87 @@
+"""Every exception Runspend raises on purpose, and the exit code each one ends a command with.
+
+    RunspendError                 1  a bug, if nothing below fits
+    ├── UsageError                2  wrong before anything ran: the command line
+    │   ├── ConfigError           2  … the configuration: names the file, the line, the key, the value, what is allowed
+    │   └── MissingExtra          2  … a package that is not installed: names the extra that brings it
+    ├── SourceError               3  one source of the night; the others go on, its last good data stay
+    │   ├── SourceUnreachable     3  … did not answer
+    │   └── SourceRefused         3  … answered with something that must not be believed
+    ├── CheckFailed               4  a check returned rows: the tables in place stay
+    └── PartialFailure            5  some of a list was done, the rest is listed
+
+Messages follow one form: "cannot X: why. Do Y." Put a new exception here only if somebody catches it by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+class RunspendError(Exception):
+    """The root. `exit_code` is what the command line ends with when this reaches it."""
+
+    exit_code = 1
+
+
+class UsageError(RunspendError):
+    """The command cannot run as it was typed."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """The configuration cannot be used. The message names file, line, key, value and what is allowed."""
+
+
+class MissingExtra(UsageError):
+    """A command needs packages of an extra that is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f'cannot import {package}: it is not installed. Run: pip install "runspend[{extra}]"')
+        self.package = package
+        self.extra = extra
+
+
+class SourceError(RunspendError):
+    """A tracking server, bill or store could not be used tonight. Its last good data stay in place."""
+
+    exit_code = 3
+
+    def __init__(self, source: str, message: str, *, period: str | None = None) -> None:
+        super().__init__(message)
+        self.source = source
+        self.period = period
+
+
+class SourceUnreachable(SourceError):
+    """The source did not answer, or not in time."""
+
+
+class SourceRefused(SourceError):
+    """The source answered with data that must not replace what is there."""
+
+
+class CheckFailed(RunspendError):
+    """A check of `checks/*.sql` returned rows. Nothing was published."""
+
+    exit_code = 4
+
+    def __init__(self, check: str, rows: Sequence[Mapping[str, Any]], *, period: str | None = None) -> None:
+        shown = "; ".join(", ".join(f"{k}={v}" for k, v in row.items()) for row in list(rows)[:3])
+        more = f" and {len(rows) - 3} more rows" if len(rows) > 3 else ""
+        super().__init__(f"check {check} failed for {period or 'all periods'}: {shown}{more}. The tables in place were kept.")
+        self.check = check
+        self.rows = list(rows)
+        self.period = period
+
+
+class PartialFailure(RunspendError):
+    """Some of the work was done; `failures` lists the rest, one sentence each."""
+
+    exit_code = 5
+
+    def __init__(self, message: str, failures: Sequence[str]) -> None:
+        super().__init__(message)
+        self.failures = list(failures)

@@ -1,0 +1,695 @@
+"""Every warehouse table: its grain, columns, types, units and meaning. The contract with analysts.
+
+`docs/tables.md` and the descriptions in BigQuery are written from here; a test fails when they differ. Put a table here
+before anything fills it. What fills it (SQL, Python) does not belong here.
+
+Types are GoogleSQL's. Money and quantities are BIGNUMERIC, `decimal128(38, 22)` in Parquet: real bills carry up to 22
+decimals. All times are UTC. A column marked `bookkeeping` says when or by which build a row came to be; it is outside the
+content digest, so the same night run twice has the same digests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Raised whenever a column or table is added; the next night then rewrites the files that lack it.
+SCHEMA_VERSION = 1
+
+@dataclass(frozen=True)
+class Column:
+    """One column: GoogleSQL type, meaning in one sentence, and whether a key or bookkeeping."""
+
+    name: str
+    type: str
+    meaning: str
+    is_key: bool = False
+    bookkeeping: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table. `period_column` is the DATE whose month names the folder; None means one undated unit ("all")."""
+
+    name: str
+    grain: str
+    meaning: str
+    columns: tuple[Column, ...]
+    is_public: bool = False
+    period_column: str | None = "billing_period"
+    sort: tuple[str, ...] = ()
+    # Columns that determine all the others, where there are any: the digest is taken over them alone.
+    digest_columns: tuple[str, ...] = ()
+    writer: str = "the bill's source"
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The columns that together are unique and never null."""
+        return tuple(c.name for c in self.columns if c.is_key)
+
+    @property
+    def content(self) -> tuple[str, ...]:
+        """The columns the content digest covers."""
+        return self.digest_columns or tuple(c.name for c in self.columns if not c.bookkeeping)
+
+    def arrow_schema(self) -> pa.Schema:
+        """The Parquet schema: every column nullable, in the order of `columns`."""
+        import pyarrow as pa
+
+        types = {
+            "STRING": pa.string(),
+            "INT64": pa.int64(),
+            "FLOAT64": pa.float64(),
+            "BOOL": pa.bool_(),
+            "DATE": pa.date32(),
+            "TIMESTAMP": pa.timestamp("us", tz="UTC"),
+            "BIGNUMERIC": pa.decimal128(38, 22),
+            "ARRAY<STRING>": pa.list_(pa.string()),
+        }
+        return pa.schema([pa.field(c.name, types[c.type]) for c in self.columns])
+
+
+def _key(name: str, type_: str, meaning: str) -> Column:
+    return Column(name, type_, meaning, is_key=True)
+
+
+def _own(name: str, type_: str, meaning: str) -> Column:
+    return Column(name, type_, meaning, bookkeeping=True)
+
+
+RUN_KEY = (
+    _key("tracking_server", "STRING", "Name of the tracking server in runspend.yaml."),
+    _key("workspace", "STRING", "MLflow workspace; 'default' where the server has none."),
+    _key("run_id", "STRING", "MLflow run id (32 hexadecimal characters)."),
+)
+RUN_REFERENCE = tuple(Column(c.name, c.type, c.meaning) for c in RUN_KEY)
+COSTS = (
+    Column("list_cost", "BIGNUMERIC", "FOCUS ListCost: public price x quantity, in billing_currency. Null on the bill counts as 0 in sums."),
+    Column("contracted_cost", "BIGNUMERIC", "FOCUS ContractedCost: negotiated price x quantity, in billing_currency."),
+    Column("effective_cost", "BIGNUMERIC", "FOCUS EffectiveCost: amortised; the default figure everywhere, in billing_currency."),
+    Column("billed_cost", "BIGNUMERIC", "FOCUS BilledCost: what the invoice charges, in billing_currency."),
+)
+DIMENSIONS = (
+    Column("team", "STRING", "Team, by the first of `dimensions.team` that has a value."),
+    Column("project", "STRING", "Project, by the first of `dimensions.project` that has a value."),
+    Column("cost_center", "STRING", "Cost center, by the first of `dimensions.cost_center` that has a value."),
+    Column("owner", "STRING", "Owner, by the first of `dimensions.owner` that has a value."),
+)
+BUILD_ID = _own("build_id", "STRING", "The build that wrote the row; equal in all tables one build published together.")
+LOAD_ID = _own("load_id", "STRING", "The load, extract or measurement that wrote the row.")
+BILLING_PERIOD = _key("billing_period", "DATE", "First day of the month of FOCUS BillingPeriodStart (UTC).")
+CURRENCY = Column("billing_currency", "STRING", "ISO 4217 code of the bill; costs are never added across currencies.")
+
+CONFIDENCES = ("exact", "high", "medium", "low")
+TARGETS = ("run", "logged_model", "orphan", "idle", "shared", "unmatched", "out_of_scope")
+COST_KINDS = ("compute", "storage", "network", "llm", "other")
+
+RUNS = Table(
+    "runs",
+    "one row per run of every tracking server, deleted and purged ones too",
+    "MLflow's runs under MLflow's own names, with the dimensions and the machines they state.",
+    (
+        *RUN_KEY,
+        _key("start_month", "DATE", "First day of the month the run started (UTC); 1970-01-01 for a run without a start."),
+        Column("run_name", "STRING", "MLflow run name."),
+        Column("experiment_id", "STRING", "MLflow experiment id."),
+        Column("experiment_name", "STRING", "MLflow experiment name."),
+        Column("user_name", "STRING", "mlflow.user; null where it is one of dimensions.not_a_person."),
+        Column("run_status", "STRING", "RUNNING, SCHEDULED, FINISHED, FAILED or KILLED."),
+        Column("lifecycle_stage", "STRING", "active or deleted."),
+        Column("start_time", "TIMESTAMP", "Start of the run."),
+        Column("end_time", "TIMESTAMP", "End of the run; null while it runs, or when it never said."),
+        Column("last_sign_at", "TIMESTAMP", "Newest metric of a run without an end; null for ended runs and silent ones."),
+        Column("artifact_uri", "STRING", "Where the run's artifacts lie."),
+        Column("parent_run_id", "STRING", "mlflow.parentRunId."),
+        Column("source_name", "STRING", "mlflow.source.name."),
+        Column("git_commit", "STRING", "mlflow.source.git.commit."),
+        *DIMENSIONS,
+        Column("team_from", "STRING", "Where team came from, e.g. experiment.tag.team."),
+        Column("project_from", "STRING", "Where project came from."),
+        Column("cost_center_from", "STRING", "Where cost_center came from."),
+        Column("owner_from", "STRING", "Where owner came from."),
+        Column("resource_ids", "ARRAY<STRING>", "Machines the run states, as it wrote them, sorted; empty when none."),
+        Column("instance_type", "STRING", "Requested instance type."),
+        Column("num_nodes", "INT64", "Requested number of machines."),
+        Column("gpu_type", "STRING", "Requested GPU type."),
+        Column("gpu_count", "FLOAT64", "Requested GPUs per machine."),
+        Column("gpu_memory_gb", "FLOAT64", "Requested GPU memory, GiB."),
+        Column("cpu_request", "FLOAT64", "Requested CPU cores."),
+        Column("memory_request_gb", "FLOAT64", "Requested memory, GiB."),
+        Column("max_retries", "INT64", "Stated retries."),
+        Column("timeout_seconds", "FLOAT64", "Stated timeout, seconds."),
+        Column("early_stopping_rounds", "INT64", "Stated early stopping rounds."),
+        Column("params_digest", "STRING", "Hash of all params: equal digests are repeated runs."),
+        Column("tags", "STRING", "JSON object of the tags that `copy` allows."),
+        Column("params", "STRING", "JSON object of the params that `copy` allows."),
+        Column("purged_at", "TIMESTAMP", "First night MLflow no longer had the run; null while it has it."),
+        LOAD_ID,
+    ),
+    is_public=True,
+    period_column="start_month",
+    sort=("run_id",),
+    writer="the tracking server",
+)
+
+RUN_RESOURCES = Table(
+    "run_resources",
+    "one row per run and machine it states",
+    "The machines of `runs.resource_ids`, with times of their own where the run states them.",
+    (
+        *RUN_KEY,
+        _key("start_month", "DATE", "First day of the month the run started (UTC)."),
+        _key("resource_id", "STRING", "Machine, as the run wrote it."),
+        Column("resource_key", "STRING", "The machine in the form bills and runs are compared in."),
+        _key("used_ordinal", "INT64", "0, 1, … for a machine the run states several times."),
+        Column("used_from", "TIMESTAMP", "Stated start on this machine; null: the run's."),
+        Column("used_to", "TIMESTAMP", "Stated end on this machine; null: the run's."),
+        LOAD_ID,
+    ),
+    period_column="start_month",
+    sort=("resource_key", "run_id"),
+    writer="the tracking server",
+)
+
+EXPERIMENTS = Table(
+    "experiments",
+    "one row per experiment of every tracking server",
+    "MLflow's experiments, deleted ones too.",
+    (
+        RUN_KEY[0],
+        RUN_KEY[1],
+        _key("experiment_id", "STRING", "MLflow experiment id."),
+        Column("experiment_name", "STRING", "MLflow experiment name."),
+        Column("lifecycle_stage", "STRING", "active or deleted."),
+        Column("artifact_location", "STRING", "Where the experiment's artifacts lie."),
+        Column("creation_time", "TIMESTAMP", "Creation of the experiment."),
+        Column("last_update_time", "TIMESTAMP", "Last change of the experiment."),
+        Column("tags", "STRING", "JSON object of the experiment tags that `copy` allows."),
+        LOAD_ID,
+    ),
+    period_column=None,
+    sort=("experiment_id",),
+    writer="the tracking server",
+)
+
+ARTIFACT_OWNERS = Table(
+    "artifact_owners",
+    "one row per logged model and trace that has artifacts of its own",
+    "Who owns which folder of the artifact stores, beside the runs (whose folders stand in runs.artifact_uri).",
+    (
+        RUN_KEY[0],
+        RUN_KEY[1],
+        _key("owner_kind", "STRING", "logged_model or trace."),
+        _key("owner_id", "STRING", "Id of the logged model or trace."),
+        Column("experiment_id", "STRING", "MLflow experiment id."),
+        Column("uri", "STRING", "Folder of its artifacts."),
+        LOAD_ID,
+    ),
+    period_column=None,
+    sort=("owner_kind", "owner_id"),
+    writer="the tracking server",
+)
+
+ARTIFACT_BYTES = Table(
+    "artifact_bytes",
+    "one row per owner, storage class and stretch of time, clipped to the month",
+    "What lies in the artifact stores, by who owns it.",
+    (
+        _key("month", "DATE", "First day of the month the row tells of."),
+        _key("store", "STRING", "Root URI of the store in runspend.yaml."),
+        _key("owner_kind", "STRING", "run, logged_model, trace, orphan (MLflow's layout, no owner known) or other (not MLflow's)."),
+        _key("owner_id", "STRING", "Id of the run, logged model or trace; the prefix for orphan and other."),
+        Column("tracking_server", "STRING", "Server of the owner; null for orphan and other."),
+        Column("workspace", "STRING", "Workspace of the owner."),
+        Column("experiment_id", "STRING", "Experiment of the owner, or the one the prefix names."),
+        Column("prefix", "STRING", "Folder under the store's root that holds the bytes."),
+        _key("storage_class", "STRING", "Storage class as the store names it; LOCAL for folders."),
+        _key("valid_from", "TIMESTAMP", "First time these figures held."),
+        Column("valid_to", "TIMESTAMP", "End of the time these figures held; null: still."),
+        Column("objects", "INT64", "Objects; null when the listing did not finish."),
+        Column("bytes", "INT64", "Bytes; null when unknown, never 0 for unknown."),
+        Column("oldest_at", "TIMESTAMP", "Oldest modification time among the objects."),
+        Column("newest_at", "TIMESTAMP", "Newest modification time among the objects."),
+        Column("is_complete", "BOOL", "Whether the listing behind the row finished."),
+        LOAD_ID,
+    ),
+    period_column="month",
+    sort=("owner_kind", "owner_id", "storage_class", "valid_from"),
+    writer="the store",
+)
+
+FOCUS_COLUMNS = (
+    Column("availability_zone", "STRING", "FOCUS AvailabilityZone."),
+    Column("billed_cost", "BIGNUMERIC", "FOCUS BilledCost."),
+    Column("billing_account_id", "STRING", "FOCUS BillingAccountId."),
+    Column("billing_account_name", "STRING", "FOCUS BillingAccountName."),
+    Column("billing_account_type", "STRING", "FOCUS BillingAccountType."),
+    Column("billing_currency", "STRING", "FOCUS BillingCurrency."),
+    Column("billing_period_end", "TIMESTAMP", "FOCUS BillingPeriodEnd, exclusive."),
+    Column("billing_period_start", "TIMESTAMP", "FOCUS BillingPeriodStart, inclusive."),
+    Column("capacity_reservation_id", "STRING", "FOCUS CapacityReservationId."),
+    Column("capacity_reservation_status", "STRING", "FOCUS CapacityReservationStatus."),
+    Column("charge_category", "STRING", "FOCUS ChargeCategory: Usage, Purchase, Tax, Credit, Adjustment."),
+    Column("charge_class", "STRING", "FOCUS ChargeClass: null or Correction."),
+    Column("charge_description", "STRING", "FOCUS ChargeDescription."),
+    Column("charge_frequency", "STRING", "FOCUS ChargeFrequency."),
+    Column("charge_period_end", "TIMESTAMP", "FOCUS ChargePeriodEnd, exclusive."),
+    Column("charge_period_start", "TIMESTAMP", "FOCUS ChargePeriodStart, inclusive."),
+    Column("commitment_discount_category", "STRING", "FOCUS CommitmentDiscountCategory."),
+    Column("commitment_discount_id", "STRING", "FOCUS CommitmentDiscountId."),
+    Column("commitment_discount_name", "STRING", "FOCUS CommitmentDiscountName."),
+    Column("commitment_discount_quantity", "BIGNUMERIC", "FOCUS CommitmentDiscountQuantity."),
+    Column("commitment_discount_status", "STRING", "FOCUS CommitmentDiscountStatus: Used or Unused."),
+    Column("commitment_discount_type", "STRING", "FOCUS CommitmentDiscountType."),
+    Column("commitment_discount_unit", "STRING", "FOCUS CommitmentDiscountUnit."),
+    Column("consumed_quantity", "BIGNUMERIC", "FOCUS ConsumedQuantity."),
+    Column("consumed_unit", "STRING", "FOCUS ConsumedUnit."),
+    Column("contracted_cost", "BIGNUMERIC", "FOCUS ContractedCost."),
+    Column("contracted_unit_price", "BIGNUMERIC", "FOCUS ContractedUnitPrice."),
+    Column("effective_cost", "BIGNUMERIC", "FOCUS EffectiveCost."),
+    Column("host_provider_name", "STRING", "FOCUS HostProviderName (1.3+); ProviderName of older files where the publisher differs."),
+    Column("invoice_detail_id", "STRING", "FOCUS InvoiceDetailId (1.4)."),
+    Column("invoice_id", "STRING", "FOCUS InvoiceId; null until invoiced."),
+    Column("invoice_issuer_name", "STRING", "FOCUS InvoiceIssuerName."),
+    Column("list_cost", "BIGNUMERIC", "FOCUS ListCost."),
+    Column("list_unit_price", "BIGNUMERIC", "FOCUS ListUnitPrice."),
+    Column("pricing_category", "STRING", "FOCUS PricingCategory."),
+    Column("pricing_currency", "STRING", "FOCUS PricingCurrency."),
+    Column("pricing_currency_contracted_unit_price", "BIGNUMERIC", "FOCUS PricingCurrencyContractedUnitPrice."),
+    Column("pricing_currency_effective_cost", "BIGNUMERIC", "FOCUS PricingCurrencyEffectiveCost."),
+    Column("pricing_currency_list_unit_price", "BIGNUMERIC", "FOCUS PricingCurrencyListUnitPrice."),
+    Column("pricing_quantity", "BIGNUMERIC", "FOCUS PricingQuantity."),
+    Column("pricing_unit", "STRING", "FOCUS PricingUnit."),
+    Column("region_id", "STRING", "FOCUS RegionId."),
+    Column("region_name", "STRING", "FOCUS RegionName."),
+    Column("resource_id", "STRING", "FOCUS ResourceId."),
+    Column("resource_name", "STRING", "FOCUS ResourceName."),
+    Column("resource_type", "STRING", "FOCUS ResourceType."),
+    Column("service_category", "STRING", "FOCUS ServiceCategory."),
+    Column("service_name", "STRING", "FOCUS ServiceName."),
+    Column("service_provider_name", "STRING", "FOCUS ServiceProviderName (1.3+); from ProviderName and PublisherName of older files."),
+    Column("service_subcategory", "STRING", "FOCUS ServiceSubcategory."),
+    Column("sku_id", "STRING", "FOCUS SkuId."),
+    Column("sku_meter", "STRING", "FOCUS SkuMeter."),
+    Column("sku_price_details", "STRING", "FOCUS SkuPriceDetails (JSON object)."),
+    Column("sku_price_id", "STRING", "FOCUS SkuPriceId."),
+    Column("sub_account_id", "STRING", "FOCUS SubAccountId."),
+    Column("sub_account_name", "STRING", "FOCUS SubAccountName."),
+    Column("sub_account_type", "STRING", "FOCUS SubAccountType."),
+    Column("tags", "STRING", "FOCUS Tags (JSON object of text values, or null)."),
+    Column("allocated_method_id", "STRING", "FOCUS AllocatedMethodId (1.3)."),
+    Column("allocated_method_details", "STRING", "FOCUS AllocatedMethodDetails (1.3, JSON)."),
+    Column("allocated_resource_id", "STRING", "FOCUS AllocatedResourceId (1.3)."),
+    Column("allocated_resource_name", "STRING", "FOCUS AllocatedResourceName (1.3)."),
+    Column("allocated_tags", "STRING", "FOCUS AllocatedTags (1.3, JSON)."),
+    Column("contract_applied", "STRING", "FOCUS ContractApplied (1.3, JSON)."),
+    Column("commitment_program_eligibility_details", "STRING", "FOCUS CommitmentProgramEligibilityDetails (1.4, JSON)."),
+)
+
+BILLING_LINES = Table(
+    "billing_lines",
+    "one row per line of the newest good version of each bill; lines an explicit scope leaves out are sums per day, account, service and category",
+    "The bills, in FOCUS columns, exactly as delivered, plus what was settled when they were loaded.",
+    (
+        _key("source", "STRING", "Name of the bill in runspend.yaml."),
+        BILLING_PERIOD,
+        _key("line_id", "STRING", "Hash of the delivered row and of its ordinal among identical rows."),
+        *FOCUS_COLUMNS,
+        Column("charge_date", "DATE", "UTC date of charge_period_start."),
+        Column("resource_key", "STRING", "resource_id in the form bills and runs are compared in; null without a resource."),
+        Column("run_tag", "STRING", "Run id that a tag of the line carries (keys in `docs/identify.md`); null when none."),
+        Column("instance_type", "STRING", "Instance type, from SkuPriceDetails or the provider's own column."),
+        Column("machine_gpus", "INT64", "GPUs of the machine, where the line or the instance type tells."),
+        Column("machine_cpus", "INT64", "vCPUs of the machine, where the line or the instance type tells."),
+        Column("machine_memory_gb", "FLOAT64", "Memory of the machine in GiB, where the line or the instance type tells."),
+        Column("billed_nanoseconds", "INT64", "ConsumedQuantity in nanoseconds where ConsumedUnit is a plain time; else null."),
+        Column("scope", "STRING", "include or exclude by an explicit `scope`; null without one (the default scope decides when the ledger is built)."),
+        LOAD_ID,
+    ),
+    sort=("resource_key", "charge_period_start", "line_id"),
+    digest_columns=(
+        "source", "line_id", "billing_period", "resource_key", "run_tag", "instance_type", "machine_gpus", "machine_cpus", "machine_memory_gb", "billed_nanoseconds", "scope",
+    ),
+)
+
+BILLING_QUARANTINE = Table(
+    "billing_quarantine",
+    "one row per delivered row that could not be read",
+    "Rows whose period, currency or BilledCost cannot be read. Kept whole, counted, never in a sum of cost.",
+    (
+        _key("source", "STRING", "Name of the bill in runspend.yaml."),
+        BILLING_PERIOD,
+        _key("line_id", "STRING", "Hash of the delivered row and of its ordinal among identical rows."),
+        Column("file_name", "STRING", "File the row came from, relative to the source's uri."),
+        Column("row_number", "INT64", "Row within the file, the first data row being 1."),
+        Column("reason", "STRING", "The column that cannot be read, the value found and what is allowed."),
+        Column("billed_cost", "BIGNUMERIC", "BilledCost where it could be read."),
+        Column("raw", "STRING", "JSON object of the row as delivered."),
+        LOAD_ID,
+    ),
+    sort=("line_id",),
+)
+
+BILLING_LOADS = Table(
+    "billing_loads",
+    "one row per source, billing period, version and currency",
+    "Every version of every bill: files, rows, totals; what was refused and why.",
+    (
+        _key("source", "STRING", "Name of the bill in runspend.yaml."),
+        BILLING_PERIOD,
+        _key("version", "STRING", "Digest of the files the version is made of."),
+        _key("billing_currency", "STRING", "ISO 4217 code; empty for a version without rows."),
+        Column("version_number", "INT64", "1, 2, … in the order the versions were loaded."),
+        Column("state", "STRING", "current, replaced or refused."),
+        Column("reason", "STRING", "Why the version was refused; null otherwise."),
+        Column("delivered_at", "TIMESTAMP", "When the provider wrote it: the manifest's time, else the newest file's."),
+        Column("files", "STRING", "JSON list of {name, bytes, sha256, rows, state}; state is read or duplicate."),
+        Column("row_count", "INT64", "Rows loaded."),
+        Column("quarantined_count", "INT64", "Rows quarantined."),
+        *COSTS,
+        Column("null_list_count", "INT64", "Rows whose ListCost is null."),
+        Column("null_contracted_count", "INT64", "Rows whose ContractedCost is null."),
+        Column("null_effective_count", "INT64", "Rows whose EffectiveCost is null."),
+        Column("rounded_cost", "BIGNUMERIC", "Sum of what the billed costs carried beyond 22 decimals and was rounded away."),
+        Column("focus_version", "STRING", "FOCUS version told by the header."),
+        Column("covered_until", "TIMESTAMP", "Latest charge_period_end of Usage lines."),
+        Column("is_invoiced", "BOOL", "Whether every line carries an InvoiceId: the provider says the period is final."),
+        _own("loaded_at", "TIMESTAMP", "When the version was loaded."),
+        LOAD_ID,
+    ),
+    sort=("version_number", "billing_currency"),
+)
+
+BILL_CHANGES = Table(
+    "bill_changes",
+    "one row per version, charge date, service, account and currency whose cost changed",
+    "What each new version of a bill changed.",
+    (
+        _key("source", "STRING", "Name of the bill in runspend.yaml."),
+        BILLING_PERIOD,
+        _key("version", "STRING", "The version that brought the change."),
+        Column("version_number", "INT64", "Number of that version."),
+        _key("charge_date", "DATE", "UTC date of the charge's start."),
+        _key("service_name", "STRING", "FOCUS ServiceName; empty when null."),
+        _key("sub_account_id", "STRING", "FOCUS SubAccountId; empty when null."),
+        _key("billing_currency", "STRING", "ISO 4217 code."),
+        *(Column(c.name, c.type, "New minus old: " + c.meaning) for c in COSTS),
+        LOAD_ID,
+    ),
+    sort=("version_number", "charge_date", "service_name", "sub_account_id", "billing_currency"),
+)
+
+COST_ALLOCATIONS = Table(
+    "cost_allocations",
+    "one row per charge and target",
+    "The ledger: who or what each charge of the bill went to. Sums to the bill exactly, per source, period, currency and measure.",
+    (
+        _key("source", "STRING", "Name of the bill in runspend.yaml."),
+        BILLING_PERIOD,
+        _key("charge_id", "STRING", "The bill line (billing_lines.line_id); for out_of_scope the day, account, service and category summed."),
+        _key("target_id", "STRING", "server/workspace/run_id of the run; the word of allocated_to for everything else."),
+        Column("charge_date", "DATE", "UTC date of the charge's start."),
+        Column("charge_period_start", "TIMESTAMP", "FOCUS ChargePeriodStart."),
+        Column("charge_period_end", "TIMESTAMP", "FOCUS ChargePeriodEnd."),
+        Column("service_provider_name", "STRING", "FOCUS ServiceProviderName."),
+        Column("billing_account_id", "STRING", "FOCUS BillingAccountId."),
+        Column("sub_account_id", "STRING", "FOCUS SubAccountId."),
+        Column("region_id", "STRING", "FOCUS RegionId."),
+        Column("service_name", "STRING", "FOCUS ServiceName."),
+        Column("charge_category", "STRING", "FOCUS ChargeCategory."),
+        Column("resource_id", "STRING", "FOCUS ResourceId."),
+        Column("invoice_id", "STRING", "FOCUS InvoiceId."),
+        Column("cost_kind", "STRING", "What the money bought: compute, storage, network, llm or other."),
+        Column("allocated_to", "STRING", "run, logged_model, orphan, idle, shared, unmatched or out_of_scope."),
+        *RUN_REFERENCE,
+        Column("allocated_ratio", "FLOAT64", "Share of the charge. To look at; never compute a cost from it."),
+        *COSTS,
+        CURRENCY,
+        Column("unused_cost", "BIGNUMERIC", "Part of effective_cost that paid for units of a machine rented for the run which the run did not ask for."),
+        Column("match_method", "STRING", "Rule that settled the charge; none when no rule applied."),
+        Column("confidence", "STRING", "exact, high, medium or low; null when no rule applied."),
+        Column("reason", "STRING", "Why the charge is where it is, when no rule says: unknown_run, no_run, not_timed, fee, default_scope, explicit_scope."),
+        Column("weight_kind", "STRING", "What runs that shared the machine were weighed by: gpu, cpu, memory or equal."),
+        Column("run_end_rule", "STRING", "Where the run's end came from: stated, alive, last_sign or silent."),
+        Column("is_scaled", "BOOL", "Whether the runs claimed more than was billed, or asked for more units than the machine has, and were scaled down."),
+        Column("cost_status", "STRING", "provisional or final."),
+        BUILD_ID,
+    ),
+    is_public=True,
+    sort=("charge_date", "target_id"),
+    writer="all",
+)
+
+RUN_COSTS_DAILY = Table(
+    "run_costs_daily",
+    "one row per run, charge date, cost kind, source and billing period",
+    "What a run cost, day by day.",
+    (
+        *RUN_KEY,
+        _key("charge_date", "DATE", "UTC date of the charge's start."),
+        _key("cost_kind", "STRING", "What the money bought."),
+        _key("source", "STRING", "Name of the bill in runspend.yaml."),
+        BILLING_PERIOD,
+        _key("billing_currency", "STRING", "ISO 4217 code of the bill."),
+        *COSTS,
+        Column("unused_cost", "BIGNUMERIC", "Part of effective_cost that paid for units the run did not ask for, on machines rented for it."),
+        Column("machine_seconds", "FLOAT64", "The run's own share of its machines' time, seconds; shares of runs on one machine add up to its time."),
+        Column("gpu_seconds", "FLOAT64", "machine_seconds x the machine's GPUs, where known."),
+        Column("confidence", "STRING", "Worst confidence among the charges behind the row."),
+        Column("cost_status", "STRING", "provisional if any charge behind the row is."),
+        BUILD_ID,
+    ),
+    is_public=True,
+    sort=("run_id", "charge_date", "cost_kind", "source"),
+    writer="all",
+)
+
+RUN_COSTS = Table(
+    "run_costs",
+    "one row per run over its whole life (per currency, where bills of several reach it)",
+    "What a run cost in all, and the names people group by.",
+    (
+        *RUN_KEY,
+        _key("start_month", "DATE", "First day of the month the run started (UTC)."),
+        _key("billing_currency", "STRING", "ISO 4217 code of the bills; empty for a run no bill reaches."),
+        Column("run_name", "STRING", "MLflow run name."),
+        Column("experiment_id", "STRING", "MLflow experiment id."),
+        Column("experiment_name", "STRING", "MLflow experiment name."),
+        Column("user_name", "STRING", "mlflow.user."),
+        Column("run_status", "STRING", "RUNNING, SCHEDULED, FINISHED, FAILED or KILLED."),
+        Column("start_time", "TIMESTAMP", "Start of the run."),
+        Column("end_time", "TIMESTAMP", "End of the run; null while it runs, or when it never said."),
+        Column("parent_run_id", "STRING", "mlflow.parentRunId."),
+        *DIMENSIONS,
+        *COSTS,
+        *(Column(f"{kind}_cost", "BIGNUMERIC", f"effective_cost of kind {kind}.") for kind in COST_KINDS),
+        Column("unused_cost", "BIGNUMERIC", "Part of effective_cost that paid for units the run did not ask for, on machines rented for it."),
+        Column("cost_with_children", "BIGNUMERIC", "effective_cost of the run and of all its descendants."),
+        Column("machine_seconds", "FLOAT64", "The run's own share of its machines' time, seconds."),
+        Column("gpu_seconds", "FLOAT64", "machine_seconds x the machines' GPUs, where known."),
+        Column("first_charge_date", "DATE", "First day with a charge."),
+        Column("last_charge_date", "DATE", "Last day with a charge."),
+        Column("confidence", "STRING", "Worst confidence among the charges; null for a run no bill reaches."),
+        Column("cost_status", "STRING", "provisional if any charge is, final, or none for a run no bill reaches."),
+        BUILD_ID,
+    ),
+    is_public=True,
+    period_column="start_month",
+    sort=("run_id", "billing_currency"),
+    writer="all",
+)
+
+COST_DAILY = Table(
+    "cost_daily",
+    "one row per charge date and combination of the columns before the costs",
+    "The whole bill, day by day, ready for a dashboard. A charge longer than a day is spread evenly over its days.",
+    (
+        _key("source", "STRING", "Name of the bill in runspend.yaml."),
+        BILLING_PERIOD,
+        Column("charge_date", "DATE", "UTC date of the charge, or a day of it."),
+        Column("service_provider_name", "STRING", "FOCUS ServiceProviderName."),
+        Column("billing_account_id", "STRING", "FOCUS BillingAccountId."),
+        Column("sub_account_id", "STRING", "FOCUS SubAccountId."),
+        Column("region_id", "STRING", "FOCUS RegionId."),
+        Column("service_name", "STRING", "FOCUS ServiceName."),
+        Column("charge_category", "STRING", "FOCUS ChargeCategory."),
+        Column("cost_kind", "STRING", "What the money bought."),
+        Column("allocated_to", "STRING", "run, logged_model, orphan, idle, shared, unmatched or out_of_scope."),
+        Column("tracking_server", "STRING", "Name of the tracking server; null unless allocated to a run."),
+        Column("workspace", "STRING", "MLflow workspace."),
+        Column("experiment_id", "STRING", "MLflow experiment id."),
+        Column("experiment_name", "STRING", "MLflow experiment name."),
+        *DIMENSIONS,
+        Column("user_name", "STRING", "mlflow.user."),
+        Column("confidence", "STRING", "exact, high, medium or low; null when no rule applied."),
+        Column("cost_status", "STRING", "provisional or final."),
+        CURRENCY,
+        Column("is_spread", "BOOL", "Whether the charges behind the row last longer than a day and were spread over their days."),
+        *COSTS,
+        BUILD_ID,
+    ),
+    is_public=True,
+    sort=("charge_date", "source", "service_name", "allocated_to", "experiment_id"),
+    writer="all",
+)
+
+UNALLOCATED_COSTS = Table(
+    "unallocated_costs",
+    "one row per resource, target and currency of a billing period",
+    "Idle and unmatched money by resource, the largest first in every report.",
+    (
+        _key("source", "STRING", "Name of the bill in runspend.yaml."),
+        BILLING_PERIOD,
+        _key("allocated_to", "STRING", "idle or unmatched."),
+        _key("resource_id", "STRING", "FOCUS ResourceId; empty when the lines name none."),
+        _key("service_name", "STRING", "FOCUS ServiceName; empty when null."),
+        _key("sub_account_id", "STRING", "FOCUS SubAccountId; empty when null."),
+        _key("billing_currency", "STRING", "ISO 4217 code."),
+        Column("instance_type", "STRING", "Instance type, where a line tells."),
+        Column("region_id", "STRING", "FOCUS RegionId."),
+        *COSTS,
+        Column("billed_seconds", "FLOAT64", "Billed machine time of the resource in the period, seconds; null when no line states a time."),
+        Column("used_seconds", "FLOAT64", "Time of it that runs used, seconds."),
+        Column("last_run_id", "STRING", "The run that used the resource last in the period."),
+        Column("last_used_at", "TIMESTAMP", "When it stopped."),
+        Column("suspected_owner", "STRING", "Owner, else user, of that run."),
+        Column("reason", "STRING", "Why no run has the money."),
+        BUILD_ID,
+    ),
+    sort=("allocated_to", "resource_id", "service_name"),
+    writer="all",
+)
+
+BUDGET_STATUS = Table(
+    "budget_status",
+    "one row per budget and budget period",
+    "Budgets of the current period and what was spent of them at the last alert step.",
+    (
+        _key("budget", "STRING", "Name of the budget."),
+        _key("month", "DATE", "First day of the month the budget's period starts in."),
+        _key("budget_period", "STRING", "The period: 2026-11-24, 2026-W48, 2026-11, 2026-Q4 or 2026."),
+        Column("budget_version", "STRING", "Hash of what the budget decides by (amount, selector, period, thresholds, measure)."),
+        Column("amount", "BIGNUMERIC", "The budget, in currency."),
+        Column("spent", "BIGNUMERIC", "Spent so far, in currency."),
+        Column("currency", "STRING", "ISO 4217 code."),
+        Column("measure", "STRING", "Which of the four costs."),
+        Column("crossed", "STRING", "Highest threshold crossed, e.g. 80 %; null when none."),
+        Column("covered_until", "TIMESTAMP", "The bills behind the figure are complete to here."),
+        Column("owner", "STRING", "Owner of the budget."),
+        _own("judged_at", "TIMESTAMP", "When it was judged."),
+    ),
+    period_column="month",
+    sort=("budget",),
+    writer="all",
+)
+
+ALERTS = Table(
+    "alerts",
+    "one row per budget version, threshold, kind and period that was decided",
+    "Every budget alert ever decided; rebuilt from the once-only records under home.",
+    (
+        _key("alert_id", "STRING", "Key of the record: budget, version, kind, threshold and period."),
+        _key("month", "DATE", "First day of the month the budget's period starts in."),
+        Column("budget", "STRING", "Name of the budget."),
+        Column("budget_version", "STRING", "Version of the budget that was judged."),
+        Column("kind", "STRING", "actual."),
+        Column("threshold", "STRING", "The threshold, e.g. 80 % or 500 USD."),
+        Column("budget_period", "STRING", "The period judged."),
+        Column("spent", "BIGNUMERIC", "Spent when it was decided, in currency."),
+        Column("amount", "BIGNUMERIC", "The budget, in currency."),
+        Column("currency", "STRING", "ISO 4217 code."),
+        Column("message_id", "STRING", "Message-ID of the mail."),
+        Column("recipients", "STRING", "JSON object: address -> accepted, refused or waiting."),
+        Column("decided_at", "TIMESTAMP", "When it was decided (the night's now)."),
+    ),
+    period_column="month",
+    sort=("alert_id",),
+    writer="all",
+)
+
+ARCHIVE_PLAN = Table(
+    "archive_plan",
+    "one row per policy and run whose artifacts it selects",
+    "What retention policies would move, why, and what that saves. A plan only: nothing is touched.",
+    (
+        _key("month", "DATE", "First day of the month of the plan."),
+        _key("policy", "STRING", "Name of the policy."),
+        *RUN_KEY,
+        _key("storage_class", "STRING", "Storage class the bytes lie in."),
+        Column("experiment_id", "STRING", "MLflow experiment id."),
+        Column("experiment_name", "STRING", "MLflow experiment name."),
+        Column("artifact_uri", "STRING", "Where the artifacts lie."),
+        Column("action", "STRING", "tier, archive or delete."),
+        Column("state", "STRING", "planned, or protected."),
+        Column("reason", "STRING", "Why the policy selects it, or what protects it."),
+        Column("objects", "INT64", "Objects that would move; null when unknown."),
+        Column("bytes", "INT64", "Bytes that would move; null when unknown."),
+        Column("unused_days", "INT64", "Days since the last sign of use."),
+        Column("monthly_saving", "BIGNUMERIC", "Money a month the move would save, from the bill's own rate; null when no rate is known."),
+        Column("currency", "STRING", "ISO 4217 code of monthly_saving."),
+        Column("earliest_at", "TIMESTAMP", "Nothing may happen to it before this: the notice and the grace period."),
+        _own("planned_at", "TIMESTAMP", "When the plan was made."),
+    ),
+    period_column="month",
+    sort=("policy", "run_id", "storage_class"),
+    writer="all",
+)
+
+SOURCES = Table(
+    "sources",
+    "one row per tracking server, bill and store",
+    "Freshness of everything the night reads.",
+    (
+        _key("source", "STRING", "Name in runspend.yaml; the root URI for stores."),
+        _key("kind", "STRING", "tracking, bill or store."),
+        Column("state", "STRING", "ok, late, refused or unreachable."),
+        Column("covered_until", "TIMESTAMP", "Its data are complete to here."),
+        Column("usual_lag_seconds", "FLOAT64", "Median distance between covered_until and the reads of the last good nights, seconds."),
+        Column("late_after_seconds", "FLOAT64", "Older than this is late, seconds."),
+        Column("row_count", "INT64", "Rows it brought in the last good read."),
+        Column("experiment_count", "INT64", "Experiments a tracking server showed at the last good read."),
+        Column("last_error", "STRING", "What went wrong at the last read; null when it was good."),
+        _own("last_good_at", "TIMESTAMP", "Last good read."),
+        _own("last_tried_at", "TIMESTAMP", "Last read, good or not."),
+    ),
+    is_public=True,
+    period_column=None,
+    sort=("source",),
+    writer="the source",
+)
+
+BUILDS = Table(
+    "builds",
+    "one row per step and period",
+    "What the tables of a period were built from: two digests are compared, and nothing else remembers what is done.",
+    (
+        _key("step", "STRING", "allocate (bill periods) or summarize (start months)."),
+        _key("month", "DATE", "First day of the period."),
+        Column("build_id", "STRING", "Hash of the inputs."),
+        Column("inputs", "STRING", "JSON object: input -> digest."),
+        Column("outputs", "STRING", "JSON object: table -> content digest."),
+        _own("now", "TIMESTAMP", "The night's now."),
+        _own("built_at", "TIMESTAMP", "When it was published."),
+    ),
+    period_column="month",
+    sort=("step",),
+    writer="the step",
+)
+
+TABLES: dict[str, Table] = {
+    t.name: t
+    for t in (
+        COST_DAILY, RUN_COSTS, RUN_COSTS_DAILY, RUNS, COST_ALLOCATIONS, SOURCES,
+        BILLING_LINES, BILLING_QUARANTINE, BILLING_LOADS, BILL_CHANGES, BUILDS, EXPERIMENTS, RUN_RESOURCES, ARTIFACT_OWNERS, ARTIFACT_BYTES,
+        UNALLOCATED_COSTS, BUDGET_STATUS, ALERTS, ARCHIVE_PLAN,
+    )
+}  # fmt: skip
+
+
+def public_tables() -> Iterator[Table]:
+    """The tables analysts are promised; the rest are internal."""
+    return (t for t in TABLES.values() if t.is_public)
