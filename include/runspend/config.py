@@ -1,0 +1,653 @@
+"""Settings: frozen models of `runspend.yaml`, unknown keys refused, loaded once.
+
+Put here what a user may write and what it defaults to. What a setting makes the program do does not belong here.
+`load_settings` is the only way in; it names the file, the line and the nearest known key in every error.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    PrivateAttr,
+    SecretStr,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from runspend.errors import ConfigError
+from runspend.mistakes import describe_mistakes
+from runspend.redaction import HIDDEN, redact_uri, redact_values, uri_secrets
+from runspend.selectors import RUN_KEYS, RUN_MAPS, parse_patterns, parse_selector
+from runspend.values import (
+    CONNECTION,
+    SCHEME,
+    SELECTOR_SCHEMA,
+    Address,
+    BudgetSelector,
+    Clock,
+    CostMeasure,
+    Currency,
+    Dimension,
+    Duration,
+    LineSelector,
+    LocalPath,
+    Money,
+    Name,
+    Ratio,
+    Recipient,
+    RunSelector,
+    Secret,
+    Threshold,
+    Uri,
+    Zone,
+    absolute,
+    format_duration,
+    parse_duration,
+    resolve_uri,
+    threshold_amount,
+)
+from runspend.yamlfile import Loc, read_yaml_file, show_loc
+
+__all__ = [
+    "AnnotateSettings",
+    "ArtifactStore",
+    "BillFormat",
+    "BillSource",
+    "Budget",
+    "CopySettings",
+    "DimensionSettings",
+    "MailSettings",
+    "Pool",
+    "RetentionKeep",
+    "RetentionPolicy",
+    "Schedule",
+    "ScopeSettings",
+    "Settings",
+    "SharingSettings",
+    "TagBudgets",
+    "TrackingServer",
+    "WarehouseSettings",
+    "find_settings",
+    "json_schema",
+    "load_settings",
+    "parse_duration",
+    "redact",
+    "secret_values",
+    "show_settings",
+    "threshold_amount",
+    "trial_settings",
+]
+
+FILE_NAME = "runspend.yaml"
+
+
+class Frozen(BaseModel):
+    """Frozen, unknown keys refused, values never repeated in an error, passwords in URIs hidden in `repr`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, populate_by_name=True)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, redact_uri(value) if isinstance(value, str) else value
+
+
+class Schedule(Frozen):
+    """When the DAGs run: a time of day in a time zone."""
+
+    at: Clock = "06:00"
+    timezone: Zone = "UTC"
+
+    @property
+    def hour(self) -> int:
+        return int(self.at[:2])
+
+    @property
+    def minute(self) -> int:
+        return int(self.at[3:])
+
+
+class WarehouseSettings(Frozen):
+    """Where the tables are: a folder (Parquet), or bigquery://project/dataset. Left out: `<home>/warehouse`."""
+
+    uri: Uri = ".runspend/warehouse"
+
+
+class CopySettings(Frozen):
+    """Which MLflow tags and params may be copied: a list of keys, or "all" (all but what looks like a secret)."""
+
+    tags: list[str] | Literal["all"] = []
+    params: list[str] | Literal["all"] = []
+
+
+class TrackingServer(Frozen):
+    """One MLflow: its tracking URI, or its database as well (quicker)."""
+
+    name: Name
+    uri: Uri
+    token: Secret | None = None
+    username: str | None = None
+    password: Secret | None = None
+    database: Secret | None = None  # carries a password; sqlite:/// and postgresql:// URIs of `uri` imply it
+    workspaces: list[str] | Literal["all"] | None = None
+    ui: str | None = None
+    registry: str | None = None
+    via: Literal["auto", "database", "api", "system-tables"] = "auto"
+    artifacts: Uri | None = None  # what stands behind mlflow-artifacts: URIs
+    copy_: CopySettings = Field(default=CopySettings(), validation_alias=AliasChoices("copy", "copy_"), serialization_alias="copy")
+    max_vanish: Ratio = 0.2
+    late_after: Duration = timedelta(hours=30)
+
+    @field_validator("database")
+    @classmethod
+    def _resolve_database(cls, database: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        return None if database is None else SecretStr(resolve_uri(database.get_secret_value(), info))
+
+    @model_validator(mode="after")
+    def _one_way_to_log_in(self) -> TrackingServer:
+        if self.token is not None and (self.username is not None or self.password is not None):
+            raise ValueError("`token` and `username`/`password` stand beside each other. Keep one way to log in")
+        if (self.username is None) != (self.password is None):
+            raise ValueError("`username` and `password` belong together, one of them is missing. Write both, or a `token`")
+        return self
+
+
+BillFormat = Literal["auto", "focus", "aws-cur", "gcp", "azure", "databricks", "opencost", "slurm", "machines"]
+
+
+class BillSource(Frozen):
+    """One bill: where its export lies and how it is delivered."""
+
+    name: Name
+    format: BillFormat = "auto"
+    uri: Uri | None = None
+    delivery: Literal["manifest", "parts", "versions"] = "parts"
+    credentials: str | None = None
+    endpoint: str | None = None
+    region: str | None = None
+    only: LineSelector | None = None
+    prices: dict[str, Any] | None = None
+    vms: Literal["none"] | None = None
+    machines: list[dict[str, Any]] = []
+    max_drop: Ratio = 0.5
+    late_after: Duration = timedelta(hours=48)
+
+    @model_validator(mode="after")
+    def _has_a_place(self) -> BillSource:
+        if self.format == "machines" and not self.machines:
+            raise ValueError("`format: machines` needs `machines:`, the list of what the machines cost")
+        if self.format != "machines" and self.machines:
+            raise ValueError("`machines:` belongs to `format: machines`")
+        if self.format not in ("machines", "slurm") and self.uri is None:
+            raise ValueError("`uri` is missing: the folder, file or bucket prefix the export lies in")
+        return self
+
+
+class ArtifactStore(Frozen):
+    """One root of the allow-list: nothing outside these is ever contacted."""
+
+    uri: Uri
+    endpoint: str | None = None
+    region: str | None = None
+    credentials: str | None = None
+    inventory: Uri | None = None
+    measure: Literal["list", "none"] = "list"
+
+
+class ScopeSettings(Frozen):
+    """Which bill lines are the ML platform's. Left out: the default scope of the ledger."""
+
+    include: list[LineSelector] = []
+    exclude: list[LineSelector] = []
+
+
+class Pool(Frozen):
+    """These runs ran on these machines, before anybody tags anything."""
+
+    name: Name
+    runs: RunSelector
+    lines: LineSelector
+    unused: Literal["idle", "to_runs"] = "idle"
+    equal: list[str] = []
+
+
+def _dimension_kind(raw: object) -> str:
+    return "text" if isinstance(raw, str) else "file"
+
+
+DimensionSource = Annotated[
+    Annotated[Dimension, Tag("text")] | Annotated[dict[Literal["user"], LocalPath], Tag("file")],
+    Discriminator(_dimension_kind),
+]
+
+
+class DimensionSettings(Frozen):
+    """Where team, project, cost_center and owner come from: the first that has a value wins."""
+
+    team: list[DimensionSource] = ["run.tag.team", "experiment.tag.team"]
+    project: list[DimensionSource] = ["run.tag.project", "experiment.tag.project"]
+    cost_center: list[DimensionSource] = ["run.tag.cost_center", "experiment.tag.cost_center"]
+    owner: list[DimensionSource] = ["run.tag.owner", "experiment.tag.owner", "run.user"]
+    not_a_person: list[str] = ["root", "ubuntu", "ec2-user", "jovyan", "nobody"]
+
+
+class SharingSettings(Frozen):
+    """What happens to money no run owns. Anything but `keep` is read, and refused by what would have to do it."""
+
+    shared: Literal["keep", "proportional", "even"] = "keep"
+    idle: Literal["keep", "proportional", "even"] = "keep"
+
+
+class Budget(Frozen):
+    """One budget: whose, how much, how often, and who is told at which threshold.
+
+    Thresholds are texts in one spelling ("80%", "500 USD", "500"); `threshold_amount` turns them into money.
+    """
+
+    name: Name
+    for_: BudgetSelector = Field(default={}, validation_alias=AliasChoices("for", "for_"), serialization_alias="for")
+    amount: Money
+    every: Literal["day", "week", "month", "quarter", "year"] = "month"
+    measure: CostMeasure = "effective_cost"
+    actual: list[Threshold] = ["80%", "100%"]
+    forecast: list[Threshold] = []
+    notify: Annotated[list[Recipient], Field(min_length=1)]
+    owner: Address | None = None
+    runbook: str | None = None
+
+    @model_validator(mode="after")
+    def _thresholds_make_sense(self) -> Budget:
+        for key, thresholds in (("actual", self.actual), ("forecast", self.forecast)):
+            amounts = [threshold_amount(t, self.amount) for t in thresholds]
+            if len(set(amounts)) < len(amounts):
+                raise ValueError(f"`{key}` names the same threshold twice. Keep one of them")
+            for threshold, amount in zip(thresholds, amounts, strict=True):
+                if re.fullmatch(r"[\d.]+", threshold) and amount * 10 < self.amount:
+                    raise ValueError(
+                        f"`{key}` holds {threshold}, which could be a percentage or money. Write {threshold}% or the money with its currency"
+                    )
+        return self
+
+
+class TagBudgets(Frozen):
+    """Budgets that people write on experiments themselves: the tag `runspend.budget` = "500 USD / month"."""
+
+    from_: Literal["experiment_tags"] = Field(validation_alias=AliasChoices("from", "from_"), serialization_alias="from")
+    measure: CostMeasure = "effective_cost"
+    actual: list[Threshold] = ["80%", "100%"]
+    forecast: list[Threshold] = []
+    notify: Annotated[list[Recipient], Field(min_length=1)]
+    runbook: str | None = None
+
+
+def _budget_kind(raw: object) -> str:
+    if isinstance(raw, TagBudgets) or (isinstance(raw, Mapping) and ("from" in raw or "from_" in raw)):
+        return "from"
+    return "named"
+
+
+BudgetEntry = Annotated[Annotated[Budget, Tag("named")] | Annotated[TagBudgets, Tag("from")], Discriminator(_budget_kind)]
+
+
+class MailSettings(Frozen):
+    """How mail leaves: .eml files under home, or SMTP."""
+
+    backend: Literal["file", "smtp", "none"] = "file"
+    host: str | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] = 587
+    tls: Literal["starttls", "implicit", "none"] = "starttls"
+    username: str | None = None
+    password: Secret | None = None
+    connection: str | None = None  # an Airflow connection, resolved by dags/runspend_settings.py
+    from_: Address = Field(
+        default="Runspend <runspend@localhost>", validation_alias=AliasChoices("from", "from_"), serialization_alias="from"
+    )
+    operators: list[Address] = []
+    people: Literal["show", "pseudonym", "hide"] = "show"
+
+    @model_validator(mode="after")
+    def _can_be_sent(self) -> MailSettings:
+        if self.backend == "smtp" and not (self.host or self.connection):
+            raise ValueError("`backend: smtp` needs `host` (or `connection`, an Airflow connection)")
+        if (self.username is None) != (self.password is None):
+            raise ValueError("`username` and `password` belong together, one of them is missing. Write both or neither")
+        return self
+
+
+class RetentionKeep(Frozen):
+    """What a policy leaves alone among what it selects: the best N runs of an experiment by a metric."""
+
+    best: Annotated[int, Field(ge=1)]
+    by: Annotated[str, Field(min_length=1)]
+    order: Literal["min", "max"]
+
+
+_AGES = ("unused_for", "older_than")
+
+
+def _parse_size(raw: object) -> str:
+    """`500MB` or `2 GiB`; stays a text, the archive turns it into bytes."""
+    text = str(raw).strip()
+    if not re.fullmatch(r"\d+(\.\d+)?\s*([kmgtp]?i?b)?", text, re.IGNORECASE) or not re.search("[1-9]", text):
+        raise ValueError("a size above zero is needed: 500MB, 2GiB")
+    return text
+
+
+def _parse_retention_select(raw: object) -> dict[str, Any]:
+    """Ages as timedelta, a size as text, everything else as a list of globs. One key at least must leave something out."""
+    if not isinstance(raw, Mapping) or not raw:
+        raise ValueError("a selector is needed that names what to move; an empty one would mean everything")
+    parsed: dict[str, Any] = {}
+    for key, value in raw.items():
+        if key in _AGES:
+            parsed[key] = parse_duration(value)
+        elif key == "larger_than":
+            parsed[key] = _parse_size(value)
+        elif key == "kind":
+            parsed[key] = parse_patterns(key, value)
+        else:
+            try:
+                parsed[key] = parse_selector({str(key).removeprefix("not_"): value}, RUN_KEYS, RUN_MAPS).popitem()[1]
+            except ValueError as error:
+                if "unknown selector key" not in str(error):
+                    raise
+                allowed = ", ".join((*_AGES, "larger_than", "kind", *RUN_KEYS, *(f"{m}.KEY" for m in RUN_MAPS)))
+                raise ValueError(f"unknown selector key {key!r}; allowed are {allowed}, and each of the last with not_ before it") from None
+    globs = [patterns for key, patterns in parsed.items() if isinstance(patterns, list) and not key.startswith("not_")]
+    narrows = [all(p.strip("*?") and p.casefold() != "all" for p in patterns) for patterns in globs]
+    if not any(narrows) and not any(not isinstance(value, list) for value in parsed.values()):
+        raise ValueError("this would select everything. Name a kind, an age (`unused_for: 90d`) or some runs")
+    return parsed
+
+
+class RetentionPolicy(Frozen):
+    """Which runs' artifacts a policy would move. Nothing is touched unless a policy says so and apply is asked for.
+
+    `select`: {"unused_for": timedelta, "kind": [glob, …], "not_tag.stage": [glob, …], …}.
+    """
+
+    name: Name
+    select: Annotated[
+        dict[str, Any],
+        BeforeValidator(_parse_retention_select),
+        PlainSerializer(lambda s: {k: format_duration(v) if isinstance(v, timedelta) else v for k, v in s.items()}),
+        SELECTOR_SCHEMA,
+    ]
+    keep: RetentionKeep | None = None
+    action: Literal["tier", "archive", "delete"]
+    to: str | None = None
+    grace: Duration = timedelta(days=30)
+
+    @model_validator(mode="after")
+    def _says_where(self) -> RetentionPolicy:
+        if self.action == "tier" and not (self.to or "").strip():
+            raise ValueError("`action: tier` needs `to`, the storage class: GLACIER_IR")
+        return self
+
+
+class AnnotateSettings(Frozen):
+    """Writing the cost back to MLflow. Off unless present."""
+
+    metric: str = "runspend/effective_cost"
+    token: Secret | None = None
+
+
+def _resolve_home(raw: object, info: ValidationInfo) -> object:
+    if isinstance(raw, (str, Path)):
+        if not str(raw).strip():
+            raise ValueError("a folder is needed; this is empty")
+        return Path(str(raw) if SCHEME.match(str(raw)) else absolute(str(raw), info))
+    return raw
+
+
+class Settings(Frozen):
+    """Everything in `runspend.yaml`."""
+
+    home: Annotated[Path, BeforeValidator(_resolve_home), Field(validate_default=True)] = Path(".runspend")
+    currency: Currency = "USD"
+    schedule: Schedule = Schedule()
+    warehouse: WarehouseSettings = WarehouseSettings()
+    tracking: list[TrackingServer] = []
+    billing: list[BillSource] = []
+    stores: list[ArtifactStore] = Field(default=[], validation_alias=AliasChoices("stores", "artifacts"))
+    scope: ScopeSettings | None = None
+    pools: list[Pool] = []
+    dimensions: DimensionSettings = DimensionSettings()
+    sharing: SharingSettings = SharingSettings()
+    rates: dict[str, Any] | None = None
+    # `budgets` of the file; read `budgets` and `tag_budgets` below.
+    budget_entries: list[BudgetEntry] = Field(default=[], alias="budgets")
+    annotate: AnnotateSettings | None = None
+    mail: MailSettings = MailSettings()
+    retention: list[RetentionPolicy] = []
+    _path: Path | None = PrivateAttr(default=None)
+
+    @property
+    def path(self) -> Path | None:
+        """The file the settings came from; None when made in code."""
+        return self._path
+
+    @property
+    def budgets(self) -> list[Budget]:
+        """The budgets of the file itself."""
+        return [b for b in self.budget_entries if isinstance(b, Budget)]
+
+    @property
+    def tag_budgets(self) -> list[TagBudgets]:
+        """Whether, and whom to tell of, budgets written as experiment tags."""
+        return [b for b in self.budget_entries if isinstance(b, TagBudgets)]
+
+    @model_validator(mode="after")
+    def _warehouse_under_home(self) -> Settings:
+        if "uri" not in self.warehouse.model_fields_set:
+            # The models are frozen for everybody else; this is still construction, and stays a default.
+            self.__dict__["warehouse"] = WarehouseSettings.model_construct(_fields_set=set(), uri=str(self.home / "warehouse"))
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_keys(self) -> Settings:
+        """A name is the key of stored rows and records: two that differ by case only would share a file on some systems."""
+        sources = [(("tracking", i), s.name) for i, s in enumerate(self.tracking)] + [
+            (("billing", i), b.name) for i, b in enumerate(self.billing)
+        ]
+        budgets = [(("budgets", i), b.name) for i, b in enumerate(self.budget_entries) if isinstance(b, Budget)]
+        pools = [(("pools", i), p.name) for i, p in enumerate(self.pools)]
+        policies = [(("retention", i), p.name) for i, p in enumerate(self.retention)]
+        for named in (sources, budgets, pools, policies):
+            seen: dict[str, Loc] = {}
+            for loc, name in named:
+                if name.casefold() in seen:
+                    _conflict(
+                        (*loc, "name"),
+                        f"the name {name!r} is already taken by {show_loc(seen[name.casefold()])}. Names are keys: give every one its own",
+                    )
+                seen[name.casefold()] = loc
+        for loc, name in sources:
+            if name.casefold() == "all":
+                _conflict((*loc, "name"), "the name 'all' is taken by the tables that are filled from every source. Choose another")
+        return self
+
+    @model_validator(mode="after")
+    def _stores_do_not_overlap(self) -> Settings:
+        roots = [(i, store.uri.rstrip("/") + "/") for i, store in enumerate(self.stores) if store.measure == "list"]
+        for n, (i, root) in enumerate(roots):
+            for j, other in roots[:n]:
+                if root.startswith(other) or other.startswith(root):
+                    _conflict(
+                        ("stores", i, "uri"),
+                        f"this root and stores[{j}] lie in each other, their bytes would count twice. Keep the outer one",
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _thresholds_in_currency(self) -> Settings:
+        for i, budget in enumerate(self.budget_entries):
+            for threshold in (*budget.actual, *budget.forecast):
+                if " " in threshold and not threshold.endswith(f" {self.currency}"):
+                    _conflict(
+                        ("budgets", i), f"threshold {threshold} is not in `currency`, {self.currency}. Budgets are judged in that currency"
+                    )
+        return self
+
+
+def _conflict(loc: Loc, why: str) -> NoReturn:
+    raise PydanticCustomError("conflict", "{why}", {"why": why, "at": loc})
+
+
+def load_settings(path: Path | None = None, env: Mapping[str, str] | None = None) -> Settings:
+    """Settings of `path`, else of $RUNSPEND_CONFIG, else of ./runspend.yaml; raises ConfigError. Paths in them are absolute."""
+    environment = os.environ if env is None else env
+    found = find_settings_file(path, environment)
+    file = read_yaml_file(found, environment)
+    if "stores" in file.data and "artifacts" in file.data:
+        raise ConfigError(
+            f"cannot read {found}, line {file.line(('artifacts',))}, artifacts: it is the same as `stores`, on line {file.line(('stores',))}. Keep one of the two."
+        )
+    try:
+        settings = Settings.model_validate(file.data, context={"base": str(found.parent)})
+    except ValidationError as error:
+        mistakes = error.errors(include_url=False, include_input=False)
+    else:
+        settings._path = found
+        return settings
+    # Outside the except block: the error of pydantic holds the values, and would travel along as `__context__`.
+    raise ConfigError(describe_mistakes(file, mistakes, json_schema()))
+
+
+def find_settings_file(path: Path | None, env: Mapping[str, str]) -> Path:
+    """The file to read, absolute; raises ConfigError that lists every place that was looked in."""
+    found = find_settings(path, env)
+    if found is None:
+        raise ConfigError(
+            f"cannot find a configuration: --config is not given, $RUNSPEND_CONFIG is not set, and there is no {Path(FILE_NAME).absolute()}. "
+            "Run `runspend init` to write one."
+        )
+    return found
+
+
+def find_settings(path: Path | None = None, env: Mapping[str, str] | None = None) -> Path | None:
+    """Like `find_settings_file`, but None when no file is named and there is none here. A named one that is missing is an error."""
+    named = (os.environ if env is None else env).get("RUNSPEND_CONFIG", "") if path is None else str(path)
+    found = Path(os.path.abspath(named or FILE_NAME))
+    if found.is_file():
+        return found
+    if path is not None:
+        raise ConfigError(f"cannot read {found}: there is no such file. Give --config the path of a runspend.yaml, or run `runspend init`.")
+    if named:
+        raise ConfigError(f"cannot read {found}: $RUNSPEND_CONFIG names it, and there is no such file. Correct or unset the variable.")
+    return None
+
+
+def trial_settings(tracking: str, bill: str, folder: Path) -> Settings:
+    """Settings of `runspend try`: one server, one bill, everything written under `folder`, no mail. Raises ConfigError."""
+    data = {
+        "home": str(folder),
+        "tracking": [{"name": "mlflow", "uri": tracking}],
+        "billing": [{"name": "bill", "uri": bill}],
+        "mail": {"backend": "none"},
+    }
+    try:
+        return Settings.model_validate(data, context={"base": os.getcwd()})
+    except ValidationError as error:
+        mistakes = [f"--{mistake['loc'][0]}: {mistake['msg']}" for mistake in error.errors(include_url=False, include_input=False)]
+    raise ConfigError(
+        f"cannot use these sources: {'; '.join(mistakes)}. Give --tracking an MLflow URI and --bill a file, a folder or s3://…"
+    )
+
+
+@functools.cache
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of `runspend.yaml`, for editors: docs/runspend.schema.json."""
+    schema = Settings.model_json_schema(by_alias=True, mode="validation")
+    schema["properties"]["artifacts"] = {**schema["properties"]["stores"], "title": "Artifacts"}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "runspend.yaml",
+        **{k: v for k, v in schema.items() if k != "title"},
+    }
+
+
+def secret_values(settings: Settings) -> list[str]:
+    """Every secret the settings hold: tokens, passwords, and the passwords inside URIs. References to connections are none."""
+    found: list[str] = []
+
+    def collect(value: object) -> None:
+        if isinstance(value, SecretStr):
+            secret = value.get_secret_value()
+            if not secret.startswith(CONNECTION):
+                # A database URI is not secret as a whole: its host is what an error is about.
+                found.extend(uri_secrets(secret) if "://" in secret else [secret])
+        elif isinstance(value, str):
+            found.extend(uri_secrets(value))
+        elif isinstance(value, BaseModel):
+            collect(list(value.__dict__.values()))
+        elif isinstance(value, Mapping):
+            collect(list(value.values()))
+        elif isinstance(value, list):
+            for item in value:
+                collect(item)
+
+    collect(settings)
+    # HTTP Basic sends base64 of both together.
+    found += [f"{s.username}:{s.password.get_secret_value()}" for s in settings.tracking if s.password is not None]
+    return found
+
+
+def redact(text: str, settings: Settings | None) -> str:
+    """The text without any secret of the settings, in any encoding it may have been printed in, and without passwords in URIs."""
+    return redact_uri(redact_values(text, secret_values(settings) if settings is not None else []))
+
+
+def show_settings(settings: Settings) -> str:
+    """The settings as YAML, secrets hidden, every value that nobody wrote marked `# default`."""
+    lines = [f"# {settings.path or 'settings made in code'}"]
+    lines += _show_model(settings, "")
+    return redact("\n".join(lines), settings) + "\n"
+
+
+def _show_model(model: BaseModel, indent: str) -> list[str]:
+    lines: list[str] = []
+    for name, info in type(model).model_fields.items():
+        key = info.serialization_alias or info.alias or name
+        value = getattr(model, name)
+        if isinstance(value, BaseModel) and name in model.model_fields_set | {"warehouse"}:
+            lines += [f"{indent}{key}:", *_show_model(value, indent + "  ")]
+        elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
+            lines.append(f"{indent}{key}:")
+            for item in value:
+                first, *rest = _show_model(item, indent + "    ")
+                lines += [f"{indent}  - {first.lstrip()}", *rest]
+        else:
+            mark = "" if name in model.model_fields_set else "  # default"
+            lines.append(f"{indent}{key}: {_show_value(model, name, value)}{mark}")
+    return lines
+
+
+def _show_value(model: BaseModel, name: str, value: object) -> str:
+    """One value in flow style, which JSON is."""
+    if isinstance(value, SecretStr):
+        secret = value.get_secret_value()
+        value = secret if secret.startswith(CONNECTION) else redact_uri(secret) if "://" in secret else HIDDEN
+    elif isinstance(value, BaseModel):
+        value = json.loads(value.model_dump_json(by_alias=True))
+    elif value is not None:
+        value = model.model_dump(mode="json", include={name})[name]
+    return json.dumps(value, ensure_ascii=False)

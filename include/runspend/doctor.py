@@ -1,0 +1,342 @@
+"""`runspend doctor`: tries every connection of the configuration and says what is missing. Changes nothing, sends nothing.
+
+`diagnose` returns findings, `render` shows them. What a source must answer belongs in its own package (`probe_…`).
+"""
+
+from __future__ import annotations
+
+import os
+import smtplib
+import ssl
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import SecretStr
+
+from runspend.config import ArtifactStore, BillSource, MailSettings, Settings, TrackingServer, redact
+from runspend.errors import RunspendError
+from runspend.values import CONNECTION
+
+Level = Literal["ok", "WARN", "FAIL"]
+SECTIONS = ("config", "mlflow", "bill", "artifacts", "mail")
+SMTP_SECONDS = 10
+# File systems that only this machine sees (names as in /proc/mounts).
+LOCAL_FILE_SYSTEMS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "f2fs")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor: which part of the file, which of its names, how it went, one sentence."""
+
+    section: str
+    name: str
+    level: Level
+    text: str
+
+
+def diagnose(settings: Settings, *, now: datetime) -> list[Finding]:
+    """Try everything the settings name; a thing that cannot be used is a finding, never an exception."""
+    found = list(check_home(settings))
+    for server in settings.tracking:
+        found += _tried("mlflow", server.name, server, _probe_server)
+    for bill in settings.billing:
+        if bill.format in ("auto", "focus"):
+            found += _tried("bill", bill.name, bill, lambda b: _probe_bill(b, now))
+    for store in settings.stores:
+        found += _tried("artifacts", _kind(store), store, _probe_store)
+    found += [*check_mail(settings), *check_nothing_missing(settings), *check_not_built(settings)]
+    found.sort(key=lambda f: SECTIONS.index(f.section))
+    return [replace(f, text=redact(f.text, settings)) for f in found]
+
+
+def render(findings: Sequence[Finding]) -> str:
+    """The screen: a column for the section (named once), the name, the level, the sentence."""
+    width = max((len(f.name) for f in findings), default=0)
+    lines, before = [], ""
+    for f in findings:
+        section = f.section if f.section != before else ""
+        first, *rest = f.text.splitlines() or [""]
+        lines.append(f"{section:<11}{f.name:<{width}}  {f.level:<5} {first}".rstrip())
+        lines += [" " * (19 + width) + line for line in rest]
+        before = f.section
+    warnings, errors = (sum(f.level == level for f in findings) for level in ("WARN", "FAIL"))
+    lines.append(f"{_count(warnings, 'warning')}, {_count(errors, 'error')}. Nothing was changed.")
+    return "\n".join(lines)
+
+
+def exit_code(findings: Sequence[Finding]) -> int:
+    """0, or 2 when the configuration cannot work, or 3 when a source or the mail server cannot be used."""
+    failed = {f.section for f in findings if f.level == "FAIL"}
+    return 0 if not failed else 2 if failed == {"config"} else 3
+
+
+# --- what is on this machine -----------------------------------------------------------------------------------------------
+
+
+def check_home(settings: Settings) -> Iterator[Finding]:
+    """The file, and whether `home` and the warehouse can be written to."""
+    yield Finding("config", "file", "ok", str(settings.path or "made in code"))
+    yield _check_folder("home", settings.home)
+    uri = settings.warehouse.uri.removeprefix("file://")
+    if "://" in uri:
+        yield Finding(
+            "config", "warehouse", "FAIL", f"{uri}: this version keeps tables in a folder. Set warehouse.uri to a folder, or leave it out."
+        )
+    else:
+        yield _check_folder("warehouse", Path(uri))
+    yield from _check_shared(settings.home, os.environ.get("AIRFLOW__CORE__EXECUTOR", ""))
+
+
+def _check_folder(name: str, folder: Path) -> Finding:
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        return Finding("config", name, "FAIL", f"{folder}: {existing} is not a folder. Choose another place.")
+    if existing != folder:
+        if os.access(existing, os.W_OK | os.X_OK):
+            return Finding("config", name, "ok", f"{folder} (will be made)")
+        return Finding(
+            "config", name, "FAIL", f"{folder}: it is not there and cannot be made in {existing}. Make it, or change its permissions."
+        )
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:  # has no name, so nothing is left behind
+            _lock(file.fileno())
+    except OSError as error:
+        return Finding(
+            "config",
+            name,
+            "FAIL",
+            f"{folder}: cannot write and lock files there: {error.strerror}. Change its permissions, or choose another place.",
+        )
+    return Finding("config", name, "ok", f"{folder} (write ok)")
+
+
+def _lock(descriptor: int) -> None:
+    import fcntl
+
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _check_shared(home: Path, executor: str) -> Iterator[Finding]:
+    """What must happen once is decided by files in `home`: several machines must see the same ones."""
+    if not any(name in executor for name in ("Celery", "Kubernetes", "Edge", "Ecs", "Batch")):
+        return
+    kind = file_system(home, Path("/proc/self/mounts"))
+    if kind in LOCAL_FILE_SYSTEMS:
+        yield Finding(
+            "config",
+            "home",
+            "WARN",
+            f"{home} lies on this machine only ({kind}), and {executor} runs tasks on others. Put home on storage that all workers share: mails could leave twice.",
+        )
+
+
+def file_system(path: Path, mounts: Path) -> str | None:
+    """The type of file system `path` lies on, or None where the system does not say."""
+    if not mounts.is_file():
+        return None
+    best: tuple[str, str | None] = ("", None)
+    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+        _, point, kind, *_ = line.split(" ")
+        point = point.replace("\\040", " ")
+        if path.is_relative_to(point) and len(point) >= len(best[0]):
+            best = (point, kind)
+    return best[1]
+
+
+# --- what the file asks for ------------------------------------------------------------------------------------------------
+
+
+def check_nothing_missing(settings: Settings) -> Iterator[Finding]:
+    """What one would see without servers, bills or stores."""
+    if not settings.tracking:
+        yield Finding("mlflow", "-", "FAIL", "no tracking server is configured. Add one under `tracking`.")
+    if not settings.billing:
+        yield Finding("bill", "-", "WARN", "no bill is configured: there will be runs and bytes, no money. Add one under `billing`.")
+    if not settings.stores:
+        yield Finding(
+            "artifacts", "-", "WARN", "no artifact store is configured: bytes of artifacts are unknown. Add roots under `stores`."
+        )
+
+
+def check_not_built(settings: Settings) -> Iterator[Finding]:
+    """What the file asks for and this version does not do. Nothing of it is done in part."""
+    for bill in settings.billing:
+        if bill.format not in ("auto", "focus"):
+            yield Finding(
+                "bill", bill.name, "FAIL", f"format {bill.format} cannot be read yet, only focus. Export FOCUS and write `format: focus`."
+            )
+        for key in ("only", "prices", "vms"):
+            if getattr(bill, key) is not None:
+                yield Finding("bill", bill.name, "WARN", f"`{key}` is not used yet: all lines count, at the prices of the bill.")
+    for server in settings.tracking:
+        if server.via == "system-tables":
+            yield Finding("mlflow", server.name, "WARN", "`via: system-tables` is not read yet. The API is used.")
+    for store in settings.stores:
+        if store.inventory is not None:
+            yield Finding("artifacts", _kind(store), "WARN", f"{store.uri}: `inventory` is not read yet. The store is listed instead.")
+    for key in ("shared", "idle"):
+        value = getattr(settings.sharing, key)
+        if value != "keep":
+            yield Finding("config", "sharing", "WARN", f"`{key}: {value}` is not done yet. The money stays where it is.")
+    if settings.pools:
+        yield Finding("config", "pools", "WARN", "pools are not matched yet: what they would explain is shown as no run found.")
+    if settings.rates is not None:
+        yield Finding("config", "rates", "WARN", "exchange rates are not applied yet: each currency is shown by itself.")
+    if settings.annotate is not None:
+        yield Finding("config", "annotate", "WARN", "costs are not written back to MLflow yet.")
+    if settings.tag_budgets:
+        yield Finding("config", "budgets", "WARN", "budgets in experiment tags are not judged yet.")
+    if any(b.forecast for b in settings.budget_entries):
+        yield Finding("config", "budgets", "WARN", "forecast thresholds are not judged yet, actual ones are.")
+
+
+# --- what lies elsewhere ---------------------------------------------------------------------------------------------------
+
+
+def _tried(section: str, name: str, source: Any, probe: Callable[[Any], Iterator[tuple[Level, str]]]) -> list[Finding]:
+    """The findings of one source; whatever it raises on purpose is a finding too."""
+    waiting = [key for key, value in source.__dict__.items() if _text(value).startswith(CONNECTION)]
+    if waiting:
+        return [Finding(section, name, "WARN", f"not tried: {', '.join(waiting)} is an Airflow connection, which only a task can read.")]
+    try:
+        return [Finding(section, name, level, text) for level, text in probe(source)]
+    except RunspendError as error:
+        return [Finding(section, name, "FAIL", str(error))]
+
+
+def _text(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value if isinstance(value, str) else ""
+
+
+def _probe_server(server: TrackingServer) -> Iterator[tuple[Level, str]]:
+    from runspend.tracking import probe_server
+
+    with tempfile.TemporaryDirectory(prefix="runspend-doctor-") as folder:
+        found = probe_server(server, Path(folder))
+    if found.get("error"):
+        yield "FAIL", found["error"]
+        return
+    parts = [
+        f"MLflow {found.get('version') or 'of unknown version'}",
+        _count(found["experiments"], "experiment"),
+        _count(found["runs"], "run"),
+    ]
+    if found.get("database_ok"):
+        parts.append(f"database read-only, revision {found.get('revision')} known")
+    yield "ok", ", ".join(parts)
+    for warning in found.get("warnings", ()):
+        yield "WARN", warning
+
+
+def _probe_bill(bill: BillSource, now: datetime) -> Iterator[tuple[Level, str]]:
+    from runspend.billing import probe_source
+
+    found = probe_source(bill)
+    if not found["files"]:
+        yield "FAIL", f"{bill.uri}: no bill was found there. Check `uri`, or wait for the first export."
+        return
+    parts = [f"{found['format']} {found['version'] or ''}".strip(), *_spans(found["periods"]), _count(found["rows"], "line")]
+    parts += [f"{_money(amount)} {currency} billed" for currency, amount in sorted(found["billed"].items())]
+    covered: datetime | None = found["covered_until"]
+    age = None if covered is None else now - covered
+    if covered is not None and age is not None:
+        parts.append(f"complete to {covered:%d %b %H:%M} UTC ({_hours(age)} h)")
+    yield "ok", ", ".join(parts)
+    if age is not None and age > bill.late_after:
+        yield "WARN", f"no new data for {_hours(age)} h (limit {_hours(bill.late_after)} h)."
+    if found["quarantined"]:
+        yield (
+            "WARN",
+            f"{_count(found['quarantined'], 'line')} cannot be read and would be set aside: see `billing_quarantine` after a night.",
+        )
+    for problem in found["problems"]:
+        yield "FAIL", problem
+
+
+def _probe_store(store: ArtifactStore) -> Iterator[tuple[Level, str]]:
+    if store.measure == "none":
+        yield "ok", f"{store.uri}: not measured, as the file says, so its bytes are unknown"
+        return
+    from runspend.artifacts import probe_store
+
+    yield "ok", f"{store.uri}: {probe_store(store)}"
+
+
+def _kind(store: ArtifactStore) -> str:
+    return store.uri.partition(":")[0] if ":" in store.uri else "folder"
+
+
+def check_mail(settings: Settings) -> Iterator[Finding]:
+    """Whether mail would leave; an SMTP server is spoken to, nothing is sent."""
+    mail = settings.mail
+    if mail.backend == "none":
+        yield Finding("mail", "none", "WARN" if settings.budget_entries else "ok", "no mail is written or sent, whatever a budget does.")
+        return
+    if mail.backend == "file":
+        yield Finding("mail", "file", "ok", f"written to {settings.home / 'mail'}, sent to nobody")
+    elif mail.connection or _text(mail.host).startswith(CONNECTION) or _text(mail.password).startswith(CONNECTION):
+        yield Finding("mail", "smtp", "WARN", "not tried: it uses an Airflow connection, which only a task can read.")
+    else:
+        yield from _check_smtp(mail)
+    if not mail.operators:
+        yield Finding("mail", mail.backend, "WARN", "`mail.operators` is empty: nobody is told of a refused bill or a failed check.")
+
+
+def _check_smtp(mail: MailSettings) -> Iterator[Finding]:
+    assert mail.host is not None  # MailSettings refuses smtp without a host
+    context = ssl.create_default_context()
+    try:
+        kind = (
+            smtplib.SMTP_SSL(mail.host, mail.port, timeout=SMTP_SECONDS, context=context)
+            if mail.tls == "implicit"
+            else smtplib.SMTP(mail.host, mail.port, timeout=SMTP_SECONDS)
+        )
+        with kind as server:
+            done = {"implicit": "TLS", "starttls": "STARTTLS", "none": "no TLS"}[mail.tls]
+            if mail.tls == "starttls":
+                server.starttls(context=context)
+            if mail.username is not None and mail.password is not None:
+                server.login(mail.username, mail.password.get_secret_value())
+                done += ", login accepted"
+            server.noop()
+    except (OSError, smtplib.SMTPException) as error:
+        # An answer of the server is bytes; its text says why it refused.
+        answer = getattr(error, "smtp_error", b"")
+        why = answer.decode("utf-8", "replace") if isinstance(answer, bytes) and answer else str(error) or type(error).__name__
+        yield Finding(
+            "mail",
+            "smtp",
+            "FAIL",
+            f"cannot use {mail.host}:{mail.port}: {why}. Check mail.host, mail.port, mail.tls and the login. Nothing was sent.",
+        )
+        return
+    yield Finding("mail", "smtp", "ok", f"{mail.host}:{mail.port}, {done}, nothing sent")
+    if mail.tls == "none" and mail.password is not None and mail.host not in ("localhost", "127.0.0.1", "::1"):
+        yield Finding("mail", "smtp", "WARN", "the password crosses the network unencrypted. Use `tls: starttls` or `tls: implicit`.")
+
+
+# --- words -----------------------------------------------------------------------------------------------------------------
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _spans(periods: Sequence[str]) -> list[str]:
+    ordered = sorted(periods)
+    return [] if not ordered else [ordered[0]] if len(ordered) == 1 else [f"{ordered[0]} … {ordered[-1]}"]
+
+
+def _money(amount: Decimal) -> str:
+    return f"{amount:,.2f}"
+
+
+def _hours(span: timedelta) -> int:
+    return span // timedelta(hours=1)

@@ -1,0 +1,59 @@
+"""Hiding secrets in text: passwords in URIs, and known values in every form they may be printed in.
+
+Pure text in, text out. Which values are secret is known by `config.py`.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from collections.abc import Iterable
+from urllib.parse import quote, quote_plus, unquote
+
+HIDDEN = "***"
+# A shorter value is in half of all words: hiding it would garble every text and protect nothing.
+MIN_LENGTH = 4
+
+_USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s/?#:@]*:)(?!\d+(?:[/?#\s\"'),;]|$))(\S*)@")
+_QUERY = re.compile(
+    r"([?&;](?:[\w.-]*(?:password|passwd|pwd|secret|token|signature|credential|api[_-]?key|access[_-]?key)[\w.-]*|sig|key)=)([^&\s\"'#]*)",
+    re.IGNORECASE,
+)
+
+
+def redact_uri(text: str) -> str:
+    """The text with the password of every `scheme://user:password@host`, and secret query parameters, replaced by ***."""
+    return _QUERY.sub(rf"\1{HIDDEN}", _USERINFO.sub(rf"\1{HIDDEN}@", text))
+
+
+def uri_secrets(text: str) -> list[str]:
+    """The values `redact_uri` hides, as written and percent-decoded."""
+    found = [m[2] for m in _USERINFO.finditer(text)] + [m[2] for m in _QUERY.finditer(text)]
+    return [form for value in found for form in (value, unquote(value)) if value and value != HIDDEN]
+
+
+def redact_values(text: str, secrets: Iterable[str]) -> str:
+    """The text without the secrets: as they are, URL-encoded, in base64 (alone or inside something longer), escaped."""
+    forms = {form for secret in secrets if len(secret) >= MIN_LENGTH for form in _forms(secret)}
+    if not forms:
+        return text
+    longest_first = sorted(forms, key=lambda form: (-len(form), form))
+    return re.sub("|".join(re.escape(form) for form in longest_first), HIDDEN, text)
+
+
+def _forms(secret: str) -> set[str]:
+    forms = {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1], html.escape(secret)}
+    raw = secret.encode("utf-8", "surrogatepass")
+    for encoded in (quote(raw, safe=""), quote(raw), quote_plus(raw)):
+        forms |= {encoded, re.sub(r"%[0-9A-F]{2}", lambda m: m[0].lower(), encoded)}
+    for shift in range(3):  # base64 looks different at each of three offsets in what was encoded
+        # Characters that also carry bits of what stands before or after the secret are left out.
+        first, last = -(-8 * shift // 6), 8 * (shift + len(raw)) // 6
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            middle = encode(b"\0" * shift + raw).decode()[first:last]
+            if len(middle) >= MIN_LENGTH:
+                forms.add(middle)
+    forms |= {base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()}
+    return forms

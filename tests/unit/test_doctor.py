@@ -1,0 +1,324 @@
+"""`runspend doctor`: what it finds, how it looks, and that it changes nothing."""
+
+from __future__ import annotations
+
+import socket
+import sqlite3
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import AuthResult
+
+from runspend import doctor
+from runspend.config import Settings, load_settings
+from runspend.doctor import Finding, check_home, check_mail, diagnose, exit_code, file_system, render
+from runspend.errors import SourceRefused, SourceUnreachable
+
+NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)
+BILL = {
+    "format": "focus",
+    "version": "1.2",
+    "periods": ["2026-10", "2026-09", "2026-11"],
+    "files": 3,
+    "rows": 4100000,
+    "quarantined": 0,
+    "billed": {"USD": Decimal("20.52022672899"), "EUR": Decimal("1")},
+    "covered_until": datetime(2026, 11, 22, 23, tzinfo=timezone.utc),
+    "problems": [],
+}
+SERVER = {"version": "3.17.2", "experiments": 9, "runs": 18204, "database_ok": True, "revision": "ab12", "warnings": [], "error": None}
+
+
+def load(folder: Path, text: str) -> Settings:
+    (folder / "runspend.yaml").write_text(text, encoding="utf-8")
+    return load_settings(folder / "runspend.yaml", {"SECRET": "canary-secret"})
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, what: str, reply: Any) -> None:
+    """Let one probe answer, or raise, without the outside."""
+
+    def probe(*_: Any) -> Any:
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    monkeypatch.setattr(what, probe)
+
+
+def of(findings: list[Finding], section: str) -> list[tuple[str, str]]:
+    return [(f.level, f.text) for f in findings if f.section == section]
+
+
+# --- this machine --------------------------------------------------------------------------------------------------------
+
+
+def test_it_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Folders are tried without being made, files without being kept."""
+    (tmp_path / "state").mkdir()
+    settings = load(tmp_path, "home: state\nwarehouse: {uri: new/warehouse}\n")
+    before = sorted(tmp_path.rglob("*"))
+    levels = {f.name: f.level for f in diagnose(settings, now=NOW) if f.section == "config"}
+    assert levels == {"file": "ok", "home": "ok", "warehouse": "ok"}
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_home_that_is_a_file_is_found(tmp_path: Path) -> None:
+    """Also when it is a folder further up that is a file."""
+    (tmp_path / "file").write_text("x")
+    settings = load(tmp_path, "home: file/state\n")
+    assert [(f.level, "is not a folder" in f.text) for f in check_home(settings) if f.name == "home"] == [("FAIL", True)]
+
+
+def test_a_home_where_no_file_can_be_made_is_found(tmp_path: Path) -> None:
+    """A real folder that refuses files, from root too."""
+    findings = [f for f in check_home(load(tmp_path, "home: /proc\n")) if f.name == "home"]
+    assert [f.level for f in findings] == ["FAIL"]
+    assert "cannot write and lock files there" in findings[0].text
+
+
+def test_a_folder_where_locks_fail_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some network folders take files and refuse locks; publishing needs them."""
+
+    def refuse(_: int) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(doctor, "_lock", refuse)
+    (tmp_path / ".runspend").mkdir()
+    texts = [f.text for f in check_home(load(tmp_path, "")) if f.level == "FAIL"]
+    assert len(texts) == 1
+    assert "cannot write and lock files there: Operation not supported" in texts[0]
+
+
+def test_a_warehouse_of_a_kind_that_is_not_there_yet_is_found(tmp_path: Path) -> None:
+    """Said before the first night, not during it."""
+    settings = load(tmp_path, "warehouse: {uri: bigquery://p/d}\n")
+    findings = diagnose(settings, now=NOW)
+    assert [f.level for f in findings if f.name == "warehouse"] == ["FAIL"]
+    assert exit_code(findings) == 3  # no tracking server either
+    assert exit_code([f for f in findings if f.section == "config"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("executor", "kind", "warned"),
+    [
+        ("CeleryExecutor", "ext4", True),
+        ("KubernetesExecutor", "overlay", True),
+        ("CeleryExecutor", "nfs4", False),
+        ("LocalExecutor", "ext4", False),
+        ("", "ext4", False),
+    ],
+)
+def test_a_home_that_other_workers_cannot_see_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executor: str, kind: str, warned: bool
+) -> None:
+    """What must happen once is decided by files in `home`."""
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", executor)
+    monkeypatch.setattr(doctor, "file_system", lambda *_: kind)
+    found = [f for f in check_home(load(tmp_path, "")) if f.level == "WARN"]
+    assert bool(found) is warned
+    assert not warned or "lies on this machine only" in found[0].text
+
+
+def test_the_file_system_is_that_of_the_longest_mount(tmp_path: Path) -> None:
+    """As /proc/mounts lists them, blanks escaped; unknown where there is no such list."""
+    mounts = tmp_path / "mounts"
+    mounts.write_text("overlay / overlay rw 0 0\nnas:/x /srv nfs4 rw 0 0\n/dev/sda1 /srv/my\\040disk ext4 rw 0 0\n")
+    assert [file_system(Path(p), mounts) for p in ("/var", "/srv/a", "/srv/my disk/a", "/srvx")] == ["overlay", "nfs4", "ext4", "overlay"]
+    assert file_system(Path("/var"), tmp_path / "gone") is None
+
+
+# --- sources -------------------------------------------------------------------------------------------------------------
+
+FILE = "tracking: [{name: prod, uri: http://m}]\nbilling: [{name: aws, uri: bills, late_after: 36h}]\nstores: [{uri: s3://b}]\nmail: {operators: [a@b.c]}\n"
+
+
+def test_what_is_well_is_told_in_one_line_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Version, counts, periods, sums per currency, how old the bill is."""
+    answer(monkeypatch, "runspend.tracking.probe_server", SERVER)
+    answer(monkeypatch, "runspend.billing.probe_source", BILL)
+    answer(monkeypatch, "runspend.artifacts.probe_store", "bucket b answers")
+    findings = diagnose(load(tmp_path, FILE), now=NOW)
+    assert of(findings, "mlflow") == [("ok", "MLflow 3.17.2, 9 experiments, 18,204 runs, database read-only, revision ab12 known")]
+    assert of(findings, "bill") == [
+        ("ok", "focus 1.2, 2026-09 … 2026-11, 4,100,000 lines, 1.00 EUR billed, 20.52 USD billed, complete to 22 Nov 23:00 UTC (31 h)")
+    ]
+    assert of(findings, "artifacts") == [("ok", "s3://b: bucket b answers")]
+    assert exit_code(findings) == 0
+    assert render(findings).splitlines()[-1] == "0 warnings, 0 errors. Nothing was changed."
+
+
+def test_what_is_not_well_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A late bill, lines set aside, a broken delivery, a warning of the server, a store that does not answer."""
+    answer(monkeypatch, "runspend.tracking.probe_server", {**SERVER, "database_ok": None, "warnings": ["sees 61 of 64 experiments"]})
+    answer(
+        monkeypatch,
+        "runspend.billing.probe_source",
+        {**BILL, "quarantined": 1, "problems": ["part 3 of 5 is missing"], "covered_until": NOW - timedelta(hours=37)},
+    )
+    answer(monkeypatch, "runspend.artifacts.probe_store", SourceUnreachable("s3://b", "cannot list s3://b: no answer. Check the endpoint."))
+    findings = diagnose(load(tmp_path, FILE), now=NOW)
+    assert of(findings, "mlflow")[1:] == [("WARN", "sees 61 of 64 experiments")]
+    assert of(findings, "bill")[1:] == [
+        ("WARN", "no new data for 37 h (limit 36 h)."),
+        ("WARN", "1 line cannot be read and would be set aside: see `billing_quarantine` after a night."),
+        ("FAIL", "part 3 of 5 is missing"),
+    ]
+    assert of(findings, "artifacts") == [("FAIL", "cannot list s3://b: no answer. Check the endpoint.")]
+    assert exit_code(findings) == 3
+
+
+def test_a_server_that_answers_with_an_error_does_not_stop_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each source is tried by itself; passwords in what they say are hidden."""
+    answer(monkeypatch, "runspend.tracking.probe_server", {**SERVER, "error": "cannot reach postgresql://u:canary-secret@db/m: no answer"})
+    answer(monkeypatch, "runspend.billing.probe_source", SourceRefused("aws", "token canary-secret was not accepted"))
+    answer(monkeypatch, "runspend.artifacts.probe_store", "fine")
+    text = FILE.replace("uri: http://m", "uri: http://m, database: 'postgresql://u:${SECRET}@db/m'")
+    findings = diagnose(load(tmp_path, text), now=NOW)
+    assert of(findings, "mlflow") == [("FAIL", "cannot reach postgresql://u:***@db/m: no answer")]
+    assert of(findings, "bill") == [("FAIL", "token *** was not accepted")]
+    assert of(findings, "artifacts") == [("ok", "s3://b: fine")]
+
+
+def test_connections_are_left_to_airflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a task can read them; nothing is contacted with the name of a connection as its password."""
+    answer(monkeypatch, "runspend.tracking.probe_server", AssertionError("must not be tried"))
+    findings = diagnose(load(tmp_path, "tracking: [{name: prod, uri: http://m, token: 'connection:mlflow'}]\n"), now=NOW)
+    assert of(findings, "mlflow") == [("WARN", "not tried: token is an Airflow connection, which only a task can read.")]
+
+
+def test_an_empty_configuration_says_what_one_would_not_see(tmp_path: Path) -> None:
+    """No server is an error, no bill and no store are warnings."""
+    findings = diagnose(load(tmp_path, ""), now=NOW)
+    assert [level for section in ("mlflow", "bill", "artifacts") for level, _ in of(findings, section)] == ["FAIL", "WARN", "WARN"]
+
+
+@pytest.mark.parametrize(
+    ("name", "failed", "warned"), [("cloud", {"aws"}, {"s3", "pools", "annotate", "budgets"}), ("one-box", {"gpubox"}, {"pools"})]
+)
+def test_what_this_version_does_not_do_is_said(name: str, failed: set[str], warned: set[str]) -> None:
+    """A key that is read and not acted on is named before anybody relies on it."""
+    env = dict.fromkeys(("MLFLOW_TRACKING_TOKEN", "MLFLOW_DB_PASSWORD", "MLFLOW_WRITE_TOKEN", "SMTP_PASSWORD"), "canary-secret")
+    findings = list(doctor.check_not_built(load_settings(Path(__file__).parent / "examples" / f"{name}.yaml", env)))
+    assert {f.name for f in findings if f.level == "FAIL"} == failed
+    assert {f.name for f in findings if f.level == "WARN"} == warned
+
+
+def test_real_sources_are_read(tmp_path: Path) -> None:
+    """A folder of artifacts, a bill that is not there, a database that is not MLflow's: no exception gets out."""
+    (tmp_path / "art").mkdir()
+    (tmp_path / "art" / "model.bin").write_bytes(b"x")
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("create table unrelated (a int)")
+    settings = load(
+        tmp_path, "tracking: [{name: a, uri: 'sqlite:///mlflow.db'}]\nbilling: [{name: b, uri: bills}]\nstores: [{uri: art}, {uri: gone}]\n"
+    )
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    findings = diagnose(settings, now=NOW)
+    assert [level for level, _ in of(findings, "mlflow")] == ["FAIL"]
+    assert [level for level, _ in of(findings, "bill")] == ["FAIL"]
+    assert [level for level, _ in of(findings, "artifacts")] == ["ok", "FAIL"]
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+
+
+# --- mail ----------------------------------------------------------------------------------------------------------------
+
+
+class Inbox:
+    """An SMTP server's handler that counts what it is handed."""
+
+    def __init__(self) -> None:
+        self.messages = 0
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+        self.messages += 1
+        return "250 OK"
+
+
+@pytest.fixture
+def inbox() -> Iterator[tuple[Inbox, int]]:
+    """A real SMTP server on loopback that wants a login."""
+    handler = Inbox()
+
+    def check(server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
+        return AuthResult(success=data.password == b"canary-secret", handled=False)
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    controller = Controller(handler, hostname="127.0.0.1", port=port, authenticator=check, auth_require_tls=False)
+    controller.start()
+    try:
+        yield handler, port
+    finally:
+        controller.stop()
+
+
+def mail_file(port: int, password: str = "${SECRET}", tls: str = "none") -> str:
+    return f"mail: {{backend: smtp, host: 127.0.0.1, port: {port}, tls: {tls}, username: u, password: '{password}', operators: [a@b.c]}}\n"
+
+
+def test_the_mail_server_is_spoken_to_and_sent_nothing(tmp_path: Path, inbox: tuple[Inbox, int]) -> None:
+    """Connection and login are tried."""
+    handler, port = inbox
+    assert [(f.level, f.text) for f in check_mail(load(tmp_path, mail_file(port)))] == [
+        ("ok", f"127.0.0.1:{port}, no TLS, login accepted, nothing sent")
+    ]
+    assert handler.messages == 0
+
+
+def test_a_login_that_is_refused_is_found(tmp_path: Path, inbox: tuple[Inbox, int]) -> None:
+    """With the server's own words and without the password."""
+    findings = list(check_mail(load(tmp_path, mail_file(inbox[1], "wrong-canary"))))
+    assert [f.level for f in findings] == ["FAIL"]
+    assert "Authentication" in findings[0].text
+    assert "wrong-canary" not in findings[0].text
+
+
+def test_a_server_without_tls_is_found(tmp_path: Path, inbox: tuple[Inbox, int]) -> None:
+    """`starttls` is never silently left out: the password would be readable."""
+    findings = list(check_mail(load(tmp_path, mail_file(inbox[1], tls="starttls"))))
+    assert [f.level for f in findings] == ["FAIL"]
+
+
+def test_a_mail_server_that_is_not_there_is_found(tmp_path: Path) -> None:
+    """Port 1 of this machine."""
+    assert [f.level for f in check_mail(load(tmp_path, mail_file(1)))] == ["FAIL"]
+
+
+@pytest.mark.parametrize(
+    ("mail", "expected"),
+    [
+        ("{}", ["ok", "WARN"]),
+        ("{operators: [a@b.c]}", ["ok"]),
+        ("{backend: none}", ["WARN"]),
+        ("{backend: smtp, connection: smtp_default, operators: [a@b.c]}", ["WARN"]),
+        ("{backend: smtp, host: m, username: u, password: 'connection:smtp', operators: [a@b.c]}", ["WARN"]),
+    ],
+)
+def test_mail_that_goes_to_nobody_is_found(tmp_path: Path, mail: str, expected: list[str]) -> None:
+    """No operators, no backend with a budget waiting, connections that only a task can read."""
+    settings = load(tmp_path, f"mail: {mail}\nbudgets: [{{name: a, amount: 1, notify: [a@b.c]}}]\n")
+    assert [f.level for f in check_mail(settings)] == expected
+
+
+# --- the screen ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_screen() -> None:
+    """The section once, names in a column, a second line under its first, the count at the end."""
+    findings = [
+        Finding("mlflow", "prod", "ok", "MLflow 3.17.2"),
+        Finding("mlflow", "prod", "WARN", "token sees 61 of 64\nits artifacts are protected"),
+        Finding("bill", "azure", "FAIL", "nothing there"),
+    ]
+    assert render(findings).splitlines() == [
+        "mlflow     prod   ok    MLflow 3.17.2",
+        "           prod   WARN  token sees 61 of 64",
+        "                        its artifacts are protected",
+        "bill       azure  FAIL  nothing there",
+        "1 warning, 1 error. Nothing was changed.",
+    ]

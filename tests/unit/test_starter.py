@@ -1,0 +1,101 @@
+"""What `runspend init` writes: short, loadable as it stands, and without anybody's password."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from runspend.config import Settings, json_schema, load_settings
+from runspend.errors import UsageError
+from runspend.starter import write_starter
+
+
+def write(folder: Path, env: dict[str, str] | None = None, *, full: bool = False) -> tuple[Settings, str, list[str]]:
+    """The settings it loads to, its text, and what was said."""
+    path = folder / "runspend.yaml"
+    said = list(write_starter(path, full=full, env=env or {}, user_home=folder / "user"))
+    return load_settings(path, env or {}), path.read_text(encoding="utf-8"), said
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(
+    ("env", "made", "uri"),
+    [
+        ({}, [], "http://mlflow:5000"),
+        ({"MLFLOW_TRACKING_URI": "https://mlflow.example.com"}, ["mlruns/"], "https://mlflow.example.com"),
+        ({"MLFLOW_TRACKING_URI": "sqlite:////srv/my files/m.db"}, [], "sqlite:////srv/my files/m.db"),
+        ({"MLFLOW_TRACKING_URI": "https://u:canary-secret@m"}, [], "https://u:canary-secret@m"),
+        ({}, ["mlruns/", "mlartifacts/"], "{base}/mlruns"),
+        ({}, ["mlruns/", "mlflow.db"], "sqlite:///{base}/mlflow.db"),
+        ({"MLFLOW_TRACKING_URI": "http://m", "MLFLOW_TRACKING_TOKEN": "canary-secret"}, [], "http://m"),
+        ({"MLFLOW_TRACKING_URI": "http://m", "MLFLOW_TRACKING_USERNAME": "u", "MLFLOW_TRACKING_PASSWORD": "canary-secret"}, [], "http://m"),
+        ({"AWS_PROFILE": "ml"}, [], "http://mlflow:5000"),
+        ({"GOOGLE_APPLICATION_CREDENTIALS": "/k.json"}, [], "http://mlflow:5000"),
+    ],
+)
+def test_it_loads_as_it_stands_and_holds_no_secret(tmp_path: Path, env: dict[str, str], made: list[str], uri: str, full: bool) -> None:
+    """Whatever was found, both files load, point at it, and name the variables instead of copying them."""
+    for name in made:
+        (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).touch()
+    settings, text, said = write(tmp_path, env, full=full)
+    assert settings.tracking[0].uri == uri.format(base=tmp_path)
+    assert "canary-secret" not in text
+    assert not any("canary-secret" in line for line in said)
+    server = settings.tracking[0]
+    logins = [s.get_secret_value() for s in (server.token, server.password) if s is not None]
+    assert logins == [v for k, v in env.items() if k.endswith(("TOKEN", "PASSWORD"))]
+    assert len(text.splitlines()) < 40 or full
+    assert said[-1].startswith("next: runspend doctor")
+
+
+def test_artifacts_beside_mlflow_become_the_store(tmp_path: Path) -> None:
+    """`mlartifacts` is where MLflow's server puts files, `mlruns` where the client does."""
+    (tmp_path / "mlruns").mkdir()
+    (tmp_path / "mlartifacts").mkdir()
+    for full in (False, True):
+        settings, _, _ = write(tmp_path, full=full)
+        assert [s.uri for s in settings.stores] == [f"{tmp_path}/mlartifacts"]
+        (tmp_path / "runspend.yaml").unlink()
+
+
+def test_the_cloud_that_is_set_up_here_is_named(tmp_path: Path) -> None:
+    """Where its FOCUS export comes from is said, nothing is switched on."""
+    (tmp_path / "user" / ".aws").mkdir(parents=True)
+    (tmp_path / "user" / ".aws" / "config").write_text("[profile ml]\n")
+    settings, text, said = write(tmp_path)
+    assert "AWS Data Export" in text
+    assert any("AWS" in line for line in said)
+    assert settings.billing == []
+
+
+def test_a_file_that_is_there_stays(tmp_path: Path) -> None:
+    """Unless --force says otherwise."""
+    path = tmp_path / "runspend.yaml"
+    path.write_text("mine")
+    with pytest.raises(UsageError, match=r"it is there already\. Nothing was changed"):
+        list(write_starter(path, env={}))
+    assert path.read_text() == "mine"
+    list(write_starter(path, env={}, force=True))
+    assert "tracking:" in path.read_text()
+    with pytest.raises(UsageError, match="it is a folder"):
+        list(write_starter(tmp_path, env={}))
+
+
+def test_every_line_of_the_full_file_is_right_when_switched_on(tmp_path: Path) -> None:
+    """The commented keys load too: uncommented, the file is a configuration with every section of the schema in it."""
+    write(tmp_path, full=True)
+    path = tmp_path / "runspend.yaml"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    body = lines[next(i for i, line in enumerate(lines) if line.startswith("home:")) :]
+    on = [line if line.startswith("# ---") else re.sub("^# ?", "", line) for line in body]
+    path.write_text("\n".join(on), encoding="utf-8")
+    env = {"MLFLOW_TRACKING_TOKEN": "t-canary", "MLFLOW_DB_PASSWORD": "p-canary", "SMTP_PASSWORD": "s-canary"}
+    settings = load_settings(path, env)
+    for section in (settings.budgets, settings.retention, settings.scope, settings.billing, settings.stores, settings.tracking[0].token):
+        assert section
+    named = set(yaml.safe_load(path.read_text(encoding="utf-8")))
+    later = {"pools", "rates", "annotate", "artifacts"}
+    assert named == set(json_schema()["properties"]) - later
