@@ -178,6 +178,8 @@ def check_not_built(settings: Settings) -> Iterator[Finding]:
     for server in settings.tracking:
         if server.via == "system-tables":
             yield Finding("mlflow", server.name, "WARN", "`via: system-tables` is not read yet. The API is used.")
+        if server.registry is not None:
+            yield Finding("mlflow", server.name, "WARN", "`registry` is not read yet: no registered version protects artifacts by it.")
     for store in settings.stores:
         if store.inventory is not None:
             yield Finding("artifacts", _kind(store), "WARN", f"{store.uri}: `inventory` is not read yet. The store is listed instead.")
@@ -185,6 +187,9 @@ def check_not_built(settings: Settings) -> Iterator[Finding]:
         value = getattr(settings.sharing, key)
         if value != "keep":
             yield Finding("config", "sharing", "WARN", f"`{key}: {value}` is not done yet. The money stays where it is.")
+    for policy in settings.retention:
+        if policy.keep is not None:
+            yield Finding("config", "retention", "WARN", f"{policy.name}: `keep` cannot be judged yet. Nothing of this policy is planned.")
     if settings.pools:
         yield Finding("config", "pools", "WARN", "pools are not matched yet: what they would explain is shown as no run found.")
     if settings.rates is not None:

@@ -198,11 +198,18 @@ def test_an_empty_configuration_says_what_one_would_not_see(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "failed", "warned"), [("cloud", {"aws"}, {"s3", "pools", "annotate", "budgets"}), ("one-box", {"gpubox"}, {"pools"})]
+    ("name", "failed", "warned"),
+    [
+        ("cloud", {"aws"}, {"s3", "pools", "annotate", "budgets", "retention"}),
+        ("databricks", {"dbu", "azure-vms"}, {"dbu", "azure-vms", "eu-prod", "us-prod", "budgets"}),
+        ("one-box", {"gpubox"}, {"pools"}),
+    ],
 )
 def test_what_this_version_does_not_do_is_said(name: str, failed: set[str], warned: set[str]) -> None:
     """A key that is read and not acted on is named before anybody relies on it."""
-    env = dict.fromkeys(("MLFLOW_TRACKING_TOKEN", "MLFLOW_DB_PASSWORD", "MLFLOW_WRITE_TOKEN", "SMTP_PASSWORD"), "canary-secret")
+    env = dict.fromkeys(
+        ("MLFLOW_TRACKING_TOKEN", "MLFLOW_DB_PASSWORD", "MLFLOW_WRITE_TOKEN", "SMTP_PASSWORD", "SMTP_USER"), "canary-secret"
+    )
     findings = list(doctor.check_not_built(load_settings(Path(__file__).parent / "examples" / f"{name}.yaml", env)))
     assert {f.name for f in findings if f.level == "FAIL"} == failed
     assert {f.name for f in findings if f.level == "WARN"} == warned

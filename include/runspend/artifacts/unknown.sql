@@ -1,0 +1,11 @@
+-- DuckDB. After a listing that did not finish: owners nothing is known of yet. Whoever has figures keeps them.
+create or replace temp table measured as
+select distinct on (owner_kind, owner_id)
+  owner_kind, owner_id, tracking_server, workspace, experiment_id, prefix, 'UNKNOWN' as storage_class,
+  null::bigint as objects, null::bigint as bytes, null::timestamptz as oldest_at, null::timestamptz as newest_at, false as is_complete
+from owners o
+where not exists (
+  select 1 from prior p
+  where p.owner_kind = o.owner_kind and p.owner_id = o.owner_id and (p.valid_to is null or p.valid_from = $now)
+)
+order by owner_kind, owner_id, tracking_server, prefix

@@ -1,0 +1,445 @@
+"""The command line: parses, calls one function of the pipeline, prints what it returns, ends with its exit code.
+
+Exit codes: 0 done · 1 a bug · 2 wrong use or configuration · 3 a source was refused or stale, its old data kept ·
+4 a check failed, the old tables kept · 5 done in part. The largest that applies wins. No work is done here.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import click
+
+from runspend import __version__
+from runspend.errors import RunspendError, UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from runspend.config import Settings
+    from runspend.outcome import Outcome
+
+MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
+DEMO_FOLDER = Path(".runspend-demo")
+
+
+@dataclass
+class Context:
+    """What every command is given: where the configuration is, what time it is, and who is watching."""
+
+    config: Path | None
+    now: datetime
+    as_json: bool
+    quiet: bool
+    loaded: ClassVar[Settings | None] = None  # the settings of this process: their secrets are kept out of what is printed
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The configuration, loaded once; its path is printed."""
+        from runspend.config import load_settings
+
+        settings = Context.loaded = load_settings(self.config)
+        if not self.quiet and not self.as_json:
+            click.echo(f"config {settings.path}", err=True)
+        return settings
+
+    def progress(self, text: str) -> None:
+        """One line on standard error that overwrites itself, for a person who watches."""
+        if not self.quiet and sys.stderr.isatty():
+            click.echo(f"\r\033[K{text}", nl=False, err=True)
+
+    def clear_progress(self) -> None:
+        """Leave a clean line."""
+        self.progress("")
+
+
+def _moment(_: click.Context, __: click.Parameter, value: str | None) -> datetime:
+    if value is None:
+        return datetime.now(timezone.utc).replace(minute=0, second=0, microsecond=0)
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not a time. Write 2026-11-24 or 2026-11-24T06:00.") from error
+    return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
+
+
+def _months(_: click.Context, __: click.Parameter, value: Any) -> Any:
+    for month in value if isinstance(value, tuple) else (value,):
+        if month is not None and not MONTH.fullmatch(month):
+            raise click.BadParameter(f"{month!r} is not a month. Write YYYY-MM.")
+    return value
+
+
+def with_context(command: Callable[..., None]) -> Callable[..., None]:
+    """The four options every command has, as one Context; errors raised on purpose become one line and an exit code."""
+
+    @click.option("--config", type=click.Path(path_type=Path), help="Configuration file. Default: $RUNSPEND_CONFIG, else ./runspend.yaml.")
+    @click.option("--now", callback=_moment, help="Pretend it is this time (UTC), e.g. 2026-11-24T06:00. Default: the start of this hour.")
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+    @click.option("--quiet", is_flag=True, help="No progress, no path of the configuration.")
+    @functools.wraps(command)
+    def wrapped(config: Path | None, now: datetime, as_json: bool, quiet: bool, **given: Any) -> None:
+        command(Context(config, now, as_json, quiet), **given)
+
+    return wrapped
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="runspend")
+def cli() -> None:
+    """What every MLflow run costs, why, and who should know.
+
+    Start with `runspend try --tracking URI --bill FILE`, then `runspend init`, then `runspend nightly`.
+    """
+
+
+# --- setting up --------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option("--full", is_flag=True, help="Write every key with its default and a comment.")
+@click.option("--force", is_flag=True, help="Overwrite a runspend.yaml that is there.")
+@with_context
+def init(context: Context, full: bool, force: bool) -> None:
+    """Write a runspend.yaml from what is found here: MLFLOW_TRACKING_URI, ./mlruns, AWS or gcloud settings.
+
+    Example: runspend init && runspend doctor
+    """
+    from runspend.starter import write_starter
+
+    path = context.config or Path("runspend.yaml")
+    for line in write_starter(path, full=full, force=force):
+        click.echo(line)
+
+
+@cli.command()
+@with_context
+def doctor(context: Context) -> None:
+    """Try every connection and say what is missing. Nothing is changed, nothing is sent.
+
+    Example: runspend doctor
+    """
+    from runspend.doctor import diagnose, exit_code, render
+
+    findings = diagnose(context.settings, now=context.now)
+    if context.as_json:
+        _print_json([{"section": f.section, "name": f.name, "level": f.level, "text": f.text} for f in findings])
+    else:
+        click.echo(render(findings))
+    raise SystemExit(exit_code(findings))
+
+
+@cli.command()
+@click.option("--show", is_flag=True, help="Print the configuration as it is understood, defaults filled in, secrets hidden.")
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of runspend.yaml.")
+@with_context
+def config(context: Context, show: bool, schema: bool) -> None:
+    """Show the configuration, or its JSON Schema.
+
+    Example: runspend config --show
+    """
+    from runspend.config import json_schema, show_settings
+
+    if schema:
+        _print_json(json_schema())
+    elif show:
+        click.echo(show_settings(context.settings), nl=False)
+    else:
+        click.echo(str(context.settings.path))
+
+
+@cli.command("try")
+@click.option("--tracking", required=True, help="Tracking URI of MLflow, e.g. http://mlflow:5000 or sqlite:///mlflow.db.")
+@click.option("--bill", required=True, help="A FOCUS bill: a file, a folder or an s3:// prefix.")
+@click.option("--folder", type=click.Path(path_type=Path), default=Path(".runspend-try"), show_default=True, help="The only folder that is written to.")
+@with_context
+def try_(context: Context, tracking: str, bill: str, folder: Path) -> None:
+    """A report on your own MLflow and bill in minutes. Writes one folder of its own, sends nothing.
+
+    Example: runspend try --tracking http://mlflow:5000 --bill ./last-month.csv.gz
+    """
+    from runspend.config import trial_settings
+
+    context.__dict__["settings"] = trial_settings(tracking, bill, folder)
+    _night(context, ())
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path), default=DEMO_FOLDER)
+@with_context
+def demo(context: Context, folder: Path) -> None:
+    """Make a small company's month: MLflow stores, artifacts and bills, and a runspend.yaml that points at them.
+
+    Example: runspend demo && runspend nightly --config .runspend-demo/runspend.yaml
+    """
+    from runspend.demo import make_world
+
+    made = make_world(folder, progress=context.progress)
+    context.clear_progress()
+    click.echo(f"made {made.config} ({made.runs} runs, {made.machines} machines); its time is {made.now:%Y-%m-%dT%H:%M}")
+
+
+# --- the night ---------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option("--period", "periods", multiple=True, callback=_months, metavar="YYYY-MM", help="Rebuild this billing period whatever its inputs. May be repeated.")
+@click.option("--since", callback=_months, metavar="YYYY-MM", help="Rebuild every billing period from this one on.")
+@click.option("--dags", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Run the Airflow DAGs of this folder, in asset order, instead of calling the steps.")
+@with_context
+def nightly(context: Context, periods: tuple[str, ...], since: str | None, dags: Path | None) -> None:
+    """The whole line: extract, measure, load, allocate, check, report, alert, plan the archive.
+
+    Without a runspend.yaml it makes the demo world in .runspend-demo first, and runs on that.
+
+    Example: runspend nightly --config /etc/runspend/runspend.yaml
+    """
+    from runspend.config import find_settings
+
+    if find_settings(context.config) is None:
+        _use_demo(context)
+    if since is not None:
+        periods = (*periods, *_loaded_since(context.settings, since))
+    _night(context, periods, dags)
+
+
+def _step(name: str, help_text: str, *, what: str | None, options: Sequence[Callable[[Any], Any]] = ()) -> None:
+    """A verb: one step of the line by itself."""
+
+    def command(context: Context, **given: Any) -> None:
+        from runspend import pipeline
+
+        names = given.pop("names", ())
+        arguments: tuple[Any, ...] = (context.settings, names or None) if what else (context.settings,)
+        step = getattr(pipeline, name)
+        if "periods" in given:
+            given["periods"] = given["periods"] or None
+        outcome = step(*arguments, now=context.now, progress=context.progress, **given)
+        context.clear_progress()
+        _print_outcome(context, outcome)
+
+    command.__doc__ = help_text
+    command.__name__ = name
+    decorated: Any = with_context(command)
+    if what:
+        decorated = click.argument("names", nargs=-1, metavar=f"[{what.upper()}]...")(decorated)
+    for option in options:
+        decorated = option(decorated)
+    cli.command(name)(decorated)
+
+
+PERIOD_OPTION = click.option("--period", "periods", multiple=True, callback=_months, metavar="YYYY-MM", help="Only this billing period, whatever its inputs.")
+ACCEPT_OPTION = click.option("--accept", multiple=True, metavar="SOURCE:YYYY-MM", help="Load this period although it was refused for what it lost.")
+
+_step("extract", "Read runs and experiments of the tracking servers named (default: all).\n\nExample: runspend extract prod", what="server")
+_step("measure", "Take the inventory of the artifact stores named (default: all).\n\nExample: runspend measure", what="store")
+_step("load", "Load the bills named (default: all).\n\nExample: runspend load aws --accept aws:2026-10", what="bill", options=[ACCEPT_OPTION])
+_step("allocate", "Build and check the cost tables whose inputs changed.\n\nExample: runspend allocate --period 2026-10", what=None, options=[PERIOD_OPTION])
+_step("check", "Run every check over the tables as they stand.\n\nExample: runspend check", what=None, options=[PERIOD_OPTION])
+_step("report", "Write the pages and CSVs of every billing period.\n\nExample: runspend report --period 2026-10", what=None, options=[PERIOD_OPTION])
+_step("alert", "Judge the budgets of the current period and send what is due.\n\nExample: runspend alert", what=None)
+
+
+@cli.group()
+def archive() -> None:
+    """What retention policies would move. Nothing is touched."""
+
+
+@archive.command("plan")
+@with_context
+def archive_plan(context: Context) -> None:
+    """Say which artifacts the policies select, why, how many bytes and what that saves.
+
+    Example: runspend archive plan
+    """
+    from runspend import pipeline
+
+    outcome = pipeline.archive(context.settings, now=context.now, progress=context.progress)
+    context.clear_progress()
+    if not context.as_json:
+        sql = (
+            "select policy, state, count(*) as plans, sum(bytes) as bytes, sum(monthly_saving) as monthly_saving, min(currency) as currency"
+            " from archive_plan where month = @month group by policy, state order by policy, state"
+        )
+        _print_rows(context, _query(context.settings, sql, {"month": context.now.date().replace(day=1)}))
+    _print_outcome(context, outcome)
+
+
+# --- asking ------------------------------------------------------------------------------------------------------------
+
+
+COST_KEYS = ("team", "project", "cost_center", "owner", "experiment", "user", "server", "kind", "allocated_to", "source", "service", "provider", "day", "period")
+
+
+@cli.command()
+@click.option("--by", default="experiment", show_default=True, help=f"Comma-separated: {', '.join(COST_KEYS)}.")
+@click.option("--since", callback=_months, metavar="YYYY-MM", help="Billing periods from this one on. Default: the newest.")
+@click.option("--top", default=20, show_default=True, help="At most so many rows.")
+@click.option("--measure", type=click.Choice(["effective", "billed", "contracted", "list"]), default="effective", show_default=True)
+@with_context
+def costs(context: Context, by: str, since: str | None, top: int, measure: str) -> None:
+    """Costs by team, experiment and more, largest first. The rows' sum is the bill's when --top leaves none out.
+
+    Example: runspend costs --by team,experiment --since 2026-10
+    """
+    from runspend.questions import costs_sql
+
+    sql, parameters = costs_sql(by.split(","), since=since, top=top, measure=measure)
+    _print_rows(context, _query(context.settings, sql, parameters))
+
+
+@cli.command()
+@click.argument("statement", required=False)
+@click.option("--tables", is_flag=True, help="List the tables and their columns.")
+@click.option("--native", is_flag=True, help="The engine's own SQL instead of GoogleSQL.")
+@with_context
+def sql(context: Context, statement: str | None, tables: bool, native: bool) -> None:
+    """One SELECT over the warehouse, read-only, of one build.
+
+    Example: runspend sql "select team, sum(effective_cost) as cost from cost_daily group by team order by cost desc"
+    """
+    if tables or statement is None:
+        from runspend.questions import tables_text
+
+        click.echo(tables_text(statement), nl=False)
+        return
+    _print_rows(context, _query(context.settings, statement, None, native=native))
+
+
+@cli.command()
+@with_context
+def status(context: Context) -> None:
+    """One line and an exit code, for monitors: 0 all fresh, 3 a source is late, refused or was never read.
+
+    Example: runspend status
+    """
+    from runspend.questions import status_of
+
+    code, line, rows = status_of(context.settings, context.now)
+    if context.as_json:
+        _print_json({"exit_code": code, "status": line, "sources": rows})
+    else:
+        click.echo(line)
+    raise SystemExit(code)
+
+
+@cli.command()
+@click.option("--port", default=8321, show_default=True)
+@with_context
+def serve(context: Context, port: int) -> None:
+    """Show the reports on http://127.0.0.1:PORT. This machine only, read-only.
+
+    Example: runspend serve
+    """
+    import uvicorn
+
+    from runspend.web import LOOPBACK, create_app
+
+    click.echo(f"http://127.0.0.1:{port}/  (ends with Ctrl-C)")
+    uvicorn.run(create_app(context.settings, hosts=LOOPBACK), host="127.0.0.1", port=port, log_level="warning")
+
+
+# --- how a night is run and shown ----------------------------------------------------------------------------------------
+
+
+def _use_demo(context: Context) -> None:
+    from runspend.config import load_settings
+    from runspend.demo import make_world
+
+    made = make_world(DEMO_FOLDER, progress=context.progress)
+    context.clear_progress()
+    click.echo(f"No runspend.yaml here: using the demo world in {DEMO_FOLDER} ({made.runs} runs, {made.machines} machines).", err=True)
+    context.__dict__["settings"] = load_settings(made.config)
+    context.now = made.now
+
+
+def _loaded_since(settings: Settings, since: str) -> list[str]:
+    from runspend.warehouse import open_warehouse
+
+    return sorted({u.period for u in open_warehouse(settings.warehouse.uri).states("billing_lines") if u.period >= since})
+
+
+def _night(context: Context, periods: Sequence[str], dags: Path | None = None) -> None:
+    from runspend import pipeline
+    from runspend.summary import summarize_night
+
+    began = time.monotonic()
+    if dags is None:
+        outcome = pipeline.nightly(context.settings, now=context.now, periods=periods or None, progress=context.progress)
+    else:
+        from runspend.airflow_night import run_dags
+
+        outcome = run_dags(context.settings, dags, now=context.now, periods=periods, progress=context.progress)
+    context.clear_progress()
+    seconds = time.monotonic() - began
+    if context.as_json:
+        _print_outcome(context, outcome)
+    click.echo(summarize_night(context.settings, outcome, now=context.now, seconds=seconds, is_watched=sys.stdout.isatty()), nl=False)
+    raise SystemExit(outcome.exit_code)
+
+
+def _query(settings: Settings, sql: str, parameters: dict[str, Any] | None, *, native: bool = False) -> pa.Table:
+    from runspend.warehouse import open_warehouse
+
+    with open_warehouse(settings.warehouse.uri).reader() as reader:
+        return reader.query(sql, parameters, native=native)
+
+
+def _print_outcome(context: Context, outcome: Outcome) -> None:
+    if context.as_json:
+        _print_json({"step": outcome.step, "exit_code": outcome.exit_code, "changed": outcome.changed, "unchanged": outcome.unchanged, "problems": outcome.problems, "notes": outcome.notes})
+        raise SystemExit(outcome.exit_code)
+    for label, lines in (("changed", outcome.changed), ("note", outcome.notes), ("problem", outcome.problems)):
+        for line in lines:
+            click.echo(f"{label:9}{line}", err=label == "problem")
+    click.echo(f"{outcome.step}: {len(outcome.changed)} changed, {len(outcome.unchanged)} unchanged, {len(outcome.problems)} problems")
+    raise SystemExit(outcome.exit_code)
+
+
+def _print_rows(context: Context, rows: pa.Table) -> None:
+    if context.as_json:
+        _print_json(rows.to_pylist())
+        return
+    from runspend.questions import table_text
+
+    click.echo(table_text(rows), nl=False)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, default=str, ensure_ascii=False))
+
+
+def main() -> None:
+    """Run the command line. Errors raised on purpose are one line and an exit code; a bug is a traceback and exit code 1; neither shows a secret."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("stopped. What was published stays; the next command completes the rest.", err=True)
+        raise SystemExit(130) from None
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(UsageError.exit_code) from None
+    except RunspendError as error:
+        click.echo(f"error: {_without_secrets(str(error))}", err=True)
+        raise SystemExit(error.exit_code) from None
+    except Exception:  # noqa: BLE001 (the last line of defence: whatever it is, it is shown, without secrets)
+        click.echo(_without_secrets(traceback.format_exc()), nl=False, err=True)
+        click.echo("This is a bug in runspend. Nothing half-done was published.", err=True)
+        raise SystemExit(RunspendError.exit_code) from None
+
+
+def _without_secrets(text: str) -> str:
+    from runspend.config import redact
+
+    return redact(text, Context.loaded)

@@ -1,0 +1,148 @@
+"""What each unit is built from, as digests. Two digests are compared; nothing else remembers what is done.
+
+Belongs to `pipeline.py`: which inputs a build has, and how a unit is named in `builds.inputs`. Building does not belong here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import date, datetime, timedelta, timezone
+from importlib import resources
+from typing import Any
+
+from runspend.warehouse import Reader, Unit, UnitState, Warehouse
+
+# Start months and servers of everything the window's runs descend from: a child may have the machine of a parent long gone.
+OLDER_RELATIVES = """
+with recursive walk as (
+  select distinct tracking_server, parent_run_id as run_id, 1 as distance
+  from runs
+  where parent_run_id is not null and start_time < @window_end
+    and coalesce(end_time, greatest(coalesce(last_sign_at, start_time), timestamp_add(start_time, interval 31 day))) >= @window_start
+  union all
+  select w.tracking_server, r.parent_run_id, w.distance + 1
+  from walk w
+  join runs r on r.tracking_server = w.tracking_server and r.run_id = w.run_id
+  where r.parent_run_id is not null and w.distance < 20
+)
+select distinct r.start_month, r.tracking_server
+from walk w
+join runs r on r.tracking_server = w.tracking_server and r.run_id = w.run_id
+"""
+
+
+def allocation_inputs(warehouse: Warehouse, period: str) -> tuple[dict[str, str | None], dict[str, Any]]:
+    """Digest of everything a billing period is built from, and the months its charges and runs meet in."""
+    bills = {u: s for u, s in warehouse.states("billing_lines").items() if u.period == period}
+    with warehouse.reader() as reader:
+        charged = reader.query(
+            "select min(charge_period_start) as first, max(charge_period_end) as last, countif(run_tag is not null) as tagged from billing_lines where billing_period = @period",
+            {"period": first_day(period)},
+        ).to_pylist()[0]
+        first, last = charged["first"] or _instant(period), charged["last"] or _instant(period)
+        window = {"window_start": month_start(first), "window_end": _month_end(last)}
+        inputs = _common_inputs(bills)
+        inputs |= {unit_name(u): s.digest for u, s in _needed_runs(warehouse, reader, window).items()}
+        if charged["tagged"]:
+            found = reader.query(
+                "select r.tracking_server, r.workspace, r.run_id, r.experiment_id, r.experiment_name, r.team, r.project, r.cost_center, r.owner, r.user_name,"
+                " r.gpu_count, r.cpu_request, r.memory_request_gb from runs r join (select distinct run_tag from billing_lines where billing_period = @period) t"
+                " on t.run_tag = r.run_id order by r.run_id, r.tracking_server, r.workspace",
+                {"period": first_day(period)},
+            )
+            inputs["tagged runs"] = digest(found.to_pylist())
+    return inputs, window
+
+
+def summary_inputs(warehouse: Warehouse, month: str, built: Mapping[tuple[str, str], Mapping[str, Any]]) -> tuple[dict[str, str | None], dict[str, Any]]:
+    """Digest of everything `run_costs` of a start month is built from: its runs, their children, and the bills that reach them."""
+    runs = {u: s for u, s in warehouse.states("runs").items() if u.period == month}
+    last = max((_time(s.extra.get("last_end")) or _instant(month) for s in runs.values()), default=_instant(month))
+    window = {"window_start": _instant(month), "window_end": max(last, month_start(_instant(month) + timedelta(days=32))) + timedelta(microseconds=1)}
+    names = {unit_name(u) for u in runs}
+    daily = warehouse.states("run_costs_daily")
+    reached = {period for (kind, period), row in built.items() if kind == "allocate" and (names & row["inputs"].keys() or "tagged runs" in row["inputs"])}
+    with warehouse.reader() as reader:
+        family = _needed_runs(warehouse, reader, window)
+    inputs = _common_inputs({u: s for u, s in (daily | family | runs).items() if u.table != "run_costs_daily" or u.period in reached})
+    return inputs, window
+
+
+def read_builds(warehouse: Warehouse) -> dict[tuple[str, str], dict[str, Any]]:
+    """{(step, period): {"build_id", "inputs"}} of what stands in the warehouse."""
+    with warehouse.reader() as reader:
+        rows = reader.query("select step, month, build_id, inputs from builds").to_pylist()
+    return {(row["step"], f"{row['month']:%Y-%m}"): {"build_id": row["build_id"], "inputs": json.loads(row["inputs"])} for row in rows}
+
+
+def unit_name(unit: Unit) -> str:
+    """A unit as `builds.inputs` names it: table/period/writer."""
+    return "/".join(unit)
+
+
+def parse_unit(name: str) -> Unit:
+    """The unit behind `table/period/writer`."""
+    table, period, writer = name.split("/", 2)
+    return Unit(table, period, writer)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON, 32 hexadecimal digits of it."""
+    return hashlib.sha256(json_text(value).encode()).hexdigest()[:32]
+
+
+def json_text(value: Any) -> str:
+    """Canonical JSON: sorted keys, no blanks; what JSON lacks as text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+
+
+def first_day(period: str) -> date:
+    """The first day of "YYYY-MM"."""
+    return date.fromisoformat(f"{period}-01")
+
+
+def month_start(moment: datetime) -> datetime:
+    """The first instant of the moment's month, UTC."""
+    return moment.astimezone(timezone.utc).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
+def _month_end(moment: datetime) -> datetime:
+    """The end of the month that the instant before `moment` lies in."""
+    return month_start(month_start(moment - timedelta(microseconds=1)) + timedelta(days=32))
+
+
+def _instant(period: str) -> datetime:
+    return datetime.combine(first_day(period), datetime.min.time(), tzinfo=timezone.utc)
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
+
+
+def _common_inputs(units: Mapping[Unit, UnitState]) -> dict[str, str | None]:
+    inputs: dict[str, str | None] = {unit_name(u): s.digest for u, s in sorted(units.items())}
+    return inputs | {"models": _models_digest()}
+
+
+def _needed_runs(warehouse: Warehouse, reader: Reader, window: Mapping[str, datetime]) -> dict[Unit, UnitState]:
+    """Units of `runs`, and of `run_resources` beside them, that hold a run which may have run in the window, or an ancestor of one."""
+    states = warehouse.states("runs", "run_resources")
+    window_start, window_end = window["window_start"], window["window_end"]
+    months = {
+        (u.period, u.writer)
+        for u, s in states.items()
+        if u.table == "runs"
+        and (_time(s.extra.get("first_start")) or _instant(u.period)) < window_end
+        and (_time(s.extra.get("last_end")) or window_start) >= window_start
+    }
+    older = reader.query(OLDER_RELATIVES, {"window_start": window_start, "window_end": window_end}).to_pylist()
+    months |= {(f"{row['start_month']:%Y-%m}", row["tracking_server"]) for row in older}
+    return {u: s for u, s in states.items() if (u.period, u.writer) in months}
+
+
+def _models_digest() -> str:
+    """Version of the models and checks: a change in any of them rebuilds every period."""
+    files = (f for folder in ("models", "checks") for f in resources.files("runspend").joinpath(folder).iterdir() if f.name.endswith(".sql"))
+    return digest(sorted((f.name, f.read_text(encoding="utf-8")) for f in files))

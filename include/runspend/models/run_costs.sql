@@ -1,0 +1,59 @@
+-- one row per run over its whole life, for the runs that started in the month (per currency, where bills of several reach it)
+with month_runs as (
+  select
+    tracking_server, workspace, run_id, start_month, run_name, experiment_id, experiment_name, user_name, run_status, start_time, end_time,
+    parent_run_id, team, project, cost_center, owner
+  from runs
+  where start_month = @period
+),
+costs as (
+  select
+    d.tracking_server, d.workspace, d.run_id, d.billing_currency,
+    sum(d.list_cost) as list_cost, sum(d.contracted_cost) as contracted_cost, sum(d.effective_cost) as effective_cost, sum(d.billed_cost) as billed_cost,
+    sum(case when d.cost_kind = 'compute' then d.effective_cost end) as compute_cost,
+    sum(case when d.cost_kind = 'storage' then d.effective_cost end) as storage_cost,
+    sum(case when d.cost_kind = 'network' then d.effective_cost end) as network_cost,
+    sum(case when d.cost_kind = 'llm' then d.effective_cost end) as llm_cost,
+    sum(case when d.cost_kind = 'other' then d.effective_cost end) as other_cost,
+    sum(d.unused_cost) as unused_cost, sum(d.machine_seconds) as machine_seconds, sum(d.gpu_seconds) as gpu_seconds,
+    min(d.charge_date) as first_charge_date, max(d.charge_date) as last_charge_date,
+    max(case d.confidence when 'low' then 4 when 'medium' then 3 when 'high' then 2 else 1 end) as worst,
+    countif(d.cost_status = 'provisional') as open_rows
+  from run_costs_daily d
+  join month_runs m on m.tracking_server = d.tracking_server and m.workspace = d.workspace and m.run_id = d.run_id
+  group by d.tracking_server, d.workspace, d.run_id, d.billing_currency
+),
+family_costs as (
+  select a.tracking_server, a.ancestor_id, d.billing_currency, sum(d.effective_cost) as effective_cost
+  from run_ancestors a
+  join (select tracking_server, run_id from month_runs) m on m.tracking_server = a.tracking_server and m.run_id = a.ancestor_id
+  join run_costs_daily d on d.tracking_server = a.tracking_server and d.run_id = a.run_id
+  group by a.tracking_server, a.ancestor_id, d.billing_currency
+),
+currencies as (
+  select tracking_server, run_id, billing_currency from costs
+  union distinct
+  select tracking_server, ancestor_id, billing_currency from family_costs
+)
+select
+  m.tracking_server, m.workspace, m.run_id, m.start_month, coalesce(k.billing_currency, '') as billing_currency,
+  m.run_name, m.experiment_id, m.experiment_name, m.user_name, m.run_status, m.start_time, m.end_time, m.parent_run_id,
+  m.team, m.project, m.cost_center, m.owner,
+  coalesce(c.list_cost, bignumeric '0') as list_cost,
+  coalesce(c.contracted_cost, bignumeric '0') as contracted_cost,
+  coalesce(c.effective_cost, bignumeric '0') as effective_cost,
+  coalesce(c.billed_cost, bignumeric '0') as billed_cost,
+  coalesce(c.compute_cost, bignumeric '0') as compute_cost,
+  coalesce(c.storage_cost, bignumeric '0') as storage_cost,
+  coalesce(c.network_cost, bignumeric '0') as network_cost,
+  coalesce(c.llm_cost, bignumeric '0') as llm_cost,
+  coalesce(c.other_cost, bignumeric '0') as other_cost,
+  coalesce(c.unused_cost, bignumeric '0') as unused_cost,
+  coalesce(c.effective_cost, bignumeric '0') + coalesce(f.effective_cost, bignumeric '0') as cost_with_children,
+  c.machine_seconds, c.gpu_seconds, c.first_charge_date, c.last_charge_date,
+  case c.worst when 4 then 'low' when 3 then 'medium' when 2 then 'high' when 1 then 'exact' end as confidence,
+  case when c.run_id is null then 'none' when c.open_rows > 0 then 'provisional' else 'final' end as cost_status
+from month_runs m
+left join currencies k on k.tracking_server = m.tracking_server and k.run_id = m.run_id
+left join costs c on c.tracking_server = m.tracking_server and c.workspace = m.workspace and c.run_id = m.run_id and c.billing_currency = k.billing_currency
+left join family_costs f on f.tracking_server = m.tracking_server and f.ancestor_id = m.run_id and f.billing_currency = k.billing_currency

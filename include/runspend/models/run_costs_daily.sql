@@ -1,0 +1,32 @@
+-- one row per run, charge date, cost kind, source and billing period
+with charges as (
+  select
+    tracking_server, workspace, run_id, charge_date, cost_kind, source, billing_currency,
+    sum(list_cost) as list_cost, sum(contracted_cost) as contracted_cost, sum(effective_cost) as effective_cost, sum(billed_cost) as billed_cost,
+    sum(unused_cost) as unused_cost,
+    max(case confidence when 'low' then 4 when 'medium' then 3 when 'high' then 2 else 1 end) as worst,
+    countif(cost_status = 'provisional') as open_charges
+  from cost_allocations
+  where billing_period = @period and allocated_to = 'run'
+  group by tracking_server, workspace, run_id, charge_date, cost_kind, source, billing_currency
+),
+main_rows as (
+  -- a day's machine time stands on one row: the run's compute, else its first kind
+  select tracking_server, workspace, run_id, charge_date, cost_kind, source, billing_currency
+  from charges
+  qualify row_number() over (
+    partition by tracking_server, workspace, run_id, charge_date, source
+    order by case cost_kind when 'compute' then 0 else 1 end, cost_kind, billing_currency) = 1
+)
+select
+  c.tracking_server, c.workspace, c.run_id, c.charge_date, c.cost_kind, c.source, @period as billing_period, c.billing_currency,
+  c.list_cost, c.contracted_cost, c.effective_cost, c.billed_cost, c.unused_cost,
+  t.machine_seconds, t.gpu_seconds,
+  case c.worst when 4 then 'low' when 3 then 'medium' when 2 then 'high' else 'exact' end as confidence,
+  case when c.open_charges > 0 then 'provisional' else 'final' end as cost_status
+from charges c
+left join main_rows m
+  on m.tracking_server = c.tracking_server and m.workspace = c.workspace and m.run_id = c.run_id and m.charge_date = c.charge_date
+  and m.cost_kind = c.cost_kind and m.source = c.source and m.billing_currency = c.billing_currency
+left join machine_time t
+  on t.tracking_server = m.tracking_server and t.workspace = m.workspace and t.run_id = m.run_id and t.charge_date = m.charge_date and t.source = m.source

@@ -1,0 +1,62 @@
+-- one row per run, machine and stretch of time that none of the run's descendants covers on that machine
+with covers as (
+  select
+    p.tracking_server, p.workspace, p.run_id, p.resource_key, p.run_end_rule, p.gpu_count, p.cpu_request, p.memory_request_gb, p.span_start, p.span_end,
+    greatest(c.span_start, p.span_start) as cover_start, least(c.span_end, p.span_end) as cover_end
+  from run_ancestors f
+  join run_spans p on p.tracking_server = f.tracking_server and p.run_id = f.ancestor_id
+  join run_spans c on c.tracking_server = f.tracking_server and c.run_id = f.run_id and c.resource_key = p.resource_key
+    and c.span_start < p.span_end and c.span_end > p.span_start
+  union all
+  select
+    tracking_server, workspace, run_id, resource_key, run_end_rule, gpu_count, cpu_request, memory_request_gb, span_start, span_end,
+    span_end, span_end
+  from run_spans
+),
+gaps as (
+  select
+    tracking_server, workspace, run_id, resource_key, run_end_rule, gpu_count, cpu_request, memory_request_gb,
+    cover_start as interval_end,
+    coalesce(
+      max(cover_end) over (
+        partition by tracking_server, run_id, resource_key, span_start, span_end
+        order by cover_start, cover_end
+        rows between unbounded preceding and 1 preceding),
+      span_start) as interval_start
+  from covers
+),
+own as (
+  select
+    tracking_server, workspace, run_id, resource_key, run_end_rule, gpu_count, cpu_request, memory_request_gb, interval_start, interval_end
+  from gaps
+  where interval_start < interval_end
+),
+kinds as (
+  -- one kind of weight for all runs that share the machine in the period: the first that every one of them states
+  select
+    o.resource_key,
+    case
+      when countif(o.gpu_count is null) = 0 then 'gpu'
+      when countif(o.cpu_request is null) = 0 then 'cpu'
+      when countif(o.memory_request_gb is null) = 0 then 'memory'
+      else 'equal'
+    end as weight_kind
+  from own o
+  group by o.resource_key
+)
+select
+  o.tracking_server, o.workspace, o.run_id, o.resource_key, o.run_end_rule, o.interval_start, o.interval_end, k.weight_kind,
+  greatest(1, least(10000, case k.weight_kind
+    when 'gpu' then cast(round(o.gpu_count * 100) as int64)
+    when 'cpu' then cast(round(o.cpu_request * 10) as int64)
+    when 'memory' then cast(ceil(o.memory_request_gb) as int64)
+    else 1
+  end)) as weight,
+  case k.weight_kind
+    when 'gpu' then u.machine_gpus * 100
+    when 'cpu' then u.machine_cpus * 10
+    when 'memory' then cast(ceil(u.machine_memory_gb) as int64)
+  end as units
+from own o
+join kinds k on k.resource_key = o.resource_key
+left join machine_units u on u.resource_key = o.resource_key

@@ -1,0 +1,88 @@
+-- one row per run, machine and stretch of time the run had it, between @window_start and @window_end
+with stated as (
+  select s.tracking_server, s.run_id, s.resource_key, s.used_from, s.used_to
+  from run_resources s
+  join (
+    select tracking_server, run_id from window_runs
+    union distinct
+    select tracking_server, ancestor_id as run_id from run_ancestors
+  ) w on w.tracking_server = s.tracking_server and w.run_id = s.run_id
+  where s.resource_key is not null
+),
+nearest as (
+  -- a run that states no machine has those of its nearest ancestor that does
+  select a.tracking_server, a.run_id, a.ancestor_id
+  from run_ancestors a
+  join (select distinct tracking_server, run_id from stated) s
+    on s.tracking_server = a.tracking_server and s.run_id = a.ancestor_id
+  left join (select distinct tracking_server, run_id from stated) own
+    on own.tracking_server = a.tracking_server and own.run_id = a.run_id
+  where own.run_id is null
+  qualify row_number() over (partition by a.tracking_server, a.run_id order by a.distance, a.ancestor_id) = 1
+),
+machines as (
+  select tracking_server, run_id, resource_key, used_from, used_to from stated
+  union all
+  select n.tracking_server, n.run_id, s.resource_key, s.used_from, s.used_to
+  from nearest n
+  join stated s on s.tracking_server = n.tracking_server and s.run_id = n.ancestor_id
+),
+source_frontiers as (
+  -- how far each bill reaches on machines that serve runs
+  select l.source, max(l.charge_period_end) as billed_until
+  from billing_lines l
+  join (select distinct resource_key from machines) m on m.resource_key = l.resource_key
+  where l.billing_period = @period and l.charge_period_end > l.charge_period_start
+    and timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) <= 86400000000
+  group by l.source
+),
+frontiers as (
+  select l.resource_key, max(f.billed_until) as billed_until
+  from (select distinct source, resource_key from billing_lines where billing_period = @period and resource_key is not null) l
+  join source_frontiers f on f.source = l.source
+  group by l.resource_key
+),
+ended as (
+  select
+    r.tracking_server, r.workspace, r.run_id, m.resource_key, r.gpu_count, r.cpu_request, r.memory_request_gb,
+    coalesce(m.used_from, r.start_time) as span_start,
+    m.used_to, r.end_time, r.last_sign_at, f.billed_until,
+    case
+      when m.used_to is not null or r.end_time is not null then 'stated'
+      when coalesce(r.last_sign_at, r.start_time) >= timestamp_sub(f.billed_until, interval @alive_hours hour) then 'alive'
+      when r.last_sign_at is not null then 'last_sign'
+      else 'silent'
+    end as run_end_rule,
+    r.start_time
+  from machines m
+  join window_runs r on r.tracking_server = m.tracking_server and r.run_id = m.run_id
+  join frontiers f on f.resource_key = m.resource_key
+  where r.start_time is not null
+),
+spans as (
+  select
+    tracking_server, workspace, run_id, resource_key, gpu_count, cpu_request, memory_request_gb, run_end_rule,
+    greatest(span_start, start_time) as span_start,
+    least(
+      coalesce(used_to, timestamp '9999-01-01 00:00:00+00'),
+      case run_end_rule
+        when 'stated' then coalesce(end_time, used_to)
+        when 'alive' then greatest(billed_until, coalesce(last_sign_at, start_time))
+        when 'last_sign' then last_sign_at
+        else timestamp_add(start_time, interval @silent_hours hour)
+      end) as span_end
+  from ended
+),
+clipped as (
+  select
+    s.tracking_server, s.workspace, s.run_id, s.resource_key, s.gpu_count, s.cpu_request, s.memory_request_gb, s.run_end_rule,
+    greatest(s.span_start, @window_start) as span_start,
+    least(s.span_end, @window_end) as span_end
+  from spans s
+)
+select
+  tracking_server, workspace, run_id, resource_key, span_start, span_end,
+  min(run_end_rule) as run_end_rule, max(gpu_count) as gpu_count, max(cpu_request) as cpu_request, max(memory_request_gb) as memory_request_gb
+from clipped
+where span_end > span_start
+group by tracking_server, workspace, run_id, resource_key, span_start, span_end

@@ -1,0 +1,6 @@
+-- one row per run that was, or may have been, running between @window_start and @window_end
+select
+  tracking_server, workspace, run_id, parent_run_id, start_time, end_time, last_sign_at, artifact_uri, gpu_count, cpu_request, memory_request_gb
+from runs
+where start_time < @window_end
+  and coalesce(end_time, greatest(coalesce(last_sign_at, start_time), timestamp_add(start_time, interval 31 day))) >= @window_start

@@ -1,0 +1,39 @@
+"""What a step says when it is done: units replaced, sentences about what went wrong, the exit code. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from runspend.errors import RunspendError
+
+Progress = Callable[[str], None]
+
+
+def silent(_: str) -> None:
+    """Progress for nobody."""
+
+
+@dataclass
+class Outcome:
+    """What a step did: units replaced and left alone, and sentences about what went wrong. Exit codes as in errors.py."""
+
+    step: str
+    changed: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    exit_code: int = 0
+
+    def fail(self, error: RunspendError, text: str | None = None) -> None:
+        """Record an error that does not stop the night, in other words than its own where those hold a secret."""
+        self.problems.append(text or str(error))
+        self.exit_code = max(self.exit_code, error.exit_code)
+
+    def merge(self, other: Outcome) -> None:
+        """Take over what another step did."""
+        self.changed += other.changed
+        self.unchanged += other.unchanged
+        self.problems += other.problems
+        self.notes += other.notes
+        self.exit_code = max(self.exit_code, other.exit_code)

@@ -1,0 +1,351 @@
+"""The straight line of a night, one short function per step, in running order.
+
+    extract + measure + load  →  allocate (models, checks, publish)  →  report, alert, archive
+
+Every step replaces whole units and may run again at any time with the same result. Steps hand each other names only; the
+rows travel through the warehouse. `now` is always given. What a step does inside belongs in its folder, not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from runspend.config import Settings
+from runspend.errors import CheckFailed, ConfigError
+from runspend.inputs import allocation_inputs, digest, first_day, json_text, parse_unit, read_builds, summary_inputs
+from runspend.outcome import Outcome, Progress, silent
+from runspend.sources import (
+    arrow_rows,
+    by_month,
+    chosen,
+    covered_until,
+    make_load_id,
+    note_unit,
+    own_units,
+    owners,
+    reading,
+    selector_keys,
+    tell_operators,
+    work_folder,
+)
+from runspend.warehouse import Model, Step, Unit, Warehouse, open_warehouse
+
+# A run without an end is alive if its last sign is this close to the end of the billed hours …
+ALIVE_HOURS = 6
+# … and without any sign it counts as ended this long after its start.
+SILENT_HOURS = 24
+
+# In running order. Without `into` the rows are gone when the step ends; models with `bucket_by` see one share of the machines at a time.
+WINDOW_MODELS = ("window_runs", "run_ancestors")
+PLACING_MODELS = ("run_spans", "known_machines", "machine_units", "inside_resources", "inside_accounts", "tagged_runs")
+MACHINE_MODELS = ("ledger_lines", "run_intervals", "machine_slots", "slot_uses", "machine_clock", "slot_targets")
+MACHINE_RESULTS = ("machine_time", "machine_use", "out_of_scope_parts")
+LEDGER_SUMS = ("run_costs_daily", "cost_daily", "unallocated_costs")
+LEDGER_CHECKS = (
+    "bill_equals_load",
+    "ledger_equals_bill",
+    "allocations_complete",
+    "cost_allocations_grain",
+    "cost_daily_equals_ledger",
+    "run_costs_daily_equals_ledger",
+    "run_costs_daily_grain",
+)
+RUN_CHECKS = ("run_costs_equals_daily", "run_costs_grain")
+
+
+# --- extract -----------------------------------------------------------------------------------------------------------
+
+
+def extract(settings: Settings, names: Sequence[str] | None = None, *, now: datetime, accept: Sequence[str] = (), progress: Progress = silent) -> Outcome:
+    """Runs and experiments of each tracking server into `runs`, `run_resources`, `experiments`, `artifact_owners`."""
+    from runspend import tracking
+
+    outcome = Outcome("extract")
+    warehouse = open_warehouse(settings.warehouse.uri)
+    for server in chosen({s.name: s for s in settings.tracking}, names, "tracking server"):
+        with reading(warehouse, settings, outcome, server.name, "tracking", server.late_after, now) as report, work_folder(settings) as workdir:
+            kept = own_units(warehouse, server.name, "runs", "run_resources", "experiments", "artifact_owners")
+            result = tracking.extract_server(
+                server,
+                settings.dimensions,
+                now=now,
+                previous=lambda table, period: warehouse.read(Unit(table, period, server.name)),  # noqa: B023 (used inside this turn only)
+                months=None,
+                known_months=sorted(u.period for u in kept if u.table == "runs"),
+                billed_months=sorted({u.period for u in warehouse.states("billing_lines")}),
+                selector_keys=selector_keys(settings),
+                accept=[month for name, _, month in (text.partition(":") for text in accept) if name == server.name],
+                workdir=workdir,
+                load_id=make_load_id(server.name, now),
+                progress=progress,
+            )
+            with warehouse.step("extract", make_load_id(server.name, now)) as step:
+                for (table, period), rows in result.tables.items():
+                    state = step.put(table, period, server.name, rows, extra=result.extras.get((table, period)))
+                    note_unit(outcome, kept, Unit(table, period, server.name), state, only="runs")
+                report.good(step, covered_until=result.covered_until, rows=result.run_count, experiments=result.experiment_count)
+                step.publish()
+            outcome.notes += result.warnings
+            for refused in result.refused:
+                report.bad(refused)
+    return outcome
+
+
+# --- measure -----------------------------------------------------------------------------------------------------------
+
+
+def measure(settings: Settings, names: Sequence[str] | None = None, *, now: datetime, progress: Progress = silent) -> Outcome:
+    """Bytes and objects of each artifact store, by owner and storage class, into `artifact_bytes`."""
+    from runspend import artifacts
+
+    outcome = Outcome("measure")
+    warehouse = open_warehouse(settings.warehouse.uri)
+    stores = {artifacts.store_slug(store.uri): store for store in settings.stores if store.measure == "list"}
+    for store in chosen(stores, names, "store"):
+        name = artifacts.store_slug(store.uri)
+        with reading(warehouse, settings, outcome, name, "store", timedelta(hours=48), now) as report, work_folder(settings) as workdir:
+            kept = own_units(warehouse, name, "artifact_bytes")
+            result = artifacts.measure_store(
+                store,
+                owners(warehouse, settings),
+                now=now,
+                previous=lambda period: warehouse.read(Unit("artifact_bytes", period, name)),  # noqa: B023 (used inside this turn only)
+                workdir=workdir,
+                load_id=make_load_id(name, now),
+                progress=progress,
+            )
+            with warehouse.step("measure", make_load_id(name, now)) as step:
+                for period, rows in result.tables.items():
+                    state = step.put("artifact_bytes", period, name, rows)
+                    note_unit(outcome, kept, Unit("artifact_bytes", period, name), state)
+                if result.error is None:
+                    report.good(step, covered_until=now, rows=result.objects or 0)
+                step.publish()
+            outcome.notes += result.warnings
+            if result.error is not None:
+                report.bad(result.error)
+    return outcome
+
+
+# --- load --------------------------------------------------------------------------------------------------------------
+
+
+def load(settings: Settings, names: Sequence[str] | None = None, *, now: datetime, accept: Sequence[str] = (), progress: Progress = silent) -> Outcome:
+    """Bills into `billing_lines`, `billing_quarantine`, `billing_loads`, `bill_changes`: one billing period of one source at a time."""
+    from runspend import billing
+
+    outcome = Outcome("load")
+    warehouse = open_warehouse(settings.warehouse.uri)
+    for source in chosen({s.name: s for s in settings.billing}, names, "bill"):
+        with reading(warehouse, settings, outcome, source.name, "bill", source.late_after, now) as report, work_folder(settings) as workdir:
+            kept = own_units(warehouse, source.name, "billing_lines", "billing_quarantine", "billing_loads", "bill_changes")
+            result = billing.load_source(
+                source,
+                now=now,
+                scope=settings.scope,
+                previous=lambda table, period: warehouse.read(Unit(table, period, source.name)),  # noqa: B023 (used inside this turn only)
+                periods_known=sorted({u.period for u in kept if u.table == "billing_loads"}),
+                accept=accept,
+                workdir=workdir,
+                load_id=make_load_id(source.name, now),
+                progress=progress,
+            )
+            refused = [error for error in (result.error, *(period.error for period in result.periods)) if error is not None]
+            for period in result.periods:
+                with warehouse.step("load", make_load_id(source.name, now)) as step:
+                    for table, rows in period.tables.items():
+                        state = step.put(table, period.period, source.name, rows, extra=period.extra if table == "billing_lines" else None)
+                        note_unit(outcome, kept, Unit(table, period.period, source.name), state, only="billing_lines")
+                    step.publish()
+                if period.state == "unchanged":
+                    outcome.unchanged.append(f"billing_lines {period.period} {source.name}")
+            outcome.notes += [f"{source.name}: {what}: {count}" for what, count in result.extra.get("warnings", {}).items()]
+            if refused:
+                for error in refused:
+                    report.bad(error)
+            else:
+                rows = sum(s.rows for s in own_units(warehouse, source.name, "billing_lines").values())
+                with warehouse.step("load", make_load_id(source.name, now)) as step:
+                    report.good(step, covered_until=covered_until(warehouse, source.name), rows=rows)
+                    step.publish()
+    return outcome
+
+
+# --- allocate and check ------------------------------------------------------------------------------------------------
+
+
+def allocate(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, progress: Progress = silent) -> Outcome:
+    """Models and checks over every unit whose inputs differ from those its tables were built from.
+
+    First the billing periods (`cost_allocations`, `run_costs_daily`, `cost_daily`, `unallocated_costs`), then the start
+    months of the runs they reach (`run_costs`). `periods` rebuilds these billing periods whatever their inputs.
+    """
+    outcome = Outcome("allocate")
+    warehouse = open_warehouse(settings.warehouse.uri)
+    known = sorted({u.period for u in warehouse.states("billing_lines")})
+    for period in periods or ():
+        if period not in known:
+            raise ConfigError(f"cannot allocate {period}: no bill was loaded for it. Loaded are {', '.join(known) or 'none'}.")
+    built = read_builds(warehouse)
+    for period in known:
+        inputs, window = allocation_inputs(warehouse, period)
+        _build_unit(warehouse, settings, outcome, built, "allocate", period, inputs, now, forced=period in (periods or ()), build=lambda step: _build_ledger(step, period, window), progress=progress)  # noqa: B023 (called before the loop goes on)
+    built = read_builds(warehouse)
+    for month in sorted({u.period for u in warehouse.states("runs")}):
+        inputs, window = summary_inputs(warehouse, month, built)
+        _build_unit(warehouse, settings, outcome, built, "summarize", month, inputs, now, forced=False, build=lambda step: _build_run_costs(step, month, window), progress=progress)  # noqa: B023 (called before the loop goes on)
+    return outcome
+
+
+def ledger_models(period: str) -> list[Model]:
+    """The models of one billing period, in running order."""
+    into = (period, "all")
+    return [
+        *(Model(name) for name in (*WINDOW_MODELS, *PLACING_MODELS)),
+        *(Model(name, bucket_by="resource_key") for name in MACHINE_MODELS),
+        Model("cost_allocations", into=into, bucket_by="resource_key"),
+        *(Model(name, bucket_by="resource_key") for name in MACHINE_RESULTS),
+        Model("out_of_scope_charges", fills="cost_allocations", into=into),
+        *(Model(name, into=into) for name in LEDGER_SUMS),
+    ]
+
+
+def _build_ledger(step: Step, period: str, window: Mapping[str, Any]) -> list[str]:
+    """Tables of one billing period, checked; returns their names."""
+    parameters = {"period": first_day(period), "alive_hours": ALIVE_HOURS, "silent_hours": SILENT_HOURS, **window}
+    step.run(ledger_models(period), parameters)
+    step.check(LEDGER_CHECKS, parameters)
+    return ["cost_allocations", *LEDGER_SUMS]
+
+
+def _build_run_costs(step: Step, month: str, window: Mapping[str, Any]) -> list[str]:
+    """`run_costs` of the runs that started in one month, checked."""
+    parameters = {"period": first_day(month), **window}
+    step.run([*(Model(name) for name in WINDOW_MODELS), Model("run_costs", into=(month, "all"))], parameters)
+    step.check(RUN_CHECKS, parameters)
+    return ["run_costs"]
+
+
+def _build_unit(
+    warehouse: Warehouse,
+    settings: Settings,
+    outcome: Outcome,
+    built: Mapping[tuple[str, str], Mapping[str, Any]],
+    kind: str,
+    period: str,
+    inputs: Mapping[str, str | None],
+    now: datetime,
+    *,
+    forced: bool,
+    build: Callable[[Step], list[str]],
+    progress: Progress,
+) -> None:
+    """Build one period unless its inputs are those its tables were built from; a failed check keeps the tables in place."""
+    build_id = digest(inputs)
+    before = built.get((kind, period))
+    label = f"{kind} {period}"
+    if before is not None and before["build_id"] == build_id and not forced:
+        outcome.unchanged.append(label)
+        return
+    progress(f"{label}: building")
+    try:
+        with warehouse.step(kind, build_id) as step:
+            tables = build(step)
+            outputs = {table: step.state(Unit(table, period, "all")).digest for table in tables}
+            row = {"step": kind, "month": first_day(period), "build_id": build_id, "inputs": json_text(inputs), "outputs": json_text(outputs), "now": now, "built_at": now}
+            step.put("builds", period, kind, arrow_rows("builds", [row]))
+            if step.publish({parse_unit(name): digest for name, digest in inputs.items() if "/" in name}):
+                outcome.changed.append(label)
+            else:
+                outcome.notes.append(f"{label}: superseded; a newer input arrived while it was built. The next allocate builds it.")
+    except CheckFailed as error:
+        outcome.fail(error)
+        tell_operators(settings, outcome, "CHECK FAILED", f"{kind}-{period}", str(error), now)
+
+
+def check(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, progress: Progress = silent) -> Outcome:
+    """Every check over the published tables, as they stand."""
+    outcome = Outcome("check")
+    warehouse = open_warehouse(settings.warehouse.uri)
+    for table, names in (("cost_allocations", LEDGER_CHECKS), ("run_costs", RUN_CHECKS)):
+        for period in sorted({u.period for u in warehouse.states(table) if not periods or u.period in periods}):
+            progress(f"check {table} {period}")
+            with warehouse.step("check", make_load_id("check", now)) as step:
+                try:
+                    step.check(names, {"period": first_day(period)})
+                    outcome.unchanged.append(f"{table} {period}")
+                except CheckFailed as error:
+                    outcome.fail(error)
+    return outcome
+
+
+# --- act ---------------------------------------------------------------------------------------------------------------
+
+
+def report(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, progress: Progress = silent) -> Outcome:
+    """One page and its CSVs for every billing period (or those named), under `home`/reports."""
+    from runspend.actions import report as reports
+
+    outcome = Outcome("report")
+    warehouse = open_warehouse(settings.warehouse.uri)
+    folder = settings.home / "reports"
+    with warehouse.reader() as reader:
+        for period in periods or sorted({u.period for u in warehouse.states("cost_daily")}):
+            progress(f"report {period}")
+            figures = reports.plan_report(reader, period, settings=settings, now=now)
+            outcome.changed.append(str(reports.write_report(figures, folder)))
+    return outcome
+
+
+def alert(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
+    """Budgets of the current period against their thresholds; decisions recorded once, mails sent."""
+    from runspend.actions import alert as alerts
+    from runspend.warehouse.records import Records
+
+    outcome = Outcome("alert")
+    warehouse = open_warehouse(settings.warehouse.uri)
+    progress("alert")
+    with warehouse.reader() as reader:
+        result = alerts.run(reader, settings, Records(settings.home), now)
+    with warehouse.step("alert", make_load_id("alert", now)) as step:
+        for table, rows in (("budget_status", result.budget_status), ("alerts", result.alerts)):
+            for period, part in by_month(table, rows):
+                step.put(table, period, "all", part)
+        step.publish()
+    outcome.changed += [f"mail {message_id}" for message_id in result.sent]
+    outcome.notes += result.notes
+    for error in result.errors:
+        outcome.fail(error)
+    return outcome
+
+
+def archive(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
+    """What retention policies would move, into `archive_plan`. Nothing is touched."""
+    from runspend.actions import archive as archives
+
+    outcome = Outcome("archive")
+    warehouse = open_warehouse(settings.warehouse.uri)
+    progress("archive plan")
+    with warehouse.reader() as reader:
+        plan = archives.plan(reader, settings, now)
+    with warehouse.step("archive", make_load_id("archive", now)) as step:
+        state = step.put("archive_plan", f"{now:%Y-%m}", "all", plan)
+        step.publish()
+    outcome.changed.append(f"archive_plan {now:%Y-%m}: {state.rows} rows")
+    return outcome
+
+
+def nightly(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, accept: Sequence[str] = (), progress: Progress = silent) -> Outcome:
+    """The whole line. A dead source does not stop it; the outcome's exit code says so."""
+    outcome = Outcome("nightly")
+    outcome.merge(extract(settings, now=now, accept=accept, progress=progress))
+    outcome.merge(measure(settings, now=now, progress=progress))
+    outcome.merge(load(settings, now=now, accept=accept, progress=progress))
+    outcome.merge(allocate(settings, now=now, periods=periods, progress=progress))
+    outcome.merge(report(settings, now=now, progress=progress))
+    outcome.merge(alert(settings, now=now, progress=progress))
+    if settings.retention:
+        outcome.merge(archive(settings, now=now, progress=progress))
+    return outcome

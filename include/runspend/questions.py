@@ -1,0 +1,128 @@
+"""What people ask the warehouse from the command line: costs by something, the list of tables, is all well.
+
+SQL over the published tables and text for a terminal. Nothing is written.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from runspend.config import Settings
+from runspend.errors import SourceError, UsageError
+from runspend.tables import TABLES, Table
+from runspend.warehouse import open_warehouse
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# What a person types after --by, and the column of cost_daily it means.
+COST_KEYS = {
+    "team": "team",
+    "project": "project",
+    "cost_center": "cost_center",
+    "owner": "owner",
+    "experiment": "experiment_name",
+    "user": "user_name",
+    "server": "tracking_server",
+    "kind": "cost_kind",
+    "allocated_to": "allocated_to",
+    "source": "source",
+    "service": "service_name",
+    "provider": "service_provider_name",
+    "day": "charge_date",
+    "period": "billing_period",
+}
+
+
+def costs_sql(by: Sequence[str], *, since: str | None, top: int, measure: str) -> tuple[str, dict[str, Any]]:
+    """The statement behind `runspend costs`, and its parameters. An unknown key is an error that lists the known ones."""
+    columns = []
+    for key in (k.strip() for k in by):
+        if key not in COST_KEYS:
+            near = difflib.get_close_matches(key, COST_KEYS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise UsageError(f"cannot group costs by {key!r}: allowed are {', '.join(COST_KEYS)}.{hint}")
+        columns.append(COST_KEYS[key])
+    names = ", ".join(columns)
+    if since is None:
+        where, parameters = "billing_period = (select max(billing_period) from cost_daily)", {}
+    else:
+        where, parameters = "billing_period >= @since", {"since": date.fromisoformat(f"{since}-01")}
+    sql = (
+        f"select {names}, billing_currency, sum({measure}_cost) as {measure}_cost from cost_daily"
+        f" where {where} group by {names}, billing_currency order by {measure}_cost desc, {names} limit {int(top)}"
+    )
+    return sql, parameters
+
+
+def tables_text(name: str | None = None) -> str:
+    """Tables with their grain; the columns of one table when it is named."""
+    if name is not None:
+        if name not in TABLES:
+            raise UsageError(f"cannot show table {name!r}: there is none. Tables are {', '.join(TABLES)}.")
+        return _columns_text(TABLES[name])
+    lines = []
+    for title, is_public in (("for everybody", True), ("internal", False)):
+        lines += [title, *(f"  {t.name:20} {t.grain}" for t in TABLES.values() if t.is_public is is_public)]
+    lines.append("columns of one: runspend sql --tables run_costs")
+    return "\n".join(lines) + "\n"
+
+
+def _columns_text(table: Table) -> str:
+    width = max(len(c.name) for c in table.columns)
+    lines = [f"{table.name}: {table.grain}", table.meaning, *(f"  {c.name:{width}}  {c.type:13}  {c.meaning}" for c in table.columns)]
+    return "\n".join(lines) + "\n"
+
+
+def status_of(settings: Settings, now: datetime) -> tuple[int, str, list[dict[str, Any]]]:
+    """(exit code, one line, rows of `sources`): 0 when every configured source was read well and in time."""
+    from runspend.artifacts import store_slug
+
+    with open_warehouse(settings.warehouse.uri).reader() as reader:
+        rows = reader.query("select * from sources order by source").to_pylist()
+    known = {row["source"]: row for row in rows}
+    names = [s.name for s in settings.tracking] + [s.name for s in settings.billing] + [store_slug(s.uri) for s in settings.stores if s.measure == "list"]
+    troubles = []
+    for name in names:
+        row = known.get(name)
+        if row is None:
+            troubles.append(f"{name} never read")
+        elif row["state"] in ("refused", "unreachable"):
+            troubles.append(f"{name} {row['state']}: {row['last_error']}")
+        elif row["covered_until"] is not None and (now - row["covered_until"]).total_seconds() > row["late_after_seconds"]:
+            troubles.append(f"{name} late: complete to {row['covered_until']:%Y-%m-%d %H:%M} UTC")
+    troubles += [f"{name} is no longer configured, its rows are kept" for name in known if name not in names]
+    serious = [t for t in troubles if "no longer configured" not in t]
+    code = SourceError.exit_code if serious else 0
+    word = "TROUBLE" if serious else "OK"
+    return code, f"{word} {len(names)} sources{''.join(f' · {t}' for t in troubles)}", rows
+
+
+def table_text(rows: pa.Table) -> str:
+    """Rows as aligned text: numbers to the right, money with as many decimals as it has but two at least."""
+    if rows.num_rows == 0:
+        return "no rows\n"
+    columns = []
+    for name in rows.column_names:
+        values = rows.column(name).to_pylist()
+        is_number = all(v is None or (isinstance(v, (int, float, Decimal)) and not isinstance(v, bool)) for v in values)
+        cells = [name, *(_cell(v) for v in values)]
+        width = max(len(c) for c in cells)
+        columns.append([c.rjust(width) if is_number else c.ljust(width) for c in cells])
+    return "".join("  ".join(line).rstrip() + "\n" for line in zip(*columns, strict=True))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, Decimal):
+        whole, _, digits = f"{value:f}".partition(".")
+        return f"{whole}.{digits.rstrip('0'):0<2}"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    # Names come from people: nothing in them may move the cursor.
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))

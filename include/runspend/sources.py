@@ -1,0 +1,205 @@
+"""What every step that reads a source does around the reading: its row in `sources`, its work folder, its last good rows.
+
+Belongs to `pipeline.py`. How a source is read does not belong here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from runspend.config import Settings, redact
+from runspend.errors import ConfigError, PartialFailure, SourceError, SourceRefused
+from runspend.inputs import first_day
+from runspend.outcome import Outcome
+from runspend.selectors import RUN_MAPS
+from runspend.tables import TABLES
+from runspend.warehouse import Step, Unit, UnitState, Warehouse
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from runspend.actions.alert import operators
+
+Source = TypeVar("Source")
+LAGS_KEPT = 30
+
+
+class SourceReport:
+    """Writes the one row of a source in `sources`: good or bad, never nothing."""
+
+    def __init__(self, warehouse: Warehouse, settings: Settings, outcome: Outcome, name: str, kind: str, late_after: timedelta, now: datetime) -> None:
+        self._warehouse = warehouse
+        self._settings = settings
+        self._outcome = outcome
+        self._name = name
+        self._kind = kind
+        self._late_after = late_after
+        self._now = now
+
+    def good(self, step: Step, *, covered_until: datetime | None, rows: int, experiments: int | None = None) -> None:
+        """Stage the row of a good read together with what was read."""
+        before = self._before()
+        lags = dict(before["lags"])
+        if covered_until is not None:
+            lags[self._now.isoformat()] = (self._now - covered_until).total_seconds()
+        lags = dict(sorted(lags.items())[-LAGS_KEPT:])
+        is_late = covered_until is not None and self._now - covered_until > self._late_after
+        row = {
+            **self._row(),
+            "state": "late" if is_late else "ok",
+            "covered_until": covered_until,
+            "usual_lag_seconds": float(median(lags.values())) if lags else None,
+            "row_count": rows,
+            "experiment_count": experiments,
+            "last_good_at": self._now,
+        }
+        step.put("sources", "all", self._name, arrow_rows("sources", [row]), extra={"lags": lags})
+        if is_late and covered_until is not None:
+            hours = int((self._now - covered_until).total_seconds() // 3600)
+            limit = int(self._late_after.total_seconds() // 3600)
+            self._tell("STALE", f"{self._name}: no new data for {hours} h (limit {limit} h). Figures reach to {covered_until:%d %b %H:%M} UTC.")
+
+    def bad(self, error: SourceError) -> None:
+        """Keep the last good figures, note the error, tell the operators."""
+        text = redact(str(error), self._settings)
+        before = self._before()["row"]
+        row = {**before, **self._row(), "state": "refused" if isinstance(error, SourceRefused) else "unreachable", "last_error": text}
+        with self._warehouse.step("sources", make_load_id(self._name, self._now)) as step:
+            step.put("sources", "all", self._name, arrow_rows("sources", [row]), extra={"lags": self._before()["lags"]})
+            step.publish()
+        self._outcome.fail(error, text)
+        self._tell("REFUSED", f"{self._name}{f' {error.period}' if error.period else ''}: {text}", error.period)
+
+    def _row(self) -> dict[str, Any]:
+        late_after = self._late_after.total_seconds()
+        return {"source": self._name, "kind": self._kind, "last_error": None, "late_after_seconds": late_after, "last_tried_at": self._now}
+
+    def _before(self) -> dict[str, Any]:
+        unit = Unit("sources", "all", self._name)
+        state = self._warehouse.states("sources").get(unit)
+        if state is None:
+            return {"row": {}, "lags": {}}
+        published = self._warehouse.read(unit)
+        return {"row": published.to_pylist()[0] if published else {}, "lags": state.extra.get("lags", {})}
+
+    def _tell(self, kind: operators.Kind, text: str, period: str | None = None) -> None:
+        tell_operators(self._settings, self._outcome, kind, f"{self._name}/{period or 'all'}", text, self._now)
+
+
+def tell_operators(settings: Settings, outcome: Outcome, kind: operators.Kind, cause: str, text: str, now: datetime) -> None:
+    """Mail `mail.operators` about the machinery, once per cause and night; a mail that did not get through is a problem of its own."""
+    from runspend.actions.alert import operators
+    from runspend.warehouse.records import Records
+
+    failed = [d for d in operators.notify(settings, Records(settings.home), kind, cause, now, text) if d.outcome.state in ("refused", "waiting")]
+    if failed:
+        failures = [f"{d.mail.subject} to {d.recipient}: {d.outcome.state}, {d.outcome.reply}" for d in failed]
+        outcome.fail(PartialFailure(f"cannot deliver {len(failed)} mails to operators: {failures[0]}. Fix mail in runspend.yaml.", failures))
+
+
+@contextmanager
+def reading(
+    warehouse: Warehouse, settings: Settings, outcome: Outcome, name: str, kind: str, late_after: timedelta, now: datetime
+) -> Iterator[SourceReport]:
+    """One source being read: an error of the source is reported and does not stop the others."""
+    report = SourceReport(warehouse, settings, outcome, name, kind, late_after, now)
+    try:
+        yield report
+    except SourceError as error:
+        report.bad(error)
+
+
+@contextmanager
+def work_folder(settings: Settings) -> Iterator[Path]:
+    """A folder under `home` for files on their way, on the disk of the warehouse, gone afterwards."""
+    root = settings.home / "work"
+    root.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="work-", dir=root))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def chosen(sources: Mapping[str, Source], names: Sequence[str] | None, what: str) -> list[Source]:
+    """The sources named, or all of them; a name that is not configured is an error that lists the names that are."""
+    for name in names or ():
+        if name not in sources:
+            raise ConfigError(f"cannot find {what} {name!r}: it is not in the configuration. Configured are {', '.join(sources) or 'none'}.")
+    return [source for name, source in sources.items() if names is None or name in names]
+
+
+def own_units(warehouse: Warehouse, writer: str, *tables: str) -> dict[Unit, UnitState]:
+    """What one writer has published."""
+    return {u: s for u, s in warehouse.states(*tables).items() if u.writer == writer}
+
+
+def covered_until(warehouse: Warehouse, source: str) -> datetime | None:
+    """How far a bill reaches: the latest end of its Usage lines."""
+    with warehouse.reader() as reader:
+        rows = reader.query("select max(covered_until) as latest from billing_loads where source = @source and state = 'current'", {"source": source})
+    latest: datetime | None = rows.column("latest")[0].as_py()
+    return latest
+
+
+def note_unit(outcome: Outcome, kept: Mapping[Unit, UnitState], unit: Unit, state: UnitState, *, only: str | None = None) -> None:
+    """Say whether a unit changed; `only` names the table worth telling people about."""
+    if only is not None and unit.table != only:
+        return
+    is_same = unit in kept and kept[unit].digest == state.digest
+    (outcome.unchanged if is_same else outcome.changed).append(" ".join(unit))
+
+
+def owners(warehouse: Warehouse, settings: Settings) -> pa.Table:
+    """(owner_kind, owner_id, tracking_server, workspace, experiment_id, uri) of everything that may own artifacts."""
+    import pyarrow as pa
+
+    from runspend.artifacts import resolve_artifact_uri
+
+    with warehouse.reader() as reader:
+        rows = reader.query(
+            "select 'run' as owner_kind, run_id as owner_id, tracking_server, workspace, experiment_id, artifact_uri as uri from runs where artifact_uri is not null"
+            " union all select owner_kind, owner_id, tracking_server, workspace, experiment_id, uri from artifact_owners where uri is not null"
+        )
+    behind = {server.name: server.artifacts for server in settings.tracking}
+    resolved = [resolve_artifact_uri(uri, behind.get(server)) for uri, server in zip(rows["uri"].to_pylist(), rows["tracking_server"].to_pylist(), strict=True)]
+    rows = rows.set_column(rows.schema.get_field_index("uri"), "uri", pa.array(resolved, pa.string()))
+    return rows.filter(rows["uri"].is_valid())
+
+
+def selector_keys(settings: Settings) -> set[str]:
+    """Keys like "tag.K" that pools and policies select runs by: they must be copied out of MLflow to be selected by."""
+    keys = {key for pool in settings.pools for key in pool.runs}
+    keys |= {key.removeprefix("not_") for policy in settings.retention for key in policy.select}
+    return {key for key in keys if key.partition(".")[0] in RUN_MAPS and "." in key}
+
+
+def arrow_rows(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Rows as the table's own Arrow schema; keys left out are null."""
+    import pyarrow as pa
+
+    schema = TABLES[table].arrow_schema()
+    return pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema=schema)
+
+
+def by_month(table: str, rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """Rows split by the month their period column names, as ("YYYY-MM", rows)."""
+    import pyarrow.compute as pc
+
+    column = TABLES[table].period_column
+    assert column is not None
+    for month in pc.unique(rows.column(column)).to_pylist():
+        yield f"{month:%Y-%m}", rows.filter(pc.equal(rows.column(column), first_day(f"{month:%Y-%m}")))
+
+
+def make_load_id(name: str, now: datetime) -> str:
+    """The id of one read: a hash of who was read and when, so that the same night run twice writes the same."""
+    return hashlib.sha256(f"{name}|{now.isoformat()}".encode()).hexdigest()[:16]

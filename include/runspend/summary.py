@@ -1,0 +1,74 @@
+"""The night's screen: what `nightly` prints when it is done. Gathers from the outcome and the tables; words are the report's."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from runspend.actions.report import Night, plan_report, render_summary, summary_lines
+from runspend.config import Settings
+from runspend.outcome import Outcome
+from runspend.warehouse import Reader, open_warehouse
+
+MARKS = {"ok": "✓", "late": "⚠", "refused": "✗", "unreachable": "✗"}
+
+
+def summarize_night(settings: Settings, outcome: Outcome, *, now: datetime, seconds: float, is_watched: bool, width: int = 100) -> str:
+    """One screen for a person; without one, the same facts as `key=value` lines."""
+    warehouse = open_warehouse(settings.warehouse.uri)
+    with warehouse.reader() as reader:
+        periods = sorted({u.period for u in warehouse.states("cost_daily")}, reverse=True)
+        figures = [plan_report(reader, period, settings=settings, now=now) for period in periods[:2]]
+        night = Night(
+            now=now,
+            seconds=seconds,
+            rebuilt=_built(outcome.changed),
+            unchanged=_built(outcome.unchanged),
+            budgets=_budgets(reader),
+            sources=_sources(reader),
+            report=_shown(settings.home / "reports" / f"{periods[0]}.html") if periods else None,
+            exit_code=outcome.exit_code,
+            problems=tuple(outcome.problems),
+        )
+    if is_watched:
+        return render_summary(figures, night, width=width, tty=True)
+    return "".join(f"{line}\n" for line in summary_lines(figures, night))
+
+
+def _built(labels: list[str]) -> tuple[str, ...]:
+    return tuple(sorted(label.removeprefix("allocate ") for label in labels if label.startswith("allocate ")))
+
+
+def _budgets(reader: Reader) -> tuple[tuple[str, str], ...]:
+    rows = reader.query(
+        "select budget, budget_period, amount, spent, currency, crossed from budget_status"
+        " where month = (select max(month) from budget_status) order by spent / amount desc, budget"
+    ).to_pylist()
+    return tuple(_budget(row) for row in rows)
+
+
+def _budget(row: dict[str, object]) -> tuple[str, str]:
+    spent, amount, crossed = row["spent"], row["amount"], row["crossed"]
+    if spent is None or amount is None:
+        return "⚠", f"{row['budget']} {row['budget_period']}: not judged"
+    share = float(spent) / float(amount)  # type: ignore[arg-type]  # to look at: money is exact in the tables
+    mark = "✗" if share >= 1 else "▲" if crossed else "✓"
+    note = f"   passed {crossed}" if crossed else ""
+    return mark, f"{row['budget']:<14} {spent:>12,.2f} / {amount:<10,.0f} {share:>7.1%}{note}"
+
+
+def _sources(reader: Reader) -> tuple[tuple[str, str], ...]:
+    rows = reader.query("select source, kind, state, covered_until, row_count, last_error from sources order by kind, source").to_pylist()
+    shown = []
+    for row in rows:
+        text = f"{row['source']} {row['row_count'] or 0:,} {'objects' if row['kind'] == 'store' else 'lines' if row['kind'] == 'bill' else 'runs'}"
+        if row["state"] != "ok":
+            text += f": {row['state']}, {row['last_error'] or 'complete to ' + str(row['covered_until'])}"
+        shown.append((MARKS[row["state"]], text))
+    return tuple(shown)
+
+
+def _shown(path: Path) -> Path:
+    """The path as short as it can be typed from here."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

@@ -1,0 +1,171 @@
+"""The types of values in `runspend.yaml`: lengths of time, money, thresholds, URIs, addresses, selectors.
+
+Each turns what people write into one form, or says what is allowed; no message repeats the value (it may be a secret).
+Which key has which type belongs in `config.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import timedelta
+from decimal import Decimal
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr, ValidationInfo, WithJsonSchema
+
+from runspend.selectors import BUDGET_KEYS, LINE_KEYS, LINE_MAPS, RUN_KEYS, RUN_MAPS, Selector, parse_selector
+
+CONNECTION = "connection:"  # what follows is the id of an Airflow connection, resolved by dags/runspend_settings.py
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
+CURRENCY_PATTERN = r"^[A-Z]{3}$"
+DIMENSION_PATTERN = r"^(run\.user|(run|experiment|line)\.tag\..+|run\.param\..+)$"
+
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?\s*[wdhms]\s*)+")
+_SECONDS = {"w": 604800, "d": 86400, "h": 3600, "m": 60, "s": 1}
+SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")
+
+
+def parse_duration(raw: object) -> timedelta:
+    """`36h`, `30d`, `90m`, `1d 12h` as a timedelta; nothing that is empty, zero, negative or without a unit."""
+    if isinstance(raw, timedelta):
+        duration = raw
+    elif isinstance(raw, str) and _DURATION.fullmatch(raw.strip()):
+        parts = re.findall(r"(\d+(?:\.\d+)?)\s*([wdhms])", raw)
+        seconds = sum(Decimal(number) * _SECONDS[unit] for number, unit in parts)
+        if seconds > 100 * 366 * 86400:
+            raise ValueError("a length of time of at most 100 years is needed")
+        duration = timedelta(seconds=float(seconds))
+    else:
+        raise ValueError("a length of time with its unit is needed: 90m, 36h, 30d or 2w")
+    if duration <= timedelta(0):
+        raise ValueError("a length of time above zero is needed: 90m, 36h, 30d or 2w")
+    return duration
+
+
+def format_duration(duration: timedelta) -> str:
+    """`36h` for 36 hours: the largest unit up to days that needs no fraction, hours below two days."""
+    seconds = duration.total_seconds()
+    for unit in "dhm":
+        if seconds % _SECONDS[unit] == 0 and (unit != "d" or seconds >= 2 * 86400):
+            return f"{seconds // _SECONDS[unit]:.0f}{unit}"
+    return f"{Decimal(duration // timedelta(microseconds=1)) / 1_000_000:f}s"
+
+
+def _parse_ratio(raw: object) -> object:
+    if isinstance(raw, str) and raw.strip().endswith("%"):
+        number = raw.strip()[:-1].strip()
+        return float(number) / 100 if re.fullmatch(r"\d+(\.\d+)?", number) else raw
+    return raw
+
+
+def _parse_money(raw: object) -> object:
+    """Amounts are exact: a float has already lost digits, so its shortest text is what counts."""
+    return str(raw) if isinstance(raw, float) else raw
+
+
+def _parse_threshold(raw: object) -> str:
+    """`80%`, `500 USD` or `500` in one spelling."""
+    text = str(raw).strip() if isinstance(raw, (str, int, float, Decimal)) and not isinstance(raw, bool) else ""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%|[A-Z]{3})?", text)
+    if match is None or Decimal(match[1]) == 0:
+        raise ValueError("a threshold above zero is needed: 80%, 500 USD, or 500 (money in `currency`)")
+    return match[1] + {"%": "%", None: ""}.get(match[2], f" {match[2]}")
+
+
+def threshold_amount(threshold: str, amount: Decimal) -> Decimal:
+    """The money at which a threshold of a budget of `amount` is crossed, exact: 4000 for "80%" of 5000, 500 for "500 USD"."""
+    number = Decimal(threshold.split(" ")[0].removesuffix("%"))
+    return amount * number / 100 if threshold.endswith("%") else number
+
+
+def _parse_time(raw: object) -> object:
+    if isinstance(raw, str) and (match := re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", raw.strip())):
+        return f"{int(match[1]):02d}:{match[2]}"
+    raise ValueError('a time of day is needed: "06:00"')
+
+
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):  # not found, not a zone's name, a folder of zones
+        raise ValueError("the name of a time zone is needed: UTC, Europe/Berlin") from None
+    return name
+
+
+def absolute(path: str, info: ValidationInfo) -> str:
+    base = (info.context or {}).get("base")
+    return path if base is None else os.path.abspath(os.path.join(base, os.path.expanduser(path)))
+
+
+def resolve_uri(uri: str, info: ValidationInfo) -> str:
+    """Folders and SQLite files count from the file that names them; every other URI stays as it is."""
+    if not uri.strip() or re.search(r"[\x00-\x1f\x7f]", uri):
+        raise ValueError("a URI or a folder is needed; this is empty or holds control characters")
+    if uri.startswith("sqlite:") and (match := re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/?:][^?]*)(.*)", uri)):
+        return f"{match[1]}{absolute(match[2], info)}{match[3]}"
+    if re.match(r"file:(?!/)", uri):
+        return f"file://{absolute(uri.removeprefix('file:'), info)}"
+    if SCHEME.match(uri) or uri == "databricks":
+        return uri
+    return absolute(uri, info)
+
+
+def _filled_secret(secret: SecretStr) -> SecretStr:
+    if not secret.get_secret_value().strip():
+        raise ValueError("a value is needed; this is empty (an environment variable without a value?)")
+    return secret
+
+
+def _address(text: str) -> str:
+    if not re.fullmatch(r"[^@\s]+@[^@\s]+|[^\x00-\x1f\x7f<>]*<[^@\s<>]+@[^@\s<>]+>", text):
+        raise ValueError("a mail address is needed: ana@example.com or Ana <ana@example.com>")
+    return text
+
+
+def _recipient(text: str) -> str:
+    return text if text == "owner" else _address(text)
+
+
+SELECTOR_SCHEMA = WithJsonSchema(
+    {
+        "type": "object",
+        "minProperties": 1,
+        "additionalProperties": {
+            "anyOf": [{"type": ["string", "number"]}, {"type": "array", "items": {"type": ["string", "number"]}, "minItems": 1}]
+        },
+    }
+)
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+RunSelector = Annotated[Selector, BeforeValidator(lambda v: parse_selector(v, RUN_KEYS, RUN_MAPS)), SELECTOR_SCHEMA]
+LineSelector = Annotated[Selector, BeforeValidator(lambda v: parse_selector(v, LINE_KEYS, LINE_MAPS)), SELECTOR_SCHEMA]
+BudgetSelector = Annotated[Selector, BeforeValidator(lambda v: parse_selector(v, BUDGET_KEYS, ())), SELECTOR_SCHEMA]
+CostMeasure = Literal["effective_cost", "billed_cost", "contracted_cost", "list_cost"]
+Clock = Annotated[str, BeforeValidator(_parse_time)]
+Zone = Annotated[str, AfterValidator(_known_zone)]
+Dimension = Annotated[str, Field(pattern=DIMENSION_PATTERN)]
+Currency = Annotated[str, Field(pattern=CURRENCY_PATTERN)]
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^\s*(\d+(\.\d+)?\s*[wdhms]\s*)+$", "examples": ["90m", "36h", "30d"]}),
+]
+Ratio = Annotated[
+    float,
+    BeforeValidator(_parse_ratio),
+    Field(gt=0, le=1, allow_inf_nan=False),
+    WithJsonSchema(
+        {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": 1}, {"type": "string", "pattern": r"^\d+(\.\d+)?\s*%$"}]}
+    ),
+]
+Money = Annotated[Decimal, BeforeValidator(_parse_money), Field(gt=0, allow_inf_nan=False)]
+Threshold = Annotated[
+    str, BeforeValidator(_parse_threshold), WithJsonSchema({"type": ["string", "number"], "examples": ["80%", "500 USD"]})
+]
+Uri = Annotated[str, AfterValidator(resolve_uri)]
+LocalPath = Annotated[str, AfterValidator(absolute)]
+Secret = Annotated[SecretStr, AfterValidator(_filled_secret)]
+Address = Annotated[str, AfterValidator(_address)]
+Recipient = Annotated[str, AfterValidator(_recipient)]

@@ -1,0 +1,158 @@
+"""A real S3 server (SeaweedFS) on 127.0.0.1, with keys, for the tests. Import the fixture `s3_server` where it is needed.
+
+It honours keys, storage classes in listings, versioning and conditional puts. What a test keeps in it belongs in the test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ACCESS_KEY, SECRET_KEY, REGION = "runspend-tests", "not-a-secret-only-for-tests", "us-east-1"
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """Where the server listens, and the key it knows."""
+
+    endpoint: str
+    access_key: str = ACCESS_KEY
+    secret_key: str = SECRET_KEY
+    region: str = REGION
+
+    def client(self) -> Any:
+        """A boto3 client with the server's key."""
+        import boto3
+        from botocore.config import Config
+
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name=self.region,
+            config=Config(s3={"addressing_style": "path"}, max_pool_connections=32),
+        )
+
+    def environment(self) -> dict[str, str]:
+        """What a process needs in its environment to reach this server, and nothing of the machine's own AWS settings."""
+        return {
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "MLFLOW_S3_ENDPOINT_URL": self.endpoint,
+        }
+
+
+@contextmanager
+def serve_s3() -> Iterator[S3Server]:
+    """Start the server in a folder of its own, and end it with everything it started."""
+    program = _find_program()
+    folder = Path(tempfile.mkdtemp(prefix="runspend-s3-"))
+    names = ("master", "volume", "filer", "s3")
+    ports = _free_ports(2 * len(names))
+    keys = folder / "keys.json"
+    identity = {
+        "name": "tests",
+        "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    keys.write_text(json.dumps({"identities": [identity]}))
+    options = [f"-{name}.port={http}" for name, http in zip(names, ports, strict=False)]
+    options += [f"-{name}.port.grpc={grpc}" for name, grpc in zip(names, ports[len(names) :], strict=True)]
+    options += [f"-s3.config={keys}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=2000", "-master.volumeSizeLimitMB=64"]
+    log = (folder / "weed.log").open("wb")
+    process = subprocess.Popen(
+        [str(program), "server", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}", *options],
+        cwd=folder,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        server = S3Server(f"http://127.0.0.1:{ports[names.index('s3')]}")
+        _wait_until_ready(server, process, folder / "weed.log")
+        yield server
+    finally:
+        _end(process)
+        log.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """One server for all tests of a run; take a bucket of your own in it."""
+    with serve_s3() as server:
+        yield server
+
+
+def _find_program() -> Path:
+    import sysconfig
+
+    found = Path(sysconfig.get_path("scripts")) / "weed"
+    if found.exists():
+        return found
+    on_path = shutil.which("weed")
+    if on_path is None:
+        raise RuntimeError('cannot start the S3 server of the tests: no `weed`. Run: pip install "runspend[dev]"')
+    return Path(on_path)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports nobody listens on now, below 32,768 so that outgoing connections of other tests do not take them first."""
+    import random
+
+    with ExitStack() as stack:
+        ports: list[int] = []
+        while len(ports) < count:
+            probe = stack.enter_context(socket.socket())
+            try:
+                probe.bind(("127.0.0.1", random.randint(20_000, 32_000)))
+            except OSError:
+                continue
+            ports.append(probe.getsockname()[1])
+        return ports
+
+
+def _wait_until_ready(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Ready is when an object can be written and read: the S3 port opens before the volumes are there."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    client, deadline = server.client(), time.monotonic() + 90
+    while True:
+        try:
+            client.create_bucket(Bucket="ready")
+            client.put_object(Bucket="ready", Key="ready", Body=b"ready")
+            client.delete_object(Bucket="ready", Key="ready")
+            client.delete_bucket(Bucket="ready")
+            client.close()
+            return
+        except (BotoCoreError, ClientError) as error:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(
+                    f"the S3 server of the tests did not start: {error}\n{log.read_text(errors='replace')[-3000:]}"
+                ) from error
+            time.sleep(0.3)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill it: what it holds is thrown away, and a friendly end takes it 15 seconds."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
