@@ -1,0 +1,9 @@
+-- One row per bill: how far it reaches.
+select
+  source,
+  covered_until,
+  usual_lag_seconds,
+  state
+from sources
+where kind = 'bill'
+order by source

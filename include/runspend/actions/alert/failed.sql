@@ -1,0 +1,12 @@
+-- One row: what failed and killed runs cost of a budget's money in its period.
+select sum(c.{measure}) as spent
+from run_costs_daily as c
+inner join runs as r
+  on r.tracking_server = c.tracking_server
+  and r.workspace = c.workspace
+  and r.run_id = c.run_id
+where c.charge_date >= @first_date
+  and c.charge_date < @end_date
+  and c.billing_currency = @currency
+  and r.run_status in ('FAILED', 'KILLED')
+  and {selector}

@@ -1,0 +1,7 @@
+-- One row: the idle money of the whole platform in a period, whoever had the machines.
+select sum({measure}) as spent
+from cost_daily
+where charge_date >= @first_date
+  and charge_date < @end_date
+  and billing_currency = @currency
+  and allocated_to = 'idle'

@@ -1,0 +1,209 @@
+"""The seam to the outside for mail: .eml files under home, or SMTP.
+
+Put here how a finished message leaves, and what the other side said to each recipient. Which mail to send does not belong
+here. Airflow's SmtpHook is not used for sending: it drops refused recipients and sends again what was queued already.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import smtplib
+import ssl
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Protocol
+
+from runspend.actions.alert.mail import Mail, address_of, as_bytes, sender_host
+from runspend.config import MailSettings
+from runspend.errors import ConfigError
+
+TIMEOUT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the other side said. `waiting`: not known to be delivered, to be tried again; `skipped`: mail is switched off."""
+
+    state: Literal["accepted", "refused", "waiting", "skipped"]
+    reply: str
+
+
+class Backend(Protocol):
+    """Delivers one mail to some of its recipients (plain addresses) and tells what became of each."""
+
+    def deliver(self, mail: Mail, recipients: Sequence[str]) -> dict[str, Outcome]:
+        """One outcome per recipient; never raises for what a mail server says or fails to say."""
+        ...
+
+
+def open_backend(settings: MailSettings, home: Path) -> AbstractContextManager[Backend]:
+    """The backend that `mail.backend` names. Nothing is contacted before the first mail."""
+    if settings.backend == "smtp":
+        return SmtpBackend(settings)
+    return FileBackend(home / "mail") if settings.backend == "file" else NoBackend()
+
+
+class NoBackend(AbstractContextManager["NoBackend"]):
+    """Mail is switched off: every mail counts as dealt with, so that switching it on sends no old ones."""
+
+    def deliver(self, mail: Mail, recipients: Sequence[str]) -> dict[str, Outcome]:
+        """All skipped."""
+        return dict.fromkeys(recipients, Outcome("skipped", "mail.backend is none"))
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        return None
+
+
+class FileBackend(AbstractContextManager["FileBackend"]):
+    """One .eml file per mail, named by its Message-ID, whole or absent; writing it again changes nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def deliver(self, mail: Mail, recipients: Sequence[str]) -> dict[str, Outcome]:
+        """All accepted, once the file and its folder are on disk."""
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", mail.message_id.strip("<>").rpartition("@")[0])
+        path = self.folder / f"{name}.eml"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        staged = self.folder / f".{name}.part"
+        with staged.open("wb") as file:
+            file.write(as_bytes(mail))
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        return dict.fromkeys(recipients, Outcome("accepted", str(path)))
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        return None
+
+
+class SmtpBackend(AbstractContextManager["SmtpBackend"]):
+    """One connection for a night's mails, made at the first; made anew when the server dropped it."""
+
+    def __init__(self, settings: MailSettings, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        if not settings.host:
+            raise ConfigError("cannot send mail: mail.backend is smtp and mail.host is not set. Set mail.host, or mail.backend: file.")
+        self.settings = settings
+        self.timeout_seconds = timeout_seconds
+        self._smtp: smtplib.SMTP | None = None
+        self._unreachable: str | None = None
+
+    def deliver(self, mail: Mail, recipients: Sequence[str]) -> dict[str, Outcome]:
+        """One transaction. A 5xx to a recipient or to the message is a refusal; whatever leaves doubt is waiting."""
+        outcomes: dict[str, Outcome] = {}
+        try:
+            smtp = self._connected()
+            self._transact(smtp, mail, recipients, outcomes)
+        except (smtplib.SMTPException, OSError) as error:
+            self._drop()
+            said = _describe(error)
+            outcomes |= {r: Outcome("waiting", said) for r in recipients if r not in outcomes}
+        return outcomes
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._smtp is not None and kind is None:
+            with suppress(smtplib.SMTPException, OSError):  # every outcome is recorded already; a server that hangs up first changes none
+                self._smtp.quit()
+        self._drop()
+
+    def _transact(self, smtp: smtplib.SMTP, mail: Mail, recipients: Sequence[str], outcomes: dict[str, Outcome]) -> None:
+        code, reply = smtp.mail(address_of(mail.sender) or "runspend@localhost")
+        if code != 250:
+            # The account or the sender's address is wrong, not the mail: nothing is lost, it goes out once that is put right.
+            self._give_up_transaction(code)
+            outcomes |= dict.fromkeys(recipients, Outcome("waiting", f"the server does not take the sender: {_said(code, reply)}"))
+            return
+        taken = []
+        for recipient in recipients:
+            code, reply = smtp.rcpt(recipient)
+            if code == 421:
+                raise smtplib.SMTPResponseException(code, reply)
+            if code in (250, 251, 252):
+                taken.append(recipient)
+            else:
+                outcomes[recipient] = Outcome("refused" if code >= 500 else "waiting", _said(code, reply))
+        if not taken:
+            self._give_up_transaction(code)
+            return
+        try:
+            code, reply = smtp.data(as_bytes(mail))
+        except smtplib.SMTPDataError as error:  # DATA itself was not accepted, so nothing was sent
+            code, reply = error.smtp_code, error.smtp_error if isinstance(error.smtp_error, bytes) else error.smtp_error.encode()
+        state: Literal["accepted", "refused", "waiting"] = "accepted" if 200 <= code < 300 else "refused" if code >= 500 else "waiting"
+        outcomes |= dict.fromkeys(taken, Outcome(state, _said(code, reply)))
+        if state != "accepted":
+            self._give_up_transaction(code)
+
+    def _connected(self) -> smtplib.SMTP:
+        if self._unreachable is not None:  # one failed connection is enough: 500 mails must not wait for 500 timeouts
+            raise smtplib.SMTPServerDisconnected(self._unreachable)
+        if self._smtp is None:
+            try:
+                self._smtp = self._connect()
+            except (smtplib.SMTPException, OSError) as error:
+                self._unreachable = _describe(error)
+                raise
+        return self._smtp
+
+    def _connect(self) -> smtplib.SMTP:
+        settings = self.settings
+        assert settings.host is not None
+        context = ssl.create_default_context()
+        name = sender_host(settings.from_)  # said in EHLO; the default asks the resolver for this machine's name
+        smtp: smtplib.SMTP
+        if settings.tls == "implicit":
+            smtp = smtplib.SMTP_SSL(settings.host, settings.port, local_hostname=name, timeout=self.timeout_seconds, context=context)
+        else:
+            smtp = smtplib.SMTP(settings.host, settings.port, local_hostname=name, timeout=self.timeout_seconds)
+        try:
+            if settings.tls == "starttls":
+                smtp.starttls(context=context)  # raises if the server does not offer it: nothing is ever sent in the clear instead
+            smtp.ehlo_or_helo_if_needed()
+            if settings.username:
+                _log_in(smtp, settings.username, settings.password.get_secret_value() if settings.password else "")
+        except BaseException:
+            smtp.close()
+            raise
+        return smtp
+
+    def _give_up_transaction(self, code: int) -> None:
+        if code == 421 or self._smtp is None:
+            self._drop()
+        else:
+            self._smtp.rset()
+
+    def _drop(self) -> None:
+        if self._smtp is not None:
+            self._smtp.close()
+            self._smtp = None
+
+
+def _log_in(smtp: smtplib.SMTP, username: str, password: str) -> None:
+    if f"{username}{password}".isascii():
+        smtp.login(username, password)
+        return
+    # smtplib knows ASCII only; PLAIN is UTF-8 (RFC 4616).
+    code, reply = smtp.docmd("AUTH", "PLAIN " + base64.b64encode(f"\0{username}\0{password}".encode()).decode("ascii"))
+    if code not in (235, 503):
+        raise smtplib.SMTPAuthenticationError(code, reply)
+
+
+def _said(code: int, reply: bytes) -> str:
+    return f"{code} {reply.decode('utf-8', 'replace')}"[:300]
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, smtplib.SMTPResponseException):
+        said = error.smtp_error if isinstance(error.smtp_error, bytes) else str(error.smtp_error).encode()
+        return _said(error.smtp_code, said)
+    return f"{type(error).__name__}: {error}"[:300]

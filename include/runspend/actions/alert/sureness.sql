@@ -1,0 +1,12 @@
+-- One row per target and confidence of a budget's money in its period.
+select
+  allocated_to,
+  confidence,
+  sum({measure}) as spent
+from cost_daily
+where charge_date >= @first_date
+  and charge_date < @end_date
+  and billing_currency = @currency
+  and allocated_to != 'out_of_scope'
+  and {selector}
+group by allocated_to, confidence

@@ -1,0 +1,115 @@
+"""Exact sums, and how numbers read: money, shares, bytes, hours, dates.
+
+Sums are exact (76 digits: the default 28 lose cents from seven-digit totals with 22 decimals). Rounding happens here, half
+to even, only in text. What the numbers mean does not belong here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime
+from decimal import ROUND_FLOOR, Context, Decimal, localcontext
+
+EXACT = Context(prec=76)
+MINUS = "\N{MINUS SIGN}"
+
+
+def add(values: Iterable[Decimal | None]) -> Decimal:
+    """The exact sum; null counts as 0."""
+    with localcontext(EXACT):
+        return sum((v for v in values if v is not None), Decimal(0))
+
+
+def places_for(total: Decimal) -> int:
+    """Decimals to print on a page whose bill is `total`: small bills need more of them."""
+    size = abs(total)
+    return 2 if size >= 100 else 4 if size >= 1 else 6
+
+
+def round_parts(parts: Sequence[Decimal], places: int) -> list[Decimal]:
+    """Parts rounded so that the printed ones add up to the printed total.
+
+    Each is rounded down, then the ones that lost most get one unit of the last place until the sum is the total's own
+    rounding (half to even). No printed part is a unit away from its exact value.
+    """
+    unit = Decimal(1).scaleb(-places)
+    with localcontext(EXACT):
+        total = sum(parts, Decimal(0)).quantize(unit)
+        floors = [p.quantize(unit, rounding=ROUND_FLOOR) for p in parts]
+        missing = int((total - sum(floors, Decimal(0))) / unit)
+        order = sorted(range(len(parts)), key=lambda i: (floors[i] - parts[i], i))
+        for i in order[: max(missing, 0)]:
+            floors[i] += unit
+    return floors
+
+
+def shares_of(parts: Sequence[Decimal], whole: Decimal) -> list[Decimal | None]:
+    """Percentages of `whole`, one decimal, adding up; None where the whole is not positive."""
+    if whole <= 0:
+        return [None] * len(parts)
+    with localcontext(EXACT):
+        ratios = [p * 100 / whole for p in parts]
+    return list(round_parts(ratios, 1))
+
+
+def money(value: Decimal | None, places: int = 2) -> str:
+    """1,234.50; a real minus sign; an en dash for nothing known."""
+    if value is None:
+        return "–"
+    with localcontext(EXACT):
+        text = f"{value.quantize(Decimal(1).scaleb(-places)):,f}"
+    return text.replace("-", MINUS) if text.strip("-0.,") else text.replace("-", "")
+
+
+def change(value: Decimal | None, places: int = 2) -> str:
+    """Money with its sign, for differences."""
+    text = money(value, places)
+    return f"+{text}" if value is not None and value > 0 else text
+
+
+def percent(value: Decimal | float | None, places: int = 1) -> str:
+    """68.6 %; the number is already a percentage."""
+    return "–" if value is None else f"{value:,.{places}f} %".replace("-", MINUS)
+
+
+def plain(value: Decimal) -> str:
+    """The exact number for machines: no exponent, no trailing zeros, no thousands separator."""
+    with localcontext(EXACT):
+        text = f"{value:f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text in ("-0", "") else text
+
+
+def size(count: int | None) -> str:
+    """14.2 TB, in decimal units as stores bill them."""
+    if count is None:
+        return "unknown"
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB", "PB"):
+        if abs(value) < 1000 or unit == "PB":
+            break
+        value /= 1000
+    return f"{value:,.0f} {unit}" if unit == "B" or value >= 100 else f"{value:,.1f} {unit}"
+
+
+def hours(seconds: float | None) -> str:
+    """Seconds as hours."""
+    if seconds is None:
+        return "–"
+    value = seconds / 3600
+    return f"{value:,.0f}" if value >= 100 else f"{value:,.1f}" if value >= 1 else f"{value:,.2f}"
+
+
+def day(value: date | datetime | None) -> str:
+    """22 Nov."""
+    return "–" if value is None else f"{value.day} {value:%b}"
+
+
+def instant(value: datetime | None) -> str:
+    """22 Nov 23:00 UTC."""
+    return "–" if value is None else f"{value.day} {value:%b} {value:%H:%M} UTC"
+
+
+def month_name(period: str) -> str:
+    """2026-11 as November 2026."""
+    return f"{date.fromisoformat(period + '-01'):%B %Y}"

@@ -1,0 +1,229 @@
+"""The report's pictures: small SVG drawings, colored by the page's style sheet, so that they follow light, dark and print.
+
+Every function returns one `<svg>` and takes numbers already added up; floats are for drawing only. No text of a figure is
+only here: each chart stands beside the table with its numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
+from decimal import Decimal
+
+from markupsafe import Markup, escape
+
+from runspend.actions.report.amounts import day, percent
+
+PART_CLASS = {
+    "run cost": "run",
+    "idle": "idle",
+    "unmatched": "unmatched",
+    "shared": "shared",
+    "orphaned": "orphan",
+    "out of scope": "scope",
+}
+
+
+def _n(value: float) -> str:
+    """A coordinate, short."""
+    return f"{value:.1f}".rstrip("0").rstrip(".")
+
+
+def _rect(x: float, y: float, width: float, height: float, css: str, title: str = "", extra: str = "") -> Markup:
+    inner = Markup("<title>{}</title>").format(title) if title else Markup()
+    return Markup('<rect x="{}" y="{}" width="{}" height="{}" class="{}"{}>{}</rect>').format(
+        _n(x), _n(y), _n(max(width, 0)), _n(max(height, 0)), css, Markup(extra), inner
+    )
+
+
+def _text(x: float, y: float, text: str, css: str = "t", anchor: str = "start") -> Markup:
+    return Markup('<text x="{}" y="{}" class="{}" text-anchor="{}">{}</text>').format(_n(x), _n(y), css, anchor, text)
+
+
+def _svg(width: float, height: float, label: str, body: Sequence[Markup], css: str) -> Markup:
+    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}" class="{}">{}</svg>').format(
+        _n(width), _n(height), label, css, Markup("").join(body)
+    )
+
+
+def stacked_bar(parts: Sequence[tuple[str, Decimal, str, str]], width: int, css: str, label: str) -> Markup:
+    """One horizontal bar of (name, amount, color class, share as the table prints it). Names stand above pieces wide enough for them.
+
+    Negative amounts (credits) cannot be drawn in a stack; the table has them.
+    """
+    drawn = [(name, float(amount), color, share) for name, amount, color, share in parts if amount > 0]
+    whole = sum(amount for _, amount, _, _ in drawn)
+    body: list[Markup] = []
+    x = 0.0
+    free_from = 0.0
+    for name, amount, color, share in drawn:
+        piece = amount / whole * width
+        body.append(_rect(x, 22, max(piece - 1, 0.6), 34, color, f"{name} {share}".strip()))
+        needed = 7.2 * len(name) + 8
+        if piece >= needed and x >= free_from:
+            body.append(_text(x, 15, name))
+            free_from = x + needed
+        if share and piece >= 54:
+            body.append(_text(x + 7, 44, share, f"t in in-{color}"))
+        x += piece
+    if not drawn:
+        body.append(_rect(0, 22, width, 34, "track"))
+    return _svg(width, 58, label, body, css)
+
+
+def _ticks(top: float) -> list[float]:
+    """Two to five round marks (1, 2 or 5 times a power of ten) from 0 up to `top`."""
+    power = 10.0 ** math.floor(math.log10(top / 5))
+    step = next(m * power for m in (1, 2, 5, 10) if top / (m * power) <= 5)
+    return [i * step for i in range(int(top / step + 1e-9) + 1)]
+
+
+def _short(value: float) -> str:
+    """An axis mark: 1,500 or 0.05."""
+    return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.3g}"
+
+
+def day_columns(
+    days: Sequence[tuple[date, Mapping[str, Decimal]]],
+    previous: Sequence[tuple[date, Decimal]],
+    first: date,
+    length: int,
+    billed_days: int,
+    width: int,
+    css: str,
+    label: str,
+) -> Markup:
+    """Stacked columns a day (credits below the line), last month as a thin line, days no bill reaches yet hatched."""
+    by_day = dict(days)
+    before = {d.day: float(v) for d, v in previous}
+    order = [p for p in PART_CLASS if p != "out of scope"]
+    ups = [sum(max(float(v), 0) for p, v in parts.items() if p in order) for parts in by_day.values()]
+    downs = [sum(min(float(v), 0) for p, v in parts.items() if p in order) for parts in by_day.values()]
+    top = max([*ups, *before.values(), 0.0]) or 1.0
+    bottom = min([*downs, *before.values(), 0.0])
+    height, left, head, foot = 240.0, 52.0, 10.0, 24.0
+    plot = height - head - foot
+    scale = plot / (top - bottom)
+    zero = head + top * scale
+    slot = (width - left) / length
+    body: list[Markup] = []
+    for tick in _ticks(top):
+        y = zero - tick * scale
+        body.append(Markup('<line x1="{}" x2="{}" y1="{}" y2="{}" class="grid"/>').format(_n(left), width, _n(y), _n(y)))
+        body.append(_text(left - 8, y + 4, _short(tick), "t", "end"))
+    if billed_days < length:
+        x = left + billed_days * slot
+        body.append(_rect(x, head, width - x, plot, "unbilled", "not billed yet"))
+        if width - x > 96:
+            body.append(_text(x + 8, head + 16, "not billed yet"))
+    for offset in range(length):
+        when = first + timedelta(days=offset)
+        x = left + offset * slot
+        up = down = zero
+        for part in order:
+            value = float(by_day.get(when, {}).get(part, 0))
+            size = abs(value) * scale
+            if size < 0.05:
+                continue
+            title = f"{day(when)} {part} {value:,.2f}"
+            if value > 0:
+                up -= size
+                body.append(_rect(x + slot * 0.12, up, slot * 0.76, size, PART_CLASS[part], title))
+            else:
+                body.append(_rect(x + slot * 0.12, down, slot * 0.76, size, PART_CLASS[part], title))
+                down += size
+        if offset == 0 or (offset + 1) % 5 == 0:
+            body.append(_text(x + slot / 2, height - 6, str(offset + 1), "t", "middle"))
+    points = [(left + (d - 0.5) * slot, zero - v * scale) for d, v in sorted(before.items()) if d <= length]
+    if len(points) > 1:
+        path = " ".join(f"{_n(x)},{_n(y)}" for x, y in points)
+        body.append(Markup('<polyline points="{}" class="before"/>').format(path))
+    return _svg(width, height, label, body, css)
+
+
+def bar(value: Decimal, largest: Decimal, css: str, second: Decimal | None = None) -> Markup:
+    """A bar for a table's cell; `second` is a thin one under it, on the same scale."""
+    scale = float(largest) or 1.0
+    body = [_rect(0, 3 if second is not None else 5, max(float(value), 0) / scale * 120, 9, css)]
+    if second is not None:
+        body.append(_rect(0, 14, max(float(second), 0) / scale * 120, 3, "thin"))
+    return Markup('<svg viewBox="0 0 120 19" class="cell" aria-hidden="true">{}</svg>').format(Markup("").join(body))
+
+
+def bullet(spent: Decimal, amount: Decimal) -> Markup:
+    """Spent against a budget: the bar, and the mark it should stay left of."""
+    limit = float(amount) or 1.0
+    ratio = float(spent) / limit
+    scale = 200 / max(1.25, ratio * 1.05)
+    body = [
+        _rect(0, 6, 200, 12, "track"),
+        _rect(0, 6, max(ratio, 0) * scale, 12, "over" if ratio >= 1 else "near" if ratio >= 0.8 else "fine"),
+        _rect(scale - 1.25, 1, 2.5, 22, "mark", "the budget"),
+    ]
+    return _svg(200, 24, f"{percent(ratio * 100)} of the budget", body, "bullet")
+
+
+def heat_map(
+    machines: Sequence[tuple[str, Sequence[tuple[date, float]]]], first: date, length: int, width: int, css: str, label: str
+) -> Markup:
+    """Machines × days; the darker, the more of the day's charges runs used. Outlined: billed and not used at all."""
+    left = 168.0 if width > 600 else 112.0
+    fits = int((left - 10) / 6.9)
+    slot = (width - left) / length
+    line = 20.0
+    body: list[Markup] = []
+    for row, (name, days) in enumerate(machines):
+        y = row * line
+        shown = name if len(name) <= fits else "…" + name[-fits + 1 :]
+        body.append(_text(left - 8, y + 14, shown, "t", "end"))
+        for when, used in days:
+            x = left + (when.day - 1) * slot
+            title = f"{name}, {day(when)}: {percent(used * 100, 0)} used"
+            body.append(
+                _rect(
+                    x + 0.75,
+                    y + 1,
+                    slot - 1.5,
+                    line - 3,
+                    "empty" if used < 0.005 else "used",
+                    title,
+                    f' fill-opacity="{0.12 + 0.88 * used:.2f}"',
+                )
+            )
+    for number in (1, *range(5, length + 1, 5)):
+        body.append(_text(left + (number - 0.5) * slot, len(machines) * line + 14, str(number), "t", "middle"))
+    return _svg(width, len(machines) * line + 20, label, body, css)
+
+
+def month_columns(
+    months: Sequence[tuple[date, Sequence[tuple[str, int]]]], classes: Sequence[str], width: int, css: str, label: str
+) -> Markup:
+    """Bytes at each month's end, stacked by storage class (darkest first)."""
+    tops = [sum(b for _, b in held) for _, held in months]
+    scale = 120 / (max(tops) or 1)
+    slot = min(width / len(months), 90.0)
+    body: list[Markup] = []
+    for column, (month, held) in enumerate(months):
+        y = 130.0
+        for storage_class, count in sorted(held, key=lambda item: classes.index(item[0])):
+            y -= count * scale
+            body.append(
+                _rect(
+                    column * slot + 3,
+                    y,
+                    slot - 6,
+                    count * scale,
+                    f"c{min(classes.index(storage_class), 4)}",
+                    f"{month:%b %Y} {storage_class}",
+                )
+            )
+        body.append(_text(column * slot + slot / 2, 146, f"{month:%b}", "t", "middle"))
+    return _svg(width, 150, label, body, css)
+
+
+def swatch(css: str) -> Markup:
+    """The color of a row of a table."""
+    return Markup('<svg viewBox="0 0 10 10" class="sw" aria-hidden="true"><rect width="10" height="10" rx="2" class="{}"/></svg>').format(
+        escape(css)
+    )

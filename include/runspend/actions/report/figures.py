@@ -1,0 +1,300 @@
+"""What a month's report says, as values: sums are exact, names are what may be shown. Read by `plan.py`, printed by the rest.
+
+How figures are found (SQL) or look (rounding, words, colors) does not belong here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+
+from runspend.actions.report.amounts import add
+
+MEASURES = ("effective_cost", "billed_cost", "contracted_cost", "list_cost")
+# The words of the glossary, in the order the money is told, and the ledger's targets behind each.
+PARTS: dict[str, tuple[str, ...]] = {
+    "run cost": ("run", "logged_model"),
+    "idle": ("idle",),
+    "unmatched": ("unmatched",),
+    "shared": ("shared",),
+    "orphaned": ("orphan",),
+    "out of scope": ("out_of_scope",),
+}
+PART_OF = {target: part for part, targets in PARTS.items() for target in targets}
+PLATFORM = tuple(part for part in PARTS if part != "out of scope")
+CONFIDENCES = ("exact", "high", "medium", "low")
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The four measures of one thing."""
+
+    effective_cost: Decimal = Decimal(0)
+    billed_cost: Decimal = Decimal(0)
+    contracted_cost: Decimal = Decimal(0)
+    list_cost: Decimal = Decimal(0)
+
+    def __getitem__(self, measure: str) -> Decimal:
+        value: Decimal = getattr(self, measure)
+        return value
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Run cost of one experiment of one team. `previous_cost`: the same days of the month before."""
+
+    name: str
+    tracking_server: str
+    workspace: str
+    experiment_id: str | None
+    effective_cost: Decimal
+    previous_cost: Decimal
+    runs: int
+    failed_runs: int
+    gpu_seconds: float
+    gpu_cost: Decimal
+
+
+@dataclass(frozen=True)
+class Team:
+    """One team (None: runs without one) and its experiments, dearest first."""
+
+    name: str | None
+    effective_cost: Decimal
+    previous_cost: Decimal
+    runs: int
+    failed_runs: int
+    gpu_seconds: float
+    gpu_cost: Decimal
+    experiments: tuple[Experiment, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run and what the month's charges made it cost."""
+
+    tracking_server: str
+    workspace: str
+    run_id: str
+    name: str
+    experiment: str
+    team: str | None
+    person: str | None
+    status: str | None
+    start_time: datetime | None
+    costs: Costs
+    unused_cost: Decimal
+    machine_seconds: float | None
+    gpu_seconds: float | None
+    confidence: str | None
+    url: str | None
+
+
+@dataclass(frozen=True)
+class Resource:
+    """Idle or unmatched money of one machine or service. `used_by_day`: share of its Usage charges that runs used."""
+
+    name: str
+    service: str | None
+    instance_type: str | None
+    effective_cost: Decimal
+    billed_seconds: float | None
+    used_seconds: float | None
+    last_run_id: str | None
+    last_used_at: datetime | None
+    owner: str | None
+    reason: str | None
+    used_by_day: tuple[tuple[date, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Waste:
+    """One kind of money that bought nothing to keep. Kinds overlap (a failed run may have unused GPUs): never add them."""
+
+    kind: str  # failed, repeated, unused, no_run
+    effective_cost: Decimal
+    count: int
+    items: tuple[tuple[str, str, str | None, Decimal], ...]  # name, experiment or type, person, cost
+
+
+@dataclass(frozen=True)
+class Certainty:
+    """Ledger rows settled by one rule."""
+
+    part: str
+    match_method: str
+    confidence: str | None
+    effective_cost: Decimal
+    ledger_rows: int
+    runs: int
+
+
+@dataclass(frozen=True)
+class Reconciliation:
+    """One bill of the billing period: what was delivered, what lies in the lines, what the ledger says."""
+
+    source: str
+    version_number: int | None
+    delivered_at: datetime | None
+    row_count: int
+    quarantined_rows: int
+    quarantined_cost: Decimal
+    rounded_cost: Decimal
+    covered_until: datetime | None
+    is_invoiced: bool
+    export: Costs | None
+    lines: Costs | None
+    ledger: Costs | None
+    invoices: tuple[tuple[str, Costs], ...]
+    changes: tuple[tuple[int, Decimal, Decimal, date, date], ...]  # version, effective, billed, first and last charge date
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether export, lines and ledger are equal in all four measures, to the last decimal."""
+        return self.export is not None and self.export == self.lines == self.ledger
+
+
+@dataclass(frozen=True)
+class CurrencyFigures:
+    """All money of the month in one currency. Currencies are never added."""
+
+    currency: str
+    covered_until: datetime | None
+    parts: Mapping[str, Costs]
+    kinds: Mapping[str, Decimal]
+    confidence: Mapping[str, Decimal]
+    provisional_cost: Decimal
+    shared_by: Mapping[str, Decimal]
+    days: tuple[tuple[date, Mapping[str, Decimal]], ...]
+    previous_days: tuple[tuple[date, Decimal], ...]
+    teams: tuple[Team, ...]
+    people: tuple[tuple[str, Decimal], ...]
+    runs: tuple[Run, ...]
+    idle: tuple[Resource, ...]
+    unmatched: tuple[Resource, ...]
+    waste: tuple[Waste, ...]
+    certainty: tuple[Certainty, ...]
+    reconciliation: tuple[Reconciliation, ...]
+    only_this_month: Costs  # by charge date in the month, in another billing period
+    only_this_period: Costs  # in the billing period, by charge date in another month
+
+    @property
+    def platform(self) -> Costs:
+        """The ML platform: all parts but out of scope."""
+        return total(self.parts[p] for p in PLATFORM)
+
+    @property
+    def bill(self) -> Costs:
+        """All parts: every charge of the month."""
+        return total(self.parts.values())
+
+    @property
+    def run_count(self) -> int:
+        """Runs with a charge in the month."""
+        return sum(t.runs for t in self.teams)
+
+
+@dataclass(frozen=True)
+class BudgetFigures:
+    """A budget as the last alert step judged it."""
+
+    name: str
+    budget_period: str
+    amount: Decimal
+    spent: Decimal | None  # None: not judged
+    currency: str
+    measure: str
+    crossed: str | None
+    covered_until: datetime | None
+    owner: str | None
+    mailed_threshold: str | None
+    mailed_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes at the month's end of one experiment, of a store's orphans, or of what is not MLflow's."""
+
+    kind: str  # experiment, orphan, other
+    name: str
+    bytes: int | None
+    objects: int | None
+    oldest_at: datetime | None
+    newest_at: datetime | None
+    is_partly_unknown: bool
+    storage_cost: tuple[tuple[str, Decimal], ...] = ()
+
+
+@dataclass(frozen=True)
+class ArtifactFigures:
+    """What lies in the artifact stores. `months`: bytes by month and storage class, MLflow's own only."""
+
+    months: tuple[tuple[date, tuple[tuple[str, int], ...]], ...] = ()
+    held: tuple[Held, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """Known bytes of MLflow's, orphans included."""
+        return sum(h.bytes or 0 for h in self.held if h.kind != "other")
+
+    @property
+    def orphaned_bytes(self) -> int:
+        """Known bytes no run owns."""
+        return sum(h.bytes or 0 for h in self.held if h.kind == "orphan")
+
+
+@dataclass(frozen=True)
+class SourceFigures:
+    """How fresh one source is. `lag`: from covered_until to the night's now."""
+
+    name: str
+    kind: str
+    state: str
+    covered_until: datetime | None
+    lag: timedelta | None
+    usual_lag: timedelta | None
+    late_after: timedelta | None
+    row_count: int | None
+    last_error: str | None
+    last_good_at: datetime | None
+
+
+@dataclass(frozen=True)
+class ReportFigures:
+    """One month. `snapshot` names the content: it is on the page and in every row of the CSVs."""
+
+    period: str
+    now: datetime
+    people: str
+    build_id: str | None
+    currencies: tuple[CurrencyFigures, ...]
+    budgets: tuple[BudgetFigures, ...] = ()
+    artifacts: ArtifactFigures = field(default_factory=ArtifactFigures)
+    sources: tuple[SourceFigures, ...] = ()
+    snapshot: str = ""
+
+    @property
+    def first(self) -> date:
+        """First day of the month."""
+        return date.fromisoformat(self.period + "-01")
+
+
+def total(costs: Iterable[Costs]) -> Costs:
+    """Exact sums of the four measures."""
+    rows = list(costs)
+    return Costs(*(add(c[m] for c in rows) for m in MEASURES))
+
+
+def month_after(first: date, months: int) -> date:
+    """The first day of the month that many months later (or earlier)."""
+    index = first.year * 12 + first.month - 1 + months
+    return date(index // 12, index % 12 + 1, 1)
+
+
+def days_covered(first: date, until: datetime) -> int:
+    """Days of the month that the bills reach, a day begun counted whole."""
+    start = datetime(first.year, first.month, 1, tzinfo=timezone.utc)
+    whole = (month_after(first, 1) - first).days
+    return max(0, min(whole, -((start - until) // timedelta(days=1))))

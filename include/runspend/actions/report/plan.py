@@ -1,0 +1,440 @@
+"""The figures of a month, read from the warehouse and added up exactly.
+
+`plan_report` only reads: the same tables, period, settings and `now` give the same figures. The questions are GoogleSQL in
+`sql/`. What figures there are is in `figures.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from runspend.actions.report.amounts import add
+from runspend.actions.report.figures import (
+    CONFIDENCES,
+    MEASURES,
+    PART_OF,
+    PARTS,
+    PLATFORM,
+    ArtifactFigures,
+    BudgetFigures,
+    Certainty,
+    Costs,
+    CurrencyFigures,
+    Experiment,
+    Held,
+    Reconciliation,
+    ReportFigures,
+    Resource,
+    Run,
+    SourceFigures,
+    Team,
+    Waste,
+    days_covered,
+    month_after,
+)  # fmt: skip
+from runspend.config import Settings
+from runspend.warehouse import Reader
+
+SQL = Path(__file__).parent / "sql"
+
+Row = dict[str, Any]
+
+
+@dataclass
+class People:
+    """Names of people as `mail.people` allows. A pseudonym is a number within one report: a hash of a name can be guessed."""
+
+    mode: str
+    known: dict[str, str] = field(default_factory=dict)
+
+    def name(self, person: str | None) -> str | None:
+        """What to print for this person; None when nothing is known or nothing may be shown."""
+        if not person or self.mode == "hide":
+            return None
+        if self.mode == "show":
+            return person
+        return self.known.setdefault(person, f"person {len(self.known) + 1}")
+
+    def path(self, experiment: str) -> str:
+        """An experiment's name; Databricks puts a person's address into it."""
+        if self.mode == "show":
+            return experiment
+        return re.sub(r"^/Users/[^/]+", lambda m: f"/Users/{self.name(m[0][7:]) or '…'}", experiment)
+
+
+def plan_report(reader: Reader, period: str, *, settings: Settings, now: datetime) -> ReportFigures:
+    """The figures of one month ("YYYY-MM"), by charge date unless said otherwise. Reads through one view of the warehouse."""
+    first = date.fromisoformat(period + "-01")
+    ask = _questions(reader, first)
+    loads = ask("loads")
+    covered = _covered_until(loads)
+    compared = days_covered(first, min(covered.values(), default=now))
+    previous_first = month_after(first, -1)
+    previous_next = min(previous_first + timedelta(days=compared), first)
+    people = People(settings.mail.people)
+    tables = {name: _by_currency(ask(name)) for name in ("parts", "days", "shared", "people", "top_runs", "unallocated", "bridge")}
+    tables |= {name: _by_currency(ask(name)) for name in ("team_runs", "idle_days", "waste_runs", "how_sure", "changes", "lines", "ledger")}
+    tables["teams"] = _by_currency(ask("teams", previous_next=previous_next))
+    tables["loads"] = _by_currency([r for r in loads if r["state"] == "current" and r["billing_currency"]])
+    quarantine = {r["source"]: r for r in ask("quarantine")}
+    names = {c for name in ("parts", "lines", "loads", "ledger") for c in tables[name]}
+    order = sorted(names, key=lambda c: (c != settings.currency, c))
+    builds = ask("builds")
+    figures = ReportFigures(
+        period=period,
+        now=now,
+        people=settings.mail.people,
+        build_id=builds[0]["build_id"] if builds else None,
+        currencies=tuple(
+            _currency_figures(
+                c, {name: rows.get(c, []) for name, rows in tables.items()}, covered.get(c), quarantine, people, settings, first
+            )
+            for c in order
+        ),
+        budgets=_budgets(ask("budgets"), first, people),
+        artifacts=_artifacts(ask("artifact_months"), ask("artifact_owners"), ask("artifact_costs"), people),
+        sources=tuple(_source(r, now) for r in ask("sources")),
+    )
+    return replace(figures, snapshot=hashlib.sha256(repr(figures).encode()).hexdigest()[:12])
+
+
+def _questions(reader: Reader, first: date) -> Callable[..., list[Row]]:
+    """A function that runs `sql/<name>.sql` with those of the month's dates that it names."""
+    dates: dict[str, date] = {
+        "first": first,
+        "next": month_after(first, 1),
+        "previous_first": month_after(first, -1),
+        "year_before": month_after(first, -11),
+        "year_first": date(first.year, 1, 1),
+    }
+
+    def ask(name: str, **more: date) -> list[Row]:
+        sql = (SQL / f"{name}.sql").read_text(encoding="utf-8")
+        wanted = set(re.findall(r"@(\w+)", sql))
+        rows: list[Row] = reader.query(sql, {k: v for k, v in {**dates, **more}.items() if k in wanted}).to_pylist()
+        return rows
+
+    return ask
+
+
+def _covered_until(loads: list[Row]) -> dict[str, datetime]:
+    """Per currency: every current bill of the period is complete to here."""
+    covered: dict[str, datetime] = {}
+    for row in loads:
+        if row["state"] == "current" and row["covered_until"] is not None:
+            known = covered.get(row["billing_currency"])
+            covered[row["billing_currency"]] = row["covered_until"] if known is None else min(known, row["covered_until"])
+    return covered
+
+
+def _by_currency(rows: list[Row]) -> dict[str, list[Row]]:
+    grouped: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        grouped[row["billing_currency"]].append(row)
+    return dict(grouped)
+
+
+def _costs(rows: Iterable[Row]) -> Costs:
+    kept = list(rows)
+    return Costs(*(add(r[m] for r in kept) for m in MEASURES))
+
+
+def _sums(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, Decimal]:
+    """Effective cost by key, largest first."""
+    grouped: dict[str, list[Decimal | None]] = defaultdict(list)
+    for row in rows:
+        grouped[key(row)].append(row["effective_cost"])
+    return dict(sorted(((k, add(v)) for k, v in grouped.items()), key=lambda item: (-item[1], item[0])))
+
+
+def _currency_figures(
+    currency: str,
+    rows: dict[str, list[Row]],
+    covered: datetime | None,
+    quarantine: dict[str, Row],
+    people: People,
+    settings: Settings,
+    first: date,
+) -> CurrencyFigures:
+    run_rows = [r for r in rows["parts"] if PART_OF[r["allocated_to"]] == "run cost"]
+    days: dict[date, dict[str, list[Decimal]]] = defaultdict(lambda: defaultdict(list))
+    for r in rows["days"]:
+        days[r["charge_date"]][PART_OF[r["allocated_to"]]].append(r["effective_cost"] or Decimal(0))
+    idle, unmatched = (
+        _resources([r for r in rows["unallocated"] if r["allocated_to"] == target], rows["idle_days"], people)
+        for target in ("idle", "unmatched")
+    )
+    return CurrencyFigures(
+        currency=currency,
+        covered_until=covered,
+        parts={part: _costs(r for r in rows["parts"] if r["allocated_to"] in targets) for part, targets in PARTS.items()},
+        kinds=_sums(run_rows, lambda r: "logged models" if r["allocated_to"] == "logged_model" else r["cost_kind"] or "other"),
+        confidence=_sums(run_rows, lambda r: r["confidence"] or "none"),
+        provisional_cost=add(r["effective_cost"] for r in rows["parts"] if r["cost_status"] != "final"),
+        shared_by=_sums(rows["shared"], lambda r: r["charge_category"] or "other"),
+        days=tuple((d, {p: add(v) for p, v in sorted(parts.items())}) for d, parts in sorted(days.items()) if d >= first),
+        previous_days=tuple(
+            (d, add(v for part in PLATFORM for v in parts.get(part, []))) for d, parts in sorted(days.items()) if d < first
+        ),
+        teams=_teams(rows["teams"], rows["team_runs"], people),
+        people=tuple((name, r["effective_cost"]) for r in rows["people"] if (name := people.name(r["user_name"])) and r["effective_cost"]),
+        runs=tuple(_run(r, people, settings) for r in rows["top_runs"]),
+        idle=idle,
+        unmatched=unmatched,
+        waste=_waste(rows["waste_runs"], idle, people),
+        certainty=tuple(
+            Certainty(
+                PART_OF[r["allocated_to"]],
+                r["match_method"] or "none",
+                r["confidence"],
+                r["effective_cost"] or Decimal(0),
+                int(r["ledger_rows"]),
+                int(r["runs"]),
+            )
+            for r in sorted(
+                rows["how_sure"],
+                key=lambda r: (list(PART_OF).index(r["allocated_to"]), -(r["effective_cost"] or 0), r["match_method"] or ""),
+            )
+        ),
+        reconciliation=_reconciliation(rows, quarantine),
+        only_this_month=_costs(r for r in rows["bridge"] if not r["in_period"]),
+        only_this_period=_costs(r for r in rows["bridge"] if not r["in_month"]),
+    )
+
+
+def _teams(costs: list[Row], runs: list[Row], people: People) -> tuple[Team, ...]:
+    def key(r: Row) -> tuple[str, str, str, str]:
+        return (r["team"] or "", r["tracking_server"] or "", r["workspace"] or "", r["experiment_id"] or "")
+
+    counts = {key(r): r for r in runs}
+    teams: dict[str, list[Experiment]] = defaultdict(list)
+    for r in costs:
+        n = counts.get(key(r), {})
+        teams[r["team"] or ""].append(
+            Experiment(
+                people.path(r["experiment_name"] or r["experiment_id"] or "(no experiment)"),
+                r["tracking_server"] or "",
+                r["workspace"] or "",
+                r["experiment_id"],
+                r["effective_cost"] or Decimal(0),
+                r["previous_cost"] or Decimal(0),
+                int(n.get("runs") or 0),
+                int(n.get("failed_runs") or 0),
+                float(n.get("gpu_seconds") or 0),
+                n.get("gpu_cost") or Decimal(0),
+            )
+        )
+    made = [
+        Team(
+            name or None,
+            add(e.effective_cost for e in members),
+            add(e.previous_cost for e in members),
+            sum(e.runs for e in members),
+            sum(e.failed_runs for e in members),
+            sum(e.gpu_seconds for e in members),
+            add(e.gpu_cost for e in members),
+            tuple(sorted(members, key=lambda e: (-e.effective_cost, e.name, e.tracking_server, e.workspace, e.experiment_id or ""))),
+        )
+        for name, members in teams.items()
+    ]
+    return tuple(sorted(made, key=lambda t: (t.name is None, -t.effective_cost, t.name or "")))
+
+
+def _run(r: Row, people: People, settings: Settings) -> Run:
+    return Run(
+        r["tracking_server"],
+        r["workspace"],
+        r["run_id"],
+        r["run_name"] or r["run_id"],
+        people.path(r["experiment_name"] or r["experiment_id"] or "(no experiment)"),
+        r["team"],
+        people.name(r["user_name"]),
+        r["run_status"],
+        r["start_time"],
+        _costs([r]),
+        r["unused_cost"] or Decimal(0),
+        r["machine_seconds"],
+        r["gpu_seconds"],
+        CONFIDENCES[int(r["worst"]) - 1] if r["worst"] else None,
+        run_url(settings, r["tracking_server"], r["experiment_id"], r["run_id"]),
+    )
+
+
+def run_url(settings: Settings, server: str, experiment_id: str | None, run_id: str) -> str | None:
+    """The run's page in MLflow, where the server's address is one a browser can open. Passwords in it are left out."""
+    base = next((s.ui or s.uri for s in settings.tracking if s.name == server), None)
+    if base is None or experiment_id is None or not re.match(r"https?://", base):
+        return None
+    clean = re.sub(r"^(https?://)[^/@]*@", r"\1", base).rstrip("/")
+    return f"{clean}/#/experiments/{quote(experiment_id, safe='')}/runs/{quote(run_id, safe='')}"
+
+
+def _resources(rows: list[Row], idle_days: list[Row], people: People) -> tuple[Resource, ...]:
+    used: dict[str, list[tuple[date, float]]] = defaultdict(list)
+    for d in idle_days:
+        busy, free = d["used_cost"] or Decimal(0), d["idle_cost"] or Decimal(0)
+        if busy >= 0 and free >= 0 and busy + free > 0:
+            used[d["resource_id"]].append((d["charge_date"], float(busy / (busy + free))))
+    return tuple(
+        Resource(
+            r["resource_id"] or r["service_name"] or "(no resource named)",
+            r["service_name"] or None,
+            r["instance_type"],
+            r["effective_cost"],
+            r["billed_seconds"],
+            r["used_seconds"],
+            r["last_run_id"],
+            r["last_used_at"],
+            people.name(r["suspected_owner"]),
+            r["reason"],
+            tuple(used.get(r["resource_id"], ())) if r["allocated_to"] == "idle" else (),
+        )
+        for r in rows
+    )
+
+
+def _waste(rows: list[Row], idle: tuple[Resource, ...], people: People) -> tuple[Waste, ...]:
+    kinds: dict[str, list[Row]] = defaultdict(list)
+    for r in rows:
+        kinds[r["kind"]].append(r)
+    made = [
+        Waste(
+            kind,
+            members[0]["total_cost"],
+            int(members[0]["total_runs"]),
+            tuple(
+                (
+                    m["run_name"] or m["run_id"],
+                    people.path(m["experiment_name"] or m["experiment_id"] or ""),
+                    people.name(m["user_name"]),
+                    m["wasted_cost"],
+                )
+                for m in members
+            ),
+        )
+        for kind, members in kinds.items()
+    ]
+    alone = [r for r in idle if r.last_run_id is None and r.effective_cost > 0]
+    if alone:
+        items = tuple((r.name, r.instance_type or r.service or "", r.owner, r.effective_cost) for r in alone[:10])
+        made.append(Waste("no_run", add(r.effective_cost for r in alone), len(alone), items))
+    return tuple(sorted(made, key=lambda w: (-w.effective_cost, w.kind)))
+
+
+def _reconciliation(rows: dict[str, list[Row]], quarantine: dict[str, Row]) -> tuple[Reconciliation, ...]:
+    made = []
+    for source in sorted({r["source"] for name in ("loads", "lines", "ledger") for r in rows[name]}):
+        load, lines, ledger = ([r for r in rows[name] if r["source"] == source] for name in ("loads", "lines", "ledger"))
+        newest = load[-1] if load else {}
+        bad = quarantine.get(source, {})
+        invoices: dict[str, list[Row]] = defaultdict(list)
+        for r in ledger:
+            invoices[r["invoice_id"] or ""].append(r)
+        made.append(
+            Reconciliation(
+                source,
+                newest.get("version_number"),
+                newest.get("delivered_at"),
+                int(newest.get("row_count") or 0),
+                int(bad.get("quarantined_rows") or 0),
+                bad.get("billed_cost") or Decimal(0),
+                newest.get("rounded_cost") or Decimal(0),
+                newest.get("covered_until"),
+                bool(newest.get("is_invoiced")),
+                _costs(load) if load else None,
+                _costs(lines) if lines else None,
+                _costs(ledger) if ledger else None,
+                tuple((i, _costs(v)) for i, v in sorted(invoices.items())),
+                tuple(
+                    (
+                        int(r["version_number"]),
+                        r["effective_cost"] or Decimal(0),
+                        r["billed_cost"] or Decimal(0),
+                        r["first_date"],
+                        r["last_date"],
+                    )
+                    for r in rows["changes"]
+                    if r["source"] == source
+                ),
+            )
+        )
+    return tuple(made)
+
+
+def budget_dates(budget_period: str) -> tuple[date, date]:
+    """First day and the day after the last of 2026-11-24, 2026-W48, 2026-11, 2026-Q4 or 2026."""
+    if "W" in budget_period:
+        year, week = budget_period.split("-W")
+        start = date.fromisocalendar(int(year), int(week), 1)
+        return start, start + timedelta(days=7)
+    if "Q" in budget_period:
+        year, quarter = budget_period.split("-Q")
+        start = date(int(year), int(quarter) * 3 - 2, 1)
+        return start, month_after(start, 3)
+    numbers = [int(n) for n in budget_period.split("-")]
+    if len(numbers) == 3:
+        return date(*numbers), date(*numbers) + timedelta(days=1)
+    if len(numbers) == 2:
+        start = date(numbers[0], numbers[1], 1)
+        return start, month_after(start, 1)
+    return date(numbers[0], 1, 1), date(numbers[0] + 1, 1, 1)
+
+
+def _budgets(rows: list[Row], first: date, people: People) -> tuple[BudgetFigures, ...]:
+    """Budgets whose period reaches into the month, the newest period of each; those not judged first, then the nearest to its limit."""
+    newest: dict[str, BudgetFigures] = {}
+    for r in rows:
+        start, end = budget_dates(r["budget_period"])
+        if start >= month_after(first, 1) or end <= first:
+            continue
+        newest[r["budget"]] = BudgetFigures(
+            r["budget"], r["budget_period"], r["amount"], r["spent"], r["currency"], r["measure"], r["crossed"],
+            r["covered_until"], people.name(r["owner"]), r["mailed_threshold"], r["mailed_at"],
+        )  # fmt: skip
+    return tuple(sorted(newest.values(), key=lambda b: (b.spent is not None, -b.spent / b.amount if b.spent else Decimal(0), b.name)))
+
+
+def _artifacts(months: list[Row], owners: list[Row], costs: list[Row], people: People) -> ArtifactFigures:
+    by_month: dict[date, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for r in months:
+        if r["owner_kind"] != "other" and r["bytes"] is not None:
+            by_month[r["month"]][r["storage_class"]] += int(r["bytes"])
+    paid: dict[tuple[Any, ...], list[tuple[str, Decimal]]] = defaultdict(list)
+    for r in costs:
+        paid[r["tracking_server"], r["workspace"], r["experiment_id"]].append((r["billing_currency"], r["effective_cost"]))
+    return ArtifactFigures(
+        tuple((m, tuple(sorted(classes.items()))) for m, classes in sorted(by_month.items())),
+        tuple(
+            Held(
+                r["owner"],
+                people.path(r["experiment_name"] or r["experiment_id"] or r["store"] or "(no experiment)"),
+                None if r["bytes"] is None else int(r["bytes"]),
+                None if r["objects"] is None else int(r["objects"]),
+                r["oldest_at"],
+                r["newest_at"],
+                bool(r["unknown_owners"]),
+                tuple(paid.get((r["tracking_server"], r["workspace"], r["experiment_id"]), ())) if r["owner"] == "experiment" else (),
+            )
+            for r in owners
+        ),
+    )
+
+
+def _source(r: Row, now: datetime) -> SourceFigures:
+    def span(seconds: float | None) -> timedelta | None:
+        return None if seconds is None else timedelta(seconds=seconds)
+
+    covered = r["covered_until"]
+    return SourceFigures(
+        r["source"], r["kind"], r["state"], covered, None if covered is None else now - covered, span(r["usual_lag_seconds"]),
+        span(r["late_after_seconds"]), r["row_count"], r["last_error"], r["last_good_at"],
+    )  # fmt: skip

@@ -1,0 +1,243 @@
+"""The report as files: one self-contained page a month, an index of months, and the tables as CSV beside them.
+
+Nothing on a page asks the network for anything, and a Content-Security-Policy in the page forbids it, whoever serves it.
+Which figures there are is decided by `plan.py`, how they are written by `templates/` and `amounts.py`.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import os
+import re
+import tempfile
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from runspend import __version__
+from runspend.actions.report import amounts, charts
+from runspend.actions.report.figures import MEASURES, PARTS, PLATFORM, CurrencyFigures, ReportFigures, days_covered, month_after
+from runspend.actions.report.sheets import report_sheets, write_sheet
+
+TEMPLATES = Path(__file__).parent / "templates"
+WIDE, NARROW = 920, 350
+
+
+def write_report(figures: ReportFigures, folder: Path) -> Path:
+    """Write `<folder>/<period>.html`, its CSVs and `index.html`; each file is old or new, never torn. Returns the page's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (header, rows) in report_sheets(figures):
+        _replace(folder / f"{figures.period}-{name}.csv", write_sheet(header, rows, figures.snapshot))
+    page = folder / f"{figures.period}.html"
+    _replace(page, render_page(figures).encode("utf-8"))
+    _replace(folder / "index.html", render_index(folder).encode("utf-8"))
+    return page
+
+
+def render_page(figures: ReportFigures) -> str:
+    """The month's page."""
+    return (
+        _environment()
+        .get_template("month.html.j2")
+        .render(
+            f=figures,
+            views=[CurrencyView(c, figures) for c in figures.currencies],
+            sheets=[name for name, _ in report_sheets(figures)],
+            artifacts=ArtifactView(figures),
+            **_page_words(),
+        )
+    )
+
+
+def render_index(folder: Path) -> str:
+    """The list of months in `folder`, newest first, each with what its own CSV says it came to."""
+    months = []
+    for page in sorted(folder.glob("????-??.html"), reverse=True):
+        totals = []
+        parts = folder / f"{page.stem}-parts.csv"
+        if parts.exists():
+            with parts.open(encoding="utf-8", newline="") as lines:
+                totals = [(r["currency"], Decimal(r["effective_cost"])) for r in csv.DictReader(lines) if r["part"] == "ML platform"]
+        months.append((page.stem, totals, sorted(p.name for p in folder.glob(f"{page.stem}-*.csv"))))
+    return _environment().get_template("index.html.j2").render(months=months, **_page_words())
+
+
+def content_policy(page: str) -> str:
+    """The Content-Security-Policy of a page of ours: its own style sheet (the first, in the head) and nothing else."""
+    head = page.partition("</head>")[0]
+    style = re.search(r"<style>(.*?)</style>", head, re.DOTALL)
+    return _policy(style[1]) if style else "default-src 'none'"
+
+
+def _policy(style: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+
+
+def _page_words() -> dict[str, Any]:
+    style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    return {"style": Markup(style), "policy": _policy(style), "version": __version__}
+
+
+def _environment() -> Environment:
+    made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.filters |= {
+        "money": amounts.money, "change": amounts.change, "percent": _percent, "size": amounts.size, "hours": amounts.hours,
+        "day": amounts.day, "instant": amounts.instant, "month": amounts.month_name, "span": _span, "rate": _rate,
+    }  # fmt: skip
+    made.globals |= {
+        "measures": MEASURES,
+        "swatch": charts.swatch,
+        "bar": charts.bar,
+        "bullet": charts.bullet,
+        "PART_CLASS": charts.PART_CLASS,
+    }
+    return made
+
+
+def _span(value: Any) -> str:
+    """A length of time in hours, or days when it is long."""
+    if value is None:
+        return "–"
+    hours = value.total_seconds() / 3600
+    return f"{hours:,.0f} h" if hours < 96 else f"{hours / 24:,.0f} days"
+
+
+def _percent(value: Decimal | float | None, places: int = 1) -> str:
+    """A percentage that is not broken before its sign."""
+    return amounts.percent(value, places).replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _rate(cost: Decimal, seconds: float) -> str:
+    """Money an hour, to look at."""
+    return f"{float(cost) * 3600 / seconds:,.2f}"
+
+
+def _replace(path: Path, content: bytes) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".report-")
+    try:
+        with os.fdopen(handle, "wb") as out:
+            out.write(content)
+            os.fchmod(out.fileno(), 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+class CurrencyView:
+    """One currency's figures as the template prints them: rounded so that parts add up, with charts."""
+
+    def __init__(self, c: CurrencyFigures, figures: ReportFigures) -> None:
+        self.c = c
+        self.places = amounts.places_for(c.bill.effective_cost)
+        self.bill, self.platform = c.bill, c.platform
+        length = (month_after(figures.first, 1) - figures.first).days
+        self.length = length
+        self.billed_days = days_covered(figures.first, c.covered_until or figures.now)
+        self.is_complete = (
+            c.covered_until is not None and self.billed_days >= length and c.covered_until.date() >= month_after(figures.first, 1)
+        )
+        shares = amounts.shares_of([c.parts[p].effective_cost for p in PLATFORM], self.platform.effective_cost)
+        self.shares = dict(zip(PLATFORM, shares, strict=True))
+        rounded = {m: amounts.round_parts([c.parts[p][m] for p in PARTS], self.places) for m in MEASURES}
+        self.rows = [(part, self.shares.get(part), [rounded[m][i] for m in MEASURES]) for i, part in enumerate(PARTS)]
+        self.printed_platform = [amounts.add(rounded[m][:-1]) for m in MEASURES]
+        self.printed_bill = [amounts.add(rounded[m]) for m in MEASURES]
+
+    def money(self, value: Decimal | None) -> str:
+        """Money with this page's decimals."""
+        return amounts.money(value, self.places)
+
+    def change(self, value: Decimal | None) -> str:
+        """A difference with this page's decimals."""
+        return amounts.change(value, self.places)
+
+    def both(self, draw: Any) -> Markup:
+        """A chart for wide screens and paper, and one for phones."""
+        return Markup("{}{}").format(draw(WIDE, "chart wide"), draw(NARROW, "chart narrow"))
+
+    def where_chart(self) -> Markup:
+        """Section 1."""
+        pieces = [
+            (
+                p,
+                self.c.parts[p].effective_cost,
+                charts.PART_CLASS[p],
+                _percent(self.shares.get(p)) if self.shares.get(p) is not None else "",
+            )
+            for p in PARTS
+        ]
+        return self.both(lambda width, css: charts.stacked_bar(pieces, width, css, "Where the money went; the table has the numbers"))
+
+    def days_chart(self, figures: ReportFigures) -> Markup:
+        """Section 2."""
+        label = "Effective cost by day; the table has the numbers"
+        return self.both(
+            lambda width, css: charts.day_columns(
+                self.c.days, self.c.previous_days, figures.first, self.length, self.billed_days, width, css, label
+            )
+        )
+
+    def heat_chart(self, figures: ReportFigures) -> Markup:
+        """Section 6; empty when no machine has days to show."""
+        machines = [(r.name, r.used_by_day) for r in self.c.idle if r.used_by_day]
+        if not machines:
+            return Markup()
+        label = "How much of each machine's day runs used; the table has the numbers"
+        return self.both(lambda width, css: charts.heat_map(machines, figures.first, self.length, width, css, label))
+
+    def sure_chart(self) -> Markup:
+        """Section 10: run cost by confidence."""
+        names = ("exact", "high", "medium", "low", "none")
+        shares = amounts.shares_of([self.c.confidence.get(n, Decimal(0)) for n in names], amounts.add(self.c.confidence.values()))
+        pieces = [
+            (n, self.c.confidence.get(n, Decimal(0)), f"c{i}", _percent(share))
+            for i, (n, share) in enumerate(zip(names, shares, strict=True))
+        ]
+        return self.both(lambda width, css: charts.stacked_bar(pieces, width, css, "Run cost by confidence; the table has the numbers"))
+
+    def teams_rounded(self) -> list[Decimal]:
+        """Teams' money, adding up to the printed run cost."""
+        return amounts.round_parts([t.effective_cost for t in self.c.teams], self.places)
+
+    def cumulative(self) -> list[Decimal | None]:
+        """Share of the unmatched money that the dearest resources explain together."""
+        whole = self.c.parts["unmatched"].effective_cost
+        running, shares = Decimal(0), []
+        for r in self.c.unmatched:
+            running = amounts.add([running, r.effective_cost])
+            shares.append(running * 100 / whole if whole > 0 else None)
+        return shares
+
+
+class ArtifactView:
+    """What section 9 draws."""
+
+    def __init__(self, figures: ReportFigures) -> None:
+        a = figures.artifacts
+        current = dict(a.months[-1][1]) if a.months and a.months[-1][0] == figures.first else {}
+        self.classes = sorted({name for _, held in a.months for name, _ in held}, key=lambda n: (-current.get(n, 0), n))
+        self.current = [(name, current[name], f"c{min(i, 4)}") for i, name in enumerate(self.classes) if name in current]
+        self.months = a.months
+
+    def class_chart(self) -> Markup:
+        """Bytes by storage class."""
+        pieces = [(f"{name} {amounts.size(count)}", Decimal(count), css, "") for name, count, css in self.current]
+        return Markup("{}{}").format(
+            *(charts.stacked_bar(pieces, w, css, "Bytes by storage class") for w, css in ((WIDE, "chart wide"), (NARROW, "chart narrow")))
+        )
+
+    def months_chart(self) -> Markup:
+        """Bytes over the last twelve months; empty with fewer than two."""
+        if len(self.months) < 2:
+            return Markup()
+        label = "Bytes at each month's end; the table has the numbers"
+        return Markup("{}{}").format(
+            *(charts.month_columns(self.months, self.classes, w, css, label) for w, css in ((WIDE, "chart wide"), (NARROW, "chart narrow")))
+        )

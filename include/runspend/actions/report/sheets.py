@@ -1,0 +1,264 @@
+"""The report's tables as CSV files: exact numbers, the snapshot in every row, no cell that a spreadsheet would run.
+
+UTF-8, comma, CRLF, quoted where needed (RFC 4180). What is in the tables is decided by `plan.py`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+
+from runspend.actions.report.amounts import plain
+from runspend.actions.report.figures import MEASURES, Costs, ReportFigures
+
+Cell = str | int | float | Decimal | date | None
+Sheet = tuple[tuple[str, ...], list[Sequence[Cell]]]
+
+# What makes a spreadsheet read a text as a formula (OWASP ASVS 1.2.10, CWE-1236), in full width too.
+STARTERS = frozenset("=+-@\t\r\n\0|%＝＋－＠")
+
+
+def guard_text(text: str) -> str:
+    """The text, with an apostrophe before it if a spreadsheet could take it for a formula, even behind blanks or quotes."""
+    bare = text.lstrip(" \u00a0\u3000'\"\ufeff\u200b")
+    return f"'{text}" if text[:1] in STARTERS or bare[:1] in STARTERS else text
+
+
+def write_sheet(header: Sequence[str], rows: Sequence[Sequence[Cell]], snapshot: str) -> bytes:
+    """One CSV. Numbers stay numbers, text is guarded, times are ISO 8601 in UTC."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\r\n")
+    writer.writerow([*header, "snapshot"])
+    for row in rows:
+        writer.writerow([*(_cell(v) for v in row), snapshot])
+    return out.getvalue().encode("utf-8")
+
+
+def _cell(value: Cell) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return guard_text(value.replace("\0", ""))
+    if isinstance(value, Decimal):
+        return plain(value)
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    return value.isoformat() if isinstance(value, date) else repr(value)
+
+
+def _four(costs: Costs | None) -> list[Cell]:
+    return [None if costs is None else costs[m] for m in MEASURES]
+
+
+def report_sheets(figures: ReportFigures) -> Iterator[tuple[str, Sheet]]:
+    """(name, (header, rows)) of every CSV of the report; always all of them, empty ones too, so that none is left from before."""
+    who = () if figures.people == "hide" else ("person",)
+    owner = () if figures.people == "hide" else ("owner",)
+
+    def person(value: str | None) -> list[Cell]:
+        return [] if figures.people == "hide" else [value]
+
+    pages = figures.currencies
+    yield (
+        "parts",
+        (
+            ("currency", "part", *MEASURES),
+            [
+                *([c.currency, part, *_four(costs)] for c in pages for part, costs in c.parts.items()),
+                *([c.currency, "ML platform", *_four(c.platform)] for c in pages),
+                *([c.currency, "bill", *_four(c.bill)] for c in pages),
+            ],
+        ),
+    )
+    yield (
+        "days",
+        (
+            ("currency", "charge_date", "part", "effective_cost"),
+            [[c.currency, d, part, cost] for c in pages for d, parts in c.days for part, cost in parts.items()],
+        ),
+    )
+    yield (
+        "budgets",
+        (
+            (
+                "budget",
+                "budget_period",
+                "currency",
+                "measure",
+                "spent",
+                "amount",
+                "crossed",
+                "covered_until",
+                "mailed_threshold",
+                "mailed_at",
+                *owner,
+            ),
+            [
+                [
+                    b.name,
+                    b.budget_period,
+                    b.currency,
+                    b.measure,
+                    b.spent,
+                    b.amount,
+                    b.crossed,
+                    b.covered_until,
+                    b.mailed_threshold,
+                    b.mailed_at,
+                    *person(b.owner),
+                ]
+                for b in figures.budgets
+            ],
+        ),
+    )
+    yield (
+        "experiments",
+        (
+            (
+                "currency",
+                "team",
+                "tracking_server",
+                "workspace",
+                "experiment_id",
+                "experiment",
+                "effective_cost",
+                "previous_effective_cost",
+                "runs",
+                "failed_runs",
+                "gpu_hours",
+                "gpu_cost",
+            ),
+            [
+                [
+                    c.currency,
+                    t.name,
+                    e.tracking_server,
+                    e.workspace,
+                    e.experiment_id,
+                    e.name,
+                    e.effective_cost,
+                    e.previous_cost,
+                    e.runs,
+                    e.failed_runs,
+                    e.gpu_seconds / 3600,
+                    e.gpu_cost,
+                ]
+                for c in pages
+                for t in c.teams
+                for e in t.experiments
+            ],
+        ),
+    )
+    yield "runs", (
+        ("currency", "tracking_server", "workspace", "run_id", "run_name", "experiment", "team", *who, "run_status", "start_time", "machine_hours", "gpu_hours", *MEASURES, "unused_cost", "confidence"),
+        [
+            [
+                c.currency, r.tracking_server, r.workspace, r.run_id, r.name, r.experiment, r.team, *person(r.person), r.status, r.start_time,
+                _hours(r.machine_seconds), _hours(r.gpu_seconds), *_four(r.costs), r.unused_cost, r.confidence,
+            ]
+            for c in pages
+            for r in c.runs
+        ],
+    )  # fmt: skip
+    for name in ("idle", "unmatched"):
+        yield (
+            name,
+            (
+                (
+                    "currency",
+                    "resource",
+                    "service",
+                    "instance_type",
+                    "effective_cost",
+                    "billed_hours",
+                    "used_hours",
+                    "last_run_id",
+                    "last_used_at",
+                    *owner,
+                    "reason",
+                ),
+                [
+                    [
+                        c.currency,
+                        r.name,
+                        r.service,
+                        r.instance_type,
+                        r.effective_cost,
+                        _hours(r.billed_seconds),
+                        _hours(r.used_seconds),
+                        r.last_run_id,
+                        r.last_used_at,
+                        *person(r.owner),
+                        r.reason,
+                    ]
+                    for c in pages
+                    for r in (c.idle if name == "idle" else c.unmatched)
+                ],
+            ),
+        )
+    yield (
+        "idle-days",
+        (
+            ("currency", "resource", "charge_date", "used_share"),
+            [[c.currency, r.name, d, used] for c in pages for r in c.idle for d, used in r.used_by_day],
+        ),
+    )
+    yield (
+        "waste",
+        (
+            ("currency", "kind", "name", "experiment_or_type", *who, "effective_cost"),
+            [[c.currency, w.kind, name, where, *person(p), cost] for c in pages for w in c.waste for name, where, p, cost in w.items],
+        ),
+    )
+    yield (
+        "artifacts",
+        (
+            ("kind", "name", "bytes", "objects", "oldest_at", "newest_at", "is_partly_unknown"),
+            [
+                [h.kind, h.name, h.bytes, h.objects, h.oldest_at, h.newest_at, str(h.is_partly_unknown).lower()]
+                for h in figures.artifacts.held
+            ],
+        ),
+    )
+    yield (
+        "certainty",
+        (
+            ("currency", "part", "match_method", "confidence", "effective_cost", "ledger_rows", "runs"),
+            [
+                [c.currency, s.part, s.match_method, s.confidence, s.effective_cost, s.ledger_rows, s.runs]
+                for c in pages
+                for s in c.certainty
+            ],
+        ),
+    )
+    yield (
+        "reconciliation",
+        (
+            ("currency", "source", "what", "invoice_id", *MEASURES, "equal"),
+            [
+                [c.currency, r.source, what, invoice, *_four(costs), "yes" if r.is_equal else "NO"]
+                for c in pages
+                for r in c.reconciliation
+                for what, invoice, costs in (
+                    ("export", None, r.export),
+                    ("lines", None, r.lines),
+                    ("ledger", None, r.ledger),
+                    *(("ledger by invoice", invoice or None, costs) for invoice, costs in r.invoices),
+                )
+            ],
+        ),
+    )
+    yield (
+        "sources",
+        (
+            ("source", "kind", "state", "covered_until", "row_count", "last_error", "last_good_at"),
+            [[s.name, s.kind, s.state, s.covered_until, s.row_count, s.last_error, s.last_good_at] for s in figures.sources],
+        ),
+    )
+
+
+def _hours(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds / 3600

@@ -1,0 +1,105 @@
+"""The web application: the newest report, the list of months, the CSVs. GET only, relative links only, nothing but files
+whose names are a report's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi.responses import PlainTextResponse, Response
+
+from runspend.actions.report.render import content_policy
+from runspend.config import Settings
+from runspend.errors import ConfigError
+
+# Hosts a browser may name when the pages are served on this machine alone: any other is a rebound name (DNS rebinding).
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+REPORT = re.compile(r"(?:index|[0-9]{4}-[0-9]{2})\.html")
+SHEET = re.compile(r"[0-9]{4}-[0-9]{2}-[a-z-]+\.csv")
+ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="2">'
+    '<path d="M4 20V11M10 20V5M16 20v-7M22 20H2"/></svg>'
+)
+HEADERS = {
+    "Cache-Control": "private, no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'self'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def create_app(
+    settings: Settings | Callable[[], Settings], guard: Callable[..., Any] | None = None, *, hosts: Sequence[str] | None = None
+) -> FastAPI:
+    """The application over `<home>/reports`.
+
+    `guard` is a FastAPI dependency that every route asks first, unknown paths too (None: whoever reaches the port may read).
+    `hosts` are the only Host headers answered (None: any; the server in front decides). `settings` may be a function, asked
+    at each request, so that a configuration mended later needs no restart.
+    """
+    app = FastAPI(title="Runspend", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    router = APIRouter(dependencies=[] if guard is None else [Depends(guard)])
+
+    def folder() -> Path:
+        try:
+            return (settings() if callable(settings) else settings).home / "reports"
+        except ConfigError as error:
+            raise HTTPException(503, f"cannot show reports: {error}") from error
+
+    @router.get("/")
+    def newest() -> Response:
+        months = sorted(p.name for p in folder().glob("[0-9][0-9][0-9][0-9]-[0-9][0-9].html"))
+        if not months:
+            raise HTTPException(404, "no report yet. Run: runspend nightly")
+        return _send(folder() / months[-1])
+
+    @router.get("/icon.svg")
+    def icon() -> Response:
+        return Response(ICON, media_type="image/svg+xml")
+
+    @router.get("/{path:path}")
+    def one_file(path: str) -> Response:
+        return _send(folder() / path if REPORT.fullmatch(path) or SHEET.fullmatch(path) else None)
+
+    @app.exception_handler(HTTPException)
+    def say_why(_: Request, error: HTTPException) -> Response:
+        return PlainTextResponse(str(error.detail), error.status_code, headers=error.headers)
+
+    @app.middleware("http")
+    async def check_and_mark(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        response: Response
+        if hosts is not None and _host(request) not in hosts:
+            response = PlainTextResponse("cannot answer for this host name: it is not one of this server's.", 403)
+        elif request.method != "GET":
+            response = PlainTextResponse("these pages are read only.", 405, headers={"Allow": "GET"})
+        else:
+            response = await answer(request)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
+
+    app.include_router(router)
+    return app
+
+
+def _host(request: Request) -> str:
+    """The Host header without its port."""
+    return re.sub(r":[0-9]+$", "", request.headers.get("host", "")).lower()
+
+
+def _send(file: Path | None) -> Response:
+    """A report's file, never one behind a link."""
+    if file is None or file.is_symlink() or not file.is_file():
+        raise HTTPException(404, "no such page.")
+    content = file.read_bytes()
+    if file.suffix == ".csv":
+        headers = {"Content-Disposition": f'attachment; filename="{file.name}"'}
+        return Response(content, media_type="text/csv; charset=utf-8", headers=headers)
+    policy = f"{content_policy(content.decode('utf-8'))}; frame-ancestors 'self'"
+    return Response(content, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy})

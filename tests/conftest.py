@@ -1,0 +1,119 @@
+"""What holds for every test: a clean environment, no network but loopback, no telemetry, an Airflow home of the session's own.
+
+Fixtures of one folder's tests belong in that folder.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLES = Path(os.environ.get("RUNSPEND_SAMPLES", ROOT.parent / "shared" / "data"))
+
+# What a person's shell may hold and a test must not see.
+FOREIGN = (
+    "AIRFLOW",
+    "ARM_",
+    "AWS_",
+    "AZURE_",
+    "BIGQUERY_",
+    "BOTO",
+    "CLOUDSDK_",
+    "DATABRICKS_",
+    "GOOGLE_",
+    "MLFLOW_",
+    "PG",
+    "RUNSPEND_",
+    "S3_",
+    "SMTP_",
+)
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "AWS_EC2_METADATA_DISABLED": "true", "NO_PROXY": "*", "COLUMNS": "120"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Clean the environment before anything is imported: Airflow reads its own once and for all."""
+    for name in [name for name in os.environ if name.startswith(FOREIGN)]:
+        del os.environ[name]
+    home = Path(tempfile.mkdtemp(prefix="runspend-tests-"))
+    config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+    os.environ.update(QUIET)
+    os.environ.update(
+        {
+            "HOME": str(home),
+            "AIRFLOW_HOME": str(home / "airflow"),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+            "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
+            "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
+            "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        }
+    )
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Each test starts in an empty folder with the session's environment, and leaves both as they were."""
+    before = dict(os.environ)
+    monkeypatch.chdir(tmp_path)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loopback_only() -> Iterator[None]:
+    """Any connection or name look-up that would leave this machine fails the test that tries it."""
+    connect, connect_ex, getaddrinfo = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+
+    def refuse(host: Any) -> None:
+        if host in (None, "", "localhost", socket.gethostname()):
+            return
+        text = host.decode() if isinstance(host, bytes) else str(host)
+        try:
+            inside = ipaddress.ip_address(text.split("%")[0]).is_loopback or text == "0.0.0.0"
+        except ValueError:
+            inside = text.endswith(".localhost")
+        if not inside:
+            raise PermissionError(f"a test tried to reach {text}: only this machine may be contacted")
+
+    def is_network(sock: socket.socket) -> bool:
+        return sock.family in (socket.AF_INET, socket.AF_INET6)
+
+    def guarded_connect(self: socket.socket, address: Any) -> None:
+        if is_network(self):
+            refuse(address[0])
+        connect(self, address)
+
+    def guarded_connect_ex(self: socket.socket, address: Any) -> int:
+        if is_network(self):
+            refuse(address[0])
+        return connect_ex(self, address)
+
+    def guarded_getaddrinfo(host: Any, *rest: Any, **named: Any) -> Any:
+        refuse(host)
+        return getaddrinfo(host, *rest, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded_connect)
+        patch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
+        patch.setattr(socket, "getaddrinfo", guarded_getaddrinfo)
+        yield
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    """Real bills that nobody here wrote: the folder in $RUNSPEND_SAMPLES, else shared/data beside the repository."""
+    if not SAMPLES.is_dir():
+        pytest.skip(f"no sample bills in {SAMPLES}: set RUNSPEND_SAMPLES to the folder that has them")
+    return SAMPLES

@@ -1,0 +1,326 @@
+"""Mail against a real SMTP server: TLS, logins, refusals, lost replies, and SIGKILL of the sender at every moment.
+
+What is promised: decided once, delivered at least once; a doubled mail has the same Message-ID and the same bytes, and
+happens only to a sender killed between the server's acceptance and the record of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections import Counter
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers.smtp import Script, Server, killer, make_certificate, smtp_server
+from unit.alert_world import MemoryRecords, budget, cost, settings, source, warehouse
+
+from runspend.actions import alert
+from runspend.actions.alert import operators
+from runspend.actions.alert.mail import Envelope, Paragraph, make_mail
+from runspend.actions.alert.outbox import Delivery, recipient_states, send_outbox
+from runspend.config import Settings
+from runspend.warehouse.records import Records
+
+NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)
+ANA, BEN = "ana@acme.com", "ben@acme.com"
+
+
+def smtp(home: Path, port: int, **more: Any) -> Settings:
+    """Settings that send to a server on this port."""
+    mail = {"backend": "smtp", "host": "127.0.0.1", "port": port, "tls": "none", **more}
+    return settings(home, budget(notify=[ANA, BEN]), mail=mail)
+
+
+def queue(records: Any, name: str = "vision", recipients: tuple[str, ...] = (ANA, BEN)) -> str:
+    """A decision with its mail, as the alert step writes it; returns the Message-ID."""
+    mail = make_mail(
+        Envelope("Runspend <runspend@acme.com>", "budgets", "budget-actual"), local_id=f"budget.{name}.2026-11.actual.100.0123abcd", recipients=recipients,
+        subject=f"[runspend] {name} is over budget", blocks=[Paragraph(".\n.hidden dots\n")], now=NOW,
+    )  # fmt: skip
+    value = {
+        "alert_id": mail.message_id,
+        "month": "2026-11-01",
+        "budget": name,
+        "spent": "2",
+        "amount": "1",
+        "currency": "USD",
+        "budget_period": "2026-11",
+    }
+    records.create("alerts", mail.message_id, {**value, "decided_at": NOW.isoformat(), "mail": mail.as_record()})
+    return mail.message_id
+
+
+def send(given: Settings, records: Any) -> list[Delivery]:
+    return send_outbox(given.mail, given.home, records, NOW)
+
+
+def received(server: Server) -> Counter[tuple[str, str]]:
+    """How often each (Message-ID, recipient) was accepted."""
+    return Counter((str(a.message["Message-ID"]), r) for a in server.accepted for r in a.recipients)
+
+
+def states(records: Any) -> dict[str, str]:
+    return {recipient: state for (_, recipient), state in recipient_states(records).items()}
+
+
+def test_a_crossing_reaches_every_recipient(tmp_path: Path) -> None:
+    """The whole step over SMTP: one transaction, both recipients, envelope and headers as configured, then nothing more."""
+    with smtp_server() as server, warehouse(tmp_path / "w", cost_daily=[cost("2026-11-05", "5012.38")], sources=[source()]) as reader:
+        records, given = MemoryRecords(), smtp(tmp_path, server.port)
+        result = alert.run(reader, given, records, NOW)
+        assert alert.run(reader, given, records, NOW + timedelta(days=1)).sent == []
+    (taken,) = server.accepted
+    assert (taken.sender, taken.recipients, result.errors) == ("runspend@acme.com", [ANA, BEN], [])
+    assert taken.message["Subject"] == "[runspend] vision is over budget: 100.2 % of 5,000 USD for November"
+    assert server.commands[0] == "EHLO acme.com"
+    assert json.loads(result.alerts["recipients"][0].as_py()) == {ANA: "accepted", BEN: "accepted"}
+
+
+def test_nothing_waiting_contacts_nobody(tmp_path: Path) -> None:
+    """No connection on a quiet night."""
+    with smtp_server() as server:
+        assert send(smtp(tmp_path, server.port), MemoryRecords()) == []
+    assert server.commands == []
+
+
+def test_starttls_implicit_tls_and_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a certificate the machine trusts, mail goes encrypted, with the login."""
+    context, certificate = make_certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    for tls in ("starttls", "implicit"):
+        records = MemoryRecords()
+        queue(records)
+        with smtp_server(tls=tls, context=context, login=("runspend", "pa ss\u00e9")) as server:
+            done = send(smtp(tmp_path, server.port, tls=tls, username="runspend", password="pa ss\u00e9"), records)
+        assert [d.outcome.state for d in done] == ["accepted", "accepted"], done
+        assert [(a.was_encrypted, a.login) for a in server.accepted] == [(True, "runspend")]
+
+
+def test_wrong_login_is_waiting_and_the_password_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is lost: it goes out once the password is put right. The password is in no outcome and no record."""
+    context, certificate = make_certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    records = MemoryRecords()
+    queue(records)
+    with smtp_server(tls="starttls", context=context, login=("runspend", "right-canary")) as server:
+        done = send(smtp(tmp_path, server.port, tls="starttls", username="runspend", password="wrong-canary"), records)
+        assert {d.outcome.state for d in done} == {"waiting"}
+        assert "535" in done[0].outcome.reply
+        assert "canary" not in repr(done) + repr(records.kept)
+        assert {
+            d.outcome.state
+            for d in send(smtp(tmp_path, server.port, tls="starttls", username="runspend", password="right-canary"), records)
+        } == {"accepted"}
+    assert len(server.accepted) == 1
+
+
+def test_untrusted_certificate_or_no_tls_sends_nothing(tmp_path: Path) -> None:
+    """A server that cannot prove who it is, or does not offer STARTTLS, never sees a recipient, let alone a mail."""
+    context, _ = make_certificate(tmp_path)
+    for offered, asked in (("starttls", "starttls"), ("implicit", "implicit"), ("none", "starttls")):
+        records = MemoryRecords()
+        queue(records)
+        with smtp_server(tls=offered, context=context) as server:
+            done = send(smtp(tmp_path, server.port, tls=asked), records)
+        assert {d.outcome.state for d in done} == {"waiting"}
+        assert not [c for c in server.commands if not c.startswith("EHLO")]
+        assert ("CERTIFICATE_VERIFY_FAILED" in done[0].outcome.reply) == (offered != "none"), done[0].outcome
+
+
+REPLIES: list[tuple[str, Script, dict[str, str], int]] = [
+    ("accepted", Script(), {ANA: "accepted", BEN: "accepted"}, 1),
+    ("550 one recipient", Script(rcpt_replies={BEN: "550 5.1.1 no such user"}), {ANA: "accepted", BEN: "refused"}, 1),
+    ("553 one recipient", Script(rcpt_replies={ANA: "553 5.1.3 bad address"}), {ANA: "refused", BEN: "accepted"}, 1),
+    ("551 all recipients", Script(rcpt_replies={ANA: "551 go away", BEN: "551 go away"}), {ANA: "refused", BEN: "refused"}, 0),
+    ("450 one recipient", Script(rcpt_replies={BEN: "450 4.2.1 greylisted"}), {ANA: "accepted", BEN: "waiting"}, 1),
+    ("452 all recipients", Script(rcpt_replies={ANA: "452 full", BEN: "452 full"}), {ANA: "waiting", BEN: "waiting"}, 0),
+    ("251 will forward", Script(rcpt_replies={}), {ANA: "accepted", BEN: "accepted"}, 1),
+    ("421 at recipient", Script(rcpt_replies={BEN: "421 4.3.2 closing"}), {ANA: "waiting", BEN: "waiting"}, 0),
+    ("451 after the body", Script(data_reply="451 4.3.0 try later"), {ANA: "waiting", BEN: "waiting"}, 0),
+    ("451 after queueing it", Script(data_reply="451 4.3.0 try later", keep_before_reply=True), {ANA: "waiting", BEN: "waiting"}, 1),
+    ("421 after queueing it", Script(data_reply="421 4.3.2 closing", keep_before_reply=True), {ANA: "waiting", BEN: "waiting"}, 1),
+    ("552 too large", Script(data_reply="552 5.3.4 too large"), {ANA: "refused", BEN: "refused"}, 0),
+    ("554 spam", Script(data_reply="554 5.7.1 spam"), {ANA: "refused", BEN: "refused"}, 0),
+    ("hang up after the body", Script(hang_up_after_data=True), {ANA: "waiting", BEN: "waiting"}, 1),
+    ("530 at sender", Script(mail_reply="530 5.7.0 log in first"), {ANA: "waiting", BEN: "waiting"}, 0),
+    ("451 at sender", Script(mail_reply="451 4.3.0 later"), {ANA: "waiting", BEN: "waiting"}, 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "script", "expected", "taken"), REPLIES, ids=[r[0].replace(" ", "-") for r in REPLIES])
+def test_what_each_reply_means(tmp_path: Path, what: str, script: Script, expected: dict[str, str], taken: int) -> None:
+    """Per recipient: 5xx is refused and not tried again; doubt is waiting and tried again next run, never within the run."""
+    records = MemoryRecords()
+    message_id = queue(records)
+    with smtp_server(script) as server:
+        send(smtp(tmp_path, server.port), records)
+        assert states(records) == expected
+        assert len(server.accepted) == taken
+        for name in ("mail_reply", "data_reply"):
+            setattr(script, name, None)
+        script.rcpt_replies, script.hang_up_after_data = {}, False
+        send(smtp(tmp_path, server.port), records)
+        assert send(smtp(tmp_path, server.port), records) == []
+    final = {r: "accepted" if s == "waiting" else s for r, s in expected.items()}
+    assert states(records) == final
+    counts = received(server)
+    for recipient, state in final.items():
+        doubt = taken if expected[recipient] == "waiting" and script.keep_before_reply | (what == "hang up after the body") else 0
+        assert counts[message_id, recipient] == (1 + doubt if state == "accepted" else 0)
+    assert len({a.raw for a in server.accepted}) <= 1
+
+
+def test_a_bad_mail_does_not_stop_the_next(tmp_path: Path) -> None:
+    """A recipient's 421 or a refused message costs that mail only: the connection is made again for the next."""
+    records = MemoryRecords()
+    for name, recipient in (("a", "down@acme.com"), ("b", "gone@acme.com"), ("c", ANA)):
+        queue(records, name, (recipient,))
+    with smtp_server(Script(rcpt_replies={"down@acme.com": "421 closing", "gone@acme.com": "550 no"})) as server:
+        send(smtp(tmp_path, server.port), records)
+    assert states(records) == {"down@acme.com": "waiting", "gone@acme.com": "refused", ANA: "accepted"}
+
+
+def test_server_down_then_up(tmp_path: Path) -> None:
+    """Nothing is lost while no server answers; one failed connection is enough for all mails of a run."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        records = MemoryRecords()
+        ids = {queue(records, f"b{n}") for n in range(4)}
+        done = send(smtp(tmp_path, port), records)
+    assert {d.outcome.state for d in done} == {"waiting"}
+    assert "refused" in done[0].outcome.reply.lower()
+    with smtp_server() as server:
+        send(smtp(tmp_path, server.port), records)
+    assert received(server) == Counter({(m, r): 1 for m in ids for r in (ANA, BEN)})
+
+
+def test_a_refused_address_is_an_incident(tmp_path: Path) -> None:
+    """Exit 5, the operators are told once, the table keeps it, and the refused address is not tried again."""
+    script = Script(rcpt_replies={BEN: "550 5.1.1 no such user"})
+    with smtp_server(script) as server, warehouse(tmp_path / "w", cost_daily=[cost("2026-11-05", "5012.38")], sources=[source()]) as reader:
+        records, given = MemoryRecords(), smtp(tmp_path, server.port)
+        result = alert.run(reader, given, records, NOW)
+        again = alert.run(reader, given, records, NOW + timedelta(days=1))
+    (error,) = result.errors
+    assert error.exit_code == 5
+    assert "ben@acme.com: refused, 550 5.1.1 no such user" in str(error)
+    assert [a.message["Subject"] for a in server.accepted][
+        1
+    ] == "[runspend] REFUSED: a mail to ben@acme.com was refused: 550 5.1.1 no such user"
+    assert [a.recipients for a in server.accepted] == [[ANA], ["oncall@acme.com"]]
+    assert (again.errors, again.sent) == ([], [])
+    assert json.loads(again.alerts["recipients"][0].as_py()) == {ANA: "accepted", BEN: "refused"}
+
+
+def test_refused_operators_make_no_loop(tmp_path: Path) -> None:
+    """An operators' mail that is refused is reported, not answered with another one."""
+    with smtp_server(Script(rcpt_replies={"oncall@acme.com": "550 no"})) as server:
+        records, given = MemoryRecords(), smtp(tmp_path, server.port)
+        done = operators.notify(given, records, "DAG FAILED", "runspend_load", NOW, "runspend_load failed at load")
+    assert [d.outcome.state for d in done] == ["refused"]
+    assert len(records.list("notices")) == 1
+
+
+SENDER = """
+import os, signal, smtplib, sys
+from datetime import datetime, timezone
+from pathlib import Path
+from runspend.actions.alert.mail import Envelope, Paragraph, make_mail
+from runspend.actions.alert.outbox import send_outbox
+from runspend.config import MailSettings
+from runspend.warehouse.records import Records
+
+home, port, moment = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+now = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)
+
+def die(reached):
+    if reached == moment:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+class Killing(Records):
+    count = 0
+    def create(self, kind, key, value):
+        die(f"before {kind} {self.count}")
+        made = super().create(kind, key, value)
+        die(f"after {kind} {self.count}")
+        Killing.count += kind == "outbox"
+        return made
+
+whole = smtplib.SMTP.send
+def send(self, data):
+    if len(data) > 500 and moment == "half the body":
+        whole(self, data[: len(data) // 2])
+        die(moment)
+    whole(self, data)
+smtplib.SMTP.send = send
+
+(home / "pid").write_text(str(os.getpid()))
+records = Killing(home)
+mail = make_mail(
+    Envelope("Runspend <runspend@acme.com>", "budgets", "budget-actual"), local_id="budget.vision.2026-11.actual.100.0123abcd",
+    recipients=["ana@acme.com", "ben@acme.com"], subject="[runspend] vision is over budget", blocks=[Paragraph(".")], now=now,
+)
+records.create("alerts", "vision", {"decided_at": now.isoformat(), "mail": mail.as_record()})
+settings = MailSettings.model_validate({"backend": "smtp", "host": "127.0.0.1", "port": port, "tls": "none"})
+send_outbox(settings, home, records, now)
+"""
+SERVER_MOMENTS = ["ehlo", "mail", "rcpt", "body_received", "queued"]
+CLIENT_MOMENTS = [
+    "before alerts 0",
+    "after alerts 0",
+    "half the body",
+    "before outbox 0",
+    "after outbox 0",
+    "before outbox 1",
+    "after outbox 1",
+]
+# Between the server's acceptance and the record of it nobody can know: RFC 1047's gap.
+GAP = {"body_received": 2, "queued": 2, "before outbox 0": 2, "after outbox 0": 1, "before outbox 1": 1}
+
+
+@pytest.mark.parametrize("moment", [*SERVER_MOMENTS, *CLIENT_MOMENTS])
+def test_killed_at_any_moment_mail_still_arrives(tmp_path: Path, moment: str) -> None:
+    """SIGKILL once, then run again: every recipient has the mail; doubles only in the gap, with the same id and bytes."""
+    rounds = int(os.environ.get("RUNSPEND_KILL_ROUNDS", "1"))
+    for number in range(rounds):
+        home = tmp_path / str(number)
+        home.mkdir()
+        script = Script()
+        if moment in SERVER_MOMENTS:
+            script.at = killer(moment, home / "pid")
+        with smtp_server(script) as server:
+            arguments = [sys.executable, "-c", SENDER, str(home), str(server.port), moment]
+            assert subprocess.run(arguments, timeout=60, check=False).returncode == -9
+            for _ in range(2):
+                subprocess.run([*arguments[:-1], "never"], timeout=60, check=True)
+            deadline = time.monotonic() + 10
+            while len(received(server)) < 2 and time.monotonic() < deadline:
+                time.sleep(0.01)
+        counts = received(server)
+        assert {r for _, r in counts} == {ANA, BEN}
+        assert len({m for m, _ in counts}) == 1 == len({a.raw for a in server.accepted})
+        assert sum(counts.values()) == 2 + GAP.get(moment, 0)
+        assert states(Records(home)) == {ANA: "accepted", BEN: "accepted"}
+
+
+def test_two_senders_at_once_send_once(tmp_path: Path) -> None:
+    """The task that runs twice at once changes nothing: the second sender waits, and finds nothing left to send."""
+    with smtp_server(Script(at=lambda moment: time.sleep(0.05))) as server:
+        arguments = [sys.executable, "-c", SENDER, str(tmp_path), str(server.port), "never"]
+        both = [subprocess.Popen(arguments) for _ in range(2)]
+        assert [p.wait(60) for p in both] == [0, 0]
+    assert set(received(server).values()) == {1}
+
+
+def test_the_default_context_verifies() -> None:
+    """The guard behind the TLS tests: nobody switched verification off for the process."""
+    assert ssl.create_default_context().verify_mode == ssl.CERT_REQUIRED

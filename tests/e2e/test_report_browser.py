@@ -1,0 +1,171 @@
+"""The report in a real browser: nothing runs, nothing is asked of the network, nothing sticks out."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from runspend.actions.report import ReportFigures, plan_report, write_report
+from runspend.config import Settings
+from runspend.web import LOOPBACK, create_app
+from tests.unit.hostile_names import PAYLOADS, with_names
+from tests.unit.report_world import NOW, TableReader, month_world
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def figures() -> ReportFigures:
+    """The small month."""
+    settings = Settings.model_validate({"tracking": [{"name": "prod", "uri": "https://mlflow.example.com"}]})
+    return plan_report(TableReader(month_world()), "2026-11", settings=settings, now=NOW)
+
+
+@pytest.fixture(scope="module")
+def served(figures: ReportFigures, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The pages on a loopback port, with the folder they lie in: one plain month and six of hostile names."""
+    home = tmp_path_factory.mktemp("home")
+    write_report(figures, home / "reports")
+    names = cycle(PAYLOADS)
+    for month in range(1, 7):
+        hostile = with_names(figures, names)
+        write_report(type(hostile)(**{**vars(hostile), "period": f"2027-{month:02d}"}), home / "reports")
+    server = uvicorn.Server(uvicorn.Config(create_app(Settings(home=home), hosts=LOOPBACK), host="127.0.0.1", port=0, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", home / "reports"
+    server.should_exit = True
+    thread.join()
+
+
+class Watched:
+    """A page, and everything it did that a report must not do."""
+
+    def __init__(self, page: Page, allowed: str) -> None:
+        self.page = page
+        self.faults: list[str] = []
+        page.on("dialog", lambda dialog: (self.faults.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        page.on("request", lambda request: self.faults.append(f"request {request.url}") if not request.url.startswith(allowed) else None)
+        page.on("console", lambda message: self.faults.append(f"console {message.text}"))
+        page.on("pageerror", lambda error: self.faults.append(f"error {error}"))
+        page.on("popup", lambda popup: self.faults.append(f"popup {popup.url}"))
+
+
+def open_page(browser: Browser, address: str, allowed: str, **context: Any) -> Watched:
+    """The page, watched from before it loads."""
+    watched = Watched(browser.new_context(**context).new_page(), allowed)
+    watched.page.goto(address)
+    return watched
+
+
+def test_hostile_names_run_nothing_and_ask_for_nothing(browser: Browser, served: tuple[str, Path]) -> None:
+    """300 and more payloads, from disk and served: no dialog, no request but the page, no script, every fold opened."""
+    address, folder = served
+    for month in range(1, 7):
+        for base in (address, folder.as_uri()):
+            page = f"{base}/2027-{month:02d}.html"
+            watched = open_page(browser, page, page)
+            watched.page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
+            watched.page.mouse.move(300, 300)
+            watched.page.wait_for_timeout(150)
+            assert watched.faults == []
+            assert watched.page.title() == f"{['January', 'February', 'March', 'April', 'May', 'June'][month - 1]} 2027 · Runspend"
+            assert watched.page.evaluate("document.scripts.length") == 0
+            watched.page.context.close()
+
+
+def test_the_policy_stops_a_script_that_got_in(browser: Browser, served: tuple[str, Path]) -> None:
+    """A page somebody wrote a script and an event handler into runs neither: the watch above can see, and the policy works."""
+    address, folder = served
+    page = (folder / "2026-11.html").read_text(encoding="utf-8")
+    (folder / "2030-01.html").write_text(
+        page.replace("<main>", "<main><script>alert(1)</script><img src=x onerror=alert(2)>"), encoding="utf-8"
+    )
+    watched = open_page(browser, f"{address}/2030-01.html", f"{address}/2030-01.html")
+    watched.page.wait_for_timeout(150)
+    (folder / "2030-01.html").unlink()
+    assert watched.page.evaluate("document.scripts.length") == 1
+    refused = [f for f in watched.faults if f.startswith("console ") and "Content Security Policy" in f]
+    assert len(refused) >= 2, watched.faults
+    assert not [f for f in watched.faults if f.startswith(("dialog", "popup"))]
+    watched.page.context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 768, 1280])
+def test_nothing_sticks_out_at_any_width(browser: Browser, served: tuple[str, Path], width: int, scheme: str) -> None:
+    """No sideways scrolling, folds open; the style sheet applies; text stands out from the paper."""
+    address, _ = served
+    for name in ("2026-11.html", "2027-01.html", "index.html"):
+        watched = open_page(
+            browser, f"{address}/{name}", f"{address}/{name}", viewport={"width": width, "height": 844}, color_scheme=scheme
+        )
+        watched.page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
+        assert watched.page.evaluate("document.documentElement.scrollWidth") <= width, name
+        dark = watched.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 22, 28)"
+        assert dark == (scheme == "dark")
+        assert watched.faults == []
+        watched.page.context.close()
+
+
+def test_phone_and_desktop_have_a_chart_each(browser: Browser, served: tuple[str, Path]) -> None:
+    """Wide charts on a desk, narrow ones on a phone, so that their letters stay readable."""
+    address, _ = served
+    for width, shown, hidden in ((390, "narrow", "wide"), (1280, "wide", "narrow")):
+        page = open_page(browser, f"{address}/2026-11.html", f"{address}/2026-11.html", viewport={"width": width, "height": 844}).page
+        assert page.locator(f"svg.{shown}").first.is_visible()
+        assert not page.locator(f"svg.{hidden}").first.is_visible()
+        size = page.evaluate(
+            f"(() => {{ const t = document.querySelector('svg.{shown} text').getBoundingClientRect(); return t.height }})()"
+        )
+        assert size > 9
+        page.context.close()
+
+
+def test_paper_shows_what_is_folded(browser: Browser, served: tuple[str, Path]) -> None:
+    """Printed, the experiments are there without a click, in black on white even in dark mode."""
+    address, _ = served
+    page = open_page(browser, f"{address}/2026-11.html", f"{address}/2026-11.html", color_scheme="dark").page
+    row = page.locator("tr.exp", has_text="vit-pretrain").first
+    assert not row.evaluate("row => row.checkVisibility()")
+    page.emulate_media(media="print", color_scheme="dark")
+    assert row.evaluate("row => row.checkVisibility()")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.evaluate("getComputedStyle(document.body).color") == "rgb(27, 36, 48)"
+    assert page.pdf(format="A4").startswith(b"%PDF")
+    page.context.close()
+
+
+def test_links_between_pages_work(browser: Browser, served: tuple[str, Path]) -> None:
+    """From the newest page to the list of months and back, and a CSV is a download."""
+    address, _ = served
+    page = open_page(browser, f"{address}/2026-11.html", address).page
+    page.click("text=all months")
+    page.click("text=November 2026")
+    assert page.url == f"{address}/2026-11.html"
+    with page.expect_download() as download:
+        page.click("footer >> text=runs")
+    assert download.value.suggested_filename == "2026-11-runs.csv"
+    page.context.close()

@@ -1,0 +1,208 @@
+"""A real SMTP server on 127.0.0.1 for tests: TLS, logins, refusals, lost replies, and SIGKILL of its client at a chosen moment.
+
+Built on aiosmtpd. `script` says what to do; `accepted` holds what the server took responsibility for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import os
+import signal
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+
+@dataclass
+class Script:
+    """What the server does. Replies by recipient address; `before` and `after` are called with the name of a moment."""
+
+    mail_reply: str | None = None
+    rcpt_replies: dict[str, str] = field(default_factory=dict)
+    data_reply: str | None = None
+    keep_before_reply: bool = False  # queue the message and only then answer data_reply: the case that makes doubles
+    hang_up_after_data: bool = False
+    at: Callable[[str], None] = lambda moment: None
+
+
+@dataclass
+class Accepted:
+    """One message the server took, whole."""
+
+    sender: str
+    recipients: list[str]
+    raw: bytes
+    was_encrypted: bool
+    login: str | None
+
+    @property
+    def message(self) -> EmailMessage:
+        parsed = message_from_bytes(self.raw, policy=policy.default)
+        assert isinstance(parsed, EmailMessage)
+        return parsed
+
+
+class Handler:
+    """Follows the script."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.accepted: list[Accepted] = []
+        self.commands: list[str] = []
+
+    async def handle_EHLO(self, server: SMTP, session: Session, envelope: Envelope, hostname: str, responses: list[str]) -> list[str]:
+        self.commands.append(f"EHLO {hostname}")
+        self.script.at("ehlo")
+        session.host_name = hostname
+        return responses
+
+    async def handle_MAIL(self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]) -> str:
+        self.commands.append(f"MAIL {address}")
+        self.script.at("mail")
+        if self.script.mail_reply:
+            return self.script.mail_reply
+        envelope.mail_from = address
+        return "250 OK"
+
+    async def handle_RCPT(self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]) -> str:
+        self.commands.append(f"RCPT {address}")
+        self.script.at("rcpt")
+        reply = self.script.rcpt_replies.get(address)
+        if reply:
+            return reply
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        assert isinstance(envelope.content, bytes)
+        assert envelope.mail_from is not None
+        self.commands.append("DATA")
+        self.script.at("body_received")
+        assert server.transport is not None
+        is_encrypted = server.transport.get_extra_info("ssl_object") is not None
+        taken = Accepted(envelope.mail_from, list(envelope.rcpt_tos), envelope.content, is_encrypted, getattr(session, "login", None))
+        reply = self.script.data_reply
+        if reply is None or reply.startswith("2") or self.script.keep_before_reply:
+            self.accepted.append(taken)
+        self.script.at("queued")
+        if self.script.hang_up_after_data:
+            server.transport.abort()
+            await asyncio.sleep(0.05)
+        return reply or "250 queued"
+
+
+class Server(Controller):
+    """The server in a thread. `tls`: none, starttls or implicit; `login`: (user, password) that is then required."""
+
+    def __init__(
+        self, script: Script, *, tls: str = "none", context: ssl.SSLContext | None = None, login: tuple[str, str] | None = None
+    ) -> None:
+        self._tls, self._context, self._login = tls, context, login
+        self.script_handler = Handler(script)
+        super().__init__(
+            self.script_handler, hostname="127.0.0.1", port=0, ssl_context=context if tls == "implicit" else None, ready_timeout=20
+        )
+
+    def factory(self) -> SMTP:
+        def authenticate(server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: Any) -> AuthResult:
+            given = (data.login.decode(), data.password.decode())
+            session.login = given[0]  # type: ignore[attr-defined]  # kept for the test to see
+            return AuthResult(success=given == self._login, handled=False)
+
+        return SMTP(
+            self.script_handler,
+            hostname="mail.test",
+            tls_context=self._context if self._tls == "starttls" else None,
+            require_starttls=self._tls == "starttls",
+            authenticator=authenticate if self._login else None,
+            auth_required=self._login is not None and self._tls == "starttls",
+            auth_require_tls=self._tls == "starttls",
+        )
+
+    def _trigger_server(self) -> None:
+        """aiosmtpd's own wants a fixed port; the port is known once the server listens."""
+        self.port = self.server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+        super()._trigger_server()
+
+    @property
+    def accepted(self) -> list[Accepted]:
+        return self.script_handler.accepted
+
+    @property
+    def commands(self) -> list[str]:
+        return self.script_handler.commands
+
+
+@contextmanager
+def smtp_server(
+    script: Script | None = None, *, tls: str = "none", context: ssl.SSLContext | None = None, login: tuple[str, str] | None = None
+) -> Iterator[Server]:
+    """A running server; `server.port` is its port."""
+    server = Server(script or Script(), tls=tls, context=context, login=login)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def make_certificate(folder: Path) -> tuple[ssl.SSLContext, Path]:
+    """A certificate for 127.0.0.1 and localhost, signed by itself: the server's context, and the file clients must trust."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    today = dt.datetime.now(dt.timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(today - dt.timedelta(days=1))
+        .not_valid_after(today + dt.timedelta(days=30))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    certificate_file, key_file = folder / "cert.pem", folder / "key.pem"
+    certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    key_file.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate_file, key_file)
+    return context, certificate_file
+
+
+def killer(moment: str, pid_file: Path) -> Callable[[str], None]:
+    """For Script.at: SIGKILLs the process whose id is in `pid_file`, once, at a moment, and waits until it is gone."""
+    state = {"armed": True}
+
+    def at(reached: str) -> None:
+        if reached == moment and state["armed"]:
+            state["armed"] = False
+            pid = int(pid_file.read_text())
+            os.kill(pid, signal.SIGKILL)
+            while _is_running(pid):
+                time.sleep(0.005)
+
+    return at
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -1,0 +1,114 @@
+"""Rows and settings for the tests of alerts and of the archive plan, in a real Parquet warehouse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from runspend.config import Settings
+from runspend.tables import TABLES
+from runspend.warehouse import Reader
+from runspend.warehouse.parquet import ParquetWarehouse
+
+NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)
+UTC = timezone.utc
+
+
+class MemoryRecords:
+    """The once-only records in a dict. `on_operation` is called before and after each change, with its name: for kills."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[str, str], tuple[dict[str, Any], int]] = {}
+        self.writes = 0
+
+    def create(self, kind: str, key: str, value: dict[str, Any]) -> bool:
+        self.before(f"create {kind}")
+        made = (kind, key) not in self.kept
+        if made:
+            self.kept[kind, key] = (dict(value), 0)
+            self.writes += 1
+            self.after(f"create {kind}")
+        return made
+
+    def get(self, kind: str, key: str) -> tuple[dict[str, Any], int] | None:
+        return self.kept.get((kind, key))
+
+    def replace(self, kind: str, key: str, value: dict[str, Any], token: int) -> bool:
+        self.before(f"replace {kind}")
+        if (kind, key) not in self.kept or self.kept[kind, key][1] != token:
+            return False
+        self.kept[kind, key] = (dict(value), token + 1)
+        self.writes += 1
+        self.after(f"replace {kind}")
+        return True
+
+    def list(self, kind: str) -> dict[str, dict[str, Any]]:
+        return {key: value for (k, key), (value, _) in sorted(self.kept.items()) if k == kind}
+
+    def before(self, operation: str) -> None:
+        """For tests to override."""
+
+    def after(self, operation: str) -> None:
+        """For tests to override."""
+
+
+def cost(day: str, amount: str | Decimal, **names: Any) -> dict[str, Any]:
+    """One row of cost_daily."""
+    on = date.fromisoformat(day)
+    row = {
+        "source": "aws", "billing_period": on.replace(day=1), "charge_date": on, "service_provider_name": "AWS", "cost_kind": "compute", "allocated_to": "run",
+        "tracking_server": "prod", "workspace": "default", "experiment_id": "12", "experiment_name": "resnet-sweep", "team": "vision", "user_name": "ana",
+        "confidence": "exact", "cost_status": "provisional", "billing_currency": "USD",
+        **{f"{kind}_cost": Decimal(amount) for kind in ("list", "contracted", "effective", "billed")},
+    }  # fmt: skip
+    return row | names
+
+
+def run(run_id: str, **facts: Any) -> dict[str, Any]:
+    """One row of runs."""
+    row = {
+        "tracking_server": "prod", "workspace": "default", "run_id": run_id, "run_name": run_id, "experiment_id": "12", "experiment_name": "resnet-sweep",
+        "user_name": "ana", "team": "vision", "run_status": "FINISHED", "lifecycle_stage": "active", "start_time": datetime(2026, 11, 20, 8, tzinfo=UTC),
+        "end_time": datetime(2026, 11, 20, 9, tzinfo=UTC), "tags": "{}", "params": "{}",
+    } | facts  # fmt: skip
+    return row | {"start_month": row["start_time"].date().replace(day=1)}
+
+
+def source(name: str = "aws", until: datetime = datetime(2026, 11, 22, 23, tzinfo=UTC)) -> dict[str, Any]:
+    """One row of sources."""
+    return {"source": name, "kind": "bill", "state": "ok", "covered_until": until, "usual_lag_seconds": 86400.0}
+
+
+def settings(home: Path, *budgets: Mapping[str, Any], **more: Any) -> Settings:
+    """Settings with a home, budgets and a mail sender."""
+    mail = {"from": "Runspend <runspend@acme.com>", "operators": ["oncall@acme.com"]} | more.pop("mail", {})
+    return Settings.model_validate({"home": home, "budgets": [dict(b) for b in budgets], "mail": mail, **more})
+
+
+def budget(name: str = "vision", amount: str = "5000", **more: Any) -> dict[str, Any]:
+    """One entry of budgets."""
+    return {"name": name, "for": {"team": "vision"}, "amount": amount, "notify": ["vision-leads@acme.com"], **more}
+
+
+@contextmanager
+def warehouse(root: Path, **tables: Sequence[Mapping[str, Any]]) -> Iterator[Reader]:
+    """A reader over a warehouse that holds these rows and nothing else."""
+    house = ParquetWarehouse(root)
+    with house.step("test", "b1") as step:
+        for name, rows in tables.items():
+            table = TABLES[name]
+            by_period: dict[str, list[Mapping[str, Any]]] = {}
+            for row in rows:
+                period = f"{row[table.period_column]:%Y-%m}" if table.period_column else "all"
+                by_period.setdefault(period, []).append(row)
+            for period, part in by_period.items():
+                step.put(name, period, "test", pa.Table.from_pylist([dict(r) for r in part], schema=table.arrow_schema()))
+        step.publish()
+    with house.reader() as reader:
+        yield reader

@@ -1,0 +1,383 @@
+"""The alert step over a real Parquet warehouse: once per threshold, nothing lost at a crash, many budgets in one mail."""
+
+from __future__ import annotations
+
+import json
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from unit.alert_world import NOW, UTC, MemoryRecords, budget, cost, run, settings, source, warehouse
+
+from runspend.actions import alert
+from runspend.actions.alert import operators
+from runspend.tables import TABLES
+from runspend.warehouse.dialect import lint
+from runspend.warehouse.records import Records
+
+OVER = [cost("2026-11-05", "1000"), cost("2026-11-17", "3100.125"), cost("2026-11-22", "912.255")]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the library catches it."""
+
+
+def mails(home: Path) -> dict[str, EmailMessage]:
+    found = {}
+    for path in sorted((home / "mail").glob("*.eml")):
+        message = message_from_bytes(path.read_bytes(), policy=policy.default)
+        assert isinstance(message, EmailMessage)
+        found[path.name.removesuffix(".eml")] = message
+    return found
+
+
+def subjects(home: Path) -> list[str]:
+    return [m["Subject"] for m in mails(home).values()]
+
+
+def text_of(message: EmailMessage) -> str:
+    body = message.get_body(("plain",))
+    assert body is not None
+    return str(body.get_content())
+
+
+def step(home: Path, records: Any, given: Any, now: datetime = NOW, **tables: Any) -> alert.AlertResult:
+    with warehouse(home / f"w{len(list(home.glob('w*')))}", **{"sources": [source()], **tables}) as reader:
+        return alert.run(reader, given, records, now)
+
+
+def test_several_thresholds_at_once_make_one_mail_and_all_are_recorded(tmp_path: Path) -> None:
+    """The mail names the highest; the table has a row for each; the next night sends nothing."""
+    records, given = MemoryRecords(), settings(tmp_path, budget(actual=["50%", "80%", "100%", "120%"], owner="ana@acme.com"))
+    result = step(tmp_path, records, given, cost_daily=OVER)
+    assert subjects(tmp_path) == ["[runspend] vision is over budget: 100.2 % of 5,000 USD for November"]
+    assert sorted(result.alerts["threshold"].to_pylist()) == ["100 %", "50 %", "80 %"]
+    assert set(result.alerts["recipients"].to_pylist()) == {'{"vision-leads@acme.com": "accepted"}'}
+    assert len(set(result.alerts["message_id"].to_pylist())) == 1
+    assert result.lines_for_summary == [("✗", "vision      5,012.38 / 5,000   100.2 %   crossed 100 % on 22 Nov → 1 mail")]
+    message = next(iter(mails(tmp_path).values()))
+    assert message["Message-ID"].startswith("<budget.vision.2026-11.actual.100.")
+    assert message["Message-ID"].endswith("@acme.com>")
+    assert (message["Reply-To"], message["List-Id"], message["X-Runspend-Kind"]) == (
+        "ana@acme.com",
+        "Runspend budgets <budgets.runspend.acme.com>",
+        "budget-actual",
+    )
+    assert message["Date"] == "Tue, 24 Nov 2026 06:00:00 +0000"
+    again = step(tmp_path, records, given, NOW + timedelta(days=1), cost_daily=OVER)
+    assert (again.sent, again.errors, len(mails(tmp_path))) == ([], [], 1)
+    assert again.alerts.equals(result.alerts)
+
+
+def test_rows_have_the_declared_schema_and_carry_over_the_month(tmp_path: Path) -> None:
+    """budget_status holds every row of the months it touches: a quarter's row does not push out October's own budgets."""
+    october = {
+        "budget": "old",
+        "month": date(2026, 10, 1),
+        "budget_period": "2026-10",
+        "amount": Decimal(1),
+        "spent": Decimal(2),
+        "currency": "USD",
+    }
+    given = settings(tmp_path, budget(every="quarter"))
+    result = step(tmp_path, MemoryRecords(), given, cost_daily=OVER, budget_status=[october])
+    assert result.budget_status.schema == TABLES["budget_status"].arrow_schema()
+    assert result.alerts.schema == TABLES["alerts"].arrow_schema()
+    assert [(r["budget"], r["budget_period"]) for r in result.budget_status.to_pylist()] == [("old", "2026-10"), ("vision", "2026-Q4")]
+    assert result.budget_status["crossed"].to_pylist() == [None, "100 %"]
+
+
+def test_a_budget_no_longer_configured_leaves_the_running_period(tmp_path: Path) -> None:
+    """Its last verdict is not shown as if it still held; the months it was judged in keep their rows."""
+    gone = {"budget": "gone", "month": date(2026, 11, 1), "budget_period": "2026-11", "spent": Decimal(2)}
+    result = step(tmp_path, MemoryRecords(), settings(tmp_path, budget()), cost_daily=OVER, budget_status=[gone])
+    assert result.budget_status["budget"].to_pylist() == ["vision"]
+
+
+def test_restated_down_and_up_again_fires_once(tmp_path: Path) -> None:
+    """A bill that is corrected below the threshold and crosses it again in the same period is no new alert."""
+    records, given = MemoryRecords(), settings(tmp_path, budget(actual=["100%"]))
+    for night, amount in enumerate(["4999.9999", "5000", "100", "5001"]):
+        step(tmp_path, records, given, NOW + timedelta(days=night), cost_daily=[cost("2026-11-05", amount)])
+    assert len(mails(tmp_path)) == 1
+
+
+def test_an_edited_budget_is_judged_anew(tmp_path: Path) -> None:
+    """Another amount is another version; another recipient is not."""
+    records = MemoryRecords()
+    step(tmp_path, records, settings(tmp_path, budget()), cost_daily=OVER)
+    step(tmp_path, records, settings(tmp_path, budget(notify=["new@acme.com"])), cost_daily=OVER)
+    assert len(mails(tmp_path)) == 1
+    step(tmp_path, records, settings(tmp_path, budget(amount="5001")), cost_daily=OVER)
+    assert len(mails(tmp_path)) == 2
+
+
+def test_only_the_budgets_period_counts(tmp_path: Path) -> None:
+    """In the first hours of a month last month's spend makes no alert (E8)."""
+    first_hour = datetime(2026, 12, 1, 0, 0, tzinfo=UTC)
+    result = step(tmp_path, MemoryRecords(), settings(tmp_path, budget()), first_hour, cost_daily=OVER)
+    assert (mails(tmp_path), result.budget_status["spent"].to_pylist()) == ({}, [Decimal(0)])
+
+
+def test_a_crossing_in_the_last_hours_of_a_month_is_not_lost_to_a_late_bill(tmp_path: Path) -> None:
+    """The bill of 30 November arrives on 2 December: the November budget is still told, once, as November's."""
+    records, given = MemoryRecords(), settings(tmp_path, budget(actual=["100%"]))
+    step(tmp_path, records, given, cost_daily=OVER[:2])
+    late = [*OVER[:2], cost("2026-11-30", "2000")]
+    for day in (2, 3):
+        result = step(tmp_path, records, given, datetime(2026, 12, day, 6, tzinfo=UTC), cost_daily=late)
+    assert subjects(tmp_path) == ["[runspend] vision is over budget: 122.0 % of 5,000 USD for November"]
+    assert [r["budget_period"] for r in result.budget_status.to_pylist()] == ["2026-11", "2026-12"]
+
+
+@pytest.mark.parametrize(
+    ("selector", "spent"),
+    [
+        (None, "115"), ({"team": "vision"}, "100"), ({"team": "vis*"}, "100"), ({"team": ["nlp", "vision"]}, "107"), ({"team": "vision", "user": "b?n"}, "40"),
+        ({"experiment": "resnet*"}, "60"), ({"provider": "AWS"}, "115"), ({"source": "gcp"}, "0"), ({"cost_kind": "storage"}, "40"), ({"tracking": "prod"}, "107"),
+        ({"owner": "*"}, "60"), ({"project": "p.1"}, "7"), ({"cost_center": "4?"}, "60"), ({"team": "*"}, "107"), ({"experiment": "it's %_'; drop"}, "40"),
+    ],
+)  # fmt: skip
+def test_selectors(tmp_path: Path, selector: dict[str, Any] | None, spent: str) -> None:
+    """A budget sums what its selector names; without one, the ML platform: everything that is not out of scope."""
+    rows = [
+        cost("2026-11-05", "60", owner="ana", cost_center="42"),
+        cost("2026-11-06", "40", user_name="ben", cost_kind="storage", experiment_name="it's %_'; drop"),
+        cost("2026-11-06", "7", team="nlp", project="p.1", experiment_name="px1"),
+        cost(
+            "2026-11-06",
+            "8",
+            team=None,
+            allocated_to="idle",
+            experiment_id=None,
+            experiment_name=None,
+            tracking_server=None,
+            user_name=None,
+        ),
+        cost("2026-11-06", "9000", team=None, allocated_to="out_of_scope", experiment_name=None, tracking_server=None),
+    ]
+    entry = budget(amount="9999")
+    entry.pop("for")
+    if selector is not None:
+        entry["for"] = selector
+    result = step(tmp_path, MemoryRecords(), settings(tmp_path, entry), cost_daily=rows)
+    assert result.budget_status["spent"].to_pylist() == [Decimal(spent)]
+
+
+def test_measures(tmp_path: Path) -> None:
+    """Each budget is judged by its own measure."""
+    rows = [
+        cost(
+            "2026-11-05",
+            "0",
+            list_cost=Decimal(1),
+            contracted_cost=Decimal(2),
+            effective_cost=Decimal(3),
+            billed_cost=Decimal("4.0000000000000000000001"),
+        )
+    ]
+    names = ["list_cost", "contracted_cost", "effective_cost", "billed_cost"]
+    result = step(tmp_path, MemoryRecords(), settings(tmp_path, *[budget(n, "9999", measure=n) for n in names]), cost_daily=rows)
+    spent = {r["budget"]: r["spent"] for r in result.budget_status.to_pylist()}
+    assert spent == {"list_cost": 1, "contracted_cost": 2, "effective_cost": 3, "billed_cost": Decimal("4.0000000000000000000001")}
+
+
+def test_another_currency_is_reported_to_operators_not_added(tmp_path: Path) -> None:
+    """No verdict, a line in the summary, one operators' mail a night."""
+    records, given = MemoryRecords(), settings(tmp_path, budget())
+    rows = [*OVER, cost("2026-11-06", "1", billing_currency="EUR")]
+    for _ in range(2):
+        result = step(tmp_path, records, given, cost_daily=rows)
+    assert result.notes == ["budget vision was not judged for November: no rate for EUR"]
+    assert result.lines_for_summary == [("▲", "vision  not judged: no rate for EUR")]
+    assert subjects(tmp_path) == [
+        "[runspend] NOT JUDGED: 1 budget was not judged: budget vision was not judged for November: no rate for EUR"
+    ]
+    assert result.alerts.num_rows == 0
+
+
+def test_the_mail_tells_what_runs_what_drove_it_and_how_sure(tmp_path: Path) -> None:
+    """Figures of the tables, in the order people need them; a run of another team, an ended and a silent one are not running now."""
+    start = datetime(2026, 11, 22, 20, tzinfo=UTC)
+    on = {"run_status": "RUNNING", "end_time": None, "start_time": start}
+    runs = [
+        run("a", run_name="vit-l16-384", last_sign_at=NOW - timedelta(hours=1), instance_type="p4d.24xlarge", num_nodes=2, **on),
+        run("b", run_name="new-one", **{**on, "start_time": NOW - timedelta(minutes=10)}),
+        run("c", run_name="silent", **on),
+        run("d", run_name="others", team="nlp", last_sign_at=NOW, **on),
+        run("e", run_status="FAILED"),
+        run("f", run_name="gone", last_sign_at=NOW, purged_at=NOW, **on),
+    ]
+    rows = [
+        cost("2026-11-05", "4000", confidence="exact"),
+        cost("2026-11-20", "1000", experiment_id="13", experiment_name="vit-pretrain", user_name="ben", confidence="medium"),
+        cost("2026-10-03", "640.2"),
+        cost("2026-10-24", "77"),
+        cost("2026-11-22", "900", team=None, allocated_to="idle", experiment_id=None, experiment_name=None, confidence=None),
+    ]
+    key = {"tracking_server": "prod", "workspace": "default", "billing_currency": "USD"}
+    daily = [
+        key
+        | {
+            "run_id": "e",
+            "charge_date": date(2026, 11, 20),
+            "cost_kind": "compute",
+            "source": "aws",
+            "billing_period": date(2026, 11, 1),
+            "effective_cost": Decimal(50),
+        }
+    ]
+    whole = [key | {"run_id": "a", "start_month": date(2026, 11, 1), "effective_cost": Decimal("73.74")}]
+    step(
+        tmp_path,
+        MemoryRecords(),
+        settings(tmp_path, budget(runbook="https://wiki.acme.com/x")),
+        cost_daily=rows,
+        runs=runs,
+        run_costs_daily=daily,
+        run_costs=whole,
+    )
+    text = text_of(next(iter(mails(tmp_path).values())))
+    for found in (
+        "vit-l16-384  ana  2 x p4d.24xlarge  22 Nov 20:00     24.58", "together 24.58 an hour, 589 USD a day", "new-one", "1 running run has no figure here yet",
+        "resnet-sweep (ana)  80 %  4,000.00            640.20", "vit-pretrain (ben)  20 %  1,000.00              0.00", "failed or killed runs 50.00 (1 %)",
+        "complete to 22 Nov 23:00 UTC: 31 hours old, usual 24", "900.00 of idle machines", "80 % exact, 20 % medium", "https://wiki.acme.com/x",
+    ):  # fmt: skip
+        assert found in " ".join(text.split()) or found in text, (found, text)
+    assert not any(name in text for name in ("silent", "others  ", "gone"))
+    order = [text.index(title) for title in ("has spent", "RUNNING NOW", "WHAT DROVE IT", "HOW SURE", "WHAT YOU CAN DO", "Sent once")]
+    assert order == sorted(order)
+    assert max(len(line) for line in text.splitlines()) <= 72
+
+
+@pytest.mark.parametrize(("people", "shown"), [("show", "(ana)"), ("pseudonym", "(person-"), ("hide", "")])
+def test_people_are_named_as_configured(tmp_path: Path, people: str, shown: str) -> None:
+    """`mail.people` decides whether a mail names who ran what."""
+    step(tmp_path, MemoryRecords(), settings(tmp_path, budget(), mail={"people": people}), cost_daily=OVER)
+    text = text_of(next(iter(mails(tmp_path).values())))
+    assert shown in text
+    assert ("ana" in text) == (people == "show")
+
+
+def test_killed_at_any_write_the_next_run_makes_up_for_it(tmp_path: Path) -> None:
+    """Killed before or after each record is written: in the end one decision per threshold, one mail, the same Message-ID."""
+    reference = MemoryRecords()
+    given = settings(tmp_path / "ref", budget(), budget("small", "100"))
+    want = step(tmp_path, reference, given, cost_daily=OVER)
+    moments = 2 * reference.writes
+    assert moments > 12
+    for moment in range(moments):
+        home = tmp_path / f"home{moment}"
+        records, left = MemoryRecords(), [moment]
+
+        def tick(operation: str, left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed(operation)
+
+        records.before, records.after = tick, tick  # type: ignore[method-assign]  # the seam this class is for
+        given = settings(home, budget(), budget("small", "100"))
+        with warehouse(tmp_path / f"w-{moment}", cost_daily=OVER, sources=[source()]) as reader:
+            with pytest.raises(Killed):
+                alert.run(reader, given, records, NOW)
+            records.before = records.after = lambda operation: None  # type: ignore[method-assign]  # as above
+            result = alert.run(reader, given, records, NOW)
+            before = records.writes
+            assert alert.run(reader, given, records, NOW).sent == []
+        assert records.writes == before
+        assert result.alerts.equals(want.alerts)
+        assert set(mails(home)) == set(mails(tmp_path / "ref"))
+        assert {m.as_bytes() for m in mails(home).values()} == {m.as_bytes() for m in mails(tmp_path / "ref").values()}
+
+
+def test_two_hundred_budgets_make_one_mail_that_lists_them_all(tmp_path: Path) -> None:
+    """Grouped per recipient, nothing dropped, sent once (E6)."""
+    records = MemoryRecords()
+    given = settings(
+        tmp_path, *[budget(f"b{n:03d}", str(100 + n), actual=["100%"]) for n in range(200)], budget("one", "1", notify=["solo@acme.com"])
+    )
+    result = step(tmp_path, records, given, cost_daily=OVER)
+    found = mails(tmp_path)
+    assert len(found) == 2
+    digest = next(m for m in found.values() if m["To"] == "vision-leads@acme.com")
+    assert digest["Subject"] == "[runspend] 200 budgets crossed a threshold: 200 over"
+    text = text_of(digest)
+    assert all(f"b{n:03d} " in text for n in range(200))
+    assert result.alerts.num_rows == 202
+    assert {state for row in result.alerts["recipients"].to_pylist() for state in json.loads(row).values()} == {"accepted"}
+    assert step(tmp_path, records, given, cost_daily=OVER).sent == []
+    assert len(mails(tmp_path)) == 2
+
+
+def test_backend_none_sends_nothing_now_or_later(tmp_path: Path) -> None:
+    """Mail switched on later does not send what was decided while it was off."""
+    records = MemoryRecords()
+    result = step(tmp_path, records, settings(tmp_path, budget(), mail={"backend": "none"}), cost_daily=OVER)
+    assert (result.sent, result.errors) == ([], [])
+    assert set(result.alerts["recipients"].to_pylist()) == {'{"vision-leads@acme.com": "skipped"}'}
+    step(tmp_path, records, settings(tmp_path, budget()), cost_daily=OVER)
+    assert mails(tmp_path) == {}
+
+
+def test_owner_among_recipients_is_the_budgets_owner(tmp_path: Path) -> None:
+    """`notify: [owner]` goes to the owner; a budget without one has nobody to tell, and is recorded all the same."""
+    given = settings(tmp_path, budget(notify=["owner"], owner="ana@acme.com"), budget("orphan", notify=["owner"]))
+    result = step(tmp_path, MemoryRecords(), given, cost_daily=OVER)
+    assert [m["To"] for m in mails(tmp_path).values()] == ["ana@acme.com"]
+    assert result.alerts.num_rows == 4
+
+
+def test_operators_are_told_once_per_cause_and_night(tmp_path: Path) -> None:
+    """The same key in one night is one mail; another key or another night is another. No warehouse is needed."""
+    records, given = Records(tmp_path), settings(tmp_path)
+
+    def told(kind: operators.Kind, key: str, now: datetime) -> list[Any]:
+        return operators.notify(given, records, kind, key, now, "aws 2026-11 v24: part 3 of 5 missing. v23 stays in place.")
+
+    assert len(told("REFUSED", "aws 2026-11", NOW)) == 1
+    assert told("REFUSED", "aws 2026-11", NOW + timedelta(hours=5)) == []
+    assert len(told("REFUSED", "aws 2026-10", NOW)) == 1
+    assert len(told("CHECK FAILED", "aws 2026-11", NOW)) == 1
+    assert len(told("REFUSED", "aws 2026-11", NOW + timedelta(days=1))) == 1
+    assert len(mails(tmp_path)) == 4
+    message = mails(tmp_path)[next(name for name in mails(tmp_path) if name.startswith("operators.REFUSED"))]
+    assert message["Subject"] == "[runspend] REFUSED: aws 2026-11 v24: part 3 of 5 missing. v23 stays in place."
+    assert (message["To"], message["X-Runspend-Kind"]) == ("oncall@acme.com", "refused")
+    assert all(title in text_of(message) for title in ("WHAT STILL WORKS", "WHAT YOU CAN DO", "tries again"))
+
+
+def test_two_runs_with_the_real_records(tmp_path: Path) -> None:
+    """The records on disk behave like the ones above."""
+    given = settings(tmp_path, budget())
+    first = step(tmp_path, Records(tmp_path), given, cost_daily=OVER)
+    assert len(first.sent) == 1
+    again = step(tmp_path, Records(tmp_path), given, cost_daily=OVER)
+    assert (again.sent, again.alerts.equals(first.alerts)) == ([], True)
+
+
+def test_sql_is_plain_googlesql() -> None:
+    """Every query passes the lint of the models."""
+    from importlib.resources import files
+
+    for package in ("runspend.actions.alert", "runspend.actions.archive"):
+        for path in files(package).iterdir():
+            if path.name.endswith(".sql"):
+                text = path.read_text(encoding="utf-8")
+                text = (
+                    text.replace("{budgets}", "sum(effective_cost) as b0")
+                    .replace("{measure}", "effective_cost")
+                    .replace("{selector}", "regexp_contains(team, @p0)" if "alert" in package else "r.user_name = @p0")
+                )
+                assert lint(text) == [], path.name
+
+
+def test_empty_configuration_judges_nothing(tmp_path: Path) -> None:
+    """No budgets: two empty tables, no mail, no complaint."""
+    result = step(tmp_path, MemoryRecords(), settings(tmp_path))
+    assert (result.budget_status.num_rows, result.alerts.num_rows, result.lines_for_summary, result.errors) == (0, 0, [], [])
+    assert isinstance(result.alerts, pa.Table)

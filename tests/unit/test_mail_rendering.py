@@ -1,0 +1,215 @@
+"""Names are hostile: whatever they hold, the mail is made, its headers are exactly those expected, its HTML holds no new element."""
+
+from __future__ import annotations
+
+import html
+import json
+import random
+import re
+from datetime import date, datetime, timezone
+from decimal import Decimal
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from typing import Any
+
+import html5lib
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from runspend.actions.alert.budgets import current_period, decide, judge_budget
+from runspend.actions.alert.figures import Coverage, Driver, Figures, RunningRun
+from runspend.actions.alert.mail import (
+    WIDTH,
+    Mail,
+    Paragraph,
+    Table,
+    address_of,
+    as_bytes,
+    clean,
+    cut,
+    money,
+    render_html,
+    render_text,
+    width,
+)
+from runspend.actions.alert.wording import Writer
+from runspend.config import Budget, MailSettings
+
+NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)
+HEADERS = [
+    "Message-ID", "List-Id", "Subject", "From", "To", "Reply-To", "Date", "X-Runspend-Kind", "Auto-Submitted", "MIME-Version", "Content-Type",
+]  # fmt: skip
+PIECES = [
+    "\r\n", "\n", "\r", "\x00", "\x0b", "\x85", "\u2028", "\u2029", "\ud800", "\udfff", "\u202e", "\u2066", "\ufeff", "\u200b", "\t", "\x1b[31m", "\x7f",
+    "Bcc: evil@x.com", "\r\nBcc: evil@x.com\r\n\r\n<b>", "=?utf-8?q?=0D=0ABcc:_evil@x.com?=", "<img src=x onerror=alert(1)>", "</td><script>", "{{ 7*7 }}", "{% raw %}",
+    "javascript:alert(1)", "\"'`", "&amp;", "]]>", "<!--", "é", "日本語", "👩‍🔬", "ﷺ", "a" * 300, " ", ".", "\r\n.\r\n", "From ", "\U0010ffff", "ﬀ", "İ", "%s", "\\",
+]  # fmt: skip
+PAYLOADS = [
+    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "<svg/onload=alert(1)>", "<a href='javascript:alert(1)'>x</a>", '"><iframe src=//evil>', "'onmouseover='x",
+    "<style>@import'//evil'</style>", "<link rel=stylesheet href=//evil>", "<base href=//evil>", "<form action=//evil><input>", "<meta http-equiv=refresh content=0;//evil>",
+    "<table background=//evil>", "<div style=background:url(//evil)>", "<!--><img src=x>", "<![CDATA[<b>]]>", "&lt;img src=x&gt;", "&#60;img src=x&#62;", "{{config}}", "{%include 'x'%}",
+    "</title><script>x</script>", "</style><b>", "<math><mi xlink:href=//evil>", "<object data=//evil>", "<embed src=//evil>", "<video poster=//evil>", "\u003cimg\u003e", "<IMG SRC=//evil>",
+    "<b\x00onclick=x>", "<\nimg src=x>", "< img>",
+]  # fmt: skip
+
+
+def make(
+    name: str, *, experiment: str | None = None, user: str = "ana", runbook: str = "https://wiki.acme.com/x", people: str = "show"
+) -> Mail:
+    """A budget mail in which run, experiment, user, machine, source and runbook have hostile names."""
+    budget = Budget.model_validate(
+        {"name": "vision", "amount": "5000", "notify": ["leads@acme.com", "Zoë Ü <zoe@acme.com>"], "owner": "ana@acme.com"}
+    ).model_copy(update={"runbook": runbook})  # fmt: skip
+    period = current_period("month", NOW.date())
+    status = judge_budget(budget, "USD", period, {(date(2026, 11, 5), "USD"): Decimal("5012.38")})
+    figures = Figures(
+        running=(RunningRun(name, user, name, NOW, Decimal("24.58")),), running_count=1,
+        drivers=(Driver(experiment if experiment is not None else name, user, Decimal(5000), Decimal(1)),), others=Driver("2 others", None, Decimal("12.38"), Decimal(0)), other_count=2,
+        failed=Decimal(3), by_confidence={"exact": Decimal(5000)}, no_run=Decimal("12.38"), idle_elsewhere=Decimal(7), coverage=(Coverage(name, NOW, None, "ok"),),
+    )  # fmt: skip
+    settings = MailSettings.model_validate({"from": "Runspend <runspend@acme.com>", "people": people})
+    return Writer(settings, "/etc/runspend/runspend.yaml").budget_mail(decide([status], set())[0], figures, NOW)
+
+
+def parsed(mail: Mail) -> EmailMessage:
+    message = message_from_bytes(as_bytes(mail), policy=policy.default)
+    assert isinstance(message, EmailMessage)
+    return message
+
+
+def shape(document: str) -> list[Any]:
+    """Elements and attribute names, and values of style, in document order."""
+    tree = html5lib.HTMLParser(strict=False).parse(document)
+    return [(element.tag, sorted(element.attrib), element.attrib.get("style"), element.attrib.get("href")) for element in tree.iter()]
+
+
+def parts(message: EmailMessage) -> tuple[str, str]:
+    text, markup = message.get_body(("plain",)), message.get_body(("html",))
+    assert text is not None
+    assert markup is not None
+    return str(text.get_content()), str(markup.get_content())
+
+
+def test_five_thousand_fuzzed_names_make_five_thousand_mails() -> None:
+    """Newline, NUL, surrogates, RTL, encoded words, huge: the header set is exactly the expected one and the body is whole."""
+    chance = random.Random(20261124)
+    reference = make("x")
+    for _ in range(5000):
+        name = "".join(
+            chance.choice(PIECES) if chance.random() < 0.8 else chr(chance.randrange(0x110000)) for _ in range(chance.randrange(1, 9))
+        )
+        # The expensive part, the two renderings, is fuzzed elsewhere; here the name goes to every header that could carry one.
+        mail = Mail(
+            **{
+                **reference.__dict__,
+                "subject": clean(f"[runspend] {name}", 180),
+                "text": render_text([Paragraph(clean(name))]),
+                "html": "<p></p>",
+            }
+        )
+        message = parsed(mail)
+        assert message.keys() == HEADERS
+        assert message["Subject"] == mail.subject
+        assert (message["To"], message["Message-ID"]) == ("leads@acme.com, Zoë Ü <zoe@acme.com>", reference.message_id)
+        assert not message.defects
+        assert [p.get_content_type() for p in message.walk()] == ["multipart/alternative", "text/plain", "text/html"]
+        assert parts(message)[0].strip() == mail.text.strip()
+
+
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=20)), max_size=6).map("".join), st.text(max_size=30), st.text(max_size=30)
+)
+def test_any_name_gives_the_same_structure(name: str, experiment: str, user: str) -> None:
+    """The HTML has the elements of a harmless mail, no more; the text stays 72 wide with no control character; headers are exact."""
+    mail = make(name, experiment=experiment, user=user or "ana", runbook=name or "x")
+    assert shape(mail.html) == shape(make("x", user=user or "ana", runbook="x").html)
+    assert parsed(mail).keys() == HEADERS
+    assert not re.search(
+        r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]", mail.text + mail.html.replace("\n", "")
+    )
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_markup_in_names_stays_text(payload: str) -> None:
+    """Known payloads, in ten places each: no element, attribute or address beyond the template's, and nothing that is fetched."""
+    mail = make(payload, experiment=payload, user=payload, runbook=payload)
+    assert shape(mail.html) == shape(make("x", runbook="x").html)
+    tags = {str(element[0]).rpartition("}")[2] for element in shape(mail.html)}
+    assert tags <= {"html", "head", "meta", "title", "body", "div", "p", "table", "tbody", "tr", "th", "td", "h2"}
+    assert "url(" not in "".join(str(element[2]) for element in shape(mail.html))
+
+
+def test_only_an_http_runbook_is_a_link() -> None:
+    """An https address is clickable; javascript:, data: and anything with a quote is shown as text."""
+    assert [e[3] for e in shape(make("x").html) if e[3]] == ["https://wiki.acme.com/x"]
+    for text in ("javascript:alert(1)", "data:text/html,x", 'https://x/"onclick=x', "https://x y", "//evil"):
+        assert [e[3] for e in shape(make("x", runbook=text).html) if e[3]] == []
+
+
+def test_text_and_html_say_the_same() -> None:
+    """Every word of one part is in the other, in the same order, but for the dots of cut names."""
+    text, markup = parts(parsed(make("vit-l16-384")))
+    from_html = html.unescape(re.sub(r"<[^>]+>", " ", re.sub(r"(?s)<head>.*?</head>", "", markup)))
+    words = lambda value: sorted(value.split())  # noqa: E731  # one expression
+    assert words(text) == words(from_html)
+
+
+def test_nothing_is_fetched_from_elsewhere() -> None:
+    """No image, style sheet, font or script."""
+    assert not re.search(
+        r"(?i)<(img|link|script|iframe|object|embed|video|audio|source|picture)\b|@import|url\(|src=|background=", make("x").html
+    )
+
+
+def test_the_same_mail_gives_the_same_bytes() -> None:
+    """A mail written down and read back is sent byte for byte as it was; lines are short enough for any server."""
+    mail = make("ünï\r\ncode")
+    again = Mail.from_record(json.loads(json.dumps(mail.as_record())))
+    assert (again, as_bytes(again)) == (mail, as_bytes(mail))
+    assert max(len(line) for line in as_bytes(mail).split(b"\r\n")) < 998
+    assert b"\n" not in as_bytes(mail).replace(b"\r\n", b"")
+    as_bytes(mail).decode("ascii")
+
+
+@given(st.text(max_size=200), st.integers(2, 80))
+def test_clean_is_one_visible_line(text: str, limit: int) -> None:
+    """Never empty, never wider than the limit, never two lines."""
+    cleaned = clean(text, limit)
+    assert cleaned == cleaned.strip() != ""
+    assert width(cleaned) <= max(limit, len("(no name)"))
+    assert len(cleaned.splitlines()) == 1
+    cleaned.encode("utf-8")
+
+
+@hypothesis_settings(deadline=None)
+@given(st.lists(st.tuples(st.text(max_size=90), st.text("0123456789,.", max_size=20), st.text(max_size=9)), max_size=4))
+def test_tables_fit_the_width(rows: list[tuple[str, str, str]]) -> None:
+    """Columns line up within 72, wide letters counted as two; the first column gives way."""
+    cleaned = tuple((clean(a, 60), b, clean(c, 9)) for a, b, c in rows)
+    text = render_text([Table("WHAT DROVE IT", ("", "November", "before"), "lrl", cleaned)])
+    assert all(width(line) <= WIDTH for line in text.splitlines())
+    assert len(text.splitlines()) - len(rows) in (1, 2)
+    assert html.unescape(render_html("s", [Table("T", ("", "a", "b"), "lrl", cleaned)])).count("<tr>") >= len(rows) + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("ana@acme.com", "ana@acme.com"), ("Ana <ana@acme.com>", "ana@acme.com"), ("ana@bücher.example", "ana@xn--bcher-kva.example"), ("ana", None), ("", None),
+        ("ana@acme.com\r\nBcc: x@y.z", None), ("a b@acme.com", None), ("ä@acme.com", None), ("ana@-acme.com", None), ("ana@acme..com", None), ("Smith, Ana <ana@acme.com>", None), ('"Smith, Ana" <ana@acme.com>', "ana@acme.com"),
+        ("ana@acme.com, b@acme.com", None), ("x" * 65 + "@acme.com", None),
+    ],
+)  # fmt: skip
+def test_addresses(text: str, address: str | None) -> None:
+    """What plain SMTP can carry, and nothing that could be two recipients or another header."""
+    assert address_of(text) == address
+
+
+def test_money_and_cut() -> None:
+    """Two decimals, half up, no minus zero; a cut text shows that it was cut."""
+    assert [money(Decimal(t)) for t in ("5012.385", "-0.001", "1234567.1", "0")] == ["5,012.39", "0.00", "1,234,567.10", "0.00"]
+    assert (money(Decimal(5000), short=True), money(Decimal("5000.50"), short=True)) == ("5,000", "5,000.50")
+    assert (cut("日本語日本語", 7), width(cut("日本語日本語", 7))) == ("日本語…", 7)

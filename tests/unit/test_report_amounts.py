@@ -1,0 +1,50 @@
+"""Numbers read by people add up as printed, and machines get them exactly."""
+
+from __future__ import annotations
+
+from decimal import Context, Decimal
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runspend.actions.report.amounts import add, change, money, percent, places_for, plain, round_parts, shares_of, size
+
+MONEY = st.decimals(min_value=-(10**12), max_value=10**12, places=22, allow_nan=False, allow_infinity=False)
+EXACT = Context(prec=76)
+
+
+@given(st.lists(MONEY, min_size=1, max_size=12), st.integers(0, 6))
+def test_printed_parts_add_up_to_the_printed_total(parts: list[Decimal], places: int) -> None:
+    """The rounded parts sum to the rounded total, and none is a whole unit of the last place off."""
+    rounded = round_parts(parts, places)
+    unit = Decimal(1).scaleb(-places)
+    assert add(rounded) == add(parts).quantize(unit, context=EXACT)
+    for part, shown in zip(parts, rounded, strict=True):
+        assert abs(EXACT.subtract(part, shown)) <= unit
+        assert shown == part or abs(EXACT.subtract(part, shown)) < unit
+
+
+@given(MONEY)
+def test_plain_numbers_keep_every_digit(value: Decimal) -> None:
+    """Text for machines reads back as the same number, without exponent or separators."""
+    assert Decimal(plain(value)) == value
+    assert not set(plain(value)) - set("-0123456789.")
+
+
+def test_money_rounds_half_to_even_with_a_real_minus() -> None:
+    """0.125 is 0.12, 0.135 is 0.14; nothing prints as minus zero."""
+    assert [money(Decimal(v)) for v in ("0.125", "0.135", "-1234.5", "-0.001", "1e-30")] == ["0.12", "0.14", "−1,234.50", "0.00", "0.00"]
+    assert (money(None), change(Decimal("412.9")), change(Decimal("-1"))) == ("–", "+412.90", "−1.00")
+
+
+def test_shares_add_to_100_and_have_no_meaning_without_a_whole() -> None:
+    """Three thirds print as 33.4, 33.3, 33.3; a bill of credits has no shares."""
+    third = [Decimal(1)] * 3
+    assert sorted(map(percent, shares_of(third, Decimal(3)))) == ["33.3 %", "33.3 %", "33.4 %"]
+    assert shares_of([Decimal(-5)], Decimal(-5)) == [None]
+
+
+def test_sizes_and_small_bills_read_well() -> None:
+    """Bytes in decimal units; unknown is said; small bills get more decimals."""
+    assert [size(n) for n in (0, 999, 14_200_000_000_000, 4_100, None)] == ["0 B", "999 B", "14.2 TB", "4.1 kB", "unknown"]
+    assert [places_for(Decimal(v)) for v in ("18432.17", "20.52", "0.0004", "-150")] == [2, 4, 6, 2]
