@@ -443,3 +443,7 @@ def _without_secrets(text: str) -> str:
     from runspend.config import redact
 
     return redact(text, Context.loaded)
+
+
+if __name__ == "__main__":
+    main()

@@ -8,16 +8,17 @@ rows travel through the warehouse. `now` is always given. What a step does insid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
+from runspend.builder import Builder, note_report, report_builds
 from runspend.config import Settings
 from runspend.errors import CheckFailed, ConfigError
-from runspend.inputs import allocation_inputs, digest, first_day, json_text, parse_unit, read_builds, summary_inputs
+from runspend.inputs import allocation_inputs, first_day, summary_inputs
 from runspend.outcome import Outcome, Progress, silent
 from runspend.sources import (
-    arrow_rows,
     by_month,
     chosen,
     covered_until,
@@ -25,12 +26,12 @@ from runspend.sources import (
     note_unit,
     own_units,
     owners,
+    published,
     reading,
     selector_keys,
-    tell_operators,
     work_folder,
 )
-from runspend.warehouse import Model, Step, Unit, Warehouse, open_warehouse
+from runspend.warehouse import Model, Step, Unit, open_warehouse
 
 # A run without an end is alive if its last sign is this close to the end of the billed hours …
 ALIVE_HOURS = 6
@@ -71,7 +72,7 @@ def extract(settings: Settings, names: Sequence[str] | None = None, *, now: date
                 server,
                 settings.dimensions,
                 now=now,
-                previous=lambda table, period: warehouse.read(Unit(table, period, server.name)),  # noqa: B023 (used inside this turn only)
+                previous=published(warehouse, server.name),
                 months=None,
                 known_months=sorted(u.period for u in kept if u.table == "runs"),
                 billed_months=sorted({u.period for u in warehouse.states("billing_lines")}),
@@ -111,7 +112,7 @@ def measure(settings: Settings, names: Sequence[str] | None = None, *, now: date
                 store,
                 owners(warehouse, settings),
                 now=now,
-                previous=lambda period: warehouse.read(Unit("artifact_bytes", period, name)),  # noqa: B023 (used inside this turn only)
+                previous=partial(published(warehouse, name), "artifact_bytes"),
                 workdir=workdir,
                 load_id=make_load_id(name, now),
                 progress=progress,
@@ -145,7 +146,7 @@ def load(settings: Settings, names: Sequence[str] | None = None, *, now: datetim
                 source,
                 now=now,
                 scope=settings.scope,
-                previous=lambda table, period: warehouse.read(Unit(table, period, source.name)),  # noqa: B023 (used inside this turn only)
+                previous=published(warehouse, source.name),
                 periods_known=sorted({u.period for u in kept if u.table == "billing_loads"}),
                 accept=accept,
                 workdir=workdir,
@@ -188,14 +189,14 @@ def allocate(settings: Settings, *, now: datetime, periods: Sequence[str] | None
     for period in periods or ():
         if period not in known:
             raise ConfigError(f"cannot allocate {period}: no bill was loaded for it. Loaded are {', '.join(known) or 'none'}.")
-    built = read_builds(warehouse)
+    ledger = Builder(warehouse, settings, outcome, "allocate", now, progress)
     for period in known:
         inputs, window = allocation_inputs(warehouse, period)
-        _build_unit(warehouse, settings, outcome, built, "allocate", period, inputs, now, forced=period in (periods or ()), build=lambda step: _build_ledger(step, period, window), progress=progress)  # noqa: B023 (called before the loop goes on)
-    built = read_builds(warehouse)
+        ledger.build(period, inputs, partial(_build_ledger, period=period, window=window), forced=period in (periods or ()))
+    lives = Builder(warehouse, settings, outcome, "summarize", now, progress)
     for month in sorted({u.period for u in warehouse.states("runs")}):
-        inputs, window = summary_inputs(warehouse, month, built)
-        _build_unit(warehouse, settings, outcome, built, "summarize", month, inputs, now, forced=False, build=lambda step: _build_run_costs(step, month, window), progress=progress)  # noqa: B023 (called before the loop goes on)
+        inputs, window = summary_inputs(warehouse, month, lives.built)
+        lives.build(month, inputs, partial(_build_run_costs, month=month, window=window))
     return outcome
 
 
@@ -228,43 +229,6 @@ def _build_run_costs(step: Step, month: str, window: Mapping[str, Any]) -> list[
     return ["run_costs"]
 
 
-def _build_unit(
-    warehouse: Warehouse,
-    settings: Settings,
-    outcome: Outcome,
-    built: Mapping[tuple[str, str], Mapping[str, Any]],
-    kind: str,
-    period: str,
-    inputs: Mapping[str, str | None],
-    now: datetime,
-    *,
-    forced: bool,
-    build: Callable[[Step], list[str]],
-    progress: Progress,
-) -> None:
-    """Build one period unless its inputs are those its tables were built from; a failed check keeps the tables in place."""
-    build_id = digest(inputs)
-    before = built.get((kind, period))
-    label = f"{kind} {period}"
-    if before is not None and before["build_id"] == build_id and not forced:
-        outcome.unchanged.append(label)
-        return
-    progress(f"{label}: building")
-    try:
-        with warehouse.step(kind, build_id) as step:
-            tables = build(step)
-            outputs = {table: step.state(Unit(table, period, "all")).digest for table in tables}
-            row = {"step": kind, "month": first_day(period), "build_id": build_id, "inputs": json_text(inputs), "outputs": json_text(outputs), "now": now, "built_at": now}
-            step.put("builds", period, kind, arrow_rows("builds", [row]))
-            if step.publish({parse_unit(name): digest for name, digest in inputs.items() if "/" in name}):
-                outcome.changed.append(label)
-            else:
-                outcome.notes.append(f"{label}: superseded; a newer input arrived while it was built. The next allocate builds it.")
-    except CheckFailed as error:
-        outcome.fail(error)
-        tell_operators(settings, outcome, "CHECK FAILED", f"{kind}-{period}", str(error), now)
-
-
 def check(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, progress: Progress = silent) -> Outcome:
     """Every check over the published tables, as they stand."""
     outcome = Outcome("check")
@@ -285,17 +249,18 @@ def check(settings: Settings, *, now: datetime, periods: Sequence[str] | None = 
 
 
 def report(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, progress: Progress = silent) -> Outcome:
-    """One page and its CSVs for every billing period (or those named), under `home`/reports."""
+    """One page and its CSVs for each billing period named, else for the newest and every other that was rebuilt since its page."""
     from runspend.actions import report as reports
 
     outcome = Outcome("report")
     warehouse = open_warehouse(settings.warehouse.uri)
     folder = settings.home / "reports"
     with warehouse.reader() as reader:
-        for period in periods or sorted({u.period for u in warehouse.states("cost_daily")}):
+        for period, build_id in report_builds(warehouse, folder, periods).items():
             progress(f"report {period}")
             figures = reports.plan_report(reader, period, settings=settings, now=now)
             outcome.changed.append(str(reports.write_report(figures, folder)))
+            note_report(folder, period, build_id)
     return outcome
 
 
@@ -334,6 +299,7 @@ def archive(settings: Settings, *, now: datetime, progress: Progress = silent) -
         state = step.put("archive_plan", f"{now:%Y-%m}", "all", plan)
         step.publish()
     outcome.changed.append(f"archive_plan {now:%Y-%m}: {state.rows} rows")
+    outcome.notes += archives.plan_notes(settings)
     return outcome
 
 
@@ -344,8 +310,8 @@ def nightly(settings: Settings, *, now: datetime, periods: Sequence[str] | None 
     outcome.merge(measure(settings, now=now, progress=progress))
     outcome.merge(load(settings, now=now, accept=accept, progress=progress))
     outcome.merge(allocate(settings, now=now, periods=periods, progress=progress))
-    outcome.merge(report(settings, now=now, progress=progress))
     outcome.merge(alert(settings, now=now, progress=progress))
     if settings.retention:
         outcome.merge(archive(settings, now=now, progress=progress))
+    outcome.merge(report(settings, now=now, progress=progress))  # last: the page shows what was judged and planned tonight
     return outcome

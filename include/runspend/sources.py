@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -142,6 +142,11 @@ def own_units(warehouse: Warehouse, writer: str, *tables: str) -> dict[Unit, Uni
     return {u: s for u, s in warehouse.states(*tables).items() if u.writer == writer}
 
 
+def published(warehouse: Warehouse, writer: str) -> Callable[[str, str], pa.Table | None]:
+    """What a writer published: a function of table and period that gives the rows, or None."""
+    return lambda table, period: warehouse.read(Unit(table, period, writer))
+
+
 def covered_until(warehouse: Warehouse, source: str) -> datetime | None:
     """How far a bill reaches: the latest end of its Usage lines."""
     with warehouse.reader() as reader:
@@ -176,9 +181,12 @@ def owners(warehouse: Warehouse, settings: Settings) -> pa.Table:
 
 
 def selector_keys(settings: Settings) -> set[str]:
-    """Keys like "tag.K" that pools and policies select runs by: they must be copied out of MLflow to be selected by."""
+    """Keys like "tag.K" that pools and policies select runs by, or that protect: they must be copied out of MLflow to be seen."""
+    from runspend.actions.archive import PROTECTION_KEYS
+
     keys = {key for pool in settings.pools for key in pool.runs}
     keys |= {key.removeprefix("not_") for policy in settings.retention for key in policy.select}
+    keys |= set(PROTECTION_KEYS) if settings.retention else set()
     return {key for key in keys if key.partition(".")[0] in RUN_MAPS and "." in key}
 
 

@@ -603,7 +603,7 @@ ALERTS = Table(
         Column("amount", "BIGNUMERIC", "The budget, in currency."),
         Column("currency", "STRING", "ISO 4217 code."),
         Column("message_id", "STRING", "Message-ID of the mail."),
-        Column("recipients", "STRING", "JSON object: address -> accepted, refused or waiting."),
+        Column("recipients", "STRING", "JSON object: address -> accepted, refused, waiting, or skipped where no mail is to leave."),
         Column("decided_at", "TIMESTAMP", "When it was decided (the night's now)."),
     ),
     period_column="month",

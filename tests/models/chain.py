@@ -7,6 +7,7 @@ what matters; the rest is filled in here: one bill, one machine family, October 
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Context, Decimal
 from pathlib import Path
@@ -18,16 +19,17 @@ import yaml
 from runspend import pipeline
 from runspend.tables import TABLES
 from runspend.warehouse import Model, Unit
+from runspend.warehouse.dialect import parameter_names, table_names
+from runspend.warehouse.engine import narrow
 from runspend.warehouse.parquet import ParquetWarehouse
+from tests.reference import GoogleSQL, Result
 
 UTC = dt.timezone.utc
 EXACT = Context(prec=76)
 DAY = dt.date(2026, 10, 1)
 INPUTS = ("billing_lines", "billing_loads", "runs", "run_resources")
-UNBUCKETED = (*pipeline.WINDOW_MODELS, *pipeline.PLACING_MODELS)
-BUCKETED = (*pipeline.MACHINE_MODELS, "cost_allocations", *pipeline.MACHINE_RESULTS)
-SUMMED = ("run_costs_daily", "cost_daily", "unallocated_costs")
 FILLED = {"build_id", "load_id"}
+PACKAGE = Path(pipeline.__file__).parent
 
 World = dict[str, list[dict[str, Any]]]
 
@@ -164,10 +166,79 @@ def run_on_duckdb(world: World, root: Path, period: dt.date = DAY, *, names: Seq
         step.run(models, parameters)
         if check:
             step.check(pipeline.LEDGER_CHECKS, parameters)
-        found = {name: step.connection.execute(f"select * from {name}").to_arrow_table() for name in names}
+        found = {name: narrow(step.connection.sql(f"select * from {name}").to_arrow_table()) for name in names}
         assert step.publish()
     tables = ("cost_allocations", "run_costs_daily", "cost_daily", "unallocated_costs")
     return found | {name: warehouse.read(Unit(name, month, "all")) for name in tables}
+
+
+def run_costs_models(month: str) -> list[Model]:
+    """The models of one start month, in running order."""
+    return [*(Model(name) for name in pipeline.WINDOW_MODELS), Model("run_costs", into=(month, "all"))]
+
+
+def parameters_of_month(world: World, month: dt.date) -> dict[str, Any]:
+    """What `pipeline` gives the models of a start month: every run of it, to its latest possible end."""
+    start = dt.datetime.combine(month, dt.time(), tzinfo=UTC)
+    ends = [r["end_time"] or max(r["last_sign_at"] or r["start_time"], r["start_time"] + dt.timedelta(days=31)) for r in world["runs"] if r["start_month"] == month]
+    after = (start + dt.timedelta(days=32)).replace(day=1)
+    return {"period": month, "window_start": start, "window_end": max([*ends, after]) + dt.timedelta(microseconds=1)}
+
+
+def summarize_on_duckdb(world: World, root: Path, month: dt.date = DAY, *, names: Sequence[str] = ()) -> dict[str, pa.Table]:
+    """`run_costs` of a start month as the product builds it, after `run_on_duckdb` filled the ledgers at `root`."""
+    warehouse = ParquetWarehouse(root)
+    parameters = parameters_of_month(world, month)
+    with warehouse.step("summarize", "build") as step:
+        step.run(run_costs_models(f"{month:%Y-%m}"), parameters)
+        step.check(pipeline.RUN_CHECKS, parameters)
+        found = {name: narrow(step.connection.sql(f"select * from {name}").to_arrow_table()) for name in names}
+        assert step.publish()
+    return found | {"run_costs": warehouse.read(Unit("run_costs", f"{month:%Y-%m}", "all"))}
+
+
+def run_on_reference(reference: GoogleSQL, models: Sequence[Model], tables: Mapping[str, pa.Table], parameters: Mapping[str, Any]) -> dict[str, pa.Table]:
+    """The models one after the other on the reference implementation, each over what those before it gave. Returns all tables.
+
+    A model that fills a table must give exactly its columns in exactly its types.
+    """
+    known = dict(tables)
+    for model in models:
+        result = query_reference(reference, (PACKAGE / "models" / f"{model.name}.sql").read_text(encoding="utf-8"), known, parameters)
+        if model.into is None:
+            known[model.name] = result.to_arrow()
+            continue
+        target = model.fills or model.name
+        assert dict(result.columns) == {c.name: c.type for c in TABLES[target].columns if c.name not in FILLED}, model.name
+        rows = arrow(target, result.to_arrow().to_pylist())
+        known[target] = pa.concat_tables([known[target], rows]) if model.fills else rows
+    return known
+
+
+def query_reference(reference: GoogleSQL, sql: str, tables: Mapping[str, pa.Table], parameters: Mapping[str, Any]) -> Result:
+    """One statement over the tables it names; columns it does not mention are left away, for the wide ones are slow to hand over."""
+    words = set(re.findall(r"\w+", sql))
+    given = {name: tables[name].select([c for c in tables[name].column_names if c in words]) for name in table_names(sql)}
+    return reference.query(sql, given, {name: parameters[name] for name in parameter_names(sql)})
+
+
+def input_tables(world: World) -> dict[str, pa.Table]:
+    """The input tables of a world, as `put_world` stages them."""
+    return {name: arrow(name, world[name]) for name in ("billing_lines", "runs", "run_resources")} | {"billing_loads": arrow("billing_loads", loads_of(world))}
+
+
+def merge_worlds(worlds: Mapping[str, World]) -> World:
+    """Several small worlds side by side in one, each with a bill, a server and machines of its own."""
+    merged: World = {name: [] for name in INPUTS}
+    for name, world in worlds.items():
+        for table, columns in (("billing_lines", ("resource_id", "resource_key", "run_tag")), ("runs", ("run_id", "parent_run_id")), ("run_resources", ("run_id", "resource_id", "resource_key"))):
+            for row in world[table]:
+                own = {c: f"{name}.{row[c]}" for c in columns if row.get(c) is not None}
+                own |= {"source": name} if table == "billing_lines" else {"tracking_server": name}
+                if row.get("artifact_uri"):
+                    own["artifact_uri"] = row["artifact_uri"].replace("://", f"://{name}.")
+                merged[table].append(row | own)
+    return merged
 
 
 def total(amounts: Iterable[Decimal]) -> Decimal:
@@ -178,29 +249,30 @@ def total(amounts: Iterable[Decimal]) -> Decimal:
     return result
 
 
-def put_world(step: Any, world: World) -> None:
-    """Stage the inputs of a world, and the load its lines would have come with."""
+def loads_of(world: World) -> list[dict[str, Any]]:
+    """A row per bill, period and currency: the load its lines would have come with."""
     lines = world["billing_lines"]
-    for period in sorted({l["billing_period"] for l in lines}):
-        mine = [l for l in lines if l["billing_period"] == period]
-        for source in sorted({l["source"] for l in mine}):
-            part = [l for l in mine if l["source"] == source]
-            step.put("billing_lines", f"{period:%Y-%m}", source, arrow("billing_lines", part))
-            loads = [
-                {
-                    "source": source,
-                    "billing_period": period,
-                    "version": "v1",
-                    "version_number": 1,
-                    "state": "current",
-                    "billing_currency": currency,
-                    "billed_cost": total(l["billed_cost"] for l in part if l["billing_currency"] == currency),
-                }
-                for currency in sorted({l["billing_currency"] for l in part})
-            ]
-            step.put("billing_loads", f"{period:%Y-%m}", source, arrow("billing_loads", loads))
+    return [
+        {
+            "source": source,
+            "billing_period": period,
+            "version": "v1",
+            "version_number": 1,
+            "state": "current",
+            "billing_currency": currency,
+            "billed_cost": total(l["billed_cost"] for l in lines if (l["source"], l["billing_period"], l["billing_currency"]) == (source, period, currency)),
+        }
+        for source, period, currency in sorted({(l["source"], l["billing_period"], l["billing_currency"]) for l in lines})
+    ]
+
+
+def put_world(step: Any, world: World) -> None:
+    """Stage the inputs of a world: a unit per bill and period, per server and start month."""
+    for table, rows in (("billing_lines", world["billing_lines"]), ("billing_loads", loads_of(world))):
+        for source, period in sorted({(r["source"], r["billing_period"]) for r in rows}):
+            mine = [r for r in rows if (r["source"], r["billing_period"]) == (source, period)]
+            step.put(table, f"{period:%Y-%m}", source, arrow(table, mine))
     for table in ("runs", "run_resources"):
-        for server in sorted({r["tracking_server"] for r in world[table]}):
-            for month in sorted({r["start_month"] for r in world[table]}):
-                rows = [r for r in world[table] if r["tracking_server"] == server and r["start_month"] == month]
-                step.put(table, f"{month:%Y-%m}", server, arrow(table, rows))
+        for server, month in sorted({(r["tracking_server"], r["start_month"]) for r in world[table]}):
+            mine = [r for r in world[table] if (r["tracking_server"], r["start_month"]) == (server, month)]
+            step.put(table, f"{month:%Y-%m}", server, arrow(table, mine))

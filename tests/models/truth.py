@@ -95,7 +95,7 @@ def _cost(draw: random.Random) -> Decimal:
 def true_costs(world: World) -> dict[Key, Fraction]:
     """What every line gives to every run, to idle, and to the other pots."""
     lines, runs = world["billing_lines"], {r["run_id"]: r for r in world["runs"]}
-    spans = _spans(world, runs)
+    spans, ancestors = _spans(world, runs), _ancestors(runs)
     machines = {m for m, _ in spans}
     inside = {l["sub_account_id"] for l in lines}  # every world has a line in scope in its only account
     truth: dict[Key, Fraction] = defaultdict(Fraction)
@@ -117,7 +117,7 @@ def true_costs(world: World) -> dict[Key, Fraction]:
         elif end <= start:
             give("unmatched", cost)
         else:
-            shares = _window_shares(runs, spans, lines, machine, start, end)
+            shares = _window_shares(runs, ancestors, spans, lines, machine, start, end)
             if shares:
                 for run_id, part in shares.items():
                     give(run_id, cost * part)
@@ -127,7 +127,7 @@ def true_costs(world: World) -> dict[Key, Fraction]:
 
 
 def _spans(world: World, runs: dict[str, dict[str, Any]]) -> dict[tuple[str, str], list[tuple[dt.datetime, dt.datetime]]]:
-    """(machine, run) -> when the run had it, inherited machines and invented ends included; October only."""
+    """(machine, run) -> when the run had it, inherited machines and invented ends included; clipped to the months of the bill."""
     stated: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for resource in world["run_resources"]:
         stated[resource["run_id"]].append(resource)
@@ -140,6 +140,7 @@ def _spans(world: World, runs: dict[str, dict[str, Any]]) -> dict[tuple[str, str
     served = {r["resource_key"] for r in world["run_resources"]}
     frontier = max((end for machine, end in billed if machine in served), default=T0)
     with_lines = {l["resource_key"] for l in world["billing_lines"]}
+    first, last = _months(world)
     spans: dict[tuple[str, str], list[tuple[dt.datetime, dt.datetime]]] = defaultdict(list)
     for run_id, run in runs.items():
         mine = stated[run_id]
@@ -160,11 +161,19 @@ def _spans(world: World, runs: dict[str, dict[str, Any]]) -> dict[tuple[str, str
                     end = sign
                 else:
                     end = run["start_time"] + dt.timedelta(hours=SILENT_HOURS)
-            end = min(end, resource["used_to"] or end)
-            start = max(start, T0)
+            end = min(end, resource["used_to"] or end, last)
+            start = max(start, first)
             if end > start:
                 spans[resource["resource_key"], run_id].append((start, end))
     return spans
+
+
+def _months(world: World) -> tuple[dt.datetime, dt.datetime]:
+    """The whole months that the charges touch."""
+    first = min(l["charge_period_start"] for l in world["billing_lines"])
+    last = max(l["charge_period_end"] for l in world["billing_lines"]) - dt.timedelta(microseconds=1)
+    first, last = (t.replace(day=1, hour=0, minute=0, second=0, microsecond=0) for t in (first, last))
+    return first, (last + dt.timedelta(days=32)).replace(day=1)
 
 
 def _ancestors(runs: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
@@ -182,9 +191,8 @@ def _ancestors(runs: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
     return {run_id: [] if run_id in circular else [a for a in chain if a not in circular] for run_id, chain in chains.items()}
 
 
-def _window_shares(runs: dict[str, dict[str, Any]], spans: dict[tuple[str, str], list[tuple[dt.datetime, dt.datetime]]], lines: list[dict[str, Any]], machine: str, start: dt.datetime, end: dt.datetime) -> dict[str, Fraction]:
+def _window_shares(runs: dict[str, dict[str, Any]], ancestors: dict[str, list[str]], spans: dict[tuple[str, str], list[tuple[dt.datetime, dt.datetime]]], lines: list[dict[str, Any]], machine: str, start: dt.datetime, end: dt.datetime) -> dict[str, Fraction]:
     """Run or idle -> part of the window's cost; nothing when no run had the machine."""
-    ancestors = _ancestors(runs)
     mine = {run_id: s for (m, run_id), s in spans.items() if m == machine}
     everyone = _own_slices(mine, ancestors, min(s for spans_ in mine.values() for s, _ in spans_), max(e for spans_ in mine.values() for _, e in spans_)) if mine else []
     sharers = {run_id for _, _, active in everyone for run_id in active}

@@ -1,8 +1,9 @@
 -- one row per run, charge date and bill: its own share of its machines' time
 select
   s.source, t.tracking_server, t.workspace, t.run_id, s.charge_date,
-  sum(t.nanoseconds / 1e9) as machine_seconds,
-  sum(t.nanoseconds / 1e9 * u.machine_gpus) as gpu_seconds
+  -- whole nanoseconds are added, for a sum of floats depends on the order of the rows
+  sum(t.nanoseconds) / 1e9 as machine_seconds,
+  sum(t.nanoseconds * u.machine_gpus) / 1e9 as gpu_seconds
 from slot_targets t
 join (
   select resource_key, charge_period_start, charge_period_end, min(source) as source, min(charge_date) as charge_date

@@ -15,7 +15,10 @@ costs as (
     sum(case when d.cost_kind = 'network' then d.effective_cost end) as network_cost,
     sum(case when d.cost_kind = 'llm' then d.effective_cost end) as llm_cost,
     sum(case when d.cost_kind = 'other' then d.effective_cost end) as other_cost,
-    sum(d.unused_cost) as unused_cost, sum(d.machine_seconds) as machine_seconds, sum(d.gpu_seconds) as gpu_seconds,
+    sum(d.unused_cost) as unused_cost,
+    -- whole microseconds are added, for a sum of floats depends on the order of the rows
+    sum(cast(round(d.machine_seconds * 1e6) as int64)) / 1e6 as machine_seconds,
+    sum(cast(round(d.gpu_seconds * 1e6) as int64)) / 1e6 as gpu_seconds,
     min(d.charge_date) as first_charge_date, max(d.charge_date) as last_charge_date,
     max(case d.confidence when 'low' then 4 when 'medium' then 3 when 'high' then 2 else 1 end) as worst,
     countif(d.cost_status = 'provisional') as open_rows

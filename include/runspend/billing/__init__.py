@@ -1,0 +1,11 @@
+"""Bills: what was delivered, verified, read, settled, and which version of a period stands.
+
+`load_source` is the way in; it never touches the warehouse: it hands back, per billing period, the files and tables that
+replace the ones in place, or why they stay. A format is one module and one SQL file, named in `FORMATS`.
+"""
+
+from __future__ import annotations
+
+from runspend.billing.load import FORMATS, Load, PeriodLoad, load_source, probe_source
+
+__all__ = ["FORMATS", "Load", "PeriodLoad", "load_source", "probe_source"]

@@ -1,0 +1,298 @@
+"""What was delivered: the files of a folder or S3 prefix, told apart as `manifest`, `parts` or `versions`.
+
+Put here how providers lay out their deliveries and how files come to this machine. Whether a file is whole is for
+`verify.py`; what it says is for the format's module.
+
+Layouts: AWS Data Exports ("Understanding export delivery"), AWS legacy Cost and Usage Report, Azure Cost Management
+("Manifest file"). All three name the files of one billing period in one JSON document written after them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+from runspend.config import BillSource
+from runspend.errors import ConfigError, MissingExtra, SourceRefused, SourceUnreachable
+
+DATA_NAMES = re.compile(r"(?i)\.(csv|csv\.gz|parquet)$")
+MANIFEST_NAMES = re.compile(r"(?i)(^|[/-])manifest\.json$")
+PERIOD_NAMES = (
+    re.compile(r"(?i)billing_period=(\d{4})-(\d{2})(?=/|$)"),
+    re.compile(r"(?:^|/)(\d{4})(\d{2})\d{2}-\d{8}(?=/|$)"),
+)
+MAX_MANIFEST_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file as its folder lists it; `name` is relative to the source's uri, with forward slashes."""
+
+    name: str
+    bytes: int
+    modified_at: datetime
+
+
+@dataclass(frozen=True)
+class DeliveredFile:
+    """One data file of a delivery, with what a manifest states of it."""
+
+    entry: Entry
+    stated_bytes: int | None = None
+    stated_rows: int | None = None
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Files that belong together. `period` is None where only the rows tell it; `problem` is why it must be refused."""
+
+    name: str
+    files: tuple[DeliveredFile, ...]
+    delivered_at: datetime | None
+    period: str | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Deliveries:
+    """All deliveries of a source, and the files nobody reads."""
+
+    found: tuple[Delivery, ...]
+    ignored: tuple[str, ...] = ()
+
+
+class Folder(Protocol):
+    """Where files lie: the narrow seam to a disk or an object store."""
+
+    def entries(self) -> list[Entry]:
+        """Every file below the source's uri, by name."""
+        ...
+
+    def fetch(self, entry: Entry) -> Path:
+        """The file on this machine."""
+        ...
+
+
+def find_deliveries(source: BillSource, folder: Folder) -> Deliveries:
+    """What the source delivers now: for `manifest` every manifest, newest first; else one delivery of all data files."""
+    entries = folder.entries()
+    if source.delivery == "manifest":
+        return _by_manifest(source, folder, entries)
+    data = [e for e in entries if DATA_NAMES.search(e.name)]
+    ignored = tuple(e.name for e in entries if not DATA_NAMES.search(e.name))
+    if not data:
+        return Deliveries((), ignored)
+    newest = max(e.modified_at for e in data)
+    return Deliveries((Delivery("", tuple(DeliveredFile(e) for e in data), newest),), ignored)
+
+
+def period_of_name(name: str) -> str | None:
+    """The billing period a path names (BILLING_PERIOD=2026-10, 20261001-20261101), as "2026-10"."""
+    for pattern in PERIOD_NAMES:
+        if (match := pattern.search(name)) and 1 <= int(match[2]) <= 12:
+            return f"{match[1]}-{match[2]}"
+    return None
+
+
+def _by_manifest(source: BillSource, folder: Folder, entries: list[Entry]) -> Deliveries:
+    manifests = [e for e in entries if MANIFEST_NAMES.search(e.name)]
+    if not manifests:
+        return Deliveries((), tuple(e.name for e in entries))
+    by_name = {e.name: e for e in entries}
+    found = [_read_manifest(folder, entry, by_name) for entry in manifests]
+    found.sort(key=lambda d: (d.delivered_at or datetime.min.replace(tzinfo=timezone.utc), d.name), reverse=True)
+    named = {f.entry.name for d in found for f in d.files} | {e.name for e in manifests}
+    return Deliveries(tuple(found), tuple(e.name for e in entries if e.name not in named))
+
+
+def _read_manifest(folder: Folder, entry: Entry, by_name: Mapping[str, Entry]) -> Delivery:
+    period = period_of_name(entry.name)
+
+    def problem(why: str) -> Delivery:
+        return Delivery(entry.name, (), entry.modified_at, period, f"manifest {entry.name} {why}")
+
+    if entry.bytes > MAX_MANIFEST_BYTES:
+        return problem(f"has {entry.bytes} bytes, more than a manifest can")
+    try:
+        document = json.loads(folder.fetch(entry).read_bytes().decode("utf-8-sig"))
+    except ValueError as error:
+        return problem(f"is not valid JSON ({error})")
+    if not isinstance(document, dict):
+        return problem("is not a JSON object")
+    period = period or _stated_period(document)
+    if period is None:
+        return problem("names no billing period, neither in its path nor in its text")
+    stated = _stated_files(document)
+    if stated is None:
+        return problem("lists no files (dataFiles, reportKeys or blobs)")
+    files, missing = _resolve(stated, by_name)
+    why = None
+    if missing:
+        why = f"manifest {entry.name} names {len(stated)} files, of which {len(missing)} are missing: {', '.join(missing[:3])}"
+    for file in files:
+        if file.stated_bytes is not None and file.entry.bytes != file.stated_bytes:
+            why = why or f"{file.entry.name} has {file.entry.bytes} bytes where manifest {entry.name} states {file.stated_bytes}"
+    return Delivery(entry.name, tuple(files), _stated_time(document) or entry.modified_at, period, why)
+
+
+def _stated_files(document: Mapping[str, Any]) -> list[tuple[str, int | None, int | None]] | None:
+    """(key, bytes, rows) of every file a manifest names; None when it has no such list."""
+    for key in ("dataFiles", "reportKeys", "blobs"):
+        if isinstance(document.get(key), list):
+            return [_stated_file(item) for item in document[key]]
+    return None
+
+
+def _stated_file(item: Any) -> tuple[str, int | None, int | None]:
+    if not isinstance(item, dict):
+        return str(item), None, None
+
+    def first(*keys: str) -> Any:
+        return next((item[k] for k in keys if item.get(k) is not None), None)
+
+    size, rows = first("byteCount", "size", "bytes"), first("dataRowCount", "rowCount", "rows")
+    return str(first("blobName", "key", "path", "name")), None if size is None else int(size), None if rows is None else int(rows)
+
+
+def _resolve(stated: list[tuple[str, int | None, int | None]], by_name: Mapping[str, Entry]) -> tuple[list[DeliveredFile], list[str]]:
+    """Find the named files below the source's uri. All share one prefix that the uri already covers, so a file of the
+    same name elsewhere is never taken for a missing one."""
+    paths = [PurePosixPath(unquote(urlsplit(key).path) if "://" in key else key.lstrip("/")).parts for key, _, _ in stated]
+    paths = [p[1:] if p and p[0] == "/" else p for p in paths]
+    depth = max((len(p) for p in paths), default=0)
+    best = max(range(depth), key=lambda cut: (sum("/".join(p[cut:]) in by_name for p in paths), -cut), default=0)
+    files, missing = [], []
+    for parts, (key, size, rows) in zip(paths, stated, strict=True):
+        if entry := by_name.get("/".join(parts[best:])):
+            files.append(DeliveredFile(entry, size, rows))
+        else:
+            missing.append(key)
+    return files, missing
+
+
+def _stated_period(document: Mapping[str, Any]) -> str | None:
+    for outer, inner in (("billingPeriod", "start"), ("runInfo", "startDate")):
+        block = document.get(outer)
+        if isinstance(block, dict) and (match := re.match(r"(\d{4})-?(\d{2})", str(block.get(inner, "")))):
+            return f"{match[1]}-{match[2]}"
+    return None
+
+
+def _stated_time(document: Mapping[str, Any]) -> datetime | None:
+    block = document.get("runInfo")
+    text = str(block.get("submittedTime", "")) if isinstance(block, dict) else ""
+    match = re.match(r"(\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2})", text)
+    return datetime.fromisoformat(match[1]).replace(tzinfo=timezone.utc) if match else None
+
+
+def open_folder(source: BillSource, workdir: Path) -> Folder:
+    """The folder or S3 prefix behind a source's uri."""
+    uri = source.uri
+    if not uri:
+        raise ConfigError(f"cannot load bill {source.name}: it has no uri. Set billing[].uri to a file, a folder or s3://bucket/prefix.")
+    if uri.startswith("s3://"):
+        return S3Prefix(source, uri, workdir / "fetched")
+    if "://" in uri and not uri.startswith("file://"):
+        raise ConfigError(
+            f"cannot load bill {source.name} from {uri}: only files, folders and s3:// are read. Set billing[].uri to one of them."
+        )
+    return LocalFolder(source.name, Path(unquote(uri.removeprefix("file://"))))
+
+
+@dataclass
+class LocalFolder:
+    """A file, or a folder with everything below it. Hidden files and links that lead out of it are not read."""
+
+    source: str
+    root: Path
+    _paths: dict[str, Path] = field(default_factory=dict)
+
+    def entries(self) -> list[Entry]:
+        if not self.root.exists():
+            raise SourceUnreachable(self.source, f"cannot load bill {self.source}: {self.root} does not exist. Check billing[].uri.")
+        if self.root.is_file():
+            self._paths = {self.root.name: self.root}
+        else:
+            base = self.root.resolve()
+            self._paths = {
+                path.relative_to(self.root).as_posix(): path
+                for path in sorted(self.root.rglob("*"))
+                if path.is_file()
+                and path.resolve().is_relative_to(base)
+                and not any(part.startswith(".") for part in path.relative_to(self.root).parts)
+            }
+        stats = {name: path.stat() for name, path in self._paths.items()}
+        return [Entry(name, s.st_size, datetime.fromtimestamp(s.st_mtime, timezone.utc)) for name, s in stats.items()]
+
+    def fetch(self, entry: Entry) -> Path:
+        return self._paths[entry.name]
+
+
+class S3Prefix:
+    """Everything below an S3 prefix; files are copied into the work folder before they are read."""
+
+    def __init__(self, source: BillSource, uri: str, into: Path) -> None:
+        parts = urlsplit(uri)
+        self._source, self._bucket, self._into = source, parts.netloc, into
+        self._prefix = unquote(parts.path).strip("/")
+        self._keys: dict[str, str] = {}
+
+    def entries(self) -> list[Entry]:
+        found: list[Entry] = []
+        with _s3_errors(self._source):
+            for page in self._client().get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix):
+                for item in page.get("Contents", ()):
+                    name = self._name(item["Key"])
+                    if name and not any(part.startswith(".") for part in name.split("/")):
+                        self._keys[name] = item["Key"]
+                        found.append(Entry(name, item["Size"], item["LastModified"].astimezone(timezone.utc)))
+        return sorted(found, key=lambda e: e.name)
+
+    def fetch(self, entry: Entry) -> Path:
+        path = self._into / f"{len(list(self._into.glob('*'))) if self._into.exists() else 0:06d}-{PurePosixPath(entry.name).name}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _s3_errors(self._source):
+            self._client().download_file(self._bucket, self._keys[entry.name], str(path))
+        if path.stat().st_size != entry.bytes:
+            raise SourceRefused(
+                self._source.name,
+                f"cannot load {entry.name} of bill {self._source.name}: it changed while it was copied. Run the load again.",
+            )
+        return path
+
+    def _name(self, key: str) -> str | None:
+        """The key relative to the prefix; None for a folder marker or a sibling that only starts with the same letters."""
+        if key.endswith("/"):
+            return None
+        if key == self._prefix:
+            return PurePosixPath(key).name
+        folder = f"{self._prefix}/" if self._prefix else ""
+        return key[len(folder) :] if key.startswith(folder) else None
+
+    def _client(self) -> Any:
+        try:
+            import boto3
+        except ImportError as error:
+            raise MissingExtra("boto3", "pipeline") from error
+        session = boto3.session.Session(profile_name=self._source.credentials, region_name=self._source.region)
+        return session.client("s3", endpoint_url=self._source.endpoint)
+
+
+@contextmanager
+def _s3_errors(source: BillSource) -> Iterator[None]:
+    """Turn what boto3 raises into the source's error; its messages carry no keys."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        raise SourceUnreachable(
+            source.name, f"cannot read {source.uri} of bill {source.name}: {error}. Check the address, the credentials and their rights."
+        ) from error

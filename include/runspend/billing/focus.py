@@ -1,0 +1,256 @@
+"""FOCUS Cost and Usage files, versions 1.0 to 1.4, as CSV or Parquet, into the engine's `staged` table.
+
+Put here what is particular to the FOCUS format: how its versions are told apart, which columns must be there, how texts
+become types. What every bill goes through afterwards is `settle.py`. Another format is another module with the same three
+functions (`matches`, `focus_version`, `stage`) and its own SQL file beside it.
+
+Source: FinOps Open Cost and Usage Specification, https://focus.finops.org
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runspend.billing.settle import StagedFile, sql_text
+from runspend.billing.verify import MAX_LINE_BYTES
+from runspend.errors import SourceRefused
+from runspend.tables import FOCUS_COLUMNS
+
+if TYPE_CHECKING:
+    import duckdb
+
+# FOCUS spells its columns in CamelCase, exactly; the warehouse in snake_case.
+COLUMNS = {"".join(part.capitalize() for part in c.name.split("_")): c for c in FOCUS_COLUMNS}
+# Read for what they say of other columns: the seller of versions up to 1.2, AWS's and others' instance types.
+EXTRA_COLUMNS = {"ProviderName": "provider_name", "PublisherName": "publisher_name"}
+INSTANCE_COLUMNS = ("x_InstanceType", "x_SkuInstanceType", "x_UsageType")
+REQUIRED = (
+    "BilledCost", "EffectiveCost", "ListCost", "ContractedCost", "BillingCurrency", "BillingAccountId", "BillingPeriodStart",
+    "BillingPeriodEnd", "ChargePeriodStart", "ChargePeriodEnd", "ChargeCategory", "ServiceName",
+)  # fmt: skip
+# A column that a version brought tells that the file is at least of that version.
+VERSION_MARKS = (
+    ("1.4", ("InvoiceDetailId", "CommitmentProgramEligibilityDetails")),
+    ("1.3", ("ServiceProviderName", "HostProviderName", "ContractApplied", "AllocatedMethodId")),
+    ("1.2", ("InvoiceId", "PricingCurrency", "BillingAccountType", "SubAccountType", "PricingCurrencyEffectiveCost")),
+    ("1.1", ("SkuMeter", "SkuPriceDetails", "ServiceSubcategory", "CapacityReservationId", "CommitmentDiscountQuantity")),
+)
+NULL_TEXTS = ("", "NULL", "null", "(null)", "nan", "NaN")
+TIMES = ("billing_period_start", "billing_period_end", "charge_period_start", "charge_period_end")
+DUCKDB_TYPES = {"STRING": "varchar", "BIGNUMERIC": "decimal(38, 22)", "TIMESTAMP": "timestamptz"}
+
+
+def matches(header: Sequence[str]) -> bool:
+    """Whether a header looks like FOCUS at all (whether it has all it must have is for `stage`)."""
+    return len(set(REQUIRED) & set(header)) * 2 > len(REQUIRED)
+
+
+def focus_version(header: Sequence[str]) -> str:
+    """The FOCUS version a header tells. A file with the new provider columns and without the old ones is 1.4."""
+    names = set(header)
+    if "ServiceProviderName" in names and not {"ProviderName", "PublisherName"} & names:
+        return "1.4"
+    return next((version for version, marks in VERSION_MARKS if names & set(marks)), "1.0")
+
+
+def read_header(source: str, name: str, path: Path, kind: str) -> list[str]:
+    """Column names of a CSV (a byte order mark is not part of the first) or Parquet file."""
+    if kind == "parquet":
+        import pyarrow.parquet as pq
+
+        return list(pq.read_schema(path).names)
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+            return next(csv.reader(file, strict=True), [])
+    except csv.Error as error:
+        raise _refused(source, name, f"its header cannot be read ({error}). Export it as UTF-8 CSV") from error
+
+
+def stage(con: duckdb.DuckDBPyConnection, source: str, name: str, path: Path, kind: str, file_index: int) -> StagedFile:
+    """Put the rows of one verified file into `staged`. Raises SourceRefused when the file does not fit its header."""
+    import duckdb
+
+    header = read_header(source, name, path, kind)
+    _check_header(source, name, header)
+    readable = [*COLUMNS, *EXTRA_COLUMNS, *INSTANCE_COLUMNS]
+    dropped = tuple(h for h in header if h not in readable)
+    unreadable: dict[str, int] = {}
+    try:
+        if kind == "parquet":
+            _view_parquet(con, path, file_index)
+            _insert(con)
+        else:
+            _check_row_ends(con, source, name, path, len(header))
+            # Natively typed parsing is half as dear again as parsing text; the first odd value sends the file down the
+            # tolerant way, which keeps every row with its number and its text.
+            try:
+                _view_csv(con, header, path, file_index, tolerant=False)
+                _insert(con)
+                odd = _troubled(con, file_index)
+            except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException):
+                odd = 1
+            if odd:
+                con.execute("delete from staged where file_index = ?", [file_index])
+                _view_csv(con, header, path, file_index, tolerant=True)
+                con.execute("set preserve_insertion_order = true")
+                _insert(con)
+                con.execute("set preserve_insertion_order = false")
+                unreadable = _count_unreadable(con, header, path)
+    except (duckdb.OutOfMemoryException, duckdb.InternalException):
+        raise  # ours, not the file's
+    except duckdb.Error as error:
+        raise _refused(source, name, f"{_explain(str(error))}. Deliver it again, or fix what writes it") from error
+    count = con.execute("select count(*) from staged where file_index = ?", [file_index]).fetchone()
+    return StagedFile(focus_version(header), count[0] if count else 0, dropped, unreadable)
+
+
+def _check_header(source: str, name: str, header: Sequence[str]) -> None:
+    repeated = sorted({h for h in header if header.count(h) > 1})
+    if repeated:
+        raise _refused(source, name, f"its header names {', '.join(repeated)} more than once. Export each column once")
+    missing = [c for c in REQUIRED if c not in header]
+    if not {"ProviderName", "ServiceProviderName"} & set(header):
+        missing.append("ServiceProviderName (ProviderName up to 1.2)")
+    if missing:
+        raise _refused(source, name, f"it lacks mandatory FOCUS columns: {', '.join(missing)}. Add them to the export")
+
+
+def _check_row_ends(con: duckdb.DuckDBPyConnection, source: str, name: str, path: Path, width: int) -> None:
+    """DuckDB drops one empty field too many at a row's end, even if a stray comma shifted the fields before it.
+
+    Lines that end in a comma and hold too many are found by counting; the CSV module, slow and exact, then judges.
+    """
+    row = con.execute(
+        "select count(*) from (select regexp_replace(line, '\"[^\"]*\"', '', 'g') as line from read_csv("
+        f"{sql_text(str(path))}, auto_detect = false, header = true, delim = '\x01', quote = '', escape = '', columns = {{'line': 'varchar'}}, "
+        f"max_line_size = {MAX_LINE_BYTES}) where ends_with(line, ',')) where length(line) - length(replace(line, ',', '')) >= {width}"
+    ).fetchone()
+    if not row or not row[0]:
+        return
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        csv.field_size_limit(MAX_LINE_BYTES)
+        reader = csv.reader(file, strict=True)
+        for fields in reader:
+            if len(fields) > width:
+                raise _refused(
+                    source, name, f"line {reader.line_num}: it has {len(fields)} fields where the header has {width}. Deliver it again"
+                )
+
+
+def _insert(con: duckdb.DuckDBPyConnection) -> None:
+    con.execute(files("runspend.billing").joinpath("focus.sql").read_text(encoding="utf-8"))
+
+
+def _troubled(con: duckdb.DuckDBPyConnection, file_index: int) -> int:
+    row = con.execute("select count(*) from staged where file_index = ? and trouble is not null", [file_index]).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _read_csv(path: Path, types: Sequence[str]) -> str:
+    """DuckDB's CSV reader with everything fixed: sniffing once read a ragged file as one column, without an error."""
+    columns = ", ".join(f"'c{i}': '{t}'" for i, t in enumerate(types))
+    nulls = ", ".join(sql_text(t) for t in NULL_TEXTS)
+    return (
+        f"read_csv({sql_text(str(path))}, auto_detect = false, header = true, delim = ',', quote = '\"', escape = '\"', "
+        f"columns = {{{columns}}}, nullstr = [{nulls}], max_line_size = {MAX_LINE_BYTES}, null_padding = false, ignore_errors = false)"
+    )
+
+
+def _view_csv(con: duckdb.DuckDBPyConnection, header: Sequence[str], path: Path, file_index: int, *, tolerant: bool) -> None:
+    at = {name: f"c{i}" for i, name in enumerate(header)}
+
+    def native(name: str) -> str:
+        typed = name in COLUMNS and name != "BilledCost" and not tolerant
+        return DUCKDB_TYPES[COLUMNS[name].type] if typed else "varchar"
+
+    texts = {name: f"{ref}" if tolerant or name == "BilledCost" else "null" for name, ref in at.items()}
+    typed = {
+        name: ref
+        if native(name) != "varchar" or COLUMNS[name].type == "STRING"
+        else f"try_cast({ref} as {DUCKDB_TYPES[COLUMNS[name].type]})"
+        for name, ref in at.items()
+        if name in COLUMNS
+    }
+    raw = f"json_object({', '.join(f'{sql_text(n)}, {ref}' for n, ref in at.items())})" if tolerant else "null"
+    _create_view(
+        con, _read_csv(path, [native(n) for n in header]), at, typed, texts, raw, "row_number() over ()" if tolerant else "null", file_index
+    )
+
+
+def _view_parquet(con: duckdb.DuckDBPyConnection, path: Path, file_index: int) -> None:
+    """Parquet's own types, through text: the shortest text of a double is the number its writer meant."""
+    relation = f"read_parquet({sql_text(str(path))}, file_row_number = true)"
+    kinds = {str(row[0]): str(row[1]).upper() for row in con.execute(f"describe select * from {relation}").fetchall()}
+    kinds.pop("file_row_number")
+    nulls = ", ".join(sql_text(t) for t in NULL_TEXTS)
+    texts, typed = {}, {}
+    for name, kind in kinds.items():
+        ref = '"' + name.replace('"', '""') + '"'
+        is_nested = kind.startswith(("MAP", "STRUCT")) or kind.endswith("[]")
+        text = f"cast(to_json({ref}) as varchar)" if is_nested else f"cast({ref} as varchar)"
+        texts[name] = f"case when {text} in ({nulls}) then null else {text} end"
+        if column := COLUMNS.get(name):
+            is_time = column.type == "TIMESTAMP" and kind.startswith(("TIMESTAMP", "DATE"))
+            typed[name] = (
+                f"cast({ref} as timestamptz)" if is_time
+                else texts[name] if column.type == "STRING"
+                else f"try_cast({texts[name]} as {DUCKDB_TYPES[column.type]})"
+            )  # fmt: skip
+    raw = f"cast(json_object({', '.join(f'{sql_text(n)}, {t}' for n, t in texts.items())}) as varchar)"
+    _create_view(con, relation, texts, typed, texts, raw, "file_row_number + 1", file_index)
+
+
+def _create_view(
+    con: duckdb.DuckDBPyConnection,
+    relation: str,
+    refs: dict[str, str],
+    typed: dict[str, str],
+    texts: dict[str, str],
+    raw: str,
+    row_number: str,
+    file_index: int,
+) -> None:
+    """The view `delivered` that focus.sql reads: every FOCUS column, null where this version of the file has none."""
+    select = [f"{typed.get(name, 'null')} as {column.name}" for name, column in COLUMNS.items()]
+    select += [f"{refs.get(name, 'null')} as {alias}" for name, alias in EXTRA_COLUMNS.items()]
+    for name, column in COLUMNS.items():
+        if column.name in TIMES or column.name == "billed_cost":
+            select.append(f"cast({texts.get(name, 'null')} as varchar) as {column.name}_text")
+    stated = [refs[name] for name in INSTANCE_COLUMNS if name in refs]
+    select.append(f"{'coalesce(' + ', '.join(stated) + ')' if stated else 'cast(null as varchar)'} as delivered_instance_type")
+    select += [f"cast({raw} as varchar) as raw", f"cast({row_number} as bigint) as row_number", f"{file_index} as file_index"]
+    con.execute(f"create or replace temp view delivered as select {', '.join(select)} from {relation}")
+
+
+def _count_unreadable(con: duckdb.DuckDBPyConnection, header: Sequence[str], path: Path) -> dict[str, int]:
+    """How many values of typed columns were neither null nor readable: they are null in the warehouse, and reported."""
+    names = [n for n in header if n in COLUMNS and COLUMNS[n].type != "STRING"]
+    counts = ", ".join(
+        f"count(*) filter (c{header.index(n)} is not null and try_cast(c{header.index(n)} as {DUCKDB_TYPES[COLUMNS[n].type]}) is null)"
+        for n in names
+    )
+    row = con.execute(f"select {counts} from {_read_csv(path, ['varchar'] * len(header))}").fetchone() or ()
+    return {name: count for name, count in zip(names, row, strict=True) if count}
+
+
+def _explain(message: str) -> str:
+    """DuckDB's CSV error as half a sentence: line, fields found and expected."""
+    line = re.search(r"on Line: (\d+)", message)
+    place = f"line {line[1]}: " if line else ""
+    if found := re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message):
+        return f"{place}it has {found[2]} fields where the header has {found[1]}"
+    if "state machine" in message:
+        return "it is not CSV as RFC 4180 has it: its line ends are mixed, or a carriage return stands alone"
+    for known in ("unterminated quote", "Invalid unicode", "Maximum line size"):
+        if known in message:
+            return f"{place}{known.lower()}"
+    return place + message.splitlines()[0]
+
+
+def _refused(source: str, name: str, why: str) -> SourceRefused:
+    return SourceRefused(source, f"cannot load {name} of bill {source}: {why}. The period was left as it was.")

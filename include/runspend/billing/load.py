@@ -1,0 +1,658 @@
+"""The straight line of one bill: deliveries -> verified files -> staged rows -> one version per period, or a refusal.
+
+Put here the order of the steps and who is refused what. Layouts are in `deliveries.py`, formats in their modules, the
+rules of versions in `versions.py`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timezone
+from decimal import Decimal
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runspend.billing import settle, versions
+from runspend.billing.deliveries import DeliveredFile, Delivery, Folder, find_deliveries, open_folder, period_of_name
+from runspend.billing.settle import FedPeriod, StagedFile
+from runspend.billing.verify import VerifiedFile, verify_file
+from runspend.billing.versions import Book, FedFile, VersionFacts, plain, version_of
+from runspend.config import BillSource, ScopeSettings
+from runspend.errors import SourceRefused
+from runspend.tables import BILLING_LINES, BILLING_QUARANTINE
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+# Format -> its module, in the order `auto` tries them.
+FORMATS = {"focus": "runspend.billing.focus"}
+
+Previous = Callable[[str, str], "pa.Table | None"]
+
+
+@dataclass
+class PeriodLoad:
+    """One billing period tonight. `tables` replace the units in place; an empty map leaves them.
+
+    `unchanged` may carry `billing_loads` alone (another copy of the same file appeared). `error` means exit code 3 in any
+    state: with `loaded` it says that a still newer version was refused.
+    """
+
+    period: str
+    state: str  # loaded, unchanged or refused
+    tables: dict[str, Path | pa.Table] = field(default_factory=dict)
+    error: SourceRefused | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Load:
+    """What one bill brought. `error` is what was refused without belonging to a period."""
+
+    source: str
+    periods: list[PeriodLoad]
+    error: SourceRefused | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class _File:
+    """One delivered file on this machine, whole; `staged` once its rows are in the engine."""
+
+    index: int
+    delivered: DeliveredFile
+    verified: VerifiedFile
+    path: Path
+    copies: list[str] = field(default_factory=list)  # names of byte-identical files
+    staged: StagedFile | None = None
+
+    @property
+    def name(self) -> str:
+        return self.delivered.entry.name
+
+    @property
+    def modified_at(self) -> datetime:
+        return self.delivered.entry.modified_at
+
+
+@dataclass
+class _Tonight:
+    """The arguments of `load_source`, once."""
+
+    source: BillSource
+    now: datetime
+    scope: ScopeSettings | None
+    previous: Previous
+    accept: Collection[str]
+    workdir: Path
+    load_id: str
+    progress: Callable[[str], None]
+    books: dict[str, Book]
+    settings: str
+
+    def book(self, period: str) -> Book:
+        if period not in self.books:
+            self.books[period] = versions.read_book(self.source.name, period, self.previous("billing_loads", period))
+        return self.books[period]
+
+    @property
+    def is_scoped(self) -> bool:
+        return self.scope is not None and bool(self.scope.include or self.scope.exclude)
+
+
+def load_source(
+    source: BillSource,
+    *,
+    now: datetime,
+    scope: ScopeSettings | None,
+    previous: Previous,
+    periods_known: list[str],
+    accept: Collection[str],
+    workdir: Path,
+    load_id: str,
+    progress: Callable[[str], None],
+) -> Load:
+    """Read what a bill delivers now. Raises SourceUnreachable, or SourceRefused when no period can be told from it.
+
+    `previous(table, "2026-10")` gives this source's published rows or None; `periods_known` are the periods it has.
+    `accept` holds "SOURCE:YYYY-MM" for refusals a person has looked at.
+    """
+    _check_format(source)
+    tonight = _Tonight(
+        source,
+        now,
+        scope,
+        previous,
+        accept,
+        workdir,
+        load_id,
+        progress,
+        {},
+        versions.settings_key(source.format.replace("auto", "focus"), scope),
+    )
+    for period in periods_known:
+        tonight.book(period)
+    folder = open_folder(source, workdir)
+    found = find_deliveries(source, folder)
+    if not found.found and not any(book.current for book in tonight.books.values()):
+        what = "no manifest" if source.delivery == "manifest" else "no .csv, .csv.gz or .parquet file"
+        raise SourceRefused(
+            source.name, f"cannot load bill {source.name}: there is {what} in {source.uri}. Check billing[].uri and delivery."
+        )
+    load = _load_manifests(tonight, folder, found.found) if source.delivery == "manifest" else _load_files(tonight, folder, found.found)
+    load.periods += _missing_periods(tonight, {p.period for p in load.periods})
+    load.periods.sort(key=lambda p: p.period)
+    load.extra["ignored_files"] = list(found.ignored)
+    return load
+
+
+def _check_format(source: BillSource) -> None:
+    if source.format != "auto" and source.format not in FORMATS:
+        built = ", ".join(["auto", *FORMATS])
+        raise SourceRefused(source.name, f"cannot load bill {source.name}: format {source.format} is not built yet. Use one of {built}.")
+
+
+# --- delivery: manifest ------------------------------------------------------------------------------------------------
+
+
+def _load_manifests(tonight: _Tonight, folder: Folder, found: Sequence[Delivery]) -> Load:
+    """Per period the newest complete manifest; a refused newer one is recorded and reported."""
+    load = Load(tonight.source.name, [])
+    for delivery in found:
+        if delivery.period is None:
+            load.error = load.error or _refused(tonight, delivery.problem or "a manifest names no billing period", None)
+    for period in sorted({d.period for d in found if d.period}):
+        load.periods.append(_load_manifest_period(tonight, folder, period, [d for d in found if d.period == period]))
+    return load
+
+
+def _load_manifest_period(tonight: _Tonight, folder: Folder, period: str, candidates: Sequence[Delivery]) -> PeriodLoad:
+    book = tonight.book(period)
+    in_place = max((row["delivered_at"] for row in book.current), default=None)
+    refusal: PeriodLoad | None = None
+    for position, delivery in enumerate(candidates):
+        if position and in_place is not None and delivery.delivered_at is not None and delivery.delivered_at < in_place:
+            break  # older than what stands: nothing to fall back to
+        outcome = _try_manifest(tonight, folder, period, delivery, position)
+        if outcome.state != "refused":
+            if refusal:
+                if outcome.state == "unchanged":
+                    break
+                outcome.error = refusal.error
+            return outcome
+        refusal = refusal or outcome
+        tonight.progress(str(outcome.error))
+    assert refusal is not None  # a period comes from at least one candidate
+    return refusal
+
+
+def _try_manifest(tonight: _Tonight, folder: Folder, period: str, delivery: Delivery, position: int) -> PeriodLoad:
+    delivered_at = delivery.delivered_at or tonight.now
+    if delivery.problem:
+        seen = version_of([*(f"{f.entry.name} {f.entry.bytes}" for f in delivery.files), delivery.problem], tonight.settings)
+        return _record_refusal(
+            tonight, period, VersionFacts(seen, [], delivered_at, [], 0, None, tonight.now, tonight.load_id), delivery.problem
+        )
+    workdir = tonight.workdir / f"{period}-{position}"
+    with settle.open_engine(workdir) as con:
+        digests: list[str] = []
+        try:
+            files = _verify_all(tonight, folder, delivery.files, workdir)
+            digests = [f.verified.sha256 for f in files]
+            if version_of(digests, tonight.settings) == tonight.book(period).version:
+                return _unchanged(tonight, period, _fed(files, [], [f.index for f in files], period))
+            for file in files:
+                _stage(tonight, con, file)
+            strays = [
+                p
+                for p in _settle(tonight, con, {f.index: f.name for f in files}, dict.fromkeys((f.index for f in files), period))[1]
+                if p.period != period
+            ]
+            if strays:
+                raise _refused(
+                    tonight,
+                    f"{next(f.name for f in files if f.index == strays[0].file_index)} holds rows of {strays[0].period} where its manifest is for {period}",
+                    period,
+                )
+        except SourceRefused as error:
+            facts = VersionFacts(
+                version_of([*digests, str(error)], tonight.settings), [], delivered_at, [], 0, None, tonight.now, tonight.load_id
+            )
+            return _record_refusal(tonight, period, facts, str(error))
+        return _build(tonight, con, period, files, [f.index for f in files], delivered_at)
+
+
+# --- delivery: parts and versions --------------------------------------------------------------------------------------
+
+
+def _load_files(tonight: _Tonight, folder: Folder, found: Sequence[Delivery]) -> Load:
+    """All data files below the uri. Files whose periods stand unchanged are not read again, only verified."""
+    load = Load(tonight.source.name, [])
+    if not found:
+        return load
+    workdir = tonight.workdir / "files"
+    bad: dict[str, SourceRefused] = {}
+    files = _verify_all(tonight, folder, found[0].files, workdir, bad)
+    with settle.open_engine(workdir) as con:
+        known = _known_periods(tonight, files)
+        for file in [f for f in files if f.index not in known]:
+            _stage_or_note(tonight, con, file, bad)
+        touched = {p.period for p in settle.read_census(con)} | _stale_periods(tonight, files, known)
+        for file in files:
+            if file.index in known and known[file.index] & touched:
+                _stage_or_note(tonight, con, file, bad)
+        files = [f for f in files if f.name not in bad]
+        named = {f.index: p for f in files if (p := period_of_name(f.name))}
+        warnings, census = _settle(tonight, con, {f.index: f.name for f in files}, named)
+        load.extra["warnings"] = warnings
+        spoiled = _spoiled_periods(tonight, bad, {p.period for p in census})
+        load.periods += [_refused_period(tonight, period, error) for period, error in sorted(spoiled.items())]
+        touched |= {p.period for p in census} | {p for f in files if f.staged and not f.staged.rows and (p := named.get(f.index))}
+        for period in sorted(touched - set(spoiled)):
+            outcome = _load_period(tonight, con, period, files, known, census)
+            load.periods += [outcome] if outcome else []
+        for period in sorted({p for ps in known.values() for p in ps} - touched - set(spoiled)):
+            load.periods.append(_unchanged(tonight, period, _fed_again(tonight, period, files)))
+        empty = [f.name for f in files if f.staged and not f.staged.rows and f.index not in named]
+        if empty:
+            load.extra["files_without_rows"] = empty
+        load.extra["dropped_columns"] = sorted({c for f in files if f.staged for c in f.staged.dropped_columns})
+    return load
+
+
+def _load_period(
+    tonight: _Tonight,
+    con: duckdb.DuckDBPyConnection,
+    period: str,
+    files: Sequence[_File],
+    known: dict[int, set[str]],
+    census: Sequence[FedPeriod],
+) -> PeriodLoad | None:
+    feeding = sorted({p.file_index for p in census if p.period == period})
+    by_index = {f.index: f for f in files}
+    feeding = feeding or [f.index for f in files if f.staged and not f.staged.rows and period_of_name(f.name) == period]
+    if not feeding:
+        return None  # what fed it is gone: `_missing_periods` says so
+    chosen = _choose(tonight, [by_index[i] for i in feeding])
+    delivered_at = max(by_index[i].modified_at for i in chosen)
+    is_told = "delivery" in tonight.source.model_fields_set
+    if len(chosen) > 1 and not is_told and (why := _overlap(con, period, chosen, by_index, census)):
+        facts = VersionFacts(
+            version_of((by_index[i].verified.sha256 for i in chosen), tonight.settings),
+            _fed(files, census, feeding, period, chosen),
+            delivered_at,
+            settle.read_totals(con, period, chosen),
+            sum(p.quarantined for p in census if p.period == period and p.file_index in chosen),
+            None,
+            tonight.now,
+            tonight.load_id,
+        )
+        return _record_refusal(tonight, period, facts, why)
+    return _build(tonight, con, period, files, chosen, delivered_at, feeding, census)
+
+
+def _choose(tonight: _Tonight, feeding: Sequence[_File]) -> list[int]:
+    """The files whose rows count: all of them, or for `versions` the newest."""
+    if tonight.source.delivery == "versions":
+        return [max(feeding, key=lambda f: (f.modified_at, f.name)).index]
+    return [f.index for f in feeding]
+
+
+def _overlap(
+    con: duckdb.DuckDBPyConnection, period: str, chosen: Sequence[int], by_index: dict[int, _File], census: Sequence[FedPeriod]
+) -> str | None:
+    """Two files may be parts of a bill or the same bill twice; nobody but the user can tell."""
+    pair = settle.find_overlap(con, period, chosen)
+    if pair is None:
+        return None
+    first, second, account, day = pair
+    sums = [
+        " + ".join(
+            f"{plain(p.billed)} {p.currency}"
+            for p in census
+            if p.file_index == i and p.period == period and p.account == account and p.rows
+        )
+        for i in (first, second)
+    ]
+    return (
+        f"{by_index[first].name} ({sums[0]}) and {by_index[second].name} ({sums[1]}) both hold billing account {account or '(none)'}, period {period}, "
+        f"with charges of {day}: they may be parts of one bill, or the same bill twice. "
+        "Write delivery: parts (all files add up) or delivery: versions (the newest file counts) into billing[]"
+    )
+
+
+def _known_periods(tonight: _Tonight, files: Sequence[_File]) -> dict[int, set[str]]:
+    """Files (by their bytes) that feed the versions in place -> the periods they feed. A file that is part of a refused
+    version is read again each night, so that its refusal is told each night."""
+    periods: dict[str, set[str]] = {}
+    refused: set[str] = set()
+    for book in tonight.books.values():
+        for fed in book.files:
+            periods.setdefault(fed.sha256, set()).add(book.period)
+        refused |= book.refused_digests
+    return {f.index: periods[f.verified.sha256] for f in files if f.verified.sha256 in periods and f.verified.sha256 not in refused}
+
+
+def _stale_periods(tonight: _Tonight, files: Sequence[_File], known: dict[int, set[str]]) -> set[str]:
+    """Periods in place that the files there now would make otherwise: a file has gone, or the settings have changed."""
+    stale = set()
+    for period, book in tonight.books.items():
+        feeding = [f for f in files if period in known.get(f.index, ())]
+        if book.current and feeding:
+            chosen = set(_choose(tonight, feeding))
+            if version_of((f.verified.sha256 for f in feeding if f.index in chosen), tonight.settings) != book.version:
+                stale.add(period)
+    return stale
+
+
+def _stage_or_note(tonight: _Tonight, con: duckdb.DuckDBPyConnection, file: _File, bad: dict[str, SourceRefused]) -> None:
+    try:
+        _stage(tonight, con, file)
+    except SourceRefused as error:
+        con.execute("delete from staged where file_index = ?", [file.index])
+        bad[file.name] = error
+
+
+def _spoiled_periods(tonight: _Tonight, bad: dict[str, SourceRefused], census_periods: Iterable[str]) -> dict[str, SourceRefused]:
+    """Periods a bad file would have fed, by its path or by what fed them before. A file that tells neither spoils all."""
+    spoiled: dict[str, SourceRefused] = {}
+    for name, error in bad.items():
+        periods = {book.period for book in tonight.books.values() if any(f.name == name for f in book.files)}
+        if named := period_of_name(name):
+            periods.add(named)
+        if not periods:
+            raise error
+        spoiled.update(dict.fromkeys(periods, error))
+    return spoiled
+
+
+# --- steps both ways share ---------------------------------------------------------------------------------------------
+
+
+def _verify_all(
+    tonight: _Tonight, folder: Folder, delivered: Sequence[DeliveredFile], workdir: Path, bad: dict[str, SourceRefused] | None = None
+) -> list[_File]:
+    """Every file fetched and read once; byte-identical ones count once. With `bad`, refusals are noted there."""
+    by_digest: dict[str, _File] = {}
+    for index, item in enumerate(delivered):
+        entry = item.entry
+        tonight.progress(f"{tonight.source.name}: verifying {entry.name} ({entry.bytes:,} bytes)")
+        try:
+            path = folder.fetch(entry)
+            unpack_to = workdir / "unpacked" / f"{index:06d}.csv"
+            verified = verify_file(tonight.source.name, entry.name, path, stated_bytes=item.stated_bytes, unpack_to=unpack_to)
+        except SourceRefused as error:
+            if bad is None:
+                raise
+            bad[entry.name] = error
+            continue
+        if twin := by_digest.get(verified.sha256):
+            twin.copies.append(entry.name)
+            tonight.progress(f"{tonight.source.name}: {entry.name} has the same bytes as {twin.name} and is not counted again")
+        else:
+            by_digest[verified.sha256] = _File(index, item, verified, path)
+    return list(by_digest.values())
+
+
+def _stage(tonight: _Tonight, con: duckdb.DuckDBPyConnection, file: _File) -> None:
+    name = tonight.source.name
+    tonight.progress(f"{name}: reading {file.name}")
+    module = import_module(_format_of(tonight.source, file))
+    file.staged = module.stage(con, name, file.name, file.verified.readable, file.verified.kind, file.index)
+    stated = file.delivered.stated_rows
+    if stated is not None and file.staged.rows != stated:
+        raise _refused(tonight, f"{file.name} holds {file.staged.rows} rows where its manifest states {stated}", None)
+    if file.verified.readable == file.path:
+        now = file.path.stat()
+        is_copy = file.path.is_relative_to(tonight.workdir)
+        if now.st_size != file.verified.bytes or (not is_copy and abs(file.modified_at.timestamp() - now.st_mtime) > 0.001):
+            raise _refused(tonight, f"{file.name} changed while it was read", None)
+    else:
+        file.verified.readable.unlink()  # its rows are in the engine; the disk may be small
+
+
+def _format_of(source: BillSource, file: _File) -> str:
+    if source.format != "auto":
+        return FORMATS[source.format]
+    for path in FORMATS.values():
+        module = import_module(path)
+        header = module.read_header(source.name, file.name, file.verified.readable, file.verified.kind)
+        if module.matches(header):
+            return path
+    raise SourceRefused(
+        source.name,
+        f"cannot load {file.name} of bill {source.name}: its header is of no format that is built ({', '.join(FORMATS)}). "
+        "Check the file, or name its format in billing[].format.",
+    )
+
+
+def _settle(
+    tonight: _Tonight, con: duckdb.DuckDBPyConnection, names: dict[int, str], stated: dict[int, str]
+) -> tuple[dict[str, Any], list[FedPeriod]]:
+    """Settle what is staged; the census afterwards. Raises SourceRefused for rows no period can be given to."""
+    lost = settle.place_unreadable_periods(con, stated)
+    if lost:
+        row = con.execute("select trouble from staged where file_index = ? and billing_period is null limit 1", [lost[0]]).fetchone()
+        raise _refused(tonight, f"no row of {names[lost[0]]} tells a billing period: {row[0] if row else 'it has none'}", None)
+    warnings = settle.settle_rows(con, tonight.source.name, tonight.scope)
+    for kind, value in warnings.items():
+        tonight.progress(f"{tonight.source.name}: {kind.replace('_', ' ')}: {value}")
+    return warnings, settle.read_census(con)
+
+
+def _build(
+    tonight: _Tonight,
+    con: duckdb.DuckDBPyConnection,
+    period: str,
+    files: Sequence[_File],
+    chosen: Sequence[int],
+    delivered_at: datetime,
+    feeding: Sequence[int] | None = None,
+    census: Sequence[FedPeriod] | None = None,
+) -> PeriodLoad:
+    """One period's new version: judged, then written. Nothing is written for a version that is refused or in place."""
+    book = tonight.book(period)
+    census = settle.read_census(con) if census is None else census
+    digests = [f.verified.sha256 for f in files if f.index in chosen]
+    version = version_of(digests, tonight.settings)
+    fed = _fed(files, census, feeding or chosen, period, chosen)
+    if version == book.version:
+        return _unchanged(tonight, period, fed)
+    totals = settle.read_totals(con, period, chosen)
+    quarantine = settle.read_quarantine(con, period, chosen)
+    shown = sorted({f.staged.focus_version for f in files if f.staged and f.index in chosen})
+    facts = VersionFacts(version, fed, delivered_at, totals, len(quarantine), ", ".join(shown), tonight.now, tonight.load_id)
+    if why := versions.refusal(tonight.source, book, version, delivered_at, totals, tonight.accept):
+        return _record_refusal(tonight, period, facts, why)
+    tonight.progress(f"{tonight.source.name}: writing {period}, {sum(t.row_count for t in totals):,} rows")
+    path = tonight.workdir / f"billing_lines-{period}.parquet"
+    settle.write_lines(con, tonight.source.name, period, chosen, tonight.load_id, path, is_scoped=tonight.is_scoped)
+    number = book.next_number
+    changes = versions.add_changes(
+        tonight.source.name,
+        period,
+        tonight.previous("bill_changes", period),
+        settle.read_day_sums(con, period, chosen),
+        version,
+        number,
+        tonight.load_id,
+    )
+    names = {f.index: f.name for f in files}
+    tables: dict[str, Path | pa.Table] = {
+        "billing_lines": path,
+        "billing_quarantine": _quarantine_table(tonight, period, quarantine, names),
+        "billing_loads": versions.loads_table(versions.add_version(book, facts, None)),
+        "bill_changes": versions.changes_table(changes),
+    }
+    extra = {
+        "version": version,
+        "version_number": number,
+        "rows": sum(t.row_count for t in totals),
+        "quarantined": len(quarantine),
+        "duplicates": [name for f in files if f.index in chosen for name in f.copies],
+        "dropped_columns": sorted({c for f in files if f.staged and f.index in chosen for c in f.staged.dropped_columns}),
+        "unreadable": {c: n for f in files if f.staged and f.index in chosen for c, n in f.staged.unreadable.items()},
+        **settle.read_charge_range(con, period, chosen),
+    }
+    return PeriodLoad(period, "loaded", tables, None, extra)
+
+
+def _fed(
+    files: Sequence[_File], census: Sequence[FedPeriod], feeding: Sequence[int], period: str, chosen: Sequence[int] | None = None
+) -> list[FedFile]:
+    """The version's files as `billing_loads.files` lists them, copies and older ones too."""
+    listed = []
+    for file in files:
+        if file.index not in feeding:
+            continue
+        rows = sum(p.rows + p.quarantined for p in census if p.file_index == file.index and p.period == period)
+        state = "read" if chosen is None or file.index in chosen else "older"
+        listed.append(FedFile(file.name, file.verified.bytes, file.verified.sha256, rows, state))
+        listed += [FedFile(name, file.verified.bytes, file.verified.sha256, rows, "duplicate") for name in file.copies]
+    return listed
+
+
+def _fed_again(tonight: _Tonight, period: str, files: Sequence[_File]) -> list[FedFile]:
+    """The list of the version in place with tonight's names: files may have been renamed or copied since."""
+    by_digest = {f.verified.sha256: f for f in files}
+    listed = []
+    for fed in tonight.book(period).files:
+        file = by_digest.get(fed.sha256)
+        if fed.state != "duplicate" and file:
+            listed.append(FedFile(file.name, fed.bytes, fed.sha256, fed.rows, fed.state))
+            listed += [FedFile(name, fed.bytes, fed.sha256, fed.rows, "duplicate") for name in file.copies]
+    return listed
+
+
+def _unchanged(tonight: _Tonight, period: str, fed: Sequence[FedFile]) -> PeriodLoad:
+    """The version in place stands; its list of files is written anew if copies came or went."""
+    book = tonight.book(period)
+    tables: dict[str, Path | pa.Table] = {}
+    before = {(f.name, f.state) for f in book.files}
+    duplicates = [f.name for f in fed if f.state == "duplicate"]
+    if {name for name, state in before if state == "duplicate"} != set(duplicates):
+        rows_of = {f.sha256: f.rows for f in book.files}
+        files = versions.files_json([FedFile(f.name, f.bytes, f.sha256, rows_of.get(f.sha256, f.rows), f.state) for f in fed])
+        tables["billing_loads"] = versions.loads_table([{**row, "files": files} if row["state"] == "current" else row for row in book.rows])
+    return PeriodLoad(period, "unchanged", tables, None, {"version": book.version, "duplicates": duplicates})
+
+
+def _record_refusal(tonight: _Tonight, period: str, facts: VersionFacts, why: str) -> PeriodLoad:
+    """A refused version: the period stays as it was, the book tells of it once."""
+    book = tonight.book(period)
+    error = _refused(tonight, why, period)
+    tables: dict[str, Path | pa.Table] = {}
+    if not versions.is_recorded(book, facts.version, why) and facts.version != book.version:
+        tables["billing_loads"] = versions.loads_table(versions.add_version(book, facts, why))
+    return PeriodLoad(period, "refused", tables, error, {"version": facts.version})
+
+
+def _refused_period(tonight: _Tonight, period: str, error: SourceRefused) -> PeriodLoad:
+    facts = VersionFacts(version_of([str(error)], tonight.settings), [], tonight.now, [], 0, None, tonight.now, tonight.load_id)
+    return _record_refusal(tonight, period, facts, str(error))
+
+
+def _missing_periods(tonight: _Tonight, seen: Collection[str]) -> list[PeriodLoad]:
+    """Periods that were fed before and are fed by nothing now: kept until somebody accepts that they are gone."""
+    outcomes = []
+    for period, book in sorted(tonight.books.items()):
+        if period in seen or not book.current:
+            continue
+        key = f"{tonight.source.name}:{period}"
+        if not any(row["row_count"] or row["billed_cost"] for row in book.current):
+            outcomes.append(PeriodLoad(period, "unchanged", {}, None, {"version": book.version}))
+            continue
+        totals = " + ".join(f"{plain(r['billed_cost'])} {r['billing_currency']}" for r in book.current)
+        facts = VersionFacts(version_of([], tonight.settings), [], tonight.now, [], 0, None, tonight.now, tonight.load_id)
+        if key not in tonight.accept:
+            why = f"{period} was fed before ({totals}) and is fed by nothing now. If that is right, run: runspend load --accept {key}"
+            outcomes.append(_record_refusal(tonight, period, facts, why))
+            continue
+        changes = versions.add_changes(
+            tonight.source.name, period, tonight.previous("bill_changes", period), {}, facts.version, book.next_number, tonight.load_id
+        )
+        tables: dict[str, Path | pa.Table] = {
+            "billing_lines": BILLING_LINES.arrow_schema().empty_table(),
+            "billing_quarantine": BILLING_QUARANTINE.arrow_schema().empty_table(),
+            "billing_loads": versions.loads_table(versions.add_version(book, facts, None)),
+            "bill_changes": versions.changes_table(changes),
+        }
+        outcomes.append(PeriodLoad(period, "loaded", tables, None, {"version": facts.version, "rows": 0}))
+    return outcomes
+
+
+def _quarantine_table(tonight: _Tonight, period: str, rows: Sequence[dict[str, Any]], names: dict[int, str]) -> pa.Table:
+    import pyarrow as pa
+
+    first = date.fromisoformat(f"{period}-01")
+    full = [
+        {**{k: v for k, v in row.items() if k != "file_index"}, "source": tonight.source.name, "billing_period": first,
+         "file_name": names[row["file_index"]], "load_id": tonight.load_id}
+        for row in rows
+    ]  # fmt: skip
+    return pa.Table.from_pylist(full, schema=BILLING_QUARANTINE.arrow_schema())
+
+
+def _refused(tonight: _Tonight, why: str, period: str | None) -> SourceRefused:
+    name = tonight.source.name
+    if why.startswith("cannot "):
+        return SourceRefused(name, why, period=period)
+    what = f"{period} of bill {name}" if period else f"bill {name}"
+    return SourceRefused(name, f"cannot load {what}: {why}. The period was left as it was.", period=period)
+
+
+# --- a look without loading --------------------------------------------------------------------------------------------
+
+
+def probe_source(source: BillSource) -> dict[str, Any]:
+    """What a bill holds, without judging versions: format, FOCUS versions, periods, files, rows, sums, coverage.
+
+    {"format", "version", "periods": [...], "files", "rows", "quarantined", "billed": {currency: Decimal},
+     "covered_until": datetime | None, "problems": [...]}
+    """
+    _check_format(source)
+    with tempfile.TemporaryDirectory(prefix="runspend-probe-") as folder:
+        workdir = Path(folder)
+        tonight = _Tonight(
+            source, datetime.now(timezone.utc), None, lambda table, period: None, (), workdir, "probe", lambda line: None, {}, ""
+        )
+        opened = open_folder(source, workdir)
+        found = find_deliveries(source, opened).found
+        newest: dict[str | None, Delivery] = {}
+        for delivery in found:
+            if not delivery.problem:
+                newest.setdefault(delivery.period, delivery)
+        problems = [d.problem for d in found if d.problem]
+        wanted = [item for delivery in newest.values() for item in delivery.files]
+        with settle.open_engine(workdir / "engine") as con:
+            bad: dict[str, SourceRefused] = {}
+            files = _verify_all(tonight, opened, wanted, workdir, bad)
+            for file in files:
+                _stage_or_note(tonight, con, file, bad)
+            settle.place_unreadable_periods(con, {})
+            census = settle.read_census(con)
+            billed: dict[str, Decimal] = {}
+            for part in census:
+                if part.rows:
+                    billed[part.currency] = settle.EXACT.add(billed.get(part.currency, Decimal(0)), part.billed)
+            row = con.execute(
+                "select max(charge_period_end) filter (charge_category = 'Usage'), count(*) from staged where trouble is null"
+            ).fetchone()
+            total = con.execute("select count(*) filter (trouble is not null) from staged").fetchone()
+        shutil.rmtree(workdir / "unpacked", ignore_errors=True)
+    return {
+        "format": "focus",
+        "version": ", ".join(sorted({f.staged.focus_version for f in files if f.staged})),
+        "periods": sorted({p.period for p in census}),
+        "files": len(files),
+        "rows": row[1] if row else 0,
+        "quarantined": total[0] if total else 0,
+        "billed": billed,
+        "covered_until": row[0] if row else None,
+        "problems": problems + [str(error) for error in bad.values()],
+    }

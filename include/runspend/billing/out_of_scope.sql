@@ -1,0 +1,19 @@
+-- What an explicit scope leaves out, of the settled lines of one period (`settled`): sums per charge day, account, service
+-- and category (and what costs are never added across). An ML warehouse holds no company's whole bill line by line.
+select
+  source, billing_period, 'exclude' as scope, load_id,
+  printf('%016x', hash(
+    billing_period, charge_date, billing_account_id, sub_account_id, service_provider_name, service_name, charge_category, billing_currency
+  )) || '-sum' as line_id,
+  charge_date, billing_account_id, sub_account_id, service_provider_name, service_name, charge_category, billing_currency,
+  min(billing_period_start) as billing_period_start,
+  max(billing_period_end) as billing_period_end,
+  cast(charge_date as timestamptz) as charge_period_start,
+  cast(charge_date + interval 1 day as timestamptz) as charge_period_end,
+  sum(list_cost) as list_cost,
+  sum(contracted_cost) as contracted_cost,
+  sum(effective_cost) as effective_cost,
+  sum(billed_cost) as billed_cost
+from settled
+where scope = 'exclude'
+group by all

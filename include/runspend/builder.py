@@ -1,0 +1,87 @@
+"""Builds a unit of the cost tables unless its inputs are those it was built from; publishes it with its row in `builds`.
+Knows as well which pages are older than the build they show.
+
+Belongs to `pipeline.py`. What is built, and from what, does not belong here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from runspend.config import Settings
+from runspend.errors import CheckFailed
+from runspend.inputs import digest, first_day, json_text, parse_unit, read_builds
+from runspend.outcome import Outcome, Progress
+from runspend.sources import arrow_rows, tell_operators
+from runspend.warehouse import Step, Unit, Warehouse
+
+
+def report_builds(warehouse: Warehouse, folder: Path, periods: Sequence[str] | None) -> dict[str, str]:
+    """Billing periods whose page is to be written, and their builds: those named, else the newest and all built since their page."""
+    built = {unit.period: state.build_id for unit, state in warehouse.states("cost_daily").items()}
+    if periods:
+        return {period: built[period] for period in periods if period in built}
+    written = {path.stem: path.read_text(encoding="utf-8") for path in (folder / ".builds").glob("*")}
+    return {period: build for period, build in sorted(built.items()) if written.get(period) != build or period == max(built)}
+
+
+def note_report(folder: Path, period: str, build_id: str) -> None:
+    """Remember the build a page shows."""
+    (folder / ".builds").mkdir(exist_ok=True)
+    (folder / ".builds" / period).write_text(build_id, encoding="utf-8")
+
+
+class Builder:
+    """One kind of build ("allocate" or "summarize") over its periods."""
+
+    def __init__(self, warehouse: Warehouse, settings: Settings, outcome: Outcome, kind: str, now: datetime, progress: Progress) -> None:
+        self._warehouse = warehouse
+        self._settings = settings
+        self._outcome = outcome
+        self._kind = kind
+        self._now = now
+        self._progress = progress
+
+    @cached_property
+    def built(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """What stands in the warehouse, read once."""
+        return read_builds(self._warehouse)
+
+    def build(self, period: str, inputs: Mapping[str, str | None], fill: Callable[[Step], list[str]], *, forced: bool = False) -> None:
+        """Fill the tables of one period. A failed check keeps the tables in place, and operators are told."""
+        label = f"{self._kind} {period}"
+        build_id = digest(inputs)
+        before = self.built.get((self._kind, period))
+        if before is not None and before["build_id"] == build_id and not forced:
+            self._outcome.unchanged.append(label)
+            return
+        self._progress(f"{label}: building")
+        try:
+            with self._warehouse.step(self._kind, build_id) as step:
+                outputs = {table: step.state(Unit(table, period, "all")).digest for table in fill(step)}
+                self._note(step, period, build_id, inputs, outputs)
+                is_published = step.publish({parse_unit(name): value for name, value in inputs.items() if "/" in name})
+        except CheckFailed as error:
+            self._outcome.fail(error)
+            tell_operators(self._settings, self._outcome, "CHECK FAILED", f"{self._kind}/{period}", str(error), self._now)
+            return
+        if is_published:
+            self._outcome.changed.append(label)
+        else:
+            self._outcome.notes.append(f"{label}: superseded; a newer input arrived while it was built. The next allocate builds it.")
+
+    def _note(self, step: Step, period: str, build_id: str, inputs: Mapping[str, str | None], outputs: Mapping[str, str]) -> None:
+        row = {
+            "step": self._kind,
+            "month": first_day(period),
+            "build_id": build_id,
+            "inputs": json_text(inputs),
+            "outputs": json_text(outputs),
+            "now": self._now,
+            "built_at": self._now,
+        }
+        step.put("builds", period, self._kind, arrow_rows("builds", [row]))

@@ -1,0 +1,9 @@
+"""Runs from MLflow, two ways with the same rows: through its API (`api.py`) or straight from its database (`database.py`).
+
+`extract.py` is the order of one extract, `rows.py` with its SQL files what a row means, `raw.py` what both ways hand
+over, `revisions.py` the database schemas they know. Nothing here writes to MLflow or knows where tables are kept.
+"""
+
+from runspend.tracking.extract import Extract, choose_months, extract_server, probe_server
+
+__all__ = ["Extract", "choose_months", "extract_server", "probe_server"]

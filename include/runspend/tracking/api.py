@@ -1,0 +1,375 @@
+"""Through MLflow's own client: any tracking URI it knows.
+
+Put here the paging, the workspaces and the credentials. Credentials are handed to the client per server and never put
+into the process environment, and none are taken from there: what is configured for one server cannot reach another.
+What rows mean is decided in `runs.sql`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+from runspend.config import TrackingServer
+from runspend.errors import MissingExtra, SourceError, SourceRefused, SourceUnreachable
+from runspend.redaction import redact_uri, redact_values, uri_secrets
+from runspend.tracking import raw
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PAGE_RUNS = 1_000
+LARGEST_PAGE = 50_000  # MLflow refuses more
+PAGE_EXPERIMENTS = 1_000
+PAGE_OWNERS = 500
+EXPERIMENTS_PER_REQUEST = 500
+DEFAULT_WORKSPACE = "default"
+
+T = TypeVar("T")
+
+
+class ApiReader:
+    """MLflow's rows as its client gives them, one workspace after the other."""
+
+    def __init__(self, server: TrackingServer, progress: Callable[[str], None]) -> None:
+        self.name = server.name
+        self.version = ""
+        self.warnings: list[str] = []
+        self.repaired = 0
+        self._server = server
+        self._progress = progress
+        self._secrets = [*uri_secrets(server.uri), *(s.get_secret_value() for s in (server.token, server.password) if s)]
+        self._store: Any = None
+        self._experiments: dict[str | None, list[str]] = {}  # ids by workspace; None where the server has none
+        self._noted_at = time.monotonic()
+
+    def __enter__(self) -> ApiReader:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("DO_NOT_TRACK", "true")
+        try:
+            import mlflow.exceptions  # noqa: F401 (is it there at all?)
+        except ImportError as error:
+            raise MissingExtra(str(error.name), "pipeline") from error
+        self._store = self._open_store()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._store = None
+
+    def _open_store(self) -> Any:
+        uri = self._server.uri
+        scheme = urlsplit(uri).scheme if "://" in uri else ""
+        if scheme in ("http", "https"):
+            return self._open_rest_store()
+        if scheme in ("", "file") and not uri.startswith("databricks"):
+            return self._open_file_store()
+        from mlflow.tracking._tracking_service.utils import _get_store
+
+        return self._ask(lambda: _get_store(uri))
+
+    def _open_rest_store(self) -> Any:
+        from mlflow.environment_variables import MLFLOW_TRACKING_INSECURE_TLS, MLFLOW_TRACKING_SERVER_CERT_PATH
+        from mlflow.store.tracking.rest_store import RestStore
+        from mlflow.utils.rest_utils import MlflowHostCreds, http_request
+
+        parts = urlsplit(self._server.uri)
+        password = self._server.password.get_secret_value() if self._server.password else parts.password
+        creds = MlflowHostCreds(
+            host=urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])),
+            username=self._server.username or parts.username,
+            password=password,
+            token=self._server.token.get_secret_value() if self._server.token else None,
+            ignore_tls_verification=MLFLOW_TRACKING_INSECURE_TLS.get(),
+            server_cert_path=MLFLOW_TRACKING_SERVER_CERT_PATH.get(),
+        )
+        # The client itself waits minutes for a server that is not there.
+        response = self._ask(
+            lambda: http_request(creds, "/version", "GET", max_retries=1, backoff_factor=0, timeout=15, raise_on_status=False)
+        )
+        if response.status_code in (401, 403):
+            raise self._refused_credentials()
+        self.version = response.text.strip() if response.status_code == 200 and len(response.text) < 40 else ""
+        return RestStore(lambda: creds)
+
+    def _open_file_store(self) -> Any:
+        path = Path(self._server.uri.removeprefix("file://").removeprefix("file:"))
+        if not path.is_dir():  # the client would make it
+            raise SourceUnreachable(self.name, f"cannot read {self.name}: there is no folder {path}. Check `uri` in runspend.yaml.")
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        from mlflow.store.tracking.file_store import FileStore
+
+        return self._ask(lambda: FileStore(str(path.resolve()), str(path.resolve())))
+
+    def _refused_credentials(self) -> SourceRefused:
+        return SourceRefused(
+            self.name,
+            f"cannot read {self.name}: {redact_uri(self._server.uri)} refused the credentials. Check token, or username and password.",
+        )
+
+    def _ask(self, call: Callable[[], T]) -> T:
+        """One call of the client, its failures in our words."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return call()
+        except MlflowException as error:
+            if error.error_code in ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED"):
+                raise self._refused_credentials() from None
+            text = redact_values(redact_uri(" ".join(str(error).split())), self._secrets)
+            raise SourceUnreachable(self.name, f"cannot read {self.name}: {text}. Its last good data stay.") from None
+
+    def _in_workspace(self, workspace: str | None) -> AbstractContextManager[Any]:
+        if workspace is None:
+            return nullcontext()
+        from mlflow.utils.workspace_context import ServerWorkspaceContext
+
+        context: AbstractContextManager[Any] = ServerWorkspaceContext(workspace)  # unlike WorkspaceContext it leaves the environment alone
+        return context
+
+    def _list_workspaces(self) -> list[str | None]:
+        """The workspaces to read; [None] where the server has none, or only the default one is asked for."""
+        wanted = self._server.workspaces
+        there = self._find_workspaces()
+        if there is None:
+            if isinstance(wanted, list) and wanted != [DEFAULT_WORKSPACE]:
+                raise SourceRefused(
+                    self.name, f"cannot read the workspaces of {self.name}: the server has none. Remove `workspaces` from runspend.yaml."
+                )
+            return [None]
+        if wanted is None:
+            hidden = sorted(set(there) - {DEFAULT_WORKSPACE})
+            if hidden:
+                self.warnings.append(
+                    f"{self.name}: only workspace default was read; it has {', '.join(hidden)} too. Set `workspaces: all`."
+                )
+            return [DEFAULT_WORKSPACE]
+        if wanted == "all":
+            return list(there)
+        missing = sorted(set(wanted) - set(there))
+        if missing:
+            raise SourceRefused(
+                self.name,
+                f"cannot read the workspaces {', '.join(missing)} of {self.name}: it shows {', '.join(there)}. Check their names and the permissions.",
+            )
+        return list(wanted)
+
+    def _find_workspaces(self) -> list[str] | None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            if not getattr(self._store, "supports_workspaces", False):
+                return None
+        except MlflowException:  # older servers do not know the question
+            return None
+        if not hasattr(self._store, "get_host_creds"):
+            return None
+        from mlflow.store.workspace.rest_store import RestWorkspaceStore
+
+        return sorted(w.name for w in self._ask(RestWorkspaceStore(self._store.get_host_creds).list_workspaces))
+
+    def read_experiments(self) -> pa.Table:
+        import pyarrow as pa
+        from mlflow.entities import ViewType
+
+        rows: list[tuple[Any, ...]] = []
+        for workspace in self._list_workspaces():
+            with self._in_workspace(workspace):
+                found = list(
+                    self._pages(
+                        lambda token: self._store.search_experiments(view_type=ViewType.ALL, max_results=PAGE_EXPERIMENTS, page_token=token)
+                    )
+                )
+            self._experiments[workspace] = sorted({e.experiment_id for e in found}, key=lambda i: (len(i), i))
+            by_id = {e.experiment_id: e for e in found}
+            for e in by_id.values():
+                rows.append(
+                    (
+                        workspace or DEFAULT_WORKSPACE,
+                        e.experiment_id,
+                        e.name or "",
+                        e.lifecycle_stage or "",
+                        e.artifact_location or "",
+                        _document(e.tags),
+                        e.creation_time or 0,
+                        e.last_update_time or 0,
+                    )
+                )
+        schema = raw.raw_schema(raw.EXPERIMENT_TEXT, raw.EXPERIMENT_TIMES)
+        return pa.table([pa.array(column, field.type) for column, field in zip(_turned(rows, schema), schema, strict=True)], schema=schema)
+
+    def _pages(self, ask: Callable[[str | None], Any]) -> Iterator[Any]:
+        token: str | None = None
+        while True:
+            page = self._ask(lambda: ask(token))  # noqa: B023 (called at once)
+            items, token = (page, page.token) if hasattr(page, "token") else page
+            yield from items
+            if not token:
+                return
+
+    def _chunks(self) -> Iterator[tuple[str | None, list[str]]]:
+        if not self._experiments:
+            self.read_experiments()
+        for workspace, ids in self._experiments.items():
+            for start in range(0, len(ids), EXPERIMENTS_PER_REQUEST):
+                yield workspace, ids[start : start + EXPERIMENTS_PER_REQUEST]
+
+    def _search(self, ids: list[str], condition: str, order: str, limit: int, token: str | None = None) -> Any:
+        from mlflow.entities import ViewType
+
+        return self._ask(lambda: self._store.search_runs(ids, condition, ViewType.ALL, limit, [order], token))
+
+    def list_months(self) -> list[str]:
+        """The start months that hold runs: one question per month there is."""
+        months = set()
+        for workspace, ids in self._chunks():
+            with self._in_workspace(workspace):
+                if self._search(ids, f"attributes.start_time < {raw.month_bounds(raw.NO_START)[1]}", "attributes.start_time ASC", 1):
+                    months.add(raw.NO_START)
+                after = raw.month_bounds(raw.NO_START)[1]
+                while page := self._search(ids, f"attributes.start_time >= {after}", "attributes.start_time ASC", 1):
+                    month = raw.month_of(page[0].info.start_time)
+                    months.add(month)
+                    if month == raw.NO_START:  # beyond the year 9999
+                        break
+                    after = raw.month_bounds(month)[1]
+        return sorted(months)
+
+    def count_runs(self) -> int:
+        return sum(batch.num_rows for batch in self.read_runs(None))
+
+    def read_runs(self, months: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+        for month in self.list_months() if months is None else months:
+            first, after = raw.month_bounds(month)
+            for workspace, ids in self._chunks():
+                # Entered for each question, not around the loop: what consumes this generator may be another thread.
+                if month == raw.NO_START:
+                    yield from self._read_range(workspace, ids, -(2**62), after)
+                    yield from self._read_range(workspace, ids, raw.LAST_MS, 2**62)
+                else:
+                    yield from self._read_range(workspace, ids, first, after)
+
+    def _read_range(self, workspace: str | None, ids: list[str], first: int, after: int) -> Iterator[pa.RecordBatch]:
+        """Runs that started in [first, after), each once, whatever is created or removed meanwhile.
+
+        MLflow's page tokens are offsets: a run that disappears shifts the rest. So each page starts where the one before
+        ended in time, and grows while all of it started in the same millisecond. Only beyond MLflow's largest page, in
+        one millisecond, is a token used.
+        """
+        done: set[str] = set()  # runs of the millisecond the next page starts in
+        token: str | None = None
+        limit = PAGE_RUNS
+        count = 0
+        while True:
+            condition = f"attributes.start_time >= {first} AND attributes.start_time < {after}"
+            with self._in_workspace(workspace):
+                page = self._search(ids, condition, "attributes.start_time ASC", limit, token)
+            runs = [r for r in page if r.info.run_id not in done]
+            if runs:
+                count += len(runs)
+                self._note(count)
+                yield _to_batch(runs)
+            if not page.token:
+                return
+            last = page[-1].info.start_time or 0
+            if last > first:
+                first, token, limit = last, None, PAGE_RUNS
+                done = {r.info.run_id for r in page if (r.info.start_time or 0) == last}
+            else:
+                done |= {r.info.run_id for r in page}
+                token = page.token if limit == LARGEST_PAGE else None
+                limit = min(2 * limit, LARGEST_PAGE)
+
+    def _note(self, count: int) -> None:
+        if time.monotonic() - self._noted_at > 2:
+            self._noted_at = time.monotonic()
+            self._progress(f"{self.name}: {count} runs of the month")
+
+    def read_owners(self) -> pa.Table:
+        import pyarrow as pa
+
+        rows: list[tuple[str, str, str, str]] = []
+        for workspace, ids in self._chunks():
+            with self._in_workspace(workspace):
+                rows += self._owners(
+                    lambda token: self._store.search_logged_models(experiment_ids=ids, max_results=PAGE_OWNERS, page_token=token),  # noqa: B023
+                    lambda m: ("logged_model", m.model_id, m.experiment_id, m.artifact_location or ""),
+                )
+                rows += self._owners(
+                    lambda token: self._store.search_traces(experiment_ids=ids, max_results=PAGE_OWNERS, page_token=token),  # noqa: B023
+                    lambda t: ("trace", t.request_id, t.experiment_id, t.tags.get("mlflow.artifactLocation", "")),
+                )
+        schema = raw.raw_schema(raw.OWNER_TEXT)
+        unique = sorted({row for row in rows if row[3]})
+        return pa.table([pa.array(column, pa.string()) for column in _turned(unique, schema)], schema=schema)
+
+    def _owners(
+        self, ask: Callable[[str | None], Any], to_row: Callable[[Any], tuple[str, str, str, str]]
+    ) -> list[tuple[str, str, str, str]]:
+        """Owners of one kind; none where the server is too old to know the kind."""
+        from mlflow.exceptions import MlflowException
+
+        rows: list[tuple[str, str, str, str]] = []
+        token: str | None = None
+        while True:
+            try:
+                page = ask(token)
+            except MlflowException as error:
+                if error.error_code in ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED"):
+                    return rows
+                raise self._as_source_error(error) from None
+            items, token = (page, page.token) if hasattr(page, "token") else page
+            rows += [to_row(item) for item in items]
+            if not token:
+                return rows
+
+    def _as_source_error(self, error: Exception) -> SourceError:
+        try:
+            self._ask(lambda: _raise(error))
+        except SourceError as ours:
+            return ours
+        raise error
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def _turned(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in schema]
+
+
+def _document(values: dict[str, Any]) -> str:
+    """A map as JSON text, keys in byte order, the same document the database builds."""
+    known = {str(k): str(v) for k, v in values.items() if v is not None}
+    return json.dumps({k: known[k] for k in sorted(known, key=lambda k: k.encode("utf-8", "surrogatepass"))}, ensure_ascii=False)
+
+
+def _to_batch(runs: Iterable[Any]) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    rows = [
+        (
+            r.info.run_id,
+            r.info.experiment_id or "",
+            r.info.run_name or "",
+            r.info.user_id or "",
+            r.info.status or "",
+            r.info.lifecycle_stage or "",
+            r.info.artifact_uri or "",
+            _document(r.data.tags),
+            _document(r.data.params),
+            r.info.start_time or 0,
+            r.info.end_time or 0,
+            0 if r.info.end_time else max((m.timestamp or 0 for m in r.data._metric_objs), default=0),
+        )
+        for r in runs
+    ]
+    schema = raw.raw_schema(raw.RUN_TEXT, raw.RUN_TIMES)
+    return pa.RecordBatch.from_arrays([pa.array(c, f.type) for c, f in zip(_turned(rows, schema), schema, strict=True)], schema=schema)

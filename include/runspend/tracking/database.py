@@ -1,0 +1,404 @@
+"""Straight from MLflow's database: SQLite (a copy) and PostgreSQL, over ADBC, read-only, in one snapshot.
+
+Put here how the rows are fetched, and the guards: known revisions only, `metrics` never read, `latest_metrics` only for
+runs without an end. Both engines build a run's tags and params as one JSON object each, keys in byte order, so that a
+run is one row on the wire. What the rows mean is decided in `runs.sql`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+
+from runspend.config import TrackingServer
+from runspend.errors import ConfigError, MissingExtra, SourceError, SourceRefused, SourceUnreachable
+from runspend.redaction import redact_uri, redact_values, uri_secrets
+from runspend.tracking import raw, revisions
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CHUNK_ROWS = 5_000  # runs of SQLite read by one query
+READERS = 2  # … and queries at a time: building the maps is the slowest part of an extract
+BATCH_BYTES = 8 * 2**20  # of PostgreSQL
+STATEMENT_TIMEOUT_MS = 600_000
+WHOLE_COPY_BYTES = 2**30  # a smaller SQLite file is copied in one go
+STEP_PAGES = 25_000
+COPY_SECONDS = 900
+# PostgreSQL cancels a reader on a replica (40001, 57014 "conflict with recovery"); a new snapshot usually gets through.
+RETRIES = 3
+
+INDEXES = {"tags": "run_uuid", "params": "run_uuid", "latest_metrics": "run_uuid"}
+
+SQLITE_RUNS = """
+select cast(r.run_uuid as text), coalesce(cast(r.experiment_id as text), ''), coalesce(cast(r.name as text), ''),
+       coalesce(cast(r.user_id as text), ''), coalesce(cast(r.status as text), ''), coalesce(cast(r.lifecycle_stage as text), ''),
+       coalesce(cast(r.artifact_uri as text), ''),
+       (select json_group_object(cast(t.key as text), cast(t.value as text) order by t.key) from tags t where t.run_uuid = r.run_uuid and t.value is not null),
+       (select json_group_object(cast(p.key as text), cast(p.value as text) order by p.key) from params p where p.run_uuid = r.run_uuid and p.value is not null),
+       coalesce(cast(r.start_time as integer), 0), coalesce(cast(r.end_time as integer), 0),
+       case when coalesce(r.end_time, 0) = 0
+            then coalesce((select max(cast(m.timestamp as integer)) from latest_metrics m where m.run_uuid = r.run_uuid), 0) else 0 end
+from runs r
+"""
+
+POSTGRES_RUNS = """
+with chosen as materialized (select r.* from runs r {where}),
+tag_maps as (
+  select run_uuid, json_object_agg(key, value order by key collate "C")::text as tags from tags
+  where value is not null {only_chosen} group by run_uuid
+),
+param_maps as (
+  select run_uuid, json_object_agg(key, value order by key collate "C")::text as params from params
+  where value is not null {only_chosen} group by run_uuid
+),
+signs as (
+  select run_uuid, max(timestamp)::bigint as last_ms from latest_metrics
+  where run_uuid in (select run_uuid from chosen where coalesce(end_time, 0) = 0) group by run_uuid
+)
+select r.run_uuid::text, coalesce(r.experiment_id::text, ''), coalesce(r.name::text, ''), coalesce(r.user_id::text, ''),
+       coalesce(r.status::text, ''), coalesce(r.lifecycle_stage::text, ''), coalesce(r.artifact_uri::text, ''),
+       coalesce(t.tags, '{{}}'), coalesce(p.params, '{{}}'),
+       coalesce(r.start_time, 0)::bigint, coalesce(r.end_time, 0)::bigint, coalesce(s.last_ms, 0)::bigint
+from chosen r
+left join tag_maps t on t.run_uuid = r.run_uuid
+left join param_maps p on p.run_uuid = r.run_uuid
+left join signs s on s.run_uuid = r.run_uuid
+"""
+
+SQLITE_EXPERIMENTS = """
+select {workspace}, cast(e.experiment_id as text), coalesce(cast(e.name as text), ''), coalesce(cast(e.lifecycle_stage as text), ''),
+       coalesce(cast(e.artifact_location as text), ''),
+       (select json_group_object(cast(t.key as text), cast(t.value as text) order by t.key) from experiment_tags t
+        where t.experiment_id = e.experiment_id and t.value is not null),
+       coalesce(cast(e.creation_time as integer), 0), coalesce(cast(e.last_update_time as integer), 0)
+from experiments e
+"""
+
+POSTGRES_EXPERIMENTS = """
+select {workspace}, e.experiment_id::text, coalesce(e.name::text, ''), coalesce(e.lifecycle_stage::text, ''), coalesce(e.artifact_location::text, ''),
+       coalesce((select json_object_agg(t.key, t.value order by t.key collate "C")::text from experiment_tags t
+                 where t.experiment_id = e.experiment_id and t.value is not null), '{{}}'),
+       coalesce(e.creation_time, 0)::bigint, coalesce(e.last_update_time, 0)::bigint
+from experiments e
+"""
+
+MODELS = """
+select 'logged_model', cast(model_id as text), coalesce(cast(experiment_id as text), ''), cast(artifact_location as text) from logged_models
+where artifact_location <> ''
+"""
+TRACES = """
+select 'trace', cast(i.request_id as text), coalesce(cast(i.experiment_id as text), ''), cast(t.value as text)
+from trace_info i join trace_tags t on t.request_id = i.request_id
+where t.key = 'mlflow.artifactLocation' and t.value <> ''
+"""
+
+
+def is_database_uri(uri: str) -> bool:
+    """Whether `uri` names a database this module can read."""
+    return uri.split(":", 1)[0].split("+", 1)[0] in ("sqlite", "postgresql", "postgres")
+
+
+class SnapshotLost(SourceUnreachable):
+    """PostgreSQL took the snapshot away; reading again from the start usually works."""
+
+
+class DatabaseReader:
+    """MLflow's rows in one snapshot. Leaving it ends the snapshot and removes the copy."""
+
+    def __init__(self, server: TrackingServer, uri: str, workdir: Path, progress: Callable[[str], None]) -> None:
+        self.name = server.name
+        self.only_workspaces = None if server.workspaces in (None, "all") else list(server.workspaces)
+        self.warnings: list[str] = []
+        self.repaired = 0
+        self.version = ""
+        self.revision = ""
+        self._secrets = uri_secrets(uri)
+        self._uri = uri
+        self._workdir = workdir
+        self._progress = progress
+        self._copy: Path | None = None
+        self._is_sqlite = uri.startswith("sqlite")
+        self._connection: Any = None
+        self._failures: tuple[type[Exception], ...] = (OSError,)
+
+    def __enter__(self) -> DatabaseReader:
+        try:
+            self._open()
+            self.revision = self._check_revision()
+        except BaseException:
+            self._close()
+            raise
+        self.version = f"revision {self.revision}"
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._close()
+
+    def _open(self) -> None:
+        try:
+            import adbc_driver_manager.dbapi as adbc
+            import adbc_driver_postgresql.dbapi as postgres
+            import adbc_driver_sqlite.dbapi  # noqa: F401 (is it there?)
+        except ImportError as error:
+            raise MissingExtra(str(error.name), "pipeline") from error
+        self._failures = (OSError, adbc.Error)
+        if self._is_sqlite:
+            self._copy = copy_sqlite(self.name, sqlite_path(self._uri), self._workdir, self._progress)
+            self._connection = self._connect_copy()
+        else:
+            try:
+                self._connection = postgres.connect(postgres_uri(self._uri))
+            except self._failures as error:
+                raise SourceUnreachable(
+                    self.name, f"cannot open the database of {self.name}: {self._hide(error)}. Check `database` in runspend.yaml."
+                ) from None
+
+    def _connect_copy(self) -> Any:
+        import adbc_driver_sqlite.dbapi as sqlite
+
+        connection = sqlite.connect(f"file:{quote(str(self._copy))}?mode=ro")
+        with connection.cursor() as cursor:
+            for pragma in ("query_only = on", "cache_size = -32768", "temp_store = memory"):
+                cursor.execute(f"pragma {pragma}")
+                cursor.fetchall()
+        return connection
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._copy is not None:
+            remove_copy(self._copy)
+
+    def _hide(self, error: BaseException) -> str:
+        return redact_values(redact_uri(" ".join(str(error).split())), self._secrets)
+
+    def _check_revision(self) -> str:
+        """The revision of the schema; anything but one known revision is refused before a row is read."""
+        try:
+            found = sorted(str(r) for r in self._scalars("select cast(version_num as varchar) from alembic_version"))
+        except SourceError:
+            raise SourceRefused(
+                self.name,
+                f"cannot read the database of {self.name}: it has no table alembic_version, so it is not MLflow's. Check `database` in runspend.yaml.",
+            ) from None
+        supported = revisions.REVISIONS[revisions.REVISIONS.index(revisions.OLDEST_SUPPORTED) :]
+        if len(found) == 1 and found[0] in supported:
+            return found[0]
+        shown = " and ".join(found) if found else "none"
+        raise SourceRefused(
+            self.name,
+            f"cannot read the database of {self.name}: its schema revision is {shown}, and Runspend knows {revisions.describe_range()}. Nothing was read. "
+            "Set `via: api` for this server, or upgrade whichever is older.",
+        )
+
+    def read_experiments(self) -> pa.Table:
+        has_workspaces = revisions.is_at_least(self.revision, revisions.WORKSPACES_SINCE)
+        sql = (SQLITE_EXPERIMENTS if self._is_sqlite else POSTGRES_EXPERIMENTS).format(
+            workspace="cast(e.workspace as varchar)" if has_workspaces else "'default'"
+        )
+        schema = raw.raw_schema(raw.EXPERIMENT_TEXT, raw.EXPERIMENT_TIMES)
+        table = raw.to_table(self._batches(sql, schema), schema)
+        if self.only_workspaces is not None:
+            import pyarrow as pa
+            import pyarrow.compute as pc
+
+            table = table.filter(pc.is_in(table["workspace"], value_set=pa.array(self.only_workspaces, pa.string())))
+        return table
+
+    def list_months(self) -> list[str]:
+        month = f"((coalesce(start_time, 0)) / {86_400_000})"
+        days = self._scalars(f"select distinct cast({month} as bigint) from runs")
+        return sorted({raw.month_of(int(d) * 86_400_000 + 1 if d else 0) for d in days})
+
+    def count_runs(self) -> int:
+        return int(self._scalars("select cast(count(*) as bigint) from runs")[0])
+
+    def read_runs(self, months: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+        where = "" if months is None else "where " + (" or ".join(_month_condition(m) for m in months) or "false")
+        schema = raw.raw_schema(raw.RUN_TEXT, raw.RUN_TIMES)
+        if not self._is_sqlite:
+            sql = POSTGRES_RUNS.format(where=where, only_chosen="and run_uuid in (select run_uuid from chosen)" if where else "")
+            yield from self._batches(sql, schema)
+            return
+        first, last = (int(self._scalars(f"select coalesce({f}(rowid), 0) from runs")[0]) for f in ("min", "max"))
+        step = max(CHUNK_ROWS, (last - first) // 10_000)
+        chunks = (
+            f"{SQLITE_RUNS} where r.rowid >= {start} and r.rowid < {start + step} {where.replace('where', 'and (', 1) + ')' if where else ''}"
+            for start in range(first, last + 1, step)
+        )
+        yield from self._read_side_by_side(chunks, schema)
+
+    def _read_side_by_side(self, queries: Iterator[str], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        """The batches of many queries over the copy, in order, a few read ahead by connections of their own."""
+        free: SimpleQueue[Any] = SimpleQueue()
+        connections = [self._connect_copy() for _ in range(READERS)]
+        for connection in connections:
+            free.put(connection)
+
+        def read(sql: str) -> list[pa.RecordBatch]:
+            connection = free.get()
+            try:
+                return list(self._batches(sql, schema, connection))
+            finally:
+                free.put(connection)
+
+        pool = ThreadPoolExecutor(READERS)
+        try:
+            ahead = deque(pool.submit(read, sql) for sql in islice(queries, READERS + 1))
+            while ahead:
+                batches = ahead.popleft().result()
+                ahead.extend(pool.submit(read, sql) for sql in islice(queries, 1))
+                yield from batches
+        finally:
+            pool.shutdown(cancel_futures=True)
+            for connection in connections:
+                connection.close()
+
+    def read_owners(self) -> pa.Table:
+        schema = raw.raw_schema(raw.OWNER_TEXT)
+        batches: list[pa.RecordBatch] = []
+        if revisions.is_at_least(self.revision, revisions.LOGGED_MODELS_SINCE):
+            batches += self._batches(MODELS, schema)
+        if revisions.is_at_least(self.revision, revisions.TRACES_SINCE):
+            batches += self._batches(TRACES, schema)
+        return raw.to_table(batches, schema)
+
+    def _batches(self, sql: str, schema: pa.Schema, connection: Any = None) -> Iterator[pa.RecordBatch]:
+        with (connection or self._connection).cursor() as cursor:
+            if self._is_sqlite:
+                cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(CHUNK_ROWS)})
+            else:
+                cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)})
+            try:
+                cursor.execute(sql)
+                for batch in cursor.fetch_record_batch():
+                    if batch.num_rows:
+                        clean, repaired = raw.to_batch(batch.columns, schema)
+                        self.repaired += repaired
+                        yield clean
+            except self._failures as error:
+                raise self._unreadable(error) from None
+
+    def _scalars(self, sql: str) -> list[Any]:
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.execute(sql)
+                return [row[0] for row in cursor.fetchall()]
+        except self._failures as error:
+            if not self._is_sqlite:
+                self._connection.rollback()
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: BaseException) -> SourceUnreachable:
+        state = getattr(error, "sqlstate", None)
+        is_lost = state == "40001" or (state == "57014" and "recovery" in str(error))
+        kind = SnapshotLost if is_lost else SourceUnreachable
+        return kind(self.name, f"cannot read the database of {self.name}: {self._hide(error)}. Its last good data stay.")
+
+
+def _month_condition(month: str) -> str:
+    first, after = raw.month_bounds(month)
+    if month == raw.NO_START:
+        return f"(r.start_time is null or r.start_time < {after} or r.start_time >= {raw.LAST_MS})"
+    return f"(r.start_time >= {first} and r.start_time < {after})"
+
+
+def sqlite_path(uri: str) -> Path:
+    """The file of a `sqlite:///relative` or `sqlite:////absolute` URI."""
+    text = uri.split(":///", 1)[-1].split("?", 1)[0]
+    return Path(text) if Path(text).exists() else Path(unquote(text))
+
+
+def postgres_uri(uri: str) -> str:
+    """The URI for libpq: no SQLAlchemy driver, every transaction read-only, one snapshot, bounded."""
+    parts = urlsplit(uri)
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    ours = f"-c default_transaction_read_only=on -c default_transaction_isolation=repeatable\\ read -c statement_timeout={STATEMENT_TIMEOUT_MS}"
+    query["options"] = f"{query['options']} {ours}" if query.get("options") else ours
+    query = {"connect_timeout": "10", "application_name": "runspend", **query}
+    return urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(query, quote_via=quote), ""))
+
+
+def copy_sqlite(name: str, path: Path, workdir: Path, progress: Callable[[str], None]) -> Path:
+    """A private copy, made with SQLite's own backup: a reader that holds a snapshot would stop MLflow's writers.
+
+    SQLite here and SQLite in ADBC are two builds that do not see each other's locks, so the original is only ever
+    opened here, and the copy by ADBC only after this returned.
+    """
+    if not path.is_file():
+        raise SourceUnreachable(
+            name, f"cannot read the database of {name}: there is no file {path}. Check `uri` or `database` in runspend.yaml."
+        )
+    target = workdir / "mlflow-copy.db"
+    remove_copy(target)
+    started = time.monotonic()
+    last = 0.0
+
+    def watch(status: int, remaining: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - started > COPY_SECONDS:
+            raise TimeoutError(f"MLflow wrote without pause for {COPY_SECONDS} s")
+        if total and time.monotonic() - last > 1:
+            last = time.monotonic()
+            progress(f"{name}: copying the database, {100 * (total - remaining) // total} %")
+
+    source = copy = None
+    try:
+        source = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, timeout=30)
+        copy = sqlite3.connect(target, isolation_level=None)
+        copy.execute("pragma synchronous = off")
+        source.backup(copy, pages=-1 if path.stat().st_size < WHOLE_COPY_BYTES else STEP_PAGES, progress=watch, sleep=0.05)
+        copy.execute("pragma journal_mode = delete")
+        _add_indexes(copy)
+    except (sqlite3.Error, OSError) as error:
+        remove_copy(target)
+        raise SourceUnreachable(name, f"cannot copy the database of {name} ({path}): {error}. Its last good data stay.") from None
+    finally:
+        for connection in (source, copy):
+            if connection is not None:
+                connection.close()
+    return target
+
+
+def _add_indexes(copy: sqlite3.Connection) -> None:
+    """What MLflow has had since 3.2; without them an older database would be scanned once per run."""
+    tables = {row[0] for row in copy.execute("select name from sqlite_master where type = 'table'")}
+    for table, column in INDEXES.items():
+        indexed = any(
+            copy.execute(f"select name from pragma_index_info('{index[1]}') where seqno = 0 and name = ?", (column,)).fetchone()
+            for index in copy.execute(f"pragma index_list({table})").fetchall()
+        )
+        if table in tables and not indexed:
+            copy.execute(f"create index runspend_{table} on {table}({column})")
+
+
+def remove_copy(target: Path) -> None:
+    for leftover in (target, *(target.with_name(target.name + end) for end in ("-journal", "-wal", "-shm"))):
+        leftover.unlink(missing_ok=True)
+
+
+def database_uri(server: TrackingServer) -> str | None:
+    """The database to read a server from, or None for the API."""
+    if server.via == "api":
+        return None
+    uri = server.database.get_secret_value() if server.database else server.uri
+    if is_database_uri(uri):
+        return uri
+    if server.via == "database" or server.database:
+        scheme = uri.split(":", 1)[0]
+        raise ConfigError(
+            f"cannot read the database of {server.name}: {scheme} databases are not supported, only sqlite:/// and postgresql://. "
+            "Leave `database` out and set `via: api`."
+        )
+    return None

@@ -1,0 +1,181 @@
+"""One tracking server, read once: which months, which way, what is believed, and the files that come out.
+
+Put here the order of an extract and its refusals. Fetching belongs to `database.py` and `api.py`, meaning to `rows.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runspend.config import DimensionSettings, TrackingServer
+from runspend.errors import SourceError, SourceRefused
+from runspend.tracking import database, raw
+from runspend.tracking.rows import Rows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Previous = Callable[[str, str], "pa.Table | None"]
+
+
+@dataclass(frozen=True)
+class Extract:
+    """What one server gave: a Parquet file per unit, and what is left out and why."""
+
+    tables: dict[tuple[str, str], Path]
+    covered_until: datetime
+    run_count: int
+    experiment_count: int
+    extras: dict[tuple[str, str], dict[str, Any]]
+    refused: list[SourceRefused] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def extract_server(
+    server: TrackingServer,
+    dims: DimensionSettings,
+    *,
+    now: datetime,
+    previous: Previous,
+    months: Sequence[str] | None = None,
+    known_months: Sequence[str] = (),
+    billed_months: Collection[str] = (),
+    workdir: Path,
+    load_id: str,
+    progress: Callable[[str], None] = lambda text: None,
+    selector_keys: Collection[str] = (),
+    accept: Collection[str] = (),
+) -> Extract:
+    """Read a server into Parquet files under `workdir`.
+
+    `months` restricts the start months; None reads what the design's policy says: all of them from a database, through
+    the API what `choose_months` chooses. `known_months` are those the warehouse holds: one that MLflow no longer has any
+    run of is read as empty. `selector_keys` ("tag.K", "param.K", "experiment_tag.K") are copied beside the allow-list,
+    because pools, budgets and policies select by them. `accept` names months, or "experiments", whose shrinking is known.
+    """
+    rows = Rows(server, dims, selector_keys, now=now, workdir=workdir, load_id=load_id)
+    try:
+        with open_reader(server, workdir, progress) as reader:
+            experiments = rows.load_experiments(reader.read_experiments())
+            if "experiments" not in accept:
+                _check_experiments(server, experiments, previous("experiments", "all"))
+            chosen = _months_to_read(reader, months, known_months, billed_months, previous, now)
+            progress(f"{server.name}: {experiments} experiments; reading runs")
+            _load_runs(reader, rows, chosen)
+            owners = rows.write_owners(reader.read_owners())
+            warnings = [*reader.warnings, *rows.warnings()]
+            if reader.repaired:
+                warnings.append(f"{server.name}: {reader.repaired} values are no UTF-8; what is not was replaced by U+FFFD.")
+        tables = {("experiments", "all"): rows.write_experiments(), ("artifact_owners", "all"): owners}
+        extras: dict[tuple[str, str], dict[str, Any]] = {}
+        refused: list[SourceRefused] = []
+        to_write = sorted({*rows.months(), *known_months} if chosen is None else set(chosen))
+        for month in to_write:
+            try:
+                files, extra = rows.write_month(month, previous("runs", month), previous("run_resources", month), accept=month in accept)
+            except SourceRefused as error:
+                refused.append(error)
+                continue
+            tables.update({(table, month): path for table, path in files.items()})
+            extras[("runs", month)] = extra
+        progress(f"{server.name}: {rows.count_runs()} runs of {len(to_write)} months")
+        return Extract(tables, now, rows.count_runs(), experiments, extras, refused, warnings)
+    finally:
+        rows.close()
+
+
+def open_reader(server: TrackingServer, workdir: Path, progress: Callable[[str], None]) -> raw.Reader:
+    """The database where one is configured or implied by the URI, else the API."""
+    uri = database.database_uri(server)
+    if uri is not None:
+        return database.DatabaseReader(server, uri, workdir, progress)
+    from runspend.tracking import api
+
+    return api.ApiReader(server, progress)
+
+
+def probe_server(server: TrackingServer, workdir: Path) -> dict[str, Any]:
+    """What `doctor` shows: version, experiments, runs, and whether the database can be read; `error` when not."""
+    found: dict[str, Any] = {
+        "version": None,
+        "experiments": None,
+        "runs": None,
+        "database_ok": None,
+        "revision": None,
+        "warnings": [],
+        "error": None,
+    }
+    is_database = database.database_uri(server) is not None
+    try:
+        with open_reader(server, workdir, lambda text: None) as reader:
+            found |= {"version": reader.version, "experiments": reader.read_experiments().num_rows, "runs": reader.count_runs()}
+            found |= {
+                "database_ok": True if is_database else None,
+                "revision": getattr(reader, "revision", None),
+                "warnings": reader.warnings,
+            }
+    except SourceError as error:
+        found |= {"error": str(error), "database_ok": False if is_database else None}
+    return found
+
+
+def choose_months(
+    found: Collection[str], known: Collection[str], *, now: datetime, open_months: Collection[str] = (), billed_months: Collection[str] = ()
+) -> list[str]:
+    """The start months to read through the API, which cannot say what changed.
+
+    The current and the previous one, those never read before, those with a run without an end, those a bill reaches,
+    and one seventh of the rest: each of them is read once in seven nights.
+    """
+    current = now.astimezone(timezone.utc)
+    last = current.replace(year=current.year - (current.month == 1), month=(current.month - 2) % 12 + 1, day=1)
+    everything = {*found, *known}
+    always = {current.strftime("%Y-%m"), last.strftime("%Y-%m"), *(set(found) - set(known)), *open_months, *billed_months} & everything
+    night = current.date().toordinal()
+    turn = {m for m in everything if (int(m[:4]) * 12 + int(m[5:7]) + night) % 7 == 0}
+    return sorted(always | turn)
+
+
+def _months_to_read(
+    reader: raw.Reader, months: Sequence[str] | None, known: Sequence[str], billed: Collection[str], previous: Previous, now: datetime
+) -> list[str] | None:
+    if months is not None:
+        return sorted(set(months))
+    if isinstance(reader, database.DatabaseReader):
+        return None
+    found = reader.list_months()
+    open_months = [m for m in known if _has_open_runs(previous("runs", m))]
+    return choose_months(found, known, now=now, open_months=open_months, billed_months=billed)
+
+
+def _has_open_runs(runs: pa.Table | None) -> bool:
+    if runs is None or not runs.num_rows:
+        return False
+    import pyarrow.compute as pc
+
+    return bool(pc.any(pc.and_(pc.is_null(runs["end_time"]), pc.is_null(runs["purged_at"]))).as_py())
+
+
+def _load_runs(reader: raw.Reader, rows: Rows, months: list[str] | None) -> None:
+    """Once, or again from the start if PostgreSQL takes the snapshot away."""
+    for attempt in range(1, database.RETRIES + 1):
+        try:
+            rows.load_runs(reader.read_runs(months))
+            return
+        except database.SnapshotLost:
+            if attempt == database.RETRIES:
+                raise
+
+
+def _check_experiments(server: TrackingServer, count: int, previous: pa.Table | None) -> None:
+    before = previous.num_rows if previous is not None else 0
+    if count < before:
+        raise SourceRefused(
+            server.name,
+            f"cannot take the runs of {server.name}: it shows {count} experiments and had {before}. All its rows stay. Check the permissions and workspaces of the"
+            " credentials: MLflow hides what they may not see without an error.",
+        )

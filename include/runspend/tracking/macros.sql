@@ -1,0 +1,53 @@
+-- What a stated value means. Text that says nothing usable is null, never an error: people write what they like in tags.
+
+-- The value under a key of the extracted lists (`tag_keys` and `param_keys` say which key stands where).
+create macro tag_value(found, key) as found[list_position(getvariable('tag_keys'), key)];
+create macro param_value(found, key) as found[list_position(getvariable('param_keys'), key)];
+
+-- Blank is not stated.
+create macro said(value) as nullif(trim(value, e' \t\n\r'), '');
+create macro stated(tags_found, params_found, key) as coalesce(said(tag_value(tags_found, key)), said(param_value(params_found, key)));
+
+-- Epoch milliseconds as an instant; 0, negative and beyond the year 9999 is not a time.
+create macro is_instant(ms) as ms > 0 and ms < 253402300800000;
+create macro instant(ms) as case when is_instant(ms) then make_timestamp_ms(ms)::timestamptz end;
+
+-- An instant people wrote: ISO 8601 (UTC when no zone is given), or epoch milliseconds.
+create macro written_instant(value) as
+  case when regexp_full_match(value, '[0-9]{11,15}') then instant(try_cast(value as bigint)) else try_cast(value as timestamptz) end;
+
+create macro positive(x) as case when x > 0 and x < 1e15 then x end;
+create macro whole_number(value) as case when try_cast(value as double) between 0 and 1e15 then try_cast(try_cast(value as double) as bigint) end;
+
+-- 4, 0.5 or Kubernetes' 500m.
+create macro cores(value) as
+  case when regexp_full_match(value, '[0-9.]+m') then positive(try_cast(replace(value, 'm', '') as double) / 1000)
+       else positive(try_cast(value as double)) end;
+
+-- 16Gi, 64GB, 512Mi, 1.5TiB, 8G; a bare number up to 65536 is GiB, a larger one bytes (Kubernetes). GiB = 2^30, GB = 10^9 bytes.
+create macro memory_unit(unit) as
+  case unit
+    when 'k' then 1e3 when 'kb' then 1e3 when 'ki' then 1024.0 when 'kib' then 1024.0
+    when 'm' then 1e6 when 'mb' then 1e6 when 'mi' then 1048576.0 when 'mib' then 1048576.0
+    when 'g' then 1e9 when 'gb' then 1e9 when 'gi' then 1073741824.0 when 'gib' then 1073741824.0
+    when 't' then 1e12 when 'tb' then 1e12 when 'ti' then 1099511627776.0 when 'tib' then 1099511627776.0
+    when 'b' then 1.0 end;
+create macro gibibytes(value) as
+  positive(case
+    when not regexp_full_match(value, '[0-9]+([.][0-9]+)?([eE][0-9]+)? ?[A-Za-z]*') then null
+    when try_cast(value as double) is not null
+      then case when try_cast(value as double) <= 65536 then try_cast(value as double) else try_cast(value as double) / 1073741824 end
+    else try_cast(regexp_extract(value, '^[0-9.]+') as double) * memory_unit(lower(regexp_extract(value, '([A-Za-z]+)$', 1))) / 1073741824 end);
+
+-- The allowed keys of a run as a JSON object; what the run does not state is left out.
+create macro is_there(found) as list_transform(found, lambda value: value is not null);
+create macro copied(keys, found) as
+  case when list_count(found) = 0 then '{}'
+       else cast(to_json(map(list_where(keys, is_there(found)), list_where(found, is_there(found)))) as varchar) end;
+
+-- All keys but those that look like a secret, by name or by value.
+create macro looks_secret(key, value) as
+  regexp_matches(key, '(?i)(passw|passwd|\bpwd\b|secret|token|api[_-]?key|apikey|access[_-]?key|private[_-]?key|credential|\bauth\b|connection[_-]?string|\bdsn\b|\bsas\b)')
+  or regexp_matches(value, '(AKIA|ASIA)[0-9A-Z]{16}|-----BEGIN|://[^/\s:@]*:[^/\s@]+@|\b(gh[pousr]_|github_pat_|glpat-|xox[abprs]-|sk-|hf_|dapi)[A-Za-z0-9_-]{16,}|\beyJ[A-Za-z0-9_-]{10,}\.|(?i)(password|secret|token|sig)=[^&\s]{4,}');
+create macro all_but_secrets(document) as
+  cast(to_json(map_from_entries(list_sort(list_filter(map_entries(cast(cast(document as json) as map(varchar, varchar))), lambda pair: not looks_secret(pair.key, pair.value))))) as varchar);

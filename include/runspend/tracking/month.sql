@@ -1,0 +1,16 @@
+-- The runs of one start month: what MLflow has now, and what the warehouse had and MLflow no longer has. From `fresh_runs`, `fresh_resources`, `previous_runs`.
+with now_there as (
+  select * from fresh_runs where start_month = $month
+),
+machines as (
+  select workspace, run_id, list_sort(list(distinct resource_id)) as resource_ids
+  from fresh_resources where start_month = $month group by all
+),
+there as (
+  select {columns_there} from now_there r left join machines m using (workspace, run_id)
+),
+gone as (
+  select {columns_gone} from previous_runs r
+  where not exists (select 1 from now_there n where n.workspace = r.workspace and n.run_id = r.run_id)
+)
+select {columns} from (select * from there union all by name select * from gone) order by run_id, workspace

@@ -1,0 +1,113 @@
+"""What both ways of reading MLflow hand over: runs, experiments and owners as Arrow, as MLflow has them.
+
+Put here the shape of raw rows and the repair of their text. What they mean is decided in `runs.sql` and its neighbors;
+how they are read belongs to `database.py` and `api.py`. Empty text and 0 stand for "not stated", since neither MLflow's
+API nor SQLite's driver can be trusted to tell them from null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timezone
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+RUN_TEXT = ("run_id", "experiment_id", "run_name", "user_id", "status", "lifecycle_stage", "artifact_uri", "tags", "params")
+RUN_TIMES = ("start_ms", "end_ms", "last_metric_ms")
+EXPERIMENT_TEXT = ("workspace", "experiment_id", "experiment_name", "lifecycle_stage", "artifact_location", "tags")
+EXPERIMENT_TIMES = ("creation_ms", "last_update_ms")
+OWNER_TEXT = ("owner_kind", "owner_id", "experiment_id", "uri")
+
+# Runs without a start, or with one no calendar has, are kept under this month.
+NO_START = "1970-01"
+LAST_MS = 253_402_300_800_000  # the year 10000
+
+
+class Reader(Protocol):
+    """One open tracking server. Every call of one reader sees the same rows where the server can promise that."""
+
+    version: str
+    warnings: list[str]
+    repaired: int  # values that were no UTF-8
+
+    def __enter__(self) -> Reader: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+    def read_experiments(self) -> pa.Table: ...
+
+    def list_months(self) -> list[str]: ...
+
+    def count_runs(self) -> int: ...
+
+    def read_runs(self, months: Sequence[str] | None) -> Iterator[pa.RecordBatch]: ...
+
+    def read_owners(self) -> pa.Table: ...
+
+
+def raw_schema(text: Sequence[str], times: Sequence[str] = ()) -> pa.Schema:
+    """Text columns, then epoch milliseconds."""
+    import pyarrow as pa
+
+    return pa.schema([(name, pa.string()) for name in text] + [(name, pa.int64()) for name in times])
+
+
+def to_batch(columns: Sequence[Any], schema: pa.Schema) -> tuple[pa.RecordBatch, int]:
+    """Columns as one batch of `schema` that is valid UTF-8 throughout, and how many values had to be repaired."""
+    import pyarrow as pa
+
+    arrays: list[pa.Array] = []
+    repaired = 0
+    for column, field in zip(columns, schema, strict=True):
+        if field.type != pa.string():
+            arrays.append(column.cast(field.type))
+            continue
+        text = column if column.type == pa.string() else column.cast(pa.string())
+        try:
+            text.validate(full=True)
+        except pa.ArrowInvalid:
+            text, changed = repair_text(text)
+            repaired += changed
+        arrays.append(text)
+    return pa.RecordBatch.from_arrays(arrays, schema=schema), repaired
+
+
+def repair_text(text: pa.Array) -> tuple[pa.Array, int]:
+    """Bytes that are no UTF-8 (a lone surrogate, a cut character) become U+FFFD; the rest of the value stays."""
+    import pyarrow as pa
+
+    values: list[str | None] = []
+    changed = 0
+    for value in text.view(pa.binary()).to_pylist():
+        if value is None:
+            values.append(None)
+            continue
+        try:
+            values.append(value.decode())
+        except UnicodeDecodeError:
+            values.append(value.decode(errors="replace"))
+            changed += 1
+    return pa.array(values, pa.string()), changed
+
+
+def month_bounds(month: str) -> tuple[int, int]:
+    """First and one-past-last epoch millisecond of a month."""
+    first = datetime(int(month[:4]), int(month[5:7]), 1, tzinfo=timezone.utc)
+    after = first.replace(year=first.year + first.month // 12, month=first.month % 12 + 1) if month != "9999-12" else None
+    return int(first.timestamp()) * 1000, int(after.timestamp()) * 1000 if after else LAST_MS
+
+
+def month_of(start_ms: int | None) -> str:
+    """The start month of a run, by the rule of `runs.start_month`."""
+    if not start_ms or not 0 < start_ms < LAST_MS:
+        return NO_START
+    return datetime.fromtimestamp(start_ms / 1000, timezone.utc).strftime("%Y-%m")
+
+
+def to_table(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.Table.from_batches(batches, schema=schema)

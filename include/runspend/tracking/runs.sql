@@ -1,0 +1,107 @@
+-- One row per run, from the stream `raw_runs` and `fresh_experiments`. `t` and `p` are the tags and params under `tag_keys` and `param_keys`.
+-- MLflow writes user_id 'unknown' where nobody said. The places of the dimensions, {team} and so on, are written by `rows.py`. `resource_kind` and `resource_text` go to `run_resources.sql`.
+insert into fresh_runs by name
+with found as (
+  select
+    r.*,
+    json_extract_string(r.tags, getvariable('tag_paths')) as t,
+    json_extract_string(r.params, getvariable('param_paths')) as p
+  from raw_runs r
+),
+people as (
+  select f.*, coalesce(said(tag_value(t, 'mlflow.user')), nullif(said(user_id), 'unknown')) as person from found f
+),
+named as (
+  select
+    n.*,
+    e.workspace,
+    e.experiment_name,
+    case when not list_contains(getvariable('not_a_person'), n.person) then n.person end as user_name,
+    e.dimension_values,
+    u.mapped_values
+  from people n
+  left join fresh_experiments e on e.experiment_id = n.experiment_id
+  left join user_values u on u.person = n.person
+  where e.experiment_id is not null or not getvariable('only_listed_workspaces')
+),
+-- What the run says about its machines, one column a key, so that every text is looked at once.
+says as (
+  select
+    n.*,
+    stated(t, p, 'runspend.resources') as listed,
+    stated(t, p, 'runspend.resource_ids') as ids,
+    coalesce(
+      stated(t, p, 'runspend.instance_id'), stated(t, p, 'instance_id'), stated(t, p, 'resource_id'),
+      stated(t, p, 'cloud.instance_id'), stated(t, p, 'mlflow.databricks.cluster.id')
+    ) as one_id,
+    stated(t, p, 'instance_type') as said_instance_type,
+    stated(t, p, 'num_workers') as said_workers,
+    stated(t, p, 'num_nodes') as said_nodes,
+    stated(t, p, 'gpu_type') as said_gpu_type,
+    stated(t, p, 'gpu_count') as said_gpu_count,
+    coalesce(stated(t, p, 'gpu_memory_gb'), stated(t, p, 'gpu_memory')) as said_gpu_memory,
+    coalesce(stated(t, p, 'cpu_request'), stated(t, p, 'cpu_limit'), stated(t, p, 'cpu_cores')) as said_cpu,
+    coalesce(stated(t, p, 'memory_request'), stated(t, p, 'memory_limit')) as said_memory,
+    stated(t, p, 'max_retries') as said_retries,
+    stated(t, p, 'timeout_seconds') as said_timeout,
+    stated(t, p, 'early_stopping_rounds') as said_rounds
+  from named n
+),
+-- Lists of machines that cannot be read count as not stated.
+judged as (
+  select
+    s.*,
+    coalesce(case when json_valid(listed) then json_type(listed) = 'ARRAY' end, false) as is_listed,
+    ids is not null and (not starts_with(ids, '[') or coalesce(case when json_valid(ids) then json_type(ids) = 'ARRAY' end, false)) as is_ids
+  from says s
+),
+typed as (
+  select
+    $server as tracking_server,
+    coalesce(workspace, 'default') as workspace,
+    run_id,
+    cast(date_trunc('month', coalesce(instant(start_ms), timestamptz '1970-01-01 00:00:00+00')) as date) as start_month,
+    coalesce(nullif(run_name, ''), nullif(tag_value(t, 'mlflow.runName'), '')) as run_name,
+    nullif(experiment_id, '') as experiment_id,
+    experiment_name,
+    user_name,
+    nullif(status, '') as run_status,
+    nullif(lifecycle_stage, '') as lifecycle_stage,
+    instant(start_ms) as start_time,
+    instant(end_ms) as end_time,
+    case when end_ms is null or not is_instant(end_ms) then instant(last_metric_ms) end as last_sign_at,
+    nullif(artifact_uri, '') as artifact_uri,
+    said(tag_value(t, 'mlflow.parentRunId')) as parent_run_id,
+    nullif(tag_value(t, 'mlflow.source.name'), '') as source_name,
+    said(tag_value(t, 'mlflow.source.git.commit')) as git_commit,
+    {team} as team,
+    {project} as project,
+    {cost_center} as cost_center,
+    {owner} as owner,
+    {team_from} as team_from,
+    {project_from} as project_from,
+    {cost_center_from} as cost_center_from,
+    {owner_from} as owner_from,
+    said_instance_type as instance_type,
+    coalesce(whole_number(said_workers), whole_number(said_nodes)) as num_nodes,
+    said_gpu_type as gpu_type,
+    positive(try_cast(said_gpu_count as double)) as gpu_count,
+    gibibytes(said_gpu_memory) as gpu_memory_gb,
+    cores(said_cpu) as cpu_request,
+    gibibytes(said_memory) as memory_request_gb,
+    whole_number(said_retries) as max_retries,
+    positive(try_cast(said_timeout as double)) as timeout_seconds,
+    whole_number(said_rounds) as early_stopping_rounds,
+    nullif(md5(json(params)), md5('{}')) as params_digest,
+    case when getvariable('copies_all_tags') then all_but_secrets(tags)
+         else copied(getvariable('copied_tags'), list_select(t, getvariable('copied_tag_places'))) end as tags,
+    case when getvariable('copies_all_params') then all_but_secrets(params)
+         else copied(getvariable('param_keys'), p) end as params,
+    $load_id as load_id,
+    case when is_listed then 'list' when is_ids then 'ids' when one_id is not null then 'one' end as resource_kind,
+    case when is_listed then listed when is_ids then ids else one_id end as resource_text,
+    (listed is not null and not is_listed) or (ids is not null and not is_ids) as has_bad_resources,
+    coalesce((start_ms <> 0 and not is_instant(start_ms)) or (end_ms <> 0 and not is_instant(end_ms)), false) as has_bad_time
+  from judged
+)
+select * from typed;

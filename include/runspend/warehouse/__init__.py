@@ -1,0 +1,120 @@
+"""The seam to where tables live. Small enough that another engine can follow without its callers noticing.
+
+A unit is one file's worth of rows: a table, a month (or "all") and a writer. A step replaces units whole, several at
+once or none. `parquet.py` keeps them as Parquet files queried by DuckDB. What rows mean does not belong here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Model", "Reader", "Step", "Unit", "UnitState", "Warehouse", "open_warehouse"]
+
+
+class Unit(NamedTuple):
+    """What is replaced whole: the rows of one writer for one month of one table. `period` is "YYYY-MM" or "all"."""
+
+    table: str
+    period: str
+    writer: str
+
+
+@dataclass(frozen=True)
+class UnitState:
+    """What is known of a published unit without reading it."""
+
+    digest: str  # content digest: independent of row order and of bookkeeping columns
+    rows: int
+    build_id: str
+    extra: Mapping[str, Any] = field(default_factory=dict)  # small JSON facts the writer wants to find again
+
+
+class Reader(Protocol):
+    """Read-only SQL over the published tables of one build."""
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
+        """Rows of one GoogleSQL statement (`native`: the engine's own dialect). Money is decimal128(38, 22)."""
+        ...
+
+
+class Step(Protocol):
+    """Units being replaced together. Nothing is visible to anybody until `publish`."""
+
+    build_id: str
+
+    def put(self, table: str, period: str, writer: str, rows: Path | pa.Table, *, extra: Mapping[str, Any] | None = None) -> UnitState:
+        """Stage rows from outside: a Parquet file with the columns of `tables.py` (it is moved), or an Arrow table."""
+        ...
+
+    def drop(self, table: str, period: str, writer: str) -> None:
+        """Stage the removal of a unit."""
+        ...
+
+    def run(self, models: Sequence[Model], parameters: Mapping[str, Any]) -> None:
+        """Run `models/*.sql` in order over published and staged rows. See `Model`."""
+        ...
+
+    def check(self, names: Sequence[str], parameters: Mapping[str, Any]) -> None:
+        """Run `checks/*.sql` over what would be published; raises CheckFailed with the failing rows."""
+        ...
+
+    def state(self, unit: Unit) -> UnitState:
+        """What is known of a unit staged so far."""
+        ...
+
+    def publish(self, inputs: Mapping[Unit, str | None] | None = None) -> bool:
+        """Make all staged units visible at once. False ("superseded", nothing changed) if an input's digest is not what it was."""
+        ...
+
+
+@dataclass(frozen=True)
+class Model:
+    """One file of `models/`. Its name is the table it fills.
+
+    `into` is the unit it replaces; without it the rows live only until the step ends. Models next to each other with the
+    same `bucket_by` column may be run by an engine with little memory one share of that column's values at a time: they
+    must give the same rows either way, and those without `into` are there for later models of the same `run` only.
+    """
+
+    name: str
+    into: tuple[str, str] | None = None  # (period, writer)
+    bucket_by: str | None = None
+    fills: str | None = None  # the table, where the model adds rows to what another model of the step put into the same unit
+
+
+class Warehouse(Protocol):
+    """Where tables live."""
+
+    def states(self, *tables: str) -> dict[Unit, UnitState]:
+        """Published units of these tables (all tables when none is named)."""
+        ...
+
+    def read(self, unit: Unit) -> pa.Table | None:
+        """The rows of one published unit; None when there is none."""
+        ...
+
+    def reader(self) -> AbstractContextManager[Reader]:
+        """One consistent view: no publish is seen half done."""
+        ...
+
+    def step(self, name: str, build_id: str) -> AbstractContextManager[Step]:
+        """Begin replacing units. Leaving without `publish` throws the staged rows away."""
+        ...
+
+
+def open_warehouse(uri: str) -> Warehouse:
+    """The warehouse behind a `warehouse.uri` of the configuration; finishes any publish that was killed."""
+    from runspend.errors import ConfigError
+
+    if "://" in uri and not uri.startswith("file://"):
+        raise ConfigError(f"cannot open warehouse {uri!r}: this version keeps tables in a folder. Set warehouse.uri to a folder.")
+    from runspend.warehouse.parquet import ParquetWarehouse
+
+    return ParquetWarehouse(Path(uri.removeprefix("file://")))

@@ -1,0 +1,471 @@
+"""The warehouse in a folder: one Parquet file per table, month and writer, read by DuckDB.
+
+    <root>/<table>/period=YYYY-MM/<writer>.parquet              public tables
+    <root>/_internal/<table>/period=YYYY-MM/<writer>.parquet    the others
+    <root>/_runspend/                                           journal, lock, staging, state of every unit, schema version
+
+Nothing but finished files lies under a table's folder. How SQL is run belongs in `engine.py`, how several files change at
+once in `journal.py`.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from runspend.errors import CheckFailed, ConfigError, RunspendError, UsageError
+from runspend.tables import SCHEMA_VERSION, TABLES, Table
+from runspend.warehouse import Model, Unit, UnitState
+from runspend.warehouse.buckets import run_in_buckets
+from runspend.warehouse.dialect import duckdb_sql, table_names
+from runspend.warehouse.engine import (
+    Content,
+    connect,
+    copy_parquet,
+    create_view,
+    declared,
+    fetch,
+    file_list,
+    measure_rows,
+    narrow,
+    quote,
+    restrict,
+    used,
+)
+from runspend.warehouse.journal import Folder, Stage, crash_point, fsync_file, fsync_folder, read_json, write_json
+from runspend.warehouse.splice import splice
+
+__all__ = ["ParquetWarehouse"]
+
+PACKAGE = Path(__file__).parent.parent
+MEMORY = "2GB"
+ROW_GROUP = 122_880
+
+
+class ParquetWarehouse:
+    """Tables in a folder. Opening it finishes any publish that was killed."""
+
+    def __init__(self, root: Path, *, models: Path = PACKAGE / "models", checks: Path = PACKAGE / "checks") -> None:
+        self.root = root.absolute()
+        self.models = models
+        self.checks = checks
+        self.folder = Folder(self.root)
+        self.folder.recover()
+        self.columns()  # refuses a warehouse newer than the code
+
+    def states(self, *tables: str) -> dict[Unit, UnitState]:
+        """Published units of these tables (all tables when none is named)."""
+        with self.folder.shared():
+            return {unit: _state(record) for unit, record in self.records(*tables).items()}
+
+    def read(self, unit: Unit) -> pa.Table | None:
+        """The rows of one published unit, in today's columns; None when there is none."""
+        with self.folder.shared():
+            if not self.state_path(unit).exists():
+                return None
+            with pq.ParquetFile(self.path(unit)) as file:
+                return _with_columns(file.read(), TABLES[unit.table])
+
+    @contextmanager
+    def reader(self) -> Iterator[ParquetReader]:
+        """One consistent view: no publish is seen half done. Publishing waits until it is closed."""
+        with self.folder.shared(), tempfile.TemporaryDirectory(prefix="runspend-") as scratch:
+            reader = ParquetReader(self, Path(scratch))
+            try:
+                yield reader
+            finally:
+                reader.close()
+
+    @contextmanager
+    def step(self, name: str, build_id: str) -> Iterator[ParquetStep]:
+        """Begin replacing units. Leaving without `publish` throws the staged rows away."""
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+            raise ValueError(f"cannot name a step {name!r}: use letters, digits, dots and dashes.")
+        with self.folder.stage(name) as stage:
+            step = ParquetStep(self, stage, build_id)
+            try:
+                yield step
+            finally:
+                step.close()
+
+    def verify(self) -> list[Unit]:
+        """Units whose file is not, byte for byte, the one that was published. Reads every file."""
+        with self.folder.shared():
+            return [unit for unit, record in self.records().items() if not self._is_whole(unit, record)]
+
+    def path(self, unit: Unit) -> Path:
+        """The unit's file."""
+        place = self.root if TABLES[unit.table].is_public else self.root / "_internal"
+        return place / unit.table / f"period={unit.period}" / f"{unit.writer}.parquet"
+
+    def state_path(self, unit: Unit) -> Path:
+        """What is known of the unit, beside its file and moved with it."""
+        return self.folder.home / "units" / unit.table / unit.period / f"{unit.writer}.json"
+
+    def records(self, *tables: str) -> dict[Unit, dict[str, Any]]:
+        """The state file of every published unit. The caller holds a lock."""
+        found: dict[Unit, dict[str, Any]] = {}
+        for table in tables or TABLES:
+            for path in sorted((self.folder.home / "units" / table).glob("*/*.json")):
+                found[Unit(table, path.parent.name, path.stem)] = read_json(path)
+        return found
+
+    def columns(self) -> dict[str, list[str]]:
+        """Columns that the published files of every table have."""
+        schema = read_json(self.folder.home / "schema.json")
+        if schema is None:
+            return {t.name: [c.name for c in t.columns] for t in TABLES.values()}
+        if schema["version"] > SCHEMA_VERSION:
+            raise ConfigError(
+                f"cannot use warehouse {self.root}: it has schema version {schema['version']}, this runspend knows {SCHEMA_VERSION}. "
+                "Install the newer runspend. Nothing was changed."
+            )
+        return {table: schema["tables"].get(table, []) for table in TABLES}
+
+    def upgrade(self, stage: Path) -> None:
+        """Give files of an older version the columns they lack. The caller holds the exclusive lock."""
+        target = self.folder.home / "schema.json"
+        schema = read_json(target)
+        if schema is not None and schema["version"] == SCHEMA_VERSION:
+            return
+        have = self.columns()
+        moves = []
+        for number, (unit, record) in enumerate(self.records().items()):
+            table = TABLES[unit.table]
+            if have[unit.table] == [c.name for c in table.columns]:
+                continue
+            file = stage / f"upgrade-{number}.parquet"
+            _add_columns(self.path(unit), file, table)
+            moves += [(file, self.path(unit)), (_write_state(file, unit, record), self.state_path(unit))]
+        note = stage / "schema.json"
+        write_json(note, {"version": SCHEMA_VERSION, "tables": {t.name: [c.name for c in t.columns] for t in TABLES.values()}})
+        self.folder.commit([*moves, (note, target)], [], {"upgrade": SCHEMA_VERSION})
+
+    def _is_whole(self, unit: Unit, record: Mapping[str, Any]) -> bool:
+        path = self.path(unit)
+        return path.exists() and path.stat().st_size == record["bytes"] and _sha256(path) == record["sha256"]
+
+
+class ParquetReader:
+    """Read-only SQL over the published tables of one build."""
+
+    def __init__(self, warehouse: ParquetWarehouse, scratch: Path) -> None:
+        columns = warehouse.columns()
+        files: dict[str, list[Path]] = {name: [] for name in TABLES}
+        for unit in warehouse.records():
+            files[unit.table].append(warehouse.path(unit))
+        self._connection = connect(scratch, memory=MEMORY)
+        for table in TABLES.values():
+            create_view(self._connection, table, files[table.name], columns[table.name])
+        restrict(self._connection, [path for paths in files.values() for path in paths])
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
+        """Rows of one GoogleSQL statement (`native`: DuckDB's own dialect). Money is decimal128(38, 22)."""
+        import duckdb
+
+        given = parameters or {}
+        try:
+            if native:
+                statements = self._connection.extract_statements(sql)
+                if len(statements) != 1 or statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
+                    raise UsageError("cannot run the SQL: the warehouse is read-only here. Write exactly one SELECT.")
+                return fetch(self._connection, sql, dict(given))
+            return narrow(fetch(self._connection, duckdb_sql(sql), used(sql, given)))
+        except duckdb.Error as error:
+            raise UsageError(f"cannot run the SQL: {error}. `runspend sql --tables` lists tables and columns.") from error
+
+    def tables(self) -> list[str]:
+        """Tables that can be asked, public ones first."""
+        return sorted(TABLES, key=lambda name: (not TABLES[name].is_public, name))
+
+    def close(self) -> None:
+        """Let go of the engine."""
+        self._connection.close()
+
+
+class ParquetStep:
+    """Units being replaced together. Nothing is visible to anybody until `publish`."""
+
+    def __init__(self, warehouse: ParquetWarehouse, stage: Stage, build_id: str) -> None:
+        self.build_id = build_id
+        self._warehouse = warehouse
+        self.stage = stage.path
+        self._staged: dict[Unit, _Staged] = {}
+        self._dropped: set[Unit] = set()
+        self._fresh: set[str] = set()  # tables whose view shows what is staged by now
+        self._done = False
+        self._files = 0
+        self.connection = connect(stage.path / "spill", memory=MEMORY)
+
+    def put(self, table: str, period: str, writer: str, rows: Path | pa.Table, *, extra: Mapping[str, Any] | None = None) -> UnitState:
+        """Stage rows from outside: a Parquet file with the columns of `tables.py` (it is moved), or an Arrow table."""
+        unit = _unit(table, period, writer)
+        target = self._new_file(unit)
+        if isinstance(rows, Path):
+            found, wanted = pq.read_schema(rows), TABLES[table].arrow_schema()
+            if [(f.name, f.type) for f in found] != [(f.name, f.type) for f in wanted]:
+                raise RunspendError(f"cannot put {rows} into {table}: {_difference(found, wanted)}. Nothing was changed.")
+            content = measure_rows(self.connection, TABLES[table], rows, period)
+            shutil.move(rows, target)
+        else:
+            pq.write_table(_conform(rows, TABLES[table], self.build_id), target, compression="zstd", row_group_size=ROW_GROUP)
+            content = measure_rows(self.connection, TABLES[table], target, period)
+        return self._accept(unit, target, content, extra or {})
+
+    def drop(self, table: str, period: str, writer: str) -> None:
+        """Stage the removal of a unit."""
+        unit = _unit(table, period, writer)
+        self._staged.pop(unit, None)
+        self._dropped.add(unit)
+        self._fresh.discard(table)
+
+    def run(self, models: Sequence[Model], parameters: Mapping[str, Any]) -> None:
+        """Run `models/*.sql` in order over published and staged rows.
+
+        A model without `into` lives until the step ends; one with `bucket_by` only if a later model of this call reads it.
+        """
+        for model in models:
+            if model.into is None and model.name in TABLES:
+                raise ValueError(f"cannot run model {model.name} without `into`: it has the name of a table.")
+        groups = [(column, list(group)) for column, group in groupby(models, key=lambda model: model.bucket_by)]
+        for number, (column, group) in enumerate(groups):
+            if column is None:
+                for model in group:
+                    self.run_one(model, parameters)
+            else:
+                later = {name for _, after in groups[number + 1 :] for model in after for name in table_names(self.read_model(model))}
+                run_in_buckets(self, group, column, parameters, later)
+
+    def check(self, names: Sequence[str], parameters: Mapping[str, Any]) -> None:
+        """Run `checks/*.sql` over what would be published; raises CheckFailed with the failing rows."""
+        self.refresh_views()
+        for name in names:
+            text = (self._warehouse.checks / f"{name}.sql").read_text(encoding="utf-8")
+            result = self.connection.execute(f"select * from ({duckdb_sql(text)}) limit 20", used(text, parameters))
+            names = [column[0] for column in result.description or ()]
+            rows = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+            if rows:
+                period = parameters.get("period")
+                raise CheckFailed(name, rows, period=None if period is None else str(period)[:7])
+
+    def state(self, unit: Unit) -> UnitState:
+        """What is known of a unit staged so far."""
+        if unit not in self._staged:
+            raise ValueError(f"cannot tell the state of {unit}: the step has not staged it.")
+        return _state(self._staged[unit].record)
+
+    def publish(self, inputs: Mapping[Unit, str | None] | None = None) -> bool:
+        """Make all staged units visible at once. False ("superseded", nothing changed) if an input's digest is not what it was."""
+        if self._done:
+            raise RunspendError("cannot publish a step twice: begin another step.")
+        self._done = True
+        moves: list[tuple[Path, Path]] = []
+        for unit, staged in self._staged.items():
+            fsync_file(staged.file)
+            state = _write_state(staged.file, unit, staged.record)
+            moves += [(staged.file, self._warehouse.path(unit)), (state, self._warehouse.state_path(unit))]
+        fsync_folder(self.stage)
+        crash_point("publish.staged")
+        with self._warehouse.folder.exclusive():
+            published = self._warehouse.records(*{unit.table for unit in inputs or {}}) if inputs else {}
+            for unit, digest in (inputs or {}).items():
+                now = published.get(unit)
+                if (None if now is None else now["digest"]) != digest:
+                    return False
+            self._warehouse.upgrade(self.stage)
+            removals = [p for unit in sorted(self._dropped) for p in (self._warehouse.path(unit), self._warehouse.state_path(unit))]
+            if moves or removals:
+                self._warehouse.folder.commit(moves, removals, {"build_id": self.build_id})
+        return True
+
+    def close(self) -> None:
+        """Let go of the engine."""
+        self.connection.close()
+
+    # What `buckets.py` uses.
+
+    def read_model(self, model: Model) -> str:
+        """The model's GoogleSQL."""
+        return (self._warehouse.models / f"{model.name}.sql").read_text(encoding="utf-8")
+
+    def run_one(self, model: Model, parameters: Mapping[str, Any]) -> None:
+        """Run a model over everything at once."""
+        text = self.read_model(model)
+        self.refresh_views()
+        sql, given = duckdb_sql(text), used(text, parameters)
+        if model.into is None:
+            self.connection.execute(f"create or replace table main.{quote(model.name)} as {sql}", given)
+            return
+        target = self._new_file(_unit_of(model))
+        self.copy_sorted(model, sql, given, target)
+        self.accept_parts(model, [target])
+
+    def copy_sorted(self, model: Model, sql: str, parameters: Mapping[str, Any], target: Path) -> None:
+        """Write the rows of a model that fills a table, in the table's types and order."""
+        table = TABLES[_unit_of(model).table]
+        exact = declared(self.connection, table, sql, parameters, self.build_id, model.name)
+        copy_parquet(self.connection, table, exact, parameters, target, row_group=ROW_GROUP)
+
+    def accept_parts(self, model: Model, parts: Sequence[Path]) -> None:
+        """Stage what a model wrote, after what another model put into the same unit if it says so, as one file."""
+        unit = _unit_of(model)
+        contents = [measure_rows(self.connection, TABLES[unit.table], part, unit.period) for part in parts]
+        if model.fills is not None and unit in self._staged:
+            parts = [self._staged[unit].file, *parts]
+            contents.append(self._staged[unit].content)
+        file = parts[0]
+        if len(parts) > 1:
+            file = self._new_file(unit)
+            splice(parts, file)
+        self._accept(unit, file, sum(contents[1:], contents[0]), {})
+
+    def rows_source(self, name: str, parameters: Mapping[str, Any]) -> str:
+        """Where to count the rows a model is likely to read of a table: its units of the parameter `period`, if there are any."""
+        period = str(parameters.get("period"))[:7]
+        files = [f for unit, f in self._visible().items() if unit.table == name and unit.period == period]
+        return f"read_parquet({file_list(files)}, hive_partitioning = false)" if files else f"main.{quote(name)}"
+
+    def refresh_views(self) -> None:
+        """Show the published units, with the staged ones in their place."""
+        columns = self._published[1]
+        for table in TABLES.values():
+            if table.name not in self._fresh:
+                files = {unit: file for unit, file in self._visible().items() if unit.table == table.name}
+                old = files.keys() - self._staged.keys()
+                create_view(self.connection, table, list(files.values()), columns[table.name] if old else [c.name for c in table.columns])
+                self._fresh.add(table.name)
+
+    def _visible(self) -> dict[Unit, Path]:
+        """The units as they would be after publishing."""
+        kept = {unit: file for unit, file in self._published[0].items() if unit not in self._dropped}
+        return kept | {unit: staged.file for unit, staged in self._staged.items()}
+
+    @cached_property
+    def _published(self) -> tuple[dict[Unit, Path], dict[str, list[str]]]:
+        """The published files as they are now, under names of the step's own: whatever others publish, the step reads one build."""
+        warehouse = self._warehouse
+        pinned: dict[Unit, Path] = {}
+        with warehouse.folder.shared():
+            columns = warehouse.columns()
+            for unit in warehouse.records():
+                pin = self.stage / "pinned" / unit.table / f"{unit.period}+{unit.writer}.parquet"
+                pin.parent.mkdir(parents=True, exist_ok=True)
+                pinned[unit] = _pin(warehouse.path(unit), pin)
+        return pinned, columns
+
+    def _new_file(self, unit: Unit) -> Path:
+        self._files += 1
+        return self.stage / f"{self._files}-{unit.table}-{unit.period}-{unit.writer}.parquet"
+
+    def _accept(self, unit: Unit, file: Path, content: Content, extra: Mapping[str, Any]) -> UnitState:
+        record = {"digest": content.digest, "rows": content.rows, "build_id": self.build_id, "extra": dict(extra)}
+        self._staged[unit] = _Staged(file, content, record)
+        self._dropped.discard(unit)
+        self._fresh.discard(unit.table)
+        return _state(record)
+
+
+def _pin(path: Path, pin: Path) -> Path:
+    """A second name for a file, which stays when the first is replaced. Without hard links the digests compared at publish must do."""
+    try:
+        os.link(path, pin)
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EXDEV):
+            return path
+        raise
+    return pin
+
+
+@dataclass(frozen=True)
+class _Staged:
+    file: Path
+    content: Content
+    record: dict[str, Any]
+
+
+def _unit_of(model: Model) -> Unit:
+    assert model.into is not None
+    return _unit(model.fills or model.name, *model.into)
+
+
+def _unit(table: str, period: str, writer: str) -> Unit:
+    if table not in TABLES:
+        raise ValueError(f"cannot write table {table!r}: tables.py does not know it.")
+    dated = TABLES[table].period_column is not None
+    if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])" if dated else "all", period):
+        raise ValueError(f"cannot write {table} for period {period!r}: it takes {'YYYY-MM' if dated else 'all'}.")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", writer):
+        raise ValueError(f"cannot write {table} as {writer!r}: a writer starts with a letter or digit; the rest may have ._- too.")
+    return Unit(table, period, writer)
+
+
+def _state(record: Mapping[str, Any]) -> UnitState:
+    return UnitState(record["digest"], record["rows"], record["build_id"], record["extra"])
+
+
+def _write_state(file: Path, unit: Unit, record: Mapping[str, Any]) -> Path:
+    path = file.with_suffix(".json")
+    write_json(path, {**record, "unit": list(unit), "bytes": file.stat().st_size, "sha256": _sha256(file)})
+    return path
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _difference(found: pa.Schema, wanted: pa.Schema) -> str:
+    lacking = [f.name for f in wanted if f.name not in found.names]
+    extra = [f.name for f in found if f.name not in wanted.names]
+    if lacking or extra:
+        return f"it lacks columns {lacking} and has columns {extra} too much"
+    if found.names != wanted.names:
+        return "its columns are in another order than in tables.py"
+    return "; ".join(f"{a.name} is {a.type} and must be {b.type}" for a, b in zip(found, wanted, strict=True) if not a.equals(b))
+
+
+def _conform(rows: pa.Table, table: Table, build_id: str) -> pa.Table:
+    """The rows in the table's columns, types and order."""
+    schema = table.arrow_schema()
+    for name in ("build_id", "load_id"):
+        if name in schema.names and name not in rows.column_names:
+            rows = rows.append_column(name, pa.array([build_id] * rows.num_rows, pa.string()))
+    if sorted(rows.column_names) != sorted(schema.names):
+        raise RunspendError(f"cannot put rows into {table.name}: {_difference(rows.schema, schema)}. Nothing was changed.")
+    try:
+        exact = rows.select(schema.names).cast(schema)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise RunspendError(f"cannot put rows into {table.name}: {error}. Nothing was changed.") from error
+    return exact.sort_by([(name, "ascending") for name in table.sort]) if table.sort else exact
+
+
+def _add_columns(source: Path, target: Path, table: Table) -> None:
+    """The same file with the columns of today's schema, null where it had none."""
+    schema = table.arrow_schema()
+    with pq.ParquetFile(source) as old, pq.ParquetWriter(target, schema, compression="zstd") as new:
+        for batch in old.iter_batches():
+            new.write_table(_with_columns(pa.Table.from_batches([batch]), table), row_group_size=ROW_GROUP)
+    fsync_file(target)
+
+
+def _with_columns(rows: pa.Table, table: Table) -> pa.Table:
+    schema = table.arrow_schema()
+    columns = [rows.column(f.name) if f.name in rows.column_names else pa.nulls(rows.num_rows, f.type) for f in schema]
+    return pa.table(columns, names=schema.names).cast(schema)

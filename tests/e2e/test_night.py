@@ -1,0 +1,174 @@
+"""A whole night over the demo world, as a user runs it: every cent against the files and a brute force, and the same twice."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import gzip
+import json
+import sqlite3
+from collections import defaultdict
+from decimal import Decimal
+from email import message_from_bytes, policy
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runspend.warehouse import open_warehouse
+from tests.e2e.conftest import Runspend
+from tests.models.chain import total
+from tests.models.truth import UTC, World, true_costs
+
+NOW = ("--now", "2026-11-24T06:00")
+
+
+@pytest.fixture
+def night(world: Path, runspend: Runspend) -> Path:
+    """The configuration of a world over which one night has run."""
+    runspend("nightly", "--config", str(world), *NOW)
+    return world
+
+
+def bill_rows(folder: Path) -> list[dict[str, str]]:
+    """The rows of the world's bills, by nothing but the csv module."""
+    rows = []
+    for path in sorted(folder.glob("bills/*/*")):
+        text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
+        rows += [{"source": path.parent.name, **row} for row in csv.DictReader(text.splitlines())]
+    return rows
+
+
+def digests(config: Path) -> dict[Any, str]:
+    """Content digest of every unit in the warehouse."""
+    return {unit: state.digest for unit, state in open_warehouse(str(config.parent / "warehouse")).states().items()}
+
+
+def test_the_ledger_is_the_bill_and_every_run_pays_its_true_share(night: Path, made_world: Path) -> None:
+    """In all four measures the ledger sums to the files; each run costs what a brute force in fractions says, to 1e-6."""
+    rows = bill_rows(night.parent)
+    with open_warehouse(str(night.parent / "warehouse")).reader() as reader:
+        for measure, column in (("effective_cost", "EffectiveCost"), ("billed_cost", "BilledCost"), ("list_cost", "ListCost"), ("contracted_cost", "ContractedCost")):
+            for source in ("aws", "gcp"):
+                found = reader.query(f"select sum({measure}) as total from cost_allocations where source = @source", {"source": source})
+                assert found["total"][0].as_py() == total(Decimal(r[column]) for r in rows if r["source"] == source), (measure, source)
+        costs = {r["run_id"]: r["effective_cost"] for r in reader.query("select run_id, effective_cost from run_costs").to_pylist()}
+    truth: dict[str, Fraction] = defaultdict(Fraction)
+    for period in ("2026-10", "2026-11"):
+        for (_, target), cost in true_costs(raw_world(rows, made_world, period)).items():
+            truth[target] += cost
+    assert len(costs) >= 400
+    assert sum(1 for run_id in costs if truth[run_id]) > 300
+    for run_id, cost in costs.items():
+        assert abs(Fraction(cost) - truth[run_id]) <= max(Fraction(1, 10**9), abs(truth[run_id]) / 10**6), run_id
+
+
+def raw_world(rows: list[dict[str, str]], made_world: Path, period: str) -> World:
+    """The bill and the runs of a period for the brute force, read without any of our code."""
+    lines = []
+    for number, row in enumerate(rows):
+        if not row["BillingPeriodStart"].startswith(period):
+            continue
+        resource = row["ResourceId"].rpartition("/")[2] if ":instance/" in row["ResourceId"] or "/instances/" in row["ResourceId"] else row["ResourceId"]
+        details = json.loads(row.get("SkuPriceDetails") or "{}")
+        hours = row["ConsumedQuantity"] if row["ConsumedUnit"] == "Hours" else None
+        lines.append(
+            {
+                "line_id": str(number),
+                "effective_cost": Decimal(row["EffectiveCost"]),
+                "resource_key": resource or None,
+                "charge_period_start": dt.datetime.fromisoformat(row["ChargePeriodStart"]),
+                "charge_period_end": dt.datetime.fromisoformat(row["ChargePeriodEnd"]),
+                "charge_category": "Tax" if "Support" in row["ServiceName"] or not row["ResourceId"] else row["ChargeCategory"],
+                "charge_class": row["ChargeClass"] or None,
+                "commitment_discount_status": None,
+                "run_tag": json.loads(row["Tags"]).get("mlflow_run_id"),
+                "scope": "include" if row["ServiceCategory"] == "AI and Machine Learning" or not row["ResourceId"] else None,
+                "sku_id": row["SkuId"],
+                "sub_account_id": "ml",
+                "billed_nanoseconds": None if not hours else int((Decimal(hours) * 3_600_000_000_000).to_integral_value()),
+                "machine_gpus": details.get("GpuCount"),
+                "machine_cpus": details.get("CoreCount"),
+                "machine_memory_gb": None,
+            }
+        )
+    runs, resources = [], []
+    for server in ("prod", "research"):
+        with sqlite3.connect(f"file:{made_world / server / 'mlflow.db'}?mode=ro", uri=True) as store:
+            tags = defaultdict(dict)
+            for key, value, run_id in store.execute("select key, value, run_uuid from tags"):
+                tags[run_id][key] = value
+            params = {run_id: value for run_id, value in store.execute("select run_uuid, value from params where key = 'gpu_count'")}
+            signs = dict(store.execute("select run_uuid, max(timestamp) from latest_metrics group by run_uuid"))
+            for run_id, start, end in store.execute("select run_uuid, start_time, end_time from runs"):
+                runs.append(
+                    {
+                        "run_id": run_id,
+                        "start_time": instant(start),
+                        "end_time": instant(end) if end else None,
+                        "last_sign_at": instant(signs[run_id]) if not end else None,
+                        "parent_run_id": tags[run_id].get("mlflow.parentRunId"),
+                        "gpu_count": float(params[run_id]) if run_id in params else None,
+                    }
+                )
+                stated = [m["id"] for m in json.loads(tags[run_id].get("runspend.resources", "[]"))] + [v for k, v in tags[run_id].items() if k == "runspend.instance_id"]
+                resources += [{"run_id": run_id, "resource_key": m, "used_from": None, "used_to": None} for m in stated]
+    return {"billing_lines": lines, "billing_loads": [], "runs": runs, "run_resources": resources}
+
+
+def instant(millis: int) -> dt.datetime:
+    """MLflow's milliseconds."""
+    return dt.datetime.fromtimestamp(millis / 1000, tz=UTC)
+
+
+def test_the_same_night_twice_changes_nothing(night: Path, runspend: Runspend) -> None:
+    """Every content digest stays, no mail is written a second time, and nothing is rebuilt."""
+    before, mails = digests(night), sorted((night.parent / "mail").glob("*.eml"))
+    stamps = [m.stat().st_mtime_ns for m in mails]
+    again = runspend("nightly", "--config", str(night), *NOW)
+    assert digests(night) == before
+    assert sorted((night.parent / "mail").glob("*.eml")) == mails
+    assert [m.stat().st_mtime_ns for m in mails] == stamps
+    assert "rebuilt" not in again.stdout or "rebuilt=\n" in again.stdout
+
+
+def test_the_budget_that_broke_is_told_once(night: Path) -> None:
+    """vision is over, nlp passed 80 %: two mails, to whom the budgets say, with the figure the tables have."""
+    mails = [message_from_bytes(p.read_bytes(), policy=policy.default) for p in sorted((night.parent / "mail").glob("*.eml"))]
+    assert [m["To"] for m in mails] == ["nlp-leads@acme.example", "vision-leads@acme.example"]
+    over = mails[1]
+    assert over["Subject"].startswith("[runspend] vision is over budget")
+    with open_warehouse(str(night.parent / "warehouse")).reader() as reader:
+        spent = reader.query("select sum(effective_cost) as c from cost_daily where team = 'vision' and charge_date >= date '2026-11-01'")["c"][0].as_py()
+    assert f"{spent:,.2f}" in over.get_body(("plain",)).get_content()
+
+
+def test_a_dead_source_does_not_stop_the_night(night: Path, runspend: Runspend) -> None:
+    """A broken bill file and a dead server: exit 3, their good data stay, operators are told, the rest goes on."""
+    before = digests(night)
+    broken = night.parent / "bills" / "aws" / "focus-2026-11.csv.gz"
+    broken.write_bytes(broken.read_bytes()[:-9])
+    night.write_text(night.read_text().replace("mlflow.db\"}", "gone.db\"}"))
+    done = runspend("nightly", "--config", str(night), *NOW, code=3)
+    after = digests(night)
+    noted = ("sources", "billing_loads")  # where what was refused is written down
+    assert {u: d for u, d in after.items() if u.table not in noted} == {u: d for u, d in before.items() if u.table not in noted}
+    assert "focus-2026-11.csv.gz" in done.stdout + done.stderr
+    subjects = [message_from_bytes(p.read_bytes(), policy=policy.default)["Subject"] for p in (night.parent / "mail").glob("operators*.eml")]
+    assert len(subjects) == 2
+    status = runspend("status", "--config", str(night), *NOW, code=3)
+    assert status.stdout.startswith("TROUBLE")
+
+
+def test_questions_have_answers(night: Path, runspend: Runspend) -> None:
+    """costs, sql, sql --tables, status, check: real answers, and exit codes as documented."""
+    by_team = json.loads(runspend("costs", "--by", "team", "--json", "--config", str(night)).stdout)
+    whole = json.loads(runspend("sql", "select sum(effective_cost) as c from cost_daily where billing_period = date '2026-11-01'", "--json", "--config", str(night)).stdout)
+    assert total(Decimal(r["effective_cost"]) for r in by_team) == Decimal(whole[0]["c"])
+    assert "run_costs" in runspend("sql", "--tables").stdout
+    assert "effective_cost" in runspend("sql", "run_costs", "--tables").stdout
+    assert runspend("status", "--config", str(night), *NOW).stdout.startswith("OK 6 sources")
+    runspend("check", "--config", str(night), *NOW)
+    assert "Did you mean 'team'" in runspend("costs", "--by", "teem", "--config", str(night), code=2).stderr
+    assert runspend("sql", "delete from runs", "--config", str(night), code=2).stderr.startswith("config")

@@ -1,0 +1,156 @@
+"""`airflow standalone` in an empty home: its scheduler runs the line by itself, from asset to asset."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runspend.config import load_settings
+from runspend.warehouse import open_warehouse
+from tests.tiny_world import OWNERS, make_store, make_tiny_world
+
+ROOT = Path(__file__).resolve().parents[2]
+BILLS = {"bill": 24, "small": 500, "middle": 8_000, "large": 60_000}
+PATIENCE = 300
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A tiny world of this month, with four bills of very different size."""
+    today = datetime.now(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
+    day = today if today.day == 1 else today - timedelta(days=1)
+    make_store(tmp_path / "store", day)
+    return make_tiny_world(tmp_path / "world", tmp_path / "store", BILLS, day=day)
+
+
+@pytest.fixture
+def airflow(tmp_path: Path, config: Path) -> Iterator[Callable[[str], Any]]:
+    """Airflow as `airflow standalone` starts it, all in `tmp_path`; the value asks its API, and is None while it does not answer."""
+    port, home = free_port(), tmp_path / "airflow"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")} | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",
+        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__PARALLELISM": "4",
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
+        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
+        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        "RUNSPEND_CONFIG": str(config),
+    }
+    address = f"http://127.0.0.1:{port}"
+    token: dict[str, str] = {}
+
+    def ask(path: str) -> Any:
+        try:
+            if not token:
+                with urllib.request.urlopen(f"{address}/auth/token", timeout=10) as answer:
+                    token["Authorization"] = f"Bearer {json.load(answer)['access_token']}"
+            with urllib.request.urlopen(urllib.request.Request(f"{address}/api/v2/{path}", headers=token), timeout=10) as answer:
+                return json.load(answer)
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return None
+
+    with (tmp_path / "airflow.log").open("wb") as log:
+        process = subprocess.Popen(
+            ["airflow", "standalone"],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            # A shell that starts pytest in the background has SIGINT ignored, which children inherit.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        try:
+            yield ask
+        finally:
+            process.send_signal(signal.SIGINT)  # to the parent only: TERM leaves every child behind
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait_for(what: str, look: Callable[[], Any], log: Path) -> Any:
+    """The first true answer."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        if found := look():
+            return found
+        time.sleep(1)
+    pytest.fail(f"no {what} within {PATIENCE} s; the end of the log:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+def test_the_scheduler_runs_the_line(airflow: Callable[[str], Any], config: Path, tmp_path: Path) -> None:
+    """Nobody triggers anything: loads start by the clock, allocation by the last of them, report and mail by allocation."""
+    log = tmp_path / "airflow.log"
+
+    def woken(name: str, waker: str | None = None) -> Any:
+        """The first run of a DAG that assets started (an event of this run among them), once it has ended."""
+        runs = (airflow(f"dags/runspend_{name}/dagRuns?order_by=id") or {"dag_runs": []})["dag_runs"]
+        for run in runs:
+            if run["run_type"] == "asset_triggered" and run["state"] in ("success", "failed"):
+                events = airflow(f"dags/runspend_{name}/dagRuns/{run['dag_run_id']}/upstreamAssetEvents")["asset_events"]
+                if waker in (None, *(event["source_run_id"] for event in events)):
+                    return run | {"woken_by": {event["source_dag_id"] for event in events}}
+        return None
+
+    # By its clock, allocation also runs at once, on nothing, and wakes a report of nothing: only what the loads led to counts.
+    allocate = wait_for("asset-triggered run of allocate", lambda: woken("allocate"), log)
+    report = wait_for("report woken by it", lambda: woken("report", allocate["dag_run_id"]), log)
+    alert = wait_for("alert woken by it", lambda: woken("alert", allocate["dag_run_id"]), log)
+    assert [run["state"] for run in (allocate, report, alert)] == ["success"] * 3, log.read_text(errors="replace")[-3000:]
+    assert allocate["woken_by"] == {"runspend_extract", "runspend_load"}
+
+    load = next(run for run in airflow("dags/runspend_load/dagRuns")["dag_runs"] if run["run_type"] == "scheduled")
+    tasks = airflow(f"dags/runspend_load/dagRuns/{load['dag_run_id']}/taskInstances?limit=100")["task_instances"]
+    loads = {task["rendered_map_index"]: datetime.fromisoformat(task["end_date"]) for task in tasks if task["task_id"] == "load"}
+    assert set(loads) == set(BILLS) and {task["state"] for task in tasks} == {"success", "skipped"}
+    started = airflow(f"dags/runspend_allocate/dagRuns/{allocate['dag_run_id']}/taskInstances")["task_instances"]
+    assert (
+        min(loads.values())
+        < max(loads.values())
+        <= min(datetime.fromisoformat(task["start_date"]) for task in started if task["start_date"])
+    )
+
+    settings = load_settings(config)
+    with open_warehouse(settings.warehouse.uri).reader() as reader:
+        rows = reader.query("select sum(effective_cost) as cost, countif(allocated_to = 'run') as runs from cost_allocations").to_pylist()
+    others = sum(BILLS.values()) - 24
+    assert rows[0]["cost"] == 24 * 40 + others * Decimal("0.01") and rows[0]["runs"] > 0
+    assert list((settings.home / "reports").glob("20??-??.html"))
+    mails = [file.read_text(errors="replace") for file in (settings.home / "mail").rglob("*.eml")]
+    assert [mail for mail in mails if OWNERS in mail], [mail.splitlines()[:4] for mail in mails]
+    assert airflow("plugins/importErrors") in ({"import_errors": [], "total_entries": 0}, None)

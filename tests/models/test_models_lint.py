@@ -1,0 +1,71 @@
+"""What the house asks of every model and check: a first line that tells the grain, one place in the run, known tables and parameters.
+
+That they are free of constructs which differ between the engines is tested beside the linter (`tests/unit/test_dialect.py`).
+"""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import sqlglot
+
+from runspend import pipeline
+from runspend.tables import TABLES
+from runspend.warehouse.dialect import parameter_names, parse, table_names
+from tests.models.chain import PACKAGE, run_costs_models
+
+LEDGER, SUMMARY = pipeline.ledger_models("2026-10"), run_costs_models("2026-10")
+MODELS = {path.stem: path.read_text(encoding="utf-8") for path in sorted((PACKAGE / "models").glob("*.sql"))}
+CHECKS = {path.stem: path.read_text(encoding="utf-8") for path in sorted((PACKAGE / "checks").glob("*.sql"))}
+LEDGER_PARAMETERS = {"period", "alive_hours", "silent_hours", "window_start", "window_end"}
+SUMMARY_PARAMETERS = {"period", "window_start", "window_end"}
+
+
+def test_every_file_is_run() -> None:
+    """No model and no check lies about unused, and none is missing."""
+    assert MODELS.keys() == {model.name for model in (*LEDGER, *SUMMARY)}
+    assert CHECKS.keys() == {*pipeline.LEDGER_CHECKS, *pipeline.RUN_CHECKS}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_begins_with_its_grain(name: str) -> None:
+    """The first line says what one row is."""
+    assert re.match(r"-- one row per \w", MODELS[name])
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_check_says_which_rows_it_returns(name: str) -> None:
+    """The first line says what a returned row means; a check that a parameter does not confine would fail for other months."""
+    assert re.match(r"-- rows: \w", CHECKS[name])
+    assert parameter_names(CHECKS[name]) == {"period"}
+    assert table_names(CHECKS[name]) <= TABLES.keys()
+
+
+@pytest.mark.parametrize("models", [LEDGER, SUMMARY], ids=["ledger", "summary"])
+def test_a_model_reads_only_what_stands(models: list[pipeline.Model]) -> None:
+    """Tables of `tables.py` and models before it, with the parameters its step has."""
+    known, parameters = set(TABLES), LEDGER_PARAMETERS if models is LEDGER else SUMMARY_PARAMETERS
+    for model in models:
+        assert table_names(MODELS[model.name]) <= known, model.name
+        assert parameter_names(MODELS[model.name]) <= parameters, model.name
+        known.add(model.name)
+
+
+@pytest.mark.parametrize("name", [m.name for m in LEDGER if m.into is None])
+def test_temporary_rows_are_read(name: str) -> None:
+    """A model that fills no table is there for another one."""
+    assert any(name in table_names(sql) for sql in MODELS.values())
+
+
+@pytest.mark.parametrize("name", [*MODELS, *CHECKS])
+def test_keywords_are_small(name: str) -> None:
+    """One way to write SQL: no capitals but in text."""
+    sql = re.sub(r"'[^']*'|--.*", "", (MODELS | CHECKS)[name])
+    assert re.findall(r"\w*[A-Z]\w*", sql) == []
+
+
+@pytest.mark.parametrize("name", [m.name for m in (*LEDGER, *SUMMARY) if m.into is not None])
+def test_what_analysts_read_is_spelled_out(name: str) -> None:
+    """A model that fills a table names every column: no star."""
+    assert not [star for star in parse(MODELS[name]).find_all(sqlglot.exp.Star) if not isinstance(star.parent, sqlglot.exp.Count)]
