@@ -1,0 +1,438 @@
+"""Rows of FOCUS bills: exact money, odd texts, schema drift, and what is settled from them at load."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from collections.abc import Iterable
+from datetime import date, datetime, timezone
+from decimal import ROUND_HALF_UP, Context, Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from focus_files import ROW, csv_text, month, nights, only, row, write_bytes, write_csv
+
+from runspend.billing import probe_source
+from runspend.config import BillSource, ScopeSettings
+from runspend.tables import BILL_CHANGES, BILLING_LINES, BILLING_LOADS, BILLING_QUARANTINE
+
+WIDE = Context(prec=76)
+
+
+def test_the_public_sample_loads_to_the_last_digit(tmp_path: Path, samples: Path) -> None:
+    path = samples / "focus_1_0/focus_sample.csv"
+    bill = nights(tmp_path, path)
+    load = bill.load()
+    assert (bill.total("2024-09"), bill.total("2024-10")) == (Decimal("20.28022672899"), Decimal("0.24"))
+    assert sum(bill.total(p, "effective_cost") for p in ("2024-09", "2024-10")) == Decimal("14.97651418586"), (
+        "loaded as delivered, damaged as it is"
+    )
+    with path.open(newline="") as file:
+        delivered = list(csv.DictReader(file))
+    for column, name in (("ListCost", "list_cost"), ("ContractedCost", "contracted_cost")):
+        expected = sum((Decimal(r[column]) for r in delivered if r[column] not in ("", "NULL")), Decimal(0))
+        assert sum(bill.total(p, name) for p in ("2024-09", "2024-10")) == expected
+    assert load.extra["dropped_columns"] == ["Id"]
+    assert load.extra["warnings"]["respelled_values"] == {"charge_frequency: Usage-based": 7}
+    lines = bill.lines("2024-09") + bill.lines("2024-10")
+    assert len(lines) == 1000
+    assert {r["charge_frequency"] for r in lines} <= {"Usage-Based", "Recurring", "One-Time"}
+    assert not [r for r in lines for value in r.values() if value == "NULL"]
+    assert {r["focus_version"] for r in bill.rows("billing_loads", "2024-09")} == {"1.0"}
+    assert {r["null_contracted_count"] for r in bill.rows("billing_loads", "2024-09")} == {6}
+
+
+def test_the_generated_bill_loads_to_the_last_digit(tmp_path: Path, samples: Path) -> None:
+    bill = nights(tmp_path, samples / "focus_synthetic/focus_1_2_cost_and_usage_aws.csv")
+    bill.load()
+    assert bill.total("2026-05") == bill.total("2026-05", "effective_cost") == Decimal("5029.869295913408750")
+    assert bill.total("2026-05", "list_cost") == Decimal("7622.051961259883298")
+    [listed] = bill.rows("billing_loads", "2026-05")
+    assert (listed["focus_version"], listed["is_invoiced"], listed["row_count"]) == ("1.2", True, 300)
+    machine = next(r for r in bill.lines("2026-05") if r["instance_type"] == "m6i.large")
+    assert (machine["machine_cpus"], machine["machine_memory_gb"], machine["machine_gpus"]) == (2, 8.0, 0)
+    assert machine["billed_nanoseconds"] == int(machine["consumed_quantity"] * 3600 * 10**9)
+    assert machine["resource_key"].startswith("i-")
+
+
+@pytest.mark.parametrize("name", ["simple_saas_agreements_a1", "saas_spend_agreements_b2", "commitment_discount_purchase_scenario_2"])
+def test_the_specs_odd_examples_are_refused_loudly(tmp_path: Path, samples: Path, name: str) -> None:
+    from runspend.errors import SourceRefused
+
+    with pytest.raises(SourceRefused):
+        nights(tmp_path, samples / f"focus_spec_1_2_examples/{name}.csv").load()
+
+
+def test_the_tables_have_exactly_the_columns_of_the_contract(tmp_path: Path) -> None:
+    write_csv(tmp_path / "oct.csv", [row()])
+    outcome = only(nights(tmp_path, tmp_path / "oct.csv").load())
+    for table in (BILLING_LINES, BILLING_QUARANTINE, BILLING_LOADS, BILL_CHANGES):
+        rows = outcome.tables[table.name]
+        schema = pq.read_schema(rows) if isinstance(rows, Path) else rows.schema
+        assert [(f.name, f.type) for f in schema] == [(f.name, f.type) for f in table.arrow_schema()], table.name
+
+
+def exact(text: str) -> Decimal:
+    """What 22 decimals keep of a text, rounded half away from zero."""
+    return Decimal(text).quantize(Decimal(1).scaleb(-22), rounding=ROUND_HALF_UP, context=WIDE)
+
+
+def add(amounts: Iterable[Decimal]) -> Decimal:
+    """A sum that rounds nothing: the default context keeps 28 digits only."""
+    total = Decimal(0)
+    for amount in amounts:
+        total = WIDE.add(total, amount)
+    return total
+
+
+def test_money_is_exact_however_it_is_written(tmp_path: Path) -> None:
+    rng = random.Random(7)
+    texts = [
+        "35.2E-7",
+        "1.7166668039999999e-06",
+        "-0",
+        "0.000000060000000000000000000",
+        "1e3",
+        "+5",
+        "123456789012345.1234567890123456789012",
+    ]
+    texts += [f"{rng.choice(['', '-'])}{rng.randrange(10 ** rng.randrange(1, 13))}.{rng.randrange(10**22):022d}" for _ in range(300)]
+    texts += [f"{rng.randrange(1, 10)}.{rng.randrange(10**16)}e{rng.choice('+-')}{rng.randrange(0, 9):02d}" for _ in range(300)]
+    texts += [f"-0.{'0' * rng.randrange(15, 22)}{rng.randrange(10**9)}" for _ in range(300)]
+    write_csv(tmp_path / "oct.csv", [row(text, ResourceId=f"{n}") for n, text in enumerate(texts)])
+    bill = nights(tmp_path, tmp_path / "oct.csv")
+    bill.load()
+    loaded = {int(r["resource_id"]): r["billed_cost"] for r in bill.lines()}
+    assert bill.rows("billing_quarantine") == []
+    assert [loaded[n] for n in range(len(texts))] == [exact(t) for t in texts]
+    rest = add(WIDE.subtract(Decimal(t), exact(t)) for t in texts)
+    assert rest
+    [listed] = bill.rows("billing_loads")
+    assert listed["rounded_cost"] == exact(f"{rest:f}")
+    assert listed["billed_cost"] == add(exact(t) for t in texts)
+
+
+def test_what_is_rounded_away_is_counted(tmp_path: Path) -> None:
+    write_csv(tmp_path / "oct.csv", [row("0.00000000000000000000004")] * 1000 + [row("0.00000000000000000000005", BillingCurrency="EUR")])
+    bill = nights(tmp_path, tmp_path / "oct.csv")
+    bill.load()
+    by_currency = {r["billing_currency"]: (r["billed_cost"], r["rounded_cost"]) for r in bill.rows("billing_loads")}
+    assert by_currency == {
+        "USD": (Decimal(0), Decimal("4E-20")),
+        "EUR": (Decimal("1E-22"), Decimal("-1E-22")),
+    }  # -5E-23 as 22 decimals show it
+
+
+def test_currencies_are_never_added(tmp_path: Path) -> None:
+    write_csv(tmp_path / "oct.csv", [row("100"), row("90", BillingCurrency="EUR"), row("7", BillingCurrency="MC")])
+    bill = nights(tmp_path, tmp_path / "oct.csv")
+    bill.load()
+    assert {r["billing_currency"]: r["billed_cost"] for r in bill.rows("billing_loads")} == {"EUR": Decimal(90), "USD": Decimal(100)}
+    [bad] = bill.rows("billing_quarantine")
+    assert (bad["billed_cost"], bad["row_number"], bad["file_name"]) == (Decimal(7), 3, "oct.csv")
+    assert "BillingCurrency is 'MC', which is not an ISO 4217 code" in bad["reason"]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "cost"),
+    [
+        ("BilledCost", "$10,000.00 ", None),
+        ("BilledCost", "", None),
+        ("BilledCost", "NULL", None),
+        ("BilledCost", "1_000", None),
+        ("BillingCurrency", "", Decimal("4.20")),
+        ("BillingPeriodStart", "9/1/25", Decimal("4.20")),
+        ("ChargePeriodStart", "2026-10-05T30:00:00Z", Decimal("4.20")),
+        ("ChargePeriodEnd", "2026-02-30", Decimal("4.20")),
+        ("BillingPeriodStart", "infinity", Decimal("4.20")),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_kept_whole_and_counted(tmp_path: Path, column: str, value: str, cost: Decimal | None) -> None:
+    bad = {**row("4.20", ResourceId='odd "one"'), column: value}
+    write_csv(tmp_path / "oct.csv", [row("1.00"), bad, row("2.00")])
+    bill = nights(tmp_path, tmp_path / "oct.csv")
+    assert only(bill.load()).extra["quarantined"] == 1
+    assert bill.total() == Decimal(3)
+    [kept] = bill.rows("billing_quarantine")
+    assert (kept["row_number"], kept["billed_cost"], kept["billing_period"]) == (2, cost, date(2026, 10, 1))
+    assert kept["reason"].startswith(column)
+    raw = json.loads(kept["raw"])
+    assert raw["ResourceId"] == 'odd "one"'
+    assert raw[column] in (value, None)
+    [listed] = bill.rows("billing_loads")
+    assert (listed["row_count"], listed["quarantined_count"]) == (2, 1)
+
+
+def test_an_unreadable_number_elsewhere_becomes_null_and_is_reported(tmp_path: Path) -> None:
+    write_csv(tmp_path / "oct.csv", [{**row("1.00"), "ListCost": "n/a"}])
+    bill = nights(tmp_path, tmp_path / "oct.csv")
+    assert only(bill.load()).extra["unreadable"] == {"ListCost": 1}
+    [line] = bill.lines()
+    assert (line["list_cost"], line["billed_cost"]) == (None, Decimal(1))
+    assert bill.rows("billing_loads")[0]["null_list_count"] == 1
+
+
+def test_identifiers_stay_texts_and_only_declared_columns_have_null_words(tmp_path: Path) -> None:
+    base = {"RegionId": "", "SkuId": "1E5"}
+    rows = [row(**{**base, "RegionId": text, "ResourceId": f"r{n}"}) for n, text in enumerate(["NULL", "null", "(null)", "", "nan"])]
+    rows += [row(**base, BillingAccountId="0099999999999", Tags='{"team":"NULL"}', ResourceId="/SUBSCRIPTIONS/A")]
+    rows += [row(**base, Tags='{"run":"00000000000000000000000000000000"}', ResourceId="/subscriptions/a")]
+    write_bytes(tmp_path / "oct.csv", b"\xef\xbb\xbf" + csv_text(rows).encode() + b"\n\n")
+    bill = nights(tmp_path, tmp_path / "oct.csv")
+    bill.load()
+    lines = bill.lines()
+    assert len(lines) == 7
+    assert {r["region_id"] for r in lines} == {None}
+    assert {r["sku_id"] for r in lines} == {"1E5"}
+    assert "0099999999999" in {r["billing_account_id"] for r in lines}
+    assert {r["tags"] for r in lines if r["tags"]} == {'{"team":"NULL"}', '{"run":"00000000000000000000000000000000"}'}
+    assert len({r["resource_key"] for r in lines if r["resource_id"].lower().startswith("/subscriptions")}) == 1
+
+
+RUN = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.mark.parametrize("key", ["mlflow_run_id", "mlflow.run_id", "mlflow-run-id", "user_mlflow_run_id", "user:mlflow_run_id"])
+def test_a_tag_names_the_run_in_every_spelling_the_clouds_have(tmp_path: Path, key: str) -> None:
+    write_csv(tmp_path / "oct.csv", [row(Tags=json.dumps({"team": "nlp", key: RUN})), row(Tags='{"note":"mlflow"}')])
+    bill = nights(tmp_path, tmp_path / "oct.csv")
+    bill.load()
+    assert sorted(str(r["run_tag"]) for r in bill.lines()) == [RUN, "None"]
+
+
+@pytest.mark.parametrize(
+    ("tags", "kept"),
+    [
+        ('{"a":"1","a":"2"}', None),
+        ('{"a":{"b":1}}', None),
+        ('{"a":[1]}', None),
+        ('"a":"1"', None),
+        ("{'a': '1'}", None),
+        ("[]", None),
+        ('{"a":true,"n":1.50,"z":null}', '{"a":"true","n":"1.50","z":null}'),
+        ('{ "a" : "1" }', '{ "a" : "1" }'),
+        ('{"a":"\\ud83d"}', None),
+        ('{"a":"\\u00e9 \\"x\\""}', '{"a":"é \\"x\\""}'),
+        ("{}", "{}"),
+        ('{"a":"two\nlines"}', None),
+    ],
+)
+def test_tags_are_an_object_of_texts_or_null_and_the_cost_stays(tmp_path: Path, tags: str, kept: str | None) -> None:
+    write_csv(tmp_path / "oct.csv", [row("9.00", Tags=tags)])
+    bill = nights(tmp_path, tmp_path / "oct.csv")
+    load = bill.load()
+    [line] = bill.lines()
+    assert (line["tags"], line["billed_cost"]) == (kept, Decimal(9))
+    assert load.extra["warnings"].get("unreadable_tags") == (None if kept else 1)
+
+
+def test_corrections_keep_their_charge_month_and_refunds_their_sign(tmp_path: Path) -> None:
+    may = {"ChargePeriodStart": "2026-05-01T00:00:00Z", "ChargePeriodEnd": "2026-05-01T01:00:00Z"}
+    rows = [
+        row("-1500", **may, ChargeClass="Correction", ResourceId="R-111"),
+        row("1200", **may, ChargeClass="correction", ResourceId="R-111"),
+    ]
+    rows += [row("300", **may, ChargeClass="Correction", ResourceId="R-222"), row("-2.00", ChargeCategory="credit", ChargeClass="")]
+    write_csv(tmp_path / "oct.csv", rows)
+    bill = nights(tmp_path, tmp_path / "oct.csv")
+    bill.load()
+    lines = bill.lines()
+    assert bill.total() == Decimal(-2)
+    assert {r["charge_date"] for r in lines if r["charge_class"] == "Correction"} == {date(2026, 5, 1)}
+    assert sum(r["billed_cost"] for r in lines if r["resource_key"] == "R-111") == Decimal(-300)
+    assert {r["charge_category"] for r in lines} == {"Usage", "Credit"}
+
+
+def test_columns_are_matched_by_name_and_new_ones_are_reported(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    write_csv(folder / "sep.csv", [row("10.00", **month("2026-09"))])
+    shuffled = dict(sorted(row("20.00", x_New="1", Odd="2").items(), reverse=True))
+    write_csv(folder / "oct.csv", [shuffled])
+    bill = nights(tmp_path, folder)
+    load = bill.load()
+    assert (bill.total("2026-09"), bill.total()) == (Decimal(10), Decimal(20))
+    assert only(load).extra["dropped_columns"] == ["Odd", "x_New"]
+    assert only(load, "2026-09").extra["dropped_columns"] == []
+
+
+def test_a_row_has_the_same_id_whatever_file_carries_it(tmp_path: Path) -> None:
+    """Column order, file order and format leave the ids, and with them the digest, as they are."""
+    rows = [row("1.50", ResourceId="a"), row("2.25", ResourceId="b", Tags='{"k":"v"}')]
+    write_csv(tmp_path / "one/oct.csv", rows)
+    write_csv(tmp_path / "two/oct.csv", [dict(reversed(r.items())) for r in reversed(rows)])
+    table = pa.table({name: [r[name] for r in rows] for name in ROW})
+    times = {
+        n: pa.array([datetime.fromisoformat(r[n]) for r in rows], pa.timestamp("ms", "UTC")) for n in ROW if n.endswith(("Start", "End"))
+    }
+    costs = {n: pa.array([float(r[n]) for r in rows], pa.float64()) for n in ROW if n.endswith("Cost")}
+    for name, column in {**times, **costs}.items():
+        table = table.set_column(table.schema.get_field_index(name), name, column)
+    tags = pa.array([None, [("k", "v")]], pa.map_(pa.string(), pa.string()))
+    table = table.set_column(table.schema.get_field_index("Tags"), "Tags", tags)
+    (tmp_path / "three").mkdir()
+    pq.write_table(table, tmp_path / "three/oct.parquet")
+    seen = []
+    for folder in ("one", "two", "three"):
+        bill = nights(tmp_path / f"w-{folder}", tmp_path / folder)
+        bill.load()
+        seen.append(sorted((r["line_id"], r["billed_cost"], r["tags"], r["charge_period_start"]) for r in bill.lines()))
+    assert seen[0] == seen[1]
+    assert seen[0] == seen[2]
+    assert [s[0] for s in seen[0]] == PINNED_IDS
+
+
+# What DuckDB's hash gives for these rows. When an upgrade changes them, every line id changes with the next version of a
+# bill: raise SETTLE_VERSION, and say so in the changelog.
+PINNED_IDS = ["7e67f78abd936235", "d6cb1c90a0db267c"]
+
+
+def test_doubles_in_parquet_are_the_numbers_their_writer_meant(tmp_path: Path) -> None:
+    values = [0.1, 1e-7, 4e-10, 20.52022672899, -2.7756713001, 123456789.12]
+    columns = {name: [ROW[name]] * len(values) for name in ROW}
+    table = pa.table({**columns, **dict.fromkeys(("BilledCost", "EffectiveCost", "ListCost", "ContractedCost"), values)})
+    (tmp_path / "in").mkdir()
+    pq.write_table(table, tmp_path / "in/a.parquet")
+    decimals = pa.array([Decimal(str(v)) for v in values], pa.decimal128(38, 18))
+    pq.write_table(table.set_column(table.schema.get_field_index("BilledCost"), "BilledCost", decimals), tmp_path / "in/b.parquet")
+    pq.write_table(table.slice(0, 0), tmp_path / "in/empty.parquet")
+    bill = nights(tmp_path, tmp_path / "in", delivery="parts")
+    bill.load()
+    assert bill.total() == 2 * sum((Decimal(str(v)) for v in values), Decimal(0))
+
+
+def test_a_row_of_parquet_that_cannot_be_read_is_quarantined(tmp_path: Path) -> None:
+    columns = {name: [ROW[name]] * 3 for name in ROW}
+    pq.write_table(pa.table({**columns, "BilledCost": [1.0, None, float("nan")]}), tmp_path / "oct.parquet")
+    bill = nights(tmp_path, tmp_path / "oct.parquet")
+    bill.load()
+    assert bill.total() == Decimal(1)
+    assert sorted(r["row_number"] for r in bill.rows("billing_quarantine")) == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("providers", "expected", "version"),
+    [
+        ({"ProviderName": "AWS", "PublisherName": "Amazon Web Services, Inc."}, ("AWS", "AWS"), "1.0"),
+        ({"ProviderName": "Microsoft", "PublisherName": "Databricks", "InvoiceId": ""}, ("Databricks", "Microsoft"), "1.2"),
+        ({"ProviderName": "Microsoft", "PublisherName": "", "SkuMeter": ""}, ("Microsoft", "Microsoft"), "1.1"),
+        ({"ProviderName": "AWS", "PublisherName": "X", "ServiceProviderName": "X", "HostProviderName": "AWS"}, ("X", "AWS"), "1.3"),
+        ({"ServiceProviderName": "Snowflake", "HostProviderName": ""}, ("Snowflake", None), "1.4"),
+    ],
+)
+def test_old_provider_names_are_mapped_by_meaning(
+    tmp_path: Path, providers: dict[str, str], expected: tuple[str, str | None], version: str
+) -> None:
+    base = {k: v for k, v in row().items() if k not in ("ProviderName", "PublisherName")}
+    write_csv(tmp_path / "oct.csv", [{**base, **providers}])
+    bill = nights(tmp_path, tmp_path / "oct.csv")
+    bill.load()
+    [line] = bill.lines()
+    assert (line["service_provider_name"], line["host_provider_name"]) == expected
+    assert bill.rows("billing_loads")[0]["focus_version"] == version
+
+
+def test_an_explicit_scope_keeps_its_lines_and_sums_the_rest(tmp_path: Path) -> None:
+    rows = [
+        row("5.00", ServiceName="AmazonEC2", Tags='{"team":"ml-vision"}'),
+        row("0.10", ServiceName="AmazonEC2"),
+        row("0.20", ServiceName="AmazonEC2"),
+    ]
+    rows += [
+        row("7.00", ServiceName="AmazonS3", ResourceId="b"),
+        row("9.00", ServiceName="AmazonS3", ResourceId="secret", Tags='{"team":"ml-nlp"}'),
+    ]
+    write_csv(tmp_path / "oct.csv", rows)
+    bill = nights(tmp_path, tmp_path / "oct.csv")
+    bill.load()
+    assert {r["scope"] for r in bill.lines()} == {None}
+    scope = ScopeSettings(include=[{"tag.team": "ml-*"}], exclude=[{"service": "AmazonS3", "resource": "secret"}])
+    assert only(bill.load(scope=scope)).state == "loaded", "another scope is another version"
+    lines = bill.lines()
+    assert bill.total() == Decimal("21.30")
+    assert [(r["billed_cost"], r["tags"]) for r in lines if r["scope"] == "include"] == [(Decimal(5), '{"team":"ml-vision"}')]
+    sums = {r["service_name"]: r for r in lines if r["scope"] == "exclude"}
+    assert {name: r["billed_cost"] for name, r in sums.items()} == {"AmazonEC2": Decimal("0.30"), "AmazonS3": Decimal(16)}
+    assert all(r["resource_id"] is r["tags"] is None for r in sums.values())
+    assert bill.rows("billing_loads")[-1]["row_count"] == 5
+    assert only(bill.load(scope=scope)).state == "unchanged"
+
+
+def test_machines_are_described_by_the_line_else_by_the_list(tmp_path: Path) -> None:
+    usage = {"ConsumedQuantity": "0.25", "ConsumedUnit": "Hours"}
+    rows = [
+        row(
+            **usage,
+            ResourceId="a",
+            x_UsageType="",
+            SkuPriceDetails='{"InstanceType":"p4d.24xlarge","CoreCount":96,"GpuCount":8,"MemorySize":"1152 GiB"}',
+        ),
+        row(**usage, ResourceId="b", x_UsageType="USW2-BoxUsage:g5.2xlarge", SkuPriceDetails=""),
+        row(
+            ConsumedQuantity="3",
+            ConsumedUnit="100 Hours",
+            ResourceId="c",
+            x_UsageType="",
+            SkuPriceDetails="",
+            ResourceType="Standard_NC24s_v3",
+        ),
+        row(ConsumedQuantity="4", ConsumedUnit="GB-Hours", ResourceId="d", x_UsageType="USE1-TimedStorage-ByteHrs", SkuPriceDetails="[1]"),
+    ]
+    write_csv(tmp_path / "oct.csv", rows, header=list(rows[2]))
+    bill = nights(tmp_path, tmp_path / "oct.csv")
+    bill.load()
+    facts = {
+        r["resource_id"]: (r["instance_type"], r["machine_gpus"], r["machine_cpus"], r["machine_memory_gb"], r["billed_nanoseconds"])
+        for r in bill.lines()
+    }
+    hour = 3600 * 10**9
+    assert facts == {
+        "a": ("p4d.24xlarge", 8, 96, 1152.0, hour // 4),
+        "b": ("g5.2xlarge", 1, 8, 32.0, hour // 4),
+        "c": ("Standard_NC24s_v3", 4, 24, 448.0, 300 * hour),
+        "d": (None, None, None, None, None),
+    }
+    assert next(r for r in bill.lines() if r["resource_id"] == "d")["sku_price_details"] is None
+
+
+def test_coverage_and_invoicing_are_recorded(tmp_path: Path) -> None:
+    until = {"ChargePeriodStart": "2026-10-31T22:00:00Z", "ChargePeriodEnd": "2026-10-31T23:00:00Z"}
+    year = {"ChargeCategory": "Purchase", "ChargePeriodEnd": "2027-10-01T00:00:00Z"}
+    write_csv(tmp_path / "oct.csv", [row(InvoiceId="I-1"), row(InvoiceId="I-1", **until), row(InvoiceId="", **year)])
+    bill = nights(tmp_path, tmp_path / "oct.csv")
+    outcome = only(bill.load())
+    [listed] = bill.rows("billing_loads")
+    assert listed["covered_until"] == datetime(2026, 10, 31, 23, tzinfo=timezone.utc)
+    assert listed["is_invoiced"] is False
+    assert (outcome.extra["first_charge_start"], outcome.extra["last_charge_end"]) == (
+        "2026-10-05T10:00:00+00:00",
+        "2027-10-01T00:00:00+00:00",
+    )
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/Los_Angeles", "Asia/Kolkata"])
+def test_the_machines_time_zone_changes_nothing(tmp_path: Path, zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    write_csv(tmp_path / "oct.csv", [row(ChargePeriodStart="2026-10-31 23:30:00", ChargePeriodEnd="2026-11-01T00:00:00.1234567Z")])
+    bill = nights(tmp_path, tmp_path / "oct.csv")
+    bill.load()
+    [line] = bill.lines()
+    assert (line["charge_date"], line["charge_period_start"]) == (date(2026, 10, 31), datetime(2026, 10, 31, 23, 30, tzinfo=timezone.utc))
+
+
+def test_a_probe_tells_what_a_bill_holds(tmp_path: Path, samples: Path) -> None:
+    told = probe_source(BillSource(name="bill", uri=str(samples / "focus_1_0/focus_sample.csv")))
+    assert (told["periods"], told["rows"], told["version"], told["billed"]) == (
+        ["2024-09", "2024-10"],
+        1000,
+        "1.0",
+        {"USD": Decimal("20.52022672899")},
+    )
+    assert told["problems"] == []
+    write_csv(tmp_path / "in/a.csv", [row()])
+    write_bytes(tmp_path / "in/b.csv", b"no,bill\n1,2\n")
+    told = probe_source(BillSource(name="bill", uri=str(tmp_path / "in")))
+    assert told["rows"] == 1
+    assert "b.csv" in told["problems"][0]

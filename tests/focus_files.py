@@ -1,0 +1,132 @@
+"""FOCUS files for tests: rows with every mandatory column filled in, and what a load of them looks like from the pipeline.
+
+Real bills nobody here wrote come from the `samples` fixture.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from runspend.billing import Load, PeriodLoad, load_source
+from runspend.config import BillSource, ScopeSettings
+
+NOW = datetime(2026, 11, 24, 2, tzinfo=timezone.utc)
+ROW = {
+    "BilledCost": "1.00",
+    "EffectiveCost": "1.00",
+    "ListCost": "1.00",
+    "ContractedCost": "1.00",
+    "BillingCurrency": "USD",
+    "BillingAccountId": "1234567890123",
+    "BillingPeriodStart": "2026-10-01T00:00:00Z",
+    "BillingPeriodEnd": "2026-11-01T00:00:00Z",
+    "ChargePeriodStart": "2026-10-05T10:00:00Z",
+    "ChargePeriodEnd": "2026-10-05T11:00:00Z",
+    "ChargeCategory": "Usage",
+    "ServiceName": "Compute",
+    "ProviderName": "AWS",
+    "PublisherName": "AWS",
+    "ResourceId": "i-1",
+    "Tags": "",
+}
+
+
+def row(cost: str = "1.00", **other: str) -> dict[str, str]:
+    """One FOCUS row with the cost in all four measures, and whatever else is said."""
+    return {**ROW, **dict.fromkeys(("BilledCost", "EffectiveCost", "ListCost", "ContractedCost"), cost), **other}
+
+
+def month(period: str) -> dict[str, str]:
+    """The time columns of a row in another month."""
+    year, number = (int(part) for part in period.split("-"))
+    following = f"{year + number // 12}-{number % 12 + 1:02d}"
+    return {
+        "BillingPeriodStart": f"{period}-01T00:00:00Z",
+        "BillingPeriodEnd": f"{following}-01T00:00:00Z",
+        "ChargePeriodStart": f"{period}-05T10:00:00Z",
+        "ChargePeriodEnd": f"{period}-05T11:00:00Z",
+    }
+
+
+def csv_text(rows: Sequence[Mapping[str, str]], header: Sequence[str] | None = None) -> str:
+    """Rows as CSV; the header is the first row's unless given."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(header or (rows[0] if rows else ROW)), lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, str]], *, at: datetime | None = None, header: Sequence[str] | None = None) -> Path:
+    """A CSV file, packed if its name ends in .gz, last modified at `at`."""
+    data = csv_text(rows, header).encode()
+    return write_bytes(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data, at=at)
+
+
+def write_bytes(path: Path, data: bytes, *, at: datetime | None = None) -> Path:
+    """A file of these bytes, last modified at `at`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    if at is not None:
+        os.utime(path, (at.timestamp(), at.timestamp()))
+    return path
+
+
+@dataclass
+class Nights:
+    """A bill loaded night after night: keeps what each load publishes, the way the pipeline does."""
+
+    workdir: Path
+    source: BillSource
+    store: dict[tuple[str, str], pa.Table] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
+    count: int = 0
+
+    def load(self, *, accept: Collection[str] = (), scope: ScopeSettings | None = None, source: BillSource | None = None) -> Load:
+        self.count += 1
+        load = load_source(
+            source or self.source,
+            now=NOW,
+            scope=scope,
+            previous=lambda table, period: self.store.get((table, period)),
+            periods_known=sorted({period for table, period in self.store if table == "billing_loads"}),
+            accept=accept,
+            workdir=self.workdir / f"night-{self.count}",
+            load_id=f"load-{self.count}",
+            progress=self.said.append,
+        )
+        for period in load.periods:
+            for table, rows in period.tables.items():
+                self.store[table, period.period] = pq.read_table(rows) if isinstance(rows, Path) else rows
+        return load
+
+    def lines(self, period: str = "2026-10") -> list[dict[str, Any]]:
+        return self.rows("billing_lines", period)
+
+    def rows(self, table: str, period: str = "2026-10") -> list[dict[str, Any]]:
+        return self.store[table, period].to_pylist() if (table, period) in self.store else []
+
+    def total(self, period: str = "2026-10", column: str = "billed_cost") -> Decimal:
+        return sum((r[column] for r in self.lines(period) if r[column] is not None), Decimal(0))
+
+
+def nights(tmp_path: Path, uri: Path | str, **settings: Any) -> Nights:
+    """A bill named "bill" at `uri`."""
+    return Nights(tmp_path / "work", BillSource(name="bill", uri=str(uri), **settings))
+
+
+def only(load: Load, period: str = "2026-10") -> PeriodLoad:
+    """The outcome of one period."""
+    return next(p for p in load.periods if p.period == period)

@@ -1,0 +1,143 @@
+"""What a line says of itself: tags, units, machines, selectors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runspend.billing import settle
+from runspend.billing.deliveries import Entry, _resolve, period_of_name
+from runspend.billing.settle import canonical_tags, currencies, describe_machine, instance_types, json_path, plain_time, selector_sql
+
+HOUR = 3600 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("unit", "nanoseconds"),
+    [
+        ("Hours", HOUR), ("hour", HOUR), ("Hrs", HOUR), ("h", HOUR), ("100 Hours", 100 * HOUR), ("1 Hour", HOUR), ("Minutes", HOUR // 60),
+        ("Seconds", 10**9), ("Days", 24 * HOUR), ("Hour(s)", HOUR),
+        ("GB-Hours", None), ("vCPU-Hours", None), ("GB Hours", None), ("Hours/Month", None), ("M", None), ("m", None), ("Requests", None), ("", None),
+        ("-1 Hours", None), ("1.5 Hours", None), ("GiB-Mo", None),
+    ],
+)  # fmt: skip
+def test_only_plain_times_are_times(unit: str, nanoseconds: int | None) -> None:
+    assert plain_time(unit) == nanoseconds
+
+
+flat = st.dictionaries(
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")),
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")),
+)
+
+
+@given(flat)
+def test_flat_objects_of_texts_keep_every_key_and_value(tags: dict[str, str]) -> None:
+    kept = canonical_tags(json.dumps(tags))
+    assert kept is not None
+    assert json.loads(kept) == tags
+
+
+@given(st.text())
+def test_no_text_at_all_breaks_the_reading_of_tags(text: str) -> None:
+    kept = canonical_tags(text)
+    assert kept is None or all(v is None or isinstance(v, str) for v in json.loads(kept).values())
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a":"1","a":"1"}', '{"a":{}}', "[" * 100_000, '{"a":"\\u0000"}', "null", '"x"', "{'a':1}", '{"a":1', '{"a":"\\ud800"}']
+)
+def test_what_is_no_flat_object_is_no_tags(text: str) -> None:
+    assert canonical_tags(text) is None
+
+
+@pytest.mark.parametrize(
+    ("details", "kind", "stated", "machine"),
+    [
+        (None, None, None, (None, None, None, None)),
+        ('{"InstanceType":"odd.type"}', None, None, ("odd.type", None, None, None)),
+        ('{"InstanceType":"g5.xlarge"}', None, None, ("g5.xlarge", 1, 4, 16.0)),
+        ('{"InstanceType":"g5.xlarge","GpuCount":"2"}', None, None, ("g5.xlarge", 2, 4, 16.0)),
+        ('{"CoreCount":4,"MemorySize":"7.5"}', None, None, (None, None, 4, 7.5)),
+        ("not json", None, "SpotUsage:p3.2xlarge", ("p3.2xlarge", 1, 8, 61.0)),
+        (None, None, "m5.large", ("m5.large", 0, 2, 8.0)),
+        (None, None, "Standard_ND96asr_v4", ("Standard_ND96asr_v4", 8, 96, 900.0)),
+        (None, None, "DataTransfer-Out-Bytes", (None, None, None, None)),
+        (None, "n1-standard-8", None, ("n1-standard-8", 0, 8, 30.0)),
+        (None, "Virtual Machine", None, (None, None, None, None)),
+        ('{"GpuCount":true,"CoreCount":1e300}', None, None, (None, None, 1, None)),
+    ],
+)
+def test_a_machine_is_described_by_the_line_first(
+    details: str | None, kind: str | None, stated: str | None, machine: tuple[Any, ...]
+) -> None:
+    assert describe_machine(details, kind, stated, instance_types()) == machine
+
+
+def test_the_lists_beside_the_code_are_sound() -> None:
+    """Every machine has a size and a name of its own; currencies are three letters, and a pseudo currency is none."""
+    machines = instance_types()
+    assert len(machines) > 150
+    assert all(
+        cpus and cpus > 0 and memory and memory > 0 and gpus is not None and gpus >= 0 for _, gpus, cpus, memory in machines.values()
+    )
+    text = (Path(settle.__file__).parent / "instance_types.csv").read_text().lower().splitlines()
+    assert len(text) == len(machines) + 1
+    codes = currencies()
+    assert len(codes) == len(set(codes)) > 150
+    assert {"USD", "EUR", "JPY", "NOK", "CNY"} <= set(codes)
+    assert not {"MC", "XXX", "XTS", "BTC"} & set(codes)
+
+
+def test_selectors_become_conditions_that_null_never_meets(tmp_path: Path) -> None:
+    with settle.open_engine(tmp_path) as con:
+        con.execute("insert into staged (service_name, sub_account_id, billing_account_id, region_id, resource_id, charge_category, tags) values "
+                    "('Amazon EC2', '1', 'payer', 'us-1', '/SUBSCRIPTIONS/A', 'Usage', '{\"team\":\"ml\",\"a.\\\"b\":\"x\"}'), (null, null, null, null, null, null, null)")  # fmt: skip
+        for selector, rows in [
+            ({"service": ["Amazon*"]}, 1),
+            ({"service": ["amazon*"]}, 0),
+            ({"account": ["1"]}, 1),
+            ({"account": ["payer"], "region": ["us-?"]}, 1),
+            ({"resource": ["/subscriptions/a"]}, 1),
+            ({"category": ["Tax", "Usage"]}, 1),
+            ({"tag.team": ["m*"]}, 1),
+            ({'tag.a."b': ["x"]}, 1),
+            ({"tag.team": ["nlp"]}, 0),
+            ({"source": ["bill"]}, 2),
+            ({"source": ["*"]}, 2),
+            ({"service": ["it's"]}, 0),
+            ({"service": ["*"]}, 1),
+        ]:
+            found = con.execute(f"select count(*) from staged where {selector_sql(selector, 'bill')}").fetchone()
+            assert found == (rows,), selector
+
+
+def test_json_paths_take_any_key() -> None:
+    assert json_path('a."b\\') == '$."a.\\"b\\\\"'
+
+
+@pytest.mark.parametrize(
+    ("name", "period"),
+    [
+        ("exports/ml/data/BILLING_PERIOD=2026-10/x.csv", "2026-10"), ("billing_period=2026-01/x", "2026-01"), ("BILLING_PERIOD=2026-13/x", None),
+        ("costs/20261001-20261031/202611020300/x.csv", "2026-10"), ("20261001-20261101/x", "2026-10"), ("focus-2026-10.csv", None), ("", None),
+    ],
+)  # fmt: skip
+def test_a_path_may_name_the_billing_period(name: str, period: str | None) -> None:
+    assert period_of_name(name) == period
+
+
+def test_a_part_of_the_same_name_elsewhere_is_not_the_missing_part(tmp_path: Path) -> None:
+    from datetime import datetime, timezone
+
+    by_name = {n: Entry(n, 1, datetime(2026, 1, 1, tzinfo=timezone.utc)) for n in ("data/a.csv", "b.csv", "data/odd name#1.csv")}
+    stated = [("s3://bucket/prefix/data/a.csv", None, None), ("s3://bucket/prefix/data/b.csv", None, None)]
+    files, missing = _resolve(stated, by_name)
+    assert ([f.entry.name for f in files], missing) == (["data/a.csv"], ["s3://bucket/prefix/data/b.csv"])
+    files, missing = _resolve([("prefix/data/odd name#1.csv", 3, 4)], by_name)
+    assert ([(f.entry.name, f.stated_bytes, f.stated_rows) for f in files], missing) == ([("data/odd name#1.csv", 3, 4)], [])
