@@ -28,6 +28,7 @@ from runspend.sources import (
     owners,
     published,
     reading,
+    rebuilt_months,
     selector_keys,
     work_folder,
 )
@@ -75,7 +76,7 @@ def extract(settings: Settings, names: Sequence[str] | None = None, *, now: date
                 previous=published(warehouse, server.name),
                 months=None,
                 known_months=sorted(u.period for u in kept if u.table == "runs"),
-                billed_months=sorted({u.period for u in warehouse.states("billing_lines")}),
+                billed_months=rebuilt_months(warehouse, server.name),
                 selector_keys=selector_keys(settings),
                 accept=[month for name, _, month in (text.partition(":") for text in accept) if name == server.name],
                 workdir=workdir,

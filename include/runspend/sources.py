@@ -147,6 +147,17 @@ def published(warehouse: Warehouse, writer: str) -> Callable[[str, str], pa.Tabl
     return lambda table, period: warehouse.read(Unit(table, period, writer))
 
 
+def rebuilt_months(warehouse: Warehouse, server: str) -> list[str]:
+    """Billing periods with a version loaded since the server was last read well: their runs are read again tonight."""
+    with warehouse.reader() as reader:
+        rows = reader.query(
+            "select distinct l.billing_period from billing_loads l left join (select last_good_at from sources where source = @server) s on true"
+            " where l.state = 'current' and (s.last_good_at is null or l.loaded_at >= s.last_good_at)",
+            {"server": server},
+        )
+    return sorted(f"{period:%Y-%m}" for period in rows.column("billing_period").to_pylist())
+
+
 def covered_until(warehouse: Warehouse, source: str) -> datetime | None:
     """How far a bill reaches: the latest end of its Usage lines."""
     with warehouse.reader() as reader:

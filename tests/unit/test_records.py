@@ -1,0 +1,93 @@
+"""Records are made once and changed by whoever saw their last state, however many try at the same time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runspend.errors import RunspendError
+from runspend.warehouse.records import Records
+
+RACE = """
+import sys
+from pathlib import Path
+from runspend.warehouse.records import Records
+records = Records(Path(sys.argv[1]))
+made = sum(records.create("alerts", f"budget {n}", {"by": sys.argv[2]}) for n in range(100))
+added = 0
+while added < 40:
+    value, token = records.get("counts", "all")
+    added += records.replace("counts", "all", {"n": value["n"] + 1}, token)
+print(made)
+"""
+
+
+def test_a_record_is_made_once(tmp_path: Path) -> None:
+    """The second create changes nothing and says so."""
+    records = Records(tmp_path)
+    assert records.create("alerts", "ml/2026-10/80 %", {"spent": "1.50"})
+    assert not records.create("alerts", "ml/2026-10/80 %", {"spent": "9"})
+    found = records.get("alerts", "ml/2026-10/80 %")
+    assert found is not None
+    assert found[0] == {"spent": "1.50"}
+    assert records.get("alerts", "other") is None
+
+
+def test_replace_needs_the_last_state(tmp_path: Path) -> None:
+    """A token is good for one change, also when the value comes back to what it was."""
+    records = Records(tmp_path)
+    records.create("mails", "a", {"state": "waiting"})
+    first = records.get("mails", "a")
+    assert first is not None
+    assert records.replace("mails", "a", {"state": "sent"}, first[1])
+    second = records.get("mails", "a")
+    assert second is not None
+    assert records.replace("mails", "a", {"state": "waiting"}, second[1])
+    assert not records.replace("mails", "a", {"state": "lost"}, first[1])
+    assert not records.replace("mails", "missing", {}, first[1])
+    assert records.list("mails") == {"a": {"state": "waiting"}}
+
+
+def test_list_is_by_key_whatever_the_key_holds(tmp_path: Path) -> None:
+    """Keys that look alike as file names stay apart; any Unicode comes back."""
+    records = Records(tmp_path)
+    keys = ["a/b", "a b", "a-b", "Zoë", "../x", "", "x" * 500, "日本"]
+    for key in keys:
+        assert records.create("alerts", key, {"key": key})
+    assert records.list("alerts") == {key: {"key": key} for key in sorted(keys)}
+    assert records.list("nothing") == {}
+    assert all(tmp_path / "records" / "alerts" == path.parent for path in tmp_path.rglob("*.json"))
+
+
+def test_a_damaged_record_is_an_error(tmp_path: Path) -> None:
+    """A record that cannot be read is never taken for one that is not there."""
+    records = Records(tmp_path)
+    records.create("alerts", "a", {})
+    (path,) = (tmp_path / "records" / "alerts").glob("*.json")
+    path.write_text('{"key"')
+    with pytest.raises(RunspendError, match="damaged"):
+        records.get("alerts", "a")
+    with pytest.raises(RunspendError, match="damaged"):
+        records.list("alerts")
+    assert not records.create("alerts", "a", {"new": 1})
+
+
+def test_a_kind_is_a_word(tmp_path: Path) -> None:
+    """A kind names a folder, so it cannot lead out of the home."""
+    with pytest.raises(ValueError, match="lower-case word"):
+        Records(tmp_path).create("../x", "a", {})
+
+
+def test_processes_at_once(tmp_path: Path) -> None:
+    """Three processes make each record once in all, and no change is lost."""
+    records = Records(tmp_path)
+    records.create("counts", "all", {"n": 0})
+    processes = [subprocess.Popen([sys.executable, "-c", RACE, str(tmp_path), str(n)], stdout=subprocess.PIPE, text=True) for n in range(3)]
+    made = [int(process.communicate()[0]) for process in processes]
+    assert sum(made) == 100
+    counted = records.get("counts", "all")
+    assert counted is not None
+    assert counted[0] == {"n": 120}
