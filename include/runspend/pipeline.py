@@ -26,6 +26,7 @@ from runspend.sources import (
     note_unit,
     own_units,
     owners,
+    publish_read,
     published,
     reading,
     rebuilt_months,
@@ -88,7 +89,7 @@ def extract(settings: Settings, names: Sequence[str] | None = None, *, now: date
                     state = step.put(table, period, server.name, rows, extra=result.extras.get((table, period)))
                     note_unit(outcome, kept, Unit(table, period, server.name), state, only="runs")
                 report.good(step, covered_until=result.covered_until, rows=result.run_count, experiments=result.experiment_count)
-                step.publish()
+                publish_read(step, kept, [Unit(table, period, server.name) for table, period in result.tables], outcome)
             outcome.notes += result.warnings
             for refused in result.refused:
                 report.bad(refused)
@@ -124,7 +125,7 @@ def measure(settings: Settings, names: Sequence[str] | None = None, *, now: date
                     note_unit(outcome, kept, Unit("artifact_bytes", period, name), state)
                 if result.error is None:
                     report.good(step, covered_until=now, rows=result.objects or 0)
-                step.publish()
+                publish_read(step, kept, [Unit("artifact_bytes", period, name) for period in result.tables], outcome)
             outcome.notes += result.warnings
             if result.error is not None:
                 report.bad(result.error)
@@ -160,7 +161,7 @@ def load(settings: Settings, names: Sequence[str] | None = None, *, now: datetim
                     for table, rows in period.tables.items():
                         state = step.put(table, period.period, source.name, rows, extra=period.extra if table == "billing_lines" else None)
                         note_unit(outcome, kept, Unit(table, period.period, source.name), state, only="billing_lines")
-                    step.publish()
+                    publish_read(step, kept, [Unit(table, period.period, source.name) for table in period.tables], outcome)
                 if period.state == "unchanged":
                     outcome.unchanged.append(f"billing_lines {period.period} {source.name}")
             outcome.notes += [f"{source.name}: {what}: {count}" for what, count in result.extra.get("warnings", {}).items()]

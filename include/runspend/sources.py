@@ -147,6 +147,13 @@ def published(warehouse: Warehouse, writer: str) -> Callable[[str, str], pa.Tabl
     return lambda table, period: warehouse.read(Unit(table, period, writer))
 
 
+def publish_read(step: Step, kept: Mapping[Unit, UnitState], units: Sequence[Unit], outcome: Outcome) -> None:
+    """Publish what was read unless somebody else replaced the same units since `kept` was seen: theirs may be the newer."""
+    inputs = {unit: kept[unit].digest if unit in kept else None for unit in units}
+    if not step.publish(inputs):
+        outcome.notes.append(f"superseded: {units[0].writer} was read by somebody else meanwhile; their rows stay")
+
+
 def rebuilt_months(warehouse: Warehouse, server: str) -> list[str]:
     """Billing periods with a version loaded since the server was last read well: their runs are read again tonight."""
     with warehouse.reader() as reader:

@@ -99,7 +99,7 @@ def raw_world(rows: list[dict[str, str]], made_world: Path, period: str) -> Worl
             tags = defaultdict(dict)
             for key, value, run_id in store.execute("select key, value, run_uuid from tags"):
                 tags[run_id][key] = value
-            params = {run_id: value for run_id, value in store.execute("select run_uuid, value from params where key = 'gpu_count'")}
+            params = dict(store.execute("select run_uuid, value from params where key = 'gpu_count'"))
             signs = dict(store.execute("select run_uuid, max(timestamp) from latest_metrics group by run_uuid"))
             for run_id, start, end in store.execute("select run_uuid, start_time, end_time from runs"):
                 runs.append(

@@ -25,7 +25,7 @@ COLUMNS_1_2 = (
     "InvoiceIssuerName,ListCost,PricingQuantity,PricingUnit,ProviderName,PublisherName,RegionId,ResourceId,ResourceType,ServiceCategory,"
     "ServiceName,ServiceSubcategory,SkuId,SkuPriceDetails,SkuPriceId,SubAccountId,SubAccountName,Tags"
 ).split(",")
-COLUMNS_1_0 = [c for c in COLUMNS_1_2 if c not in ("InvoiceId", "SkuPriceDetails")]
+COLUMNS_1_0 = [c for c in COLUMNS_1_2 if c not in ("InvoiceId", "ServiceSubcategory", "SkuPriceDetails")]
 DISCOUNT = Decimal("0.92")
 
 
