@@ -14,10 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = Path(os.environ.get("RUNSPEND_SAMPLES", ROOT.parent / "shared" / "data"))
+
+# No test is timed; in CI the same examples are tried each time.
+hypothesis.settings.register_profile("runspend", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True)
+hypothesis.settings.load_profile("runspend")
 
 # What a person's shell may hold and a test must not see.
 FOREIGN = (

@@ -1,0 +1,133 @@
+"""The DAGs, once, in the order their assets wake them, in this one process: what `runspend nightly` does where Airflow is installed.
+
+No scheduler, no server: Airflow's own `dag.test()`, on a database that is made for the night and thrown away. Not a DAG
+file (see .airflowignore). No step's work is done here.
+
+    python dags/run_night.py --config runspend.yaml --home .runspend --now 2026-11-24T06:00+00:00 --result outcome.json
+
+The result has the keys of `runspend.outcome.Outcome`; the exit code is the same. Airflow's own words go to `<home>/airflow/night.log`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+DAGS = Path(__file__).resolve().parent
+ORDER = ("extract", "measure", "load", "allocate", "alert", "archive", "report")
+LISTS = ("changed", "unchanged", "problems", "notes")
+
+
+def main(arguments: list[str]) -> int:
+    """Run the night; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Run the DAGs of a night in one process.")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--home", type=Path, required=True, help="where Airflow's own files of the night go (a folder airflow in it)")
+    parser.add_argument("--now", required=True)
+    parser.add_argument("--period", action="append", default=[], help="a billing period to allocate whatever its inputs")
+    parser.add_argument("--result", type=Path, help="write the outcome here, as JSON")
+    parser.add_argument("--skip", action="append", default=[], choices=ORDER)
+    given = parser.parse_args(arguments)
+    folder = given.home.resolve() / "airflow"
+    folder.mkdir(parents=True, exist_ok=True)
+    database = folder / f"night-{os.getpid()}.db"
+    prepare_environment(folder, database, given.config.resolve())
+    screen = os.fdopen(os.dup(2), "w", buffering=1)
+    log = folder / "night.log"
+    send_output_to(log)
+    try:
+        outcome = run_dags([name for name in ORDER if name not in given.skip], given.now, given.period, screen)
+    finally:
+        for leftover in folder.glob(f"{database.name}*"):
+            leftover.unlink()
+    if given.result:
+        given.result.write_text(json.dumps(outcome), encoding="utf-8")
+    else:
+        print(*outcome["problems"], sep="\n", end="", file=screen)
+    if outcome["exit_code"] == 1:
+        print(f"The log of Airflow is in {log}.", file=screen)
+    return int(outcome["exit_code"])
+
+
+def prepare_environment(folder: Path, database: Path, config: Path) -> None:
+    """What Airflow reads when it is imported: a home of its own, our DAGs, nothing that calls anybody, one try a task."""
+    for key in [key for key in os.environ if key.startswith("AIRFLOW_") and not key.startswith("AIRFLOW_CONN_")]:
+        del os.environ[key]
+    os.environ.update(
+        {
+            "AIRFLOW_HOME": str(folder),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
+            "AIRFLOW__CORE__PLUGINS_FOLDER": str(folder / "plugins"),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{database}",
+            "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(folder / "logs"),
+            "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
+            "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "DO_NOT_TRACK": "true",
+            "RUNSPEND_CONFIG": str(config),
+        }
+    )
+
+
+def send_output_to(log: Path) -> None:
+    """From here on, whatever anybody prints goes to the log."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+
+
+def run_dags(names: list[str], now: str, periods: list[str], screen: TextIO) -> dict[str, Any]:
+    """Run each DAG to its end, whatever became of the one before; returns what all of them did, together."""
+    from airflow.dag_processing.dagbag import BundleDagBag
+    from airflow.utils.db import initdb
+
+    initdb()
+    bag = BundleDagBag(DAGS, bundle_path=DAGS)
+    total: dict[str, Any] = {"step": "nightly", "exit_code": 0, **{key: [] for key in LISTS}}
+    if bag.import_errors:
+        total |= {"exit_code": 1, "problems": [f"cannot import {file}: {error}" for file, error in bag.import_errors.items()]}
+        return total
+    for name in names:
+        dag = bag.dags[f"runspend_{name}"]
+        for task in dag.tasks:
+            task.retries = 0
+        conf = {"now": now} | ({"periods": periods} if periods and name == "allocate" else {})
+        started = time.monotonic()
+        run = dag.test(logical_date=None, run_conf=conf)
+        add_outcomes(total, dag.dag_id, run)
+        if screen.isatty():
+            print(f"{name}: {run.state}, {time.monotonic() - started:.1f} s", file=screen)
+    return total
+
+
+def add_outcomes(total: dict[str, Any], dag_id: str, run: Any) -> None:
+    """Add what the tasks of a DAG run left under the key `outcome`; a failure that left none is a bug, and says so."""
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        rows = session.scalars(XComModel.get_many(run_id=run.run_id, key="outcome", dag_ids=dag_id)).all()
+        outcomes = [XComModel.deserialize_value(row) for row in rows]
+        told = {(row.task_id, row.map_index) for row in rows}
+        failed = [ti for ti in run.get_task_instances(session=session) if ti.state == "failed" and ti.task_id != "watcher"]
+        silent = [ti.task_id for ti in failed if (ti.task_id, ti.map_index) not in told]
+    for outcome in outcomes:
+        total["exit_code"] = max(total["exit_code"], outcome["exit_code"])
+        for key in LISTS:
+            total[key] += outcome.get(key, [])
+    if silent:
+        total["problems"].append(f"{dag_id} failed in {', '.join(silent)}, which is a bug or a broken machine.")
+        total["exit_code"] = max(total["exit_code"], 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,26 @@
+"""Every night, runs and experiments of every MLflow tracking server, one mapped task a server. Emits `runs`.
+
+A server that does not answer fails its own task only; its last good data stay, dated, in the table `sources`.
+"""
+
+from airflow.sdk import DAG, CronTriggerTimetable, task
+
+from runspend import pipeline
+from runspend_settings import read_settings
+from runspend_tasks import DAG_OPTIONS, NOW, RUNS, end_with, one_each, run_step
+
+with DAG(
+    "runspend_extract", schedule=CronTriggerTimetable("0 4 * * *", timezone="UTC"), params={"now": NOW}, doc_md=__doc__, **DAG_OPTIONS
+):
+
+    @task
+    def servers() -> list[str]:
+        """Names of the tracking servers in `runspend.yaml`."""
+        return [server.name for server in read_settings().tracking]
+
+    @one_each
+    def extract(name: str) -> list[str]:
+        """Runs and experiments of one tracking server into the warehouse, one start-month at a time."""
+        return run_step(pipeline.extract, [name])
+
+    end_with(RUNS, extract.expand(name=servers()))

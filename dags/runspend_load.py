@@ -1,0 +1,24 @@
+"""Every night, the cloud bills, one mapped task a source. Emits `bills`.
+
+A bill that must not be believed fails its own task only; the last good version of its periods stays in place.
+"""
+
+from airflow.sdk import DAG, CronTriggerTimetable, task
+
+from runspend import pipeline
+from runspend_settings import read_settings
+from runspend_tasks import BILLS, DAG_OPTIONS, NOW, end_with, one_each, run_step
+
+with DAG("runspend_load", schedule=CronTriggerTimetable("0 4 * * *", timezone="UTC"), params={"now": NOW}, doc_md=__doc__, **DAG_OPTIONS):
+
+    @task
+    def sources() -> list[str]:
+        """Names of the bills in `runspend.yaml`."""
+        return [source.name for source in read_settings().billing]
+
+    @one_each
+    def load(name: str) -> list[str]:
+        """One bill into the warehouse, one billing period at a time."""
+        return run_step(pipeline.load, [name])
+
+    end_with(BILLS, load.expand(name=sources()))

@@ -1,0 +1,28 @@
+"""Every night, the bytes in every artifact store, one mapped task a store. Emits `artifact_bytes`; nothing waits for it.
+
+A store that does not answer fails its own task only; its last good inventory stays in place.
+"""
+
+from airflow.sdk import DAG, CronTriggerTimetable, task
+
+from runspend import pipeline
+from runspend_settings import read_settings
+from runspend_tasks import ARTIFACT_BYTES, DAG_OPTIONS, NOW, end_with, one_each, run_step
+
+with DAG(
+    "runspend_measure", schedule=CronTriggerTimetable("0 4 * * *", timezone="UTC"), params={"now": NOW}, doc_md=__doc__, **DAG_OPTIONS
+):
+
+    @task
+    def stores() -> list[str]:
+        """Names of the artifact stores in `runspend.yaml` that may be listed."""
+        from runspend.artifacts import store_slug
+
+        return [store_slug(store.uri) for store in read_settings().stores if store.measure == "list"]
+
+    @one_each
+    def measure(name: str) -> list[str]:
+        """Objects and bytes of one store, by owner and storage class, into the warehouse."""
+        return run_step(pipeline.measure, [name])
+
+    end_with(ARTIFACT_BYTES, measure.expand(name=stores()))

@@ -1,0 +1,21 @@
+"""When `costs` are new, and at 07:00 UTC in case that wake-up was lost: one page and its CSVs for every billing period."""
+
+from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, task
+
+from runspend import pipeline
+from runspend_tasks import COSTS, DAG_OPTIONS, NOW, PERIODS, run_step
+
+with DAG(
+    "runspend_report",
+    schedule=AssetOrTimeSchedule(timetable=CronTriggerTimetable("0 7 * * *", timezone="UTC"), assets=[COSTS]),
+    params={"now": NOW, "periods": PERIODS},
+    doc_md=__doc__,
+    **DAG_OPTIONS,
+):
+
+    @task
+    def report(params=None) -> list[str]:
+        """Reads the cost tables, writes the reports."""
+        return run_step(pipeline.report, periods=params["periods"])
+
+    report()

@@ -1,0 +1,130 @@
+"""What the seven DAGs share: assets, defaults, how a task calls one step of the pipeline, and how failures reach people.
+
+No step's work is done here, and nothing runs when a file is parsed. How data travels: through the warehouse; a task hands
+on names and sentences only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from airflow.sdk import Asset, Param, get_current_context, task
+from airflow.sdk.exceptions import AirflowFailException
+
+from runspend.errors import UsageError
+from runspend_settings import read_settings
+
+RUNS = Asset("runs", group="runspend")
+BILLS = Asset("bills", group="runspend")
+ARTIFACT_BYTES = Asset("artifact_bytes", group="runspend")
+COSTS = Asset("costs", group="runspend")
+
+NOW = Param(
+    None, type=["null", "string"], format="date-time", description="Pretend it is this time (UTC). Left out: the start of the current hour."
+)
+PERIODS = Param(
+    None,
+    type=["null", "array"],
+    items={"type": "string", "pattern": r"^\d{4}-(0[1-9]|1[0-2])$"},
+    description="Billing periods (YYYY-MM) to rebuild whatever their inputs. Left out: those whose inputs changed.",
+)
+
+
+class NotAllDone(AirflowFailException):
+    """The step did what it could and kept it; the rest is listed. A retry would find the same, and operators have their mail."""
+
+
+def tell_operators(context: Any) -> None:
+    """Mail `mail.operators` that a task failed for good, once per task and night. Needs no warehouse."""
+    if isinstance(context.get("exception"), NotAllDone):
+        return  # the step wrote to them itself, with the cause
+    from runspend.actions.alert import operators
+    from runspend.warehouse.records import Records
+
+    ti, settings = context["task_instance"], read_settings()
+    name = f"{ti.dag_id}.{ti.task_id}"
+    operators.notify(
+        settings,
+        Records(settings.home),
+        "DAG FAILED",
+        name,
+        start_of_hour(),
+        f"{name} failed after {ti.try_number} tries.",
+        details=[f"{type(context.get('exception')).__name__}: {context.get('exception')}", f"run {ti.run_id}"],
+        do=[("Read the log", str(getattr(ti, "log_url", "") or "in Airflow")), ("See the state", "runspend status")],
+    )
+
+
+# `max_active_runs` alone does not keep a task from running twice (a backfill beside a manual run); one task per DAG does,
+# and needs no pool that somebody has to import first.
+DAG_OPTIONS: dict[str, Any] = {
+    "start_date": datetime(2026, 1, 1, tzinfo=timezone.utc),
+    "catchup": False,
+    "max_active_runs": 1,
+    "tags": ["runspend"],
+    "default_args": {
+        "owner": "runspend",
+        "retries": 2,
+        "retry_delay": timedelta(minutes=5),
+        "execution_timeout": timedelta(hours=3),
+        "max_active_tis_per_dag": 1,
+        "on_failure_callback": tell_operators,
+    },
+}
+
+
+def start_of_hour() -> datetime:
+    """The start of the current hour, UTC."""
+    return datetime.now(timezone.utc).replace(minute=0, second=0, microsecond=0)
+
+
+def one_each(function: Callable[[str], list[str]]) -> Any:
+    """A task to map over names: shown by its name, several at once (each replaces units of its own)."""
+    named = task(map_index_template="{{ task.op_kwargs['name'] }}", max_active_tis_per_dag=None, doc_md=function.__doc__)
+    return named(function)
+
+
+def run_step(step: Callable[..., Any], *names: Sequence[str], **options: Any) -> list[str]:
+    """Call one step of the pipeline; returns the names of what changed. Fails, its work kept, if something is wrong.
+
+    What it found is also left under the key `outcome`, for people who look at the task and for `run_night.py`.
+    """
+    context = get_current_context()
+    try:
+        outcome = step(read_settings(), *names, now=read_now(context), **options)
+    except UsageError as error:  # the configuration or the parameters: trying again would not help
+        context["ti"].xcom_push("outcome", {"exit_code": error.exit_code, "problems": [str(error)]})
+        raise AirflowFailException(str(error)) from error
+    context["ti"].xcom_push("outcome", {key: getattr(outcome, key) for key in ("exit_code", "changed", "unchanged", "problems", "notes")})
+    if outcome.exit_code:
+        raise NotAllDone("\n".join(outcome.problems))
+    return list(outcome.changed)
+
+
+def read_now(context: Any) -> datetime:
+    """What time the DAG run is told it is. Refuses parameters the DAG does not have: a misspelt one must not pass for its default."""
+    unknown = sorted(set(context["dag_run"].conf or {}) - set(context["dag"].params))
+    if unknown:
+        raise AirflowFailException(
+            f"cannot use parameter {', '.join(unknown)}: this DAG has {', '.join(context['dag'].params)}. Nothing was done."
+        )
+    given = context["params"]["now"]
+    moment = datetime.fromisoformat(given) if given else start_of_hour()
+    return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
+def end_with(asset: Asset, work: Any) -> None:
+    """The last two tasks of a DAG that feeds others: one tells them, whatever happened; one fails the DAG run if anything failed."""
+
+    @task(outlets=[asset], trigger_rule="all_done")
+    def published() -> None:
+        """Wakes the DAGs that read this. Not mapped: Airflow emits at the first success of a mapped task."""
+
+    @task(trigger_rule="one_failed", retries=0, on_failure_callback=None)
+    def watcher() -> None:
+        """Fails the DAG run if anything before it failed; skipped otherwise."""
+        raise AirflowFailException("A task of this run failed: see it for the reason. What could be done was done.")
+
+    work >> [published(), watcher()]

@@ -1,0 +1,32 @@
+"""What docker-compose's `init` does after `airflow db migrate`: Airflow's user, and the two buckets. May run again at any time."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import boto3
+
+BUCKETS = ("mlflow", "bills")
+
+
+def write_password() -> None:
+    """Airflow's simple login reads its users' passwords from a file that it must be able to open for writing."""
+    file = Path(os.environ["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"])
+    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as out:
+        json.dump({"admin": os.environ["AIRFLOW_ADMIN_PASSWORD"]}, out)
+
+
+def make_buckets() -> None:
+    """One for MLflow's artifacts, one for the bills that Runspend reads."""
+    s3 = boto3.client("s3", endpoint_url=os.environ["S3_ENDPOINT"])
+    there = {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}
+    for name in BUCKETS:
+        if name not in there:
+            s3.create_bucket(Bucket=name)
+
+
+if __name__ == "__main__":
+    write_password()
+    make_buckets()

@@ -1,0 +1,66 @@
+"""Airflow in this process: a database, the DAGs of this repository, and runs of them without a scheduler."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from email import message_from_bytes, policy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tiny_world import make_store, make_tiny_world
+
+DAGS = Path(__file__).resolve().parents[2] / "dags"
+
+
+@pytest.fixture(scope="session")
+def dag_bag() -> Any:
+    """The seven DAGs, one try a task."""
+    from airflow.dag_processing.dagbag import BundleDagBag
+    from airflow.utils.db import initdb
+
+    initdb()
+    bag = BundleDagBag(DAGS, bundle_path=DAGS)
+    assert bag.import_errors == {}
+    for dag in bag.dags.values():
+        for task in dag.tasks:
+            task.retries = 0
+    yield bag
+    sys.path.remove(str(DAGS))
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The MLflow store of all tiny worlds."""
+    folder = tmp_path_factory.mktemp("store")
+    make_store(folder)
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny world of the test's own; its `runspend.yaml` is the one that tasks read."""
+    path = make_tiny_world(tmp_path / "world", store)
+    monkeypatch.setenv("RUNSPEND_CONFIG", str(path))
+    return path
+
+
+@pytest.fixture
+def run_dag(dag_bag: Any) -> Callable[..., Any]:
+    """Run a DAG as an asset would (no logical date); returns {task: state}, mapped tasks as "task[name]", the whole under "dag"."""
+
+    def run(name: str, **conf: Any) -> dict[str, str]:
+        done = dag_bag.dags[f"runspend_{name}"].test(logical_date=None, run_conf=conf)
+        states = {
+            ti.task_id if ti.map_index < 0 else f"{ti.task_id}[{ti.rendered_map_index}]": str(ti.state) for ti in done.get_task_instances()
+        }
+        return states | {"dag": str(done.state)}
+
+    return run
+
+
+def subjects(home: Path) -> list[str]:
+    """Subjects of the mails under `home`, in order."""
+    return sorted(message_from_bytes(file.read_bytes(), policy=policy.default)["Subject"] for file in (home / "mail").rglob("*.eml"))

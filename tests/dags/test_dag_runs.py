@@ -1,0 +1,160 @@
+"""Each DAG run to its end, in this process, on a world of its own: what it does, what it emits, and what people hear when it fails."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runspend import pipeline
+from runspend.config import load_settings
+from runspend.warehouse import open_warehouse
+from tests.dags.conftest import DAGS, subjects
+from tests.tiny_world import NOW, write_bill
+
+Run = Callable[..., dict[str, str]]
+ORDER = ("extract", "measure", "load", "allocate", "report", "alert", "archive")
+
+
+def rows(config: Path, sql: str) -> list[dict[str, Any]]:
+    """Rows of a statement over the world's warehouse."""
+    with open_warehouse(load_settings(config).warehouse.uri).reader() as reader:
+        found: list[dict[str, Any]] = reader.query(sql).to_pylist()
+    return found
+
+
+def emitted(dag_id: str) -> int:
+    """How many asset events a DAG has emitted so far."""
+    from airflow.models.asset import AssetEvent
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        return session.query(AssetEvent).filter(AssetEvent.source_dag_id == dag_id).count()
+
+
+def test_a_night(run_dag: Run, config: Path) -> None:
+    """All seven, in the order their assets wake them: the ledger is the bill, the report and the budget's mail are there."""
+    for name in ORDER:
+        before = emitted(f"runspend_{name}")
+        states = run_dag(name, now=NOW.isoformat())
+        assert states.pop("dag") == "success"
+        watcher = states.pop("watcher", None)
+        assert set(states.values()) == {"success"}
+        assert (watcher, emitted(f"runspend_{name}") - before) == (("skipped", 1) if "published" in states else (None, 0))
+    assert rows(config, "select allocated_to, sum(effective_cost) as cost from cost_allocations group by 1 order by 1") == [
+        {"allocated_to": "idle", "cost": Decimal(800)},  # 20 of 24 hours
+        {"allocated_to": "run", "cost": Decimal(160)},  # 4 hours, one of them shared by both
+    ]
+    home = config.parent / "home"
+    assert (home / "reports" / "2026-11.html").exists()
+    assert [subject for subject in subjects(home) if "vision" in subject]
+
+
+def test_a_bill_that_fails_fails_alone(run_dag: Run, config: Path) -> None:
+    """The other bill is loaded, the asset is emitted, the DAG run fails, and the operators are told once, by the step itself."""
+    settings = json.loads(config.read_text())
+    settings["billing"].append({"name": "broken", "uri": "bills/broken"})
+    config.write_text(json.dumps(settings))
+    bad = config.parent / "bills" / "broken" / "part.csv.gz"
+    bad.parent.mkdir()
+    bad.write_bytes(b"not gzip at all")
+    before = emitted("runspend_load")
+    for _ in range(2):
+        states = run_dag("load", now=NOW.isoformat())
+        assert states == {
+            "sources": "success",
+            "load[bill]": "success",
+            "load[broken]": "failed",
+            "published": "success",
+            "watcher": "failed",
+            "dag": "failed",
+        }
+    assert emitted("runspend_load") == before + 2
+    assert len(rows(config, "select * from billing_lines")) == 24
+    assert [subject.split(":")[0] for subject in subjects(config.parent / "home")] == ["[runspend] REFUSED"]
+
+
+def test_a_task_that_breaks_is_mailed_once_a_night(run_dag: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What no step foresaw reaches the operators from Airflow's own callback, with the task's name, and needs no warehouse."""
+
+    def explode(*_: Any, **__: Any) -> None:
+        raise RuntimeError("the disk is on fire")
+
+    monkeypatch.setattr(pipeline, "report", explode)
+    for _ in range(2):
+        assert run_dag("report", now=NOW.isoformat()) == {"report": "failed", "dag": "failed"}
+    home = config.parent / "home"
+    assert len(subjects(home)) == 1 and subjects(home)[0].startswith("[runspend] DAG FAILED: runspend_report.report")
+    assert b"the disk is on fire" in next((home / "mail").rglob("*.eml")).read_bytes()
+    assert not (home / "warehouse").exists()
+
+
+def test_unknown_parameters_are_refused(run_dag: Run, config: Path) -> None:
+    """A misspelt parameter must not pass for its default; a wrong value does not get as far as a task."""
+    from airflow.sdk.exceptions import ParamValidationError
+
+    assert run_dag("allocate", period=["2026-11"]) == {"allocate": "failed", "published": "success", "watcher": "failed", "dag": "failed"}
+    assert not (config.parent / "home" / "warehouse").exists()
+    for wrong in ({"periods": "2026-11"}, {"periods": ["2026-13"]}, {"periods": ["{{ ds }}"]}, {"now": 7}):
+        with pytest.raises(ParamValidationError):
+            run_dag("allocate", **wrong)
+
+
+def test_nothing_configured_is_no_failure(run_dag: Run, config: Path) -> None:
+    """No server, no bill, no store: nothing to map over, everything emitted all the same."""
+    config.write_text("home: home\nwarehouse: {uri: home/warehouse}\n")
+    for name, first in (("extract", "servers"), ("load", "sources"), ("measure", "stores")):
+        assert run_dag(name, now=NOW.isoformat()) == {
+            first: "success",
+            name: "skipped",
+            "published": "success",
+            "watcher": "skipped",
+            "dag": "success",
+        }
+
+
+def test_a_wrong_configuration_is_not_tried_again(run_dag: Run, config: Path) -> None:
+    """The sentence of the error stands in the log; the task fails at once."""
+    config.write_text("hoem: nowhere\n")
+    assert run_dag("report") == {"report": "failed", "dag": "failed"}
+
+
+def run_night(config: Path, *more: str) -> tuple[int, dict[str, Any]]:
+    """What `runspend nightly --dags dags` calls."""
+    result = config.parent / "outcome.json"
+    command = [sys.executable, str(DAGS / "run_night.py"), "--config", str(config), "--home", str(config.parent / "home")]
+    done = subprocess.run(
+        [*command, "--now", NOW.isoformat(), "--result", str(result), *more],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert result.exists(), done.stderr
+    return done.returncode, json.loads(result.read_text())
+
+
+def test_run_night(config: Path) -> None:
+    """The whole night in a process of its own: same tables as without Airflow, nothing left but the log, and its exit code says what was wrong."""
+    settings = load_settings(config)
+    expected = pipeline.nightly(settings, now=NOW)
+    digests = {unit: state.digest for unit, state in open_warehouse(settings.warehouse.uri).states().items()}
+    assert expected.exit_code == 0 and digests
+    code, outcome = run_night(config)
+    assert (code, outcome["exit_code"], outcome["problems"]) == (0, 0, [])
+    after = {unit: state.digest for unit, state in open_warehouse(settings.warehouse.uri).states().items()}
+    assert {unit: digest for unit, digest in after.items() if unit.table != "archive_plan"} == {
+        u: d for u, d in digests.items() if u.table != "archive_plan"
+    }
+    assert not list((config.parent / "home" / "airflow").glob("*.db*"))
+
+    write_bill(config.parent / "bills" / "bill" / "part.csv", 3)  # the total falls by far more than max_drop
+    code, outcome = run_night(config, "--skip", "archive")
+    assert (code, outcome["exit_code"]) == (3, 3)
+    assert len(outcome["problems"]) == 1 and "bill" in outcome["problems"][0]

@@ -1,0 +1,91 @@
+"""`connection:ID` in `runspend.yaml` is an Airflow connection, looked up when a task runs."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def read(dag_bag: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """read(yaml, id={...}): the settings a task sees when these connections exist."""
+    from runspend_settings import read_settings
+
+    def read(text: str, **connections: dict[str, Any]) -> Any:
+        file = tmp_path / "runspend.yaml"
+        file.write_text(text, encoding="utf-8")
+        monkeypatch.setenv("RUNSPEND_CONFIG", str(file))
+        for name, values in connections.items():
+            monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps(values))
+        return read_settings()
+
+    return read
+
+
+def test_tracking_server(read: Any) -> None:
+    """Address, token and database from connections; the secrets stay secret."""
+    settings = read(
+        'tracking: [{name: a, uri: "connection:mlflow", token: "connection:mlflow", database: "connection:mlflow_db"}]',
+        mlflow={"conn_type": "http", "host": "mlflow.example", "schema": "https", "port": 8443, "password": "token-one"},
+        mlflow_db={"conn_type": "postgres", "host": "db", "port": 5432, "login": "ro", "password": "p@ss/word", "schema": "mlflow"},
+    )
+    server = settings.tracking[0]
+    assert server.uri == "https://mlflow.example:8443"
+    assert server.token.get_secret_value() == "token-one"
+    assert server.database.get_secret_value() == "postgresql://ro:p%40ss%2Fword@db:5432/mlflow"
+    assert "token-one" not in repr(settings) and "p%40ss" not in repr(settings)
+
+
+def test_mail(read: Any) -> None:
+    """One connection gives all of the mail server; what the file says besides is kept."""
+    settings = read(
+        "mail: {backend: smtp, connection: smtp_out, operators: [a@example.com], from: Costs <costs@example.com>}",
+        smtp_out={
+            "conn_type": "smtp",
+            "host": "mail.example",
+            "port": 2525,
+            "login": "me",
+            "password": "secret-two",
+            "extra": {"disable_ssl": True},
+        },
+    )
+    mail = settings.mail
+    assert (mail.host, mail.port, mail.username, mail.password.get_secret_value(), mail.tls) == (
+        "mail.example",
+        2525,
+        "me",
+        "secret-two",
+        "starttls",
+    )
+    assert (mail.backend, mail.operators, mail.from_) == ("smtp", ["a@example.com"], "Costs <costs@example.com>")
+
+
+def test_aws_connection_becomes_a_profile_in_memory(read: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """boto3 finds the connection's keys under its name, the person's own profiles still, and nothing is written to disk."""
+    own = tmp_path / "credentials"
+    own.write_text("[mine]\naws_access_key_id = own\naws_secret_access_key = own\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(own))
+    text = 'billing: [{name: b, uri: "s3://bills/", credentials: store}, {name: c, uri: "s3://other/", credentials: mine}]'
+    read(text, store={"conn_type": "aws", "login": "AKIA", "password": "key%three", "extra": {"region_name": "eu-west-1"}})
+    profiles = configparser.ConfigParser(interpolation=None)
+    profiles.read(os.environ["AWS_SHARED_CREDENTIALS_FILE"])
+    assert dict(profiles["store"]) == {"aws_access_key_id": "AKIA", "aws_secret_access_key": "key%three", "region": "eu-west-1"}
+    assert dict(profiles["mine"]) == {"aws_access_key_id": "own", "aws_secret_access_key": "own"}
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and "key%three" in file.read_text(errors="replace")]
+
+    import boto3
+
+    assert boto3.session.Session(profile_name="store").get_credentials().secret_key == "key%three"
+
+
+def test_missing_connection_is_named(read: Any) -> None:
+    """The error names the connection, as Airflow words it."""
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    with pytest.raises(AirflowNotFoundException, match="nowhere"):
+        read('tracking: [{name: a, uri: "http://127.0.0.1:1", token: "connection:nowhere"}]')

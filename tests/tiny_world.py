@@ -1,0 +1,93 @@
+"""The smallest world a night can run on: one MLflow store written by MLflow's own client, and FOCUS bills of any size beside it.
+
+Two runs on one machine on 2 November 2026, 00:00 to 03:00 and 02:00 to 04:00; the bill has that machine's day, one line an hour.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+NOW = datetime(2026, 11, 4, 6, tzinfo=timezone.utc)
+DAY = datetime(2026, 11, 2, tzinfo=timezone.utc)
+MACHINE = "i-0a1b2c3d4e5f60718"
+COLUMNS = (
+    "BilledCost", "BillingAccountId", "BillingCurrency", "BillingPeriodEnd", "BillingPeriodStart", "ChargeCategory", "ChargePeriodEnd",
+    "ChargePeriodStart", "ContractedCost", "EffectiveCost", "ListCost", "ProviderName", "ResourceId", "ServiceCategory", "ServiceName",
+)  # fmt: skip
+OPERATORS, OWNERS = "operators@example.com", "vision@example.com"
+
+# In a process of its own: MLflow migrates a database with the help of much that tests treat as an error.
+STORE = """
+import json, sys
+from mlflow import MlflowClient
+from mlflow.entities import RunTag
+uri, root, machine, begin = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+client, hour = MlflowClient(tracking_uri=uri, registry_uri=uri), 3_600_000
+experiment = client.create_experiment("vit", artifact_location=root)
+for start, end in ((0, 3), (2, 4)):
+    run = client.create_run(experiment, start_time=begin + start * hour, tags={"team": "vision", "runspend.resources": json.dumps([{"id": machine}])})
+    client.set_terminated(run.info.run_id, end_time=begin + end * hour)
+"""
+
+
+def make_store(folder: Path, day: datetime = DAY) -> None:
+    """Write `mlflow.db` and `artifacts/`: it takes seconds, so tests share one (its artifact URIs stay those of `folder`)."""
+    (folder / "artifacts" / "model").mkdir(parents=True)
+    (folder / "artifacts" / "model" / "weights").write_bytes(b"x" * 1000)
+    begin = str(int(day.timestamp() * 1000))
+    command = [sys.executable, "-c", STORE, f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri(), MACHINE, begin]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+
+
+def make_tiny_world(folder: Path, store: Path, bills: Mapping[str, int] | None = None, *, day: datetime = DAY) -> Path:
+    """A copy of the store's database, bills ({name: lines}) and `runspend.yaml`; returns the last."""
+    bills = {"bill": 24} if bills is None else bills
+    folder.mkdir()
+    shutil.copy(store / "mlflow.db", folder)
+    for account, (name, lines) in enumerate(bills.items()):
+        write_bill(folder / "bills" / name / "part.csv", lines, account=f"{account:012d}", day=day)
+    config = {
+        "home": "home",
+        "warehouse": {"uri": "home/warehouse"},
+        "tracking": [{"name": "lab", "uri": "sqlite:///mlflow.db"}],
+        "billing": [{"name": name, "uri": f"bills/{name}", "late_after": "400d"} for name in bills],
+        "stores": [{"uri": str(store / "artifacts")}],
+        "budgets": [{"name": "vision", "for": {"team": "vision"}, "amount": 100, "notify": [OWNERS]}],
+        "mail": {"backend": "file", "operators": [OPERATORS]},
+    }
+    path = folder / "runspend.yaml"
+    path.write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
+    return path
+
+
+def write_bill(path: Path, lines: int, *, account: str = "000000000000", day: datetime = DAY) -> None:
+    """A FOCUS CSV: the machine's first hours of the day at 40 an hour, then as many other lines of a cent as are asked for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    month = day.replace(day=1)
+    next_month = (month + timedelta(days=32)).replace(day=1)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for number in range(lines):
+            is_machine = account == "000000000000" and number < 24
+            start = day + timedelta(hours=number % 24)
+            cost = "40.0000000000" if is_machine else "0.0100000000"
+            row = {
+                "BillingAccountId": account, "BillingCurrency": "USD", "BillingPeriodStart": as_text(month),
+                "BillingPeriodEnd": as_text(next_month), "ChargeCategory": "Usage", "ChargePeriodStart": as_text(start),
+                "ChargePeriodEnd": as_text(start + timedelta(hours=1)), "ProviderName": "AWS", "ServiceName": "Amazon EC2",
+                "ServiceCategory": "Compute", "ResourceId": MACHINE if is_machine else f"i-{number:017x}",
+            }  # fmt: skip
+            writer.writerow(row | dict.fromkeys(("BilledCost", "EffectiveCost", "ListCost", "ContractedCost"), cost))
+
+
+def as_text(moment: datetime) -> str:
+    """As FOCUS writes times."""
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
