@@ -260,7 +260,10 @@ def loads_of(world: World) -> list[dict[str, Any]]:
             "version_number": 1,
             "state": "current",
             "billing_currency": currency,
-            "billed_cost": total(l["billed_cost"] for l in lines if (l["source"], l["billing_period"], l["billing_currency"]) == (source, period, currency)),
+            **{
+                measure: total(l[measure] or Decimal(0) for l in lines if (l["source"], l["billing_period"], l["billing_currency"]) == (source, period, currency))
+                for measure in ("list_cost", "contracted_cost", "effective_cost", "billed_cost")
+            },
         }
         for source, period, currency in sorted({(l["source"], l["billing_period"], l["billing_currency"]) for l in lines})
     ]

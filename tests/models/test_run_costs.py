@@ -12,8 +12,10 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from runspend.warehouse import buckets
 from tests.models.chain import World, line, make_run, moment, read_world, run_on_duckdb, summarize_on_duckdb, total
 from tests.models.test_ledger_cases import exact
+from tests.models.truth import random_world
 
 TABLES = ("run_costs", "run_costs_daily", "cost_daily", "unallocated_costs")
 CASES = sorted(p.parent for table in TABLES for p in Path(__file__).parent.glob(f"{table}/*/expect.yaml"))
@@ -73,7 +75,7 @@ def test_a_spread_charge_adds_up_to_itself(cost: str, tmp_path: Path) -> None:
 
 
 def test_the_order_of_rows_does_not_show(tmp_path: Path) -> None:
-    """Shuffled bills and runs give the same tables, machine seconds to the last bit: a night that runs again changes nothing."""
+    """Shuffled bills and runs give the same tables, machine seconds to the last bit, so that a night that runs again changes nothing."""
     machines = [f"m{n}" for n in range(250)]
     draw = random.Random(3)
     stated = [make_run(id="A", at="00:07:13..05:01:07", on=machines), make_run(id="B", at="00:00:01..04:59:59", on=machines[::3]), make_run(id="C", at="00:11:01..04:19:59", on=machines[::7])]
@@ -96,3 +98,14 @@ def test_the_order_of_rows_does_not_show(tmp_path: Path) -> None:
 
         assert rows(first)
         assert rows(first) == rows(second), name
+
+
+def test_shares_of_the_machines_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bill worked through a few machines at a time gives the tables of one worked through at once."""
+    world = random_world(5, runs=30, machines=7, hours=6)
+    whole = build(world, tmp_path / "whole")
+    monkeypatch.setattr(buckets, "ROWS_PER_BUCKET", 10)
+    parts = build(world, tmp_path / "parts")
+    for name in ("cost_allocations", *TABLES):
+        assert whole[name].num_rows
+        assert sorted(whole[name].to_pylist(), key=str) == sorted(parts[name].to_pylist(), key=str), name

@@ -39,14 +39,19 @@ with placed as (
       when g.cpu_request is not null and u.machine_cpus is not null then greatest(0.0, 1.0 - g.cpu_request / u.machine_cpus)
       when g.memory_request_gb is not null and u.machine_memory_gb is not null then greatest(0.0, 1.0 - g.memory_request_gb / u.machine_memory_gb)
     end as unused_ratio
-  from ledger_lines l
+  from (
+    select
+      *,
+      case when line_kind = 'timed' and run_tag is null then resource_key end as slot_resource_key,
+      case when run_tag is not null then resource_key end as tagged_resource_key
+    from ledger_lines
+    where is_inside
+  ) l
   left join tagged_runs g on g.run_tag = l.run_tag
   left join slot_targets t
-    on t.resource_key = l.resource_key and t.charge_period_start = l.charge_period_start and t.charge_period_end = l.charge_period_end
-    and l.line_kind = 'timed' and l.run_tag is null
+    on t.resource_key = l.slot_resource_key and t.charge_period_start = l.charge_period_start and t.charge_period_end = l.charge_period_end
   left join known_machines k on k.resource_key = l.resource_key and k.month = date_trunc(l.charge_date, month)
-  left join machine_units u on u.resource_key = l.resource_key
-  where l.is_inside
+  left join machine_units u on u.resource_key = l.tagged_resource_key
 ),
 floats as (
   -- floats only as products, each once; the decimals come from them through integers, the same on every engine
@@ -55,15 +60,15 @@ floats as (
     sub_account_id, region_id, service_name, charge_category, resource_id, invoice_id, cost_kind, billing_currency,
     list_cost, contracted_cost, effective_cost, billed_cost, allocated_to, tracking_server, workspace, run_id, match_method, reason,
     weight_kind, run_end_rule, is_scaled, ratio_before, ratio_upto, is_last,
-    cast(cast(list_cost as string) as float64) * ratio_before as list_before,
-    cast(cast(list_cost as string) as float64) * ratio_upto as list_upto,
-    cast(cast(contracted_cost as string) as float64) * ratio_before as contracted_before,
-    cast(cast(contracted_cost as string) as float64) * ratio_upto as contracted_upto,
-    cast(cast(effective_cost as string) as float64) * ratio_before as effective_before,
-    cast(cast(effective_cost as string) as float64) * ratio_upto as effective_upto,
-    cast(cast(billed_cost as string) as float64) * ratio_before as billed_before,
-    cast(cast(billed_cost as string) as float64) * ratio_upto as billed_upto,
-    cast(cast(effective_cost as string) as float64) * unused_ratio as unused
+    case when ratio_before > 0 then cast(cast(list_cost as string) as float64) * ratio_before end as list_before,
+    case when not is_last then cast(cast(list_cost as string) as float64) * ratio_upto end as list_upto,
+    case when ratio_before > 0 then cast(cast(contracted_cost as string) as float64) * ratio_before end as contracted_before,
+    case when not is_last then cast(cast(contracted_cost as string) as float64) * ratio_upto end as contracted_upto,
+    case when ratio_before > 0 then cast(cast(effective_cost as string) as float64) * ratio_before end as effective_before,
+    case when not is_last then cast(cast(effective_cost as string) as float64) * ratio_upto end as effective_upto,
+    case when ratio_before > 0 then cast(cast(billed_cost as string) as float64) * ratio_before end as billed_before,
+    case when not is_last then cast(cast(billed_cost as string) as float64) * ratio_upto end as billed_upto,
+    case when unused_ratio is not null then cast(cast(effective_cost as string) as float64) * unused_ratio end as unused
   from placed
 ),
 bounds as (

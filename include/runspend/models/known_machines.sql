@@ -1,4 +1,9 @@
 -- one row per machine and calendar month in which a run that states it was running
+with stretches as (
+  select distinct
+    resource_key, date_trunc(date(span_start), month) as first_month, date_trunc(date(timestamp_sub(span_end, interval 1 microsecond)), month) as last_month
+  from run_spans
+)
 select distinct s.resource_key, month
-from run_spans s
-cross join unnest(generate_date_array(date_trunc(date(s.span_start), month), date(timestamp_sub(s.span_end, interval 1 microsecond)), interval 1 month)) as month
+from stretches s
+cross join unnest(generate_date_array(date(s.first_month), date(s.last_month), interval 1 month)) as month

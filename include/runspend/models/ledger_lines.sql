@@ -4,7 +4,7 @@ with lines as (
     source, billing_period, line_id, charge_date, charge_period_start, charge_period_end, service_provider_name, billing_account_id,
     sub_account_id, region_id, service_name, charge_category, resource_id, resource_key, invoice_id, billing_currency,
     list_cost, contracted_cost, effective_cost, billed_cost, run_tag, scope, service_category, service_subcategory,
-    sku_id, charge_class, consumed_quantity, billed_nanoseconds, commitment_discount_status,
+    sku_id, charge_class, billed_nanoseconds,
     case
       when charge_category in ('Purchase', 'Tax') then 'fee'
       when commitment_discount_status = 'Unused' then 'fee'
@@ -28,7 +28,7 @@ select
   l.source, l.billing_period, l.line_id, l.charge_date, l.charge_period_start, l.charge_period_end, l.service_provider_name, l.billing_account_id,
   l.sub_account_id, l.region_id, l.service_name, l.charge_category, l.resource_id, l.resource_key, l.invoice_id, l.billing_currency,
   l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost, l.run_tag, l.scope, l.line_kind, l.cost_kind,
-  l.sku_id, l.charge_class, l.billed_nanoseconds, l.service_category,
+  l.sku_id, l.charge_class, l.billed_nanoseconds,
   case
     when l.scope is not null then l.scope = 'include'
     when l.run_tag is not null or i.resource_key is not null or l.service_category = 'AI and Machine Learning' then true

@@ -1,16 +1,10 @@
--- one row per run, charge date and bill: its own share of its machines' time
+-- one row per run, charge date, bill and share of the machines: the run's own part of its machines' time
 select
-  s.source, t.tracking_server, t.workspace, t.run_id, s.charge_date,
+  t.usage_source as source, t.tracking_server, t.workspace, t.run_id, date(t.charge_period_start) as charge_date,
   -- whole nanoseconds are added, for a sum of floats depends on the order of the rows
-  sum(t.nanoseconds) / 1e9 as machine_seconds,
-  sum(t.nanoseconds * u.machine_gpus) / 1e9 as gpu_seconds
+  cast(sum(t.nanoseconds) as int64) as nanoseconds,
+  cast(sum(t.nanoseconds * u.machine_gpus) as int64) as gpu_nanoseconds
 from slot_targets t
-join (
-  select resource_key, charge_period_start, charge_period_end, min(source) as source, min(charge_date) as charge_date
-  from ledger_lines
-  where line_kind = 'timed' and charge_category = 'Usage'
-  group by resource_key, charge_period_start, charge_period_end
-) s on s.resource_key = t.resource_key and s.charge_period_start = t.charge_period_start and s.charge_period_end = t.charge_period_end
 left join machine_units u on u.resource_key = t.resource_key
-where t.allocated_to = 'run'
-group by s.source, t.tracking_server, t.workspace, t.run_id, s.charge_date
+where t.allocated_to = 'run' and t.usage_source is not null
+group by t.usage_source, t.tracking_server, t.workspace, t.run_id, charge_date

@@ -17,6 +17,14 @@ main_rows as (
   qualify row_number() over (
     partition by tracking_server, workspace, run_id, charge_date, source
     order by case cost_kind when 'compute' then 0 else 1 end, cost_kind, billing_currency) = 1
+),
+times as (
+  -- a run on several machines may have a row for each share of the machines
+  select
+    tracking_server, workspace, run_id, charge_date, source,
+    sum(nanoseconds) / 1e9 as machine_seconds, sum(gpu_nanoseconds) / 1e9 as gpu_seconds
+  from machine_time
+  group by tracking_server, workspace, run_id, charge_date, source
 )
 select
   c.tracking_server, c.workspace, c.run_id, c.charge_date, c.cost_kind, c.source, @period as billing_period, c.billing_currency,
@@ -28,5 +36,5 @@ from charges c
 left join main_rows m
   on m.tracking_server = c.tracking_server and m.workspace = c.workspace and m.run_id = c.run_id and m.charge_date = c.charge_date
   and m.cost_kind = c.cost_kind and m.source = c.source and m.billing_currency = c.billing_currency
-left join machine_time t
+left join times t
   on t.tracking_server = m.tracking_server and t.workspace = m.workspace and t.run_id = m.run_id and t.charge_date = m.charge_date and t.source = m.source

@@ -1,38 +1,39 @@
 -- one row per charge window of a machine and target (a run, or idle): its part of the window, as two ends of a line from 0 to 1
 with shares as (
   select
-    u.resource_key, u.charge_period_start, u.charge_period_end, u.tracking_server, u.workspace, u.run_id,
+    u.machine_number, u.charge_period_start, u.charge_period_end, u.run_number,
     min(u.run_end_rule) as run_end_rule, min(u.weight_kind) as weight_kind,
     cast(sum(u.weight * (b.share_clock - a.share_clock)) as int64) as nanoseconds
   from slot_uses u
-  join machine_clock a on a.resource_key = u.resource_key and a.mark = u.used_from
-  join machine_clock b on b.resource_key = u.resource_key and b.mark = u.used_to
-  group by u.resource_key, u.charge_period_start, u.charge_period_end, u.tracking_server, u.workspace, u.run_id
+  join machine_clock a on a.machine_number = u.machine_number and a.mark = u.used_from
+  join machine_clock b on b.machine_number = u.machine_number and b.mark = u.used_to
+  group by u.machine_number, u.charge_period_start, u.charge_period_end, u.run_number
 ),
 slots as (
   select
-    s.resource_key, s.charge_period_start, s.charge_period_end, s.billed_nanoseconds,
-    b.busy_clock - a.busy_clock as busy_nanoseconds, b.over_clock > a.over_clock as is_over_asked
+    s.machine_number, s.charge_period_start, s.charge_period_end, s.usage_source, s.billed_nanoseconds,
+    b.busy_clock - a.busy_clock as busy_nanoseconds,
+    b.over_clock > a.over_clock as is_over_asked
   from machine_slots s
-  join machine_clock a on a.resource_key = s.resource_key and a.mark = s.charge_period_start
-  join machine_clock b on b.resource_key = s.resource_key and b.mark = s.charge_period_end
+  join machine_clock a on a.machine_number = s.machine_number and a.mark = s.charge_period_start
+  join machine_clock b on b.machine_number = s.machine_number and b.mark = s.charge_period_end
 ),
 running as (
   select
-    t.resource_key, t.charge_period_start, t.charge_period_end, t.tracking_server, t.workspace, t.run_id, t.run_end_rule, t.weight_kind, t.nanoseconds,
-    s.billed_nanoseconds, s.busy_nanoseconds, s.is_over_asked,
+    t.machine_number, t.charge_period_start, t.charge_period_end, t.run_number, t.run_end_rule, t.weight_kind, t.nanoseconds,
+    s.usage_source, s.billed_nanoseconds, s.busy_nanoseconds, s.is_over_asked,
     greatest(s.billed_nanoseconds, s.busy_nanoseconds) as total_nanoseconds,
     cast(sum(t.nanoseconds) over (w rows between unbounded preceding and current row) as int64) as upto,
-    row_number() over w = count(*) over (partition by t.resource_key, t.charge_period_start, t.charge_period_end) as is_last_run
+    lead(t.run_number) over w is null as is_last_run
   from shares t
-  join slots s on s.resource_key = t.resource_key and s.charge_period_start = t.charge_period_start and s.charge_period_end = t.charge_period_end
+  join slots s on s.machine_number = t.machine_number and s.charge_period_start = t.charge_period_start and s.charge_period_end = t.charge_period_end
   where s.busy_nanoseconds > 0
-  window w as (partition by t.resource_key, t.charge_period_start, t.charge_period_end order by t.tracking_server, t.run_id, t.workspace)
+  window w as (partition by t.machine_number, t.charge_period_start, t.charge_period_end order by t.run_number)
 ),
 targets as (
   -- what integer division left over goes to the last run, so that busy time is exactly used up
   select
-    resource_key, charge_period_start, charge_period_end, 'run' as allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind,
+    machine_number, charge_period_start, charge_period_end, usage_source, run_number, run_end_rule, weight_kind,
     upto - nanoseconds as starts_at,
     case when is_last_run then busy_nanoseconds else upto end as ends_at,
     total_nanoseconds,
@@ -40,16 +41,26 @@ targets as (
   from running
   union all
   select
-    resource_key, charge_period_start, charge_period_end, 'idle', cast(null as string), cast(null as string), cast(null as string), cast(null as string), weight_kind,
+    machine_number, charge_period_start, charge_period_end, usage_source, cast(null as int64), cast(null as string), weight_kind,
     busy_nanoseconds, total_nanoseconds, total_nanoseconds, is_over_asked
   from running
   where is_last_run and total_nanoseconds > busy_nanoseconds
+),
+machines as (
+  select distinct machine_number, resource_key from run_intervals
+),
+run_names as (
+  select distinct run_number, tracking_server, workspace, run_id from run_intervals
 )
 select
-  resource_key, charge_period_start, charge_period_end, allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_scaled,
-  ends_at - starts_at as nanoseconds,
-  starts_at / total_nanoseconds as ratio_before,
-  ends_at / total_nanoseconds as ratio_upto,
-  ends_at = total_nanoseconds as is_last
-from targets
-where ends_at > starts_at
+  m.resource_key, t.charge_period_start, t.charge_period_end, t.usage_source,
+  case when t.run_number is null then 'idle' else 'run' end as allocated_to,
+  r.tracking_server, r.workspace, r.run_id, t.run_end_rule, t.weight_kind, t.is_scaled,
+  t.ends_at - t.starts_at as nanoseconds,
+  t.starts_at / t.total_nanoseconds as ratio_before,
+  t.ends_at / t.total_nanoseconds as ratio_upto,
+  t.ends_at = t.total_nanoseconds as is_last
+from targets t
+join machines m on m.machine_number = t.machine_number
+left join run_names r on r.run_number = t.run_number
+where t.ends_at > t.starts_at

@@ -1,20 +1,42 @@
 -- one row per charge window of a machine and stretch of time a run had it within the window
-with slot_days as (
+with windows as (
+  select
+    machine_number, charge_period_start, charge_period_end,
+    date(charge_period_start) as first_day, date(timestamp_sub(charge_period_end, interval 1 microsecond)) as last_day
+  from machine_slots
+),
+intervals as (
+  select
+    machine_number, run_number, run_end_rule, weight_kind, weight, units, interval_start, interval_end,
+    date(interval_start) as first_day, date(timestamp_sub(interval_end, interval 1 microsecond)) as last_day
+  from run_intervals
+),
+slot_days as (
   -- windows and runs meet by machine and day, so that machine alone never pairs every window with every run
-  select s.resource_key, s.charge_period_start, s.charge_period_end, day
-  from machine_slots s
-  cross join unnest(generate_date_array(date(s.charge_period_start), date(timestamp_sub(s.charge_period_end, interval 1 microsecond)))) as day
+  select machine_number, charge_period_start, charge_period_end, first_day as day
+  from windows
+  where first_day = last_day
+  union all
+  select w.machine_number, w.charge_period_start, w.charge_period_end, day
+  from windows w
+  cross join unnest(generate_date_array(w.first_day, w.last_day)) as day
+  where w.first_day < w.last_day
 ),
 interval_days as (
-  select i.resource_key, i.tracking_server, i.workspace, i.run_id, i.run_end_rule, i.weight_kind, i.weight, i.units, i.interval_start, i.interval_end, day
-  from run_intervals i
-  cross join unnest(generate_date_array(date(i.interval_start), date(timestamp_sub(i.interval_end, interval 1 microsecond)))) as day
+  select machine_number, run_number, run_end_rule, weight_kind, weight, units, interval_start, interval_end, first_day as day
+  from intervals
+  where first_day = last_day
+  union all
+  select i.machine_number, i.run_number, i.run_end_rule, i.weight_kind, i.weight, i.units, i.interval_start, i.interval_end, day
+  from intervals i
+  cross join unnest(generate_date_array(i.first_day, i.last_day)) as day
+  where i.first_day < i.last_day
 )
 select
-  s.resource_key, s.charge_period_start, s.charge_period_end, i.tracking_server, i.workspace, i.run_id, i.run_end_rule, i.weight_kind, i.weight, i.units,
+  s.machine_number, s.charge_period_start, s.charge_period_end, i.run_number, i.run_end_rule, i.weight_kind, i.weight, i.units,
   greatest(i.interval_start, s.charge_period_start) as used_from,
   least(i.interval_end, s.charge_period_end) as used_to
 from slot_days s
-join interval_days i on i.resource_key = s.resource_key and i.day = s.day
+join interval_days i on i.machine_number = s.machine_number and i.day = s.day
 where i.interval_start < s.charge_period_end and i.interval_end > s.charge_period_start
   and s.day = date(greatest(i.interval_start, s.charge_period_start))
