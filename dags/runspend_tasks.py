@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from airflow.sdk import Asset, Param, get_current_context, task
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from runspend.errors import UsageError
 from runspend_settings import read_settings
@@ -36,9 +36,13 @@ class NotAllDone(AirflowFailException):
     """The step did what it could and kept it; the rest is listed. A retry would find the same, and operators have their mail."""
 
 
+class NoAnswer(AirflowException):
+    """A source did not answer; everything else was done and kept. Airflow tries again; operators have their mail."""
+
+
 def tell_operators(context: Any) -> None:
     """Mail `mail.operators` that a task failed for good, once per task and night. Needs no warehouse."""
-    if isinstance(context.get("exception"), NotAllDone):
+    if isinstance(context.get("exception"), (NotAllDone, NoAnswer)):
         return  # the step wrote to them itself, with the cause
     from runspend.actions.alert import operators
     from runspend.warehouse.records import Records
@@ -99,7 +103,7 @@ def run_step(step: Callable[..., Any], *names: Sequence[str], **options: Any) ->
         raise AirflowFailException(str(error)) from error
     context["ti"].xcom_push("outcome", {key: getattr(outcome, key) for key in ("exit_code", "changed", "unchanged", "problems", "notes")})
     if outcome.exit_code:
-        raise NotAllDone("\n".join(outcome.problems))
+        raise (NoAnswer if outcome.is_worth_retrying else NotAllDone)("\n".join(outcome.problems))
     return list(outcome.changed)
 
 

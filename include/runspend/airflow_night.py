@@ -12,17 +12,16 @@ from pathlib import Path
 
 from runspend.config import Settings
 from runspend.errors import RunspendError, UsageError
-from runspend.outcome import Outcome, Progress
+from runspend.outcome import Outcome
 
 
-def run_dags(settings: Settings, dags: Path, *, now: datetime, periods: Sequence[str], progress: Progress) -> Outcome:
+def run_dags(settings: Settings, dags: Path, *, now: datetime, periods: Sequence[str]) -> Outcome:
     """Run `DAGS/run_night.py`; what its tasks did comes back as one outcome."""
     script = dags / "run_night.py"
     if not script.exists():
         raise UsageError(f"cannot run the DAGs of {dags}: it has no run_night.py. Name the dags folder of this repository.")
     if settings.path is None:
         raise UsageError("cannot run the DAGs: these settings have no file that tasks could read. Write a runspend.yaml first: runspend init")
-    progress("running the DAGs")
     with tempfile.TemporaryDirectory(prefix="runspend-") as folder:
         result = Path(folder) / "outcome.json"
         command = [sys.executable, str(script), "--config", str(settings.path), "--home", str(settings.home), "--now", now.isoformat(), "--result", str(result)]

@@ -42,6 +42,8 @@ class Context:
     now: datetime
     as_json: bool
     quiet: bool
+    is_now_given: bool = False
+    told_at: float = 0.0
     loaded: ClassVar[Settings | None] = None  # the settings of this process: their secrets are kept out of what is printed
 
     @cached_property
@@ -56,7 +58,9 @@ class Context:
 
     def progress(self, text: str) -> None:
         """One line on standard error that overwrites itself, for a person who watches."""
-        if not self.quiet and sys.stderr.isatty():
+        moment = time.monotonic()
+        if not self.quiet and sys.stderr.isatty() and (not text or moment - self.told_at > 0.1):
+            self.told_at = moment
             click.echo(f"\r\033[K{text}", nl=False, err=True)
 
     def clear_progress(self) -> None:
@@ -64,9 +68,9 @@ class Context:
         self.progress("")
 
 
-def _moment(_: click.Context, __: click.Parameter, value: str | None) -> datetime:
+def _moment(_: click.Context, __: click.Parameter, value: str | None) -> datetime | None:
     if value is None:
-        return datetime.now(timezone.utc).replace(minute=0, second=0, microsecond=0)
+        return None
     try:
         moment = datetime.fromisoformat(value)
     except ValueError as error:
@@ -89,8 +93,9 @@ def with_context(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
     @click.option("--quiet", is_flag=True, help="No progress, no path of the configuration.")
     @functools.wraps(command)
-    def wrapped(config: Path | None, now: datetime, as_json: bool, quiet: bool, **given: Any) -> None:
-        command(Context(config, now, as_json, quiet), **given)
+    def wrapped(config: Path | None, now: datetime | None, as_json: bool, quiet: bool, **given: Any) -> None:
+        this_hour = datetime.now(timezone.utc).replace(minute=0, second=0, microsecond=0)
+        command(Context(config, now or this_hour, as_json, quiet, now is not None), **given)
 
     return wrapped
 
@@ -171,8 +176,8 @@ def try_(context: Context, tracking: str, bill: str, folder: Path) -> None:
     """
     from runspend.config import trial_settings
 
-    context.__dict__["settings"] = trial_settings(tracking, bill, folder)
-    _night(context, ())
+    context.__dict__["settings"] = Context.loaded = trial_settings(tracking, bill, folder)
+    _night(context, (), ())
 
 
 @cli.command()
@@ -196,10 +201,11 @@ def demo(context: Context, folder: Path) -> None:
 @cli.command()
 @click.option("--period", "periods", multiple=True, callback=_months, metavar="YYYY-MM", help="Rebuild this billing period whatever its inputs. May be repeated.")
 @click.option("--since", callback=_months, metavar="YYYY-MM", help="Rebuild every billing period from this one on.")
+@click.option("--accept", multiple=True, metavar="SOURCE:YYYY-MM", help="Take this although it was refused for what it lost. May be repeated.")
 @click.option("--dags", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Run the Airflow DAGs of this folder, in asset order, instead of calling the steps.")
 @with_context
-def nightly(context: Context, periods: tuple[str, ...], since: str | None, dags: Path | None) -> None:
-    """The whole line: extract, measure, load, allocate, check, report, alert, plan the archive.
+def nightly(context: Context, periods: tuple[str, ...], since: str | None, accept: tuple[str, ...], dags: Path | None) -> None:
+    """The whole line: extract, measure, load, allocate, check, alert, plan the archive, report.
 
     Without a runspend.yaml it makes the demo world in .runspend-demo first, and runs on that.
 
@@ -211,7 +217,7 @@ def nightly(context: Context, periods: tuple[str, ...], since: str | None, dags:
         _use_demo(context)
     if since is not None:
         periods = (*periods, *_loaded_since(context.settings, since))
-    _night(context, periods, dags)
+    _night(context, periods, accept, dags)
 
 
 def _step(name: str, help_text: str, *, what: str | None, options: Sequence[Callable[[Any], Any]] = ()) -> None:
@@ -239,10 +245,13 @@ def _step(name: str, help_text: str, *, what: str | None, options: Sequence[Call
     cli.command(name)(decorated)
 
 
+ACCEPT_RUNS_OPTION = click.option(
+    "--accept", multiple=True, metavar="SERVER:YYYY-MM", help="Take this month although runs vanished from it (SERVER:experiments: fewer experiments)."
+)
 PERIOD_OPTION = click.option("--period", "periods", multiple=True, callback=_months, metavar="YYYY-MM", help="Only this billing period, whatever its inputs.")
 ACCEPT_OPTION = click.option("--accept", multiple=True, metavar="SOURCE:YYYY-MM", help="Load this period although it was refused for what it lost.")
 
-_step("extract", "Read runs and experiments of the tracking servers named (default: all).\n\nExample: runspend extract prod", what="server")
+_step("extract", "Read runs and experiments of the tracking servers named (default: all).\n\nExample: runspend extract prod", what="server", options=[ACCEPT_RUNS_OPTION])
 _step("measure", "Take the inventory of the artifact stores named (default: all).\n\nExample: runspend measure", what="store")
 _step("load", "Load the bills named (default: all).\n\nExample: runspend load aws --accept aws:2026-10", what="bill", options=[ACCEPT_OPTION])
 _step("allocate", "Build and check the cost tables whose inputs changed.\n\nExample: runspend allocate --period 2026-10", what=None, options=[PERIOD_OPTION])
@@ -276,6 +285,19 @@ def archive_plan(context: Context) -> None:
     _print_outcome(context, outcome)
 
 
+@cli.command()
+@click.argument("name")
+@with_context
+def forget(context: Context, name: str) -> None:
+    """Remove every row of a server, bill or store that is no longer configured. The next night builds without it.
+
+    Example: runspend forget old-server
+    """
+    from runspend import pipeline
+
+    _print_outcome(context, pipeline.forget(context.settings, name, now=context.now))
+
+
 # --- asking ------------------------------------------------------------------------------------------------------------
 
 
@@ -284,7 +306,7 @@ COST_KEYS = ("team", "project", "cost_center", "owner", "experiment", "user", "s
 
 @cli.command()
 @click.option("--by", default="experiment", show_default=True, help=f"Comma-separated: {', '.join(COST_KEYS)}.")
-@click.option("--since", callback=_months, metavar="YYYY-MM", help="Billing periods from this one on. Default: the newest.")
+@click.option("--since", callback=_months, metavar="YYYY-MM", help="Charge dates from this month on. Default: the newest month.")
 @click.option("--top", default=20, show_default=True, help="At most so many rows.")
 @click.option("--measure", type=click.Choice(["effective", "billed", "contracted", "list"]), default="effective", show_default=True)
 @with_context
@@ -360,8 +382,9 @@ def _use_demo(context: Context) -> None:
     made = make_world(DEMO_FOLDER, progress=context.progress)
     context.clear_progress()
     click.echo(f"No runspend.yaml here: using the demo world in {DEMO_FOLDER} ({made.runs} runs, {made.machines} machines).", err=True)
-    context.__dict__["settings"] = load_settings(made.config)
-    context.now = made.now
+    context.__dict__["settings"] = Context.loaded = load_settings(made.config)
+    if not context.is_now_given:
+        context.now = made.now
 
 
 def _loaded_since(settings: Settings, since: str) -> list[str]:
@@ -370,17 +393,19 @@ def _loaded_since(settings: Settings, since: str) -> list[str]:
     return sorted({u.period for u in open_warehouse(settings.warehouse.uri).states("billing_lines") if u.period >= since})
 
 
-def _night(context: Context, periods: Sequence[str], dags: Path | None = None) -> None:
+def _night(context: Context, periods: Sequence[str], accept: Sequence[str], dags: Path | None = None) -> None:
     from runspend import pipeline
     from runspend.summary import summarize_night
 
     began = time.monotonic()
     if dags is None:
-        outcome = pipeline.nightly(context.settings, now=context.now, periods=periods or None, progress=context.progress)
+        outcome = pipeline.nightly(context.settings, now=context.now, periods=periods or None, accept=accept, progress=context.progress)
+    elif accept:
+        raise UsageError("cannot pass --accept through the DAGs. Run `runspend load --accept …` first; the night then finds the period loaded.")
     else:
         from runspend.airflow_night import run_dags
 
-        outcome = run_dags(context.settings, dags, now=context.now, periods=periods, progress=context.progress)
+        outcome = run_dags(context.settings, dags, now=context.now, periods=periods)
     context.clear_progress()
     seconds = time.monotonic() - began
     if context.as_json:

@@ -228,8 +228,9 @@ def _probe_server(server: TrackingServer) -> Iterator[tuple[Level, str]]:
     if found.get("error"):
         yield "FAIL", found["error"]
         return
+    version = found.get("version")
     parts = [
-        f"MLflow {found.get('version') or 'of unknown version'}",
+        f"MLflow {version}" if version and not str(version).startswith("revision") else "MLflow",
         _count(found["experiments"], "experiment"),
         _count(found["runs"], "run"),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from runspend.errors import RunspendError
+from runspend.errors import RunspendError, SourceUnreachable
 
 Progress = Callable[[str], None]
 
@@ -24,11 +24,13 @@ class Outcome:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     exit_code: int = 0
+    is_worth_retrying: bool = False  # a source did not answer: it may, in a minute
 
     def fail(self, error: RunspendError, text: str | None = None) -> None:
         """Record an error that does not stop the night, in other words than its own where those hold a secret."""
         self.problems.append(text or str(error))
         self.exit_code = max(self.exit_code, error.exit_code)
+        self.is_worth_retrying |= isinstance(error, SourceUnreachable)
 
     def merge(self, other: Outcome) -> None:
         """Take over what another step did."""
@@ -37,3 +39,4 @@ class Outcome:
         self.problems += other.problems
         self.notes += other.notes
         self.exit_code = max(self.exit_code, other.exit_code)
+        self.is_worth_retrying |= other.is_worth_retrying

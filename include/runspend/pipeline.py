@@ -108,7 +108,7 @@ def measure(settings: Settings, names: Sequence[str] | None = None, *, now: date
     stores = {artifacts.store_slug(store.uri): store for store in settings.stores if store.measure == "list"}
     for store in chosen(stores, names, "store"):
         name = artifacts.store_slug(store.uri)
-        with reading(warehouse, settings, outcome, name, "store", timedelta(hours=48), now) as report, work_folder(settings) as workdir:
+        with reading(warehouse, settings, outcome, store.uri, "store", timedelta(hours=48), now, writer=name) as report, work_folder(settings) as workdir:
             kept = own_units(warehouse, name, "artifact_bytes")
             result = artifacts.measure_store(
                 store,
@@ -244,6 +244,31 @@ def check(settings: Settings, *, now: datetime, periods: Sequence[str] | None = 
                     outcome.unchanged.append(f"{table} {period}")
                 except CheckFailed as error:
                     outcome.fail(error)
+    return outcome
+
+
+def forget(settings: Settings, name: str, *, now: datetime) -> Outcome:
+    """Drop every unit that a server, bill or store no longer configured has written, and the cost tables of months no bill feeds any more."""
+    from runspend.artifacts import store_slug
+
+    outcome = Outcome("forget")
+    warehouse = open_warehouse(settings.warehouse.uri)
+    configured = {s.name for s in settings.tracking} | {s.name for s in settings.billing} | {store_slug(s.uri) for s in settings.stores}
+    writer = store_slug(name) if "/" in name else name
+    if writer in configured:
+        raise ConfigError(f"cannot forget {name!r}: it is configured. Remove it from runspend.yaml first. Nothing was changed.")
+    states = warehouse.states()
+    dropped = [u for u in states if u.writer == writer and u.table != "builds"]
+    if not dropped:
+        raise ConfigError(f"cannot forget {name!r}: the warehouse holds nothing of it. Nothing was changed.")
+    fed = {u.period for u in states if u.table == "billing_lines" and u not in dropped}
+    dropped += [u for u in states if u.table in ("cost_allocations", *LEDGER_SUMS) and u.period not in fed]
+    dropped += [u for u in states if u.table == "builds" and u.writer == "allocate" and u.period not in fed]
+    with warehouse.step("forget", make_load_id(name, now)) as step:
+        for unit in dropped:
+            step.drop(*unit)
+        step.publish({unit: states[unit].digest for unit in dropped})
+    outcome.changed += [" ".join(unit) for unit in dropped]
     return outcome
 
 

@@ -37,6 +37,9 @@ COST_KEYS = {
     "period": "billing_period",
 }
 
+# Those that only a run has.
+OF_RUNS = ("team", "project", "cost_center", "owner", "experiment_name", "user_name", "tracking_server")
+
 
 def costs_sql(by: Sequence[str], *, since: str | None, top: int, measure: str) -> tuple[str, dict[str, Any]]:
     """The statement behind `runspend costs`, and its parameters. An unknown key is an error that lists the known ones."""
@@ -48,13 +51,16 @@ def costs_sql(by: Sequence[str], *, since: str | None, top: int, measure: str) -
             raise UsageError(f"cannot group costs by {key!r}: allowed are {', '.join(COST_KEYS)}.{hint}")
         columns.append(COST_KEYS[key])
     names = ", ".join(columns)
+    # Money no run has stands under its own word, not under an empty name.
+    shown = ", ".join(f"case when allocated_to = 'run' then {c} else concat('(', allocated_to, ')') end as {c}" if c in OF_RUNS else c for c in columns)
     if since is None:
-        where, parameters = "billing_period = (select max(billing_period) from cost_daily)", {}
+        where, parameters = "charge_date >= (select cast(date_trunc(max(charge_date), month) as date) from cost_daily)", {}
     else:
-        where, parameters = "billing_period >= @since", {"since": date.fromisoformat(f"{since}-01")}
+        where, parameters = "charge_date >= @since", {"since": date.fromisoformat(f"{since}-01")}
     sql = (
-        f"select {names}, billing_currency, sum({measure}_cost) as {measure}_cost from cost_daily"
-        f" where {where} group by {names}, billing_currency order by {measure}_cost desc, {names} limit {int(top)}"
+        f"with costs as (select {shown}, billing_currency, {measure}_cost from cost_daily where {where})"
+        f" select {names}, billing_currency, sum({measure}_cost) as {measure}_cost from costs"
+        f" group by {names}, billing_currency order by {measure}_cost desc, {names} limit {int(top)}"
     )
     return sql, parameters
 
@@ -80,12 +86,10 @@ def _columns_text(table: Table) -> str:
 
 def status_of(settings: Settings, now: datetime) -> tuple[int, str, list[dict[str, Any]]]:
     """(exit code, one line, rows of `sources`): 0 when every configured source was read well and in time."""
-    from runspend.artifacts import store_slug
-
     with open_warehouse(settings.warehouse.uri).reader() as reader:
         rows = reader.query("select * from sources order by source").to_pylist()
     known = {row["source"]: row for row in rows}
-    names = [s.name for s in settings.tracking] + [s.name for s in settings.billing] + [store_slug(s.uri) for s in settings.stores if s.measure == "list"]
+    names = [s.name for s in settings.tracking] + [s.name for s in settings.billing] + [s.uri for s in settings.stores if s.measure == "list"]
     troubles = []
     for name in names:
         row = known.get(name)

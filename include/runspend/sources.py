@@ -5,6 +5,7 @@ Belongs to `pipeline.py`. How a source is read does not belong here.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import shutil
 import tempfile
@@ -35,11 +36,14 @@ LAGS_KEPT = 30
 class SourceReport:
     """Writes the one row of a source in `sources`: good or bad, never nothing."""
 
-    def __init__(self, warehouse: Warehouse, settings: Settings, outcome: Outcome, name: str, kind: str, late_after: timedelta, now: datetime) -> None:
+    def __init__(
+        self, warehouse: Warehouse, settings: Settings, outcome: Outcome, name: str, kind: str, late_after: timedelta, now: datetime, writer: str
+    ) -> None:
         self._warehouse = warehouse
         self._settings = settings
         self._outcome = outcome
         self._name = name
+        self._writer = writer
         self._kind = kind
         self._late_after = late_after
         self._now = now
@@ -61,11 +65,13 @@ class SourceReport:
             "experiment_count": experiments,
             "last_good_at": self._now,
         }
-        step.put("sources", "all", self._name, arrow_rows("sources", [row]), extra={"lags": lags})
+        step.put("sources", "all", self._writer, arrow_rows("sources", [row]), extra={"lags": lags})
         if is_late and covered_until is not None:
             hours = int((self._now - covered_until).total_seconds() // 3600)
             limit = int(self._late_after.total_seconds() // 3600)
-            self._tell("STALE", f"{self._name}: no new data for {hours} h (limit {limit} h). Figures reach to {covered_until:%d %b %H:%M} UTC.")
+            text = f"{self._name}: no new data for {hours} h (limit {limit} h). Figures reach to {covered_until:%d %b %H:%M} UTC."
+            self._outcome.fail(SourceError(self._name, text))
+            self._tell("STALE", text)
 
     def bad(self, error: SourceError) -> None:
         """Keep the last good figures, note the error, tell the operators."""
@@ -73,7 +79,7 @@ class SourceReport:
         before = self._before()["row"]
         row = {**before, **self._row(), "state": "refused" if isinstance(error, SourceRefused) else "unreachable", "last_error": text}
         with self._warehouse.step("sources", make_load_id(self._name, self._now)) as step:
-            step.put("sources", "all", self._name, arrow_rows("sources", [row]), extra={"lags": self._before()["lags"]})
+            step.put("sources", "all", self._writer, arrow_rows("sources", [row]), extra={"lags": self._before()["lags"]})
             step.publish()
         self._outcome.fail(error, text)
         self._tell("REFUSED", f"{self._name}{f' {error.period}' if error.period else ''}: {text}", error.period)
@@ -83,7 +89,7 @@ class SourceReport:
         return {"source": self._name, "kind": self._kind, "last_error": None, "late_after_seconds": late_after, "last_tried_at": self._now}
 
     def _before(self) -> dict[str, Any]:
-        unit = Unit("sources", "all", self._name)
+        unit = Unit("sources", "all", self._writer)
         state = self._warehouse.states("sources").get(unit)
         if state is None:
             return {"row": {}, "lags": {}}
@@ -107,10 +113,10 @@ def tell_operators(settings: Settings, outcome: Outcome, kind: operators.Kind, c
 
 @contextmanager
 def reading(
-    warehouse: Warehouse, settings: Settings, outcome: Outcome, name: str, kind: str, late_after: timedelta, now: datetime
+    warehouse: Warehouse, settings: Settings, outcome: Outcome, name: str, kind: str, late_after: timedelta, now: datetime, *, writer: str = ""
 ) -> Iterator[SourceReport]:
-    """One source being read: an error of the source is reported and does not stop the others."""
-    report = SourceReport(warehouse, settings, outcome, name, kind, late_after, now)
+    """One source being read: an error of the source is reported and does not stop the others. `writer`: its file name, if not its name."""
+    report = SourceReport(warehouse, settings, outcome, name, kind, late_after, now, writer or name)
     try:
         yield report
     except SourceError as error:
@@ -122,11 +128,30 @@ def work_folder(settings: Settings) -> Iterator[Path]:
     """A folder under `home` for files on their way, on the disk of the warehouse, gone afterwards."""
     root = settings.home / "work"
     root.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="work-", dir=root))
+    with (root / ".lock").open("w") as gate:
+        fcntl.flock(gate, fcntl.LOCK_EX)  # nobody sweeps between a folder's making and its locking
+        _sweep(root)
+        folder = Path(tempfile.mkdtemp(prefix="work-", dir=root))
+        lock = (root / f"{folder.name}.lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
     try:
         yield folder
     finally:
         shutil.rmtree(folder)
+        Path(lock.name).unlink()
+        lock.close()
+
+
+def _sweep(root: Path) -> None:
+    """Remove the folders of processes that were killed: those whose lock nobody holds."""
+    for folder in (path for path in root.glob("work-*") if path.is_dir()):
+        with (root / f"{folder.name}.lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            shutil.rmtree(folder)
+            Path(lock.name).unlink()
 
 
 def chosen(sources: Mapping[str, Source], names: Sequence[str] | None, what: str) -> list[Source]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from datetime import datetime
 from pathlib import Path
 
 from runspend.actions.report import Night, plan_report, render_summary, summary_lines
-from runspend.config import Settings
+from runspend.config import Settings, find_settings
 from runspend.outcome import Outcome
 from runspend.warehouse import Reader, open_warehouse
 
@@ -27,12 +29,21 @@ def summarize_night(settings: Settings, outcome: Outcome, *, now: datetime, seco
             budgets=_budgets(reader),
             sources=_sources(reader),
             report=_shown(settings.home / "reports" / f"{periods[0]}.html") if periods else None,
+            next_commands=_next(settings),
             exit_code=outcome.exit_code,
             problems=tuple(outcome.problems),
         )
     if is_watched:
         return render_summary(figures, night, width=width, tty=True)
     return "".join(f"{line}\n" for line in summary_lines(figures, night))
+
+
+def _next(settings: Settings) -> tuple[str, ...]:
+    """What to type next, so that it works when it is pasted."""
+    command = "runspend" if shutil.which("runspend") else str(_shown(Path(sys.argv[0]).absolute()))
+    here = settings.path is not None and find_settings() == settings.path
+    option = "" if here or settings.path is None else f" --config {_shown(settings.path)}"
+    return f"{command} costs --by experiment{option}", f"{command} sql --tables"
 
 
 def _built(labels: list[str]) -> tuple[str, ...]:
@@ -61,9 +72,11 @@ def _sources(reader: Reader) -> tuple[tuple[str, str], ...]:
     rows = reader.query("select source, kind, state, covered_until, row_count, last_error from sources order by kind, source").to_pylist()
     shown = []
     for row in rows:
-        text = f"{row['source']} {row['row_count'] or 0:,} {'objects' if row['kind'] == 'store' else 'lines' if row['kind'] == 'bill' else 'runs'}"
+        name = str(_shown(Path(row["source"]))) if row["kind"] == "store" and "://" not in row["source"] else row["source"]
+        text = f"{name} {row['row_count'] or 0:,} {'objects' if row['kind'] == 'store' else 'lines' if row['kind'] == 'bill' else 'runs'}"
         if row["state"] != "ok":
-            text += f": {row['state']}, {row['last_error'] or 'complete to ' + str(row['covered_until'])}"
+            covered = f"complete to {row['covered_until']:%d %b %H:%M} UTC" if row["covered_until"] else "never read well"
+            text += f": {row['state']}, {row['last_error'] or covered}"
         shown.append((MARKS[row["state"]], text))
     return tuple(shown)
 

@@ -21,6 +21,7 @@ SERVERS = ("prod", "research")
 def write_stores(folder: Path, plan: Plan, teams: dict[str, str], *, progress: Callable[[str], None]) -> dict[int, str]:
     """Write both stores (SQLite, artifacts in a folder beside it); {id(run): MLflow run id}."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
     try:
         import sqlalchemy  # noqa: F401 (a skinny MLflow has no stores of its own)
         from mlflow import MlflowClient

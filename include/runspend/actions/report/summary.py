@@ -25,7 +25,6 @@ WORDS = {
     "orphaned": "orphaned artifacts",
     "out of scope": "out of scope",
 }
-KIND_WORDS = {"storage": "artifacts"}
 COLORS = {"✗": "31", "⚠": "33", "▲": "33", "✓": "32"}
 NAME, AMOUNT, BAR = 20, 14, 15
 
@@ -127,7 +126,7 @@ def _currency_lines(c: CurrencyFigures, figures: ReportFigures, width: int, tty:
         lines.append(_row(WORDS[part], printed[part], places, share, _bar(share), notes.get(part, "")))
         if part == "run cost":
             lines += [
-                f"    {_fit(KIND_WORDS.get(kind, kind), NAME - 2)}{money(amount, places):>{AMOUNT}}{'':12}{_kind_note(kind, c, figures)}"
+                f"    {_fit(kind, NAME - 2)}{money(amount, places):>{AMOUNT}}{'':12}{_kind_note(kind, c)}"
                 for kind, amount in c.kinds.items()
             ]
     platform = sum((printed[p] for p in PLATFORM), Decimal(0))
@@ -153,9 +152,7 @@ def _coverage(c: CurrencyFigures, figures: ReportFigures) -> str:
     return f"bill complete to {instant(c.covered_until)}"
 
 
-def _kind_note(kind: str, c: CurrencyFigures, figures: ReportFigures) -> str:
-    if kind == "storage" and figures.artifacts.bytes:
-        return size(figures.artifacts.bytes)
+def _kind_note(kind: str, c: CurrencyFigures) -> str:
     if kind == "compute" and c.confidence:
         names = [n for n in (*CONFIDENCES, "none") if c.confidence.get(n)]
         shares = shares_of([c.confidence[n] for n in names], sum(c.confidence.values(), Decimal(0)))
@@ -168,11 +165,11 @@ def _idle_note(c: CurrencyFigures) -> str:
     if worst is None or worst.billed_seconds is None:
         return ""
     unused = (worst.billed_seconds - (worst.used_seconds or 0)) / 3600
-    return f"worst {_clean(worst.name)}, {unused:,.0f} of {worst.billed_seconds / 3600:,.0f} h unused"
+    return f"worst {_short(worst.name)}, {unused:,.0f} of {worst.billed_seconds / 3600:,.0f} h unused"
 
 
 def _unmatched_note(c: CurrencyFigures, places: int) -> str:
-    return f"tag {_clean(c.unmatched[0].name)}: explains {money(c.unmatched[0].effective_cost, places)}" if c.unmatched else ""
+    return f"tag {_short(c.unmatched[0].name)}: explains {money(c.unmatched[0].effective_cost, places)}" if c.unmatched else ""
 
 
 def _equality(c: CurrencyFigures, tty: bool) -> str:
@@ -216,7 +213,7 @@ def _wrap(items: Sequence[str], first: str, rest: str, width: int) -> list[str]:
     line = first + items[0]
     for item in items[1:]:
         if len(line) + len(item) + 5 > width:
-            lines.append(line + " ·")
+            lines.append(line)
             line = rest + item
         else:
             line += f" · {item}"
@@ -229,6 +226,11 @@ def _unchanged(periods: Sequence[str]) -> str:
 
 def _fit(text: str, length: int) -> str:
     return f"{text:<{length}}" if len(text) <= length else text[: length - 1] + "…"
+
+
+def _short(resource: str) -> str:
+    """The last part of a long resource name, which is what people call it."""
+    return _clean(resource.rstrip("/").rpartition("/")[2] or resource)
 
 
 def _clean(text: str) -> str:
