@@ -27,7 +27,7 @@ demo: $(VENV)/.ready-nightly ## make the demo world anew in .runspend-demo/
 	@$(BIN)/runspend demo $(ARGS)
 
 test: lint system ## every check and test but torture and benchmarks (ARGS="-k …" narrows it)
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.ready-dev ## ruff, mypy --strict and the layers of the import graph
 	@$(BIN)/ruff check .

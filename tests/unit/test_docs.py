@@ -79,7 +79,7 @@ def test_a_made_up_command_or_option_would_be_noticed() -> None:
         "runspend fly",
         "runspend nightly --faster",
         "runspend archive apply",
-        "runspend extract --accept prod:2026-10",
+        "runspend measure --accept prod:2026-10",
         "runspend status now",
     ):
         with pytest.raises((AssertionError, click.UsageError)):

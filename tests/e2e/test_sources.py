@@ -1,0 +1,102 @@
+"""What a night does around its sources: late ones, forgotten ones, those read by two at once, folders of killed nights."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from runspend import pipeline
+from runspend.config import Settings, load_settings
+from runspend.errors import ConfigError
+from runspend.warehouse import Unit, open_warehouse
+from tests.tiny_world import NOW, OPERATORS, make_store, make_tiny_world
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One MLflow store for the tests of this file."""
+    folder = tmp_path_factory.mktemp("store")
+    make_store(folder)
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path: Path, store: Path) -> Path:
+    """A tiny world with two bills, before its first night."""
+    return make_tiny_world(tmp_path / "tiny", store, {"bill": 24, "other": 5})
+
+
+def change(config: Path, **keys: object) -> Settings:
+    """The settings after some keys of the file were rewritten."""
+    config.write_text(json.dumps({**json.loads(config.read_text()), **keys}))
+    return load_settings(config)
+
+
+def test_a_late_bill_is_told_and_ends_with_3(config: Path) -> None:
+    """Older than `late_after`: exit 3, one mail to operators for the night, figures as good as they are."""
+    billing = [{**bill, "late_after": "24h"} for bill in json.loads(config.read_text())["billing"][:1]]
+    settings = change(config, billing=billing)
+    outcome = pipeline.nightly(settings, now=NOW)
+    assert outcome.exit_code == 3
+    assert any("no new data for 30 h (limit 24 h)" in problem for problem in outcome.problems)
+    pipeline.nightly(settings, now=NOW)
+    mails = [path.read_text() for path in (settings.home / "mail").glob("operators.STALE*")]
+    assert len(mails) == 1
+    assert f"To: {OPERATORS}" in mails[0]
+    assert any(unit.table == "run_costs" for unit in open_warehouse(settings.warehouse.uri).states())
+
+
+def test_forget_removes_a_bill_that_is_no_longer_configured(config: Path) -> None:
+    """Kept and reported until it is forgotten; afterwards the ledger is that of a night that never had it."""
+    settings = load_settings(config)
+    pipeline.nightly(settings, now=NOW)
+    with pytest.raises(ConfigError, match="it is configured"):
+        pipeline.forget(settings, "other", now=NOW)
+    settings = change(config, billing=json.loads(config.read_text())["billing"][:1])
+    pipeline.nightly(settings, now=NOW)
+    warehouse = open_warehouse(settings.warehouse.uri)
+    with warehouse.reader() as reader:
+        assert set(reader.query("select distinct source from cost_daily")["source"].to_pylist()) == {"bill", "other"}
+    assert pipeline.forget(settings, "other", now=NOW).changed
+    assert pipeline.nightly(settings, now=NOW).exit_code == 0
+    with warehouse.reader() as reader:
+        assert set(reader.query("select distinct source from cost_daily")["source"].to_pylist()) == {"bill"}
+    assert not [unit for unit in warehouse.states() if unit.writer == "other"]
+    with pytest.raises(ConfigError, match="holds nothing of it"):
+        pipeline.forget(settings, "other", now=NOW)
+
+
+def test_a_slower_load_does_not_replace_a_newer_one(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two loads of one bill at once: the one that read first and publishes last changes nothing, and says so."""
+    from runspend import billing
+
+    settings = load_settings(config)
+    part = config.parent / "bills" / "bill" / "part.csv"
+    read = billing.load_source
+
+    def slow(*arguments: object, **options: object) -> object:
+        result = read(*arguments, **options)
+        monkeypatch.setattr(billing, "load_source", read)
+        part.write_text(part.read_text().replace("40.0000000000", "41.0000000000"))
+        pipeline.load(settings, ["bill"], now=NOW + timedelta(hours=1))
+        return result
+
+    monkeypatch.setattr(billing, "load_source", slow)
+    outcome = pipeline.load(settings, ["bill"], now=NOW)
+    assert any("superseded" in note for note in outcome.notes)
+    rows = open_warehouse(settings.warehouse.uri).read(Unit("billing_lines", "2026-11", "bill"))
+    assert {str(cost)[:2] for cost in rows["billed_cost"].to_pylist()} == {"41"}
+
+
+def test_folders_of_killed_nights_are_swept(config: Path) -> None:
+    """A work folder whose lock nobody holds is gone after the next night."""
+    settings = load_settings(config)
+    left = settings.home / "work" / "work-killed"
+    left.mkdir(parents=True)
+    (left / "half.parquet").write_bytes(b"x")
+    pipeline.nightly(settings, now=NOW)
+    assert not left.exists()
+    assert [p.name for p in (settings.home / "work").iterdir()] == [".lock"]
