@@ -14,6 +14,23 @@ from typing import Any
 
 from runspend.warehouse import Reader, Unit, UnitState, Warehouse
 
+# A run without an end is alive if its last sign is this close to the end of the billed hours …
+ALIVE_HOURS = 6
+# … and without any sign it counts as ended this long after its start.
+SILENT_HOURS = 24
+
+# How far each bill reaches on machines that serve runs, as `run_spans.sql` sees it: a run's end may hang on the next period.
+FRONTIERS = """
+select l.source, least(max(l.charge_period_end), timestamp_add(@window_end, interval @alive_hours hour)) as billed_until
+from billing_lines l
+join (select distinct resource_key from run_resources) m on m.resource_key = l.resource_key
+where l.billing_period in (@period, cast(date_add(@period, interval 1 month) as date))
+  and l.charge_period_end > l.charge_period_start
+  and timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) <= 86400000000
+group by l.source
+order by l.source
+"""
+
 # Start months and servers of everything the window's runs descend from: a child may have the machine of a parent long gone.
 OLDER_RELATIVES = """
 with recursive walk as (
@@ -25,7 +42,7 @@ with recursive walk as (
   select w.tracking_server, r.parent_run_id, w.distance + 1
   from walk w
   join runs r on r.tracking_server = w.tracking_server and r.run_id = w.run_id
-  where r.parent_run_id is not null and w.distance < 20
+  where r.parent_run_id is not null and w.distance < 50
 )
 select distinct r.start_month, r.tracking_server
 from walk w
@@ -38,13 +55,19 @@ def allocation_inputs(warehouse: Warehouse, period: str) -> tuple[dict[str, str 
     bills = {u: s for u, s in warehouse.states("billing_lines").items() if u.period == period}
     with warehouse.reader() as reader:
         charged = reader.query(
-            "select min(charge_period_start) as first, max(charge_period_end) as last, countif(run_tag is not null) as tagged from billing_lines where billing_period = @period",
+            # Only lines that are split by time need runs: a yearly fee does not drag in a year of them.
+            "select min(case when is_timed then charge_period_start end) as first, max(case when is_timed then charge_period_end end) as last,"
+            " countif(run_tag is not null) as tagged from (select charge_period_start, charge_period_end, run_tag, resource_key is not null"
+            " and charge_period_end > charge_period_start and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000 as is_timed"
+            " from billing_lines where billing_period = @period) l",
             {"period": first_day(period)},
         ).to_pylist()[0]
         first, last = charged["first"] or _instant(period), charged["last"] or _instant(period)
         window = {"window_start": month_start(first), "window_end": _month_end(last)}
         inputs = _common_inputs(bills)
         inputs |= {unit_name(u): s.digest for u, s in _needed_runs(warehouse, reader, window).items()}
+        frontiers = reader.query(FRONTIERS, {"period": first_day(period), "alive_hours": ALIVE_HOURS, "window_end": window["window_end"]})
+        inputs["billed until"] = digest(frontiers.to_pylist())
         if charged["tagged"]:
             found = reader.query(
                 "select r.tracking_server, r.workspace, r.run_id, r.experiment_id, r.experiment_name, r.team, r.project, r.cost_center, r.owner, r.user_name,"

@@ -16,7 +16,7 @@ from typing import Any
 from runspend.builder import Builder, note_report, report_builds
 from runspend.config import Settings
 from runspend.errors import CheckFailed, ConfigError
-from runspend.inputs import allocation_inputs, first_day, summary_inputs
+from runspend.inputs import ALIVE_HOURS, SILENT_HOURS, allocation_inputs, first_day, summary_inputs
 from runspend.outcome import Outcome, Progress, silent
 from runspend.sources import (
     by_month,
@@ -34,11 +34,6 @@ from runspend.sources import (
     work_folder,
 )
 from runspend.warehouse import Model, Step, Unit, open_warehouse
-
-# A run without an end is alive if its last sign is this close to the end of the billed hours …
-ALIVE_HOURS = 6
-# … and without any sign it counts as ended this long after its start.
-SILENT_HOURS = 24
 
 # In running order. Without `into` the rows are gone when the step ends; models with `bucket_by` see one share of the machines at a time.
 WINDOW_MODELS = ("window_runs", "run_ancestors")
@@ -66,7 +61,7 @@ def extract(settings: Settings, names: Sequence[str] | None = None, *, now: date
     from runspend import tracking
 
     outcome = Outcome("extract")
-    warehouse = open_warehouse(settings.warehouse.uri)
+    warehouse = open_warehouse(settings)
     for server in chosen({s.name: s for s in settings.tracking}, names, "tracking server"):
         with reading(warehouse, settings, outcome, server.name, "tracking", server.late_after, now) as report, work_folder(settings) as workdir:
             kept = own_units(warehouse, server.name, "runs", "run_resources", "experiments", "artifact_owners")
@@ -104,7 +99,7 @@ def measure(settings: Settings, names: Sequence[str] | None = None, *, now: date
     from runspend import artifacts
 
     outcome = Outcome("measure")
-    warehouse = open_warehouse(settings.warehouse.uri)
+    warehouse = open_warehouse(settings)
     stores = {artifacts.store_slug(store.uri): store for store in settings.stores if store.measure == "list"}
     for store in chosen(stores, names, "store"):
         name = artifacts.store_slug(store.uri)
@@ -140,7 +135,7 @@ def load(settings: Settings, names: Sequence[str] | None = None, *, now: datetim
     from runspend import billing
 
     outcome = Outcome("load")
-    warehouse = open_warehouse(settings.warehouse.uri)
+    warehouse = open_warehouse(settings)
     for source in chosen({s.name: s for s in settings.billing}, names, "bill"):
         with reading(warehouse, settings, outcome, source.name, "bill", source.late_after, now) as report, work_folder(settings) as workdir:
             kept = own_units(warehouse, source.name, "billing_lines", "billing_quarantine", "billing_loads", "bill_changes")
@@ -186,7 +181,7 @@ def allocate(settings: Settings, *, now: datetime, periods: Sequence[str] | None
     months of the runs they reach (`run_costs`). `periods` rebuilds these billing periods whatever their inputs.
     """
     outcome = Outcome("allocate")
-    warehouse = open_warehouse(settings.warehouse.uri)
+    warehouse = open_warehouse(settings)
     known = sorted({u.period for u in warehouse.states("billing_lines")})
     for period in periods or ():
         if period not in known:
@@ -234,7 +229,7 @@ def _build_run_costs(step: Step, month: str, window: Mapping[str, Any]) -> list[
 def check(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, progress: Progress = silent) -> Outcome:
     """Every check over the published tables, as they stand."""
     outcome = Outcome("check")
-    warehouse = open_warehouse(settings.warehouse.uri)
+    warehouse = open_warehouse(settings)
     for table, names in (("cost_allocations", LEDGER_CHECKS), ("run_costs", RUN_CHECKS)):
         for period in sorted({u.period for u in warehouse.states(table) if not periods or u.period in periods}):
             progress(f"check {table} {period}")
@@ -252,7 +247,7 @@ def forget(settings: Settings, name: str, *, now: datetime) -> Outcome:
     from runspend.artifacts import store_slug
 
     outcome = Outcome("forget")
-    warehouse = open_warehouse(settings.warehouse.uri)
+    warehouse = open_warehouse(settings)
     configured = {s.name for s in settings.tracking} | {s.name for s in settings.billing} | {store_slug(s.uri) for s in settings.stores}
     writer = store_slug(name) if "/" in name else name
     if writer in configured:
@@ -280,7 +275,7 @@ def report(settings: Settings, *, now: datetime, periods: Sequence[str] | None =
     from runspend.actions import report as reports
 
     outcome = Outcome("report")
-    warehouse = open_warehouse(settings.warehouse.uri)
+    warehouse = open_warehouse(settings)
     folder = settings.home / "reports"
     with warehouse.reader() as reader:
         for period, build_id in report_builds(warehouse, folder, periods).items():
@@ -297,7 +292,7 @@ def alert(settings: Settings, *, now: datetime, progress: Progress = silent) -> 
     from runspend.warehouse.records import Records
 
     outcome = Outcome("alert")
-    warehouse = open_warehouse(settings.warehouse.uri)
+    warehouse = open_warehouse(settings)
     progress("alert")
     with warehouse.reader() as reader:
         result = alerts.run(reader, settings, Records(settings.home), now)
@@ -318,7 +313,7 @@ def archive(settings: Settings, *, now: datetime, progress: Progress = silent) -
     from runspend.actions import archive as archives
 
     outcome = Outcome("archive")
-    warehouse = open_warehouse(settings.warehouse.uri)
+    warehouse = open_warehouse(settings)
     progress("archive plan")
     with warehouse.reader() as reader:
         plan = archives.plan(reader, settings, now)

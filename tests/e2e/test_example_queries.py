@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import duckdb
 import pytest
 
 from runspend.table_docs import read_queries
@@ -138,6 +139,7 @@ def test_the_snippets_for_other_readers(warehouse: ParquetWarehouse) -> None:
     page = (DOCS / "tables.md").read_text(encoding="utf-8")
     snippets = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(snippets) == 5
+    duckdb.set_default_connection(duckdb.connect())  # whatever other tests of this process left of theirs
     for snippet in snippets:
         names: dict[str, Any] = {"warehouse": str(warehouse.root)}
         exec(snippet, names)

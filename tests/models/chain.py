@@ -31,7 +31,7 @@ INPUTS = ("billing_lines", "billing_loads", "runs", "run_resources")
 FILLED = {"build_id", "load_id"}
 PACKAGE = Path(pipeline.__file__).parent
 
-World = dict[str, list[dict[str, Any]]]
+World = dict[str, Any]  # input table -> rows
 
 
 def read_world(folder: Path) -> World:
@@ -138,10 +138,13 @@ def arrow(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 def parameters_of(world: World, period: dt.date) -> dict[str, Any]:
     """What `pipeline` gives the models for this world."""
-    times = [l["charge_period_start"] for l in world["billing_lines"] if l["billing_period"] == period]
-    ends = [l["charge_period_end"] for l in world["billing_lines"] if l["billing_period"] == period]
-    first = min(times).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    last = (max(ends) - dt.timedelta(microseconds=1)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    windows = [
+        (l["charge_period_start"], l["charge_period_end"])
+        for l in world["billing_lines"]
+        if l["billing_period"] == period and l["resource_key"] and dt.timedelta() < l["charge_period_end"] - l["charge_period_start"] <= dt.timedelta(days=1)
+    ] or [(dt.datetime.combine(period, dt.time(), tzinfo=UTC),) * 2]
+    first = min(start for start, _ in windows).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    last = (max(end for _, end in windows) - dt.timedelta(microseconds=1)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return {
         "period": period,
         "alive_hours": pipeline.ALIVE_HOURS,

@@ -138,7 +138,7 @@ def _spans(world: World, runs: dict[str, dict[str, Any]]) -> dict[tuple[str, str
         if l["resource_key"] and dt.timedelta() < l["charge_period_end"] - l["charge_period_start"] <= dt.timedelta(days=1)
     ]
     served = {r["resource_key"] for r in world["run_resources"]}
-    frontier = max((end for machine, end in billed if machine in served), default=T0)
+    frontier = world.get("billed_until") or max((end for machine, end in billed if machine in served), default=T0)
     with_lines = {l["resource_key"] for l in world["billing_lines"]}
     first, last = _months(world)
     spans: dict[tuple[str, str], list[tuple[dt.datetime, dt.datetime]]] = defaultdict(list)
@@ -169,9 +169,10 @@ def _spans(world: World, runs: dict[str, dict[str, Any]]) -> dict[tuple[str, str
 
 
 def _months(world: World) -> tuple[dt.datetime, dt.datetime]:
-    """The whole months that the charges touch."""
-    first = min(l["charge_period_start"] for l in world["billing_lines"])
-    last = max(l["charge_period_end"] for l in world["billing_lines"]) - dt.timedelta(microseconds=1)
+    """The whole months that the charges split by time touch."""
+    timed = [l for l in world["billing_lines"] if l["resource_key"] and dt.timedelta() < l["charge_period_end"] - l["charge_period_start"] <= dt.timedelta(days=1)]
+    first = min(l["charge_period_start"] for l in timed)
+    last = max(l["charge_period_end"] for l in timed) - dt.timedelta(microseconds=1)
     first, last = (t.replace(day=1, hour=0, minute=0, second=0, microsecond=0) for t in (first, last))
     return first, (last + dt.timedelta(days=32)).replace(day=1)
 
@@ -194,7 +195,8 @@ def _ancestors(runs: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
 def _window_shares(runs: dict[str, dict[str, Any]], ancestors: dict[str, list[str]], spans: dict[tuple[str, str], list[tuple[dt.datetime, dt.datetime]]], lines: list[dict[str, Any]], machine: str, start: dt.datetime, end: dt.datetime) -> dict[str, Fraction]:
     """Run or idle -> part of the window's cost; nothing when no run had the machine."""
     mine = {run_id: s for (m, run_id), s in spans.items() if m == machine}
-    everyone = _own_slices(mine, ancestors, min(s for spans_ in mine.values() for s, _ in spans_), max(e for spans_ in mine.values() for _, e in spans_)) if mine else []
+    billed_from, billed_until = _billed_range([l for l in lines if l["resource_key"] == machine])
+    everyone = _own_slices(mine, ancestors, billed_from, billed_until) if mine else []
     sharers = {run_id for _, _, active in everyone for run_id in active}
     weights, units = _weights({r: runs[r] for r in sharers}, [l for l in lines if l["resource_key"] == machine])
     times: dict[str, Fraction] = defaultdict(Fraction)
@@ -211,6 +213,12 @@ def _window_shares(runs: dict[str, dict[str, Any]], ancestors: dict[str, list[st
     if total > busy:
         shares["idle"] = (total - busy) / total
     return shares
+
+
+def _billed_range(lines: list[dict[str, Any]]) -> tuple[dt.datetime, dt.datetime]:
+    """From when to when a machine is billed in the period, corrections of other times apart: who decides how its runs are weighed."""
+    plain = [l for l in lines if not l.get("charge_class") and l["charge_period_end"] - l["charge_period_start"] <= dt.timedelta(days=1)] or lines
+    return min(l["charge_period_start"] for l in plain), max(l["charge_period_end"] for l in plain)
 
 
 def _own_slices(mine: dict[str, list[tuple[dt.datetime, dt.datetime]]], ancestors: dict[str, list[str]], start: dt.datetime, end: dt.datetime) -> list[tuple[dt.datetime, dt.datetime, list[str]]]:

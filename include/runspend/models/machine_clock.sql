@@ -1,4 +1,4 @@
--- one row per machine and mark (a start or stop of a run, or of a window a run reaches): three clocks that advance only while the machine is busy
+-- one row per machine and mark (a start or stop of a run, or of a window a run reaches): three clocks that advance only while the machine is busy, in ticks of 1/64 nanosecond
 with changes as (
   select machine_number, interval_start as mark, weight as change from run_intervals
   union all
@@ -22,7 +22,7 @@ slices as (
   select
     m.machine_number, m.mark, u.units,
     cast(sum(m.change) over w as int64) as active,
-    timestamp_diff(lead(m.mark) over w, m.mark, microsecond) * 1000 as nanoseconds
+    timestamp_diff(lead(m.mark) over w, m.mark, microsecond) * 64000 as ticks
   from marks m
   join machines u on u.machine_number = m.machine_number
   window w as (partition by m.machine_number order by m.mark)
@@ -31,14 +31,14 @@ advances as (
   select
     machine_number, mark,
     -- per unit of weight
-    case when active > 0 then div(nanoseconds, greatest(active, coalesce(units, active))) else 0 end as share_advance,
-    -- what the active runs have of the machine together; two steps, since nanoseconds x weight can pass 2^63
+    case when active > 0 then div(ticks, greatest(active, coalesce(units, active))) else 0 end as share_advance,
+    -- what the active runs have of the machine together; two steps, since ticks x weight can pass 2^63
     case
       when active <= 0 then 0
-      when units is null or active >= units then nanoseconds
-      else div(nanoseconds, units) * active + div(mod(nanoseconds, units) * active, units)
+      when units is null or active >= units then ticks
+      else div(ticks, units) * active + div(mod(ticks, units) * active, units)
     end as busy_advance,
-    case when units is not null and active > units then nanoseconds else 0 end as over_advance
+    case when units is not null and active > units then ticks else 0 end as over_advance
   from slices
 )
 select

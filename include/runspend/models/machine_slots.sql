@@ -6,18 +6,19 @@ with machines as (
 ),
 skus as (
   select
-    m.machine_number, l.charge_period_start, l.charge_period_end, coalesce(l.sku_id, '') as sku_id,
+    m.machine_number, l.charge_period_start, l.charge_period_end, l.source, coalesce(l.sku_id, '') as sku_id,
     sum(case when l.charge_category = 'Usage' and l.charge_class is null and l.billed_nanoseconds > 0 then l.billed_nanoseconds end) as billed_nanoseconds,
-    min(case when l.charge_category = 'Usage' then l.source end) as usage_source
+    countif(l.charge_category = 'Usage') as usage_lines
   from ledger_lines l
   join machines m on m.resource_key = l.resource_key
   where l.line_kind = 'timed'
-  group by m.machine_number, l.charge_period_start, l.charge_period_end, sku_id
+  group by m.machine_number, l.charge_period_start, l.charge_period_end, l.source, sku_id
 ),
 windows as (
-  -- licence, discount and the two parts of a half-covered hour do not add time: the largest SKU is the machine
+  -- licence, discount, the two parts of a half-covered hour, a second bill of the same machine do not add time: the largest SKU is the machine
   select
-    machine_number, charge_period_start, charge_period_end, max(billed_nanoseconds) as billed_nanoseconds, min(usage_source) as usage_source,
+    machine_number, charge_period_start, charge_period_end, max(billed_nanoseconds) as billed_nanoseconds,
+    min(case when usage_lines > 0 then source end) as usage_source,
     timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000 as window_nanoseconds
   from skus
   group by machine_number, charge_period_start, charge_period_end

@@ -1,9 +1,11 @@
--- one row per machine: what it has, as the lines of the period tell
+-- one row per machine: what it has, and from when to when the period bills it (corrections of other times apart)
 select
   resource_key,
   nullif(max(machine_gpus), 0) as machine_gpus,
   nullif(max(machine_cpus), 0) as machine_cpus,
-  nullif(max(machine_memory_gb), 0) as machine_memory_gb
+  nullif(max(machine_memory_gb), 0) as machine_memory_gb,
+  min(case when charge_class is null and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000 then charge_period_start end) as billed_from,
+  max(case when charge_class is null and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000 then charge_period_end end) as billed_until
 from billing_lines
 where billing_period = @period and resource_key is not null
 group by resource_key

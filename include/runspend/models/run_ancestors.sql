@@ -12,7 +12,7 @@ walk as (
   select w.tracking_server, w.run_id, l.parent_run_id, w.distance + 1
   from walk w
   join links l on l.tracking_server = w.tracking_server and l.run_id = w.ancestor_id
-  where w.distance < 20 and w.ancestor_id <> w.run_id
+  where w.distance < 50 and w.ancestor_id <> w.run_id
 ),
 circles as (
   select distinct tracking_server, run_id

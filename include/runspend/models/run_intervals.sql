@@ -41,24 +41,30 @@ kinds as (
       when countif(o.memory_request_gb is null) = 0 then 'memory'
       else 'equal'
     end as weight_kind,
+    -- whole GPUs and cores need no finer unit: small weights leave less to round
+    case when min(o.gpu_count) >= 1 and max(mod(cast(round(o.gpu_count * 100) as int64), 100)) = 0 then 1 else 100 end as gpu_scale,
+    case when min(o.cpu_request) >= 1 and max(mod(cast(round(o.cpu_request * 10) as int64), 10)) = 0 then 1 else 10 end as cpu_scale,
     -- machines and runs are small whole numbers from here on: they sort and join in a fraction of the time their names take
     row_number() over (order by o.resource_key) as machine_number
   from own o
+  left join machine_units u on u.resource_key = o.resource_key
+  -- a run of another month, whom a late correction drags in, does not decide how this month's runs are weighed
+  where u.billed_from is null or (o.interval_start < u.billed_until and o.interval_end > u.billed_from)
   group by o.resource_key
 )
 select
   k.machine_number,
   dense_rank() over (order by o.tracking_server, o.run_id, o.workspace) as run_number,
   o.tracking_server, o.workspace, o.run_id, o.resource_key, o.run_end_rule, o.interval_start, o.interval_end, k.weight_kind,
-  greatest(1, least(10000, case k.weight_kind
-    when 'gpu' then cast(round(o.gpu_count * 100) as int64)
-    when 'cpu' then cast(round(o.cpu_request * 10) as int64)
-    when 'memory' then cast(ceil(o.memory_request_gb) as int64)
+  greatest(1, case k.weight_kind
+    when 'gpu' then least(100 * k.gpu_scale, cast(round(coalesce(o.gpu_count, 1) * k.gpu_scale) as int64))
+    when 'cpu' then least(1000 * k.cpu_scale, cast(round(coalesce(o.cpu_request, 1) * k.cpu_scale) as int64))
+    when 'memory' then least(10000, cast(ceil(coalesce(o.memory_request_gb, 1)) as int64))
     else 1
-  end)) as weight,
+  end) as weight,
   case k.weight_kind
-    when 'gpu' then u.machine_gpus * 100
-    when 'cpu' then u.machine_cpus * 10
+    when 'gpu' then u.machine_gpus * k.gpu_scale
+    when 'cpu' then u.machine_cpus * k.cpu_scale
     when 'memory' then cast(ceil(u.machine_memory_gb) as int64)
   end as units
 from own o

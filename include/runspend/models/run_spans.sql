@@ -28,11 +28,11 @@ machines as (
   join stated s on s.tracking_server = n.tracking_server and s.run_id = n.ancestor_id
 ),
 source_frontiers as (
-  -- how far each bill reaches on machines that serve runs
-  select l.source, max(l.charge_period_end) as billed_until
+  -- how far each bill reaches on machines that serve runs; the next period tells who was still alive at the end of this one
+  select l.source, least(max(l.charge_period_end), timestamp_add(@window_end, interval @alive_hours hour)) as billed_until
   from billing_lines l
-  join (select distinct resource_key from machines) m on m.resource_key = l.resource_key
-  where l.billing_period = @period and l.charge_period_end > l.charge_period_start
+  join (select distinct resource_key from run_resources) m on m.resource_key = l.resource_key
+  where l.billing_period in (@period, cast(date_add(@period, interval 1 month) as date)) and l.charge_period_end > l.charge_period_start
     and timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) <= 86400000000
   group by l.source
 ),
@@ -79,10 +79,40 @@ clipped as (
     greatest(s.span_start, @window_start) as span_start,
     least(s.span_end, @window_end) as span_end
   from spans s
+),
+pieces as (
+  select
+    tracking_server, workspace, run_id, resource_key, span_start, span_end, gpu_count, cpu_request, memory_request_gb, run_end_rule,
+    count(*) over (partition by tracking_server, run_id, resource_key) as pieces_of_run
+  from clipped
+  where span_end > span_start
+),
+joined as (
+  -- stretches of one run on one machine that overlap are one stretch: a run is there once
+  select
+    tracking_server, workspace, run_id, resource_key, span_start, span_end, gpu_count, cpu_request, memory_request_gb, run_end_rule,
+    coalesce(span_start > max(span_end) over (
+      partition by tracking_server, run_id, resource_key
+      order by span_start, span_end
+      rows between unbounded preceding and 1 preceding), true) as begins
+  from pieces
+  where pieces_of_run > 1
+),
+numbered as (
+  select
+    tracking_server, workspace, run_id, resource_key, span_start, span_end, gpu_count, cpu_request, memory_request_gb, run_end_rule,
+    sum(case when begins then 1 else 0 end) over (
+      partition by tracking_server, run_id, resource_key
+      order by span_start, span_end
+      rows between unbounded preceding and current row) as stretch
+  from joined
 )
+select tracking_server, workspace, run_id, resource_key, span_start, span_end, run_end_rule, gpu_count, cpu_request, memory_request_gb
+from pieces
+where pieces_of_run = 1
+union all
 select
-  tracking_server, workspace, run_id, resource_key, span_start, span_end,
-  min(run_end_rule) as run_end_rule, max(gpu_count) as gpu_count, max(cpu_request) as cpu_request, max(memory_request_gb) as memory_request_gb
-from clipped
-where span_end > span_start
-group by tracking_server, workspace, run_id, resource_key, span_start, span_end
+  tracking_server, workspace, run_id, resource_key, min(span_start), max(span_end),
+  min(run_end_rule), max(gpu_count), max(cpu_request), max(memory_request_gb)
+from numbered
+group by tracking_server, workspace, run_id, resource_key, stretch

@@ -3,7 +3,7 @@ with shares as (
   select
     u.machine_number, u.charge_period_start, u.charge_period_end, u.run_number,
     min(u.run_end_rule) as run_end_rule, min(u.weight_kind) as weight_kind,
-    cast(sum(u.weight * (b.share_clock - a.share_clock)) as int64) as nanoseconds
+    cast(sum(u.weight * (b.share_clock - a.share_clock)) as int64) as ticks
   from slot_uses u
   join machine_clock a on a.machine_number = u.machine_number and a.mark = u.used_from
   join machine_clock b on b.machine_number = u.machine_number and b.mark = u.used_to
@@ -11,8 +11,8 @@ with shares as (
 ),
 slots as (
   select
-    s.machine_number, s.charge_period_start, s.charge_period_end, s.usage_source, s.billed_nanoseconds,
-    b.busy_clock - a.busy_clock as busy_nanoseconds,
+    s.machine_number, s.charge_period_start, s.charge_period_end, s.usage_source, s.billed_nanoseconds * 64 as billed_ticks,
+    b.busy_clock - a.busy_clock as busy_ticks,
     b.over_clock > a.over_clock as is_over_asked
   from machine_slots s
   join machine_clock a on a.machine_number = s.machine_number and a.mark = s.charge_period_start
@@ -20,31 +20,31 @@ slots as (
 ),
 running as (
   select
-    t.machine_number, t.charge_period_start, t.charge_period_end, t.run_number, t.run_end_rule, t.weight_kind, t.nanoseconds,
-    s.usage_source, s.billed_nanoseconds, s.busy_nanoseconds, s.is_over_asked,
-    greatest(s.billed_nanoseconds, s.busy_nanoseconds) as total_nanoseconds,
-    cast(sum(t.nanoseconds) over (w rows between unbounded preceding and current row) as int64) as upto,
+    t.machine_number, t.charge_period_start, t.charge_period_end, t.run_number, t.run_end_rule, t.weight_kind, t.ticks,
+    s.usage_source, s.billed_ticks, s.busy_ticks, s.is_over_asked,
+    greatest(s.billed_ticks, s.busy_ticks) as total_ticks,
+    cast(sum(t.ticks) over (w rows between unbounded preceding and current row) as int64) as upto,
     lead(t.run_number) over w is null as is_last_run
   from shares t
   join slots s on s.machine_number = t.machine_number and s.charge_period_start = t.charge_period_start and s.charge_period_end = t.charge_period_end
-  where s.busy_nanoseconds > 0
+  where s.busy_ticks > 0
   window w as (partition by t.machine_number, t.charge_period_start, t.charge_period_end order by t.run_number)
 ),
 targets as (
   -- what integer division left over goes to the last run, so that busy time is exactly used up
   select
     machine_number, charge_period_start, charge_period_end, usage_source, run_number, run_end_rule, weight_kind,
-    upto - nanoseconds as starts_at,
-    case when is_last_run then busy_nanoseconds else upto end as ends_at,
-    total_nanoseconds,
-    is_over_asked or busy_nanoseconds > billed_nanoseconds as is_scaled
+    upto - ticks as starts_at,
+    case when is_last_run then busy_ticks else upto end as ends_at,
+    total_ticks,
+    is_over_asked or busy_ticks > billed_ticks as is_scaled
   from running
   union all
   select
     machine_number, charge_period_start, charge_period_end, usage_source, cast(null as int64), cast(null as string), weight_kind,
-    busy_nanoseconds, total_nanoseconds, total_nanoseconds, is_over_asked
+    busy_ticks, total_ticks, total_ticks, is_over_asked
   from running
-  where is_last_run and total_nanoseconds > busy_nanoseconds
+  where is_last_run and total_ticks > busy_ticks
 ),
 machines as (
   select distinct machine_number, resource_key from run_intervals
@@ -56,10 +56,10 @@ select
   m.resource_key, t.charge_period_start, t.charge_period_end, t.usage_source,
   case when t.run_number is null then 'idle' else 'run' end as allocated_to,
   r.tracking_server, r.workspace, r.run_id, t.run_end_rule, t.weight_kind, t.is_scaled,
-  t.ends_at - t.starts_at as nanoseconds,
-  t.starts_at / t.total_nanoseconds as ratio_before,
-  t.ends_at / t.total_nanoseconds as ratio_upto,
-  t.ends_at = t.total_nanoseconds as is_last
+  cast(round((t.ends_at - t.starts_at) / 64) as int64) as nanoseconds,
+  t.starts_at / t.total_ticks as ratio_before,
+  t.ends_at / t.total_ticks as ratio_upto,
+  t.ends_at = t.total_ticks as is_last
 from targets t
 join machines m on m.machine_number = t.machine_number
 left join run_names r on r.run_number = t.run_number
