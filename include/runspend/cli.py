@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import shutil
 import sys
 import time
 import traceback
@@ -176,8 +177,19 @@ def try_(context: Context, tracking: str, bill: str, folder: Path) -> None:
     """
     from runspend.config import trial_settings
 
+    _empty_trial(folder)
     context.__dict__["settings"] = Context.loaded = trial_settings(tracking, bill, folder)
     _night(context, (), ())
+
+
+def _empty_trial(folder: Path) -> None:
+    """A trial starts from nothing: another bill in the same folder is not a newer version of the last one."""
+    marker = folder / ".trial"
+    if folder.exists() and any(folder.iterdir()) and not marker.exists():
+        raise UsageError(f"cannot use {folder}: it holds something that is not a trial of runspend. Name an empty or a new --folder. Nothing was changed.")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    marker.touch()
 
 
 @cli.command()
@@ -390,11 +402,12 @@ def _use_demo(context: Context) -> None:
 def _loaded_since(settings: Settings, since: str) -> list[str]:
     from runspend.warehouse import open_warehouse
 
-    return sorted({u.period for u in open_warehouse(settings.warehouse.uri).states("billing_lines") if u.period >= since})
+    return sorted({u.period for u in open_warehouse(settings).states("billing_lines") if u.period >= since})
 
 
 def _night(context: Context, periods: Sequence[str], accept: Sequence[str], dags: Path | None = None) -> None:
     from runspend import pipeline
+    from runspend.doctor import check_not_built
     from runspend.summary import summarize_night
 
     began = time.monotonic()
@@ -407,6 +420,7 @@ def _night(context: Context, periods: Sequence[str], accept: Sequence[str], dags
 
         outcome = run_dags(context.settings, dags, now=context.now, periods=periods)
     context.clear_progress()
+    outcome.notes += [f"{found.name}: {found.text}" for found in check_not_built(context.settings)]
     seconds = time.monotonic() - began
     if context.as_json:
         _print_outcome(context, outcome)
@@ -417,7 +431,7 @@ def _night(context: Context, periods: Sequence[str], accept: Sequence[str], dags
 def _query(settings: Settings, sql: str, parameters: dict[str, Any] | None, *, native: bool = False) -> pa.Table:
     from runspend.warehouse import open_warehouse
 
-    with open_warehouse(settings.warehouse.uri).reader() as reader:
+    with open_warehouse(settings).reader() as reader:
         return reader.query(sql, parameters, native=native)
 
 

@@ -126,9 +126,19 @@ class Schedule(Frozen):
 
 
 class WarehouseSettings(Frozen):
-    """Where the tables are: a folder (Parquet), or bigquery://project/dataset. Left out: `<home>/warehouse`."""
+    """Where the tables are: a folder or s3://bucket/prefix (Parquet), or bigquery://project/dataset. Left out: `<home>/warehouse`."""
 
     uri: Uri = ".runspend/warehouse"
+    credentials: str | None = None  # a profile of the AWS configuration; never a key itself
+    endpoint: str | None = None
+    region: str | None = None
+
+    @model_validator(mode="after")
+    def _a_folder_has_no_endpoint(self) -> WarehouseSettings:
+        given = [name for name in ("credentials", "endpoint", "region") if getattr(self, name) is not None]
+        if given and not self.uri.startswith("s3://"):
+            raise ValueError(f"`{given[0]}` belongs to a warehouse in a bucket. Set `uri` to s3://bucket/prefix, or leave it out")
+        return self
 
 
 class CopySettings(Frozen):
@@ -564,6 +574,10 @@ def trial_settings(tracking: str, bill: str, folder: Path) -> Settings:
         "billing": [{"name": "bill", "uri": bill}],
         "mail": {"backend": "none"},
     }
+    if "://" not in bill and not Path(bill).exists():
+        raise ConfigError(f"cannot try --bill {bill}: there is no such file or folder. Give a FOCUS file, a folder of them, or s3://BUCKET/PREFIX/.")
+    if tracking.startswith("sqlite:///") and not Path(tracking.removeprefix("sqlite:///")).exists():
+        raise ConfigError(f"cannot try --tracking {tracking}: there is no such file. Three slashes come before a relative path, four before an absolute one.")
     try:
         return Settings.model_validate(data, context={"base": os.getcwd()})
     except ValidationError as error:

@@ -17,8 +17,11 @@ def resource_key_sql(column: str) -> str:
     return (
         "case "
         f"when lower({trimmed}) like '/subscriptions/%' then lower({trimmed}) "
+        f"when lower({trimmed}) like 'subscriptions/%/%' then '/' || lower({trimmed}) "
+        f"when regexp_matches({trimmed}, '^[iI]-[0-9a-fA-F]{{8,17}}$') then lower({trimmed}) "
         f"when {trimmed} like 'arn:aws%:instance/%' then regexp_replace({trimmed}, '^arn:aws[^:]*:ec2:[^:]*:[^:]*:instance/', '') "
-        f"when {trimmed} like '//compute.googleapis.com/%' then regexp_replace({trimmed}, '^//compute[.]googleapis[.]com/projects/[^/]+/zones/[^/]+/instances/', '') "
+        f"when regexp_matches({trimmed}, '^(//compute[.]googleapis[.]com/|https://(www|compute)[.]googleapis[.]com/compute/[^/]+/)?projects/[^/]+/zones/[^/]+/instances/[^/]+$') "
+        f"then regexp_extract({trimmed}, '[^/]+$') "
         f"else nullif({trimmed}, '') end"
     )
 

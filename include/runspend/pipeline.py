@@ -31,6 +31,7 @@ from runspend.sources import (
     reading,
     rebuilt_months,
     selector_keys,
+    unread_notes,
     work_folder,
 )
 from runspend.warehouse import Model, Step, Unit, open_warehouse
@@ -159,6 +160,7 @@ def load(settings: Settings, names: Sequence[str] | None = None, *, now: datetim
                     publish_read(step, kept, [Unit(table, period.period, source.name) for table in period.tables], outcome)
                 if period.state == "unchanged":
                     outcome.unchanged.append(f"billing_lines {period.period} {source.name}")
+                outcome.notes += unread_notes(source.name, period.period, period.extra)
             outcome.notes += [f"{source.name}: {what}: {count}" for what, count in result.extra.get("warnings", {}).items()]
             if refused:
                 for error in refused:

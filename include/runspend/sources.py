@@ -198,6 +198,16 @@ def covered_until(warehouse: Warehouse, source: str) -> datetime | None:
     return latest
 
 
+def unread_notes(source: str, period: str, extra: Mapping[str, Any]) -> list[str]:
+    """What of a bill could not be read, in words: rows set aside, and values taken for null in rows that count."""
+    notes = []
+    if extra.get("quarantined"):
+        notes.append(f"{source} {period}: {extra['quarantined']} rows cannot be read and are in no sum: see billing_quarantine")
+    for column, count in (extra.get("unreadable") or {}).items():
+        notes.append(f"{source} {period}: {column} of {count} rows cannot be read and counts as null")
+    return notes
+
+
 def note_unit(outcome: Outcome, kept: Mapping[Unit, UnitState], unit: Unit, state: UnitState, *, only: str | None = None) -> None:
     """Say whether a unit changed; `only` names the table worth telling people about."""
     if only is not None and unit.table != only:

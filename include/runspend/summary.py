@@ -17,7 +17,7 @@ MARKS = {"ok": "✓", "late": "⚠", "refused": "✗", "unreachable": "✗"}
 
 def summarize_night(settings: Settings, outcome: Outcome, *, now: datetime, seconds: float, is_watched: bool, width: int = 100) -> str:
     """One screen for a person; without one, the same facts as `key=value` lines."""
-    warehouse = open_warehouse(settings.warehouse.uri)
+    warehouse = open_warehouse(settings)
     with warehouse.reader() as reader:
         periods = sorted({u.period for u in warehouse.states("cost_daily")}, reverse=True)
         figures = [plan_report(reader, period, settings=settings, now=now) for period in periods[:2]]
@@ -27,11 +27,12 @@ def summarize_night(settings: Settings, outcome: Outcome, *, now: datetime, seco
             rebuilt=_built(outcome.changed),
             unchanged=_built(outcome.unchanged),
             budgets=_budgets(reader),
-            sources=_sources(reader),
+            sources=_sources(reader, settings),
             report=_shown(settings.home / "reports" / f"{periods[0]}.html") if periods else None,
             next_commands=_next(settings),
             exit_code=outcome.exit_code,
             problems=tuple(outcome.problems),
+            notes=tuple(outcome.notes),
         )
     if is_watched:
         return render_summary(figures, night, width=width, tty=True)
@@ -68,8 +69,9 @@ def _budget(row: dict[str, object]) -> tuple[str, str]:
     return mark, f"{row['budget']:<14} {spent:>12,.2f} / {amount:<10,.0f} {share:>7.1%}{note}"
 
 
-def _sources(reader: Reader) -> tuple[tuple[str, str], ...]:
+def _sources(reader: Reader, settings: Settings) -> tuple[tuple[str, str], ...]:
     rows = reader.query("select source, kind, state, covered_until, row_count, last_error from sources order by kind, source").to_pylist()
+    configured = {s.name for s in settings.tracking} | {s.name for s in settings.billing} | {s.uri for s in settings.stores}
     shown = []
     for row in rows:
         name = str(_shown(Path(row["source"]))) if row["kind"] == "store" and "://" not in row["source"] else row["source"]
@@ -77,7 +79,9 @@ def _sources(reader: Reader) -> tuple[tuple[str, str], ...]:
         if row["state"] != "ok":
             covered = f"complete to {row['covered_until']:%d %b %H:%M} UTC" if row["covered_until"] else "never read well"
             text += f": {row['state']}, {row['last_error'] or covered}"
-        shown.append((MARKS[row["state"]], text))
+        if row["source"] not in configured:
+            text += f": no longer configured, its rows count until you run: runspend forget {row['source']}"
+        shown.append((MARKS[row["state"]] if row["source"] in configured else "⚠", text))
     return tuple(shown)
 
 

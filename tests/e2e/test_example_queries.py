@@ -10,8 +10,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import duckdb
+import pyarrow as pa
 import pytest
 
 from runspend.table_docs import read_queries

@@ -198,7 +198,7 @@ def _window_shares(runs: dict[str, dict[str, Any]], ancestors: dict[str, list[st
     billed_from, billed_until = _billed_range([l for l in lines if l["resource_key"] == machine])
     everyone = _own_slices(mine, ancestors, billed_from, billed_until) if mine else []
     sharers = {run_id for _, _, active in everyone for run_id in active}
-    weights, units = _weights({r: runs[r] for r in sharers}, [l for l in lines if l["resource_key"] == machine])
+    weights, units = _weights({r: runs[r] for r in sharers}, {r: runs[r] for r in mine}, [l for l in lines if l["resource_key"] == machine])
     times: dict[str, Fraction] = defaultdict(Fraction)
     for a, b, active in _own_slices(mine, ancestors, start, end):
         asked = sum(weights[r] for r in active)
@@ -233,7 +233,7 @@ def _own_slices(mine: dict[str, list[tuple[dt.datetime, dt.datetime]]], ancestor
     return slices
 
 
-def _weights(runs: dict[str, dict[str, Any]], lines: list[dict[str, Any]]) -> tuple[dict[str, int], int | None]:
+def _weights(deciding: dict[str, dict[str, Any]], runs: dict[str, dict[str, Any]], lines: list[dict[str, Any]]) -> tuple[dict[str, int], int | None]:
     def most(column: str) -> Any:
         return max((l[column] for l in lines if l.get(column)), default=None)
 
@@ -244,12 +244,12 @@ def _weights(runs: dict[str, dict[str, Any]], lines: list[dict[str, Any]]) -> tu
         return int(Decimal(str(value)).to_integral_value("ROUND_CEILING"))
 
     for column, scale, machine_column in (("gpu_count", 100, "machine_gpus"), ("cpu_request", 10, "machine_cpus")):
-        if runs and all(r.get(column) is not None for r in runs.values()):
+        if deciding and all(r.get(column) is not None for r in deciding.values()):
             have = most(machine_column)
-            return {k: min(10000, max(1, whole(r[column] * scale))) for k, r in runs.items()}, have * scale if have else None
-    if runs and all(r.get("memory_request_gb") is not None for r in runs.values()):
+            return {k: min(10000, max(1, whole((1 if r.get(column) is None else r[column]) * scale))) for k, r in runs.items()}, have * scale if have else None
+    if deciding and all(r.get("memory_request_gb") is not None for r in deciding.values()):
         have = most("machine_memory_gb")
-        return {k: min(10000, max(1, up(r["memory_request_gb"]))) for k, r in runs.items()}, up(have) if have else None
+        return {k: min(10000, max(1, up(r.get("memory_request_gb") or 1))) for k, r in runs.items()}, up(have) if have else None
     return dict.fromkeys(runs, 1), None
 
 

@@ -527,6 +527,10 @@ def test_shown_settings_hide_secrets_and_only_them(tmp_path: Path) -> None:
 def test_trial_settings_write_one_folder_and_send_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`runspend try` needs no file; its paths count from the shell, where they were typed."""
     monkeypatch.chdir(tmp_path)
+    for present in ("bill.csv", "m.db"):
+        with pytest.raises(ConfigError, match="there is no such file"):
+            trial_settings("sqlite:///m.db", "bill.csv", Path("out"))
+        (tmp_path / present).touch()
     settings = trial_settings("sqlite:///m.db", "bill.csv", Path("out"))
     assert (settings.home, settings.warehouse.uri) == (tmp_path / "out", str(tmp_path / "out" / "warehouse"))
     assert (settings.tracking[0].uri, settings.billing[0].uri) == (f"sqlite:///{tmp_path}/m.db", str(tmp_path / "bill.csv"))

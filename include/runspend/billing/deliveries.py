@@ -129,7 +129,10 @@ def _read_manifest(folder: Folder, entry: Entry, by_name: Mapping[str, Entry]) -
     period = period or _stated_period(document)
     if period is None:
         return problem("names no billing period, neither in its path nor in its text")
-    stated = _stated_files(document)
+    try:
+        stated = _stated_files(document)
+    except ValueError as error:
+        return problem(str(error))
     if stated is None:
         return problem("lists no files (dataFiles, reportKeys or blobs)")
     files, missing = _resolve(stated, by_name)
@@ -158,7 +161,11 @@ def _stated_file(item: Any) -> tuple[str, int | None, int | None]:
         return next((item[k] for k in keys if item.get(k) is not None), None)
 
     size, rows = first("byteCount", "size", "bytes"), first("dataRowCount", "rowCount", "rows")
-    return str(first("blobName", "key", "path", "name")), None if size is None else int(size), None if rows is None else int(rows)
+    name = str(first("blobName", "key", "path", "name"))
+    for key, value in (("bytes", size), ("rows", rows)):
+        if value is not None and not (isinstance(value, (int, str)) and str(value).isdecimal()):
+            raise ValueError(f"states {value!r} {key} for {name}, which is no whole number")
+    return name, None if size is None else int(size), None if rows is None else int(rows)
 
 
 def _resolve(stated: list[tuple[str, int | None, int | None]], by_name: Mapping[str, Entry]) -> tuple[list[DeliveredFile], list[str]]:

@@ -27,6 +27,7 @@ WORDS = {
 }
 COLORS = {"✗": "31", "⚠": "33", "▲": "33", "✓": "32"}
 NAME, AMOUNT, BAR = 20, 14, 15
+NOTES = 6  # so many are shown
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Night:
     next_commands: tuple[str, ...] = ("runspend costs --by experiment", "runspend sql --tables")
     exit_code: int = 0
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def render_summary(figures_list: Sequence[ReportFigures], night: Night, *, width: int = 100, tty: bool = False) -> str:
@@ -68,6 +70,10 @@ def render_summary(figures_list: Sequence[ReportFigures], night: Night, *, width
         lines += ["", *_labelled("BUDGETS", [f"{_mark(mark, tty)} {_clean(text)}" for mark, text in night.budgets])]
     if night.sources:
         lines += ["", *_wrap([f"{_mark(mark, tty)} {_clean(text)}" for mark, text in night.sources], "  SOURCES  ", "           ", width)]
+    if night.notes:
+        shown = [_clean(note) for note in night.notes[:NOTES]]
+        more = [f"and {len(night.notes) - NOTES} more: runspend load, runspend extract say them all"] if len(night.notes) > NOTES else []
+        lines += ["", *_labelled("NOTES", [*shown, *more])]
     lines.append("")
     if night.report is not None:
         lines.append(f"  report   {night.report}")
@@ -98,11 +104,13 @@ def summary_lines(figures_list: Sequence[ReportFigures], night: Night) -> list[s
             lines += [f"{key}.{part.replace(' ', '_')}={plain(c.parts[part].effective_cost)}" for part in PARTS]
             lines += [f"{key}.ml_platform={plain(c.platform.effective_cost)}", f"{key}.bill={plain(c.bill.effective_cost)}"]
             lines += [f"{key}.equals_export={str(all(r.is_equal for r in c.reconciliation)).lower()}"]
+            lines += [f"{key}.unreadable_rows={sum(r.quarantined_rows for r in c.reconciliation)}"]
             lines += [f"{key}.team.{_clean(t.name or '(no team)')}={plain(t.effective_cost)}" for t in c.teams]
         lines.append(f"{f.period}.snapshot={f.snapshot}")
     lines += [f"budget={_clean(text)}" for _, text in night.budgets]
     lines += [f"source={_clean(text)}" for _, text in night.sources]
     lines += [f"report={night.report or ''}"]
+    lines += [f"note={_clean(note)}" for note in night.notes]
     lines += [f"problem={_clean(p)}" for p in night.problems]
     return [*lines, f"exit={night.exit_code}"]
 
@@ -178,6 +186,9 @@ def _equality(c: CurrencyFigures, tty: bool) -> str:
     if not all(r.is_equal for r in c.reconciliation):
         wrong = ", ".join(_clean(r.source) for r in c.reconciliation if not r.is_equal)
         return f"differs from the export of {wrong}  {_mark('✗', tty)}"
+    aside = sum(r.quarantined_rows for r in c.reconciliation)
+    if aside:
+        return f"equals the export but for {aside:,} rows that cannot be read  {_mark('⚠', tty)}"
     return f"equals the export in all four measures  {_mark('✓', tty)}"
 
 
