@@ -21,6 +21,7 @@ from pydantic import SecretStr
 from runspend.config import ArtifactStore, BillSource, MailSettings, Settings, TrackingServer, redact
 from runspend.errors import RunspendError
 from runspend.values import CONNECTION
+from runspend.warehouse import open_warehouse
 
 Level = Literal["ok", "WARN", "FAIL"]
 SECTIONS = ("config", "mlflow", "bill", "artifacts", "mail")
@@ -84,12 +85,19 @@ def check_home(settings: Settings) -> Iterator[Finding]:
     yield _check_folder("home", settings.home)
     uri = settings.warehouse.uri.removeprefix("file://")
     if "://" in uri:
-        yield Finding(
-            "config", "warehouse", "FAIL", f"{uri}: this version keeps tables in a folder. Set warehouse.uri to a folder, or leave it out."
-        )
+        yield _check_bucket(settings)
     else:
         yield _check_folder("warehouse", Path(uri))
     yield from _check_shared(settings.home, os.environ.get("AIRFLOW__CORE__EXECUTOR", ""))
+
+
+def _check_bucket(settings: Settings) -> Finding:
+    """Opening it finds out all that matters: whether it is there, may be read and keeps the conditions of a put."""
+    try:
+        open_warehouse(settings)
+    except RunspendError as error:
+        return Finding("config", "warehouse", "FAIL", str(error))
+    return Finding("config", "warehouse", "ok", f"{settings.warehouse.uri} (opened)")
 
 
 def _check_folder(name: str, folder: Path) -> Finding:

@@ -86,7 +86,7 @@ def _columns_text(table: Table) -> str:
 
 def status_of(settings: Settings, now: datetime) -> tuple[int, str, list[dict[str, Any]]]:
     """(exit code, one line, rows of `sources`): 0 when every configured source was read well and in time."""
-    with open_warehouse(settings.warehouse.uri).reader() as reader:
+    with open_warehouse(settings).reader() as reader:
         rows = reader.query("select * from sources order by source").to_pylist()
     known = {row["source"]: row for row in rows}
     names = [s.name for s in settings.tracking] + [s.name for s in settings.billing] + [s.uri for s in settings.stores if s.measure == "list"]

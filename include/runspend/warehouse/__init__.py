@@ -1,19 +1,25 @@
 """The seam to where tables live. Small enough that another engine can follow without its callers noticing.
 
 A unit is one file's worth of rows: a table, a month (or "all") and a writer. A step replaces units whole, several at
-once or none. `parquet.py` keeps them as Parquet files queried by DuckDB. What rows mean does not belong here.
+once or none. `parquet.py` keeps them as Parquet files in a folder queried by DuckDB, `objects.py` keeps
+the same files in a bucket. What rows mean does not belong here.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from runspend.errors import ConfigError
+
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from runspend.config import Settings
 
 __all__ = ["Model", "Reader", "Step", "Unit", "UnitState", "Warehouse", "open_warehouse"]
 
@@ -109,12 +115,18 @@ class Warehouse(Protocol):
         ...
 
 
-def open_warehouse(uri: str) -> Warehouse:
-    """The warehouse behind a `warehouse.uri` of the configuration; finishes any publish that was killed."""
-    from runspend.errors import ConfigError
+def open_warehouse(settings: Settings | str) -> Warehouse:
+    """The warehouse of a configuration, or the one in a folder; finishes any publish that was killed."""
+    uri = settings if isinstance(settings, str) else settings.warehouse.uri
+    if "://" not in uri or uri.startswith("file://"):
+        from runspend.warehouse.parquet import ParquetWarehouse
 
-    if "://" in uri and not uri.startswith("file://"):
-        raise ConfigError(f"cannot open warehouse {uri!r}: this version keeps tables in a folder. Set warehouse.uri to a folder.")
-    from runspend.warehouse.parquet import ParquetWarehouse
+        return ParquetWarehouse(Path(uri.removeprefix("file://")))
+    if not uri.startswith("s3://") or isinstance(settings, str):
+        raise ConfigError(f"cannot open warehouse {uri!r}: this version keeps tables in a folder or an S3 bucket. Set warehouse.uri to one of them.")
+    from runspend.warehouse.objects import BucketWarehouse
+    from runspend.warehouse.s3 import Bucket
 
-    return ParquetWarehouse(Path(uri.removeprefix("file://")))
+    place = settings.warehouse
+    bucket = Bucket(uri, endpoint=place.endpoint, region=place.region, credentials=place.credentials)
+    return BucketWarehouse(bucket, settings.home / "cache" / hashlib.sha256(bucket.where.encode()).hexdigest()[:16])

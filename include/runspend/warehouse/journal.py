@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -151,6 +152,8 @@ class Folder:
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:
         """A staging folder that others leave alone while this process lives."""
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+            raise ValueError(f"cannot name a step {name!r}: use letters, digits, dots and dashes.")
         self.home.mkdir(parents=True, exist_ok=True)
         self._lock.touch(exist_ok=True)
         with self.shared():  # a sweep holds the exclusive lock: it cannot see the folder before it is locked

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -49,11 +49,35 @@ from runspend.warehouse.engine import (
 from runspend.warehouse.journal import Folder, Stage, crash_point, fsync_file, fsync_folder, read_json, write_json
 from runspend.warehouse.splice import splice
 
-__all__ = ["ParquetWarehouse"]
+__all__ = ["ParquetReader", "ParquetStep", "ParquetWarehouse", "Place", "Staged", "add_columns", "sha256_of", "state_of", "with_columns"]
 
 PACKAGE = Path(__file__).parent.parent
 MEMORY = "2GB"
 ROW_GROUP = 122_880
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A unit's new file and what is known of it."""
+
+    file: Path
+    content: Content
+    record: dict[str, Any]
+
+
+class Place(Protocol):
+    """Where a step finds the published files and leaves its own: this folder, or the bucket of `objects.py`."""
+
+    models: Path
+    checks: Path
+
+    def pin(self, folder: Path) -> tuple[dict[Unit, Path], dict[str, list[str]]]:
+        """The published files as they are now, under names in `folder` that stay, and the columns they have."""
+        ...
+
+    def replace(self, staged: Mapping[Unit, Staged], dropped: set[Unit], inputs: Mapping[Unit, str | None], *, stage: Path, build_id: str) -> bool:
+        """Make a step's units visible, all at once; False, and nothing changed, if an input's digest is not what it was."""
+        ...
 
 
 class ParquetWarehouse:
@@ -70,7 +94,7 @@ class ParquetWarehouse:
     def states(self, *tables: str) -> dict[Unit, UnitState]:
         """Published units of these tables (all tables when none is named)."""
         with self.folder.shared():
-            return {unit: _state(record) for unit, record in self.records(*tables).items()}
+            return {unit: state_of(record) for unit, record in self.records(*tables).items()}
 
     def read(self, unit: Unit) -> pa.Table | None:
         """The rows of one published unit, in today's columns; None when there is none."""
@@ -78,13 +102,13 @@ class ParquetWarehouse:
             if not self.state_path(unit).exists():
                 return None
             with pq.ParquetFile(self.path(unit)) as file:
-                return _with_columns(file.read(), TABLES[unit.table])
+                return with_columns(file.read(), TABLES[unit.table])
 
     @contextmanager
     def reader(self) -> Iterator[ParquetReader]:
         """One consistent view: no publish is seen half done. Publishing waits until it is closed."""
         with self.folder.shared(), tempfile.TemporaryDirectory(prefix="runspend-") as scratch:
-            reader = ParquetReader(self, Path(scratch))
+            reader = ParquetReader({unit: self.path(unit) for unit in self.records()}, self.columns(), Path(scratch))
             try:
                 yield reader
             finally:
@@ -93,8 +117,6 @@ class ParquetWarehouse:
     @contextmanager
     def step(self, name: str, build_id: str) -> Iterator[ParquetStep]:
         """Begin replacing units. Leaving without `publish` throws the staged rows away."""
-        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
-            raise ValueError(f"cannot name a step {name!r}: use letters, digits, dots and dashes.")
         with self.folder.stage(name) as stage:
             step = ParquetStep(self, stage, build_id)
             try:
@@ -149,25 +171,56 @@ class ParquetWarehouse:
             if have[unit.table] == [c.name for c in table.columns]:
                 continue
             file = stage / f"upgrade-{number}.parquet"
-            _add_columns(self.path(unit), file, table)
+            add_columns(self.path(unit), file, table)
             moves += [(file, self.path(unit)), (_write_state(file, unit, record), self.state_path(unit))]
         note = stage / "schema.json"
         write_json(note, {"version": SCHEMA_VERSION, "tables": {t.name: [c.name for c in t.columns] for t in TABLES.values()}})
         self.folder.commit([*moves, (note, target)], [], {"upgrade": SCHEMA_VERSION})
 
+    def pin(self, folder: Path) -> tuple[dict[Unit, Path], dict[str, list[str]]]:
+        """The published files as they are now, under names in `folder` that stay, and the columns they have."""
+        pinned: dict[Unit, Path] = {}
+        with self.folder.shared():
+            columns = self.columns()
+            for unit in self.records():
+                pin = folder / unit.table / f"{unit.period}+{unit.writer}.parquet"
+                pin.parent.mkdir(parents=True, exist_ok=True)
+                pinned[unit] = _pin(self.path(unit), pin)
+        return pinned, columns
+
+    def replace(self, staged: Mapping[Unit, Staged], dropped: set[Unit], inputs: Mapping[Unit, str | None], *, stage: Path, build_id: str) -> bool:
+        """Make a step's units visible, all at once; False, and nothing changed, if an input's digest is not what it was."""
+        moves: list[tuple[Path, Path]] = []
+        for unit, one in staged.items():
+            fsync_file(one.file)
+            state = _write_state(one.file, unit, one.record)
+            moves += [(one.file, self.path(unit)), (state, self.state_path(unit))]
+        fsync_folder(stage)
+        crash_point("publish.staged")
+        with self.folder.exclusive():
+            published = self.records(*{unit.table for unit in inputs}) if inputs else {}
+            for unit, digest in inputs.items():
+                now = published.get(unit)
+                if (None if now is None else now["digest"]) != digest:
+                    return False
+            self.upgrade(stage)
+            removals = [p for unit in sorted(dropped) for p in (self.path(unit), self.state_path(unit))]
+            if moves or removals:
+                self.folder.commit(moves, removals, {"build_id": build_id})
+        return True
+
     def _is_whole(self, unit: Unit, record: Mapping[str, Any]) -> bool:
         path = self.path(unit)
-        return path.exists() and path.stat().st_size == record["bytes"] and _sha256(path) == record["sha256"]
+        return path.exists() and path.stat().st_size == record["bytes"] and sha256_of(path) == record["sha256"]
 
 
 class ParquetReader:
     """Read-only SQL over the published tables of one build."""
 
-    def __init__(self, warehouse: ParquetWarehouse, scratch: Path) -> None:
-        columns = warehouse.columns()
+    def __init__(self, units: Mapping[Unit, Path], columns: Mapping[str, list[str]], scratch: Path) -> None:
         files: dict[str, list[Path]] = {name: [] for name in TABLES}
-        for unit in warehouse.records():
-            files[unit.table].append(warehouse.path(unit))
+        for unit, path in units.items():
+            files[unit.table].append(path)
         self._connection = connect(scratch, memory=MEMORY)
         for table in TABLES.values():
             create_view(self._connection, table, files[table.name], columns[table.name])
@@ -200,11 +253,11 @@ class ParquetReader:
 class ParquetStep:
     """Units being replaced together. Nothing is visible to anybody until `publish`."""
 
-    def __init__(self, warehouse: ParquetWarehouse, stage: Stage, build_id: str) -> None:
+    def __init__(self, warehouse: Place, stage: Stage, build_id: str) -> None:
         self.build_id = build_id
         self._warehouse = warehouse
         self.stage = stage.path
-        self._staged: dict[Unit, _Staged] = {}
+        self._staged: dict[Unit, Staged] = {}
         self._dropped: set[Unit] = set()
         self._fresh: set[str] = set()  # tables whose view shows what is staged by now
         self._done = False
@@ -266,31 +319,14 @@ class ParquetStep:
         """What is known of a unit staged so far."""
         if unit not in self._staged:
             raise ValueError(f"cannot tell the state of {unit}: the step has not staged it.")
-        return _state(self._staged[unit].record)
+        return state_of(self._staged[unit].record)
 
     def publish(self, inputs: Mapping[Unit, str | None] | None = None) -> bool:
         """Make all staged units visible at once. False ("superseded", nothing changed) if an input's digest is not what it was."""
         if self._done:
             raise RunspendError("cannot publish a step twice: begin another step.")
         self._done = True
-        moves: list[tuple[Path, Path]] = []
-        for unit, staged in self._staged.items():
-            fsync_file(staged.file)
-            state = _write_state(staged.file, unit, staged.record)
-            moves += [(staged.file, self._warehouse.path(unit)), (state, self._warehouse.state_path(unit))]
-        fsync_folder(self.stage)
-        crash_point("publish.staged")
-        with self._warehouse.folder.exclusive():
-            published = self._warehouse.records(*{unit.table for unit in inputs or {}}) if inputs else {}
-            for unit, digest in (inputs or {}).items():
-                now = published.get(unit)
-                if (None if now is None else now["digest"]) != digest:
-                    return False
-            self._warehouse.upgrade(self.stage)
-            removals = [p for unit in sorted(self._dropped) for p in (self._warehouse.path(unit), self._warehouse.state_path(unit))]
-            if moves or removals:
-                self._warehouse.folder.commit(moves, removals, {"build_id": self.build_id})
-        return True
+        return self._warehouse.replace(self._staged, self._dropped, inputs or {}, stage=self.stage, build_id=self.build_id)
 
     def close(self) -> None:
         """Let go of the engine."""
@@ -357,15 +393,7 @@ class ParquetStep:
     @cached_property
     def _published(self) -> tuple[dict[Unit, Path], dict[str, list[str]]]:
         """The published files as they are now, under names of the step's own: whatever others publish, the step reads one build."""
-        warehouse = self._warehouse
-        pinned: dict[Unit, Path] = {}
-        with warehouse.folder.shared():
-            columns = warehouse.columns()
-            for unit in warehouse.records():
-                pin = self.stage / "pinned" / unit.table / f"{unit.period}+{unit.writer}.parquet"
-                pin.parent.mkdir(parents=True, exist_ok=True)
-                pinned[unit] = _pin(warehouse.path(unit), pin)
-        return pinned, columns
+        return self._warehouse.pin(self.stage / "pinned")
 
     def _new_file(self, unit: Unit) -> Path:
         self._files += 1
@@ -373,10 +401,10 @@ class ParquetStep:
 
     def _accept(self, unit: Unit, file: Path, content: Content, extra: Mapping[str, Any]) -> UnitState:
         record = {"digest": content.digest, "rows": content.rows, "build_id": self.build_id, "extra": dict(extra)}
-        self._staged[unit] = _Staged(file, content, record)
+        self._staged[unit] = Staged(file, content, record)
         self._dropped.discard(unit)
         self._fresh.discard(unit.table)
-        return _state(record)
+        return state_of(record)
 
 
 def _pin(path: Path, pin: Path) -> Path:
@@ -388,13 +416,6 @@ def _pin(path: Path, pin: Path) -> Path:
             return path
         raise
     return pin
-
-
-@dataclass(frozen=True)
-class _Staged:
-    file: Path
-    content: Content
-    record: dict[str, Any]
 
 
 def _unit_of(model: Model) -> Unit:
@@ -413,17 +434,19 @@ def _unit(table: str, period: str, writer: str) -> Unit:
     return Unit(table, period, writer)
 
 
-def _state(record: Mapping[str, Any]) -> UnitState:
+def state_of(record: Mapping[str, Any]) -> UnitState:
+    """What others are told of a unit."""
     return UnitState(record["digest"], record["rows"], record["build_id"], record["extra"])
 
 
 def _write_state(file: Path, unit: Unit, record: Mapping[str, Any]) -> Path:
     path = file.with_suffix(".json")
-    write_json(path, {**record, "unit": list(unit), "bytes": file.stat().st_size, "sha256": _sha256(file)})
+    write_json(path, {**record, "unit": list(unit), "bytes": file.stat().st_size, "sha256": sha256_of(file)})
     return path
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 22):
@@ -456,16 +479,17 @@ def _conform(rows: pa.Table, table: Table, build_id: str) -> pa.Table:
     return exact.sort_by([(name, "ascending") for name in table.sort]) if table.sort else exact
 
 
-def _add_columns(source: Path, target: Path, table: Table) -> None:
+def add_columns(source: Path, target: Path, table: Table) -> None:
     """The same file with the columns of today's schema, null where it had none."""
     schema = table.arrow_schema()
     with pq.ParquetFile(source) as old, pq.ParquetWriter(target, schema, compression="zstd") as new:
         for batch in old.iter_batches():
-            new.write_table(_with_columns(pa.Table.from_batches([batch]), table), row_group_size=ROW_GROUP)
+            new.write_table(with_columns(pa.Table.from_batches([batch]), table), row_group_size=ROW_GROUP)
     fsync_file(target)
 
 
-def _with_columns(rows: pa.Table, table: Table) -> pa.Table:
+def with_columns(rows: pa.Table, table: Table) -> pa.Table:
+    """The rows in today's columns, null where the file had none."""
     schema = table.arrow_schema()
     columns = [rows.column(f.name) if f.name in rows.column_names else pa.nulls(rows.num_rows, f.type) for f in schema]
     return pa.table(columns, names=schema.names).cast(schema)

@@ -1,0 +1,402 @@
+"""The warehouse in a bucket: the same files under the same names as in a folder, so that readers of the folder read the bucket.
+
+    <prefix>/<table>/period=YYYY-MM/<writer>.parquet              public tables
+    <prefix>/_internal/<table>/period=YYYY-MM/<writer>.parquet    the others
+    <prefix>/_runspend/head.json                                  what is published: one object, replaced on condition only
+    <prefix>/_runspend/stage/<step>/…                             files on their way
+
+The head names every unit with the SHA-256 of its file and carries a number that grows with each put. A publish puts its files
+into the stage, then a new head in place of exactly the one it checked its inputs against: that put is the commit point, and
+whoever comes too late is refused by the store. Until the files are copied to their names the head lists the copies, and readers
+of ours take them from the stage: they see one build and never wait. Those copies are a lease as well: the next publish waits
+until they are done or, when nobody renewed the number for `LEASE` seconds of the store's clock, finishes them. Somebody who
+lost the lease without knowing can do no harm: what he would copy is gone from the stage, what he would remove has another ETag.
+
+SQL runs on this machine over a cache of files named by their SHA-256. How it runs belongs in `parquet.py`, requests in `s3.py`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from runspend.errors import ConfigError, RunspendError
+from runspend.tables import SCHEMA_VERSION, TABLES
+from runspend.warehouse import Unit, UnitState
+from runspend.warehouse.journal import Folder, crash_point, fsync_file, fsync_folder
+from runspend.warehouse.parquet import PACKAGE, ParquetReader, ParquetStep, Staged, add_columns, sha256_of, state_of, with_columns
+from runspend.warehouse.s3 import Bucket, NotAllowed
+
+__all__ = ["BucketWarehouse"]
+
+HEAD = "_runspend/head.json"
+STAGE = "_runspend/stage"
+LEASE = 30.0  # seconds without a renewal after which others finish a publish
+DAY = 86_400.0
+AT_ONCE = 8  # transfers
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What is published, and what is still to be copied to its name."""
+
+    number: int = 0
+    units: Mapping[Unit, Mapping[str, Any]] = field(default_factory=dict)
+    version: int = SCHEMA_VERSION
+    columns: Mapping[str, list[str]] = field(default_factory=lambda: {t.name: [c.name for c in t.columns] for t in TABLES.values()})
+    copies: tuple[tuple[str, str, int], ...] = ()  # (from the stage, to its name, bytes)
+    removals: tuple[tuple[str, str], ...] = ()  # (name, ETag)
+    etag: str | None = None
+    age: float = 0.0
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every file is at its name."""
+        return not self.copies and not self.removals
+
+    @cached_property
+    def staged(self) -> dict[str, str]:
+        """Where the files of names that wait for their copy are."""
+        return {target: source for source, target, _ in self.copies}
+
+    def body(self) -> bytes:
+        value = {
+            "number": self.number,
+            "put": uuid.uuid4().hex,  # no two heads are equal, so no two ETags
+            "schema": {"version": self.version, "tables": self.columns},
+            "units": {"/".join(unit): record for unit, record in sorted(self.units.items())},
+            "copies": self.copies,
+            "removals": self.removals,
+        }
+        return json.dumps(value, ensure_ascii=False, sort_keys=True).encode()
+
+
+class BucketWarehouse:
+    """Tables in a bucket, with a cache of them in a folder. Opening it finishes a publish that was killed."""
+
+    def __init__(
+        self, bucket: Bucket, cache: Path, *, models: Path = PACKAGE / "models", checks: Path = PACKAGE / "checks", lease: float = LEASE
+    ) -> None:
+        self.bucket = bucket
+        self.models = models
+        self.checks = checks
+        self._lease = lease
+        self._files = cache / "files"
+        self._folder = Folder(cache)
+        self._folder.recover()
+        self._reading = threading.local()
+        head = self._head()  # refuses a warehouse newer than the code
+        try:
+            self._prove_conditions(cache)
+            if not head.is_settled and head.age > self._lease:
+                self._finish(head)
+        except NotAllowed:
+            if head.etag is None:
+                raise  # else somebody who may only read
+
+    def states(self, *tables: str) -> dict[Unit, UnitState]:
+        """Published units of these tables (all tables when none is named); inside a reader those it sees."""
+        units = self._seen().units
+        return {unit: state_of(record) for unit, record in units.items() if not tables or unit.table in tables}
+
+    def read(self, unit: Unit) -> pa.Table | None:
+        """The rows of one published unit, in today's columns; None when there is none."""
+        with self._folder.stage("read") as stage:
+            paths, _ = self._pin(stage.path / "pinned", self._seen(), unit)
+            if unit not in paths:
+                return None
+            with pq.ParquetFile(paths[unit]) as file:
+                return with_columns(file.read(), TABLES[unit.table])
+
+    @contextmanager
+    def reader(self) -> Iterator[ParquetReader]:
+        """One consistent view: no publish is seen half done. Nobody waits for it."""
+        with self._folder.stage("read") as stage:
+            units, head = self._pin(stage.path / "pinned", self._seen())
+            reader = ParquetReader(units, head.columns, stage.path)
+            outer = getattr(self._reading, "head", None)
+            self._reading.head = head
+            try:
+                yield reader
+            finally:
+                self._reading.head = outer
+                reader.close()
+
+    @contextmanager
+    def step(self, name: str, build_id: str) -> Iterator[ParquetStep]:
+        """Begin replacing units. Leaving without `publish` throws the staged rows away."""
+        with self._folder.stage(name) as stage:
+            step = ParquetStep(self, stage, build_id)
+            try:
+                yield step
+            finally:
+                step.close()
+
+    def verify(self) -> list[Unit]:
+        """Units whose object is not, byte for byte, the file that was published. Reads every object."""
+        with self._folder.stage("verify") as stage:
+            head = self._settled()
+            target = stage.path / "object"
+            return [unit for unit, record in head.units.items() if self.bucket.download(_key(unit), target) != record["sha256"]]
+
+    # What `ParquetStep` uses.
+
+    def pin(self, folder: Path) -> tuple[dict[Unit, Path], dict[str, list[str]]]:
+        """The published files as they are now, under names in `folder` that stay, and the columns they have."""
+        units, head = self._pin(folder, self._head())
+        return units, dict(head.columns)
+
+    def replace(
+        self, staged: Mapping[Unit, Staged], dropped: set[Unit], inputs: Mapping[Unit, str | None], *, stage: Path, build_id: str
+    ) -> bool:
+        """Make a step's units visible, all at once; False, and nothing changed, if an input's digest is not what it was."""
+        if not _hold(self._head(), inputs):
+            return False
+        place, uploaded = f"{STAGE}/{uuid.uuid4().hex}", time.time()
+        records = {unit: _record(one.file, one.record) for unit, one in staged.items()}
+        copies = self._upload(place, {unit: one.file for unit, one in staged.items()}) if staged else ()
+        crash_point("publish.staged")
+        while True:
+            head = self._settled()
+            if not _hold(head, inputs):
+                for key, _, _ in copies:
+                    self.bucket.delete(key)
+                return False
+            gone = [unit for unit in sorted(dropped) if unit in head.units]
+            if not copies and not gone:
+                return True
+            new = self._upgraded(head, {*staged, *gone}, place, stage)
+            new = replace(
+                new,
+                units={unit: record for unit, record in new.units.items() if unit not in dropped} | records,
+                copies=(*new.copies, *copies),
+                removals=tuple((_key(unit), etag) for unit in gone if (etag := self.bucket.etag(_key(unit))) is not None),
+            )
+            if time.time() - uploaded > DAY / 2:  # others sweep the stage after a day
+                raise RunspendError(
+                    f"cannot publish to {self.bucket.where}: it took longer than half a day. Nothing was changed. Run again."
+                )
+            crash_point("publish.before_journal")
+            committed = self._put(head, new)
+            if committed is not None:
+                break
+        crash_point("publish.after_journal")
+        for unit, one in staged.items():
+            self._keep(one.file, records[unit]["sha256"])
+        self._finish(committed)
+        self._sweep()
+        return True
+
+    # The head.
+
+    def _head(self) -> _Head:
+        found = self.bucket.get(HEAD)
+        if found is None:
+            return _Head()
+        try:
+            value = json.loads(found.body)
+        except ValueError as error:
+            raise RunspendError(
+                f"cannot read {self.bucket.uri}/{HEAD}: {error}. The object is damaged; restore an older version."
+            ) from error
+        schema = value["schema"]
+        if schema["version"] > SCHEMA_VERSION:
+            raise ConfigError(
+                f"cannot use warehouse {self.bucket.where}: it has schema version {schema['version']}, this runspend knows {SCHEMA_VERSION}. "
+                "Install the newer runspend. Nothing was changed."
+            )
+        return _Head(
+            number=value["number"],
+            units={Unit(*name.split("/")): record for name, record in value["units"].items()},
+            version=schema["version"],
+            columns={table: schema["tables"].get(table, []) for table in TABLES},
+            copies=tuple((source, target, size) for source, target, size in value["copies"]),
+            removals=tuple((key, etag) for key, etag in value["removals"]),
+            etag=found.etag,
+            age=found.age,
+        )
+
+    def _seen(self) -> _Head:
+        """What the reader that is open in this thread sees, else what is published now."""
+        head: _Head | None = getattr(self._reading, "head", None)
+        return self._head() if head is None else head
+
+    def _put(self, old: _Head, new: _Head) -> _Head | None:
+        """Put a head in place of exactly that one; None when somebody else was quicker."""
+        new = replace(new, number=old.number + 1, age=0.0)
+        body = new.body()
+        etag = self.bucket.create(HEAD, body) if old.etag is None else self.bucket.replace(HEAD, body, old.etag)
+        return None if etag is None else replace(new, etag=etag)
+
+    def _settled(self) -> _Head:
+        """The head once nothing is left to copy: waits for who holds the lease, or takes it over."""
+        while not (head := self._head()).is_settled:
+            if head.age > self._lease:
+                self._finish(head)
+            else:
+                time.sleep(0.2)
+        return head
+
+    def _finish(self, head: _Head) -> None:
+        """Bring the files of a committed head to their names. Stops when somebody else has taken over."""
+        taken = self._put(head, head)
+        renewed = time.monotonic()
+        for number, (source, target, size) in enumerate(head.copies):
+            if taken is not None and time.monotonic() - renewed > self._lease / 3:
+                taken, renewed = self._put(taken, taken), time.monotonic()
+            if taken is None:
+                return
+            self.bucket.copy(source, target, size)  # gone from the stage: it was copied before a kill
+            if number == 0:
+                crash_point("publish.after_first_move")
+        if taken is None:
+            return
+        for key, etag in head.removals:
+            self.bucket.delete(key, etag=etag)
+        crash_point("publish.after_moves")
+        for source, _, _ in head.copies:  # before the lease ends: a holder who lost it finds nothing to copy
+            self.bucket.delete(source)
+        self._put(taken, replace(taken, copies=(), removals=()))
+        crash_point("publish.after_journal_dropped")
+
+    def _upgraded(self, head: _Head, replaced: set[Unit], place: str, stage: Path) -> _Head:
+        """The head with files of an older version given the columns they lack."""
+        if head.version == SCHEMA_VERSION:
+            return head
+        old = {u for u in head.units if u not in replaced and head.columns[u.table] != [c.name for c in TABLES[u.table].columns]}
+        paths, _ = self._pin(stage / "old", head, *old) if old else ({}, head)
+        files = {}
+        for number, unit in enumerate(sorted(old)):
+            files[unit] = stage / f"upgrade-{number}.parquet"
+            add_columns(paths[unit], files[unit], TABLES[unit.table])
+        records = {unit: _record(file, head.units[unit]) for unit, file in files.items()}
+        copies = self._upload(f"{place}/upgrade-{head.number}", files)
+        return replace(head, version=SCHEMA_VERSION, columns=_Head().columns, units={**head.units, **records}, copies=copies)
+
+    def _prove_conditions(self, cache: Path) -> None:
+        """Refuse a store that puts whatever the condition says: two publishers would overwrite each other there."""
+        proven = cache / "conditions-hold"
+        if proven.exists():
+            return
+        key = f"_runspend/probe-{uuid.uuid4().hex}"
+        etag = self.bucket.create(key, b"1")
+        try:
+            twice = self.bucket.create(key, b"2")
+            wrong = self.bucket.replace(key, b"3", '"00000000000000000000000000000000"')
+            right = self.bucket.replace(key, b"4", etag or "")
+        finally:
+            self.bucket.delete(key)
+        if etag is None or twice is not None or wrong is not None or right is None:
+            raise ConfigError(
+                f"cannot use {self.bucket.where} as a warehouse: the store does not keep the conditions of a put (If-None-Match, If-Match), "
+                "so two publishers could overwrite each other. Set warehouse.uri to a folder, or to a store that keeps them."
+            )
+        cache.mkdir(parents=True, exist_ok=True)
+        proven.touch()
+
+    # Files.
+
+    def _pin(self, folder: Path, head: _Head, *only: Unit) -> tuple[dict[Unit, Path], _Head]:
+        """The files of one head (`only` some units of it) under names in `folder`, and that head: a newer one when it was replaced meanwhile."""
+        while True:
+            wanted = [unit for unit in head.units if not only or unit in only]
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                found = dict(zip(wanted, pool.map(partial(self._fetch, folder, head), wanted), strict=True))
+            lost = [unit for unit, path in found.items() if path is None]
+            if not lost:
+                return {unit: path for unit, path in found.items() if path is not None}, head
+            newer = self._head()
+            if newer.number == head.number:
+                raise RunspendError(
+                    f"cannot read {self.bucket.uri}/{_key(lost[0])}: it is not what was published. "
+                    "Somebody changed or removed the object; restore it, or load that source again."
+                )
+            head = newer
+
+    def _fetch(self, folder: Path, head: _Head, unit: Unit) -> Path | None:
+        """A name in `folder` for the file of a unit; None when the store has it no longer."""
+        sha256 = head.units[unit]["sha256"]
+        cached = self._files / f"{sha256}.parquet"
+        pin = folder / unit.table / f"{unit.period}+{unit.writer}+{sha256[:16]}.parquet"
+        if pin.exists():
+            return pin
+        pin.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _link(cached, pin)
+        except FileNotFoundError:
+            pass
+        else:
+            return pin
+        for key in (head.staged.get(_key(unit)), _key(unit)):
+            if key is not None and self.bucket.download(key, pin) == sha256:
+                self._keep(pin, sha256)
+                return pin
+        pin.unlink(missing_ok=True)
+        return None
+
+    def _keep(self, file: Path, sha256: str) -> None:
+        """Put a finished file of a step or reader into the cache: another name of it, which is never written to."""
+        self._files.mkdir(parents=True, exist_ok=True)
+        fsync_file(file)
+        scratch = self._files / f"{uuid.uuid4().hex}.tmp"
+        _link(file, scratch)
+        os.replace(scratch, self._files / f"{sha256}.parquet")
+        scratch.unlink(missing_ok=True)  # both were the same file already
+
+    def _upload(self, place: str, files: Mapping[Unit, Path]) -> tuple[tuple[str, str, int], ...]:
+        copies = {unit: (f"{place}/{number}.parquet", _key(unit), files[unit].stat().st_size) for number, unit in enumerate(sorted(files))}
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(lambda unit: self.bucket.upload(copies[unit][0], files[unit]), copies))
+        return tuple(copies.values())
+
+    def _sweep(self) -> None:
+        """Remove what killed publishers left in the stage and what the cache needs no longer, a day later."""
+        head = self._head()
+        needed = {source for source, _, _ in head.copies}
+        for key, age in self.bucket.ages(f"{STAGE}/"):
+            if age > DAY and key not in needed:
+                self.bucket.delete(key)
+        shas = {record["sha256"] for record in head.units.values()}
+        for path in self._files.glob("*"):
+            if path.stem not in shas and time.time() - path.stat().st_mtime > DAY:
+                path.unlink(missing_ok=True)
+        fsync_folder(self._files)
+
+
+def _hold(head: _Head, inputs: Mapping[Unit, str | None]) -> bool:
+    """Whether every input still has the digest the build read."""
+    return all((head.units[unit]["digest"] if unit in head.units else None) == digest for unit, digest in inputs.items())
+
+
+def _key(unit: Unit) -> str:
+    place = "" if TABLES[unit.table].is_public else "_internal/"
+    return f"{place}{unit.table}/period={unit.period}/{unit.writer}.parquet"
+
+
+def _link(file: Path, name: Path) -> None:
+    """Another name of a file that nobody writes to; a copy where the file system has no such thing."""
+    try:
+        os.link(file, name)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EXDEV):
+            raise
+        shutil.copyfile(file, name)
+
+
+def _record(file: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    return {**record, "bytes": file.stat().st_size, "sha256": sha256_of(file)}

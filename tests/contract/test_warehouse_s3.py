@@ -1,0 +1,491 @@
+"""The warehouse in a bucket promises what the one in a folder does. The server is SeaweedFS: what it shows is shown on an emulator.
+
+`python -m tests.contract.test_warehouse_s3 ENDPOINT BUCKET CACHE VERSION` publishes one version of several tables at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import pytest
+from botocore.exceptions import ClientError
+
+from runspend import tables
+from runspend.config import Settings, WarehouseSettings, load_settings
+from runspend.errors import CheckFailed, ConfigError, RunspendError
+from runspend.tables import TABLES
+from runspend.warehouse import Model, Unit, open_warehouse
+from runspend.warehouse.objects import BucketWarehouse
+from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.s3 import Bucket
+from tests.faults.world import PERIOD, TOGETHER, rows_of
+from tests.servers.s3 import S3Server, s3_server
+from tests.tiny_world import make_store, make_tiny_world
+
+__all__ = ["s3_server"]
+
+LINES = TABLES["billing_lines"]
+UNIT = Unit("billing_lines", PERIOD, "aws")
+CHANGES = Unit("bill_changes", PERIOD, "all")
+PREFIX = "ml/costs"
+
+Open = Callable[..., BucketWarehouse]
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A bucket of the test's own, and the server's key in the environment."""
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    name = f"warehouse-{uuid.uuid4().hex[:12]}"
+    s3_server.client().create_bucket(Bucket=name)
+    return name
+
+
+@pytest.fixture
+def opened(s3_server: S3Server, bucket: str, tmp_path: Path) -> Open:
+    """Open the warehouse as a machine of that name does; without lease nobody waits for one that was killed."""
+
+    def open_it(machine: str = "here", **options: Any) -> BucketWarehouse:
+        return open_bucket(s3_server.endpoint, bucket, tmp_path / machine, **options)
+
+    return open_it
+
+
+def open_bucket(endpoint: str, bucket: str, cache: Path, **options: Any) -> BucketWarehouse:
+    return BucketWarehouse(Bucket(f"s3://{bucket}/{PREFIX}/", endpoint=endpoint), cache, **options)
+
+
+def fill(warehouse: Any, rows: pa.Table, unit: Unit = UNIT, **options: Any) -> str:
+    with warehouse.step("fill", "fill") as step:
+        state = step.put(*unit, rows, **options)
+        assert step.publish()
+    return str(state.digest)
+
+
+def ask(warehouse: Any, query: str) -> list[dict[str, object]]:
+    with warehouse.reader() as reader:
+        return list(reader.query(query).to_pylist())
+
+
+def keys(server: S3Server, bucket: str) -> list[str]:
+    pages = server.client().get_paginator("list_objects_v2").paginate(Bucket=bucket)
+    return sorted(entry["Key"].removeprefix(f"{PREFIX}/") for page in pages for entry in page.get("Contents", []))
+
+
+def publish_version(warehouse: BucketWarehouse, version: int) -> None:
+    """Replace one unit of each table of TOGETHER by its next version, all at once; from version 2 on a unit of billing_lines goes."""
+    with warehouse.step("fault", f"build-{version}") as step:
+        for name in TOGETHER:
+            step.put(name, PERIOD, "all", rows_of(TABLES[name], cost=str(version), build_id=f"build-{version}"))
+        if version > 1:
+            step.drop("billing_lines", PERIOD, "aws")
+        else:
+            step.put(*UNIT, rows_of(LINES))
+        assert step.publish()
+
+
+def builds_seen(warehouse: BucketWarehouse) -> set[Any]:
+    sql = " union distinct ".join(f"select distinct build_id from {name}" for name in TOGETHER)
+    return {row["build_id"] for row in ask(warehouse, sql)}
+
+
+# --- the same as in a folder ---------------------------------------------------------------------------------------------
+
+
+def test_layout_states_and_rows(opened: Open, s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
+    """Names, digests, states and rows are those of the folder; nothing but finished files lies under a table's name."""
+    digests = []
+    for warehouse in (opened(), ParquetWarehouse(tmp_path / "folder")):
+        assert warehouse.states() == {}
+        assert warehouse.read(UNIT) is None
+        assert ask(warehouse, "select count(*) as n from runs") == [{"n": 0}]
+        with warehouse.step("fill", "b1") as step:
+            step.put(*UNIT, rows_of(LINES), extra={"last": "2026-10-31"})
+            step.put("runs", PERIOD, "prod", rows_of(TABLES["runs"]))
+            step.put("experiments", "all", "prod", rows_of(TABLES["experiments"], period="all"))
+            assert step.publish()
+        digests.append(warehouse.states())
+    assert digests[0] == digests[1]
+    assert keys(s3_server, bucket) == [
+        "_internal/billing_lines/period=2026-10/aws.parquet",
+        "_internal/experiments/period=all/prod.parquet",
+        "_runspend/head.json",
+        "runs/period=2026-10/prod.parquet",
+    ]
+    elsewhere = opened("elsewhere")
+    assert elsewhere.read(UNIT) == ParquetWarehouse(tmp_path / "folder").read(UNIT)
+    assert elsewhere.states("runs").keys() == {Unit("runs", PERIOD, "prod")}
+    assert elsewhere.verify() == []
+
+
+def test_models_and_checks(opened: Open, tmp_path: Path) -> None:
+    """Models read what another machine published; a failed check publishes nothing."""
+    sql = tmp_path / "sql"
+    sql.mkdir()
+    columns = ", ".join(c.name for c in TABLES["billing_lines"].columns)
+    (sql / "lines.sql").write_text(f"select {columns} from billing_lines where line_id != 'line_id 7'")
+    (sql / "one_missing.sql").write_text("select count(*) as n from billing_lines where source = 'aws' having count(*) = 49")
+    fill(opened(), rows_of(LINES))
+    other = opened("other", models=sql, checks=sql)
+    with other.step("copy", "b2") as step:
+        step.run([Model("lines", (PERIOD, "copy"), fills="billing_lines")], {})
+        assert step.state(Unit("billing_lines", PERIOD, "copy")).rows == 49
+        assert step.publish()
+    assert ask(opened(), "select count(*) as n from billing_lines") == [{"n": 99}]
+    with other.step("fill", "b3") as step:
+        step.put(*UNIT, rows_of(LINES, count=1))
+        step.drop("billing_lines", PERIOD, "copy")
+        (sql / "too_few.sql").write_text("select count(*) as n from billing_lines having count(*) < 10")
+        with pytest.raises(CheckFailed):
+            step.check(["too_few"], {})
+    assert ask(opened(), "select count(*) as n from billing_lines") == [{"n": 99}]
+
+
+def test_superseded_and_dropped(opened: Open, s3_server: S3Server, bucket: str) -> None:
+    """An input that changed means nothing is published and nothing is left behind; a dropped unit goes with its object."""
+    digest = fill(opened(), rows_of(LINES))
+    with opened().step("late", "b") as step:
+        step.put(*CHANGES, rows_of(TABLES["bill_changes"]))
+        assert fill(opened("other"), rows_of(LINES, count=51)) != digest
+        assert step.publish({UNIT: digest}) is False
+    assert opened().states().keys() == {UNIT}
+    with opened().step("drop", "b") as step:
+        step.drop(*UNIT)
+        step.drop("billing_lines", PERIOD, "never-there")
+        assert step.publish({CHANGES: None})
+    assert opened().states() == {}
+    assert keys(s3_server, bucket) == ["_runspend/head.json"]
+    with opened().step("nothing", "b") as step:
+        assert step.publish()
+        with pytest.raises(RunspendError, match="twice"):
+            step.publish()
+
+
+def test_foreign_readers(opened: Open, s3_server: S3Server, bucket: str) -> None:
+    """pyarrow and polars read the bucket as they read the folder: every table alone, with the month from the name."""
+    warehouse = opened()
+    for version in (1, 2):
+        publish_version(warehouse, version)
+    with warehouse.step("fill", "b") as step:
+        step.put("cost_daily", "2026-11", "all", rows_of(TABLES["cost_daily"], period="2026-11"))
+        assert step.publish()
+    files = pafs.S3FileSystem(
+        access_key=s3_server.access_key, secret_key=s3_server.secret_key, region=s3_server.region,
+        endpoint_override=s3_server.endpoint.removeprefix("http://"), scheme="http",
+    )  # fmt: skip
+    found = ds.dataset(f"{bucket}/{PREFIX}/cost_daily", filesystem=files, format="parquet", partitioning="hive")
+    assert found.to_table(filter=ds.field("period") == "2026-10")["build_id"].unique().to_pylist() == ["build-2"]
+    assert found.count_rows() == 100
+    options = {
+        "aws_access_key_id": s3_server.access_key, "aws_secret_access_key": s3_server.secret_key, "aws_region": s3_server.region,
+        "aws_endpoint_url": s3_server.endpoint, "aws_allow_http": "true",
+    }  # fmt: skip
+    frame = pl.read_parquet(f"s3://{bucket}/{PREFIX}/cost_daily/**/*.parquet", storage_options=options, hive_partitioning=True)
+    assert frame.height == 100
+
+
+# --- several at once -----------------------------------------------------------------------------------------------------
+
+
+def test_writers_of_two_machines_end_in_a_serial_order(opened: Open) -> None:
+    """Each adds a row over what it read, again and again: no row is lost, and those who were late know it."""
+    late: list[str] = []
+
+    def add(machine: str) -> None:
+        warehouse = opened(machine)
+        done = 0
+        while done < 6:
+            state, old = warehouse.states("bill_changes").get(CHANGES), warehouse.read(CHANGES)
+            new = rows_of(TABLES["bill_changes"], count=1, source=f"{machine}-{done}")
+            with warehouse.step("rounds", f"{machine}-{done}") as step:
+                step.put(*CHANGES, new if old is None else pa.concat_tables([old, new]))
+                if step.publish({CHANGES: None if state is None else state.digest}):
+                    done += 1
+                else:
+                    late.append(machine)
+
+    writers = [threading.Thread(target=add, args=(name,)) for name in ("a", "b", "c")]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    rows = opened().read(CHANGES)
+    assert rows is not None
+    assert sorted(rows["source"].to_pylist()) == sorted(f"{name}-{n}" for name in "abc" for n in range(6))
+    assert late
+    assert opened().verify() == []
+
+
+def test_a_reader_never_sees_two_builds(opened: Open) -> None:
+    """While another machine publishes version after version every reader sees one of them whole, and later ones never an older."""
+    publish_version(opened(), 1)
+    stop, seen = threading.Event(), []
+
+    def read() -> None:
+        warehouse = opened("reader")
+        while not stop.is_set():
+            seen.append(builds_seen(warehouse))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    warehouse = opened("writer")
+    for version in range(2, 14):
+        publish_version(warehouse, version)
+    stop.set()
+    reader.join()
+    assert all(len(builds) == 1 for builds in seen)
+    order = [int(next(iter(builds)).removeprefix("build-")) for builds in seen]
+    assert order == sorted(order)
+    assert len(set(order)) > 1
+
+
+def test_states_inside_a_reader_are_the_readers(opened: Open) -> None:
+    """A reader keeps its build, its states too, while another publishes; nobody waits."""
+    digest = fill(opened(), rows_of(LINES))
+    warehouse = opened()
+    with warehouse.reader() as reader:
+        newer = fill(opened("other"), rows_of(LINES, count=3))
+        assert warehouse.states()[UNIT].digest == digest
+        assert reader.query("select count(*) as n from billing_lines").to_pylist() == [{"n": 50}]
+    assert warehouse.states()[UNIT].digest == newer
+
+
+# --- killed --------------------------------------------------------------------------------------------------------------
+
+BEFORE = ("publish.staged", "publish.before_journal")
+AFTER = ("publish.after_journal", "publish.after_first_move", "publish.after_moves", "publish.after_journal_dropped")
+
+
+def killed_publish(server: S3Server, bucket: str, folder: Path, crash_at: str) -> None:
+    """Another process publishes version 2 and is killed at a named place."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.contract.test_warehouse_s3", server.endpoint, bucket, str(folder / "killed"), "2"],
+        cwd=Path(__file__).parents[2], env={**os.environ, "RUNSPEND_CRASH_AT": crash_at}, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+@pytest.mark.parametrize("crash_at", [*BEFORE, *AFTER])
+def test_a_killed_publish(crash_at: str, opened: Open, s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
+    """Killed before the head it changed nothing; after it, readers see it whole at once and the next opening brings the objects."""
+    publish_version(opened(), 1)
+    killed_publish(s3_server, bucket, tmp_path, crash_at)
+    build = "build-1" if crash_at in BEFORE else "build-2"
+    waiting = opened("reader", lease=1e9)
+    assert builds_seen(waiting) == {build}
+    assert (UNIT in waiting.states()) == (crash_at in BEFORE)
+    opened("next", lease=-1)
+    for name in TOGETHER:
+        place = "" if TABLES[name].is_public else "_internal/"
+        body = s3_server.client().get_object(Bucket=bucket, Key=f"{PREFIX}/{place}{name}/period={PERIOD}/all.parquet")["Body"].read()
+        assert set(pq.read_table(pa.BufferReader(body))["build_id"].to_pylist()) == {build}
+    if crash_at in AFTER:
+        assert [k for k in keys(s3_server, bucket) if k.startswith("_runspend/") or "aws" in k] == ["_runspend/head.json"]
+    publish_version(opened("third", lease=-1), 3)
+    assert builds_seen(opened("reader")) == {"build-3"}
+    assert opened().verify() == []
+
+
+def test_the_next_publish_waits_for_the_lease_then_takes_it_over(opened: Open, s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
+    """The store's clock decides: a publish that was killed is finished by the next once the lease has run out."""
+    publish_version(opened(), 1)
+    killed_publish(s3_server, bucket, tmp_path, "publish.after_first_move")
+    warehouse = opened("next", lease=3)
+    fill(warehouse, rows_of(LINES))
+    assert builds_seen(warehouse) == {"build-2"}
+    assert warehouse.verify() == []
+
+
+@pytest.mark.parametrize("pause_at", ["copy", "delete"])
+def test_who_lost_the_lease_changes_nothing(pause_at: str, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A publisher sleeps in the middle; another finishes its work, publishes over it and brings back what it drops; it wakes to no effect."""
+    publish_version(opened(), 1)
+    sleeper = opened("sleeper")
+    asleep, awake = threading.Event(), threading.Event()
+    real = getattr(sleeper.bucket, pause_at)
+
+    def pause(*given: Any, **options: Any) -> Any:
+        asleep.set()
+        assert awake.wait(60)
+        return real(*given, **options)
+
+    monkeypatch.setattr(sleeper.bucket, pause_at, pause)
+    thread = threading.Thread(target=publish_version, args=(sleeper, 2))
+    thread.start()
+    assert asleep.wait(60)
+    other = opened("other", lease=-1)
+    publish_version(other, 3)
+    fill(other, rows_of(LINES, count=9))
+    before = other.states()
+    awake.set()
+    thread.join()
+    assert other.states() == before
+    assert other.verify() == []
+    assert builds_seen(other) == {"build-3"}
+    assert ask(other, "select count(*) as n from billing_lines") == [{"n": 9}]
+
+
+def test_who_read_an_older_head_is_refused_by_the_store(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between reading the head and replacing it another publishes: the put fails and the inputs are compared again."""
+    digest = fill(opened(), rows_of(LINES))
+    slow = opened("slow")
+    real = slow._put
+    put: list[str] = []
+
+    def interrupted(*heads: Any) -> Any:
+        if not put:
+            put.append(fill(opened("quick"), rows_of(LINES, count=3)))
+        return real(*heads)
+
+    monkeypatch.setattr(slow, "_put", interrupted)
+    with slow.step("slow", "b") as step:
+        step.put(*UNIT, rows_of(LINES, count=4))
+        assert step.publish({UNIT: digest}) is False
+    assert slow.states()[UNIT].digest == put[0]
+
+
+# --- refused -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_object_is_named(opened: Open, s3_server: S3Server, bucket: str) -> None:
+    """Bytes that are not what was published are never read as data."""
+    fill(opened(), rows_of(LINES))
+    key = f"{PREFIX}/_internal/billing_lines/period={PERIOD}/aws.parquet"
+    s3_server.client().put_object(Bucket=bucket, Key=key, Body=b"something else")
+    assert opened("other").verify() == [UNIT]
+    with pytest.raises(RunspendError, match="is not what was published"):
+        ask(opened("other"), "select 1 as one")
+
+
+def test_a_newer_warehouse_is_refused(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A warehouse that a newer runspend wrote is not touched."""
+    fill(opened(), rows_of(LINES))
+    monkeypatch.setattr("runspend.warehouse.objects.SCHEMA_VERSION", tables.SCHEMA_VERSION - 1)
+    with pytest.raises(ConfigError, match="Install the newer runspend"):
+        opened()
+
+
+def test_a_new_column_is_added_before_the_next_publish(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers see it as null at once; the next publish rewrites the files that lack it, digests of old rows stay."""
+    unit = Unit("run_costs", PERIOD, "all")
+    digest = fill(opened(), rows_of(TABLES["run_costs"]), unit)
+    table = TABLES["run_costs"]
+    wider = tables.Table(
+        table.name, table.grain, table.meaning, (*table.columns, tables.Column("new_cost", "BIGNUMERIC", "New.")), is_public=True,
+        period_column=table.period_column, sort=table.sort,
+    )  # fmt: skip
+    monkeypatch.setitem(TABLES, "run_costs", wider)
+    monkeypatch.setattr("runspend.warehouse.objects.SCHEMA_VERSION", tables.SCHEMA_VERSION + 1)
+    assert ask(opened(), "select countif(new_cost is null) as n from run_costs") == [{"n": 50}]
+    fill(opened(), rows_of(LINES))
+    other = opened("other")
+    assert other.states()[unit].digest == digest
+    assert other.verify() == []
+    with other.reader() as reader:
+        path = next((other._folder.home / "stage").glob("read-*/pinned/run_costs/*.parquet"))
+        assert pq.read_schema(path).equals(wider.arrow_schema())
+        assert reader.query("select countif(new_cost is null) as n from run_costs").to_pylist() == [{"n": 50}]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"uri": "s3://no-such-bucket/x"}, "Make the bucket"), ({"endpoint": "http://127.0.0.1:1"}, "Check endpoint and network"),
+     ({"endpoint": "nonsense"}, "endpoint"), ({"credentials": "no-such-profile"}, "no-such-profile")],
+)  # fmt: skip
+def test_what_cannot_be_opened_is_said_in_words(
+    change: dict[str, str], message: str, s3_server: S3Server, bucket: str, tmp_path: Path
+) -> None:
+    """A wrong bucket, endpoint or profile names itself and what to do."""
+    place = WarehouseSettings(**{"uri": f"s3://{bucket}", "endpoint": s3_server.endpoint, **change})
+    with pytest.raises(RunspendError, match=message):
+        open_warehouse(Settings(home=tmp_path, warehouse=place))
+
+
+@pytest.mark.parametrize("header", ["If-None-Match", "If-Match"])
+def test_a_store_without_conditional_puts_is_refused(header: str, s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
+    """A store that puts whatever the condition says is found out before anything is published, and nothing is left in it."""
+    careless = Bucket(f"s3://{bucket}/{PREFIX}", endpoint=s3_server.endpoint)
+    careless._client.meta.events.register("before-sign.s3.PutObject", lambda request, **_: request.headers.__delitem__(header))
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"does not keep the conditions of a put .* Set warehouse.uri to a folder"):
+            BucketWarehouse(careless, tmp_path / "cache")
+    assert keys(s3_server, bucket) == []
+
+
+def test_who_may_only_read_reads(opened: Open, s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
+    """A key without the right to write opens what is published, a killed publish too; an empty bucket it cannot open."""
+    reading = Bucket(f"s3://{bucket}/{PREFIX}", endpoint=s3_server.endpoint)
+
+    def deny(**_: Any) -> None:
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "PutObject")
+
+    for operation in ("PutObject", "CopyObject", "DeleteObject"):
+        reading._client.meta.events.register(f"before-call.s3.{operation}", deny)
+    with pytest.raises(RunspendError, match="the right to do that"):
+        BucketWarehouse(reading, tmp_path / "cache")
+    publish_version(opened(), 1)
+    killed_publish(s3_server, bucket, tmp_path, "publish.after_first_move")
+    warehouse = BucketWarehouse(reading, tmp_path / "cache", lease=-1)
+    assert builds_seen(warehouse) == {"build-2"}
+    with warehouse.step("fill", "b") as step:
+        step.put(*UNIT, rows_of(LINES))
+        with pytest.raises(RunspendError, match="the right to do that"):
+            step.publish()
+
+
+# --- a night -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One MLflow store for the night."""
+    folder = tmp_path_factory.mktemp("store")
+    make_store(folder)
+    return folder
+
+
+def test_a_night_in_a_bucket_is_the_night_in_a_folder(store: Path, s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
+    """`runspend nightly` writes the same content digests into both, twice; SQL and doctor work over the bucket."""
+    found = []
+    world = make_tiny_world(tmp_path / "world", store)
+    for name in ("folder", "bucket"):
+        config = world.with_name(f"{name}.yaml")
+        place = {"uri": f"s3://{bucket}/{PREFIX}", "endpoint": s3_server.endpoint} if name == "bucket" else {"uri": "tables"}
+        config.write_text(json.dumps({**json.loads(world.read_text()), "home": name, "warehouse": place}))
+        for _ in range(2):
+            run("nightly", "--config", str(config), "--now", "2026-11-04T06:00")
+        states = open_warehouse(load_settings(config)).states()
+        found.append({unit: state.digest for unit, state in states.items() if unit.table not in ("sources", "builds")})
+    assert found[0] == found[1]
+    assert len(found[1]) > 5
+    total = run("sql", "--config", str(config), "select sum(effective_cost) as spent from cost_daily")
+    assert "960" in total
+    assert "warehouse" in run("doctor", "--config", str(config))
+
+
+def run(*arguments: str) -> str:
+    """The command as a user types it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "runspend.cli", *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+if __name__ == "__main__":
+    publish_version(open_bucket(sys.argv[1], sys.argv[2], Path(sys.argv[3])), int(sys.argv[4]))
