@@ -187,7 +187,7 @@ def allocate(settings: Settings, *, now: datetime, periods: Sequence[str] | None
     known = sorted({u.period for u in warehouse.states("billing_lines")})
     for period in periods or ():
         if period not in known:
-            raise ConfigError(f"cannot allocate {period}: no bill was loaded for it. Loaded are {', '.join(known) or 'none'}.")
+            outcome.fail(ConfigError(f"cannot allocate {period}: no bill was loaded for it. Loaded are {', '.join(known) or 'none'}."))
     ledger = Builder(warehouse, settings, outcome, "allocate", now, progress)
     for period in known:
         inputs, window = allocation_inputs(warehouse, period)
