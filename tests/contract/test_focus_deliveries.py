@@ -240,6 +240,18 @@ def test_a_file_that_is_no_bill_is_refused_by_name_and_line(tmp_path: Path, text
     assert "oct.csv" in str(caught.value)
 
 
+@pytest.mark.parametrize(("row_end", "inside"), [("\r\n", "\n"), ("\n", "\r\n"), ("\n", "\n"), ("\r\n", "\r\n")])
+def test_a_line_break_inside_quotes_may_differ_from_those_of_the_rows(tmp_path: Path, row_end: str, inside: str) -> None:
+    """Python's own csv module writes CRLF rows and leaves a field's LF alone: valid, and loaded whole."""
+    rows = [row("1.25", ResourceName=""), row("2.50", ResourceName="two@lines")]
+    text = csv_text(rows).replace("\r\n", "\n").replace("\n", row_end).replace("two@lines", f'"two{inside}lines"')
+    write_bytes(tmp_path / "in/oct.csv", text.encode())
+    bill = nights(tmp_path, tmp_path / "in")
+    bill.load()
+    assert bill.total() == Decimal("3.75")
+    assert {line["resource_name"] for line in bill.lines()} - {None} in ({"two\nlines"}, {f"two{inside}lines"})
+
+
 def test_a_bad_file_does_not_stop_the_other_months(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     write_csv(folder / "oct.csv", [row("8.00")], at=T1)

@@ -85,22 +85,15 @@ def stage(con: duckdb.DuckDBPyConnection, source: str, name: str, path: Path, ki
             _view_parquet(con, path, file_index)
             _insert(con)
         else:
-            _check_row_ends(con, source, name, path, len(header))
-            # Natively typed parsing is half as dear again as parsing text; the first odd value sends the file down the
-            # tolerant way, which keeps every row with its number and its text.
             try:
-                _view_csv(con, header, path, file_index, tolerant=False)
-                _insert(con)
-                odd = _troubled(con, file_index)
-            except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException):
-                odd = 1
-            if odd:
+                unreadable = _stage_csv(con, source, name, path, header, file_index)
+            except duckdb.InvalidInputException as error:
+                even = _even_row_ends(path, len(header)) if "state machine" in str(error) else None
+                if even is None:
+                    raise
                 con.execute("delete from staged where file_index = ?", [file_index])
-                _view_csv(con, header, path, file_index, tolerant=True)
-                con.execute("set preserve_insertion_order = true")
-                _insert(con)
-                con.execute("set preserve_insertion_order = false")
-                unreadable = _count_unreadable(con, header, path)
+                unreadable = _stage_csv(con, source, name, even, header, file_index)
+                even.unlink()
     except (duckdb.OutOfMemoryException, duckdb.InternalException):
         raise  # ours, not the file's
     except duckdb.Error as error:
@@ -118,6 +111,50 @@ def _check_header(source: str, name: str, header: Sequence[str]) -> None:
         missing.append("ServiceProviderName (ProviderName up to 1.2)")
     if missing:
         raise _refused(source, name, f"it lacks mandatory FOCUS columns: {', '.join(missing)}. Add them to the export")
+
+
+def _stage_csv(con: duckdb.DuckDBPyConnection, source: str, name: str, path: Path, header: Sequence[str], file_index: int) -> dict[str, int]:
+    """Rows of a CSV into `staged`; returns how many values of each column could not be read."""
+    import duckdb
+
+    _check_row_ends(con, source, name, path, len(header))
+    # Natively typed parsing is half as dear again as parsing text; the first odd value sends the file down the
+    # tolerant way, which keeps every row with its number and its text.
+    try:
+        _view_csv(con, header, path, file_index, tolerant=False)
+        _insert(con)
+        odd = _troubled(con, file_index)
+    except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException):
+        odd = 1
+    if not odd:
+        return {}
+    con.execute("delete from staged where file_index = ?", [file_index])
+    _view_csv(con, header, path, file_index, tolerant=True)
+    con.execute("set preserve_insertion_order = true")
+    _insert(con)
+    con.execute("set preserve_insertion_order = false")
+    return _count_unreadable(con, header, path)
+
+
+def _even_row_ends(path: Path, width: int) -> Path | None:
+    """The same rows, each ended by a line feed; None if the file is no CSV of that many columns.
+
+    Rows that end one way and hold a line break of the other kind inside quotes are valid CSV (Python's own writer makes
+    them), but DuckDB 2.0 refuses to read them. A stray carriage return makes a short row, and so None.
+    """
+    target = path.with_name(path.name + ".even")
+    csv.field_size_limit(MAX_LINE_BYTES)
+    with path.open(encoding="utf-8-sig", newline="") as source, target.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
+        try:
+            for fields in csv.reader(source, strict=True):
+                if len(fields) not in (0, width):
+                    return None
+                if fields:
+                    writer.writerow([field.replace("\r\n", "\n") for field in fields])
+        except (csv.Error, UnicodeDecodeError):
+            return None
+    return target
 
 
 def _check_row_ends(con: duckdb.DuckDBPyConnection, source: str, name: str, path: Path, width: int) -> None:
