@@ -161,7 +161,18 @@ class Folder:
         try:
             yield stage
         finally:
-            stage.close(keep=self._journal_names(stage))
+            with self._unswept():
+                stage.close(keep=self._journal_names(stage))
+
+    @contextmanager
+    def _unswept(self) -> Iterator[None]:
+        """Nobody sweeps meanwhile: a folder that is going away has no lock any more that would say whose it is."""
+        descriptor = os.open(self._lock, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(descriptor)
 
     def commit(self, moves: Sequence[tuple[Path, Path]], removals: Sequence[Path], note: dict[str, Any]) -> None:
         """Make all moves and removals, or none. The caller holds the exclusive lock; every source is fsynced."""

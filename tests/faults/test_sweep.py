@@ -1,0 +1,37 @@
+"""Whoever opens a warehouse sweeps what dead processes left, and never what a living one is just tidying up."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+from runspend.warehouse.parquet import ParquetWarehouse
+
+
+def _stage_and_leave(root: Path, rounds: int) -> None:
+    warehouse = ParquetWarehouse(root)
+    for _ in range(rounds):
+        with warehouse.step("tidy", "build") as step:
+            for number in range(20):
+                (step.stage / f"file-{number}").write_bytes(b"x")
+
+
+def _open(root: Path, rounds: int) -> None:
+    for _ in range(rounds):
+        ParquetWarehouse(root)
+
+
+def test_opening_does_not_disturb_a_step_that_ends(tmp_path: Path) -> None:
+    """Steps that end and openings at the same time: neither finds its files gone, and nothing is left."""
+    root = tmp_path / "warehouse"
+    with ParquetWarehouse(root).step("first", "build") as step:
+        step.publish()
+    spawn = multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=_stage_and_leave, args=(root, 100)) for _ in range(2)]
+    processes += [spawn.Process(target=_open, args=(root, 2_000)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0, 0]
+    assert list((root / "_runspend" / "stage").glob("*")) == []
