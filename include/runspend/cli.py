@@ -313,11 +313,8 @@ def forget(context: Context, name: str) -> None:
 # --- asking ------------------------------------------------------------------------------------------------------------
 
 
-COST_KEYS = ("team", "project", "cost_center", "owner", "experiment", "user", "server", "kind", "allocated_to", "source", "service", "provider", "day", "period")
-
-
 @cli.command()
-@click.option("--by", default="experiment", show_default=True, help=f"Comma-separated: {', '.join(COST_KEYS)}.")
+@click.option("--by", default="experiment", show_default=True, help="Keys separated by commas; an unknown one is answered with the list of them.")
 @click.option("--since", callback=_months, metavar="YYYY-MM", help="Charge dates from this month on. Default: the newest month.")
 @click.option("--top", default=20, show_default=True, help="At most so many rows.")
 @click.option("--measure", type=click.Choice(["effective", "billed", "contracted", "list"]), default="effective", show_default=True)

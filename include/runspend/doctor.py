@@ -198,6 +198,8 @@ def check_not_built(settings: Settings) -> Iterator[Finding]:
     for policy in settings.retention:
         if policy.keep is not None:
             yield Finding("config", "retention", "WARN", f"{policy.name}: `keep` cannot be judged yet. Nothing of this policy is planned.")
+    if "schedule" in settings.model_fields_set:
+        yield Finding("config", "schedule", "WARN", "the DAGs do not follow it yet: they run at 04:00, 06:00 and 07:00 UTC.")
     if settings.pools:
         yield Finding("config", "pools", "WARN", "pools are not matched yet: what they would explain is shown as no run found.")
     if settings.rates is not None:

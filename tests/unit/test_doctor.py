@@ -200,7 +200,7 @@ def test_an_empty_configuration_says_what_one_would_not_see(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "failed", "warned"),
     [
-        ("cloud", {"aws"}, {"s3", "pools", "annotate", "budgets", "retention"}),
+        ("cloud", {"aws"}, {"s3", "schedule", "pools", "annotate", "budgets", "retention"}),
         ("databricks", {"dbu", "azure-vms"}, {"dbu", "azure-vms", "eu-prod", "us-prod", "budgets"}),
         ("one-box", {"gpubox"}, {"pools"}),
     ],
