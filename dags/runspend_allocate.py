@@ -19,7 +19,7 @@ with DAG(
 
     @task
     def allocate(params=None) -> list[str]:
-        """Every billing period whose bill or runs changed, then the months of the runs they reach."""
-        return run_step(pipeline.allocate, periods=params["periods"])
+        """Every billing period whose bill or runs changed, then the months of the runs they reach, then the hours not billed yet."""
+        return run_step(pipeline.settle, periods=params["periods"])
 
     end_with(COSTS, allocate())

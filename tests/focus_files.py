@@ -94,7 +94,10 @@ class Nights:
     said: list[str] = field(default_factory=list)
     count: int = 0
 
-    def load(self, *, accept: Collection[str] = (), scope: ScopeSettings | None = None, source: BillSource | None = None) -> Load:
+    def load(
+        self, *, accept: Collection[str] = (), scope: ScopeSettings | None = None, source: BillSource | None = None, **settled_by: Any
+    ) -> Load:
+        """One night. `settled_by`: pools, dimensions, keys."""
         self.count += 1
         load = load_source(
             source or self.source,
@@ -106,6 +109,7 @@ class Nights:
             workdir=self.workdir / f"night-{self.count}",
             load_id=f"load-{self.count}",
             progress=self.said.append,
+            **settled_by,
         )
         for period in load.periods:
             for table, rows in period.tables.items():

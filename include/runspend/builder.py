@@ -6,7 +6,7 @@ Belongs to `pipeline.py`. What is built, and from what, does not belong here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -36,7 +36,7 @@ def note_report(folder: Path, period: str, build_id: str) -> None:
 
 
 class Builder:
-    """One kind of build ("allocate" or "summarize") over its periods."""
+    """One kind of build ("allocate", "summarize" or "estimate") over its periods."""
 
     def __init__(self, warehouse: Warehouse, settings: Settings, outcome: Outcome, kind: str, now: datetime, progress: Progress) -> None:
         self._warehouse = warehouse
@@ -51,8 +51,8 @@ class Builder:
         """What stands in the warehouse, read once."""
         return read_builds(self._warehouse)
 
-    def build(self, period: str, inputs: Mapping[str, str | None], fill: Callable[[Step], list[str]], *, forced: bool = False) -> None:
-        """Fill the tables of one period. A failed check keeps the tables in place, and operators are told."""
+    def build(self, period: str, inputs: Mapping[str, str | None], fill: Callable[[Step], Sequence[str | Unit]], *, forced: bool = False) -> None:
+        """Fill the tables of one period (a table by its name is its unit of the period, by all). A failed check keeps the tables in place, and operators are told."""
         label = f"{self._kind} {period}"
         build_id = digest(inputs)
         before = self.built.get((self._kind, period))
@@ -62,7 +62,8 @@ class Builder:
         self._progress(f"{label}: building")
         try:
             with self._warehouse.step(self._kind, build_id) as step:
-                outputs = {table: step.state(Unit(table, period, "all")).digest for table in fill(step)}
+                units = [table if isinstance(table, Unit) else Unit(table, period, "all") for table in fill(step)]
+                outputs = {unit.table: step.state(unit).digest for unit in units}
                 self._note(step, period, build_id, inputs, outputs)
                 is_published = step.publish({parse_unit(name): value for name, value in inputs.items() if "/" in name})
         except CheckFailed as error:
@@ -73,6 +74,15 @@ class Builder:
             self._outcome.changed.append(label)
         else:
             self._outcome.notes.append(f"{label}: superseded; a newer input arrived while it was built. The next allocate builds it.")
+
+    def held_back(self, period: str, inputs: Mapping[str, str | None], is_decisive: Callable[[str], bool]) -> str | None:
+        """What differs from the inputs of the build that stands, in words, if nothing of it is decisive; None if the period may be built.
+        Empty words: what differs does not concern the period."""
+        before = self.built.get((self._kind, period))
+        if before is None or before["build_id"] == digest(inputs):
+            return None
+        names = {name for name in {*before["inputs"], *inputs} if before["inputs"].get(name) != inputs.get(name)}
+        return None if any(map(is_decisive, names)) else _in_words(names)
 
     def _note(self, step: Step, period: str, build_id: str, inputs: Mapping[str, str | None], outputs: Mapping[str, str]) -> None:
         row = {
@@ -85,3 +95,22 @@ class Builder:
             "built_at": self._now,
         }
         step.put("builds", period, self._kind, arrow_rows("builds", [row]))
+
+
+# Inputs of a build, by their name or their table, as a person calls them.
+WORDS = {
+    "models": "the models (another version of Runspend)",
+    "settings": "the configuration",
+    "billing_lines": "how its lines are read (configuration)",
+    "artifact_bytes": "artifact bytes",
+    "trace_costs": "costs of traces",
+    "final bills": "which bills are final",
+}
+
+
+def _in_words(names: Collection[str]) -> str:
+    """Inputs as a person calls them: "runs of prod, the configuration". What has no month is left out: it says nothing of this one."""
+    units = [unit for name in names if "/" in name and (unit := parse_unit(name)).period != "all"]
+    words = {WORDS.get(name, name) for name in names if "/" not in name}
+    words |= {WORDS.get(unit.table, f"runs of {unit.writer}") for unit in units}
+    return ", ".join(sorted(words))

@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -79,6 +79,12 @@ def _moment(_: click.Context, __: click.Parameter, value: str | None) -> datetim
     return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
 
 
+def _day_end(context: click.Context, parameter: click.Parameter, value: str | None) -> datetime | None:
+    """The first instant that is not of the day, or of the moment, any more."""
+    moment = _moment(context, parameter, value)
+    return None if moment is None or value is None else moment + (timedelta(days=1) if len(value) == len("2026-11-24") else timedelta(microseconds=1))
+
+
 def _months(_: click.Context, __: click.Parameter, value: Any) -> Any:
     for month in value if isinstance(value, tuple) else (value,):
         if month is not None and not MONTH.fullmatch(month):
@@ -130,19 +136,26 @@ def init(context: Context, full: bool, force: bool) -> None:
 
 
 @cli.command()
+@click.option("--quick", is_flag=True, help="Only try the connections; leave out what you would see, which reads the whole bill where no night has run.")
 @with_context
-def doctor(context: Context) -> None:
-    """Try every connection and say what is missing. Nothing is changed, nothing is sent.
+def doctor(context: Context, quick: bool) -> None:
+    """Try every connection and say what is missing, and what you would see. Nothing is changed, nothing is sent.
 
     Example: runspend doctor
     """
-    from runspend.doctor import diagnose, exit_code, render
+    from runspend.doctor import can_be_tried, diagnose, exit_code, render
+    from runspend.outlook import foresee, outlook_lines, render_outlook
 
     findings = diagnose(context.settings, now=context.now)
+    outlook = None if quick or not can_be_tried(findings) else foresee(context.settings, now=context.now, progress=context.progress)
+    context.clear_progress()
     if context.as_json:
-        _print_json([{"section": f.section, "name": f.name, "level": f.level, "text": f.text} for f in findings])
-    else:
-        click.echo(render(findings))
+        seen = [] if outlook is None else [{"section": "outlook", "name": name, "level": "ok", "text": text} for name, text in outlook_lines(outlook)]
+        _print_json([*({"section": f.section, "name": f.name, "level": f.level, "text": f.text} for f in findings), *seen])
+        raise SystemExit(exit_code(findings))
+    click.echo(render(findings))
+    if outlook is not None:
+        click.echo(f"\n{render_outlook(outlook)}", nl=False)
     raise SystemExit(exit_code(findings))
 
 
@@ -179,7 +192,7 @@ def try_(context: Context, tracking: str, bill: str, folder: Path) -> None:
 
     _empty_trial(folder)
     context.__dict__["settings"] = Context.loaded = trial_settings(tracking, bill, folder)
-    _night(context, (), ())
+    _night(context, (), (), is_trial=True)
 
 
 def _empty_trial(folder: Path) -> None:
@@ -229,7 +242,7 @@ def nightly(context: Context, periods: tuple[str, ...], since: str | None, accep
         _use_demo(context)
     if since is not None:
         periods = (*periods, *_loaded_since(context.settings, since))
-    _night(context, periods, accept, dags)
+    _night(context, periods, accept, dags, since)
 
 
 def _step(name: str, help_text: str, *, what: str | None, options: Sequence[Callable[[Any], Any]] = ()) -> None:
@@ -240,7 +253,7 @@ def _step(name: str, help_text: str, *, what: str | None, options: Sequence[Call
 
         names = given.pop("names", ())
         arguments: tuple[Any, ...] = (context.settings, names or None) if what else (context.settings,)
-        step = getattr(pipeline, name)
+        step = pipeline.settle if name == "allocate" else getattr(pipeline, name)
         if "periods" in given:
             given["periods"] = given["periods"] or None
         outcome = step(*arguments, now=context.now, progress=context.progress, **given)
@@ -310,24 +323,123 @@ def forget(context: Context, name: str) -> None:
     _print_outcome(context, pipeline.forget(context.settings, name, now=context.now))
 
 
+@cli.command()
+@click.argument("old")
+@click.argument("new")
+@with_context
+def rename(context: Context, old: str, new: str) -> None:
+    """Give the rows of a server or bill that runspend.yaml calls NEW now to its new name. One publish: all of it or nothing.
+
+    Example: runspend rename old-prod prod
+    """
+    from runspend import renaming
+
+    _print_outcome(context, renaming.rename(context.settings, old, new, now=context.now))
+
+
 # --- asking ------------------------------------------------------------------------------------------------------------
 
 
 @cli.command()
-@click.option("--by", default="experiment", show_default=True, help="Keys separated by commas; an unknown one is answered with the list of them.")
+@click.option("--by", help="Keys separated by commas; an unknown one is answered with the list of them. Default: experiment.")
 @click.option("--since", callback=_months, metavar="YYYY-MM", help="Charge dates from this month on. Default: the newest month.")
+@click.option("--as-of", callback=_day_end, metavar="DATE", help="The bill as it was known then, by source, period, service, account or day.")
 @click.option("--top", default=20, show_default=True, help="At most so many rows.")
 @click.option("--measure", type=click.Choice(["effective", "billed", "contracted", "list"]), default="effective", show_default=True)
+@click.option("--each-currency", is_flag=True, help="Each currency by itself, as billed. Default: all in `currency`, by `rates.exchange`.")
 @with_context
-def costs(context: Context, by: str, since: str | None, top: int, measure: str) -> None:
+def costs(context: Context, by: str | None, since: str | None, as_of: datetime | None, top: int, measure: str, each_currency: bool) -> None:
     """Costs by team, experiment and more, largest first. The rows' sum is the bill's when --top leaves none out.
 
     Example: runspend costs --by team,experiment --since 2026-10
     """
-    from runspend.questions import costs_sql
+    from runspend.history import DEFAULT_KEYS, bill_as_of
+    from runspend.questions import costs as ask_costs
+    from runspend.questions import coverage_footer, nothing_since
+    from runspend.warehouse import open_warehouse
 
-    sql, parameters = costs_sql(by.split(","), since=since, top=top, measure=measure)
-    _print_rows(context, _query(context.settings, sql, parameters))
+    if as_of is not None:
+        with open_warehouse(context.settings).reader() as reader:
+            rows = bill_as_of(reader, as_of, by.split(",") if by else DEFAULT_KEYS, since=since, top=top, measure=measure)
+        _print_rows(context, rows)
+        return
+    rows = ask_costs(context.settings, (by or "experiment").split(","), since=since, top=top, measure=measure, is_exchanged=not each_currency)
+    _print_rows(context, rows)
+    if since is not None and rows.num_rows == 0:
+        click.echo(nothing_since(context.settings, since), err=True)
+    elif by and not context.as_json:
+        for line in coverage_footer(context.settings, by.split(","), since):
+            click.echo(line)
+
+
+@cli.command()
+@click.argument("run", required=False)
+@click.option("--resource", metavar="ID", help="A machine or any other resource of a bill, by hour.")
+@click.option("--line", metavar="ID", help="A bill line: its id, or six characters it begins or ends with.")
+@click.option("--period", callback=_months, metavar="YYYY-MM", help="Only this billing period. Default: the run's whole life; of a resource, its newest.")
+@click.option("--history", is_flag=True, help="What later versions of the bill changed for the run's services on its days.")
+@click.option("--full", is_flag=True, help="Every hour, where there are too many to read.")
+@with_context
+def explain(context: Context, run: str | None, resource: str | None, line: str | None, period: str | None, history: bool, full: bool) -> None:
+    """Why a run costs what it costs: every charge, its share, the rule, who shared it, and that the sum is right.
+
+    RUN is a run id, its first six or more characters, or its address in MLflow.
+
+    Example: runspend explain 3f1c9a7b
+    """
+    from runspend import explain as explanations
+    from runspend.warehouse import open_warehouse
+
+    if sum(given is not None for given in (run, resource, line)) != 1:
+        raise UsageError("cannot explain: name one thing. Write a run, --resource ID or --line ID, e.g. runspend explain 3f1c9a7b")
+    with open_warehouse(context.settings).reader() as reader:
+        found: explanations.RunExplanation | explanations.ResourceExplanation | explanations.LineExplanation
+        if run is not None:
+            found = explanations.explain_run(reader, run, context.settings, now=context.now, period=period)
+            text = explanations.run_as_text(found, full=full, history=history)
+        elif resource is not None:
+            found = explanations.explain_resource(reader, resource, period=period)
+            text = explanations.resource_as_text(found, full=full)
+        else:
+            found = explanations.explain_line(reader, line or "", period=period)
+            text = explanations.line_as_text(found)
+    if context.as_json:
+        _print_json(explanations.explanation_as_json(found))
+    else:
+        click.echo(text, nl=False)
+
+
+@cli.group()
+def export() -> None:
+    """Hand the ledger on to other tools."""
+
+
+@export.command("focus")
+@click.option("--period", required=True, callback=_months, metavar="YYYY-MM", help="The billing period.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A .csv, .csv.gz or .parquet file. Default: runspend-focus-YYYY-MM.csv here.")
+@click.option("--scope", type=click.Choice(["all", "platform"]), default="all", show_default=True, help="platform leaves out what is not the ML platform's.")
+@click.option("--focus-version", type=click.Choice(["1.3", "1.4", "1.2"]), default="1.3", show_default=True, help="Columns of this version of FOCUS.")
+@with_context
+def export_focus(context: Context, period: str, out: Path | None, scope: str, focus_version: str) -> None:
+    """The bill as FOCUS Cost and Usage, split to runs: one row per charge and target, the Allocated columns filled.
+
+    Example: runspend export focus --period 2026-10 --out october.parquet
+    """
+    from runspend.actions.export import export_focus as write_focus
+    from runspend.actions.report.amounts import plain
+    from runspend.warehouse import open_warehouse
+
+    target = out or Path(f"runspend-focus-{period}.csv")
+    with open_warehouse(context.settings).reader() as reader:
+        written = write_focus(reader, period, target, scope=scope, version=focus_version, progress=context.progress)
+    context.clear_progress()
+    if context.as_json:
+        totals = [{name: value if isinstance(value, str) else plain(value) for name, value in vars(t).items()} for t in written.totals]
+        _print_json({"file": str(written.path), "rows": written.rows, "totals": totals})
+        return
+    for total in written.totals:
+        click.echo(f"{total.source}: effective {plain(total.effective_cost)} {total.currency}, billed {plain(total.billed_cost)}{' = the bill' if scope == 'all' else ''}")
+    click.echo(f"{written.path}: {written.rows:,} rows, FOCUS {focus_version}")
 
 
 @cli.command()
@@ -402,7 +514,7 @@ def _loaded_since(settings: Settings, since: str) -> list[str]:
     return sorted({u.period for u in open_warehouse(settings).states("billing_lines") if u.period >= since})
 
 
-def _night(context: Context, periods: Sequence[str], accept: Sequence[str], dags: Path | None = None) -> None:
+def _night(context: Context, periods: Sequence[str], accept: Sequence[str], dags: Path | None = None, since: str | None = None, is_trial: bool = False) -> None:
     from runspend import pipeline
     from runspend.doctor import check_not_built
     from runspend.summary import summarize_night
@@ -417,11 +529,18 @@ def _night(context: Context, periods: Sequence[str], accept: Sequence[str], dags
 
         outcome = run_dags(context.settings, dags, now=context.now, periods=periods)
     context.clear_progress()
+    if since is not None and not _loaded_since(context.settings, since):
+        loaded = _loaded_since(context.settings, "")
+        outcome.fail(UsageError(f"cannot rebuild since {since}: no bill was loaded for it or a later month. The newest is {loaded[-1] if loaded else 'none'}."))
     outcome.notes += [f"{found.name}: {found.text}" for found in check_not_built(context.settings)]
     seconds = time.monotonic() - began
     if context.as_json:
         _print_outcome(context, outcome)
     click.echo(summarize_night(context.settings, outcome, now=context.now, seconds=seconds, is_watched=sys.stdout.isatty()), nl=False)
+    if is_trial:
+        from runspend.outlook import foresee, render_outlook
+
+        click.echo(f"\n{render_outlook(foresee(context.settings, now=context.now))}", nl=False)
     raise SystemExit(outcome.exit_code)
 
 

@@ -11,9 +11,10 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
+from datetime import date, timedelta
+from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import (
     AliasChoices,
@@ -33,7 +34,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from runspend.csvfile import read_csv_rows
 from runspend.errors import ConfigError
+from runspend.identifiers import ATTACHED_TAG_KEYS, GROUP_TAG_KEYS, JOB_TAG_KEYS, RUN_JOB_KEYS, RUN_TAG_KEYS
 from runspend.mistakes import describe_mistakes
 from runspend.redaction import HIDDEN, redact_uri, redact_values, uri_secrets
 from runspend.selectors import RUN_KEYS, RUN_MAPS, parse_patterns, parse_selector
@@ -52,6 +55,7 @@ from runspend.values import (
     LocalPath,
     Money,
     Name,
+    Rate,
     Ratio,
     Recipient,
     RunSelector,
@@ -75,8 +79,12 @@ __all__ = [
     "Budget",
     "CopySettings",
     "DimensionSettings",
+    "ExchangeRate",
+    "KeySettings",
+    "MachinePrice",
     "MailSettings",
     "Pool",
+    "RateSettings",
     "RetentionKeep",
     "RetentionPolicy",
     "Schedule",
@@ -98,6 +106,7 @@ __all__ = [
 ]
 
 FILE_NAME = "runspend.yaml"
+TagKey = Annotated[str, Field(min_length=1)]
 
 
 class Frozen(BaseModel):
@@ -236,7 +245,7 @@ class Pool(Frozen):
     runs: RunSelector
     lines: LineSelector
     unused: Literal["idle", "to_runs"] = "idle"
-    equal: list[str] = []
+    equal: list[Literal["team", "project", "cost_center", "owner"]] = []
 
 
 def _dimension_kind(raw: object) -> str:
@@ -259,11 +268,99 @@ class DimensionSettings(Frozen):
     not_a_person: list[str] = ["root", "ubuntu", "ec2-user", "jovyan", "nobody"]
 
 
+class KeySettings(Frozen):
+    """Which tag keys join runs and bill lines. A list that is written replaces the default one; the first key that is set wins.
+
+    The forms AWS turns keys into (user_KEY, resourceTags/user:KEY) need not be written: they are looked for as well.
+    """
+
+    run_id: list[TagKey] = list(RUN_TAG_KEYS)  # of the bill: the id of the run the line is for
+    job: list[TagKey] = list(JOB_TAG_KEYS)  # of the bill: the job the line is for
+    run_job: list[TagKey] = list(RUN_JOB_KEYS)  # of the run, tag or param: the job it is part of
+    attached_to: list[TagKey] = list(ATTACHED_TAG_KEYS)  # of the bill: the machine that a disk or an address hangs on
+    groups: list[TagKey] = list(GROUP_TAG_KEYS)  # of the bill: node groups, then clusters, that a line shares with machines
+
+
 class SharingSettings(Frozen):
     """What happens to money no run owns. Anything but `keep` is read, and refused by what would have to do it."""
 
     shared: Literal["keep", "proportional", "even"] = "keep"
     idle: Literal["keep", "proportional", "even"] = "keep"
+
+
+class ExchangeRate(Frozen):
+    """What one unit of `from` is worth in `to`, from a date until the pair's next one. `inverse`: good for the way back too, by division."""
+
+    from_: Currency = Field(validation_alias=AliasChoices("from", "from_"), serialization_alias="from")
+    to: Currency
+    rate: Rate
+    valid_from: date = Field(validation_alias=AliasChoices("date", "valid_from"), serialization_alias="date")
+    inverse: bool = False
+
+    @model_validator(mode="after")
+    def _between_two(self) -> ExchangeRate:
+        if self.from_ == self.to:
+            raise ValueError(f"`from` and `to` are both {self.to}. A rate is between two currencies")
+        return self
+
+
+class MachinePrice(Frozen):
+    """What an hour of a machine costs, for hours no bill knows yet. Left out: every region, every pricing category."""
+
+    instance_type: Annotated[str, Field(min_length=1)]
+    region: str | None = None
+    price: Rate
+    currency: Currency
+    per: Literal["hour"] = "hour"
+    pricing_category: str | None = None  # as FOCUS PricingCategory: Standard, Committed, Dynamic
+
+
+Written = TypeVar("Written", bound=Frozen)
+
+
+def _read_rows(raw: object, info: ValidationInfo, model: type[Written], needed: tuple[str, ...], optional: tuple[str, ...]) -> object:
+    """A list stays as it is; the name of a CSV file becomes its rows, mistakes told by the file's own lines."""
+    if not isinstance(raw, str):
+        return raw
+    path = Path(absolute(raw, info))
+    made = []
+    for line, row in read_csv_rows(path, needed, optional):
+        try:
+            made.append(model.model_validate({name: value for name, value in row.items() if value is not None}))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = "".join(f", {part}" for part in first["loc"][:1])
+            raise ValueError(f"{path}, line {line}{where}: {first['msg'].removeprefix('Value error, ')}") from None
+    return made
+
+
+def _read_exchange(raw: object, info: ValidationInfo) -> object:
+    return _read_rows(raw, info, ExchangeRate, ("from", "to", "rate", "date"), ("inverse",))
+
+
+def _read_prices(raw: object, info: ValidationInfo) -> object:
+    return _read_rows(raw, info, MachinePrice, ("instance_type", "price", "currency"), ("region", "per", "pricing_category"))
+
+
+class RateSettings(Frozen):
+    """Dated exchange rates, and prices of machines for hours that no bill knows yet: lists, or the names of CSV files."""
+
+    exchange: Annotated[list[ExchangeRate], BeforeValidator(_read_exchange, json_schema_input_type=list[ExchangeRate] | str)] = []
+    prices: Annotated[list[MachinePrice], BeforeValidator(_read_prices, json_schema_input_type=list[MachinePrice] | str)] = []
+
+    @model_validator(mode="after")
+    def _each_once(self) -> RateSettings:
+        rates: dict[tuple[str, str, date], Decimal] = {}
+        for i, rate in enumerate(self.exchange):
+            pair = (rate.from_, rate.to, rate.valid_from)
+            if rates.setdefault(pair, rate.rate) != rate.rate:
+                _conflict(("rates", "exchange", i), f"a second rate from {rate.from_} to {rate.to} of {rate.valid_from}. Keep one of them")
+        prices: dict[tuple[str, str | None, str | None, str], Decimal] = {}
+        for i, price in enumerate(self.prices):
+            machine = (price.instance_type, price.region, price.pricing_category, price.currency)
+            if prices.setdefault(machine, price.price) != price.price:
+                _conflict(("rates", "prices", i), f"a second price of {price.instance_type} in {price.region or 'every region'}. Keep one of them")
+        return self
 
 
 class Budget(Frozen):
@@ -441,8 +538,9 @@ class Settings(Frozen):
     scope: ScopeSettings | None = None
     pools: list[Pool] = []
     dimensions: DimensionSettings = DimensionSettings()
+    keys: KeySettings = KeySettings()
     sharing: SharingSettings = SharingSettings()
-    rates: dict[str, Any] | None = None
+    rates: RateSettings = RateSettings()
     # `budgets` of the file; read `budgets` and `tag_budgets` below.
     budget_entries: list[BudgetEntry] = Field(default=[], alias="budgets")
     annotate: AnnotateSettings | None = None

@@ -70,6 +70,11 @@ def render(findings: Sequence[Finding]) -> str:
     return "\n".join(lines)
 
 
+def can_be_tried(findings: Sequence[Finding]) -> bool:
+    """Whether there is a server and a bill to see anything of."""
+    return {"mlflow", "bill"} <= {f.section for f in findings if f.level == "ok"}
+
+
 def exit_code(findings: Sequence[Finding]) -> int:
     """0, or 2 when the configuration cannot work, or 3 when a source or the mail server cannot be used."""
     failed = {f.section for f in findings if f.level == "FAIL"}
@@ -191,19 +196,11 @@ def check_not_built(settings: Settings) -> Iterator[Finding]:
     for store in settings.stores:
         if store.inventory is not None:
             yield Finding("artifacts", _kind(store), "WARN", f"{store.uri}: `inventory` is not read yet. The store is listed instead.")
-    for key in ("shared", "idle"):
-        value = getattr(settings.sharing, key)
-        if value != "keep":
-            yield Finding("config", "sharing", "WARN", f"`{key}: {value}` is not done yet. The money stays where it is.")
     for policy in settings.retention:
         if policy.keep is not None:
             yield Finding("config", "retention", "WARN", f"{policy.name}: `keep` cannot be judged yet. Nothing of this policy is planned.")
     if "schedule" in settings.model_fields_set:
         yield Finding("config", "schedule", "WARN", "the DAGs do not follow it yet: they run at 04:00, 06:00 and 07:00 UTC.")
-    if settings.pools:
-        yield Finding("config", "pools", "WARN", "pools are not matched yet: what they would explain is shown as no run found.")
-    if settings.rates is not None:
-        yield Finding("config", "rates", "WARN", "exchange rates are not applied yet: each currency is shown by itself.")
     if settings.annotate is not None:
         yield Finding("config", "annotate", "WARN", "costs are not written back to MLflow yet.")
     if settings.tag_budgets:

@@ -1,30 +1,157 @@
-"""The one form in which bills and runs are compared: SQL expressions shared by the loader and the extractor.
+"""The one form in which bills and runs are compared: SQL expressions and key lists shared by the loader and the extractor.
 
-One text for both sides, so that they cannot drift apart. Both run in DuckDB before a row is published.
+One text for both sides, so that they cannot drift apart. Both run in DuckDB before a row is published. Which lines and runs
+match belongs to the models.
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+# Ids that AWS makes unique by themselves: an ARN that ends in one says no more than the id.
+_SHORT_AWS_ID = "^[a-z]{1,8}-[0-9a-f]{8,17}$"
+_JOB_KINDS = (
+    "(training|processing|transform|hyper-parameter-tuning|automl|labeling|compilation|edge-packaging)-job|inference-recommendations-job"
+)
+_JOB_NAME = f"(?i)^arn:aws[^:]*:sagemaker:[^:]*:[^:]*:(?:{_JOB_KINDS.replace('(', '(?:')})/([^/]+)$"
+_BATCH_JOB = "(?i)^arn:aws[^:]*:batch:[^:]*:[^:]*:job/([^/]+)$"
+_VERTEX_JOB = "(?i)^(?://aiplatform[.]googleapis[.]com/)?projects/[^/]+/locations/[^/]+/(?:customJobs|trainingPipelines|pipelineJobs|batchPredictionJobs)/([^/]+)$"
+_AZURE_JOB = "(?i)/providers/microsoft[.]machinelearningservices/workspaces/[^/]+/(?:jobs|runs)/([^/]+)$"
+_INSTANCE_NAME = (
+    "^(gce://[^/]+/[^/]+/[^/]+"
+    "|(//compute[.]googleapis[.]com/|https://(www|compute)[.]googleapis[.]com/compute/[^/]+/)?projects/[^/]+/zones/[^/]+/instances/[^/]+)$"
+)
 
 
 def resource_key_sql(column: str) -> str:
     """DuckDB SQL for the comparable form of a resource id.
 
-    Azure ids fold to lower case (their case is unstable in exports); an EC2 ARN becomes its instance id and a Compute
-    Engine name its instance id or name; everything else stays as it is, without surrounding blanks. Empty becomes null.
-    Sources: AWS "Resource ARNs", Google "Full resource names", Azure "Cost details fields".
+    Azure ids fold to lower case (their case is unstable in exports), and so do SageMaker ARNs (jobs keep the case people
+    wrote, bills do not); an ARN of an EC2 thing becomes its short id and a Compute Engine name its instance id or name; so
+    do the provider ids of Kubernetes nodes. Everything else stays as it is, without surrounding blanks. Empty becomes null.
+    Sources: AWS "Resource ARNs", Google "Full resource names", Azure "Cost details fields", Kubernetes "Node.spec.providerID".
     """
-    trimmed = f"trim({column})"
+    text = f"trim({column})"
     return (
         "case "
-        f"when lower({trimmed}) like '/subscriptions/%' then lower({trimmed}) "
-        f"when lower({trimmed}) like 'subscriptions/%/%' then '/' || lower({trimmed}) "
-        f"when regexp_matches({trimmed}, '^[iI]-[0-9a-fA-F]{{8,17}}$') then lower({trimmed}) "
-        f"when {trimmed} like 'arn:aws%:instance/%' then regexp_replace({trimmed}, '^arn:aws[^:]*:ec2:[^:]*:[^:]*:instance/', '') "
-        f"when regexp_matches({trimmed}, '^(//compute[.]googleapis[.]com/|https://(www|compute)[.]googleapis[.]com/compute/[^/]+/)?projects/[^/]+/zones/[^/]+/instances/[^/]+$') "
-        f"then regexp_extract({trimmed}, '[^/]+$') "
-        f"else nullif({trimmed}, '') end"
+        f"when lower({text}) like '/subscriptions/%' then lower({text}) "
+        f"when lower({text}) like 'subscriptions/%/%' then '/' || lower({text}) "
+        f"when lower({text}) like 'azure:///subscriptions/%' then lower(substr({text}, 9)) "
+        f"when regexp_matches({text}, '^[iI]-[0-9a-fA-F]{{8,17}}$') then lower({text}) "
+        f"when {text} like 'arn:aws%:ec2:%' and regexp_matches(regexp_extract({text}, '[^/]+$'), '{_SHORT_AWS_ID}') then regexp_extract({text}, '[^/]+$') "
+        f"when {text} like 'arn:aws%:instance/%' then regexp_replace({text}, '^arn:aws[^:]*:ec2:[^:]*:[^:]*:instance/', '') "
+        f"when {text} like 'aws:///%' then regexp_extract({text}, '[^/]+$') "
+        f"when lower({text}) like 'arn:aws%:sagemaker:%' then lower({text}) "
+        f"when regexp_matches({text}, '{_INSTANCE_NAME}') then regexp_extract({text}, '[^/]+$') "
+        f"else nullif({text}, '') end"
     )
 
 
-# Tag keys that may carry a run id, in the forms the clouds turn them into. First that is set wins.
-RUN_TAG_KEYS = ("mlflow_run_id", "mlflow.run_id", "mlflow-run-id", "mlflow.runId", "user_mlflow_run_id", "user:mlflow_run_id", "resourceTags/user:mlflow_run_id")
+def job_key_sql(column: str) -> str:
+    """DuckDB SQL for the comparable form of a job that a run or a tag states: the name or id at the end of a job's ARN or path, in lower case."""
+    return f"coalesce({resource_job_sql(column)}, nullif(lower(trim({column})), ''))"
+
+
+def resource_job_sql(column: str) -> str:
+    """DuckDB SQL for the job a resource id is, in the form of `job_key_sql`; null for a resource that is none."""
+    text = f"trim({column})"
+    found = ", ".join(f"nullif(regexp_extract({text}, '{pattern}', 1), '')" for pattern in (_JOB_NAME, _BATCH_JOB, _VERTEX_JOB, _AZURE_JOB))
+    return f"lower(coalesce({found}))"
+
+
+def storage_key_sql(column: str, service: str) -> str:
+    """DuckDB SQL for the bucket or storage account a resource id names; a bare name counts on the lines of an object store's service.
+
+    Bucket names are lower case everywhere. Disks are no buckets: they hang on a machine.
+    Sources: AWS "Amazon S3 resources", Google "Cloud Storage resource names", Azure "Storage account resource ids".
+    """
+    text = f"trim({column})"
+    patterns = (
+        "^arn:aws[^:]*:s3:::([^/]+)",
+        "^arn:aws[^:]*:s3express:[^:]*:[^:]*:bucket/([^/]+)",
+        "^(?:s3|s3a|gs)://([^/]+)",
+        "^//storage[.]googleapis[.]com/(?:projects/[^/]+/buckets/)?([^/]+)",
+        "^projects/[^/]+/buckets/([^/]+)",
+        "(?i)/providers/microsoft[.]storage/storageaccounts/([^/]+)",
+        "^(?:abfss?|wasbs?)://[^@/]+@([^./]+)",
+    )
+    found = ", ".join(f"nullif(regexp_extract({text}, '{pattern}', 1), '')" for pattern in patterns)
+    bare = (
+        f"case when regexp_matches({service}, '(?i)(simple storage|\\bS3\\b|cloud storage|blob|data lake|storage accounts?|object storage)') "
+        f"and regexp_matches({text}, '^[A-Za-z0-9][A-Za-z0-9._-]{{2,}}$') then {text} end"
+    )
+    return f"lower(coalesce({found}, {bare}))"
+
+
+# What bills call a storage class -> the spelling of object listings, and so of artifact_bytes. First that matches.
+STORAGE_CLASSES = (
+    ("(?i)(GDA|deep[ _-]?archive)", "DEEP_ARCHIVE"),
+    ("(?i)(-GIR-|glacier[ _-]?(ir|instant)|archive instant)", "GLACIER_IR"),
+    ("(?i)(-INT-|intelligent)", "INTELLIGENT_TIERING"),
+    ("(?i)(-ZIA-|one ?zone[ _-]*(-[ _]*)?(ia|infrequent))", "ONEZONE_IA"),
+    ("(?i)(-XZ-|express)", "EXPRESS_ONEZONE"),
+    ("(?i)(-SIA-|standard[ _-]?ia|infrequent)", "STANDARD_IA"),
+    ("(?i)(-RRS-|reduced[ _-]?redundancy|non-critical)", "REDUCED_REDUNDANCY"),
+    ("(?i)glacier", "GLACIER"),
+    ("(?i)nearline", "NEARLINE"),
+    ("(?i)coldline", "COLDLINE"),
+    ("(?i)\\bhot\\b", "HOT"),
+    ("(?i)\\bcool\\b", "COOL"),
+    ("(?i)\\bcold\\b", "COLD"),
+    ("(?i)\\barchive\\b", "ARCHIVE"),
+    ("(?i)(TimedStorage-ByteHrs|\\bstandard\\b|general purpose)", "STANDARD"),
+)
+
+
+def storage_class_sql(column: str) -> str:
+    """DuckDB SQL for the storage class a text of the bill (usage type, meter, class) names; null when it names none."""
+    cases = " ".join(f"when regexp_matches({column}, '{pattern}') then '{name}'" for pattern, name in STORAGE_CLASSES)
+    return f"case {cases} end"
+
+
+def pool_key_sql(name: str, equal: Sequence[tuple[str, str]]) -> str:
+    """DuckDB SQL for a pool's key, `gpu` or `gpu|team=vision`: null unless every `equal` dimension (name, SQL of its value) has a value.
+
+    The same text for a run and for a line, so that they are equal when the values are.
+    """
+    parts = ["'" + name.replace("'", "''") + "'", *(f"'|{dimension}=' || nullif(trim({value}), '')" for dimension, value in equal)]
+    return " || ".join(parts)
+
+
+def tag_forms(key: str) -> tuple[str, ...]:
+    """A tag key and the forms AWS exports turn it into (user_, user: or resourceTags/user: before users' own keys, _ for other signs)."""
+    plain = re.sub(r"[^A-Za-z0-9_]", "_", key)
+    if key.startswith("aws:"):
+        return (key, f"resourceTags/{key}", plain)
+    return tuple(dict.fromkeys((key, f"user_{key}", f"user:{key}", f"resourceTags/user:{key}", f"user_{plain}")))
+
+
+# Tags or params of runs that state a job; first that is stated wins. The names of environment variables are for people who copy those as they are.
+RUN_JOB_KEYS = (
+    "runspend.job_id", "sagemaker.training_job_name", "mlflow.databricks.jobRunID", "slurm_job_id", "SLURM_JOB_ID", "aws_batch_job_id", "AWS_BATCH_JOB_ID",
+    "TRAINING_JOB_NAME", "CLOUD_ML_JOB_ID", "AZUREML_RUN_ID",
+)  # fmt: skip
+
+# Tag keys of bills, in the forms the clouds turn them into. First that is set wins. `keys` in runspend.yaml replaces a list.
+RUN_TAG_KEYS = (
+    "mlflow_run_id",
+    "mlflow.run_id",
+    "mlflow-run-id",
+    "mlflow.runId",
+    "user_mlflow_run_id",
+    "user:mlflow_run_id",
+    "resourceTags/user:mlflow_run_id",
+)
+JOB_TAG_KEYS = (
+    "runspend.job_id", "JobRunId", "job_run_id", "usage_metadata.job_run_id", "databricks_job_run_id", "aws:batch:job-id", "sagemaker:training-job-arn",
+    "slurm_job_id", "slurm-job-id", "azureml.job_id",
+)  # fmt: skip
+ATTACHED_TAG_KEYS = ("runspend.attached_to", "attached_to", "instance_id", "InstanceId", "instance-id", "aws:ec2:instance-id")
+GROUP_TAG_KEYS = (
+    "eks:nodegroup-name", "alpha.eksctl.io/nodegroup-name", "karpenter.sh/nodepool", "goog-k8s-node-pool-name", "aks-managed-poolName", "aws:autoscaling:groupName",
+    "aws:ec2:fleet-id", "aws:ec2spot:fleet-request-id", "DatabricksInstancePoolId",
+    "ClusterId", "cluster_id", "clusterid", "usage_metadata.cluster_id", "aws:elasticmapreduce:job-flow-id", "parallelcluster:cluster-name", "goog-dataproc-cluster-uuid",
+    "goog-dataproc-cluster-name", "ray-cluster-name", "aws:eks:cluster-name", "eks:cluster-name", "alpha.eksctl.io/cluster-name", "goog-k8s-cluster-name",
+    "aks-managed-cluster-name", "aws:ecs:clusterName",
+)  # fmt: skip

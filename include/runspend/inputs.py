@@ -12,6 +12,7 @@ from datetime import date, datetime, timedelta, timezone
 from importlib import resources
 from typing import Any
 
+from runspend.config import Settings
 from runspend.warehouse import Reader, Unit, UnitState, Warehouse
 
 # A run without an end is alive if its last sign is this close to the end of the billed hours …
@@ -19,16 +20,18 @@ ALIVE_HOURS = 6
 # … and without any sign it counts as ended this long after its start.
 SILENT_HOURS = 24
 
-# How far each bill reaches on machines that serve runs, as `run_spans.sql` sees it: a run's end may hang on the next period.
+# How far each bill reaches on machines that serve runs, as `run_spans.sql` sees it, and on those of pools, as `pools.sql` does:
+# a run's end may hang on the next period.
 FRONTIERS = """
-select l.source, least(max(l.charge_period_end), timestamp_add(@window_end, interval @alive_hours hour)) as billed_until
+select l.source, m.resource_key is not null as is_stated, least(max(l.charge_period_end), timestamp_add(@window_end, interval @alive_hours hour)) as billed_until
 from billing_lines l
-join (select distinct resource_key from run_resources) m on m.resource_key = l.resource_key
+left join (select distinct resource_key from run_resources) m on m.resource_key = l.resource_key
 where l.billing_period in (@period, cast(date_add(@period, interval 1 month) as date))
+  and (m.resource_key is not null or l.pool_key is not null or l.instance_type is not null)
   and l.charge_period_end > l.charge_period_start
   and timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) <= 86400000000
-group by l.source
-order by l.source
+group by l.source, is_stated
+order by l.source, is_stated
 """
 
 # Start months and servers of everything the window's runs descend from: a child may have the machine of a parent long gone.
@@ -49,25 +52,52 @@ from walk w
 join runs r on r.tracking_server = w.tracking_server and r.run_id = w.run_id
 """
 
+# Inputs of a build that are no units; the name of a bill or server follows.
+BILL = "bill of "
+BILLED_UNTIL = "billed until: "
+TAGGED_RUNS = "tagged runs of "
 
-def allocation_inputs(warehouse: Warehouse, period: str) -> tuple[dict[str, str | None], dict[str, Any]]:
+# Settings that decide what is matched with what; those that only say where things lie or whom to tell are left out.
+MATCHING = ("tracking", "billing", "stores", "scope", "pools", "dimensions", "sharing")
+
+
+# Start months and servers of runs whose artifacts lie in the stores: they pay for storage however long ago they ran.
+ARTIFACT_RUNS = """
+select distinct r.start_month, r.tracking_server
+from (select distinct tracking_server, owner_id from artifact_bytes where month = @period and owner_kind = 'run') a
+join runs r on r.tracking_server = a.tracking_server and r.run_id = a.owner_id
+"""
+
+# Which start months the runs of each billing period are of.
+REACHED = """
+select distinct d.billing_period, r.start_month
+from (select distinct billing_period, tracking_server, workspace, run_id from run_costs_daily) d
+join runs r on r.tracking_server = d.tracking_server and r.workspace = d.workspace and r.run_id = d.run_id
+"""
+
+
+def allocation_inputs(warehouse: Warehouse, period: str, given: Mapping[str, Any]) -> tuple[dict[str, str | None], dict[str, Any]]:
     """Digest of everything a billing period is built from, and the months its charges and runs meet in."""
     bills = {u: s for u, s in warehouse.states("billing_lines").items() if u.period == period}
     with warehouse.reader() as reader:
         charged = reader.query(
             # Only lines that are split by time need runs: a yearly fee does not drag in a year of them.
             "select min(case when is_timed then charge_period_start end) as first, max(case when is_timed then charge_period_end end) as last,"
-            " countif(run_tag is not null) as tagged from (select charge_period_start, charge_period_end, run_tag, resource_key is not null"
+            " countif(run_tag is not null) as tagged from (select charge_period_start, charge_period_end, run_tag, (resource_key is not null or job_key is not null or pool_key is not null)"
             " and charge_period_end > charge_period_start and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000 as is_timed"
             " from billing_lines where billing_period = @period) l",
             {"period": first_day(period)},
         ).to_pylist()[0]
         first, last = charged["first"] or _instant(period), charged["last"] or _instant(period)
         window = {"window_start": month_start(first), "window_end": _month_end(last)}
-        inputs = _common_inputs(bills)
-        inputs |= {unit_name(u): s.digest for u, s in _needed_runs(warehouse, reader, window).items()}
+        # What lies in the stores splits the bill's storage lines; what traces cost, the bills of LLM providers.
+        bills |= {u: s for u, s in warehouse.states("artifact_bytes", "artifact_owners", "experiments", "trace_costs").items() if u.period in (period, "all")}
+        inputs = common_inputs(bills, given)
+        inputs |= {unit_name(u): s.digest for u, s in needed_runs(warehouse, reader, window).items()}
+        stored = {(f"{row['start_month']:%Y-%m}", row["tracking_server"]) for row in reader.query(ARTIFACT_RUNS, {"period": first_day(period)}).to_pylist()}
+        inputs |= {unit_name(u): s.digest for u, s in warehouse.states("runs").items() if (u.period, u.writer) in stored}
         frontiers = reader.query(FRONTIERS, {"period": first_day(period), "alive_hours": ALIVE_HOURS, "window_end": window["window_end"]})
-        inputs["billed until"] = digest(frontiers.to_pylist())
+        inputs |= {f"{BILLED_UNTIL}{row['source']}": row["billed_until"].isoformat() for row in frontiers.to_pylist()}
         if charged["tagged"]:
             found = reader.query(
                 "select r.tracking_server, r.workspace, r.run_id, r.experiment_id, r.experiment_name, r.team, r.project, r.cost_center, r.owner, r.user_name,"
@@ -75,22 +105,36 @@ def allocation_inputs(warehouse: Warehouse, period: str) -> tuple[dict[str, str 
                 " on t.run_tag = r.run_id order by r.run_id, r.tracking_server, r.workspace",
                 {"period": first_day(period)},
             )
-            inputs["tagged runs"] = digest(found.to_pylist())
+            by_server: dict[str, list[Any]] = {}
+            for row in found.to_pylist():
+                by_server.setdefault(row.pop("tracking_server"), []).append(row)
+            inputs |= {f"{TAGGED_RUNS}{server}": digest(rows) for server, rows in by_server.items()}
     return inputs, window
 
 
-def summary_inputs(warehouse: Warehouse, month: str, built: Mapping[tuple[str, str], Mapping[str, Any]]) -> tuple[dict[str, str | None], dict[str, Any]]:
+def summary_inputs(
+    warehouse: Warehouse, month: str, reached: Mapping[str, set[str]], given: Mapping[str, Any]
+) -> tuple[dict[str, str | None], dict[str, Any]]:
     """Digest of everything `run_costs` of a start month is built from: its runs, their children, and the bills that reach them."""
     runs = {u: s for u, s in warehouse.states("runs").items() if u.period == month}
     last = max((_time(s.extra.get("last_end")) or _instant(month) for s in runs.values()), default=_instant(month))
     window = {"window_start": _instant(month), "window_end": max(last, month_start(_instant(month) + timedelta(days=32))) + timedelta(microseconds=1)}
-    names = {unit_name(u) for u in runs}
-    daily = warehouse.states("run_costs_daily")
-    reached = {period for (kind, period), row in built.items() if kind == "allocate" and (names & row["inputs"].keys() or "tagged runs" in row["inputs"])}
     with warehouse.reader() as reader:
-        family = _needed_runs(warehouse, reader, window)
-    inputs = _common_inputs({u: s for u, s in (daily | family | runs).items() if u.table != "run_costs_daily" or u.period in reached})
+        family = needed_runs(warehouse, reader, window)
+    periods = {period for u in family.keys() | runs.keys() for period in reached.get(u.period, ())}
+    daily = {u: s for u, s in warehouse.states("run_costs_daily", "run_bill_dimensions").items() if u.period in periods}
+    inputs = common_inputs(daily | family | runs, given)
     return inputs, window
+
+
+def reached_months(warehouse: Warehouse) -> dict[str, set[str]]:
+    """Start month -> the billing periods that hold a cost of its runs."""
+    with warehouse.reader() as reader:
+        rows = reader.query(REACHED).to_pylist()
+    reached: dict[str, set[str]] = {}
+    for row in rows:
+        reached.setdefault(f"{row['start_month']:%Y-%m}", set()).add(f"{row['billing_period']:%Y-%m}")
+    return reached
 
 
 def read_builds(warehouse: Warehouse) -> dict[tuple[str, str], dict[str, Any]]:
@@ -98,6 +142,13 @@ def read_builds(warehouse: Warehouse) -> dict[tuple[str, str], dict[str, Any]]:
     with warehouse.reader() as reader:
         rows = reader.query("select step, month, build_id, inputs from builds").to_pylist()
     return {(row["step"], f"{row['month']:%Y-%m}"): {"build_id": row["build_id"], "inputs": json.loads(row["inputs"])} for row in rows}
+
+
+def configuration_digest(settings: Settings) -> str:
+    """Digest of what the settings say about matching: two nights with the same one would match the same sources the same way."""
+    said = settings.model_dump(mode="json", include=set(MATCHING))
+    places = {key: [{k: v for k, v in source.items() if k in ("name", "uri")} for source in said[key]] for key in ("tracking", "billing", "stores")}
+    return digest({**said, **places})
 
 
 def unit_name(unit: Unit) -> str:
@@ -144,12 +195,13 @@ def _time(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text)
 
 
-def _common_inputs(units: Mapping[Unit, UnitState]) -> dict[str, str | None]:
+def common_inputs(units: Mapping[Unit, UnitState], given: Mapping[str, Any]) -> dict[str, str | None]:
+    """The units by name, the version of the models, and what else was given."""
     inputs: dict[str, str | None] = {unit_name(u): s.digest for u, s in sorted(units.items())}
-    return inputs | {"models": _models_digest()}
+    return inputs | {"models": _models_digest(), "settings": digest(dict(given))}
 
 
-def _needed_runs(warehouse: Warehouse, reader: Reader, window: Mapping[str, datetime]) -> dict[Unit, UnitState]:
+def needed_runs(warehouse: Warehouse, reader: Reader, window: Mapping[str, datetime]) -> dict[Unit, UnitState]:
     """Units of `runs`, and of `run_resources` beside them, that hold a run which may have run in the window, or an ancestor of one."""
     states = warehouse.states("runs", "run_resources")
     window_start, window_end = window["window_start"], window["window_end"]

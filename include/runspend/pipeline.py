@@ -1,6 +1,6 @@
 """The straight line of a night, one short function per step, in running order.
 
-    extract + measure + load  →  allocate (models, checks, publish)  →  report, alert, archive
+    extract + measure + load  →  allocate (models, checks, publish), estimate  →  report, alert, archive
 
 Every step replaces whole units and may run again at any time with the same result. Steps hand each other names only; the
 rows travel through the warehouse. `now` is always given. What a step does inside belongs in its folder, not here.
@@ -15,8 +15,12 @@ from typing import Any
 
 from runspend.builder import Builder, note_report, report_builds
 from runspend.config import Settings
-from runspend.errors import CheckFailed, ConfigError
-from runspend.inputs import ALIVE_HOURS, SILENT_HOURS, allocation_inputs, first_day, summary_inputs
+from runspend.errors import CheckFailed, ConfigError, SourceError
+from runspend.estimates import CHECKS as ESTIMATE_CHECKS
+from runspend.estimates import estimate_inputs, estimate_parameters, fill_estimates
+from runspend.finality import Finality, is_bill
+from runspend.inputs import allocation_inputs, first_day, reached_months, summary_inputs
+from runspend.ladder import LEDGER_CHECKS, LEDGER_SUMS, RUN_CHECKS, ledger_models, ledger_parameters, run_costs_models
 from runspend.outcome import Outcome, Progress, silent
 from runspend.sources import (
     by_month,
@@ -34,38 +38,20 @@ from runspend.sources import (
     unread_notes,
     work_folder,
 )
-from runspend.warehouse import Model, Step, Unit, open_warehouse
-
-# In running order. Without `into` the rows are gone when the step ends; models with `bucket_by` see one share of the machines at a time.
-WINDOW_MODELS = ("window_runs", "run_ancestors")
-PLACING_MODELS = ("run_spans", "known_machines", "machine_units", "inside_resources", "inside_accounts", "tagged_runs")
-MACHINE_MODELS = ("ledger_lines", "run_intervals", "machine_slots", "slot_uses", "machine_clock", "slot_targets")
-MACHINE_RESULTS = ("machine_time", "machine_use", "out_of_scope_parts")
-LEDGER_SUMS = ("run_costs_daily", "cost_daily", "unallocated_costs")
-LEDGER_CHECKS = (
-    "bill_equals_load",
-    "ledger_equals_bill",
-    "allocations_complete",
-    "cost_allocations_grain",
-    "cost_daily_equals_ledger",
-    "run_costs_daily_equals_ledger",
-    "run_costs_daily_grain",
-)
-RUN_CHECKS = ("run_costs_equals_daily", "run_costs_grain")
-
+from runspend.warehouse import Step, Unit, open_warehouse
 
 # --- extract -----------------------------------------------------------------------------------------------------------
 
 
 def extract(settings: Settings, names: Sequence[str] | None = None, *, now: datetime, accept: Sequence[str] = (), progress: Progress = silent) -> Outcome:
-    """Runs and experiments of each tracking server into `runs`, `run_resources`, `experiments`, `artifact_owners`."""
+    """Runs, experiments and traces of each tracking server into `runs`, `run_resources`, `experiments`, `artifact_owners`, `trace_costs`."""
     from runspend import tracking
 
     outcome = Outcome("extract")
     warehouse = open_warehouse(settings)
     for server in chosen({s.name: s for s in settings.tracking}, names, "tracking server"):
         with reading(warehouse, settings, outcome, server.name, "tracking", server.late_after, now) as report, work_folder(settings) as workdir:
-            kept = own_units(warehouse, server.name, "runs", "run_resources", "experiments", "artifact_owners")
+            kept = own_units(warehouse, server.name, "runs", "run_resources", "experiments", "artifact_owners", "trace_costs")
             result = tracking.extract_server(
                 server,
                 settings.dimensions,
@@ -73,8 +59,12 @@ def extract(settings: Settings, names: Sequence[str] | None = None, *, now: date
                 previous=published(warehouse, server.name),
                 months=None,
                 known_months=sorted(u.period for u in kept if u.table == "runs"),
+                known_trace_months=sorted(u.period for u in kept if u.table == "trace_costs"),
+                settings_of={u.period: state.extra.get("settings") for u, state in kept.items() if u.table == "runs"},
                 billed_months=rebuilt_months(warehouse, server.name),
                 selector_keys=selector_keys(settings),
+                pools=settings.pools,
+                job_keys=settings.keys.run_job,
                 accept=[month for name, _, month in (text.partition(":") for text in accept) if name == server.name],
                 workdir=workdir,
                 load_id=make_load_id(server.name, now),
@@ -144,6 +134,9 @@ def load(settings: Settings, names: Sequence[str] | None = None, *, now: datetim
                 source,
                 now=now,
                 scope=settings.scope,
+                pools=settings.pools,
+                dimensions=settings.dimensions,
+                keys=settings.keys,
                 previous=published(warehouse, source.name),
                 periods_known=sorted({u.period for u in kept if u.table == "billing_loads"}),
                 accept=accept,
@@ -180,7 +173,8 @@ def allocate(settings: Settings, *, now: datetime, periods: Sequence[str] | None
     """Models and checks over every unit whose inputs differ from those its tables were built from.
 
     First the billing periods (`cost_allocations`, `run_costs_daily`, `cost_daily`, `unallocated_costs`), then the start
-    months of the runs they reach (`run_costs`). `periods` rebuilds these billing periods whatever their inputs.
+    months of the runs they reach (`run_costs`). `periods` rebuilds these billing periods whatever their inputs. A closed month
+    is rebuilt only if its bill changed or `periods` names it; what else changed is noted.
     """
     outcome = Outcome("allocate")
     warehouse = open_warehouse(settings)
@@ -188,56 +182,77 @@ def allocate(settings: Settings, *, now: datetime, periods: Sequence[str] | None
     for period in periods or ():
         if period not in known:
             outcome.fail(ConfigError(f"cannot allocate {period}: no bill was loaded for it. Loaded are {', '.join(known) or 'none'}."))
+    given = ledger_parameters(settings)
     ledger = Builder(warehouse, settings, outcome, "allocate", now, progress)
+    finality = Finality(warehouse, settings, now)
     for period in known:
-        inputs, window = allocation_inputs(warehouse, period)
-        ledger.build(period, inputs, partial(_build_ledger, period=period, window=window), forced=period in (periods or ()))
+        inputs, window = allocation_inputs(warehouse, period, given)
+        inputs |= finality.inputs(period)
+        is_forced = period in (periods or ())
+        held_back = ledger.held_back(period, inputs, is_bill) if finality.is_closed(period) and not is_forced else None
+        finality.publish(period, held_back)
+        if held_back is None:
+            ledger.build(period, inputs, partial(_build_ledger, period=period, parameters={**given, **window}), forced=is_forced)
+    outcome.notes += finality.notes()
     lives = Builder(warehouse, settings, outcome, "summarize", now, progress)
+    reached = reached_months(warehouse)
     for month in sorted({u.period for u in warehouse.states("runs")}):
-        inputs, window = summary_inputs(warehouse, month, lives.built)
-        lives.build(month, inputs, partial(_build_run_costs, month=month, window=window))
+        inputs, window = summary_inputs(warehouse, month, reached, given)
+        reaching = reached.get(month, set())
+        is_asked = not reaching.isdisjoint(periods or ())
+        if finality.is_closed(month) and not is_asked and lives.held_back(month, inputs, {f"run_costs_daily/{period}/all" for period in reaching}.__contains__) is not None:
+            continue
+        lives.build(month, inputs, partial(_build_run_costs, month=month, parameters={**given, **window}))
     return outcome
 
 
-def ledger_models(period: str) -> list[Model]:
-    """The models of one billing period, in running order."""
-    into = (period, "all")
-    return [
-        *(Model(name) for name in (*WINDOW_MODELS, *PLACING_MODELS)),
-        *(Model(name, bucket_by="resource_key") for name in MACHINE_MODELS),
-        Model("cost_allocations", into=into, bucket_by="resource_key"),
-        *(Model(name, bucket_by="resource_key") for name in MACHINE_RESULTS),
-        Model("out_of_scope_charges", fills="cost_allocations", into=into),
-        *(Model(name, into=into) for name in LEDGER_SUMS),
-    ]
-
-
-def _build_ledger(step: Step, period: str, window: Mapping[str, Any]) -> list[str]:
+def _build_ledger(step: Step, period: str, parameters: Mapping[str, Any]) -> list[str]:
     """Tables of one billing period, checked; returns their names."""
-    parameters = {"period": first_day(period), "alive_hours": ALIVE_HOURS, "silent_hours": SILENT_HOURS, **window}
-    step.run(ledger_models(period), parameters)
-    step.check(LEDGER_CHECKS, parameters)
+    step.run(ledger_models(period), {"period": first_day(period), **parameters})
+    step.check(LEDGER_CHECKS, {"period": first_day(period), **parameters})
     return ["cost_allocations", *LEDGER_SUMS]
 
 
-def _build_run_costs(step: Step, month: str, window: Mapping[str, Any]) -> list[str]:
+def _build_run_costs(step: Step, month: str, parameters: Mapping[str, Any]) -> list[str]:
     """`run_costs` of the runs that started in one month, checked."""
-    parameters = {"period": first_day(month), **window}
-    step.run([*(Model(name) for name in WINDOW_MODELS), Model("run_costs", into=(month, "all"))], parameters)
-    step.check(RUN_CHECKS, parameters)
+    step.run(run_costs_models(month), {"period": first_day(month), **parameters})
+    step.check(RUN_CHECKS, {"period": first_day(month), **parameters})
     return ["run_costs"]
+
+
+def estimate(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
+    """What runs will probably cost for hours no bill reaches yet, into `run_estimates`; how wrong earlier ones were, into `estimate_errors`."""
+    outcome = Outcome("estimate")
+    warehouse = open_warehouse(settings)
+    parameters = estimate_parameters(now)
+    period = f"{parameters['now']:%Y-%m}"
+    older = [u for u in warehouse.states("builds") if u.writer == "estimate" and u.period != period]
+    builder = Builder(warehouse, settings, outcome, "estimate", now, progress)
+    builder.build(period, estimate_inputs(warehouse, settings, parameters), partial(fill_estimates, settings=settings, parameters=parameters, older=older))
+    return outcome
+
+
+def settle(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, progress: Progress = silent) -> Outcome:
+    """What is billed goes to whom it belongs, then what is not billed yet is estimated."""
+    outcome = allocate(settings, now=now, periods=periods, progress=progress)
+    if outcome.exit_code == CheckFailed.exit_code:
+        outcome.notes.append("estimates stay as they are: a ledger that they continue was not rebuilt")
+        return outcome
+    outcome.merge(estimate(settings, now=now, progress=progress))
+    return outcome
 
 
 def check(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, progress: Progress = silent) -> Outcome:
     """Every check over the published tables, as they stand."""
     outcome = Outcome("check")
     warehouse = open_warehouse(settings)
-    for table, names in (("cost_allocations", LEDGER_CHECKS), ("run_costs", RUN_CHECKS)):
+    for table, names in (("cost_allocations", LEDGER_CHECKS), ("run_costs", RUN_CHECKS), ("run_estimates", ESTIMATE_CHECKS)):
         for period in sorted({u.period for u in warehouse.states(table) if not periods or u.period in periods}):
             progress(f"check {table} {period}")
+            month = estimate_parameters(now)["period"] if period == "all" else first_day(period)
             with warehouse.step("check", make_load_id("check", now)) as step:
                 try:
-                    step.check(names, {"period": first_day(period)})
+                    step.check(names, {"period": month})
                     outcome.unchanged.append(f"{table} {period}")
                 except CheckFailed as error:
                     outcome.fail(error)
@@ -259,7 +274,7 @@ def forget(settings: Settings, name: str, *, now: datetime) -> Outcome:
     if not dropped:
         raise ConfigError(f"cannot forget {name!r}: the warehouse holds nothing of it. Nothing was changed.")
     fed = {u.period for u in states if u.table == "billing_lines" and u not in dropped}
-    dropped += [u for u in states if u.table in ("cost_allocations", *LEDGER_SUMS) and u.period not in fed]
+    dropped += [u for u in states if u.table in ("cost_allocations", *LEDGER_SUMS, "period_states") and u.period not in fed]
     dropped += [u for u in states if u.table == "builds" and u.writer == "allocate" and u.period not in fed]
     with warehouse.step("forget", make_load_id(name, now)) as step:
         for unit in dropped:
@@ -284,6 +299,8 @@ def report(settings: Settings, *, now: datetime, periods: Sequence[str] | None =
             progress(f"report {period}")
             figures = reports.plan_report(reader, period, settings=settings, now=now)
             outcome.changed.append(str(reports.write_report(figures, folder)))
+            if figures.problem:
+                outcome.fail(SourceError("rates", figures.problem))
             note_report(folder, period, build_id)
     return outcome
 
@@ -296,8 +313,7 @@ def alert(settings: Settings, *, now: datetime, progress: Progress = silent) -> 
     outcome = Outcome("alert")
     warehouse = open_warehouse(settings)
     progress("alert")
-    with warehouse.reader() as reader:
-        result = alerts.run(reader, settings, Records(settings.home), now)
+    result = alerts.run(warehouse.reader, settings, Records(settings.home), now)
     with warehouse.step("alert", make_load_id("alert", now)) as step:
         for table, rows in (("budget_status", result.budget_status), ("alerts", result.alerts)):
             for period, part in by_month(table, rows):
@@ -333,7 +349,7 @@ def nightly(settings: Settings, *, now: datetime, periods: Sequence[str] | None 
     outcome.merge(extract(settings, now=now, accept=accept, progress=progress))
     outcome.merge(measure(settings, now=now, progress=progress))
     outcome.merge(load(settings, now=now, accept=accept, progress=progress))
-    outcome.merge(allocate(settings, now=now, periods=periods, progress=progress))
+    outcome.merge(settle(settings, now=now, periods=periods, progress=progress))
     outcome.merge(alert(settings, now=now, progress=progress))
     if settings.retention:
         outcome.merge(archive(settings, now=now, progress=progress))

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from runspend import advice
 from runspend.config import Settings
 from runspend.errors import SourceError, UsageError
+from runspend.rates import missing_rates, stretches
 from runspend.tables import TABLES, Table
-from runspend.warehouse import open_warehouse
+from runspend.warehouse import Reader, open_warehouse
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,6 +34,7 @@ COST_KEYS = {
     "allocated_to": "allocated_to",
     "source": "source",
     "service": "service_name",
+    "account": "sub_account_id",
     "provider": "service_provider_name",
     "day": "charge_date",
     "period": "billing_period",
@@ -53,16 +56,67 @@ def costs_sql(by: Sequence[str], *, since: str | None, top: int, measure: str) -
     names = ", ".join(columns)
     # Money no run has stands under its own word, not under an empty name.
     shown = ", ".join(f"case when allocated_to = 'run' then {c} else concat('(', allocated_to, ')') end as {c}" if c in OF_RUNS else c for c in columns)
-    if since is None:
-        where, parameters = "charge_date >= (select cast(date_trunc(max(charge_date), month) as date) from cost_daily)", {}
-    else:
-        where, parameters = "charge_date >= @since", {"since": date.fromisoformat(f"{since}-01")}
+    where, parameters = _since(since)
     sql = (
         f"with costs as (select {shown}, billing_currency, {measure}_cost from cost_daily where {where})"
         f" select {names}, billing_currency, sum({measure}_cost) as {measure}_cost from costs"
         f" group by {names}, billing_currency order by {measure}_cost desc, {names} limit {int(top)}"
     )
     return sql, parameters
+
+
+def _since(since: str | None) -> tuple[str, dict[str, Any]]:
+    """A condition on charge_date: from the month on, else the newest month."""
+    if since is None:
+        return "charge_date >= (select cast(date_trunc(max(charge_date), month) as date) from cost_daily)", {}
+    return "charge_date >= @since", {"since": date.fromisoformat(f"{since}-01")}
+
+
+def costs(settings: Settings, by: Sequence[str], *, since: str | None, top: int, measure: str, is_exchanged: bool = True) -> pa.Table:
+    """What `runspend costs` shows, in the configured currency; a missing rate is an error. Not `is_exchanged`: each currency by itself."""
+    sql, parameters = costs_sql(by, since=since, top=top, measure=measure)
+    with open_warehouse(settings).reader() as reader:
+        if is_exchanged:
+            reader = in_one_currency(reader, settings, since)
+        return reader.query(sql, parameters)
+
+
+def in_one_currency(reader: Reader, settings: Settings, since: str | None) -> Reader:
+    """The reader, or where charges are in other currencies one that shows them in the configured one."""
+    where, parameters = _since(since)
+    foreign = reader.query(f"select distinct billing_currency from cost_daily where {where}", parameters)["billing_currency"].to_pylist()
+    if not set(foreign) - {settings.currency}:
+        return reader
+    days = reader.query(f"select distinct billing_currency, charge_date from cost_daily where {where}", parameters).to_pylist()
+    rates = stretches(settings.rates.exchange, settings.currency)
+    missing = missing_rates(rates, settings.currency, ((r["billing_currency"], r["charge_date"]) for r in days))
+    if missing is not None:
+        raise SourceError(missing.source, f"{missing} Or see each currency by itself: --each-currency")
+    return reader.in_currency(settings.currency, rates)
+
+
+def nothing_since(settings: Settings, since: str) -> str:
+    """Why a question about the time since a month has no answer."""
+    with open_warehouse(settings).reader() as reader:
+        newest: date | None = reader.query("select max(charge_date) as newest from cost_daily")["newest"][0].as_py()
+    return f"There are no charges since {since}: {'no bill was loaded yet' if newest is None else f'the newest charge is of {newest}'}."
+
+
+def coverage_footer(settings: Settings, by: Sequence[str], since: str | None) -> list[str]:
+    """How much of the run cost has each dimension that was asked for, by where it came from: one line each."""
+    from runspend.actions.report.words import coverage_words
+
+    names = [key.strip() for key in by if key.strip() in advice.DIMENSIONS]
+    if not names:
+        return []
+    with open_warehouse(settings).reader() as reader:
+        newest: date | None = reader.query("select max(charge_date) as newest from cost_daily")["newest"][0].as_py()
+        if newest is None:
+            return []
+        first = newest.replace(day=1) if since is None else date.fromisoformat(f"{since}-01")
+        found = advice.coverage(reader, first, newest + timedelta(days=1))
+    shown = {currency: coverage_words([part for part in parts if part.dimension in names], every=True) for currency, parts in sorted(found.items())}
+    return [line if len(shown) == 1 else f"{currency} {line}" for currency, lines in shown.items() for line in lines]
 
 
 def tables_text(name: str | None = None) -> str:
@@ -88,6 +142,9 @@ def status_of(settings: Settings, now: datetime) -> tuple[int, str, list[dict[st
     """(exit code, one line, rows of `sources`): 0 when every configured source was read well and in time."""
     with open_warehouse(settings).reader() as reader:
         rows = reader.query("select * from sources order by source").to_pylist()
+        spared = reader.query(
+            "select billing_period, min(held_back) as held_back from period_states where held_back is not null group by billing_period order by billing_period"
+        ).to_pylist()
     known = {row["source"]: row for row in rows}
     names = [s.name for s in settings.tracking] + [s.name for s in settings.billing] + [s.uri for s in settings.stores if s.measure == "list"]
     troubles = []
@@ -99,11 +156,11 @@ def status_of(settings: Settings, now: datetime) -> tuple[int, str, list[dict[st
             troubles.append(f"{name} {row['state']}: {row['last_error']}")
         elif row["covered_until"] is not None and (now - row["covered_until"]).total_seconds() > row["late_after_seconds"]:
             troubles.append(f"{name} late: complete to {row['covered_until']:%Y-%m-%d %H:%M} UTC")
-    troubles += [f"{name} is no longer configured, its rows are kept" for name in known if name not in names]
-    serious = [t for t in troubles if "no longer configured" not in t]
-    code = SourceError.exit_code if serious else 0
-    word = "TROUBLE" if serious else "OK"
-    return code, f"{word} {len(names)} sources{''.join(f' · {t}' for t in troubles)}", rows
+    remarks = [f"{name} is no longer configured, its rows are kept" for name in known if name not in names]
+    remarks += [f"{row['billing_period']:%Y-%m} is closed, left out: {row['held_back']}" for row in spared]
+    code = SourceError.exit_code if troubles else 0
+    word = "TROUBLE" if troubles else "OK"
+    return code, f"{word} {len(names)} sources{''.join(f' · {t}' for t in (*troubles, *remarks))}", rows
 
 
 def table_text(rows: pa.Table) -> str:

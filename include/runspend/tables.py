@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # Raised whenever a column or table is added; the next night then rewrites the files that lack it.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 @dataclass(frozen=True)
 class Column:
@@ -104,6 +104,15 @@ LOAD_ID = _own("load_id", "STRING", "The load, extract or measurement that wrote
 BILLING_PERIOD = _key("billing_period", "DATE", "First day of the month of FOCUS BillingPeriodStart (UTC).")
 CURRENCY = Column("billing_currency", "STRING", "ISO 4217 code of the bill; costs are never added across currencies.")
 
+LINE_DIMENSIONS = (
+    Column("line_team", "STRING", "Team as the bill says it: the first of the line's tags that `dimensions.team` names; null where it names none."),
+    Column("line_project", "STRING", "Project as the bill says it."),
+    Column("line_cost_center", "STRING", "Cost center as the bill says it."),
+    Column("line_owner", "STRING", "Owner as the bill says it."),
+)
+POOL_KEY = Column("pool_key", "STRING", "What the charge was priced from, on the rungs that price from a pool; null elsewhere.")
+OVERHEAD = Column("overhead_cost", "BIGNUMERIC", "Part of effective_cost that an exact job match covers outside its runs: start-up, gaps, shut-down.")
+
 CONFIDENCES = ("exact", "high", "medium", "low")
 TARGETS = ("run", "logged_model", "orphan", "idle", "shared", "unmatched", "out_of_scope")
 COST_KINDS = ("compute", "storage", "network", "llm", "other")
@@ -144,6 +153,10 @@ RUNS = Table(
         Column("max_retries", "INT64", "Stated retries."),
         Column("timeout_seconds", "FLOAT64", "Stated timeout, seconds."),
         Column("early_stopping_rounds", "INT64", "Stated early stopping rounds."),
+        Column("mean_use_percent", "FLOAT64", "Mean of MLflow's system metrics of the run: GPU utilization, else CPU utilization, percent; null when not logged."),
+        Column("job_id", "STRING", "Job the run states (SageMaker, Databricks job run, SLURM, Batch, ...), as it wrote it."),
+        Column("job_key", "STRING", "The job in the form bills and runs are compared in."),
+        Column("pool_key", "STRING", "First pool whose `runs` selector names the run, with its values of the pool's `equal` dimensions; null when none."),
         Column("params_digest", "STRING", "Hash of all params: equal digests are repeated runs."),
         Column("tags", "STRING", "JSON object of the tags that `copy` allows."),
         Column("params", "STRING", "JSON object of the params that `copy` allows."),
@@ -242,6 +255,31 @@ ARTIFACT_BYTES = Table(
     writer="the store",
 )
 
+TRACE_COSTS = Table(
+    "trace_costs",
+    "one row per day, experiment, run, user and model of the traces that carry a token cost",
+    "LLM spend at list price as MLflow computed it on its traces (mlflow.llm.cost).",
+    (
+        _key("month", "DATE", "First day of the month of charge_date."),
+        RUN_KEY[0],
+        RUN_KEY[1],
+        _key("charge_date", "DATE", "UTC date the trace began."),
+        _key("experiment_id", "STRING", "MLflow experiment id."),
+        _key("run_id", "STRING", "mlflow.sourceRun; empty when the trace names none."),
+        _key("user_name", "STRING", "mlflow.trace.user, else mlflow.user; empty when neither is known."),
+        _key("model", "STRING", "mlflow.llm.model; empty when MLflow does not know it."),
+        Column("traces", "INT64", "Traces with a cost."),
+        Column("input_tokens", "INT64", "Input tokens; null when not logged."),
+        Column("output_tokens", "INT64", "Output tokens; null when not logged."),
+        Column("list_cost", "BIGNUMERIC", "Cost at list price, in currency."),
+        Column("currency", "STRING", "ISO 4217 code; MLflow computes in USD."),
+        LOAD_ID,
+    ),
+    period_column="month",
+    sort=("charge_date", "experiment_id", "run_id"),
+    writer="the tracking server",
+)
+
 FOCUS_COLUMNS = (
     Column("availability_zone", "STRING", "FOCUS AvailabilityZone."),
     Column("billed_cost", "BIGNUMERIC", "FOCUS BilledCost."),
@@ -327,12 +365,20 @@ BILLING_LINES = Table(
         Column("machine_cpus", "INT64", "vCPUs of the machine, where the line or the instance type tells."),
         Column("machine_memory_gb", "FLOAT64", "Memory of the machine in GiB, where the line or the instance type tells."),
         Column("billed_nanoseconds", "INT64", "ConsumedQuantity in nanoseconds where ConsumedUnit is a plain time; else null."),
+        Column("job_key", "STRING", "Job that the resource or a tag of the line names, in the form bills and runs are compared in."),
+        Column("attached_to", "STRING", "Machine (as resource_key) that a line of another resource names: a disk, an address; null when none."),
+        Column("group_keys", "ARRAY<STRING>", "What the line shares with machines: job, node group, cluster, closest first, each as account|tag key|value; empty when none."),
+        Column("storage_key", "STRING", "Bucket or storage account of a storage line, in the form bills and artifact stores are compared in."),
+        Column("storage_class", "STRING", "Storage class of a storage line, in the spelling of artifact_bytes; null when the line does not say."),
+        Column("pool_key", "STRING", "First pool whose `lines` selector names the line, with its values of the pool's `equal` dimensions; null when none."),
+        *LINE_DIMENSIONS,
         Column("scope", "STRING", "include or exclude by an explicit `scope`; null without one (the default scope decides when the ledger is built)."),
         LOAD_ID,
     ),
     sort=("resource_key", "charge_period_start", "line_id"),
     digest_columns=(
-        "source", "line_id", "billing_period", "resource_key", "run_tag", "instance_type", "machine_gpus", "machine_cpus", "machine_memory_gb", "billed_nanoseconds", "scope",
+        "source", "line_id", "billing_period", "resource_key", "run_tag", "instance_type", "machine_gpus", "machine_cpus", "machine_memory_gb", "billed_nanoseconds", "job_key", "attached_to",
+        "group_keys", "storage_key", "storage_class", "pool_key", "line_team", "line_project", "line_cost_center", "line_owner", "scope",
     ),
 )
 
@@ -363,7 +409,7 @@ BILLING_LOADS = Table(
         BILLING_PERIOD,
         _key("version", "STRING", "Digest of the files the version is made of."),
         _key("billing_currency", "STRING", "ISO 4217 code; empty for a version without rows."),
-        Column("version_number", "INT64", "1, 2, … in the order the versions were loaded."),
+        _key("version_number", "INT64", "1, 2, … in the order the versions were loaded."),
         Column("state", "STRING", "current, replaced or refused."),
         Column("reason", "STRING", "Why the version was refused; null otherwise."),
         Column("delivered_at", "TIMESTAMP", "When the provider wrote it: the manifest's time, else the newest file's."),
@@ -392,7 +438,7 @@ BILL_CHANGES = Table(
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         BILLING_PERIOD,
         _key("version", "STRING", "The version that brought the change."),
-        Column("version_number", "INT64", "Number of that version."),
+        _key("version_number", "INT64", "Number of that version."),
         _key("charge_date", "DATE", "UTC date of the charge's start."),
         _key("service_name", "STRING", "FOCUS ServiceName; empty when null."),
         _key("sub_account_id", "STRING", "FOCUS SubAccountId; empty when null."),
@@ -403,6 +449,26 @@ BILL_CHANGES = Table(
     sort=("version_number", "charge_date", "service_name", "sub_account_id", "billing_currency"),
 )
 
+PERIOD_STATES = Table(
+    "period_states",
+    "one row per source and billing period",
+    "How settled each bill of a month is, and what a closed month was spared: see `docs/operations.md`.",
+    (
+        _key("source", "STRING", "Name of the bill in runspend.yaml."),
+        BILLING_PERIOD,
+        Column("state", "STRING", "open, final or closed."),
+        Column("bill_digest", "STRING", "Digest of the bill's rows as they were delivered, whatever files held them."),
+        Column("is_invoiced", "BOOL", "Whether every line carries an InvoiceId."),
+        Column("held_back", "STRING", "What changed since the month was closed and was left out of its cost tables, in words; null when nothing did."),
+        _own("unchanged_since", "TIMESTAMP", "When the rows in place were loaded first."),
+        _own("final_since", "TIMESTAMP", "When the bill became final; null while it is open."),
+        _own("closed_since", "TIMESTAMP", "When the month was closed; null until then."),
+        BUILD_ID,
+    ),
+    sort=("source",),
+    writer="all",
+)
+
 COST_ALLOCATIONS = Table(
     "cost_allocations",
     "one row per charge and target",
@@ -410,8 +476,8 @@ COST_ALLOCATIONS = Table(
     (
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         BILLING_PERIOD,
-        _key("charge_id", "STRING", "The bill line (billing_lines.line_id); for out_of_scope the day, account, service and category summed."),
-        _key("target_id", "STRING", "server/workspace/run_id of the run; the word of allocated_to for everything else."),
+        _key("charge_id", "STRING", "The bill line (billing_lines.line_id); a longer text where several lines are priced together (charge_lines) or summed (out_of_scope)."),
+        _key("target_id", "STRING", "server/workspace/run_id of the run, server/workspace/owner_id of the logged model; the word of allocated_to for everything else."),
         Column("charge_date", "DATE", "UTC date of the charge's start."),
         Column("charge_period_start", "TIMESTAMP", "FOCUS ChargePeriodStart."),
         Column("charge_period_end", "TIMESTAMP", "FOCUS ChargePeriodEnd."),
@@ -426,21 +492,54 @@ COST_ALLOCATIONS = Table(
         Column("cost_kind", "STRING", "What the money bought: compute, storage, network, llm or other."),
         Column("allocated_to", "STRING", "run, logged_model, orphan, idle, shared, unmatched or out_of_scope."),
         *RUN_REFERENCE,
+        Column("owner_id", "STRING", "Id of the logged model, where allocated_to is logged_model; null elsewhere."),
         Column("allocated_ratio", "FLOAT64", "Share of the charge. To look at; never compute a cost from it."),
         *COSTS,
         CURRENCY,
         Column("unused_cost", "BIGNUMERIC", "Part of effective_cost that paid for units of a machine rented for the run which the run did not ask for."),
-        Column("match_method", "STRING", "Rule that settled the charge; none when no rule applied."),
+        OVERHEAD,
+        Column("match_method", "STRING", "Rule that settled the charge: run_tag, job_id, resource_id, attached, artifact_bytes, llm_cost, pool_time, instance_type_time; sharing for money `sharing` moved; none when no rule applied."),
         Column("confidence", "STRING", "exact, high, medium or low; null when no rule applied."),
-        Column("reason", "STRING", "Why the charge is where it is, when no rule says: unknown_run, no_run, not_timed, fee, default_scope, explicit_scope."),
-        Column("weight_kind", "STRING", "What runs that shared the machine were weighed by: gpu, cpu, memory or equal."),
+        POOL_KEY,
+        Column("reason", "STRING", "Why the charge is where it is: unknown_run, no_run, not_timed, fee, default_scope, explicit_scope; no_source_run (traces without a run), not_mlflow, trace, incomplete_inventory (storage); the policy of `sharing`."),
+        Column("weight_kind", "STRING", "What runs that shared the machine were weighed by: gpu, cpu, memory, use (measured) or equal; bytes for storage, list_cost for traces."),
         Column("run_end_rule", "STRING", "Where the run's end came from: stated, alive, last_sign or silent."),
         Column("is_scaled", "BOOL", "Whether the runs claimed more than was billed, or asked for more units than the machine has, and were scaled down."),
         Column("cost_status", "STRING", "provisional or final."),
+        *LINE_DIMENSIONS,
         BUILD_ID,
     ),
     is_public=True,
     sort=("charge_date", "target_id"),
+    writer="all",
+)
+
+CHARGE_LINES = Table(
+    "charge_lines",
+    "one row per bill line of a charge that stands for several lines",
+    "Which lines the charges of the pooled rungs are made of. A charge_id that is not here is itself a line_id.",
+    (
+        _key("source", "STRING", "Name of the bill in runspend.yaml."),
+        BILLING_PERIOD,
+        _key("line_id", "STRING", "The bill line (billing_lines.line_id)."),
+        Column("charge_id", "STRING", "The charge in cost_allocations."),
+        BUILD_ID,
+    ),
+    sort=("charge_id", "line_id"),
+    writer="all",
+)
+
+RUN_BILL_DIMENSIONS = Table(
+    "run_bill_dimensions",
+    "one row per run and billing period whose lines carry a tag that `dimensions` names",
+    "Dimensions of runs as the bill says them: those of the lines, matched exactly or by machine, that cost the run most.",
+    (
+        *RUN_KEY,
+        BILLING_PERIOD,
+        *LINE_DIMENSIONS,
+        BUILD_ID,
+    ),
+    sort=("run_id",),
     writer="all",
 )
 
@@ -457,6 +556,7 @@ RUN_COSTS_DAILY = Table(
         _key("billing_currency", "STRING", "ISO 4217 code of the bill."),
         *COSTS,
         Column("unused_cost", "BIGNUMERIC", "Part of effective_cost that paid for units the run did not ask for, on machines rented for it."),
+        OVERHEAD,
         Column("machine_seconds", "FLOAT64", "The run's own share of its machines' time, seconds; shares of runs on one machine add up to its time."),
         Column("gpu_seconds", "FLOAT64", "machine_seconds x the machine's GPUs, where known."),
         Column("confidence", "STRING", "Worst confidence among the charges behind the row."),
@@ -465,6 +565,81 @@ RUN_COSTS_DAILY = Table(
     ),
     is_public=True,
     sort=("run_id", "charge_date", "cost_kind", "source"),
+    writer="all",
+)
+
+PRICE_LIST = Table(
+    "price_list",
+    "one row per price of `rates.prices`",
+    "What an hour of a machine costs where no bill says so, as the configuration states it.",
+    (
+        _key("instance_type", "STRING", "Instance type."),
+        _key("region_id", "STRING", "Region; empty: every region."),
+        _key("pricing_category", "STRING", "FOCUS PricingCategory; empty: every one."),
+        _key("billing_currency", "STRING", "ISO 4217 code of the price."),
+        Column("hour_price", "BIGNUMERIC", "Price of an hour."),
+    ),
+    period_column=None,
+    sort=("instance_type", "region_id"),
+    writer="all",
+)
+
+RUN_ESTIMATES = Table(
+    "run_estimates",
+    "one row per run, machine and hour that no bill reaches yet (token costs: per run, user, model and day; time without a figure: per run and day)",
+    "What runs will probably cost for hours not billed yet. Never in any other table's figures; a row is gone when the bill for its hour is there.",
+    (
+        *RUN_KEY,
+        _key("charge_date", "DATE", "UTC date of estimated_from."),
+        _key("cost_kind", "STRING", "compute, or llm for token costs that MLflow computed."),
+        _key("source", "STRING", "Bill the hour will probably be on; rates when no bill shows or sells the machine; mlflow for token costs."),
+        BILLING_PERIOD,
+        _key("billing_currency", "STRING", "ISO 4217 code; empty for a row without a figure."),
+        *COSTS,
+        Column("unused_cost", "BIGNUMERIC", "Always null: units a run did not ask for are not estimated."),
+        Column("overhead_cost", "BIGNUMERIC", "Always null: time outside runs is not estimated."),
+        Column("machine_seconds", "FLOAT64", "The run's own share of its machines' time, seconds."),
+        Column("gpu_seconds", "FLOAT64", "machine_seconds x the machine's GPUs, where known."),
+        Column("confidence", "STRING", "What the bill's rule would have: high by machine, medium by token cost, low by instance type; null without a figure."),
+        Column("cost_status", "STRING", "estimated."),
+        _key("resource_key", "STRING", "The machine in the form bills and runs are compared in; empty when the run states none."),
+        _key("estimated_from", "TIMESTAMP", "Start of the time estimated."),
+        Column("estimated_to", "TIMESTAMP", "End of the time estimated: the end of the hour, or the night's now."),
+        Column("sub_account_id", "STRING", "Account whose bill last showed the machine; null when none did."),
+        Column("instance_type", "STRING", "Instance type, from the bill, else as the run requested it."),
+        Column("region_id", "STRING", "Region, from the bill."),
+        Column("resource_id", "STRING", "The machine as the bill writes it, else as the run does."),
+        Column("price_from", "STRING", "bill (median of the last 30 billed days), rates (the price list) or mlflow; null without a figure."),
+        Column("reason", "STRING", "Why there is no figure: no_machine, no_instance_type or no_price; null with one."),
+        _key("experiment_id", "STRING", "MLflow experiment id; empty when not known."),
+        _key("user_name", "STRING", "mlflow.user, for token costs the trace's user; empty when not known."),
+        _key("model", "STRING", "Model of a token cost; empty elsewhere."),
+        BUILD_ID,
+    ),
+    period_column=None,
+    sort=("run_id", "estimated_from", "resource_key"),
+    writer="all",
+)
+
+ESTIMATE_ERRORS = Table(
+    "estimate_errors",
+    "one row per bill, charge date, currency and night that found hours billed which were estimated before",
+    "How wrong past estimates were: what was estimated for runs and hours against what the same runs and hours were billed.",
+    (
+        _key("source", "STRING", "Name of the bill in runspend.yaml."),
+        _key("charge_date", "DATE", "UTC date of the hours."),
+        _key("billing_currency", "STRING", "ISO 4217 code."),
+        _key("judged_at", "TIMESTAMP", "The night's now that found them billed."),
+        _key("estimated_from", "TIMESTAMP", "Start of the first of the hours."),
+        Column("estimated_to", "TIMESTAMP", "End of the last of the hours."),
+        Column("runs", "INT64", "Runs with an estimate in them."),
+        Column("estimated_cost", "BIGNUMERIC", "Effective cost as it was estimated the last night before."),
+        Column("actual_cost", "BIGNUMERIC", "Effective cost as billed and allocated to the same runs for the same hours."),
+        Column("difference_cost", "BIGNUMERIC", "estimated_cost less actual_cost."),
+        BUILD_ID,
+    ),
+    period_column=None,
+    sort=("charge_date", "source"),
     writer="all",
 )
 
@@ -485,9 +660,11 @@ RUN_COSTS = Table(
         Column("end_time", "TIMESTAMP", "End of the run; null while it runs, or when it never said."),
         Column("parent_run_id", "STRING", "mlflow.parentRunId."),
         *DIMENSIONS,
+        *(Column(f"{d.name}_from", "STRING", f"Where {d.name} came from, e.g. experiment.tag.{d.name} or line.tag.{d.name}.") for d in DIMENSIONS),
         *COSTS,
         *(Column(f"{kind}_cost", "BIGNUMERIC", f"effective_cost of kind {kind}.") for kind in COST_KINDS),
         Column("unused_cost", "BIGNUMERIC", "Part of effective_cost that paid for units the run did not ask for, on machines rented for it."),
+        OVERHEAD,
         Column("cost_with_children", "BIGNUMERIC", "effective_cost of the run and of all its descendants."),
         Column("machine_seconds", "FLOAT64", "The run's own share of its machines' time, seconds."),
         Column("gpu_seconds", "FLOAT64", "machine_seconds x the machines' GPUs, where known."),
@@ -667,7 +844,7 @@ BUILDS = Table(
     "one row per step and period",
     "What the tables of a period were built from: two digests are compared, and nothing else remembers what is done.",
     (
-        _key("step", "STRING", "allocate (bill periods) or summarize (start months)."),
+        _key("step", "STRING", "allocate (bill periods), summarize (start months) or estimate (the month of the night)."),
         _key("month", "DATE", "First day of the period."),
         Column("build_id", "STRING", "Hash of the inputs."),
         Column("inputs", "STRING", "JSON object: input -> digest."),
@@ -684,8 +861,8 @@ TABLES: dict[str, Table] = {
     t.name: t
     for t in (
         COST_DAILY, RUN_COSTS, RUN_COSTS_DAILY, RUNS, COST_ALLOCATIONS, SOURCES,
-        BILLING_LINES, BILLING_QUARANTINE, BILLING_LOADS, BILL_CHANGES, BUILDS, EXPERIMENTS, RUN_RESOURCES, ARTIFACT_OWNERS, ARTIFACT_BYTES,
-        UNALLOCATED_COSTS, BUDGET_STATUS, ALERTS, ARCHIVE_PLAN,
+        BILLING_LINES, BILLING_QUARANTINE, BILLING_LOADS, BILL_CHANGES, PERIOD_STATES, BUILDS, EXPERIMENTS, RUN_RESOURCES, ARTIFACT_OWNERS, ARTIFACT_BYTES,
+        TRACE_COSTS, CHARGE_LINES, RUN_BILL_DIMENSIONS, UNALLOCATED_COSTS, PRICE_LIST, RUN_ESTIMATES, ESTIMATE_ERRORS, BUDGET_STATUS, ALERTS, ARCHIVE_PLAN,
     )
 }  # fmt: skip
 

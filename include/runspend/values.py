@@ -65,6 +65,16 @@ def _parse_money(raw: object) -> object:
     return str(raw) if isinstance(raw, float) else raw
 
 
+def _short_number(number: Decimal) -> Decimal:
+    """At most 18 digits before and after the point together: more would not fit the integers that convert money exactly."""
+    shortest = number.normalize()
+    _, digits, exponent = shortest.as_tuple()
+    assert isinstance(exponent, int)
+    if max(len(digits) + max(exponent, 0), -exponent) > 18:
+        raise ValueError("a number of at most 18 digits is needed")
+    return shortest
+
+
 def _parse_threshold(raw: object) -> str:
     """`80%`, `500 USD` or `500` in one spelling."""
     text = str(raw).strip() if isinstance(raw, (str, int, float, Decimal)) and not isinstance(raw, bool) else ""
@@ -161,6 +171,7 @@ Ratio = Annotated[
     ),
 ]
 Money = Annotated[Decimal, BeforeValidator(_parse_money), Field(gt=0, allow_inf_nan=False)]
+Rate = Annotated[Decimal, BeforeValidator(_parse_money), Field(gt=0, allow_inf_nan=False), AfterValidator(_short_number)]
 Threshold = Annotated[
     str, BeforeValidator(_parse_threshold), WithJsonSchema({"type": ["string", "number"], "examples": ["80%", "500 USD"]})
 ]

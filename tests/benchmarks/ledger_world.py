@@ -112,16 +112,66 @@ from nodes
 order by resource_key, run_id
 """
 
+# The whole ladder: of twenty machines, thirteen are stated by their runs, two belong to jobs, two to pools, one is known by its
+# type alone; one is a disk of a machine, and one a bucket. Runs say what their machine needs them to say.
+LADDER_LINES = """
+with lines as (
+  select *, substr(resource_name, 9)::bigint as rank, rank % 20 as kind, extract(epoch from charge_period_start)::bigint // 3600 as hour from ({lines})
+)
+select
+  * exclude (rank, kind, hour) replace (
+    case when kind = 18 then replace(resource_id, 'i-', 'vol-') when kind = 19 then printf('bucket-%02d', rank // 20 % 20) else resource_id end as resource_id,
+    case when kind = 18 then replace(resource_key, 'i-', 'vol-') when kind = 19 then printf('bucket-%02d', rank // 20 % 20) else resource_key end as resource_key,
+    case when kind >= 18 then 'Storage' else service_category end as service_category,
+    case when kind = 18 then 'Amazon Elastic Block Store' when kind = 19 then 'Amazon Simple Storage Service' else service_name end as service_name,
+    case when kind = 19 then printf('2000000000%02d', rank // 20 % 20) else sub_account_id end as sub_account_id,
+    case when kind = 19 then 'us-east-1' else region_id end as region_id,
+    case when kind = 19 then null else invoice_id end as invoice_id,
+    case when kind >= 18 then null else billed_nanoseconds end as billed_nanoseconds,
+    case when kind >= 18 then null else instance_type end as instance_type
+  ),
+  case when kind in (13, 14) then printf('job-%d-%d', rank, hour // 24) end as job_key,
+  case when kind = 18 then machine(rank - 18, {machines}) end as attached_to,
+  case when kind < 13 then [printf('account|group|%d', rank // 20 % 200)] else [] end as group_keys,
+  case when kind = 19 then printf('bucket-%02d', rank // 20 % 20) end as storage_key,
+  case when kind = 19 then case when rank // 20 % 3 = 0 then 'STANDARD_IA' else 'STANDARD' end end as storage_class,
+  case when kind in (15, 16) then printf('pool-%d', rank // 20 % 50) end as pool_key
+from lines
+"""
+
+LADDER_RUNS = """
+select
+  * replace (case when kind < 13 then resource_ids else [] end as resource_ids),
+  case when kind in (13, 14) then printf('job-%d-%d', rank, extract(epoch from start_time)::bigint // 3600 // 24) end as job_key,
+  case when kind in (15, 16) then printf('pool-%d', rank // 20 % 50) end as pool_key,
+  case when kind = 17 then printf('p%d.2xlarge', pick(rank, 1, 10)) end as instance_type
+from (select *, rank % 20 as kind from ({runs}))
+"""
+
+# A hundred thousand runs have artifacts in the twenty buckets.
+LADDER_BYTES = """
+select
+  date '2026-10-01' as month, printf('s3://bucket-%02d', n % 20) as store, 'run' as owner_kind, run_id as owner_id, tracking_server, workspace,
+  experiment_id, artifact_uri as prefix, case when n // 20 % 3 = 0 then 'STANDARD_IA' else 'STANDARD' end as storage_class,
+  start_time as valid_from, 1 + pick(n, 30, 100) as objects, 1000000 + pick(n, 31, 1000000000) as bytes, true as is_complete, 'measure' as load_id
+from runs
+where n < 100000
+"""
+
 LOADS = """
 select 'aws' as source, date '2026-10-01' as billing_period, 'v1' as version, 'USD' as billing_currency, 1 as version_number, 'current' as state,
+  timestamptz '2026-11-03 06:00:00+00' as delivered_at, timestamptz '2026-11-03 06:00:00+00' as loaded_at, false as is_invoiced,
   count(*) as row_count, sum(list_cost) as list_cost, sum(contracted_cost) as contracted_cost, sum(effective_cost) as effective_cost,
   sum(billed_cost) as billed_cost, 'load' as load_id
 from read_parquet('{folder}/billing_lines.parquet')
 """
 
 
-def make_ledger_world(folder: Path, *, runs: int, lines: int, used_machines: int | None = None) -> Path:
-    """Fill `folder`/warehouse; runs use `used_machines` of the lines / 720 machines (all of them when None). Returns runspend.yaml."""
+def make_ledger_world(folder: Path, *, runs: int, lines: int, used_machines: int | None = None, ladder: bool = False) -> Path:
+    """Fill `folder`/warehouse; runs use `used_machines` of the lines / 720 machines (all of them when None). Returns runspend.yaml.
+
+    With `ladder` every rule has lines to settle; without, all machines are stated by their runs.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     machines = -(-lines // HOURS)
     used = min(used_machines or machines, machines)
@@ -138,21 +188,29 @@ def make_ledger_world(folder: Path, *, runs: int, lines: int, used_machines: int
     connection = duckdb.connect(config={"memory_limit": "6GB", "temp_directory": str(folder / "spill")})
     connection.execute("set TimeZone = 'UTC'")
     connection.execute(MACROS)
-    connection.execute(f"create table runs as {RUNS.format(**sizes)}")
-    for name, sql in (
-        ("runs", "select * exclude (n, rank) from runs"),
-        ("run_resources", RESOURCES),
-        ("billing_lines", LINES),
-        ("billing_loads", LOADS),
-    ):
-        _write(connection, TABLES[name], sql.format(**sizes), folder / f"{name}.parquet")
+    runs_sql, lines_sql = RUNS.format(**sizes), LINES.format(**sizes)
+    if ladder:
+        runs_sql, lines_sql = LADDER_RUNS.format(runs=runs_sql), LADDER_LINES.format(lines=lines_sql, machines=machines) + " order by resource_key, charge_period_start"
+    connection.execute(f"create table runs as {runs_sql}")
+    resources = RESOURCES.format(**sizes)
+    tables = {
+        "runs": "select * exclude (n, rank) from runs",
+        "run_resources": resources,
+        "billing_lines": lines_sql,
+        "billing_loads": LOADS.format(**sizes),
+    }
+    if ladder:
+        tables["run_resources"] = f"select * from ({resources}) where run_id in (select run_id from runs where len(resource_ids) > 0)"
+        tables["artifact_bytes"] = LADDER_BYTES
+    for name, sql in tables.items():
+        _write(connection, TABLES[name], sql, folder / f"{name}.parquet")
     connection.close()
     first, last = "2026-10-01T00:00:00+00:00", "2026-10-31T00:00:00+00:00"
     extras = {"runs": {"first_start": first, "last_end": last}}
-    writers = {"runs": "prod", "run_resources": "prod", "billing_lines": "aws", "billing_loads": "aws"}
+    writers = {"runs": "prod", "run_resources": "prod", "billing_lines": "aws", "billing_loads": "aws", "artifact_bytes": "s3"}
     with ParquetWarehouse(folder / "warehouse").step("inputs", "inputs") as step:
-        for name, writer in writers.items():
-            step.put(name, MONTH, writer, folder / f"{name}.parquet", extra=extras.get(name))
+        for name in tables:
+            step.put(name, MONTH, writers[name], folder / f"{name}.parquet", extra=extras.get(name))
         assert step.publish()
     path = folder / "runspend.yaml"
     path.write_text("home: home\nwarehouse: {uri: warehouse}\n", encoding="utf-8")

@@ -36,6 +36,55 @@ SURROGATE_FREE_ODDITIES = (
 )
 
 
+# Traces as MLflow's own client logs them, in a process of its own: the client keeps its server for the whole process.
+TRACES = """
+import sys
+import mlflow
+from mlflow.tracing.trace_manager import InMemoryTraceManager
+
+uri, experiment, run_id = sys.argv[1:]
+mlflow.set_tracking_uri(uri)
+client = mlflow.MlflowClient()
+
+
+def price(span, dollars):
+    span.set_attribute("mlflow.llm.cost", {"input_cost": dollars / 4, "output_cost": dollars * 3 / 4, "total_cost": dollars})
+
+
+def trace(start_ms, calls, own=None, **said):
+    start = start_ms * 1_000_000
+    root = client.start_trace("chat", experiment_id=experiment, start_time_ns=start)
+    if own is not None:
+        price(root, own)
+    for model, tokens, dollars in calls:
+        span = client.start_span("llm", trace_id=root.trace_id, parent_id=root.span_id, start_time_ns=start, span_type="CHAT_MODEL")
+        if model is not None:
+            span.set_attribute("mlflow.llm.model", model)
+        if tokens is not None:
+            span.set_attribute("mlflow.chat.tokenUsage", dict(zip(("input_tokens", "output_tokens", "total_tokens"), (*tokens, sum(tokens)))))
+        if dollars is not None:
+            price(span, dollars)
+        client.end_span(root.trace_id, span.span_id, end_time_ns=start + 10**9)
+    with InMemoryTraceManager.get_instance().get_trace(root.trace_id) as kept:
+        kept.info.trace_metadata.update({"mlflow.user": "root", **said})
+    client.end_trace(root.trace_id, end_time_ns=start + 2 * 10**9)
+    return root.trace_id
+
+
+ids = [
+    trace(1793577599999, [("gpt-4o", (100, 20), 0.00125)], **{"mlflow.sourceRun": run_id, "mlflow.trace.user": "grace \u65e5\u672c"}),  # the last of 1 November
+    trace(1793577600000, [("gpt-4o", (100, 20), 0.1), ("gpt-4o", (1, 2), 0.2)], **{"mlflow.sourceRun": run_id, "mlflow.trace.user": "grace \u65e5\u672c"}),
+    trace(1793577600001, [("gpt-4o", (1, 1), 1e-07), ("opus", (10, 10), 0.7)], **{"mlflow.user": "ada"}),
+    trace(1793577600002, [("gpt-4o", None, 0.25)], own=0.5),  # the root's cost holds the call's
+    trace(1793577600003, [("of no known price", (5, 5), None)]),
+    trace(1793577600004, []),
+    trace(1790812800000, [(None, (3, 4), 3.0)]),  # 1 October
+]
+mlflow.flush_trace_async_logging()
+print(*ids)
+"""
+
+
 @dataclass(frozen=True)
 class Served:
     """One running server: its address, and its database as Runspend and as SQLAlchemy name it."""
@@ -43,6 +92,10 @@ class Served:
     uri: str
     database: str
     run_ids: dict[str, str]
+
+    @property
+    def run_count(self) -> int:
+        return len(self.run_ids.keys() - {"model", "trace", "traces"})
 
 
 def free_port() -> int:
@@ -166,6 +219,14 @@ def write_world(uri: str) -> dict[str, str]:
         tags={"runspend.instance_id": "i-0ccc"},
         metrics=[("loss", at("2026-11-24", "13:00")), ("acc", at("2026-11-24", "17:45"))],
     )
+    run(
+        "measured",
+        at("2026-11-08"),
+        at("2026-11-08", "13:00"),
+        tags={"SLURM_JOB_ID": "4711", "stage": "prod"},
+        metrics=[(f"system/{name}_utilization_percentage", at("2026-11-08")) for name in ("gpu_0", "gpu_0", "node 7/gpu_1", "cpu")],
+    )
+    run("measured by cpu", at("2026-11-08"), metrics=[("system/node/cpu_utilization_percentage", at("2026-11-08", "12:30"))] * 9)
     run("silent", at("2026-10-15"), tags={"mlflow.user": "root"})
     run(
         "many nodes",
@@ -220,6 +281,9 @@ def write_world(uri: str) -> dict[str, str]:
         )
     )
     ids["trace"] = trace.trace_id
+    told = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    logged = subprocess.run([sys.executable, "-c", TRACES, uri, vision, parent], env=told, check=True, capture_output=True, text=True)
+    ids["traces"] = logged.stdout.strip()
     return ids
 
 

@@ -14,7 +14,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +77,8 @@ def test_a_crossing_reaches_every_recipient(tmp_path: Path) -> None:
     """The whole step over SMTP: one transaction, both recipients, envelope and headers as configured, then nothing more."""
     with smtp_server() as server, warehouse(tmp_path / "w", cost_daily=[cost("2026-11-05", "5012.38")], sources=[source()]) as reader:
         records, given = MemoryRecords(), smtp(tmp_path, server.port)
-        result = alert.run(reader, given, records, NOW)
-        assert alert.run(reader, given, records, NOW + timedelta(days=1)).sent == []
+        result = alert.run(partial(nullcontext, reader), given, records, NOW)
+        assert alert.run(partial(nullcontext, reader), given, records, NOW + timedelta(days=1)).sent == []
     (taken,) = server.accepted
     assert (taken.sender, taken.recipients, result.errors) == ("runspend@acme.com", [ANA, BEN], [])
     assert taken.message["Subject"] == "[runspend] vision is over budget: 100.2 % of 5,000 USD for November"
@@ -208,8 +210,8 @@ def test_a_refused_address_is_an_incident(tmp_path: Path) -> None:
     script = Script(rcpt_replies={BEN: "550 5.1.1 no such user"})
     with smtp_server(script) as server, warehouse(tmp_path / "w", cost_daily=[cost("2026-11-05", "5012.38")], sources=[source()]) as reader:
         records, given = MemoryRecords(), smtp(tmp_path, server.port)
-        result = alert.run(reader, given, records, NOW)
-        again = alert.run(reader, given, records, NOW + timedelta(days=1))
+        result = alert.run(partial(nullcontext, reader), given, records, NOW)
+        again = alert.run(partial(nullcontext, reader), given, records, NOW + timedelta(days=1))
     (error,) = result.errors
     assert error.exit_code == 5
     assert "ben@acme.com: refused, 550 5.1.1 no such user" in str(error)

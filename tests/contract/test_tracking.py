@@ -19,10 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runspend.config import DimensionSettings, TrackingServer
+from runspend.config import DimensionSettings, Pool, TrackingServer
 from runspend.errors import SourceRefused, SourceUnreachable
 from runspend.tracking import Extract, extract_server, probe_server
 from runspend.tracking.database import DatabaseReader, postgres_uri
+from runspend.tracking.raw import Keys
 from runspend.tracking.revisions import OLDEST_SUPPORTED, REVISIONS
 from tests.contract.mlflow_servers import NOW, Served, mlflow_server
 
@@ -48,18 +49,25 @@ def mlflow(request: pytest.FixtureRequest) -> Served:
 
 @pytest.mark.parametrize("copy", [{}, {"tags": "all", "params": "all"}])
 def test_api_and_database_give_equal_tables(mlflow: Served, tmp_path: Path, copy: dict[str, str]) -> None:
-    through_api, by_api = extract(served(mlflow, "api", copy=copy), tmp_path / "api")
-    from_database, by_database = extract(served(mlflow, "database", copy=copy), tmp_path / "database")
+    pools = [
+        Pool.model_validate({"name": "prod", "runs": {"tag.stage": "pr*", "tracking": "prod"}, "lines": {"resource": "x"}}),
+        Pool.model_validate({"name": "vision", "runs": {"experiment": "vision/*"}, "lines": {"resource": "x"}, "equal": ["team"]}),
+    ]
+    through_api, by_api = extract(served(mlflow, "api", copy=copy), tmp_path / "api", pools=pools)
+    from_database, by_database = extract(served(mlflow, "database", copy=copy), tmp_path / "database", pools=pools)
     assert by_api.keys() == by_database.keys()
     for unit in by_api:
         assert by_api[unit].to_pylist() == by_database[unit].to_pylist(), unit
         assert by_api[unit].equals(by_database[unit])
+    assert sorted(period for table, period in by_api if table == "trace_costs") == ["2026-10", "2026-11"]
+    by_name = {r["run_name"]: r for r in by_api[("runs", "2026-11")].to_pylist()}
+    assert (by_name["measured"]["pool_key"], by_name["child 0"]["pool_key"]) == ("prod", "vision|team=perception")
     assert through_api.extras == from_database.extras
     assert through_api.warnings == from_database.warnings
     assert (
         (through_api.run_count, through_api.experiment_count)
         == (from_database.run_count, from_database.experiment_count)
-        == (len(mlflow.run_ids) - 2, 4)
+        == (mlflow.run_count, 4)
     )
 
 
@@ -82,14 +90,36 @@ def test_every_kind_of_run_is_there(mlflow: Served, tmp_path: Path) -> None:
     everything = json.dumps([rows.to_pylist() for rows in tables.values()], default=str)
     assert "canary" not in everything
     assert "hunter2" not in everything
+    measured = by_name["measured"]
+    assert (measured["job_id"], measured["job_key"], measured["mean_use_percent"]) == ("4711", "4711", 1.25)
+    assert by_name["measured by cpu"]["mean_use_percent"] == 4.0
+    assert by_name["parent"]["mean_use_percent"] is None
     owners = {(o["owner_kind"], o["owner_id"]) for o in tables[("artifact_owners", "all")].to_pylist()}
-    assert owners == {("logged_model", mlflow.run_ids["model"]), ("trace", mlflow.run_ids["trace"])}
+    assert owners == {("logged_model", mlflow.run_ids["model"]), ("trace", mlflow.run_ids["trace"]), *(("trace", i) for i in mlflow.run_ids["traces"].split())}
     assert len(result.warnings) == 2
+
+
+def test_traces_are_added_up_by_day_run_user_and_model(mlflow: Served, tmp_path: Path) -> None:
+    _, tables = extract(served(mlflow, "database"), tmp_path / "out")
+    parent = mlflow.run_ids["parent"]
+    found = [
+        (str(r["charge_date"]), r["run_id"], r["user_name"], r["model"], r["traces"], r["input_tokens"], r["output_tokens"], str(r["list_cost"].normalize()))
+        for period in ("2026-10", "2026-11")
+        for r in tables[("trace_costs", period)].to_pylist()
+    ]
+    assert found == [
+        ("2026-10-01", "", "", "", 1, 3, 4, "3"),
+        ("2026-11-01", parent, "grace 日本", "gpt-4o", 1, 100, 20, "0.00125"),
+        ("2026-11-02", "", "", "", 1, None, None, "0.5"),
+        ("2026-11-02", "", "ada", "gpt-4o", 1, None, None, "1E-7"),
+        ("2026-11-02", "", "ada", "opus", 1, 11, 11, "0.7"),
+        ("2026-11-02", parent, "grace 日本", "gpt-4o", 1, 101, 22, "0.3"),
+    ]
 
 
 def test_probe_agrees_both_ways(mlflow: Served, tmp_path: Path) -> None:
     by_api, by_database = probe_server(served(mlflow, "api"), tmp_path), probe_server(served(mlflow, "database"), tmp_path)
-    assert (by_api["runs"], by_api["experiments"]) == (by_database["runs"], by_database["experiments"]) == (len(mlflow.run_ids) - 2, 4)
+    assert (by_api["runs"], by_api["experiments"]) == (by_database["runs"], by_database["experiments"]) == (mlflow.run_count, 4)
     assert by_database["database_ok"] is True
     assert by_database["revision"] == REVISIONS[-1]
     assert by_api["version"].startswith("3.")
@@ -114,18 +144,20 @@ def test_postgres_cannot_be_written_and_is_one_snapshot(mlflow_on_postgres: Serv
                 writer.commit()
 
 
-def test_metrics_of_postgres_are_never_scanned(mlflow_on_postgres: Served, tmp_path: Path) -> None:
+def test_metrics_of_postgres_are_looked_up_and_never_scanned(mlflow_on_postgres: Served, tmp_path: Path) -> None:
     import adbc_driver_postgresql.dbapi as postgres
 
     def scans() -> list[Any]:
         with postgres.connect(mlflow_on_postgres.database) as watcher, watcher.cursor() as cursor:
-            cursor.execute("select coalesce(seq_scan, 0) + coalesce(idx_scan, 0) from pg_stat_user_tables where relname = 'metrics'")
+            cursor.execute("select coalesce(seq_scan, 0), coalesce(idx_tup_fetch, 0) from pg_stat_user_tables where relname = 'metrics'")
             return list(cursor.fetchall())
 
-    before = scans()
+    [(scanned, fetched)] = scans()
     extract(served(mlflow_on_postgres, "database"), tmp_path / "out")
-    assert before
-    assert scans() == before
+    time.sleep(2)  # what a session has counted is seen a second after it ended
+    [(scanned_after, fetched_after)] = scans()
+    assert scanned_after == scanned
+    assert 0 < fetched_after - fetched <= 3 + 9
 
 
 def test_a_statement_that_takes_too_long_is_cut_off_without_the_password(
@@ -144,9 +176,9 @@ def test_a_lost_snapshot_is_read_again_from_the_start(mlflow_on_postgres: Served
 
     real, calls = DatabaseReader.read_runs, []
 
-    def lose_twice(self: DatabaseReader, months: Any) -> Iterator[pa.RecordBatch]:
+    def lose_twice(self: DatabaseReader, months: Any, keys: Keys) -> Iterator[pa.RecordBatch]:
         calls.append(months)
-        yield from real(self, months)
+        yield from real(self, months, keys)
         if len(calls) < 3:
             raise SnapshotLost("prod", "canceling statement due to conflict with recovery")
 
@@ -171,7 +203,7 @@ def test_sqlite_keeps_serving_while_it_is_read(mlflow_on_sqlite: Served, tmp_pat
     """A reader that holds a snapshot would lock MLflow's writers out; ours reads a copy."""
     path = mlflow_on_sqlite.database.removeprefix("sqlite:///")
     with DatabaseReader(served(mlflow_on_sqlite, "database"), mlflow_on_sqlite.database, tmp_path, **SILENT) as reader:
-        batches = reader.read_runs(None)
+        batches = reader.read_runs(None, Keys((), ()))
         next(batches)
         writer = sqlite3.connect(path, timeout=0)
         writer.execute("update experiments set last_update_time = last_update_time where experiment_id = 0")

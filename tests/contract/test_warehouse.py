@@ -298,8 +298,9 @@ select source, billing_period, line_id as charge_id, concat('t', cast(machine_gp
   charge_period_end, service_provider_name, billing_account_id, sub_account_id, region_id, service_name, charge_category, resource_id, invoice_id,
   'compute' as cost_kind, 'idle' as allocated_to, cast(null as string) as tracking_server, cast(null as string) as workspace,
   cast(null as string) as run_id, 1.0 as allocated_ratio, list_cost, contracted_cost, effective_cost, billed_cost, billing_currency,
-  cast(null as bignumeric) as unused_cost, 'none' as match_method, cast(null as string) as confidence, cast(null as string) as reason,
-  cast(null as string) as weight_kind, cast(null as string) as run_end_rule, false as is_scaled, 'final' as cost_status
+  cast(null as bignumeric) as unused_cost, cast(null as bignumeric) as overhead_cost, 'none' as match_method, cast(null as string) as confidence,
+  cast(null as string) as owner_id, cast(null as string) as pool_key, cast(null as string) as reason, cast(null as string) as weight_kind,
+  cast(null as string) as run_end_rule, false as is_scaled, 'final' as cost_status, line_team, line_project, line_cost_center, line_owner
 from {source} where billing_period = @period
 """
 
@@ -346,7 +347,7 @@ def test_buckets_give_the_same_rows(root: Path, sql: Path, monkeypatch: pytest.M
         group = [Model(name, bucket_by="resource_key") for name in ("lines", "weights", "totals")]
         models = [*group[:2], Model("cost_allocations", (PERIOD, "all"), bucket_by="resource_key"), group[2], Model("bucketed")]
         with ParquetWarehouse(root, models=sql, checks=sql).step("allocate", "b") as step:
-            step.run(models, {"period": MONTH})
+            step.run(models, {"period": MONTH}, keep=["bucketed"])
             found = step.connection.execute("select * from bucketed order by all").fetchall()
             seen.append((step.state(Unit("cost_allocations", PERIOD, "all")).digest, found))
     assert seen == [seen[0]] * 4
@@ -402,9 +403,9 @@ def test_a_step_reads_one_build(root: Path, sql: Path) -> None:
     (sql / "a.sql").write_text("select sum(billed_cost) as c from billing_lines")
     (sql / "b.sql").write_text("select sum(billed_cost) as c from billing_lines")
     with ParquetWarehouse(root, models=sql).step("allocate", "b") as step:
-        step.run([Model("a")], {})
+        step.run([Model("a")], {}, keep=["a"])
         fill(root, rows_of(LINES, count=51, cost="2"))
-        step.run([Model("b")], {})
+        step.run([Model("b")], {}, keep=["a", "b"])
         assert step.connection.execute("select (select c from a) = (select c from b)").fetchall() == [(True,)]
         assert step.publish({Unit("billing_lines", PERIOD, "aws"): digest}) is False
 

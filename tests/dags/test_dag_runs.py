@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,23 @@ def test_a_bill_that_fails_fails_alone(run_dag: Run, config: Path) -> None:
     assert emitted("runspend_load") == before + 2
     assert len(rows(config, "select * from billing_lines")) == 24
     assert [subject.split(":")[0] for subject in subjects(config.parent / "home")] == ["[runspend] REFUSED"]
+
+
+def test_only_a_source_that_does_not_answer_is_tried_again(dag_bag: Any, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is not there may be mounted in a minute; a broken file is as broken then. Operators hear of each once."""
+    settings = json.loads(config.read_text())
+    settings["billing"] += [{"name": "broken", "uri": "bills/broken"}, {"name": "gone", "uri": "bills/gone"}]
+    config.write_text(json.dumps(settings))
+    bad = config.parent / "bills" / "broken" / "part.csv.gz"
+    bad.parent.mkdir()
+    bad.write_bytes(b"not gzip at all")
+    dag = dag_bag.dags["runspend_load"]
+    monkeypatch.setattr(dag.get_task("load"), "retries", 1)
+    monkeypatch.setattr(dag.get_task("load"), "retry_delay", timedelta(0))
+    done = dag.test(logical_date=None, run_conf={"now": NOW.isoformat()})
+    tries = {ti.rendered_map_index: (str(ti.state), ti.try_number) for ti in done.get_task_instances() if ti.task_id == "load"}
+    assert tries == {"bill": ("success", 1), "broken": ("failed", 1), "gone": ("failed", 2)}
+    assert [subject.split(":")[0] for subject in subjects(config.parent / "home")] == ["[runspend] REFUSED"] * 2
 
 
 def test_a_task_that_breaks_is_mailed_once_a_night(run_dag: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

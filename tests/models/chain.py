@@ -16,7 +16,8 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from runspend import pipeline
+from runspend import ladder
+from runspend.config import Settings
 from runspend.tables import TABLES
 from runspend.warehouse import Model, Unit
 from runspend.warehouse.dialect import parameter_names, table_names
@@ -27,9 +28,10 @@ from tests.reference import GoogleSQL, Result
 UTC = dt.timezone.utc
 EXACT = Context(prec=76)
 DAY = dt.date(2026, 10, 1)
-INPUTS = ("billing_lines", "billing_loads", "runs", "run_resources")
+INPUTS = ("billing_lines", "billing_loads", "runs", "run_resources", "artifact_bytes", "artifact_owners", "experiments", "trace_costs", "period_states")
+SETTINGS = Settings()  # what the models are told where a case says nothing
 FILLED = {"build_id", "load_id"}
-PACKAGE = Path(pipeline.__file__).parent
+PACKAGE = Path(ladder.__file__).parent
 
 World = dict[str, Any]  # input table -> rows
 
@@ -40,12 +42,20 @@ def read_world(folder: Path) -> World:
     for path in folder.glob("*.yaml"):
         if path.stem == "lines":
             world["billing_lines"] = [line(n, **row) for n, row in enumerate(yaml.safe_load(path.read_text()))]
+        elif path.stem in INPUTS and path.stem != "runs":
+            world[path.stem] = yaml.safe_load(path.read_text())
         elif path.stem == "runs":
             for row in yaml.safe_load(path.read_text()):
                 run, resources = make_run(**row)
                 world["runs"].append(run)
                 world["run_resources"] += resources
     return world
+
+
+def read_settings(folder: Path) -> Settings:
+    """What `runspend.yaml` says in a case; mostly nothing."""
+    path = folder / "settings.yaml"
+    return Settings(**yaml.safe_load(path.read_text())) if path.exists() else SETTINGS
 
 
 def moment(text: str) -> dt.datetime:
@@ -136,65 +146,60 @@ def arrow(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema=schema)
 
 
-def parameters_of(world: World, period: dt.date) -> dict[str, Any]:
-    """What `pipeline` gives the models for this world."""
+def parameters_of(world: World, period: dt.date, settings: Settings = SETTINGS) -> dict[str, Any]:
+    """What `ladder` and `inputs` give the models for this world."""
     windows = [
         (l["charge_period_start"], l["charge_period_end"])
         for l in world["billing_lines"]
-        if l["billing_period"] == period and l["resource_key"] and dt.timedelta() < l["charge_period_end"] - l["charge_period_start"] <= dt.timedelta(days=1)
+        if l["billing_period"] == period and (l["resource_key"] or l.get("job_key") or l.get("pool_key")) and dt.timedelta() < l["charge_period_end"] - l["charge_period_start"] <= dt.timedelta(days=1)
     ] or [(dt.datetime.combine(period, dt.time(), tzinfo=UTC),) * 2]
     first = min(start for start, _ in windows).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     last = (max(end for _, end in windows) - dt.timedelta(microseconds=1)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return {
+        **ladder.ledger_parameters(settings),
         "period": period,
-        "alive_hours": pipeline.ALIVE_HOURS,
-        "silent_hours": pipeline.SILENT_HOURS,
         "window_start": first,
         "window_end": (last + dt.timedelta(days=32)).replace(day=1),
     }
 
 
-def run_on_duckdb(world: World, root: Path, period: dt.date = DAY, *, names: Sequence[str] = (), check: bool = True) -> dict[str, pa.Table]:
+def run_on_duckdb(
+    world: World, root: Path, period: dt.date = DAY, *, names: Sequence[str] = (), check: bool = True, settings: Settings = SETTINGS
+) -> dict[str, pa.Table]:
     """The whole step as the product runs it; returns the tables it fills and the temporary ones in `names`."""
     warehouse = ParquetWarehouse(root)
     with warehouse.step("inputs", "inputs") as step:
         put_world(step, world)
         assert step.publish()
     month = f"{period:%Y-%m}"
-    parameters = parameters_of(world, period)
+    parameters = parameters_of(world, period, settings)
     with warehouse.step("allocate", "build") as step:
-        models = pipeline.ledger_models(month)
-        if names:  # a temporary table is kept only if somebody asks for it: one share of machines at a time then
-            models = [Model(m.name, into=m.into, fills=m.fills) for m in models]
-        step.run(models, parameters)
+        step.run(ladder.ledger_models(month), parameters, keep=names)
         if check:
-            step.check(pipeline.LEDGER_CHECKS, parameters)
+            step.check(ladder.LEDGER_CHECKS, parameters)
         found = {name: narrow(step.connection.sql(f"select * from {name}").to_arrow_table()) for name in names}
         assert step.publish()
-    tables = ("cost_allocations", "run_costs_daily", "cost_daily", "unallocated_costs")
+    tables = ("cost_allocations", *ladder.LEDGER_SUMS)
     return found | {name: warehouse.read(Unit(name, month, "all")) for name in tables}
 
 
-def run_costs_models(month: str) -> list[Model]:
-    """The models of one start month, in running order."""
-    return [*(Model(name) for name in pipeline.WINDOW_MODELS), Model("run_costs", into=(month, "all"))]
-
-
-def parameters_of_month(world: World, month: dt.date) -> dict[str, Any]:
-    """What `pipeline` gives the models of a start month: every run of it, to its latest possible end."""
+def parameters_of_month(world: World, month: dt.date, settings: Settings = SETTINGS) -> dict[str, Any]:
+    """What `ladder` and `inputs` give the models of a start month: every run of it, to its latest possible end."""
     start = dt.datetime.combine(month, dt.time(), tzinfo=UTC)
     ends = [r["end_time"] or max(r["last_sign_at"] or r["start_time"], r["start_time"] + dt.timedelta(days=31)) for r in world["runs"] if r["start_month"] == month]
     after = (start + dt.timedelta(days=32)).replace(day=1)
-    return {"period": month, "window_start": start, "window_end": max([*ends, after]) + dt.timedelta(microseconds=1)}
+    return {**ladder.ledger_parameters(settings), "period": month, "window_start": start, "window_end": max([*ends, after]) + dt.timedelta(microseconds=1)}
 
 
-def summarize_on_duckdb(world: World, root: Path, month: dt.date = DAY, *, names: Sequence[str] = ()) -> dict[str, pa.Table]:
+def summarize_on_duckdb(
+    world: World, root: Path, month: dt.date = DAY, *, names: Sequence[str] = (), settings: Settings = SETTINGS
+) -> dict[str, pa.Table]:
     """`run_costs` of a start month as the product builds it, after `run_on_duckdb` filled the ledgers at `root`."""
     warehouse = ParquetWarehouse(root)
-    parameters = parameters_of_month(world, month)
+    parameters = parameters_of_month(world, month, settings)
     with warehouse.step("summarize", "build") as step:
-        step.run(run_costs_models(f"{month:%Y-%m}"), parameters)
-        step.check(pipeline.RUN_CHECKS, parameters)
+        step.run(ladder.run_costs_models(f"{month:%Y-%m}"), parameters, keep=names)
+        step.check(ladder.RUN_CHECKS, parameters)
         found = {name: narrow(step.connection.sql(f"select * from {name}").to_arrow_table()) for name in names}
         assert step.publish()
     return found | {"run_costs": warehouse.read(Unit("run_costs", f"{month:%Y-%m}", "all"))}
@@ -208,10 +213,10 @@ def run_on_reference(reference: GoogleSQL, models: Sequence[Model], tables: Mapp
     known = dict(tables)
     for model in models:
         result = query_reference(reference, (PACKAGE / "models" / f"{model.name}.sql").read_text(encoding="utf-8"), known, parameters)
+        target = model.target
         if model.into is None:
-            known[model.name] = result.to_arrow()
+            known[target] = result.to_arrow()
             continue
-        target = model.fills or model.name
         assert dict(result.columns) == {c.name: c.type for c in TABLES[target].columns if c.name not in FILLED}, model.name
         rows = arrow(target, result.to_arrow().to_pylist())
         known[target] = pa.concat_tables([known[target], rows]) if model.fills else rows
@@ -227,19 +232,29 @@ def query_reference(reference: GoogleSQL, sql: str, tables: Mapping[str, pa.Tabl
 
 def input_tables(world: World) -> dict[str, pa.Table]:
     """The input tables of a world, as `put_world` stages them."""
-    return {name: arrow(name, world[name]) for name in ("billing_lines", "runs", "run_resources")} | {"billing_loads": arrow("billing_loads", loads_of(world))}
+    return {name: arrow(name, world.get(name, [])) for name in INPUTS if name != "billing_loads"} | {"billing_loads": arrow("billing_loads", loads_of(world))}
+
+
+# What tells one small world from another when they stand side by side: the columns that name machines, runs, jobs, buckets.
+NAMES = {
+    "billing_lines": ("resource_id", "resource_key", "run_tag", "job_key", "attached_to", "pool_key", "storage_key"),
+    "runs": ("run_id", "parent_run_id", "job_key", "pool_key"),
+    "run_resources": ("run_id", "resource_id", "resource_key"),
+    "artifact_bytes": ("owner_id",),
+    "period_states": (),
+}
 
 
 def merge_worlds(worlds: Mapping[str, World]) -> World:
     """Several small worlds side by side in one, each with a bill, a server and machines of its own."""
     merged: World = {name: [] for name in INPUTS}
     for name, world in worlds.items():
-        for table, columns in (("billing_lines", ("resource_id", "resource_key", "run_tag")), ("runs", ("run_id", "parent_run_id")), ("run_resources", ("run_id", "resource_id", "resource_key"))):
-            for row in world[table]:
-                own = {c: f"{name}.{row[c]}" for c in columns if row.get(c) is not None}
-                own |= {"source": name} if table == "billing_lines" else {"tracking_server": name}
-                if row.get("artifact_uri"):
-                    own["artifact_uri"] = row["artifact_uri"].replace("://", f"://{name}.")
+        for table, columns in NAMES.items():
+            for row in world.get(table, []):
+                own: dict[str, Any] = {c: f"{name}.{row[c]}" for c in columns if row.get(c) is not None}
+                own |= {"source": name} if "source" in row else {"tracking_server": name}
+                own |= {"group_keys": [f"{name}.{key}" for key in row["group_keys"]]} if row.get("group_keys") else {}
+                own |= {c: row[c].replace("://", f"://{name}.") for c in ("artifact_uri", "store") if row.get(c)}
                 merged[table].append(row | own)
     return merged
 
@@ -282,3 +297,7 @@ def put_world(step: Any, world: World) -> None:
         for server, month in sorted({(r["tracking_server"], r["start_month"]) for r in world[table]}):
             mine = [r for r in world[table] if (r["tracking_server"], r["start_month"]) == (server, month)]
             step.put(table, f"{month:%Y-%m}", server, arrow(table, mine))
+    for table, column in (("artifact_bytes", "month"), ("trace_costs", "month"), ("period_states", "billing_period"), ("artifact_owners", None), ("experiments", None)):
+        rows = world.get(table, [])
+        for period in sorted({f"{row[column]:%Y-%m}" if column else "all" for row in rows}):
+            step.put(table, period, "test", arrow(table, [row for row in rows if column is None or f"{row[column]:%Y-%m}" == period]))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.models.chain import read_world, run_on_duckdb
+from tests.models.chain import read_settings, read_world, run_on_duckdb
 
 CASES = sorted(p.parent for p in Path(__file__).parent.glob("cost_allocations/*/expect.yaml"))
 
@@ -25,7 +25,7 @@ def exact(value: object) -> Fraction:
 def test_case(folder: Path, tmp_path: Path) -> None:
     """Each target has the stated cost to 15 digits, all targets are stated, and the sum is the bill exactly."""
     world = read_world(folder)
-    ledger = run_on_duckdb(world, tmp_path)["cost_allocations"].to_pylist()
+    ledger = run_on_duckdb(world, tmp_path, settings=read_settings(folder))["cost_allocations"].to_pylist()
     lines = [l for l in world["billing_lines"] if l["billing_period"] == ledger[0]["billing_period"]]
     assert sum(r["effective_cost"] for r in ledger) == sum(l["effective_cost"] for l in lines)
 

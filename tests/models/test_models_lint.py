@@ -6,25 +6,28 @@ That they are free of constructs which differ between the engines is tested besi
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 import pytest
 
-from runspend import pipeline
+from runspend import estimates, ladder
 from runspend.tables import TABLES
 from runspend.warehouse.dialect import parameter_names, parse, table_names
-from tests.models.chain import PACKAGE, run_costs_models
+from tests.models.chain import DAY, PACKAGE, moment, parameters_of, parameters_of_month
 
-LEDGER, SUMMARY = pipeline.ledger_models("2026-10"), run_costs_models("2026-10")
+LEDGER, SUMMARY = ladder.ledger_models("2026-10"), ladder.run_costs_models("2026-10")
+ESTIMATE = estimates.estimate_models()
 MODELS = {path.stem: path.read_text(encoding="utf-8") for path in sorted((PACKAGE / "models").glob("*.sql"))}
 CHECKS = {path.stem: path.read_text(encoding="utf-8") for path in sorted((PACKAGE / "checks").glob("*.sql"))}
-LEDGER_PARAMETERS = {"period", "alive_hours", "silent_hours", "window_start", "window_end"}
-SUMMARY_PARAMETERS = {"period", "window_start", "window_end"}
+NOTHING = {"billing_lines": [], "runs": []}
+LEDGER_PARAMETERS = parameters_of(NOTHING, DAY).keys()
+SUMMARY_PARAMETERS = parameters_of_month(NOTHING, DAY).keys()
 
 
 def test_every_file_is_run() -> None:
     """No model and no check lies about unused, and none is missing."""
-    assert MODELS.keys() == {model.name for model in (*LEDGER, *SUMMARY)}
-    assert CHECKS.keys() == {*pipeline.LEDGER_CHECKS, *pipeline.RUN_CHECKS}
+    assert MODELS.keys() == {model.name for model in (*LEDGER, *SUMMARY, *ESTIMATE)}
+    assert CHECKS.keys() == {*ladder.LEDGER_CHECKS, *ladder.RUN_CHECKS, *estimates.CHECKS}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -41,17 +44,21 @@ def test_a_check_says_which_rows_it_returns(name: str) -> None:
     assert table_names(CHECKS[name]) <= TABLES.keys()
 
 
-@pytest.mark.parametrize("models", [LEDGER, SUMMARY], ids=["ledger", "summary"])
-def test_a_model_reads_only_what_stands(models: list[pipeline.Model]) -> None:
+@pytest.mark.parametrize(
+    ("models", "parameters"),
+    [(LEDGER, LEDGER_PARAMETERS), (SUMMARY, SUMMARY_PARAMETERS), (ESTIMATE, estimates.estimate_parameters(moment("06:00")).keys())],
+    ids=["ledger", "summary", "estimate"],
+)
+def test_a_model_reads_only_what_stands(models: list[ladder.Model], parameters: Collection[str]) -> None:
     """Tables of `tables.py` and models before it, with the parameters its step has."""
-    known, parameters = set(TABLES), LEDGER_PARAMETERS if models is LEDGER else SUMMARY_PARAMETERS
+    known = set(TABLES)
     for model in models:
         assert table_names(MODELS[model.name]) <= known, model.name
         assert parameter_names(MODELS[model.name]) <= parameters, model.name
-        known.add(model.name)
+        known.add(model.target)
 
 
-@pytest.mark.parametrize("name", [m.name for m in LEDGER if m.into is None])
+@pytest.mark.parametrize("name", sorted({m.target for m in (*LEDGER, *ESTIMATE) if m.into is None}))
 def test_temporary_rows_are_read(name: str) -> None:
     """A model that fills no table is there for another one."""
     assert any(name in table_names(sql) for sql in MODELS.values())
@@ -64,7 +71,7 @@ def test_keywords_are_small(name: str) -> None:
     assert re.findall(r"\w*[A-Z]\w*", sql) == []
 
 
-@pytest.mark.parametrize("name", [m.name for m in (*LEDGER, *SUMMARY) if m.into is not None])
+@pytest.mark.parametrize("name", sorted({m.name for m in (*LEDGER, *SUMMARY, *ESTIMATE) if m.into is not None}))
 def test_what_analysts_read_is_spelled_out(name: str) -> None:
     """A model that fills a table names every column of it, whatever its inner steps do."""
     assert parse(MODELS[name]).named_selects

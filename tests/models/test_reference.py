@@ -15,20 +15,22 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from runspend import pipeline
+from runspend import ladder
+from runspend.config import Settings
 from runspend.warehouse import Model
 from tests.models.chain import (
     DAY,
     FILLED,
     PACKAGE,
+    SETTINGS,
     World,
     input_tables,
     merge_worlds,
     parameters_of,
     parameters_of_month,
     query_reference,
+    read_settings,
     read_world,
-    run_costs_models,
     run_on_duckdb,
     run_on_reference,
     summarize_on_duckdb,
@@ -36,7 +38,8 @@ from tests.models.chain import (
 from tests.models.truth import random_world
 from tests.reference import GoogleSQL, exact_value
 
-CASES = sorted(p.parent for p in Path(__file__).parent.glob("*/*/expect.yaml"))
+FOLDERS = sorted(p.parent for p in Path(__file__).parent.glob("*/*/expect.yaml"))
+CASES = [folder for folder in FOLDERS if not (folder / "settings.yaml").exists()]
 # A query takes the reference implementation a third of a second before it sees a row: cases stand side by side in a few worlds.
 GROUPS = 4
 
@@ -53,27 +56,27 @@ def multiset(table: pa.Table, columns: Sequence[str]) -> Counter[tuple[Any, ...]
 
 def assert_equal(models: Sequence[Model], ours: Mapping[str, pa.Table], theirs: Mapping[str, pa.Table]) -> None:
     """Both engines filled every table of the models with the same columns and rows."""
-    for name in dict.fromkeys(model.fills or model.name for model in models):
+    for name in dict.fromkeys(model.target for model in models):
         columns = [c for c in ours[name].column_names if c not in FILLED]
         assert sorted(columns) == sorted(c for c in theirs[name].column_names if c not in FILLED), name
         mine, other = multiset(ours[name], columns), multiset(theirs[name], columns)
         assert (mine - other, other - mine) == (Counter(), Counter()), (name, columns)
 
 
-def compare(reference: GoogleSQL, world: World, root: Path, period: dt.date = DAY) -> None:
+def compare(reference: GoogleSQL, world: World, root: Path, period: dt.date = DAY, settings: Settings = SETTINGS) -> None:
     """The ledger of a period, then `run_costs` of the month, on both engines; no check finds anything on the reference either."""
-    models = pipeline.ledger_models(f"{period:%Y-%m}")
-    ours = run_on_duckdb(world, root, period, names=[m.name for m in models if m.into is None])
-    theirs = run_on_reference(reference, models, input_tables(world), parameters_of(world, period))
+    models = ladder.ledger_models(f"{period:%Y-%m}")
+    ours = run_on_duckdb(world, root, period, settings=settings, names=sorted({m.target for m in models if m.into is None}))
+    theirs = run_on_reference(reference, models, input_tables(world), parameters_of(world, period, settings))
     assert_equal(models, ours, theirs)
     assert theirs["cost_allocations"].num_rows
 
-    summary = run_costs_models(f"{period:%Y-%m}")
-    ours = summarize_on_duckdb(world, root, period, names=[m.name for m in summary if m.into is None])
-    theirs = run_on_reference(reference, summary, theirs, parameters_of_month(world, period))
+    summary = ladder.run_costs_models(f"{period:%Y-%m}")
+    ours = summarize_on_duckdb(world, root, period, settings=settings, names=sorted({m.target for m in summary if m.into is None}))
+    theirs = run_on_reference(reference, summary, theirs, parameters_of_month(world, period, settings))
     assert_equal(summary, ours, theirs)
 
-    for name in (*pipeline.LEDGER_CHECKS, *pipeline.RUN_CHECKS):
+    for name in (*ladder.LEDGER_CHECKS, *ladder.RUN_CHECKS):
         sql = (PACKAGE / "checks" / f"{name}.sql").read_text(encoding="utf-8")
         assert query_reference(reference, sql, theirs, {"period": period}).rows == [], name
 
@@ -84,6 +87,12 @@ def test_every_case(reference: GoogleSQL, group: int, tmp_path: Path) -> None:
     folders = CASES[group::GROUPS]
     assert folders
     compare(reference, merge_worlds({f"{f.parent.name}.{f.name}": read_world(f) for f in folders}), tmp_path)
+
+
+@pytest.mark.parametrize("folder", [f for f in FOLDERS if f not in CASES], ids=lambda f: f.name)
+def test_every_setting(reference: GoogleSQL, folder: Path, tmp_path: Path) -> None:
+    """The situations that need something in `runspend.yaml`."""
+    compare(reference, read_world(folder), tmp_path, settings=read_settings(folder))
 
 
 def test_a_period_that_begins_with_runs_of_the_month_before(reference: GoogleSQL, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from runspend.config import Settings
 from runspend.warehouse import buckets
-from tests.models.chain import World, line, make_run, moment, read_world, run_on_duckdb, summarize_on_duckdb, total
+from tests.models.chain import SETTINGS, World, line, make_run, moment, read_settings, read_world, run_on_duckdb, summarize_on_duckdb, total
 from tests.models.test_ledger_cases import exact
 from tests.models.truth import random_world
 
@@ -21,11 +22,11 @@ TABLES = ("run_costs", "run_costs_daily", "cost_daily", "unallocated_costs")
 CASES = sorted(p.parent for table in TABLES for p in Path(__file__).parent.glob(f"{table}/*/expect.yaml"))
 
 
-def build(world: World, root: Path) -> dict[str, pa.Table]:
+def build(world: World, root: Path, settings: Settings = SETTINGS) -> dict[str, pa.Table]:
     """All tables of October; the ledgers of other billing periods are built too."""
     periods = sorted({l["billing_period"] for l in world["billing_lines"]}, reverse=True)
-    ledgers = [run_on_duckdb(world, root, period) for period in periods]
-    return ledgers[-1] | summarize_on_duckdb(world, root)
+    ledgers = [run_on_duckdb(world, root, period, settings=settings) for period in periods]
+    return ledgers[-1] | summarize_on_duckdb(world, root, settings=settings)
 
 
 def assert_row(got: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -44,7 +45,7 @@ def assert_row(got: dict[str, Any], expected: dict[str, Any]) -> None:
 def test_case(folder: Path, tmp_path: Path) -> None:
     """The table has exactly the rows of `expect.yaml`, in the columns it names."""
     world = read_world(folder)
-    tables = build(world, tmp_path)
+    tables = build(world, tmp_path, read_settings(folder))
     expected = yaml.safe_load((folder / "expect.yaml").read_text())
     names = [c for c in expected[0] if not c.endswith(("_cost", "_seconds")) and c not in ("cost_with_children", "last_used_at")]
 

@@ -13,7 +13,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from runspend.pipeline import ALIVE_HOURS, SILENT_HOURS
+from runspend.inputs import ALIVE_HOURS, SILENT_HOURS
 from tests.models.chain import DAY, UTC, World, line, make_run
 
 T0 = dt.datetime.combine(DAY, dt.time(), tzinfo=UTC)
@@ -196,7 +196,8 @@ def _window_shares(runs: dict[str, dict[str, Any]], ancestors: dict[str, list[st
     """Run or idle -> part of the window's cost; nothing when no run had the machine."""
     mine = {run_id: s for (m, run_id), s in spans.items() if m == machine}
     billed_from, billed_until = _billed_range([l for l in lines if l["resource_key"] == machine])
-    everyone = _own_slices(mine, ancestors, billed_from, billed_until) if mine else []
+    of_the_period = _own_slices(mine, ancestors, billed_from, billed_until) if mine else []
+    everyone = of_the_period or (_own_slices(mine, ancestors, *_extent(mine)) if mine else [])
     sharers = {run_id for _, _, active in everyone for run_id in active}
     weights, units = _weights({r: runs[r] for r in sharers}, {r: runs[r] for r in mine}, [l for l in lines if l["resource_key"] == machine])
     times: dict[str, Fraction] = defaultdict(Fraction)
@@ -219,6 +220,11 @@ def _billed_range(lines: list[dict[str, Any]]) -> tuple[dt.datetime, dt.datetime
     """From when to when a machine is billed in the period, corrections of other times apart: who decides how its runs are weighed."""
     plain = [l for l in lines if not l.get("charge_class") and l["charge_period_end"] - l["charge_period_start"] <= dt.timedelta(days=1)] or lines
     return min(l["charge_period_start"] for l in plain), max(l["charge_period_end"] for l in plain)
+
+
+def _extent(mine: dict[str, list[tuple[dt.datetime, dt.datetime]]]) -> tuple[dt.datetime, dt.datetime]:
+    """From the first moment any run had the machine to the last."""
+    return min(start for s in mine.values() for start, _ in s), max(end for s in mine.values() for _, end in s)
 
 
 def _own_slices(mine: dict[str, list[tuple[dt.datetime, dt.datetime]]], ancestors: dict[str, list[str]], start: dt.datetime, end: dt.datetime) -> list[tuple[dt.datetime, dt.datetime, list[str]]]:

@@ -132,7 +132,7 @@ def test_money_of_another_currency_is_never_added() -> None:
     """No rate: no verdict, in words; another currency that comes to nothing on every day is no obstacle."""
     spend = {(date(2026, 11, 1), "USD"): Decimal(5000), (date(2026, 11, 1), "EUR"): Decimal(1)}
     status = judge_budget(budget(), "USD", NOVEMBER, spend)
-    assert (status.spent, status.crossed, status.not_judged) == (None, (), "no rate for EUR")
+    assert (status.spent, status.crossed, status.not_judged) == (None, (), "no rate from EUR to USD for 2026-11-01: write it under rates.exchange")
     assert judge_budget(budget(), "USD", NOVEMBER, spend | {(date(2026, 11, 1), "EUR"): Decimal(0)}).is_over
 
 

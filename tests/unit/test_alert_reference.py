@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,7 @@ def test_queries_agree_with_the_reference(tmp_path: Path) -> None:
         "sources": [source()],
         "run_costs": [key | {"run_id": "a", "start_month": date(2026, 11, 1), "effective_cost": Decimal("73.74")}],
         "run_costs_daily": [key | {"run_id": "b", "charge_date": date(2026, 11, 20), "cost_kind": "compute", "source": "aws", "billing_period": date(2026, 11, 1), "effective_cost": Decimal(50)}],
+        "run_estimates": [key | {"run_id": r, "charge_date": date(2026, 11, 23), "cost_kind": k, "source": "aws", "effective_cost": Decimal("1.25")} for r, k in (("a", "compute"), ("a", "llm"), ("c", "compute"))],
         "experiments": [{"tracking_server": "prod", "workspace": "default", "experiment_id": "12", "tags": '{"stage": "dev"}'}],
         "artifact_bytes": [stored | {"owner_id": "b", "bytes": 1000}, stored | {"owner_id": "c", "bytes": None, "objects": None, "is_complete": False, "storage_class": "DEEP"}],
         "billing_lines": [line],
@@ -91,7 +94,7 @@ def test_queries_agree_with_the_reference(tmp_path: Path) -> None:
     )
     with warehouse(tmp_path / "w", **tables) as reader:
         listening = Listening(reader)
-        alert.run(listening, given, MemoryRecords(), NOW)
+        alert.run(partial(nullcontext, listening), given, MemoryRecords(), NOW)
         plan = archive.plan(listening, given, NOW)
     assert [(r["run_id"], r["state"]) for r in plan.to_pylist()] == [("b", "planned")]
     arrow = {name: pa.Table.from_pylist([dict(r) for r in rows], schema=TABLES[name].arrow_schema()) for name, rows in tables.items()}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from email import message_from_bytes, policy
 from email.message import EmailMessage
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,11 @@ from unit.alert_world import NOW, UTC, MemoryRecords, budget, cost, run, setting
 
 from runspend.actions import alert
 from runspend.actions.alert import operators
+from runspend.actions.alert.mail import Mail
+from runspend.actions.alert.send import FileBackend, Outcome
 from runspend.tables import TABLES
 from runspend.warehouse.dialect import lint
+from runspend.warehouse.parquet import ParquetWarehouse
 from runspend.warehouse.records import Records
 
 OVER = [cost("2026-11-05", "1000"), cost("2026-11-17", "3100.125"), cost("2026-11-22", "912.255")]
@@ -48,7 +54,7 @@ def text_of(message: EmailMessage) -> str:
 
 def step(home: Path, records: Any, given: Any, now: datetime = NOW, **tables: Any) -> alert.AlertResult:
     with warehouse(home / f"w{len(list(home.glob('w*')))}", **{"sources": [source()], **tables}) as reader:
-        return alert.run(reader, given, records, now)
+        return alert.run(partial(nullcontext, reader), given, records, now)
 
 
 def test_several_thresholds_at_once_make_one_mail_and_all_are_recorded(tmp_path: Path) -> None:
@@ -193,10 +199,10 @@ def test_another_currency_is_reported_to_operators_not_added(tmp_path: Path) -> 
     rows = [*OVER, cost("2026-11-06", "1", billing_currency="EUR")]
     for _ in range(2):
         result = step(tmp_path, records, given, cost_daily=rows)
-    assert result.notes == ["budget vision was not judged for November: no rate for EUR"]
-    assert result.lines_for_summary == [("▲", "vision  not judged: no rate for EUR")]
+    assert result.notes == ["budget vision was not judged for November: no rate from EUR to USD for 2026-11-06: write it under rates.exchange"]
+    assert result.lines_for_summary == [("▲", "vision  not judged: no rate from EUR to USD for 2026-11-06: write it under rates.exchange")]
     assert subjects(tmp_path) == [
-        "[runspend] NOT JUDGED: 1 budget was not judged: budget vision was not judged for November: no rate for EUR"
+        "[runspend] NOT JUDGED: 1 budget was not judged: budget vision was not judged for November: no rate from EUR to USD for 2026-11-06: write it under rates.exchange"
     ]
     assert result.alerts.num_rows == 0
 
@@ -284,11 +290,11 @@ def test_killed_at_any_write_the_next_run_makes_up_for_it(tmp_path: Path) -> Non
         given = settings(home, budget(), budget("small", "100"))
         with warehouse(tmp_path / f"w-{moment}", cost_daily=OVER, sources=[source()]) as reader:
             with pytest.raises(Killed):
-                alert.run(reader, given, records, NOW)
+                alert.run(partial(nullcontext, reader), given, records, NOW)
             records.before = records.after = lambda operation: None  # type: ignore[method-assign]  # as above
-            result = alert.run(reader, given, records, NOW)
+            result = alert.run(partial(nullcontext, reader), given, records, NOW)
             before = records.writes
-            assert alert.run(reader, given, records, NOW).sent == []
+            assert alert.run(partial(nullcontext, reader), given, records, NOW).sent == []
         assert records.writes == before
         assert result.alerts.equals(want.alerts)
         assert set(mails(home)) == set(mails(tmp_path / "ref"))
@@ -381,3 +387,20 @@ def test_empty_configuration_judges_nothing(tmp_path: Path) -> None:
     result = step(tmp_path, MemoryRecords(), settings(tmp_path))
     assert (result.budget_status.num_rows, result.alerts.num_rows, result.lines_for_summary, result.errors) == (0, 0, [], [])
     assert isinstance(result.alerts, pa.Table)
+
+
+def test_the_warehouse_is_let_go_before_mail_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mail server may take minutes: others publish meanwhile."""
+    with warehouse(tmp_path / "w", cost_daily=OVER, sources=[source()]):
+        pass
+    house, deliver = ParquetWarehouse(tmp_path / "w"), FileBackend.deliver
+
+    def publish_meanwhile(backend: FileBackend, mail: Mail, recipients: Sequence[str]) -> dict[str, Outcome]:
+        with house.step("other", "other") as other:
+            other.drop("cost_daily", "2026-11", "test")
+            assert other.publish()
+        return deliver(backend, mail, recipients)
+
+    monkeypatch.setattr(FileBackend, "deliver", publish_meanwhile)
+    assert len(alert.run(house.reader, settings(tmp_path, budget()), MemoryRecords(), NOW).sent) == 1
+    assert house.states("cost_daily") == {}

@@ -15,9 +15,9 @@ from click.testing import CliRunner
 
 from runspend.cli import cli
 from runspend.config import load_settings
-from runspend.identifiers import RUN_TAG_KEYS
+from runspend.identifiers import RUN_JOB_KEYS, RUN_TAG_KEYS
 from runspend.tables import public_tables
-from runspend.tracking.rows import JOB_KEYS, REQUEST_KEYS, RESOURCE_KEYS
+from runspend.tracking.rows import REQUEST_KEYS, RESOURCE_KEYS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
@@ -131,8 +131,10 @@ def test_identify_names_every_key_that_is_read_and_no_other() -> None:
     _, section = text.split("## Every key that is read\n")
     section, _ = section.split("## Several machines")
     runs, bills = section.split("## The exact way")
-    named = [key for key in re.findall(r"`([a-z][\w.]+)`", runs) if key not in ("copy", "runs")]
-    assert set(named) == {*RESOURCE_KEYS, *JOB_KEYS, *REQUEST_KEYS}
+    columns = {"runs", "job_id", "job_key", "pool_key", "mean_use_percent"}
+    settings = {"runspend.yaml", "copy", "pools", "keys.run_job"}
+    named = set(re.findall(r"`([A-Za-z][\w.]+)`", runs)) - columns - settings
+    assert named == {*RESOURCE_KEYS, *RUN_JOB_KEYS, *REQUEST_KEYS}
     listed = next(part for part in bills.split("\n\n") if part.startswith("`"))
     assert tuple(re.findall(r"`([^`]+)`", listed)) == RUN_TAG_KEYS
     order = [text.index(f"| `{key}` |") for key in RESOURCE_KEYS]

@@ -200,9 +200,9 @@ def test_an_empty_configuration_says_what_one_would_not_see(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "failed", "warned"),
     [
-        ("cloud", {"aws"}, {"s3", "schedule", "pools", "annotate", "budgets", "retention"}),
+        ("cloud", {"aws"}, {"s3", "schedule", "annotate", "budgets", "retention"}),
         ("databricks", {"dbu", "azure-vms"}, {"dbu", "azure-vms", "eu-prod", "us-prod", "budgets"}),
-        ("one-box", {"gpubox"}, {"pools"}),
+        ("one-box", {"gpubox"}, set()),
     ],
 )
 def test_what_this_version_does_not_do_is_said(name: str, failed: set[str], warned: set[str]) -> None:

@@ -137,6 +137,6 @@ def test_no_run_is_lost_or_doubled_while_runs_come_and_go(monkeypatch: pytest.Mo
         reader = api.ApiReader(TrackingServer(name="prod", uri="http://mlflow"), lambda text: None)
         reader._store = ChangingStore(random.Random(seed))
         reader._experiments = {None: ["1"]}
-        read_ids = [i for batch in reader.read_runs(["2026-11"]) for i in batch.ids]  # type: ignore[attr-defined]
+        read_ids = [i for batch in reader.read_runs(["2026-11"], raw.Keys((), ())) for i in batch.ids]  # type: ignore[attr-defined]
         assert len(read_ids) == len(set(read_ids)), seed
         assert {f"stays {i}" for i in range(40)} <= set(read_ids), seed

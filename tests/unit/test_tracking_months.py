@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runspend.errors import ConfigError, SourceRefused, SourceUnreachable
-from runspend.tracking import choose_months, probe_server
+from runspend.tracking import choose_months, database, probe_server
 from runspend.tracking.database import postgres_uri
 from runspend.tracking.revisions import REVISIONS
 from tests.unit.tracking_world import NOW, World, at
@@ -157,6 +157,35 @@ def test_the_copy_is_removed_and_the_original_untouched(world: World) -> None:
     night = world.night()
     assert world.path.read_bytes() == before
     assert {p.suffix for p in night.extract.tables[("runs", "2026-11")].parent.iterdir()} == {".parquet"}
+
+
+def test_what_is_still_in_the_write_ahead_log_is_read(world: World) -> None:
+    with world.open() as db:
+        db.execute("pragma journal_mode = wal")
+    world.add_run("in the file")
+    kept = world.open()  # as long as somebody is connected, the log is not moved into the file
+    kept.execute("insert into runs (run_uuid, status, start_time, experiment_id) values ('in the log', 'RUNNING', ?, 1)", (at("2026-11-02"),))
+    kept.commit()
+    assert b"in the log" not in world.path.read_bytes()
+    assert {r["run_id"] for r in world.night().rows("runs")} == {"in the file", "in the log"}
+    kept.close()
+
+
+def test_a_copy_in_one_go_gives_way_to_a_writer_that_waits(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.add_run("r")
+    reader, writer, target = world.open(), world.open(), tmp_path / "copy.db"
+    reader.isolation_level = None
+    assert database._copy_locked(reader, world.path, target)
+    assert target.read_bytes() == world.path.read_bytes()
+    writer.execute("update runs set name = 'not committed'")
+    assert database._copy_locked(reader, world.path, target)  # a moment is nothing to a writer
+    monkeypatch.setattr(database, "LOCK_SECONDS", -1.0)
+    assert not database._copy_locked(reader, world.path, target)
+    assert world.night().run("r")["run_name"] == "name of r"
+    writer.commit()  # the reader's lock is gone
+    assert world.night().run("r")["run_name"] == "not committed"
+    reader.close()
+    writer.close()
 
 
 def test_metrics_are_never_read(world: World) -> None:

@@ -27,10 +27,13 @@ create table runs (run_uuid varchar(32) primary key, name varchar(250), user_id 
   lifecycle_stage varchar(20) default 'active', artifact_uri varchar(200), experiment_id integer);
 create table tags (key varchar(250), value varchar(8000), run_uuid varchar(32), primary key (key, run_uuid));
 create table params (key varchar(250), value varchar(8000), run_uuid varchar(32), primary key (key, run_uuid));
-create table latest_metrics (key varchar(250), value float, timestamp bigint, run_uuid varchar(32), primary key (key, run_uuid));
-create table metrics (key varchar(250), value float, timestamp bigint, run_uuid varchar(32));
+create table latest_metrics (key varchar(250), value float, timestamp bigint, run_uuid varchar(32), step bigint default 0, primary key (key, run_uuid));
+create table metrics (key varchar(250), value float, timestamp bigint, run_uuid varchar(32), step bigint default 0, is_nan boolean default false);
+create index index_metrics_run_uuid_key_step on metrics (run_uuid, key, step);
 create table logged_models (model_id varchar(36) primary key, experiment_id integer, artifact_location varchar(1000), lifecycle_stage varchar(32));
-create table trace_info (request_id varchar(50) primary key, experiment_id integer);
+create table trace_info (request_id varchar(50) primary key, experiment_id integer, timestamp_ms bigint, input_tokens bigint, output_tokens bigint, total_cost float);
+create table trace_request_metadata (key varchar(250), value varchar(8000), request_id varchar(50), primary key (request_id, key));
+create table spans (trace_id varchar(50), span_id varchar(50), parent_span_id varchar(50), model_name varchar(500), total_cost float, primary key (trace_id, span_id));
 create table trace_tags (key varchar(250), value varchar(8000), request_id varchar(50), primary key (request_id, key));
 """
 

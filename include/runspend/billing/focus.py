@@ -16,19 +16,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runspend.billing.settle import StagedFile, sql_text
-from runspend.billing.verify import MAX_LINE_BYTES
+from runspend.billing import quick_csv
+from runspend.billing.focus_columns import COLUMNS, EXTRA_COLUMNS, INSTANCE_COLUMNS, NULL_TEXTS, TIMES
+from runspend.billing.staging import Staged, StagedFile, delivered_fields, one_piece, sql_text
+from runspend.billing.verify import MAX_LINE_BYTES, VerifiedFile
 from runspend.errors import SourceRefused
-from runspend.tables import FOCUS_COLUMNS
 
 if TYPE_CHECKING:
     import duckdb
 
-# FOCUS spells its columns in CamelCase, exactly; the warehouse in snake_case.
-COLUMNS = {"".join(part.capitalize() for part in c.name.split("_")): c for c in FOCUS_COLUMNS}
-# Read for what they say of other columns: the seller of versions up to 1.2, AWS's and others' instance types.
-EXTRA_COLUMNS = {"ProviderName": "provider_name", "PublisherName": "publisher_name"}
-INSTANCE_COLUMNS = ("x_InstanceType", "x_SkuInstanceType", "x_UsageType")
 REQUIRED = (
     "BilledCost", "EffectiveCost", "ListCost", "ContractedCost", "BillingCurrency", "BillingAccountId", "BillingPeriodStart",
     "BillingPeriodEnd", "ChargePeriodStart", "ChargePeriodEnd", "ChargeCategory", "ServiceName",
@@ -40,8 +36,7 @@ VERSION_MARKS = (
     ("1.2", ("InvoiceId", "PricingCurrency", "BillingAccountType", "SubAccountType", "PricingCurrencyEffectiveCost")),
     ("1.1", ("SkuMeter", "SkuPriceDetails", "ServiceSubcategory", "CapacityReservationId", "CommitmentDiscountQuantity")),
 )
-NULL_TEXTS = ("", "NULL", "null", "(null)", "nan", "NaN")
-TIMES = ("billing_period_start", "billing_period_end", "charge_period_start", "charge_period_end")
+SHARE = 500_000  # rows that are held as texts at once
 DUCKDB_TYPES = {"STRING": "varchar", "BIGNUMERIC": "decimal(38, 22)", "TIMESTAMP": "timestamptz"}
 
 
@@ -71,35 +66,28 @@ def read_header(source: str, name: str, path: Path, kind: str) -> list[str]:
         raise _refused(source, name, f"its header cannot be read ({error}). Export it as UTF-8 CSV") from error
 
 
-def stage(con: duckdb.DuckDBPyConnection, source: str, name: str, path: Path, kind: str, file_index: int) -> StagedFile:
+def stage(staged: Staged, source: str, name: str, file: VerifiedFile, file_index: int) -> StagedFile:
     """Put the rows of one verified file into `staged`. Raises SourceRefused when the file does not fit its header."""
     import duckdb
 
-    header = read_header(source, name, path, kind)
+    path = file.readable
+    header = read_header(source, name, path, file.kind)
     _check_header(source, name, header)
     readable = [*COLUMNS, *EXTRA_COLUMNS, *INSTANCE_COLUMNS]
     dropped = tuple(h for h in header if h not in readable)
     unreadable: dict[str, int] = {}
     try:
-        if kind == "parquet":
-            _view_parquet(con, path, file_index)
-            _insert(con)
+        if file.kind == "parquet":
+            _view_parquet(staged.con, path, file_index)
+            rows = _judge(staged, file_index)
         else:
-            try:
-                unreadable = _stage_csv(con, source, name, path, header, file_index)
-            except duckdb.InvalidInputException as error:
-                even = _even_row_ends(path, len(header)) if "state machine" in str(error) else None
-                if even is None:
-                    raise
-                con.execute("delete from staged where file_index = ?", [file_index])
-                unreadable = _stage_csv(con, source, name, even, header, file_index)
-                even.unlink()
+            quick = quick_csv.read(staged, path, header, file.lines, file_index)
+            rows, unreadable = (quick, {}) if quick is not None else _read_any(staged, source, name, path, header, file_index)
     except (duckdb.OutOfMemoryException, duckdb.InternalException):
         raise  # ours, not the file's
     except duckdb.Error as error:
         raise _refused(source, name, f"{_explain(str(error))}. Deliver it again, or fix what writes it") from error
-    count = con.execute("select count(*) from staged where file_index = ?", [file_index]).fetchone()
-    return StagedFile(focus_version(header), count[0] if count else 0, dropped, unreadable)
+    return StagedFile(focus_version(header), rows, dropped, unreadable)
 
 
 def _check_header(source: str, name: str, header: Sequence[str]) -> None:
@@ -113,27 +101,30 @@ def _check_header(source: str, name: str, header: Sequence[str]) -> None:
         raise _refused(source, name, f"it lacks mandatory FOCUS columns: {', '.join(missing)}. Add them to the export")
 
 
-def _stage_csv(con: duckdb.DuckDBPyConnection, source: str, name: str, path: Path, header: Sequence[str], file_index: int) -> dict[str, int]:
-    """Rows of a CSV into `staged`; returns how many values of each column could not be read."""
+def _read_any(staged: Staged, source: str, name: str, path: Path, header: Sequence[str], file_index: int) -> tuple[int, dict[str, int]]:
+    """`_read_tolerantly`, of a copy with even row ends where the file's own are what DuckDB stumbles over."""
     import duckdb
 
-    _check_row_ends(con, source, name, path, len(header))
-    # Natively typed parsing is half as dear again as parsing text; the first odd value sends the file down the
-    # tolerant way, which keeps every row with its number and its text.
     try:
-        _view_csv(con, header, path, file_index, tolerant=False)
-        _insert(con)
-        odd = _troubled(con, file_index)
-    except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException):
-        odd = 1
-    if not odd:
-        return {}
-    con.execute("delete from staged where file_index = ?", [file_index])
-    _view_csv(con, header, path, file_index, tolerant=True)
-    con.execute("set preserve_insertion_order = true")
-    _insert(con)
-    con.execute("set preserve_insertion_order = false")
-    return _count_unreadable(con, header, path)
+        return _read_tolerantly(staged, source, name, path, header, file_index)
+    except duckdb.InvalidInputException as error:
+        even = _even_row_ends(path, len(header)) if "state machine" in str(error) else None
+        if even is None:
+            raise
+    staged.drop(file_index)
+    found = _read_tolerantly(staged, source, name, even, header, file_index)
+    even.unlink()
+    return found
+
+
+def _read_tolerantly(
+    staged: Staged, source: str, name: str, path: Path, header: Sequence[str], file_index: int
+) -> tuple[int, dict[str, int]]:
+    """Rows of any CSV, odd ones with their number and their text: how many, and how many values of each column could not be read."""
+    _check_row_ends(staged.con, source, name, path, len(header))
+    _view_csv(staged.con, header, path, file_index)
+    rows = _judge(staged, file_index)
+    return rows, _count_unreadable(staged.con, header, path)
 
 
 def _even_row_ends(path: Path, width: int) -> Path | None:
@@ -162,12 +153,12 @@ def _check_row_ends(con: duckdb.DuckDBPyConnection, source: str, name: str, path
 
     Lines that end in a comma and hold too many are found by counting; the CSV module, slow and exact, then judges.
     """
-    row = con.execute(
+    [row] = con.execute(
         "select count(*) from (select regexp_replace(line, '\"[^\"]*\"', '', 'g') as line from read_csv("
         f"{sql_text(str(path))}, auto_detect = false, header = true, delim = '\x01', quote = '', escape = '', columns = {{'line': 'varchar'}}, "
         f"max_line_size = {MAX_LINE_BYTES}) where ends_with(line, ',')) where length(line) - length(replace(line, ',', '')) >= {width}"
-    ).fetchone()
-    if not row or not row[0]:
+    ).fetchall()
+    if not row[0]:
         return
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         csv.field_size_limit(MAX_LINE_BYTES)
@@ -179,13 +170,24 @@ def _check_row_ends(con: duckdb.DuckDBPyConnection, source: str, name: str, path
                 )
 
 
-def _insert(con: duckdb.DuckDBPyConnection) -> None:
-    con.execute(files("runspend.billing").joinpath("focus.sql").read_text(encoding="utf-8"))
+def _judge(staged: Staged, file_index: int) -> int:
+    """Stage the rows of the view `delivered`, judged one by one; how many. A share at a time: uncoded texts are large."""
+    import pyarrow as pa
 
-
-def _troubled(con: duckdb.DuckDBPyConnection, file_index: int) -> int:
-    row = con.execute("select count(*) from staged where file_index = ? and trouble is not null", [file_index]).fetchone()
-    return int(row[0]) if row else 0
+    query = files("runspend.billing").joinpath("focus.sql").read_text(encoding="utf-8")
+    staged.con.execute(f"create or replace temp table judged as {query}")
+    [(rows,)] = staged.con.execute("select count(*) from judged").fetchall()
+    for start in range(0, max(rows, 1), SHARE):
+        share = staged.con.sql(f"from judged where rowid >= {start} and rowid < {start + SHARE} order by rowid").to_arrow_table()
+        coded = {
+            field.name: one_piece(share.column(field.name)).cast(pa.string()).dictionary_encode()
+            if pa.types.is_dictionary(field.type)
+            else one_piece(share.column(field.name)).cast(field.type)
+            for field in delivered_fields()
+        }
+        staged.add(file_index, pa.table(coded))
+    staged.con.execute("drop table judged")
+    return int(rows)
 
 
 def _read_csv(path: Path, types: Sequence[str]) -> str:
@@ -198,25 +200,16 @@ def _read_csv(path: Path, types: Sequence[str]) -> str:
     )
 
 
-def _view_csv(con: duckdb.DuckDBPyConnection, header: Sequence[str], path: Path, file_index: int, *, tolerant: bool) -> None:
+def _view_csv(con: duckdb.DuckDBPyConnection, header: Sequence[str], path: Path, file_index: int) -> None:
+    """Every value as the text it is, and as its type where that can be read."""
     at = {name: f"c{i}" for i, name in enumerate(header)}
-
-    def native(name: str) -> str:
-        typed = name in COLUMNS and name != "BilledCost" and not tolerant
-        return DUCKDB_TYPES[COLUMNS[name].type] if typed else "varchar"
-
-    texts = {name: f"{ref}" if tolerant or name == "BilledCost" else "null" for name, ref in at.items()}
     typed = {
-        name: ref
-        if native(name) != "varchar" or COLUMNS[name].type == "STRING"
-        else f"try_cast({ref} as {DUCKDB_TYPES[COLUMNS[name].type]})"
+        name: ref if COLUMNS[name].type == "STRING" else f"try_cast({ref} as {DUCKDB_TYPES[COLUMNS[name].type]})"
         for name, ref in at.items()
         if name in COLUMNS
     }
-    raw = f"json_object({', '.join(f'{sql_text(n)}, {ref}' for n, ref in at.items())})" if tolerant else "null"
-    _create_view(
-        con, _read_csv(path, [native(n) for n in header]), at, typed, texts, raw, "row_number() over ()" if tolerant else "null", file_index
-    )
+    raw = f"json_object({', '.join(f'{sql_text(n)}, {ref}' for n, ref in at.items())})"
+    _create_view(con, _read_csv(path, ["varchar"] * len(header)), at, typed, at, raw, "row_number() over ()", file_index)
 
 
 def _view_parquet(con: duckdb.DuckDBPyConnection, path: Path, file_index: int) -> None:
@@ -271,7 +264,7 @@ def _count_unreadable(con: duckdb.DuckDBPyConnection, header: Sequence[str], pat
         f"count(*) filter (c{header.index(n)} is not null and try_cast(c{header.index(n)} as {DUCKDB_TYPES[COLUMNS[n].type]}) is null)"
         for n in names
     )
-    row = con.execute(f"select {counts} from {_read_csv(path, ['varchar'] * len(header))}").fetchone() or ()
+    [row] = con.execute(f"select {counts} from {_read_csv(path, ['varchar'] * len(header))}").fetchall()
     return {name: count for name, count in zip(names, row, strict=True) if count}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
 from decimal import Decimal
@@ -16,17 +17,19 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runspend.billing import settle, versions
+from runspend.billing import census as counts
+from runspend.billing import lines, settle, versions
+from runspend.billing.census import FedPeriod
 from runspend.billing.deliveries import DeliveredFile, Delivery, Folder, find_deliveries, open_folder, period_of_name
-from runspend.billing.settle import FedPeriod, StagedFile
+from runspend.billing.settle import Rules
+from runspend.billing.staging import Staged, StagedFile, wake
 from runspend.billing.verify import VerifiedFile, verify_file
 from runspend.billing.versions import Book, FedFile, VersionFacts, plain, version_of
-from runspend.config import BillSource, ScopeSettings
+from runspend.config import BillSource, DimensionSettings, KeySettings, Pool, ScopeSettings
 from runspend.errors import SourceRefused
 from runspend.tables import BILLING_LINES, BILLING_QUARANTINE
 
 if TYPE_CHECKING:
-    import duckdb
     import pyarrow as pa
 
 # Format -> its module, in the order `auto` tries them.
@@ -86,7 +89,7 @@ class _Tonight:
 
     source: BillSource
     now: datetime
-    scope: ScopeSettings | None
+    rules: Rules
     previous: Previous
     accept: Collection[str]
     workdir: Path
@@ -100,10 +103,6 @@ class _Tonight:
             self.books[period] = versions.read_book(self.source.name, period, self.previous("billing_loads", period))
         return self.books[period]
 
-    @property
-    def is_scoped(self) -> bool:
-        return self.scope is not None and bool(self.scope.include or self.scope.exclude)
-
 
 def load_source(
     source: BillSource,
@@ -116,24 +115,30 @@ def load_source(
     workdir: Path,
     load_id: str,
     progress: Callable[[str], None],
+    pools: Sequence[Pool] = (),
+    dimensions: DimensionSettings | None = None,
+    keys: KeySettings | None = None,
 ) -> Load:
     """Read what a bill delivers now. Raises SourceUnreachable, or SourceRefused when no period can be told from it.
+
+    `scope`, `pools`, `dimensions` and `keys` decide what is settled on the lines: where they change, so does the version.
 
     `previous(table, "2026-10")` gives this source's published rows or None; `periods_known` are the periods it has.
     `accept` holds "SOURCE:YYYY-MM" for refusals a person has looked at.
     """
     _check_format(source)
+    rules = Rules(scope, pools, dimensions or DimensionSettings(), keys or KeySettings())
     tonight = _Tonight(
         source,
         now,
-        scope,
+        rules,
         previous,
         accept,
         workdir,
         load_id,
         progress,
         {},
-        versions.settings_key(source.format.replace("auto", "focus"), scope),
+        versions.settings_key(source.format.replace("auto", "focus"), rules),
     )
     for period in periods_known:
         tonight.book(period)
@@ -199,7 +204,7 @@ def _try_manifest(tonight: _Tonight, folder: Folder, period: str, delivery: Deli
             tonight, period, VersionFacts(seen, [], delivered_at, [], 0, None, tonight.now, tonight.load_id), delivery.problem
         )
     workdir = tonight.workdir / f"{period}-{position}"
-    with settle.open_engine(workdir) as con:
+    with Staged(workdir) as staged:
         digests: list[str] = []
         try:
             files = _verify_all(tonight, folder, delivery.files, workdir)
@@ -207,10 +212,10 @@ def _try_manifest(tonight: _Tonight, folder: Folder, period: str, delivery: Deli
             if version_of(digests, tonight.settings) == tonight.book(period).version:
                 return _unchanged(tonight, period, _fed(files, [], [f.index for f in files], period))
             for file in files:
-                _stage(tonight, con, file)
+                _stage(tonight, staged, file)
             strays = [
                 p
-                for p in _settle(tonight, con, {f.index: f.name for f in files}, dict.fromkeys((f.index for f in files), period))[1]
+                for p in _settle(tonight, staged, {f.index: f.name for f in files}, dict.fromkeys((f.index for f in files), period))[1]
                 if p.period != period
             ]
             if strays:
@@ -224,7 +229,7 @@ def _try_manifest(tonight: _Tonight, folder: Folder, period: str, delivery: Deli
                 version_of([*digests, str(error)], tonight.settings), [], delivered_at, [], 0, None, tonight.now, tonight.load_id
             )
             return _record_refusal(tonight, period, facts, str(error))
-        return _build(tonight, con, period, files, [f.index for f in files], delivered_at)
+        return _build(tonight, staged, period, files, [f.index for f in files], delivered_at)
 
 
 # --- delivery: parts and versions --------------------------------------------------------------------------------------
@@ -238,23 +243,23 @@ def _load_files(tonight: _Tonight, folder: Folder, found: Sequence[Delivery]) ->
     workdir = tonight.workdir / "files"
     bad: dict[str, SourceRefused] = {}
     files = _verify_all(tonight, folder, found[0].files, workdir, bad)
-    with settle.open_engine(workdir) as con:
+    with Staged(workdir) as staged:
         known = _known_periods(tonight, files)
         for file in [f for f in files if f.index not in known]:
-            _stage_or_note(tonight, con, file, bad)
-        touched = {p.period for p in settle.read_census(con)} | _stale_periods(tonight, files, known)
+            _stage_or_note(tonight, staged, file, bad)
+        touched = counts.read_periods(staged) | _stale_periods(tonight, files, known)
         for file in files:
             if file.index in known and known[file.index] & touched:
-                _stage_or_note(tonight, con, file, bad)
+                _stage_or_note(tonight, staged, file, bad)
         files = [f for f in files if f.name not in bad]
         named = {f.index: p for f in files if (p := period_of_name(f.name))}
-        warnings, census = _settle(tonight, con, {f.index: f.name for f in files}, named)
+        warnings, census = _settle(tonight, staged, {f.index: f.name for f in files}, named)
         load.extra["warnings"] = warnings
         spoiled = _spoiled_periods(tonight, bad, {p.period for p in census})
         load.periods += [_refused_period(tonight, period, error) for period, error in sorted(spoiled.items())]
         touched |= {p.period for p in census} | {p for f in files if f.staged and not f.staged.rows and (p := named.get(f.index))}
         for period in sorted(touched - set(spoiled)):
-            outcome = _load_period(tonight, con, period, files, known, census)
+            outcome = _load_period(tonight, staged, period, files, known, census)
             load.periods += [outcome] if outcome else []
         for period in sorted({p for ps in known.values() for p in ps} - touched - set(spoiled)):
             load.periods.append(_unchanged(tonight, period, _fed_again(tonight, period, files)))
@@ -267,7 +272,7 @@ def _load_files(tonight: _Tonight, folder: Folder, found: Sequence[Delivery]) ->
 
 def _load_period(
     tonight: _Tonight,
-    con: duckdb.DuckDBPyConnection,
+    staged: Staged,
     period: str,
     files: Sequence[_File],
     known: dict[int, set[str]],
@@ -281,19 +286,19 @@ def _load_period(
     chosen = _choose(tonight, [by_index[i] for i in feeding])
     delivered_at = max(by_index[i].modified_at for i in chosen)
     is_told = "delivery" in tonight.source.model_fields_set
-    if len(chosen) > 1 and not is_told and (why := _overlap(con, period, chosen, by_index, census)):
+    if len(chosen) > 1 and not is_told and (why := _overlap(staged, period, chosen, by_index, census)):
         facts = VersionFacts(
             version_of((by_index[i].verified.sha256 for i in chosen), tonight.settings),
             _fed(files, census, feeding, period, chosen),
             delivered_at,
-            settle.read_totals(con, period, chosen),
+            counts.read_totals(staged, period, chosen),
             sum(p.quarantined for p in census if p.period == period and p.file_index in chosen),
             None,
             tonight.now,
             tonight.load_id,
         )
         return _record_refusal(tonight, period, facts, why)
-    return _build(tonight, con, period, files, chosen, delivered_at, feeding, census)
+    return _build(tonight, staged, period, files, chosen, delivered_at, feeding, census)
 
 
 def _choose(tonight: _Tonight, feeding: Sequence[_File]) -> list[int]:
@@ -303,11 +308,9 @@ def _choose(tonight: _Tonight, feeding: Sequence[_File]) -> list[int]:
     return [f.index for f in feeding]
 
 
-def _overlap(
-    con: duckdb.DuckDBPyConnection, period: str, chosen: Sequence[int], by_index: dict[int, _File], census: Sequence[FedPeriod]
-) -> str | None:
+def _overlap(staged: Staged, period: str, chosen: Sequence[int], by_index: dict[int, _File], census: Sequence[FedPeriod]) -> str | None:
     """Two files may be parts of a bill or the same bill twice; nobody but the user can tell."""
-    pair = settle.find_overlap(con, period, chosen)
+    pair = counts.find_overlap(staged, period, chosen)
     if pair is None:
         return None
     first, second, account, day = pair
@@ -350,11 +353,11 @@ def _stale_periods(tonight: _Tonight, files: Sequence[_File], known: dict[int, s
     return stale
 
 
-def _stage_or_note(tonight: _Tonight, con: duckdb.DuckDBPyConnection, file: _File, bad: dict[str, SourceRefused]) -> None:
+def _stage_or_note(tonight: _Tonight, staged: Staged, file: _File, bad: dict[str, SourceRefused]) -> None:
     try:
-        _stage(tonight, con, file)
+        _stage(tonight, staged, file)
     except SourceRefused as error:
-        con.execute("delete from staged where file_index = ?", [file.index])
+        staged.drop(file.index)
         bad[file.name] = error
 
 
@@ -379,31 +382,34 @@ def _verify_all(
 ) -> list[_File]:
     """Every file fetched and read once; byte-identical ones count once. With `bad`, refusals are noted there."""
     by_digest: dict[str, _File] = {}
-    for index, item in enumerate(delivered):
-        entry = item.entry
-        tonight.progress(f"{tonight.source.name}: verifying {entry.name} ({entry.bytes:,} bytes)")
-        try:
-            path = folder.fetch(entry)
-            unpack_to = workdir / "unpacked" / f"{index:06d}.csv"
-            verified = verify_file(tonight.source.name, entry.name, path, stated_bytes=item.stated_bytes, unpack_to=unpack_to)
-        except SourceRefused as error:
-            if bad is None:
-                raise
-            bad[entry.name] = error
-            continue
-        if twin := by_digest.get(verified.sha256):
-            twin.copies.append(entry.name)
-            tonight.progress(f"{tonight.source.name}: {entry.name} has the same bytes as {twin.name} and is not counted again")
-        else:
-            by_digest[verified.sha256] = _File(index, item, verified, path)
+    with ThreadPoolExecutor(1) as beside:
+        waking = beside.submit(wake)
+        for index, item in enumerate(delivered):
+            entry = item.entry
+            tonight.progress(f"{tonight.source.name}: verifying {entry.name} ({entry.bytes:,} bytes)")
+            try:
+                path = folder.fetch(entry)
+                unpack_to = workdir / "unpacked" / f"{index:06d}.csv"
+                verified = verify_file(tonight.source.name, entry.name, path, stated_bytes=item.stated_bytes, unpack_to=unpack_to)
+            except SourceRefused as error:
+                if bad is None:
+                    raise
+                bad[entry.name] = error
+                continue
+            if twin := by_digest.get(verified.sha256):
+                twin.copies.append(entry.name)
+                tonight.progress(f"{tonight.source.name}: {entry.name} has the same bytes as {twin.name} and is not counted again")
+            else:
+                by_digest[verified.sha256] = _File(index, item, verified, path)
+        waking.result()
     return list(by_digest.values())
 
 
-def _stage(tonight: _Tonight, con: duckdb.DuckDBPyConnection, file: _File) -> None:
+def _stage(tonight: _Tonight, staged: Staged, file: _File) -> None:
     name = tonight.source.name
     tonight.progress(f"{name}: reading {file.name}")
     module = import_module(_format_of(tonight.source, file))
-    file.staged = module.stage(con, name, file.name, file.verified.readable, file.verified.kind, file.index)
+    file.staged = module.stage(staged, name, file.name, file.verified, file.index)
     stated = file.delivered.stated_rows
     if stated is not None and file.staged.rows != stated:
         raise _refused(tonight, f"{file.name} holds {file.staged.rows} rows where its manifest states {stated}", None)
@@ -431,23 +437,21 @@ def _format_of(source: BillSource, file: _File) -> str:
     )
 
 
-def _settle(
-    tonight: _Tonight, con: duckdb.DuckDBPyConnection, names: dict[int, str], stated: dict[int, str]
-) -> tuple[dict[str, Any], list[FedPeriod]]:
+def _settle(tonight: _Tonight, staged: Staged, names: dict[int, str], stated: dict[int, str]) -> tuple[dict[str, Any], list[FedPeriod]]:
     """Settle what is staged; the census afterwards. Raises SourceRefused for rows no period can be given to."""
-    lost = settle.place_unreadable_periods(con, stated)
+    lost = settle.place_unreadable_periods(staged, stated)
     if lost:
-        row = con.execute("select trouble from staged where file_index = ? and billing_period is null limit 1", [lost[0]]).fetchone()
-        raise _refused(tonight, f"no row of {names[lost[0]]} tells a billing period: {row[0] if row else 'it has none'}", None)
-    warnings = settle.settle_rows(con, tonight.source.name, tonight.scope)
+        [row] = staged.con.execute("select min(trouble) from staged where file_index = ? and billing_period is null", [lost[0]]).fetchall()
+        raise _refused(tonight, f"no row of {names[lost[0]]} tells a billing period: {row[0] or 'it has none'}", None)
+    warnings = settle.settle_rows(staged, tonight.source.name, tonight.rules)
     for kind, value in warnings.items():
         tonight.progress(f"{tonight.source.name}: {kind.replace('_', ' ')}: {value}")
-    return warnings, settle.read_census(con)
+    return warnings, counts.read_census(staged)
 
 
 def _build(
     tonight: _Tonight,
-    con: duckdb.DuckDBPyConnection,
+    staged: Staged,
     period: str,
     files: Sequence[_File],
     chosen: Sequence[int],
@@ -457,27 +461,27 @@ def _build(
 ) -> PeriodLoad:
     """One period's new version: judged, then written. Nothing is written for a version that is refused or in place."""
     book = tonight.book(period)
-    census = settle.read_census(con) if census is None else census
+    census = counts.read_census(staged) if census is None else census
     digests = [f.verified.sha256 for f in files if f.index in chosen]
     version = version_of(digests, tonight.settings)
     fed = _fed(files, census, feeding or chosen, period, chosen)
     if version == book.version:
         return _unchanged(tonight, period, fed)
-    totals = settle.read_totals(con, period, chosen)
-    quarantine = settle.read_quarantine(con, period, chosen)
+    totals = counts.read_totals(staged, period, chosen)
+    quarantine = counts.read_quarantine(staged, period, chosen)
     shown = sorted({f.staged.focus_version for f in files if f.staged and f.index in chosen})
     facts = VersionFacts(version, fed, delivered_at, totals, len(quarantine), ", ".join(shown), tonight.now, tonight.load_id)
     if why := versions.refusal(tonight.source, book, version, delivered_at, totals, tonight.accept):
         return _record_refusal(tonight, period, facts, why)
     tonight.progress(f"{tonight.source.name}: writing {period}, {sum(t.row_count for t in totals):,} rows")
     path = tonight.workdir / f"billing_lines-{period}.parquet"
-    settle.write_lines(con, tonight.source.name, period, chosen, tonight.load_id, path, is_scoped=tonight.is_scoped)
+    lines.write_lines(staged, tonight.source.name, period, chosen, tonight.load_id, path, is_scoped=tonight.rules.is_scoped)
     number = book.next_number
     changes = versions.add_changes(
         tonight.source.name,
         period,
         tonight.previous("bill_changes", period),
-        settle.read_day_sums(con, period, chosen),
+        counts.read_day_sums(staged, period, chosen),
         version,
         number,
         tonight.load_id,
@@ -497,7 +501,8 @@ def _build(
         "duplicates": [name for f in files if f.index in chosen for name in f.copies],
         "dropped_columns": sorted({c for f in files if f.staged and f.index in chosen for c in f.staged.dropped_columns}),
         "unreadable": {c: n for f in files if f.staged and f.index in chosen for c, n in f.staged.unreadable.items()},
-        **settle.read_charge_range(con, period, chosen),
+        **counts.read_charge_range(staged, period, chosen),
+        "bill_digest": counts.read_bill_digest(staged, period, chosen),
     }
     return PeriodLoad(period, "loaded", tables, None, extra)
 
@@ -619,7 +624,7 @@ def probe_source(source: BillSource) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="runspend-probe-") as folder:
         workdir = Path(folder)
         tonight = _Tonight(
-            source, datetime.now(timezone.utc), None, lambda table, period: None, (), workdir, "probe", lambda line: None, {}, ""
+            source, datetime.now(timezone.utc), Rules(), lambda table, period: None, (), workdir, "probe", lambda line: None, {}, ""
         )
         opened = open_folder(source, workdir)
         found = find_deliveries(source, opened).found
@@ -629,30 +634,30 @@ def probe_source(source: BillSource) -> dict[str, Any]:
                 newest.setdefault(delivery.period, delivery)
         problems = [d.problem for d in found if d.problem]
         wanted = [item for delivery in newest.values() for item in delivery.files]
-        with settle.open_engine(workdir / "engine") as con:
+        with Staged(workdir / "engine") as staged:
             bad: dict[str, SourceRefused] = {}
             files = _verify_all(tonight, opened, wanted, workdir, bad)
             for file in files:
-                _stage_or_note(tonight, con, file, bad)
-            settle.place_unreadable_periods(con, {})
-            census = settle.read_census(con)
+                _stage_or_note(tonight, staged, file, bad)
+            settle.place_unreadable_periods(staged, {})
+            census = counts.read_census(staged)
             billed: dict[str, Decimal] = {}
             for part in census:
                 if part.rows:
-                    billed[part.currency] = settle.EXACT.add(billed.get(part.currency, Decimal(0)), part.billed)
-            row = con.execute(
-                "select max(charge_period_end) filter (charge_category = 'Usage'), count(*) from staged where trouble is null"
-            ).fetchone()
-            total = con.execute("select count(*) filter (trouble is not null) from staged").fetchone()
+                    billed[part.currency] = counts.EXACT.add(billed.get(part.currency, Decimal(0)), part.billed)
+            [(covered_until, good, bad_rows)] = staged.con.execute(
+                "select max(charge_period_end) filter (trouble is null and charge_category = 'Usage'), count(*) filter (trouble is null), "
+                "count(*) filter (trouble is not null) from staged"
+            ).fetchall()
         shutil.rmtree(workdir / "unpacked", ignore_errors=True)
     return {
         "format": "focus",
         "version": ", ".join(sorted({f.staged.focus_version for f in files if f.staged})),
         "periods": sorted({p.period for p in census}),
         "files": len(files),
-        "rows": row[1] if row else 0,
-        "quarantined": total[0] if total else 0,
+        "rows": good,
+        "quarantined": bad_rows,
         "billed": billed,
-        "covered_until": row[0] if row else None,
+        "covered_until": covered_until,
         "problems": problems + [str(error) for error in bad.values()],
     }

@@ -1,7 +1,13 @@
--- What an explicit scope leaves out, of the settled lines of one period (`settled`): sums per charge day, account, service
--- and category (and what costs are never added across). An ML warehouse holds no company's whole bill line by line.
+-- What an explicit scope leaves out, of the chosen rows of one period: sums per charge day, account, service and category
+-- (and what costs are never added across). An ML warehouse holds no company's whole bill line by line.
+-- {chosen} is the condition that `census.py` writes for the period and its files.
+with excluded as (
+  select *, day_of(charge_period_start) as charge_date
+  from staged
+  where trouble is null and scope = 'exclude' and {chosen}
+)
 select
-  source, billing_period, 'exclude' as scope, load_id,
+  getvariable('source') as source, billing_period, 'exclude' as scope, getvariable('load_id') as load_id,
   printf('%016x', hash(
     billing_period, charge_date, billing_account_id, sub_account_id, service_provider_name, service_name, charge_category, billing_currency
   )) || '-sum' as line_id,
@@ -13,7 +19,7 @@ select
   sum(list_cost) as list_cost,
   sum(contracted_cost) as contracted_cost,
   sum(effective_cost) as effective_cost,
-  sum(billed_cost) as billed_cost
-from settled
-where scope = 'exclude'
+  sum(billed_cost) as billed_cost,
+  cast([] as varchar[]) as group_keys
+from excluded
 group by all

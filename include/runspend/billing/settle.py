@@ -1,46 +1,31 @@
-"""Staged rows of any format into `billing_lines`: the engine, the checks every bill goes through, the Parquet file.
+"""What is settled once at load, whoever wrote the bill: canonical texts, the run, job and machine behind a line, pools, scope.
 
-Put here what is settled once at load, whoever wrote the bill: canonical tags, the run a tag names, the machine behind a
-line, billed time, scope. How a format is read belongs to its module; versions of a bill to `versions.py`.
+Put here the order in which it is settled, and the small rules about texts. What identifies things is in `identifiers.py`,
+how texts stand for rows in `columns.py`; versions of a bill belong to `versions.py`. Whatever is settled comes from the
+line and the configuration alone, never from runs.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
-from decimal import Context, Decimal
-from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runspend.billing.verify import free_bytes
-from runspend.config import ScopeSettings
-from runspend.errors import MissingExtra
-from runspend.identifiers import RUN_TAG_KEYS, resource_key_sql
+from runspend.billing import columns
+from runspend.billing.machines import describe_machine, instance_types
+from runspend.billing.staging import Staged, sql_text
+from runspend.config import DimensionSettings, KeySettings, Pool, ScopeSettings
+from runspend.identifiers import job_key_sql, pool_key_sql, resource_job_sql, storage_class_sql, storage_key_sql, tag_forms
 from runspend.selectors import Selector, glob_to_regex
-from runspend.tables import BILLING_LINES, FOCUS_COLUMNS
 
 if TYPE_CHECKING:
-    import duckdb
+    import pyarrow as pa
 
 # Raised when settling changes what it writes for the same files: versions then differ, and every bill is loaded again.
-SETTLE_VERSION = 1
-EXACT = Context(prec=76)
-MEMORY_LIMIT = "3GB"
-FEW_VALUES = 4000
-COSTS = ("list_cost", "contracted_cost", "effective_cost", "billed_cost")
-TYPES = {
-    "STRING": "varchar",
-    "BIGNUMERIC": "decimal(38, 22)",
-    "TIMESTAMP": "timestamptz",
-    "DATE": "date",
-    "INT64": "bigint",
-    "FLOAT64": "double",
-}
+SETTLE_VERSION = 2
+DIMENSIONS = ("team", "project", "cost_center", "owner")
 # FOCUS value lists. Producers vary the case; the lists are the same from 1.0 to 1.4.
 ENUMERATIONS = {
     "charge_category": ("Usage", "Purchase", "Tax", "Credit", "Adjustment"),
@@ -66,119 +51,113 @@ PLAIN_TAGS = r'\{\s*("[^"\\\x00-\x1f]*"\s*:\s*"[^"\\\x00-\x1f]*"\s*(,\s*"[^"\\\x
 
 
 @dataclass(frozen=True)
-class StagedFile:
-    """What a format's module tells of one file it staged."""
+class Rules:
+    """The part of the configuration that lines are settled by."""
 
-    focus_version: str
-    rows: int
-    dropped_columns: tuple[str, ...] = ()
-    unreadable: dict[str, int] = field(default_factory=dict)  # column -> values that became null
+    scope: ScopeSettings | None = None
+    pools: Sequence[Pool] = ()
+    dimensions: DimensionSettings = field(default_factory=DimensionSettings)
+    keys: KeySettings = field(default_factory=KeySettings)
 
+    @property
+    def is_scoped(self) -> bool:
+        return self.scope is not None and bool(self.scope.include or self.scope.exclude)
 
-def sql_text(text: str) -> str:
-    """A text as a SQL literal."""
-    return "'" + text.replace("'", "''") + "'"
+    def line_tags(self, dimension: str) -> list[str]:
+        """The tags of lines that `dimensions` names, in order."""
+        named = [source for source in getattr(self.dimensions, dimension) if isinstance(source, str)]
+        return [source.removeprefix("line.tag.") for source in named if source.startswith("line.tag.")]
 
-
-def open_engine(workdir: Path) -> duckdb.DuckDBPyConnection:
-    """A DuckDB in memory that spills into the work folder, with the empty `staged` table and the macros of the SQL files."""
-    try:
-        import duckdb
-    except ImportError as error:
-        raise MissingExtra("duckdb", "pipeline") from error
-    workdir.mkdir(parents=True, exist_ok=True)
-    con = duckdb.connect(":memory:", config={"allow_unsigned_extensions": "false", "autoinstall_known_extensions": "false"})
-    con.execute("set TimeZone = 'UTC'")
-    con.execute(f"set memory_limit = '{MEMORY_LIMIT}'")
-    con.execute(f"set temp_directory = {sql_text(str(workdir / 'spill'))}")
-    con.execute(f"set max_temp_directory_size = '{max(free_bytes(workdir) // 2, 1 << 30)}B'")
-    con.execute("set preserve_insertion_order = false")
-    columns = ", ".join(f"{c.name} {TYPES[c.type]}" for c in FOCUS_COLUMNS)
-    con.execute(
-        f"create temp table staged ({columns}, delivered_instance_type varchar, machine_key ubigint, row_hash ubigint, billing_period date, "
-        "trouble varchar, raw varchar, long_billed_cost varchar, row_number bigint, file_index integer, scope varchar)"
-    )
-    con.execute("create temp table currencies as select unnest(?) as code", [currencies()])
-    con.execute(
-        "create temp macro unreadable(name, found, allowed) as "
-        "name || ' is ' || coalesce('''' || found || '''', 'empty') || ', which is not ' || allowed"
-    )
-    con.execute(
-        "create temp macro provider_family(name) as case "
-        "when lower(name) similar to '.*(amazon|aws).*' then 'aws' when lower(name) similar to '.*(microsoft|azure).*' then 'azure' "
-        "when lower(name) like '%google%' then 'google' when lower(name) like '%oracle%' then 'oracle' else lower(name) end"
-    )
-    # DuckDB asks ICU's calendar for every part of a TIMESTAMPTZ, a microsecond each; through the epoch it is arithmetic.
-    con.execute("create temp macro utc(t) as make_timestamp(epoch_us(t))")
-    con.execute("create temp macro day_of(t) as cast(utc(t) as date)")
-    con.execute("create temp macro month_of(t) as cast(date_trunc('month', utc(t)) as date)")
-    con.execute(
-        "create temp macro is_plausible(t) as coalesce(t >= timestamptz '2000-01-01 00:00:00+00' and t < timestamptz '2101-01-01 00:00:00+00', false)"
-    )
-    con.execute(f"create temp macro resource_key(id) as {resource_key_sql('id')}")
-    return con
+    def said(self) -> dict[str, Any]:
+        """Everything above, in a form that can be compared."""
+        return {
+            "scope": None if self.scope is None else {"include": self.scope.include, "exclude": self.scope.exclude},
+            "pools": [[pool.name, pool.lines, list(pool.equal)] for pool in self.pools],
+            "dimensions": {dimension: self.line_tags(dimension) for dimension in DIMENSIONS},
+            "keys": {"run_id": self.keys.run_id, "job": self.keys.job, "attached_to": self.keys.attached_to, "groups": self.keys.groups},
+        }
 
 
-def settle_rows(con: duckdb.DuckDBPyConnection, source: str, scope: ScopeSettings | None) -> dict[str, Any]:
+def settle_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:
     """Bring all staged rows into one form and find what their lines say. Returns what was changed, by kind, as counts."""
     found: dict[str, Any] = {}
-    _settle_enumerations(con, found)
-    _settle_tags(con, found)
-    _settle_json(con, found)
-    _find_machines(con)
-    _find_units(con)
-    _find_repeats(con)
-    _settle_scope(con, source, scope)
-    _find_few_valued(con)
-    negative = _count(con, "select count(*) from staged where list_unit_price < 0 or contracted_unit_price < 0")
-    if negative:
-        found["negative_unit_prices"] = negative
+    _settle_enumerations(staged, found)
+    _settle_tags(staged, found)
+    _settle_json(staged, found)
+    _count_repeats(staged)
+    _find_resources(staged)
+    _find_machines(staged)
+    _find_billed_time(staged)
+    _read_tags(staged, rules, found)
+    _find_storage(staged)
+    _find_pools(staged, source, rules)
+    _settle_scope(staged, source, rules)
+    _reject_negative_prices(staged, found)
     return found
 
 
-def _settle_enumerations(con: duckdb.DuckDBPyConnection, found: dict[str, Any]) -> None:
-    for column, allowed in ENUMERATIONS.items():
+def place_unreadable_periods(staged: Staged, stated: Mapping[int, str]) -> list[int]:
+    """Give quarantined rows without a readable period the one their file states, else the only one its other rows have,
+    else the month of the charge. Returns the files in which that leaves rows without any."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    staged.join_up()
+    troubled = pc.is_valid(staged.column("trouble"))
+    if not pc.any(troubled, min_count=0).as_py():
+        return []
+    firsts = pa.table(
+        {
+            "file_index": pa.array(stated, pa.int32()),
+            "period": pa.array([f"{period}-01" for period in stated.values()], pa.string()),
+        }
+    )
+    staged.con.register("stated_periods", firsts)
+    placed = staged.con.sql(
+        "with good as (select file_index, mode(billing_period) as period from staged where trouble is null group by 1) "
+        "select coalesce(case when is_plausible(cast(s.billing_period as timestamptz)) then s.billing_period "
+        "when s.billing_period is null then cast(n.period as date) end, g.period, "
+        "case when is_plausible(s.charge_period_start) then month_of(s.charge_period_start) end) as period, s.file_index "
+        "from (select row_number() over () as position, * from staged where trouble is not null) s "
+        "left join stated_periods n on n.file_index = s.file_index left join good g on g.file_index = s.file_index order by s.position"
+    ).to_arrow_table()
+    staged.con.unregister("stated_periods")
+    periods = placed.column("period").combine_chunks()
+    staged.set(billing_period=pc.replace_with_mask(staged.column("billing_period"), troubled, periods))
+    return sorted({row["file_index"] for row in placed.to_pylist() if row["period"] is None})
+
+
+def _settle_enumerations(staged: Staged, found: dict[str, Any]) -> None:
+    for name, allowed in ENUMERATIONS.items():
         spelled = {value.lower(): value for value in allowed}
-        for value, rows in con.execute(
-            f"select {column}, count(*) from staged where {column} is not null group by all order by 1"
-        ).fetchall():
-            if value in allowed:
-                continue
-            known = spelled.get(str(value).strip().lower())
-            if known:
-                con.execute(f"update staged set {column} = ? where {column} = ?", [known, value])
-            kind = "respelled_values" if known else "unknown_values"
-            found.setdefault(kind, {})[f"{column}: {value}"] = rows
+        column = staged.column(name)
+        values = column.dictionary.to_pylist()
+        if set(values) <= set(allowed):
+            continue
+        rows = columns.count_values(column)
+        known = [value if value in allowed else spelled.get(value.strip().lower()) for value in values]
+        for value, spelling in sorted(zip(values, known, strict=True)):
+            if value not in allowed and rows[value]:
+                found.setdefault("respelled_values" if spelling else "unknown_values", {})[f"{name}: {value}"] = rows[value]
+        staged.set(**{name: columns.remap(column, _texts(new or old for new, old in zip(known, values, strict=True)))})
 
 
-def _settle_tags(con: duckdb.DuckDBPyConnection, found: dict[str, Any]) -> None:
-    """Tags become a JSON object of texts or null; `tag_facts` says which run they name."""
-    # A table, not a subquery: the optimizer would run the filters below on every row instead of every distinct text.
-    con.execute(
-        "create or replace temp table distinct_tags as select tags, count(*) as rows from staged where tags is not null group by all"
+def _settle_tags(staged: Staged, found: dict[str, Any]) -> None:
+    """Tags become a JSON object of texts, or null."""
+    column = staged.column("tags")
+    [odd] = staged.ask_of(
+        "tags",
+        f"case when not regexp_full_match(tags, {sql_text(PLAIN_TAGS)}) then true else len(json_keys(tags)) <> len(list_distinct(json_keys(tags))) end",
     )
-    odd = con.execute(
-        f"select tags, rows from distinct_tags where case when not regexp_full_match(tags, {sql_text(PLAIN_TAGS)}) then true "
-        "else len(json_keys(tags)) <> len(list_distinct(json_keys(tags))) end order by tags"
-    ).fetchall()
-    respelled = []
-    for text, rows in odd:
-        canonical = canonical_tags(text)
-        if canonical is None:
-            found["unreadable_tags"] = found.get("unreadable_tags", 0) + rows
-        if canonical != text:
-            respelled.append((text, canonical))
-    if respelled:
-        con.execute("create or replace temp table respelled_tags (delivered varchar, tags varchar)")
-        _insert_rows(con, "respelled_tags", respelled)
-        con.execute("update staged set tags = r.tags from respelled_tags r where staged.tags = r.delivered")
-    paths = [f'$."{key}"' for key in RUN_TAG_KEYS]
-    texts = ", ".join(f"nullif(trim(json_extract_string(tags, {sql_text(path)})), '')" for path in paths)
-    con.execute("create or replace temp table distinct_tags as select distinct tags from staged where contains(tags, 'mlflow')")
-    con.execute(
-        "create or replace temp table tag_facts as "
-        f"select * from (select tags, coalesce({texts}) as run_tag from distinct_tags) where run_tag is not null"
-    )
+    if True not in odd.to_pylist():
+        return
+    values = column.dictionary.to_pylist()
+    canonical = [canonical_tags(value) if is_odd else value for value, is_odd in zip(values, odd.to_pylist(), strict=True)]
+    lost = {value for value, kept in zip(values, canonical, strict=True) if kept is None}
+    if lost:
+        rows = columns.count_values(column)
+        found["unreadable_tags"] = sum(rows[value] for value in lost)
+    staged.set(tags=columns.remap(column, _texts(canonical)))
 
 
 def canonical_tags(text: str) -> str | None:
@@ -206,93 +185,87 @@ def canonical_tags(text: str) -> str | None:
     )
 
 
-def _settle_json(con: duckdb.DuckDBPyConnection, found: dict[str, Any]) -> None:
+def _settle_json(staged: Staged, found: dict[str, Any]) -> None:
     """The other JSON columns keep their text; what is no JSON object becomes null and is counted."""
-    for column in JSON_COLUMNS:
-        bad = _count(
-            con, f"select count(*) from staged where {column} is not null and not (json_valid({column}) and json_type({column}) = 'OBJECT')"
-        )
-        if bad:
-            con.execute(
-                f"update staged set {column} = null where {column} is not null and not (json_valid({column}) and json_type({column}) = 'OBJECT')"
-            )
-            found.setdefault("unreadable_json", {})[column] = bad
+    for name in JSON_COLUMNS:
+        column = staged.column(name)
+        [kept] = staged.ask_of(name, f"case when json_valid({name}) and json_type({name}) = 'OBJECT' then {name} end")
+        if not kept.null_count:
+            continue
+        rows = columns.count_values(column)
+        values = zip(column.dictionary.to_pylist(), kept.to_pylist(), strict=True)
+        if bad := sum(rows[value] for value, good in values if good is None):
+            found.setdefault("unreadable_json", {})[name] = bad
+        staged.set(**{name: columns.remap(column, kept)})
 
 
-def _find_machines(con: duckdb.DuckDBPyConnection) -> None:
-    """`machine_facts`: instance type, GPUs, vCPUs and memory of every distinct description, which many lines share."""
+def _reject_negative_prices(staged: Staged, found: dict[str, Any]) -> None:
+    """FOCUS has no unit price below zero: such a one becomes null and is counted. The cost, of either sign, stays."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for name in ("list_unit_price", "contracted_unit_price"):
+        column = staged.column(name)
+        lowest = pc.min(column).as_py()
+        if lowest is not None and lowest < 0:
+            negative = staged.ask_rows(f"coalesce({name} < 0, false)")
+            found["negative_unit_prices"] = found.get("negative_unit_prices", 0) + negative.true_count
+            staged.set(**{name: pc.if_else(negative, pa.scalar(None, column.type), column)})
+
+
+def _count_repeats(staged: Staged) -> None:
+    """Rows that another row equals get their ordinal among them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    repeated = staged.con.sql("select row_hash from staged group by billing_period, row_hash having count(*) > 1").to_arrow_table()
+    if not repeated.num_rows:
+        return
+    staged.con.register("repeated", repeated)
+    places = staged.con.sql(
+        "with placed as (select row_number() over () - 1 as position, billing_period, row_hash from staged) "
+        "select position, row_number() over (partition by billing_period, row_hash order by position) - 1 as ordinal "
+        "from placed where row_hash in (select row_hash from repeated) qualify ordinal > 0 order by position"
+    ).to_arrow_table()
+    staged.con.unregister("repeated")
+    marked = pc.is_in(pa.array(range(staged.rows.num_rows), pa.int64()), value_set=places.column("position").combine_chunks())
+    ordinals = places.column("ordinal").combine_chunks().cast(pa.int64())
+    staged.set(ordinal=pc.replace_with_mask(staged.column("ordinal"), marked, ordinals))
+
+
+def _find_resources(staged: Staged) -> None:
+    """`resource_key`, and `resource_job`: the job that the resource itself is."""
+    column = staged.column("resource_id")
+    keys, jobs = staged.ask_of("resource_id", "resource_key(resource_id)", resource_job_sql("resource_id"))
+    staged.set(resource_key=columns.remap(column, keys), resource_job=columns.remap(column, jobs))
+
+
+def _find_machines(staged: Staged) -> None:
+    """Instance type, GPUs, vCPUs and memory of every distinct description, which many lines share."""
+    import pyarrow as pa
+
+    names = ("sku_price_details", "resource_type", "delivered_instance_type")
+    codes, distinct = columns.combine([staged.column(name) for name in names], names)
     known = instance_types()
-    rows = con.execute(
-        "select machine_key, any_value(sku_price_details), any_value(resource_type), any_value(delivered_instance_type) from staged "
-        "where sku_price_details is not null or resource_type is not null or delivered_instance_type is not null group by machine_key"
-    ).fetchall()
-    con.execute(
-        "create or replace temp table machine_facts "
-        "(machine_key ubigint, instance_type varchar, machine_gpus bigint, machine_cpus bigint, machine_memory_gb double)"
+    facts = [
+        describe_machine(row["sku_price_details"], row["resource_type"], row["delivered_instance_type"], known)
+        for row in distinct.to_pylist()
+    ]
+    kinds = {"instance_type": pa.string(), "machine_gpus": pa.int64(), "machine_cpus": pa.int64(), "machine_memory_gb": pa.float64()}
+    staged.set(**{name: columns.spread(codes, pa.array([f[i] for f in facts], kind)) for i, (name, kind) in enumerate(kinds.items())})
+
+
+def _find_billed_time(staged: Staged) -> None:
+    """The quantity of a plain time in nanoseconds. A negative one takes time back; it never says how long a machine ran."""
+    import pyarrow as pa
+
+    units = staged.column("consumed_unit")
+    nanoseconds = pa.array([plain_time(unit) for unit in units.dictionary.to_pylist()], pa.int64())
+    staged.set(unit_nanoseconds=columns.spread(units.indices, nanoseconds))
+    billed = staged.ask_rows(
+        "case when consumed_quantity >= 0 then try_cast(round(cast(consumed_quantity as double) * unit_nanoseconds) as bigint) end"
     )
-    facts = [(key, *describe_machine(details, kind, stated, known)) for key, details, kind, stated in rows]
-    _insert_rows(con, "machine_facts", [f for f in facts if any(value is not None for value in f[1:])])
-
-
-def currencies() -> list[str]:
-    """ISO 4217 codes of national currencies and funds in use, and those replaced since 2020 that old bills still carry."""
-    return files("runspend.billing").joinpath("currencies.csv").read_text(encoding="utf-8").split()[1:]
-
-
-Machine = tuple[str | None, int | None, int | None, float | None]
-
-
-def describe_machine(details: str | None, resource_type: str | None, stated: str | None, known: dict[str, Machine]) -> Machine:
-    """(instance type, GPUs, vCPUs, GiB) by SkuPriceDetails, else the provider's own column, else the type's entry in the list."""
-    said: dict[str, Any] = {}
-    if details:
-        try:
-            parsed = json.loads(details)
-        except (ValueError, RecursionError):
-            parsed = None
-        said = parsed if isinstance(parsed, dict) else {}
-    instance_type = next((str(said[k]) for k in ("InstanceType", "x_InstanceType") if isinstance(said.get(k), str) and said[k]), None)
-    if instance_type is None and stated:
-        # AWS writes usage types such as USW2-BoxUsage:p4d.24xlarge; a bare type stands for itself.
-        match = re.fullmatch(r"(?:.*(?:Usage|Box|Host)[^:]*:)?([a-z][a-z0-9-]*\.[a-z0-9-]+)", stated)
-        instance_type = match[1] if match else stated if stated.lower() in known else None
-    if instance_type is None and resource_type and resource_type.lower() in known:
-        instance_type = resource_type
-    listed = known.get((instance_type or "").lower(), (None, None, None, None))
-    cpus, gpus, memory = (_number(said.get(k)) for k in ("CoreCount", "GpuCount", "MemorySize"))
-    return (
-        instance_type,
-        _whole(gpus) if gpus is not None else listed[1],
-        _whole(cpus) if cpus is not None else listed[2],
-        memory if memory is not None else listed[3],
-    )
-
-
-def _number(value: Any) -> float | None:
-    """A number, or the number a text such as "16 GiB" starts with."""
-    if isinstance(value, bool) or value is None:
-        return None
-    match = re.match(r"\s*(\d+(?:\.\d+)?)", str(value))
-    return float(match[1]) if match else None
-
-
-def _whole(value: float) -> int | None:
-    return int(value) if value < 1e6 else None
-
-
-def instance_types() -> dict[str, Machine]:
-    """Common machine types of the clouds by lower-cased name, from instance_types.csv (published by the providers)."""
-    text = files("runspend.billing").joinpath("instance_types.csv").read_text(encoding="utf-8")
-    return {
-        row["instance_type"].lower(): (row["instance_type"], int(row["gpus"]), int(row["cpus"]), float(row["memory_gb"]))
-        for row in csv.DictReader(text.splitlines())
-    }
-
-
-def _find_units(con: duckdb.DuckDBPyConnection) -> None:
-    con.execute("create or replace temp table time_units (consumed_unit varchar, nanoseconds bigint)")
-    units = con.execute("select distinct consumed_unit from staged where consumed_unit is not null").fetchall()
-    _insert_rows(con, "time_units", [(unit, ns) for (unit,) in units if (ns := plain_time(unit)) is not None])
+    staged.set(billed_nanoseconds=billed)
 
 
 def plain_time(unit: str) -> int | None:
@@ -304,59 +277,191 @@ def plain_time(unit: str) -> int | None:
     return next((int(match[1] or 1) * ns for ns, words in TIME_UNITS.items() if word in words), None)
 
 
-def _find_repeats(con: duckdb.DuckDBPyConnection) -> None:
-    """`repeats`: rows that another row equals, with their ordinal. Equal rows are equal lines, never one line twice."""
-    con.execute(
-        "create or replace temp table repeats as with repeated as (select billing_period, row_hash from staged group by all having count(*) > 1) "
-        "select s.rowid as row_id, row_number() over (partition by s.billing_period, s.row_hash order by s.file_index, s.rowid) - 1 as ordinal "
-        "from staged s join repeated r on r.row_hash = s.row_hash and r.billing_period is not distinct from s.billing_period qualify ordinal > 0"
+def _read_tags(staged: Staged, rules: Rules, found: dict[str, Any]) -> None:
+    """What tags say: the run, the job, the machine a line hangs on, what it shares with machines, dimensions."""
+    column = staged.column("tags")
+    tags = Tags(staged, "tags")
+    if collisions := tags.collisions(rules):
+        found["colliding_tag_keys"] = collisions
+    keys = rules.keys
+    shared = [f"{sql_text(key + '|')} || {tags.value_sql([key])}" for key in dict.fromkeys((*keys.job, *keys.groups)) if tags.has([key])]
+    groups = (
+        f"nullif(array_to_string(list_filter([{', '.join(shared)}], lambda g: g is not null), chr(31)), '')" if shared else "null::varchar"
+    )
+    run, job, machine, group_texts, *lines = staged.ask_of(
+        "tags",
+        tags.value_sql(keys.run_id),
+        job_key_sql(tags.value_sql(keys.job)),
+        f"resource_key({tags.value_sql(keys.attached_to)})",
+        groups,
+        *(tags.value_sql(rules.line_tags(dimension)) for dimension in DIMENSIONS),
+    )
+    allocated = staged.column("allocated_tags")  # of the pod or task that a part of the resource's cost is allocated to
+    parts = Tags(staged, "allocated_tags")
+    part_run, part_job = staged.ask_of("allocated_tags", parts.value_sql(keys.run_id), job_key_sql(parts.value_sql(keys.job)))
+    staged.set(
+        run_tag=columns.first_of([columns.remap(allocated, part_run), columns.remap(column, run)]),
+        job_key=columns.first_of([columns.remap(allocated, part_job), staged.column("resource_job"), columns.remap(column, job)]),
+        attached_to=_of_another(staged, columns.remap(column, machine)),
+        group_keys=_group_keys(staged, columns.remap(column, group_texts)),
+        **{f"line_{name}": columns.remap(column, values) for name, values in zip(DIMENSIONS, lines, strict=True)},
     )
 
 
-def _find_few_valued(con: duckdb.DuckDBPyConnection) -> None:
-    """An enumeration type `few_COLUMN` for every text column of few values: sorting and writing their numbers instead of
-    their texts takes less than half the time, and Parquet holds the same."""
-    names = [c.name for c in FOCUS_COLUMNS if c.type == "STRING"]
-    counts = (
-        con.execute(f"select {', '.join(f'approx_count_distinct({n})' for n in names)} from (from staged limit 50000)").fetchone() or ()
+class Tags:
+    """SQL for the values of tags, over the distinct texts of the bill; keys the bill does not have cost nothing."""
+
+    def __init__(self, staged: Staged, name: str) -> None:
+        import pyarrow as pa
+
+        self.name = name
+        staged.con.register("tag_texts", pa.table({"tags": staged.column(name).dictionary}))
+        self.keys = sorted(row[0] for row in staged.con.execute("select distinct unnest(json_keys(tags)) from tag_texts").fetchall())
+        staged.con.unregister("tag_texts")
+
+    def has(self, names: Iterable[str]) -> bool:
+        return any(form in self.keys for name in names for form in tag_forms(name))
+
+    def value_sql(self, names: Sequence[str]) -> str:
+        """The value of the first of these keys that is set, in any form exports give them; trimmed, null when empty."""
+        there = [form for name in names for form in tag_forms(name) if form in self.keys]
+        values = [f"nullif(trim(json_extract_string({self.name}, {sql_text(json_path(form))})), '')" for form in dict.fromkeys(there)]
+        return f"coalesce({', '.join([*values, 'null::varchar'])})"
+
+    def collisions(self, rules: Rules) -> list[str]:
+        """Keys that differ in case or signs only ("Team and team"): each is read as itself, and people ought to know.
+
+        Forms of one configured key are no collision: they are looked for on purpose.
+        """
+        keys = rules.keys
+        wanted = (*keys.run_id, *keys.job, *keys.attached_to, *keys.groups)
+        meant = {form for name in wanted for form in tag_forms(name)}
+        folded: dict[str, list[str]] = {}
+        for key in self.keys:
+            if key not in meant:
+                folded.setdefault(re.sub(r"[^a-z0-9]", "_", key.lower().removeprefix("user_").removeprefix("user:")), []).append(key)
+        return [" and ".join(same) for same in folded.values() if len(same) > 1]
+
+
+def _of_another(staged: Staged, machines: pa.Array) -> pa.Array:
+    """The machine that the line of another resource names; a machine's own id in its tags says nothing."""
+    if machines.null_count == len(machines):
+        return machines
+    codes, distinct = columns.combine([machines, staged.column("resource_key")], ["named", "own"])
+    [others] = staged.ask(distinct, "case when named is distinct from own then named end")
+    return columns.spread(codes, others)
+
+
+def _group_keys(staged: Staged, texts: pa.Array) -> pa.Array:
+    """Lists of account|key|value, closest first."""
+    import pyarrow as pa
+
+    account = columns.first_of([staged.column("sub_account_id"), staged.column("billing_account_id")])
+    if texts.null_count == len(texts):
+        return pa.ListArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), len(texts) + 1), pa.array([], pa.string()))
+    codes, distinct = columns.combine([account, texts], ["account", "groups"])
+    [lists] = staged.ask(
+        distinct,
+        "coalesce(list_transform(string_split(groups, chr(31)), lambda g: coalesce(account, '') || '|' || g), cast([] as varchar[]))",
     )
-    for name, count in zip(names, counts, strict=True):
-        if 0 < count <= FEW_VALUES:
-            con.execute(
-                f"create or replace type few_{name} as enum (select distinct {name} from staged where {name} is not null order by 1)"
-            )
+    return columns.spread(codes, lists.cast(pa.list_(pa.string())))
 
 
-def _settle_scope(con: duckdb.DuckDBPyConnection, source: str, scope: ScopeSettings | None) -> None:
-    if scope is None or not (scope.include or scope.exclude):
+def _find_storage(staged: Staged) -> None:
+    """`storage_key` and `storage_class` of the lines of buckets and storage accounts."""
+    import pyarrow.compute as pc
+
+    codes, distinct = columns.combine([staged.column("resource_id"), staged.column("service_name")], ["resource_id", "service_name"])
+    [keys] = staged.ask(
+        distinct,
+        f"case when regexp_matches(resource_id, '(?i)(:s3|storage|://|/buckets/)') or not regexp_matches(resource_id, '[/:]') then {storage_key_sql('resource_id', 'service_name')} end",
+    )
+    key = columns.spread(codes, keys)
+    names = ("sku_price_details", "delivered_instance_type", "sku_meter")
+    codes, distinct = columns.combine([staged.column(name) for name in names], names)
+    if key.null_count == len(key):
+        staged.set(storage_key=key, storage_class=key)
         return
-    included = " or ".join(selector_sql(s, source) for s in scope.include) or "true"
-    excluded = " or ".join(selector_sql(s, source) for s in scope.exclude) or "false"
-    con.execute(f"update staged set scope = case when ({included}) and not ({excluded}) then 'include' else 'exclude' end")
+    said = ["json_extract_string(sku_price_details, '$.StorageClass')", "json_extract_string(sku_price_details, '$.x_StorageClass')"]
+    [classes] = staged.ask(
+        distinct, f"coalesce({', '.join(storage_class_sql(text) for text in (*said, 'delivered_instance_type', 'sku_meter'))})"
+    )
+    spoken = columns.spread(codes, classes)
+    staged.set(storage_key=key, storage_class=columns.only_where(pc.is_valid(key), spoken))
 
 
-def selector_sql(selector: Selector, source: str) -> str:
-    """DuckDB condition for a line selector: its keys all hold, each for any of its patterns. Null never matches."""
-    columns = {
-        "source": [sql_text(source)],
-        "account": ["sub_account_id", "billing_account_id"],
-        "service": ["service_name"],
-        "region": ["region_id"],
-        "resource": ["resource_id", "resource_key(resource_id)"],
-        "category": ["charge_category"],
+def _find_pools(staged: Staged, source: str, rules: Rules) -> None:
+    """`pool_key`: the first pool whose selector names the line decides, also where a value of `equal` is missing."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    keys = [pa.nulls(staged.rows.num_rows, columns.text_type())]
+    free: pa.Array | None = None
+    for pool in rules.pools:
+        named = select_rows(staged, pool.lines, source)
+        mine = named if free is None else pc.and_(named, free)
+        free = pc.invert(named) if free is None else pc.and_not(free, named)
+        if pool.equal:
+            codes, distinct = columns.combine([staged.column(f"line_{d}") for d in pool.equal], pool.equal)
+            [texts] = staged.ask(distinct, pool_key_sql(pool.name, [(d, d) for d in pool.equal]))
+            key = columns.spread(codes, texts)
+        else:
+            key = columns.constant(pool.name, staged.rows.num_rows)
+        keys.append(columns.only_where(mine, key))
+    staged.set(pool_key=columns.first_of(keys))
+
+
+def _settle_scope(staged: Staged, source: str, rules: Rules) -> None:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    scope, rows = rules.scope, staged.rows.num_rows
+    if scope is None or not rules.is_scoped:
+        staged.set(scope=pa.nulls(rows, columns.text_type()))
+        return
+    inside = pa.repeat(pa.scalar(not scope.include), rows)
+    for selector in scope.include:
+        inside = pc.or_(inside, select_rows(staged, selector, source))
+    for selector in scope.exclude:
+        inside = pc.and_not(inside, select_rows(staged, selector, source))
+    codes = pc.if_else(inside, pa.scalar(0, pa.int32()), pa.scalar(1, pa.int32()))
+    staged.set(scope=pa.DictionaryArray.from_arrays(codes, pa.array(["include", "exclude"])))
+
+
+def select_rows(staged: Staged, selector: Selector, source: str) -> pa.Array:
+    """Which rows a line selector names: its keys all hold, each for any of its patterns. Null never matches."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    held = {
+        "account": ("sub_account_id", "billing_account_id"),
+        "service": ("service_name",),
+        "region": ("region_id",),
+        "resource": ("resource_id", "resource_key"),
+        "category": ("charge_category",),
     }
-    terms = []
+    rows = pa.repeat(pa.scalar(True), staged.rows.num_rows)
     for key, patterns in selector.items():
-        expressions = columns.get(key) or [f"json_extract_string(tags, {sql_text(json_path(key.partition('.')[2]))})"]
-        tests = [
-            f"coalesce({e} = {sql_text(p)}, false)"
-            if not re.search(r"[*?]", p)
-            else f"coalesce(regexp_matches({e}, {sql_text(glob_to_regex(p))}), false)"
-            for e in expressions
-            for p in patterns
-        ]
-        terms.append("(" + " or ".join(tests) + ")")
-    return "(" + " and ".join(terms) + ")"
+        if key == "source":
+            [fits] = staged.ask(pa.table({"source": pa.array([source])}), _matching_sql("source", patterns))
+            rows = pc.and_(rows, pa.repeat(fits[0], staged.rows.num_rows))
+            continue
+        named: pa.Array | None = None
+        for name in held.get(key, ("tags",)):
+            value = name if key in held else f"json_extract_string(tags, {sql_text(json_path(key.partition('.')[2]))})"
+            [fits] = staged.ask_of(name, _matching_sql(value, patterns))
+            mine = pc.fill_null(columns.spread(staged.column(name).indices, fits), False)
+            named = mine if named is None else pc.or_(named, mine)
+        rows = pc.and_(rows, named)
+    return rows
+
+
+def _matching_sql(value: str, patterns: Sequence[str]) -> str:
+    """DuckDB condition that a value fits one of the globs; false for null."""
+    tests = [
+        f"regexp_matches({value}, {sql_text(glob_to_regex(p))})" if re.search(r"[*?]", p) else f"{value} = {sql_text(p)}" for p in patterns
+    ]
+    return f"coalesce({' or '.join(tests)}, false)"
 
 
 def json_path(key: str) -> str:
@@ -364,176 +469,7 @@ def json_path(key: str) -> str:
     return '$."' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def write_lines(
-    con: duckdb.DuckDBPyConnection, source: str, period: str, file_indexes: Sequence[int], load_id: str, path: Path, *, is_scoped: bool
-) -> None:
-    """The period's `billing_lines` as one sorted Parquet file."""
-    folder = files("runspend.billing")
-    settle = folder.joinpath("settle.sql").read_text(encoding="utf-8")
-    _choose(con, period, file_indexes)
-    con.execute(f"set variable source = {sql_text(source)}")
-    con.execute(f"set variable load_id = {sql_text(load_id)}")
-    relation = f"({settle})"
-    if is_scoped:
-        con.execute(f"create or replace temp view settled as {settle}")
-        sums = folder.joinpath("out_of_scope.sql").read_text(encoding="utf-8")
-        relation = f"(select * from settled where scope is distinct from 'exclude' union all by name {sums})"
-    few = {row[0] for row in con.execute("select type_name from duckdb_types() where starts_with(type_name, 'few_')").fetchall()}
-    types = {c.name: f"few_{c.name}" if f"few_{c.name}" in few else TYPES[c.type] for c in BILLING_LINES.columns}
-    columns = ", ".join(f"cast({name} as {kind}) as {name}" for name, kind in types.items())
-    con.execute(
-        f"copy (select {columns} from {relation} order by {', '.join(BILLING_LINES.sort)}) "
-        f"to {sql_text(str(path))} (format parquet, compression zstd, compression_level 1)"
-    )
+def _texts(values: Iterable[str | None]) -> pa.Array:
+    import pyarrow as pa
 
-
-def _choose(con: duckdb.DuckDBPyConnection, period: str, file_indexes: Sequence[int]) -> None:
-    con.execute(f"set variable period = date '{period}-01'")
-    con.execute("create or replace temp table chosen_files as select unnest(?)::integer as file_index", [list(file_indexes)])
-
-
-CHOSEN = "billing_period = getvariable('period') and file_index in (select file_index from chosen_files)"
-
-
-@dataclass(frozen=True)
-class Totals:
-    """What one currency of one period sums to."""
-
-    currency: str
-    row_count: int
-    costs: tuple[Decimal, Decimal, Decimal, Decimal]  # in the order of COSTS
-    null_list_count: int
-    null_contracted_count: int
-    null_effective_count: int
-    covered_until: datetime | None
-    is_invoiced: bool
-    rounded_cost: Decimal
-
-
-def read_totals(con: duckdb.DuckDBPyConnection, period: str, file_indexes: Sequence[int]) -> list[Totals]:
-    """Totals per currency of what `write_lines` writes for the same arguments."""
-    _choose(con, period, file_indexes)
-    sums = ", ".join(f"coalesce(sum({c}), 0)::decimal(38, 22)" for c in COSTS)
-    rows = con.execute(
-        f"select billing_currency, count(*), {sums}, count(*) - count(list_cost), count(*) - count(contracted_cost), count(*) - count(effective_cost), "
-        "max(charge_period_end) filter (charge_category = 'Usage'), count(invoice_id) = count(*) "
-        f"from staged where trouble is null and {CHOSEN} group by 1 order by 1"
-    ).fetchall()
-    rounded = _rounded(con)
-    return [Totals(r[0], r[1], (r[2], r[3], r[4], r[5]), r[6], r[7], r[8], r[9], r[10], rounded.get(r[0], Decimal(0))) for r in rows]
-
-
-def _rounded(con: duckdb.DuckDBPyConnection) -> dict[str, Decimal]:
-    """Per currency: the sum of delivered minus loaded BilledCost, exactly, over texts with more than 22 decimals."""
-    sums: dict[str, Decimal] = {}
-    for currency, text, loaded, rows in con.execute(
-        "select billing_currency, long_billed_cost, billed_cost, count(*) from staged "
-        f"where trouble is null and long_billed_cost is not null and {CHOSEN} group by all"
-    ).fetchall():
-        delivered = Decimal(text.strip())
-        exponent = delivered.as_tuple().exponent
-        if isinstance(exponent, int) and exponent < -22:
-            rest = EXACT.multiply(EXACT.subtract(delivered, loaded), Decimal(rows))
-            sums[currency] = EXACT.add(sums.get(currency, Decimal(0)), rest)
-    return sums
-
-
-@dataclass(frozen=True)
-class FedPeriod:
-    """What one file holds for one period and billing account."""
-
-    file_index: int
-    period: str
-    account: str
-    currency: str
-    rows: int
-    quarantined: int
-    billed: Decimal
-    first_day: date
-    last_day: date
-
-
-def read_census(con: duckdb.DuckDBPyConnection) -> list[FedPeriod]:
-    """Which files feed which periods of which accounts, over which charge days, with how much money."""
-    rows = con.execute(
-        "select file_index, strftime(billing_period, '%Y-%m'), coalesce(billing_account_id, ''), coalesce(billing_currency, ''), "
-        "count(*) filter (trouble is null), count(*) filter (trouble is not null), coalesce(sum(billed_cost) filter (trouble is null), 0)::decimal(38, 22), "
-        "day_of(min(charge_period_start)), day_of(max(charge_period_start)) from staged where billing_period is not null group by all order by all"
-    ).fetchall()
-    return [FedPeriod(*row) for row in rows]
-
-
-def place_unreadable_periods(con: duckdb.DuckDBPyConnection, stated: dict[int, str]) -> list[int]:
-    """Give quarantined rows without a readable period the one their file states, else the only one its other rows have,
-    else the month of the charge. Returns the files in which that leaves rows without any."""
-    for file_index, period in stated.items():
-        con.execute(
-            "update staged set billing_period = cast(? as date) where billing_period is null and file_index = ?",
-            [f"{period}-01", file_index],
-        )
-    con.execute(
-        "update staged set billing_period = null where trouble is not null and not is_plausible(cast(billing_period as timestamptz))"
-    )
-    con.execute(
-        "update staged set billing_period = o.billing_period from (select file_index, mode(billing_period) as billing_period from staged "
-        "where trouble is null group by 1) o where staged.billing_period is null and o.file_index = staged.file_index"
-    )
-    con.execute(
-        "update staged set billing_period = month_of(charge_period_start) where billing_period is null and is_plausible(charge_period_start)"
-    )
-    return [row[0] for row in con.execute("select distinct file_index from staged where billing_period is null order by 1").fetchall()]
-
-
-def read_quarantine(con: duckdb.DuckDBPyConnection, period: str, file_indexes: Sequence[int]) -> list[dict[str, Any]]:
-    """The period's rows that could not be read, whole."""
-    _choose(con, period, file_indexes)
-    result = con.execute(
-        "select printf('%016x', s.row_hash) || case when r.ordinal is null then '' else '-' || r.ordinal end as line_id, s.file_index, s.row_number, "
-        "s.trouble as reason, case when not starts_with(s.trouble, 'BilledCost') then s.billed_cost end as billed_cost, s.raw "
-        f"from staged s left join repeats r on r.row_id = s.rowid where s.trouble is not null and {CHOSEN} order by 1"
-    )
-    names = [d[0] for d in result.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
-
-
-def read_day_sums(
-    con: duckdb.DuckDBPyConnection, period: str, file_indexes: Sequence[int]
-) -> dict[tuple[Any, str, str, str], tuple[Decimal, ...]]:
-    """(charge date, service, sub-account, currency) -> the four costs, in the order of COSTS."""
-    _choose(con, period, file_indexes)
-    sums = ", ".join(f"coalesce(sum({c}), 0)::decimal(38, 22)" for c in COSTS)
-    rows = con.execute(
-        f"select day_of(charge_period_start), coalesce(service_name, ''), coalesce(sub_account_id, ''), billing_currency, {sums} "
-        f"from staged where trouble is null and {CHOSEN} group by all"
-    ).fetchall()
-    return {(r[0], r[1], r[2], r[3]): tuple(r[4:]) for r in rows}
-
-
-def find_overlap(con: duckdb.DuckDBPyConnection, period: str, file_indexes: Sequence[int]) -> tuple[int, int, str, date] | None:
-    """The first (file, file, billing account, charge day) that two files both hold."""
-    _choose(con, period, file_indexes)
-    row = con.execute(
-        f"select min(file_index), max(file_index), coalesce(billing_account_id, ''), day_of(charge_period_start) from staged where trouble is null and {CHOSEN} "
-        "group by 3, 4 having count(distinct file_index) > 1 order by 4, 3 limit 1"
-    ).fetchone()
-    return None if row is None else (row[0], row[1], row[2], row[3])
-
-
-def read_charge_range(con: duckdb.DuckDBPyConnection, period: str, file_indexes: Sequence[int]) -> dict[str, str | None]:
-    """First and last instant that lines of the period charge for, ISO texts: what runs can overlap them."""
-    _choose(con, period, file_indexes)
-    row = con.execute(f"select min(charge_period_start), max(charge_period_end) from staged where trouble is null and {CHOSEN}").fetchone()
-    first, last = row or (None, None)
-    return {"first_charge_start": first and first.isoformat(), "last_charge_end": last and last.isoformat()}
-
-
-def _insert_rows(con: duckdb.DuckDBPyConnection, table: str, rows: list[tuple[Any, ...]]) -> None:
-    """Insert many small rows, a column a parameter: `executemany` takes a millisecond a row, Arrow brings in pandas first."""
-    if rows:
-        columns = [list(column) for column in zip(*rows, strict=True)]
-        con.execute(f"insert into {table} select {', '.join('unnest(?)' for _ in columns)}", columns)
-
-
-def _count(con: duckdb.DuckDBPyConnection, sql: str) -> int:
-    row = con.execute(sql).fetchone()
-    return int(row[0]) if row else 0
+    return pa.array(list(values), pa.string())

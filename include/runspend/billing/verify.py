@@ -10,6 +10,7 @@ import hashlib
 import shutil
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,7 @@ class VerifiedFile:
     kind: str  # csv or parquet
     bytes: int
     sha256: str
+    lines: int = 0  # of text; a last one without an end counts
 
 
 def verify_file(source: str, name: str, path: Path, *, stated_bytes: int | None, unpack_to: Path) -> VerifiedFile:
@@ -44,14 +46,16 @@ def verify_file(source: str, name: str, path: Path, *, stated_bytes: int | None,
     if lower.endswith(".parquet"):
         return VerifiedFile(path, "parquet", size, _check_parquet(source, name, path))
     if lower.endswith(".gz"):
-        return VerifiedFile(unpack_to, "csv", size, _unpack(source, name, path, unpack_to))
-    digest = hashlib.sha256()
+        digest, lines = _unpack(source, name, path, unpack_to)
+        return VerifiedFile(unpack_to, "csv", size, digest, lines)
+    hashed = hashlib.sha256()
     text = _LineGuard(source, name)
-    for chunk in _chunks(path):
-        digest.update(chunk)
-        text.take(chunk)
-    text.finish()
-    return VerifiedFile(path, "csv", size, digest.hexdigest())
+    with ThreadPoolExecutor(1) as beside:  # hashing lets go of the interpreter
+        for chunk in _chunks(path):
+            hashing = beside.submit(hashed.update, chunk)
+            text.take(chunk)
+            hashing.result()
+    return VerifiedFile(path, "csv", size, hashed.hexdigest(), text.finish())
 
 
 class _LineGuard:
@@ -61,6 +65,7 @@ class _LineGuard:
         self.source, self.name = source, name
         self.bytes = 0
         self.since_newline = 0
+        self.newlines = 0
 
     def take(self, chunk: bytes) -> None:
         self.bytes += len(chunk)
@@ -69,18 +74,21 @@ class _LineGuard:
         if b"\0" in chunk:
             raise _refused(self.source, self.name, "it contains a NUL byte, so it is not UTF-8 CSV. Export it as UTF-8")
         first = chunk.find(b"\n")
+        self.newlines += chunk.count(b"\n")
         longest = self.since_newline + (len(chunk) if first < 0 else first)
         if longest > MAX_LINE_BYTES:
             raise _refused(self.source, self.name, f"it has a line of more than {MAX_LINE_BYTES} bytes. Check what wrote it")
         self.since_newline = longest if first < 0 else len(chunk) - chunk.rfind(b"\n") - 1
 
-    def finish(self) -> None:
+    def finish(self) -> int:
+        """The number of lines."""
         if not self.bytes:
             raise _refused(self.source, self.name, "it is empty, not even a header. Deliver it again")
+        return self.newlines + (self.since_newline > 0)
 
 
-def _unpack(source: str, name: str, path: Path, unpack_to: Path) -> str:
-    """Unpack a gzip of one or more members, every CRC checked by zlib; the digest is that of the packed bytes."""
+def _unpack(source: str, name: str, path: Path, unpack_to: Path) -> tuple[str, int]:
+    """Unpack a gzip of one or more members, every CRC checked by zlib; the digest (of the packed bytes) and the lines of text."""
     digest = hashlib.sha256()
     text = _LineGuard(source, name)
     packed = path.stat().st_size
@@ -111,8 +119,7 @@ def _unpack(source: str, name: str, path: Path, unpack_to: Path) -> str:
                     chunk = member.unconsumed_tail
         if is_open or not packed:
             raise _refused(source, name, "its gzip ends in the middle. Deliver it again")
-    text.finish()
-    return digest.hexdigest()
+    return digest.hexdigest(), text.finish()
 
 
 def _check_parquet(source: str, name: str, path: Path) -> str:

@@ -14,9 +14,9 @@ from datetime import date, datetime
 from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING, Any
 
-from runspend.billing.settle import COSTS, EXACT, SETTLE_VERSION, Totals
-from runspend.config import BillSource, ScopeSettings
-from runspend.identifiers import RUN_TAG_KEYS
+from runspend.billing.census import COSTS, EXACT, Totals
+from runspend.billing.settle import SETTLE_VERSION, Rules
+from runspend.config import BillSource
 from runspend.tables import BILL_CHANGES, BILLING_LOADS
 
 if TYPE_CHECKING:
@@ -74,10 +74,9 @@ def read_book(source: str, period: str, loads: pa.Table | None) -> Book:
     return Book(source, period, [] if loads is None else loads.to_pylist())
 
 
-def settings_key(format_name: str, scope: ScopeSettings | None) -> str:
-    """What besides the files decides the rows: part of the version, so that a changed scope is a new version."""
-    selectors = None if scope is None else {"include": scope.include, "exclude": scope.exclude}
-    return json.dumps([SETTLE_VERSION, format_name, selectors, RUN_TAG_KEYS], sort_keys=True)
+def settings_key(format_name: str, rules: Rules) -> str:
+    """What besides the files decides the rows: part of the version, so that a change in the configuration is a new version."""
+    return json.dumps([SETTLE_VERSION, format_name, rules.said()], sort_keys=True)
 
 
 def version_of(digests: Iterable[str], settings: str) -> str:
@@ -127,7 +126,8 @@ class VersionFacts:
 
 def add_version(book: Book, facts: VersionFacts, reason: str | None) -> list[dict[str, Any]]:
     """The book's rows with this version: current (the one before becomes replaced), or refused with the reason."""
-    kept = [row for row in book.rows if row["version"] != facts.version]
+    # A version that comes back after another gets rows of its own, so that `--as-of` finds what was in place when.
+    kept = [row for row in book.rows if row["version"] != facts.version or row["state"] != "refused"]
     if reason is None:
         kept = [{**row, "state": "replaced"} if row["state"] == "current" else row for row in kept]
     empty = Totals("", 0, (ZERO, ZERO, ZERO, ZERO), 0, 0, 0, None, False, ZERO)
@@ -185,19 +185,12 @@ def add_changes(
     for row in rows:
         key = (row["charge_date"], row["service_name"], row["sub_account_id"], row["billing_currency"])
         in_place[key] = [EXACT.add(a, row[c]) for a, c in zip(in_place.get(key, [ZERO] * 4), COSTS, strict=True)]
-    # A version that comes back adds to its own rows: a version has one row per key.
-    again = {(r["charge_date"], r["service_name"], r["sub_account_id"], r["billing_currency"]): r for r in rows if r["version"] == version}
-    kept = [{**r, "version_number": number} if r["version"] == version else r for r in rows]
-    again = {k: next(r for r in kept if r["version"] == version and _key(r) == k) for k in again}
     for key in sorted({*in_place, *sums}, key=str):
         new, old = sums.get(key, (ZERO,) * 4), in_place.get(key, [ZERO] * 4)
         change = [EXACT.subtract(a, b) for a, b in zip(new, old, strict=True)]
         if not any(change):
             continue
-        if row_again := again.get(key):
-            row_again.update({c: EXACT.add(row_again[c], d) for c, d in zip(COSTS, change, strict=True)})
-            continue
-        kept.append(
+        rows.append(
             {
                 "source": source,
                 "billing_period": date.fromisoformat(f"{period}-01"),
@@ -211,11 +204,7 @@ def add_changes(
                 "load_id": load_id,
             }
         )
-    return kept
-
-
-def _key(row: Mapping[str, Any]) -> tuple[Any, str, str, str]:
-    return (row["charge_date"], row["service_name"], row["sub_account_id"], row["billing_currency"])
+    return rows
 
 
 def plain(amount: Decimal) -> str:

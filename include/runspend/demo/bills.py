@@ -90,7 +90,7 @@ def _machine_lines(machine: Machine, start: datetime, hours: Decimal, run_id: st
     service = "Amazon EC2" if machine.kind.provider == "AWS" else "Compute Engine"
     yield _line(machine.kind.provider, start, start + HOUR, Decimal(machine.kind.price) * hours, service=service, category="Compute", resource=machine.billed_as, sku=machine.kind.name, quantity=hours, unit="Hours", tags=tags, details=details)
     if machine.kind.provider == "AWS":
-        yield _line("AWS", start, start + HOUR, Decimal("0.0660000000"), service="Amazon EBS", category="Storage", resource=f"arn:aws:ec2:eu-west-1:111122223333:volume/vol-{machine.resource_id[2:]}", sku="gp3", quantity=Decimal("0.68"), unit="GB-Months", tags=tags)
+        yield _line("AWS", start, start + HOUR, Decimal("0.0660000000"), service="Amazon EBS", category="Storage", resource=f"arn:aws:ec2:eu-west-1:111122223333:volume/vol-{machine.resource_id[2:]}", sku="gp3", quantity=Decimal("0.68"), unit="GB-Months", tags=tags | {"instance_id": machine.resource_id})
 
 
 def _line(

@@ -1,74 +1,111 @@
 -- one row per charge date and combination of the columns before the costs
-with short as (
+with charges as (
+  -- by run first, for its names are long; a charge longer than a day has more than one
   select
     source, billing_period, service_provider_name, billing_account_id, sub_account_id, region_id, service_name, charge_category, cost_kind, allocated_to,
-    tracking_server, workspace, run_id, confidence, cost_status, billing_currency, charge_date, false as is_spread,
+    tracking_server, workspace, run_id, owner_id, line_team, line_project, line_cost_center, line_owner, confidence, cost_status, billing_currency, charge_date,
+    case
+      when allocated_to = 'out_of_scope' or timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000 then 1
+      else date_diff(date(timestamp_sub(charge_period_end, interval 1 microsecond)), charge_date, day) + 1
+    end as days,
     sum(list_cost) as list_cost, sum(contracted_cost) as contracted_cost, sum(effective_cost) as effective_cost, sum(billed_cost) as billed_cost
   from cost_allocations
   where billing_period = @period
-    and (allocated_to = 'out_of_scope' or timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000)
   group by
     source, billing_period, service_provider_name, billing_account_id, sub_account_id, region_id, service_name, charge_category, cost_kind, allocated_to,
-    tracking_server, workspace, run_id, confidence, cost_status, billing_currency, charge_date
+    tracking_server, workspace, run_id, owner_id, line_team, line_project, line_cost_center, line_owner, confidence, cost_status, billing_currency, charge_date, days
 ),
-long as (
-  -- charges longer than a day, summed before they are spread: all of one window spread alike
+named as (
+  select
+    d.source, d.billing_period, d.service_provider_name, d.billing_account_id, d.sub_account_id, d.region_id, d.service_name, d.charge_category,
+    d.cost_kind, d.allocated_to, d.tracking_server, d.workspace, coalesce(r.experiment_id, o.experiment_id) as experiment_id,
+    coalesce(r.experiment_name, e.experiment_name) as experiment_name,
+    -- what the run says comes before what its bill says where `dimensions` has it so; money no run has keeps what the bill says
+    case when r.team is not null and strpos(@team_before_bill, concat('|', r.team_from, '|')) > 0 then r.team else coalesce(b.line_team, r.team, d.line_team) end as team,
+    case when r.project is not null and strpos(@project_before_bill, concat('|', r.project_from, '|')) > 0 then r.project else coalesce(b.line_project, r.project, d.line_project) end as project,
+    case when r.cost_center is not null and strpos(@cost_center_before_bill, concat('|', r.cost_center_from, '|')) > 0 then r.cost_center else coalesce(b.line_cost_center, r.cost_center, d.line_cost_center) end as cost_center,
+    case when r.owner is not null and strpos(@owner_before_bill, concat('|', r.owner_from, '|')) > 0 then r.owner else coalesce(b.line_owner, r.owner, d.line_owner) end as owner,
+    r.user_name, d.confidence, d.cost_status, d.billing_currency, d.charge_date, d.days,
+    d.list_cost, d.contracted_cost, d.effective_cost, d.billed_cost
+  from charges d
+  left join runs r on r.tracking_server = d.tracking_server and r.workspace = d.workspace and r.run_id = d.run_id
+  left join run_bill_dimensions b on b.billing_period = @period and b.tracking_server = d.tracking_server and b.workspace = d.workspace and b.run_id = d.run_id
+  left join artifact_owners o on o.owner_kind = 'logged_model' and o.tracking_server = d.tracking_server and o.workspace = d.workspace and o.owner_id = d.owner_id
+  left join experiments e on e.tracking_server = o.tracking_server and e.workspace = o.workspace and e.experiment_id = o.experiment_id
+),
+summed as (
   select
     source, billing_period, service_provider_name, billing_account_id, sub_account_id, region_id, service_name, charge_category, cost_kind, allocated_to,
-    tracking_server, workspace, run_id, confidence, cost_status, billing_currency, charge_date,
-    date_diff(date(timestamp_sub(charge_period_end, interval 1 microsecond)), charge_date, day) + 1 as days,
+    tracking_server, workspace, experiment_id, experiment_name, team, project, cost_center, owner, user_name, confidence, cost_status, billing_currency, charge_date, days,
     sum(list_cost) as list_cost, sum(contracted_cost) as contracted_cost, sum(effective_cost) as effective_cost, sum(billed_cost) as billed_cost
-  from cost_allocations
-  where billing_period = @period
-    and allocated_to <> 'out_of_scope' and timestamp_diff(charge_period_end, charge_period_start, microsecond) > 86400000000
+  from named
   group by
     source, billing_period, service_provider_name, billing_account_id, sub_account_id, region_id, service_name, charge_category, cost_kind, allocated_to,
-    tracking_server, workspace, run_id, confidence, cost_status, billing_currency, charge_date, days
+    tracking_server, workspace, experiment_id, experiment_name, team, project, cost_center, owner, user_name, confidence, cost_status, billing_currency, charge_date, days
+),
+numbered as (
+  -- the names are long and the days many: they are spread under a number
+  select
+    source, billing_period, service_provider_name, billing_account_id, sub_account_id, region_id, service_name, charge_category, cost_kind, allocated_to,
+    tracking_server, workspace, experiment_id, experiment_name, team, project, cost_center, owner, user_name, confidence, cost_status, billing_currency, charge_date, days, list_cost, contracted_cost, effective_cost, billed_cost,
+    dense_rank() over (order by
+      source, billing_period, service_provider_name, billing_account_id, sub_account_id, region_id, service_name, charge_category, cost_kind, allocated_to,
+      tracking_server, workspace, experiment_id, experiment_name, team, project, cost_center, owner, user_name, confidence, cost_status, billing_currency) as number
+  from summed
+  where days > 1
+),
+names as (
+  select
+    source, billing_period, service_provider_name, billing_account_id, sub_account_id, region_id, service_name, charge_category, cost_kind, allocated_to,
+    tracking_server, workspace, experiment_id, experiment_name, team, project, cost_center, owner, user_name, confidence, cost_status, billing_currency, number
+  from numbered
+  qualify row_number() over (partition by number order by charge_date, days) = 1
 ),
 floats as (
   select
-    c.source, c.billing_period, c.service_provider_name, c.billing_account_id, c.sub_account_id, c.region_id, c.service_name, c.charge_category, c.cost_kind, c.allocated_to, c.tracking_server, c.workspace, c.run_id, c.confidence, c.cost_status, c.billing_currency, c.days, day,
-    date_diff(day, c.charge_date, day) as day_number,
-    c.list_cost, cast(cast(c.list_cost as string) as float64) * (date_diff(day, c.charge_date, day) / c.days) as list_before, cast(cast(c.list_cost as string) as float64) * ((date_diff(day, c.charge_date, day) + 1) / c.days) as list_upto,
-    c.contracted_cost, cast(cast(c.contracted_cost as string) as float64) * (date_diff(day, c.charge_date, day) / c.days) as contracted_before, cast(cast(c.contracted_cost as string) as float64) * ((date_diff(day, c.charge_date, day) + 1) / c.days) as contracted_upto,
-    c.effective_cost, cast(cast(c.effective_cost as string) as float64) * (date_diff(day, c.charge_date, day) / c.days) as effective_before, cast(cast(c.effective_cost as string) as float64) * ((date_diff(day, c.charge_date, day) + 1) / c.days) as effective_upto,
-    c.billed_cost, cast(cast(c.billed_cost as string) as float64) * (date_diff(day, c.charge_date, day) / c.days) as billed_before, cast(cast(c.billed_cost as string) as float64) * ((date_diff(day, c.charge_date, day) + 1) / c.days) as billed_upto
-  from long c
-  cross join unnest(generate_date_array(c.charge_date, date_add(c.charge_date, interval c.days - 1 day))) as day
+    number, charge_date, days, day, date_diff(day, charge_date, day) + 1 = days as is_last,
+    list_cost, cast(cast(list_cost as string) as float64) * ((date_diff(day, charge_date, day) + 1) / days) as list_upto,
+    contracted_cost, cast(cast(contracted_cost as string) as float64) * ((date_diff(day, charge_date, day) + 1) / days) as contracted_upto,
+    effective_cost, cast(cast(effective_cost as string) as float64) * ((date_diff(day, charge_date, day) + 1) / days) as effective_upto,
+    billed_cost, cast(cast(billed_cost as string) as float64) * ((date_diff(day, charge_date, day) + 1) / days) as billed_upto
+  from numbered
+  cross join unnest(generate_date_array(charge_date, date_add(charge_date, interval days - 1 day))) as day
 ),
-spread as (
+bounds as (
   select
-    source, billing_period, service_provider_name, billing_account_id, sub_account_id, region_id, service_name, charge_category, cost_kind, allocated_to,
-    tracking_server, workspace, run_id, confidence, cost_status, billing_currency, day as charge_date, true as is_spread,
-    case when day_number + 1 = days then list_cost else cast(cast(trunc(list_upto) as int64) + cast(round((list_upto - trunc(list_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end
-      - case when day_number = 0 then bignumeric '0' else cast(cast(trunc(list_before) as int64) + cast(round((list_before - trunc(list_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as list_cost,
-    case when day_number + 1 = days then contracted_cost else cast(cast(trunc(contracted_upto) as int64) + cast(round((contracted_upto - trunc(contracted_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end
-      - case when day_number = 0 then bignumeric '0' else cast(cast(trunc(contracted_before) as int64) + cast(round((contracted_before - trunc(contracted_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as contracted_cost,
-    case when day_number + 1 = days then effective_cost else cast(cast(trunc(effective_upto) as int64) + cast(round((effective_upto - trunc(effective_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end
-      - case when day_number = 0 then bignumeric '0' else cast(cast(trunc(effective_before) as int64) + cast(round((effective_before - trunc(effective_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as effective_cost,
-    case when day_number + 1 = days then billed_cost else cast(cast(trunc(billed_upto) as int64) + cast(round((billed_upto - trunc(billed_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end
-      - case when day_number = 0 then bignumeric '0' else cast(cast(trunc(billed_before) as int64) + cast(round((billed_before - trunc(billed_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as billed_cost
+    number, charge_date, days, day,
+    case when is_last then list_cost else cast(cast(trunc(list_upto) as int64) + cast(round((list_upto - trunc(list_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as list_to,
+    case when is_last then contracted_cost else cast(cast(trunc(contracted_upto) as int64) + cast(round((contracted_upto - trunc(contracted_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as contracted_to,
+    case when is_last then effective_cost else cast(cast(trunc(effective_upto) as int64) + cast(round((effective_upto - trunc(effective_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as effective_to,
+    case when is_last then billed_cost else cast(cast(trunc(billed_upto) as int64) + cast(round((billed_upto - trunc(billed_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as billed_to
   from floats
 ),
-days as (
+parts as (
+  -- a day has what lies between its bound and the bound of the day before
   select
-    source, billing_period, service_provider_name, billing_account_id, sub_account_id, region_id, service_name, charge_category, cost_kind, allocated_to,
-    tracking_server, workspace, run_id, confidence, cost_status, billing_currency, charge_date, is_spread, list_cost, contracted_cost, effective_cost, billed_cost
-  from short
-  union all
-  select
-    source, billing_period, service_provider_name, billing_account_id, sub_account_id, region_id, service_name, charge_category, cost_kind, allocated_to,
-    tracking_server, workspace, run_id, confidence, cost_status, billing_currency, charge_date, is_spread, list_cost, contracted_cost, effective_cost, billed_cost
-  from spread
+    number, day,
+    list_to - coalesce(lag(list_to) over days_of_charge, bignumeric '0') as list_cost,
+    contracted_to - coalesce(lag(contracted_to) over days_of_charge, bignumeric '0') as contracted_cost,
+    effective_to - coalesce(lag(effective_to) over days_of_charge, bignumeric '0') as effective_cost,
+    billed_to - coalesce(lag(billed_to) over days_of_charge, bignumeric '0') as billed_cost
+  from bounds
+  window days_of_charge as (partition by number, charge_date, days order by day)
+),
+spread as (
+  select number, day, sum(list_cost) as list_cost, sum(contracted_cost) as contracted_cost, sum(effective_cost) as effective_cost, sum(billed_cost) as billed_cost
+  from parts
+  group by number, day
 )
 select
-  d.source, d.billing_period, d.charge_date, d.service_provider_name, d.billing_account_id, d.sub_account_id, d.region_id, d.service_name,
-  d.charge_category, d.cost_kind, d.allocated_to, d.tracking_server, d.workspace, r.experiment_id, r.experiment_name,
-  r.team, r.project, r.cost_center, r.owner, r.user_name, d.confidence, d.cost_status, d.billing_currency, d.is_spread,
-  sum(d.list_cost) as list_cost, sum(d.contracted_cost) as contracted_cost, sum(d.effective_cost) as effective_cost, sum(d.billed_cost) as billed_cost
-from days d
-left join runs r on r.tracking_server = d.tracking_server and r.workspace = d.workspace and r.run_id = d.run_id
-group by
-  d.source, d.billing_period, d.charge_date, d.service_provider_name, d.billing_account_id, d.sub_account_id, d.region_id, d.service_name,
-  d.charge_category, d.cost_kind, d.allocated_to, d.tracking_server, d.workspace, r.experiment_id, r.experiment_name,
-  r.team, r.project, r.cost_center, r.owner, r.user_name, d.confidence, d.cost_status, d.billing_currency, d.is_spread
+  source, billing_period, service_provider_name, billing_account_id, sub_account_id, region_id, service_name, charge_category, cost_kind, allocated_to,
+  tracking_server, workspace, experiment_id, experiment_name, team, project, cost_center, owner, user_name, confidence, cost_status, billing_currency, charge_date, false as is_spread,
+  list_cost, contracted_cost, effective_cost, billed_cost
+from summed
+where days = 1
+union all
+select
+  source, billing_period, service_provider_name, billing_account_id, sub_account_id, region_id, service_name, charge_category, cost_kind, allocated_to,
+  tracking_server, workspace, experiment_id, experiment_name, team, project, cost_center, owner, user_name, confidence, cost_status, billing_currency, day as charge_date, true as is_spread,
+  list_cost, contracted_cost, effective_cost, billed_cost
+from spread
+join names using (number)

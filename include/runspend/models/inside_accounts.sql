@@ -1,12 +1,14 @@
 -- one row per bill and account that has a line of the ML platform: fees of these accounts are shared, fees of others out of scope
-select distinct l.source, coalesce(l.sub_account_id, '') as sub_account_id
-from billing_lines l
-left join inside_resources i on i.resource_key = l.resource_key
-where l.billing_period = @period
-  and (i.resource_key is not null or l.run_tag is not null or l.scope = 'include' or l.service_category = 'AI and Machine Learning')
+with platform as (
+  select distinct l.source, coalesce(l.sub_account_id, '') as sub_account_id
+  from billing_lines l
+  left join inside_resources i on i.resource_key = l.resource_key
+  left join platform_stores s on s.storage_key = l.storage_key
+  left join (select distinct job_key from job_targets) j on j.job_key = l.job_key
+  where l.billing_period = @period
+    and (i.resource_key is not null or s.storage_key is not null or j.job_key is not null or l.run_tag is not null or l.pool_key is not null or l.scope = 'include'
+      or l.service_category = 'AI and Machine Learning')
+)
+select source, sub_account_id from platform
 union distinct
-select distinct l.source, '' as sub_account_id
-from billing_lines l
-left join inside_resources i on i.resource_key = l.resource_key
-where l.billing_period = @period
-  and (i.resource_key is not null or l.run_tag is not null or l.scope = 'include' or l.service_category = 'AI and Machine Learning')
+select source, '' as sub_account_id from platform

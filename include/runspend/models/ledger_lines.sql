@@ -1,16 +1,21 @@
--- one row per bill line of the period: what may settle it, and whether it is the ML platform's
+-- one row per bill line of the period: which rule settles it, if one of the first three does, and whether it is the ML platform's
 with lines as (
   select
     source, billing_period, line_id, charge_date, charge_period_start, charge_period_end, service_provider_name, billing_account_id,
     sub_account_id, region_id, service_name, charge_category, resource_id, resource_key, invoice_id, billing_currency,
-    list_cost, contracted_cost, effective_cost, billed_cost, run_tag, scope, service_category, service_subcategory,
-    sku_id, charge_class, billed_nanoseconds,
+    list_cost, contracted_cost, effective_cost, billed_cost, run_tag, scope, service_category, pricing_category,
+    sku_id, charge_class, billed_nanoseconds, lower(instance_type) as instance_type, machine_gpus, machine_cpus, machine_memory_gb,
+    job_key, attached_to, group_keys, storage_key, storage_class, pool_key, line_team, line_project, line_cost_center, line_owner,
+    nullif(array_to_string(group_keys, '|'), '') as group_text,
+    date_trunc(charge_date, month) as first_month,
+    date_trunc(date(timestamp_sub(charge_period_end, interval 1 microsecond)), month) as last_month,
+    charge_period_end > charge_period_start and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000 as is_short,
     case
       when charge_category in ('Purchase', 'Tax') then 'fee'
       when commitment_discount_status = 'Unused' then 'fee'
       when strpos(lower(coalesce(service_name, '')), 'support') > 0 then 'fee'
-      when resource_key is null and (charge_category in ('Credit', 'Adjustment') or charge_class = 'Correction' or billed_cost < 0) then 'fee'
-      when resource_key is not null and charge_period_end > charge_period_start
+      when resource_key is null and job_key is null and (charge_category in ('Credit', 'Adjustment') or charge_class = 'Correction' or billed_cost < 0) then 'fee'
+      when (resource_key is not null or job_key is not null) and charge_period_end > charge_period_start
         and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000 then 'timed'
       else 'plain'
     end as line_kind,
@@ -23,18 +28,54 @@ with lines as (
     end as cost_kind
   from billing_lines
   where billing_period = @period
+),
+matched as (
+  select
+    l.source, l.billing_period, l.line_id, l.charge_date, l.charge_period_start, l.charge_period_end, l.service_provider_name, l.billing_account_id,
+    l.sub_account_id, l.region_id, l.service_name, l.charge_category, l.resource_id, l.resource_key, l.invoice_id, l.billing_currency,
+    l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost, l.run_tag, l.scope, l.service_category, l.pricing_category,
+    l.sku_id, l.charge_class, l.billed_nanoseconds, l.instance_type, l.machine_gpus, l.machine_cpus, l.machine_memory_gb,
+    l.job_key, l.attached_to, l.group_keys, l.storage_key, l.storage_class, l.pool_key, l.line_team, l.line_project, l.line_cost_center, l.line_owner,
+    l.line_kind, l.cost_kind,
+    k.resource_key is not null as is_known,
+    i.resource_key is not null or s.storage_key is not null as is_on_platform,
+    case
+      when l.run_tag is not null then 'run_tag'
+      when l.line_kind = 'fee' then 'none'
+      when j.job_key is not null then 'job_id'
+      when l.line_kind = 'timed' and (k.resource_key is not null or o.resource_key is not null) then 'resource_id'
+      -- the rules that price from a pool come after all machines have been looked at
+      when (l.is_short and (m.resource_key is not null or g.group_text is not null))
+        or s.storage_key is not null
+        or (l.is_short and l.pool_key is not null)
+        or (l.line_kind = 'timed' and t.instance_type is not null)
+        or (l.cost_kind = 'llm' and l.is_short) then 'rest'
+      else 'none'
+    end as settled_by
+  from lines l
+  left join (select distinct job_key, charge_period_start, charge_period_end from job_targets) j
+    on j.job_key = l.job_key and j.charge_period_start = l.charge_period_start and j.charge_period_end = l.charge_period_end
+  left join known_machines k on k.resource_key = l.resource_key and k.month = l.first_month
+  left join known_machines o on o.resource_key = l.resource_key and o.month = l.last_month
+  left join (select distinct resource_key from inside_resources where resource_key is not null) i on i.resource_key = l.resource_key
+  left join (select distinct resource_key from known_machines) m on m.resource_key = l.attached_to
+  left join attachable_groups g on g.group_text = l.group_text
+  left join platform_stores s on s.storage_key = l.storage_key
+  left join wanted_types t on t.instance_type = l.instance_type
 )
 select
   l.source, l.billing_period, l.line_id, l.charge_date, l.charge_period_start, l.charge_period_end, l.service_provider_name, l.billing_account_id,
   l.sub_account_id, l.region_id, l.service_name, l.charge_category, l.resource_id, l.resource_key, l.invoice_id, l.billing_currency,
-  l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost, l.run_tag, l.scope, l.line_kind, l.cost_kind,
-  l.sku_id, l.charge_class, l.billed_nanoseconds,
+  l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost, l.run_tag, l.scope, l.line_kind, l.cost_kind, l.pricing_category,
+  l.sku_id, l.charge_class, l.billed_nanoseconds, l.instance_type, l.machine_gpus, l.machine_cpus, l.machine_memory_gb,
+  l.job_key, l.attached_to, l.group_keys, l.storage_key, l.storage_class, l.pool_key, l.line_team, l.line_project, l.line_cost_center, l.line_owner,
+  l.is_known, l.settled_by,
   case
     when l.scope is not null then l.scope = 'include'
-    when l.run_tag is not null or i.resource_key is not null or l.service_category = 'AI and Machine Learning' then true
+    when l.settled_by in ('run_tag', 'job_id', 'resource_id') or l.is_on_platform or l.pool_key is not null
+      or l.service_category = 'AI and Machine Learning' then true
     when l.line_kind = 'fee' then a.source is not null
     else false
   end as is_inside
-from lines l
-left join (select distinct resource_key from inside_resources where resource_key is not null) i on i.resource_key = l.resource_key
+from matched l
 left join inside_accounts a on a.source = l.source and a.sub_account_id = coalesce(l.sub_account_id, '')

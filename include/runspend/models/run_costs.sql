@@ -2,9 +2,16 @@
 with month_runs as (
   select
     tracking_server, workspace, run_id, start_month, run_name, experiment_id, experiment_name, user_name, run_status, start_time, end_time,
-    parent_run_id, team, project, cost_center, owner
+    parent_run_id, team, project, cost_center, owner, team_from, project_from, cost_center_from, owner_from
   from runs
   where start_month = @period
+),
+bill_dimensions as (
+  -- the newest word of the bills
+  select b.tracking_server, b.workspace, b.run_id, b.line_team, b.line_project, b.line_cost_center, b.line_owner
+  from run_bill_dimensions b
+  join month_runs m on m.tracking_server = b.tracking_server and m.workspace = b.workspace and m.run_id = b.run_id
+  qualify row_number() over (partition by b.tracking_server, b.workspace, b.run_id order by b.billing_period desc) = 1
 ),
 costs as (
   select
@@ -16,11 +23,12 @@ costs as (
     sum(case when d.cost_kind = 'llm' then d.effective_cost end) as llm_cost,
     sum(case when d.cost_kind = 'other' then d.effective_cost end) as other_cost,
     sum(d.unused_cost) as unused_cost,
+    sum(d.overhead_cost) as overhead_cost,
     -- whole microseconds are added, for a sum of floats depends on the order of the rows
     sum(cast(round(d.machine_seconds * 1e6) as int64)) / 1e6 as machine_seconds,
     sum(cast(round(d.gpu_seconds * 1e6) as int64)) / 1e6 as gpu_seconds,
     min(d.charge_date) as first_charge_date, max(d.charge_date) as last_charge_date,
-    max(case d.confidence when 'low' then 4 when 'medium' then 3 when 'high' then 2 else 1 end) as worst,
+    max(case d.confidence when 'low' then 4 when 'medium' then 3 when 'high' then 2 when 'exact' then 1 end) as worst,
     countif(d.cost_status = 'provisional') as open_rows
   from run_costs_daily d
   join month_runs m on m.tracking_server = d.tracking_server and m.workspace = d.workspace and m.run_id = d.run_id
@@ -41,7 +49,15 @@ currencies as (
 select
   m.tracking_server, m.workspace, m.run_id, m.start_month, coalesce(k.billing_currency, '') as billing_currency,
   m.run_name, m.experiment_id, m.experiment_name, m.user_name, m.run_status, m.start_time, m.end_time, m.parent_run_id,
-  m.team, m.project, m.cost_center, m.owner,
+  -- what the run says comes before what its bill says where `dimensions` has it so
+  case when m.team is not null and strpos(@team_before_bill, concat('|', m.team_from, '|')) > 0 then m.team else coalesce(b.line_team, m.team) end as team,
+  case when m.project is not null and strpos(@project_before_bill, concat('|', m.project_from, '|')) > 0 then m.project else coalesce(b.line_project, m.project) end as project,
+  case when m.cost_center is not null and strpos(@cost_center_before_bill, concat('|', m.cost_center_from, '|')) > 0 then m.cost_center else coalesce(b.line_cost_center, m.cost_center) end as cost_center,
+  case when m.owner is not null and strpos(@owner_before_bill, concat('|', m.owner_from, '|')) > 0 then m.owner else coalesce(b.line_owner, m.owner) end as owner,
+  case when m.team is not null and strpos(@team_before_bill, concat('|', m.team_from, '|')) > 0 then m.team_from when b.line_team is not null then 'line.tag' else m.team_from end as team_from,
+  case when m.project is not null and strpos(@project_before_bill, concat('|', m.project_from, '|')) > 0 then m.project_from when b.line_project is not null then 'line.tag' else m.project_from end as project_from,
+  case when m.cost_center is not null and strpos(@cost_center_before_bill, concat('|', m.cost_center_from, '|')) > 0 then m.cost_center_from when b.line_cost_center is not null then 'line.tag' else m.cost_center_from end as cost_center_from,
+  case when m.owner is not null and strpos(@owner_before_bill, concat('|', m.owner_from, '|')) > 0 then m.owner_from when b.line_owner is not null then 'line.tag' else m.owner_from end as owner_from,
   coalesce(c.list_cost, bignumeric '0') as list_cost,
   coalesce(c.contracted_cost, bignumeric '0') as contracted_cost,
   coalesce(c.effective_cost, bignumeric '0') as effective_cost,
@@ -52,11 +68,13 @@ select
   coalesce(c.llm_cost, bignumeric '0') as llm_cost,
   coalesce(c.other_cost, bignumeric '0') as other_cost,
   coalesce(c.unused_cost, bignumeric '0') as unused_cost,
+  coalesce(c.overhead_cost, bignumeric '0') as overhead_cost,
   coalesce(c.effective_cost, bignumeric '0') + coalesce(f.effective_cost, bignumeric '0') as cost_with_children,
   c.machine_seconds, c.gpu_seconds, c.first_charge_date, c.last_charge_date,
   case c.worst when 4 then 'low' when 3 then 'medium' when 2 then 'high' when 1 then 'exact' end as confidence,
   case when c.run_id is null then 'none' when c.open_rows > 0 then 'provisional' else 'final' end as cost_status
 from month_runs m
+left join bill_dimensions b on b.tracking_server = m.tracking_server and b.workspace = m.workspace and b.run_id = m.run_id
 left join currencies k on k.tracking_server = m.tracking_server and k.run_id = m.run_id
 left join costs c on c.tracking_server = m.tracking_server and c.workspace = m.workspace and c.run_id = m.run_id and c.billing_currency = k.billing_currency
 left join family_costs f on f.tracking_server = m.tracking_server and f.ancestor_id = m.run_id and f.billing_currency = k.billing_currency

@@ -3,8 +3,8 @@ with charges as (
   select
     tracking_server, workspace, run_id, charge_date, cost_kind, source, billing_currency,
     sum(list_cost) as list_cost, sum(contracted_cost) as contracted_cost, sum(effective_cost) as effective_cost, sum(billed_cost) as billed_cost,
-    sum(unused_cost) as unused_cost,
-    max(case confidence when 'low' then 4 when 'medium' then 3 when 'high' then 2 else 1 end) as worst,
+    sum(unused_cost) as unused_cost, sum(overhead_cost) as overhead_cost,
+    max(case confidence when 'low' then 4 when 'medium' then 3 when 'high' then 2 when 'exact' then 1 end) as worst,
     countif(cost_status = 'provisional') as open_charges
   from cost_allocations
   where billing_period = @period and allocated_to = 'run'
@@ -23,14 +23,14 @@ times as (
   select
     tracking_server, workspace, run_id, charge_date, source,
     sum(nanoseconds) / 1e9 as machine_seconds, sum(gpu_nanoseconds) / 1e9 as gpu_seconds
-  from machine_time
+  from run_times
   group by tracking_server, workspace, run_id, charge_date, source
 )
 select
   c.tracking_server, c.workspace, c.run_id, c.charge_date, c.cost_kind, c.source, @period as billing_period, c.billing_currency,
-  c.list_cost, c.contracted_cost, c.effective_cost, c.billed_cost, c.unused_cost,
+  c.list_cost, c.contracted_cost, c.effective_cost, c.billed_cost, c.unused_cost, c.overhead_cost,
   t.machine_seconds, t.gpu_seconds,
-  case c.worst when 4 then 'low' when 3 then 'medium' when 2 then 'high' else 'exact' end as confidence,
+  case c.worst when 4 then 'low' when 3 then 'medium' when 2 then 'high' when 1 then 'exact' end as confidence,
   case when c.open_charges > 0 then 'provisional' else 'final' end as cost_status
 from charges c
 left join main_rows m

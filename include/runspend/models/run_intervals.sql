@@ -1,7 +1,7 @@
 -- one row per run, machine and stretch of time that none of the run's descendants covers on that machine
 with covers as (
   select
-    p.tracking_server, p.workspace, p.run_id, p.resource_key, p.run_end_rule, p.gpu_count, p.cpu_request, p.memory_request_gb, p.span_start, p.span_end,
+    p.tracking_server, p.workspace, p.run_id, p.resource_key, p.run_end_rule, p.gpu_count, p.cpu_request, p.memory_request_gb, p.mean_use_percent, p.span_start, p.span_end,
     greatest(c.span_start, p.span_start) as cover_start, least(c.span_end, p.span_end) as cover_end
   from run_ancestors f
   join run_spans p on p.tracking_server = f.tracking_server and p.run_id = f.ancestor_id
@@ -9,13 +9,13 @@ with covers as (
     and c.span_start < p.span_end and c.span_end > p.span_start
   union all
   select
-    tracking_server, workspace, run_id, resource_key, run_end_rule, gpu_count, cpu_request, memory_request_gb, span_start, span_end,
+    tracking_server, workspace, run_id, resource_key, run_end_rule, gpu_count, cpu_request, memory_request_gb, mean_use_percent, span_start, span_end,
     span_end, span_end
   from run_spans
 ),
 gaps as (
   select
-    tracking_server, workspace, run_id, resource_key, run_end_rule, gpu_count, cpu_request, memory_request_gb,
+    tracking_server, workspace, run_id, resource_key, run_end_rule, gpu_count, cpu_request, memory_request_gb, mean_use_percent,
     cover_start as interval_end,
     coalesce(
       max(cover_end) over (
@@ -27,30 +27,38 @@ gaps as (
 ),
 own as (
   select
-    tracking_server, workspace, run_id, resource_key, run_end_rule, gpu_count, cpu_request, memory_request_gb, interval_start, interval_end
+    tracking_server, workspace, run_id, resource_key, run_end_rule, gpu_count, cpu_request, memory_request_gb, mean_use_percent, interval_start, interval_end
   from gaps
   where interval_start < interval_end
+),
+deciders as (
+  select
+    o.resource_key, o.gpu_count, o.cpu_request, o.memory_request_gb, o.mean_use_percent,
+    -- a run of another month, whom a late correction drags in, does not decide how this month's runs are weighed
+    u.billed_from is null or (o.interval_start < u.billed_until and o.interval_end > u.billed_from) as is_of_the_period
+  from own o
+  left join machine_units u on u.resource_key = o.resource_key
 ),
 kinds as (
   -- one kind of weight for all runs that share the machine in the period: the first that every one of them states
   select
-    o.resource_key,
+    resource_key,
     case
-      when countif(o.gpu_count is null) = 0 then 'gpu'
-      when countif(o.cpu_request is null) = 0 then 'cpu'
-      when countif(o.memory_request_gb is null) = 0 then 'memory'
+      when countif(gpu_count is null) = 0 then 'gpu'
+      when countif(cpu_request is null) = 0 then 'cpu'
+      when countif(memory_request_gb is null) = 0 then 'memory'
+      when countif(mean_use_percent is null) = 0 then 'use'
       else 'equal'
     end as weight_kind,
     -- whole GPUs and cores need no finer unit: small weights leave less to round
-    case when min(o.gpu_count) >= 1 and max(mod(cast(round(o.gpu_count * 100) as int64), 100)) = 0 then 1 else 100 end as gpu_scale,
-    case when min(o.cpu_request) >= 1 and max(mod(cast(round(o.cpu_request * 10) as int64), 10)) = 0 then 1 else 10 end as cpu_scale,
+    case when min(gpu_count) >= 1 and max(mod(cast(round(gpu_count * 100) as int64), 100)) = 0 then 1 else 100 end as gpu_scale,
+    case when min(cpu_request) >= 1 and max(mod(cast(round(cpu_request * 10) as int64), 10)) = 0 then 1 else 10 end as cpu_scale,
     -- machines and runs are small whole numbers from here on: they sort and join in a fraction of the time their names take
-    row_number() over (order by o.resource_key) as machine_number
-  from own o
-  left join machine_units u on u.resource_key = o.resource_key
-  -- a run of another month, whom a late correction drags in, does not decide how this month's runs are weighed
-  where u.billed_from is null or (o.interval_start < u.billed_until and o.interval_end > u.billed_from)
-  group by o.resource_key
+    dense_rank() over (order by resource_key) as machine_number
+  from deciders
+  group by resource_key, is_of_the_period
+  -- where only a correction of another month is left of a machine, its runs of that month decide
+  qualify row_number() over (partition by resource_key order by is_of_the_period desc) = 1
 )
 select
   k.machine_number,
@@ -60,6 +68,7 @@ select
     when 'gpu' then least(100 * k.gpu_scale, cast(round(coalesce(o.gpu_count, 1) * k.gpu_scale) as int64))
     when 'cpu' then least(1000 * k.cpu_scale, cast(round(coalesce(o.cpu_request, 1) * k.cpu_scale) as int64))
     when 'memory' then least(10000, cast(ceil(coalesce(o.memory_request_gb, 1)) as int64))
+    when 'use' then least(100, cast(round(coalesce(o.mean_use_percent, 0)) as int64))
     else 1
   end) as weight,
   case k.weight_kind

@@ -44,7 +44,7 @@ frontiers as (
 ),
 ended as (
   select
-    r.tracking_server, r.workspace, r.run_id, m.resource_key, r.gpu_count, r.cpu_request, r.memory_request_gb,
+    r.tracking_server, r.workspace, r.run_id, m.resource_key, r.gpu_count, r.cpu_request, r.memory_request_gb, r.mean_use_percent,
     coalesce(m.used_from, r.start_time) as span_start,
     m.used_to, r.end_time, r.last_sign_at, f.billed_until,
     case
@@ -61,7 +61,7 @@ ended as (
 ),
 spans as (
   select
-    tracking_server, workspace, run_id, resource_key, gpu_count, cpu_request, memory_request_gb, run_end_rule,
+    tracking_server, workspace, run_id, resource_key, gpu_count, cpu_request, memory_request_gb, mean_use_percent, run_end_rule,
     greatest(span_start, start_time) as span_start,
     least(
       coalesce(used_to, timestamp '9999-01-01 00:00:00+00'),
@@ -75,14 +75,14 @@ spans as (
 ),
 clipped as (
   select
-    s.tracking_server, s.workspace, s.run_id, s.resource_key, s.gpu_count, s.cpu_request, s.memory_request_gb, s.run_end_rule,
+    s.tracking_server, s.workspace, s.run_id, s.resource_key, s.gpu_count, s.cpu_request, s.memory_request_gb, s.mean_use_percent, s.run_end_rule,
     greatest(s.span_start, @window_start) as span_start,
     least(s.span_end, @window_end) as span_end
   from spans s
 ),
 pieces as (
   select
-    tracking_server, workspace, run_id, resource_key, span_start, span_end, gpu_count, cpu_request, memory_request_gb, run_end_rule,
+    tracking_server, workspace, run_id, resource_key, span_start, span_end, gpu_count, cpu_request, memory_request_gb, mean_use_percent, run_end_rule,
     count(*) over (partition by tracking_server, run_id, resource_key) as pieces_of_run
   from clipped
   where span_end > span_start
@@ -90,7 +90,7 @@ pieces as (
 joined as (
   -- stretches of one run on one machine that overlap are one stretch: a run is there once
   select
-    tracking_server, workspace, run_id, resource_key, span_start, span_end, gpu_count, cpu_request, memory_request_gb, run_end_rule,
+    tracking_server, workspace, run_id, resource_key, span_start, span_end, gpu_count, cpu_request, memory_request_gb, mean_use_percent, run_end_rule,
     coalesce(span_start > max(span_end) over (
       partition by tracking_server, run_id, resource_key
       order by span_start, span_end
@@ -100,19 +100,20 @@ joined as (
 ),
 numbered as (
   select
-    tracking_server, workspace, run_id, resource_key, span_start, span_end, gpu_count, cpu_request, memory_request_gb, run_end_rule,
+    tracking_server, workspace, run_id, resource_key, span_start, span_end, gpu_count, cpu_request, memory_request_gb, mean_use_percent, run_end_rule,
     sum(case when begins then 1 else 0 end) over (
       partition by tracking_server, run_id, resource_key
       order by span_start, span_end
       rows between unbounded preceding and current row) as stretch
   from joined
 )
-select tracking_server, workspace, run_id, resource_key, span_start, span_end, run_end_rule, gpu_count, cpu_request, memory_request_gb
+select
+  tracking_server, workspace, run_id, resource_key, span_start, span_end, run_end_rule, gpu_count, cpu_request, memory_request_gb, mean_use_percent
 from pieces
 where pieces_of_run = 1
 union all
 select
   tracking_server, workspace, run_id, resource_key, min(span_start), max(span_end),
-  min(run_end_rule), max(gpu_count), max(cpu_request), max(memory_request_gb)
+  min(run_end_rule), max(gpu_count), max(cpu_request), max(memory_request_gb), max(mean_use_percent)
 from numbered
 group by tracking_server, workspace, run_id, resource_key, stretch

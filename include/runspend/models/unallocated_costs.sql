@@ -1,13 +1,13 @@
 -- one row per resource, service, account, target and currency of a billing period: idle and unmatched money
 with sums as (
   select
-    source, billing_period, allocated_to, coalesce(resource_id, '') as resource_id, coalesce(service_name, '') as service_name,
+    source, billing_period, allocated_to, coalesce(resource_id, pool_key, '') as resource_id, coalesce(service_name, '') as service_name,
     coalesce(sub_account_id, '') as sub_account_id, billing_currency,
     max(region_id) as region_id, min(reason) as reason,
     sum(list_cost) as list_cost, sum(contracted_cost) as contracted_cost, sum(effective_cost) as effective_cost, sum(billed_cost) as billed_cost
   from cost_allocations
-  where billing_period = @period and allocated_to in ('idle', 'unmatched')
-  group by source, billing_period, allocated_to, resource_id, service_name, sub_account_id, billing_currency
+  where billing_period = @period and allocated_to in ('idle', 'unmatched') and match_method <> 'sharing'
+  group by source, billing_period, allocated_to, coalesce(resource_id, pool_key, ''), service_name, sub_account_id, billing_currency
 ),
 resources as (
   select source, resource_id, min(resource_key) as resource_key, max(instance_type) as instance_type

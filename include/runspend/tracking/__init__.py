@@ -1,7 +1,7 @@
 """Runs from MLflow, two ways with the same rows: through its API (`api.py`) or straight from its database (`database.py`).
 
-`extract.py` is the order of one extract, `rows.py` with its SQL files what a row means, `raw.py` what both ways hand
-over, `revisions.py` the database schemas they know. Nothing here writes to MLflow or knows where tables are kept.
+`extract.py` is the order of one extract, `rows.py` with its SQL files what a row means, `places.py` what the configuration adds
+to it, `raw.py` what both ways hand over, `revisions.py` the database schemas they know. Nothing here writes to MLflow or knows where tables are kept.
 """
 
 from runspend.tracking.extract import Extract, choose_months, extract_server, probe_server

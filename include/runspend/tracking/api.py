@@ -8,6 +8,7 @@ What rows mean is decided in `runs.sql`.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +30,9 @@ PAGE_RUNS = 1_000
 LARGEST_PAGE = 50_000  # MLflow refuses more
 PAGE_EXPERIMENTS = 1_000
 PAGE_OWNERS = 500
+PAGE_POINTS = 25_000
+TRACES_PER_REQUEST = 50
+LONGEST_MODEL = 500  # as MLflow's database cuts it
 EXPERIMENTS_PER_REQUEST = 500
 DEFAULT_WORKSPACE = "default"
 
@@ -48,6 +52,7 @@ class ApiReader:
         self._secrets = [*uri_secrets(server.uri), *(s.get_secret_value() for s in (server.token, server.password) if s)]
         self._store: Any = None
         self._experiments: dict[str | None, list[str]] = {}  # ids by workspace; None where the server has none
+        self._workspace_of: dict[str, str | None] = {}  # of the runs whose system metrics may be asked for
         self._noted_at = time.monotonic()
 
     def __enter__(self) -> ApiReader:
@@ -242,9 +247,12 @@ class ApiReader:
         return sorted(months)
 
     def count_runs(self) -> int:
-        return sum(batch.num_rows for batch in self.read_runs(None))
+        return sum(batch.num_rows for batch in self.read_runs(None, raw.Keys((), ())))
 
-    def read_runs(self, months: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+    def narrow_keys(self, wanted: raw.Keys) -> raw.Keys:
+        return wanted  # runs come with all their tags and params, and nobody can be asked
+
+    def read_runs(self, months: Sequence[str] | None, keys: raw.Keys) -> Iterator[pa.RecordBatch]:
         for month in self.list_months() if months is None else months:
             first, after = raw.month_bounds(month)
             for workspace, ids in self._chunks():
@@ -274,7 +282,10 @@ class ApiReader:
             if runs:
                 count += len(runs)
                 self._note(count)
-                yield _to_batch(runs)
+                batch = _to_batch(runs)
+                if workspace is not None:
+                    self._workspace_of |= {r.info.run_id: workspace for r in runs if _use_keys(r)}
+                yield batch
             if not page.token:
                 return
             last = page[-1].info.start_time or 0
@@ -290,6 +301,21 @@ class ApiReader:
         if time.monotonic() - self._noted_at > 2:
             self._noted_at = time.monotonic()
             self._progress(f"{self.name}: {count} runs of the month")
+
+    def read_use(self, wanted: Sequence[raw.UseKey]) -> Iterator[pa.RecordBatch]:
+        """The chosen points of system metrics, one request per metric of a run and page. The API has no way to ask for some steps only."""
+        import pyarrow as pa
+
+        for metric in wanted:
+            with self._in_workspace(self._workspace_of.get(metric.run_id)):
+                points = list(
+                    self._pages(
+                        lambda token: self._store.get_metric_history(metric.run_id, metric.key, max_results=PAGE_POINTS, page_token=token)  # noqa: B023
+                    )
+                )
+            values = [p.value for p in points if 0 <= p.step <= metric.last_step and p.step % metric.stride == 0 and 0 <= p.value <= 100]
+            columns = [pa.array(c, f.type) for c, f in zip(([metric.run_id] * len(values), [metric.key] * len(values), values), raw.use_schema(), strict=True)]
+            yield pa.RecordBatch.from_arrays(columns, schema=raw.use_schema())
 
     def read_owners(self) -> pa.Table:
         import pyarrow as pa
@@ -308,6 +334,59 @@ class ApiReader:
         schema = raw.raw_schema(raw.OWNER_TEXT)
         unique = sorted({row for row in rows if row[3]})
         return pa.table([pa.array(column, pa.string()) for column in _turned(unique, schema)], schema=schema)
+
+    def list_trace_months(self) -> list[str]:
+        """The months that hold traces: one question per month there is."""
+        months = set()
+        for workspace, ids in self._chunks():
+            with self._in_workspace(workspace):
+                after = 1
+                while page := self._search_traces(ids, f"attributes.timestamp_ms >= {after}", 1)[0]:
+                    month = raw.month_of(page[0].request_time)
+                    months.add(month)
+                    after = raw.month_bounds(month)[1]
+        return sorted(months)
+
+    def _search_traces(self, ids: list[str], condition: str, limit: int, token: str | None = None) -> tuple[list[Any], str | None]:
+        """One page of traces, oldest first; none where the server is too old to know them."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            page = self._store.search_traces(
+                experiment_ids=ids, filter_string=condition, max_results=limit, order_by=["attributes.timestamp_ms ASC"], page_token=token
+            )
+        except MlflowException as error:
+            if error.error_code in ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED"):
+                return [], None
+            raise self._as_source_error(error) from None
+        return list(page[0] if isinstance(page, tuple) else page), page[1] if isinstance(page, tuple) else page.token
+
+    def read_traces(self, months: Sequence[str]) -> tuple[pa.Table, pa.Table]:
+        traces: list[tuple[Any, ...]] = []
+        spans: list[tuple[Any, ...]] = []
+        for month in months:
+            first, after = raw.month_bounds(month)
+            condition = f"attributes.timestamp_ms >= {first} AND attributes.timestamp_ms < {after}"
+            for workspace, ids in self._chunks():
+                token: str | None = None
+                while True:
+                    with self._in_workspace(workspace):
+                        page, token = self._search_traces(ids, condition, PAGE_OWNERS, token)
+                        priced = [row for row in map(_trace_row, page) if row is not None]
+                        spans += self._read_spans([row[0] for row in priced])
+                    traces += priced
+                    if not token:
+                        break
+        return _to_table(dict.fromkeys(traces), raw.trace_schema()), _to_table(dict.fromkeys(spans), raw.span_schema())
+
+    def _read_spans(self, trace_ids: list[str]) -> Iterator[tuple[Any, ...]]:
+        for start in range(0, len(trace_ids), TRACES_PER_REQUEST):
+            batch = trace_ids[start : start + TRACES_PER_REQUEST]
+            for trace in self._ask(lambda: self._store.batch_get_traces(batch)):  # noqa: B023
+                for span in trace.data.spans:
+                    cost = _finite((span.get_attribute("mlflow.llm.cost") or {}).get("total_cost"))
+                    model = str(span.get_attribute("mlflow.llm.model") or "")[:LONGEST_MODEL]
+                    yield trace.info.trace_id, span.span_id, span.parent_id or "", model, -1.0 if cost is None else cost
 
     def _owners(
         self, ask: Callable[[str | None], Any], to_row: Callable[[Any], tuple[str, str, str, str]]
@@ -345,10 +424,48 @@ def _turned(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> list[list[Any
     return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in schema]
 
 
+def _to_table(rows: Iterable[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.table([pa.array(column, f.type) for column, f in zip(_turned(list(rows), schema), schema, strict=True)], schema=schema)
+
+
+def _trace_row(trace: Any) -> tuple[Any, ...] | None:
+    """A trace as `raw.trace_schema` has it; None when MLflow computed no cost for it."""
+    said = trace.trace_metadata
+    cost = _finite(_figures(said.get("mlflow.trace.cost")).get("total_cost"))
+    if cost is None:
+        return None
+    tokens = _figures(said.get("mlflow.trace.tokenUsage"))
+    counts = (tokens[k] if isinstance(tokens.get(k), int) else -1 for k in ("input_tokens", "output_tokens"))
+    user = said.get("mlflow.user", trace.tags.get("mlflow.user")) or ""
+    source_run, trace_user = said.get("mlflow.sourceRun") or "", said.get("mlflow.trace.user") or ""
+    return trace.trace_id, trace.experiment_id or "", source_run, trace_user, user, trace.request_time or 0, *counts, cost
+
+
+def _figures(text: str | None) -> dict[str, Any]:
+    """A JSON object out of a trace's metadata; empty when it is none."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) else None
+
+
 def _document(values: dict[str, Any]) -> str:
     """A map as JSON text, keys in byte order, the same document the database builds."""
     known = {str(k): str(v) for k, v in values.items() if v is not None}
     return json.dumps({k: known[k] for k in sorted(known, key=lambda k: k.encode("utf-8", "surrogatepass"))}, ensure_ascii=False)
+
+
+def _use_keys(run: Any) -> str:
+    """The run's utilization metrics with their last steps, as `raw.RUN_TEXT` says."""
+    found = {m.key: m.step for m in run.data._metric_objs if m.key.startswith("system/") and m.key.endswith("utilization_percentage")}
+    return raw.AFTER.join(f"{key}{raw.BETWEEN}{step}" for key, step in found.items())
 
 
 def _to_batch(runs: Iterable[Any]) -> pa.RecordBatch:
@@ -365,11 +482,13 @@ def _to_batch(runs: Iterable[Any]) -> pa.RecordBatch:
             r.info.artifact_uri or "",
             _document(r.data.tags),
             _document(r.data.params),
+            raw.AFTER.join(f"{key}{raw.BETWEEN}{value}" for key, value in r.data.params.items() if value is not None),
+            _use_keys(r),
             r.info.start_time or 0,
             r.info.end_time or 0,
             0 if r.info.end_time else max((m.timestamp or 0 for m in r.data._metric_objs), default=0),
         )
         for r in runs
     ]
-    schema = raw.raw_schema(raw.RUN_TEXT, raw.RUN_TIMES)
+    schema = raw.run_schema()
     return pa.RecordBatch.from_arrays([pa.array(c, f.type) for c, f in zip(_turned(rows, schema), schema, strict=True)], schema=schema)

@@ -1,8 +1,8 @@
 """Straight from MLflow's database: SQLite (a copy) and PostgreSQL, over ADBC, read-only, in one snapshot.
 
-Put here how the rows are fetched, and the guards: known revisions only, `metrics` never read, `latest_metrics` only for
-runs without an end. Both engines build a run's tags and params as one JSON object each, so that a run is one row on
-the wire; the params in byte order of their keys, because their digest is taken over the document. What the rows mean is decided in `runs.sql`.
+Put here how the rows are fetched, and the guards: known revisions only, `latest_metrics` only by run, `metrics` only by
+run, key and step. Both engines build a run's wanted tags and params as one JSON object each, so that a run is one row on
+the wire, and only keys that some run has are asked for. What the rows mean is decided in `runs.sql`.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ from runspend.tracking import raw, revisions
 if TYPE_CHECKING:
     import pyarrow as pa
 
-CHUNK_ROWS = 5_000  # runs of SQLite read by one query
+USE_KEYS_PER_QUERY = 200
+CHUNK_ROWS = 2_500  # runs of SQLite read by one query
 READERS = 2  # … and queries at a time: building the maps is the slowest part of an extract
 BATCH_BYTES = 8 * 2**20  # of PostgreSQL
 STATEMENT_TIMEOUT_MS = 600_000
-WHOLE_COPY_BYTES = 2**30  # a smaller SQLite file is copied in one go
+COPY_BYTES = 2**18  # what fits into the processor's cache: four times as quick as 4 MB
+LOCK_SECONDS = 1.0  # that a writer may be kept waiting by a copy in one go; MLflow's wait for 5
 STEP_PAGES = 25_000
 COPY_SECONDS = 900
+COPY = "mlflow-copy.db"
 # PostgreSQL cancels a reader on a replica (40001, 57014 "conflict with recovery"); a new snapshot usually gets through.
 RETRIES = 3
 
@@ -43,37 +46,50 @@ SQLITE_RUNS = """
 select cast(r.run_uuid as text), coalesce(cast(r.experiment_id as text), ''), coalesce(cast(r.name as text), ''),
        coalesce(cast(r.user_id as text), ''), coalesce(cast(r.status as text), ''), coalesce(cast(r.lifecycle_stage as text), ''),
        coalesce(cast(r.artifact_uri as text), ''),
-       (select json_group_object(cast(t.key as text), cast(t.value as text)) from tags t where t.run_uuid = r.run_uuid and t.value is not null),
-       (select json_group_object(cast(p.key as text), cast(p.value as text) order by p.key) from params p where p.run_uuid = r.run_uuid and p.value is not null),
+       {tags},
+       {params},
+       coalesce((select group_concat(p.key || '{between}' || p.value, '{after}') from params p where p.run_uuid = r.run_uuid), ''),
+       {use_keys},
        coalesce(cast(r.start_time as integer), 0), coalesce(cast(r.end_time as integer), 0),
        case when coalesce(r.end_time, 0) = 0
             then coalesce((select max(cast(m.timestamp as integer)) from latest_metrics m where m.run_uuid = r.run_uuid), 0) else 0 end
 from runs r
 """
+# By the index on the run: with the keys named, SQLite would take the primary key, one search a key (`+` keeps it from that).
+SQLITE_MAP = """(select json_group_object(cast(t.key as text), cast(t.value as text)) from {table} t
+        where t.run_uuid = r.run_uuid and t.value is not null {among})"""
+SQLITE_USE_KEYS = """coalesce((select group_concat(cast(m.key as text) || char(30) || cast(m.step as integer), char(31)) from latest_metrics m
+                 where m.run_uuid = r.run_uuid and m.key glob 'system/*utilization_percentage'), '')"""
 
 POSTGRES_RUNS = """
 with chosen as materialized (select r.* from runs r {where}),
-tag_maps as (
-  select run_uuid, json_object_agg(key, value)::text as tags from tags
-  where value is not null {only_chosen} group by run_uuid
-),
-param_maps as (
-  select run_uuid, json_object_agg(key, value order by key collate "C")::text as params from params
+tag_maps as ({tags}),
+param_maps as ({params}),
+param_lists as (
+  select run_uuid, string_agg(key || chr(30) || value, chr(31)) as param_list from params
   where value is not null {only_chosen} group by run_uuid
 ),
 signs as (
   select run_uuid, max(timestamp)::bigint as last_ms from latest_metrics
   where run_uuid in (select run_uuid from chosen where coalesce(end_time, 0) = 0) group by run_uuid
+),
+use_keys as (
+  select run_uuid, string_agg(key || chr(30) || step, chr(31)) as use_keys from latest_metrics
+  where key like 'system/%utilization_percentage' {only_chosen} group by run_uuid
 )
 select r.run_uuid::text, coalesce(r.experiment_id::text, ''), coalesce(r.name::text, ''), coalesce(r.user_id::text, ''),
        coalesce(r.status::text, ''), coalesce(r.lifecycle_stage::text, ''), coalesce(r.artifact_uri::text, ''),
-       coalesce(t.tags, '{{}}'), coalesce(p.params, '{{}}'),
+       coalesce(t.document, '{{}}'), coalesce(p.document, '{{}}'), coalesce(l.param_list, ''), coalesce(u.use_keys, ''),
        coalesce(r.start_time, 0)::bigint, coalesce(r.end_time, 0)::bigint, coalesce(s.last_ms, 0)::bigint
 from chosen r
 left join tag_maps t on t.run_uuid = r.run_uuid
 left join param_maps p on p.run_uuid = r.run_uuid
+left join param_lists l on l.run_uuid = r.run_uuid
 left join signs s on s.run_uuid = r.run_uuid
+left join use_keys u on u.run_uuid = r.run_uuid
 """
+POSTGRES_MAP = """select run_uuid, json_object_agg(key, value)::text as document from {table}
+  where value is not null {among} {only_chosen} group by run_uuid"""
 
 SQLITE_EXPERIMENTS = """
 select {workspace}, cast(e.experiment_id as text), coalesce(cast(e.name as text), ''), coalesce(cast(e.lifecycle_stage as text), ''),
@@ -92,6 +108,25 @@ select {workspace}, e.experiment_id::text, coalesce(e.name::text, ''), coalesce(
 from experiments e
 """
 
+# One search of the index a step: the grid drives, whatever the planner knows.
+SQLITE_USE = """
+with wanted (run_uuid, key, last_step, stride) as (values {listed}),
+grid (run_uuid, key, step, last_step, stride) as (
+  select run_uuid, key, 0, last_step, stride from wanted
+  union all
+  select run_uuid, key, step + stride, last_step, stride from grid where step + stride <= last_step
+)
+select cast(g.run_uuid as text), cast(g.key as text), cast(m.value as real)
+from grid g cross join metrics m indexed by index_metrics_run_uuid_key_step on m.run_uuid = g.run_uuid and m.key = g.key and m.step = g.step
+where m.is_nan = 0 and m.value between 0 and 100
+"""
+POSTGRES_USE = """
+select w.run_uuid, w.key, m.value::float8
+from (values {listed}) w (run_uuid, key, last_step, stride)
+cross join lateral generate_series(0, w.last_step, w.stride) g (step)
+cross join lateral (select value from metrics m where m.run_uuid = w.run_uuid and m.key = w.key and m.step = g.step and not m.is_nan and m.value between 0 and 100 offset 0) m
+"""
+
 MODELS = """
 select 'logged_model', cast(model_id as text), coalesce(cast(experiment_id as text), ''), cast(artifact_location as text) from logged_models
 where artifact_location <> ''
@@ -100,6 +135,23 @@ TRACES = """
 select 'trace', cast(i.request_id as text), coalesce(cast(i.experiment_id as text), ''), cast(t.value as text)
 from trace_info i join trace_tags t on t.request_id = i.request_id
 where t.key = 'mlflow.artifactLocation' and t.value <> ''
+"""
+
+# The user tag of a trace is a tag with some clients and metadata with others. -1 and nan stand for null: SQLite's driver takes a type from the first rows.
+TRACE_COSTS = """
+select cast(i.request_id as {text}), coalesce(cast(i.experiment_id as {text}), ''),
+       coalesce((select cast(m.value as {text}) from trace_request_metadata m where m.request_id = i.request_id and m.key = 'mlflow.sourceRun'), ''),
+       coalesce((select cast(m.value as {text}) from trace_request_metadata m where m.request_id = i.request_id and m.key = 'mlflow.trace.user'), ''),
+       coalesce((select cast(m.value as {text}) from trace_request_metadata m where m.request_id = i.request_id and m.key = 'mlflow.user'),
+                (select cast(t.value as {text}) from trace_tags t where t.request_id = i.request_id and t.key = 'mlflow.user'), ''),
+       cast(coalesce(i.timestamp_ms, 0) as bigint), cast(coalesce(i.input_tokens, -1) as bigint), cast(coalesce(i.output_tokens, -1) as bigint),
+       cast(i.total_cost as {real})
+from trace_info i where i.total_cost is not null {months}
+"""
+SPAN_COSTS = """
+select cast(s.trace_id as {text}), cast(s.span_id as {text}), coalesce(cast(s.parent_span_id as {text}), ''), coalesce(cast(s.model_name as {text}), ''),
+       cast(coalesce(s.total_cost, -1) as {real})
+from trace_info i join spans s on s.trace_id = i.request_id where i.total_cost is not null {months}
 """
 
 
@@ -145,30 +197,42 @@ class DatabaseReader:
         self._close()
 
     def _open(self) -> None:
+        with ThreadPoolExecutor(1) as beside:  # the copy is the kernel's work, the drivers are Python's
+            if self._is_sqlite:
+                self._copy = self._workdir / COPY
+                copying = beside.submit(copy_sqlite, self.name, sqlite_path(self._uri), self._copy, self._progress)
+            self._load_drivers()
+        if self._is_sqlite:
+            copying.result()
+            self._connection = self._connect_copy()
+        else:
+            self._connect_postgres()
+
+    def _load_drivers(self) -> None:
         try:
             import adbc_driver_manager.dbapi as adbc
-            import adbc_driver_postgresql.dbapi as postgres
+            import adbc_driver_postgresql.dbapi  # noqa: F401 (is it there?)
             import adbc_driver_sqlite.dbapi  # noqa: F401 (is it there?)
         except ImportError as error:
             raise MissingExtra(str(error.name), "pipeline") from error
         self._failures = (OSError, adbc.Error)
-        if self._is_sqlite:
-            self._copy = copy_sqlite(self.name, sqlite_path(self._uri), self._workdir, self._progress)
-            self._connection = self._connect_copy()
-        else:
-            try:
-                self._connection = postgres.connect(postgres_uri(self._uri))
-            except self._failures as error:
-                raise SourceUnreachable(
-                    self.name, f"cannot open the database of {self.name}: {self._hide(error)}. Check `database` in runspend.yaml."
-                ) from None
+
+    def _connect_postgres(self) -> None:
+        import adbc_driver_postgresql.dbapi as postgres
+
+        try:
+            self._connection = postgres.connect(postgres_uri(self._uri))
+        except self._failures as error:
+            raise SourceUnreachable(
+                self.name, f"cannot open the database of {self.name}: {self._hide(error)}. Check `database` in runspend.yaml."
+            ) from None
 
     def _connect_copy(self) -> Any:
         import adbc_driver_sqlite.dbapi as sqlite
 
         connection = sqlite.connect(f"file:{quote(str(self._copy))}?mode=ro")
         with connection.cursor() as cursor:
-            for pragma in ("query_only = on", "cache_size = -32768", "temp_store = memory"):
+            for pragma in ("query_only = on", "mmap_size = 2147418112", "cache_size = -32768", "temp_store = memory"):
                 cursor.execute(f"pragma {pragma}")
                 cursor.fetchall()
         return connection
@@ -224,20 +288,53 @@ class DatabaseReader:
     def count_runs(self) -> int:
         return int(self._scalars("select cast(count(*) as bigint) from runs")[0])
 
-    def read_runs(self, months: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+    def narrow_keys(self, wanted: raw.Keys) -> raw.Keys:
+        """Those of the wanted keys that some run has: a look into the primary key each."""
+        return raw.Keys(self._present("tags", wanted.tags), self._present("params", wanted.params))
+
+    def _present(self, table: str, keys: Sequence[str] | None) -> Sequence[str] | None:
+        if not keys:
+            return keys
+        listed = ", ".join(f"({_literal(key)})" for key in keys)
+        found = self._scalars(
+            f"select cast(w.key as varchar) from (select column1 as key from (values {listed}) v) w where exists (select 1 from {table} t where t.key = w.key)"
+        )
+        return [key for key in keys if key in set(found)]
+
+    def read_runs(self, months: Sequence[str] | None, keys: raw.Keys) -> Iterator[pa.RecordBatch]:
         where = "" if months is None else "where " + (" or ".join(_month_condition(m) for m in months) or "false")
-        schema = raw.raw_schema(raw.RUN_TEXT, raw.RUN_TIMES)
+        schema = raw.run_schema()
         if not self._is_sqlite:
-            sql = POSTGRES_RUNS.format(where=where, only_chosen="and run_uuid in (select run_uuid from chosen)" if where else "")
-            yield from self._batches(sql, schema)
+            only_chosen = "and run_uuid in (select run_uuid from chosen)" if where else ""
+            maps = {t: POSTGRES_MAP.format(table=t, among=_among("key", k), only_chosen=only_chosen) for t, k in keys.by_table()}
+            yield from self._batches(POSTGRES_RUNS.format(where=where, only_chosen=only_chosen, **maps), schema)
             return
+        maps = {t: "'{}'" if k is not None and not k else SQLITE_MAP.format(table=t, among=_among("+t.key", k)) for t, k in keys.by_table()}
+        [has_use] = self._scalars("select exists (select 1 from latest_metrics where key >= 'system/' and key < 'system0')")
+        runs = SQLITE_RUNS.format(**maps, between=raw.BETWEEN, after=raw.AFTER, use_keys=SQLITE_USE_KEYS if has_use else "''")
         first, last = (int(self._scalars(f"select coalesce({f}(rowid), 0) from runs")[0]) for f in ("min", "max"))
         step = max(CHUNK_ROWS, (last - first) // 10_000)
         chunks = (
-            f"{SQLITE_RUNS} where r.rowid >= {start} and r.rowid < {start + step} {where.replace('where', 'and (', 1) + ')' if where else ''}"
+            f"{runs} where r.rowid >= {start} and r.rowid < {start + step} {where.replace('where', 'and (', 1) + ')' if where else ''}"
             for start in range(first, last + 1, step)
         )
         yield from self._read_side_by_side(chunks, schema)
+
+    def read_use(self, wanted: Sequence[raw.UseKey]) -> Iterator[pa.RecordBatch]:
+        """The chosen points of system metrics, by the index on run, key and step; none from a database that lacks it."""
+        if not revisions.is_at_least(self.revision, revisions.METRIC_INDEX_SINCE):
+            return
+        schema = raw.use_schema()
+        if wanted and not self._is_sqlite:  # whatever its planner thinks of a small or never analyzed table
+            with self._connection.cursor() as cursor:
+                cursor.execute("set local enable_seqscan = off")
+        for start in range(0, len(wanted), USE_KEYS_PER_QUERY):
+            listed = ", ".join(f"({_literal(u.run_id)}, {_literal(u.key)}, {u.last_step}, {u.stride})" for u in wanted[start : start + USE_KEYS_PER_QUERY])
+            sql = SQLITE_USE if self._is_sqlite else POSTGRES_USE
+            yield from self._batches(sql.format(listed=listed), schema)
+        if wanted and not self._is_sqlite:
+            with self._connection.cursor() as cursor:
+                cursor.execute("set local enable_seqscan = on")
 
     def _read_side_by_side(self, queries: Iterator[str], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """The batches of many queries over the copy, in order, a few read ahead by connections of their own."""
@@ -274,6 +371,21 @@ class DatabaseReader:
             batches += self._batches(TRACES, schema)
         return raw.to_table(batches, schema)
 
+    def list_trace_months(self) -> list[str]:
+        if not revisions.is_at_least(self.revision, revisions.TRACE_COSTS_SINCE):
+            return []
+        days = self._scalars(f"select distinct cast(timestamp_ms / {86_400_000} as bigint) from trace_info where total_cost is not null")
+        return sorted({raw.month_of(int(d) * 86_400_000 + 1) for d in days})
+
+    def read_traces(self, months: Sequence[str]) -> tuple[pa.Table, pa.Table]:
+        bounds = [raw.month_bounds(month) for month in months]
+        within = " or ".join(f"(i.timestamp_ms >= {first} and i.timestamp_ms < {after})" for first, after in bounds)
+        types = {"text": "text", "real": "real" if self._is_sqlite else "float8", "months": f"and ({within or 'false'})"}
+        tables = []
+        for sql, schema in ((TRACE_COSTS, raw.trace_schema()), (SPAN_COSTS, raw.span_schema())):
+            tables.append(raw.to_table(self._batches(sql.format(**types), schema) if months else (), schema))
+        return tables[0], tables[1]
+
     def _batches(self, sql: str, schema: pa.Schema, connection: Any = None) -> Iterator[pa.RecordBatch]:
         with (connection or self._connection).cursor() as cursor:
             if self._is_sqlite:
@@ -307,6 +419,17 @@ class DatabaseReader:
         return kind(self.name, f"cannot read the database of {self.name}: {self._hide(error)}. Its last good data stay.")
 
 
+def _literal(text: str) -> str:
+    """Text in SQL; a NUL, which no literal can hold, can be in no key of a database that keeps C strings either."""
+    return "'" + text.replace("\0", "").replace("'", "''") + "'"
+
+
+def _among(column: str, keys: Sequence[str] | None) -> str:
+    if keys is None:
+        return ""
+    return f"and {column} in ({', '.join(map(_literal, keys))})" if keys else "and false"
+
+
 def _month_condition(month: str) -> str:
     first, after = raw.month_bounds(month)
     if month == raw.NO_START:
@@ -330,8 +453,8 @@ def postgres_uri(uri: str) -> str:
     return urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(query, quote_via=quote), ""))
 
 
-def copy_sqlite(name: str, path: Path, workdir: Path, progress: Callable[[str], None]) -> Path:
-    """A private copy, made with SQLite's own backup: a reader that holds a snapshot would stop MLflow's writers.
+def copy_sqlite(name: str, path: Path, target: Path, progress: Callable[[str], None]) -> None:
+    """A private copy: a reader that holds a snapshot would stop MLflow's writers.
 
     SQLite here and SQLite in ADBC are two builds that do not see each other's locks, so the original is only ever
     opened here, and the copy by ADBC only after this returned.
@@ -340,7 +463,6 @@ def copy_sqlite(name: str, path: Path, workdir: Path, progress: Callable[[str], 
         raise SourceUnreachable(
             name, f"cannot read the database of {name}: there is no file {path}. Check `uri` or `database` in runspend.yaml."
         )
-    target = workdir / "mlflow-copy.db"
     remove_copy(target)
     started = time.monotonic()
     last = 0.0
@@ -355,10 +477,14 @@ def copy_sqlite(name: str, path: Path, workdir: Path, progress: Callable[[str], 
 
     source = copy = None
     try:
-        source = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, timeout=30)
+        source = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, timeout=30, isolation_level=None)
+        is_copied = _copy_locked(source, path, target)
+        if not is_copied:
+            remove_copy(target)
         copy = sqlite3.connect(target, isolation_level=None)
         copy.execute("pragma synchronous = off")
-        source.backup(copy, pages=-1 if path.stat().st_size < WHOLE_COPY_BYTES else STEP_PAGES, progress=watch, sleep=0.05)
+        if not is_copied:
+            source.backup(copy, pages=STEP_PAGES, progress=watch, sleep=0.05)
         copy.execute("pragma journal_mode = delete")
         _add_indexes(copy)
     except (sqlite3.Error, OSError) as error:
@@ -368,7 +494,31 @@ def copy_sqlite(name: str, path: Path, workdir: Path, progress: Callable[[str], 
         for connection in (source, copy):
             if connection is not None:
                 connection.close()
-    return target
+
+
+def _copy_locked(source: sqlite3.Connection, path: Path, target: Path) -> bool:
+    """Copy the file's bytes while SQLite's shared lock keeps writers out of it: three times as quick as the backup.
+
+    False, and the backup has to do it in steps, where a writer waits (its journal is there) and it takes long, and in WAL
+    mode, where pages are moved into the file under this lock. Closing any descriptor of the file drops the process's
+    POSIX locks on it, so it is open for as long as the lock is needed.
+    """
+    source.execute("begin")
+    try:
+        source.execute("select count(*) from sqlite_master").fetchone()  # takes the lock, and reads a journal left by a crash
+        if source.execute("pragma journal_mode").fetchone()[0] == "wal":
+            return False
+        until = time.monotonic() + LOCK_SECONDS
+        journal = path.with_name(path.name + "-journal")
+        buffer = memoryview(bytearray(COPY_BYTES))
+        with path.open("rb", buffering=0) as original, target.open("wb", buffering=0) as copy:
+            while size := original.readinto(buffer):
+                if time.monotonic() > until and journal.exists():
+                    return False
+                copy.write(buffer[:size])
+        return True
+    finally:
+        source.execute("rollback")
 
 
 def _add_indexes(copy: sqlite3.Connection) -> None:

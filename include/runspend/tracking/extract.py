@@ -5,15 +5,18 @@ Put here the order of an extract and its refusals. Fetching belongs to `database
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runspend.config import DimensionSettings, TrackingServer
+from runspend.config import DimensionSettings, Pool, TrackingServer
 from runspend.errors import SourceError, SourceRefused
+from runspend.identifiers import RUN_JOB_KEYS
 from runspend.tracking import database, raw
+from runspend.tracking.places import RowSettings
 from runspend.tracking.rows import Rows
 
 if TYPE_CHECKING:
@@ -48,44 +51,66 @@ def extract_server(
     load_id: str,
     progress: Callable[[str], None] = lambda text: None,
     selector_keys: Collection[str] = (),
+    pools: Sequence[Pool] = (),
+    job_keys: Sequence[str] = RUN_JOB_KEYS,
+    settings_of: Mapping[str, str | None] | None = None,
+    known_trace_months: Sequence[str] = (),
     accept: Collection[str] = (),
 ) -> Extract:
     """Read a server into Parquet files under `workdir`.
 
     `months` restricts the start months; None reads what the design's policy says: all of them from a database, through
     the API what `choose_months` chooses. `known_months` are those the warehouse holds: one that MLflow no longer has any
-    run of is read as empty. `selector_keys` ("tag.K", "param.K", "experiment_tag.K") are copied beside the allow-list,
-    because pools, budgets and policies select by them. `accept` names months, or "experiments", whose shrinking is known.
+    run of is read as empty; `settings_of` says under which `extras["settings"]` each was written: one that differs is read
+    again. `known_trace_months` are those of `trace_costs`. `selector_keys` ("tag.K", "param.K", "experiment_tag.K") are copied beside the allow-list, because pools, budgets
+    and policies select by them. `accept` names months, or "experiments", whose shrinking is known.
     """
-    rows = Rows(server, dims, selector_keys, now=now, workdir=workdir, load_id=load_id)
-    try:
-        with open_reader(server, workdir, progress) as reader:
-            experiments = rows.load_experiments(reader.read_experiments())
-            if "experiments" not in accept:
-                _check_experiments(server, experiments, previous("experiments", "all"))
-            chosen = _months_to_read(reader, months, known_months, billed_months, previous, now)
-            progress(f"{server.name}: {experiments} experiments; reading runs")
-            _load_runs(reader, rows, chosen)
-            owners = rows.write_owners(reader.read_owners())
-            warnings = [*reader.warnings, *rows.warnings()]
-            if reader.repaired:
-                warnings.append(f"{server.name}: {reader.repaired} values are no UTF-8; what is not was replaced by U+FFFD.")
-        tables = {("experiments", "all"): rows.write_experiments(), ("artifact_owners", "all"): owners}
-        extras: dict[tuple[str, str], dict[str, Any]] = {}
-        refused: list[SourceRefused] = []
-        to_write = sorted({*rows.months(), *known_months} if chosen is None else set(chosen))
-        for month in to_write:
-            try:
-                files, extra = rows.write_month(month, previous("runs", month), previous("run_resources", month), accept=month in accept)
-            except SourceRefused as error:
-                refused.append(error)
-                continue
-            tables.update({(table, month): path for table, path in files.items()})
-            extras[("runs", month)] = extra
-        progress(f"{server.name}: {rows.count_runs()} runs of {len(to_write)} months")
-        return Extract(tables, now, rows.count_runs(), experiments, extras, refused, warnings)
-    finally:
-        rows.close()
+    settings = RowSettings(dims, pools, job_keys, selector_keys)
+    with ThreadPoolExecutor(1) as beside:  # DuckDB starts while a SQLite file is copied
+        making = beside.submit(Rows, server, settings, now=now, workdir=workdir, load_id=load_id)
+        try:
+            with open_reader(server, workdir, progress) as reader:
+                rows = making.result()
+                experiments = rows.load_experiments(reader.read_experiments())
+                if "experiments" not in accept:
+                    _check_experiments(server, experiments, previous("experiments", "all"))
+                outdated = [month for month, written in (settings_of or {}).items() if written != rows.settings_digest]
+                chosen = _months_to_read(reader, months, known_months, {*billed_months, *outdated}, previous, now)
+                progress(f"{server.name}: {experiments} experiments; reading runs")
+                _load_runs(reader, rows, chosen, previous)
+                trace_months = _trace_months_to_read(reader, months, known_trace_months, outdated, now)
+                rows.load_traces(*reader.read_traces(trace_months))
+                owners = rows.write_owners(reader.read_owners())
+                warnings = [*reader.warnings, *rows.warnings()]
+                if reader.repaired:
+                    warnings.append(f"{server.name}: {reader.repaired} values are no UTF-8; what is not was replaced by U+FFFD.")
+            tables = {("experiments", "all"): rows.write_experiments(), ("artifact_owners", "all"): owners}
+            to_write = sorted({*rows.months(), *known_months} if chosen is None else set(chosen))
+            tables |= {("trace_costs", m): rows.write_trace_month(m, previous("trace_costs", m)) for m in trace_months}
+            written, extras, refused = _write_months(rows, to_write, previous, accept)
+            progress(f"{server.name}: {rows.count_runs()} runs of {len(to_write)} months")
+            return Extract(tables | written, now, rows.count_runs(), experiments, extras, refused, warnings)
+        finally:
+            if making.exception() is None:
+                making.result().close()
+
+
+def _write_months(
+    rows: Rows, months: Sequence[str], previous: Previous, accept: Collection[str]
+) -> tuple[dict[tuple[str, str], Path], dict[tuple[str, str], dict[str, Any]], list[SourceRefused]]:
+    """The files of each month, what its unit should remember, and the months that are not believed."""
+    tables: dict[tuple[str, str], Path] = {}
+    extras: dict[tuple[str, str], dict[str, Any]] = {}
+    refused: list[SourceRefused] = []
+    for month in months:
+        try:
+            files, extra = rows.write_month(month, previous("runs", month), previous("run_resources", month), accept=month in accept)
+        except SourceRefused as error:
+            refused.append(error)
+            continue
+        tables.update({(table, month): path for table, path in files.items()})
+        extras[("runs", month)] = extra
+    return tables, extras, refused
 
 
 def open_reader(server: TrackingServer, workdir: Path, progress: Callable[[str], None]) -> raw.Reader:
@@ -152,6 +177,18 @@ def _months_to_read(
     return choose_months(found, known, now=now, open_months=open_months, billed_months=billed)
 
 
+def _trace_months_to_read(
+    reader: raw.Reader, months: Sequence[str] | None, known: Sequence[str], outdated: Collection[str], now: datetime
+) -> list[str]:
+    """Months of traces, by the same policy as those of runs. A known month without traces is read too: it may have lost them."""
+    found = [m for m in reader.list_trace_months() if m != raw.NO_START]
+    if months is not None:
+        return sorted(set(months) & {*found, *known})
+    if isinstance(reader, database.DatabaseReader):
+        return sorted({*found, *known})
+    return choose_months(found, known, now=now, billed_months=outdated)
+
+
 def _has_open_runs(runs: pa.Table | None) -> bool:
     if runs is None or not runs.num_rows:
         return False
@@ -160,11 +197,13 @@ def _has_open_runs(runs: pa.Table | None) -> bool:
     return bool(pc.any(pc.and_(pc.is_null(runs["end_time"]), pc.is_null(runs["purged_at"]))).as_py())
 
 
-def _load_runs(reader: raw.Reader, rows: Rows, months: list[str] | None) -> None:
+def _load_runs(reader: raw.Reader, rows: Rows, months: list[str] | None, previous: Previous) -> None:
     """Once, or again from the start if PostgreSQL takes the snapshot away."""
     for attempt in range(1, database.RETRIES + 1):
         try:
-            rows.load_runs(reader.read_runs(months))
+            keys = rows.expect(reader.narrow_keys(rows.wanted))
+            rows.load_runs(reader.read_runs(months, keys))
+            rows.load_use(reader.read_use(rows.use_wanted(lambda month: previous("runs", month))))
             return
         except database.SnapshotLost:
             if attempt == database.RETRIES:

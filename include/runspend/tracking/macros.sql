@@ -8,8 +8,13 @@ create macro param_value(found, key) as found[list_position(getvariable('param_k
 create macro said(value) as nullif(trim(value, e' \t\n\r'), '');
 create macro stated(tags_found, params_found, key) as coalesce(said(tag_value(tags_found, key)), said(param_value(params_found, key)));
 
+-- What a users file says of a person at an instant: its first line that holds then. `periods` are the person's lines of all files, in their order.
+create macro value_at(periods, number, moment) as
+  list_filter(periods, lambda line: line.file = number and (line.valid_from is null or moment >= line.valid_from) and (line.valid_to is null or moment < line.valid_to))[1].value;
+
 -- Epoch milliseconds as an instant; 0, negative and beyond the year 9999 is not a time.
 create macro is_instant(ms) as ms > 0 and ms < 253402300800000;
+create macro instant_utc(ms) as case when is_instant(ms) then make_timestamp_ms(ms) end;
 create macro instant(ms) as case when is_instant(ms) then make_timestamp_ms(ms)::timestamptz end;
 
 -- An instant people wrote: ISO 8601 (UTC when no zone is given), or epoch milliseconds.
@@ -51,3 +56,6 @@ create macro looks_secret(key, value) as
   or regexp_matches(value, '(AKIA|ASIA)[0-9A-Z]{16}|-----BEGIN|://[^/\s:@]*:[^/\s@]+@|\b(gh[pousr]_|github_pat_|glpat-|xox[abprs]-|sk-|hf_|dapi)[A-Za-z0-9_-]{16,}|\beyJ[A-Za-z0-9_-]{10,}\.|(?i)(password|secret|token|sig)=[^&\s]{4,}');
 create macro all_but_secrets(document) as
   cast(to_json(map_from_entries(list_sort(list_filter(map_entries(cast(cast(document as json) as map(varchar, varchar))), lambda pair: not looks_secret(pair.key, pair.value))))) as varchar);
+
+-- A float of MLflow as money: the decimal it is written as.
+create macro money(x) as try_cast(cast(x as varchar) as decimal(38, 22));

@@ -3,11 +3,11 @@ with now_there as (
   select * from fresh_runs where start_month = $month
 ),
 machines as (
-  select workspace, run_id, list_sort(list(distinct resource_id)) as resource_ids
-  from fresh_resources where start_month = $month group by all
+  select workspace, run_id, list(resource_id order by resource_id) as resource_ids
+  from fresh_resources where start_month = $month and not is_single and used_ordinal = 0 group by all
 ),
 there as (
-  select {columns_there} from now_there r left join machines m using (workspace, run_id)
+  select {columns_there} from now_there r left join machines m using (workspace, run_id) left join fresh_use u using (run_id)
 ),
 gone as (
   select {columns_gone} from previous_runs r

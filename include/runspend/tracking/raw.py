@@ -8,6 +8,7 @@ API nor SQLite's driver can be trusted to tell them from null.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,15 +16,46 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import pyarrow as pa
 
-RUN_TEXT = ("run_id", "experiment_id", "run_name", "user_id", "status", "lifecycle_stage", "artifact_uri", "tags", "params")
+# `tags` and `params` are JSON objects of at least the keys asked for, `param_list` all params: elements KEY US-ASCII-30 VALUE, in any
+# order, joined by US-ASCII-31. `use_keys` has the same form: the utilization metrics of the run, each with the last step it was logged at.
+RUN_TEXT = ("run_id", "experiment_id", "run_name", "user_id", "status", "lifecycle_stage", "artifact_uri", "tags", "params", "param_list", "use_keys")
 RUN_TIMES = ("start_ms", "end_ms", "last_metric_ms")
 EXPERIMENT_TEXT = ("workspace", "experiment_id", "experiment_name", "lifecycle_stage", "artifact_location", "tags")
 EXPERIMENT_TIMES = ("creation_ms", "last_update_ms")
 OWNER_TEXT = ("owner_kind", "owner_id", "experiment_id", "uri")
 
+# Traces that carry a token cost, and every span of them: what a span costs may stand in its parent's cost too.
+TRACE_TEXT = ("trace_id", "experiment_id", "source_run", "trace_user", "mlflow_user")
+TRACE_FIGURES = ("start_ms", "input_tokens", "output_tokens", "total_cost")
+SPAN_TEXT = ("trace_id", "span_id", "parent_id", "model")
+
+BETWEEN, AFTER = "\x1e", "\x1f"
+USE_POINTS = 250  # of one metric of one run, evenly spread over its steps: enough for a mean, few enough to look each up
+
 # Runs without a start, or with one no calendar has, are kept under this month.
 NO_START = "1970-01"
 LAST_MS = 253_402_300_800_000  # the year 10000
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The tags and params of runs to hand over; None is all of them."""
+
+    tags: Sequence[str] | None
+    params: Sequence[str] | None
+
+    def by_table(self) -> tuple[tuple[str, Sequence[str] | None], ...]:
+        return ("tags", self.tags), ("params", self.params)
+
+
+@dataclass(frozen=True)
+class UseKey:
+    """One metric of one run to be averaged, from its points at every `stride`-th step up to the last."""
+
+    run_id: str
+    key: str
+    last_step: int
+    stride: int
 
 
 class Reader(Protocol):
@@ -43,9 +75,17 @@ class Reader(Protocol):
 
     def count_runs(self) -> int: ...
 
-    def read_runs(self, months: Sequence[str] | None) -> Iterator[pa.RecordBatch]: ...
+    def narrow_keys(self, wanted: Keys) -> Keys: ...
+
+    def read_runs(self, months: Sequence[str] | None, keys: Keys) -> Iterator[pa.RecordBatch]: ...
+
+    def read_use(self, wanted: Sequence[UseKey]) -> Iterator[pa.RecordBatch]: ...
 
     def read_owners(self) -> pa.Table: ...
+
+    def list_trace_months(self) -> list[str]: ...
+
+    def read_traces(self, months: Sequence[str]) -> tuple[pa.Table, pa.Table]: ...
 
 
 def raw_schema(text: Sequence[str], times: Sequence[str] = ()) -> pa.Schema:
@@ -53,6 +93,29 @@ def raw_schema(text: Sequence[str], times: Sequence[str] = ()) -> pa.Schema:
     import pyarrow as pa
 
     return pa.schema([(name, pa.string()) for name in text] + [(name, pa.int64()) for name in times])
+
+
+def run_schema() -> pa.Schema:
+    return raw_schema(RUN_TEXT, RUN_TIMES)
+
+
+def use_schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema([("run_id", pa.string()), ("key", pa.string()), ("value", pa.float64())])
+
+
+def trace_schema() -> pa.Schema:
+    import pyarrow as pa
+
+    kinds = (pa.int64(), pa.int64(), pa.int64(), pa.float64())
+    return pa.schema([(name, pa.string()) for name in TRACE_TEXT] + list(zip(TRACE_FIGURES, kinds, strict=True)))
+
+
+def span_schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema([(name, pa.string()) for name in SPAN_TEXT] + [("cost", pa.float64())])
 
 
 def to_batch(columns: Sequence[Any], schema: pa.Schema) -> tuple[pa.RecordBatch, int]:
@@ -70,7 +133,7 @@ def to_batch(columns: Sequence[Any], schema: pa.Schema) -> tuple[pa.RecordBatch,
             text.validate(full=True)
         except pa.ArrowInvalid:
             text, changed = repair_text(text)
-            repaired += changed
+            repaired += changed if field.name != "param_list" else 0  # what is wrong in it is not kept, or stands in `params` too
         arrays.append(text)
     return pa.RecordBatch.from_arrays(arrays, schema=schema), repaired
 

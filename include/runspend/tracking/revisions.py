@@ -11,7 +11,9 @@ from __future__ import annotations
 OLDEST_SUPPORTED = "97727af70f4d"
 LOGGED_MODELS_SINCE = "400f98739977"
 TRACES_SINCE = "867495a8f9d4"
+TRACE_COSTS_SINCE = "75868b020152"  # costs and models in columns of their own
 WORKSPACES_SINCE = "1b5f0d9ad7c1"
+METRIC_INDEX_SINCE = "a5b4c3d2e1f0"  # on run, key and step
 NEWEST_MLFLOW = "3.17"
 OLDEST_MLFLOW = "2.0"
 

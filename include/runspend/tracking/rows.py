@@ -6,17 +6,18 @@ themselves are in the `.sql` files next door. How rows are fetched belongs to `d
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runspend.config import DimensionSettings, TrackingServer
-from runspend.errors import ConfigError, MissingExtra, SourceRefused
+from runspend.config import TrackingServer
+from runspend.errors import MissingExtra, SourceRefused
 from runspend.identifiers import resource_key_sql
 from runspend.tables import TABLES, Table
 from runspend.tracking import raw
+from runspend.tracking.places import Places, PoolColumns, RowSettings, copied_sql, digest_settings, job_columns, keys_of, sort_keys
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,7 +31,6 @@ RESOURCE_KEYS = (
     "cloud.instance_id",
     "mlflow.databricks.cluster.id",
 )
-JOB_KEYS = ("runspend.job_id", "sagemaker.training_job_name", "mlflow.databricks.jobRunID")
 REQUEST_KEYS = (
     "instance_type",
     "num_workers",
@@ -48,7 +48,7 @@ REQUEST_KEYS = (
     "timeout_seconds",
     "early_stopping_rounds",
 )
-STATED_KEYS = RESOURCE_KEYS + JOB_KEYS + REQUEST_KEYS
+STATED_KEYS = RESOURCE_KEYS + REQUEST_KEYS
 MLFLOW_KEYS = ("mlflow.user", "mlflow.runName", "mlflow.parentRunId", "mlflow.source.name", "mlflow.source.git.commit")
 
 # A month that lost fewer runs than this at once is believed.
@@ -60,18 +60,20 @@ DUCKDB_TYPES = {
     "INT64": "bigint",
     "FLOAT64": "double",
     "DATE": "date",
+    "BIGNUMERIC": "decimal(38, 22)",
     "TIMESTAMP": "timestamptz",
     "ARRAY<STRING>": "varchar[]",
 }
-DIMENSIONS = ("team", "project", "cost_center", "owner")
 
 
 class Rows:
-    """The set work of one extract, in a DuckDB of its own that spills to `workdir`."""
+    """The set work of one extract, in a DuckDB of its own that spills to `workdir`.
 
-    def __init__(
-        self, server: TrackingServer, dims: DimensionSettings, selector_keys: Collection[str], *, now: datetime, workdir: Path, load_id: str
-    ) -> None:
+    `wanted` are the tags and params whose values the rows need. Before `load_runs`, `expect` says which of them the server
+    has at all: a key that no run has costs nothing then.
+    """
+
+    def __init__(self, server: TrackingServer, settings: RowSettings, *, now: datetime, workdir: Path, load_id: str) -> None:
         try:
             import duckdb
         except ImportError as error:
@@ -80,12 +82,21 @@ class Rows:
         self._now = now
         self._workdir = workdir
         self._names = {"server": server.name, "load_id": load_id}
+        self._places = Places(settings)
+        self._pools = PoolColumns(settings.pools, self._places, server.name)
+        self._job_keys = settings.job_keys
+        self.settings_digest = digest_settings(server, settings, self._places)
+        stated = {*STATED_KEYS, *settings.job_keys}
+        self._copied_tags = {*_listed(server.copy_.tags), *stated, *self._places.tags, *keys_of(settings.selector_keys, "tag.")}
+        params = {*_listed(server.copy_.params), *stated, *self._places.params, *keys_of(settings.selector_keys, "param.")}
+        self.wanted = raw.Keys(sort_keys({*MLFLOW_KEYS, *self._copied_tags}), sort_keys(params))
+        self._parts: dict[str, str] = {}
         self._con = duckdb.connect(
             config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(workdir / "spill"), "preserve_insertion_order": False}
         )
         self._con.execute("set TimeZone = 'UTC'")
         self._con.execute(_sql("macros.sql"))
-        self._set_variables(dims, selector_keys)
+        self._set_variables(settings)
         self._create("fresh_experiments", TABLES["experiments"], "dimension_values varchar[]")
         self._create(
             "fresh_runs",
@@ -94,8 +105,11 @@ class Rows:
             "resource_text varchar",
             "has_bad_resources boolean",
             "has_bad_time boolean",
+            "use_keys varchar",
         )
-        self._create("fresh_resources", TABLES["run_resources"], "has_bad_time boolean")
+        self._create("fresh_resources", TABLES["run_resources"], "has_bad_time boolean", "is_single boolean")
+        self._create("fresh_trace_costs", TABLES["trace_costs"])
+        self._con.execute("create table fresh_use (run_id varchar, mean_use_percent double)")
 
     def close(self) -> None:
         self._con.close()
@@ -104,44 +118,41 @@ class Rows:
         columns = [f"{c.name} {DUCKDB_TYPES[c.type]}" for c in table.columns]
         self._con.execute(f"create table {name} ({', '.join([*columns, *more])})")
 
-    def _set_variables(self, dims: DimensionSettings, selector_keys: Collection[str]) -> None:
-        places = _Places(dims)
-        copied_tags = _sorted({*_listed(self._server.copy_.tags), *STATED_KEYS, *places.tags, *_of(selector_keys, "tag.")})
-        copied_params = _sorted({*_listed(self._server.copy_.params), *STATED_KEYS, *places.params, *_of(selector_keys, "param.")})
-        copied_experiment_tags = _sorted(
-            {*_listed(self._server.copy_.tags), *places.experiment_tags, *_of(selector_keys, "experiment_tag.")}
+    def _set_variables(self, settings: RowSettings) -> None:
+        copied = sort_keys(
+            {*_listed(self._server.copy_.tags), *self._places.experiment_tags, *keys_of(settings.selector_keys, "experiment_tag.")}
         )
-        tag_keys = _sorted({*MLFLOW_KEYS, *copied_tags})
-        self._set("tag_keys", tag_keys)
-        self._set("tag_paths", [_pointer(k) for k in tag_keys])
-        self._set("param_keys", copied_params)
-        self._set("param_paths", [_pointer(k) for k in copied_params])
-        self._set("experiment_tag_paths", [_pointer(k) for k in places.experiment_tags])
-        self._set("copied_tags", copied_tags)
-        self._set("copied_tag_places", [tag_keys.index(k) + 1 for k in copied_tags], "bigint[]")
-        self._set("copied_experiment_tags", copied_experiment_tags)
-        self._set("copied_experiment_tag_paths", [_pointer(k) for k in copied_experiment_tags])
+        self._set("experiment_tag_paths", [_pointer(k) for k in self._places.experiment_tags])
+        self._set("copied_experiment_tags", copied)
+        self._set("copied_experiment_tag_paths", [_pointer(k) for k in copied])
         self._set("copies_all_tags", self._server.copy_.tags == "all", "boolean")
         self._set("copies_all_params", self._server.copy_.params == "all", "boolean")
         self._set("only_listed_workspaces", isinstance(self._server.workspaces, list), "boolean")
-        self._set("not_a_person", list(dims.not_a_person))
-        self._set("places", places.names)
-        expressions = [
-            *(f"said(t[{tag_keys.index(k) + 1}])" for k in places.tags),
-            *(f"said(p[{copied_params.index(k) + 1}])" for k in places.params),
-            *(f"said(dimension_values[{i + 1}])" for i in range(len(places.experiment_tags))),
-            *(f"said(mapped_values[{i + 1}])" for i in range(len(places.files))),
-            "user_name",
-        ]
-        self._dimension_sql: dict[str, str] = {}
-        for dimension, wanted in places.of_dimension.items():
-            values = ", ".join(["null::varchar", *(expressions[i] for i in wanted)])
-            froms = " ".join(f"when {expressions[i]} is not null then getvariable('places')[{i + 1}]" for i in wanted)
-            self._dimension_sql |= {
-                dimension: f"coalesce({values})",
-                f"{dimension}_from": f"case {froms} end" if froms else "null::varchar",
-            }
-        self._con.register("user_values", places.user_values())
+        self._set("not_a_person", list(settings.dimensions.not_a_person))
+        self._set("places", self._places.names)
+        self._con.execute("create table user_lines (number integer, file integer, person varchar, value varchar, valid_from timestamptz, valid_to timestamptz)")
+        lines = [(i, line.file, line.person, line.value, line.valid_from, line.valid_to) for i, line in enumerate(self._places.user_lines)]
+        if lines:
+            self._con.executemany("insert into user_lines values (?, ?, ?, ?, ?, ?)", lines)
+
+    def expect(self, keys: raw.Keys) -> raw.Keys:
+        """Take the tags and params that some run has, and say what is to be read: all of a kind where all are copied."""
+        tags, params = list(keys.tags or ()), list(keys.params or ())
+        self._set("tag_keys", tags)
+        self._set("tag_paths", [_pointer(k) for k in tags])
+        self._set("param_keys", params)
+        self._set("param_paths", [_pointer(k) for k in params])
+        self._set("tag_labels", [json.dumps(k, ensure_ascii=False) + ":" for k in tags])
+        self._set("param_labels", [json.dumps(k, ensure_ascii=False) + ":" for k in params])
+        self._parts = {
+            **self._places.dimension_columns(tags, params),
+            **self._pools.columns(tags, params),
+            **job_columns(self._job_keys, tags, params),
+            "copied_tags": copied_sql("t", "tag_labels", [i for i, k in enumerate(tags) if k in self._copied_tags]),
+            "copied_params": copied_sql("p", "param_labels", range(len(params))),
+        }
+        self._set("pool_texts", self._pools.texts)
+        return raw.Keys(None if self._server.copy_.tags == "all" else tags, None if self._server.copy_.params == "all" else params)
 
     def _set(self, name: str, value: Any, type_: str = "varchar[]") -> None:
         self._con.execute(f"set variable {name} = cast($value as {type_})", {"value": value})
@@ -156,19 +167,55 @@ class Rows:
         """All batches, or none: what they raise is raised here as it was."""
         import pyarrow as pa
 
+        self._con.execute("delete from fresh_use")
         self._con.execute("delete from fresh_runs")
         self._con.execute("delete from fresh_resources")
         guarded = _Guarded(batches)
-        self._con.register("raw_runs", pa.RecordBatchReader.from_batches(raw.raw_schema(raw.RUN_TEXT, raw.RUN_TIMES), guarded))
+        self._con.register("raw_runs", pa.RecordBatchReader.from_batches(raw.run_schema(), guarded))
+        # How many rows a stream has is not known: left to itself, DuckDB hashes all of it, and does the work after the last one, on one core.
+        self._con.execute("set disabled_optimizers = 'join_order,build_side_probe_side'")
         try:
-            self._con.execute(_sql("runs.sql", **self._dimension_sql), self._names)
+            self._con.execute(_sql("runs.sql", **self._parts), self._names)
         except Exception:
             if guarded.error is not None:
                 raise guarded.error from None
             raise
         finally:
+            self._con.execute("reset disabled_optimizers")
             self._con.unregister("raw_runs")
         self._con.execute(_sql("run_resources.sql", resource_key=resource_key_sql("resource_id")))
+
+    def use_wanted(self, previous: Callable[[str], pa.Table | None]) -> list[raw.UseKey]:
+        """The utilization metrics to average: of GPUs where a run has such, else of CPUs. An ended run is read once: its metrics are there."""
+        months = [m for (m,) in self._con.execute("select distinct strftime(start_month, '%Y-%m') from fresh_runs where use_keys <> ''").fetchall()]
+        for month in months:
+            self._register("previous_runs", TABLES["runs"], previous(month))
+            self._con.execute(_sql("known_use.sql"), {"month": _first_day(month)})
+        found = self._con.execute(_sql("use_keys.sql"), {"points": raw.USE_POINTS}).fetchall()
+        return [raw.UseKey(*row) for row in found]
+
+    def load_use(self, batches: Iterator[pa.RecordBatch]) -> None:
+        import pyarrow as pa
+
+        self._con.register("raw_use", pa.Table.from_batches(batches, schema=raw.use_schema()))
+        self._con.execute(_sql("mean_use.sql"))
+        self._con.unregister("raw_use")
+
+    def load_traces(self, traces: pa.Table, spans: pa.Table) -> None:
+        self._con.execute("delete from fresh_trace_costs")
+        if not traces.num_rows:
+            return
+        self._con.register("raw_traces", traces)
+        self._con.register("raw_spans", spans)
+        self._con.execute(_sql("traces.sql"), self._names)
+        for name in ("raw_traces", "raw_spans"):
+            self._con.unregister(name)
+
+    def write_trace_month(self, month: str, previous: pa.Table | None) -> Path:
+        """The file of `trace_costs`: what the traces there are cost, and what those no longer there did."""
+        table = TABLES["trace_costs"]
+        self._register("previous_trace_costs", table, previous)
+        return self._write(table, month, _sql("trace_month.sql", columns=_columns(table)), {"month": _first_day(month)})
 
     def warnings(self) -> list[str]:
         """One sentence for each kind of statement that could not be used."""
@@ -208,19 +255,20 @@ class Rows:
         self, month: str, previous_runs: pa.Table | None, previous_resources: pa.Table | None, *, accept: bool
     ) -> tuple[dict[str, Path], dict[str, Any]]:
         """The files of `runs` and `run_resources`, and what the unit should remember. Refused if too many runs vanished."""
-        parameters = {"month": date(int(month[:4]), int(month[5:7]), 1)}
+        parameters = {"month": _first_day(month)}
         self._register("previous_runs", TABLES["runs"], previous_runs)
         self._register("previous_resources", TABLES["run_resources"], previous_resources)
         if not accept:
             self._check_vanished(month, parameters)
         runs, resources = TABLES["runs"], TABLES["run_resources"]
-        there = [c.name for c in runs.columns if c.name not in ("resource_ids", "purged_at")]
+        there = [c.name for c in runs.columns if c.name not in ("resource_ids", "purged_at", "mean_use_percent")]
         select = _sql(
             "month.sql",
             columns=_columns(runs),
             columns_there=", ".join(f"r.{c}" for c in there)
-            + ", coalesce(m.resource_ids, []) as resource_ids, null::timestamptz as purged_at",
-            columns_gone=", ".join(f"r.{c}" for c in there) + ", r.resource_ids, coalesce(r.purged_at, $now::timestamptz) as purged_at",
+            + ", case when r.resource_kind = 'one' then [r.resource_text] else coalesce(m.resource_ids, []) end as resource_ids, u.mean_use_percent, null::timestamptz as purged_at",
+            columns_gone=", ".join(f"r.{c}" for c in there)
+            + ", r.resource_ids, r.mean_use_percent, coalesce(r.purged_at, $now::timestamptz) as purged_at",
         )
         files = {"runs": self._write(runs, month, select, {**parameters, "now": self._now})}
         files["run_resources"] = self._write(
@@ -266,7 +314,7 @@ class Rows:
             " count(*) filter (purged_at is null) from read_parquet($path)",
             {"path": str(path)},
         )
-        return {"first_start": _iso(first), "last_end": _iso(last), "has_open_runs": is_open, "runs": count}
+        return {"first_start": _iso(first), "last_end": _iso(last), "has_open_runs": is_open, "runs": count, "settings": self.settings_digest}
 
     def _write(self, table: Table, period: str, select: str, parameters: dict[str, Any]) -> Path:
         """By pyarrow: DuckDB marks columns that happen to hold no null as required, and the files of one table must agree."""
@@ -285,60 +333,6 @@ class Rows:
     def _one(self, sql: str, parameters: dict[str, Any] | None = None) -> tuple[Any, ...]:
         [row] = self._con.execute(sql, parameters or {}).fetchall()  # an aggregate without groups always has one row
         return tuple(row)
-
-
-class _Places:
-    """Where dimensions may come from, each place once: run tags, run params, experiment tags, files by user, the user."""
-
-    def __init__(self, dims: DimensionSettings) -> None:
-        sources = {d: [s for s in getattr(dims, d) if not (isinstance(s, str) and s.startswith("line."))] for d in DIMENSIONS}
-        texts = [s for d in DIMENSIONS for s in sources[d] if isinstance(s, str)]
-        self.tags = _sorted(_of(texts, "run.tag."))
-        self.params = _sorted(_of(texts, "run.param."))
-        self.experiment_tags = _sorted(_of(texts, "experiment.tag."))
-        self.files = _sorted({s["user"] for d in DIMENSIONS for s in sources[d] if isinstance(s, dict)})
-        self.names = [
-            *(f"run.tag.{k}" for k in self.tags),
-            *(f"run.param.{k}" for k in self.params),
-            *(f"experiment.tag.{k}" for k in self.experiment_tags),
-            *(f"user:{Path(f).name}" for f in self.files),
-            "run.user",
-        ]
-        keys = [
-            *(f"run.tag.{k}" for k in self.tags),
-            *(f"run.param.{k}" for k in self.params),
-            *(f"experiment.tag.{k}" for k in self.experiment_tags),
-            *(f"file {f}" for f in self.files),
-            "run.user",
-        ]
-        self.of_dimension: dict[str, list[int]] = {}
-        for dimension, wanted in sources.items():
-            named = [s if isinstance(s, str) else f"file {s['user']}" for s in wanted]
-            self.of_dimension[dimension] = [keys.index(name) for name in named]
-
-    def user_values(self) -> pa.Table:
-        """One row per user of any file: the value in each file."""
-        import pyarrow as pa
-
-        maps = [_read_users(Path(f)) for f in self.files]
-        people = sorted({person for values in maps for person in values})
-        rows = [[values.get(person) for values in maps] for person in people]
-        return pa.table({"person": pa.array(people, pa.string()), "mapped_values": pa.array(rows, pa.list_(pa.string()))})
-
-
-def _read_users(path: Path) -> dict[str, str]:
-    """A CSV file with a header: the user in the first column, the value in the second. The first line of a user counts."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [line for line in csv.reader(file) if line]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"cannot read {path} of `dimensions`: {error}. Give a CSV file with the columns user and value.") from error
-    if not lines or any(len(line) < 2 for line in lines):
-        raise ConfigError(f"cannot use {path} of `dimensions`: it needs a header and two columns, user and value.")
-    values: dict[str, str] = {}
-    for line in lines[1:]:
-        values.setdefault(line[0].strip(), line[1].strip())
-    return values
 
 
 class _Guarded:
@@ -365,17 +359,13 @@ def _listed(keys: Sequence[str] | str) -> Sequence[str]:
     return () if isinstance(keys, str) else keys
 
 
-def _of(names: Iterable[str], prefix: str) -> set[str]:
-    return {n[len(prefix) :] for n in names if n.startswith(prefix) and len(n) > len(prefix)}
-
-
-def _sorted(keys: Iterable[str]) -> list[str]:
-    return sorted(set(keys), key=str.encode)
-
-
 def _pointer(key: str) -> str:
     """A key as JSON pointer (RFC 6901), the one path syntax that can name any key."""
     return "/" + key.replace("~", "~0").replace("/", "~1")
+
+
+def _first_day(month: str) -> date:
+    return date(int(month[:4]), int(month[5:7]), 1)
 
 
 def _columns(table: Table) -> str:

@@ -18,11 +18,6 @@ separated as (
   from fresh_runs
   where resource_kind = 'ids' and not starts_with(resource_text, '[')
 ),
-single as (
-  select tracking_server, workspace, run_id, start_month, load_id, resource_text as resource_id, null::varchar as used_from, null::varchar as used_to
-  from fresh_runs
-  where resource_kind = 'one'
-),
 -- A machine stated twice with the same times is one statement.
 claims as (
   select distinct
@@ -31,12 +26,23 @@ claims as (
     written_instant(used_from) as used_from,
     written_instant(used_to) as used_to,
     (used_from is not null and written_instant(used_from) is null) or (used_to is not null and written_instant(used_to) is null) as has_bad_time
-  from (select * from listed union all select * from separated union all select * from single)
+  from (select * from listed union all select * from separated)
+),
+several as (
+  select
+    *,
+    false as is_single,
+    row_number() over (partition by workspace, run_id, resource_id order by used_from nulls first, used_to nulls first, has_bad_time) - 1 as used_ordinal
+  from claims
+  where resource_id is not null
+),
+single as (
+  select tracking_server, workspace, run_id, start_month, load_id, resource_text as resource_id, null::timestamptz as used_from, null::timestamptz as used_to, false as has_bad_time, true as is_single, 0 as used_ordinal
+  from fresh_runs
+  where resource_kind = 'one'
 )
 select
   tracking_server, workspace, run_id, start_month, resource_id,
   {resource_key} as resource_key,
-  row_number() over (partition by workspace, run_id, resource_id order by used_from nulls first, used_to nulls first, has_bad_time) - 1 as used_ordinal,
-  used_from, used_to, load_id, has_bad_time
-from claims
-where resource_id is not null;
+  used_ordinal, used_from, used_to, load_id, has_bad_time, is_single
+from (select * from several union all by name select * from single);

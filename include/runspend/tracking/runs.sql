@@ -1,5 +1,6 @@
 -- One row per run, from the stream `raw_runs` and `fresh_experiments`. `t` and `p` are the tags and params under `tag_keys` and `param_keys`.
--- MLflow writes user_id 'unknown' where nobody said. The places of the dimensions, {team} and so on, are written by `rows.py`. `resource_kind` and `resource_text` go to `run_resources.sql`.
+-- MLflow writes user_id 'unknown' where nobody said. The places of the dimensions, {team} and so on, the job and the pool are written by `places.py`.
+-- `resource_kind` and `resource_text` go to `run_resources.sql`, `use_keys` to `use_keys.sql`.
 insert into fresh_runs by name
 with found as (
   select
@@ -11,17 +12,20 @@ with found as (
 people as (
   select f.*, coalesce(said(tag_value(t, 'mlflow.user')), nullif(said(user_id), 'unknown')) as person from found f
 ),
+user_periods as (
+  select person, list({'file': file, 'value': value, 'valid_from': valid_from, 'valid_to': valid_to} order by number) as periods from user_lines group by person
+),
 named as (
   select
     n.*,
-    e.workspace,
+    coalesce(e.workspace, 'default') as workspace_name,
     e.experiment_name,
     case when not list_contains(getvariable('not_a_person'), n.person) then n.person end as user_name,
     e.dimension_values,
-    u.mapped_values
+    u.periods
   from people n
   left join fresh_experiments e on e.experiment_id = n.experiment_id
-  left join user_values u on u.person = n.person
+  left join user_periods u on u.person = n.person
   where e.experiment_id is not null or not getvariable('only_listed_workspaces')
 ),
 -- What the run says about its machines, one column a key, so that every text is looked at once.
@@ -44,7 +48,9 @@ says as (
     coalesce(stated(t, p, 'memory_request'), stated(t, p, 'memory_limit')) as said_memory,
     stated(t, p, 'max_retries') as said_retries,
     stated(t, p, 'timeout_seconds') as said_timeout,
-    stated(t, p, 'early_stopping_rounds') as said_rounds
+    stated(t, p, 'early_stopping_rounds') as said_rounds,
+    {said_job} as said_job,
+    {pool_number} as pool_number
   from named n
 ),
 -- Lists of machines that cannot be read count as not stated.
@@ -58,9 +64,9 @@ judged as (
 typed as (
   select
     $server as tracking_server,
-    coalesce(workspace, 'default') as workspace,
+    workspace_name as workspace,
     run_id,
-    cast(date_trunc('month', coalesce(instant(start_ms), timestamptz '1970-01-01 00:00:00+00')) as date) as start_month,
+    cast(date_trunc('month', coalesce(instant_utc(start_ms), timestamp '1970-01-01')) as date) as start_month,
     coalesce(nullif(run_name, ''), nullif(tag_value(t, 'mlflow.runName'), '')) as run_name,
     nullif(experiment_id, '') as experiment_id,
     experiment_name,
@@ -92,16 +98,21 @@ typed as (
     whole_number(said_retries) as max_retries,
     positive(try_cast(said_timeout as double)) as timeout_seconds,
     whole_number(said_rounds) as early_stopping_rounds,
-    nullif(md5(json(params)), md5('{}')) as params_digest,
+    said_job as job_id,
+    {job_key} as job_key,
+    -- Not JSON: a run's params come in the order they were logged in; joined text is cheaper to make and to sort.
+    case when param_list <> '' then md5(array_to_string(list_sort(string_split(param_list, chr(31))), chr(31))) end as params_digest,
     case when getvariable('copies_all_tags') then all_but_secrets(tags)
-         else copied(getvariable('copied_tags'), list_select(t, getvariable('copied_tag_places'))) end as tags,
+         else {copied_tags} end as tags,
     case when getvariable('copies_all_params') then all_but_secrets(params)
-         else copied(getvariable('param_keys'), p) end as params,
+         else {copied_params} end as params,
     $load_id as load_id,
     case when is_listed then 'list' when is_ids then 'ids' when one_id is not null then 'one' end as resource_kind,
     case when is_listed then listed when is_ids then ids else one_id end as resource_text,
     (listed is not null and not is_listed) or (ids is not null and not is_ids) as has_bad_resources,
-    coalesce((start_ms <> 0 and not is_instant(start_ms)) or (end_ms <> 0 and not is_instant(end_ms)), false) as has_bad_time
+    coalesce((start_ms <> 0 and not is_instant(start_ms)) or (end_ms <> 0 and not is_instant(end_ms)), false) as has_bad_time,
+    use_keys,
+    pool_number
   from judged
 )
-select * from typed;
+select * exclude (pool_number), {pool_key} as pool_key from typed;

@@ -8,7 +8,7 @@ the same files in a bucket. What rows mean does not belong here.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from runspend.config import Settings
+    from runspend.rates import Stretch
 
 __all__ = ["Model", "Reader", "Step", "Unit", "UnitState", "Warehouse", "open_warehouse"]
 
@@ -49,6 +50,14 @@ class Reader(Protocol):
         """Rows of one GoogleSQL statement (`native`: the engine's own dialect). Money is decimal128(38, 22)."""
         ...
 
+    def batches(self, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
+        """The same rows as `query`, about `rows` at a time: for what does not fit in memory. One at a time; finish it before the next question."""
+        ...
+
+    def in_currency(self, currency: str, rates: Sequence[Stretch]) -> Reader:
+        """The same view with the cost tables' money in one currency, by charge date, exact to 22 decimals; what has no rate stays in its own."""
+        ...
+
 
 class Step(Protocol):
     """Units being replaced together. Nothing is visible to anybody until `publish`."""
@@ -61,6 +70,10 @@ class Step(Protocol):
 
     def drop(self, table: str, period: str, writer: str) -> None:
         """Stage the removal of a unit."""
+        ...
+
+    def rename(self, unit: Unit, writer: str, names: Mapping[str, tuple[str, str]], *, extra: Mapping[str, Any]) -> UnitState:
+        """Stage a published unit as another writer's, with other names in some columns: {column: (old, new)}; an old that ends in / is a beginning."""
         ...
 
     def run(self, models: Sequence[Model], parameters: Mapping[str, Any]) -> None:
@@ -82,7 +95,7 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class Model:
-    """One file of `models/`. Its name is the table it fills.
+    """One file of `models/`. Its name is the table it fills, or the one it `makes` for later models.
 
     `into` is the unit it replaces; without it the rows live only until the step ends. Models next to each other with the
     same `bucket_by` column may be run by an engine with little memory one share of that column's values at a time: they
@@ -93,6 +106,12 @@ class Model:
     into: tuple[str, str] | None = None  # (period, writer)
     bucket_by: str | None = None
     fills: str | None = None  # the table, where the model adds rows to what another model of the step put into the same unit
+    makes: str | None = None  # the temporary table, where several models may stand for the same one in a chain
+
+    @property
+    def target(self) -> str:
+        """The table its rows go to: one of `tables.py` with `into`, else one that lives until the step ends."""
+        return self.fills or self.makes or self.name
 
 
 class Warehouse(Protocol):

@@ -11,10 +11,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runspend.tables import TABLES
 from runspend.warehouse import Model
 from runspend.warehouse.dialect import duckdb_sql, table_names
-from runspend.warehouse.engine import column_types, literal, quote, used
+from runspend.warehouse.engine import column_types, drop_relation, file_list, literal, quote, used
 
 if TYPE_CHECKING:
     import duckdb
@@ -27,25 +26,21 @@ ROWS_PER_BUCKET = 1_000_000
 
 
 def run_in_buckets(step: ParquetStep, models: Sequence[Model], column: str, parameters: Mapping[str, Any], later: set[str]) -> None:
-    """Run the models, all of them for one bucket, then all for the next. `later`: names that models after these read."""
+    """Run the models, all of them for one bucket, then all for the next. `later`: tables that models after these read as these leave them."""
     step.refresh_views()
     connection = step.connection
     texts = {model.name: step.read_model(model) for model in models}
     read_by = {model.name: table_names(texts[model.name]) for model in models}
     split = {}  # what the models read from outside and holds the column: name -> type of the column
-    for name in sorted(set().union(*read_by.values()) - texts.keys()):
+    for name in sorted(set().union(*read_by.values()) - {model.target for model in models}):
         types = column_types(connection, name)
         if column in types:
             split[name] = types[column]
     if not split:
         raise ValueError(f"cannot run {', '.join(texts)} by {column}: no table they read has that column.")
     buckets = _cut(connection, {name: step.rows_source(name, parameters) for name in split}, column)
-    if len(buckets) == 1:
-        for model in models:
-            step.run_one(model, parameters)
-        return
-
     parts: dict[str, list[Path]] = {model.name: [] for model in models if model.into is not None}
+    kept: dict[str, list[Path]] = {model.target: [] for model in models if model.into is None and model.target in later}
     connection.execute("create schema bucket")
     connection.execute("set search_path = 'bucket,main'")
     for number, (low, high) in enumerate(buckets):
@@ -54,7 +49,7 @@ def run_in_buckets(step: ParquetStep, models: Sequence[Model], column: str, para
             connection.execute(f"create or replace view bucket.{quote(name)} as select * from main.{quote(name)} where {condition}")
         for position, model in enumerate(models):
             sql, given = duckdb_sql(texts[model.name]), used(texts[model.name], parameters)
-            target = f"bucket.{quote(model.name)}"
+            target = f"bucket.{quote(model.target)}"
             if model.into is not None:
                 part = step.stage / f"{model.name}-{number}.part"
                 step.copy_sorted(model, sql, given, part)
@@ -62,13 +57,16 @@ def run_in_buckets(step: ParquetStep, models: Sequence[Model], column: str, para
                 connection.execute(f"create or replace view {target} as from read_parquet({literal(part)})")
                 continue
             connection.execute(f"create or replace table {target} as {sql}", given)
-            if model.name in later:
-                _keep(connection, model.name, first=number == 0)
-            done = {m.name for m in models[: position + 1] if m.into is None}
+            if model.target in kept:
+                kept[model.target].append(_keep(connection, model.target, step.stage / f"{model.target}-{number}.kept"))
+            done = {m.target for m in models[: position + 1] if m.into is None}
             for name in done - set().union(*(read_by[m.name] for m in models[position + 1 :])):
                 connection.execute(f"drop table if exists bucket.{quote(name)}")
     connection.execute("set search_path = 'main'")
     connection.execute("drop schema bucket cascade")
+    for name, files in kept.items():
+        drop_relation(connection, name)
+        connection.execute(f"create view main.{quote(name)} as from read_parquet({file_list(files)})")
     for model in models:
         if model.into is not None:
             step.accept_parts(model, parts[model.name])
@@ -96,6 +94,8 @@ def _cut(connection: duckdb.DuckDBPyConnection, sources: Mapping[str, str], colu
 
 def _range(column: str, type_: str, low: object, high: object) -> str:
     name = quote(column)
+    if low is None and high is None:
+        return "true"
     below = f"{name} < cast({literal(high)} as {type_})"
     if low is None:
         return f"({below} or {name} is null)"
@@ -103,10 +103,10 @@ def _range(column: str, type_: str, low: object, high: object) -> str:
     return above if high is None else f"{above} and {below}"
 
 
-def _keep(connection: duckdb.DuckDBPyConnection, name: str, *, first: bool) -> None:
-    if name in TABLES:
-        raise ValueError(f"cannot keep the rows of {name}: a table has that name.")
-    if first:
-        connection.execute(f"create or replace table main.{quote(name)} as from bucket.{quote(name)}")
-    else:
-        connection.execute(f"insert into main.{quote(name)} from bucket.{quote(name)}")
+def _keep(connection: duckdb.DuckDBPyConnection, name: str, file: Path) -> Path:
+    """Put the bucket's rows of a table aside for the models after the buckets: in a file, so that they take no memory until then."""
+    types = dict(connection.execute(f"select column_name, column_type from (describe bucket.{quote(name)})").fetchall())
+    # a file has no integers of 128 bits, which is how sums of integers come back
+    columns = ", ".join(f"cast({quote(c)} as bigint) as {quote(c)}" if type_ == "HUGEINT" else quote(c) for c, type_ in types.items())
+    connection.execute(f"copy (select {columns} from bucket.{quote(name)}) to {literal(file)} (format parquet, compression zstd, compression_level 1)")
+    return file

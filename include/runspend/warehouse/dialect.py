@@ -35,9 +35,15 @@ class _Generator(DuckDBGenerator):  # type: ignore[misc]  # sqlglot's metaclass 
         **DuckDBGenerator.TRANSFORMS,
         # DuckDB's count_if is null where no row counts, and 128 bits wide.
         exp.CountIf: lambda self, node: self.sql(_count_cases(node)),
+        # sqlglot forgets the parentheses: div(a + 1, 2) would be a + 1 // 2, and b * div(a, 2) be b * a // 2.
+        exp.IntDiv: lambda self, node: f"({_whole(self, node.this)} // {_whole(self, node.expression)})",
         # Its date_diff of times with a zone asks a calendar: fifty times slower than a subtraction.
         exp.TimestampDiff: lambda self, node: self.sql(_microseconds(node)) if _is_microseconds(node) else DuckDBGenerator.TRANSFORMS[type(node)](self, node),
     }
+
+
+def _whole(generator: _Generator, node: exp.Expression) -> str:
+    return f"({generator.sql(node)})" if isinstance(node, (exp.Binary, exp.Unary, exp.Case)) else str(generator.sql(node))
 
 
 def _is_microseconds(node: exp.TimestampDiff) -> bool:

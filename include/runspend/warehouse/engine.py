@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ except ImportError as missing:
     raise MissingExtra(missing.name or "duckdb", "pipeline") from missing
 
 __all__ = [
-    "DUCKDB_TYPES", "Content", "column_types", "connect", "copy_parquet", "create_view", "declared", "fetch", "file_list", "literal", "measure_rows", "narrow", "quote",
-    "restrict", "used",
+    "DUCKDB_TYPES", "Content", "column_types", "connect", "copy_parquet", "create_view", "declared", "drop_relation", "fetch", "file_list", "literal", "measure_rows", "narrow", "quote",
+    "restrict", "stream", "used",
 ]  # fmt: skip
 
 DUCKDB_TYPES = {
@@ -81,6 +81,13 @@ def create_view(connection: duckdb.DuckDBPyConnection, table: Table, files: Sequ
         columns = ", ".join(f"cast(null as {DUCKDB_TYPES[c.type]}) as {quote(c.name)}" for c in table.columns)
         source = "where false"
     connection.execute(f"create or replace view main.{quote(table.name)} as select {columns} {source}")
+
+
+def drop_relation(connection: duckdb.DuckDBPyConnection, name: str) -> None:
+    """Forget a table or view, if there is one of that name."""
+    found = connection.execute("select table_type from information_schema.tables where table_schema = 'main' and table_name = ?", [name]).fetchall()
+    for (kind,) in found:
+        connection.execute(f"drop {'view' if kind == 'VIEW' else 'table'} main.{quote(name)}")
 
 
 def column_types(connection: duckdb.DuckDBPyConnection, name: str) -> dict[str, str]:
@@ -177,6 +184,14 @@ def fetch(connection: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str,
     if relation is None:
         raise UsageError("cannot run the SQL: it returns no rows. Write a SELECT.")
     return relation.to_arrow_table()
+
+
+def stream(connection: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any], rows: int) -> Iterator[pa.RecordBatch]:
+    """The rows of a query, about `rows` at a time."""
+    relation = connection.sql(sql, params=parameters) if parameters else connection.sql(sql)
+    if relation is None:
+        raise UsageError("cannot run the SQL: it returns no rows. Write a SELECT.")
+    yield from relation.to_arrow_reader(rows)
 
 
 def narrow(rows: pa.Table) -> pa.Table:

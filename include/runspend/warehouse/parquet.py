@@ -16,13 +16,13 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,18 +38,26 @@ from runspend.warehouse.engine import (
     copy_parquet,
     create_view,
     declared,
+    drop_relation,
     fetch,
     file_list,
     measure_rows,
     narrow,
     quote,
     restrict,
+    stream,
     used,
 )
+from runspend.warehouse.exchange import exchange
 from runspend.warehouse.journal import Folder, Stage, crash_point, fsync_file, fsync_folder, read_json, write_json
 from runspend.warehouse.splice import splice
 
-__all__ = ["ParquetReader", "ParquetStep", "ParquetWarehouse", "Place", "Staged", "add_columns", "sha256_of", "state_of", "with_columns"]
+if TYPE_CHECKING:
+    import duckdb
+
+    from runspend.rates import Stretch
+
+__all__ = ["ExchangedReader", "ParquetReader", "ParquetStep", "ParquetWarehouse", "Place", "Staged", "add_columns", "sha256_of", "state_of", "with_columns"]
 
 PACKAGE = Path(__file__).parent.parent
 MEMORY = "2GB"
@@ -214,17 +222,10 @@ class ParquetWarehouse:
         return path.exists() and path.stat().st_size == record["bytes"] and sha256_of(path) == record["sha256"]
 
 
-class ParquetReader:
-    """Read-only SQL over the published tables of one build."""
+class _Answers:
+    """SQL over what one connection shows."""
 
-    def __init__(self, units: Mapping[Unit, Path], columns: Mapping[str, list[str]], scratch: Path) -> None:
-        files: dict[str, list[Path]] = {name: [] for name in TABLES}
-        for unit, path in units.items():
-            files[unit.table].append(path)
-        self._connection = connect(scratch, memory=MEMORY)
-        for table in TABLES.values():
-            create_view(self._connection, table, files[table.name], columns[table.name])
-        restrict(self._connection, [path for paths in files.values() for path in paths])
+    _connection: duckdb.DuckDBPyConnection
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
         """Rows of one GoogleSQL statement (`native`: DuckDB's own dialect). Money is decimal128(38, 22)."""
@@ -241,13 +242,58 @@ class ParquetReader:
         except duckdb.Error as error:
             raise UsageError(f"cannot run the SQL: {error}. `runspend sql --tables` lists tables and columns.") from error
 
+    def batches(self, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
+        """The same rows as `query`, about `rows` at a time; what the engine has to keep of them it spills to disk."""
+        import duckdb
+
+        try:
+            yield from stream(self._connection, duckdb_sql(sql), used(sql, parameters or {}), rows)
+        except duckdb.Error as error:
+            raise UsageError(f"cannot run the SQL: {error}. `runspend sql --tables` lists tables and columns.") from error
+
+
+class ParquetReader(_Answers):
+    """Read-only SQL over the published tables of one build."""
+
+    def __init__(self, units: Mapping[Unit, Path], columns: Mapping[str, list[str]], scratch: Path) -> None:
+        files: dict[str, list[Path]] = {name: [] for name in TABLES}
+        for unit, path in units.items():
+            files[unit.table].append(path)
+        self._connection = connect(scratch, memory=MEMORY)
+        for table in TABLES.values():
+            create_view(self._connection, table, files[table.name], columns[table.name])
+        self._second = self._connection.cursor()  # for `in_currency`; its settings cannot be made later
+        self._second.execute("set TimeZone = 'UTC'")
+        restrict(self._connection, [path for paths in files.values() for path in paths])
+
+    def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
+        """The same view with the cost tables' money in one currency, by charge date, exact to 22 decimals; what has no rate stays in its own.
+
+        One at a time: asked again, an earlier one answers as the new one does.
+        """
+        exchange(self._second, currency, rates)
+        return ExchangedReader(self, self._second)
+
     def tables(self) -> list[str]:
         """Tables that can be asked, public ones first."""
         return sorted(TABLES, key=lambda name: (not TABLES[name].is_public, name))
 
     def close(self) -> None:
         """Let go of the engine."""
+        self._second.close()
         self._connection.close()
+
+
+class ExchangedReader(_Answers):
+    """What a reader shows, with the cost tables' money in one currency."""
+
+    def __init__(self, reader: ParquetReader, connection: duckdb.DuckDBPyConnection) -> None:
+        self._reader = reader
+        self._connection = connection
+
+    def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
+        """In another one."""
+        return self._reader.in_currency(currency, rates)
 
 
 class ParquetStep:
@@ -286,22 +332,55 @@ class ParquetStep:
         self._dropped.add(unit)
         self._fresh.discard(table)
 
-    def run(self, models: Sequence[Model], parameters: Mapping[str, Any]) -> None:
+    def rename(self, unit: Unit, writer: str, names: Mapping[str, tuple[str, str]], *, extra: Mapping[str, Any]) -> UnitState:
+        """Stage a published unit as another writer's, with other names in some columns: {column: (old, new)}; an old that ends in / is a beginning."""
+        table, target = TABLES[unit.table], _unit(unit.table, unit.period, writer)
+        files, columns = self._published
+        create_view(self.connection, table, [files[unit]], columns[unit.table])
+        self._fresh.discard(unit.table)
+        parameters = {f"{side}_{name}": value for name, values in names.items() for side, value in zip(("old", "new"), values, strict=True)}
+        sql = ", ".join(_renamed(c.name, names[c.name][0]) if c.name in names else quote(c.name) for c in table.columns)
+        file = self._new_file(target)
+        copy_parquet(self.connection, table, f"select {sql} from main.{quote(table.name)}", parameters, file, row_group=ROW_GROUP)
+        if target != unit:
+            self.drop(*unit)
+        return self._accept(target, file, measure_rows(self.connection, table, file, unit.period), extra)
+
+    def run(self, models: Sequence[Model], parameters: Mapping[str, Any], *, keep: Collection[str] = ()) -> None:
         """Run `models/*.sql` in order over published and staged rows.
 
-        A model without `into` lives until the step ends; one with `bucket_by` only if a later model of this call reads it.
+        Rows of a model without `into` live until no later model of this call reads them; those named in `keep` to the end.
         """
         for model in models:
-            if model.into is None and model.name in TABLES:
-                raise ValueError(f"cannot run model {model.name} without `into`: it has the name of a table.")
-        groups = [(column, list(group)) for column, group in groupby(models, key=lambda model: model.bucket_by)]
-        for number, (column, group) in enumerate(groups):
-            if column is None:
-                for model in group:
-                    self.run_one(model, parameters)
-            else:
-                later = {name for _, after in groups[number + 1 :] for model in after for name in table_names(self.read_model(model))}
-                run_in_buckets(self, group, column, parameters, later)
+            if model.into is None and model.target in TABLES:
+                raise ValueError(f"cannot run model {model.name} without `into`: {model.target} is the name of a table.")
+        place = 0
+        for column, group in groupby(models, key=lambda model: model.bucket_by):
+            together = list(group)
+            if column is not None:
+                place += len(together)
+                run_in_buckets(self, together, column, parameters, later=self._read_by(models[place:]) | set(keep))
+                self._drop_all_but(self._read_by(models[place:]) | set(keep))
+                continue
+            for model in together:
+                place += 1
+                self.run_one(model, parameters)
+                self._drop_all_but(self._read_by(models[place:]) | set(keep))
+
+    def _read_by(self, models: Sequence[Model]) -> set[str]:
+        """Tables these models read as they find them, not as one of them makes them."""
+        read: set[str] = set()
+        made: set[str] = set()
+        for model in models:
+            read |= table_names(self.read_model(model)) - made
+            made |= {model.target} if model.into is None else set()
+        return read
+
+    def _drop_all_but(self, read: Collection[str]) -> None:
+        found = self.connection.execute("select table_name from duckdb_tables() where schema_name = 'main'").fetchall()
+        for (name,) in found:
+            if name not in read:
+                self.connection.execute(f"drop table main.{quote(name)}")
 
     def check(self, names: Sequence[str], parameters: Mapping[str, Any]) -> None:
         """Run `checks/*.sql` over what would be published; raises CheckFailed with the failing rows."""
@@ -344,7 +423,8 @@ class ParquetStep:
         self.refresh_views()
         sql, given = duckdb_sql(text), used(text, parameters)
         if model.into is None:
-            self.connection.execute(f"create or replace table main.{quote(model.name)} as {sql}", given)
+            drop_relation(self.connection, model.target)
+            self.connection.execute(f"create table main.{quote(model.target)} as {sql}", given)
             return
         target = self._new_file(_unit_of(model))
         self.copy_sorted(model, sql, given, target)
@@ -418,9 +498,17 @@ def _pin(path: Path, pin: Path) -> Path:
     return pin
 
 
+def _renamed(column: str, old: str) -> str:
+    """SQL for a column in which $old_column becomes $new_column."""
+    name = quote(column)
+    if old.endswith("/"):
+        return f"case when starts_with({name}, $old_{column}) then $new_{column} || substr({name}, length($old_{column}) + 1) else {name} end as {name}"
+    return f"case when {name} = $old_{column} then $new_{column} else {name} end as {name}"
+
+
 def _unit_of(model: Model) -> Unit:
     assert model.into is not None
-    return _unit(model.fills or model.name, *model.into)
+    return _unit(model.target, *model.into)
 
 
 def _unit(table: str, period: str, writer: str) -> Unit:

@@ -1,6 +1,6 @@
-"""Read-only pages over the finished reports, for Airflow's plug-in and for `runspend serve`.
+"""Read-only pages for Airflow's plug-in and for `runspend serve`: the finished reports, and the explanation of a run.
 
-Whoever serves the pages decides who may see them (`guard`); nothing here reads the warehouse or writes anything.
+Whoever serves the pages decides who may see them (`guard`); nothing here writes anything.
 """
 
 from runspend.web.app import LOOPBACK, create_app

@@ -1,11 +1,12 @@
-"""The web application: the newest report, the list of months, the CSVs. GET only, relative links only, nothing but files
-whose names are a report's.
+"""The web application: the newest report, the list of months, the CSVs, and the explanation of any one run. GET only,
+relative links only; of files, nothing but those whose names are a report's.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from fastapi.responses import PlainTextResponse, Response
 
 from runspend.actions.report.render import content_policy
 from runspend.config import Settings
-from runspend.errors import ConfigError
+from runspend.errors import ConfigError, UsageError
+from runspend.explain import explain_run, run_as_page
+from runspend.warehouse import open_warehouse
 
 # Hosts a browser may name when the pages are served on this machine alone: any other is a rebound name (DNS rebinding).
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -46,11 +49,14 @@ def create_app(
     app = FastAPI(title="Runspend", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     router = APIRouter(dependencies=[] if guard is None else [Depends(guard)])
 
-    def folder() -> Path:
+    def configured() -> Settings:
         try:
-            return (settings() if callable(settings) else settings).home / "reports"
+            return settings() if callable(settings) else settings
         except ConfigError as error:
             raise HTTPException(503, f"cannot show reports: {error}") from error
+
+    def folder() -> Path:
+        return configured().home / "reports"
 
     @router.get("/")
     def newest() -> Response:
@@ -62,6 +68,17 @@ def create_app(
     @router.get("/icon.svg")
     def icon() -> Response:
         return Response(ICON, media_type="image/svg+xml")
+
+    @router.get("/run/{run_id}")
+    def one_run(run_id: str) -> Response:
+        # What the address names is looked up as data, never as a path or as SQL.
+        known = configured()
+        try:
+            with open_warehouse(known).reader() as reader:
+                page = run_as_page(explain_run(reader, run_id, known, now=datetime.now(timezone.utc)))
+        except UsageError as error:
+            raise HTTPException(404, str(error)) from error
+        return _page(page)
 
     @router.get("/{path:path}")
     def one_file(path: str) -> Response:
@@ -101,5 +118,10 @@ def _send(file: Path | None) -> Response:
     if file.suffix == ".csv":
         headers = {"Content-Disposition": f'attachment; filename="{file.name}"'}
         return Response(content, media_type="text/csv; charset=utf-8", headers=headers)
-    policy = f"{content_policy(content.decode('utf-8'))}; frame-ancestors 'self'"
-    return Response(content, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy})
+    return _page(content.decode("utf-8"))
+
+
+def _page(text: str) -> Response:
+    """A page under the policy it was made for."""
+    policy = f"{content_policy(text)}; frame-ancestors 'self'"
+    return Response(text, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy})

@@ -7,7 +7,8 @@ reads, `wording.py` and `mail.py` write, `outbox.py` remembers who has what, `se
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -31,7 +32,8 @@ from runspend.actions.alert.mail import money
 from runspend.actions.alert.outbox import Delivery, RecordStore, recipient_states, send_outbox
 from runspend.actions.alert.wording import Writer, period_name
 from runspend.config import Settings
-from runspend.errors import PartialFailure, RunspendError
+from runspend.errors import PartialFailure, RunspendError, SourceError
+from runspend.rates import missing_rates, stretches
 from runspend.tables import ALERTS, BUDGET_STATUS
 from runspend.warehouse import Reader
 
@@ -50,6 +52,8 @@ class Judgement:
     budget_status: pa.Table
     notes: list[str]
     coverage: tuple[Coverage, ...]
+    reader: Reader  # what the figures of mails are read from: money in the budgets' currency
+    missing: SourceError | None = None  # the rates without which some were not judged
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class AlertResult:
     deliveries: list[Delivery]
     notes: list[str]
     lines_for_summary: list[tuple[str, str]]
+    missing: SourceError | None = None
 
     @property
     def sent(self) -> list[str]:
@@ -74,15 +79,17 @@ class AlertResult:
 
     @property
     def errors(self) -> list[RunspendError]:
-        """What the command ends with besides its work: a PartialFailure when a mail did not get through."""
+        """What the command ends with besides its work: an exchange rate that is missing, a PartialFailure when a mail did not get through."""
+        errors: list[RunspendError] = [] if self.missing is None else [self.missing]
         failures = [f"{d.mail.subject} to {d.recipient}: {d.outcome.state}, {d.outcome.reply}" for d in self.refused]
         if not failures:
-            return []
+            return errors
         return [
+            *errors,
             PartialFailure(
                 f"cannot deliver {len(failures)} of {len(self.deliveries)} mails: {failures[0]}. Fix mail or notify in runspend.yaml.",
                 failures,
-            )
+            ),
         ]
 
 
@@ -92,13 +99,24 @@ def judge(reader: Reader, settings: Settings, records: RecordStore, now: datetim
     budgets = settings.budgets
     first_judged = {b.name: _first_judged(records, b.name, budget_version(b, settings.currency), now) for b in budgets}
     periods = {b.name: periods_to_judge(b.every, now, first_judged[b.name]) for b in budgets}
-    spend = read_spend(reader, budgets, [p for ps in periods.values() for p in ps])
+    judged = [p for ps in periods.values() for p in ps]
+    spend = read_spend(reader, budgets, judged)
+    missing = None
+    foreign = {(code, day) for days in spend for (day, code), cost in days.items() if code != settings.currency and cost}
+    if foreign:  # only then does anything have to be converted
+        rates = stretches(settings.rates.exchange, settings.currency)
+        missing = missing_rates(rates, settings.currency, foreign)
+        if rates:
+            reader = reader.in_currency(settings.currency, rates)
+            spend = read_spend(reader, budgets, judged)
     coverage = read_coverage(reader)
     statuses = [
         judge_budget(b, settings.currency, period, days) for b, days in zip(budgets, spend, strict=True) for period in periods[b.name]
     ]
     notes = [f"budget {s.budget.name} was not judged for {period_name(s.period)}: {s.not_judged}" for s in statuses if s.not_judged]
-    return Judgement(statuses, decide(statuses, _decided(records)), _status_table(reader, statuses, coverage, now), notes, coverage)
+    table = _status_table(reader, statuses, coverage, now)
+    missing = missing if any(s.not_judged for s in statuses) else None
+    return Judgement(statuses, decide(statuses, _decided(records)), table, notes, coverage, reader, missing)
 
 
 def record(reader: Reader, settings: Settings, records: RecordStore, judgement: Judgement, now: datetime) -> None:
@@ -127,10 +145,14 @@ def send(settings: Settings, records: RecordStore, now: datetime) -> list[Delive
     return send_outbox(settings.mail, settings.home, records, now, writer.digest_mail)
 
 
-def run(reader: Reader, settings: Settings, records: RecordStore, now: datetime) -> AlertResult:
-    """The whole step. Never raises for mail that did not get through: see `AlertResult.errors`."""
-    judgement = judge(reader, settings, records, now)
-    record(reader, settings, records, judgement, now)
+def run(open_reader: Callable[[], AbstractContextManager[Reader]], settings: Settings, records: RecordStore, now: datetime) -> AlertResult:
+    """The whole step. Never raises for mail that did not get through: see `AlertResult.errors`.
+
+    The warehouse is let go before anything is sent: publishing would have to wait for a slow mail server.
+    """
+    with open_reader() as reader:
+        judgement = judge(reader, settings, records, now)
+        record(judgement.reader, settings, records, judgement, now)
     deliveries = send(settings, records, now)
     if judgement.notes:
         headline = f"{len(judgement.notes)} budget{' was' if len(judgement.notes) == 1 else 's were'} not judged: {judgement.notes[0]}"
@@ -147,7 +169,7 @@ def run(reader: Reader, settings: Settings, records: RecordStore, now: datetime)
     notes = list(judgement.notes)
     if settings.tag_budgets:
         notes.append("budgets written as experiment tags are not judged by this version")
-    return AlertResult(judgement.budget_status, alerts_table(records), deliveries, notes, _summary(judgement, deliveries))
+    return AlertResult(judgement.budget_status, alerts_table(records), deliveries, notes, _summary(judgement, deliveries), judgement.missing)
 
 
 def alerts_table(records: RecordStore) -> pa.Table:

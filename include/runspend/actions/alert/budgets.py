@@ -214,12 +214,14 @@ def budget_version(budget: Budget, currency: str) -> str:
 
 
 def judge_budget(budget: Budget, currency: str, period: BudgetPeriod, spend: Mapping[tuple[date, str], Decimal]) -> Status:
-    """One budget against its spend by (charge date, currency). Money of another currency without a rate: no verdict."""
+    """One budget against its spend by (charge date, currency). Money still in another currency has no rate: no verdict."""
     version, thresholds = budget_version(budget, currency), parse_thresholds(budget, currency)
     days = {key: cost for key, cost in spend.items() if period.start <= key[0] < period.end}
-    others = sorted({code for (_, code), cost in days.items() if code != currency and cost})
+    others = sorted((code, day) for (day, code), cost in days.items() if code != currency and cost)
     if others:
-        return Status(budget, currency, version, period, thresholds, None, not_judged=f"no rate for {', '.join(others)}")
+        first = dict(reversed(others))  # the earliest day of each
+        why = ", ".join(f"no rate from {code} to {currency} for {day}" for code, day in sorted(first.items()))
+        return Status(budget, currency, version, period, thresholds, None, not_judged=f"{why}: write it under rates.exchange")
     spent, crossed_on = Decimal(0), dict[Threshold, date]()
     for (day, _), cost in sorted((key, cost) for key, cost in days.items() if key[1] == currency):
         spent = EXACT.add(spent, cost)

@@ -186,7 +186,8 @@ def _how_sure(figures: Figures, status: Status, now: datetime) -> Facts:
                 f"Bill {clean(bill.source)} is complete to {_time(bill.covered_until)} UTC: {_hours(now - bill.covered_until)} old{usual}.",
             )
         )
-    missing = ["what ran since then"] if figures.coverage else []
+    since = f"about {money(figures.estimated)} {status.currency} estimated since then" if figures.estimated else "what ran since then"
+    missing = [since] if figures.coverage or figures.estimated else []
     if figures.idle_elsewhere > 0:
         missing.append(f"{money(figures.idle_elsewhere)} of idle machines, which no run of this budget owns")
     if missing:

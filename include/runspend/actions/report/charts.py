@@ -87,6 +87,7 @@ def _short(value: float) -> str:
 def day_columns(
     days: Sequence[tuple[date, Mapping[str, Decimal]]],
     previous: Sequence[tuple[date, Decimal]],
+    estimated: Mapping[date, Decimal],
     first: date,
     length: int,
     billed_days: int,
@@ -94,13 +95,15 @@ def day_columns(
     css: str,
     label: str,
 ) -> Markup:
-    """Stacked columns a day (credits below the line), last month as a thin line, days no bill reaches yet hatched."""
+    """Stacked columns a day (credits below the line), last month as a thin line, days no bill reaches yet shaded, what is estimated dashed on top."""
     by_day = dict(days)
     before = {d.day: float(v) for d, v in previous}
     order = [p for p in PART_CLASS if p != "out of scope"]
     ups = [sum(max(float(v), 0) for p, v in parts.items() if p in order) for parts in by_day.values()]
     downs = [sum(min(float(v), 0) for p, v in parts.items() if p in order) for parts in by_day.values()]
-    top = max([*ups, *before.values(), 0.0]) or 1.0
+    guesses = {when: float(cost) for when, cost in estimated.items() if cost > 0}
+    stacked = dict(zip(by_day, ups, strict=True))
+    top = max([*ups, *(stacked.get(when, 0.0) + cost for when, cost in guesses.items()), *before.values(), 0.0]) or 1.0
     bottom = min([*downs, *before.values(), 0.0])
     height, left, head, foot = 240.0, 52.0, 10.0, 24.0
     plot = height - head - foot
@@ -133,6 +136,9 @@ def day_columns(
             else:
                 body.append(_rect(x + slot * 0.12, down, slot * 0.76, size, PART_CLASS[part], title))
                 down += size
+        if when in guesses:
+            size = guesses[when] * scale
+            body.append(_rect(x + slot * 0.12, up - size, slot * 0.76, size, "guess", f"{day(when)} unbilled, estimated {guesses[when]:,.2f}"))
         if offset == 0 or (offset + 1) % 5 == 0:
             body.append(_text(x + slot / 2, height - 6, str(offset + 1), "t", "middle"))
     points = [(left + (d - 0.5) * slot, zero - v * scale) for d, v in sorted(before.items()) if d <= length]

@@ -11,6 +11,7 @@ from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 
 from runspend.actions.report.amounts import add
+from runspend.advice import Coverage, Group
 
 MEASURES = ("effective_cost", "billed_cost", "contracted_cost", "list_cost")
 # The words of the glossary, in the order the money is told, and the ledger's targets behind each.
@@ -133,9 +134,10 @@ class Certainty:
 
 @dataclass(frozen=True)
 class Reconciliation:
-    """One bill of the billing period: what was delivered, what lies in the lines, what the ledger says."""
+    """One bill of the billing period in its own currency: what was delivered, what lies in the lines, what the ledger says."""
 
     source: str
+    currency: str
     version_number: int | None
     delivered_at: datetime | None
     row_count: int
@@ -149,6 +151,9 @@ class Reconciliation:
     ledger: Costs | None
     invoices: tuple[tuple[str, Costs], ...]
     changes: tuple[tuple[int, Decimal, Decimal, date, date], ...]  # version, effective, billed, first and last charge date
+    state: str = "open"  # open, final, closed
+    held_back: str | None = None  # what changed since the month was closed and was left out, in words
+    restated_cost: Decimal = Decimal(0)  # effective cost that versions loaded after the month was closed brought
 
     @property
     def is_equal(self) -> bool:
@@ -157,10 +162,33 @@ class Reconciliation:
 
 
 @dataclass(frozen=True)
+class Estimates:
+    """What runs will probably cost for time no bill reaches yet. In no other figure. `cost`: machines; `token_cost`: MLflow's list prices."""
+
+    cost: Decimal = Decimal(0)
+    token_cost: Decimal = Decimal(0)
+    days: tuple[tuple[date, Decimal], ...] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True)
+class EstimateError:
+    """One bill's hours that were estimated and are billed by now, of the last 30 days' nights. `apart`: by day, whichever was more."""
+
+    source: str
+    nights: int
+    estimated_cost: Decimal
+    actual_cost: Decimal
+    apart_cost: Decimal
+
+
+@dataclass(frozen=True)
 class CurrencyFigures:
-    """All money of the month in one currency. Currencies are never added."""
+    """All money of the month in one currency. Currencies are never added: `converted_from` became this one by dated rates."""
 
     currency: str
+    converted_from: tuple[str, ...]
     covered_until: datetime | None
     parts: Mapping[str, Costs]
     kinds: Mapping[str, Decimal]
@@ -177,8 +205,12 @@ class CurrencyFigures:
     waste: tuple[Waste, ...]
     certainty: tuple[Certainty, ...]
     reconciliation: tuple[Reconciliation, ...]
+    estimates: Estimates
+    estimate_errors: tuple[EstimateError, ...]
     only_this_month: Costs  # by charge date in the month, in another billing period
     only_this_period: Costs  # in the billing period, by charge date in another month
+    groups: tuple[Group, ...] = ()  # unmatched money of the billing period, by what would explain it
+    coverage: tuple[Coverage, ...] = ()  # run cost of the month, by where its dimensions came from
 
     @property
     def platform(self) -> Costs:
@@ -273,6 +305,8 @@ class ReportFigures:
     budgets: tuple[BudgetFigures, ...] = ()
     artifacts: ArtifactFigures = field(default_factory=ArtifactFigures)
     sources: tuple[SourceFigures, ...] = ()
+    estimate_gaps: tuple[tuple[str, int], ...] = ()  # why there is no estimate, and of how many runs
+    problem: str | None = None  # why currencies stand beside each other, where they should be one
     snapshot: str = ""
 
     @property

@@ -29,6 +29,8 @@ from runspend.actions.report.figures import (
     Certainty,
     Costs,
     CurrencyFigures,
+    EstimateError,
+    Estimates,
     Experiment,
     Held,
     Reconciliation,
@@ -41,7 +43,10 @@ from runspend.actions.report.figures import (
     days_covered,
     month_after,
 )  # fmt: skip
+from runspend.advice import coverage as dimension_coverage
+from runspend.advice import unmatched_groups
 from runspend.config import Settings
+from runspend.rates import missing_rates, stretches
 from runspend.warehouse import Reader
 
 SQL = Path(__file__).parent / "sql"
@@ -76,35 +81,76 @@ def plan_report(reader: Reader, period: str, *, settings: Settings, now: datetim
     first = date.fromisoformat(period + "-01")
     ask = _questions(reader, first)
     loads = ask("loads")
+    days = ask("days")
+    shown, problem = _one_currency(reader, settings, [*days, *ask("estimates")])
+    converted = shown is not reader
+    tell = _questions(shown, first)
+    days = tell("days") if converted else days
     covered = _covered_until(loads)
     compared = days_covered(first, min(covered.values(), default=now))
     previous_first = month_after(first, -1)
     previous_next = min(previous_first + timedelta(days=compared), first)
     people = People(settings.mail.people)
-    tables = {name: _by_currency(ask(name)) for name in ("parts", "days", "shared", "people", "top_runs", "unallocated", "bridge")}
-    tables |= {name: _by_currency(ask(name)) for name in ("team_runs", "idle_days", "waste_runs", "how_sure", "changes", "lines", "ledger")}
-    tables["teams"] = _by_currency(ask("teams", previous_next=previous_next))
-    tables["loads"] = _by_currency([r for r in loads if r["state"] == "current" and r["billing_currency"]])
+    tables = {"days": _by_currency(days), "teams": _by_currency(tell("teams", previous_next=previous_next))}
+    tables |= {name: _by_currency(tell(name)) for name in ("parts", "shared", "people", "top_runs", "unallocated", "bridge")}
+    tables |= {name: _by_currency(tell(name)) for name in ("team_runs", "idle_days", "waste_runs", "how_sure", "estimates")}
+    tables["estimate_errors"] = _by_currency(tell("estimate_errors", judged_since=now - timedelta(days=30)))
+    # bills reconcile in their own currency
+    bills = {name: _by_currency(ask(name)) for name in ("changes", "lines", "ledger")}
+    bills["loads"] = _by_currency([r for r in loads if r["state"] == "current" and r["billing_currency"]])
     quarantine = {r["source"]: r for r in ask("quarantine")}
-    names = {c for name in ("parts", "lines", "loads", "ledger") for c in tables[name]}
-    order = sorted(names, key=lambda c: (c != settings.currency, c))
+    billed = {c for name in ("lines", "loads", "ledger") for c in bills[name]}
+    order = [settings.currency] if converted else sorted({*billed, *tables["parts"]}, key=lambda c: (c != settings.currency, c))
     builds = ask("builds")
+    states = {(r["source"], r["billing_currency"]): r for r in ask("states")}
+    groups, coverage = unmatched_groups(shown, first, settings), dimension_coverage(shown, first, month_after(first, 1))
     figures = ReportFigures(
         period=period,
         now=now,
         people=settings.mail.people,
         build_id=builds[0]["build_id"] if builds else None,
         currencies=tuple(
-            _currency_figures(
-                c, {name: rows.get(c, []) for name, rows in tables.items()}, covered.get(c), quarantine, people, settings, first
+            replace(one, groups=groups.get(one.currency, ()), coverage=coverage.get(one.currency, ()), reconciliation=_with_states(one.reconciliation, states))
+            for one in (
+                _currency_figures(
+                    c,
+                    {name: rows.get(c, []) for name, rows in tables.items()},
+                    min(covered.values(), default=None) if converted else covered.get(c),
+                    {own: {name: rows.get(own, []) for name, rows in bills.items()} for own in (sorted(billed) if converted else [c])},
+                    quarantine,
+                    people,
+                    settings,
+                    first,
+                )
+                for c in order
             )
-            for c in order
         ),
         budgets=_budgets(ask("budgets"), first, people),
-        artifacts=_artifacts(ask("artifact_months"), ask("artifact_owners"), ask("artifact_costs"), people),
+        artifacts=_artifacts(ask("artifact_months"), ask("artifact_owners"), tell("artifact_costs"), people),
         sources=tuple(_source(r, now) for r in ask("sources")),
+        estimate_gaps=tuple((r["reason"], int(r["runs"])) for r in ask("estimate_gaps")),
+        problem=problem,
     )
     return replace(figures, snapshot=hashlib.sha256(repr(figures).encode()).hexdigest()[:12])
+
+
+def _with_states(bills: Iterable[Reconciliation], states: dict[tuple[str, str], Row]) -> tuple[Reconciliation, ...]:
+    """The bills with how settled each is."""
+    found = ((bill, states.get((bill.source, bill.currency))) for bill in bills)
+    return tuple(
+        bill if row is None else replace(bill, state=row["state"], held_back=row["held_back"], restated_cost=row["restated_cost"] or Decimal(0))
+        for bill, row in found
+    )
+
+
+def _one_currency(reader: Reader, settings: Settings, days: list[Row]) -> tuple[Reader, str | None]:
+    """A reader whose money is in the configured currency; the same one where it is already, or, with the reason, where a rate is missing."""
+    foreign = {(r["billing_currency"], r["charge_date"]) for r in days if r["billing_currency"] != settings.currency}
+    if not foreign:
+        return reader, None
+    rates = stretches(settings.rates.exchange, settings.currency)
+    missing = missing_rates(rates, settings.currency, foreign)
+    return (reader, str(missing)) if missing else (reader.in_currency(settings.currency, rates), None)
 
 
 def _questions(reader: Reader, first: date) -> Callable[..., list[Row]]:
@@ -117,7 +163,7 @@ def _questions(reader: Reader, first: date) -> Callable[..., list[Row]]:
         "year_first": date(first.year, 1, 1),
     }
 
-    def ask(name: str, **more: date) -> list[Row]:
+    def ask(name: str, **more: date | datetime) -> list[Row]:
         sql = (SQL / f"{name}.sql").read_text(encoding="utf-8")
         wanted = set(re.findall(r"@(\w+)", sql))
         rows: list[Row] = reader.query(sql, {k: v for k, v in {**dates, **more}.items() if k in wanted}).to_pylist()
@@ -160,6 +206,7 @@ def _currency_figures(
     currency: str,
     rows: dict[str, list[Row]],
     covered: datetime | None,
+    bills: dict[str, dict[str, list[Row]]],
     quarantine: dict[str, Row],
     people: People,
     settings: Settings,
@@ -175,6 +222,7 @@ def _currency_figures(
     )
     return CurrencyFigures(
         currency=currency,
+        converted_from=tuple(c for c in bills if c != currency),
         covered_until=covered,
         parts={part: _costs(r for r in rows["parts"] if r["allocated_to"] in targets) for part, targets in PARTS.items()},
         kinds=_sums(run_rows, lambda r: "logged models" if r["allocated_to"] == "logged_model" else r["cost_kind"] or "other"),
@@ -205,9 +253,24 @@ def _currency_figures(
                 key=lambda r: (list(PART_OF).index(r["allocated_to"]), -(r["effective_cost"] or 0), r["match_method"] or ""),
             )
         ),
-        reconciliation=_reconciliation(rows, quarantine),
+        estimates=_estimates(rows["estimates"]),
+        estimate_errors=tuple(
+            EstimateError(r["source"], int(r["nights"]), r["estimated_cost"], r["actual_cost"], r["apart_cost"]) for r in rows["estimate_errors"]
+        ),
+        reconciliation=tuple(r for own, its in bills.items() for r in _reconciliation(own, its, quarantine)),
         only_this_month=_costs(r for r in rows["bridge"] if not r["in_period"]),
         only_this_period=_costs(r for r in rows["bridge"] if not r["in_month"]),
+    )
+
+
+def _estimates(rows: list[Row]) -> Estimates:
+    machines = [r for r in rows if r["cost_kind"] != "llm"]
+    return Estimates(
+        add(r["effective_cost"] for r in machines),
+        add(r["effective_cost"] for r in rows if r["cost_kind"] == "llm"),
+        tuple((r["charge_date"], r["effective_cost"]) for r in machines),
+        min((r["estimated_from"] for r in machines), default=None),
+        max((r["estimated_to"] for r in machines), default=None),
     )
 
 
@@ -330,7 +393,7 @@ def _waste(rows: list[Row], idle: tuple[Resource, ...], people: People) -> tuple
     return tuple(sorted(made, key=lambda w: (-w.effective_cost, w.kind)))
 
 
-def _reconciliation(rows: dict[str, list[Row]], quarantine: dict[str, Row]) -> tuple[Reconciliation, ...]:
+def _reconciliation(currency: str, rows: dict[str, list[Row]], quarantine: dict[str, Row]) -> tuple[Reconciliation, ...]:
     made = []
     for source in sorted({r["source"] for name in ("loads", "lines", "ledger") for r in rows[name]}):
         load, lines, ledger = ([r for r in rows[name] if r["source"] == source] for name in ("loads", "lines", "ledger"))
@@ -342,6 +405,7 @@ def _reconciliation(rows: dict[str, list[Row]], quarantine: dict[str, Row]) -> t
         made.append(
             Reconciliation(
                 source,
+                currency,
                 newest.get("version_number"),
                 newest.get("delivered_at"),
                 int(newest.get("row_count") or 0),

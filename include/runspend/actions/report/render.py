@@ -12,6 +12,8 @@ import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Mapping
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from runspend import __version__
 from runspend.actions.report import amounts, charts
 from runspend.actions.report.figures import MEASURES, PARTS, PLATFORM, CurrencyFigures, ReportFigures, days_covered, month_after
 from runspend.actions.report.sheets import report_sheets, write_sheet
+from runspend.actions.report.words import coverage_words
 
 TEMPLATES = Path(__file__).parent / "templates"
 WIDE, NARROW = 920, 350
@@ -89,6 +92,7 @@ def _environment() -> Environment:
     made.filters |= {
         "money": amounts.money, "change": amounts.change, "percent": _percent, "size": amounts.size, "hours": amounts.hours,
         "day": amounts.day, "instant": amounts.instant, "month": amounts.month_name, "span": _span, "rate": _rate,
+        "coverage_words": coverage_words,
     }  # fmt: skip
     made.globals |= {
         "measures": MEASURES,
@@ -180,9 +184,18 @@ class CurrencyView:
         label = "Effective cost by day; the table has the numbers"
         return self.both(
             lambda width, css: charts.day_columns(
-                self.c.days, self.c.previous_days, figures.first, self.length, self.billed_days, width, css, label
+                self.c.days, self.c.previous_days, self.estimated_days(figures), figures.first, self.length, self.billed_days, width, css, label
             )
         )
+
+    def estimated_days(self, figures: ReportFigures) -> dict[date, Decimal]:
+        """Days of the month with time that is estimated, for no bill reaches it."""
+        return {day: cost for day, cost in self.c.estimates.days if day < month_after(figures.first, 1)}
+
+    def all_days(self, figures: ReportFigures) -> list[tuple[date, Mapping[str, Decimal]]]:
+        """Days with charges or with an estimate."""
+        known = dict(self.c.days)
+        return [(day, known.get(day, {})) for day in sorted({*known, *self.estimated_days(figures)})]
 
     def heat_chart(self, figures: ReportFigures) -> Markup:
         """Section 6; empty when no machine has days to show."""

@@ -81,6 +81,20 @@ def report_sheets(figures: ReportFigures) -> Iterator[tuple[str, Sheet]]:
         ),
     )
     yield (
+        "estimates",
+        (
+            ("currency", "charge_date", "estimated_effective_cost"),
+            [[c.currency, d, cost] for c in pages for d, cost in c.estimates.days],
+        ),
+    )
+    yield (
+        "estimate-errors",
+        (
+            ("currency", "source", "nights", "estimated_cost", "actual_cost", "apart_cost"),
+            [[c.currency, e.source, e.nights, e.estimated_cost, e.actual_cost, e.apart_cost] for c in pages for e in c.estimate_errors],
+        ),
+    )
+    yield (
         "budgets",
         (
             (
@@ -239,7 +253,7 @@ def report_sheets(figures: ReportFigures) -> Iterator[tuple[str, Sheet]]:
         (
             ("currency", "source", "what", "invoice_id", *MEASURES, "equal"),
             [
-                [c.currency, r.source, what, invoice, *_four(costs), "yes" if r.is_equal else "NO"]
+                [r.currency, r.source, what, invoice, *_four(costs), "yes" if r.is_equal else "NO"]
                 for c in pages
                 for r in c.reconciliation
                 for what, invoice, costs in (

@@ -98,14 +98,18 @@ def summary_lines(figures_list: Sequence[ReportFigures], night: Night) -> list[s
             key = f"{f.period}.{c.currency}"
             lines += [
                 f"{key}.measure=effective_cost by charge_date",
+                f"{key}.converted_from={','.join(c.converted_from)}",
                 f"{key}.covered_until={_iso(c.covered_until)}",
                 f"{key}.runs={c.run_count}",
             ]
             lines += [f"{key}.{part.replace(' ', '_')}={plain(c.parts[part].effective_cost)}" for part in PARTS]
             lines += [f"{key}.ml_platform={plain(c.platform.effective_cost)}", f"{key}.bill={plain(c.bill.effective_cost)}"]
             lines += [f"{key}.equals_export={str(all(r.is_equal for r in c.reconciliation)).lower()}"]
+            lines += [f"{key}.estimated={plain(c.estimates.cost)}", f"{key}.estimated_tokens={plain(c.estimates.token_cost)}"]
             lines += [f"{key}.unreadable_rows={sum(r.quarantined_rows for r in c.reconciliation)}"]
+            lines += [f"{key}.explained_by.{_clean(g.words)}={plain(g.effective_cost)}" for g in c.groups[:3]]
             lines += [f"{key}.team.{_clean(t.name or '(no team)')}={plain(t.effective_cost)}" for t in c.teams]
+        lines += [f"{f.period}.not_estimated.{reason}={count}" for reason, count in f.estimate_gaps]
         lines.append(f"{f.period}.snapshot={f.snapshot}")
     lines += [f"budget={_clean(text)}" for _, text in night.budgets]
     lines += [f"source={_clean(text)}" for _, text in night.sources]
@@ -125,7 +129,8 @@ def _currency_lines(c: CurrencyFigures, figures: ReportFigures, width: int, tty:
         "shared": ", ".join(f"{_clean(k.lower())} {money(v, places)}" for k, v in list(c.shared_by.items())[:3]),
         "orphaned": size(figures.artifacts.orphaned_bytes) if figures.artifacts.orphaned_bytes else "",
     }
-    title = f"  {month_name(figures.period).upper()} · effective cost · {c.currency} · {_coverage(c, figures)}"
+    also = f" ({', '.join(c.converted_from)} converted)" if c.converted_from else ""
+    title = f"  {month_name(figures.period).upper()} · effective cost · {c.currency}{also} · {_coverage(c, figures)}"
     lines = [_bold(title, tty)]
     for part in PLATFORM:
         if part == "orphaned" and not printed[part] and not notes["orphaned"]:
@@ -142,12 +147,31 @@ def _currency_lines(c: CurrencyFigures, figures: ReportFigures, width: int, tty:
     lines.append(_row("ML platform", platform, places, Decimal(100) if shares["run cost"] is not None else None, "", ""))
     lines.append(_row("out of scope", printed["out of scope"], places, None, "", ""))
     lines.append(_row("bill", platform + printed["out of scope"], places, None, "", _equality(c, tty)))
+    lines += _estimate_lines(c, figures, places)
     if c.teams:
         rounded = round_parts([t.effective_cost for t in c.teams], places)
         teams = [f"{_clean(t.name or '(no team)')} {money(amount, places)}" for t, amount in zip(c.teams, rounded, strict=True)]
         shown = teams if len(teams) <= 8 else [*teams[:7], f"{len(teams) - 7} more"]
         lines += ["", *_wrap(shown, "  TEAMS    ", "           ", width)]
     return lines
+
+
+def _estimate_lines(c: CurrencyFigures, figures: ReportFigures, places: int) -> list[str]:
+    """What the bill does not say yet, apart from what it says."""
+    made = c.estimates
+    lines = []
+    if made.since is not None:
+        lines.append(_aside("since then, estimated", made.cost, places, f"{instant(made.since)} → {instant(made.until)}; not in the sums above"))
+    if made.token_cost:
+        lines.append(_aside("tokens, list price", made.token_cost, places, "MLflow's own; on no bill, not in the sums above"))
+    runs = sum(count for _, count in figures.estimate_gaps)
+    if runs:
+        lines.append(f"  no estimate for {runs:,} run{'' if runs == 1 else 's'}: {', '.join(reason.replace('_', ' ') for reason, _ in figures.estimate_gaps)}")
+    return lines
+
+
+def _aside(name: str, amount: Decimal, places: int, note: str) -> str:
+    return f"  {name:<{NAME + 1}}{money(amount, places):>{AMOUNT - 1}}  {'':>8}  {note}"
 
 
 def _coverage(c: CurrencyFigures, figures: ReportFigures) -> str:
@@ -177,7 +201,7 @@ def _idle_note(c: CurrencyFigures) -> str:
 
 
 def _unmatched_note(c: CurrencyFigures, places: int) -> str:
-    return f"tag {_short(c.unmatched[0].name)}: explains {money(c.unmatched[0].effective_cost, places)}" if c.unmatched else ""
+    return f"tag {_clean(c.groups[0].words)}: explains {money(c.groups[0].effective_cost, places)}" if c.groups else ""
 
 
 def _equality(c: CurrencyFigures, tty: bool) -> str:

@@ -1,0 +1,12 @@
+-- One row: what runs of a budget will probably cost in its period for time no bill reaches yet. In no other figure.
+select sum(e.{measure}) as spent
+from run_estimates as e
+left join runs as r
+  on r.tracking_server = e.tracking_server
+  and r.workspace = e.workspace
+  and r.run_id = e.run_id
+where e.charge_date >= @first_date
+  and e.charge_date < @end_date
+  and e.billing_currency = @currency
+  and e.cost_kind <> 'llm'
+  and {selector}

@@ -1,0 +1,7 @@
+"""The ledger handed on to other tools: FOCUS Cost and Usage with its Allocated columns. Reads the cost tables only, writes one file."""
+
+from __future__ import annotations
+
+from runspend.actions.export.focus import Exported, Total, export_focus, focus_view
+
+__all__ = ["Exported", "Total", "export_focus", "focus_view"]

@@ -1,0 +1,253 @@
+"""One billing period as a FOCUS file: the rows of `focus.sql`, batch by batch, and proof that they are the bill.
+
+What a row is stands in `focus.sql`. Here: which columns a version of FOCUS has, how values are written, that the totals are
+right before the file gets its name. FOCUS: https://focus.finops.org
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from decimal import Context, Decimal
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from runspend.errors import CheckFailed, UsageError
+from runspend.tables import FOCUS_COLUMNS
+from runspend.warehouse import Reader
+
+COSTS = ("EffectiveCost", "BilledCost", "ListCost", "ContractedCost")
+# Must be there, whether they have a value or not; of the others, only those that a line of the period has a value in.
+MANDATORY = (
+    "BilledCost", "BillingAccountId", "BillingAccountName", "BillingCurrency", "BillingPeriodEnd", "BillingPeriodStart", "ChargeCategory", "ChargeClass", "ChargeDescription",
+    "ChargePeriodEnd", "ChargePeriodStart", "ContractedCost", "EffectiveCost", "HostProviderName", "InvoiceIssuerName", "ListCost", "PricingQuantity", "PricingUnit",
+    "ProviderName", "PublisherName", "ServiceCategory", "ServiceName", "ServiceProviderName",
+)  # fmt: skip
+ALLOCATED = ("AllocatedMethodDetails", "AllocatedMethodId", "AllocatedResourceId", "AllocatedResourceName", "AllocatedTags")
+SINCE_1_3 = (*ALLOCATED, "ContractApplied", "HostProviderName", "ServiceProviderName")
+SINCE_1_4 = ("CommitmentProgramEligibilityDetails", "InvoiceDetailId")
+UNTIL_1_3 = ("ProviderName", "PublisherName")
+LEFT_OUT = {"1.2": (*SINCE_1_3, *SINCE_1_4), "1.3": SINCE_1_4, "1.4": UNTIL_1_3}
+KINDS = {".csv": "csv", ".csv.gz": "csv.gz", ".parquet": "parquet"}
+EXACT = Context(prec=76)  # the default 28 digits lose cents of sums with 22 decimals
+BATCH_ROWS = 65_536
+STRETCH_ROWS = 1_500_000  # lines and parts read at once: about 1 GB in the engine
+
+
+@dataclass(frozen=True)
+class Total:
+    """What the rows of one bill and currency come to."""
+
+    source: str
+    currency: str
+    effective_cost: Decimal
+    billed_cost: Decimal
+    list_cost: Decimal
+    contracted_cost: Decimal
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The file, and what is in it."""
+
+    path: Path
+    rows: int
+    totals: tuple[Total, ...]
+
+
+class Sink(Protocol):
+    """Where batches go."""
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """One more batch."""
+        ...
+
+
+def focus_view() -> str:
+    """The GoogleSQL of the view: every period, all columns of every version."""
+    return files(__package__).joinpath("focus.sql").read_text(encoding="utf-8")
+
+
+def export_focus(
+    reader: Reader, period: str, target: Path, *, scope: str = "all", version: str = "1.3", progress: Callable[[str], None] = lambda _: None
+) -> Exported:
+    """Write a billing period ("YYYY-MM") to a .csv, .csv.gz or .parquet file; memory does not grow with the rows.
+
+    The file appears under its name only when its four sums, per bill and currency, equal the bill's (with `scope` "platform"
+    the ledger's without what is out of scope); else CheckFailed, and nothing is left behind.
+    """
+    kind = next((k for suffix, k in sorted(KINDS.items(), key=lambda item: -len(item[0])) if target.name.endswith(suffix)), None)
+    if kind is None:
+        raise UsageError(f"cannot export to {target}: FOCUS files end in {', '.join(KINDS)}. Nothing was written.")
+    first = date.fromisoformat(f"{period}-01")
+    known = reader.query("select distinct billing_period from cost_allocations order by billing_period").column(0).to_pylist()
+    if first not in known:
+        raise UsageError(f"cannot export {period}: it is not allocated. Allocated are {', '.join(f'{p:%Y-%m}' for p in known) or 'none'}. Nothing was written.")
+    columns = focus_columns(reader, first, version)
+    where = "x_BillingPeriod = @period and x_ChargeDate between @first_date and @last_date" + ("" if scope == "all" else " and not (x_AllocatedTo = 'out_of_scope' and x_MatchMethod = 'none')")
+    sql = f"select {', '.join(columns)} from ({focus_view()}) where {where}"
+    sums: dict[tuple[str, str], dict[str, Decimal]] = defaultdict(lambda: dict.fromkeys(COSTS, Decimal(0)))
+    rows = 0
+    with _replacing(target) as temporary:
+        with _sink(temporary, kind) as sink:
+            for first_date, last_date in _stretches(reader, first):
+                for batch in reader.batches(sql, {"period": first, "first_date": first_date, "last_date": last_date}, rows=BATCH_ROWS):
+                    _add(sums, batch)
+                    rows += batch.num_rows
+                    sink.write(batch)
+                    progress(f"export focus {period}: {rows:,} rows")
+        _check_totals(reader, first, scope, sums)
+    return Exported(target, rows, tuple(Total(*key, *(found[c] for c in COSTS)) for key, found in sorted(sums.items())))
+
+
+def focus_columns(reader: Reader, period: date, version: str) -> list[str]:
+    """Columns of the file: those of the version that are mandatory or have a value in some line of the period, then ours."""
+    schema = reader.query(f"select * from ({focus_view()}) limit 0").schema.names
+    counts = ", ".join(f"count({c.name}) as {c.name}" for c in FOCUS_COLUMNS)
+    row: dict[str, int] = reader.query(f"select {counts} from billing_lines where billing_period = @period", {"period": period}).to_pylist()[0]
+    filled = {"".join(part.capitalize() for part in name.split("_")) for name, count in row.items() if count}
+    wanted = {*MANDATORY, *ALLOCATED, *filled} - set(LEFT_OUT[version])
+    return [c for c in schema if c in wanted] + [c for c in schema if c.startswith("x_") and c not in ("x_BillingPeriod", "x_ChargeDate")]
+
+
+def _stretches(reader: Reader, period: date) -> list[tuple[date, date]]:
+    """The days of the period's charges in stretches of so many rows that a question fits in memory: lines, parts and sums of one charge have its day."""
+    days = reader.query(
+        "select charge_date, sum(row_count) as row_count from ("
+        " select charge_date, count(*) as row_count from billing_lines where billing_period = @period group by charge_date"
+        " union all select charge_date, count(*) from cost_allocations where billing_period = @period group by charge_date"
+        ") group by charge_date order by charge_date",
+        {"period": period},
+    ).to_pylist()
+    stretches: list[tuple[date, date]] = []
+    held = STRETCH_ROWS
+    for day in days:
+        if held + day["row_count"] > STRETCH_ROWS:
+            stretches.append((day["charge_date"], day["charge_date"]))
+            held = 0
+        stretches[-1] = (stretches[-1][0], day["charge_date"])
+        held += day["row_count"]
+    return stretches
+
+
+def _add(sums: dict[tuple[str, str], dict[str, Decimal]], batch: pa.RecordBatch) -> None:
+    """Exact sums of the batch by bill and currency."""
+    table = pa.Table.from_batches([batch]).select(["x_Source", "BillingCurrency", *COSTS])
+    grouped = table.group_by(["x_Source", "BillingCurrency"]).aggregate([(c, "sum") for c in COSTS])
+    for row in grouped.to_pylist():
+        found = sums[row["x_Source"], row["BillingCurrency"]]
+        for cost in COSTS:
+            found[cost] = EXACT.add(found[cost], row[f"{cost}_sum"] or Decimal(0))
+
+
+def _check_totals(reader: Reader, period: date, scope: str, sums: dict[tuple[str, str], dict[str, Decimal]]) -> None:
+    costs = "sum(effective_cost) as EffectiveCost, sum(billed_cost) as BilledCost, sum(list_cost) as ListCost, sum(contracted_cost) as ContractedCost"
+    table = "billing_lines" if scope == "all" else "cost_allocations"
+    inside = "" if scope == "all" else " and not (allocated_to = 'out_of_scope' and match_method = 'none')"
+    rows = reader.query(
+        f"select source, billing_currency, {costs} from {table} where billing_period = @period{inside} group by source, billing_currency order by source, billing_currency",
+        {"period": period},
+    ).to_pylist()
+    wanted = {(r["source"], r["billing_currency"]): {c: r[c] or Decimal(0) for c in COSTS} for r in rows}
+    wrong: list[dict[str, Any]] = [
+        {"source": key[0], "currency": key[1], "measure": cost, "exported": sums[key][cost], "bill": wanted.get(key, {}).get(cost, Decimal(0))}
+        for key in sorted({*wanted, *sums})
+        for cost in COSTS
+        if sums[key][cost] != wanted.get(key, {}).get(cost, Decimal(0))
+    ]
+    if wrong:
+        raise CheckFailed("focus_export_equals_bill", wrong, period=f"{period:%Y-%m}")
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A file beside the target that takes its place when all went well, and is gone otherwise."""
+    if not target.parent.is_dir():
+        raise UsageError(f"cannot export to {target}: there is no folder {target.parent}. Make it first.")
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".runspend-export-")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _sink(path: Path, kind: str) -> Iterator[Sink]:
+    if kind == "parquet":
+        parquet = _Parquet(path)
+        try:
+            yield parquet
+        finally:
+            parquet.close()
+        return
+    with (gzip.open(path, "wb", compresslevel=6) if kind == "csv.gz" else path.open("wb")) as file:
+        text = _Csv(file)
+        try:
+            yield text
+        finally:
+            text.close()
+
+
+class _Parquet:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writer: Any = None
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """One more batch, all columns nullable."""
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._path, batch.schema, compression="zstd")
+        self._writer.write_batch(batch)
+
+    def close(self) -> None:
+        """Write the footer."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+class _Csv:
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._writer: Any = None
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """One more batch: times as FOCUS writes them, decimals in full and without an exponent, null as nothing."""
+        texts = pa.RecordBatch.from_arrays([_text(column) for column in batch.columns], names=batch.schema.names)
+        if self._writer is None:
+            self._writer = pacsv.CSVWriter(self._file, texts.schema)
+        self._writer.write_batch(texts)
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _text(column: pa.Array) -> pa.Array:
+    if pa.types.is_timestamp(column.type):
+        return pc.strftime(column.cast(pa.timestamp("s", tz="UTC")), format="%Y-%m-%dT%H:%M:%SZ")
+    if pa.types.is_decimal(column.type):
+        # A value below 1e-6 would get an exponent; these few are written by hand.
+        plain = pc.cast(column, pa.string())
+        if pc.any(pc.match_substring(plain, "E")).as_py():
+            plain = pa.array([None if v is None else f"{v:f}" for v in column.to_pylist()], pa.string())
+        trimmed = pc.utf8_rtrim(pc.utf8_rtrim(plain, "0"), ".")
+        return pc.if_else(pc.equal(trimmed, ""), "0", trimmed)
+    return column
+

@@ -1,0 +1,8 @@
+-- How wrong the estimates of the last nights were, by bill.
+select
+  billing_currency, source, count(distinct judged_at) as nights, sum(estimated_cost) as estimated_cost, sum(actual_cost) as actual_cost,
+  sum(abs(difference_cost)) as apart_cost
+from estimate_errors
+where judged_at >= @judged_since
+group by billing_currency, source
+order by billing_currency, source

@@ -1,0 +1,125 @@
+"""The settled rows of one billing period as `billing_lines`: one sorted Parquet file.
+
+Put here how lines are chosen, ordered and written. What they hold is settled before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runspend.billing import columns
+from runspend.billing.census import CHOSEN, choose
+from runspend.billing.staging import LINE_ID, Staged, one_piece, sql_text
+from runspend.tables import BILLING_LINES
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROW_GROUP = 122_880
+# A text column of more values is written as texts: every row group carries the whole dictionary otherwise.
+FEW_VALUES = 4000
+SKIPPED_BY = (*BILLING_LINES.sort, "charge_period_end", "charge_date", "billing_period")
+
+
+def write_lines(
+    staged: Staged, source: str, period: str, file_indexes: Sequence[int], load_id: str, path: Path, *, is_scoped: bool
+) -> None:
+    """The period's `billing_lines`. What an explicit scope leaves out becomes sums."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    choose(staged, period, file_indexes)
+    chosen = f"trouble is null and {CHOSEN} and scope is distinct from 'exclude'"
+    is_chosen = staged.ask_rows(chosen)
+    positions = None if pc.all(is_chosen, min_count=0).as_py() else pc.indices_nonzero(is_chosen)
+    lines = _lines(staged, source, load_id)
+    if is_scoped:
+        lines = {name: column if positions is None else column.take(positions) for name, column in lines.items()}
+        positions = None
+    ids = one_piece(staged.con.sql(f"select {LINE_ID} as line_id from staged where {chosen}").to_arrow_table().column(0))
+    if is_scoped:
+        lines, ids = _add_sums(staged, source, load_id, lines, ids)
+    table = pa.table(lines)
+    order = _order(lines, ids, positions)
+    groups = [order.slice(start, ROW_GROUP) for start in range(0, max(len(order), 1), ROW_GROUP)]
+    schema = _take(table, ids, positions, order.slice(0, 0)).schema
+    texts = [field.name for field in BILLING_LINES.arrow_schema() if pa.types.is_string(field.type) and field.name != "line_id"]
+    # Without its own schema in the file readers see texts, however they were coded. The smallest and largest value of a column
+    # take a third of the writing: they are kept where readers skip by them.
+    layout = {"use_dictionary": texts, "store_schema": False, "write_statistics": list(SKIPPED_BY)}
+    with pq.ParquetWriter(path, schema, compression="zstd", compression_level=1, **layout) as writer, ThreadPoolExecutor(1) as ahead:
+        # One row group is put together while the one before it is written.
+        following = ahead.submit(_take, table, ids, positions, groups[0])
+        for group in [*groups[1:], None]:
+            ready = following.result()
+            if group is not None:
+                following = ahead.submit(_take, table, ids, positions, group)
+            writer.write_table(ready, row_group_size=ROW_GROUP)
+
+
+def _lines(staged: Staged, source: str, load_id: str) -> dict[str, pa.Array]:
+    """Every column of `billing_lines` but `line_id`, of every staged row, chosen or not."""
+    import pyarrow as pa
+
+    rows = staged.rows.num_rows
+    made = {
+        "source": columns.constant(source, rows),
+        "load_id": columns.constant(load_id, rows),
+        "charge_date": staged.column("charge_period_start").cast(pa.date32()),
+    }
+    names = [c.name for c in BILLING_LINES.columns if c.name != "line_id"]
+    return {name: made[name] if name in made else staged.column(name) for name in names}
+
+
+def _add_sums(staged: Staged, source: str, load_id: str, lines: dict[str, pa.Array], ids: pa.Array) -> tuple[dict[str, pa.Array], pa.Array]:
+    """The lines and their ids, and sums of those that the scope leaves out."""
+    import pyarrow as pa
+
+    staged.con.execute(f"set variable source = {sql_text(source)}")
+    staged.con.execute(f"set variable load_id = {sql_text(load_id)}")
+    query = files("runspend.billing").joinpath("out_of_scope.sql").read_text(encoding="utf-8").replace("{chosen}", CHOSEN)
+    sums = staged.con.sql(query).to_arrow_table()
+    found = {}
+    for name, column in lines.items():
+        if name not in sums.column_names:
+            extra = pa.nulls(sums.num_rows, column.type)
+        elif pa.types.is_dictionary(column.type):
+            extra = one_piece(sums.column(name)).cast(pa.string()).dictionary_encode()
+        else:
+            extra = one_piece(sums.column(name)).cast(column.type)
+        found[name] = one_piece(pa.chunked_array([column, extra]))
+    return found, pa.concat_arrays([ids, one_piece(sums.column("line_id"))])
+
+
+def _order(lines: dict[str, pa.Array], ids: pa.Array, positions: pa.Array | None) -> pa.Array:
+    """The order of BILLING_LINES.sort among the chosen lines; nulls last, texts by their bytes."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    key = lines["resource_key"]
+    ranks = pc.rank(key.dictionary, tiebreaker="min").cast(pa.int32()) if len(key.dictionary) else pa.nulls(0, pa.int32())
+    by = {"resource_key": ranks.take(key.indices), "charge_period_start": lines["charge_period_start"]}
+    if positions is not None:
+        by = {name: column.take(positions) for name, column in by.items()}
+    return pc.sort_indices(pa.table({**by, "line_id": ids}), sort_keys=[(name, "ascending") for name in BILLING_LINES.sort])
+
+
+def _take(table: pa.Table, ids: pa.Array, positions: pa.Array | None, order: pa.Array) -> pa.Table:
+    """Chosen lines in order. A text of many values stops being coded: every row group would carry the whole dictionary."""
+    import pyarrow as pa
+
+    at = order if positions is None else positions.take(order)
+    taken = {}
+    for name, chunked in zip(table.column_names, table.columns, strict=True):
+        column = one_piece(chunked)
+        is_coded = pa.types.is_dictionary(column.type)
+        is_same = column.null_count == len(column) or (is_coded and len(column.dictionary) == 1 and not column.null_count)
+        part = column.slice(0, len(at)) if is_same else column.take(at)
+        taken[name] = part.cast(pa.string()) if is_coded and len(column.dictionary) > FEW_VALUES else part
+    taken["line_id"] = ids.take(order)
+    return pa.table({c.name: taken[c.name] for c in BILLING_LINES.columns})

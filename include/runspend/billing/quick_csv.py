@@ -1,0 +1,175 @@
+"""The fast way to read a FOCUS CSV in which nothing is odd: Arrow's reader, which codes texts while it parses.
+
+Put here what must hold for a file to be read this way. Whatever does not hold is no judgement: the file is read again,
+slowly, by `focus.py`, which keeps odd rows and says what is wrong with them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runspend.billing import columns
+from runspend.billing.focus_columns import COLUMNS, EXTRA_COLUMNS, INSTANCE_COLUMNS, NULL_TEXTS, TIMES
+from runspend.billing.staging import Staged, arrow_type, delivered_fields, one_piece
+from runspend.billing.verify import MAX_LINE_BYTES
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BLOCK_BYTES = 4 << 20
+PART_BYTES = 1280 << 20
+FIRST, LAST = datetime(2000, 1, 1, tzinfo=timezone.utc), datetime(2101, 1, 1, tzinfo=timezone.utc)
+PROVIDERS = ("service_provider_name", "host_provider_name", "publisher_name", "provider_name")
+
+
+def read(staged: Staged, path: Path, header: Sequence[str], lines: int, file_index: int) -> int | None:
+    """Stage the rows; how many, or None when any of them needs a second look (nothing is staged then)."""
+    rows = 0
+    for part in _parts(path):
+        delivered = _parse(part, header)
+        table = _complete(staged, delivered, file_index) if delivered is not None and _is_sound(delivered) else None
+        if table is None:
+            staged.drop(file_index)
+            return None
+        staged.add(file_index, table)
+        rows += table.num_rows
+    if rows != lines - 1 or not _ends_whole(path, len(header)):
+        staged.drop(file_index)
+        return None
+    return rows
+
+
+class _Part(io.RawIOBase):
+    """A run of whole lines of a file."""
+
+    def __init__(self, path: Path, start: int, end: int) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._file.seek(start)
+        self.left = end - start
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        found = self._file.read(self.left if size < 0 else min(size, self.left)) or b""
+        self.left -= len(found)
+        return found
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _parts(path: Path) -> Iterator[_Part]:
+    """The lines behind the header, at most PART_BYTES and one line at a time: what is parsed at once must fit into memory."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        file.readline()
+        start = file.tell()
+        while True:
+            file.seek(min(start + PART_BYTES, size))
+            file.readline()
+            end = file.tell()
+            with _Part(path, start, end) as part:
+                yield part
+            if end == size:
+                return
+            start = end
+
+
+def _parse(part: _Part, header: Sequence[str]) -> dict[str, pa.Array] | None:
+    """The columns that are read, by our names; texts coded, money exact to 22 decimals or refused.
+
+    Every record must be one line of the file: it is parsed a fifth quicker so, and a quote out of place would swallow lines
+    (Arrow says nothing of text behind a closing quote).
+    """
+    import pyarrow as pa
+    import pyarrow.csv as arrow_csv
+
+    wanted = [h for h in header if h in COLUMNS or h in EXTRA_COLUMNS or h in INSTANCE_COLUMNS]
+    types = {h: arrow_type(COLUMNS[h].type if h in COLUMNS else "STRING") for h in wanted}
+    names = {h: COLUMNS[h].name if h in COLUMNS else EXTRA_COLUMNS.get(h, h) for h in wanted}
+    if not part.left:
+        return {names[h]: pa.nulls(0, types[h]) for h in wanted}
+    convert = arrow_csv.ConvertOptions(
+        column_types=types,
+        include_columns=wanted,
+        null_values=list(NULL_TEXTS),
+        strings_can_be_null=True,
+        timestamp_parsers=[arrow_csv.ISO8601],
+    )
+    try:
+        table = arrow_csv.read_csv(
+            part, read_options=arrow_csv.ReadOptions(block_size=BLOCK_BYTES, column_names=list(header)), convert_options=convert
+        )
+    except pa.ArrowInvalid:
+        return None
+    found = {name: table.column(name) for name in wanted}
+    del table
+    return {names[h]: one_piece(found.pop(h)) for h in wanted}
+
+
+def _ends_whole(path: Path, width: int) -> bool:
+    """Whether the last line is a record by itself: a file cut inside a quoted field ends in one that is not."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - MAX_LINE_BYTES))
+        tail = file.read().rstrip(b"\r\n")
+    last = tail[tail.rfind(b"\n") + 1 :].decode("utf-8-sig", errors="replace")
+    try:
+        [fields] = csv.reader([last], strict=True)
+    except (csv.Error, ValueError):
+        return False
+    return len(fields) == width
+
+
+def _is_sound(delivered: dict[str, pa.Array]) -> bool:
+    """Whether no row is in trouble: a cost, and four times a bill can be about."""
+    import pyarrow.compute as pc
+
+    if any(delivered[name].null_count for name in (*TIMES, "billed_cost", "billing_currency")):
+        return False
+    bounds = [pc.min_max(delivered[name]).as_py() for name in TIMES]
+    return all(b["min"] is None or (b["min"] >= FIRST and b["max"] < LAST) for b in bounds)
+
+
+def _complete(staged: Staged, delivered: dict[str, pa.Array], file_index: int) -> pa.Table | None:
+    """What the columns say together: currency, providers, instance type, billing period. None for an unknown currency."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    rows = len(delivered["billed_cost"])
+    nothing = pa.nulls(rows, columns.text_type())
+    currency = delivered["billing_currency"]
+    codes, known = staged.ask(
+        pa.table({"currency": currency.dictionary}),
+        "upper(trim(currency))",
+        "upper(trim(currency)) in (select code from currencies)",
+    )
+    if not pc.all(known, min_count=0).as_py():
+        return None
+    said, distinct = columns.combine([delivered.get(name, nothing) for name in PROVIDERS], PROVIDERS)
+    service, host = staged.ask(
+        distinct,
+        "service_provider(service_provider_name, provider_name, publisher_name)",
+        "host_provider(host_provider_name, service_provider_name, provider_name)",
+    )
+    months = pc.dictionary_encode(delivered["billing_period_start"])
+    firsts = pa.array([date(t.year, t.month, 1) for t in months.dictionary.to_pylist()], pa.date32())
+    made = {
+        "billing_currency": columns.remap(currency, codes),
+        "service_provider_name": columns.spread(said, service),
+        "host_provider_name": columns.spread(said, host),
+        "delivered_instance_type": columns.first_of([delivered[name] for name in INSTANCE_COLUMNS if name in delivered] or [nothing]),
+        "billing_period": firsts.take(months.indices),
+        "file_index": pa.repeat(pa.scalar(file_index, pa.int32()), rows),
+    }
+    return pa.table(
+        {field.name: made.get(field.name, delivered.get(field.name, pa.nulls(rows, field.type))) for field in delivered_fields()}
+    )

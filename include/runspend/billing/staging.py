@@ -1,0 +1,247 @@
+"""The rows of tonight's files between reading and writing: Arrow columns in memory, which SQL sees as the view `staged`.
+
+Put here the engine, the form every format's module brings its rows into, and how distinct values are asked about. What is
+asked belongs to the modules that ask; how files are read to the formats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from runspend.billing import columns
+from runspend.billing.verify import free_bytes
+from runspend.errors import MissingExtra
+from runspend.identifiers import resource_key_sql
+from runspend.tables import FOCUS_COLUMNS
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+MEMORY_LIMIT = "3GB"
+KEPT_BYTES = 1 << 30
+# Equal rows are equal lines, never one line twice: from the second on they carry their number.
+LINE_ID = "printf('%016x', row_hash) || coalesce('-' || ordinal, '')"
+
+
+def sql_text(text: str) -> str:
+    """A text as a SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def arrow_type(kind: str) -> pa.DataType:
+    """The type a delivered column of a FOCUS type has while it is staged."""
+    import pyarrow as pa
+
+    return {"BIGNUMERIC": pa.decimal128(38, 22), "TIMESTAMP": pa.timestamp("us", "UTC")}.get(kind) or columns.text_type()
+
+
+def delivered_fields() -> list[pa.Field]:
+    """The columns a format's module brings: all but the two that `Staged` finds."""
+    return [field for field in staged_schema() if field.name not in ("row_hash", "ordinal")]
+
+
+def staged_schema() -> pa.Schema:
+    """The FOCUS columns, what is told of rows that cannot be read, and what tells rows apart."""
+    import pyarrow as pa
+
+    text = columns.text_type()
+    return pa.schema(
+        [(c.name, arrow_type(c.type)) for c in FOCUS_COLUMNS]
+        + [
+            ("delivered_instance_type", text),
+            ("billing_period", pa.date32()),
+            ("trouble", text),  # why the row goes into quarantine; null for all others
+            ("raw", text),
+            ("long_billed_cost", text),
+            ("row_number", pa.int64()),
+            ("file_index", pa.int32()),
+            ("row_hash", pa.uint64()),
+            ("ordinal", pa.int64()),  # among equal rows, once `settle_rows` has counted; null for the first
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class StagedFile:
+    """What a format's module tells of one file it staged."""
+
+    focus_version: str
+    rows: int
+    dropped_columns: tuple[str, ...] = ()
+    unreadable: dict[str, int] = field(default_factory=dict)  # column -> values that became null
+
+
+class Staged:
+    """Rows of tonight's files. `con` is the engine; its view `staged` always shows all of them."""
+
+    def __init__(self, workdir: Path) -> None:
+        import pyarrow as pa
+
+        self.con = open_engine(workdir)
+        # Arrow's usual allocator gives every block of parsing back to the system at once: a fifth of the time a load takes.
+        self._memory = pa.default_memory_pool()
+        if "jemalloc" in pa.supported_memory_backends():
+            pa.set_memory_pool(pa.jemalloc_memory_pool())
+        self._workdir = workdir
+        self._files: dict[int, list[pa.Table]] = {}
+        self._set_aside = 0
+        self._rows = staged_schema().empty_table()
+        self._show(self._rows)
+
+    def __enter__(self) -> Staged:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        import pyarrow as pa
+
+        self.con.close()
+        pa.set_memory_pool(self._memory)
+
+    @property
+    def rows(self) -> pa.Table:
+        """All rows, each column in one piece: files in the order they came, rows in the order they have there."""
+        return self._rows
+
+    def add(self, file_index: int, table: pa.Table) -> None:
+        """More rows of one file, in the columns of `staged_schema` but the last two, which are found here."""
+        import pyarrow as pa
+
+        self.con.register("hashed", table)
+        # A constant null counts as the null of every row does, and takes no time.
+        sql_types = {"STRING": "varchar", "BIGNUMERIC": "decimal(38, 22)", "TIMESTAMP": "timestamptz"}
+        is_empty = {c.name: table.column(c.name).null_count == table.num_rows for c in FOCUS_COLUMNS}
+        names = ", ".join(f"cast(null as {sql_types[c.type]})" if is_empty[c.name] else c.name for c in FOCUS_COLUMNS)
+        hashes = self.con.sql(f"select hash({names}) as row_hash from hashed").to_arrow_table()
+        self.con.unregister("hashed")
+        whole = table.append_column("row_hash", one_piece(hashes.column(0))).append_column("ordinal", pa.nulls(table.num_rows, pa.int64()))
+        self._files.setdefault(file_index, []).append(self._keep(whole.select(staged_schema().names)))
+        self._put_together()
+
+    def drop(self, file_index: int) -> None:
+        """Forget the rows of one file."""
+        if self._files.pop(file_index, None) is not None:
+            self._put_together()
+
+    def set(self, **changed: pa.Array) -> None:
+        """Replace or append columns of the rows that are there."""
+        table = self._rows
+        for name, column in changed.items():
+            at = table.schema.get_field_index(name)
+            table = table.append_column(name, column) if at < 0 else table.set_column(at, name, column)
+        self._show(table)
+
+    def column(self, name: str) -> pa.Array:
+        """One column, in one piece."""
+        return one_piece(self._rows.column(name))
+
+    def ask(self, distinct: pa.Table, *expressions: str) -> list[pa.Array]:
+        """SQL expressions over a small table of distinct values, row by row, in its order."""
+        self.con.register("distinct_values", distinct)
+        answer = self.con.sql(
+            f"select {', '.join(f'{e} as a{i}' for i, e in enumerate(expressions))} from distinct_values"
+        ).to_arrow_table()
+        self.con.unregister("distinct_values")
+        return [one_piece(column) for column in answer.columns]
+
+    def ask_of(self, name: str, *expressions: str) -> list[pa.Array]:
+        """SQL expressions over the distinct values of one text column."""
+        import pyarrow as pa
+
+        return self.ask(pa.table({name: self.column(name).dictionary}), *expressions)
+
+    def ask_rows(self, expression: str) -> pa.Array:
+        """A SQL expression over every row, in order."""
+        return one_piece(self.con.sql(f"select {expression} as answer from staged").to_arrow_table().column(0))
+
+    def _put_together(self) -> None:
+        import pyarrow as pa
+
+        tables = [part for parts in self._files.values() for part in parts] or [staged_schema().empty_table()]
+        self._show(tables[0] if len(tables) == 1 else pa.concat_tables(tables))
+
+    def _show(self, table: pa.Table) -> None:
+        self._rows = table
+        self.con.register("staged", table)
+
+    def join_up(self) -> None:
+        """Bring every column into one piece; called once, when all files are there."""
+        import pyarrow as pa
+
+        table = self._rows
+        if all(column.num_chunks == 1 for column in table.columns):
+            return
+        self._files = {}
+        names, found = table.column_names, []
+        is_large = table.nbytes > KEPT_BYTES
+        for name in names:
+            column = pa.table({name: one_piece(table.column(name))})
+            found.append(self._map(column).column(name) if is_large else column.column(name))
+        self._show(pa.table(found, names=names))
+
+    def _keep(self, table: pa.Table) -> pa.Table:
+        """The table; beyond KEPT_BYTES in a file that is mapped, so that memory need not hold all of a large bill."""
+        return self._map(table) if self._rows.nbytes + table.nbytes > KEPT_BYTES and self._files else table
+
+    def _map(self, table: pa.Table) -> pa.Table:
+        import pyarrow as pa
+
+        path = self._workdir / f"staged-{self._set_aside}.arrow"
+        self._set_aside += 1
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        mapped = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        path.unlink()  # the map keeps it until the last reader is gone
+        return mapped
+
+
+def one_piece(column: pa.ChunkedArray) -> pa.Array:
+    """A column as one array; texts get one dictionary."""
+    import pyarrow as pa
+
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    if column.num_chunks == 0:
+        return pa.array([], column.type)
+    if pa.types.is_dictionary(column.type):
+        column = column.unify_dictionaries()
+    joined = column.combine_chunks()
+    return joined.chunk(0) if isinstance(joined, pa.ChunkedArray) else joined
+
+
+def wake() -> None:
+    """Import what reading needs; called beside work that leaves the interpreter idle. Arrow looks for pandas at its first
+    Python value, which is most of this second where pandas is installed."""
+    import pyarrow as pa
+    import pyarrow.compute
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    pa.scalar(0)
+
+
+def open_engine(workdir: Path) -> duckdb.DuckDBPyConnection:
+    """A DuckDB in memory that spills into the work folder, with the macros of the SQL files. It keeps rows in their order."""
+    try:
+        import duckdb
+    except ImportError as error:
+        raise MissingExtra("duckdb", "pipeline") from error
+    workdir.mkdir(parents=True, exist_ok=True)
+    con = duckdb.connect(":memory:", config={"allow_unsigned_extensions": "false", "autoinstall_known_extensions": "false"})
+    con.execute("set TimeZone = 'UTC'")
+    con.execute(f"set memory_limit = '{MEMORY_LIMIT}'")
+    con.execute(f"set temp_directory = {sql_text(str(workdir / 'spill'))}")
+    con.execute(f"set max_temp_directory_size = '{max(free_bytes(workdir) // 2, 1 << 30)}B'")
+    con.execute("create temp table currencies as select unnest(?) as code", [currencies()])
+    con.execute(files("runspend.billing").joinpath("macros.sql").read_text(encoding="utf-8"))
+    con.execute(f"create temp macro resource_key(id) as {resource_key_sql('id')}")
+    return con
+
+
+def currencies() -> list[str]:
+    """ISO 4217 codes of national currencies and funds in use, and those replaced since 2020 that old bills still carry."""
+    return files("runspend.billing").joinpath("currencies.csv").read_text(encoding="utf-8").split()[1:]

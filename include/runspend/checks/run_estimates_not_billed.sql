@@ -1,0 +1,10 @@
+-- rows: hours of runs that are estimated although the machine's bill has them
+select
+  e.tracking_server, e.workspace, e.run_id, e.resource_id, e.estimated_from, a.charge_period_start, a.charge_period_end,
+  e.effective_cost as estimated_cost, a.effective_cost as ledger_cost, e.effective_cost - a.effective_cost as difference
+from run_estimates e
+join cost_allocations a
+  on a.tracking_server = e.tracking_server and a.workspace = e.workspace and a.run_id = e.run_id and a.resource_id = e.resource_id and a.source = e.source
+where a.billing_period >= @period and a.allocated_to = 'run' and a.charge_category = 'Usage' and e.cost_kind = 'compute'
+  and a.charge_period_start < e.estimated_to and a.charge_period_end > e.estimated_from
+  and timestamp_diff(a.charge_period_end, a.charge_period_start, microsecond) <= 86400000000

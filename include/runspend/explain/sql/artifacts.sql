@@ -1,0 +1,5 @@
+-- one row per stretch of time of a run's artifacts, newest first
+select store, prefix, storage_class, valid_from, valid_to, objects, bytes, is_complete
+from artifact_bytes
+where owner_kind = 'run' and owner_id = @run_id and tracking_server = @server
+order by valid_from desc, store, storage_class

@@ -1,0 +1,6 @@
+-- one row per charge that stands for several bill lines: how many
+select source, billing_period, charge_id, count(*) as line_count
+from charge_lines
+where charge_id in unnest(@charges)
+group by source, billing_period, charge_id
+order by charge_id

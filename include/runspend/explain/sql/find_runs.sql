@@ -1,0 +1,6 @@
+-- one row per run whose id lies in a range of texts: all ids with one beginning
+select tracking_server, workspace, run_id, start_month, run_name, experiment_name, start_time
+from runs
+where run_id >= @first_id and run_id < @after_id
+order by run_id, tracking_server, workspace
+limit 200

@@ -1,0 +1,2 @@
+-- the line as it was delivered and settled
+select * from billing_lines where line_id = @line and source = @source and billing_period = @period

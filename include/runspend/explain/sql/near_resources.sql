@@ -1,0 +1,7 @@
+-- one row per resource with the text in it, the dearest first
+select resource_key, sum(effective_cost) as effective_cost
+from billing_lines
+where strpos(lower(resource_id), @part) > 0
+group by resource_key
+order by effective_cost desc, resource_key
+limit 10

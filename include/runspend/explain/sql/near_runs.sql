@@ -1,0 +1,6 @@
+-- one row per run that may have been meant: an id with the same beginning, or a name with the text in it; the newest first
+select tracking_server, workspace, run_id, start_month, run_name, experiment_name, start_time
+from runs
+where starts_with(run_id, @begins) or strpos(lower(run_name), @part) > 0
+order by start_time desc, run_id
+limit 10

@@ -1,0 +1,144 @@
+"""The ladder: which models fill the cost tables, in running order, and what they are told.
+
+A line is settled once, by the first rule that has somebody for it: run_tag, job_id, resource_id line by line; then, priced
+together, attached, artifact_bytes, llm_cost, pool_time, instance_type_time. What the rules say stands in `models/*.sql`; when
+a period is built, and from what, in `pipeline.py` and `inputs.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from runspend.config import Settings
+from runspend.inputs import ALIVE_HOURS, SILENT_HOURS
+from runspend.warehouse import Model
+
+# In running order. Without `into` the rows are gone when the step ends; models with `bucket_by` see one share of the machines at a time.
+WINDOW_MODELS = (Model("window_runs"), Model("run_ancestors"))
+# A job is looked at as a machine its runs share: the same models, with jobs in the place of machines.
+JOB_MODELS = (
+    Model("job_windows"),
+    Model("job_spans", makes="run_spans"),
+    Model("job_units", makes="machine_units"),
+    Model("run_intervals"),
+    Model("job_slots", makes="machine_slots"),
+    *(Model(name) for name in ("slot_uses", "machine_clock", "job_targets")),
+)
+PLACING_MODELS = tuple(
+    Model(name)
+    for name in (
+        "run_spans",
+        "known_machines",
+        "machine_units",
+        "platform_stores",
+        "inside_resources",
+        "inside_accounts",
+        "tagged_runs",
+        "wanted_types",
+        "attachable_groups",
+        "attach_keys",
+        "claimed_runs",
+    )
+)
+MACHINE_MODELS = ("ledger_lines", "run_intervals", "machine_slots", "slot_uses", "machine_clock", "slot_targets")
+MACHINE_RESULTS = ("machine_time", "machine_use", "attached_parts", "rest_lines", "out_of_scope_parts")
+# In the order of the ladder: the first rule that has somebody for a line settles it.
+POOLED_MODELS = tuple(
+    Model(name)
+    for name in (
+        "job_attached_parts",
+        "attached_candidates",
+        "attached_targets",
+        "attached_lines",
+        "storage_candidates",
+        "storage_targets",
+        "storage_lines",
+        "llm_candidates",
+        "llm_targets",
+        "llm_lines",
+        "timed_candidates",
+        "pools",
+        "pool_machines",
+        "pool_spans",
+        "pool_claims",
+        "pool_windows",
+        "pool_uses",
+        "pool_families",
+        "pool_clock",
+        "pool_shares",
+        "pool_targets",
+        "pool_lines",
+        "type_targets",
+        "type_lines",
+        "settled_lines",
+        "pooled_lines",
+        "pooled_targets",
+        "run_times",
+    )
+)
+LEDGER_SUMS = ("charge_lines", "run_bill_dimensions", "run_costs_daily", "cost_daily", "unallocated_costs")
+LEDGER_CHECKS = (
+    "bill_equals_load",
+    "ledger_equals_bill",
+    "allocations_complete",
+    "cost_allocations_grain",
+    "cost_daily_equals_ledger",
+    "run_costs_daily_equals_ledger",
+    "run_costs_daily_grain",
+)
+RUN_CHECKS = ("run_costs_equals_daily", "run_costs_grain")
+
+
+def ledger_models(period: str) -> list[Model]:
+    """The models of one billing period, in running order."""
+    into = (period, "all")
+    priced = Model("cost_allocations", into=into, fills="cost_allocations")
+    return [
+        *WINDOW_MODELS,
+        *JOB_MODELS,
+        *PLACING_MODELS,
+        *(Model(name, bucket_by="resource_key") for name in MACHINE_MODELS),
+        Model("placed_lines", makes="placed_charges", bucket_by="resource_key"),
+        Model("cost_allocations", into=into, bucket_by="resource_key"),
+        *(Model(name, bucket_by="resource_key") for name in MACHINE_RESULTS),
+        *POOLED_MODELS,
+        Model("pooled_charges", makes="placed_charges"),
+        priced,
+        Model("left_lines", makes="placed_charges"),
+        priced,
+        Model("out_of_scope_charges", fills="cost_allocations", into=into),
+        Model("sharing_charges", makes="placed_charges"),
+        priced,
+        *(Model(name, into=into) for name in LEDGER_SUMS),
+    ]
+
+
+def run_costs_models(month: str) -> list[Model]:
+    """The models of one start month, in running order."""
+    return [*WINDOW_MODELS, Model("run_costs", into=(month, "all"))]
+
+
+def ledger_parameters(settings: Settings) -> dict[str, Any]:
+    """What the models take from the configuration. A change in any of it rebuilds every period."""
+    return {
+        "alive_hours": ALIVE_HOURS,
+        "silent_hours": SILENT_HOURS,
+        "rented_pools": _words(pool.name for pool in settings.pools if pool.unused == "to_runs"),
+        "share_shared": settings.sharing.shared,
+        "share_idle": settings.sharing.idle,
+        **{f"{name}_before_bill": _words(_before_bill(getattr(settings.dimensions, name))) for name in ("team", "project", "cost_center", "owner")},
+    }
+
+
+def _before_bill(sources: list[Any]) -> list[str]:
+    """Where a run's own value may come from that counts more than the tag of a bill line; everything, if no line tag is named."""
+    texts = [source if isinstance(source, str) else f"user:{Path(source['user']).name}" for source in sources]
+    on_bill = [place for place, text in enumerate(texts) if text.startswith("line.")]
+    return texts[: on_bill[0]] if on_bill else texts
+
+
+def _words(names: Iterable[str]) -> str:
+    """A list as models take it: |a|b|."""
+    return "".join(f"|{name}" for name in names) + "|"

@@ -1,0 +1,24 @@
+-- one row per machine that serves runs and key under which lines of other resources may hang on it: its own name, or a group it is in
+with machines as (
+  select distinct resource_key from known_machines
+),
+sets as (
+  -- sets of keys are few, lines are many
+  select distinct l.resource_key, array_to_string(l.group_keys, '|') as group_text
+  from billing_lines l
+  join machines m on m.resource_key = l.resource_key
+  where l.billing_period = @period and array_length(l.group_keys) > 0
+),
+keys as (
+  select distinct array_to_string(group_keys, '|') as group_text, group_key
+  from billing_lines
+  cross join unnest(group_keys) as group_key
+  where billing_period = @period and array_length(group_keys) > 0
+)
+select distinct s.resource_key, k.group_key as target_key
+from sets s
+join keys k on k.group_text = s.group_text
+union distinct
+select distinct m.resource_key, concat('machine|', m.resource_key) as target_key
+from machines m
+join (select distinct attached_to from billing_lines where billing_period = @period and attached_to is not null) l on l.attached_to = m.resource_key

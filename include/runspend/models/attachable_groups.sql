@@ -1,0 +1,23 @@
+-- one row per set of group keys (as text) on the period's lines of which at least one stands on a machine that serves runs as well
+with sets as (
+  select distinct array_to_string(group_keys, '|') as group_text, group_keys
+  from billing_lines
+  where billing_period = @period and array_length(group_keys) > 0
+),
+sets_of_machines as (
+  select distinct array_to_string(l.group_keys, '|') as group_text
+  from billing_lines l
+  left join (select distinct resource_key from known_machines) m on m.resource_key = l.resource_key
+  left join (select distinct job_key from job_targets) j on j.job_key = l.job_key
+  where l.billing_period = @period and array_length(l.group_keys) > 0 and (m.resource_key is not null or j.job_key is not null)
+),
+keys_of_machines as (
+  select distinct group_key
+  from sets s
+  join sets_of_machines m on m.group_text = s.group_text
+  cross join unnest(s.group_keys) as group_key
+)
+select distinct s.group_text
+from sets s
+cross join unnest(s.group_keys) as key
+join keys_of_machines k on k.group_key = key

@@ -1,0 +1,6 @@
+-- one row per line that hangs on machines of its window: the closest key that has any
+select c.source, c.line_id, c.target_key, c.window_start, c.window_end
+from attached_candidates c
+join (select distinct target_key, window_start, window_end from attached_targets) t
+  on t.target_key = c.target_key and t.window_start = c.window_start and t.window_end = c.window_end
+qualify row_number() over (partition by c.source, c.line_id order by c.distance, c.target_key) = 1

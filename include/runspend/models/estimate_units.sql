@@ -1,0 +1,10 @@
+-- one row per machine: what it has, as its bill last said; no window confines which runs decide how they are weighed
+select
+  resource_key,
+  nullif(max(machine_gpus), 0) as machine_gpus,
+  nullif(max(machine_cpus), 0) as machine_cpus,
+  nullif(max(machine_memory_gb), 0) as machine_memory_gb,
+  cast(null as timestamp) as billed_from,
+  cast(null as timestamp) as billed_until
+from estimate_windows
+group by resource_key

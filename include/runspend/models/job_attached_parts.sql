@@ -1,0 +1,21 @@
+-- one row per group a matched job is in, charge window and run of the job: its part of the window, for lines that hang on the job's machines
+with sets as (
+  select distinct l.job_key, array_to_string(l.group_keys, '|') as group_text
+  from billing_lines l
+  join (select distinct job_key from job_targets) j on j.job_key = l.job_key
+  where l.billing_period = @period and array_length(l.group_keys) > 0
+),
+keys as (
+  select distinct array_to_string(group_keys, '|') as group_text, group_key
+  from billing_lines
+  cross join unnest(group_keys) as group_key
+  where billing_period = @period and array_length(group_keys) > 0
+)
+select
+  k.group_key as target_key, j.charge_period_start, j.charge_period_end, 'run' as allocated_to, j.tracking_server, j.workspace, j.run_id,
+  min(j.run_end_rule) as run_end_rule, min(j.weight_kind) as weight_kind, logical_or(j.is_scaled) as is_scaled,
+  sum(cast(round((j.ratio_upto - j.ratio_before) * (timestamp_diff(j.charge_period_end, j.charge_period_start, microsecond) * 1000)) as int64)) as nanoseconds
+from job_targets j
+join sets s on s.job_key = j.job_key
+join keys k on k.group_text = s.group_text
+group by k.group_key, j.charge_period_start, j.charge_period_end, j.tracking_server, j.workspace, j.run_id

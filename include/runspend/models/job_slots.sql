@@ -1,0 +1,4 @@
+-- one row per job with runs and charge window, in the place of a machine and its window
+select m.machine_number, w.charge_period_start, w.charge_period_end, w.usage_source, w.billed_nanoseconds
+from job_windows w
+join (select distinct machine_number, resource_key from run_intervals) m on m.resource_key = w.job_key

@@ -1,0 +1,62 @@
+-- one row per run that states a job of the bill: when it ran, its job in the place of a machine
+with stated as (
+  select r.tracking_server, r.run_id, r.job_key
+  from runs r
+  join (
+    select tracking_server, run_id from window_runs
+    union distinct
+    select tracking_server, ancestor_id as run_id from run_ancestors
+  ) w on w.tracking_server = r.tracking_server and w.run_id = r.run_id
+  where r.job_key is not null
+),
+nearest as (
+  -- a run that states no job has that of its nearest ancestor that does
+  select a.tracking_server, a.run_id, s.job_key
+  from run_ancestors a
+  join stated s on s.tracking_server = a.tracking_server and s.run_id = a.ancestor_id
+  left join stated own on own.tracking_server = a.tracking_server and own.run_id = a.run_id
+  where own.run_id is null
+  qualify row_number() over (partition by a.tracking_server, a.run_id order by a.distance, a.ancestor_id) = 1
+),
+jobs as (
+  select tracking_server, run_id, job_key from stated
+  union all
+  select tracking_server, run_id, job_key from nearest
+),
+billed as (
+  select job_key, max(charge_period_end) as billed_until
+  from job_windows
+  group by job_key
+),
+ended as (
+  select
+    r.tracking_server, r.workspace, r.run_id, j.job_key, r.gpu_count, r.cpu_request, r.memory_request_gb, r.mean_use_percent,
+    r.start_time, r.end_time, r.last_sign_at, b.billed_until,
+    case
+      when r.end_time is not null then 'stated'
+      when coalesce(r.last_sign_at, r.start_time) >= timestamp_sub(b.billed_until, interval @alive_hours hour) then 'alive'
+      when r.last_sign_at is not null then 'last_sign'
+      else 'silent'
+    end as run_end_rule
+  from jobs j
+  join billed b on b.job_key = j.job_key
+  join window_runs r on r.tracking_server = j.tracking_server and r.run_id = j.run_id
+  where r.start_time is not null
+),
+spans as (
+  select
+    tracking_server, workspace, run_id, job_key, gpu_count, cpu_request, memory_request_gb, mean_use_percent, run_end_rule,
+    greatest(start_time, @window_start) as span_start,
+    least(
+      case run_end_rule
+        when 'stated' then end_time
+        when 'alive' then greatest(billed_until, coalesce(last_sign_at, start_time))
+        when 'last_sign' then last_sign_at
+        else timestamp_add(start_time, interval @silent_hours hour)
+      end, @window_end) as span_end
+  from ended
+)
+select
+  tracking_server, workspace, run_id, job_key as resource_key, span_start, span_end, run_end_rule, gpu_count, cpu_request, memory_request_gb, mean_use_percent
+from spans
+where span_end > span_start

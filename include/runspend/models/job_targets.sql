@@ -1,0 +1,73 @@
+-- one row per job, charge window and run of that life of the job: its part of the window, as two ends of a line from 0 to 1
+with own as (
+  -- time that is the run's own, as on a machine
+  select
+    u.machine_number, u.charge_period_start, u.charge_period_end, u.run_number,
+    min(u.run_end_rule) as run_end_rule, min(u.weight_kind) as weight_kind,
+    cast(sum(u.weight * (b.share_clock - a.share_clock)) as int64) as ticks
+  from slot_uses u
+  join machine_clock a on a.machine_number = u.machine_number and a.mark = u.used_from
+  join machine_clock b on b.machine_number = u.machine_number and b.mark = u.used_to
+  group by u.machine_number, u.charge_period_start, u.charge_period_end, u.run_number
+),
+jobs as (
+  select distinct machine_number, resource_key as job_key from run_intervals
+),
+windows as (
+  select j.machine_number, w.job_key, w.life, w.charge_period_start, w.charge_period_end, w.machines, w.billed_nanoseconds * 64 as billed_ticks
+  from job_windows w
+  join jobs j on j.job_key = w.job_key
+),
+lives as (
+  select
+    w.machine_number, w.life, o.run_number, min(o.run_end_rule) as run_end_rule, min(o.weight_kind) as weight_kind,
+    cast(sum(o.ticks) as int64) as ticks
+  from windows w
+  join own o on o.machine_number = w.machine_number and o.charge_period_start = w.charge_period_start and o.charge_period_end = w.charge_period_end
+  group by w.machine_number, w.life, o.run_number
+  having sum(o.ticks) > 0
+),
+parts as (
+  -- a window belongs to every run of that life of the job: what no run covers is overhead of all of them
+  select
+    w.job_key, w.charge_period_start, w.charge_period_end, w.machines, l.run_number, l.run_end_rule, l.weight_kind,
+    coalesce(o.ticks, 0) as ticks,
+    cast(sum(coalesce(o.ticks, 0)) over (v rows between unbounded preceding and current row) as int64) as ticks_upto,
+    cast(sum(coalesce(o.ticks, 0)) over (partition by w.job_key, w.charge_period_start, w.charge_period_end) as int64) as busy_ticks,
+    countif(o.ticks > 0) over (partition by w.job_key, w.charge_period_start, w.charge_period_end) as runs_in_window,
+    w.billed_ticks,
+    cast(sum(l.ticks) over (v rows between unbounded preceding and current row) as int64) as life_upto,
+    cast(sum(l.ticks) over (partition by w.job_key, w.charge_period_start, w.charge_period_end) as int64) as life_ticks,
+    l.ticks as own_life_ticks
+  from windows w
+  join lives l on l.machine_number = w.machine_number and l.life = w.life
+  left join own o
+    on o.machine_number = w.machine_number and o.run_number = l.run_number
+    and o.charge_period_start = w.charge_period_start and o.charge_period_end = w.charge_period_end
+  window v as (partition by w.job_key, w.charge_period_start, w.charge_period_end order by l.run_number)
+),
+ends as (
+  select
+    job_key, charge_period_start, charge_period_end, machines, run_number, run_end_rule, weight_kind, ticks, runs_in_window,
+    greatest(billed_ticks, busy_ticks) as total_ticks,
+    busy_ticks > billed_ticks as is_scaled,
+    ticks_upto - ticks as own_before, ticks_upto as own_upto,
+    cast(trunc(greatest(billed_ticks - busy_ticks, 0) * ((life_upto - own_life_ticks) / life_ticks)) as int64) as overhead_before,
+    case when life_upto = life_ticks then greatest(billed_ticks - busy_ticks, 0)
+      else cast(trunc(greatest(billed_ticks - busy_ticks, 0) * (life_upto / life_ticks)) as int64) end as overhead_upto
+  from parts
+),
+run_names as (
+  select distinct run_number, tracking_server, workspace, run_id from run_intervals
+)
+select
+  e.job_key, e.charge_period_start, e.charge_period_end, r.tracking_server, r.workspace, r.run_id, e.run_end_rule, e.weight_kind, e.is_scaled,
+  cast(round(e.ticks / 64) as int64) * e.machines as nanoseconds,
+  (e.own_before + e.overhead_before) / e.total_ticks as ratio_before,
+  (e.own_upto + e.overhead_upto) / e.total_ticks as ratio_upto,
+  e.own_upto + e.overhead_upto = e.total_ticks as is_last,
+  (e.overhead_upto - e.overhead_before) / e.total_ticks as overhead_ratio,
+  e.runs_in_window
+from ends e
+join run_names r on r.run_number = e.run_number
+where e.own_upto + e.overhead_upto > e.own_before + e.overhead_before

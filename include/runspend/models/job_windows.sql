@@ -1,0 +1,35 @@
+-- one row per job and charge window of its lines: the time they bill, and the stretch of the job's life the window belongs to
+with skus as (
+  select
+    job_key, charge_period_start, charge_period_end, coalesce(resource_key, '') as resource_key, coalesce(sku_id, '') as sku_id,
+    min(case when charge_category = 'Usage' then source end) as usage_source,
+    sum(case when charge_category = 'Usage' and charge_class is null and billed_nanoseconds > 0 then billed_nanoseconds end) as billed_nanoseconds
+  from billing_lines
+  where billing_period = @period and job_key is not null and run_tag is null
+    and charge_category in ('Usage', 'Credit', 'Adjustment') and coalesce(commitment_discount_status, '') <> 'Unused'
+    and charge_period_end > charge_period_start
+    and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000
+  group by job_key, charge_period_start, charge_period_end, resource_key, sku_id
+),
+windows as (
+  -- its machines work side by side: the longest is the job
+  select
+    job_key, charge_period_start, charge_period_end, min(usage_source) as usage_source, max(billed_nanoseconds) as billed_nanoseconds,
+    count(distinct resource_key) as machines,
+    timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000 as window_nanoseconds
+  from skus
+  group by job_key, charge_period_start, charge_period_end
+),
+steps as (
+  -- names are used again: where the bill shows nothing of a job for a day, another life of it begins
+  select
+    job_key, charge_period_start, charge_period_end, usage_source, billed_nanoseconds, machines, window_nanoseconds,
+    case when timestamp_diff(charge_period_start, max(charge_period_end) over (w rows between unbounded preceding and 1 preceding), microsecond) > 86400000000 then 1 else 0 end as begins
+  from windows
+  window w as (partition by job_key order by charge_period_start, charge_period_end)
+)
+select
+  job_key, charge_period_start, charge_period_end, usage_source, machines,
+  cast(least(coalesce(billed_nanoseconds, window_nanoseconds), window_nanoseconds) as int64) as billed_nanoseconds,
+  cast(sum(begins) over (partition by job_key order by charge_period_start, charge_period_end rows between unbounded preceding and current row) as int64) as life
+from steps

@@ -1,0 +1,15 @@
+-- one row per line that no rule settles although one might have, as one target
+select
+  l.source, l.billing_period, l.line_id as charge_id, l.charge_date, l.charge_period_start, l.charge_period_end, l.service_provider_name,
+  l.billing_account_id, l.sub_account_id, l.region_id, l.service_name, l.charge_category, l.resource_id, l.invoice_id, l.cost_kind,
+  l.billing_currency, l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost,
+  'unmatched' as allocated_to,
+  cast(null as string) as tracking_server, cast(null as string) as workspace, cast(null as string) as run_id, cast(null as string) as owner_id,
+  'none' as match_method, cast(null as string) as confidence,
+  case when l.line_kind = 'timed' then 'no_run' else 'not_timed' end as reason,
+  cast(null as string) as pool_key, cast(null as string) as weight_kind, cast(null as string) as run_end_rule, false as is_scaled,
+  0.0 as ratio_before, 1.0 as ratio_upto, true as is_last, cast(null as float64) as unused_ratio, cast(null as float64) as overhead_ratio,
+  l.line_team, l.line_project, l.line_cost_center, l.line_owner
+from rest_lines l
+left join settled_lines s on s.source = l.source and s.line_id = l.line_id
+where s.line_id is null and l.is_inside

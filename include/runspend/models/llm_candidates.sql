@@ -1,0 +1,10 @@
+-- one row per line of an LLM provider: its window, a day where it lies in one, as traces are counted by day
+select
+  source, line_id, 'llm' as target_key,
+  case when charge_period_end <= timestamp_add(timestamp_trunc(charge_period_start, day), interval 24 hour) then timestamp_trunc(charge_period_start, day) else charge_period_start end as window_start,
+  case
+    when charge_period_end <= timestamp_add(timestamp_trunc(charge_period_start, day), interval 24 hour) then timestamp_add(timestamp_trunc(charge_period_start, day), interval 24 hour)
+    else charge_period_end
+  end as window_end
+from rest_lines
+where cost_kind = 'llm' and line_kind <> 'fee' and coalesce(scope, '') <> 'exclude' and charge_period_end > charge_period_start

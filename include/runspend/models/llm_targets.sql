@@ -1,0 +1,55 @@
+-- one row per window of LLM lines and run whose traces cost tokens then: its part of what all traces of these days cost at list price.
+-- By day only: a trace's price already knows its model, and how a provider's bill names models is nobody's standard.
+with days as (
+  select w.target_key, w.window_start, w.window_end, day
+  from (select distinct target_key, window_start, window_end from llm_candidates) w
+  cross join unnest(generate_date_array(date(w.window_start), date(timestamp_sub(w.window_end, interval 1 microsecond)))) as day
+),
+traces as (
+  select
+    charge_date, list_cost,
+    nullif(run_id, '') as run_id,
+    case when run_id <> '' then tracking_server end as tracking_server,
+    case when run_id <> '' then workspace end as workspace
+  from trace_costs
+  where month = @period and list_cost > 0
+),
+spent as (
+  select
+    d.target_key, d.window_start, d.window_end, t.tracking_server, t.workspace, t.run_id,
+    cast(cast(sum(t.list_cost) as string) as float64) as spent_float
+  from days d
+  join traces t on t.charge_date = d.day
+  group by d.target_key, d.window_start, d.window_end, t.tracking_server, t.workspace, t.run_id
+),
+totals as (
+  select d.target_key, d.window_start, d.window_end, cast(cast(sum(t.list_cost) as string) as float64) as total_float
+  from days d
+  join traces t on t.charge_date = d.day
+  group by d.target_key, d.window_start, d.window_end
+),
+weights as (
+  -- whole numbers that add up to less than 2^52, each from one float product
+  select
+    s.target_key, s.window_start, s.window_end, s.tracking_server, s.workspace, s.run_id,
+    cast(ceil(s.spent_float / t.total_float * 2251799813685248.0) as int64) as weight
+  from spent s
+  join totals t on t.target_key = s.target_key and t.window_start = s.window_start and t.window_end = s.window_end
+),
+running as (
+  select
+    target_key, window_start, window_end, tracking_server, workspace, run_id, weight,
+    cast(sum(weight) over (w rows between unbounded preceding and current row) as int64) as upto,
+    cast(sum(weight) over (partition by target_key, window_start, window_end) as int64) as total
+  from weights
+  window w as (
+    partition by target_key, window_start, window_end
+    order by case when run_id is null then 1 else 0 end, tracking_server, workspace, run_id)
+)
+select
+  'llm_cost' as match_method, target_key, window_start, window_end,
+  case when run_id is null then 'rest' else 'run' end as allocated_to, tracking_server, workspace, run_id, cast(null as string) as owner_id,
+  case when run_id is null then 'no_source_run' end as reason,
+  'list_cost' as weight_kind, cast(null as string) as run_end_rule, false as is_scaled, cast(null as int64) as nanoseconds,
+  (upto - weight) / total as ratio_before, upto / total as ratio_upto, upto = total as is_last
+from running

@@ -1,0 +1,121 @@
+-- one row per run, pool and stretch of time the run asks for machines of it: none of its descendants covers it, and it has no machine of its own
+with covers as (
+  select
+    p.tracking_server, p.run_id, p.pool_number, p.span_start,
+    greatest(c.span_start, p.span_start) as cover_start, least(c.span_end, p.span_end) as cover_end
+  from run_ancestors f
+  join pool_spans p on p.tracking_server = f.tracking_server and p.run_id = f.ancestor_id
+  join pool_spans c on c.tracking_server = f.tracking_server and c.run_id = f.run_id and c.pool_number = p.pool_number
+    and c.span_start < p.span_end and c.span_end > p.span_start
+  union all
+  select tracking_server, run_id, pool_number, span_start, span_end, span_end
+  from pool_spans
+),
+gaps as (
+  select
+    tracking_server, run_id, pool_number,
+    cover_start as interval_end,
+    coalesce(
+      max(cover_end) over (
+        partition by tracking_server, run_id, pool_number
+        order by cover_start, cover_end
+        rows between unbounded preceding and 1 preceding),
+      span_start) as interval_start
+  from covers
+),
+own as (
+  select
+    s.tracking_server, s.workspace, s.run_id, s.pool_number, s.claim_run_id, s.run_end_rule, g.interval_start, g.interval_end,
+    s.num_nodes, s.gpu_count, s.cpu_request, s.memory_request_gb, s.mean_use_percent,
+    min(s.run_id) over claim <> max(s.run_id) over claim as is_family
+  from gaps g
+  join pool_spans s on s.tracking_server = g.tracking_server and s.run_id = g.run_id and s.pool_number = g.pool_number
+  left join claimed_runs c on c.tracking_server = s.tracking_server and c.workspace = s.workspace and c.run_id = s.run_id
+  where g.interval_start < g.interval_end and c.run_id is null
+  window claim as (partition by s.pool_number, s.tracking_server, s.claim_run_id)
+),
+have as (
+  -- a kind counts only where every machine of the pool is known to have it
+  select
+    pool_number, min(window_start) as billed_from, max(window_end) as billed_until,
+    case when countif(machine_gpus is null) = 0 then max(machine_gpus) end as machine_gpus,
+    case when countif(machine_cpus is null) = 0 then max(machine_cpus) end as machine_cpus,
+    case when countif(machine_memory_gb is null) = 0 then max(machine_memory_gb) end as machine_memory_gb
+  from pool_machines
+  group by pool_number
+),
+stated as (
+  select
+    o.pool_number,
+    countif(o.gpu_count is null) = 0 as all_gpus, countif(o.gpu_count is not null) > 0 as some_gpus, countif(o.cpu_request is null) = 0 as all_cpus,
+    countif(o.memory_request_gb is null) = 0 as all_memory, countif(o.mean_use_percent is null) = 0 as all_use,
+    -- whole GPUs and cores need no finer unit: small weights leave less to round
+    case when min(o.gpu_count) >= 1 and max(mod(cast(round(o.gpu_count * 100) as int64), 100)) = 0 then 1 else 100 end as gpu_scale,
+    case when min(o.cpu_request) >= 1 and max(mod(cast(round(o.cpu_request * 10) as int64), 10)) = 0 then 1 else 10 end as cpu_scale
+  from own o
+  left join have h on h.pool_number = o.pool_number
+  where h.billed_from is null or (o.interval_start < h.billed_until and o.interval_end > h.billed_from)
+  group by o.pool_number
+),
+kinds as (
+  -- one kind of weight for all who ask of a pool in the period: best one whose units the machines state, else any, to share by once machines run out.
+  -- Of an instance type all machines are alike: who says nothing of GPUs asks for whole ones
+  select
+    s.pool_number, s.gpu_scale, s.cpu_scale, h.machine_gpus, h.machine_cpus, h.machine_memory_gb,
+    case
+      when p.match_method = 'instance_type_time' then case when s.some_gpus and h.machine_gpus is not null then 'gpu' else 'equal' end
+      when s.all_gpus and h.machine_gpus is not null then 'gpu'
+      when s.all_cpus and h.machine_cpus is not null then 'cpu'
+      when s.all_memory and h.machine_memory_gb is not null then 'memory'
+      when s.all_gpus then 'gpu'
+      when s.all_cpus then 'cpu'
+      when s.all_memory then 'memory'
+      when s.all_use then 'use'
+      else 'equal'
+    end as weight_kind
+  from stated s
+  join pools p on p.pool_number = s.pool_number
+  left join have h on h.pool_number = s.pool_number
+),
+units as (
+  select
+    pool_number, weight_kind, gpu_scale, cpu_scale, machine_gpus,
+    case weight_kind when 'gpu' then gpu_scale when 'cpu' then cpu_scale else 1 end as unit_scale,
+    -- units of the largest machine; null: unknown
+    case weight_kind
+      when 'gpu' then machine_gpus * gpu_scale
+      when 'cpu' then machine_cpus * cpu_scale
+      when 'memory' then cast(ceil(machine_memory_gb) as int64)
+    end as machine_units
+  from kinds
+),
+weighed as (
+  select
+    o.tracking_server, o.workspace, o.run_id, o.pool_number, o.claim_run_id, o.is_family, o.run_end_rule, o.interval_start, o.interval_end,
+    coalesce(k.weight_kind, 'equal') as weight_kind, coalesce(k.unit_scale, 1) as unit_scale, k.machine_units,
+    least(1000, greatest(1, coalesce(o.num_nodes, 1))) as nodes,
+    greatest(1, case k.weight_kind
+      when 'gpu' then least(100 * k.gpu_scale, cast(round(coalesce(o.gpu_count, k.machine_gpus, 1) * k.gpu_scale) as int64))
+      when 'cpu' then least(1000 * k.cpu_scale, cast(round(coalesce(o.cpu_request, 1) * k.cpu_scale) as int64))
+      when 'memory' then least(10000, cast(ceil(coalesce(o.memory_request_gb, 1)) as int64))
+      when 'use' then least(100, cast(round(coalesce(o.mean_use_percent, 1)) as int64))
+      else 1
+    end) as node_weight,
+    p.match_method
+  from own o
+  left join units k on k.pool_number = o.pool_number
+  join pools p on p.pool_number = o.pool_number
+)
+select
+  pool_number,
+  dense_rank() over (order by tracking_server, workspace, run_id) as run_number,
+  dense_rank() over (order by tracking_server, claim_run_id) as claim_number,
+  tracking_server, workspace, run_id, is_family, run_end_rule, interval_start, interval_end, weight_kind, unit_scale,
+  machine_units is not null as has_units,
+  nodes,
+  -- GPUs of several nodes are at most all there are on each; of an instance type at most a whole machine a node
+  nodes * case
+    when machine_units is not null and (nodes > 1 or match_method = 'instance_type_time') then least(node_weight, machine_units)
+    else node_weight
+  end as weight
+from weighed

@@ -1,0 +1,73 @@
+-- one row per pool, window and size of machine: how many of that size the Usage lines bill, and for how long together
+with lines as (
+  select
+    p.pool_number, c.window_start, c.window_end, c.charge_period_start, c.charge_period_end, c.source, coalesce(c.sku_id, '') as sku_id,
+    c.billed_nanoseconds, c.machine_gpus, c.machine_cpus, c.machine_memory_gb,
+    -- what names no resource is one pile of machines per account, region and type
+    coalesce(
+      c.resource_key,
+      concat('|', c.source, '|', coalesce(c.sub_account_id, ''), '|', coalesce(c.region_id, ''), '|', coalesce(lower(c.instance_type), ''))) as machine,
+    -- a pool's disks, addresses and traffic are no machines
+    case
+      when c.cost_kind = 'compute' and (c.billed_nanoseconds > 0 or c.instance_type is not null) then 1
+      when c.cost_kind = 'compute' then 2
+      else 3
+    end as likeness
+  from timed_candidates c
+  join pools p on p.match_method = c.match_method and p.target_key = c.target_key
+  where c.charge_category = 'Usage' and c.charge_class is null
+),
+machines as (
+  -- what is most like a machine in the pool; a machine's size is what the largest of its lines says
+  select
+    pool_number, machine,
+    row_number() over (order by pool_number, machine) as machine_number,
+    nullif(machine_gpus, 0) as machine_gpus, nullif(machine_cpus, 0) as machine_cpus, nullif(machine_memory_gb, 0) as machine_memory_gb
+  from (
+    select
+      pool_number, machine, min(likeness) as likeness,
+      max(machine_gpus) as machine_gpus, max(machine_cpus) as machine_cpus, max(machine_memory_gb) as machine_memory_gb
+    from lines
+    group by pool_number, machine
+  )
+  qualify likeness = min(likeness) over (partition by pool_number)
+),
+skus as (
+  select
+    m.machine_number, l.window_start, l.window_end, l.charge_period_start, l.charge_period_end, l.source, l.sku_id,
+    sum(case when l.billed_nanoseconds > 0 then l.billed_nanoseconds end) as billed_nanoseconds
+  from lines l
+  join machines m on m.pool_number = l.pool_number and m.machine = l.machine
+  group by m.machine_number, l.window_start, l.window_end, l.charge_period_start, l.charge_period_end, l.source, l.sku_id
+),
+charges as (
+  -- licence, discount, the two parts of a half-covered hour do not add time: the largest SKU is the machine
+  select
+    machine_number, window_start, window_end,
+    coalesce(max(billed_nanoseconds), timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000) as billed_nanoseconds
+  from skus
+  group by machine_number, window_start, window_end, charge_period_start, charge_period_end
+),
+billed as (
+  select
+    machine_number, window_start, window_end,
+    cast(sum(billed_nanoseconds) as int64) as billed_nanoseconds,
+    timestamp_diff(window_end, window_start, microsecond) * 1000 as window_nanoseconds
+  from charges
+  group by machine_number, window_start, window_end
+),
+counted as (
+  -- more than the window is several machines in one line; a hundredth more is rounding
+  select
+    machine_number, window_start, window_end, billed_nanoseconds, window_nanoseconds,
+    greatest(1, div((billed_nanoseconds - div(window_nanoseconds, 100) + window_nanoseconds - 1), window_nanoseconds)) as machine_count
+  from billed
+)
+select
+  m.pool_number, c.window_start, c.window_end, m.machine_gpus, m.machine_cpus, m.machine_memory_gb,
+  cast(sum(c.machine_count) as int64) as machine_count,
+  -- microseconds: a hundred thousand machines' days in nanoseconds pass 2^63
+  cast(sum(div(least(c.billed_nanoseconds, c.machine_count * c.window_nanoseconds), 1000)) as int64) as billed_microseconds
+from counted c
+join machines m on m.machine_number = c.machine_number
+group by m.pool_number, c.window_start, c.window_end, m.machine_gpus, m.machine_cpus, m.machine_memory_gb

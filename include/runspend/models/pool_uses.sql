@@ -1,0 +1,21 @@
+-- one row per pool, window, run and hour in which the run asked for machines of it
+with window_hours as (
+  select w.pool_number, w.window_start, w.window_end, hour_number
+  from pool_windows w
+  cross join unnest(generate_array(div(unix_micros(w.window_start), 3600000000), div((unix_micros(w.window_end) - 1), 3600000000))) as hour_number
+),
+claim_hours as (
+  -- windows and runs meet by pool and hour: a pool alone would pair every window with every run
+  select
+    c.pool_number, c.run_number, c.claim_number, c.is_family, c.run_end_rule, c.weight_kind, c.weight, c.nodes, c.interval_start, c.interval_end, hour_number
+  from pool_claims c
+  cross join unnest(generate_array(div(unix_micros(c.interval_start), 3600000000), div((unix_micros(c.interval_end) - 1), 3600000000))) as hour_number
+)
+select
+  w.pool_number, w.window_start, w.window_end, c.run_number, c.claim_number, c.is_family, c.run_end_rule, c.weight_kind, c.weight, c.nodes,
+  greatest(c.interval_start, w.window_start, cast(timestamp_micros(c.hour_number * 3600000000) as timestamp)) as used_from,
+  least(c.interval_end, w.window_end, cast(timestamp_micros((c.hour_number + 1) * 3600000000) as timestamp)) as used_to
+from window_hours w
+join claim_hours c on c.pool_number = w.pool_number and c.hour_number = w.hour_number
+where greatest(c.interval_start, w.window_start) < least(c.interval_end, w.window_end)
+  and c.interval_start < w.window_end and c.interval_end > w.window_start

@@ -1,0 +1,158 @@
+-- one row per run, machine and hour no bill reaches yet; token costs per run, user, model and day; time without a figure per run and day
+with hours as (
+  -- what the machine's whole hour would cost, and the run's part of it as two ends of a line, as the ledger splits a bill's line
+  select
+    t.tracking_server, t.workspace, t.run_id, t.resource_key, t.charge_period_start as estimated_from, t.charge_period_end as estimated_to,
+    t.nanoseconds, t.nanoseconds * m.machine_gpus as gpu_nanoseconds, t.ratio_before, t.ratio_upto, t.is_last,
+    timestamp_diff(t.charge_period_end, t.charge_period_start, microsecond) / 3600000000.0 as parts_of_hour,
+    m.source, m.account, m.resource_id, m.instance_type, m.region_id, m.billing_currency, m.price_from, m.reason,
+    m.list_cost, m.contracted_cost, m.effective_cost, m.billed_cost
+  from slot_targets t
+  join estimate_machines m on m.resource_key = t.resource_key
+  where t.allocated_to = 'run'
+),
+hour_floats as (
+  select
+    tracking_server, workspace, run_id, resource_key, estimated_from, estimated_to, nanoseconds, gpu_nanoseconds, ratio_before, ratio_upto, is_last,
+    parts_of_hour, source, account, resource_id, instance_type, region_id, billing_currency, price_from, reason, list_cost, contracted_cost, effective_cost, billed_cost,
+    cast(cast(list_cost as string) as float64) * parts_of_hour as list_float,
+    cast(cast(contracted_cost as string) as float64) * parts_of_hour as contracted_float,
+    cast(cast(effective_cost as string) as float64) * parts_of_hour as effective_float,
+    cast(cast(billed_cost as string) as float64) * parts_of_hour as billed_float
+  from hours
+),
+machine_hours as (
+  select
+    tracking_server, workspace, run_id, resource_key, estimated_from, estimated_to, nanoseconds, gpu_nanoseconds, ratio_before, ratio_upto, is_last,
+    source, account, resource_id, instance_type, region_id, billing_currency, price_from, reason,
+    case when parts_of_hour = 1 then list_cost else cast(cast(trunc(list_float) as int64) + cast(round((list_float - trunc(list_float)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric) end as list_cost,
+    case when parts_of_hour = 1 then contracted_cost else cast(cast(trunc(contracted_float) as int64) + cast(round((contracted_float - trunc(contracted_float)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric) end as contracted_cost,
+    case when parts_of_hour = 1 then effective_cost else cast(cast(trunc(effective_float) as int64) + cast(round((effective_float - trunc(effective_float)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric) end as effective_cost,
+    case when parts_of_hour = 1 then billed_cost else cast(cast(trunc(billed_float) as int64) + cast(round((billed_float - trunc(billed_float)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric) end as billed_cost
+  from hour_floats
+),
+share_floats as (
+  select
+    tracking_server, workspace, run_id, resource_key, estimated_from, estimated_to, nanoseconds, gpu_nanoseconds, ratio_before, is_last,
+    source, account, resource_id, instance_type, region_id, billing_currency, price_from, reason, list_cost, contracted_cost, effective_cost, billed_cost,
+    case when ratio_before > 0 then cast(cast(list_cost as string) as float64) * ratio_before end as list_before, case when not is_last then cast(cast(list_cost as string) as float64) * ratio_upto end as list_upto,
+    case when ratio_before > 0 then cast(cast(contracted_cost as string) as float64) * ratio_before end as contracted_before, case when not is_last then cast(cast(contracted_cost as string) as float64) * ratio_upto end as contracted_upto,
+    case when ratio_before > 0 then cast(cast(effective_cost as string) as float64) * ratio_before end as effective_before, case when not is_last then cast(cast(effective_cost as string) as float64) * ratio_upto end as effective_upto,
+    case when ratio_before > 0 then cast(cast(billed_cost as string) as float64) * ratio_before end as billed_before, case when not is_last then cast(cast(billed_cost as string) as float64) * ratio_upto end as billed_upto
+  from machine_hours
+),
+on_machines as (
+  select
+    tracking_server, workspace, run_id, resource_key, estimated_from, estimated_to, nanoseconds, gpu_nanoseconds,
+    source, account, resource_id, instance_type, region_id, billing_currency, price_from, reason, 'high' as confidence,
+    case when is_last then list_cost else cast(cast(trunc(list_upto) as int64) + cast(round((list_upto - trunc(list_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end - case when ratio_before = 0 then bignumeric '0' else cast(cast(trunc(list_before) as int64) + cast(round((list_before - trunc(list_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as list_cost,
+    case when is_last then contracted_cost else cast(cast(trunc(contracted_upto) as int64) + cast(round((contracted_upto - trunc(contracted_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end - case when ratio_before = 0 then bignumeric '0' else cast(cast(trunc(contracted_before) as int64) + cast(round((contracted_before - trunc(contracted_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as contracted_cost,
+    case when is_last then effective_cost else cast(cast(trunc(effective_upto) as int64) + cast(round((effective_upto - trunc(effective_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end - case when ratio_before = 0 then bignumeric '0' else cast(cast(trunc(effective_before) as int64) + cast(round((effective_before - trunc(effective_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as effective_cost,
+    case when is_last then billed_cost else cast(cast(trunc(billed_upto) as int64) + cast(round((billed_upto - trunc(billed_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end - case when ratio_before = 0 then bignumeric '0' else cast(cast(trunc(billed_before) as int64) + cast(round((billed_before - trunc(billed_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as billed_cost
+  from share_floats
+),
+family_times as (
+  -- a run without a machine has the time none of its descendants covers, on each of the machines it asked for
+  select c.tracking_server, c.workspace, c.run_id, c.num_nodes, concat('type ', c.instance_type) as machine, i.interval_start, i.interval_end
+  from run_intervals i
+  join estimate_claims c on c.tracking_server = i.tracking_server and c.workspace = i.workspace and c.run_id = i.run_id
+  where starts_with(i.resource_key, 'family ') and c.instance_type is not null
+),
+family_hours as (
+  select
+    f.tracking_server, f.workspace, f.run_id, f.num_nodes, f.machine, timestamp_add(timestamp_trunc(timestamp(day), hour), interval number hour) as hour_start,
+    f.interval_start, f.interval_end
+  from family_times f
+  cross join unnest(generate_date_array(date(f.interval_start), date(timestamp_sub(f.interval_end, interval 1 microsecond)))) as day
+  cross join unnest(generate_array(0, 23)) as number
+),
+claimed as (
+  select
+    tracking_server, workspace, run_id, machine, hour_start, max(num_nodes) as num_nodes,
+    cast(sum(timestamp_diff(least(interval_end, timestamp_add(hour_start, interval 1 hour)), greatest(interval_start, hour_start), microsecond)) as int64) as microseconds
+  from family_hours
+  where interval_start < timestamp_add(hour_start, interval 1 hour) and interval_end > hour_start
+  group by tracking_server, workspace, run_id, machine, hour_start
+),
+claim_floats as (
+  select
+    c.tracking_server, c.workspace, c.run_id, greatest(c.hour_start, m.billed_until) as estimated_from,
+    least(timestamp_add(c.hour_start, interval 1 hour), @now) as estimated_to, c.microseconds * 1000 * c.num_nodes as nanoseconds,
+    m.source, m.account, m.instance_type, m.region_id, m.billing_currency, m.price_from, m.reason,
+    cast(cast(m.list_cost as string) as float64) * (c.microseconds * c.num_nodes / 3600000000.0) as list_float,
+    cast(cast(m.contracted_cost as string) as float64) * (c.microseconds * c.num_nodes / 3600000000.0) as contracted_float,
+    cast(cast(m.effective_cost as string) as float64) * (c.microseconds * c.num_nodes / 3600000000.0) as effective_float,
+    cast(cast(m.billed_cost as string) as float64) * (c.microseconds * c.num_nodes / 3600000000.0) as billed_float
+  from claimed c
+  join estimate_machines m on m.resource_key = c.machine
+),
+on_types as (
+  select
+    tracking_server, workspace, run_id, '' as resource_key, estimated_from, estimated_to, nanoseconds, cast(null as int64) as gpu_nanoseconds,
+    source, account, cast(null as string) as resource_id, instance_type, region_id, billing_currency, price_from, reason, 'low' as confidence,
+    cast(cast(trunc(list_float) as int64) + cast(round((list_float - trunc(list_float)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric) as list_cost,
+    cast(cast(trunc(contracted_float) as int64) + cast(round((contracted_float - trunc(contracted_float)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric) as contracted_cost,
+    cast(cast(trunc(effective_float) as int64) + cast(round((effective_float - trunc(effective_float)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric) as effective_cost,
+    cast(cast(trunc(billed_float) as int64) + cast(round((billed_float - trunc(billed_float)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric) as billed_cost
+  from claim_floats
+),
+everywhere as (
+  select coalesce(min(billed_until), @month_start) as billed_until
+  from (select source, max(billed_until) as billed_until from estimate_frontiers where starts_with(part, 'account ') group by source) as reaches
+),
+unknown as (
+  -- neither a machine nor a type: the time is known, nothing else
+  select c.tracking_server, c.workspace, c.run_id, greatest(c.start_time, e.billed_until) as started_at, least(c.ended_at, @now) as ended_at
+  from estimate_claims c
+  cross join everywhere e
+  where c.instance_type is null and least(c.ended_at, @now) > greatest(c.start_time, e.billed_until)
+),
+without_figure as (
+  select
+    u.tracking_server, u.workspace, u.run_id, '' as resource_key,
+    greatest(u.started_at, timestamp_trunc(timestamp(day), day)) as estimated_from,
+    least(u.ended_at, timestamp_add(timestamp_trunc(timestamp(day), day), interval 24 hour)) as estimated_to,
+    cast(null as int64) as nanoseconds, cast(null as int64) as gpu_nanoseconds,
+    'rates' as source, cast(null as string) as account, cast(null as string) as resource_id, cast(null as string) as instance_type, cast(null as string) as region_id,
+    cast(null as string) as billing_currency, cast(null as string) as price_from, 'no_machine' as reason, cast(null as string) as confidence,
+    cast(null as bignumeric) as list_cost, cast(null as bignumeric) as contracted_cost, cast(null as bignumeric) as effective_cost, cast(null as bignumeric) as billed_cost
+  from unknown u
+  cross join unnest(generate_date_array(date(u.started_at), date(timestamp_sub(u.ended_at, interval 1 microsecond)))) as day
+),
+of_runs as (
+  select tracking_server, workspace, run_id, resource_key, estimated_from, estimated_to, nanoseconds, gpu_nanoseconds, source, account, resource_id, instance_type, region_id, billing_currency, price_from, reason, confidence, list_cost, contracted_cost, effective_cost, billed_cost
+  from on_machines
+  union all
+  select tracking_server, workspace, run_id, resource_key, estimated_from, estimated_to, nanoseconds, gpu_nanoseconds, source, account, resource_id, instance_type, region_id, billing_currency, price_from, reason, confidence, list_cost, contracted_cost, effective_cost, billed_cost
+  from on_types
+  union all
+  select tracking_server, workspace, run_id, resource_key, estimated_from, estimated_to, nanoseconds, gpu_nanoseconds, source, account, resource_id, instance_type, region_id, billing_currency, price_from, reason, confidence, list_cost, contracted_cost, effective_cost, billed_cost
+  from without_figure
+),
+billed_tokens as (
+  -- days on which a provider's own bill was split by token cost
+  select distinct charge_date
+  from cost_allocations
+  where match_method = 'llm_cost'
+)
+select
+  o.tracking_server, o.workspace, o.run_id, date(o.estimated_from) as charge_date, 'compute' as cost_kind, o.source,
+  cast(date_trunc(date(o.estimated_from), month) as date) as billing_period,
+  case when o.effective_cost is null then '' else o.billing_currency end as billing_currency,
+  o.list_cost, o.contracted_cost, o.effective_cost, o.billed_cost, cast(null as bignumeric) as unused_cost, cast(null as bignumeric) as overhead_cost,
+  o.nanoseconds / 1e9 as machine_seconds, o.gpu_nanoseconds / 1e9 as gpu_seconds,
+  case when o.effective_cost is not null then o.confidence end as confidence, 'estimated' as cost_status,
+  o.resource_key, o.estimated_from, o.estimated_to, o.account as sub_account_id, o.instance_type, o.region_id, o.resource_id, o.price_from, o.reason,
+  coalesce(r.experiment_id, '') as experiment_id, coalesce(r.user_name, '') as user_name, '' as model
+from of_runs o
+left join runs r on r.tracking_server = o.tracking_server and r.workspace = o.workspace and r.run_id = o.run_id
+union all
+select
+  c.tracking_server, c.workspace, c.run_id, c.charge_date, 'llm', 'mlflow', cast(date_trunc(c.charge_date, month) as date), c.currency,
+  c.list_cost, c.list_cost, c.list_cost, c.list_cost, cast(null as bignumeric), cast(null as bignumeric), cast(null as float64), cast(null as float64),
+  'medium', 'estimated', '', timestamp_trunc(timestamp(c.charge_date), day),
+  least(timestamp_add(timestamp_trunc(timestamp(c.charge_date), day), interval 24 hour), @now),
+  cast(null as string), cast(null as string), cast(null as string), cast(null as string), 'mlflow', cast(null as string), c.experiment_id, c.user_name, c.model
+from trace_costs c
+left join billed_tokens b on b.charge_date = c.charge_date
+where b.charge_date is null and c.charge_date <= date(@now)

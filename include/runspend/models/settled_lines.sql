@@ -1,0 +1,15 @@
+-- one row per line a rule that prices from a pool settles: the first rule of the ladder that has somebody for it
+with found as (
+  select 1 as rung, 'attached' as match_method, source, line_id, target_key, window_start, window_end from attached_lines
+  union all
+  select 2, 'artifact_bytes', source, line_id, target_key, window_start, window_end from storage_lines
+  union all
+  select 3, 'llm_cost', source, line_id, target_key, window_start, window_end from llm_lines
+  union all
+  select 4, 'pool_time', source, line_id, target_key, window_start, window_end from pool_lines
+  union all
+  select 5, 'instance_type_time', source, line_id, target_key, window_start, window_end from type_lines
+)
+select match_method, source, line_id, target_key, window_start, window_end
+from found
+qualify row_number() over (partition by source, line_id order by rung) = 1

@@ -1,0 +1,6 @@
+-- The mean use that was averaged on an earlier night, of the runs of one month that had ended then and still end at the same time. From `previous_runs`.
+insert into fresh_use
+select r.run_id, p.mean_use_percent
+from fresh_runs r
+join previous_runs p on p.workspace = r.workspace and p.run_id = r.run_id and p.end_time = r.end_time
+where r.start_month = $month and r.use_keys <> '' and p.mean_use_percent is not null

@@ -1,0 +1,22 @@
+-- The LLM costs of one month, from `fresh_trace_costs` and `previous_trace_costs`. MLflow deletes old traces, the money stays spent: a day of a run (or of an
+-- experiment's traces without a run) that shows fewer traces than before keeps its rows.
+with fresh as (
+  select * from fresh_trace_costs where month = $month
+),
+now_there as (
+  select workspace, charge_date, experiment_id, run_id, sum(traces) as traces from fresh group by all
+),
+was_there as (
+  select workspace, charge_date, experiment_id, run_id, sum(traces) as traces from previous_trace_costs group by all
+),
+kept as (
+  select w.workspace, w.charge_date, w.experiment_id, w.run_id
+  from was_there w left join now_there n using (workspace, charge_date, experiment_id, run_id)
+  where w.traces > coalesce(n.traces, 0)
+)
+select {columns} from (
+  select p.* from previous_trace_costs p semi join kept k using (workspace, charge_date, experiment_id, run_id)
+  union all by name
+  select f.* from fresh f anti join kept k using (workspace, charge_date, experiment_id, run_id)
+)
+order by charge_date, experiment_id, run_id, workspace, user_name, model

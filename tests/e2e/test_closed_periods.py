@@ -1,0 +1,187 @@
+"""Open, final, closed: cost tables change when a month becomes final, and afterwards only with its bill or for somebody who asks."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runspend import pipeline
+from runspend.actions.report import plan_report, write_report
+from runspend.config import Settings, load_settings
+from runspend.outcome import Outcome
+from runspend.questions import status_of
+from runspend.warehouse import Unit, open_warehouse
+from tests.tiny_world import NOW, make_store, make_tiny_world
+
+DECEMBER, FINAL, CLOSED, LATER = (datetime(*day, 6, tzinfo=timezone.utc) for day in ((2026, 12, 10), (2026, 12, 20), (2027, 2, 20), (2027, 2, 21)))
+COST_TABLES = ("cost_allocations", "run_costs_daily", "cost_daily", "unallocated_costs", "run_costs")
+
+Night = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One MLflow store for the tests of this file."""
+    folder = tmp_path_factory.mktemp("store")
+    make_store(folder)
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path: Path, store: Path) -> Path:
+    """A tiny world before its first night."""
+    return make_tiny_world(tmp_path / "tiny", store)
+
+
+@pytest.fixture
+def settings(config: Path) -> Settings:
+    """Of that world."""
+    return load_settings(config)
+
+
+def night(settings: Settings, now: datetime, **given: Any) -> Outcome:
+    """What a night does up to the cost tables."""
+    outcome = pipeline.extract(settings, now=now)
+    outcome.merge(pipeline.load(settings, now=now))
+    outcome.merge(pipeline.allocate(settings, now=now, **given))
+    assert outcome.problems == []
+    return outcome
+
+
+def digests(settings: Settings) -> dict[Unit, str]:
+    """Content digests of the cost tables."""
+    return {unit: state.digest for unit, state in open_warehouse(settings).states(*COST_TABLES).items()}
+
+
+def ask(settings: Settings, sql: str) -> list[dict[str, Any]]:
+    """Rows of a query."""
+    with open_warehouse(settings).reader() as reader:
+        rows: list[dict[str, Any]] = reader.query(sql).to_pylist()
+    return rows
+
+
+def state(settings: Settings) -> dict[str, Any]:
+    """The one row of `period_states`."""
+    (row,) = ask(settings, "select * from period_states")
+    return row
+
+
+def statuses(settings: Settings) -> set[str]:
+    """What the ledger says of its charges."""
+    return {row["cost_status"] for row in ask(settings, "select distinct cost_status from cost_allocations")}
+
+
+def retag(config: Path, team: str) -> None:
+    """Somebody changes a tag of all runs in MLflow."""
+    with sqlite3.connect(config.parent / "mlflow.db") as store:
+        store.execute("update tags set value = ? where key = 'team'", [team])
+
+
+def teams(settings: Settings) -> set[str]:
+    """Teams with money, by every table that names them."""
+    rows = ask(settings, "select team from cost_daily where allocated_to = 'run' union distinct select team from run_costs")
+    return {row["team"] for row in rows}
+
+
+def page_of(settings: Settings, folder: Path) -> str:
+    """The month's page."""
+    with open_warehouse(settings).reader() as reader:
+        return write_report(plan_report(reader, "2026-11", settings=settings, now=LATER), folder).read_text(encoding="utf-8")
+
+
+def test_tables_change_when_a_month_becomes_final_and_not_with_the_days(settings: Settings) -> None:
+    """Ten days unchanged and fifteen after its end; from then on the same tables for ever."""
+    night(settings, NOW)
+    first = digests(settings)
+    assert (state(settings)["state"], statuses(settings)) == ("open", {"provisional"})
+    night(settings, DECEMBER)
+    assert digests(settings) == first
+    night(settings, FINAL)
+    last = digests(settings)
+    assert last != first
+    assert (state(settings)["state"], state(settings)["final_since"]) == ("final", datetime(2026, 12, 16, tzinfo=timezone.utc))
+    assert statuses(settings) == {"final"}
+    night(settings, CLOSED)
+    assert state(settings)["closed_since"] == datetime(2027, 2, 14, tzinfo=timezone.utc)
+    assert digests(settings) == last
+    before = open_warehouse(settings).states()
+    assert night(settings, LATER).notes == []
+    assert {u: s for u, s in open_warehouse(settings).states().items() if u.table == "period_states"} == {u: s for u, s in before.items() if u.table == "period_states"}
+
+
+def test_a_late_tag_moves_a_final_month_and_no_closed_one(settings: Settings, config: Path) -> None:
+    """The closed month keeps every digest; what it was spared is noted, stands in `status`, and is taken in when asked for."""
+    night(settings, NOW)
+    night(settings, FINAL)
+    retag(config, "nlp")
+    night(settings, FINAL + timedelta(days=1))
+    assert teams(settings) == {"nlp"}
+    night(settings, CLOSED)
+    kept = digests(settings)
+    retag(config, "late")
+    outcome = night(settings, LATER)
+    assert digests(settings) == kept
+    assert outcome.notes == [
+        "2026-11 is closed and stays as it is, although these changed: runs of lab. To take it in, run: runspend allocate --period 2026-11"
+    ]
+    assert state(settings)["held_back"] == "runs of lab"
+    assert "2026-11 is closed, left out: runs of lab" in status_of(settings, LATER)[1]
+    assert "Left out since it was closed: runs of lab." in page_of(settings, config.parent / "reports")
+    night(settings, LATER, periods=["2026-11"])
+    assert teams(settings) == {"late"}
+    assert (state(settings)["state"], state(settings)["held_back"]) == ("closed", None)
+    assert night(settings, LATER).notes == []
+
+
+def test_a_closed_month_follows_its_bill(settings: Settings, config: Path) -> None:
+    """A restated line rebuilds it, and it stays closed; the same rows in another file do not."""
+    night(settings, NOW)
+    night(settings, FINAL)
+    night(settings, CLOSED)
+    kept = digests(settings)
+    part = config.parent / "bills" / "bill" / "part.csv"
+    header, *lines = part.read_text().splitlines()
+    part.write_text("\n".join([header, *reversed(lines)]) + "\n")
+    retag(config, "late")
+    night(settings, LATER)
+    assert digests(settings) == kept
+    part.write_text(part.read_text().replace("40.0000000000", "41.0000000000"))
+    night(settings, LATER + timedelta(days=1))
+    assert {str(row["cost"])[:3] for row in ask(settings, "select sum(effective_cost) as cost from cost_allocations")} == {"984"}
+    assert state(settings)["state"] == "closed"
+    assert statuses(settings) == {"final"}
+    page = page_of(settings, config.parent / "reports")
+    assert "Closed: only a changed bill moves it." in page
+    assert "Restated since it was closed: +24.00 effective." in page
+
+
+def test_an_invoice_on_every_line_of_a_month_that_is_over_is_final(settings: Settings, config: Path) -> None:
+    """On some of them it is not, and neither in the running month."""
+    part = config.parent / "bills" / "bill" / "part.csv"
+    header, *lines = part.read_text().splitlines()
+    part.write_text("\n".join([f"{header},InvoiceId", *(f"{line},{'x-1' if number else ''}" for number, line in enumerate(lines))]) + "\n")
+    night(settings, NOW)
+    assert (state(settings)["state"], statuses(settings)) == ("open", {"provisional"})
+    part.write_text("\n".join([f"{header},InvoiceId", *(f"{line},x-1" for line in lines)]) + "\n")
+    night(settings, NOW + timedelta(days=1))
+    assert (state(settings)["state"], statuses(settings)) == ("open", {"provisional"})
+    night(settings, datetime(2026, 12, 1, 6, tzinfo=timezone.utc))
+    assert (state(settings)["state"], statuses(settings)) == ("final", {"final"})
+
+
+def test_a_source_that_does_not_answer_proves_nothing(settings: Settings, config: Path) -> None:
+    """A bill that could not be read for ten days may have changed meanwhile: it stays open until it is read again."""
+    night(settings, NOW)
+    bills = config.parent / "bills"
+    bills.rename(config.parent / "away")
+    for step in (pipeline.load, pipeline.allocate):
+        step(settings, now=FINAL)
+    assert state(settings)["state"] == "open"
+    (config.parent / "away").rename(bills)
+    night(settings, FINAL)
+    assert state(settings)["state"] == "final"

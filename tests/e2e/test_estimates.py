@@ -1,0 +1,195 @@
+"""A night whose bill is late: what runs will probably cost, until the bill is there; and nights over bills in two currencies."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runspend import pipeline
+from runspend.config import Settings, load_settings
+from runspend.outcome import Outcome
+from runspend.summary import summarize_night
+from runspend.warehouse import open_warehouse
+from tests.tiny_world import DAY, MACHINE, make_store, make_tiny_world
+
+COST_TABLES = ("cost_allocations", "run_costs_daily", "run_costs", "cost_daily", "unallocated_costs", "billing_lines")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One MLflow store for the tests of this file: two runs on one machine, 00:00 to 03:00 and 02:00 to 04:00."""
+    folder = tmp_path_factory.mktemp("store")
+    make_store(folder)
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path: Path, store: Path) -> Path:
+    return make_tiny_world(tmp_path / "tiny", store)
+
+
+def deliver(config: Path, hours: int, cost: str = "40") -> None:
+    """The bill as it is when so many hours of the day are billed, the first at 40, the others at `cost`."""
+    part = config.parent / "bills" / "bill" / "part.csv"
+    whole = config.parent / "whole.csv"
+    if not whole.exists():
+        whole.write_text(part.read_text())
+    head, first, *others = whole.read_text().splitlines(keepends=True)
+    part.write_text(head + first + "".join(line.replace("40.0000000000", f"{cost}.0000000000") for line in others[: hours - 1]))
+
+
+def rows(settings: Settings, sql: str) -> list[dict[str, Any]]:
+    with open_warehouse(settings).reader() as reader:
+        found: list[dict[str, Any]] = reader.query(sql).to_pylist()
+    return found
+
+
+def night(settings: Settings, hour: int) -> Outcome:
+    outcome = pipeline.nightly(settings, now=DAY + timedelta(hours=hour))
+    assert (outcome.exit_code, outcome.problems) == (0, [])
+    return outcome
+
+
+def digests(settings: Settings) -> dict[Any, str]:
+    return {unit: state.digest for unit, state in open_warehouse(settings).states(*COST_TABLES).items()}
+
+
+def estimates(settings: Settings) -> list[tuple[int, Decimal]]:
+    found = rows(settings, "select estimated_from, sum(effective_cost) as cost from run_estimates group by estimated_from order by estimated_from")
+    return [(r["estimated_from"].hour, r["cost"]) for r in found]
+
+
+def test_an_estimate_stands_until_its_hour_is_billed_and_then_is_judged(config: Path) -> None:
+    """The first hour billed: three are estimated at its price. Two more come at 50: one is left, the error is 20. All come: none is left."""
+    settings = load_settings(config)
+    deliver(config, 1)
+    night(settings, 6)
+    assert estimates(settings) == [(1, 40), (2, 40), (3, 40)]
+    assert rows(settings, "select sum(effective_cost) as c from cost_daily") == [{"c": 40}]
+    deliver(config, 3, "50")
+    night(settings, 7)
+    assert estimates(settings) == [(3, 50)]  # the median of 40, 50, 50
+    errors = "select charge_date, source, runs, estimated_cost, actual_cost, difference_cost, judged_at from estimate_errors order by judged_at"
+    first = {"charge_date": DAY.date(), "source": "bill", "runs": 2, "estimated_cost": 80, "actual_cost": 100, "difference_cost": -20, "judged_at": DAY + timedelta(hours=7)}
+    assert rows(settings, errors) == [first]
+    deliver(config, 24, "50")
+    night(settings, 8)
+    assert estimates(settings) == []
+    assert rows(settings, errors) == [first, {**first, "runs": 1, "estimated_cost": 50, "actual_cost": 50, "difference_cost": 0, "judged_at": DAY + timedelta(hours=8)}]
+    again = night(settings, 8)
+    assert "estimate 2026-11" in again.unchanged
+    assert len(rows(settings, errors)) == 2
+
+
+def test_estimates_change_no_figure_of_the_bill(config: Path) -> None:
+    """The cost tables of a night hang on the bill alone: an hour later, with another estimate, they are the same."""
+    settings = load_settings(config)
+    deliver(config, 1)
+    night(settings, 2)
+    before, guessed = digests(settings), estimates(settings)
+    night(settings, 6)
+    assert digests(settings) == before
+    assert estimates(settings) != guessed
+
+
+def test_people_see_estimates_beside_the_sums_and_not_in_them(config: Path) -> None:
+    """The screen, the page and the budget's mail say what is estimated; a later night says how good it was."""
+    settings = load_settings(config)
+    settings = settings.model_copy(update={"budget_entries": [settings.budgets[0].model_copy(update={"amount": Decimal(40)})]})
+    deliver(config, 1)
+    outcome = night(settings, 6)
+    screen = summarize_night(settings, outcome, now=DAY + timedelta(hours=6), seconds=1, is_watched=True)
+    assert re.search(r"^  since then, estimated +120\.0000 +2 Nov 01:00 UTC → 2 Nov 04:00 UTC; not in the sums above$", screen, re.MULTILINE)
+    assert re.search(r"^  bill +40\.0000 ", screen, re.MULTILINE)
+    facts = summarize_night(settings, outcome, now=DAY + timedelta(hours=6), seconds=1, is_watched=False)
+    assert "2026-11.USD.estimated=120\n" in facts
+    page = (settings.home / "reports" / "2026-11.html").read_text()
+    assert "will cost about 120.0000 USD" in page
+    assert "unbilled, estimated" in page
+    mail = next((settings.home / "mail").glob("budget*.eml")).read_text()
+    assert "about 120.00 USD" in mail
+    deliver(config, 4, "50")
+    night(settings, 7)
+    assert "How good estimates were" in (settings.home / "reports" / "2026-11.html").read_text()
+
+
+def test_a_price_list_serves_a_box_no_bill_knows(config: Path) -> None:
+    """`rates.prices` by instance type; without it the run is counted, and no figure is made up."""
+    deliver(config, 1)
+    text = json.loads(config.read_text())
+    part = config.parent / "bills" / "bill" / "part.csv"
+    part.write_text(part.read_text().replace(MACHINE, "i-0ffffffffffffffff"))
+    settings = load_settings(config)
+    outcome = night(settings, 6)
+    assert {r["reason"] for r in rows(settings, "select reason from run_estimates")} == {"no_instance_type"}
+    assert "no estimate for 2 runs: no instance type" in summarize_night(settings, outcome, now=DAY + timedelta(hours=6), seconds=1, is_watched=True)
+    config.write_text(json.dumps({**text, "rates": {"prices": [{"instance_type": "other", "price": 3, "currency": "USD"}]}}))
+    assert "estimate 2026-11" in night(load_settings(config), 6).changed
+    assert rows(settings, "select instance_type, hour_price from price_list") == [{"instance_type": "other", "hour_price": 3}]
+
+
+KILLED = """
+import sys
+from datetime import datetime
+from pathlib import Path
+from runspend import pipeline
+from runspend.config import load_settings
+pipeline.nightly(load_settings(Path(sys.argv[1])), now=datetime.fromisoformat(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("after", [1, 4, 8])
+def test_a_killed_night_neither_loses_nor_doubles_an_error(config: Path, after: int) -> None:
+    """Killed at several points while hours turn from estimated to billed: the next night ends as one that was never killed."""
+    settings = load_settings(config)
+    deliver(config, 1)
+    night(settings, 6)
+    deliver(config, 24, "50")
+    moment = DAY + timedelta(hours=7)
+    child = subprocess.Popen([sys.executable, "-c", KILLED, str(config), moment.isoformat()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        child.wait(timeout=after)
+    except subprocess.TimeoutExpired:
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+    night(settings, 7)
+    assert estimates(settings) == []
+    assert rows(settings, "select estimated_cost, actual_cost from estimate_errors") == [{"estimated_cost": 120, "actual_cost": 150}]
+
+
+def test_a_night_over_two_currencies(config: Path) -> None:
+    """Without a rate: exit 3, the pair and the date are named, everything else is done. With it: one screen, one budget, in dollars."""
+    other = config.parent / "bills" / "euro" / "part.csv"
+    other.parent.mkdir()
+    other.write_text((config.parent / "bills" / "bill" / "part.csv").read_text().replace(",USD,", ",EUR,").replace(MACHINE, "i-0aaaaaaaaaaaaaaaa"))
+    text = json.loads(config.read_text())
+    text["billing"].append({"name": "euro", "uri": "bills/euro", "late_after": "400d"})
+    text["budgets"].append({"name": "all", "amount": 3000, "notify": ["all@example.com"]})
+    config.write_text(json.dumps(text))
+    now = DAY + timedelta(days=2, hours=6)
+    outcome = pipeline.nightly(load_settings(config), now=now)
+    assert outcome.exit_code == 3
+    assert any("rates.exchange" in problem and "from EUR to USD for 2026-11-02" in problem for problem in outcome.problems)
+    assert (config.parent / "home" / "reports" / "2026-11.html").exists()
+    config.write_text(json.dumps({**text, "rates": {"exchange": [{"from": "EUR", "to": "USD", "rate": "1.09", "date": "2026-11-01"}]}}))
+    settings = load_settings(config)
+    outcome = pipeline.nightly(settings, now=now)
+    assert (outcome.exit_code, outcome.problems) == (0, [])
+    day = Decimal(24 * 40)
+    bill = day + day * Decimal("1.09")
+    screen = summarize_night(settings, outcome, now=now, seconds=1, is_watched=True)
+    assert re.search(rf"^  bill +{bill:,.2f} ", screen, re.MULTILINE)
+    spent = {r["budget"]: r["spent"] for r in rows(settings, "select budget, spent from budget_status")}
+    assert spent["all"] == day  # the machine of the other bill serves no run
+    ledger = rows(settings, "select billing_currency, sum(effective_cost) as c from cost_allocations group by billing_currency order by billing_currency")
+    assert ledger == [{"billing_currency": "EUR", "c": day}, {"billing_currency": "USD", "c": day}]

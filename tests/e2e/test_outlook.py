@@ -1,0 +1,112 @@
+"""`runspend doctor` and `runspend try` say what one would see: before any night, after one, and with other settings."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from runspend import pipeline
+from runspend.cli import cli
+from runspend.config import load_settings
+from tests.tiny_world import MACHINE, NOW, make_store, make_tiny_world
+
+AT = f"{NOW:%Y-%m-%dT%H:%M}"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One MLflow store for the tests of this file."""
+    folder = tmp_path_factory.mktemp("store")
+    make_store(folder)
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path: Path, store: Path) -> Path:
+    """A tiny world before its first night: 24 hours of a machine, 4 of them used by runs."""
+    return make_tiny_world(tmp_path / "tiny", store)
+
+
+def say(*arguments: str) -> str:
+    """What the command prints."""
+    done = CliRunner().invoke(cli, [*arguments, "--now", AT], catch_exceptions=False)
+    assert done.exit_code in (0, 3), done.output
+    return done.output
+
+
+def rung(screen: str, words: str) -> str:
+    """The line of one rule."""
+    (line,) = [line for line in screen.splitlines() if line.strip().startswith(words)]
+    return re.sub(r" +", " ", line.strip())
+
+
+def test_before_the_first_night_it_is_tried_and_nothing_is_kept(config: Path) -> None:
+    """The dry run shows what the night will."""
+    before = sorted(p for p in config.parent.rglob("*"))
+    screen = say("doctor", "--config", str(config))
+    assert "(tried now, nothing was kept; artifact stores were not listed)" in screen
+    assert rung(screen, "by machine") == "by machine 100.0 % 960.00 USD, high confidence, of it idle 800.00"
+    assert sorted(p for p in config.parent.rglob("*")) == before
+    pipeline.nightly(load_settings(config), now=NOW)
+    after = say("doctor", "--config", str(config))
+    assert "(from the last night's tables)" in after
+    assert [line for line in after.splitlines() if "%" in line] == [line for line in screen.splitlines() if "%" in line]
+
+
+def test_other_settings_are_tried_anew(config: Path) -> None:
+    """What the last night says of its own settings is not told of others: here a scope leaves the machine out."""
+    pipeline.nightly(load_settings(config), now=NOW)
+    settings: dict[str, Any] = json.loads(config.read_text())
+    config.write_text(json.dumps({**settings, "scope": {"exclude": [{"resource": MACHINE}]}}))
+    screen = say("doctor", "--config", str(config))
+    assert "(tried now, nothing was kept" in screen
+    assert "960.00 USD besides" in rung(screen, "out of scope")
+    config.write_text(json.dumps({**settings, "mail": {"backend": "none"}}))
+    assert "(from the last night's tables)" in say("doctor", "--config", str(config))
+
+
+def test_quick_leaves_it_out_and_json_has_it(config: Path) -> None:
+    """One list of findings, the outlook among them under its own section."""
+    assert "what you would see" not in say("doctor", "--config", str(config), "--quick")
+    found = json.loads(say("doctor", "--config", str(config), "--json"))
+    assert {f["section"] for f in found} >= {"config", "mlflow", "bill", "outlook"}
+    assert [f["text"].strip().split(",")[0] for f in found if f["name"] == "by machine"] == ["100.0 %  960.00 USD"]
+
+
+def test_a_bill_that_cannot_be_read_is_the_answer(config: Path) -> None:
+    """Nothing is made up about a bill that no night could split; without a bill nothing is tried at all."""
+    part = config.parent / "bills" / "bill" / "part.csv"
+    part.write_text("nonsense\n1\n")
+    assert "cannot tell what you would see (cannot load part.csv of bill bill" in say("doctor", "--config", str(config))
+    part.unlink()
+    assert "what you would see" not in say("doctor", "--config", str(config))
+
+
+def test_a_trial_ends_with_what_one_would_see(config: Path, tmp_path: Path) -> None:
+    """The same words under the trial's summary, and the scope to paste."""
+    bill = str(config.parent / "bills" / "bill")
+    screen = say("try", "--tracking", f"sqlite:///{config.parent / 'mlflow.db'}", "--bill", bill, "--folder", str(tmp_path / "trial"))
+    assert rung(screen, "by machine").startswith("by machine 100.0 % 960.00 USD")
+    assert '    - {source: "bill", account: []}' not in screen
+
+
+def test_costs_by_team_say_how_many_runs_have_one(config: Path) -> None:
+    """Under the table, in money."""
+    pipeline.nightly(load_settings(config), now=NOW)
+    screen = say("costs", "--by", "team", "--config", str(config))
+    assert screen.splitlines()[-1] == "team: 100.0 % of run cost has one (run.tag.team 100.0 %)"
+    assert "team: " not in say("costs", "--by", "experiment", "--config", str(config))
+
+
+def test_a_month_after_every_bill_is_said_so(config: Path) -> None:
+    """`--since` is no silent nothing, neither for a night nor for a question."""
+    done = CliRunner().invoke(cli, ["nightly", "--since", "2027-01", "--config", str(config), "--now", AT])
+    assert done.exit_code == 2
+    assert "cannot rebuild since 2027-01: no bill was loaded for it or a later month. The newest is 2026-11." in done.output
+    assert CliRunner().invoke(cli, ["nightly", "--since", "2026-11", "--config", str(config), "--now", AT]).exit_code == 0
+    assert "There are no charges since 2027-01: the newest charge is of 2026-11-02." in say("costs", "--since", "2027-01", "--config", str(config))

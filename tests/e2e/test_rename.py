@@ -1,0 +1,170 @@
+"""`runspend rename OLD NEW`: the rows of a renamed server or bill stay, in one publish, and closed months keep every figure."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runspend import pipeline
+from runspend.config import Settings, load_settings
+from runspend.errors import ConfigError
+from runspend.renaming import rename
+from runspend.tables import TABLES
+from runspend.warehouse import Unit, open_warehouse
+from runspend.warehouse.parquet import ParquetWarehouse
+from tests.faults.torture import torn_files
+from tests.tiny_world import NOW, make_store, make_tiny_world
+
+FINAL, CLOSED, LATER = (datetime(*day, 6, tzinfo=timezone.utc) for day in ((2026, 12, 20), (2027, 2, 20), (2027, 2, 21)))
+POINTS = ("publish.staged", "publish.before_journal", "publish.after_journal", "publish.after_first_move", "publish.after_moves", "publish.after_journal_dropped")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One MLflow store for the tests of this file."""
+    folder = tmp_path_factory.mktemp("store")
+    make_store(folder)
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path: Path, store: Path) -> Path:
+    """A tiny world with two bills, before its first night."""
+    return make_tiny_world(tmp_path / "tiny", store, {"bill": 24, "other": 5})
+
+
+def night(settings: Settings, now: datetime = NOW) -> list[str]:
+    """What a night does up to the cost tables; returns its notes."""
+    notes = []
+    for step in (pipeline.extract, pipeline.measure, pipeline.load, pipeline.allocate):
+        outcome = step(settings, now=now)
+        assert outcome.problems == []
+        notes += outcome.notes
+    return notes
+
+
+def name(config: Path, key: str, old: str, new: str) -> Settings:
+    """The settings after somebody wrote another name into the file."""
+    data = json.loads(config.read_text())
+    data[key] = [{**entry, "name": new if entry["name"] == old else entry["name"]} for entry in data[key]]
+    config.write_text(json.dumps(data))
+    return load_settings(config)
+
+
+def digests(settings: Settings) -> dict[Unit, str]:
+    """Content digest of every unit."""
+    return {unit: state.digest for unit, state in open_warehouse(settings).states().items()}
+
+
+def mentions(settings: Settings, text: str) -> set[str]:
+    """Tables in which some cell is this text, or begins with it and a slash."""
+    found = set()
+    with open_warehouse(settings).reader() as reader:
+        for table in TABLES.values():
+            columns = [c.name for c in table.columns if c.type == "STRING" and c.name not in ("inputs", "files", "service_name", "kind")]
+            test = " or ".join(f"{c} = @text or starts_with({c}, concat(@text, '/'))" for c in columns)
+            if columns and reader.query(f"select 1 as found from {table.name} where {test} limit 1", {"text": text}).num_rows:
+                found.add(table.name)
+    return found
+
+
+def ask(settings: Settings, sql: str) -> list[dict[str, Any]]:
+    """Rows of a query."""
+    with open_warehouse(settings).reader() as reader:
+        rows: list[dict[str, Any]] = reader.query(sql).to_pylist()
+    return rows
+
+
+@pytest.mark.parametrize(("key", "old", "new"), [("tracking", "lab", "zoo"), ("billing", "bill", "aws")])
+def test_after_the_next_night_it_is_as_if_it_had_always_had_that_name(config: Path, tmp_path: Path, store: Path, key: str, old: str, new: str) -> None:
+    """Rows, records of reads and history come along; the cost tables have the digests of a warehouse that never knew the old name."""
+    settings = load_settings(config)
+    night(settings)
+    before = ask(settings, "select last_good_at, row_count, covered_until from sources order by row_count, covered_until")
+    settings = name(config, key, old, new)
+    outcome = rename(settings, old, new, now=NOW)
+    assert outcome.changed
+    assert mentions(settings, old) & {t for t, table in TABLES.items() if table.writer != "all"} == set()
+    assert ask(settings, "select last_good_at, row_count, covered_until from sources order by row_count, covered_until") == before
+    assert night(settings) == []
+    assert mentions(settings, old) == set()
+    fresh = make_tiny_world(tmp_path / "fresh", store, {"bill": 24, "other": 5})
+    shutil.rmtree(fresh.parent / "bills")
+    shutil.copytree(config.parent / "bills", fresh.parent / "bills")  # with the times of delivery
+    never = name(fresh, key, old, new)
+    night(never)
+    differing = {u.table for u, d in digests(never).items() if digests(settings).get(u) != d} | {u.table for u in digests(settings).keys() - digests(never).keys()}
+    assert differing == set()
+
+
+@pytest.mark.parametrize(("key", "old", "new"), [("tracking", "lab", "zoo"), ("billing", "bill", "aws")])
+def test_a_closed_month_is_renamed_in_place(config: Path, key: str, old: str, new: str) -> None:
+    """Nothing is built again and no figure moves; the month does not look changed afterwards."""
+    settings = load_settings(config)
+    for now in (NOW, FINAL, CLOSED):
+        night(settings, now)
+    sums = "select allocated_to, charge_date, run_id, sum(effective_cost) as cost from cost_allocations group by allocated_to, charge_date, run_id order by 1, 2, 3"
+    before = ask(settings, sums)
+    settings = name(config, key, old, new)
+    rename(settings, old, new, now=LATER)
+    assert mentions(settings, old) == set()
+    cost_tables = {u: d for u, d in digests(settings).items() if u.table.startswith(("cost_", "run_costs"))}
+    assert night(settings, LATER) == []
+    assert {u: d for u, d in digests(settings).items() if u.table.startswith(("cost_", "run_costs"))} == cost_tables
+    assert ask(settings, sums) == before
+    assert pipeline.check(settings, now=LATER).problems == []
+
+
+def test_names_that_do_not_fit_are_refused(config: Path) -> None:
+    """What is still configured, what is not yet, what has rows, what is of another kind, what is unknown; each time nothing changes."""
+    settings = load_settings(config)
+    night(settings)
+    before = digests(settings)
+    with pytest.raises(ConfigError, match="'lab': it is still configured"):
+        rename(settings, "lab", "zoo", now=NOW)
+    renamed = name(config, "tracking", "lab", "zoo")
+    for old, new, why in (
+        ("nobody", "zoo", "holds nothing of it"),
+        ("lab", "zebra", "'zebra': it is not configured. Configured are zoo, bill, other"),
+        ("lab", "bill", "a tracking server, to 'bill', which is a bill"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            rename(renamed, old, new, now=NOW)
+    assert digests(renamed) == before
+    pipeline.extract(renamed, now=NOW)
+    with pytest.raises(ConfigError, match="it has rows of its own already"):
+        rename(renamed, "lab", "zoo", now=NOW)
+
+
+def test_killed_anywhere_it_is_done_or_not_begun(config: Path) -> None:
+    """At each point of the publish; the next command finishes it, and the same rename then says that it is done."""
+    night(load_settings(config))
+    settings = name(config, "tracking", "lab", "zoo")
+    before = digests(settings)
+    home, kept = settings.home, settings.home.with_name("kept")
+    shutil.copytree(home, kept)
+    rename(settings, "lab", "zoo", now=NOW)
+    after = digests(settings)
+    assert before != after
+    command = [sys.executable, "-m", "runspend.cli", "rename", "lab", "zoo", "--config", str(config), "--now", f"{NOW:%Y-%m-%dT%H:%M}"]
+    for point in POINTS:
+        shutil.rmtree(home)
+        shutil.copytree(kept, home)
+        done = subprocess.run(command, env={**os.environ, "RUNSPEND_CRASH_AT": point}, capture_output=True, check=False)
+        assert done.returncode == -signal.SIGKILL, point
+        assert torn_files(home / "warehouse") == []
+        seen = digests(settings)
+        assert seen == (before if point in POINTS[:2] else after), point
+        assert ParquetWarehouse(home / "warehouse").verify() == []
+        again = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert again.returncode == (0 if seen == before else 2), again.stderr
+        assert digests(settings) == after

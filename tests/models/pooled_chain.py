@@ -1,0 +1,234 @@
+"""The rules that price from a pool by themselves: their models over small worlds, on DuckDB and on the reference implementation.
+
+A case is one file `tests/models/pooled/<situation>.yaml`: `lines` no earlier rule has settled, `runs`, `artifacts`, `traces`,
+`next_lines` of the next period's bill, and what each target should `expect`. Rows name only what matters. What earlier rules settle, and how shares become money, is
+tested with the whole ledger, not here.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Mapping
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import yaml
+
+from runspend.inputs import ALIVE_HOURS, SILENT_HOURS
+from runspend.warehouse.dialect import duckdb_sql, parameter_names
+from runspend.warehouse.engine import narrow
+from tests.models.chain import DAY, PACKAGE, UTC, World, arrow, moment, query_reference
+from tests.reference import GoogleSQL
+
+# In the order of the ladder.
+RUNGS = (("artifact_bytes", "storage"), ("llm_cost", "llm"), ("pool_time", "pool"), ("instance_type_time", "type"))
+MODELS = (
+    "window_runs", "run_ancestors",
+    "storage_candidates", "storage_targets", "storage_lines",
+    "llm_candidates", "llm_targets", "llm_lines",
+    "timed_candidates", "pools", "pool_machines", "pool_spans", "pool_claims", "pool_windows", "pool_uses", "pool_families", "pool_clock", "pool_shares",
+    "pool_targets", "pool_lines", "type_targets", "type_lines",
+)  # fmt: skip
+TARGET_COLUMNS = [
+    ("match_method", "STRING"), ("target_key", "STRING"), ("window_start", "TIMESTAMP"), ("window_end", "TIMESTAMP"), ("allocated_to", "STRING"),
+    ("tracking_server", "STRING"), ("workspace", "STRING"), ("run_id", "STRING"), ("owner_id", "STRING"), ("reason", "STRING"), ("weight_kind", "STRING"),
+    ("run_end_rule", "STRING"), ("is_scaled", "BOOL"), ("nanoseconds", "INT64"), ("ratio_before", "FLOAT64"), ("ratio_upto", "FLOAT64"), ("is_last", "BOOL"),
+]  # fmt: skip
+LINE_COLUMNS = [("source", "STRING"), ("line_id", "STRING"), ("target_key", "STRING"), ("window_start", "TIMESTAMP"), ("window_end", "TIMESTAMP")]
+RUN_KEY = pa.schema([(name, pa.string()) for name in ("tracking_server", "workspace", "run_id")])
+SETTLED = pa.schema([("source", pa.string()), ("line_id", pa.string())])
+WINDOW_START, WINDOW_END = dt.datetime(2026, 10, 1, tzinfo=UTC), dt.datetime(2026, 11, 1, tzinfo=UTC)
+PARAMETERS = {
+    "period": DAY, "window_start": WINDOW_START, "window_end": WINDOW_END, "alive_hours": ALIVE_HOURS, "silent_hours": SILENT_HOURS, "rented_pools": "|rented|",
+}  # fmt: skip
+
+
+def read_case(path: Path) -> tuple[World, list[dict[str, Any]]]:
+    """The world of a case, defaults filled in, and what it expects."""
+    said = yaml.safe_load(path.read_text(encoding="utf-8"))
+    world: World = {
+        "lines": [rest_line(n, **row) for n, row in enumerate(said.pop("lines"))],
+        "runs": [pool_run(**row) for row in said.pop("runs", [])],
+        "artifacts": [artifact(**row) for row in said.pop("artifacts", [])],
+        "traces": [trace(**row) for row in said.pop("traces", [])],
+        "next_lines": [rest_line(n, **row) for n, row in enumerate(said.pop("next_lines", []))],
+    }
+    expected = said.pop("expect")
+    assert not said, f"{path.name} says {sorted(said)}, which nothing reads"
+    return world, expected
+
+
+def rest_line(number: int, **row: Any) -> dict[str, Any]:
+    """One line: `at` its charge window, `cost`, `machine`, `hours` its billed time, `pool` or `type` its pool."""
+    start, end = (moment(t) for t in row.pop("at", "00:00..01:00").split(".."))
+    machine, hours, instance_type = row.pop("machine", "m1"), row.pop("hours", None), row.pop("type", None)
+    return {
+        "source": "aws",
+        "billing_period": DAY,
+        "line_id": row.pop("id", f"line-{number}"),
+        "billing_currency": "USD",
+        "charge_category": "Usage",
+        "charge_period_start": start,
+        "charge_period_end": end,
+        "charge_date": start.date(),
+        "sku_id": "box",
+        "resource_key": machine,
+        "cost_kind": "compute",
+        "line_kind": "plain" if machine is None else "timed",
+        "is_inside": True,
+        "pool_key": row.pop("pool", None if instance_type or row.get("storage_key") or row.get("cost_kind") == "llm" else "pool"),
+        "instance_type": instance_type,
+        "billed_nanoseconds": None if hours is None else int(Decimal(str(hours)) * 3_600_000_000_000),
+        "effective_cost": Decimal(str(row.pop("cost", "10.00"))),
+        **row,
+    }
+
+
+def pool_run(**row: Any) -> dict[str, Any]:
+    """One run: `at` its start..end (no end: never ended), `pool` or `type` what it asks for; `claimed`: it has a machine of its own."""
+    start, _, end = row.pop("at", "00:00..01:00").partition("..")
+    sign, instance_type = row.pop("last_sign", None), row.pop("type", None)
+    return {
+        "tracking_server": row.pop("server", "prod"),
+        "workspace": "default",
+        "run_id": row.pop("id"),
+        "start_month": moment(start).date().replace(day=1),
+        "start_time": moment(start),
+        "end_time": moment(end) if end else None,
+        "last_sign_at": moment(sign) if sign else None,
+        "parent_run_id": row.pop("parent", None),
+        "pool_key": row.pop("pool", None if instance_type else "pool"),
+        "instance_type": instance_type,
+        "claimed": row.pop("claimed", False),
+        **row,
+    }
+
+
+def artifact(**row: Any) -> dict[str, Any]:
+    """Bytes of an owner: `kind`, `id`, `at` a stretch of days `from..to` of October, `bytes`."""
+    first, _, last = str(row.pop("at", "1")).partition("..")
+    kind = row.pop("kind", "run")
+    return {
+        "month": DAY,
+        "store": row.pop("store", "s3://bucket/"),
+        "owner_kind": kind,
+        "owner_id": row.pop("id"),
+        "tracking_server": "prod" if kind in ("run", "logged_model", "trace") else None,
+        "workspace": "default" if kind in ("run", "logged_model", "trace") else None,
+        "storage_class": row.pop("class", "STANDARD"),
+        "valid_from": WINDOW_START + dt.timedelta(days=float(first) - 1),
+        "valid_to": WINDOW_START + dt.timedelta(days=float(last) - 1) if last else None,
+        "is_complete": True,
+        **row,
+    }
+
+
+def trace(**row: Any) -> dict[str, Any]:
+    """Traces of a `day` of October: `run`, `model`, `cost`."""
+    return {
+        "month": DAY,
+        "tracking_server": "prod",
+        "workspace": "default",
+        "charge_date": DAY.replace(day=row.pop("day", 1)),
+        "experiment_id": "1",
+        "run_id": row.pop("run", ""),
+        "user_name": row.pop("user", ""),
+        "model": row.pop("model", ""),
+        "list_cost": Decimal(str(row.pop("cost"))),
+        "currency": "USD",
+        **row,
+    }
+
+
+def world_tables(world: World) -> dict[str, pa.Table]:
+    """What stands when these models begin."""
+    lines, runs = world["lines"], world["runs"]
+    rest = arrow("billing_lines", lines)
+    for name, kind in (("line_kind", pa.string()), ("cost_kind", pa.string()), ("is_inside", pa.bool_())):
+        rest = rest.append_column(name, pa.array([l[name] for l in lines], kind))
+    next_period = [l | {"billing_period": dt.date(2026, 11, 1)} for l in world.get("next_lines", [])]
+    return {
+        "rest_lines": rest,
+        "billing_lines": arrow("billing_lines", [*lines, *next_period]),
+        "runs": arrow("runs", runs),
+        "claimed_runs": pa.Table.from_pylist([{name: r[name] for name in RUN_KEY.names} for r in runs if r["claimed"]], schema=RUN_KEY),
+        "attached_lines": pa.Table.from_pylist([{"source": l["source"], "line_id": l["line_id"]} for l in lines if l.get("attached_to")], schema=SETTLED),
+        "artifact_bytes": arrow("artifact_bytes", world["artifacts"]),
+        "trace_costs": arrow("trace_costs", world["traces"]),
+    }
+
+
+def model_text(name: str) -> str:
+    return (PACKAGE / "models" / f"{name}.sql").read_text(encoding="utf-8")
+
+
+def run_pools(world: World, parameters: Mapping[str, Any] = PARAMETERS) -> dict[str, pa.Table]:
+    """Every model's rows on DuckDB."""
+    connection = duckdb.connect(config={"threads": 1})
+    connection.execute("set TimeZone = 'UTC'")
+    for name, rows in world_tables(world).items():
+        connection.register(f"arrow_{name}", rows)
+        connection.execute(f"create table {name} as select * from arrow_{name}")
+    for name in MODELS:
+        text = model_text(name)
+        connection.execute(f"create table {name} as {duckdb_sql(text)}", {p: parameters[p] for p in parameter_names(text)})
+    found = {name: narrow(connection.sql(f"select * from {name}").to_arrow_table()) for name in MODELS}
+    connection.close()
+    return found
+
+
+def run_pools_on_reference(reference: GoogleSQL, world: World, parameters: Mapping[str, Any] = PARAMETERS) -> dict[str, pa.Table]:
+    """Every model's rows on the reference implementation; targets and lines in exactly the columns the ledger reads."""
+    known = world_tables(world)
+    for name in MODELS:
+        result = query_reference(reference, model_text(name), known, parameters)
+        if name.endswith("_targets"):
+            assert result.columns == TARGET_COLUMNS, name
+        if name.endswith("_lines"):
+            assert result.columns == LINE_COLUMNS, name
+        known[name] = result.to_arrow()
+    return {name: known[name] for name in MODELS}
+
+
+def settle(world: World, found: Mapping[str, pa.Table]) -> dict[str, list[dict[str, Any]]]:
+    """Line -> its targets, by the first rule that takes it; each with `part`, its share, exactly as the two ends say."""
+    targets: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for method, rung in RUNGS:
+        for row in found[f"{rung}_targets"].to_pylist():
+            assert row["match_method"] == method
+            part = Fraction(1 if row["is_last"] else row["ratio_upto"]) - Fraction(row["ratio_before"])
+            targets[method, row["target_key"], row["window_start"], row["window_end"]].append({**row, "part": part})
+    settled: dict[str, list[dict[str, Any]]] = {}
+    for method, rung in RUNGS:
+        for row in found[f"{rung}_lines"].to_pylist():
+            settled.setdefault(row["line_id"], targets[method, row["target_key"], row["window_start"], row["window_end"]])
+    return settled
+
+
+def target_name(row: Mapping[str, Any]) -> str:
+    """How cases and the brute force name a target: the run, the model, or the word."""
+    return str(row["run_id"] or row["owner_id"] or row["allocated_to"])
+
+
+def line_parts(world: World, found: Mapping[str, pa.Table]) -> dict[tuple[str, str], Fraction]:
+    """(line, target) -> the part of the line's cost; `left` where no rule of these takes the line."""
+    settled = settle(world, found)
+    parts: dict[tuple[str, str], Fraction] = defaultdict(Fraction)
+    for line in world["lines"]:
+        for row in settled.get(line["line_id"]) or [{"run_id": "left", "part": Fraction(1)}]:
+            parts[line["line_id"], target_name(row)] += row["part"]
+    return {key: part for key, part in parts.items() if part}
+
+
+def exact(value: object) -> Fraction:
+    """A number of a case, a quotient of two, or several of these joined by `+`."""
+    total = Fraction(0)
+    for text in str(value).split("+"):
+        above, _, below = text.strip().partition("/")
+        total += Fraction(above) / Fraction(below or 1)
+    return total

@@ -1,0 +1,138 @@
+"""Pools, instance types, stored bytes and tokens: worked cases, a brute force in fractions, both engines, any order of rows."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tests.models.chain import World
+from tests.models.pooled_chain import MODELS, RUNGS, exact, line_parts, read_case, run_pools, run_pools_on_reference, settle, target_name
+from tests.models.pooled_truth import merge_pool_worlds, random_bytes, random_pools, true_bytes, true_parts
+from tests.reference import GoogleSQL, exact_value
+
+CASES = sorted((Path(__file__).parent / "pooled").glob("*.yaml"))
+
+
+def multiset(table: pa.Table) -> Counter[tuple[Any, ...]]:
+    names = sorted(table.column_names)
+    return Counter(tuple(exact_value(row[name]) for name in names) for row in table.to_pylist())
+
+
+def assert_targets_cover(found: Mapping[str, pa.Table]) -> None:
+    """The targets of a key and window lie end to end from 0 to 1, once each, in one order; lines go only to targets that are there."""
+    for _, rung in RUNGS:
+        windows: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+        for row in found[f"{rung}_targets"].to_pylist():
+            windows[row["target_key"], row["window_start"], row["window_end"]].append(row)
+        for rows in windows.values():
+            rows.sort(key=lambda row: row["ratio_before"])
+            assert rows[0]["ratio_before"] == 0
+            assert [row["ratio_before"] for row in rows[1:]] == [row["ratio_upto"] for row in rows[:-1]]
+            assert [row["is_last"] for row in rows] == [False] * (len(rows) - 1) + [True]
+            assert rows[-1]["ratio_upto"] == 1
+            order = [(row["allocated_to"] != "run", row["tracking_server"] or "", row["workspace"] or "", row["run_id"] or "") for row in rows if row["owner_id"] is None]
+            assert order == sorted(order)
+            names = [(row["allocated_to"], row["tracking_server"], row["run_id"], row["owner_id"]) for row in rows]
+            assert len(set(names)) == len(names)
+        lines = found[f"{rung}_lines"].to_pylist()
+        assert {(l["target_key"], l["window_start"], l["window_end"]) for l in lines} <= windows.keys()
+        assert len({(l["source"], l["line_id"]) for l in lines}) == len(lines)
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)
+def test_case(path: Path) -> None:
+    """Each target has the stated cost and says what is stated of it; all targets are stated."""
+    world, expected = read_case(path)
+    found = run_pools(world)
+    assert_targets_cover(found)
+    settled = settle(world, found)
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    costs: dict[str, Fraction] = defaultdict(Fraction)
+    for line in world["lines"]:
+        for row in settled.get(line["line_id"]) or [{"run_id": "left", "part": Fraction(1)}]:
+            rows[target_name(row)].append(row)
+            costs[target_name(row)] += row["part"] * Fraction(line["effective_cost"])
+    assert sorted(costs) == sorted(row["target"] for row in expected)
+    size = sum(abs(Fraction(line["effective_cost"])) for line in world["lines"])
+    for said in expected:
+        target, cost = said.pop("target"), exact(said.pop("cost"))
+        assert abs(costs[target] - cost) <= abs(cost) / 10**9 + size / 10**15, (target, float(costs[target]), float(cost))
+        for column, value in said.items():
+            assert {row[column] for row in rows[target]} == {value}, (target, column)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_time_against_brute_force(seed: int) -> None:
+    """Pools and types of a random world: every line's parts are those found slice by slice in fractions."""
+    world = random_pools(seed)
+    found = run_pools(world)
+    assert_targets_cover(found)
+    got, truth = line_parts(world, found), true_parts(world)
+    assert truth
+    assert {key for key in got.keys() ^ truth.keys() if abs(got.get(key, Fraction(0)) - truth.get(key, Fraction(0))) > Fraction(1, 10**8)} == set()
+    wrong = {key: (float(got[key]), float(truth[key])) for key in got.keys() & truth.keys() if abs(got[key] - truth[key]) > Fraction(1, 10**8)}
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_bytes_against_brute_force(seed: int) -> None:
+    """Stored bytes of a random world: every owner's part is its bytes x time over all of them."""
+    world = random_bytes(seed)
+    found = run_pools(world)
+    assert_targets_cover(found)
+    got, truth = line_parts(world, found), true_bytes(world)
+    assert got.keys() == truth.keys()
+    wrong = {key: (float(got[key]), float(truth[key])) for key in truth if abs(got[key] - truth[key]) > Fraction(1, 10**12)}
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_order_of_rows_does_not_matter(seed: int) -> None:
+    """The same world in another order gives the same rows, to the last bit."""
+    world = merge_pool_worlds({"pools": random_pools(seed), "bytes": random_bytes(seed)})
+    draw = random.Random(seed)
+    other = {name: draw.sample(rows, len(rows)) for name, rows in world.items()}
+    assert other != world
+    ours, theirs = run_pools(world), run_pools(other)
+    for name in MODELS:
+        assert multiset(ours[name]) == multiset(theirs[name]), name
+
+
+@pytest.fixture(scope="module")
+def reference() -> GoogleSQL:
+    return GoogleSQL()
+
+
+def compare(reference: GoogleSQL, world: World) -> None:
+    ours, theirs = run_pools(world), run_pools_on_reference(reference, world)
+    for name in MODELS:
+        mine, other = multiset(ours[name]), multiset(theirs[name])
+        assert (mine - other, other - mine) == (Counter(), Counter()), name
+    assert sum(ours[f"{rung}_targets"].num_rows for _, rung in RUNGS)
+
+
+@pytest.mark.parametrize("group", range(2))
+def test_cases_on_the_reference(reference: GoogleSQL, group: int) -> None:
+    """All cases side by side: equal rows of every model on both engines."""
+    compare(reference, merge_pool_worlds({path.stem: read_case(path)[0] for path in CASES[group::2]}))
+
+
+def test_random_worlds_on_the_reference(reference: GoogleSQL) -> None:
+    """Situations nobody thought of."""
+    compare(reference, merge_pool_worlds({f"world-{seed}": (random_pools if seed % 2 else random_bytes)(seed) for seed in range(100, 106)}))
+
+
+def test_lines_and_owners_do_not_multiply() -> None:
+    """A month of hourly storage lines and many owners: targets once per bucket and class, lines once each."""
+    world = random_bytes(7, owners=300, lines=744)
+    found = run_pools(world)
+    assert found["storage_lines"].num_rows <= len(world["lines"])
+    keys = set(found["storage_targets"].column("target_key").to_pylist())
+    assert found["storage_targets"].num_rows <= len(keys) * 302
