@@ -1,0 +1,227 @@
+"""Runs the product over a world as its user would, and compares what it says with the truth: by rule, by run, to the last decimal.
+
+What must hold for every world (`verdict`): the ledger is the bill, in all four measures; nobody gets anything of a charge they had no
+part in above confidence `medium`; costs are within the world's bar. What happens in a world does not belong here.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from tests.benchmarks.accuracy.cluster import IDLE, NOBODY, SHARED, Shares, moment
+from tests.benchmarks.accuracy.files import write_bill, write_settings, write_store
+from tests.benchmarks.accuracy.others import OTHERS, Costs
+from tests.benchmarks.accuracy.worlds import WITH_IDS, Night, World
+
+MEASURES = {"list_cost": "ListCost", "contracted_cost": "ContractedCost", "effective_cost": "EffectiveCost", "billed_cost": "BilledCost"}
+POTS = {"idle": IDLE, "shared": SHARED, "unmatched": NOBODY, "out_of_scope": NOBODY}
+CERTAIN = ("exact", "high")
+BY_ID = ("run_tag", "job_id", "resource_id", "attached", "artifact_bytes")  # rules that know, and do not estimate
+NO_COST = Fraction(0)
+
+RunNight = Callable[[Path, str], None]  # folder of runspend.yaml, --now
+
+
+@dataclass
+class Rule:
+    """What one rule of the ladder did in a world (`all`: all of them, and what no rule settled)."""
+
+    name: str
+    truth: Fraction = NO_COST  # what runs truly have of the charges it settled
+    error: Fraction = NO_COST  # Σ over runs |cost - truth|
+    settled: Fraction = NO_COST  # Σ of the charges it settled, idle time included
+    to_runs: Fraction = NO_COST
+    scaled: Fraction = NO_COST  # money of runs that claimed more than was billed
+    false_matches: int = 0  # (charge, run) with money where the run truly has none
+    false_money: Fraction = NO_COST
+    certain_false_matches: int = 0  # … of these, above confidence medium
+    worst_run: tuple[Fraction, str] = (NO_COST, "")  # |cost - truth| of one run, its id
+
+    @property
+    def relative_error(self) -> Fraction:
+        return self.error / self.truth if self.truth else self.error
+
+
+@dataclass
+class Judgement:
+    """A world's result."""
+
+    world: World
+    bill: Fraction
+    rules: dict[str, Rule]
+    others: dict[str, Rule]
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def whole(self) -> Rule:
+        return self.rules["all"]
+
+
+def play(world: World, folder: Path, schema: Path, run_night: RunNight, *, bucket: str = "", endpoint: str = "", put: Callable[[Night], None] | None = None) -> Judgement:
+    """Write the world, run its nights, judge the last one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_settings(folder, world.settings.replace("{bucket}", bucket).replace("{endpoint}", endpoint))
+    write_store(schema, folder / "mlflow.db", world, world.artifact_root.replace("{bucket}", bucket))
+    for night in [*world.earlier, Night(world.now(), world.lines, world.objects)]:
+        write_bill(folder / "bills", night.lines, bucket, world.focus)
+        if put is not None:
+            put(night)
+        run_night(folder, f"{moment(night.now):%Y-%m-%dT%H:%M}")
+    return judge(world, folder / "home" / "warehouse")
+
+
+def judge(world: World, warehouse: Path) -> Judgement:
+    """Compare the published tables with the truth."""
+    allocations = _read(warehouse, "cost_allocations")
+    judgement = Judgement(world, sum((line.cost() for line in world.lines), NO_COST), {}, {})
+    judgement.faults += _conservation(world, allocations)
+    charges = _charges(warehouse)
+    judgement.rules = _compare(world, allocations, charges)
+    judgement.faults += _verdict(judgement)
+    judgement.faults += _run_costs(world, warehouse, allocations)
+    if world.bar == WITH_IDS:
+        judgement.faults += _pots(world, allocations)
+    for name, formula in OTHERS.items():
+        judgement.others[name] = _compare_other(name, formula(world), world)
+    return judgement
+
+
+def _read(warehouse: Path, table: str) -> list[dict[str, Any]]:
+    files = sorted([*warehouse.glob(f"{table}/period=*/*.parquet"), *warehouse.glob(f"_internal/{table}/period=*/*.parquet")])
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+def _conservation(world: World, allocations: list[dict[str, Any]]) -> list[str]:
+    """Exactly, per billing period and measure."""
+    billed: dict[tuple[str, str], Fraction] = defaultdict(Fraction)
+    found: dict[tuple[str, str], Fraction] = defaultdict(Fraction)
+    for measure, column in MEASURES.items():
+        for line in world.lines:
+            billed[line.row["BillingPeriodStart"][:7], measure] += Fraction(line.row[column])
+        for row in allocations:
+            found[f"{row['billing_period']:%Y-%m}", measure] += Fraction(row[measure])
+    return [f"{measure} of {period}: the bill has {float(billed[period, measure])}, the ledger {float(found[period, measure])}" for period, measure in sorted(billed.keys() | found.keys()) if billed[period, measure] != found[period, measure]]
+
+
+def _charges(warehouse: Path) -> dict[str, list[int]]:
+    """Charge -> numbers of the lines it stands for."""
+    numbers = {row["line_id"]: int(row["charge_description"].removeprefix("line ")) for row in _read(warehouse, "billing_lines")}
+    charges = {line_id: [number] for line_id, number in numbers.items()}
+    made: dict[str, list[int]] = defaultdict(list)
+    for row in _read(warehouse, "charge_lines"):
+        made[row["charge_id"]].append(numbers[row["line_id"]])
+    return charges | made
+
+
+def _compare(world: World, allocations: list[dict[str, Any]], charges: dict[str, list[int]]) -> dict[str, Rule]:
+    """By rule and for all of them: what runs got of the charges it settled, beside what they truly have of them."""
+    runs = {run.run_id for run in world.runs}
+    got: dict[str, dict[str, Shares]] = defaultdict(lambda: defaultdict(lambda: defaultdict(Fraction)))  # rule -> charge -> run -> cost
+    rules = {"all": Rule("all")}
+    for row in allocations:
+        name, cost = row["match_method"], Fraction(row["effective_cost"])
+        rule = rules.setdefault(name, Rule(name))
+        rule.settled += cost
+        target = row["run_id"] if row["allocated_to"] == "run" else row["owner_id"] if row["allocated_to"] == "logged_model" else None
+        if row["charge_id"] in charges:
+            of_charge = got[name][row["charge_id"]]  # that the charge was settled by this rule counts, whoever got it
+            if target is not None:
+                of_charge[target] += cost
+                rule.to_runs += cost
+                rule.scaled += cost if row["is_scaled"] else 0
+                if cost and not any(world.lines[number].shares.get(target) for number in charges[row["charge_id"]]):
+                    rule.false_matches += 1
+                    rule.false_money += abs(cost)
+                    rule.certain_false_matches += row["confidence"] in CERTAIN
+    costs_of_all: Shares = defaultdict(Fraction)
+    for name, of_rule in got.items():
+        costs: Shares = defaultdict(Fraction)
+        for of_charge in of_rule.values():
+            for run_id, cost in of_charge.items():
+                costs[run_id] += cost
+                costs_of_all[run_id] += cost
+        _measure(rules[name], costs, _truth_of_runs(world, (number for charge in of_rule for number in charges[charge]), runs))
+    whole = rules["all"]
+    _measure(whole, costs_of_all, _truth_of_runs(world, range(len(world.lines)), runs))
+    for rule in [r for r in rules.values() if r is not whole]:
+        whole.settled += rule.settled if rule.name != "none" else 0
+        whole.to_runs += rule.to_runs
+        whole.scaled += rule.scaled
+        whole.false_matches += rule.false_matches
+        whole.false_money += rule.false_money
+        whole.certain_false_matches += rule.certain_false_matches
+    return rules
+
+
+def _truth_of_runs(world: World, numbers: Iterable[int], runs: set[str]) -> Shares:
+    """What runs truly have of these lines."""
+    truth: Shares = defaultdict(Fraction)
+    for number in numbers:
+        line = world.lines[number]
+        cost = line.cost()
+        for target, share in line.shares.items():
+            if target in runs:
+                truth[target] += cost * share
+    return truth
+
+
+def _measure(rule: Rule, costs: Shares, truth: Shares) -> None:
+    errors = {run_id: abs(costs.get(run_id, NO_COST) - truth.get(run_id, NO_COST)) for run_id in costs.keys() | truth.keys()}
+    rule.truth, rule.error = sum(truth.values(), NO_COST), sum(errors.values(), NO_COST)
+    rule.worst_run = max(((error, run_id) for run_id, error in errors.items()), default=(NO_COST, ""))
+
+
+def _compare_other(name: str, costs: Costs, world: World) -> Rule:
+    rule, mine = Rule(name), {run_id: Fraction(cost) for run_id, cost in costs.items()}
+    _measure(rule, mine, _truth_of_runs(world, range(len(world.lines)), {run.run_id for run in world.runs}))
+    rule.to_runs = sum(mine.values(), NO_COST)
+    return rule
+
+
+def _verdict(judgement: Judgement) -> list[str]:
+    world, faults = judgement.world, []
+    for rule in judgement.rules.values():
+        if world.is_told and rule.certain_false_matches and rule.name != "all":
+            faults.append(f"{rule.name}: {rule.certain_false_matches} charges went, above confidence medium, to runs that had no part in them")
+    for name in BY_ID:
+        if world.bar is not None and name in judgement.rules and judgement.rules[name].relative_error > WITH_IDS:
+            faults.append(f"{name}: error {float(judgement.rules[name].relative_error):.3g} of the truth, more than {float(WITH_IDS):g}")
+    if world.bar is not None and judgement.whole.relative_error > world.bar:
+        error, run_id = judgement.whole.worst_run
+        faults.append(f"error {float(judgement.whole.relative_error):.3g} of the truth, more than {float(world.bar):g}; worst run {run_id}, off by {float(error):.6g}")
+    return faults
+
+
+def _run_costs(world: World, warehouse: Path, allocations: list[dict[str, Any]]) -> list[str]:
+    """`run_costs` has every run, and the same sums as the ledger."""
+    sums: Shares = defaultdict(Fraction)
+    for row in allocations:
+        if row["allocated_to"] == "run":
+            sums[row["run_id"]] += Fraction(row["effective_cost"])
+    rows = {row["run_id"]: Fraction(row["effective_cost"] or 0) for row in _read(warehouse, "run_costs")}
+    faults = [f"run_costs has no run {run.run_id}" for run in world.runs if run.run_id not in rows]
+    return faults + [f"run_costs says {float(rows[run_id])} of run {run_id}, the ledger {float(cost)}" for run_id, cost in sums.items() if run_id in rows and rows[run_id] != cost]
+
+
+def _pots(world: World, allocations: list[dict[str, Any]]) -> list[str]:
+    """With ids on the runs, what is idle, shared and nobody's is known as well."""
+    found: Shares = defaultdict(Fraction)
+    truth: Shares = defaultdict(Fraction)
+    for row in allocations:
+        if row["allocated_to"] in POTS:
+            found[POTS[row["allocated_to"]]] += Fraction(row["effective_cost"])
+    for line in world.lines:
+        for target, share in line.shares.items():
+            if target in POTS.values():
+                truth[target] += line.cost() * share
+    whole = sum((abs(line.cost()) for line in world.lines), NO_COST)
+    return [f"{pot} is {float(found[pot]):.6f}, truly {float(truth[pot]):.6f}" for pot in sorted(set(POTS.values())) if abs(found[pot] - truth[pot]) > WITH_IDS * whole]
+
+

@@ -1,0 +1,72 @@
+"""Small clusters whose truth is known, a night over each: what every run pays is what it truly cost, and the sum is the bill.
+
+The same worlds, large, are `make bench ARGS="-k accuracy"`; how they are made and judged is in tests/benchmarks/accuracy.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import pytest
+from servers.s3 import S3Server, s3_server
+
+from runspend.config import load_settings
+from runspend.pipeline import allocate, extract, load, measure
+from tests.benchmarks.accuracy.bucket import open_bucket
+from tests.benchmarks.accuracy.files import make_schema
+from tests.benchmarks.accuracy.judge import Judgement, judge, play
+from tests.benchmarks.accuracy.worlds import SMALL, WORLDS, Maker, artifacts, make_world, parallel_runs
+
+__all__ = ["s3_server"]
+
+
+@pytest.fixture(scope="module")
+def schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty store as MLflow makes it."""
+    return make_schema(tmp_path_factory.mktemp("schema") / "mlflow.db")
+
+
+def run_night(folder: Path, now: str) -> None:
+    """A night up to the ledger, in this process; trouble fails the test."""
+    settings = load_settings(folder / "runspend.yaml")
+    for verb in (extract, measure, load, allocate):
+        outcome = verb(settings, now=dt.datetime.fromisoformat(now).replace(tzinfo=dt.timezone.utc))
+        assert outcome.exit_code == 0, outcome.errors
+
+
+def judged(maker: Maker, folder: Path, schema: Path, seed: int = 7, **more: object) -> Judgement:
+    return play(make_world(maker, SMALL, seed), folder, schema, run_night, **more)
+
+
+@pytest.mark.parametrize("maker", [m for makers in WORLDS.values() for m in makers if m is not artifacts], ids=lambda m: m.__name__)
+def test_costs_are_true(maker: Maker, tmp_path: Path, schema: Path) -> None:
+    """Conserved exactly; within the world's bar; no false match above `medium`; the rule that should settle the world does."""
+    judgement = judged(maker, tmp_path / "world", schema)
+    assert judgement.faults == []
+    expected = next(rule for rule, makers in WORLDS.items() if maker in makers)
+    assert judgement.rules[expected].to_runs > 0
+
+
+def test_storage_costs_are_true(tmp_path: Path, schema: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bucket on a real S3 server, measured on three nights."""
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    judgement = judged(artifacts, tmp_path / "world", schema, bucket="true-costs", endpoint=s3_server.endpoint, put=open_bucket(s3_server, "true-costs"))
+    assert judgement.faults == []
+    assert judgement.rules["artifact_bytes"].to_runs > 0
+
+
+def test_the_judge_sees_what_is_wrong(tmp_path: Path, schema: Path) -> None:
+    """Against another truth the same night fails: shares of neighboring lines swapped, a line lost."""
+    right = judged(parallel_runs, tmp_path / "world", schema)
+    world = right.world
+    others = {name: float(rule.relative_error) for name, rule in right.others.items()}
+    assert right.faults == [] and others["OptScale"] > 0.5  # k runs at once are charged k times
+    timed = [line for line in world.lines if len(line.shares) > 1]
+    for line, other in zip(timed[::2], timed[1::2], strict=False):
+        line.shares, other.shares = other.shares, line.shares
+    world.lines.append(world.lines[0])
+    wrong = judge(world, tmp_path / "world" / "home" / "warehouse")
+    assert any("the ledger" in fault for fault in wrong.faults) and any("error" in fault for fault in wrong.faults)
+    assert any("had no part" in fault for fault in wrong.faults)
