@@ -30,7 +30,9 @@ PLACING_MODELS = tuple(
     Model(name)
     for name in (
         "run_spans",
+        "settled_jobs",
         "known_machines",
+        "attachable_machines",
         "machine_units",
         "platform_stores",
         "inside_resources",
@@ -104,14 +106,20 @@ def ledger_models(period: str) -> list[Model]:
         Model("cost_allocations", into=into, bucket_by="resource_key"),
         *(Model(name, bucket_by="resource_key") for name in MACHINE_RESULTS),
         *POOLED_MODELS,
-        Model("pooled_charges", makes="placed_charges"),
-        priced,
+        Model("charge_sums", bucket_by="target_key"),
+        Model("charge_parts", bucket_by="target_key"),
+        Model("pooled_charges", makes="placed_charges", bucket_by="target_key"),
+        Model("cost_allocations", into=into, fills="cost_allocations", bucket_by="target_key"),
         Model("left_lines", makes="placed_charges"),
         priced,
         Model("out_of_scope_charges", fills="cost_allocations", into=into),
         Model("sharing_charges", makes="placed_charges"),
         priced,
-        *(Model(name, into=into) for name in LEDGER_SUMS),
+        *(Model(name, into=into) for name in LEDGER_SUMS if name != "cost_daily"),
+        # a share of the days at a time; what is spread over several days comes after all of them
+        Model("named_charges", bucket_by="charge_date"),
+        Model("cost_daily", into=into, bucket_by="charge_date"),
+        Model("spread_charges", fills="cost_daily", into=into),
     ]
 
 

@@ -19,6 +19,5 @@ select distinct s.resource_key, k.group_key as target_key
 from sets s
 join keys k on k.group_text = s.group_text
 union distinct
-select distinct m.resource_key, concat('machine|', m.resource_key) as target_key
-from machines m
-join (select distinct attached_to from billing_lines where billing_period = @period and attached_to is not null) l on l.attached_to = m.resource_key
+select attached_to, concat('machine|', attached_to) as target_key
+from attachable_machines

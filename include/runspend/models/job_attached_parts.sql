@@ -2,7 +2,7 @@
 with sets as (
   select distinct l.job_key, array_to_string(l.group_keys, '|') as group_text
   from billing_lines l
-  join (select distinct job_key from job_targets) j on j.job_key = l.job_key
+  join (select distinct job_key from settled_jobs) j on j.job_key = l.job_key
   where l.billing_period = @period and array_length(l.group_keys) > 0
 ),
 keys as (

@@ -45,7 +45,7 @@ matched as (
       when j.job_key is not null then 'job_id'
       when l.line_kind = 'timed' and (k.resource_key is not null or o.resource_key is not null) then 'resource_id'
       -- the rules that price from a pool come after all machines have been looked at
-      when (l.is_short and (m.resource_key is not null or g.group_text is not null))
+      when (l.is_short and (m.attached_to is not null or g.group_text is not null))
         or s.storage_key is not null
         or (l.is_short and l.pool_key is not null)
         or (l.line_kind = 'timed' and t.instance_type is not null)
@@ -53,12 +53,12 @@ matched as (
       else 'none'
     end as settled_by
   from lines l
-  left join (select distinct job_key, charge_period_start, charge_period_end from job_targets) j
+  left join settled_jobs j
     on j.job_key = l.job_key and j.charge_period_start = l.charge_period_start and j.charge_period_end = l.charge_period_end
   left join known_machines k on k.resource_key = l.resource_key and k.month = l.first_month
   left join known_machines o on o.resource_key = l.resource_key and o.month = l.last_month
   left join (select distinct resource_key from inside_resources where resource_key is not null) i on i.resource_key = l.resource_key
-  left join (select distinct resource_key from known_machines) m on m.resource_key = l.attached_to
+  left join attachable_machines m on m.attached_to = l.attached_to
   left join attachable_groups g on g.group_text = l.group_text
   left join platform_stores s on s.storage_key = l.storage_key
   left join wanted_types t on t.instance_type = l.instance_type

@@ -1,19 +1,4 @@
 -- one row per charge of a rule that prices from a pool and target, as two ends of a line from 0 to 1
-with charges as (
-  select
-    source, billing_period, charge_id, match_method, target_key, window_start, window_end, charge_date, service_provider_name, billing_account_id,
-    sub_account_id, region_id, service_name, charge_category, invoice_id, cost_kind, billing_currency, is_inside,
-    line_team, line_project, line_cost_center, line_owner,
-    max(scope) as scope,
-    min(charge_period_start) as charge_period_start, max(charge_period_end) as charge_period_end,
-    case when min(coalesce(resource_id, '')) = max(coalesce(resource_id, '')) then max(resource_id) end as resource_id,
-    sum(list_cost) as list_cost, sum(contracted_cost) as contracted_cost, sum(effective_cost) as effective_cost, sum(billed_cost) as billed_cost
-  from pooled_lines
-  group by
-    source, billing_period, charge_id, match_method, target_key, window_start, window_end, charge_date, service_provider_name, billing_account_id,
-    sub_account_id, region_id, service_name, charge_category, invoice_id, cost_kind, billing_currency, is_inside,
-    line_team, line_project, line_cost_center, line_owner
-)
 select
   c.source, c.billing_period, c.charge_id, c.charge_date, c.charge_period_start, c.charge_period_end, c.service_provider_name, c.billing_account_id,
   c.sub_account_id, c.region_id, c.service_name, c.charge_category, c.resource_id, c.invoice_id, c.cost_kind, c.billing_currency,
@@ -33,9 +18,11 @@ select
     when t.allocated_to = 'rest' then coalesce(t.reason, 'no_run')
     else t.reason
   end as reason,
-  c.target_key as pool_key, t.weight_kind, t.run_end_rule, t.is_scaled, t.ratio_before, t.ratio_upto, t.is_last,
+  c.target_key as pool_key, t.weight_kind, t.run_end_rule, t.is_scaled, p.ratio_before, p.ratio_upto, p.is_last,
   cast(null as float64) as unused_ratio, cast(null as float64) as overhead_ratio,
   c.line_team, c.line_project, c.line_cost_center, c.line_owner
-from charges c
+from charge_sums c
+join charge_parts p on p.source = c.source and p.charge_id = c.charge_id
 join pooled_targets t
   on t.match_method = c.match_method and t.target_key = c.target_key and t.window_start = c.window_start and t.window_end = c.window_end
+  and t.target_number = p.target_number

@@ -5,7 +5,7 @@ with pots as (
     case allocated_to when 'shared' then @share_shared else @share_idle end as policy,
     sum(list_cost) as list_cost, sum(contracted_cost) as contracted_cost, sum(effective_cost) as effective_cost, sum(billed_cost) as billed_cost
   from cost_allocations
-  where billing_period = @period and allocated_to in ('shared', 'idle')
+  where billing_period = @period and allocated_to in ('shared', 'idle') and (@share_shared <> 'keep' or @share_idle <> 'keep')
   group by source, billing_currency, allocated_to
 ),
 runs_charged as (
@@ -13,7 +13,7 @@ runs_charged as (
     source, billing_currency, tracking_server, workspace, run_id,
     cast(round(cast(cast(sum(effective_cost) as string) as float64) * 1e6) as int64) as micros
   from cost_allocations
-  where billing_period = @period and allocated_to = 'run'
+  where billing_period = @period and allocated_to = 'run' and (@share_shared <> 'keep' or @share_idle <> 'keep')
   group by source, billing_currency, tracking_server, workspace, run_id
 ),
 parts as (

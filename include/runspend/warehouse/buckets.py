@@ -43,7 +43,7 @@ def run_in_buckets(step: ParquetStep, models: Sequence[Model], column: str, para
     kept: dict[str, list[Path]] = {model.target: [] for model in models if model.into is None and model.target in later}
     connection.execute("create schema bucket")
     connection.execute("set search_path = 'bucket,main'")
-    for number, (low, high) in enumerate(buckets):
+    for low, high in buckets:
         for name, type_ in split.items():
             condition = _range(column, type_, low, high)
             connection.execute(f"create or replace view bucket.{quote(name)} as select * from main.{quote(name)} where {condition}")
@@ -51,14 +51,14 @@ def run_in_buckets(step: ParquetStep, models: Sequence[Model], column: str, para
             sql, given = duckdb_sql(texts[model.name]), used(texts[model.name], parameters)
             target = f"bucket.{quote(model.target)}"
             if model.into is not None:
-                part = step.stage / f"{model.name}-{number}.part"
+                part = step.part_file(model.name)
                 step.copy_sorted(model, sql, given, part)
                 parts[model.name].append(part)
                 connection.execute(f"create or replace view {target} as from read_parquet({literal(part)})")
                 continue
             connection.execute(f"create or replace table {target} as {sql}", given)
             if model.target in kept:
-                kept[model.target].append(_keep(connection, model.target, step.stage / f"{model.target}-{number}.kept"))
+                kept[model.target].append(_keep(connection, model.target, step.part_file(model.target)))
             done = {m.target for m in models[: position + 1] if m.into is None}
             for name in done - set().union(*(read_by[m.name] for m in models[position + 1 :])):
                 connection.execute(f"drop table if exists bucket.{quote(name)}")

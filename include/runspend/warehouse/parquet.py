@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 __all__ = ["ExchangedReader", "ParquetReader", "ParquetStep", "ParquetWarehouse", "Place", "Staged", "add_columns", "sha256_of", "state_of", "with_columns"]
 
 PACKAGE = Path(__file__).parent.parent
-MEMORY = "2GB"
+MEMORY = "2600MB"
 ROW_GROUP = 122_880
 
 
@@ -412,6 +412,11 @@ class ParquetStep:
         self.connection.close()
 
     # What `buckets.py` uses.
+
+    def part_file(self, name: str) -> Path:
+        """Where to put one bucket's rows of a model: no two answers are the same."""
+        self._files += 1
+        return self.stage / f"{self._files}-{name}.part"
 
     def read_model(self, model: Model) -> str:
         """The model's GoogleSQL."""

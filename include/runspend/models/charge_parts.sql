@@ -1,0 +1,91 @@
+-- one row per charge of a rule that prices from a pool and target that has a part of it, as two ends of a line from 0 to 1.
+-- Charges of a window that differ in account, region or invoice alone are laid end to end, as wide as they cost, and the targets, as wide as
+-- their part, along them: every target has its part of what they cost together, and rows are at most charges plus targets, not their product.
+with charges as (
+  select
+    source, charge_id, match_method, target_key, window_start, window_end, effective_cost,
+    concat(
+      source, '|', billing_currency, '|', cost_kind, '|', coalesce(service_name, '-'), '|', charge_category, '|', cast(sign(effective_cost) as string), '|',
+      case when match_method in ('pool_time', 'instance_type_time') then '' else charge_id end) as axis
+  from charge_sums
+),
+axes as (
+  select
+    match_method, target_key, window_start, window_end, axis,
+    row_number() over (order by match_method, target_key, window_start, window_end, axis) as axis_number,
+    count(*) as charges, sum(effective_cost) as effective_cost
+  from charges
+  group by match_method, target_key, window_start, window_end, axis
+),
+wide as (
+  -- whole numbers that add up to less than 2^52, each from one float product; what costs nothing is a unit wide
+  select
+    a.axis_number, a.charges, c.source, c.charge_id, c.match_method, c.target_key, c.window_start, c.window_end,
+    case
+      when a.charges = 1 then 1
+      when a.effective_cost = 0 then 1
+      else 1 + cast(floor(cast(cast(c.effective_cost as string) as float64) / cast(cast(a.effective_cost as string) as float64) * 2251799813685248.0) as int64)
+    end as width
+  from charges c
+  join axes a
+    on a.match_method = c.match_method and a.target_key = c.target_key and a.window_start = c.window_start and a.window_end = c.window_end and a.axis = c.axis
+),
+laid as (
+  select
+    axis_number, source, charge_id, match_method, target_key, window_start, window_end, width,
+    row_number() over w as place,
+    cast(sum(width) over (w rows between unbounded preceding and current row) as int64) as upto
+  from wide
+  where charges > 1
+  window w as (partition by axis_number order by charge_id)
+),
+lengths as (
+  select axis_number, match_method, target_key, window_start, window_end, max(upto) as length
+  from laid
+  group by axis_number, match_method, target_key, window_start, window_end
+),
+laid_targets as (
+  select
+    l.axis_number, l.length, t.target_number,
+    cast(round(t.ratio_before * l.length) as int64) as starts_at,
+    case when t.is_last then l.length else cast(round(t.ratio_upto * l.length) as int64) end as ends_at
+  from lengths l
+  join pooled_targets t
+    on t.match_method = l.match_method and t.target_key = l.target_key and t.window_start = l.window_start and t.window_end = l.window_end
+),
+marks as (
+  select axis_number, upto - width as mark, place, cast(null as int64) as target_number, cast(null as int64) as length
+  from laid
+  union all
+  select axis_number, starts_at, cast(null as int64), target_number, length
+  from laid_targets
+  where ends_at > starts_at
+),
+cuts as (
+  select axis_number, mark, max(place) as place, max(target_number) as target_number, max(length) as length
+  from marks
+  group by axis_number, mark
+),
+pieces as (
+  -- both are numbered along the axis: the largest so far is the one that is there
+  select
+    axis_number, mark as starts_at,
+    coalesce(lead(mark) over w, max(length) over (partition by axis_number)) as ends_at,
+    max(place) over (w rows between unbounded preceding and current row) as place,
+    max(target_number) over (w rows between unbounded preceding and current row) as target_number
+  from cuts
+  window w as (partition by axis_number order by mark)
+)
+select
+  l.source, l.charge_id, p.target_number,
+  (p.starts_at - (l.upto - l.width)) / l.width as ratio_before,
+  (p.ends_at - (l.upto - l.width)) / l.width as ratio_upto,
+  p.ends_at = l.upto as is_last
+from pieces p
+join laid l on l.axis_number = p.axis_number and l.place = p.place
+union all
+select w.source, w.charge_id, t.target_number, t.ratio_before, t.ratio_upto, t.is_last
+from wide w
+join pooled_targets t
+  on t.match_method = w.match_method and t.target_key = w.target_key and t.window_start = w.window_start and t.window_end = w.window_end
+where w.charges = 1

@@ -1,0 +1,59 @@
+-- one row per day of charges that last longer and combination of the columns of cost_daily before the costs: evenly, to the last decimal
+with numbered as (
+  -- the names are long and the days many: they are spread under a number
+  select
+    source, billing_period, service_provider_name, billing_account_id, sub_account_id, region_id, service_name, charge_category, cost_kind, allocated_to,
+    tracking_server, workspace, experiment_id, experiment_name, team, project, cost_center, owner, user_name, confidence, cost_status, billing_currency, charge_date, days, list_cost, contracted_cost, effective_cost, billed_cost,
+    cast(cast(list_cost as string) as float64) as list_float,
+    cast(cast(contracted_cost as string) as float64) as contracted_float,
+    cast(cast(effective_cost as string) as float64) as effective_float,
+    cast(cast(billed_cost as string) as float64) as billed_float,
+    dense_rank() over (order by
+      source, billing_period, service_provider_name, billing_account_id, sub_account_id, region_id, service_name, charge_category, cost_kind, allocated_to,
+      tracking_server, workspace, experiment_id, experiment_name, team, project, cost_center, owner, user_name, confidence, cost_status, billing_currency) as number
+  from named_charges
+  where days > 1
+),
+names as (
+  select
+    source, billing_period, service_provider_name, billing_account_id, sub_account_id, region_id, service_name, charge_category, cost_kind, allocated_to,
+    tracking_server, workspace, experiment_id, experiment_name, team, project, cost_center, owner, user_name, confidence, cost_status, billing_currency, number
+  from numbered
+  qualify row_number() over (partition by number order by charge_date, days) = 1
+),
+floats as (
+  select
+    number, day, day = charge_date as is_first, date_diff(day, charge_date, day) + 1 = days as is_last,
+    list_cost, contracted_cost, effective_cost, billed_cost,
+    list_float * (date_diff(day, charge_date, day) / days) as list_before, list_float * ((date_diff(day, charge_date, day) + 1) / days) as list_upto,
+    contracted_float * (date_diff(day, charge_date, day) / days) as contracted_before, contracted_float * ((date_diff(day, charge_date, day) + 1) / days) as contracted_upto,
+    effective_float * (date_diff(day, charge_date, day) / days) as effective_before, effective_float * ((date_diff(day, charge_date, day) + 1) / days) as effective_upto,
+    billed_float * (date_diff(day, charge_date, day) / days) as billed_before, billed_float * ((date_diff(day, charge_date, day) + 1) / days) as billed_upto
+  from numbered
+  cross join unnest(generate_date_array(charge_date, date_add(charge_date, interval days - 1 day))) as day
+),
+parts as (
+  -- a day has what lies between its bound and the bound of the day before, which is the same float product made a decimal in the same way
+  select
+    number, day,
+    case when is_last then list_cost else cast(cast(trunc(list_upto) as int64) + cast(round((list_upto - trunc(list_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end
+      - case when is_first then bignumeric '0' else cast(cast(trunc(list_before) as int64) + cast(round((list_before - trunc(list_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as list_cost,
+    case when is_last then contracted_cost else cast(cast(trunc(contracted_upto) as int64) + cast(round((contracted_upto - trunc(contracted_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end
+      - case when is_first then bignumeric '0' else cast(cast(trunc(contracted_before) as int64) + cast(round((contracted_before - trunc(contracted_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as contracted_cost,
+    case when is_last then effective_cost else cast(cast(trunc(effective_upto) as int64) + cast(round((effective_upto - trunc(effective_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end
+      - case when is_first then bignumeric '0' else cast(cast(trunc(effective_before) as int64) + cast(round((effective_before - trunc(effective_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as effective_cost,
+    case when is_last then billed_cost else cast(cast(trunc(billed_upto) as int64) + cast(round((billed_upto - trunc(billed_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end
+      - case when is_first then bignumeric '0' else cast(cast(trunc(billed_before) as int64) + cast(round((billed_before - trunc(billed_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as billed_cost
+  from floats
+),
+spread as (
+  select number, day, sum(list_cost) as list_cost, sum(contracted_cost) as contracted_cost, sum(effective_cost) as effective_cost, sum(billed_cost) as billed_cost
+  from parts
+  group by number, day
+)
+select
+  source, billing_period, service_provider_name, billing_account_id, sub_account_id, region_id, service_name, charge_category, cost_kind, allocated_to,
+  tracking_server, workspace, experiment_id, experiment_name, team, project, cost_center, owner, user_name, confidence, cost_status, billing_currency, day as charge_date, true as is_spread,
+  list_cost, contracted_cost, effective_cost, billed_cost
+from spread
+join names using (number)
