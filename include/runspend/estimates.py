@@ -33,8 +33,10 @@ def estimate_models() -> list[Model]:
         Model("window_runs"),
         Model("run_ancestors"),
         Model("estimate_claims"),
-        Model("estimate_windows"),
+        Model("estimate_seen"),
         Model("estimate_frontiers"),
+        Model("estimate_open"),
+        Model("estimate_windows"),
         Model("estimate_errors", into=UNIT),  # before the estimates it judges are replaced
         Model("estimate_prices"),
         Model("estimate_machines"),

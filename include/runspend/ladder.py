@@ -102,13 +102,13 @@ def ledger_models(period: str) -> list[Model]:
         *JOB_MODELS,
         *PLACING_MODELS,
         *(Model(name, bucket_by="resource_key") for name in MACHINE_MODELS),
-        Model("placed_lines", makes="placed_charges", bucket_by="resource_key"),
+        Model("placed_lines", makes="placed_charges", bucket_by="resource_key", inline=True),
         Model("cost_allocations", into=into, bucket_by="resource_key"),
         *(Model(name, bucket_by="resource_key") for name in MACHINE_RESULTS),
         *POOLED_MODELS,
         Model("charge_sums", bucket_by="target_key"),
         Model("charge_parts", bucket_by="target_key"),
-        Model("pooled_charges", makes="placed_charges", bucket_by="target_key"),
+        Model("pooled_charges", makes="placed_charges", bucket_by="target_key", inline=True),
         Model("cost_allocations", into=into, fills="cost_allocations", bucket_by="target_key"),
         Model("left_lines", makes="placed_charges"),
         priced,
@@ -119,6 +119,7 @@ def ledger_models(period: str) -> list[Model]:
         # a share of the days at a time; what is spread over several days comes after all of them
         Model("named_charges", bucket_by="charge_date"),
         Model("cost_daily", into=into, bucket_by="charge_date"),
+        Model("long_charges", bucket_by="charge_date"),
         Model("spread_charges", fills="cost_daily", into=into),
     ]
 

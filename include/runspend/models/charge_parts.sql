@@ -24,7 +24,7 @@ wide as (
     case
       when a.charges = 1 then 1
       when a.effective_cost = 0 then 1
-      else 1 + cast(floor(cast(cast(c.effective_cost as string) as float64) / cast(cast(a.effective_cost as string) as float64) * 2251799813685248.0) as int64)
+      else greatest(1, cast(round(cast(cast(c.effective_cost as string) as float64) / cast(cast(a.effective_cost as string) as float64) * 2251799813685248.0) as int64))
     end as width
   from charges c
   join axes a

@@ -2,9 +2,9 @@
 with owners as (
   -- the bill that shows the machine now
   select resource_key, source, account
-  from estimate_windows
-  where is_usage
-  qualify row_number() over (partition by resource_key order by charge_period_end desc, source, account, charge_period_start, billing_currency) = 1
+  from estimate_seen
+  where used_until is not null
+  qualify row_number() over (partition by resource_key order by used_until desc, source, account, billing_currency, resource_id) = 1
 ),
 before as (
   select
@@ -23,24 +23,29 @@ settled as (
   select b.source, b.tracking_server, b.workspace, b.run_id, b.resource_key, b.charge_date, b.billing_currency, b.estimated_from, b.estimated_to, b.effective_cost
   from before b
   join estimate_frontiers f on f.source = b.source and f.part = b.part and f.billed_until >= b.estimated_to
-  join (select distinct source, billing_currency from estimate_windows) c on c.source = b.source and c.billing_currency = b.billing_currency
+  join (select distinct source, billing_currency from estimate_seen) c on c.source = b.source and c.billing_currency = b.billing_currency
+),
+runs_settled as (
+  select distinct tracking_server, workspace, run_id from settled
 ),
 ledger as (
   select
     a.source, a.tracking_server, a.workspace, a.run_id, w.resource_key, a.charge_date, a.billing_currency, a.charge_period_start, a.charge_period_end,
     sum(a.effective_cost) as effective_cost
   from cost_allocations a
-  join (select distinct source, resource_id, resource_key from estimate_windows) w on w.source = a.source and w.resource_id = a.resource_id
+  join (select distinct source, resource_id, resource_key from estimate_seen) w on w.source = a.source and w.resource_id = a.resource_id
+  join runs_settled r on r.tracking_server = a.tracking_server and r.workspace = a.workspace and r.run_id = a.run_id
   where a.billing_period >= @first_period and a.allocated_to = 'run'
     and timestamp_diff(a.charge_period_end, a.charge_period_start, microsecond) <= 86400000000
   group by a.source, a.tracking_server, a.workspace, a.run_id, w.resource_key, a.charge_date, a.billing_currency, a.charge_period_start, a.charge_period_end
   union all
   select
-    source, tracking_server, workspace, run_id, '', charge_date, billing_currency, charge_period_start, charge_period_end, sum(effective_cost)
-  from cost_allocations
-  where billing_period >= @first_period and allocated_to = 'run' and match_method = 'instance_type_time'
-    and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000
-  group by source, tracking_server, workspace, run_id, charge_date, billing_currency, charge_period_start, charge_period_end
+    a.source, a.tracking_server, a.workspace, a.run_id, '', a.charge_date, a.billing_currency, a.charge_period_start, a.charge_period_end, sum(a.effective_cost)
+  from cost_allocations a
+  join runs_settled r on r.tracking_server = a.tracking_server and r.workspace = a.workspace and r.run_id = a.run_id
+  where a.billing_period >= @first_period and a.allocated_to = 'run' and a.match_method = 'instance_type_time'
+    and timestamp_diff(a.charge_period_end, a.charge_period_start, microsecond) <= 86400000000
+  group by a.source, a.tracking_server, a.workspace, a.run_id, a.charge_date, a.billing_currency, a.charge_period_start, a.charge_period_end
 ),
 met as (
   -- how much of the run's time in the line was estimated: all of it, unless the line is longer than the hours were

@@ -1,8 +1,25 @@
 -- one row per bill and part of it (an account, or an instance type that runs ask for): how far it bills machines that serve runs
-with accounts as (
-  select source, account, least(coalesce(max(case when is_asked or is_claimed then charge_period_end end), max(charge_period_end)), @now) as billed_until
-  from estimate_windows
-  where is_usage
+with asked as (
+  select distinct resource_key from run_resources where resource_key is not null
+),
+types as (
+  select s.instance_type from estimate_seen s join asked a on a.resource_key = s.resource_key
+  union distinct
+  select lower(instance_type) as instance_type from window_runs
+),
+uses as (
+  select
+    s.source, s.account, s.instance_type, s.used_until,
+    a.resource_key is not null as is_asked, c.instance_type is not null as is_claimed
+  from estimate_seen s
+  left join asked a on a.resource_key = s.resource_key
+  left join types t on t.instance_type = s.instance_type
+  left join (select distinct instance_type from estimate_claims) c on c.instance_type = s.instance_type
+  where s.used_until is not null and (a.resource_key is not null or t.instance_type is not null)
+),
+accounts as (
+  select source, account, least(coalesce(max(case when is_asked or is_claimed then used_until end), max(used_until)), @now) as billed_until
+  from uses
   group by source, account
 )
 select source, concat('account ', account) as part, billed_until
@@ -10,6 +27,6 @@ from accounts
 union all
 -- a type is billed as far as the last of the accounts that have it
 select t.source, concat('type ', t.instance_type), min(a.billed_until)
-from (select distinct source, account, instance_type from estimate_windows where is_usage and instance_type is not null) t
+from (select distinct source, account, instance_type from uses where instance_type is not null) t
 join accounts a on a.source = t.source and a.account = t.account
 group by t.source, t.instance_type

@@ -2,6 +2,7 @@
 with stated as (
   select s.resource_key, max(s.resource_id) as resource_id, max(lower(w.instance_type)) as instance_type
   from run_resources s
+  join (select distinct resource_key from estimate_open where resource_key is not null) o on o.resource_key = s.resource_key
   left join window_runs w on w.tracking_server = s.tracking_server and w.run_id = s.run_id
   left join (select distinct tracking_server, ancestor_id from run_ancestors) a on a.tracking_server = s.tracking_server and a.ancestor_id = s.run_id
   where s.resource_key is not null and (w.run_id is not null or a.ancestor_id is not null)
@@ -17,8 +18,8 @@ shown as (
 sellers as (
   -- types that one bill alone sells
   select instance_type, min(source) as only_source
-  from estimate_windows
-  where is_usage and instance_type is not null
+  from estimate_seen
+  where used_until is not null and instance_type is not null
   group by instance_type
   having count(distinct source) = 1
 ),

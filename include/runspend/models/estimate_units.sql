@@ -6,5 +6,5 @@ select
   nullif(max(machine_memory_gb), 0) as machine_memory_gb,
   cast(null as timestamp) as billed_from,
   cast(null as timestamp) as billed_until
-from estimate_windows
+from estimate_seen
 group by resource_key

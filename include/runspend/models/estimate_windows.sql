@@ -1,42 +1,27 @@
--- one row per bill, account, machine, currency and charge window since @lines_from: what the window was charged and the time it bills
-with asked as (
-  select distinct resource_key from run_resources where resource_key is not null
+-- one row per bill, account, machine, currency and charge window since @lines_from, of machines alike to those that hours are estimated for: what the window was charged and the time it bills
+with open_types as (
+  -- only what still has hours to estimate needs a price
+  select distinct s.machine_type
+  from estimate_seen s
+  join estimate_open o on o.resource_key = s.resource_key
+  union distinct
+  select instance_type from estimate_open where instance_type is not null
+),
+wanted as (
+  select distinct s.source, s.resource_key, s.instance_type, s.machine_type, s.machine_gpus
+  from estimate_seen s
+  join open_types t on t.machine_type = s.machine_type
 ),
 recent as (
   select
     source, coalesce(sub_account_id, billing_account_id, '') as account, resource_key, resource_id, charge_period_start, charge_period_end,
-    billing_currency, lower(instance_type) as instance_type, coalesce(region_id, '') as region_id, pricing_category, charge_category,
-    coalesce(sku_id, '') as sku_id, billed_nanoseconds, machine_gpus, machine_cpus, machine_memory_gb,
+    billing_currency, coalesce(region_id, '') as region_id, pricing_category, charge_category, coalesce(sku_id, '') as sku_id, billed_nanoseconds,
     list_cost, contracted_cost, effective_cost, billed_cost
   from billing_lines
   where billing_period >= @first_period and charge_period_end > @lines_from and charge_period_start < @now
     and charge_period_end > charge_period_start and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000
     and resource_key is not null and charge_class is null and charge_category not in ('Purchase', 'Tax')
     and coalesce(commitment_discount_status, '') <> 'Unused' and strpos(lower(coalesce(service_name, '')), 'support') = 0
-),
-machines as (
-  -- not every line of a machine says its type
-  select
-    r.source, r.resource_key, max(r.instance_type) as instance_type, max(r.machine_gpus) as machine_gpus,
-    max(r.machine_cpus) as machine_cpus, max(r.machine_memory_gb) as machine_memory_gb,
-    max(case when a.resource_key is not null then 1 else 0 end) as asked
-  from recent r
-  left join asked a on a.resource_key = r.resource_key
-  group by r.source, r.resource_key
-),
-types as (
-  select instance_type from machines where asked = 1
-  union distinct
-  select lower(instance_type) as instance_type from window_runs
-),
-wanted as (
-  select
-    m.source, m.resource_key, m.instance_type, m.machine_gpus, m.machine_cpus, m.machine_memory_gb,
-    m.asked = 1 as is_asked, c.instance_type is not null as is_claimed
-  from machines m
-  left join (select distinct instance_type from types) t on t.instance_type = m.instance_type
-  left join (select distinct instance_type from estimate_claims) c on c.instance_type = m.instance_type
-  where m.asked = 1 or t.instance_type is not null
 ),
 skus as (
   select
@@ -62,8 +47,7 @@ windows as (
 )
 select
   v.source, v.account, v.resource_key, v.resource_id, v.charge_period_start, v.charge_period_end, v.billing_currency,
-  w.instance_type, v.region_id, v.pricing_category, v.is_usage, w.is_asked, w.is_claimed,
-  w.machine_gpus, w.machine_cpus, w.machine_memory_gb,
+  w.instance_type, w.machine_type, v.region_id, v.pricing_category, v.is_usage, w.machine_gpus,
   cast(least(coalesce(v.billed_nanoseconds, v.window_nanoseconds), v.window_nanoseconds) as int64) as billed_nanoseconds,
   v.list_cost, v.contracted_cost, v.effective_cost, v.billed_cost
 from windows v

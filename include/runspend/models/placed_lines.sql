@@ -3,66 +3,84 @@ with lines as (
   select
     *,
     case when settled_by = 'resource_id' then resource_key end as slot_resource_key,
-    case when settled_by = 'job_id' then job_key end as slot_job_key,
-    case when settled_by in ('run_tag', 'job_id') then resource_key end as rented_resource_key
+    case when settled_by = 'run_tag' then resource_key end as rented_resource_key
   from ledger_lines
-  where is_inside and settled_by <> 'rest'
+  where is_inside and settled_by not in ('rest', 'job_id')
+),
+job_lines as (
+  select * from ledger_lines where is_inside and settled_by = 'job_id'
 )
 select
   l.source, l.billing_period, l.line_id as charge_id, l.charge_date, l.charge_period_start, l.charge_period_end, l.service_provider_name,
   l.billing_account_id, l.sub_account_id, l.region_id, l.service_name, l.charge_category, l.resource_id, l.invoice_id, l.cost_kind,
   l.billing_currency, l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost,
+  'run' as allocated_to, j.tracking_server, j.workspace, j.run_id, cast(null as string) as owner_id,
+  'job_id' as match_method, 'exact' as confidence, cast(null as string) as reason, cast(null as string) as pool_key,
+  j.weight_kind, j.run_end_rule, j.is_scaled, j.ratio_before, j.ratio_upto, j.is_last,
+  -- what the job's machine had and its only run did not ask for, as a share of the line; overhead apart
   case
-    when g.run_tag is not null or j.job_key is not null then 'run'
+    when j.runs_in_window > 1 then cast(null as float64)
+    when r.gpu_count is not null and u.machine_gpus is not null then greatest(0.0, 1.0 - r.gpu_count / u.machine_gpus)
+    when r.cpu_request is not null and u.machine_cpus is not null then greatest(0.0, 1.0 - r.cpu_request / u.machine_cpus)
+    when r.memory_request_gb is not null and u.machine_memory_gb is not null then greatest(0.0, 1.0 - r.memory_request_gb / u.machine_memory_gb)
+  end * (j.ratio_upto - j.ratio_before - j.overhead_ratio) as unused_ratio,
+  j.overhead_ratio,
+  l.line_team, l.line_project, l.line_cost_center, l.line_owner
+from job_lines l
+join job_targets j
+  on j.job_key = l.job_key and j.charge_period_start = l.charge_period_start and j.charge_period_end = l.charge_period_end
+left join machine_units u on u.resource_key = l.resource_key
+left join (select tracking_server, workspace, run_id, gpu_count, cpu_request, memory_request_gb from window_runs where job_key is not null) r
+  on r.tracking_server = j.tracking_server and r.workspace = j.workspace and r.run_id = j.run_id
+union all
+select
+  l.source, l.billing_period, l.line_id as charge_id, l.charge_date, l.charge_period_start, l.charge_period_end, l.service_provider_name,
+  l.billing_account_id, l.sub_account_id, l.region_id, l.service_name, l.charge_category, l.resource_id, l.invoice_id, l.cost_kind,
+  l.billing_currency, l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost,
+  case
+    when g.run_tag is not null then 'run'
     when l.settled_by = 'run_tag' then 'unmatched'
     when t.resource_key is not null then t.allocated_to
     when l.line_kind = 'fee' then 'shared'
     when l.line_kind = 'timed' and l.is_known then 'idle'
     else 'unmatched'
   end as allocated_to,
-  coalesce(g.tracking_server, j.tracking_server, t.tracking_server) as tracking_server,
-  coalesce(g.workspace, j.workspace, t.workspace) as workspace,
-  coalesce(g.run_id, j.run_id, t.run_id) as run_id,
+  coalesce(g.tracking_server, t.tracking_server) as tracking_server,
+  coalesce(g.workspace, t.workspace) as workspace,
+  coalesce(g.run_id, t.run_id) as run_id,
   cast(null as string) as owner_id,
   case
-    when l.settled_by in ('run_tag', 'job_id') then l.settled_by
+    when l.settled_by = 'run_tag' then 'run_tag'
     when t.resource_key is not null or (l.line_kind = 'timed' and l.is_known) then 'resource_id'
     else 'none'
   end as match_method,
   case
-    when l.settled_by in ('run_tag', 'job_id') then 'exact'
+    when l.settled_by = 'run_tag' then 'exact'
     when t.resource_key is not null or (l.line_kind = 'timed' and l.is_known) then 'high'
   end as confidence,
   case
-    when g.run_tag is not null or j.job_key is not null then cast(null as string)
+    when g.run_tag is not null then cast(null as string)
     when l.settled_by = 'run_tag' then 'unknown_run'
     when t.allocated_to = 'run' then cast(null as string)
     when l.line_kind = 'fee' then 'fee'
     when l.line_kind = 'timed' then 'no_run'
     else 'not_timed'
   end as reason,
-  cast(null as string) as pool_key,
-  coalesce(j.weight_kind, t.weight_kind) as weight_kind,
-  coalesce(j.run_end_rule, t.run_end_rule) as run_end_rule,
-  coalesce(j.is_scaled, t.is_scaled, false) as is_scaled,
-  coalesce(j.ratio_before, t.ratio_before, 0.0) as ratio_before,
-  coalesce(j.ratio_upto, t.ratio_upto, 1.0) as ratio_upto,
-  coalesce(j.is_last, t.is_last, true) as is_last,
+  cast(null as string) as pool_key, t.weight_kind, t.run_end_rule,
+  coalesce(t.is_scaled, false) as is_scaled,
+  coalesce(t.ratio_before, 0.0) as ratio_before,
+  coalesce(t.ratio_upto, 1.0) as ratio_upto,
+  coalesce(t.is_last, true) as is_last,
   -- what a machine rented for the run had and the run did not ask for, as a share of the line
   case
-    when j.runs_in_window > 1 then cast(null as float64)
-    when coalesce(g.gpu_count, r.gpu_count) is not null and u.machine_gpus is not null then greatest(0.0, 1.0 - coalesce(g.gpu_count, r.gpu_count) / u.machine_gpus)
-    when coalesce(g.cpu_request, r.cpu_request) is not null and u.machine_cpus is not null then greatest(0.0, 1.0 - coalesce(g.cpu_request, r.cpu_request) / u.machine_cpus)
-    when coalesce(g.memory_request_gb, r.memory_request_gb) is not null and u.machine_memory_gb is not null then greatest(0.0, 1.0 - coalesce(g.memory_request_gb, r.memory_request_gb) / u.machine_memory_gb)
-  end * coalesce(j.ratio_upto - j.ratio_before - j.overhead_ratio, 1.0) as unused_ratio,
-  j.overhead_ratio,
+    when g.gpu_count is not null and u.machine_gpus is not null then greatest(0.0, 1.0 - g.gpu_count / u.machine_gpus)
+    when g.cpu_request is not null and u.machine_cpus is not null then greatest(0.0, 1.0 - g.cpu_request / u.machine_cpus)
+    when g.memory_request_gb is not null and u.machine_memory_gb is not null then greatest(0.0, 1.0 - g.memory_request_gb / u.machine_memory_gb)
+  end as unused_ratio,
+  cast(null as float64) as overhead_ratio,
   l.line_team, l.line_project, l.line_cost_center, l.line_owner
 from lines l
 left join tagged_runs g on g.run_tag = l.run_tag
-left join job_targets j
-  on j.job_key = l.slot_job_key and j.charge_period_start = l.charge_period_start and j.charge_period_end = l.charge_period_end
 left join slot_targets t
   on t.resource_key = l.slot_resource_key and t.charge_period_start = l.charge_period_start and t.charge_period_end = l.charge_period_end
 left join machine_units u on u.resource_key = l.rented_resource_key
-left join (select tracking_server, workspace, run_id, gpu_count, cpu_request, memory_request_gb from window_runs where job_key is not null) r
-  on r.tracking_server = j.tracking_server and r.workspace = j.workspace and r.run_id = j.run_id

@@ -11,8 +11,7 @@ with numbered as (
     dense_rank() over (order by
       source, billing_period, service_provider_name, billing_account_id, sub_account_id, region_id, service_name, charge_category, cost_kind, allocated_to,
       tracking_server, workspace, experiment_id, experiment_name, team, project, cost_center, owner, user_name, confidence, cost_status, billing_currency) as number
-  from named_charges
-  where days > 1
+  from long_charges
 ),
 names as (
   select

@@ -107,6 +107,7 @@ class Model:
     bucket_by: str | None = None
     fills: str | None = None  # the table, where the model adds rows to what another model of the step put into the same unit
     makes: str | None = None  # the temporary table, where several models may stand for the same one in a chain
+    inline: bool = False  # takes no parameter and is read once, by the model after it: an engine need not keep its rows
 
     @property
     def target(self) -> str:

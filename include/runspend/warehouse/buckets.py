@@ -56,10 +56,14 @@ def run_in_buckets(step: ParquetStep, models: Sequence[Model], column: str, para
                 parts[model.name].append(part)
                 connection.execute(f"create or replace view {target} as from read_parquet({literal(part)})")
                 continue
+            if model.inline and model.target not in kept:
+                connection.execute(f"create or replace view {target} as {sql}")
+                read_by[models[position + 1].name] |= read_by[model.name]
+                continue
             connection.execute(f"create or replace table {target} as {sql}", given)
             if model.target in kept:
                 kept[model.target].append(_keep(connection, model.target, step.part_file(model.target)))
-            done = {m.target for m in models[: position + 1] if m.into is None}
+            done = {m.target for m in models[: position + 1] if m.into is None and not m.inline}
             for name in done - set().union(*(read_by[m.name] for m in models[position + 1 :])):
                 connection.execute(f"drop table if exists bucket.{quote(name)}")
     connection.execute("set search_path = 'main'")

@@ -18,7 +18,7 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -66,11 +66,17 @@ ROW_GROUP = 122_880
 
 @dataclass(frozen=True)
 class Staged:
-    """A unit's new file and what is known of it."""
+    """A unit's new file (until the step is published: its parts, one after the other) and what is known of it."""
 
-    file: Path
+    parts: tuple[Path, ...]
     content: Content
     record: dict[str, Any]
+
+    @property
+    def file(self) -> Path:
+        """The one file it is by the time it is published."""
+        [file] = self.parts
+        return file
 
 
 class Place(Protocol):
@@ -323,7 +329,7 @@ class ParquetStep:
         else:
             pq.write_table(_conform(rows, TABLES[table], self.build_id), target, compression="zstd", row_group_size=ROW_GROUP)
             content = measure_rows(self.connection, TABLES[table], target, period)
-        return self._accept(unit, target, content, extra or {})
+        return self._accept(unit, [target], content, extra or {})
 
     def drop(self, table: str, period: str, writer: str) -> None:
         """Stage the removal of a unit."""
@@ -344,7 +350,7 @@ class ParquetStep:
         copy_parquet(self.connection, table, f"select {sql} from main.{quote(table.name)}", parameters, file, row_group=ROW_GROUP)
         if target != unit:
             self.drop(*unit)
-        return self._accept(target, file, measure_rows(self.connection, table, file, unit.period), extra)
+        return self._accept(target, [file], measure_rows(self.connection, table, file, unit.period), extra)
 
     def run(self, models: Sequence[Model], parameters: Mapping[str, Any], *, keep: Collection[str] = ()) -> None:
         """Run `models/*.sql` in order over published and staged rows.
@@ -405,6 +411,11 @@ class ParquetStep:
         if self._done:
             raise RunspendError("cannot publish a step twice: begin another step.")
         self._done = True
+        for unit, staged in self._staged.items():
+            if len(staged.parts) > 1:
+                file = self._new_file(unit)
+                splice(staged.parts, file)
+                self._staged[unit] = replace(staged, parts=(file,))
         return self._warehouse.replace(self._staged, self._dropped, inputs or {}, stage=self.stage, build_id=self.build_id)
 
     def close(self) -> None:
@@ -442,22 +453,18 @@ class ParquetStep:
         copy_parquet(self.connection, table, exact, parameters, target, row_group=ROW_GROUP)
 
     def accept_parts(self, model: Model, parts: Sequence[Path]) -> None:
-        """Stage what a model wrote, after what another model put into the same unit if it says so, as one file."""
+        """Stage what a model wrote, after what another model put into the same unit if it says so."""
         unit = _unit_of(model)
         contents = [measure_rows(self.connection, TABLES[unit.table], part, unit.period) for part in parts]
         if model.fills is not None and unit in self._staged:
-            parts = [self._staged[unit].file, *parts]
+            parts = [*self._staged[unit].parts, *parts]
             contents.append(self._staged[unit].content)
-        file = parts[0]
-        if len(parts) > 1:
-            file = self._new_file(unit)
-            splice(parts, file)
-        self._accept(unit, file, sum(contents[1:], contents[0]), {})
+        self._accept(unit, parts, sum(contents[1:], contents[0]), {})
 
     def rows_source(self, name: str, parameters: Mapping[str, Any]) -> str:
         """Where to count the rows a model is likely to read of a table: its units of the parameter `period`, if there are any."""
         period = str(parameters.get("period"))[:7]
-        files = [f for unit, f in self._visible().items() if unit.table == name and unit.period == period]
+        files = [f for unit, parts in self._visible().items() if unit.table == name and unit.period == period for f in parts]
         return f"read_parquet({file_list(files)}, hive_partitioning = false)" if files else f"main.{quote(name)}"
 
     def refresh_views(self) -> None:
@@ -465,15 +472,15 @@ class ParquetStep:
         columns = self._published[1]
         for table in TABLES.values():
             if table.name not in self._fresh:
-                files = {unit: file for unit, file in self._visible().items() if unit.table == table.name}
+                files = {unit: parts for unit, parts in self._visible().items() if unit.table == table.name}
                 old = files.keys() - self._staged.keys()
-                create_view(self.connection, table, list(files.values()), columns[table.name] if old else [c.name for c in table.columns])
+                create_view(self.connection, table, [f for parts in files.values() for f in parts], columns[table.name] if old else [c.name for c in table.columns])
                 self._fresh.add(table.name)
 
-    def _visible(self) -> dict[Unit, Path]:
-        """The units as they would be after publishing."""
-        kept = {unit: file for unit, file in self._published[0].items() if unit not in self._dropped}
-        return kept | {unit: staged.file for unit, staged in self._staged.items()}
+    def _visible(self) -> dict[Unit, tuple[Path, ...]]:
+        """The files of the units as they would be after publishing."""
+        kept = {unit: (file,) for unit, file in self._published[0].items() if unit not in self._dropped}
+        return kept | {unit: staged.parts for unit, staged in self._staged.items()}
 
     @cached_property
     def _published(self) -> tuple[dict[Unit, Path], dict[str, list[str]]]:
@@ -484,9 +491,9 @@ class ParquetStep:
         self._files += 1
         return self.stage / f"{self._files}-{unit.table}-{unit.period}-{unit.writer}.parquet"
 
-    def _accept(self, unit: Unit, file: Path, content: Content, extra: Mapping[str, Any]) -> UnitState:
+    def _accept(self, unit: Unit, parts: Sequence[Path], content: Content, extra: Mapping[str, Any]) -> UnitState:
         record = {"digest": content.digest, "rows": content.rows, "build_id": self.build_id, "extra": dict(extra)}
-        self._staged[unit] = Staged(file, content, record)
+        self._staged[unit] = Staged(tuple(parts), content, record)
         self._dropped.discard(unit)
         self._fresh.discard(unit.table)
         return state_of(record)

@@ -1,0 +1,24 @@
+-- one row per machine that a run with hours to estimate states, and per instance type that one asks for: what needs a price
+with earliest as (
+  select coalesce(min(billed_until), @month_start) as billed_until from estimate_frontiers
+),
+open_runs as (
+  select w.tracking_server, w.run_id, lower(w.instance_type) as instance_type
+  from window_runs w
+  cross join earliest e
+  where coalesce(w.end_time, @now) > e.billed_until
+)
+select s.resource_key, cast(null as string) as instance_type
+from run_resources s
+join open_runs o on o.tracking_server = s.tracking_server and o.run_id = s.run_id
+where s.resource_key is not null
+union distinct
+select s.resource_key, cast(null as string)
+from run_ancestors a
+join open_runs o on o.tracking_server = a.tracking_server and o.run_id = a.run_id
+join run_resources s on s.tracking_server = a.tracking_server and s.run_id = a.ancestor_id
+where s.resource_key is not null
+union distinct
+select cast(null as string), instance_type
+from open_runs
+where instance_type is not null

@@ -1,0 +1,27 @@
+-- one row per bill, account, machine, id it has there and currency: what the lines since @lines_from say of it, and how far they bill its use
+with recent as (
+  select
+    source, coalesce(sub_account_id, billing_account_id, '') as account, resource_key, resource_id, billing_currency,
+    max(lower(instance_type)) as instance_type, max(machine_gpus) as machine_gpus, max(machine_cpus) as machine_cpus, max(machine_memory_gb) as machine_memory_gb,
+    max(case when charge_category = 'Usage' then charge_period_end end) as used_until
+  from billing_lines
+  where billing_period >= @first_period and charge_period_end > @lines_from and charge_period_start < @now
+    and charge_period_end > charge_period_start and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000
+    and resource_key is not null and charge_class is null and charge_category not in ('Purchase', 'Tax')
+    and coalesce(commitment_discount_status, '') <> 'Unused' and strpos(lower(coalesce(service_name, '')), 'support') = 0
+  group by source, account, resource_key, resource_id, billing_currency
+),
+machines as (
+  -- not every line of a machine says its type
+  select
+    source, resource_key, max(instance_type) as instance_type, max(machine_gpus) as machine_gpus, max(machine_cpus) as machine_cpus,
+    max(machine_memory_gb) as machine_memory_gb
+  from recent
+  group by source, resource_key
+)
+select
+  r.source, r.account, r.resource_key, r.resource_id, r.billing_currency, r.used_until,
+  m.instance_type, m.machine_gpus, m.machine_cpus, m.machine_memory_gb,
+  coalesce(m.instance_type, concat('machine ', r.resource_key)) as machine_type
+from recent r
+join machines m on m.source = r.source and m.resource_key = r.resource_key

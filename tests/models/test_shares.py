@@ -1,0 +1,78 @@
+"""A big month is settled one share of the machines at a time, and charges of a pool's hour are laid end to end: neither shows in what anybody pays."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runspend.warehouse import buckets
+from tests.models.chain import World, line, make_run, merge_worlds, read_world, run_on_duckdb
+from tests.models.test_reference import CASES
+from tests.models.truth import random_world
+
+MEASURES = ("list_cost", "contracted_cost", "effective_cost", "billed_cost")
+TABLES = ("cost_allocations", "charge_lines", "run_costs_daily", "cost_daily", "unallocated_costs")
+
+
+def sorted_rows(world: World, root: Path) -> dict[str, list[str]]:
+    found = run_on_duckdb(world, root)
+    return {name: sorted(repr(row) for row in found[name].to_pylist()) for name in TABLES}
+
+
+def test_shares_of_the_machines_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All cases and a random world side by side: cut into a hundred shares or none, every table has the same rows."""
+    worlds = {f"{f.parent.name}.{f.name}": read_world(f) for f in CASES} | {"random": random_world(5)}
+    world = merge_worlds(worlds)
+    whole = sorted_rows(world, tmp_path / "whole")
+    monkeypatch.setattr(buckets, "ROWS_PER_BUCKET", 3)
+    assert sorted_rows(world, tmp_path / "shares") == whole
+
+
+def pool_world(seed: int) -> World:
+    """One hour of a pool: machines in many accounts and invoices, at prices of their own, credits and free ones among them; runs that ask for all of it or for a part."""
+    draw = random.Random(seed)
+    lines: list[dict[str, Any]] = []
+    for number in range(draw.randrange(2, 30)):
+        account = {"sub_account_id": f"account {draw.randrange(8)}", "invoice_id": draw.choice((None, "inv-1"))}
+        cost = draw.choice((Decimal(draw.randrange(1, 10**9)).scaleb(-6), Decimal(draw.randrange(1, 10**15)).scaleb(-13), Decimal("0"), Decimal(-draw.randrange(1, 10**6)).scaleb(-6)))
+        category = "Credit" if cost < 0 else "Usage"
+        row = line(number, on=f"m{number}", cost=cost, hours=1, pool_key="gpu", charge_category=category, **account)
+        lines.append(row | {"billed_cost": draw.choice((cost, Decimal(0))), "list_cost": cost * 2})
+    stated = [
+        make_run(id=f"run{n:02d}", at=f"00:{draw.randrange(0, 50):02d}..{draw.choice(('01:00', '00:55'))}", on=[], pool_key="gpu", num_nodes=draw.choice((1, 1, 3)))
+        for n in range(draw.randrange(1, 12))
+    ]
+    return {"billing_lines": lines, "billing_loads": [], "runs": [run for run, _ in stated], "run_resources": []}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_charges_laid_end_to_end(seed: int, tmp_path: Path) -> None:
+    """Every run has the same part of what its pool's hour cost, of what was credited too; rows are at most charges and runs, not their product; any order gives the same."""
+    world = pool_world(seed)
+    found = run_on_duckdb(world, tmp_path / "one", names=("pooled_targets", "charge_sums"))
+    ledger, charges = found["cost_allocations"].to_pylist(), found["charge_sums"].to_pylist()
+    parts = {t["run_id"] or t["allocated_to"]: Fraction(t["ratio_upto"]) - Fraction(t["ratio_before"]) for t in found["pooled_targets"].to_pylist()}
+    assert len(parts) > 1 or len(world["runs"]) == 1
+    sign = {c["charge_id"]: (c["effective_cost"] > 0) - (c["effective_cost"] < 0) for c in charges}
+    for side in (1, -1):
+        whole = sum((Fraction(c["effective_cost"]) for c in charges if sign[c["charge_id"]] == side), Fraction(0))
+        got: dict[str, Fraction] = defaultdict(Fraction)
+        for row in ledger:
+            if sign[row["charge_id"]] == side:
+                got[row["run_id"] or row["allocated_to"]] += Fraction(row["effective_cost"])
+        for target, part in parts.items():
+            assert abs(got[target] - whole * part) <= abs(whole) * Fraction(1, 10**12) + Fraction(len(charges), 10**18), (side, target)
+    for measure in MEASURES:
+        for charge in charges:
+            assert sum(Decimal(r[measure]) for r in ledger if r["charge_id"] == charge["charge_id"]) == charge[measure]
+    assert len(ledger) <= len(charges) + 3 * (len(parts) - 1) + sum(1 for c in charges if c["charge_category"] == "Credit")
+
+    shuffled = {table: random.Random(seed).sample(rows, len(rows)) for table, rows in world.items()}
+    again = run_on_duckdb(shuffled, tmp_path / "two")["cost_allocations"].to_pylist()
+    assert sorted(map(repr, again)) == sorted(map(repr, ledger))
