@@ -282,7 +282,7 @@ class KeySettings(Frozen):
 
 
 class SharingSettings(Frozen):
-    """What happens to money no run owns. Anything but `keep` is read, and refused by what would have to do it."""
+    """What happens to money no run owns: kept in its pot, or spread over the runs of the same bill in proportion to their cost, or evenly."""
 
     shared: Literal["keep", "proportional", "even"] = "keep"
     idle: Literal["keep", "proportional", "even"] = "keep"

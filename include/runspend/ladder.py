@@ -80,7 +80,8 @@ POOLED_MODELS = tuple(
         "run_times",
     )
 )
-LEDGER_SUMS = ("charge_lines", "run_bill_dimensions", "run_costs_daily", "cost_daily", "unallocated_costs")
+SUM_MODELS = ("charge_lines", "run_bill_dimensions", "run_costs_daily", "unallocated_costs")
+LEDGER_SUMS = (*SUM_MODELS, "cost_daily")
 LEDGER_CHECKS = (
     "bill_equals_load",
     "ledger_equals_bill",
@@ -115,7 +116,7 @@ def ledger_models(period: str) -> list[Model]:
         Model("out_of_scope_charges", fills="cost_allocations", into=into),
         Model("sharing_charges", makes="placed_charges"),
         priced,
-        *(Model(name, into=into) for name in LEDGER_SUMS if name != "cost_daily"),
+        *(Model(name, into=into) for name in SUM_MODELS),
         # a share of the days at a time; what is spread over several days comes after all of them
         Model("named_charges", bucket_by="charge_date"),
         Model("cost_daily", into=into, bucket_by="charge_date"),
