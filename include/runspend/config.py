@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import (
     AliasChoices,
@@ -189,7 +189,12 @@ class TrackingServer(Frozen):
         return self
 
 
-BillFormat = Literal["auto", "focus", "aws-cur", "gcp", "azure", "databricks", "opencost", "slurm", "machines"]
+# A format is known by its module lying there; `auto` tries them in this order.
+BILL_FORMATS = tuple(sorted(p.stem.replace("_", "-") for p in (Path(__file__).parent / "billing" / "formats").glob("[!_]*.py")))
+if TYPE_CHECKING:
+    BillFormat = str
+else:
+    BillFormat = Literal[("auto", *BILL_FORMATS)]
 
 
 class BillSource(Frozen):
@@ -198,7 +203,7 @@ class BillSource(Frozen):
     name: Name
     format: BillFormat = "auto"
     uri: Uri | None = None
-    delivery: Literal["manifest", "parts", "versions"] = "parts"
+    delivery: Literal["manifest", "parts", "versions"] | None = None  # left out: manifest where there are manifests, else parts
     credentials: str | None = None
     endpoint: str | None = None
     region: str | None = None

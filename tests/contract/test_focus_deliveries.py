@@ -280,7 +280,7 @@ def test_an_endless_line_is_refused(tmp_path: Path) -> None:
 
 def test_nothing_to_load_and_nowhere_to_look_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    with pytest.raises(SourceRefused, match=r"no \.csv"):
+    with pytest.raises(SourceRefused, match=r"no file of a bill"):
         nights(tmp_path, tmp_path / "in").load()
     with pytest.raises(SourceUnreachable, match="does not exist"):
         nights(tmp_path, tmp_path / "nowhere").load()

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from runspend.billing import focus, quick_csv, staging
+from runspend.billing import quick_csv, staging
+from runspend.billing.formats import focus
 from runspend.errors import SourceRefused
 from tests.focus_files import Nights, csv_text, month, nights, only, row, write_bytes, write_csv
 

@@ -1,11 +1,12 @@
 """Bills: what was delivered, verified, read, settled, and which version of a period stands.
 
 `load_source` is the way in; it never touches the warehouse: it hands back, per billing period, the files and tables that
-replace the ones in place, or why they stay. A format is one module and one SQL file, named in `FORMATS`.
+replace the ones in place, or why they stay. A format is one module and one SQL file
+in `formats/`.
 """
 
 from __future__ import annotations
 
-from runspend.billing.load import FORMATS, Load, PeriodLoad, load_source, probe_source
+from runspend.billing.load import Load, PeriodLoad, load_source, probe_source
 
-__all__ = ["FORMATS", "Load", "PeriodLoad", "load_source", "probe_source"]
+__all__ = ["Load", "PeriodLoad", "load_source", "probe_source"]

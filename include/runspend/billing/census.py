@@ -6,7 +6,7 @@ Put here questions about staged rows whose answers are small. Rows themselves ar
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Context, Decimal
@@ -131,6 +131,21 @@ def find_overlap(staged: Staged, period: str, file_indexes: Sequence[int]) -> tu
     pairs = staged.con.execute(
         f"select min(file_index), max(file_index), coalesce(billing_account_id, ''), day_of(charge_period_start) from staged where trouble is null and {CHOSEN} "
         "group by 3, 4 having count(distinct file_index) > 1 order by 4, 3 limit 1"
+    ).fetchall()
+    return next(iter(pairs), None)
+
+
+def find_overlap_of_exports(staged: Staged, period: str, exports: Mapping[int, str]) -> tuple[str, str, str, date] | None:
+    """The first (export, export, account, charge day) that files of two exports both hold."""
+    choose(staged, period, list(exports))
+    staged.con.execute(
+        "create or replace temp table exports as select unnest(?)::integer as file_index, unnest(?) as export",
+        [list(exports), list(exports.values())],
+    )
+    pairs = staged.con.execute(
+        "select min(export), max(export), coalesce(sub_account_id, billing_account_id, ''), day_of(charge_period_start) from staged "
+        f"join exports using (file_index) where trouble is null and {CHOSEN} "
+        "group by 3, 4 having count(distinct export) > 1 order by 4, 3 limit 1"
     ).fetchall()
     return next(iter(pairs), None)
 

@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
+from runspend.billing.verify import VerifiedFile
 from runspend.config import BillSource
 from runspend.errors import ConfigError, MissingExtra, SourceRefused, SourceUnreachable
 
-DATA_NAMES = re.compile(r"(?i)\.(csv|csv\.gz|parquet)$")
+DATA_NAMES = re.compile(r"(?i)\.(csv|csv\.gz|parquet|jsonl|jsonl\.gz|ndjson|ndjson\.gz)$")
 MANIFEST_NAMES = re.compile(r"(?i)(^|[/-])manifest\.json$")
 PERIOD_NAMES = (
     re.compile(r"(?i)billing_period=(\d{4})-(\d{2})(?=/|$)"),
@@ -47,17 +48,36 @@ class DeliveredFile:
     entry: Entry
     stated_bytes: int | None = None
     stated_rows: int | None = None
+    label: str | None = None  # what its manifest calls files of its kind: "ActualCost"
+    export: str = ""  # of which its manifest is
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """One file as a format's module reads it: whole, on this machine. `label` is what its manifest calls such files
+    ("ActualCost"); `beside` are the names and labels of all files of the load, this one's too."""
+
+    source: BillSource
+    name: str
+    file: VerifiedFile
+    index: int
+    label: str | None = None
+    beside: tuple[tuple[str, str | None], ...] = ()
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """Files that belong together. `period` is None where only the rows tell it; `problem` is why it must be refused."""
+    """Files that belong together. `period` is None where only the rows tell it; `problem` is why it must be refused.
+
+    `export` tells exports below one address apart: each has a manifest of its own for the same month.
+    """
 
     name: str
     files: tuple[DeliveredFile, ...]
     delivered_at: datetime | None
     period: str | None = None
     problem: str | None = None
+    export: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,6 +86,7 @@ class Deliveries:
 
     found: tuple[Delivery, ...]
     ignored: tuple[str, ...] = ()
+    is_by_manifest: bool = False
 
 
 class Folder(Protocol):
@@ -80,17 +101,32 @@ class Folder(Protocol):
         ...
 
 
-def find_deliveries(source: BillSource, folder: Folder) -> Deliveries:
-    """What the source delivers now: for `manifest` every manifest, newest first; else one delivery of all data files."""
+def find_deliveries(source: BillSource, folder: Folder, is_data: Callable[[str], bool]) -> Deliveries:
+    """What the source delivers now: with manifests every manifest, newest first; else one delivery of all data files.
+
+    `is_data(name)` tells data files from others; `is_by_manifest` says what is done where `delivery` is left out.
+    """
     entries = folder.entries()
-    if source.delivery == "manifest":
-        return _by_manifest(source, folder, entries)
-    data = [e for e in entries if DATA_NAMES.search(e.name)]
-    ignored = tuple(e.name for e in entries if not DATA_NAMES.search(e.name))
+    if is_by_manifest(source, entries, is_data):
+        return _by_manifest(folder, entries)
+    data = [e for e in entries if is_data(e.name) and not MANIFEST_NAMES.search(e.name)]
+    names = {e.name for e in data}
+    ignored = tuple(e.name for e in entries if e.name not in names)
     if not data:
         return Deliveries((), ignored)
     newest = max(e.modified_at for e in data)
     return Deliveries((Delivery("", tuple(DeliveredFile(e) for e in data), newest),), ignored)
+
+
+def is_by_manifest(source: BillSource, entries: Sequence[Entry], is_data: Callable[[str], bool]) -> bool:
+    """Whether manifests say which files count: as `delivery` says, else where a manifest lies in a folder of billing periods.
+
+    Behind a wildcard a month of several executions would be counted as often: manifests, where providers write them, come first.
+    """
+    if source.delivery is not None:
+        return source.delivery == "manifest"
+    manifests = [e for e in entries if MANIFEST_NAMES.search(e.name)]
+    return bool(manifests) and any(is_data(e.name) for e in entries if not MANIFEST_NAMES.search(e.name))
 
 
 def period_of_name(name: str) -> str | None:
@@ -101,15 +137,50 @@ def period_of_name(name: str) -> str | None:
     return None
 
 
-def _by_manifest(source: BillSource, folder: Folder, entries: list[Entry]) -> Deliveries:
+def _by_manifest(folder: Folder, entries: list[Entry]) -> Deliveries:
     manifests = [e for e in entries if MANIFEST_NAMES.search(e.name)]
     if not manifests:
-        return Deliveries((), tuple(e.name for e in entries))
+        return Deliveries((), tuple(e.name for e in entries), is_by_manifest=True)
     by_name = {e.name: e for e in entries}
     found = [_read_manifest(folder, entry, by_name) for entry in manifests]
     found.sort(key=lambda d: (d.delivered_at or datetime.min.replace(tzinfo=timezone.utc), d.name), reverse=True)
     named = {f.entry.name for d in found for f in d.files} | {e.name for e in manifests}
-    return Deliveries(tuple(found), tuple(e.name for e in entries if e.name not in named))
+    return Deliveries(tuple(found), tuple(e.name for e in entries if e.name not in named), is_by_manifest=True)
+
+
+def candidates(found: Sequence[Delivery]) -> list[Delivery]:
+    """Deliveries of one period, newest first, put together per export: what is tried first, then what it falls back to."""
+    exports: dict[str, list[Delivery]] = {}
+    for delivery in found:
+        exports.setdefault(delivery.export, []).append(delivery)
+    if len(exports) == 1:
+        return list(found)
+    rounds = range(max(len(each) for each in exports.values()))
+    return [_together([each[min(i, len(each) - 1)] for each in exports.values()]) for i in rounds]
+
+
+def _together(several: Sequence[Delivery]) -> Delivery:
+    return Delivery(
+        " and ".join(d.name for d in several),
+        tuple(f for d in several for f in d.files),
+        max((d.delivered_at for d in several if d.delivered_at), default=None),
+        several[0].period,
+        next((d.problem for d in several if d.problem), None),
+    )
+
+
+def _export_of(name: str, document: Mapping[str, Any]) -> tuple[str, str | None]:
+    """(which export a manifest belongs to, what it calls its files): the scope and type an Azure manifest states, else the
+    folder above AWS's `metadata` or above the billing period."""
+    block = document.get("exportConfig")
+    if isinstance(block, dict):
+        label = None if block.get("type") is None else str(block["type"])
+        return " ".join(str(block.get(key, "")) for key in ("type", "resourceId", "exportName")).strip(), label
+    folders = PurePosixPath(name).parts[:-1]
+    for depth, folder in enumerate(folders):
+        if folder == "metadata" or any(p.search(f"/{folder}/") for p in PERIOD_NAMES):
+            return "/".join(folders[:depth]), None
+    return "/".join(folders), None
 
 
 def _read_manifest(folder: Folder, entry: Entry, by_name: Mapping[str, Entry]) -> Delivery:
@@ -136,13 +207,15 @@ def _read_manifest(folder: Folder, entry: Entry, by_name: Mapping[str, Entry]) -
     if stated is None:
         return problem("lists no files (dataFiles, reportKeys or blobs)")
     files, missing = _resolve(stated, by_name)
+    export, label = _export_of(entry.name, document)
+    files = [replace(f, label=label, export=export) for f in files]
     why = None
     if missing:
         why = f"manifest {entry.name} names {len(stated)} files, of which {len(missing)} are missing: {', '.join(missing[:3])}"
     for file in files:
         if file.stated_bytes is not None and file.entry.bytes != file.stated_bytes:
             why = why or f"{file.entry.name} has {file.entry.bytes} bytes where manifest {entry.name} states {file.stated_bytes}"
-    return Delivery(entry.name, tuple(files), _stated_time(document) or entry.modified_at, period, why)
+    return Delivery(entry.name, tuple(files), _stated_time(document) or entry.modified_at, period, why, export)
 
 
 def _stated_files(document: Mapping[str, Any]) -> list[tuple[str, int | None, int | None]] | None:

@@ -13,16 +13,27 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
 from decimal import Decimal
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runspend.billing import census as counts
 from runspend.billing import lines, settle, versions
 from runspend.billing.census import FedPeriod
-from runspend.billing.deliveries import DeliveredFile, Delivery, Folder, find_deliveries, open_folder, period_of_name
+from runspend.billing.deliveries import (
+    DATA_NAMES,
+    Delivered,
+    DeliveredFile,
+    Delivery,
+    Folder,
+    candidates,
+    find_deliveries,
+    open_folder,
+    period_of_name,
+)
+from runspend.billing.formats import find_format, format_module, offered
 from runspend.billing.settle import Rules
 from runspend.billing.staging import Staged, StagedFile, wake
+from runspend.billing.texts import read_header
 from runspend.billing.verify import VerifiedFile, verify_file
 from runspend.billing.versions import Book, FedFile, VersionFacts, plain, version_of
 from runspend.config import BillSource, DimensionSettings, KeySettings, Pool, ScopeSettings
@@ -31,9 +42,6 @@ from runspend.tables import BILLING_LINES, BILLING_QUARANTINE
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-# Format -> its module, in the order `auto` tries them.
-FORMATS = {"focus": "runspend.billing.focus"}
 
 Previous = Callable[[str, str], "pa.Table | None"]
 
@@ -71,6 +79,7 @@ class _File:
     delivered: DeliveredFile
     verified: VerifiedFile
     path: Path
+    format: str = ""
     copies: list[str] = field(default_factory=list)  # names of byte-identical files
     staged: StagedFile | None = None
 
@@ -126,7 +135,6 @@ def load_source(
     `previous(table, "2026-10")` gives this source's published rows or None; `periods_known` are the periods it has.
     `accept` holds "SOURCE:YYYY-MM" for refusals a person has looked at.
     """
-    _check_format(source)
     rules = Rules(scope, pools, dimensions or DimensionSettings(), keys or KeySettings())
     tonight = _Tonight(
         source,
@@ -142,24 +150,18 @@ def load_source(
     )
     for period in periods_known:
         tonight.book(period)
-    folder = open_folder(source, workdir)
-    found = find_deliveries(source, folder)
+    folder = _open(source, workdir, now)
+    found = find_deliveries(source, folder, _is_data(source))
     if not found.found and not any(book.current for book in tonight.books.values()):
-        what = "no manifest" if source.delivery == "manifest" else "no .csv, .csv.gz or .parquet file"
+        what = "no manifest" if source.delivery == "manifest" else "no file of a bill (.csv, .csv.gz, .parquet, .jsonl)"
         raise SourceRefused(
             source.name, f"cannot load bill {source.name}: there is {what} in {source.uri}. Check billing[].uri and delivery."
         )
-    load = _load_manifests(tonight, folder, found.found) if source.delivery == "manifest" else _load_files(tonight, folder, found.found)
+    load = _load_manifests(tonight, folder, found.found) if found.is_by_manifest else _load_files(tonight, folder, found.found)
     load.periods += _missing_periods(tonight, {p.period for p in load.periods})
     load.periods.sort(key=lambda p: p.period)
     load.extra["ignored_files"] = list(found.ignored)
     return load
-
-
-def _check_format(source: BillSource) -> None:
-    if source.format != "auto" and source.format not in FORMATS:
-        built = ", ".join(["auto", *FORMATS])
-        raise SourceRefused(source.name, f"cannot load bill {source.name}: format {source.format} is not built yet. Use one of {built}.")
 
 
 # --- delivery: manifest ------------------------------------------------------------------------------------------------
@@ -172,15 +174,15 @@ def _load_manifests(tonight: _Tonight, folder: Folder, found: Sequence[Delivery]
         if delivery.period is None:
             load.error = load.error or _refused(tonight, delivery.problem or "a manifest names no billing period", None)
     for period in sorted({d.period for d in found if d.period}):
-        load.periods.append(_load_manifest_period(tonight, folder, period, [d for d in found if d.period == period]))
+        load.periods.append(_load_manifest_period(tonight, folder, period, candidates([d for d in found if d.period == period])))
     return load
 
 
-def _load_manifest_period(tonight: _Tonight, folder: Folder, period: str, candidates: Sequence[Delivery]) -> PeriodLoad:
+def _load_manifest_period(tonight: _Tonight, folder: Folder, period: str, tries: Sequence[Delivery]) -> PeriodLoad:
     book = tonight.book(period)
     in_place = max((row["delivered_at"] for row in book.current), default=None)
     refusal: PeriodLoad | None = None
-    for position, delivery in enumerate(candidates):
+    for position, delivery in enumerate(tries):
         if position and in_place is not None and delivery.delivered_at is not None and delivery.delivered_at < in_place:
             break  # older than what stands: nothing to fall back to
         outcome = _try_manifest(tonight, folder, period, delivery, position)
@@ -208,11 +210,12 @@ def _try_manifest(tonight: _Tonight, folder: Folder, period: str, delivery: Deli
         digests: list[str] = []
         try:
             files = _verify_all(tonight, folder, delivery.files, workdir)
+            files, aside = _recognize(tonight, files)
             digests = [f.verified.sha256 for f in files]
             if version_of(digests, tonight.settings) == tonight.book(period).version:
                 return _unchanged(tonight, period, _fed(files, [], [f.index for f in files], period))
-            for file in files:
-                _stage(tonight, staged, file)
+            for file in [*aside, *files]:
+                _stage(tonight, staged, file, files)
             strays = [
                 p
                 for p in _settle(tonight, staged, {f.index: f.name for f in files}, dict.fromkeys((f.index for f in files), period))[1]
@@ -224,12 +227,28 @@ def _try_manifest(tonight: _Tonight, folder: Folder, period: str, delivery: Deli
                     f"{next(f.name for f in files if f.index == strays[0].file_index)} holds rows of {strays[0].period} where its manifest is for {period}",
                     period,
                 )
+            if why := _overlapping_exports(staged, period, files):
+                raise _refused(tonight, why, period)
         except SourceRefused as error:
             facts = VersionFacts(
                 version_of([*digests, str(error)], tonight.settings), [], delivered_at, [], 0, None, tonight.now, tonight.load_id
             )
             return _record_refusal(tonight, period, facts, str(error))
         return _build(tonight, staged, period, files, [f.index for f in files], delivered_at)
+
+
+def _overlapping_exports(staged: Staged, period: str, files: Sequence[_File]) -> str | None:
+    """Two exports of one kind that hold the same account's day hold the same charges: one of a subscription, one of all."""
+    for label in sorted({f.delivered.label or "" for f in files}):
+        same = [f for f in files if (f.delivered.label or "") == label]
+        exports = {f.index: f.delivered.export for f in same}
+        if len(set(exports.values())) > 1 and (pair := counts.find_overlap_of_exports(staged, period, exports)):
+            first, second, account, day = pair
+            return (
+                f"the exports {first} and {second} both hold account {account}, period {period}, with charges of {day}: "
+                "they are the same charges twice. Point billing[].uri at one of them"
+            )
+    return None
 
 
 # --- delivery: parts and versions --------------------------------------------------------------------------------------
@@ -242,15 +261,17 @@ def _load_files(tonight: _Tonight, folder: Folder, found: Sequence[Delivery]) ->
         return load
     workdir = tonight.workdir / "files"
     bad: dict[str, SourceRefused] = {}
-    files = _verify_all(tonight, folder, found[0].files, workdir, bad)
+    files, aside = _recognize(tonight, _verify_all(tonight, folder, found[0].files, workdir, bad), bad)
     with Staged(workdir) as staged:
+        for file in aside:
+            _stage_or_note(tonight, staged, file, files, bad)
         known = _known_periods(tonight, files)
         for file in [f for f in files if f.index not in known]:
-            _stage_or_note(tonight, staged, file, bad)
+            _stage_or_note(tonight, staged, file, files, bad)
         touched = counts.read_periods(staged) | _stale_periods(tonight, files, known)
         for file in files:
             if file.index in known and known[file.index] & touched:
-                _stage_or_note(tonight, staged, file, bad)
+                _stage_or_note(tonight, staged, file, files, bad)
         files = [f for f in files if f.name not in bad]
         named = {f.index: p for f in files if (p := period_of_name(f.name))}
         warnings, census = _settle(tonight, staged, {f.index: f.name for f in files}, named)
@@ -353,9 +374,9 @@ def _stale_periods(tonight: _Tonight, files: Sequence[_File], known: dict[int, s
     return stale
 
 
-def _stage_or_note(tonight: _Tonight, staged: Staged, file: _File, bad: dict[str, SourceRefused]) -> None:
+def _stage_or_note(tonight: _Tonight, staged: Staged, file: _File, beside: Sequence[_File], bad: dict[str, SourceRefused]) -> None:
     try:
-        _stage(tonight, staged, file)
+        _stage(tonight, staged, file, beside)
     except SourceRefused as error:
         staged.drop(file.index)
         bad[file.name] = error
@@ -375,6 +396,21 @@ def _spoiled_periods(tonight: _Tonight, bad: dict[str, SourceRefused], census_pe
 
 
 # --- steps both ways share ---------------------------------------------------------------------------------------------
+
+
+def _open(source: BillSource, workdir: Path, now: datetime) -> Folder:
+    """Where the bill lies: what its format makes of the address, else a folder or a bucket."""
+    if source.format != "auto" and (open_place := offered(format_module(source.format), "open_place")):
+        place: Folder | None = open_place(source, workdir, now)
+        if place is not None:
+            return place
+    return open_folder(source, workdir)
+
+
+def _is_data(source: BillSource) -> Callable[[str], bool]:
+    """Which names are those of data files."""
+    names: Callable[[str], bool] | None = offered(format_module(source.format), "names") if source.format != "auto" else None
+    return lambda name: bool(DATA_NAMES.search(name) or (names and names(name)))
 
 
 def _verify_all(
@@ -405,11 +441,35 @@ def _verify_all(
     return list(by_digest.values())
 
 
-def _stage(tonight: _Tonight, staged: Staged, file: _File) -> None:
+def _recognize(
+    tonight: _Tonight, files: Sequence[_File], bad: dict[str, SourceRefused] | None = None
+) -> tuple[list[_File], list[_File]]:
+    """(files of charges, files of what is looked up for them); the latter become part of every version. With `bad`,
+    refusals are noted there."""
+    charges: list[_File] = []
+    aside: list[_File] = []
+    for file in files:
+        try:
+            header = read_header(tonight.source.name, file.name, file.verified)
+            file.format = find_format(tonight.source, file.name, header)
+        except SourceRefused as error:
+            if bad is None:
+                raise
+            bad[file.name] = error
+            continue
+        is_aside = offered(format_module(file.format), "is_aside")
+        (aside if is_aside and is_aside(header) else charges).append(file)
+    if aside:
+        tonight.settings = " with ".join([tonight.settings.partition(" with ")[0], *sorted(f.verified.sha256 for f in aside)])
+    return charges, aside
+
+
+def _stage(tonight: _Tonight, staged: Staged, file: _File, beside: Sequence[_File]) -> None:
     name = tonight.source.name
     tonight.progress(f"{name}: reading {file.name}")
-    module = import_module(_format_of(tonight.source, file))
-    file.staged = module.stage(staged, name, file.name, file.verified, file.index)
+    others = tuple((f.name, f.delivered.label) for f in beside)
+    delivered = Delivered(tonight.source, file.name, file.verified, file.index, file.delivered.label, others)
+    file.staged = format_module(file.format).stage(staged, delivered)
     stated = file.delivered.stated_rows
     if stated is not None and file.staged.rows != stated:
         raise _refused(tonight, f"{file.name} holds {file.staged.rows} rows where its manifest states {stated}", None)
@@ -420,21 +480,6 @@ def _stage(tonight: _Tonight, staged: Staged, file: _File) -> None:
             raise _refused(tonight, f"{file.name} changed while it was read", None)
     else:
         file.verified.readable.unlink()  # its rows are in the engine; the disk may be small
-
-
-def _format_of(source: BillSource, file: _File) -> str:
-    if source.format != "auto":
-        return FORMATS[source.format]
-    for path in FORMATS.values():
-        module = import_module(path)
-        header = module.read_header(source.name, file.name, file.verified.readable, file.verified.kind)
-        if module.matches(header):
-            return path
-    raise SourceRefused(
-        source.name,
-        f"cannot load {file.name} of bill {source.name}: its header is of no format that is built ({', '.join(FORMATS)}). "
-        "Check the file, or name its format in billing[].format.",
-    )
 
 
 def _settle(tonight: _Tonight, staged: Staged, names: dict[int, str], stated: dict[int, str]) -> tuple[dict[str, Any], list[FedPeriod]]:
@@ -620,14 +665,13 @@ def probe_source(source: BillSource) -> dict[str, Any]:
     {"format", "version", "periods": [...], "files", "rows", "quarantined", "billed": {currency: Decimal},
      "covered_until": datetime | None, "problems": [...]}
     """
-    _check_format(source)
     with tempfile.TemporaryDirectory(prefix="runspend-probe-") as folder:
         workdir = Path(folder)
         tonight = _Tonight(
             source, datetime.now(timezone.utc), Rules(), lambda table, period: None, (), workdir, "probe", lambda line: None, {}, ""
         )
-        opened = open_folder(source, workdir)
-        found = find_deliveries(source, opened).found
+        opened = _open(source, workdir, tonight.now)
+        found = find_deliveries(source, opened, _is_data(source)).found
         newest: dict[str | None, Delivery] = {}
         for delivery in found:
             if not delivery.problem:
@@ -636,9 +680,9 @@ def probe_source(source: BillSource) -> dict[str, Any]:
         wanted = [item for delivery in newest.values() for item in delivery.files]
         with Staged(workdir / "engine") as staged:
             bad: dict[str, SourceRefused] = {}
-            files = _verify_all(tonight, opened, wanted, workdir, bad)
-            for file in files:
-                _stage_or_note(tonight, staged, file, bad)
+            files, aside = _recognize(tonight, _verify_all(tonight, opened, wanted, workdir, bad), bad)
+            for file in [*aside, *files]:
+                _stage_or_note(tonight, staged, file, files, bad)
             settle.place_unreadable_periods(staged, {})
             census = counts.read_census(staged)
             billed: dict[str, Decimal] = {}
@@ -651,7 +695,7 @@ def probe_source(source: BillSource) -> dict[str, Any]:
             ).fetchall()
         shutil.rmtree(workdir / "unpacked", ignore_errors=True)
     return {
-        "format": "focus",
+        "format": ", ".join(sorted({f.format for f in files})),
         "version": ", ".join(sorted({f.staged.focus_version for f in files if f.staged})),
         "periods": sorted({p.period for p in census}),
         "files": len(files),

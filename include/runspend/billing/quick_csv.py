@@ -6,22 +6,18 @@ slowly, by `focus.py`, which keeps odd rows and says what is wrong with them.
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runspend.billing import columns
+from runspend.billing import columns, texts
 from runspend.billing.focus_columns import COLUMNS, EXTRA_COLUMNS, INSTANCE_COLUMNS, NULL_TEXTS, TIMES
 from runspend.billing.staging import Staged, arrow_type, delivered_fields, one_piece
-from runspend.billing.verify import MAX_LINE_BYTES
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BLOCK_BYTES = 4 << 20
 PART_BYTES = 1280 << 20
 FIRST, LAST = datetime(2000, 1, 1, tzinfo=timezone.utc), datetime(2101, 1, 1, tzinfo=timezone.utc)
 PROVIDERS = ("service_provider_name", "host_provider_name", "publisher_name", "provider_name")
@@ -30,7 +26,7 @@ PROVIDERS = ("service_provider_name", "host_provider_name", "publisher_name", "p
 def read(staged: Staged, path: Path, header: Sequence[str], lines: int, file_index: int) -> int | None:
     """Stage the rows; how many, or None when any of them needs a second look (nothing is staged then)."""
     rows = 0
-    for part in _parts(path):
+    for part in texts.parts_of(path, PART_BYTES):
         delivered = _parse(part, header)
         table = _complete(staged, delivered, file_index) if delivered is not None and _is_sound(delivered) else None
         if table is None:
@@ -38,52 +34,13 @@ def read(staged: Staged, path: Path, header: Sequence[str], lines: int, file_ind
             return None
         staged.add(file_index, table)
         rows += table.num_rows
-    if rows != lines - 1 or not _ends_whole(path, len(header)):
+    if rows != lines - 1 or not texts.ends_whole(path, len(header)):
         staged.drop(file_index)
         return None
     return rows
 
 
-class _Part(io.RawIOBase):
-    """A run of whole lines of a file."""
-
-    def __init__(self, path: Path, start: int, end: int) -> None:
-        self._file = path.open("rb", buffering=0)
-        self._file.seek(start)
-        self.left = end - start
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        found = self._file.read(self.left if size < 0 else min(size, self.left)) or b""
-        self.left -= len(found)
-        return found
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
-def _parts(path: Path) -> Iterator[_Part]:
-    """The lines behind the header, at most PART_BYTES and one line at a time: what is parsed at once must fit into memory."""
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(0)
-        file.readline()
-        start = file.tell()
-        while True:
-            file.seek(min(start + PART_BYTES, size))
-            file.readline()
-            end = file.tell()
-            with _Part(path, start, end) as part:
-                yield part
-            if end == size:
-                return
-            start = end
-
-
-def _parse(part: _Part, header: Sequence[str]) -> dict[str, pa.Array] | None:
+def _parse(part: texts.Part, header: Sequence[str]) -> dict[str, pa.Array] | None:
     """The columns that are read, by our names; texts coded, money exact to 22 decimals or refused.
 
     Every record must be one line of the file: it is parsed a fifth quicker so, and a quote out of place would swallow lines
@@ -106,27 +63,13 @@ def _parse(part: _Part, header: Sequence[str]) -> dict[str, pa.Array] | None:
     )
     try:
         table = arrow_csv.read_csv(
-            part, read_options=arrow_csv.ReadOptions(block_size=BLOCK_BYTES, column_names=list(header)), convert_options=convert
+            part, read_options=arrow_csv.ReadOptions(block_size=texts.BLOCK_BYTES, column_names=list(header)), convert_options=convert
         )
     except pa.ArrowInvalid:
         return None
     found = {name: table.column(name) for name in wanted}
     del table
     return {names[h]: one_piece(found.pop(h)) for h in wanted}
-
-
-def _ends_whole(path: Path, width: int) -> bool:
-    """Whether the last line is a record by itself: a file cut inside a quoted field ends in one that is not."""
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - MAX_LINE_BYTES))
-        tail = file.read().rstrip(b"\r\n")
-    last = tail[tail.rfind(b"\n") + 1 :].decode("utf-8-sig", errors="replace")
-    try:
-        [fields] = csv.reader([last], strict=True)
-    except (csv.Error, ValueError):
-        return False
-    return len(fields) == width
 
 
 def _is_sound(delivered: dict[str, pa.Array]) -> bool:

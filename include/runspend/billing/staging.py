@@ -70,10 +70,11 @@ def staged_schema() -> pa.Schema:
 class StagedFile:
     """What a format's module tells of one file it staged."""
 
-    focus_version: str
-    rows: int
+    focus_version: str  # or the variant of another format
+    rows: int  # delivered ones
     dropped_columns: tuple[str, ...] = ()
     unreadable: dict[str, int] = field(default_factory=dict)  # column -> values that became null
+    is_aside: bool = False  # no charges: what the SQL of others looks up
 
 
 class Staged:
@@ -89,7 +90,8 @@ class Staged:
             pa.set_memory_pool(pa.jemalloc_memory_pool())
         self._workdir = workdir
         self._files: dict[int, list[pa.Table]] = {}
-        self._set_aside = 0
+        self._mapped = 0
+        self._aside: set[str] = set()
         self._rows = staged_schema().empty_table()
         self._show(self._rows)
 
@@ -122,8 +124,20 @@ class Staged:
         self._files.setdefault(file_index, []).append(self._keep(whole.select(staged_schema().names)))
         self._put_together()
 
+    def keep_aside(self, name: str, file_index: int, table: pa.Table) -> None:
+        """Rows that are no charges, as the table `name` (all texts, and `file_index`) for the SQL of those that are."""
+        self.con.register("aside", table)
+        self.con.execute(
+            f"create table if not exists {name} as select *, {file_index} as file_index from aside limit 0; "
+            f"insert into {name} by name select *, {file_index} as file_index from aside"
+        )
+        self.con.unregister("aside")
+        self._aside.add(name)
+
     def drop(self, file_index: int) -> None:
         """Forget the rows of one file."""
+        for name in self._aside:
+            self.con.execute(f"delete from {name} where file_index = {file_index}")
         if self._files.pop(file_index, None) is not None:
             self._put_together()
 
@@ -190,8 +204,8 @@ class Staged:
     def _map(self, table: pa.Table) -> pa.Table:
         import pyarrow as pa
 
-        path = self._workdir / f"staged-{self._set_aside}.arrow"
-        self._set_aside += 1
+        path = self._workdir / f"staged-{self._mapped}.arrow"
+        self._mapped += 1
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
         mapped = pa.ipc.open_file(pa.memory_map(str(path))).read_all()

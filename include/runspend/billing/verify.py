@@ -28,10 +28,10 @@ PARQUET_MAGIC = b"PAR1"
 
 @dataclass(frozen=True)
 class VerifiedFile:
-    """A file that is whole. `readable` is plain CSV or Parquet (a gzip was unpacked into the work folder)."""
+    """A file that is whole. `readable` is plain text or Parquet (a gzip was unpacked into the work folder)."""
 
     readable: Path
-    kind: str  # csv or parquet
+    kind: str  # csv, json or parquet
     bytes: int
     sha256: str
     lines: int = 0  # of text; a last one without an end counts
@@ -45,9 +45,10 @@ def verify_file(source: str, name: str, path: Path, *, stated_bytes: int | None,
     lower = name.lower()
     if lower.endswith(".parquet"):
         return VerifiedFile(path, "parquet", size, _check_parquet(source, name, path))
+    kind = "json" if lower.removesuffix(".gz").endswith((".json", ".jsonl", ".ndjson")) else "csv"
     if lower.endswith(".gz"):
         digest, lines = _unpack(source, name, path, unpack_to)
-        return VerifiedFile(unpack_to, "csv", size, digest, lines)
+        return VerifiedFile(unpack_to, kind, size, digest, lines)
     hashed = hashlib.sha256()
     text = _LineGuard(source, name)
     with ThreadPoolExecutor(1) as beside:  # hashing lets go of the interpreter
@@ -55,7 +56,7 @@ def verify_file(source: str, name: str, path: Path, *, stated_bytes: int | None,
             hashing = beside.submit(hashed.update, chunk)
             text.take(chunk)
             hashing.result()
-    return VerifiedFile(path, "csv", size, hashed.hexdigest(), text.finish())
+    return VerifiedFile(path, kind, size, hashed.hexdigest(), text.finish())
 
 
 class _LineGuard:

@@ -1,26 +1,23 @@
 """FOCUS Cost and Usage files, versions 1.0 to 1.4, as CSV or Parquet, into the engine's `staged` table.
 
 Put here what is particular to the FOCUS format: how its versions are told apart, which columns must be there, how texts
-become types. What every bill goes through afterwards is `settle.py`. Another format is another module with the same three
-functions (`matches`, `focus_version`, `stage`) and its own SQL file beside it.
+become types. What every bill goes through afterwards is `settle.py`. It does not go the way of `mapped.py`: its columns are
+the warehouse's own, so `quick_csv.py` reads them with their types.
 
 Source: FinOps Open Cost and Usage Specification, https://focus.finops.org
 """
 
 from __future__ import annotations
 
-import csv
-import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runspend.billing import quick_csv
+from runspend.billing import quick_csv, texts
+from runspend.billing.deliveries import Delivered
 from runspend.billing.focus_columns import COLUMNS, EXTRA_COLUMNS, INSTANCE_COLUMNS, NULL_TEXTS, TIMES
 from runspend.billing.staging import Staged, StagedFile, delivered_fields, one_piece, sql_text
-from runspend.billing.verify import MAX_LINE_BYTES, VerifiedFile
-from runspend.errors import SourceRefused
 
 if TYPE_CHECKING:
     import duckdb
@@ -53,25 +50,13 @@ def focus_version(header: Sequence[str]) -> str:
     return next((version for version, marks in VERSION_MARKS if names & set(marks)), "1.0")
 
 
-def read_header(source: str, name: str, path: Path, kind: str) -> list[str]:
-    """Column names of a CSV (a byte order mark is not part of the first) or Parquet file."""
-    if kind == "parquet":
-        import pyarrow.parquet as pq
-
-        return list(pq.read_schema(path).names)
-    try:
-        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            return next(csv.reader(file, strict=True), [])
-    except csv.Error as error:
-        raise _refused(source, name, f"its header cannot be read ({error}). Export it as UTF-8 CSV") from error
-
-
-def stage(staged: Staged, source: str, name: str, file: VerifiedFile, file_index: int) -> StagedFile:
+def stage(staged: Staged, delivered: Delivered) -> StagedFile:
     """Put the rows of one verified file into `staged`. Raises SourceRefused when the file does not fit its header."""
     import duckdb
 
+    source, name, file, file_index = delivered.source.name, delivered.name, delivered.file, delivered.index
     path = file.readable
-    header = read_header(source, name, path, file.kind)
+    header = texts.read_header(source, name, file)
     _check_header(source, name, header)
     readable = [*COLUMNS, *EXTRA_COLUMNS, *INSTANCE_COLUMNS]
     dropped = tuple(h for h in header if h not in readable)
@@ -86,19 +71,19 @@ def stage(staged: Staged, source: str, name: str, file: VerifiedFile, file_index
     except (duckdb.OutOfMemoryException, duckdb.InternalException):
         raise  # ours, not the file's
     except duckdb.Error as error:
-        raise _refused(source, name, f"{_explain(str(error))}. Deliver it again, or fix what writes it") from error
+        raise texts.refused(source, name, f"{texts.explain(str(error))}. Deliver it again, or fix what writes it") from error
     return StagedFile(focus_version(header), rows, dropped, unreadable)
 
 
 def _check_header(source: str, name: str, header: Sequence[str]) -> None:
     repeated = sorted({h for h in header if header.count(h) > 1})
     if repeated:
-        raise _refused(source, name, f"its header names {', '.join(repeated)} more than once. Export each column once")
+        raise texts.refused(source, name, f"its header names {', '.join(repeated)} more than once. Export each column once")
     missing = [c for c in REQUIRED if c not in header]
     if not {"ProviderName", "ServiceProviderName"} & set(header):
         missing.append("ServiceProviderName (ProviderName up to 1.2)")
     if missing:
-        raise _refused(source, name, f"it lacks mandatory FOCUS columns: {', '.join(missing)}. Add them to the export")
+        raise texts.refused(source, name, f"it lacks mandatory FOCUS columns: {', '.join(missing)}. Add them to the export")
 
 
 def _read_any(staged: Staged, source: str, name: str, path: Path, header: Sequence[str], file_index: int) -> tuple[int, dict[str, int]]:
@@ -108,7 +93,7 @@ def _read_any(staged: Staged, source: str, name: str, path: Path, header: Sequen
     try:
         return _read_tolerantly(staged, source, name, path, header, file_index)
     except duckdb.InvalidInputException as error:
-        even = _even_row_ends(path, len(header)) if "state machine" in str(error) else None
+        even = texts.even_row_ends(path, len(header)) if "state machine" in str(error) else None
         if even is None:
             raise
     staged.drop(file_index)
@@ -121,60 +106,17 @@ def _read_tolerantly(
     staged: Staged, source: str, name: str, path: Path, header: Sequence[str], file_index: int
 ) -> tuple[int, dict[str, int]]:
     """Rows of any CSV, odd ones with their number and their text: how many, and how many values of each column could not be read."""
-    _check_row_ends(staged.con, source, name, path, len(header))
+    texts.check_row_ends(staged.con, source, name, path, len(header))
     _view_csv(staged.con, header, path, file_index)
     rows = _judge(staged, file_index)
     return rows, _count_unreadable(staged.con, header, path)
-
-
-def _even_row_ends(path: Path, width: int) -> Path | None:
-    """The same rows, each ended by a line feed; None if the file is no CSV of that many columns.
-
-    Rows that end one way and hold a line break of the other kind inside quotes are valid CSV (Python's own writer makes
-    them), but DuckDB 2.0 refuses to read them. A stray carriage return makes a short row, and so None.
-    """
-    target = path.with_name(path.name + ".even")
-    csv.field_size_limit(MAX_LINE_BYTES)
-    with path.open(encoding="utf-8-sig", newline="") as source, target.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
-        try:
-            for fields in csv.reader(source, strict=True):
-                if len(fields) not in (0, width):
-                    return None
-                if fields:
-                    writer.writerow([field.replace("\r\n", "\n") for field in fields])
-        except (csv.Error, UnicodeDecodeError):
-            return None
-    return target
-
-
-def _check_row_ends(con: duckdb.DuckDBPyConnection, source: str, name: str, path: Path, width: int) -> None:
-    """DuckDB drops one empty field too many at a row's end, even if a stray comma shifted the fields before it.
-
-    Lines that end in a comma and hold too many are found by counting; the CSV module, slow and exact, then judges.
-    """
-    [row] = con.execute(
-        "select count(*) from (select regexp_replace(line, '\"[^\"]*\"', '', 'g') as line from read_csv("
-        f"{sql_text(str(path))}, auto_detect = false, header = true, delim = '\x01', quote = '', escape = '', columns = {{'line': 'varchar'}}, "
-        f"max_line_size = {MAX_LINE_BYTES}) where ends_with(line, ',')) where length(line) - length(replace(line, ',', '')) >= {width}"
-    ).fetchall()
-    if not row[0]:
-        return
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        csv.field_size_limit(MAX_LINE_BYTES)
-        reader = csv.reader(file, strict=True)
-        for fields in reader:
-            if len(fields) > width:
-                raise _refused(
-                    source, name, f"line {reader.line_num}: it has {len(fields)} fields where the header has {width}. Deliver it again"
-                )
 
 
 def _judge(staged: Staged, file_index: int) -> int:
     """Stage the rows of the view `delivered`, judged one by one; how many. A share at a time: uncoded texts are large."""
     import pyarrow as pa
 
-    query = files("runspend.billing").joinpath("focus.sql").read_text(encoding="utf-8")
+    query = files("runspend.billing.formats").joinpath("focus.sql").read_text(encoding="utf-8")
     staged.con.execute(f"create or replace temp table judged as {query}")
     [(rows,)] = staged.con.execute("select count(*) from judged").fetchall()
     for start in range(0, max(rows, 1), SHARE):
@@ -190,16 +132,6 @@ def _judge(staged: Staged, file_index: int) -> int:
     return int(rows)
 
 
-def _read_csv(path: Path, types: Sequence[str]) -> str:
-    """DuckDB's CSV reader with everything fixed: sniffing once read a ragged file as one column, without an error."""
-    columns = ", ".join(f"'c{i}': '{t}'" for i, t in enumerate(types))
-    nulls = ", ".join(sql_text(t) for t in NULL_TEXTS)
-    return (
-        f"read_csv({sql_text(str(path))}, auto_detect = false, header = true, delim = ',', quote = '\"', escape = '\"', "
-        f"columns = {{{columns}}}, nullstr = [{nulls}], max_line_size = {MAX_LINE_BYTES}, null_padding = false, ignore_errors = false)"
-    )
-
-
 def _view_csv(con: duckdb.DuckDBPyConnection, header: Sequence[str], path: Path, file_index: int) -> None:
     """Every value as the text it is, and as its type where that can be read."""
     at = {name: f"c{i}" for i, name in enumerate(header)}
@@ -209,7 +141,7 @@ def _view_csv(con: duckdb.DuckDBPyConnection, header: Sequence[str], path: Path,
         if name in COLUMNS
     }
     raw = f"json_object({', '.join(f'{sql_text(n)}, {ref}' for n, ref in at.items())})"
-    _create_view(con, _read_csv(path, ["varchar"] * len(header)), at, typed, at, raw, "row_number() over ()", file_index)
+    _create_view(con, texts.csv_sql(path, ["varchar"] * len(header), NULL_TEXTS), at, typed, at, raw, "row_number() over ()", file_index)
 
 
 def _view_parquet(con: duckdb.DuckDBPyConnection, path: Path, file_index: int) -> None:
@@ -264,23 +196,5 @@ def _count_unreadable(con: duckdb.DuckDBPyConnection, header: Sequence[str], pat
         f"count(*) filter (c{header.index(n)} is not null and try_cast(c{header.index(n)} as {DUCKDB_TYPES[COLUMNS[n].type]}) is null)"
         for n in names
     )
-    [row] = con.execute(f"select {counts} from {_read_csv(path, ['varchar'] * len(header))}").fetchall()
+    [row] = con.execute(f"select {counts} from {texts.csv_sql(path, ['varchar'] * len(header), NULL_TEXTS)}").fetchall()
     return {name: count for name, count in zip(names, row, strict=True) if count}
-
-
-def _explain(message: str) -> str:
-    """DuckDB's CSV error as half a sentence: line, fields found and expected."""
-    line = re.search(r"on Line: (\d+)", message)
-    place = f"line {line[1]}: " if line else ""
-    if found := re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message):
-        return f"{place}it has {found[2]} fields where the header has {found[1]}"
-    if "state machine" in message:
-        return "it is not CSV as RFC 4180 has it: its line ends are mixed, or a carriage return stands alone"
-    for known in ("unterminated quote", "Invalid unicode", "Maximum line size"):
-        if known in message:
-            return f"{place}{known.lower()}"
-    return place + message.splitlines()[0]
-
-
-def _refused(source: str, name: str, why: str) -> SourceRefused:
-    return SourceRefused(source, f"cannot load {name} of bill {source}: {why}. The period was left as it was.")

@@ -1,0 +1,269 @@
+"""Formats whose rows SQL maps to FOCUS: what a module states of its files, and the way of its rows into `staged`.
+
+Put here what all of them share. A format states how headers spell its columns; its SQL file reads one view of texts and
+selects FOCUS columns by their names in `tables.py`. What it leaves out is null. A cost, quantity or time may stay the text it
+is: it is read here, and one that cannot be read becomes null and is counted; without a cost, a currency or its times a row is
+set aside, whole. A column `trouble` says by itself why a row must be set aside. A row may become none or several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from runspend.billing import columns, texts
+from runspend.billing.staging import Staged, StagedFile, delivered_fields, one_piece, sql_text
+from runspend.tables import FOCUS_COLUMNS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from runspend.billing.deliveries import Delivered
+
+# What exports write for nothing. Not in gathered columns: a tag whose value is NULL is a tag.
+NULL_TEXTS = ("NULL", "null", "(null)", "nan", "NaN")
+SQL_TYPES = {"STRING": "varchar", "BIGNUMERIC": "decimal(38, 22)", "TIMESTAMP": "timestamptz"}
+FOCUS_NAMES = {c.name: "".join(part.capitalize() for part in c.name.split("_")) for c in FOCUS_COLUMNS}
+TIMES = ("billing_period_start", "billing_period_end", "charge_period_start", "charge_period_end")
+OTHERS = ("delivered_instance_type", "trouble", "long_billed_cost")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of file of a format.
+
+    `view` is what SQL reads its rows as. `columns` are the columns of that view, all texts, each with its spellings in
+    headers, the first that has a value wins; `required` must be there. `gathered` are columns that hold a JSON object of all
+    header columns that start with a prefix (tags that have a column each). With `sql`, the name of a SQL file beside the
+    module, its rows are charges; without, they are kept aside, whole, as a table for the SQL of others.
+    """
+
+    view: str
+    columns: Mapping[str, Sequence[str]]
+    required: Sequence[str]
+    sql: str | None = None
+    gathered: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def kind_of(kinds: Sequence[Kind], header: Sequence[str]) -> Kind | None:
+    """The kind a header is of: the first that has all it requires, else the one it has most of, if that is most of it."""
+    names = set(header)
+
+    def found(kind: Kind) -> int:
+        return sum(1 for column in kind.required if names & set(kind.columns[column]))
+
+    best = max(kinds, key=lambda kind: (found(kind) == len(kind.required), found(kind) / len(kind.required)))
+    return best if found(best) * 2 > len(best.required) else None
+
+
+def stage(
+    staged: Staged,
+    delivered: Delivered,
+    kinds: Sequence[Kind],
+    version: Callable[[Sequence[str]], str],
+    variables: Mapping[str, Any] | None = None,
+) -> StagedFile:
+    """Put the rows of one verified file into `staged`, or keep them aside. Raises SourceRefused when it does not fit its header.
+
+    `variables` are what the SQL file asks for with `getvariable`. `version(header)` names the variant of the format.
+    """
+    source, name = delivered.source.name, delivered.name
+    header = texts.read_header(source, name, delivered.file)
+    kind = kind_of(kinds, header)
+    if kind is None:
+        sought = ", ".join(kinds[0].columns[c][0] for c in kinds[0].required)
+        raise texts.refused(source, name, f"its header is of another format: {', '.join(header[:5])} …. Columns such as {sought} are looked for")
+    spelled = {column: [s for s in spellings if s in header] for column, spellings in kind.columns.items()}
+    if missing := [kind.columns[column][0] for column in kind.required if not spelled[column]]:
+        raise texts.refused(source, name, f"it lacks {', '.join(missing)}. Add them to the export")
+    gathered = {c: [h for h in header if h.startswith(tuple(prefixes))] for c, prefixes in kind.gathered.items()}
+    wanted = list(dict.fromkeys([h for names in (*spelled.values(), *gathered.values()) for h in names]))
+    for variable, value in (variables or {}).items():
+        staged.con.execute(f"set variable {variable} = ?", [value])
+    found = _Found()
+    _read_all(staged, delivered, header, wanted, kind, spelled, gathered, found)
+    dropped = tuple(h for h in header if h not in wanted)
+    return StagedFile(version(header), found.rows, dropped, found.unreadable, is_aside=kind.sql is None)
+
+
+@dataclass
+class _Found:
+    """What is counted while a file is read."""
+
+    rows: int = 0
+    unreadable: dict[str, int] = field(default_factory=dict)
+
+
+def _read_all(
+    staged: Staged,
+    delivered: Delivered,
+    header: Sequence[str],
+    wanted: Sequence[str],
+    kind: Kind,
+    spelled: Mapping[str, Sequence[str]],
+    gathered: Mapping[str, Sequence[str]],
+    found: _Found,
+) -> None:
+    """The quick way, or where a row is odd the slow one, from the start."""
+
+    def keep(shares: Iterator[pa.Table]) -> None:
+        for share in shares:
+            view = _canonical(staged, share, spelled, gathered)
+            found.rows += view.num_rows
+            if kind.sql is None:
+                staged.keep_aside(kind.view, delivered.index, view)
+            else:
+                _map(staged, delivered, kind, view, found)
+
+    source, name = delivered.source.name, delivered.name
+    try:
+        keep(texts.read_quickly(delivered.file, header, wanted))
+    except texts.NotPlain:
+        staged.drop(delivered.index)
+        found.rows, found.unreadable = 0, {}
+        keep(texts.read_slowly(staged.con, source, name, delivered.file, header, wanted))
+    if not found.rows and kind.sql is None:
+        staged.keep_aside(kind.view, delivered.index, _canonical(staged, None, spelled, gathered))
+
+
+def _canonical(
+    staged: Staged, share: pa.Table | None, spelled: Mapping[str, Sequence[str]], gathered: Mapping[str, Sequence[str]]
+) -> pa.Table:
+    """Columns by our names: of several spellings the first that has a value, of gathered ones a JSON object."""
+    import pyarrow as pa
+
+    rows = 0 if share is None else share.num_rows
+    nothing = pa.nulls(rows, columns.text_type())
+    coded = {} if share is None else {name: one_piece(share.column(name)) for name in share.column_names}
+    made = {
+        column: columns.first_of([_without_nulls(coded[name]) for name in names]) if share is not None and names else nothing
+        for column, names in spelled.items()
+    }
+    for column, names in gathered.items():
+        made[column] = _gather(staged, [coded[name] for name in names], names) if share is not None and names else nothing
+    made[texts.ROW_NUMBER] = pa.nulls(0, pa.int64()) if share is None else coded[texts.ROW_NUMBER]
+    return pa.table(made)
+
+
+def _without_nulls(column: pa.DictionaryArray) -> pa.DictionaryArray:
+    """The column with the words for nothing made null."""
+    import pyarrow as pa
+
+    values = column.dictionary.to_pylist()
+    if not set(values) & set(NULL_TEXTS):
+        return column
+    return columns.remap(column, pa.array([None if v in NULL_TEXTS else v for v in values], pa.string()))
+
+
+def _gather(staged: Staged, found: Sequence[pa.DictionaryArray], names: Sequence[str]) -> pa.DictionaryArray:
+    """One JSON object of the columns that have a value, null where none has; made once per combination of values."""
+    said = [(column, name) for column, name in zip(found, names, strict=True) if column.null_count < len(column)]
+    if not said:
+        return columns.first_of(found)
+    codes, distinct = columns.combine([column for column, _ in said], [f"v{i}" for i in range(len(said))])
+    pairs = ", ".join(f"{{'k': {sql_text(name)}, 'v': v{i}}}" for i, (_, name) in enumerate(said))
+    kept = f"list_filter([{pairs}], lambda pair: pair.v is not null)"
+    [objects] = staged.ask(distinct, f"case when len({kept}) > 0 then cast(to_json(map_from_entries({kept})) as varchar) end")
+    return columns.spread(codes, objects)
+
+
+def _map(staged: Staged, delivered: Delivered, kind: Kind, view: pa.Table, found: _Found) -> None:
+    """One share of rows through the format's SQL, judged, into `staged`."""
+    import pyarrow as pa
+
+    assert kind.sql is not None
+    con = staged.con
+    con.register(kind.view, view)
+    query = files("runspend.billing.formats").joinpath(kind.sql).read_text(encoding="utf-8")
+    con.execute(f"create or replace temp table mapped as {query}")
+    con.unregister(kind.view)
+    types = {str(row[0]): str(row[1]).upper() for row in con.execute("describe mapped").fetchall()}
+    _check_columns(kind, types)
+    con.execute(f"create or replace temp table judged as {_judging_sql(types)}")
+    for name, count in _count_unreadable(con, types).items():
+        found.unreadable[name] = found.unreadable.get(name, 0) + count
+    raw = _whole_rows_in_trouble(con, delivered)
+    judged = con.sql("from judged order by rowid").to_arrow_table()
+    con.execute("drop table judged; drop table mapped")
+    rows = judged.num_rows
+    made: dict[str, pa.Array] = {
+        "raw": pa.array([raw.get(n) for n in judged.column(texts.ROW_NUMBER).to_pylist()], pa.string()).dictionary_encode()
+        if raw
+        else pa.nulls(rows, columns.text_type()),
+        "file_index": pa.repeat(pa.scalar(delivered.index, pa.int32()), rows),
+    }
+    for wanted in delivered_fields():
+        if wanted.name in made:
+            continue
+        column = one_piece(judged.column(wanted.name))
+        made[wanted.name] = column.dictionary_encode() if pa.types.is_dictionary(wanted.type) else column.cast(wanted.type)
+    staged.add(delivered.index, pa.table({wanted.name: made[wanted.name] for wanted in delivered_fields()}))
+
+
+def _check_columns(kind: Kind, types: Mapping[str, str]) -> None:
+    """A format's SQL must fill what no bill is without, and nothing that no column is for."""
+    known = {*SQL_TYPES, *(c.name for c in FOCUS_COLUMNS), *OTHERS, texts.ROW_NUMBER}
+    needed = {"billed_cost", "billing_currency", *TIMES, "charge_category", texts.ROW_NUMBER}
+    if unknown := sorted(set(types) - known):
+        raise ValueError(f"{kind.sql} selects {', '.join(unknown)}, which FOCUS does not have. Name columns as tables.py does.")
+    if missing := sorted(needed - set(types)):
+        raise ValueError(f"{kind.sql} does not select {', '.join(missing)}. Every line of a bill has them.")
+
+
+def _judging_sql(types: Mapping[str, str]) -> str:
+    """Every staged column of the table `mapped`, and what is wrong with each row."""
+    select, checks = [], ["trouble"] if "trouble" in types else []
+    for column in FOCUS_COLUMNS:
+        kind = SQL_TYPES[column.type]
+        if column.name not in types:
+            select.append(f"cast(null as {kind}) as {column.name}")
+        elif column.name == "billing_currency":
+            select.append("upper(trim(billing_currency)) as billing_currency")
+        elif types[column.name] == "VARCHAR" and column.type != "STRING":
+            select.append(f"try_cast({column.name} as {kind}) as {column.name}")
+        else:
+            select.append(f"cast({column.name} as {kind}) as {column.name}")
+    for name in TIMES:
+        as_time = f"try_cast({name} as timestamptz)"
+        checks.append(
+            f"case when not is_plausible({as_time}) then unreadable('{FOCUS_NAMES[name]}', cast({name} as varchar), 'a UTC time such as 2026-10-01T00:00:00Z') end"
+        )
+    checks.append(
+        "case when billing_currency is null or upper(trim(billing_currency)) not in (select code from currencies) "
+        "then unreadable('BillingCurrency', billing_currency, 'an ISO 4217 code such as USD') end"
+    )
+    cost = "cast(billed_cost as varchar)"
+    checks.append(
+        f"case when try_cast(billed_cost as decimal(38, 22)) is null or contains({cost}, '_') then unreadable('BilledCost', {cost}, 'a plain decimal number') end"
+    )
+    long_cost = (
+        "long_billed_cost"
+        if "long_billed_cost" in types
+        else f"case when length({cost}) - instr({cost}, '.') > 22 or contains(lower({cost}), 'e') then {cost} end"
+        if types["billed_cost"] == "VARCHAR"
+        else "cast(null as varchar)"
+    )
+    instance = "delivered_instance_type" if "delivered_instance_type" in types else "cast(null as varchar)"
+    return (
+        f"select {', '.join(select)}, {instance} as delivered_instance_type, "
+        "month_of(try_cast(billing_period_start as timestamptz)) as billing_period, "
+        f"coalesce({', '.join(checks)}) as trouble, {long_cost} as long_billed_cost, {texts.ROW_NUMBER} from mapped"
+    )
+
+
+def _count_unreadable(con: Any, types: Mapping[str, str]) -> dict[str, int]:
+    """How many texts of each typed column, of rows that are kept, became null."""
+    names = [c.name for c in FOCUS_COLUMNS if c.type != "STRING" and types.get(c.name) == "VARCHAR"]
+    if not names:
+        return {}
+    counts = ", ".join(f"count(*) filter (m.{n} is not null and j.{n} is null)" for n in names)
+    [row] = con.execute(f"select {counts} from mapped m join judged j on m.rowid = j.rowid where j.trouble is null").fetchall()
+    return {FOCUS_NAMES[name]: count for name, count in zip(names, row, strict=True) if count}
+
+
+def _whole_rows_in_trouble(con: Any, delivered: Delivered) -> dict[int, str]:
+    """Row number -> the delivered row as a JSON object, for the rows that are set aside."""
+    numbers = [n for (n,) in con.execute(f"select distinct {texts.ROW_NUMBER} from judged where trouble is not null").fetchall()]
+    return texts.read_whole_rows(con, delivered.source.name, delivered.name, delivered.file, numbers) if numbers else {}

@@ -1,0 +1,346 @@
+"""The rows of verified files as texts, whatever kind of file they lie in: CSV, Parquet or JSON.
+
+Put here how files are parsed, with every dialect fixed, and what is said when they cannot be. What columns mean is for the
+formats; `quick_csv.py` has the fast way FOCUS takes.
+
+Names of columns are those of the header. A field of a struct or of a JSON object is named with dots (`service.id`); lists
+and maps are JSON texts. Numbers of Parquet files are the shortest text that gives the number again.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runspend.billing import columns
+from runspend.billing.staging import one_piece, sql_text
+from runspend.billing.verify import MAX_LINE_BYTES, VerifiedFile
+from runspend.errors import SourceRefused
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+# Rows that are held as texts at once, and bytes of CSV that are parsed at once.
+SHARE = 250_000
+PART_BYTES = 256 << 20
+BLOCK_BYTES = 4 << 20
+DELIMITERS = (",", "|", ";", "\t")
+ROW_NUMBER = "row_number"
+
+
+def read_header(source: str, name: str, file: VerifiedFile) -> list[str]:
+    """Column names of a file (a byte order mark is not part of the first). Raises SourceRefused."""
+    if file.kind == "parquet":
+        return list(_parquet_leaves(file.readable))
+    if file.kind == "json":
+        return list(_json_leaves(source, name, file.readable))
+    try:
+        with file.readable.open(encoding="utf-8-sig", errors="replace", newline="") as opened:
+            delimiter = delimiter_of(opened.readline(MAX_LINE_BYTES))
+            opened.seek(0)
+            return next(csv.reader(opened, strict=True, delimiter=delimiter), [])
+    except csv.Error as error:
+        raise refused(source, name, f"its header cannot be read ({error}). Export it as UTF-8 CSV") from error
+
+
+def delimiter_of(line: str) -> str:
+    """What separates the fields of a header line: nothing below it is asked, so no row can change it."""
+    return max(DELIMITERS, key=lambda d: (line.count(d), -DELIMITERS.index(d)))
+
+
+class NotPlain(Exception):
+    """A file that the quick way cannot read; nothing is wrong with it yet."""
+
+
+def read_quickly(file: VerifiedFile, header: Sequence[str], wanted: Sequence[str]) -> Iterator[pa.Table]:
+    """The wanted columns of a CSV in which every record is one line, a share at a time, as coded texts; empty is null. The
+    last column is `row_number`. Raises NotPlain, perhaps after some shares: those are to be forgotten, and the file read slowly.
+    """
+    import pyarrow as pa
+    import pyarrow.csv as arrow_csv
+
+    if file.kind != "csv" or len(set(header)) != len(header):
+        raise NotPlain
+    read = arrow_csv.ReadOptions(block_size=BLOCK_BYTES, column_names=list(header))
+    parse = arrow_csv.ParseOptions(delimiter=_delimiter(file.readable), ignore_empty_lines=False)
+    convert = arrow_csv.ConvertOptions(
+        column_types=dict.fromkeys(wanted, columns.text_type()), include_columns=list(wanted), null_values=[""], strings_can_be_null=True
+    )
+    rows = 0
+    for part in parts_of(file.readable, PART_BYTES):
+        with part:
+            try:
+                table = arrow_csv.read_csv(part, read, parse, convert) if part.left else None
+            except pa.ArrowInvalid as error:
+                raise NotPlain from error
+        if table is not None:
+            numbers = pa.array(range(rows + 1, rows + table.num_rows + 1), pa.int64())
+            rows += table.num_rows
+            yield pa.table([*(one_piece(c) for c in table.columns), numbers], names=[*wanted, ROW_NUMBER])
+    if rows != file.lines - 1 or not ends_whole(file.readable, len(header)):
+        raise NotPlain
+
+
+def read_slowly(
+    con: duckdb.DuckDBPyConnection, source: str, name: str, file: VerifiedFile, header: Sequence[str], wanted: Sequence[str]
+) -> Iterator[pa.Table]:
+    """The same of any file. Raises SourceRefused for one that does not fit its header."""
+    import duckdb
+
+    try:
+        yield from _shares(con, _relation(con, source, name, file, header, wanted), wanted)
+    except (duckdb.OutOfMemoryException, duckdb.InternalException):
+        raise  # ours, not the file's
+    except duckdb.Error as error:
+        raise refused(source, name, f"{explain(str(error))}. Deliver it again, or fix what writes it") from error
+
+
+def read_whole_rows(con: duckdb.DuckDBPyConnection, source: str, name: str, file: VerifiedFile, numbers: Sequence[int]) -> dict[int, str]:
+    """A few rows with every column, as JSON objects: what is set aside is kept whole."""
+    header = read_header(source, name, file)
+    relation = _relation(con, source, name, file, header, list(dict.fromkeys(header)))
+    found = con.execute(f"select * from ({relation}) where {ROW_NUMBER} in (select unnest(?))", [list(numbers)])
+    names = [d[0] for d in found.description or ()]
+    rows = [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+    return {row.pop(ROW_NUMBER): json.dumps(row, ensure_ascii=False) for row in rows}
+
+
+# --- CSV ---------------------------------------------------------------------------------------------------------------
+
+
+class Part(io.RawIOBase):
+    """A run of whole lines of a file."""
+
+    def __init__(self, path: Path, start: int, end: int) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._file.seek(start)
+        self.left = end - start
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        found = self._file.read(self.left if size < 0 else min(size, self.left)) or b""
+        self.left -= len(found)
+        return found
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def parts_of(path: Path, part_bytes: int) -> Iterator[Part]:
+    """The lines behind the header, at most `part_bytes` and one line at a time: what is parsed at once must fit into memory."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        file.readline()
+        start = file.tell()
+        while True:
+            file.seek(min(start + part_bytes, size))
+            file.readline()
+            end = file.tell()
+            with Part(path, start, end) as part:
+                yield part
+            if end == size:
+                return
+            start = end
+
+
+def ends_whole(path: Path, width: int) -> bool:
+    """Whether the last line is a record by itself: a file cut inside a quoted field ends in one that is not."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - MAX_LINE_BYTES))
+        tail = file.read().rstrip(b"\r\n")
+    last = tail[tail.rfind(b"\n") + 1 :].decode("utf-8-sig", errors="replace")
+    try:
+        [fields] = csv.reader([last], strict=True, delimiter=_delimiter(path))
+    except (csv.Error, ValueError):
+        return False
+    return len(fields) == width
+
+
+def csv_sql(path: Path, types: Sequence[str], nulls: Sequence[str], delimiter: str = ",") -> str:
+    """DuckDB's CSV reader with everything fixed: sniffing once read a ragged file as one column, without an error."""
+    named = ", ".join(f"'c{i}': '{t}'" for i, t in enumerate(types))
+    return (
+        f"read_csv({sql_text(str(path))}, auto_detect = false, header = true, delim = {sql_text(delimiter)}, quote = '\"', escape = '\"', "
+        f"columns = {{{named}}}, nullstr = [{', '.join(sql_text(t) for t in nulls)}], max_line_size = {MAX_LINE_BYTES}, "
+        "null_padding = false, ignore_errors = false)"
+    )
+
+
+def even_row_ends(path: Path, width: int) -> Path | None:
+    """The same rows, each ended by a line feed; None if the file is no CSV of that many columns.
+
+    Rows that end one way and hold a line break of the other kind inside quotes are valid CSV (Python's own writer makes
+    them), but DuckDB 2.0 refuses to read them. A stray carriage return makes a short row, and so None.
+    """
+    target = path.with_name(path.name + ".even")
+    csv.field_size_limit(MAX_LINE_BYTES)
+    with path.open(encoding="utf-8-sig", newline="") as source, target.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
+        try:
+            for fields in csv.reader(source, strict=True):
+                if len(fields) not in (0, width):
+                    return None
+                if fields:
+                    writer.writerow([field.replace("\r\n", "\n") for field in fields])
+        except (csv.Error, UnicodeDecodeError):
+            return None
+    return target
+
+
+def check_row_ends(con: duckdb.DuckDBPyConnection, source: str, name: str, path: Path, width: int) -> None:
+    """DuckDB drops one empty field too many at a row's end, even if a stray comma shifted the fields before it.
+
+    Lines that end in a comma and hold too many are found by counting; the CSV module, slow and exact, then judges.
+    """
+    [row] = con.execute(
+        "select count(*) from (select regexp_replace(line, '\"[^\"]*\"', '', 'g') as line from read_csv("
+        f"{sql_text(str(path))}, auto_detect = false, header = true, delim = '\x01', quote = '', escape = '', columns = {{'line': 'varchar'}}, "
+        f"max_line_size = {MAX_LINE_BYTES}) where ends_with(line, ',')) where length(line) - length(replace(line, ',', '')) >= {width}"
+    ).fetchall()
+    if not row[0]:
+        return
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        csv.field_size_limit(MAX_LINE_BYTES)
+        reader = csv.reader(file, strict=True)
+        for fields in reader:
+            if len(fields) > width:
+                raise refused(
+                    source, name, f"line {reader.line_num}: it has {len(fields)} fields where the header has {width}. Deliver it again"
+                )
+
+
+def _delimiter(path: Path) -> str:
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as opened:
+        return delimiter_of(opened.readline(MAX_LINE_BYTES))
+
+
+# --- any kind ----------------------------------------------------------------------------------------------------------
+
+
+def _relation(
+    con: duckdb.DuckDBPyConnection, source: str, name: str, file: VerifiedFile, header: Sequence[str], wanted: Sequence[str]
+) -> str:
+    """SQL for the wanted columns as texts and `row_number`, the first row being 1."""
+    if file.kind == "parquet":
+        leaves = _parquet_leaves(file.readable)
+        relation, number = f"read_parquet({sql_text(str(file.readable))}, file_row_number = true)", "file_row_number + 1"
+    elif file.kind == "json":
+        leaves = _json_leaves(source, name, file.readable)
+        relation, number = f"read_json_objects({sql_text(str(file.readable))}, maximum_object_size = {MAX_LINE_BYTES})", "row_number() over ()"
+    else:
+        repeated = sorted({h for h in header if header.count(h) > 1})
+        if set(repeated) & set(wanted):
+            raise refused(source, name, f"its header names {', '.join(repeated)} more than once. Export each column once")
+        leaves = {column: f"c{i}" for i, column in enumerate(header)}
+        relation, number = _sound_csv(con, source, name, file.readable, len(header)), "row_number() over ()"
+    texts = [f"nullif({leaves[column]}, '') as {_quoted(column)}" for column in wanted]
+    return f"select {', '.join([*texts, f'cast({number} as bigint) as {ROW_NUMBER}'])} from {relation}"
+
+
+def _sound_csv(con: duckdb.DuckDBPyConnection, source: str, name: str, path: Path, width: int) -> str:
+    """`csv_sql` of the file, or of a copy with even row ends where the file's own are what DuckDB stumbles over."""
+    import duckdb
+
+    delimiter = _delimiter(path)
+    if delimiter == ",":
+        check_row_ends(con, source, name, path, width)
+    relation = csv_sql(path, ["varchar"] * width, ("",), delimiter)
+    try:
+        con.execute(f"select count(*) from {relation}")
+    except duckdb.InvalidInputException as error:
+        even = even_row_ends(path, width) if "state machine" in str(error) and delimiter == "," else None
+        if even is None:
+            raise
+        return csv_sql(even, ["varchar"] * width, ("",))
+    return relation
+
+
+def _shares(con: duckdb.DuckDBPyConnection, query: str, wanted: Sequence[str]) -> Iterator[pa.Table]:
+    """The rows of a query, SHARE at a time, texts coded."""
+    import pyarrow as pa
+
+    con.execute(f"create or replace temp table texts as {query}")
+    [(rows,)] = con.execute("select count(*) from texts").fetchall()
+    for start in range(0, rows, SHARE):
+        share = con.sql(f"from texts where rowid >= {start} and rowid < {start + SHARE} order by rowid").to_arrow_table()
+        coded = [one_piece(share.column(name)).cast(pa.string()).dictionary_encode() for name in wanted]
+        yield pa.table([*coded, one_piece(share.column(ROW_NUMBER))], names=[*wanted, ROW_NUMBER])
+    con.execute("drop table texts")
+
+
+def _parquet_leaves(path: Path) -> dict[str, str]:
+    """Column -> SQL for its text."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    leaves: dict[str, str] = {}
+
+    def add(name: str, ref: str, kind: Any) -> None:
+        if pa.types.is_struct(kind):
+            for index in range(kind.num_fields):
+                field = kind.field(index)
+                add(f"{name}.{field.name}", f"({ref}).{_quoted(field.name)}", field.type)
+        else:
+            is_nested = pa.types.is_nested(kind)
+            leaves[name] = f"cast(to_json({ref}) as varchar)" if is_nested else f"cast({ref} as varchar)"
+
+    for field in pq.read_schema(path):
+        add(field.name, _quoted(field.name), field.type)
+    return leaves
+
+
+def _json_leaves(source: str, name: str, path: Path) -> dict[str, str]:
+    """Field -> SQL for its text, over all objects of a file of JSON lines or of one JSON list."""
+    import duckdb
+
+    try:
+        with duckdb.connect(":memory:") as con:
+            [(structure,)] = con.execute(
+                f"select json_group_structure(json) from read_json_objects({sql_text(str(path))}, maximum_object_size = {MAX_LINE_BYTES})"
+            ).fetchall()
+    except duckdb.Error as error:
+        raise refused(source, name, f"it is no JSON ({str(error).splitlines()[0]}). Deliver it again") from error
+    leaves: dict[str, str] = {}
+
+    def add(name: str, pointer: str, kind: Any) -> None:
+        if isinstance(kind, dict) and kind:
+            for key, inner in kind.items():
+                add(f"{name}.{key}" if name else key, f"{pointer}/{key.replace('~', '~0').replace('/', '~1')}", inner)
+        elif name:
+            leaves[name] = f"json_extract_string(json, {sql_text(pointer)})"
+
+    add("", "", json.loads(structure) if structure else {})
+    return leaves
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def explain(message: str) -> str:
+    """DuckDB's CSV error as half a sentence: line, fields found and expected."""
+    line = re.search(r"on Line: (\d+)", message)
+    place = f"line {line[1]}: " if line else ""
+    if found := re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message):
+        return f"{place}it has {found[2]} fields where the header has {found[1]}"
+    if "state machine" in message:
+        return "it is not CSV as RFC 4180 has it: its line ends are mixed, or a carriage return stands alone"
+    for known in ("unterminated quote", "Invalid unicode", "Maximum line size"):
+        if known in message:
+            return f"{place}{known.lower()}"
+    return place + message.splitlines()[0]
+
+
+def refused(source: str, name: str, why: str) -> SourceRefused:
+    return SourceRefused(source, f"cannot load {name} of bill {source}: {why}. The period was left as it was.")
