@@ -284,8 +284,6 @@ def test_nothing_to_load_and_nowhere_to_look_are_told_apart(tmp_path: Path) -> N
         nights(tmp_path, tmp_path / "in").load()
     with pytest.raises(SourceUnreachable, match="does not exist"):
         nights(tmp_path, tmp_path / "nowhere").load()
-    with pytest.raises(SourceRefused, match="format gcp is not built yet"):
-        nights(tmp_path, tmp_path / "in", format="gcp").load()
 
 
 # --- delivery: manifest ------------------------------------------------------------------------------------------------
