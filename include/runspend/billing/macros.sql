@@ -28,3 +28,37 @@ create temp macro day_of(t) as cast(utc(t) as date);
 create temp macro month_of(t) as cast(date_trunc('month', utc(t)) as date);
 create temp macro is_plausible(t) as
   coalesce(t >= timestamptz '2000-01-01 00:00:00+00' and t < timestamptz '2101-01-01 00:00:00+00', false);
+
+-- DuckDB cannot multiply two decimal(38, 22) (it would need 44 decimals), and bignum multiplies through doubles. Three limbs each
+-- (whole, the first 11 decimals, the last 11) have exact products that fit; only last times last, below 1e-22, is left out.
+-- So the product is exact where it has at most 22 decimals, else off by less than one in the 22nd. Null beyond 16 digits before the
+-- point. The limbs are wider than their digits: DuckDB multiplies decimals of up to 18 digits in 64 bits and fails where that is not enough.
+create temp macro limb_1(a) as cast(try_cast(a as decimal(16, 0)) as decimal(19, 0));
+create temp macro limb_2(a) as cast(a - limb_1(a) as decimal(19, 11));
+create temp macro limb_3(a) as cast(a - limb_1(a) - limb_2(a) as decimal(22, 22));
+create temp macro exact_product(a, b) as
+  try_cast(limb_1(a) * limb_1(b) as decimal(38, 22))
+  + try_cast(limb_1(a) * limb_2(b) as decimal(38, 22)) + try_cast(limb_2(a) * limb_1(b) as decimal(38, 22))
+  + limb_1(a) * limb_3(b) + limb_3(a) * limb_1(b)
+  + cast(limb_2(a) * limb_2(b) as decimal(38, 22))
+  + cast(limb_2(a) * limb_3(b) + limb_3(a) * limb_2(b) as decimal(38, 22));
+
+-- A text as DECIMAL(38, 18), null where that would lose a digit: a cast alone rounds without a word. 1E-7 and 0.10 are numbers, 1_000 is none.
+create temp macro exact_decimal(t) as case
+  when contains(t, '_') then null
+  when not contains(lower(t), 'e') and length(rtrim(split_part(trim(t), '.', 2), '0')) <= 18 then try_cast(t as decimal(38, 18))
+  when contains(lower(t), 'e')
+    and length(rtrim(split_part(split_part(lower(trim(t)), 'e', 1), '.', 2), '0')) - coalesce(try_cast(split_part(lower(trim(t)), 'e', 2) as integer), 99) <= 18
+    then try_cast(t as decimal(38, 18))
+end;
+
+-- DECIMAL(38, 18) x DECIMAL(38, 18), which DuckDB refuses (scale 36 leaves two digits before the point). Wholes and fractions are
+-- multiplied apart: three of the four products have at most 18 decimals, the fourth 36 and a value below 1. Exact up to 22 decimals,
+-- and rounded once, half away from zero, behind them. Null beyond 16 digits before the point, which no cost column holds.
+create temp macro whole_part(d) as try_cast(trunc(d) as decimal(18, 0));
+create temp macro fraction_part(d) as cast(d - trunc(d) as decimal(18, 18));
+create temp macro exact_product(a, b) as
+  try_cast(whole_part(a) * whole_part(b) as decimal(38, 22))
+  + try_cast(whole_part(a) * fraction_part(b) as decimal(38, 22))
+  + try_cast(fraction_part(a) * whole_part(b) as decimal(38, 22))
+  + cast(fraction_part(a) * fraction_part(b) as decimal(38, 22));
