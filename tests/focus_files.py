@@ -95,13 +95,13 @@ class Nights:
     count: int = 0
 
     def load(
-        self, *, accept: Collection[str] = (), scope: ScopeSettings | None = None, source: BillSource | None = None, **settled_by: Any
+        self, *, accept: Collection[str] = (), scope: ScopeSettings | None = None, source: BillSource | None = None, now: datetime = NOW, **settled_by: Any
     ) -> Load:
         """One night. `settled_by`: pools, dimensions, keys."""
         self.count += 1
         load = load_source(
             source or self.source,
-            now=NOW,
+            now=now,
             scope=scope,
             previous=lambda table, period: self.store.get((table, period)),
             periods_known=sorted({period for table, period in self.store if table == "billing_loads"}),

@@ -81,9 +81,12 @@ __all__ = [
     "DimensionSettings",
     "ExchangeRate",
     "KeySettings",
+    "Machine",
     "MachinePrice",
     "MailSettings",
     "Pool",
+    "Power",
+    "Purchase",
     "RateSettings",
     "RetentionKeep",
     "RetentionPolicy",
@@ -197,6 +200,56 @@ else:
     BillFormat = Literal[("auto", *BILL_FORMATS)]
 
 
+class Purchase(Frozen):
+    """What was paid for a machine at once, spread evenly over so many calendar months from a day on."""
+
+    amount: Rate
+    months: Annotated[int, Field(ge=1, le=600)]
+    from_: date | None = Field(default=None, validation_alias=AliasChoices("from", "from_"), serialization_alias="from")  # left out: the machine's
+
+
+def _plain_watts(raw: object) -> object:
+    if raw == "measured":
+        raise ValueError("`measured` is not read yet. Write the mean draw of the machine in watts, as a meter at the plug shows it: 650")
+    return raw
+
+
+class Power(Frozen):
+    """What a machine draws, all the time, and what a kilowatt-hour costs."""
+
+    per_kwh: Rate
+    watts: Annotated[Rate, BeforeValidator(_plain_watts)]
+
+
+class Machine(Frozen):
+    """One machine of your own: what it is, from when to when (days in UTC, both included), and what it costs."""
+
+    resource_id: Annotated[str, Field(min_length=1)]
+    from_: date = Field(validation_alias=AliasChoices("from", "from_"), serialization_alias="from")
+    to: date | None = None
+    purchase: Purchase | None = None
+    per_month: Rate | None = None
+    per_hour: Rate | None = None
+    power: Power | None = None
+    gpus: Annotated[int, Field(ge=0, le=100_000)] | None = None
+    cpus: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    memory_gb: Rate | None = None
+    instance_type: str | None = None
+    region: str | None = None
+    account: str | None = None
+    tags: dict[TagKey, str] = {}
+
+    @model_validator(mode="after")
+    def _costs_something_some_time(self) -> Machine:
+        if self.from_ < date(2000, 1, 1):
+            raise ValueError("`from` is before the year 2000, which no bill reaches back to")
+        if self.to is not None and self.to < self.from_:
+            raise ValueError(f"`to` is {self.to}, before `from`, {self.from_}. It is the last day the machine is there")
+        if not (self.purchase or self.per_month or self.per_hour or self.power):
+            raise ValueError("it costs nothing. Write `purchase`, `per_month`, `per_hour` or `power`, at least one of them")
+        return self
+
+
 class BillSource(Frozen):
     """One bill: where its export lies and how it is delivered."""
 
@@ -210,7 +263,8 @@ class BillSource(Frozen):
     only: LineSelector | None = None
     prices: dict[str, Any] | None = None
     vms: Literal["none"] | None = None
-    machines: list[dict[str, Any]] = []
+    machines: list[Machine] = []
+    currency: Currency | None = None  # of a bill that names none; left out: `currency` of the settings
     max_drop: Ratio = 0.5
     late_after: Duration = timedelta(hours=48)
 
@@ -220,8 +274,21 @@ class BillSource(Frozen):
             raise ValueError("`format: machines` needs `machines:`, the list of what the machines cost")
         if self.format != "machines" and self.machines:
             raise ValueError("`machines:` belongs to `format: machines`")
+        if self.format == "machines" and self.uri is not None:
+            raise ValueError("`format: machines` reads no files. Leave `uri` out")
         if self.format not in ("machines", "slurm") and self.uri is None:
             raise ValueError("`uri` is missing: the folder, file or bucket prefix the export lies in")
+        return self
+
+    @model_validator(mode="after")
+    def _one_machine_once(self) -> BillSource:
+        for i, machine in enumerate(self.machines):
+            for j, other in enumerate(self.machines[:i]):
+                if machine.resource_id == other.resource_id and machine.from_ <= (other.to or date.max) and other.from_ <= (machine.to or date.max):
+                    raise ValueError(
+                        f"`machines[{i}]` and `machines[{j}]` are both {machine.resource_id} on {max(machine.from_, other.from_)}, "
+                        "that day would be charged twice. End the first with `to`, the day before the second begins"
+                    )
         return self
 
 
@@ -573,6 +640,15 @@ class Settings(Frozen):
         if "uri" not in self.warehouse.model_fields_set:
             # The models are frozen for everybody else; this is still construction, and stays a default.
             self.__dict__["warehouse"] = WarehouseSettings.model_construct(_fields_set=set(), uri=str(self.home / "warehouse"))
+        return self
+
+    @model_validator(mode="after")
+    def _bills_have_a_currency(self) -> Settings:
+        bills = [bill.model_copy() if bill.currency is None else bill for bill in self.billing]
+        for bill in bills:
+            if bill.currency is None:
+                bill.__dict__["currency"] = self.currency  # as above: still a default, which this file decides
+        self.__dict__["billing"] = bills
         return self
 
     @model_validator(mode="after")

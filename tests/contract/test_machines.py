@@ -1,0 +1,245 @@
+"""Your own iron as a bill: hours that sum to the month, purchases that are paid off, machines that come and go."""
+
+from __future__ import annotations
+
+import json
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runspend.billing import probe_source
+from runspend.billing.formats import machines as made
+from runspend.config import BillSource, load_settings
+from runspend.errors import ConfigError, SourceRefused
+from tests.focus_files import Nights, only
+
+BOX = {
+    "resource_id": "gpubox", "gpus": 4, "from": "2026-01-01", "purchase": {"amount": 28800, "months": 36},
+    "per_month": 210, "power": {"per_kwh": 0.31, "watts": 650},
+}  # fmt: skip
+DECEMBER = datetime(2026, 12, 2, 7, 30, tzinfo=timezone.utc)
+
+
+def bill(*machines: dict[str, Any]) -> BillSource:
+    return BillSource.model_validate({"name": "gpubox", "format": "machines", "currency": "EUR", "machines": list(machines)})
+
+
+def loaded(tmp_path: Path, *machines: dict[str, Any], now: datetime = DECEMBER) -> Nights:
+    nights = Nights(tmp_path / "work", bill(*machines))
+    nights.load(now=now)
+    return nights
+
+
+def month_of(nights: Nights, period: str, resource: str = "gpubox") -> list[dict[str, Any]]:
+    return [line for line in nights.lines(period) if line["resource_id"] == resource]
+
+
+def test_the_box_of_the_start_page_costs_its_month_exactly(tmp_path: Path) -> None:
+    """28,800 over 36 months, 210 for the rack, 0.65 kW at 0.31 for 720 hours; each hour right to ten digits."""
+    nights = loaded(tmp_path, BOX)
+    november = nights.lines("2026-11")
+    assert (len(november), nights.total("2026-11")) == (720, Decimal("1155.08"))
+    assert {round(line["effective_cost"], 4) for line in november} == {Decimal("1.6043")}
+    hour = Decimal("1155.08") / 720
+    assert all(abs(line["billed_cost"] - hour) < Decimal("1e-9") for line in november)
+    assert all(line["billed_cost"] == line["effective_cost"] == line["list_cost"] == line["contracted_cost"] for line in november)
+
+
+@pytest.mark.parametrize(("period", "hours"), [("2026-02", 672), ("2026-03", 744), ("2026-04", 720)])
+def test_a_month_has_its_rent_whatever_its_hours(tmp_path: Path, period: str, hours: int) -> None:
+    """800 / 744 is no decimal, 744 of its shares are 800 all the same."""
+    nights = loaded(tmp_path, BOX)
+    assert len(nights.lines(period)) == hours
+    assert nights.total(period) == 800 + 210 + Decimal("0.65") * Decimal("0.31") * hours
+
+
+def test_what_a_line_says(tmp_path: Path) -> None:
+    """An hour, the machine, what it has, who it is billed to; a number on every line, so that the month is final at once."""
+    box = {
+        **BOX,
+        "cpus": 64,
+        "memory_gb": 251.5,
+        "instance_type": "tower",
+        "region": "lab",
+        "account": "physics",
+        "tags": {"team": "vision"},
+    }
+    nights = loaded(tmp_path, box)
+    line = min(nights.lines("2026-11"), key=lambda line: line["charge_period_start"])
+    assert line["charge_period_start"] == datetime(2026, 11, 1, tzinfo=timezone.utc)
+    assert line["charge_period_end"] == datetime(2026, 11, 1, 1, tzinfo=timezone.utc)
+    assert (line["machine_gpus"], line["machine_cpus"], line["machine_memory_gb"], line["instance_type"]) == (4, 64, 251.5, "tower")
+    assert (line["billing_currency"], line["billing_account_id"], line["sub_account_id"], line["region_id"]) == (
+        "EUR",
+        "gpubox",
+        "physics",
+        "lab",
+    )
+    assert (line["charge_category"], line["service_category"], line["resource_key"]) == ("Usage", "Compute", "gpubox")
+    assert (line["billed_nanoseconds"], json.loads(line["tags"])) == (3_600_000_000_000, {"team": "vision"})
+    [book] = nights.rows("billing_loads", "2026-11")
+    assert book["is_invoiced"] is True
+    assert book["covered_until"] == datetime(2026, 12, 1, tzinfo=timezone.utc)
+
+
+def test_only_hours_that_are_over_are_billed(tmp_path: Path) -> None:
+    """At 07:30 on the second day of a month 31 of its hours are over; its total is their part of the month."""
+    nights = loaded(tmp_path, BOX)
+    december = nights.lines("2026-12")
+    assert max(line["charge_period_end"] for line in december) == datetime(2026, 12, 2, 7, tzinfo=timezone.utc)
+    assert len(december) == 31
+    whole = 800 + 210 + Decimal("0.65") * Decimal("0.31") * 744
+    assert abs(nights.total("2026-12") - whole * 31 / 744) < Decimal("1e-9")
+    assert loaded(tmp_path / "new-year", BOX, now=datetime(2027, 1, 1, 0, 59, tzinfo=timezone.utc)).lines("2027-01") == []
+
+
+def test_a_purchase_is_paid_off_to_the_last_digit(tmp_path: Path) -> None:
+    """1,000 over 7 months from the 31st of January on: months of 28 to 31 days, no share a decimal; the sum is 1,000, then nothing."""
+    box = {"resource_id": "gpubox", "from": "2026-01-31", "purchase": {"amount": 1000, "months": 7}}
+    nights = loaded(tmp_path, box)
+    periods = [f"2026-{month:02d}" for month in range(1, 13)]
+    assert sum(nights.total(period) for period in periods) == 1000
+    paid = [line for period in periods for line in nights.lines(period) if line["billed_cost"]]
+    assert min(line["charge_period_start"] for line in paid) == datetime(2026, 1, 31, tzinfo=timezone.utc)
+    assert max(line["charge_period_end"] for line in paid) == datetime(2026, 8, 31, tzinfo=timezone.utc)
+    assert len(nights.lines("2026-11")) == 720, "it still runs, and costs nothing"
+    first = [line for line in paid if line["charge_period_start"] < datetime(2026, 2, 28, tzinfo=timezone.utc)]
+    assert abs(sum(line["billed_cost"] for line in first) - Decimal(1000) / 7) < Decimal("1e-9")
+
+
+def test_a_purchase_may_be_older_than_the_machine_here(tmp_path: Path) -> None:
+    """Bought in January of last year for two years: what was spent before it came is nobody's, what is left is spread as before."""
+    box = {"resource_id": "gpubox", "from": "2026-11-01", "purchase": {"amount": 2400, "months": 24, "from": "2025-01-01"}}
+    nights = loaded(tmp_path, box, now=datetime(2027, 2, 10, tzinfo=timezone.utc))
+    assert [nights.total(period) for period in ("2026-11", "2026-12", "2027-01")] == [100, 100, 0]
+    assert ("billing_lines", "2026-10") not in nights.store
+
+
+def test_machines_come_and_go_and_change_their_price(tmp_path: Path) -> None:
+    """From the 16th the rack costs more: a second entry of the same machine. Another one leaves on the 10th, its last day."""
+    nights = loaded(
+        tmp_path,
+        {"resource_id": "gpubox", "from": "2026-11-01", "to": "2026-11-15", "per_month": 210},
+        {"resource_id": "gpubox", "from": "2026-11-16", "per_month": 240},
+        {"resource_id": "old", "from": "2026-11-03", "to": "2026-11-10", "per_hour": "0.125"},
+    )
+    assert sum(line["billed_cost"] for line in month_of(nights, "2026-11")) == 105 + 120
+    old = month_of(nights, "2026-11", "old")
+    assert (len(old), sum(line["billed_cost"] for line in old)) == (8 * 24, Decimal("24"))
+    assert max(line["charge_period_end"] for line in old) == datetime(2026, 11, 11, tzinfo=timezone.utc)
+    assert {line["resource_id"] for line in nights.lines("2026-12")} == {"gpubox"}
+
+
+def test_the_same_months_are_the_same_bytes(tmp_path: Path) -> None:
+    """A week later past months have no new version, the open one has; the same night again has none at all."""
+    nights = loaded(tmp_path, BOX)
+    later = DECEMBER + timedelta(days=7)
+    states = {period.period: period.state for period in nights.load(now=later).periods}
+    assert states == {**{f"2026-{month:02d}": "unchanged" for month in range(1, 12)}, "2026-12": "loaded"}
+    assert {period.state for period in nights.load(now=later).periods} == {"unchanged"}
+    assert len(nights.lines("2026-12")) == 31 + 7 * 24
+
+
+def test_a_new_price_restates_the_months_and_a_large_fall_waits_for_a_yes(tmp_path: Path) -> None:
+    """Corrected power: every month gets a version and its difference. A machine taken out of the file is refused until accepted."""
+    nights = loaded(tmp_path, BOX, {**BOX, "resource_id": "second", "purchase": {"amount": 72000, "months": 36}})
+    before = nights.total("2026-11")
+    dearer = bill({**BOX, "per_month": 220}, {**BOX, "resource_id": "second", "purchase": {"amount": 72000, "months": 36}})
+    assert only(nights.load(now=DECEMBER, source=dearer), "2026-11").state == "loaded"
+    assert nights.total("2026-11") == before + 10
+    assert sum(row["billed_cost"] for row in nights.rows("bill_changes", "2026-11") if row["version_number"] == 2) == 10
+    refused = only(nights.load(now=DECEMBER, source=bill({**BOX, "per_month": 220})), "2026-11")
+    assert refused.state == "refused" and "fell from 3520.16 to 1165.08 EUR" in str(refused.error)
+    accepted = nights.load(now=DECEMBER, source=bill({**BOX, "per_month": 220}), accept=["gpubox:2026-11"])
+    assert only(accepted, "2026-11").state == "loaded" and nights.total("2026-11") == Decimal("1165.08")
+
+
+def test_no_machine_yet_is_said(tmp_path: Path) -> None:
+    """Nothing to bill before the first hour is over."""
+    with pytest.raises(SourceRefused, match=r"none of its machines has an hour behind it, the first begins on 2027-01-01"):
+        loaded(tmp_path, {**BOX, "from": "2027-01-01"})
+
+
+def test_far_dates_do_no_harm(tmp_path: Path) -> None:
+    """A machine that stays for ever, a purchase that begins after it: both are only dates."""
+    box = {
+        "resource_id": "gpubox",
+        "from": "2026-11-01",
+        "to": "9999-12-31",
+        "per_month": 1,
+        "purchase": {"amount": 1, "months": 600, "from": "9998-01-31"},
+    }
+    assert loaded(tmp_path, box).total("2026-11") == 1
+
+
+def test_a_look_without_loading(tmp_path: Path) -> None:
+    """What `runspend doctor` shows."""
+    seen = probe_source(bill({**BOX, "from": "2026-01-01", "to": "2026-02-28"}))
+    assert (seen["format"], seen["periods"], seen["rows"], seen["quarantined"]) == ("machines", ["2026-01", "2026-02"], 744 + 672, 0)
+    assert seen["billed"] == {"EUR": Decimal("2305.324")}  # 2 x 1010 and 0.2015 for 1416 hours
+
+
+def test_the_months_of_a_purchase() -> None:
+    """The n-th month ends n calendar months after the first day, on the month's last day where it has no such day."""
+    machine = bill({"resource_id": "a", "from": "2027-10-31", "purchase": {"amount": 3, "months": 5}}).machines[0]
+    start, end = datetime(2028, 2, 1, tzinfo=timezone.utc), datetime(2028, 3, 1, tzinfo=timezone.utc)
+    assert [(rent.start.date(), rent.end.date(), rent.units) for rent in made.rents(machine, start, end)] == [
+        (date(2028, 1, 31), date(2028, 2, 29), 6_000_000_000),
+        (date(2028, 2, 29), date(2028, 3, 31), 6_000_000_000),
+    ]
+
+
+# --- what the file may say ---------------------------------------------------------------------------------------------
+
+
+def refused(tmp_path: Path, machines: str, more: str = "") -> str:
+    path = tmp_path / "runspend.yaml"
+    path.write_text(f"billing:\n  - name: box\n    format: machines\n{more}    machines:\n{machines}", encoding="utf-8")
+    with pytest.raises(ConfigError) as raised:
+        load_settings(path, {})
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("machine", "says"),
+    [
+        ("{resource_id: a, from: 2026-01-01, per_mont: 3}", "line 5, billing[0].machines[0].per_mont: unknown key. Did you mean `per_month`?"),
+        ("{resource_id: a, from: 2026-01-01, power: {per_kwh: 1, watt: 3}}", "power.watt: unknown key. Did you mean `watts`?"),
+        ("{resource_id: a, from: 2026-01-01}", "it costs nothing. Write `purchase`, `per_month`, `per_hour` or `power`"),
+        ("{resource_id: a, per_month: 3}", "machines[0].from: this key is missing"),
+        ("{resource_id: a, from: 2026-02-01, to: 2026-01-31, per_month: 3}", "`to` is 2026-01-31, before `from`, 2026-02-01"),
+        ("{resource_id: a, from: 1999-12-31, per_month: 3}", "`from` is before the year 2000"),
+        ("{resource_id: a, from: 2026-01-01, per_month: -3}", "machines[0].per_month: it should be greater than 0"),
+        ("{resource_id: a, from: 2026-01-01, purchase: {amount: 3, months: 0}}", "purchase.months: it should be greater than or equal to 1"),
+        ("{resource_id: a, from: 2026-01-01, power: {per_kwh: 1, watts: measured}}", "`measured` is not read yet. Write the mean draw of the machine in watts"),
+        (
+            "{resource_id: a, from: 2026-01-01, to: 2026-07-01, per_month: 3}\n      - {resource_id: a, from: 2026-07-01, per_month: 4}",
+            "`machines[1]` and `machines[0]` are both a on 2026-07-01, that day would be charged twice",
+        ),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_where_they_are(tmp_path: Path, machine: str, says: str) -> None:
+    """Line, key, what is allowed."""
+    assert says in refused(tmp_path, f"      - {machine}\n")
+
+
+def test_machines_have_no_address(tmp_path: Path) -> None:
+    """A folder beside the list would be read by nobody."""
+    assert "`format: machines` reads no files. Leave `uri` out" in refused(
+        tmp_path, "      - {resource_id: a, from: 2026-01-01, per_month: 3}\n", "    uri: bills\n"
+    )
+
+
+def test_a_bill_speaks_the_currency_of_the_file_unless_it_says_its_own(tmp_path: Path) -> None:
+    """`currency` of a bill wins; what nobody wrote is shown as a default."""
+    path = tmp_path / "runspend.yaml"
+    machine = "machines: [{resource_id: a, from: 2026-01-01, per_month: 3}]"
+    path.write_text(
+        f"currency: EUR\nbilling:\n  - {{name: box, format: machines, {machine}}}\n  - {{name: other, format: machines, currency: CHF, {machine}}}\n"
+    )
+    assert [source.currency for source in load_settings(path, {}).billing] == ["EUR", "CHF"]
+    with pytest.raises(ConfigError, match="it has no currency"):
+        made.open_place(BillSource.model_validate({"name": "box", "format": "machines", "machines": [BOX]}), tmp_path, DECEMBER)
