@@ -52,13 +52,27 @@ create temp macro exact_decimal(t) as case
     then try_cast(t as decimal(38, 18))
 end;
 
--- DECIMAL(38, 18) x DECIMAL(38, 18), which DuckDB refuses (scale 36 leaves two digits before the point). Wholes and fractions are
--- multiplied apart: three of the four products have at most 18 decimals, the fourth 36 and a value below 1. Exact up to 22 decimals,
--- and rounded once, half away from zero, behind them. Null beyond 16 digits before the point, which no cost column holds.
+-- The product of two DECIMAL(38, 18) (exact_decimal) to 22 decimals, rounded once, half away from zero, behind them: wholes and
+-- fractions are multiplied apart, three of the four products have at most 18 decimals, the fourth 36 and a value below 1.
+-- Null beyond 16 digits before the point, which no cost column holds.
 create temp macro whole_part(d) as try_cast(trunc(d) as decimal(18, 0));
 create temp macro fraction_part(d) as cast(d - trunc(d) as decimal(18, 18));
-create temp macro exact_product(a, b) as
-  try_cast(whole_part(a) * whole_part(b) as decimal(38, 22))
-  + try_cast(whole_part(a) * fraction_part(b) as decimal(38, 22))
-  + try_cast(fraction_part(a) * whole_part(b) as decimal(38, 22))
-  + cast(fraction_part(a) * fraction_part(b) as decimal(38, 22));
+create temp macro rounded_product(a, b) as
+  try_cast(cast(whole_part(a) as decimal(19, 0)) * whole_part(b) as decimal(38, 22))
+  + try_cast(cast(whole_part(a) as decimal(19, 0)) * fraction_part(b) as decimal(38, 22))
+  + try_cast(cast(fraction_part(a) as decimal(19, 18)) * whole_part(b) as decimal(38, 22))
+  + cast(cast(fraction_part(a) as decimal(19, 18)) * fraction_part(b) as decimal(38, 22));
+
+-- What opens with a key where an object is meant lacks its braces: Azure's tags and details.
+create temp macro json_braces(t) as case when starts_with(ltrim(t), '"') then '{' || t || '}' else t end;
+
+-- Days of Azure exports, of which only the form tells the order; null for all other texts.
+create temp macro azure_day(t) as case
+  when regexp_full_match(t, '\d{4}-\d\d-\d\d([T ]\d\d:\d\d:\d\d([.]\d+)?Z?)?') then cast(try_cast(t as timestamp) as date)
+  when regexp_full_match(t, '\d\d/\d\d/\d{4}') then cast(try_strptime(t, '%m/%d/%Y') as date)
+end;
+-- 1 / size where that has a finite number of decimals, else null. The shortest text of the double is the number meant.
+create temp macro block_inverse(size) as case
+  when size > 0 and exact_product(try_cast(cast(1.0e0 / size as varchar) as decimal(38, 22)), cast(size as decimal(38, 22))) = 1
+    then try_cast(cast(1.0e0 / size as varchar) as decimal(38, 22))
+end;
