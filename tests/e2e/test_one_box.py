@@ -1,0 +1,104 @@
+"""One machine under a desk, as docs/start-one-box.md has it: a store of MLflow's own, the page's file, a night."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "unit" / "examples" / "one-box.yaml"
+RUNS = [  # experiment, user, GPUs asked for, start and end in hours of November
+    ("vit", "ana", 4, 56, 62),
+    ("vit", "ben", 2, 58, 66),
+    ("asr", "cai", 2, 456, 480),
+]
+STORE = """
+import json, sys
+from mlflow import MlflowClient
+uri, root, runs, begin = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), 1793491200000
+client, experiments = MlflowClient(tracking_uri=uri, registry_uri=uri), {}
+for experiment, user, gpus, start, end in runs:
+    if experiment not in experiments:
+        experiments[experiment] = client.create_experiment(experiment, artifact_location=root)
+    run = client.create_run(experiments[experiment], start_time=begin + start * 3600000, tags={"mlflow.user": user})
+    client.log_param(run.info.run_id, "gpu_count", gpus)
+    client.set_terminated(run.info.run_id, end_time=begin + end * 3600000)
+"""
+
+
+def runspend(folder: Path, *arguments: str) -> str:
+    """A command as cron starts it: no terminal, nobody's credentials."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("AWS", "GOOGLE", "AZURE", "DATABRICKS"))}
+    environment |= {"HOME": str(folder), "AWS_EC2_METADATA_DISABLED": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    done = subprocess.run(
+        [sys.executable, "-m", "runspend.cli", *arguments],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example's file over a store here, since October, with the night of the first of December behind it."""
+    folder = tmp_path_factory.mktemp("box")
+    command = [sys.executable, "-c", STORE, f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri(), json.dumps(RUNS)]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+    text = EXAMPLE.read_text(encoding="utf-8").replace("sqlite:////srv/mlflow/mlflow.db", "sqlite:///mlflow.db")
+    assert "from: 2026-01-01" in text
+    (folder / "runspend.yaml").write_text(text.replace("from: 2026-01-01", "from: 2026-10-01"), encoding="utf-8")
+    (folder / "first.txt").write_text(night(folder), encoding="utf-8")
+    return folder
+
+
+def night(folder: Path) -> str:
+    return runspend(folder, "nightly", "--config", "runspend.yaml", "--now", "2026-12-01T07:00")
+
+
+def ask(folder: Path, query: str) -> list[dict[str, Any]]:
+    found = runspend(folder, "sql", "--config", "runspend.yaml", "--json", query)
+    return list(json.loads(found, parse_float=Decimal))
+
+
+def test_november_is_what_the_box_cost(box: Path) -> None:
+    """1,155.08: every hour of it is a run's or idle, the bill equals the export, the month is final on its first morning."""
+    said = dict(line.split("=", 1) for line in (box / "first.txt").read_text().splitlines() if "=" in line)
+    assert (said["2026-11.EUR.bill"], said["2026-11.EUR.equals_export"], said["exit"]) == ("1155.08", "true", "0")
+    assert said["2026-11.EUR.covered_until"] == "2026-12-01T00:00:00Z"
+    assert (said["2026-11.EUR.out_of_scope"], said["2026-11.EUR.unmatched"], said["2026-11.EUR.shared"]) == ("0", "0", "0")
+    assert Decimal(said["2026-11.EUR.run_cost"]) + Decimal(said["2026-11.EUR.idle"]) == Decimal("1155.08")
+    assert (box / ".runspend" / "reports" / "2026-11.html").is_file()
+    [state] = ask(box, "select state from period_states where billing_period = '2026-11-01'")
+    assert state["state"] == "final"
+
+
+def test_runs_pay_for_the_gpus_they_had(box: Path) -> None:
+    """Of four GPUs: two hours alone with all, four hours with 4 + 2 asked for, four with 2; a day with 2. The rest nobody used."""
+    hour = Decimal("1155.08") / 720
+    expected = {
+        "ana": hour * 2 + hour * 4 * 4 / 6,
+        "ben": hour * 4 * 2 / 6 + hour * 4 * 2 / 4,
+        "cai": hour * 24 * 2 / 4,
+    }
+    rows = ask(box, "select owner, effective_cost, confidence, gpu_seconds from run_costs order by owner")
+    assert {row["owner"]: row["confidence"] for row in rows} == dict.fromkeys(expected, "medium")
+    for row in rows:
+        assert abs(Decimal(row["effective_cost"]) - expected[row["owner"]]) < Decimal("1e-7"), row
+
+
+def test_the_same_night_again_changes_nothing(box: Path) -> None:
+    """Months that are over have the same bytes, so nothing is loaded or built again."""
+    said = dict(line.split("=", 1) for line in night(box).splitlines() if "=" in line)
+    assert (said["rebuilt"], said["exit"]) == ("", "0")
