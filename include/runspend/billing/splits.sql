@@ -1,0 +1,152 @@
+-- Who has what part of which line: from `splits` (weights) and `staged` to `split_parts` (whole-number weights of each group of lines, as
+-- ends on a line) and `split_lines` (which group a line is of). Times are microseconds since 1970; weights are whole units of 10^-22.
+
+-- lines of a machine, or of a cluster's pool, that last a day at most: what the ledger shares by time as well
+create or replace temp table split_candidates as
+select
+  l.position, l.row_hash, l.sku_id, l.charge_class, l.resource_key, l.resource_name, l.charge_category, l.billing_currency, l.billing_period, l.file_index, l.effective_cost,
+  epoch_us(l.charge_period_start) as from_us, epoch_us(l.charge_period_end) as to_us
+from (select row_number() over () - 1 as position, * from staged) l
+where l.trouble is null and l.charge_category in ('Usage', 'Credit', 'Adjustment') and l.allocated_method_id is null
+  and l.commitment_discount_status is distinct from 'Unused'
+  and epoch_us(l.charge_period_end) > epoch_us(l.charge_period_start)
+  and epoch_us(l.charge_period_end) - epoch_us(l.charge_period_start) <= 86400000000
+  and (l.billed_cost <> 0 or l.effective_cost <> 0 or l.list_cost <> 0 or l.contracted_cost <> 0);  -- nothing is nobody's
+
+-- what a line may be called by: its resource, the resource's name, a pool
+create or replace temp table split_names as
+select position, 'r|' || resource_key as name from split_candidates where resource_key is not null
+union all
+select position, 'n|' || resource_name from split_candidates where resource_name is not null
+union all
+select c.position, p.name from split_pools p join split_candidates c on c.position = p.position;
+
+-- the first name of a machine that is on the bill
+create or replace temp table split_machines as
+with machines as (
+  select distinct rank, names from splits
+),
+places as (
+  select rank, names, unnest(string_split(names, chr(31))) as name, unnest(range(len(string_split(names, chr(31))))) as place from machines
+)
+select p.rank, p.names, p.name
+from places p
+where p.name in (select name from split_names)
+qualify row_number() over (partition by p.rank, p.names order by p.place) = 1;
+
+-- lines that are split alike: one machine and charge window, or one pool and day
+create or replace temp table split_groups as
+with targets as (
+  select n.position, m.rank, m.name
+  from split_names n
+  join (select distinct rank, name from split_machines) m on m.name = n.name
+),
+windows as (
+  select
+    t.position, t.rank, t.name, c.billing_period, c.billing_currency,
+    case when getvariable('split_by_file') then c.file_index end as file_index,
+    case when starts_with(t.name, 'p|') then c.from_us // 86400000000 * 86400000000 else c.from_us end as from_us,
+    case when starts_with(t.name, 'p|') then c.from_us // 86400000000 * 86400000000 + 86400000000 else c.to_us end as to_us,
+    case when c.charge_category = 'Usage' then coalesce(c.effective_cost, 0) else 0 end as used_cost
+  from targets t
+  join split_candidates c on c.position = t.position
+)
+select
+  row_number() over () as group_number,
+  rank, name, billing_period, billing_currency, file_index, from_us, to_us, used_cost, positions,
+  -- weights of another source than the bill's own count for a bill within a month of its period, so that a version is told by them alone
+  epoch_us(billing_period::timestamp - interval 1 month) as earliest_us, epoch_us(billing_period::timestamp + interval 1 month + interval 1 day) as latest_us
+from (
+  select
+    rank, name, billing_period, billing_currency, file_index, from_us, to_us, sum(used_cost)::decimal(38, 22) as used_cost, list(position) as positions
+  from windows
+  group by all
+);
+
+-- each part's weight in a group, by the time its own window shares with the group's: floor(units x shared / whole), exactly
+create or replace temp table split_weights as
+with hours_of_groups as (
+  select *, unnest(range(from_us // 3600000000, (to_us - 1) // 3600000000 + 1)) as hour from split_groups
+),
+hours_of_splits as (
+  select s.*, m.name, unnest(range(s.from_us // 3600000000, (s.to_us - 1) // 3600000000 + 1)) as hour
+  from splits s
+  join split_machines m on m.rank = s.rank and m.names = s.names
+),
+shared as (
+  select
+    g.group_number, s.part_id, s.part_name, s.part_tags, s.is_idle, s.units, s.to_us - s.from_us as whole_us,
+    greatest(s.from_us, g.from_us) as shared_from_us, least(s.to_us, g.to_us) as shared_to_us
+  from hours_of_groups g
+  join hours_of_splits s on s.rank = g.rank and s.name = g.name and s.hour = g.hour
+  where s.from_us < g.to_us and s.to_us > g.from_us
+    and greatest(s.from_us, g.from_us) // 3600000000 = g.hour  -- a pair that shares several hours counts once
+    and (s.billing_period is null or s.billing_period = g.billing_period)
+    and (s.billing_period is not null or (s.from_us < g.latest_us and s.to_us > g.earliest_us))
+    and (g.file_index is null or s.file_index is null or s.file_index = g.file_index)
+)
+select
+  group_number, part_id, is_idle, max(part_name) as part_name, max(part_tags) as part_tags,
+  min(shared_from_us) as from_us, max(shared_to_us) as to_us,
+  sum(units // whole_us * (shared_to_us - shared_from_us) + units % whole_us * (shared_to_us - shared_from_us) // whole_us)::hugeint as units
+from shared
+group by group_number, part_id, is_idle;
+
+-- whole numbers that sum to less than 2^62 per group, laid end to end: idle last
+create or replace temp table split_parts as
+with found as (
+  select
+    group_number, sum(units) filter (not is_idle)::hugeint as part_units, coalesce(sum(units) filter (is_idle), 0)::hugeint as idle_units
+  from split_weights
+  group by group_number
+),
+idle as (
+  -- said by the weights; or what they leave of the machine's cost; or nothing, where parts fill the machine or share what is idle
+  select
+    f.group_number, f.part_units,
+    case
+      when r.shares_idle or r.fills then 0::hugeint
+      when f.idle_units > 0 then f.idle_units
+      else greatest(0::hugeint, to_units(g.used_cost) - coalesce(f.part_units, 0))
+    end as idle_units,
+    not r.shares_idle and not r.fills and f.idle_units = 0 and f.part_units > to_units(g.used_cost) as is_scaled
+  from found f
+  join split_groups g on g.group_number = f.group_number
+  join split_sources r on r.rank = g.rank
+),
+weighed as (
+  select w.group_number, false as is_idle, w.part_id, w.part_name, w.part_tags, w.from_us, w.to_us, w.units
+  from split_weights w
+  where not w.is_idle and w.units > 0
+  union all
+  select group_number, true, null, null, null, null, null, idle_units from idle where idle_units > 0
+),
+whole as (
+  select *, (units // (sum(units) over (partition by group_number)::hugeint // 4000000000000000000 + 1))::hugeint as weight from weighed
+)
+select
+  w.group_number, w.is_idle, w.part_id, w.part_name, w.part_tags, w.from_us, w.to_us, i.is_scaled, w.weight,
+  sum(w.weight) over (partition by w.group_number order by w.is_idle, w.part_id)::hugeint as upto,
+  sum(w.weight) over (partition by w.group_number)::hugeint as total
+from whole w
+join idle i on i.group_number = w.group_number
+where w.weight > 0 and i.part_units > 0;
+
+-- one group per line: the bill's own weights first, then other sources in their order
+create or replace temp table split_lines as
+with placed as (
+  select unnest(g.positions) as position, g.group_number, g.rank, g.name, p.parts
+  from split_groups g
+  join (select group_number, count(*) as parts from split_parts group by group_number) p on p.group_number = g.group_number
+),
+chosen as (
+  select position, group_number, parts from placed
+  qualify row_number() over (partition by position order by rank, name) = 1
+)
+select
+  c.position, c.group_number, c.parts, (sum(c.parts) over (order by c.position) - 1) // getvariable('split_share') as share,
+  -- how long a pod was there is told once, however many lines charge the machine's time
+  l.charge_category = 'Usage' and l.charge_class is null
+    and row_number() over (partition by c.group_number, l.charge_category, l.charge_class, l.sku_id order by l.row_hash) = 1 as tells_time
+from chosen c
+join split_candidates l on l.position = c.position;
