@@ -1,0 +1,118 @@
+-- What the SQL of Google's formats shares: lists of structs that come as texts, tags, and the FOCUS category of a service.
+
+-- The tokens of a list that is JSON, or the text Python gives of one: koku and nise write `[{'amount': -5e-06, 'full_name': None}]`.
+create or replace temp macro google_tokens(list_text) as regexp_extract_all(
+  list_text,
+  '''(?:[^''\\]|\\.)*''|"(?:[^"\\]|\\.)*"|-?[0-9]+(?:[.][0-9]*)?(?:[eE][-+]?[0-9]+)?|None|True|False|null|true|false|[][{},:]|\s+'
+);
+
+create or replace temp macro google_json_token(token) as case
+  when token = 'None' then 'null'
+  when token = 'True' then 'true'
+  when token = 'False' then 'false'
+  -- Between ' Python leaves " as it is, and escapes the ' of a text that has both.
+  when token[1] = '''' then '"' || replace(replace(token[2:-2], '\''', ''''), '"', '\"') || '"'
+  -- Money: readers of JSON make doubles of numbers.
+  when regexp_matches(token, '^[-0-9]') then '"' || token || '"'
+  else token
+end;
+
+-- The list as JSON whose numbers are texts. Nothing between two tokens is ever skipped: a text that is half understood is not
+-- understood.
+create or replace temp macro google_json(list_text) as case
+  when array_to_string(google_tokens(list_text), '') = list_text
+    then array_to_string(list_transform(google_tokens(list_text), lambda token: google_json_token(token)), '')
+end;
+
+create or replace temp macro google_objects(found) as case
+  when json_valid(found) and json_type(case when json_valid(found) then found end) = 'ARRAY'
+    then list_transform(json_extract(case when json_valid(found) then found end, '$[*]'), lambda item: case when json_type(item) = 'OBJECT' then item end)
+end;
+
+-- The objects of a list; null where the text is no list of objects. Nothing delivered is an empty list.
+create or replace temp macro google_list(list_text) as case
+  when list_text is null then cast([] as json[])
+  when list_bool_or(list_transform(google_objects(google_json(list_text)), lambda item: item is null)) then null
+  else google_objects(google_json(list_text))
+end;
+
+-- Keys and values of labels ({key, value} or {Key, Value}); null where one has no key, or a value that is no text.
+create or replace temp macro google_label(item, prefix) as case
+  when coalesce(json_type(item, '$.value'), json_type(item, '$.Value'), 'NULL') in ('VARCHAR', 'NULL', 'BOOLEAN') then {
+    -- Users' keys have no colon, so what Google says of itself cannot be taken for theirs.
+    'key': case when prefix <> '' and not starts_with(coalesce(item ->> '$.key', item ->> '$.Key'), 'goog-') then prefix else '' end
+      || coalesce(item ->> '$.key', item ->> '$.Key'),
+    'value': coalesce(item ->> '$.value', item ->> '$.Value')
+  }
+end;
+create or replace temp macro google_labels(items, prefix) as case
+  when list_bool_or(list_transform(items, lambda item: google_label(item, prefix).key is null)) then null
+  else list_transform(items, lambda item: google_label(item, prefix))
+end;
+
+-- Those of `more` whose keys `labels` does not have.
+create or replace temp macro google_beside(labels, more) as list_concat(
+  labels,
+  list_filter(more, lambda label: not list_contains(list_transform(labels, lambda other: other.key), label.key))
+);
+
+-- Labels as the text of a JSON object. A key that one list has twice is in it twice, and `settle.py` drops and counts such tags.
+create or replace temp macro google_tags(labels) as case
+  when labels is null then 'no list of labels'
+  when len(labels) > 0 then '{' || array_to_string(
+    list_transform(labels, lambda label: cast(to_json(label.key) as varchar) || ':' || coalesce(cast(to_json(label.value) as varchar), 'null')), ','
+  ) || '}'
+end;
+
+create or replace temp macro google_label_value(labels, name) as
+  list_filter(labels, lambda label: label.key = 'goog:compute.googleapis.com/' || name)[1].value;
+
+-- What a machine is, as FOCUS names it in SkuPriceDetails. Google states memory in MB.
+create or replace temp macro google_machine(labels) as case
+  when google_label_value(labels, 'machine_spec') is not null then json_object(
+    'InstanceType', google_label_value(labels, 'machine_spec'),
+    'CoreCount', google_label_value(labels, 'cores'),
+    'MemorySize', cast(try_cast(google_label_value(labels, 'memory') as double) / 1024 as varchar)
+  )
+end;
+
+-- The clock of the machine: the SKUs of cores and GPUs bill core-hours and GPU-hours, which say how long it ran only where the
+-- number of cores is known. Of a shared core a machine bills a part.
+create or replace temp macro google_is_clock(unit) as coalesce(regexp_full_match(lower(unit), '(second|minute|hour|day)s?'), false);
+create or replace temp macro google_is_of_cores(sku) as coalesce(regexp_matches(sku, '(?i)\b(core|v?cpu)s?\b'), false);
+create or replace temp macro google_whole_cores(labels) as case
+  when not regexp_matches(google_label_value(labels, 'machine_spec'), '^(e2-(micro|small|medium)|f1-micro|g1-small)$')
+    then nullif(try_cast(google_label_value(labels, 'cores') as double), 0)
+end;
+create or replace temp macro google_clock_quantity(quantity, unit, sku, cores) as case
+  when google_is_clock(unit) and google_is_of_cores(sku) and cores is not null then cast(try_cast(quantity as double) / cores as varchar)
+  else quantity
+end;
+create or replace temp macro google_clock_unit(unit, sku, cores) as case
+  when google_is_clock(unit) and regexp_matches(sku, '(?i)\bgpus?\b') then 'GPU-' || unit
+  when google_is_clock(unit) and google_is_of_cores(sku) and cores is null then 'vCPU-' || unit
+  else unit
+end;
+
+-- A correction changes a month that is closed; months of invoices are those of Los Angeles.
+create or replace temp macro google_is_of_earlier_month(usage_start, month) as
+  strftime(timezone('America/Los_Angeles', try_cast(usage_start as timestamptz)), '%Y%m') < month;
+
+-- FOCUS has a category for every service, Google's export has none. First that fits; what no pattern names is Other.
+create or replace temp macro google_service_category(service) as case
+  when regexp_matches(service, '(?i)(vertex|gemini|\bAI\b|machine learning|\bML\b|dialogflow|generative|natural language|vision api|speech|translation|automl|notebooks|\bTPU\b|recommendations|document ai|agent)')
+    then 'AI and Machine Learning'
+  when regexp_matches(service, '(?i)(bigquery|dataflow|dataproc|looker|composer|pub/?sub|data fusion|dataplex|datastream|analytics)') then 'Analytics'
+  when regexp_matches(service, '(?i)(cloud sql|spanner|bigtable|firestore|datastore|memorystore|alloydb|database|mongodb|redis|\bsql\b)') then 'Databases'
+  when regexp_matches(service, '(?i)(storage|filestore|backup|netapp|parallelstore|managed lustre)') then 'Storage'
+  when regexp_matches(service, '(?i)(compute engine|kubernetes|cloud run|app engine|functions|batch|vmware|anthos|bare metal)') then 'Compute'
+  when regexp_matches(service, '(?i)(network|\bdns\b|cdn|vpn|interconnect|load balanc|nat\b|private service connect|armor|domains)') then 'Networking'
+  when regexp_matches(service, '(?i)(security|key management|\bkms\b|secret|certificate|recaptcha|chronicle)') then 'Security'
+  when regexp_matches(service, '(?i)(identity|\biam\b)') then 'Identity'
+  when regexp_matches(service, '(?i)(build|artifact registry|container registry|source repositories|deploy|workstations|firebase)') then 'Developer Tools'
+  when regexp_matches(service, '(?i)(logging|monitoring|operations|stackdriver|trace|support|billing)') then 'Management and Governance'
+  when regexp_matches(service, '(?i)(workflows|tasks|scheduler|eventarc|apigee|api gateway|integration)') then 'Integration'
+  when regexp_matches(service, '(?i)(transcoder|video|livestream)') then 'Media'
+  when regexp_matches(service, '(?i)(migrat|transfer)') then 'Migration'
+  else 'Other'
+end;
