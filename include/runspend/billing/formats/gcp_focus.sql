@@ -1,0 +1,110 @@
+-- One row per delivered row of Google's own FOCUS (view `gcp_focus`), in the form FOCUS asks for.
+with label_lists as (
+  select
+    tags, labels, resource_tags, project_labels, system_labels,
+    -- The view has one list that says of each entry where it is from; the native export has a list each.
+    list_concat(google_list(labels), list_filter(google_list(tags), lambda item: item ->> '$.x_type' = 'label')) as own_items,
+    list_concat(google_list(resource_tags), list_filter(google_list(tags), lambda item: coalesce(item ->> '$.x_type', 'tag') = 'tag')) as tag_items,
+    list_concat(google_list(project_labels), list_filter(google_list(tags), lambda item: item ->> '$.x_type' = 'project_label')) as project_items,
+    list_concat(google_list(system_labels), list_filter(google_list(tags), lambda item: item ->> '$.x_type' = 'system_label')) as google_items
+  from (select distinct tags, labels, resource_tags, project_labels, system_labels from gcp_focus)
+),
+labelled as (
+  select
+    *,
+    google_labels(own_items, '') as own,
+    google_labels(tag_items, '') as tagged,
+    google_labels(project_items, '') as of_project,
+    google_labels(google_items, 'goog:') as of_google
+  from label_lists
+),
+label_sets as (
+  select
+    tags, labels, resource_tags, project_labels, system_labels,
+    google_tags(
+      case
+        when google_list(tags) is not null and own is not null and tagged is not null and of_project is not null and of_google is not null
+          then google_beside(google_beside(google_beside(own, tagged), of_project), of_google)
+      end
+    ) as merged,
+    google_label_value(of_google, 'machine_spec') as machine_spec,
+    google_machine(of_google) as machine,
+    google_whole_cores(of_google) as cores
+  from labelled
+),
+joined as (
+  select
+    f.*,
+    -- Copies of the view turn the list into an object.
+    case when starts_with(f.tags, '{') then f.tags else l.merged end as merged,
+    l.machine_spec, l.machine, l.cores,
+    -- The view writes midnight in Los Angeles (07:00 or 08:00 UTC of the first) and, as the end, the last day: the month is told by
+    -- the start alone.
+    month_of(try_cast(f.billing_period_start as timestamptz)) as month
+  from gcp_focus f
+  left join label_sets l
+    on l.tags is not distinct from f.tags
+    and l.labels is not distinct from f.labels
+    and l.resource_tags is not distinct from f.resource_tags
+    and l.project_labels is not distinct from f.project_labels
+    and l.system_labels is not distinct from f.system_labels
+)
+select
+  row_number,
+  billed_cost,
+  coalesce(effective_cost, billed_cost) as effective_cost,
+  list_cost,
+  contracted_cost,
+  list_unit_price,
+  contracted_unit_price,
+  billing_currency,
+  pricing_currency,
+  pricing_currency_effective_cost,
+  pricing_currency_list_unit_price,
+  pricing_currency_contracted_unit_price,
+  billing_account_id,
+  billing_account_type,
+  -- The view has the billing account in SubAccountId.
+  coalesce(project_id, nullif(sub_account_id, billing_account_id)) as sub_account_id,
+  coalesce(project_name, sub_account_name) as sub_account_name,
+  case when coalesce(project_id, nullif(sub_account_id, billing_account_id)) is not null then 'Project' end as sub_account_type,
+  -- A start that cannot be read stays what it is, and is named when the row is set aside.
+  coalesce(cast(month as varchar), billing_period_start) as billing_period_start,
+  coalesce(cast(cast(month + interval 1 month as date) as varchar), billing_period_end) as billing_period_end,
+  charge_period_start,
+  charge_period_end,
+  upper(charge_category[1]) || lower(charge_category[2:]) as charge_category,
+  -- Google flags every adjustment; FOCUS those of months that are invoiced.
+  case when charge_class is not null and google_is_of_earlier_month(charge_period_start, strftime(month, '%Y%m')) then 'Correction' end as charge_class,
+  charge_description,
+  case when lower(charge_category) = 'usage' then 'Usage-Based' else 'One-Time' end as charge_frequency,
+  upper(pricing_category[1]) || lower(pricing_category[2:]) as pricing_category,
+  pricing_quantity,
+  pricing_unit,
+  google_clock_quantity(consumed_quantity, consumed_unit, charge_description, cores) as consumed_quantity,
+  google_clock_unit(consumed_unit, charge_description, cores) as consumed_unit,
+  commitment_discount_id,
+  commitment_discount_name,
+  commitment_discount_category,
+  commitment_discount_type,
+  invoice_id,
+  coalesce(invoice_issuer_name, 'Google Cloud') as invoice_issuer_name,
+  service_provider(service_provider_name, coalesce(provider_name, 'Google Cloud'), publisher_name) as service_provider_name,
+  'Google Cloud' as host_provider_name,
+  service_name,
+  -- A list in the view (the taxonomy of the price list), not there at all in the native export.
+  case when starts_with(service_category, '[') or service_category is null then google_service_category(service_name) else service_category end
+    as service_category,
+  sku_id,
+  sku_price_id,
+  charge_description as sku_meter,
+  machine as sku_price_details,
+  machine_spec as delivered_instance_type,
+  coalesce(resource_id, resource_name) as resource_id,
+  resource_name,
+  resource_type,
+  region_id,
+  region_name,
+  availability_zone,
+  merged as tags
+from joined
