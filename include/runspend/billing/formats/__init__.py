@@ -33,7 +33,8 @@ def find_format(source: BillSource, file_name: str, header: Sequence[str]) -> st
     """The format a source states, or with `auto` the one a header is of. Raises SourceRefused when it is of none."""
     if source.format != "auto":
         return source.format
-    for name in BILL_FORMATS:
+    # Plain FOCUS last: other formats have its columns and some of their own.
+    for name in sorted(BILL_FORMATS, key=lambda name: name == "focus"):
         if format_module(name).matches(header):
             return name
     raise SourceRefused(
