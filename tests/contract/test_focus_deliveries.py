@@ -389,7 +389,7 @@ def test_sizes_and_rows_that_a_manifest_states_are_held_against_the_files(tmp_pa
     write_bytes(root / folder / "part_0.csv", text)
     write_bytes(root / folder / "manifest.json", manifest(len(text), 2))
     assert only(bill.load()).state == "loaded"
-    assert bill.rows("billing_loads")[-1]["delivered_at"] == datetime(2026, 11, 2, 3, tzinfo=timezone.utc)
+    assert bill.rows("billing_loads")[-1]["delivered_at"] == datetime(2026, 11, 2, 3, 0, 0, 123456, tzinfo=timezone.utc)
 
 
 def test_a_manifest_that_is_gone_leaves_its_month(tmp_path: Path) -> None:

@@ -143,7 +143,9 @@ def find_overlap_of_exports(staged: Staged, period: str, exports: Mapping[int, s
         [list(exports), list(exports.values())],
     )
     pairs = staged.con.execute(
-        "select min(export), max(export), coalesce(sub_account_id, billing_account_id, ''), day_of(charge_period_start) from staged "
+        # The last part of a path, in one case: FOCUS exports of Azure name a subscription by its path, cost exports by its id.
+        "select min(export), max(export), lower(regexp_extract(coalesce(sub_account_id, billing_account_id, ''), '[^/]*$')), "
+        "day_of(charge_period_start) from staged "
         f"join exports using (file_index) where trouble is null and {CHOSEN} "
         "group by 3, 4 having count(distinct export) > 1 order by 4, 3 limit 1"
     ).fetchall()

@@ -78,6 +78,7 @@ class Delivery:
     period: str | None = None
     problem: str | None = None
     export: str = ""
+    is_unreadable: bool = False  # its manifest says nothing
 
 
 @dataclass(frozen=True)
@@ -145,21 +146,21 @@ def _by_manifest(folder: Folder, entries: list[Entry]) -> Deliveries:
     found = [_read_manifest(folder, entry, by_name) for entry in manifests]
     found.sort(key=lambda d: (d.delivered_at or datetime.min.replace(tzinfo=timezone.utc), d.name), reverse=True)
     named = {f.entry.name for d in found for f in d.files} | {e.name for e in manifests}
-    return Deliveries(tuple(found), tuple(e.name for e in entries if e.name not in named), is_by_manifest=True)
+    return Deliveries(tuple(_adopt_unreadable(found)), tuple(e.name for e in entries if e.name not in named), is_by_manifest=True)
 
 
-def candidates(found: Sequence[Delivery]) -> list[Delivery]:
-    """Deliveries of one period, newest first, put together per export: what is tried first, then what it falls back to."""
+def by_export(found: Sequence[Delivery]) -> list[list[Delivery]]:
+    """Deliveries of one period, newest first, apart by the export they are of: of each the first that is good counts."""
     exports: dict[str, list[Delivery]] = {}
     for delivery in found:
         exports.setdefault(delivery.export, []).append(delivery)
-    if len(exports) == 1:
-        return list(found)
-    rounds = range(max(len(each) for each in exports.values()))
-    return [_together([each[min(i, len(each) - 1)] for each in exports.values()]) for i in rounds]
+    return list(exports.values())
 
 
-def _together(several: Sequence[Delivery]) -> Delivery:
+def together(several: Sequence[Delivery]) -> Delivery:
+    """One delivery of each export, as the one the period is loaded from."""
+    if len(several) == 1:
+        return several[0]
     return Delivery(
         " and ".join(d.name for d in several),
         tuple(f for d in several for f in d.files),
@@ -170,24 +171,37 @@ def _together(several: Sequence[Delivery]) -> Delivery:
 
 
 def _export_of(name: str, document: Mapping[str, Any]) -> tuple[str, str | None]:
-    """(which export a manifest belongs to, what it calls its files): the scope and type an Azure manifest states, else the
-    folder above AWS's `metadata` or above the billing period."""
+    """(which export a manifest belongs to, what it calls its files). Azure states the type and the scope: a daily export and
+    one of last month, whatever their names, deliver the same; Azure's ids vary in case. Else it is the folder."""
     block = document.get("exportConfig")
     if isinstance(block, dict):
         label = None if block.get("type") is None else str(block["type"])
-        return " ".join(str(block.get(key, "")) for key in ("type", "resourceId", "exportName")).strip(), label
+        scope = str(block.get("resourceId") or block.get("exportName") or _folder_of(name))
+        return f"{label or 'export'} of {scope.lower()}", label
+    return _folder_of(name), None
+
+
+def _folder_of(name: str) -> str:
+    """The folder of an export: the one above AWS's `metadata` or above the billing period."""
     folders = PurePosixPath(name).parts[:-1]
     for depth, folder in enumerate(folders):
         if folder == "metadata" or any(p.search(f"/{folder}/") for p in PERIOD_NAMES):
-            return "/".join(folders[:depth]), None
-    return "/".join(folders), None
+            return "/".join(folders[:depth])
+    return "/".join(folders)
+
+
+def _adopt_unreadable(found: Sequence[Delivery]) -> list[Delivery]:
+    """A manifest that cannot be read is of the export that the others of its folder are of: it is older ones that count then."""
+    known = {_folder_of(d.name): d.export for d in reversed(found) if not d.is_unreadable}
+    return [replace(d, export=known.get(_folder_of(d.name), d.export)) if d.is_unreadable else d for d in found]
 
 
 def _read_manifest(folder: Folder, entry: Entry, by_name: Mapping[str, Entry]) -> Delivery:
     period = period_of_name(entry.name)
 
     def problem(why: str) -> Delivery:
-        return Delivery(entry.name, (), entry.modified_at, period, f"manifest {entry.name} {why}")
+        told = f"manifest {entry.name} {why}"
+        return Delivery(entry.name, (), _run_time(entry.name) or entry.modified_at, period, told, _folder_of(entry.name), is_unreadable=True)
 
     if entry.bytes > MAX_MANIFEST_BYTES:
         return problem(f"has {entry.bytes} bytes, more than a manifest can")
@@ -215,7 +229,8 @@ def _read_manifest(folder: Folder, entry: Entry, by_name: Mapping[str, Entry]) -
     for file in files:
         if file.stated_bytes is not None and file.entry.bytes != file.stated_bytes:
             why = why or f"{file.entry.name} has {file.entry.bytes} bytes where manifest {entry.name} states {file.stated_bytes}"
-    return Delivery(entry.name, tuple(files), _stated_time(document) or entry.modified_at, period, why, export)
+    delivered_at = _stated_time(document) or _run_time(entry.name) or entry.modified_at
+    return Delivery(entry.name, tuple(files), delivered_at, period, why, export)
 
 
 def _stated_files(document: Mapping[str, Any]) -> list[tuple[str, int | None, int | None]] | None:
@@ -268,8 +283,20 @@ def _stated_period(document: Mapping[str, Any]) -> str | None:
 def _stated_time(document: Mapping[str, Any]) -> datetime | None:
     block = document.get("runInfo")
     text = str(block.get("submittedTime", "")) if isinstance(block, dict) else ""
-    match = re.match(r"(\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2})", text)
-    return datetime.fromisoformat(match[1]).replace(tzinfo=timezone.utc) if match else None
+    try:
+        found = datetime.fromisoformat(text)  # Azure writes seven digits of a second, of which six are kept
+    except ValueError:
+        return None
+    return found.replace(tzinfo=timezone.utc) if found.tzinfo is None else found.astimezone(timezone.utc)
+
+
+def _run_time(name: str) -> datetime | None:
+    """When a run of an Azure export began, by its folder (202609301442): files that were copied have other times."""
+    match = re.search(r"/\d{8}-\d{8}/(\d{12})/", f"/{name}")
+    try:
+        return datetime.strptime(match[1], "%Y%m%d%H%M").replace(tzinfo=timezone.utc) if match else None
+    except ValueError:
+        return None
 
 
 def open_folder(source: BillSource, workdir: Path) -> Folder:

@@ -11,6 +11,6 @@ from runspend.tables import FOCUS_COLUMNS
 COLUMNS = {"".join(part.capitalize() for part in c.name.split("_")): c for c in FOCUS_COLUMNS}
 # Read for what they say of other columns: the seller of versions up to 1.2, AWS's and others' instance types.
 EXTRA_COLUMNS = {"ProviderName": "provider_name", "PublisherName": "publisher_name"}
-INSTANCE_COLUMNS = ("x_InstanceType", "x_SkuInstanceType", "x_UsageType")
+INSTANCE_COLUMNS = ("x_InstanceType", "x_SkuInstanceType", "x_UsageType", "x_SkuDetails")
 NULL_TEXTS = ("", "NULL", "null", "(null)", "nan", "NaN")
 TIMES = ("billing_period_start", "billing_period_end", "charge_period_start", "charge_period_end")

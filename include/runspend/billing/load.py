@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -25,10 +25,11 @@ from runspend.billing.deliveries import (
     DeliveredFile,
     Delivery,
     Folder,
-    candidates,
+    by_export,
     find_deliveries,
     open_folder,
     period_of_name,
+    together,
 )
 from runspend.billing.formats import find_format, format_module, offered
 from runspend.billing.settle import Rules
@@ -80,6 +81,7 @@ class _File:
     verified: VerifiedFile
     path: Path
     format: str = ""
+    label: str | None = None  # as the format calls it: files of several labels complement each other
     copies: list[str] = field(default_factory=list)  # names of byte-identical files
     staged: StagedFile | None = None
 
@@ -90,6 +92,11 @@ class _File:
     @property
     def modified_at(self) -> datetime:
         return self.delivered.entry.modified_at
+
+    @property
+    def digest(self) -> str:
+        """What it adds to a version: its bytes, and as what they are read."""
+        return f"{self.verified.sha256} {self.label}" if self.label else self.verified.sha256
 
 
 @dataclass
@@ -139,14 +146,14 @@ def load_source(
     tonight = _Tonight(
         source,
         now,
-        rules,
+        replace(rules, only=source.only),
         previous,
         accept,
         workdir,
         load_id,
         progress,
         {},
-        versions.settings_key(source.format.replace("auto", "focus"), rules),
+        versions.settings_key(source.format.replace("auto", "focus"), rules, source),
     )
     for period in periods_known:
         tonight.book(period)
@@ -174,31 +181,40 @@ def _load_manifests(tonight: _Tonight, folder: Folder, found: Sequence[Delivery]
         if delivery.period is None:
             load.error = load.error or _refused(tonight, delivery.problem or "a manifest names no billing period", None)
     for period in sorted({d.period for d in found if d.period}):
-        load.periods.append(_load_manifest_period(tonight, folder, period, candidates([d for d in found if d.period == period])))
+        load.periods.append(_load_manifest_period(tonight, folder, period, by_export([d for d in found if d.period == period])))
     return load
 
 
-def _load_manifest_period(tonight: _Tonight, folder: Folder, period: str, tries: Sequence[Delivery]) -> PeriodLoad:
+def _load_manifest_period(tonight: _Tonight, folder: Folder, period: str, exports: Sequence[Sequence[Delivery]]) -> PeriodLoad:
+    """The newest delivery of every export; of those that are at fault the one before, until all are good or one has no more."""
     book = tonight.book(period)
     in_place = max((row["delivered_at"] for row in book.current), default=None)
     refusal: PeriodLoad | None = None
-    for position, delivery in enumerate(tries):
-        if position and in_place is not None and delivery.delivered_at is not None and delivery.delivered_at < in_place:
-            break  # older than what stands: nothing to fall back to
-        outcome = _try_manifest(tonight, folder, period, delivery, position)
+    at = [0] * len(exports)
+    while True:
+        tried = [each[i] for each, i in zip(exports, at, strict=True)]
+        delivery = together(tried)
+        if refusal and in_place is not None and delivery.delivered_at is not None and delivery.delivered_at < in_place:
+            return refusal  # older than what stands: nothing to fall back to
+        at_fault = {d.export for d in tried if d.problem}
+        outcome = _try_manifest(tonight, folder, period, delivery, sum(at), at_fault)
         if outcome.state != "refused":
-            if refusal:
-                if outcome.state == "unchanged":
-                    break
-                outcome.error = refusal.error
+            if refusal and outcome.state == "unchanged":
+                return refusal
+            outcome.error = refusal.error if refusal else None
             return outcome
         refusal = refusal or outcome
         tonight.progress(str(outcome.error))
-    assert refusal is not None  # a period comes from at least one candidate
-    return refusal
+        following = [i + (d.export in at_fault) for d, i in zip(tried, at, strict=True)]
+        if not at_fault or any(i == len(each) for i, each in zip(following, exports, strict=True)):
+            return refusal
+        at = following
 
 
-def _try_manifest(tonight: _Tonight, folder: Folder, period: str, delivery: Delivery, position: int) -> PeriodLoad:
+def _try_manifest(
+    tonight: _Tonight, folder: Folder, period: str, delivery: Delivery, position: int, at_fault: set[str]
+) -> PeriodLoad:
+    """Load a period from one delivery of each export. Adds the exports whose delivery is at fault to `at_fault`."""
     delivered_at = delivery.delivered_at or tonight.now
     if delivery.problem:
         seen = version_of([*(f"{f.entry.name} {f.entry.bytes}" for f in delivery.files), delivery.problem], tonight.settings)
@@ -208,20 +224,20 @@ def _try_manifest(tonight: _Tonight, folder: Folder, period: str, delivery: Deli
     workdir = tonight.workdir / f"{period}-{position}"
     with Staged(workdir) as staged:
         digests: list[str] = []
+        bad: dict[str, SourceRefused] = {}
         try:
-            files = _verify_all(tonight, folder, delivery.files, workdir)
-            files, aside = _recognize(tonight, files)
-            digests = [f.verified.sha256 for f in files]
-            if version_of(digests, tonight.settings) == tonight.book(period).version:
+            files, aside = _recognize(tonight, _verify_all(tonight, folder, delivery.files, workdir, bad), bad)
+            digests = [f.digest for f in files]
+            if not bad and version_of(digests, tonight.settings) == tonight.book(period).version:
                 return _unchanged(tonight, period, _fed(files, [], [f.index for f in files], period))
             for file in [*aside, *files]:
-                _stage(tonight, staged, file, files)
-            strays = [
-                p
-                for p in _settle(tonight, staged, {f.index: f.name for f in files}, dict.fromkeys((f.index for f in files), period))[1]
-                if p.period != period
-            ]
+                _stage_or_note(tonight, staged, file, files, bad)
+            if bad:
+                at_fault |= {f.export for f in delivery.files if f.entry.name in bad}
+                raise next(iter(bad.values()))
+            strays = [p for p in _settle(tonight, staged, files, dict.fromkeys((f.index for f in files), period))[1] if p.period != period]
             if strays:
+                at_fault |= {f.delivered.export for f in files if f.index in {p.file_index for p in strays}}
                 raise _refused(
                     tonight,
                     f"{next(f.name for f in files if f.index == strays[0].file_index)} holds rows of {strays[0].period} where its manifest is for {period}",
@@ -239,8 +255,7 @@ def _try_manifest(tonight: _Tonight, folder: Folder, period: str, delivery: Deli
 
 def _overlapping_exports(staged: Staged, period: str, files: Sequence[_File]) -> str | None:
     """Two exports of one kind that hold the same account's day hold the same charges: one of a subscription, one of all."""
-    for label in sorted({f.delivered.label or "" for f in files}):
-        same = [f for f in files if (f.delivered.label or "") == label]
+    for same in _rivals(files):
         exports = {f.index: f.delivered.export for f in same}
         if len(set(exports.values())) > 1 and (pair := counts.find_overlap_of_exports(staged, period, exports)):
             first, second, account, day = pair
@@ -249,6 +264,12 @@ def _overlapping_exports(staged: Staged, period: str, files: Sequence[_File]) ->
                 "they are the same charges twice. Point billing[].uri at one of them"
             )
     return None
+
+
+def _rivals(files: Sequence[_File]) -> list[list[_File]]:
+    """Files apart by label: those of two labels complement each other; one without a label complements none."""
+    labels: list[str | None] = [*sorted({f.label for f in files if f.label})] or [None]
+    return [[f for f in files if f.label in (label, None)] for label in labels]
 
 
 # --- delivery: parts and versions --------------------------------------------------------------------------------------
@@ -269,12 +290,15 @@ def _load_files(tonight: _Tonight, folder: Folder, found: Sequence[Delivery]) ->
         for file in [f for f in files if f.index not in known]:
             _stage_or_note(tonight, staged, file, files, bad)
         touched = counts.read_periods(staged) | _stale_periods(tonight, files, known)
-        for file in files:
-            if file.index in known and known[file.index] & touched:
+        left = [f for f in files if f.index in known]
+        while again := [f for f in left if known[f.index] & touched]:
+            for file in again:
                 _stage_or_note(tonight, staged, file, files, bad)
+                touched |= known[file.index]  # it brings rows of all its periods: they need all of their files
+            left = [f for f in left if f not in again]
         files = [f for f in files if f.name not in bad]
         named = {f.index: p for f in files if (p := period_of_name(f.name))}
-        warnings, census = _settle(tonight, staged, {f.index: f.name for f in files}, named)
+        warnings, census = _settle(tonight, staged, files, named)
         load.extra["warnings"] = warnings
         spoiled = _spoiled_periods(tonight, bad, {p.period for p in census})
         load.periods += [_refused_period(tonight, period, error) for period, error in sorted(spoiled.items())]
@@ -309,7 +333,7 @@ def _load_period(
     is_told = "delivery" in tonight.source.model_fields_set
     if len(chosen) > 1 and not is_told and (why := _overlap(staged, period, chosen, by_index, census)):
         facts = VersionFacts(
-            version_of((by_index[i].verified.sha256 for i in chosen), tonight.settings),
+            version_of((by_index[i].digest for i in chosen), tonight.settings),
             _fed(files, census, feeding, period, chosen),
             delivered_at,
             counts.read_totals(staged, period, chosen),
@@ -323,15 +347,16 @@ def _load_period(
 
 
 def _choose(tonight: _Tonight, feeding: Sequence[_File]) -> list[int]:
-    """The files whose rows count: all of them, or for `versions` the newest."""
+    """The files whose rows count: all of them, or for `versions` the newest (of each label that complements others)."""
     if tonight.source.delivery == "versions":
-        return [max(feeding, key=lambda f: (f.modified_at, f.name)).index]
+        return sorted({max(same, key=lambda f: (f.modified_at, f.name)).index for same in _rivals(feeding)})
     return [f.index for f in feeding]
 
 
 def _overlap(staged: Staged, period: str, chosen: Sequence[int], by_index: dict[int, _File], census: Sequence[FedPeriod]) -> str | None:
     """Two files may be parts of a bill or the same bill twice; nobody but the user can tell."""
-    pair = counts.find_overlap(staged, period, chosen)
+    rivals = _rivals([by_index[i] for i in chosen])
+    pair = next((pair for same in rivals if (pair := counts.find_overlap(staged, period, [f.index for f in same]))), None)
     if pair is None:
         return None
     first, second, account, day = pair
@@ -369,7 +394,7 @@ def _stale_periods(tonight: _Tonight, files: Sequence[_File], known: dict[int, s
         feeding = [f for f in files if period in known.get(f.index, ())]
         if book.current and feeding:
             chosen = set(_choose(tonight, feeding))
-            if version_of((f.verified.sha256 for f in feeding if f.index in chosen), tonight.settings) != book.version:
+            if version_of((f.digest for f in feeding if f.index in chosen), tonight.settings) != book.version:
                 stale.add(period)
     return stale
 
@@ -457,6 +482,8 @@ def _recognize(
                 raise
             bad[file.name] = error
             continue
+        if label := offered(format_module(file.format), "label"):
+            file.label = label(f"{tonight.source.uri}/{file.name}", file.delivered.label, header)
         is_aside = offered(format_module(file.format), "is_aside")
         (aside if is_aside and is_aside(header) else charges).append(file)
     if aside:
@@ -467,8 +494,8 @@ def _recognize(
 def _stage(tonight: _Tonight, staged: Staged, file: _File, beside: Sequence[_File]) -> None:
     name = tonight.source.name
     tonight.progress(f"{name}: reading {file.name}")
-    others = tuple((f.name, f.delivered.label) for f in beside)
-    delivered = Delivered(tonight.source, file.name, file.verified, file.index, file.delivered.label, others)
+    others = tuple((f.name, f.label) for f in beside)
+    delivered = Delivered(tonight.source, file.name, file.verified, file.index, file.label, others)
     file.staged = format_module(file.format).stage(staged, delivered)
     stated = file.delivered.stated_rows
     if stated is not None and file.staged.rows != stated:
@@ -482,16 +509,31 @@ def _stage(tonight: _Tonight, staged: Staged, file: _File, beside: Sequence[_Fil
         file.verified.readable.unlink()  # its rows are in the engine; the disk may be small
 
 
-def _settle(tonight: _Tonight, staged: Staged, names: dict[int, str], stated: dict[int, str]) -> tuple[dict[str, Any], list[FedPeriod]]:
+def _settle(tonight: _Tonight, staged: Staged, files: Sequence[_File], stated: dict[int, str]) -> tuple[dict[str, Any], list[FedPeriod]]:
     """Settle what is staged; the census afterwards. Raises SourceRefused for rows no period can be given to."""
     lost = settle.place_unreadable_periods(staged, stated)
     if lost:
+        name = next(f.name for f in files if f.index == lost[0])
         [row] = staged.con.execute("select min(trouble) from staged where file_index = ? and billing_period is null", [lost[0]]).fetchall()
-        raise _refused(tonight, f"no row of {names[lost[0]]} tells a billing period: {row[0] or 'it has none'}", None)
-    warnings = settle.settle_rows(staged, tonight.source.name, tonight.rules)
+        raise _refused(tonight, f"no row of {name} tells a billing period: {row[0] or 'it has none'}", None)
+    warnings, without_rows = _combine(staged, files)
+    warnings |= settle.settle_rows(staged, tonight.source.name, tonight.rules)
     for kind, value in warnings.items():
         tonight.progress(f"{tonight.source.name}: {kind.replace('_', ' ')}: {value}")
-    return warnings, counts.read_census(staged)
+    return warnings, [*counts.read_census(staged), *without_rows]
+
+
+def _combine(staged: Staged, files: Sequence[_File]) -> tuple[dict[str, Any], list[FedPeriod]]:
+    """Files of several labels beside each other become one bill: what is to be told, and what files gave periods that have no
+    row of theirs left. Those are part of the period's version all the same."""
+    warnings: dict[str, Any] = {}
+    before: list[FedPeriod] = []
+    for name in sorted({f.format for f in files if f.label}):
+        before = before or counts.read_census(staged)
+        warnings |= format_module(name).combine(staged, {f.index: f.label for f in files if f.format == name})
+    after = {(p.file_index, p.period) for p in counts.read_census(staged)} if before else set()
+    gone = [p for p in before if (p.file_index, p.period) not in after]
+    return warnings, [replace(p, rows=0, quarantined=0, billed=Decimal(0)) for p in gone]
 
 
 def _build(
@@ -507,8 +549,7 @@ def _build(
     """One period's new version: judged, then written. Nothing is written for a version that is refused or in place."""
     book = tonight.book(period)
     census = counts.read_census(staged) if census is None else census
-    digests = [f.verified.sha256 for f in files if f.index in chosen]
-    version = version_of(digests, tonight.settings)
+    version = version_of((f.digest for f in files if f.index in chosen), tonight.settings)
     fed = _fed(files, census, feeding or chosen, period, chosen)
     if version == book.version:
         return _unchanged(tonight, period, fed)
@@ -672,10 +713,10 @@ def probe_source(source: BillSource) -> dict[str, Any]:
         )
         opened = _open(source, workdir, tonight.now)
         found = find_deliveries(source, opened, _is_data(source)).found
-        newest: dict[str | None, Delivery] = {}
+        newest: dict[tuple[str | None, str], Delivery] = {}
         for delivery in found:
             if not delivery.problem:
-                newest.setdefault(delivery.period, delivery)
+                newest.setdefault((delivery.period, delivery.export), delivery)
         problems = [d.problem for d in found if d.problem]
         wanted = [item for delivery in newest.values() for item in delivery.files]
         with Staged(workdir / "engine") as staged:
@@ -684,6 +725,7 @@ def probe_source(source: BillSource) -> dict[str, Any]:
             for file in [*aside, *files]:
                 _stage_or_note(tonight, staged, file, files, bad)
             settle.place_unreadable_periods(staged, {})
+            _combine(staged, files)
             census = counts.read_census(staged)
             billed: dict[str, Decimal] = {}
             for part in census:

@@ -11,12 +11,15 @@ import re
 from importlib.resources import files
 from typing import Any
 
+AZURE_SIZE = re.compile(r"(?i)(Standard|Basic)_\w+")
 Machine = tuple[str | None, int | None, int | None, float | None]
 
 
 def describe_machine(details: str | None, resource_type: str | None, stated: str | None, known: dict[str, Machine]) -> Machine:
     """(instance type, GPUs, vCPUs, GiB) by SkuPriceDetails, else the provider's own column, else the type's entry in the list."""
     said: dict[str, Any] = {}
+    if not details and stated and stated.startswith("{"):
+        details, stated = stated, None  # x_SkuDetails of Azure's FOCUS 1.0 exports
     if details:
         try:
             parsed = json.loads(details)
@@ -24,6 +27,9 @@ def describe_machine(details: str | None, resource_type: str | None, stated: str
             parsed = None
         said = parsed if isinstance(parsed, dict) else {}
     instance_type = next((str(said[k]) for k in ("InstanceType", "x_InstanceType") if isinstance(said.get(k), str) and said[k]), None)
+    if instance_type is None:  # Azure's "ServiceType" is the size of a VM, and what else a service calls itself
+        sizes = (said.get(k) for k in ("ServiceType", "x_ServiceType"))
+        instance_type = next((size for size in sizes if isinstance(size, str) and AZURE_SIZE.fullmatch(size)), None)
     if instance_type is None and stated:
         # AWS writes usage types such as USW2-BoxUsage:p4d.24xlarge; a bare type stands for itself.
         match = re.fullmatch(r"(?:.*(?:Usage|Box|Host)[^:]*:)?([a-z][a-z0-9-]*\.[a-z0-9-]+)", stated)
@@ -32,6 +38,8 @@ def describe_machine(details: str | None, resource_type: str | None, stated: str
         instance_type = resource_type
     listed = known.get((instance_type or "").lower(), (None, None, None, None))
     cpus, gpus, memory = (_number(said.get(k)) for k in ("CoreCount", "GpuCount", "MemorySize"))
+    if cpus is None and instance_type:
+        cpus = next((n for k in ("VCPUs", "x_VCPUs") if (n := _number(said.get(k)))), None)
     return (
         instance_type,
         _whole(gpus) if gpus is not None else listed[1],

@@ -64,13 +64,14 @@ create temp macro rounded_product(a, b) as
   + cast(cast(fraction_part(a) as decimal(19, 18)) * fraction_part(b) as decimal(38, 22));
 
 -- What opens with a key where an object is meant lacks its braces: Azure's tags and details.
-create temp macro json_braces(t) as case when starts_with(ltrim(t), '"') then '{' || t || '}' else t end;
+create temp macro json_braces(t) as case when trim(t) = '""' then null when starts_with(ltrim(t), '"') then '{' || t || '}' else t end;
 
 -- Days of Azure exports, of which only the form tells the order; null for all other texts.
 create temp macro azure_day(t) as case
   when regexp_full_match(t, '\d{4}-\d\d-\d\d([T ]\d\d:\d\d:\d\d([.]\d+)?Z?)?') then cast(try_cast(t as timestamp) as date)
   when regexp_full_match(t, '\d\d/\d\d/\d{4}') then cast(try_strptime(t, '%m/%d/%Y') as date)
 end;
+
 -- 1 / size where that has a finite number of decimals, else null. The shortest text of the double is the number meant.
 create temp macro block_inverse(size) as case
   when size > 0 and exact_product(try_cast(cast(1.0e0 / size as varchar) as decimal(38, 22)), cast(size as decimal(38, 22))) = 1

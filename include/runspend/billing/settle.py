@@ -58,10 +58,11 @@ class Rules:
     pools: Sequence[Pool] = ()
     dimensions: DimensionSettings = field(default_factory=DimensionSettings)
     keys: KeySettings = field(default_factory=KeySettings)
+    only: Selector | None = None  # lines of this bill that count; what it does not name is out of scope
 
     @property
     def is_scoped(self) -> bool:
-        return self.scope is not None and bool(self.scope.include or self.scope.exclude)
+        return bool(self.only) or (self.scope is not None and bool(self.scope.include or self.scope.exclude))
 
     def line_tags(self, dimension: str) -> list[str]:
         """The tags of lines that `dimensions` names, in order."""
@@ -91,7 +92,7 @@ def settle_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:
     _read_tags(staged, rules, found)
     _find_storage(staged)
     _find_pools(staged, source, rules)
-    _settle_scope(staged, source, rules)
+    _settle_scope(staged, source, rules, found)
     _reject_negative_prices(staged, found)
     return found
 
@@ -163,7 +164,7 @@ def _settle_tags(staged: Staged, found: dict[str, Any]) -> None:
 def canonical_tags(text: str) -> str | None:
     """Tags as a flat JSON object of texts and nulls; None when they are not one (nested, a key twice, no JSON).
 
-    A tag without a value is `true` in FOCUS and stays the text "true"; numbers keep their digits.
+    A tag without a value is `true` in FOCUS and stays the text "true"; numbers keep their digits. Azure writes some without braces.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -173,7 +174,8 @@ def canonical_tags(text: str) -> str | None:
         return dict(pairs)
 
     try:
-        tags = json.loads(text, object_pairs_hook=unique, parse_float=str, parse_int=str, parse_constant=str)
+        whole = f"{{{text}}}" if text.lstrip().startswith('"') else text
+        tags = json.loads(whole, object_pairs_hook=unique, parse_float=str, parse_int=str, parse_constant=str)
     except (ValueError, RecursionError):
         return None
     if not isinstance(tags, dict) or any(isinstance(v, (dict, list)) for v in tags.values()):
@@ -411,12 +413,13 @@ def _find_pools(staged: Staged, source: str, rules: Rules) -> None:
     staged.set(pool_key=columns.first_of(keys))
 
 
-def _settle_scope(staged: Staged, source: str, rules: Rules) -> None:
+def _settle_scope(staged: Staged, source: str, rules: Rules, found: dict[str, Any]) -> None:
+    """Explicit scope and `only`. What either leaves out is exclude; with `only` alone the rest is for the default scope."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    scope, rows = rules.scope, staged.rows.num_rows
-    if scope is None or not rules.is_scoped:
+    scope, rows = rules.scope or ScopeSettings(), staged.rows.num_rows
+    if not rules.is_scoped:
         staged.set(scope=pa.nulls(rows, columns.text_type()))
         return
     inside = pa.repeat(pa.scalar(not scope.include), rows)
@@ -424,7 +427,13 @@ def _settle_scope(staged: Staged, source: str, rules: Rules) -> None:
         inside = pc.or_(inside, select_rows(staged, selector, source))
     for selector in scope.exclude:
         inside = pc.and_not(inside, select_rows(staged, selector, source))
-    codes = pc.if_else(inside, pa.scalar(0, pa.int32()), pa.scalar(1, pa.int32()))
+    if rules.only:
+        named = select_rows(staged, rules.only, source)
+        if left_out := rows - named.true_count:
+            found["lines_left_out_by_only"] = left_out
+        inside = pc.and_(inside, named)
+    is_said = bool(scope.include or scope.exclude)
+    codes = pc.if_else(inside, pa.scalar(0 if is_said else None, pa.int32()), pa.scalar(1, pa.int32()))
     staged.set(scope=pa.DictionaryArray.from_arrays(codes, pa.array(["include", "exclude"])))
 
 

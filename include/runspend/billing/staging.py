@@ -182,6 +182,14 @@ class Staged:
         self._rows = table
         self.con.register("staged", table)
 
+    def keep(self, kept: pa.Array) -> None:
+        """Forget the rows for which `kept` is false; called once all files are there."""
+        import pyarrow as pa
+
+        if kept.true_count < len(kept):
+            self.join_up()
+            self._show(pa.table([one_piece(column) for column in self._rows.filter(kept).columns], names=self._rows.column_names))
+
     def join_up(self) -> None:
         """Bring every column into one piece; called once, when all files are there."""
         import pyarrow as pa

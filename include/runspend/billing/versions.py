@@ -74,9 +74,10 @@ def read_book(source: str, period: str, loads: pa.Table | None) -> Book:
     return Book(source, period, [] if loads is None else loads.to_pylist())
 
 
-def settings_key(format_name: str, rules: Rules) -> str:
+def settings_key(format_name: str, rules: Rules, source: BillSource) -> str:
     """What besides the files decides the rows: part of the version, so that a change in the configuration is a new version."""
-    return json.dumps([SETTLE_VERSION, format_name, rules.said()], sort_keys=True)
+    own = source.model_dump(mode="json", include={"only", "currency"}, exclude_none=True)
+    return json.dumps([SETTLE_VERSION, format_name, rules.said(), *([own] if own else [])], sort_keys=True)
 
 
 def version_of(digests: Iterable[str], settings: str) -> str:

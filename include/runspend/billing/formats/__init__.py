@@ -7,6 +7,10 @@ A format's module offers
 * optional `names(name)`: whether a file of that name may be read at all, where that is more than CSV, Parquet and JSON lines;
 * optional `is_aside(header)`: whether a file holds no charges but something the SQL of others looks up (prices, jobs). Such
   files are read first and are part of every version;
+* optional `label(place, stated, header)`: what a file is called where files of several labels complement each other (Azure's
+  actual and amortised cost): by its path, by what its manifest states, by its header; None for one that complements none;
+* optional `combine(staged, labels)`: what is left of such files beside each other, once all are staged (`Staged.keep`); returns
+  what is to be told, by kind;
 * optional `open_place(source, workdir, now)`: a `Folder` for an address that is no folder or bucket, or for a bill that is made
   here; None for every other address.
 
