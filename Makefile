@@ -26,7 +26,7 @@ nightly: $(VENV)/.ready-nightly ## the whole night through the DAGs: your runspe
 demo: $(VENV)/.ready-nightly ## make the demo world anew in .runspend-demo/
 	@$(BIN)/runspend demo $(ARGS)
 
-test: lint system ## every check and test but torture and benchmarks (ARGS="-k …" narrows it)
+test: lint system $(VENV)/.ready-azurite ## every check and test but torture and benchmarks (ARGS="-k …" narrows it)
 	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.ready-dev ## ruff, mypy --strict and the layers of the import graph
@@ -65,6 +65,12 @@ $(VENV)/.ready-nightly: $(PINS) | $(BIN)/uv
 $(VENV)/.ready-dev: $(PINS) | $(BIN)/uv
 	@echo "installing runspend[dev]"
 	@$(INSTALL) --editable '.[dev]' && touch $@ $(VENV)/.ready-nightly
+
+# Microsoft's Azure server, for some tests. Where it cannot be had they say so.
+$(VENV)/.ready-azurite: tests/servers/azurite/package-lock.json | $(VENV)/.ready-dev
+	@echo "installing azurite"; mkdir -p $(VENV)/azurite && cp tests/servers/azurite/package*.json $(VENV)/azurite && \
+	if PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm ci --prefix $(VENV)/azurite --ignore-scripts --no-audit --no-fund --loglevel=error >$(VENV)/npm.log 2>&1; \
+	then touch $@; else echo "cannot install azurite: see $(VENV)/npm.log. The tests that need it will say so."; fi
 
 # What some tests need from the system. A test whose tool is missing says so; none is passed by default.
 system:

@@ -103,7 +103,8 @@ def lend_aws_profiles(sources: list[BillSource | ArtifactStore]) -> None:
     The profiles are kept in memory (a file descriptor without a name), next to those of the file they replace.
     """
     profiles = configparser.ConfigParser(default_section="", interpolation=None)
-    for name in sorted({source.credentials for source in sources if source.credentials}):
+    elsewhere = ("gs://", "abfs://", "abfss://", "az://")  # their credentials are key files and tokens
+    for name in sorted({s.credentials for s in sources if isinstance(s.credentials, str) and not (s.uri or "").startswith(elsewhere)}):
         try:
             found = Connection.get(name.removeprefix(PREFIX))
         except AirflowNotFoundException:

@@ -29,6 +29,7 @@ from pydantic import (
     Tag,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -257,7 +258,8 @@ class BillSource(Frozen):
     format: BillFormat = "auto"
     uri: Uri | None = None
     delivery: Literal["manifest", "parts", "versions"] | None = None  # left out: manifest where there are manifests, else parts
-    credentials: str | None = None
+    # A profile (s3://), a key file (gs://), or what is itself a secret: a SAS token or a connection string of Azure.
+    credentials: Annotated[str | SecretStr | None, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]})] = None
     endpoint: str | None = None
     region: str | None = None
     only: LineSelector | None = None
@@ -267,6 +269,16 @@ class BillSource(Frozen):
     currency: Currency | None = None  # of a bill that names none; left out: `currency` of the settings
     max_drop: Ratio = 0.5
     late_after: Duration = timedelta(hours=48)
+
+    @field_validator("credentials")
+    @classmethod
+    def _hide_what_is_secret(cls, credentials: str | SecretStr | None, info: ValidationInfo) -> str | SecretStr | None:
+        if not isinstance(credentials, str) or credentials == "anonymous":
+            return credentials
+        uri = info.data.get("uri") or ""
+        if uri.startswith(("abfss://", "abfs://", "az://")):
+            return SecretStr(credentials)
+        return absolute(credentials, info) if uri.startswith("gs://") else credentials
 
     @model_validator(mode="after")
     def _has_a_place(self) -> BillSource:
@@ -778,6 +790,11 @@ def json_schema() -> dict[str, Any]:
     }
 
 
+def _is_address(secret: str) -> bool:
+    """A URI with a password in it. A connection string that holds addresses is none: it is secret as a whole."""
+    return "://" in secret and bool(SCHEME.match(secret))
+
+
 def secret_values(settings: Settings) -> list[str]:
     """Every secret the settings hold: tokens, passwords, and the passwords inside URIs. References to connections are none."""
     found: list[str] = []
@@ -787,7 +804,7 @@ def secret_values(settings: Settings) -> list[str]:
             secret = value.get_secret_value()
             if not secret.startswith(CONNECTION):
                 # A database URI is not secret as a whole: its host is what an error is about.
-                found.extend(uri_secrets(secret) if "://" in secret else [secret])
+                found.extend(uri_secrets(secret) if _is_address(secret) else [secret, *uri_secrets(secret)])
         elif isinstance(value, str):
             found.extend(uri_secrets(value))
         elif isinstance(value, BaseModel):
@@ -838,7 +855,7 @@ def _show_value(model: BaseModel, name: str, value: object) -> str:
     """One value in flow style, which JSON is."""
     if isinstance(value, SecretStr):
         secret = value.get_secret_value()
-        value = secret if secret.startswith(CONNECTION) else redact_uri(secret) if "://" in secret else HIDDEN
+        value = secret if secret.startswith(CONNECTION) else redact_uri(secret) if _is_address(secret) else HIDDEN
     elif isinstance(value, BaseModel):
         value = json.loads(value.model_dump_json(by_alias=True))
     elif value is not None:

@@ -1,7 +1,7 @@
-"""What was delivered: the files of a folder or S3 prefix, told apart as `manifest`, `parts` or `versions`.
+"""What was delivered: the files of a folder or bucket, told apart as `manifest`, `parts` or `versions`.
 
-Put here how providers lay out their deliveries and how files come to this machine. Whether a file is whole is for
-`verify.py`; what it says is for the format's module.
+Put here how providers lay out their deliveries. Where files lie and how they come to this machine is for `places.py`;
+whether a file is whole for `verify.py`; what it says for the format's module.
 
 Layouts: AWS Data Exports ("Understanding export delivery"), AWS legacy Cost and Usage Report, Azure Cost Management
 ("Manifest file"). All three name the files of one billing period in one JSON document written after them.
@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from pathlib import PurePosixPath
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from runspend.billing.places import Entry as Entry
+from runspend.billing.places import Folder as Folder
 from runspend.billing.verify import VerifiedFile
 from runspend.config import BillSource
-from runspend.errors import ConfigError, MissingExtra, SourceRefused, SourceUnreachable
 
 DATA_NAMES = re.compile(r"(?i)\.(csv|csv\.gz|parquet|jsonl|jsonl\.gz|ndjson|ndjson\.gz)$")
 MANIFEST_NAMES = re.compile(r"(?i)(^|[/-])manifest\.json$")
@@ -30,15 +30,6 @@ PERIOD_NAMES = (
     re.compile(r"(?:^|/)(\d{4})(\d{2})\d{2}-\d{8}(?=/|$)"),
 )
 MAX_MANIFEST_BYTES = 64 << 20
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One file as its folder lists it; `name` is relative to the source's uri, with forward slashes."""
-
-    name: str
-    bytes: int
-    modified_at: datetime
 
 
 @dataclass(frozen=True)
@@ -88,18 +79,6 @@ class Deliveries:
     found: tuple[Delivery, ...]
     ignored: tuple[str, ...] = ()
     is_by_manifest: bool = False
-
-
-class Folder(Protocol):
-    """Where files lie: the narrow seam to a disk or an object store."""
-
-    def entries(self) -> list[Entry]:
-        """Every file below the source's uri, by name."""
-        ...
-
-    def fetch(self, entry: Entry) -> Path:
-        """The file on this machine."""
-        ...
 
 
 def find_deliveries(source: BillSource, folder: Folder, is_data: Callable[[str], bool]) -> Deliveries:
@@ -297,109 +276,3 @@ def _run_time(name: str) -> datetime | None:
         return datetime.strptime(match[1], "%Y%m%d%H%M").replace(tzinfo=timezone.utc) if match else None
     except ValueError:
         return None
-
-
-def open_folder(source: BillSource, workdir: Path) -> Folder:
-    """The folder or S3 prefix behind a source's uri."""
-    uri = source.uri
-    if not uri:
-        raise ConfigError(f"cannot load bill {source.name}: it has no uri. Set billing[].uri to a file, a folder or s3://bucket/prefix.")
-    if uri.startswith("s3://"):
-        return S3Prefix(source, uri, workdir / "fetched")
-    if "://" in uri and not uri.startswith("file://"):
-        raise ConfigError(
-            f"cannot load bill {source.name} from {uri}: only files, folders and s3:// are read. Set billing[].uri to one of them."
-        )
-    return LocalFolder(source.name, Path(unquote(uri.removeprefix("file://"))))
-
-
-@dataclass
-class LocalFolder:
-    """A file, or a folder with everything below it. Hidden files and links that lead out of it are not read."""
-
-    source: str
-    root: Path
-    _paths: dict[str, Path] = field(default_factory=dict)
-
-    def entries(self) -> list[Entry]:
-        if not self.root.exists():
-            raise SourceUnreachable(self.source, f"cannot load bill {self.source}: {self.root} does not exist. Check billing[].uri.")
-        if self.root.is_file():
-            self._paths = {self.root.name: self.root}
-        else:
-            base = self.root.resolve()
-            self._paths = {
-                path.relative_to(self.root).as_posix(): path
-                for path in sorted(self.root.rglob("*"))
-                if path.is_file()
-                and path.resolve().is_relative_to(base)
-                and not any(part.startswith(".") for part in path.relative_to(self.root).parts)
-            }
-        stats = {name: path.stat() for name, path in self._paths.items()}
-        return [Entry(name, s.st_size, datetime.fromtimestamp(s.st_mtime, timezone.utc)) for name, s in stats.items()]
-
-    def fetch(self, entry: Entry) -> Path:
-        return self._paths[entry.name]
-
-
-class S3Prefix:
-    """Everything below an S3 prefix; files are copied into the work folder before they are read."""
-
-    def __init__(self, source: BillSource, uri: str, into: Path) -> None:
-        parts = urlsplit(uri)
-        self._source, self._bucket, self._into = source, parts.netloc, into
-        self._prefix = unquote(parts.path).strip("/")
-        self._keys: dict[str, str] = {}
-
-    def entries(self) -> list[Entry]:
-        found: list[Entry] = []
-        with _s3_errors(self._source):
-            for page in self._client().get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix):
-                for item in page.get("Contents", ()):
-                    name = self._name(item["Key"])
-                    if name and not any(part.startswith(".") for part in name.split("/")):
-                        self._keys[name] = item["Key"]
-                        found.append(Entry(name, item["Size"], item["LastModified"].astimezone(timezone.utc)))
-        return sorted(found, key=lambda e: e.name)
-
-    def fetch(self, entry: Entry) -> Path:
-        path = self._into / f"{len(list(self._into.glob('*'))) if self._into.exists() else 0:06d}-{PurePosixPath(entry.name).name}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _s3_errors(self._source):
-            self._client().download_file(self._bucket, self._keys[entry.name], str(path))
-        if path.stat().st_size != entry.bytes:
-            raise SourceRefused(
-                self._source.name,
-                f"cannot load {entry.name} of bill {self._source.name}: it changed while it was copied. Run the load again.",
-            )
-        return path
-
-    def _name(self, key: str) -> str | None:
-        """The key relative to the prefix; None for a folder marker or a sibling that only starts with the same letters."""
-        if key.endswith("/"):
-            return None
-        if key == self._prefix:
-            return PurePosixPath(key).name
-        folder = f"{self._prefix}/" if self._prefix else ""
-        return key[len(folder) :] if key.startswith(folder) else None
-
-    def _client(self) -> Any:
-        try:
-            import boto3
-        except ImportError as error:
-            raise MissingExtra("boto3", "pipeline") from error
-        session = boto3.session.Session(profile_name=self._source.credentials, region_name=self._source.region)
-        return session.client("s3", endpoint_url=self._source.endpoint)
-
-
-@contextmanager
-def _s3_errors(source: BillSource) -> Iterator[None]:
-    """Turn what boto3 raises into the source's error; its messages carry no keys."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        yield
-    except (BotoCoreError, ClientError) as error:
-        raise SourceUnreachable(
-            source.name, f"cannot read {source.uri} of bill {source.name}: {error}. Check the address, the credentials and their rights."
-        ) from error

@@ -24,14 +24,13 @@ from runspend.billing.deliveries import (
     Delivered,
     DeliveredFile,
     Delivery,
-    Folder,
     by_export,
     find_deliveries,
-    open_folder,
     period_of_name,
     together,
 )
 from runspend.billing.formats import find_format, format_module, offered
+from runspend.billing.places import Folder, open_folder
 from runspend.billing.settle import Rules
 from runspend.billing.staging import Staged, StagedFile, wake
 from runspend.billing.texts import read_header
@@ -157,7 +156,7 @@ def load_source(
     )
     for period in periods_known:
         tonight.book(period)
-    folder = _open(source, workdir, now)
+    folder = _open(source, workdir, now, progress)
     found = find_deliveries(source, folder, _is_data(source))
     if not found.found and not any(book.current for book in tonight.books.values()):
         what = "no manifest" if source.delivery == "manifest" else "no file of a bill (.csv, .csv.gz, .parquet, .jsonl)"
@@ -423,13 +422,13 @@ def _spoiled_periods(tonight: _Tonight, bad: dict[str, SourceRefused], census_pe
 # --- steps both ways share ---------------------------------------------------------------------------------------------
 
 
-def _open(source: BillSource, workdir: Path, now: datetime) -> Folder:
+def _open(source: BillSource, workdir: Path, now: datetime, progress: Callable[[str], None]) -> Folder:
     """Where the bill lies: what its format makes of the address, else a folder or a bucket."""
     if source.format != "auto" and (open_place := offered(format_module(source.format), "open_place")):
         place: Folder | None = open_place(source, workdir, now)
         if place is not None:
             return place
-    return open_folder(source, workdir)
+    return open_folder(source, workdir, progress)
 
 
 def _is_data(source: BillSource) -> Callable[[str], bool]:
@@ -711,7 +710,7 @@ def probe_source(source: BillSource) -> dict[str, Any]:
         tonight = _Tonight(
             source, datetime.now(timezone.utc), Rules(), lambda table, period: None, (), workdir, "probe", lambda line: None, {}, ""
         )
-        opened = _open(source, workdir, tonight.now)
+        opened = _open(source, workdir, tonight.now, tonight.progress)
         found = find_deliveries(source, opened, _is_data(source)).found
         newest: dict[tuple[str | None, str], Delivery] = {}
         for delivery in found:

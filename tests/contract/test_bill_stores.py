@@ -1,0 +1,341 @@
+"""Bills in Google Cloud Storage and Azure Blob Storage: real servers for what works, one that misbehaves for what does not."""
+
+from __future__ import annotations
+
+import json
+import traceback
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from focus_files import Nights, csv_text, nights, only, row
+from servers.azure import AzureServer, azure_server
+from servers.gcs import GcsServer, gcs_server
+from servers.odd_store import OddStore, Request, serve_odd_store
+
+from runspend.billing import places, probe_source
+from runspend.billing.blobs import open_blobs
+from runspend.config import BillSource, Settings, redact, show_settings
+from runspend.errors import SourceUnreachable
+
+__all__ = ["azure_server", "gcs_server"]
+
+
+@dataclass
+class Store:
+    """A bucket of a test's own: where it is, how it is read, how something is put into it."""
+
+    uri: str
+    settings: dict[str, Any]
+    put: Callable[[dict[str, bytes]], None]
+
+    def bill(self, tmp_path: Path, under: str = "", **settings: Any) -> Nights:
+        return nights(tmp_path, f"{self.uri}{under}", **{**self.settings, **settings})
+
+
+@pytest.fixture(params=["gs", "abfss", "az"])
+def store(request: pytest.FixtureRequest) -> Store:
+    name = f"b-{uuid.uuid4().hex[:12]}"
+    if request.param == "gs":
+        google: GcsServer = request.getfixturevalue("gcs_server")
+        google.create_bucket(name)
+        return Store(f"gs://{name}/", {"endpoint": google.endpoint, "credentials": "anonymous"}, lambda objects: google.put(name, objects))
+    azure: AzureServer = request.getfixturevalue("azure_server")
+    azure.create_container(name)
+    if request.param == "abfss":
+        uri, secret = f"abfss://{name}@{azure.account}.dfs.core.windows.net/", azure.sas()
+    else:
+        uri, secret = f"az://{name}/", azure.connection_string
+    return Store(uri, {"endpoint": azure.endpoint, "credentials": secret}, lambda objects: azure.put(name, objects))
+
+
+@pytest.fixture
+def odd() -> Iterator[OddStore]:
+    with serve_odd_store() as served:
+        yield served
+
+
+def odd_bill(tmp_path: Path, odd: OddStore, **settings: Any) -> Nights:
+    given = {"endpoint": odd.endpoint, "credentials": "sv=1&sig=canary-signature", **settings}
+    return nights(tmp_path, "abfss://bills@acme.dfs.core.windows.net/focus", **given)
+
+
+def bill_of(*costs: str) -> bytes:
+    return csv_text([row(cost) for cost in costs]).encode()
+
+
+# --- what a store holds is read as a folder is -------------------------------------------------------------------------
+
+
+def test_only_the_prefix_is_read(tmp_path: Path, store: Store) -> None:
+    mine, other = bill_of("1.00"), bill_of("100.00")
+    store.put(
+        {
+            "exports/focus/oct.csv": mine,
+            "exports/focus/50% über #1.csv": mine,
+            "exports/focus/.hidden.csv": other,
+            "exports/focus2/oct.csv": other,
+            "oct.csv": other,
+        }
+    )
+    bill = store.bill(tmp_path, "exports/focus")
+    outcome = only(bill.load())
+    assert (outcome.state, bill.total()) == ("loaded", Decimal(1))
+    assert len(outcome.extra["duplicates"]) == 1
+    assert only(bill.load()).state == "unchanged"
+
+
+def test_one_file_may_be_the_address(tmp_path: Path, store: Store) -> None:
+    store.put({"focus/oct.csv": bill_of("1.00"), "focus/oct.csv.old/sep.csv": bill_of("9.00")})
+    bill = store.bill(tmp_path, "focus/oct.csv")
+    bill.load()
+    assert bill.total() == Decimal(1)
+
+
+def test_more_files_than_one_page_of_a_listing(tmp_path: Path, odd: OddStore) -> None:
+    odd.objects, odd.page_size = {f"focus/{i}.csv": b"1" for i in range(9)}, 4
+    folder = places.open_folder(odd_bill(tmp_path, odd).source, tmp_path)
+    assert [e.name for e in folder.entries()] == [f"{i}.csv" for i in range(9)]
+    assert len(odd.asked) == 3
+
+
+def test_a_manifest_names_its_parts_by_full_key(tmp_path: Path, store: Store) -> None:
+    data = "exports/ml/20261001-20261031/0f1e"
+    manifest = {
+        "blobs": [{"blobName": f"{data}/part_0.csv", "byteCount": len(bill_of("1.00", "2.00"))}],
+        "runInfo": {"startDate": "2026-10-01"},
+    }
+    store.put(
+        {
+            f"{data}/part_0.csv": bill_of("1.00", "2.00"),
+            f"{data}/stray.csv": bill_of("9.00"),
+            f"{data}/manifest.json": json.dumps(manifest).encode(),
+        }
+    )
+    bill = store.bill(tmp_path, "exports")
+    bill.load()
+    assert bill.total() == Decimal(3)
+
+
+def test_doctor_looks_into_a_store(tmp_path: Path, store: Store) -> None:
+    store.put({"focus/oct.csv": bill_of("1.00", "2.50")})
+    found = probe_source(store.bill(tmp_path, "focus").source)
+    assert (found["files"], found["rows"], found["billed"], found["problems"]) == (1, 2, {"USD": Decimal("3.50")}, [])
+
+
+def test_a_folder_of_azure_is_no_file(tmp_path: Path, odd: OddStore) -> None:
+    """With a hierarchical namespace, folders are listed as empty blobs; Spark calls them oct.csv."""
+    odd.objects = {"focus/oct.csv": b"", "focus/oct.csv/part-0.csv": bill_of("1.00")}
+    bill = odd_bill(tmp_path, odd)
+    bill.load()
+    assert bill.total() == Decimal(1)
+
+
+# --- a file comes whole, or it is refused ------------------------------------------------------------------------------
+
+
+def test_a_large_file_comes_in_pieces_and_says_so(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = csv_text([row(f"{i}.00", ResourceId="i-" + "x" * 20_000) for i in range(1000)]).encode()
+    assert len(data) > 20_000_000
+    monkeypatch.setattr(places, "TELL_EACH_BYTES", 1_000_000)
+    store.put({"focus/oct.csv": data})
+    bill = store.bill(tmp_path, "focus")
+    folder = places.open_folder(bill.source, tmp_path, bill.said.append)
+    [entry] = folder.entries()
+    assert folder.fetch(entry).read_bytes() == data
+    told = [int(line.partition(", ")[2].partition(" %")[0]) for line in bill.said]
+    assert 3 <= len(told) <= 9
+    assert told == sorted(set(told))
+    assert bill.said[0] == f"bill: fetching oct.csv, {told[0]} % of {len(data):,} bytes"
+
+
+def test_a_copy_that_breaks_off_goes_on_where_it_stopped(tmp_path: Path, odd: OddStore) -> None:
+    """obstore itself takes up a broken answer; a store that ends one early without an error does not count as whole."""
+    odd.objects = {"focus/oct.csv": bill_of(*[f"{i}.00" for i in range(2000)])}
+    cuts = iter([5000, 70_000])
+
+    def cut(request: Request) -> bool:
+        after = next(cuts, None) if request.key else None
+        if after is not None:
+            odd.send(request, odd.objects[request.key], stop_after=after)
+        return after is not None
+
+    odd.oddity = cut
+    bill = odd_bill(tmp_path, odd)
+    bill.load()
+    assert bill.total() == Decimal(sum(range(2000)))
+    starts = [asked.partition("bytes=")[2].partition("-")[0] for asked in odd.asked if "comp=list" not in asked]
+    assert starts == ["", "5000", "75000"]
+
+
+def test_a_store_that_keeps_breaking_off_is_unreachable(tmp_path: Path, odd: OddStore) -> None:
+    odd.objects = {"focus/oct.csv": bill_of("1.00")}
+
+    def cut(request: Request) -> bool:
+        if request.key:
+            odd.send(request, odd.objects[request.key], stop_after=0)
+        return bool(request.key)
+
+    odd.oddity = cut
+    with pytest.raises(SourceUnreachable, match=r"cannot read abfss://.*: the store broke off in the middle of oct.csv each time"):
+        odd_bill(tmp_path, odd).load()
+
+
+@pytest.mark.parametrize("way", ["condition", "no condition", "gone", "shorter"])
+def test_a_file_that_changes_while_it_is_copied_is_refused(tmp_path: Path, odd: OddStore, way: str) -> None:
+    """Whether the store knows If-Match or not."""
+    before, after = bill_of("1.00"), bill_of("2.00")
+    odd.objects = {"focus/BILLING_PERIOD=2026-10/oct.csv": before}
+
+    def swap(request: Request) -> bool:
+        if not request.key:
+            return False
+        if way == "gone":
+            odd.objects.clear()
+            return False
+        if way == "shorter":
+            odd.send(request, before[:-5])
+            return True
+        odd.objects[request.key] = after
+        if way == "no condition":
+            odd.send(request, after)
+            return True
+        return False
+
+    odd.oddity = swap
+    outcome = only(odd_bill(tmp_path, odd).load())
+    assert outcome.state == "refused"
+    assert "oct.csv of bill bill: it changed while it was copied. Run the load again." in str(outcome.error)
+
+
+# --- what cannot be read, in one sentence, without keys ----------------------------------------------------------------
+
+
+def refusal_of(bill: Nights) -> str:
+    """The sentence; nothing of the store's client is in what a traceback would print."""
+    with pytest.raises(SourceUnreachable) as caught:
+        bill.load()
+    printed = "".join(traceback.format_exception(caught.value)) + repr(bill.source)
+    assert "canary" not in printed
+    assert "Debug source" not in printed
+    text = str(caught.value)
+    assert text.startswith(f"cannot read {bill.source.uri} of bill bill: ")
+    assert "\n" not in text
+    return text
+
+
+def test_a_bucket_that_is_not_there(tmp_path: Path, azure_server: AzureServer) -> None:
+    bill = nights(
+        tmp_path,
+        f"abfss://gone@{azure_server.account}.dfs.core.windows.net/x",
+        endpoint=azure_server.endpoint,
+        credentials=azure_server.sas(),
+    )
+    assert "there is no container gone in account acmebilling (404 ContainerNotFound)" in refusal_of(bill)
+
+
+@pytest.mark.parametrize(
+    ("credentials", "answer"),
+    [
+        ("sv=2021-08-06&ss=b&srt=sco&sp=rl&se=2099-01-01T00%3A00%3A00Z&sig=canary", "403 AuthorizationFailure"),
+        ("DefaultEndpointsProtocol=https;AccountName=acmebilling;AccountKey=Y2FuYXJ5LWNhbmFyeQ==", "403 AuthorizationFailure"),
+        ("anonymous", "403"),
+    ],
+)
+def test_credentials_without_rights(tmp_path: Path, azure_server: AzureServer, credentials: str, answer: str) -> None:
+    azure_server.create_container(name := f"b-{uuid.uuid4().hex[:12]}")
+    uri = f"abfss://{name}@{azure_server.account}.dfs.core.windows.net/x"
+    text = refusal_of(nights(tmp_path, uri, endpoint=azure_server.endpoint, credentials=credentials))
+    assert f"the credentials have no right to it ({answer}" in text
+    assert "Storage Blob Data Reader" in text
+
+
+@pytest.mark.parametrize("scheme", ["gs", "abfss"])
+def test_a_server_that_is_not_there(tmp_path: Path, scheme: str) -> None:
+    uri = {"gs": "gs://bills/x", "abfss": "abfss://bills@acme.dfs.core.windows.net/x"}[scheme]
+    text = refusal_of(nights(tmp_path, uri, endpoint="http://127.0.0.1:9/acme", credentials="anonymous"))
+    assert "did not answer. Check the network, endpoint and credentials." in text
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (404, b"<Error><Code>NoSuchBucket</Code></Error>", "there is no bucket bills (404 NoSuchBucket)"),
+        (403, b"<Error><Code>AccessDenied</Code></Error>", "(403 AccessDenied). Check the credentials"),
+        (400, b"<Error><Code>InvalidArgument</Code><Message>canary</Message></Error>", "the store answered 400 InvalidArgument"),
+        (200, b"<html>canary</html>", "something that is no answer of such a store"),
+    ],
+)
+def test_what_google_answers(tmp_path: Path, odd: OddStore, status: int, body: bytes, said: str) -> None:
+    odd.oddity = lambda request: request.answer(status, body) is None
+    assert said in refusal_of(nights(tmp_path, "gs://bills/x", endpoint=odd.endpoint, credentials="anonymous"))
+
+
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        (None, "are no key file of Google's"),
+        ("{", "are no key file of Google's"),
+        ('{"type": "external_account"}', "are of type 'external_account'"),
+        (
+            '{"type": "service_account", "private_key": "canary", "client_email": "a", "private_key_id": "1"}',
+            "its credentials cannot be used",
+        ),
+    ],
+)
+def test_a_key_file_that_is_none(tmp_path: Path, held: str | None, said: str) -> None:
+    key = tmp_path / "key.json"
+    if held is not None:
+        key.write_text(held)
+    assert said in refusal_of(nights(tmp_path, "gs://bills/x", endpoint="http://127.0.0.1:9", credentials=str(key)))
+
+
+def test_no_account_is_named(tmp_path: Path) -> None:
+    assert "no storage account is named" in refusal_of(nights(tmp_path, "az://bills/x", credentials="sv=1&sig=canary"))
+
+
+@pytest.mark.parametrize("credentials", ["sv=1&sig=canary-signature", "anonymous"])
+def test_nobody_follows_a_store_elsewhere(tmp_path: Path, odd: OddStore, credentials: str) -> None:
+    """obstore's client would, and would name the address with its SAS token to the other one."""
+    odd.objects = {"focus/oct.csv": bill_of("1.00")}
+    with serve_odd_store("127.0.0.2") as other:
+        other.objects = odd.objects
+        for location in (other.endpoint, other.endpoint.replace("http:", "https:")):
+            odd.oddity = lambda request, to=location: request.answer(307, Location=f"{to}/bills?comp=list") is None
+            refusal_of(odd_bill(tmp_path, odd, credentials=credentials))
+        assert other.asked == []
+
+
+def test_a_secret_is_in_no_text_of_the_settings(tmp_path: Path, azure_server: AzureServer) -> None:
+    for secret in (azure_server.connection_string, azure_server.sas()):
+        settings = Settings(billing=[BillSource(name="a", uri=(uri := "abfss://bills@acme.dfs.core.windows.net/x"), credentials=secret)])
+        folder = open_blobs(settings.billing[0], uri, tmp_path, print)
+        signature = secret.partition("sig=")[2] or azure_server.key
+        for text in (
+            repr(settings),
+            show_settings(settings),
+            settings.model_dump_json(),
+            repr(folder),
+            redact(f"at {secret} it", settings),
+        ):
+            assert signature not in text
+
+
+def test_the_environments_own_variables_do_not_move_the_store(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.put({"focus/oct.csv": bill_of("1.00")})
+    for name, value in {
+        "AZURE_STORAGE_ENDPOINT": "http://127.0.0.1:9",
+        "AZURE_STORAGE_ACCOUNT_KEY": "Y2FuYXJ5",
+        "AZURE_STORAGE_USE_EMULATOR": "true",
+        "AZURE_CONTAINER_NAME": "other",
+        "GOOGLE_BASE_URL": "http://127.0.0.1:9",
+        "GOOGLE_BUCKET": "other",
+    }.items():
+        monkeypatch.setenv(name, value)
+    bill = store.bill(tmp_path, "focus")
+    bill.load()
+    assert bill.total() == Decimal(1)
