@@ -120,11 +120,17 @@ def pool_key_sql(name: str, equal: Sequence[tuple[str, str]]) -> str:
 
 
 def tag_forms(key: str) -> tuple[str, ...]:
-    """A tag key and the forms AWS exports turn it into (user_, user: or resourceTags/user: before users' own keys, _ for other signs)."""
+    """A tag key and the forms AWS exports turn it into.
+
+    Users' own keys get user_, user: or resourceTags/ before them; other signs become _ and letters small ones where keys become
+    names of columns. Sources: AWS "Tags column", "Running Amazon Athena queries" (column names).
+    """
     plain = re.sub(r"[^A-Za-z0-9_]", "_", key)
     if key.startswith("aws:"):
-        return (key, f"resourceTags/{key}", plain)
-    return tuple(dict.fromkeys((key, f"user_{key}", f"user:{key}", f"resourceTags/user:{key}", f"user_{plain}")))
+        return (key, f"resourceTags/{key}", plain, f"resource_tags_{plain}")
+    own = (f"user_{plain}", f"user_{plain.lower()}")
+    forms = (key, f"user_{key}", f"user:{key}", f"resourceTags/user:{key}", f"resourceTags/{key}", *own, *(f"resource_tags_{f}" for f in own))
+    return tuple(dict.fromkeys(forms))
 
 
 # Tags or params of runs that state a job; first that is stated wins. The names of environment variables are for people who copy those as they are.

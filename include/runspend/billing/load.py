@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -585,11 +586,17 @@ def _build(
         "quarantined": len(quarantine),
         "duplicates": [name for f in files if f.index in chosen for name in f.copies],
         "dropped_columns": sorted({c for f in files if f.staged and f.index in chosen for c in f.staged.dropped_columns}),
-        "unreadable": {c: n for f in files if f.staged and f.index in chosen for c, n in f.staged.unreadable.items()},
+        "unreadable": _summed(f.staged.unreadable for f in files if f.staged and f.index in chosen),
+        "left_out": _summed(f.staged.left_out for f in files if f.staged and f.index in chosen),
         **counts.read_charge_range(staged, period, chosen),
         "bill_digest": counts.read_bill_digest(staged, period, chosen),
     }
     return PeriodLoad(period, "loaded", tables, None, extra)
+
+
+def _summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """Counts of several files, added up."""
+    return dict(sum((Counter(each) for each in counts), Counter()))
 
 
 def _fed(

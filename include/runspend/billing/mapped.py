@@ -3,12 +3,14 @@
 Put here what all of them share. A format states how headers spell its columns; its SQL file reads one view of texts and
 selects FOCUS columns by their names in `tables.py`. What it leaves out is null. A cost, quantity or time may stay the text it
 is: it is read here, and one that cannot be read becomes null and is counted; without a cost, a currency or its times a row is
-set aside, whole. A column `trouble` says by itself why a row must be set aside. A row may become none or several.
+set aside, whole. A column `trouble` says by itself why a row must be set aside, a column `left_out` why it charges nothing and
+becomes no line: such rows are counted. A row may become none or several.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -27,7 +29,7 @@ NULL_TEXTS = ("NULL", "null", "(null)", "nan", "NaN")
 SQL_TYPES = {"STRING": "varchar", "BIGNUMERIC": "decimal(38, 22)", "TIMESTAMP": "timestamptz"}
 FOCUS_NAMES = {c.name: "".join(part.capitalize() for part in c.name.split("_")) for c in FOCUS_COLUMNS}
 TIMES = ("billing_period_start", "billing_period_end", "charge_period_start", "charge_period_end")
-OTHERS = ("delivered_instance_type", "trouble", "long_billed_cost")
+OTHERS = ("delivered_instance_type", "trouble", "left_out", "long_billed_cost")
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def stage(
     found = _Found()
     _read_all(staged, delivered, header, wanted, kind, spelled, gathered, found)
     dropped = tuple(h for h in header if h not in wanted)
-    return StagedFile(version(header), found.rows, dropped, found.unreadable, is_aside=kind.sql is None)
+    return StagedFile(version(header), found.rows, dropped, found.unreadable, is_aside=kind.sql is None, left_out=found.left_out)
 
 
 @dataclass
@@ -94,6 +96,7 @@ class _Found:
 
     rows: int = 0
     unreadable: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 def _read_all(
@@ -122,7 +125,7 @@ def _read_all(
         keep(texts.read_quickly(delivered.file, header, wanted))
     except texts.NotPlain:
         staged.drop(delivered.index)
-        found.rows, found.unreadable = 0, {}
+        found.rows, found.unreadable, found.left_out = 0, {}, {}
         keep(texts.read_slowly(staged.con, source, name, delivered.file, header, wanted))
     if not found.rows and kind.sql is None:
         staged.keep_aside(kind.view, delivered.index, _canonical(staged, None, spelled, gathered))
@@ -172,21 +175,23 @@ def _gather(staged: Staged, found: Sequence[pa.DictionaryArray], names: Sequence
 def _map(staged: Staged, delivered: Delivered, kind: Kind, view: pa.Table, found: _Found) -> None:
     """One share of rows through the format's SQL, judged, into `staged`."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     assert kind.sql is not None
     con = staged.con
     con.register(kind.view, view)
     query = files("runspend.billing.formats").joinpath(kind.sql).read_text(encoding="utf-8")
-    con.execute(f"create or replace temp table mapped as {query}")
-    con.unregister(kind.view)
-    types = {str(row[0]): str(row[1]).upper() for row in con.execute("describe mapped").fetchall()}
+    types = {str(row[0]): str(row[1]).upper() for row in con.execute(f"describe {query}").fetchall()}
     _check_columns(kind, types)
-    con.execute(f"create or replace temp table judged as {_judging_sql(types)}")
-    for name, count in _count_unreadable(con, types).items():
-        found.unreadable[name] = found.unreadable.get(name, 0) + count
-    raw = _whole_rows_in_trouble(con, delivered)
-    judged = con.sql("from judged order by rowid").to_arrow_table()
-    con.execute("drop table judged; drop table mapped")
+    judged = con.sql(_judging_sql(query, types)).to_arrow_table()
+    con.unregister(kind.view)
+    if judged.column("left_out").null_count < judged.num_rows:
+        _add_counts(found.left_out, judged.column("left_out"))
+        judged = judged.filter(pc.is_null(judged.column("left_out")))
+    for texts_of_row in judged.column("unread").drop_null().to_pylist():
+        for name in texts_of_row:
+            found.unreadable[name] = found.unreadable.get(name, 0) + 1
+    raw = _whole_rows_in_trouble(con, delivered, judged)
     rows = judged.num_rows
     made: dict[str, pa.Array] = {
         "raw": pa.array([raw.get(n) for n in judged.column(texts.ROW_NUMBER).to_pylist()], pa.string()).dictionary_encode()
@@ -194,12 +199,30 @@ def _map(staged: Staged, delivered: Delivered, kind: Kind, view: pa.Table, found
         else pa.nulls(rows, columns.text_type()),
         "file_index": pa.repeat(pa.scalar(delivered.index, pa.int32()), rows),
     }
-    for wanted in delivered_fields():
-        if wanted.name in made:
-            continue
-        column = one_piece(judged.column(wanted.name))
-        made[wanted.name] = column.dictionary_encode() if pa.types.is_dictionary(wanted.type) else column.cast(wanted.type)
+    wanted = [field for field in delivered_fields() if field.name not in made]
+    with ThreadPoolExecutor() as several:
+        coded = several.map(lambda field: _coded(judged.column(field.name), field.type), wanted)
+        made |= {field.name: column for field, column in zip(wanted, coded, strict=True)}
     staged.add(delivered.index, pa.table({wanted.name: made[wanted.name] for wanted in delivered_fields()}))
+
+
+def _coded(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
+    """The column in its staged type."""
+    import pyarrow as pa
+
+    if column.null_count == len(column):
+        return pa.nulls(len(column), kind)
+    if pa.types.is_dictionary(kind):
+        return one_piece(column.dictionary_encode()).cast(kind)
+    return one_piece(column).cast(kind)
+
+
+def _add_counts(counts: dict[str, int], column: pa.ChunkedArray) -> None:
+    """How many rows say what."""
+    import pyarrow.compute as pc
+
+    for pair in pc.value_counts(column.drop_null()).to_pylist():
+        counts[pair["values"]] = counts.get(pair["values"], 0) + pair["counts"]
 
 
 def _check_columns(kind: Kind, types: Mapping[str, str]) -> None:
@@ -212,58 +235,53 @@ def _check_columns(kind: Kind, types: Mapping[str, str]) -> None:
         raise ValueError(f"{kind.sql} does not select {', '.join(missing)}. Every line of a bill has them.")
 
 
-def _judging_sql(types: Mapping[str, str]) -> str:
-    """Every staged column of the table `mapped`, and what is wrong with each row."""
-    select, checks = [], ["trouble"] if "trouble" in types else []
+def _judging_sql(query: str, types: Mapping[str, str]) -> str:
+    """Every staged column of what a format's SQL selects, what is wrong with each row, and which of its values were unreadable."""
+    typed, unread = [], {}
     for column in FOCUS_COLUMNS:
-        kind = SQL_TYPES[column.type]
-        if column.name not in types:
-            select.append(f"cast(null as {kind}) as {column.name}")
-        elif column.name == "billing_currency":
-            select.append("upper(trim(billing_currency)) as billing_currency")
-        elif types[column.name] == "VARCHAR" and column.type != "STRING":
-            select.append(f"try_cast({column.name} as {kind}) as {column.name}")
+        kind, name = SQL_TYPES[column.type], column.name
+        if name not in types:
+            typed.append(f"cast(null as {kind}) as {name}")
+        elif types[name] == "VARCHAR" and column.type != "STRING":
+            typed.append(f"try_cast({name} as {kind}) as {name}, {name} as {name}_text")
+            unread[FOCUS_NAMES[name]] = f"({name} is null and {name}_text is not null)"
         else:
-            select.append(f"cast({column.name} as {kind}) as {column.name}")
-    for name in TIMES:
-        as_time = f"try_cast({name} as timestamptz)"
-        checks.append(
-            f"case when not is_plausible({as_time}) then unreadable('{FOCUS_NAMES[name]}', cast({name} as varchar), 'a UTC time such as 2026-10-01T00:00:00Z') end"
-        )
-    checks.append(
+            typed.append(f"cast({name} as {kind}) as {name}")
+            if name in (*TIMES, "billed_cost"):
+                typed.append(f"cast({name} as varchar) as {name}_text")
+    typed += [f"{name if name in types else 'cast(null as varchar)'} as {name}" for name in OTHERS]
+    checks = [
+        "trouble",
+        *(
+            f"case when not is_plausible({name}) then unreadable('{FOCUS_NAMES[name]}', {name}_text, 'a UTC time such as 2026-10-01T00:00:00Z') end"
+            for name in TIMES
+        ),
         "case when billing_currency is null or upper(trim(billing_currency)) not in (select code from currencies) "
-        "then unreadable('BillingCurrency', billing_currency, 'an ISO 4217 code such as USD') end"
-    )
-    cost = "cast(billed_cost as varchar)"
-    checks.append(
-        f"case when try_cast(billed_cost as decimal(38, 22)) is null or contains({cost}, '_') then unreadable('BilledCost', {cost}, 'a plain decimal number') end"
-    )
+        "then unreadable('BillingCurrency', billing_currency, 'an ISO 4217 code such as USD') end",
+        "case when billed_cost is null or contains(billed_cost_text, '_') then unreadable('BilledCost', billed_cost_text, 'a plain decimal number') end",
+    ]
     long_cost = (
         "long_billed_cost"
-        if "long_billed_cost" in types
-        else f"case when length({cost}) - instr({cost}, '.') > 22 or contains(lower({cost}), 'e') then {cost} end"
-        if types["billed_cost"] == "VARCHAR"
-        else "cast(null as varchar)"
+        if "long_billed_cost" in types or types["billed_cost"] != "VARCHAR"
+        else "case when length(billed_cost_text) - instr(billed_cost_text, '.') > 22 or contains(lower(billed_cost_text), 'e') then billed_cost_text end"
     )
-    instance = "delivered_instance_type" if "delivered_instance_type" in types else "cast(null as varchar)"
+    names = ", ".join("upper(trim(billing_currency)) as billing_currency" if c.name == "billing_currency" else c.name for c in FOCUS_COLUMNS)
+    listed = ", ".join(f"case when {is_bad} then {sql_text(name)} end" for name, is_bad in unread.items())
     return (
-        f"select {', '.join(select)}, {instance} as delivered_instance_type, "
-        "month_of(try_cast(billing_period_start as timestamptz)) as billing_period, "
-        f"coalesce({', '.join(checks)}) as trouble, {long_cost} as long_billed_cost, {texts.ROW_NUMBER} from mapped"
+        f"with mapped as ({query}\n), typed as (select {', '.join(typed)}, {texts.ROW_NUMBER} from mapped), "
+        f"judged as (select * exclude (trouble), coalesce({', '.join(checks)}) as trouble, {long_cost} as long_cost from typed) "
+        f"select {names}, delivered_instance_type, month_of(billing_period_start) as billing_period, trouble, long_cost as long_billed_cost, "
+        f"{texts.ROW_NUMBER}, case when trouble is null then left_out end as left_out, "
+        f"case when trouble is null and ({' or '.join(unread.values()) or 'false'}) "
+        f"then list_filter([{listed or 'null'}], lambda name: name is not null) end as unread from judged"
     )
 
 
-def _count_unreadable(con: Any, types: Mapping[str, str]) -> dict[str, int]:
-    """How many texts of each typed column, of rows that are kept, became null."""
-    names = [c.name for c in FOCUS_COLUMNS if c.type != "STRING" and types.get(c.name) == "VARCHAR"]
-    if not names:
-        return {}
-    counts = ", ".join(f"count(*) filter (m.{n} is not null and j.{n} is null)" for n in names)
-    [row] = con.execute(f"select {counts} from mapped m join judged j on m.rowid = j.rowid where j.trouble is null").fetchall()
-    return {FOCUS_NAMES[name]: count for name, count in zip(names, row, strict=True) if count}
-
-
-def _whole_rows_in_trouble(con: Any, delivered: Delivered) -> dict[int, str]:
+def _whole_rows_in_trouble(con: Any, delivered: Delivered, judged: pa.Table) -> dict[int, str]:
     """Row number -> the delivered row as a JSON object, for the rows that are set aside."""
-    numbers = [n for (n,) in con.execute(f"select distinct {texts.ROW_NUMBER} from judged where trouble is not null").fetchall()]
-    return texts.read_whole_rows(con, delivered.source.name, delivered.name, delivered.file, numbers) if numbers else {}
+    import pyarrow.compute as pc
+
+    if judged.column("trouble").null_count == judged.num_rows:
+        return {}
+    numbers = judged.filter(pc.is_valid(judged.column("trouble"))).column(texts.ROW_NUMBER).unique().to_pylist()
+    return texts.read_whole_rows(con, delivered.source.name, delivered.name, delivered.file, numbers)

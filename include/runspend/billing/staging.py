@@ -75,6 +75,7 @@ class StagedFile:
     dropped_columns: tuple[str, ...] = ()
     unreadable: dict[str, int] = field(default_factory=dict)  # column -> values that became null
     is_aside: bool = False  # no charges: what the SQL of others looks up
+    left_out: dict[str, int] = field(default_factory=dict)  # why rows charge nothing and become no line -> how many
 
 
 class Staged:

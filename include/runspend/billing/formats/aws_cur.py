@@ -1,0 +1,157 @@
+"""AWS Cost and Usage Reports, CUR 2.0 and the legacy one, CSV or Parquet, read through `aws_cur.sql`.
+
+Put here how the reports spell their columns and which costs are read: all of them net of private discounts, or none. What a
+line item type means is in the SQL.
+
+Sources: AWS "Cost and Usage Report (CUR) 2.0" table dictionary, "Cost and Usage Report data dictionary", "Running Amazon Athena
+queries" (how Athena spells legacy columns).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
+
+from runspend.billing import mapped, texts
+from runspend.billing.deliveries import Delivered
+from runspend.billing.mapped import NULL_TEXTS, Kind
+from runspend.billing.staging import Staged, StagedFile
+
+# Column of CUR 2.0 -> how the legacy report spells it. Legacy Parquet and Athena mostly write what CUR 2.0 does; where they do
+# not, theirs is the third.
+SPELLINGS: dict[str, tuple[str, ...]] = {
+    "bill_invoice_id": ("bill/InvoiceId",),
+    "bill_invoicing_entity": ("bill/InvoicingEntity",),
+    "bill_billing_entity": ("bill/BillingEntity",),
+    "bill_payer_account_id": ("bill/PayerAccountId",),
+    "bill_payer_account_name": (),
+    "bill_billing_period_start_date": ("bill/BillingPeriodStartDate",),
+    "bill_billing_period_end_date": ("bill/BillingPeriodEndDate",),
+    "line_item_usage_account_id": ("lineItem/UsageAccountId",),
+    "line_item_usage_account_name": (),
+    "line_item_line_item_type": ("lineItem/LineItemType",),
+    "line_item_usage_start_date": ("lineItem/UsageStartDate",),
+    "line_item_usage_end_date": ("lineItem/UsageEndDate",),
+    "line_item_product_code": ("lineItem/ProductCode",),
+    "line_item_usage_type": ("lineItem/UsageType",),
+    "line_item_operation": ("lineItem/Operation",),
+    "line_item_availability_zone": ("lineItem/AvailabilityZone",),
+    "line_item_resource_id": ("lineItem/ResourceId",),
+    "line_item_usage_amount": ("lineItem/UsageAmount",),
+    "line_item_currency_code": ("lineItem/CurrencyCode",),
+    "line_item_unblended_cost": ("lineItem/UnblendedCost",),
+    "line_item_net_unblended_cost": ("lineItem/NetUnblendedCost",),
+    "line_item_line_item_description": ("lineItem/LineItemDescription",),
+    "line_item_tax_type": ("lineItem/TaxType",),
+    "line_item_legal_entity": ("lineItem/LegalEntity",),
+    "pricing_public_on_demand_cost": ("pricing/publicOnDemandCost",),
+    "pricing_public_on_demand_rate": ("pricing/publicOnDemandRate",),
+    "pricing_unit": ("pricing/unit",),
+    "pricing_rate_id": ("pricing/RateId",),
+    "pricing_rate_code": ("pricing/RateCode",),
+    "pricing_currency": ("pricing/currency",),
+    "product": (),
+    "product_name": ("product/ProductName", "product_product_name"),
+    "product_servicecode": ("product/servicecode",),
+    "product_product_family": ("product/productFamily",),
+    "product_instance_type": ("product/instanceType",),
+    "product_region_code": ("product/regionCode", "product/region", "product_region"),
+    "product_location": ("product/location",),
+    "product_sku": ("product/sku",),
+    "reservation_reservation_a_r_n": ("reservation/ReservationARN",),
+    "reservation_effective_cost": ("reservation/EffectiveCost",),
+    "reservation_net_effective_cost": ("reservation/NetEffectiveCost",),
+    "reservation_unused_amortized_upfront_fee_for_billing_period": ("reservation/UnusedAmortizedUpfrontFeeForBillingPeriod",),
+    "reservation_net_unused_amortized_upfront_fee_for_billing_period": ("reservation/NetUnusedAmortizedUpfrontFeeForBillingPeriod",),
+    "reservation_unused_recurring_fee": ("reservation/UnusedRecurringFee",),
+    "reservation_net_unused_recurring_fee": ("reservation/NetUnusedRecurringFee",),
+    "savings_plan_savings_plan_a_r_n": ("savingsPlan/SavingsPlanARN", "savingsPlan/SavingsPlanArn"),
+    "savings_plan_offering_type": ("savingsPlan/OfferingType",),
+    "savings_plan_savings_plan_effective_cost": ("savingsPlan/SavingsPlanEffectiveCost",),
+    "savings_plan_net_savings_plan_effective_cost": ("savingsPlan/NetSavingsPlanEffectiveCost",),
+    "savings_plan_total_commitment_to_date": ("savingsPlan/TotalCommitmentToDate",),
+    "savings_plan_used_commitment": ("savingsPlan/UsedCommitment",),
+    "split_line_item_parent_resource_id": ("splitLineItem/ParentResourceId",),
+    "split_line_item_split_usage": ("splitLineItem/SplitUsage",),
+    "split_line_item_split_usage_ratio": ("splitLineItem/SplitUsageRatio",),
+    "split_line_item_split_cost": ("splitLineItem/SplitCost",),
+    "split_line_item_unused_cost": ("splitLineItem/UnusedCost",),
+    "split_line_item_net_split_cost": ("splitLineItem/NetSplitCost",),
+    "split_line_item_net_unused_cost": ("splitLineItem/NetUnusedCost",),
+    "resource_tags": ("tags",),
+}
+# The amounts of one view of the costs, and the same net of private discounts.
+NET_OF = {
+    "line_item_unblended_cost": "line_item_net_unblended_cost",
+    "reservation_effective_cost": "reservation_net_effective_cost",
+    "reservation_unused_amortized_upfront_fee_for_billing_period": "reservation_net_unused_amortized_upfront_fee_for_billing_period",
+    "reservation_unused_recurring_fee": "reservation_net_unused_recurring_fee",
+    "savings_plan_savings_plan_effective_cost": "savings_plan_net_savings_plan_effective_cost",
+}
+KINDS = (
+    Kind(
+        view="cur",
+        columns={name: (name, *others) for name, others in SPELLINGS.items()},
+        required=(
+            "bill_payer_account_id", "bill_billing_period_start_date", "bill_billing_period_end_date", "line_item_line_item_type",
+            "line_item_usage_start_date", "line_item_usage_end_date", "line_item_product_code", "line_item_currency_code",
+            "line_item_unblended_cost",
+        ),
+        gathered={"tag_columns": ("resourceTags/", "resource_tags_")},
+        sql="aws_cur.sql",
+    ),
+)  # fmt: skip
+
+
+def matches(header: Sequence[str]) -> bool:
+    """Whether a header is of a Cost and Usage Report of any spelling."""
+    return _spelled("line_item_line_item_type", header) is not None and _spelled("line_item_unblended_cost", header) is not None
+
+
+def cur_version(header: Sequence[str]) -> str:
+    """CUR 2.0 has a column for all tags, or snake case without the columns only the legacy report has; the rest is legacy."""
+    if "lineItem/LineItemType" in header:
+        return "CUR legacy"
+    return "CUR 2.0" if {"resource_tags", "tags", "product", "bill_payer_account_name"} & set(header) else "CUR legacy"
+
+
+def stage(staged: Staged, delivered: Delivered) -> StagedFile:
+    """The rows of one file, as charges. Raises SourceRefused when the file does not fit its header."""
+    return mapped.stage(staged, delivered, KINDS, version=cur_version, variables={"is_net": _is_net(staged, delivered)})
+
+
+def _spelled(column: str, header: Sequence[str]) -> str | None:
+    return next((name for name in (column, *SPELLINGS[column]) if name in header), None)
+
+
+def _is_net(staged: Staged, delivered: Delivered) -> bool:
+    """Whether the file's costs are read net of private discounts: all of them, or none.
+
+    Net columns are there for payers with such a discount. They are used when each column of costs that the file has comes with
+    its net sibling, and the net costs hold any amount but zero: a net view of part of the columns would bill one price and
+    amortize another.
+    """
+    source, name, file = delivered.source.name, delivered.name, delivered.file
+    header = texts.read_header(source, name, file)
+    if any(_spelled(column, header) and not _spelled(net, header) for column, net in NET_OF.items()):
+        return False
+    net = _spelled(NET_OF["line_item_unblended_cost"], header)
+    if net is None:
+        return False
+    try:
+        return any(_has_amount(share.column(net)) for share in texts.read_quickly(file, header, [net]))
+    except texts.NotPlain:
+        return any(_has_amount(share.column(net)) for share in texts.read_slowly(staged.con, source, name, file, header, [net]))
+
+
+def _has_amount(column: object) -> bool:
+    """Whether any value of a column of texts is a number other than zero."""
+    values = column.unique().to_pylist()  # type: ignore[attr-defined]  # a pyarrow.ChunkedArray
+    return any(_is_amount(value) for value in values if value is not None and value not in NULL_TEXTS)
+
+
+def _is_amount(text: str) -> bool:
+    try:
+        return Decimal(text) != 0
+    except InvalidOperation:
+        return False

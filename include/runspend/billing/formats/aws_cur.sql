@@ -1,0 +1,209 @@
+-- One row per line item that charges something, and one more per commitment fee for the part of the commitment nobody used.
+-- View `cur`, columns by their CUR 2.0 names. Every amount is that of one view of the costs: net of private discounts or not.
+-- Sources: AWS, "Line item details", "Savings Plans details", "Reservation details", "Understanding split cost allocation data".
+with services(code, known_name, known_category) as (
+  values
+    ('AmazonSageMaker', 'Amazon SageMaker', 'AI and Machine Learning'),
+    ('AmazonBedrock', 'Amazon Bedrock', 'AI and Machine Learning'),
+    ('AmazonBedrockService', 'Amazon Bedrock', 'AI and Machine Learning'),
+    ('AmazonComprehend', 'Amazon Comprehend', 'AI and Machine Learning'),
+    ('AmazonRekognition', 'Amazon Rekognition', 'AI and Machine Learning'),
+    ('AmazonTextract', 'Amazon Textract', 'AI and Machine Learning'),
+    ('MachineLearningSavingsPlans', 'Savings Plans for AWS Machine Learning', 'AI and Machine Learning'),
+    ('AmazonEC2', 'Amazon Elastic Compute Cloud', 'Compute'),
+    ('AmazonECS', 'Amazon Elastic Container Service', 'Compute'),
+    ('AmazonEKS', 'Amazon Elastic Kubernetes Service', 'Compute'),
+    ('AWSLambda', 'AWS Lambda', 'Compute'),
+    ('AWSBatch', 'AWS Batch', 'Compute'),
+    ('ComputeSavingsPlans', 'Savings Plans for AWS Compute usage', 'Compute'),
+    ('AmazonS3', 'Amazon Simple Storage Service', 'Storage'),
+    ('AmazonEFS', 'Amazon Elastic File System', 'Storage'),
+    ('AmazonFSx', 'Amazon FSx', 'Storage'),
+    ('AmazonECR', 'Amazon EC2 Container Registry (ECR)', 'Storage'),
+    ('AmazonGlacier', 'Amazon Glacier', 'Storage'),
+    ('AWSBackup', 'AWS Backup', 'Storage'),
+    ('AWSDataTransfer', 'AWS Data Transfer', 'Networking'),
+    ('AmazonVPC', 'Amazon Virtual Private Cloud', 'Networking'),
+    ('AWSELB', 'Elastic Load Balancing', 'Networking'),
+    ('AmazonCloudFront', 'Amazon CloudFront', 'Networking'),
+    ('AmazonRoute53', 'Amazon Route 53', 'Networking'),
+    ('AmazonRDS', 'Amazon Relational Database Service', 'Databases'),
+    ('AmazonDynamoDB', 'Amazon DynamoDB', 'Databases'),
+    ('AmazonElastiCache', 'Amazon ElastiCache', 'Databases'),
+    ('AmazonRedshift', 'Amazon Redshift', 'Analytics'),
+    ('AmazonAthena', 'Amazon Athena', 'Analytics'),
+    ('ElasticMapReduce', 'Amazon Elastic MapReduce', 'Analytics'),
+    ('AWSGlue', 'AWS Glue', 'Analytics'),
+    ('AmazonKinesis', 'Amazon Kinesis', 'Analytics'),
+    ('AmazonCloudWatch', 'AmazonCloudWatch', 'Management and Governance'),
+    ('AWSCloudTrail', 'AWS CloudTrail', 'Management and Governance'),
+    ('awskms', 'AWS Key Management Service', 'Security'),
+    ('AWSSecretsManager', 'AWS Secrets Manager', 'Security')
+),
+in_one_view as (
+  select
+    *,
+    coalesce(line_item_line_item_type, 'none') as line_type,
+    if(is_net, line_item_net_unblended_cost, line_item_unblended_cost) as cost,
+    if(is_net, savings_plan_net_savings_plan_effective_cost, savings_plan_savings_plan_effective_cost) as plan_cost,
+    if(is_net, reservation_net_effective_cost, reservation_effective_cost) as reservation_cost,
+    if(
+      is_net, reservation_net_unused_amortized_upfront_fee_for_billing_period, reservation_unused_amortized_upfront_fee_for_billing_period
+    ) as unused_upfront_fee,
+    if(is_net, reservation_net_unused_recurring_fee, reservation_unused_recurring_fee) as unused_recurring_fee
+  from (select *, getvariable('is_net') and line_item_net_unblended_cost is not null as is_net from cur)
+),
+-- What a line item type means: the kind of charge, and which commitment stands behind it.
+meant as (
+  select
+    *,
+    coalesce(bill_billing_entity = 'AWS Marketplace', false) as is_marketplace,
+    line_item_operation in ('EKSPod-EC2', 'ECSTask-EC2') is true as is_split,
+    line_type in ('Usage', 'SavingsPlanCoveredUsage', 'DiscountedUsage', 'FlatRateSubscription') as is_measured,
+    case
+      when line_type in ('SavingsPlanCoveredUsage', 'SavingsPlanRecurringFee', 'SavingsPlanUpfrontFee') then 'Spend'
+      when line_type = 'Refund' and (savings_plan_savings_plan_a_r_n is not null or ends_with(line_item_product_code, 'SavingsPlans'))
+        then 'Spend'
+      when line_type in ('DiscountedUsage', 'RIFee') or (line_type = 'Fee' and reservation_reservation_a_r_n is not null) then 'Usage'
+    end as commitment,
+    case
+      when line_type in ('Usage', 'SavingsPlanCoveredUsage', 'DiscountedUsage', 'FlatRateSubscription') then 'Usage'
+      when line_type in ('Fee', 'RIFee', 'SavingsPlanRecurringFee', 'SavingsPlanUpfrontFee') then 'Purchase'
+      when line_type in ('Tax', 'Credit') then line_type
+      when line_type = 'Refund' and line_item_tax_type is not null then 'Tax'
+      when line_type = 'Refund' and commitment = 'Spend' then 'Purchase'
+      when line_type = 'Refund' or ends_with(line_type, 'Discount') then 'Usage'
+      else 'Adjustment'
+    end as category
+  from in_one_view
+),
+charges as (
+  select
+    *,
+    if(line_type in ('SavingsPlanCoveredUsage', 'DiscountedUsage'), '0', cost) as billed,
+    case
+      when line_type = 'SavingsPlanCoveredUsage' then plan_cost
+      when line_type = 'DiscountedUsage' then reservation_cost
+      when commitment is not null then '0'  -- a fee is spread over what it covers
+      else cost
+    end as effective,
+    case
+      when ends_with(line_type, 'Discount') then '0'
+      when is_measured then coalesce(pricing_public_on_demand_cost, if(line_type = 'DiscountedUsage', null, cost))
+      else cost
+    end as list,
+    if(line_type = 'DiscountedUsage', pricing_public_on_demand_cost, cost) as contracted,
+    false as is_unused
+  from meant
+  union all by name
+  -- What of a commitment was paid for and not used. AWS states no net sibling of the two amounts of Savings Plans.
+  select *, '0' as billed, unused as effective, '0' as list, '0' as contracted, true as is_unused
+  from (
+    select
+      * replace ('Usage' as category),
+      cast(
+        if(
+          commitment = 'Spend',
+          try_cast(savings_plan_total_commitment_to_date as decimal(38, 22)) - try_cast(savings_plan_used_commitment as decimal(38, 22)),
+          coalesce(try_cast(unused_upfront_fee as decimal(38, 22)), 0) + coalesce(try_cast(unused_recurring_fee as decimal(38, 22)), 0)
+        ) as varchar
+      ) as unused
+    from meant
+    where line_type in ('SavingsPlanRecurringFee', 'RIFee')
+  )
+  where cast(unused as decimal(38, 22)) <> 0
+),
+named as (
+  select
+    *,
+    line_type in ('Fee', 'RIFee', 'SavingsPlanRecurringFee', 'SavingsPlanUpfrontFee') and commitment is not null as is_commitment,
+    case commitment when 'Spend' then savings_plan_savings_plan_a_r_n when 'Usage' then reservation_reservation_a_r_n end as commitment_id,
+    coalesce(product_name, json_extract_string(product, '$.product_name')) as stated_service
+  from charges
+  left join services on code = line_item_product_code
+)
+select
+  row_number,
+  billed as billed_cost,
+  effective as effective_cost,
+  list as list_cost,
+  contracted as contracted_cost,
+  line_item_currency_code as billing_currency,
+  bill_payer_account_id as billing_account_id,
+  bill_payer_account_name as billing_account_name,
+  line_item_usage_account_id as sub_account_id,
+  line_item_usage_account_name as sub_account_name,
+  bill_billing_period_start_date as billing_period_start,
+  bill_billing_period_end_date as billing_period_end,
+  line_item_usage_start_date as charge_period_start,
+  line_item_usage_end_date as charge_period_end,
+  category as charge_category,
+  case
+    when line_type = 'Refund'
+      and month_of(try_cast(line_item_usage_start_date as timestamptz)) < month_of(try_cast(bill_billing_period_start_date as timestamptz))
+      then 'Correction'
+  end as charge_class,
+  case
+    when category = 'Usage' then 'Usage-Based'
+    when line_type in ('RIFee', 'SavingsPlanRecurringFee') then 'Recurring'
+    else 'One-Time'
+  end as charge_frequency,
+  line_item_line_item_description as charge_description,
+  bill_invoice_id as invoice_id,
+  coalesce(bill_invoicing_entity, if(is_marketplace, null, line_item_legal_entity), 'AWS') as invoice_issuer_name,
+  if(is_marketplace, coalesce(line_item_legal_entity, 'AWS Marketplace'), 'AWS') as service_provider_name,
+  'AWS' as host_provider_name,
+  coalesce(stated_service, known_name, product_servicecode, line_item_product_code) as service_name,
+  case
+    when product_product_family = 'Data Transfer' or contains(line_item_usage_type, 'DataTransfer') then 'Networking'
+    when line_item_product_code = 'AmazonEC2' and contains(line_item_usage_type, 'EBS:') then 'Storage'
+    when line_item_product_code = 'AmazonEC2' and regexp_matches(line_item_usage_type, 'NatGateway|LoadBalancer') then 'Networking'
+    else coalesce(known_category, 'Other')
+  end as service_category,
+  if(is_unused or is_commitment, coalesce(commitment_id, line_item_resource_id), line_item_resource_id) as resource_id,
+  product_region_code as region_id,
+  product_location as region_name,
+  line_item_availability_zone as availability_zone,
+  if(category = 'Tax', null, product_sku) as sku_id,
+  if(category = 'Tax', null, coalesce(pricing_rate_code, pricing_rate_id)) as sku_price_id,
+  line_item_usage_type as sku_meter,
+  coalesce(product_instance_type, line_item_usage_type) as delivered_instance_type,
+  if(is_measured, line_item_usage_amount, null) as consumed_quantity,
+  case
+    when not is_measured then null
+    when lower(pricing_unit) in ('hrs', 'hr', 'hour', 'hours') then 'Hours'
+    when pricing_unit is null and regexp_matches(line_item_usage_type, '(Box|Spot|Dedicated|Host)Usage') then 'Hours'
+    else pricing_unit
+  end as consumed_unit,
+  if(is_measured or (category = 'Purchase' and not is_unused), line_item_usage_amount, null) as pricing_quantity,
+  if(is_measured or (category = 'Purchase' and not is_unused), pricing_unit, null) as pricing_unit,
+  if(is_measured, pricing_public_on_demand_rate, null) as list_unit_price,
+  pricing_currency,
+  case
+    when category <> 'Usage' then null
+    when commitment is not null then 'Committed'
+    when not is_measured then 'Other'
+    when contains(line_item_usage_type, 'SpotUsage') then 'Dynamic'
+    else 'Standard'
+  end as pricing_category,
+  commitment_id as commitment_discount_id,
+  if(commitment_id is null, null, commitment) as commitment_discount_category,
+  case
+    when commitment_id is null then null
+    when commitment = 'Spend' then coalesce(savings_plan_offering_type, 'Savings Plan')
+    else 'Reserved Instance'
+  end as commitment_discount_type,
+  case
+    when is_unused then 'Unused'
+    when line_type in ('SavingsPlanCoveredUsage', 'DiscountedUsage') then 'Used'
+  end as commitment_discount_status,
+  coalesce(nullif(resource_tags, '{}'), tag_columns) as tags,
+  case
+    when line_type = 'SavingsPlanNegation' then 'SavingsPlanNegation'  -- takes back the price that covered usage states
+    when is_split then 'split cost allocation'  -- a container's part of a charge that has a line of its own
+  end as left_out,
+  case
+    when is_split and try_cast(cost as decimal(38, 22)) <> 0
+      then unreadable('line_item_unblended_cost', cost, '0, which split cost allocation data charges')
+  end as trouble
+from named
