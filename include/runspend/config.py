@@ -263,10 +263,14 @@ class BillSource(Frozen):
     endpoint: str | None = None
     region: str | None = None
     only: LineSelector | None = None
-    prices: dict[str, Any] | None = None
+    prices: DatabricksPrices | None = None
     vms: Literal["none"] | None = None
     machines: list[Machine] = []
+    slurm: SlurmSettings | None = None
     currency: Currency | None = None  # of a bill that names none; left out: `currency` of the settings
+    splits: list[Name] | None = None  # of `format: opencost`: the bills whose lines it splits; left out: every bill
+    lines: LineSelector | None = None  # of `format: opencost`: lines that are the cluster's machines together, where it names none
+    idle: Literal["keep", "share"] = "keep"  # of `format: opencost`: what no pod had is a part of its own, or every pod's
     max_drop: Ratio = 0.5
     late_after: Duration = timedelta(hours=48)
 
@@ -380,6 +384,16 @@ class ExchangeRate(Frozen):
     rate: Rate
     valid_from: date = Field(validation_alias=AliasChoices("date", "valid_from"), serialization_alias="date")
     inverse: bool = False
+
+    @model_validator(mode="after")
+    def _weights_are_no_bill(self) -> BillSource:
+        for key in ("splits", "lines", "idle"):
+            if key in self.model_fields_set and self.format != "opencost":
+                raise ValueError(f"`{key}:` belongs to `format: opencost`")
+        for key in ("only", "delivery", "max_drop"):
+            if key in self.model_fields_set and self.format == "opencost":
+                raise ValueError(f"`{key}:` belongs to a bill, and `format: opencost` is none: it splits lines of bills")
+        return self
 
     @model_validator(mode="after")
     def _between_two(self) -> ExchangeRate:
@@ -696,6 +710,15 @@ class Settings(Frozen):
                         ("stores", i, "uri"),
                         f"this root and stores[{j}] lie in each other, their bytes would count twice. Keep the outer one",
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_split_bills(self) -> Settings:
+        bills = [b.name for b in self.billing if b.format != "opencost"]
+        for i, source in enumerate(self.billing):
+            for name in source.splits or ():
+                if name not in bills:
+                    _conflict(("billing", i, "splits"), f"{name!r} is no bill whose lines could be split. Bills are {', '.join(bills) or 'none'}")
         return self
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from runspend.builder import Builder, note_report, report_builds
-from runspend.config import Settings
+from runspend.config import BillSource, Settings
 from runspend.errors import CheckFailed, ConfigError, SourceError
 from runspend.estimates import CHECKS as ESTIMATE_CHECKS
 from runspend.estimates import estimate_inputs, estimate_parameters, fill_estimates
@@ -38,7 +38,8 @@ from runspend.sources import (
     unread_notes,
     work_folder,
 )
-from runspend.warehouse import Step, Unit, open_warehouse
+from runspend.splitters import Splitters
+from runspend.warehouse import Step, Unit, Warehouse, open_warehouse
 
 # --- extract -----------------------------------------------------------------------------------------------------------
 
@@ -127,7 +128,11 @@ def load(settings: Settings, names: Sequence[str] | None = None, *, now: datetim
 
     outcome = Outcome("load")
     warehouse = open_warehouse(settings)
+    weights = Splitters(settings, progress)
     for source in chosen({s.name: s for s in settings.billing}, names, "bill"):
+        if source.format == "opencost":
+            _load_weights(warehouse, settings, outcome, weights, source, now)
+            continue
         with reading(warehouse, settings, outcome, source.name, "bill", source.late_after, now) as report, work_folder(settings) as workdir:
             kept = own_units(warehouse, source.name, "billing_lines", "billing_quarantine", "billing_loads", "bill_changes")
             result = billing.load_source(
@@ -137,6 +142,7 @@ def load(settings: Settings, names: Sequence[str] | None = None, *, now: datetim
                 pools=settings.pools,
                 dimensions=settings.dimensions,
                 keys=settings.keys,
+                weights=weights.of(source),
                 previous=published(warehouse, source.name),
                 periods_known=sorted({u.period for u in kept if u.table == "billing_loads"}),
                 accept=accept,
@@ -164,6 +170,16 @@ def load(settings: Settings, names: Sequence[str] | None = None, *, now: datetim
                     report.good(step, covered_until=covered_until(warehouse, source.name), rows=rows)
                     step.publish()
     return outcome
+
+
+def _load_weights(warehouse: Warehouse, settings: Settings, outcome: Outcome, weights: Splitters, source: BillSource, now: datetime) -> None:
+    """A source that is no bill but splits lines of bills: it has a row in `sources`, and no table of its own."""
+    with reading(warehouse, settings, outcome, source.name, "splits", source.late_after, now) as report:
+        read = weights.read(source)
+        with warehouse.step("load", make_load_id(source.name, now)) as step:
+            report.good(step, covered_until=read.covered_until, rows=read.rows)
+            step.publish()
+        outcome.notes += [f"{source.name}: {why}: {count}" for why, count in read.left_out.items()]
 
 
 # --- allocate and check ------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from runspend.config import Settings, find_settings
 from runspend.outcome import Outcome
 from runspend.warehouse import Reader, open_warehouse
 
+COUNTED = {"bill": "lines", "splits": "weights", "store": "objects", "tracking": "runs"}
 MARKS = {"ok": "✓", "late": "⚠", "refused": "✗", "unreachable": "✗"}
 
 
@@ -75,7 +76,7 @@ def _sources(reader: Reader, settings: Settings) -> tuple[tuple[str, str], ...]:
     shown = []
     for row in rows:
         name = str(_shown(Path(row["source"]))) if row["kind"] == "store" and "://" not in row["source"] else row["source"]
-        text = f"{name} {row['row_count'] or 0:,} {'objects' if row['kind'] == 'store' else 'lines' if row['kind'] == 'bill' else 'runs'}"
+        text = f"{name} {row['row_count'] or 0:,} {COUNTED[row['kind']]}"
         if row["state"] != "ok":
             covered = f"complete to {row['covered_until']:%d %b %H:%M} UTC" if row["covered_until"] else "never read well"
             text += f": {row['state']}, {row['last_error'] or covered}"

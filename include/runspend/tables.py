@@ -822,7 +822,7 @@ SOURCES = Table(
     "Freshness of everything the night reads.",
     (
         _key("source", "STRING", "Name in runspend.yaml; the root URI for stores."),
-        _key("kind", "STRING", "tracking, bill or store."),
+        _key("kind", "STRING", "tracking, bill, store or splits (what is no bill but splits lines of bills)."),
         Column("state", "STRING", "ok, late, refused or unreachable."),
         Column("covered_until", "TIMESTAMP", "Its data are complete to here."),
         Column("usual_lag_seconds", "FLOAT64", "Median distance between covered_until and the reads of the last good nights, seconds."),

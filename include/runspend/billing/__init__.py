@@ -8,5 +8,6 @@ in `formats/`.
 from __future__ import annotations
 
 from runspend.billing.load import Load, PeriodLoad, load_source, probe_source
+from runspend.billing.weights import Read, read_weights
 
-__all__ = ["Load", "PeriodLoad", "load_source", "probe_source"]
+__all__ = ["Load", "PeriodLoad", "Read", "load_source", "probe_source", "read_weights"]

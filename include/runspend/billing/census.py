@@ -162,9 +162,10 @@ def read_charge_range(staged: Staged, period: str, file_indexes: Sequence[int]) 
 
 
 def read_bill_digest(staged: Staged, period: str, file_indexes: Sequence[int]) -> str:
-    """Digest of the rows as they were delivered, whatever the files, their order, or the settings: equal while the bill is."""
+    """Digest of the rows as they were delivered, whatever the files, their order, the settings, or how lines were split by what
+    is not the bill's: equal while the bill is."""
     choose(staged, period, file_indexes)
     [row] = staged.con.execute(
-        f"select count(*), coalesce(sum(row_hash::hugeint), 0), coalesce(bit_xor(row_hash), 0) from staged where {CHOSEN}"
+        f"select coalesce(sum(rows), 0), coalesce(sum(hash_sum), 0), coalesce(bit_xor(hash_xor), 0) from {staged.delivered_rows} where {CHOSEN}"
     ).fetchall()
     return hashlib.sha256(",".join(map(str, row)).encode()).hexdigest()[:32]

@@ -33,6 +33,7 @@ from runspend.billing.deliveries import (
 from runspend.billing.formats import find_format, format_module, offered
 from runspend.billing.places import Folder, open_folder
 from runspend.billing.settle import Rules
+from runspend.billing.splits import Weights
 from runspend.billing.staging import Staged, StagedFile, wake
 from runspend.billing.texts import read_header
 from runspend.billing.verify import VerifiedFile, verify_file
@@ -114,6 +115,10 @@ class _Tonight:
     books: dict[str, Book]
     settings: str
 
+    def settings_of(self, period: str) -> str:
+        """What besides a period's files decides its rows: the settings, and the weights of other sources that reach into it."""
+        return "\n".join([self.settings, *(weights.digest_of(period) for weights in self.rules.weights)])
+
     def book(self, period: str) -> Book:
         if period not in self.books:
             self.books[period] = versions.read_book(self.source.name, period, self.previous("billing_loads", period))
@@ -134,15 +139,17 @@ def load_source(
     pools: Sequence[Pool] = (),
     dimensions: DimensionSettings | None = None,
     keys: KeySettings | None = None,
+    weights: Sequence[Weights] = (),
 ) -> Load:
     """Read what a bill delivers now. Raises SourceUnreachable, or SourceRefused when no period can be told from it.
 
     `scope`, `pools`, `dimensions` and `keys` decide what is settled on the lines: where they change, so does the version.
+    So do `weights`, by which other sources split lines of machines.
 
     `previous(table, "2026-10")` gives this source's published rows or None; `periods_known` are the periods it has.
     `accept` holds "SOURCE:YYYY-MM" for refusals a person has looked at.
     """
-    rules = Rules(scope, pools, dimensions or DimensionSettings(), keys or KeySettings())
+    rules = Rules(scope, pools, dimensions or DimensionSettings(), keys or KeySettings(), weights, source.delivery == "versions")
     tonight = _Tonight(
         source,
         now,
@@ -217,7 +224,7 @@ def _try_manifest(
     """Load a period from one delivery of each export. Adds the exports whose delivery is at fault to `at_fault`."""
     delivered_at = delivery.delivered_at or tonight.now
     if delivery.problem:
-        seen = version_of([*(f"{f.entry.name} {f.entry.bytes}" for f in delivery.files), delivery.problem], tonight.settings)
+        seen = version_of([*(f"{f.entry.name} {f.entry.bytes}" for f in delivery.files), delivery.problem], tonight.settings_of(period))
         return _record_refusal(
             tonight, period, VersionFacts(seen, [], delivered_at, [], 0, None, tonight.now, tonight.load_id), delivery.problem
         )
@@ -228,7 +235,7 @@ def _try_manifest(
         try:
             files, aside = _recognize(tonight, _verify_all(tonight, folder, delivery.files, workdir, bad), bad)
             digests = [f.digest for f in files]
-            if not bad and version_of(digests, tonight.settings) == tonight.book(period).version:
+            if not bad and version_of(digests, tonight.settings_of(period)) == tonight.book(period).version:
                 return _unchanged(tonight, period, _fed(files, [], [f.index for f in files], period))
             for file in [*aside, *files]:
                 _stage_or_note(tonight, staged, file, files, bad)
@@ -247,7 +254,7 @@ def _try_manifest(
                 raise _refused(tonight, why, period)
         except SourceRefused as error:
             facts = VersionFacts(
-                version_of([*digests, str(error)], tonight.settings), [], delivered_at, [], 0, None, tonight.now, tonight.load_id
+                version_of([*digests, str(error)], tonight.settings_of(period)), [], delivered_at, [], 0, None, tonight.now, tonight.load_id
             )
             return _record_refusal(tonight, period, facts, str(error))
         return _build(tonight, staged, period, files, [f.index for f in files], delivered_at)
@@ -333,7 +340,7 @@ def _load_period(
     is_told = "delivery" in tonight.source.model_fields_set
     if len(chosen) > 1 and not is_told and (why := _overlap(staged, period, chosen, by_index, census)):
         facts = VersionFacts(
-            version_of((by_index[i].digest for i in chosen), tonight.settings),
+            version_of((by_index[i].digest for i in chosen), tonight.settings_of(period)),
             _fed(files, census, feeding, period, chosen),
             delivered_at,
             counts.read_totals(staged, period, chosen),
@@ -394,7 +401,7 @@ def _stale_periods(tonight: _Tonight, files: Sequence[_File], known: dict[int, s
         feeding = [f for f in files if period in known.get(f.index, ())]
         if book.current and feeding:
             chosen = set(_choose(tonight, feeding))
-            if version_of((f.digest for f in feeding if f.index in chosen), tonight.settings) != book.version:
+            if version_of((f.digest for f in feeding if f.index in chosen), tonight.settings_of(period)) != book.version:
                 stale.add(period)
     return stale
 
@@ -549,7 +556,7 @@ def _build(
     """One period's new version: judged, then written. Nothing is written for a version that is refused or in place."""
     book = tonight.book(period)
     census = counts.read_census(staged) if census is None else census
-    version = version_of((f.digest for f in files if f.index in chosen), tonight.settings)
+    version = version_of((f.digest for f in files if f.index in chosen), tonight.settings_of(period))
     fed = _fed(files, census, feeding or chosen, period, chosen)
     if version == book.version:
         return _unchanged(tonight, period, fed)
@@ -650,7 +657,7 @@ def _record_refusal(tonight: _Tonight, period: str, facts: VersionFacts, why: st
 
 
 def _refused_period(tonight: _Tonight, period: str, error: SourceRefused) -> PeriodLoad:
-    facts = VersionFacts(version_of([str(error)], tonight.settings), [], tonight.now, [], 0, None, tonight.now, tonight.load_id)
+    facts = VersionFacts(version_of([str(error)], tonight.settings_of(period)), [], tonight.now, [], 0, None, tonight.now, tonight.load_id)
     return _record_refusal(tonight, period, facts, str(error))
 
 
@@ -665,7 +672,7 @@ def _missing_periods(tonight: _Tonight, seen: Collection[str]) -> list[PeriodLoa
             outcomes.append(PeriodLoad(period, "unchanged", {}, None, {"version": book.version}))
             continue
         totals = " + ".join(f"{plain(r['billed_cost'])} {r['billing_currency']}" for r in book.current)
-        facts = VersionFacts(version_of([], tonight.settings), [], tonight.now, [], 0, None, tonight.now, tonight.load_id)
+        facts = VersionFacts(version_of([], tonight.settings_of(period)), [], tonight.now, [], 0, None, tonight.now, tonight.load_id)
         if key not in tonight.accept:
             why = f"{period} was fed before ({totals}) and is fed by nothing now. If that is right, run: runspend load --accept {key}"
             outcomes.append(_record_refusal(tonight, period, facts, why))

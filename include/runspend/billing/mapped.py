@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from runspend.billing import columns, texts
+from runspend.billing import columns, splits, texts
 from runspend.billing.staging import Staged, StagedFile, delivered_fields, one_piece, sql_text
 from runspend.tables import FOCUS_COLUMNS
 
@@ -39,7 +39,8 @@ class Kind:
     `view` is what SQL reads its rows as. `columns` are the columns of that view, all texts, each with its spellings in
     headers, the first that has a value wins; `required` must be there. `gathered` are columns that hold a JSON object of all
     header columns that start with a prefix (tags that have a column each). With `sql`, the name of a SQL file beside the
-    module, its rows are charges; without, they are kept aside, whole, as a table for the SQL of others.
+    module, its rows are charges; without, they are kept aside, whole, as a table for the SQL of others. `splits_sql` is a SQL
+    file that selects weights from the same rows: who had what of a machine whose line is to be split (`splits.py`).
     """
 
     view: str
@@ -47,6 +48,7 @@ class Kind:
     required: Sequence[str]
     sql: str | None = None
     gathered: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    splits_sql: str | None = None
 
 
 def kind_of(kinds: Sequence[Kind], header: Sequence[str]) -> Kind | None:
@@ -84,10 +86,18 @@ def stage(
     wanted = list(dict.fromkeys([h for names in (*spelled.values(), *gathered.values()) for h in names]))
     for variable, value in (variables or {}).items():
         staged.con.execute(f"set variable {variable} = ?", [value])
+    show_aside(staged, kinds)
     found = _Found()
     _read_all(staged, delivered, header, wanted, kind, spelled, gathered, found)
     dropped = tuple(h for h in header if h not in wanted)
     return StagedFile(version(header), found.rows, dropped, found.unreadable, is_aside=kind.sql is None, left_out=found.left_out)
+
+
+def show_aside(staged: Staged, kinds: Sequence[Kind]) -> None:
+    """The table of every kind that is kept aside, without rows where no file has brought any: the SQL of charges may name it."""
+    for kind in kinds:
+        if kind.sql is None and kind.splits_sql is None:
+            staged.keep_aside(kind.view, -1, _canonical(staged, None, dict.fromkeys(kind.columns, ()), kind.gathered))
 
 
 @dataclass
@@ -115,9 +125,11 @@ def _read_all(
         for share in shares:
             view = _canonical(staged, share, spelled, gathered)
             found.rows += view.num_rows
-            if kind.sql is None:
+            if kind.splits_sql is not None:
+                _weigh(staged, delivered, kind, view, found)
+            if kind.sql is None and kind.splits_sql is None:
                 staged.keep_aside(kind.view, delivered.index, view)
-            else:
+            elif kind.sql is not None:
                 _map(staged, delivered, kind, view, found)
 
     source, name = delivered.source.name, delivered.name
@@ -127,8 +139,6 @@ def _read_all(
         staged.drop(delivered.index)
         found.rows, found.unreadable, found.left_out = 0, {}, {}
         keep(texts.read_slowly(staged.con, source, name, delivered.file, header, wanted))
-    if not found.rows and kind.sql is None:
-        staged.keep_aside(kind.view, delivered.index, _canonical(staged, None, spelled, gathered))
 
 
 def _canonical(
@@ -170,6 +180,15 @@ def _gather(staged: Staged, found: Sequence[pa.DictionaryArray], names: Sequence
     kept = f"list_filter([{pairs}], lambda pair: pair.v is not null)"
     [objects] = staged.ask(distinct, f"case when len({kept}) > 0 then cast(to_json(map_from_entries({kept})) as varchar) end")
     return columns.spread(codes, objects)
+
+
+def _weigh(staged: Staged, delivered: Delivered, kind: Kind, view: pa.Table, found: _Found) -> None:
+    """The weights in one share of rows, kept for the lines of the bill."""
+    staged.con.register(kind.view, view)
+    query = files("runspend.billing.formats").joinpath(str(kind.splits_sql)).read_text(encoding="utf-8")
+    for why, count in splits.keep_weights(staged, delivered.index, query).items():
+        found.left_out[why] = found.left_out.get(why, 0) + count
+    staged.con.unregister(kind.view)
 
 
 def _map(staged: Staged, delivered: Delivered, kind: Kind, view: pa.Table, found: _Found) -> None:

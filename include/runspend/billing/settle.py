@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from runspend.billing import columns
+from runspend.billing import columns, splits
 from runspend.billing.machines import describe_machine, instance_types
 from runspend.billing.staging import Staged, sql_text
 from runspend.config import DimensionSettings, KeySettings, Pool, ScopeSettings
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # Raised when settling changes what it writes for the same files: versions then differ, and every bill is loaded again.
-SETTLE_VERSION = 2
+SETTLE_VERSION = 3
 DIMENSIONS = ("team", "project", "cost_center", "owner")
 # FOCUS value lists. Producers vary the case; the lists are the same from 1.0 to 1.4.
 ENUMERATIONS = {
@@ -58,6 +58,8 @@ class Rules:
     pools: Sequence[Pool] = ()
     dimensions: DimensionSettings = field(default_factory=DimensionSettings)
     keys: KeySettings = field(default_factory=KeySettings)
+    weights: Sequence[splits.Weights] = ()  # by which machines' lines are split among pods
+    is_by_file: bool = False  # each file of the bill is a whole one
     only: Selector | None = None  # lines of this bill that count; what it does not name is out of scope
 
     @property
@@ -71,12 +73,13 @@ class Rules:
 
     def said(self) -> dict[str, Any]:
         """Everything above, in a form that can be compared."""
-        return {
+        said = {
             "scope": None if self.scope is None else {"include": self.scope.include, "exclude": self.scope.exclude},
             "pools": [[pool.name, pool.lines, list(pool.equal)] for pool in self.pools],
             "dimensions": {dimension: self.line_tags(dimension) for dimension in DIMENSIONS},
             "keys": {"run_id": self.keys.run_id, "job": self.keys.job, "attached_to": self.keys.attached_to, "groups": self.keys.groups},
         }
+        return {**said, "splits": [w.said() for w in self.weights]} if self.weights else said
 
 
 def settle_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:
@@ -85,13 +88,16 @@ def settle_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:
     _settle_enumerations(staged, found)
     _settle_tags(staged, found)
     _settle_json(staged, found)
-    _count_repeats(staged)
     _find_resources(staged)
-    _find_machines(staged)
     _find_billed_time(staged)
+    pools = {w.source: select_rows(staged, w.lines, source) for w in rules.weights if w.lines is not None}
+    splits.split_lines(staged, rules.weights, pools, found, is_by_file=rules.is_by_file)
+    _count_repeats(staged)
+    _find_machines(staged)
     _read_tags(staged, rules, found)
     _find_storage(staged)
     _find_pools(staged, source, rules)
+    _settle_parts(staged)
     _settle_scope(staged, source, rules, found)
     _reject_negative_prices(staged, found)
     return found
@@ -265,7 +271,7 @@ def _find_billed_time(staged: Staged) -> None:
     nanoseconds = pa.array([plain_time(unit) for unit in units.dictionary.to_pylist()], pa.int64())
     staged.set(unit_nanoseconds=columns.spread(units.indices, nanoseconds))
     billed = staged.ask_rows(
-        "case when consumed_quantity >= 0 then try_cast(round(cast(consumed_quantity as double) * unit_nanoseconds) as bigint) end"
+        "case when consumed_quantity >= 0 and allocated_method_id is null then try_cast(round(cast(consumed_quantity as double) * unit_nanoseconds) as bigint) end"
     )
     staged.set(billed_nanoseconds=billed)
 
@@ -411,6 +417,41 @@ def _find_pools(staged: Staged, source: str, rules: Rules) -> None:
             key = columns.constant(pool.name, staged.rows.num_rows)
         keys.append(columns.only_where(mine, key))
     staged.set(pool_key=columns.first_of(keys))
+
+
+def _settle_parts(staged: Staged) -> None:
+    """Parts of a machine that a pod or task had: the pod is what runs can name; what of the machine nobody had stays the machine's.
+
+    A pod is not the machine's other runs, and no machine of its type: nothing a machine is found by finds it. In a pool, which
+    says by itself whose the money is, parts are so much of a machine each, so that together they are as many as were billed.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    is_part = pc.is_valid(staged.column("allocated_method_id"))
+    if not pc.any(is_part, min_count=0).as_py():
+        return
+    in_pool = pc.and_(is_part, pc.is_valid(staged.column("pool_key")))
+    is_pod = pc.is_valid(staged.column("allocated_resource_id"))
+    allocated = staged.column("allocated_resource_id")
+    [keys] = staged.ask_of("allocated_resource_id", "resource_key(allocated_resource_id)")
+    key = columns.first_of([columns.remap(allocated, keys), staged.column("resource_key")])
+    alone = pc.and_not(is_part, in_pool)
+    pod_alone = pc.and_(is_pod, alone)
+    share = staged.ask_rows("case when consumed_quantity >= 0 then try_cast(round(cast(consumed_quantity as double) * unit_nanoseconds) as bigint) end")
+    nothing = pa.array([[]], pa.list_(pa.string()))
+    groups = staged.column("group_keys")
+    changed = {
+        "resource_key": columns.only_where(pc.invert(in_pool), key),
+        "billed_nanoseconds": pc.if_else(in_pool, share, staged.column("billed_nanoseconds")),
+        "instance_type": columns.only_where(pc.invert(alone), staged.column("instance_type")),
+        "attached_to": columns.only_where(pc.invert(is_pod), staged.column("attached_to")),
+        "group_keys": pa.concat_arrays([groups, nothing]).take(pc.if_else(is_pod, len(groups), pa.array(range(len(groups)), pa.int64()))),
+    }
+    for name in ("machine_gpus", "machine_cpus", "machine_memory_gb"):
+        column = staged.column(name)
+        changed[name] = pc.if_else(pod_alone, pa.scalar(None, column.type), column)
+    staged.set(**changed)
 
 
 def _settle_scope(staged: Staged, source: str, rules: Rules, found: dict[str, Any]) -> None:

@@ -6,7 +6,8 @@ are theirs, to the last of 22 decimals, whatever the weights say.
 
 A weight is a claim of a part on a machine from one time to another, never money. Rows of a format's `splits_sql`:
 resource, resource_name (what bills may call the machine), part_id, part_name, part_tags (JSON), from_time, to_time (UTC, half-open),
-weight (a decimal, none below zero), is_idle, billing_period (of a bill's own weights), left_out (why a row is no weight).
+weight (a decimal, none below zero), is_idle, billing_period (of a bill's own weights), left_out (why a row is no weight); of a source
+of files that may hold the same twice cluster, step_from and step_to as well. What a query does not select is null.
 """
 
 from __future__ import annotations
@@ -33,11 +34,12 @@ MEASURES = (
 )  # fmt: skip
 SHARE = 400_000  # parts that are made at once
 OWN = "split_rows"  # the table of a bill's own weights, kept aside while its files are read
+TOLD = ("lines_split_among_pods_or_tasks", "parts_they_were_split_into")  # what nobody needs to look at
 OWN_METHOD = "aws-split-cost-allocation"
 WEIGHT_COLUMNS = {
     "resource": "varchar", "resource_name": "varchar", "part_id": "varchar", "part_name": "varchar", "part_tags": "varchar",
     "from_time": "timestamptz", "to_time": "timestamptz", "weight": "decimal(38, 22)", "is_idle": "boolean", "billing_period": "date",
-    "left_out": "varchar",
+    "left_out": "varchar", "cluster": "varchar", "step_from": "timestamptz", "step_to": "timestamptz",
 }  # fmt: skip
 
 
@@ -74,7 +76,7 @@ def digest_rows(rows: pa.Table) -> dict[str, str]:
         con.execute("set TimeZone = 'UTC'")
         con.register("weight_rows", rows)
         found = con.execute(
-            "with span as (select date_trunc('month', min(from_time)::timestamp) as first, max(to_time)::timestamp + interval 1 month as last from weight_rows), "
+            "with span as (select date_trunc('month', min(from_time)::timestamp) - interval 1 month as first, max(to_time)::timestamp + interval 1 month as last from weight_rows), "
             "months as (select unnest(generate_series(first, last, interval 1 month)) as month from span), "
             f"hashed as (select from_time::timestamp as from_time, to_time::timestamp as to_time, hash({names}) as row_hash from weight_rows) "
             "select strftime(month, '%Y-%m'), count(*), sum(row_hash::hugeint), bit_xor(row_hash) from months "
@@ -85,14 +87,15 @@ def digest_rows(rows: pa.Table) -> dict[str, str]:
 
 def keep_weights(staged: Staged, file_index: int, query: str) -> dict[str, int]:
     """The rows a format's `splits_sql` selects, kept for the lines of the same bill; why others were left out, counted."""
-    found = staged.con.sql(typed_sql(query)).to_arrow_table()
+    found = staged.con.sql(_typed_sql(staged, query)).to_arrow_table()
     staged.keep_aside(OWN, file_index, found)
     return count_left_out(staged, found)
 
 
-def typed_sql(query: str) -> str:
+def _typed_sql(staged: Staged, query: str) -> str:
     """A query of weights with every column of WEIGHT_COLUMNS, in its type."""
-    selected = {name: f"try_cast({name} as {kind}) as {name}" for name, kind in WEIGHT_COLUMNS.items()}
+    there = {str(row[0]) for row in staged.con.execute(f"describe {query}").fetchall()}
+    selected = {name: f"try_cast({name if name in there else 'null'} as {kind}) as {name}" for name, kind in WEIGHT_COLUMNS.items()}
     selected["part_tags"] = "case when json_valid(part_tags) and json_type(part_tags) = 'OBJECT' then part_tags end as part_tags"
     return f"select {', '.join(selected.values())} from ({query})"
 
@@ -105,7 +108,9 @@ def count_left_out(staged: Staged, rows: pa.Table) -> dict[str, int]:
     return dict(counts)
 
 
-def split_lines(staged: Staged, others: Sequence[Weights], pools: Mapping[str, pa.Array], found: dict[str, Any], *, is_by_file: bool) -> None:
+def split_lines(
+    staged: Staged, others: Sequence[Weights], pools: Mapping[str, pa.Array], found: dict[str, Any], *, is_by_file: bool
+) -> None:
     """Replace every line that weights are there for by its parts.
 
     `pools`: which lines a source with `lines` names, by the source. `is_by_file`: the bill's own weights are for lines of their file.
@@ -123,10 +128,30 @@ def split_lines(staged: Staged, others: Sequence[Weights], pools: Mapping[str, p
     _count_findings(staged, found)
     positions = one_piece(con.sql("select position from split_lines order by position").to_arrow_table().column(0))
     if len(positions):
+        _note_delivered(staged)
         everything = pa.array(range(staged.rows.num_rows), pa.int64())
         staged.replace(pc.invert(pc.is_in(everything, value_set=positions)), _parts(staged))
-    for name in ("splits", "split_candidates", "split_names", "split_machines", "split_groups", "split_weights", "split_parts", "split_lines"):
+    for name in (
+        "splits",
+        "split_candidates",
+        "split_names",
+        "split_machines",
+        "split_groups",
+        "split_weights",
+        "split_parts",
+        "split_lines",
+    ):
         con.execute(f"drop table {name}")
+
+
+def _note_delivered(staged: Staged) -> None:
+    """What the bill's digest is of, once lines are split: the rows before, and the bill's own weights."""
+    own = f"union all select file_index, billing_period, 1, hash({', '.join(WEIGHT_COLUMNS)})::hugeint, hash({', '.join(WEIGHT_COLUMNS)}) from {OWN}"
+    staged.con.execute(
+        "create temp table delivered_rows as select file_index, billing_period, sum(rows) as rows, sum(hash_sum) as hash_sum, bit_xor(hash_xor) as hash_xor "
+        f"from (from {staged.delivered_rows} {own if OWN in staged.aside else ''}) group by all"
+    )
+    staged.delivered_rows = "delivered_rows"
 
 
 def _gather_weights(staged: Staged, others: Sequence[Weights]) -> bool:
@@ -153,7 +178,9 @@ def _gather_weights(staged: Staged, others: Sequence[Weights]) -> bool:
 def _insert(staged: Staged, rank: int, relation: str, pool: str | None) -> None:
     """Weights of one source, with the names a machine is looked for by: its id, the scale set of an Azure instance, its name."""
     key = "resource_key(resource)"
-    scale_set = f"case when contains({key}, '/virtualmachinescalesets/') then 'r|' || regexp_replace({key}, '/virtualmachines/[^/]+$', '') end"
+    scale_set = (
+        f"case when contains({key}, '/virtualmachinescalesets/') then 'r|' || regexp_replace({key}, '/virtualmachines/[^/]+$', '') end"
+    )
     names = f"list_filter(['r|' || {key}, {scale_set}, 'n|' || nullif(resource_name, '')], lambda name: name is not null)"
     called = sql_text(pool) if pool else f"nullif(array_to_string({names}, chr(31)), '')"
     staged.con.execute(
@@ -185,8 +212,8 @@ def _count_findings(staged: Staged, found: dict[str, Any]) -> None:
         "(select count(distinct group_number) from split_parts where is_scaled)"
     ).fetchall()
     counts = {
-        "lines_split_among_pods_or_tasks": lines,
-        "parts_they_were_split_into": int(parts),
+        TOLD[0]: lines,
+        TOLD[1]: int(parts),
         "weights_of_pods_that_name_no_machine": nameless,
         "machines_with_weights_that_are_not_on_the_bill": absent,
         "windows_whose_pods_claim_more_than_the_machine_cost": scaled,
@@ -199,7 +226,9 @@ def _parts(staged: Staged) -> Iterator[pa.Table]:
     con = staged.con
     shares = con.execute("select max(share) from split_lines").fetchall()[0][0]
     for share in range(shares + 1):
-        lines = con.sql(f"select position, group_number, tells_time from split_lines where share = {share} order by position").to_arrow_table()
+        lines = con.sql(
+            f"select position, group_number, tells_time from split_lines where share = {share} order by position"
+        ).to_arrow_table()
         if lines.num_rows:
             yield _cut(staged, lines)
 

@@ -6,6 +6,7 @@ asked belongs to the modules that ask; how files are read to the formats.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -93,6 +94,8 @@ class Staged:
         self._files: dict[int, list[pa.Table]] = {}
         self._mapped = 0
         self._aside: set[str] = set()
+        # What the bill's digest is of: rows as they were delivered, before any was replaced by its parts.
+        self.delivered_rows = "(select file_index, billing_period, 1 as rows, row_hash::hugeint as hash_sum, row_hash as hash_xor from staged)"
         self._rows = staged_schema().empty_table()
         self._show(self._rows)
 
@@ -114,6 +117,12 @@ class Staged:
         """More rows of one file, in the columns of `staged_schema` but the last two, which are found here."""
         import pyarrow as pa
 
+        whole = self._with_hash(table).append_column("ordinal", pa.nulls(table.num_rows, pa.int64()))
+        self._files.setdefault(file_index, []).append(self._keep(whole.select(staged_schema().names)))
+        self._put_together()
+
+    def _with_hash(self, table: pa.Table) -> pa.Table:
+        """The rows with `row_hash`, of the FOCUS columns."""
         self.con.register("hashed", table)
         # A constant null counts as the null of every row does, and takes no time.
         sql_types = {"STRING": "varchar", "BIGNUMERIC": "decimal(38, 22)", "TIMESTAMP": "timestamptz"}
@@ -121,9 +130,24 @@ class Staged:
         names = ", ".join(f"cast(null as {sql_types[c.type]})" if is_empty[c.name] else c.name for c in FOCUS_COLUMNS)
         hashes = self.con.sql(f"select hash({names}) as row_hash from hashed").to_arrow_table()
         self.con.unregister("hashed")
-        whole = table.append_column("row_hash", one_piece(hashes.column(0))).append_column("ordinal", pa.nulls(table.num_rows, pa.int64()))
-        self._files.setdefault(file_index, []).append(self._keep(whole.select(staged_schema().names)))
+        return table.append_column("row_hash", one_piece(hashes.column(0)))
+
+    def replace(self, is_kept: pa.Array, parts: Iterable[pa.Table]) -> None:
+        """Other rows in the place of those that are not kept, in the columns of `rows`; each gets a hash of its own."""
+        names = self._rows.column_names
+        made = []
+        for table in parts:
+            hashed = self._with_hash(table.drop_columns(["row_hash"])).select(names)
+            made.append(self._map(hashed) if sum(t.nbytes for t in made) + hashed.nbytes > KEPT_BYTES else hashed)
+        kept = self._rows.filter(is_kept)
+        self._files = {-1: [kept, *made]}
         self._put_together()
+        self.join_up()
+
+    @property
+    def aside(self) -> frozenset[str]:
+        """The tables that are kept aside."""
+        return frozenset(self._aside)
 
     def keep_aside(self, name: str, file_index: int, table: pa.Table) -> None:
         """Rows that are no charges, as the table `name` (all texts, and `file_index`) for the SQL of those that are."""

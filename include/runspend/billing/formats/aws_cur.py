@@ -99,6 +99,7 @@ KINDS = (
         ),
         gathered={"tag_columns": ("resourceTags/", "resource_tags_")},
         sql="aws_cur.sql",
+        splits_sql="aws_cur_splits.sql",
     ),
 )  # fmt: skip
 

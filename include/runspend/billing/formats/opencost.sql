@@ -1,0 +1,61 @@
+-- One row per allocation (a container, a pod, or what OpenCost was asked to aggregate by) and step: its claim on the machine it ran on.
+-- View `opencost`, all texts. The weight is the cost of CPU, GPU and memory with what OpenCost adjusted it by: disks, network and load
+-- balancers are other lines of the bill. `shared` and `external` costs are no machine's.
+-- Source: OpenCost, "Allocation API" and "CSV export"; opencost-parquet-exporter.
+with said as (
+  select
+    *,
+    coalesce(name, concat_ws('/', namespace, pod)) as called,
+    coalesce(try_cast(window_start as timestamptz), try_cast(day as timestamptz)) as step_from,
+    coalesce(try_cast(window_end as timestamptz), try_cast(day as timestamptz) + interval 1 day) as step_to,
+    [cpu_cost, cpu_adjustment, gpu_cost, gpu_adjustment, ram_cost, ram_adjustment] as costs,
+    map_from_entries(list_transform(
+      coalesce(json_keys(label_columns), []),
+      lambda key: {
+        'k': regexp_replace(key, '^(properties\.labels\.|properties_labels_|labels?\.|Label_)', ''),
+        'v': json_extract_string(label_columns, '$."' || replace(key, '"', '\"') || '"')
+      }
+    )) as labels_of_columns
+  from opencost
+),
+read as (
+  select
+    *,
+    list_sum(list_transform(costs, lambda cost: coalesce(try_cast(cost as decimal(38, 22)), 0)))::decimal(38, 22) as weight,
+    len(list_filter(costs, lambda cost: cost is not null and try_cast(cost as decimal(38, 22)) is null)) > 0 as is_odd,
+    contains(called, '__idle__') as is_idle,
+    contains(called, '__unmounted__') as is_unmounted,
+    coalesce(try_cast(run_start as timestamptz), step_from) as started_at,
+    coalesce(try_cast(run_end as timestamptz), step_to) as ended_at
+  from said
+)
+select
+  coalesce(provider_id, node) as resource,
+  node as resource_name,
+  case
+    when is_idle then null
+    when pod is not null and namespace is not null then concat('k8s://', cluster, '/', namespace, '/', pod)
+    else concat('k8s://', cluster, '/', called)
+  end as part_id,
+  case when not is_idle then coalesce(pod, called) end as part_name,
+  case
+    when is_idle then null
+    when json_valid(labels) and labels <> '{}' then labels
+    when cardinality(labels_of_columns) > 0 then cast(to_json(labels_of_columns) as varchar)
+  end as part_tags,
+  -- when the pod ran; one that began and ended at once had its step
+  if(ended_at > started_at, started_at, step_from) as from_time,
+  if(ended_at > started_at, ended_at, step_to) as to_time,
+  weight,
+  is_idle,
+  cluster,
+  step_from,
+  step_to,
+  case
+    when step_from is null or step_to is null or step_to <= step_from or is_odd
+      then 'unreadable, row ' || row_number
+    when is_unmounted then 'volumes that no pod mounts'
+    when weight = 0 then 'weights of no cost'
+    when weight < 0 then 'weights below zero'
+  end as left_out
+from read
