@@ -18,6 +18,7 @@ _JOB_NAME = f"(?i)^arn:aws[^:]*:sagemaker:[^:]*:[^:]*:(?:{_JOB_KINDS.replace('('
 _BATCH_JOB = "(?i)^arn:aws[^:]*:batch:[^:]*:[^:]*:job/([^/]+)$"
 _VERTEX_JOB = "(?i)^(?://aiplatform[.]googleapis[.]com/)?projects/[^/]+/locations/[^/]+/(?:customJobs|trainingPipelines|pipelineJobs|batchPredictionJobs)/([^/]+)$"
 _AZURE_JOB = "(?i)/providers/microsoft[.]machinelearningservices/workspaces/[^/]+/(?:jobs|runs)/([^/]+)$"
+_POD = "^(?:arn:aws[^:]*:eks:[^:]*:[^:]*:pod/|k8s://)[^/]*/([^/]+/[^/]+)"
 _INSTANCE_NAME = (
     "^(gce://[^/]+/[^/]+/[^/]+"
     "|(//compute[.]googleapis[.]com/|https://(www|compute)[.]googleapis[.]com/compute/[^/]+/)?projects/[^/]+/zones/[^/]+/instances/[^/]+)$"
@@ -29,8 +30,10 @@ def resource_key_sql(column: str) -> str:
 
     Azure ids fold to lower case (their case is unstable in exports), and so do SageMaker ARNs (jobs keep the case people
     wrote, bills do not); an ARN of an EC2 thing becomes its short id and a Compute Engine name its instance id or name; so
-    do the provider ids of Kubernetes nodes. Everything else stays as it is, without surrounding blanks. Empty becomes null.
-    Sources: AWS "Resource ARNs", Google "Full resource names", Azure "Cost details fields", Kubernetes "Node.spec.providerID".
+    do the provider ids of Kubernetes nodes. A pod is NAMESPACE/NAME, which it knows of itself. Everything else stays as it is,
+    without surrounding blanks. Empty becomes null.
+    Sources: AWS "Resource ARNs", Google "Full resource names", Azure "Cost details fields", Kubernetes "Node.spec.providerID",
+    AWS "Understanding split cost allocation data".
     """
     text = f"trim({column})"
     return (
@@ -43,6 +46,7 @@ def resource_key_sql(column: str) -> str:
         f"when {text} like 'arn:aws%:instance/%' then regexp_replace({text}, '^arn:aws[^:]*:ec2:[^:]*:[^:]*:instance/', '') "
         f"when {text} like 'aws:///%' then regexp_extract({text}, '[^/]+$') "
         f"when lower({text}) like 'arn:aws%:sagemaker:%' then lower({text}) "
+        f"when regexp_matches({text}, '{_POD}') then regexp_extract({text}, '{_POD}', 1) "
         f"when regexp_matches({text}, '{_INSTANCE_NAME}') then regexp_extract({text}, '[^/]+$') "
         f"else nullif({text}, '') end"
     )
