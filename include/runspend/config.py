@@ -51,7 +51,9 @@ from runspend.values import (
     CostMeasure,
     Currency,
     Dimension,
+    Discount,
     Duration,
+    HourPrice,
     LineSelector,
     LocalPath,
     Money,
@@ -79,6 +81,7 @@ __all__ = [
     "BillSource",
     "Budget",
     "CopySettings",
+    "DatabricksPrices",
     "DimensionSettings",
     "ExchangeRate",
     "KeySettings",
@@ -95,6 +98,8 @@ __all__ = [
     "ScopeSettings",
     "Settings",
     "SharingSettings",
+    "SlurmPrices",
+    "SlurmSettings",
     "TagBudgets",
     "TrackingServer",
     "WarehouseSettings",
@@ -251,6 +256,42 @@ class Machine(Frozen):
         return self
 
 
+class DatabricksPrices(Frozen):
+    """What Databricks usage costs: prices of the account where there are any, else public ones, less a discount."""
+
+    from_: Literal["account_prices", "list"] = Field(
+        default="account_prices", validation_alias=AliasChoices("from", "from_"), serialization_alias="from"
+    )
+    else_: Literal["list", "none"] = Field(default="list", validation_alias=AliasChoices("else", "else_"), serialization_alias="else")
+    discount: Discount = Decimal(0)  # off public prices; those of the account have theirs in them
+
+
+class SlurmPrices(Frozen):
+    """What an hour of what a job was given costs: a GPU, a core, a GiB of memory, a node, a unit of SLURM's `billing`. Left out: nothing."""
+
+    gpu: HourPrice | None = None
+    gpu_types: dict[Annotated[str, Field(min_length=1)], HourPrice] = {}  # by SLURM's name of the type; all others cost `gpu`
+    cpu: HourPrice | None = None
+    mem_gb: HourPrice | None = None
+    node: HourPrice | None = None
+    billing: HourPrice | None = None
+
+    @model_validator(mode="after")
+    def _prices_something(self) -> SlurmPrices:
+        if not self.model_fields_set:
+            raise ValueError("it has no price. Write one at least of `gpu`, `gpu_types`, `cpu`, `mem_gb`, `node` and `billing`")
+        return self
+
+
+class SlurmSettings(Frozen):
+    """How sacct's files are read, and the rate card. A partition's prices stand in the place of the general ones of the same name."""
+
+    prices: SlurmPrices
+    partitions: dict[Annotated[str, Field(min_length=1)], SlurmPrices] = {}
+    timezone: Zone = "UTC"  # of the times in the files, and of the month or day a file is named after
+    one_file_per: Literal["month", "day"] = "month"
+
+
 class BillSource(Frozen):
     """One bill: where its export lies and how it is delivered."""
 
@@ -290,10 +331,27 @@ class BillSource(Frozen):
             raise ValueError("`format: machines` needs `machines:`, the list of what the machines cost")
         if self.format != "machines" and self.machines:
             raise ValueError("`machines:` belongs to `format: machines`")
+        for key in ("prices", "vms"):
+            if getattr(self, key) is not None and self.format != "databricks":
+                raise ValueError(f"`{key}:` belongs to `format: databricks`")
         if self.format == "machines" and self.uri is not None:
             raise ValueError("`format: machines` reads no files. Leave `uri` out")
-        if self.format not in ("machines", "slurm") and self.uri is None:
+        if self.format == "slurm" and self.slurm is None:
+            raise ValueError("`format: slurm` needs `slurm:`, the prices of what jobs were given: `slurm: {prices: {gpu: 1.20}}`")
+        if self.slurm is not None and self.format not in ("auto", "slurm"):
+            raise ValueError("`slurm:` belongs to `format: slurm`")
+        if self.format != "machines" and self.uri is None:
             raise ValueError("`uri` is missing: the folder, file or bucket prefix the export lies in")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_no_bill(self) -> BillSource:
+        for key in ("splits", "lines", "idle"):
+            if key in self.model_fields_set and self.format != "opencost":
+                raise ValueError(f"`{key}:` belongs to `format: opencost`")
+        for key in ("only", "delivery", "max_drop"):
+            if key in self.model_fields_set and self.format == "opencost":
+                raise ValueError(f"`{key}:` belongs to a bill, and `format: opencost` is none: it splits lines of bills")
         return self
 
     @model_validator(mode="after")
@@ -384,16 +442,6 @@ class ExchangeRate(Frozen):
     rate: Rate
     valid_from: date = Field(validation_alias=AliasChoices("date", "valid_from"), serialization_alias="date")
     inverse: bool = False
-
-    @model_validator(mode="after")
-    def _weights_are_no_bill(self) -> BillSource:
-        for key in ("splits", "lines", "idle"):
-            if key in self.model_fields_set and self.format != "opencost":
-                raise ValueError(f"`{key}:` belongs to `format: opencost`")
-        for key in ("only", "delivery", "max_drop"):
-            if key in self.model_fields_set and self.format == "opencost":
-                raise ValueError(f"`{key}:` belongs to a bill, and `format: opencost` is none: it splits lines of bills")
-        return self
 
     @model_validator(mode="after")
     def _between_two(self) -> ExchangeRate:
@@ -701,6 +749,15 @@ class Settings(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _weights_split_bills(self) -> Settings:
+        bills = [b.name for b in self.billing if b.format != "opencost"]
+        for i, source in enumerate(self.billing):
+            for name in source.splits or ():
+                if name not in bills:
+                    _conflict(("billing", i, "splits"), f"{name!r} is no bill whose lines could be split. Bills are {', '.join(bills) or 'none'}")
+        return self
+
+    @model_validator(mode="after")
     def _stores_do_not_overlap(self) -> Settings:
         roots = [(i, store.uri.rstrip("/") + "/") for i, store in enumerate(self.stores) if store.measure == "list"]
         for n, (i, root) in enumerate(roots):
@@ -710,15 +767,6 @@ class Settings(Frozen):
                         ("stores", i, "uri"),
                         f"this root and stores[{j}] lie in each other, their bytes would count twice. Keep the outer one",
                     )
-        return self
-
-    @model_validator(mode="after")
-    def _weights_split_bills(self) -> Settings:
-        bills = [b.name for b in self.billing if b.format != "opencost"]
-        for i, source in enumerate(self.billing):
-            for name in source.splits or ():
-                if name not in bills:
-                    _conflict(("billing", i, "splits"), f"{name!r} is no bill whose lines could be split. Bills are {', '.join(bills) or 'none'}")
         return self
 
     @model_validator(mode="after")

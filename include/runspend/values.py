@@ -60,6 +60,16 @@ def _parse_ratio(raw: object) -> object:
     return raw
 
 
+def _parse_discount(raw: object) -> object:
+    """`18%` as the exact decimal 0.18. Without the sign nobody could tell 0.5 from half a percent."""
+    if isinstance(raw, Decimal):
+        return raw
+    text = raw.strip() if isinstance(raw, str) else ""
+    if not re.fullmatch(r"\d{1,2}(\.\d{1,4})?\s*%", text):
+        raise ValueError("a percentage below 100 with its sign is needed: 18% or 12.5%")
+    return Decimal(text[:-1].strip()) / 100
+
+
 def _parse_money(raw: object) -> object:
     """Amounts are exact: a float has already lost digits, so its shortest text is what counts."""
     return str(raw) if isinstance(raw, float) else raw
@@ -72,6 +82,16 @@ def _short_number(number: Decimal) -> Decimal:
     assert isinstance(exponent, int)
     if max(len(digits) + max(exponent, 0), -exponent) > 18:
         raise ValueError("a number of at most 18 digits is needed")
+    return shortest
+
+
+def _hour_price(number: Decimal) -> Decimal:
+    """What integers multiply exactly with everything a job can be given."""
+    shortest = number.normalize()
+    exponent = shortest.as_tuple().exponent
+    assert isinstance(exponent, int)
+    if exponent < -10 or number >= 10_000:
+        raise ValueError("a price below 10,000 with at most 10 decimals is needed")
     return shortest
 
 
@@ -172,6 +192,14 @@ Ratio = Annotated[
 ]
 Money = Annotated[Decimal, BeforeValidator(_parse_money), Field(gt=0, allow_inf_nan=False)]
 Rate = Annotated[Decimal, BeforeValidator(_parse_money), Field(gt=0, allow_inf_nan=False), AfterValidator(_short_number)]
+Discount = Annotated[
+    Decimal,
+    BeforeValidator(_parse_discount),
+    Field(ge=0, lt=1),
+    PlainSerializer(lambda d: f"{(d * 100).normalize():f}%", return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^\s*\d{1,2}(\.\d{1,4})?\s*%\s*$"}),
+]
+HourPrice = Annotated[Decimal, BeforeValidator(_parse_money), Field(ge=0, allow_inf_nan=False), AfterValidator(_hour_price)]
 Threshold = Annotated[
     str, BeforeValidator(_parse_threshold), WithJsonSchema({"type": ["string", "number"], "examples": ["80%", "500 USD"]})
 ]

@@ -83,6 +83,7 @@ class _File:
     path: Path
     format: str = ""
     label: str | None = None  # as the format calls it: files of several labels complement each other
+    stands_for: str | None = None  # what its name alone says of what is charged
     copies: list[str] = field(default_factory=list)  # names of byte-identical files
     staged: StagedFile | None = None
 
@@ -97,7 +98,7 @@ class _File:
     @property
     def digest(self) -> str:
         """What it adds to a version: its bytes, and as what they are read."""
-        return f"{self.verified.sha256} {self.label}" if self.label else self.verified.sha256
+        return " ".join(text for text in (self.verified.sha256, self.label, self.stands_for) if text)
 
 
 @dataclass
@@ -449,7 +450,7 @@ def _verify_all(
     tonight: _Tonight, folder: Folder, delivered: Sequence[DeliveredFile], workdir: Path, bad: dict[str, SourceRefused] | None = None
 ) -> list[_File]:
     """Every file fetched and read once; byte-identical ones count once. With `bad`, refusals are noted there."""
-    by_digest: dict[str, _File] = {}
+    by_digest: dict[tuple[str, str | None], _File] = {}
     with ThreadPoolExecutor(1) as beside:
         waking = beside.submit(wake)
         for index, item in enumerate(delivered):
@@ -464,13 +465,21 @@ def _verify_all(
                     raise
                 bad[entry.name] = error
                 continue
-            if twin := by_digest.get(verified.sha256):
+            key = verified.sha256, _stands_for(tonight.source, tonight.source.format, entry.name)
+            if twin := by_digest.get(key):
                 twin.copies.append(entry.name)
                 tonight.progress(f"{tonight.source.name}: {entry.name} has the same bytes as {twin.name} and is not counted again")
             else:
-                by_digest[verified.sha256] = _File(index, item, verified, path)
+                by_digest[key] = _File(index, item, verified, path)
         waking.result()
     return list(by_digest.values())
+
+
+def _stands_for(source: BillSource, format_name: str, name: str) -> str | None:
+    """What the name of a file says of what is charged, where its format has such names."""
+    stands_for = None if format_name == "auto" else offered(format_module(format_name), "stands_for")
+    said: str | None = stands_for(source, name) if stands_for else None
+    return said
 
 
 def _recognize(
@@ -489,6 +498,7 @@ def _recognize(
                 raise
             bad[file.name] = error
             continue
+        file.stands_for = _stands_for(tonight.source, file.format, file.name)
         if label := offered(format_module(file.format), "label"):
             file.label = label(f"{tonight.source.uri}/{file.name}", file.delivered.label, header)
         is_aside = offered(format_module(file.format), "is_aside")

@@ -5,6 +5,8 @@ A format's module offers
 * `matches(header)`: whether a header is of this format (whether it has all it must have is for `stage`);
 * `stage(staged, delivered)`: the rows of one file into `staged`, in FOCUS columns (`mapped.stage` does it with the SQL file);
 * optional `names(name)`: whether a file of that name may be read at all, where that is more than CSV, Parquet and JSON lines;
+* optional `stands_for(source, name)`: what a file's name alone says of what is charged (the month of a list of jobs), None for
+  nothing. Files of equal bytes that stand for different things are no copies, and another name is another version;
 * optional `is_aside(header)`: whether a file holds no charges but something the SQL of others looks up (prices, jobs). Such
   files are read first and are part of every version;
 * optional `label(place, stated, header)`: what a file is called where files of several labels complement each other (Azure's
