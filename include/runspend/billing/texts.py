@@ -68,7 +68,7 @@ def read_quickly(file: VerifiedFile, header: Sequence[str], wanted: Sequence[str
     if file.kind != "csv" or len(set(header)) != len(header):
         raise NotPlain
     read = arrow_csv.ReadOptions(block_size=BLOCK_BYTES, column_names=list(header))
-    parse = arrow_csv.ParseOptions(delimiter=_delimiter(file.readable), ignore_empty_lines=False)
+    parse = arrow_csv.ParseOptions(delimiter=_delimiter(file.readable))
     convert = arrow_csv.ConvertOptions(
         column_types=dict.fromkeys(wanted, columns.text_type()), include_columns=list(wanted), null_values=[""], strings_can_be_null=True
     )
@@ -83,7 +83,7 @@ def read_quickly(file: VerifiedFile, header: Sequence[str], wanted: Sequence[str
             numbers = pa.array(range(rows + 1, rows + table.num_rows + 1), pa.int64())
             rows += table.num_rows
             yield pa.table([*(one_piece(c) for c in table.columns), numbers], names=[*wanted, ROW_NUMBER])
-    if rows != file.lines - 1 or not ends_whole(file.readable, len(header)):
+    if rows != file.lines - 1 - _blank_lines_at_end(file.readable) or not ends_whole(file.readable, len(header)):
         raise NotPlain
 
 
@@ -165,6 +165,15 @@ def ends_whole(path: Path, width: int) -> bool:
     except (csv.Error, ValueError):
         return False
     return len(fields) == width
+
+
+def _blank_lines_at_end(path: Path) -> int:
+    """Empty lines behind the last record, as some exports write; one elsewhere makes a file that is read slowly."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - BLOCK_BYTES))
+        tail = file.read()
+    return max(0, tail[len(tail.rstrip(b"\r\n")) :].count(b"\n") - 1)
 
 
 def csv_sql(path: Path, types: Sequence[str], nulls: Sequence[str], delimiter: str = ",") -> str:

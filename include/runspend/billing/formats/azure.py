@@ -141,7 +141,8 @@ def combine(staged: Staged, labels: Mapping[int, str | None]) -> dict[str, Any]:
     con = staged.con
     for name, wanted in (("actual_files", ACTUAL), ("amortized_files", AMORTIZED)):
         con.execute(
-            f"create or replace temp table {name} as select unnest(?)::integer as file_index", [[i for i, own in labels.items() if own == wanted]]
+            f"create or replace temp table {name} as select unnest(?)::integer as file_index",
+            [[i for i, own in labels.items() if own == wanted]],
         )
     actual, amortized = "file_index in (from actual_files)", "file_index in (from amortized_files)"
     con.execute(
