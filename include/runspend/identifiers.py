@@ -157,7 +157,10 @@ JOB_TAG_KEYS = (
     "runspend.job_id", "JobRunId", "job_run_id", "usage_metadata.job_run_id", "databricks_job_run_id", "aws:batch:job-id", "sagemaker:training-job-arn",
     "slurm_job_id", "slurm-job-id", "azureml.job_id",
 )  # fmt: skip
-ATTACHED_TAG_KEYS = ("runspend.attached_to", "attached_to", "instance_id", "InstanceId", "instance-id", "aws:ec2:instance-id")
+# ClusterId is what Databricks puts on the virtual machines of a cluster (Google lower-cases it): runs name the cluster, never its machines.
+ATTACHED_TAG_KEYS = (
+    "runspend.attached_to", "attached_to", "instance_id", "InstanceId", "instance-id", "aws:ec2:instance-id", "ClusterId", "clusterid",
+)  # fmt: skip
 GROUP_TAG_KEYS = (
     "eks:nodegroup-name", "alpha.eksctl.io/nodegroup-name", "karpenter.sh/nodepool", "goog-k8s-node-pool-name", "aks-managed-poolName", "aws:autoscaling:groupName",
     "aws:ec2:fleet-id", "aws:ec2spot:fleet-request-id", "DatabricksInstancePoolId",

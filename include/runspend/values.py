@@ -200,6 +200,13 @@ Discount = Annotated[
     WithJsonSchema({"type": "string", "pattern": r"^\s*\d{1,2}(\.\d{1,4})?\s*%\s*$"}),
 ]
 HourPrice = Annotated[Decimal, BeforeValidator(_parse_money), Field(ge=0, allow_inf_nan=False), AfterValidator(_hour_price)]
+Discount = Annotated[
+    Decimal,
+    BeforeValidator(_parse_discount),
+    Field(ge=0, lt=1),
+    PlainSerializer(lambda d: f"{(d * 100).normalize():f}%", return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^\s*\d{1,2}(\.\d{1,4})?\s*%\s*$"}),
+]
 Threshold = Annotated[
     str, BeforeValidator(_parse_threshold), WithJsonSchema({"type": ["string", "number"], "examples": ["80%", "500 USD"]})
 ]

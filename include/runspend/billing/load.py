@@ -291,6 +291,9 @@ def _load_files(tonight: _Tonight, folder: Folder, found: Sequence[Delivery]) ->
     workdir = tonight.workdir / "files"
     bad: dict[str, SourceRefused] = {}
     files, aside = _recognize(tonight, _verify_all(tonight, folder, found[0].files, workdir, bad), bad)
+    if aside and not files and not bad and not any(book.current for book in tonight.books.values()):
+        names = ", ".join(file.name for file in aside)
+        raise _refused(tonight, f"{names} is looked up for charges, and there is no file of charges beside it. Put the usage there", None)
     with Staged(workdir) as staged:
         for file in aside:
             _stage_or_note(tonight, staged, file, files, bad)
@@ -504,7 +507,8 @@ def _recognize(
         is_aside = offered(format_module(file.format), "is_aside")
         (aside if is_aside and is_aside(header) else charges).append(file)
     if aside:
-        tonight.settings = " with ".join([tonight.settings.partition(" with ")[0], *sorted(f.verified.sha256 for f in aside)])
+        # The settings are JSON on one line: what follows the first line end is of an earlier period's files.
+        tonight.settings = "\n".join([tonight.settings.partition("\n")[0], *sorted(f.verified.sha256 for f in aside)])
     return charges, aside
 
 

@@ -76,7 +76,7 @@ def read_book(source: str, period: str, loads: pa.Table | None) -> Book:
 
 def settings_key(format_name: str, rules: Rules, source: BillSource) -> str:
     """What besides the files decides the rows: part of the version, so that a change in the configuration is a new version."""
-    own = source.model_dump(mode="json", include={"only", "currency", "slurm"}, exclude_none=True)
+    own = source.model_dump(mode="json", include={"only", "currency", "prices", "slurm"}, exclude_none=True)
     return json.dumps([SETTLE_VERSION, format_name, rules.said(), *([own] if own else [])], sort_keys=True)
 
 

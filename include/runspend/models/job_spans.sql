@@ -1,7 +1,20 @@
 -- one row per run that states a job of the bill: when it ran, its job in the place of a machine
-with stated as (
-  select r.tracking_server, r.run_id, r.job_key
+with named as (
+  select distinct job_key, json_value(tags, '$."runspend.job_aliases"') as aliases
+  from billing_lines
+  where billing_period = @period and job_key is not null and strpos(tags, '"runspend.job_aliases"') > 0
+),
+aliases as (
+  -- the tasks of a job have ids of their own, which their runs state; the bill knows the job
+  select lower(alias) as alias, min(job_key) as job_key
+  from named
+  cross join unnest(split(aliases, ' ')) as alias
+  group by lower(alias)
+),
+stated as (
+  select r.tracking_server, r.run_id, coalesce(a.job_key, r.job_key) as job_key
   from runs r
+  left join aliases a on a.alias = r.job_key
   join (
     select tracking_server, run_id from window_runs
     union distinct
