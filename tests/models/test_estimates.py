@@ -194,6 +194,26 @@ def test_runs_that_state_no_machine(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_runs_of_a_pool_or_a_job_are_billed_as_far_as_its_lines_reach(tmp_path: Path) -> None:
+    """Nobody states a machine there: what the pool's and the job's own lines cover lacks no figure, what comes after does."""
+    lines = [
+        *hours(0, 3, cost="4.00", on="gpubox", pool_key="box"),
+        *hours(0, 1, cost="4.00", on="4711", job_key="4711"),
+        *hours(0, 2, cost="4.00", on="m1"),
+    ]
+    runs = [
+        {"id": "ended", "at": "00:00..02:30", "on": [], "pool_key": "box"},
+        {"id": "runs", "at": "02:00..04:30", "on": [], "pool_key": "box"},
+        {"id": "job", "at": "00:30..01:30", "on": [], "job_key": "4711", "pool_key": "box"},
+        {"id": "other", "at": "01:30..02:30", "on": [], "pool_key": "elsewhere"},
+        {"id": "stated", "at": "00:00..01:00", "on": ["m1"]},
+    ]
+    rows = estimate(world_of(lines, runs), tmp_path, "04:00")["run_estimates"].to_pylist()
+    assert {(r["run_id"], f"{r['estimated_from']:%H:%M}", f"{r['estimated_to']:%H:%M}", r["reason"]) for r in rows} == {
+        ("runs", "03:00", "04:00", "no_machine"), ("job", "01:00", "01:30", "no_machine"), ("other", "02:00", "02:30", "no_machine"),
+    }  # fmt: skip
+
+
 def test_without_any_bill_the_month_is_estimated_from_the_price_list(tmp_path: Path) -> None:
     """A team with nothing but prices sees what this month has cost so far."""
     prices = [{"instance_type": "big", "region_id": "", "pricing_category": "", "billing_currency": "USD", "hour_price": Decimal(2)}]

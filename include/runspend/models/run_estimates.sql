@@ -100,12 +100,37 @@ everywhere as (
   select coalesce(min(billed_until), @month_start) as billed_until
   from (select source, max(billed_until) as billed_until from estimate_frontiers where starts_with(part, 'account ') group by source) as reaches
 ),
+named_lines as (
+  select concat('pool ', pool_key) as place, charge_period_end
+  from billing_lines
+  where billing_period >= @first_period and pool_key is not null and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000
+  union all
+  select concat('job ', job_key) as place, charge_period_end
+  from billing_lines
+  where billing_period >= @first_period and job_key is not null and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000
+),
+reaches as (
+  -- runs of a pool or a job are billed as far as its lines reach, whatever the lines of machines that others state
+  select place, max(charge_period_end) as billed_until
+  from named_lines
+  group by place
+),
+nameless as (
+  select
+    c.tracking_server, c.workspace, c.run_id, c.ended_at,
+    greatest(c.start_time, coalesce(j.billed_until, p.billed_until, e.billed_until)) as started_at
+  from estimate_claims c
+  join window_runs w on w.tracking_server = c.tracking_server and w.workspace = c.workspace and w.run_id = c.run_id
+  cross join everywhere e
+  left join reaches j on j.place = concat('job ', w.job_key)
+  left join reaches p on p.place = concat('pool ', w.pool_key)
+  where c.instance_type is null
+),
 unknown as (
   -- neither a machine nor a type: the time is known, nothing else
-  select c.tracking_server, c.workspace, c.run_id, greatest(c.start_time, e.billed_until) as started_at, least(c.ended_at, @now) as ended_at
-  from estimate_claims c
-  cross join everywhere e
-  where c.instance_type is null and least(c.ended_at, @now) > greatest(c.start_time, e.billed_until)
+  select tracking_server, workspace, run_id, started_at, least(ended_at, @now) as ended_at
+  from nameless
+  where least(ended_at, @now) > started_at
 ),
 without_figure as (
   select
