@@ -77,10 +77,11 @@ def write_run(
         data = gzip.compress(plain, mtime=0) if packed else plain
         path = write_bytes(folder / f"part_{part}_0001.csv{'.gz' if packed else ''}", data)
         blobs.append({"blobName": path.relative_to(root).as_posix(), "byteCount": len(data), "dataRowCount": len(own), "headerRowCount": 1})
+    size = sum(blob["byteCount"] for blob in blobs)
     blobs[0] |= wrong or {}
     document = {
         "manifestVersion": "2024-04-01",
-        "byteCount": sum(b["byteCount"] for b in blobs),
+        "byteCount": size,
         "blobCount": parts,
         "dataRowCount": len(rows),
         "exportConfig": {

@@ -6,6 +6,7 @@ Which run of an export counts is in `test_azure_deliveries.py`.
 from __future__ import annotations
 
 import csv
+import json
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -654,9 +655,11 @@ def test_07_an_empty_parquet_shard_among_good_ones(tmp_path: Path) -> None:
 
 def test_25_costs_as_doubles_in_one_part_and_decimals_in_the_next(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    for number, costs in enumerate((pa.array([0.1] * 10), pa.array([Decimal("0.0000000000000000001")] * 10, pa.decimal128(38, 19)))):
-        table = pa.table({**{name: [COST[name]] * 10 for name in COST}, "CostInBillingCurrency": costs, "Date": pa.array([datetime(2026, 10, 5)] * 10, pa.timestamp("ms"))})  # fmt: skip
-        pq.write_table(table, tmp_path / f"in/part_{number}.parquet")
+    doubles, decimals = pa.array([0.1] * 10), pa.array([Decimal("0.0000000000000000001")] * 10, pa.decimal128(38, 19))
+    days = pa.array([date(2026, 10, 5)] * 10).cast(pa.timestamp("ms"))
+    for number, costs in enumerate((doubles, decimals)):
+        columns = {**{name: [COST[name]] * 10 for name in COST}, "CostInBillingCurrency": costs, "Date": days}
+        pq.write_table(pa.table(columns), tmp_path / f"in/part_{number}.parquet")
     bill = nights(tmp_path, tmp_path / "in", format="azure", delivery="parts")
     bill.load()
     assert bill.total() == Decimal("1.000000000000000001")
@@ -664,8 +667,6 @@ def test_25_costs_as_doubles_in_one_part_and_decimals_in_the_next(tmp_path: Path
 
 def focus_rows(samples: Path, version: str) -> list[dict[str, str]]:
     """Two rows in every column that Azure lists for a version of its FOCUS export."""
-    import json
-
     listed = json.loads((samples / f"focus_metadata/FocusCost_{version}.json").read_text(encoding="utf-8-sig"))
     header = [column["ColumnName"] for column in listed["Columns"]]
     filled = {

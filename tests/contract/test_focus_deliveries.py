@@ -63,6 +63,18 @@ def test_the_same_files_again_change_nothing(tmp_path: Path) -> None:
     assert [(p.period, p.state, p.tables) for p in again.periods] == [("2026-10", "unchanged", {}), ("2026-11", "unchanged", {})]
 
 
+def test_a_file_that_is_read_again_brings_all_files_of_its_months_with_it(tmp_path: Path) -> None:
+    """A new file for September has a file of September and October read again, so October needs its other file as well."""
+    bill = nights(tmp_path, tmp_path / "in", delivery="parts")
+    write_csv(tmp_path / "in/a.csv", [row("1.00", **month("2026-09")), row("2.00")])
+    write_csv(tmp_path / "in/b.csv", [row("4.00"), row("8.00", **month("2026-11"))])
+    write_csv(tmp_path / "in/c.csv", [row("16.00", **month("2026-11"))])
+    bill.load()
+    write_csv(tmp_path / "in/new.csv", [row("32.00", **month("2026-09"))])
+    assert {p.period: p.state for p in bill.load().periods} == {"2026-09": "loaded", "2026-10": "unchanged", "2026-11": "unchanged"}
+    assert [bill.total(period) for period in ("2026-09", "2026-10", "2026-11")] == [Decimal(33), Decimal(6), Decimal(24)]
+
+
 def test_a_month_that_comes_alone_leaves_the_others(tmp_path: Path) -> None:
     """One file feeds two months; a later file for one of them replaces that one only when all of its files say so."""
     bill = nights(tmp_path, tmp_path / "in", delivery="versions")
