@@ -413,7 +413,7 @@ BILLING_LOADS = Table(
         Column("state", "STRING", "current, replaced or refused."),
         Column("reason", "STRING", "Why the version was refused; null otherwise."),
         Column("delivered_at", "TIMESTAMP", "When the provider wrote it: the manifest's time, else the newest file's."),
-        Column("files", "STRING", "JSON list of {name, bytes, sha256, rows, state}; state is read, duplicate, or older where a newer file won."),
+        Column("files", "STRING", "JSON list of {name, bytes, sha256, rows, state}; state is read, duplicate, or older where a newer file won. Of files a store vouches for also stamp, format and label: as long as they stay so, they are not fetched again."),
         Column("row_count", "INT64", "Rows loaded."),
         Column("quarantined_count", "INT64", "Rows quarantined."),
         *COSTS,

@@ -1,4 +1,4 @@
-"""Bills in Google Cloud Storage and Azure Blob Storage: real servers for what works, one that misbehaves for what does not."""
+"""Bills in object stores: real servers of S3, Google and Azure for what works, one that misbehaves for what does not."""
 
 from __future__ import annotations
 
@@ -6,23 +6,26 @@ import json
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from focus_files import Nights, csv_text, nights, only, row
+from focus_files import Nights, csv_text, month, nights, only, row
 from servers.azure import AzureServer, azure_server
 from servers.gcs import GcsServer, gcs_server
 from servers.odd_store import OddStore, Request, serve_odd_store
+from servers.s3 import S3Server, s3_server
 
 from runspend.billing import places, probe_source
 from runspend.billing.blobs import open_blobs
-from runspend.config import BillSource, Settings, redact, show_settings
+from runspend.billing.versions import loads_table
+from runspend.config import BillSource, ScopeSettings, Settings, redact, show_settings
 from runspend.errors import SourceUnreachable
 
-__all__ = ["azure_server", "gcs_server"]
+__all__ = ["azure_server", "gcs_server", "s3_server"]
 
 
 @dataclass
@@ -37,9 +40,16 @@ class Store:
         return nights(tmp_path, f"{self.uri}{under}", **{**self.settings, **settings})
 
 
-@pytest.fixture(params=["gs", "abfss", "az"])
-def store(request: pytest.FixtureRequest) -> Store:
+@pytest.fixture(params=["s3", "gs", "abfss", "az"])
+def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Store:
     name = f"b-{uuid.uuid4().hex[:12]}"
+    if request.param == "s3":
+        amazon: S3Server = request.getfixturevalue("s3_server")
+        for key, value in amazon.environment().items():
+            monkeypatch.setenv(key, value)
+        with closing(amazon.client()) as client:
+            client.create_bucket(Bucket=name)
+        return Store(f"s3://{name}/", {"endpoint": amazon.endpoint, "region": amazon.region}, lambda objects: put_s3(amazon, name, objects))
     if request.param == "gs":
         google: GcsServer = request.getfixturevalue("gcs_server")
         google.create_bucket(name)
@@ -53,6 +63,26 @@ def store(request: pytest.FixtureRequest) -> Store:
     return Store(uri, {"endpoint": azure.endpoint, "credentials": secret}, lambda objects: azure.put(name, objects))
 
 
+def put_s3(server: S3Server, bucket: str, objects: dict[str, bytes]) -> None:
+    with closing(server.client()) as client:
+        for key, data in objects.items():
+            client.put_object(Bucket=bucket, Key=key, Body=data)
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of files that were fetched from a store, in order."""
+    names: list[str] = []
+    fetch = places.Bucket.fetch
+
+    def noted(self: places.Bucket, entry: places.Entry) -> Path:
+        names.append(entry.name)
+        return fetch(self, entry)
+
+    monkeypatch.setattr(places.Bucket, "fetch", noted)
+    return names
+
+
 @pytest.fixture
 def odd() -> Iterator[OddStore]:
     with serve_odd_store() as served:
@@ -64,8 +94,8 @@ def odd_bill(tmp_path: Path, odd: OddStore, **settings: Any) -> Nights:
     return nights(tmp_path, "abfss://bills@acme.dfs.core.windows.net/focus", **given)
 
 
-def bill_of(*costs: str) -> bytes:
-    return csv_text([row(cost) for cost in costs]).encode()
+def bill_of(*costs: str, period: str = "2026-10") -> bytes:
+    return csv_text([row(cost, **month(period)) for cost in costs]).encode()
 
 
 # --- what a store holds is read as a folder is -------------------------------------------------------------------------
@@ -339,3 +369,158 @@ def test_the_environments_own_variables_do_not_move_the_store(tmp_path: Path, st
     bill = store.bill(tmp_path, "focus")
     bill.load()
     assert bill.total() == Decimal(1)
+
+
+# --- what was loaded before is not fetched again -----------------------------------------------------------------------
+
+
+def loaded(bill: Nights, fetched: list[str], **settled_by: Any) -> tuple[dict[str, str], list[str]]:
+    """One night: what became of each period, and what was fetched for it."""
+    fetched.clear()
+    return {p.period: p.state for p in bill.load(**settled_by).periods}, sorted(fetched)
+
+
+def test_a_night_without_news_fetches_nothing(tmp_path: Path, store: Store, fetched: list[str]) -> None:
+    store.put({"focus/sep.csv": bill_of("5.00", period="2026-09"), "focus/oct.csv": bill_of("1.00"), "focus/oct copy.csv": bill_of("1.00")})
+    bill = store.bill(tmp_path, "focus")
+    assert loaded(bill, fetched) == ({"2026-09": "loaded", "2026-10": "loaded"}, ["oct copy.csv", "oct.csv", "sep.csv"])
+    before = (bill.lines(), bill.rows("billing_loads"))
+    for _ in range(2):
+        assert loaded(bill, fetched) == ({"2026-09": "unchanged", "2026-10": "unchanged"}, [])
+    assert (bill.lines(), bill.rows("billing_loads")) == before
+    assert "bill: sep.csv is as it was loaded before, and is not fetched" in bill.said
+
+
+def test_only_the_month_of_a_new_file_is_fetched(tmp_path: Path, store: Store, fetched: list[str]) -> None:
+    store.put({"focus/sep.csv": bill_of("5.00", period="2026-09"), "focus/oct-1.csv": bill_of("1.00"), "focus/oct-2.csv": bill_of("2.00")})
+    bill = store.bill(tmp_path, "focus", delivery="parts")
+    loaded(bill, fetched)
+    store.put({"focus/oct-3.csv": bill_of("4.00")})
+    assert loaded(bill, fetched) == ({"2026-09": "unchanged", "2026-10": "loaded"}, ["oct-1.csv", "oct-2.csv", "oct-3.csv"])
+    assert bill.total() == Decimal(7)
+    assert loaded(bill, fetched)[1] == []
+
+
+def test_a_file_of_the_same_size_is_fetched_when_it_is_another(tmp_path: Path, store: Store, fetched: list[str]) -> None:
+    store.put({"focus/oct.csv": bill_of("1.00")})
+    bill = store.bill(tmp_path, "focus")
+    loaded(bill, fetched)
+    store.put({"focus/oct.csv": bill_of("2.00")})
+    assert loaded(bill, fetched) == ({"2026-10": "loaded"}, ["oct.csv"])
+    assert bill.total() == Decimal(2)
+
+
+def test_a_file_that_is_written_again_is_fetched_once(tmp_path: Path, store: Store, fetched: list[str]) -> None:
+    """Azure's ETag is another then, S3's and Google's may be the same."""
+    store.put({"focus/oct.csv": bill_of("1.00")})
+    bill = store.bill(tmp_path, "focus")
+    loaded(bill, fetched)
+    store.put({"focus/oct.csv": bill_of("1.00")})
+    state, names = loaded(bill, fetched)
+    assert (state, names) == ({"2026-10": "unchanged"}, ["oct.csv"] if store.uri.startswith("a") else [])
+    assert loaded(bill, fetched) == ({"2026-10": "unchanged"}, [])
+
+
+def test_other_settings_fetch_what_they_need(tmp_path: Path, store: Store, fetched: list[str]) -> None:
+    store.put({"focus/oct.csv": bill_of("1.00"), "focus/sep.csv": bill_of("5.00", period="2026-09")})
+    bill = store.bill(tmp_path, "focus")
+    loaded(bill, fetched)
+    scope = ScopeSettings(exclude=[{"service": "Compute"}])
+    assert loaded(bill, fetched, scope=scope) == ({"2026-09": "loaded", "2026-10": "loaded"}, ["oct.csv", "sep.csv"])
+    assert loaded(bill, fetched, scope=scope) == ({"2026-09": "unchanged", "2026-10": "unchanged"}, [])
+    assert {line["scope"] for line in bill.lines()} == {"exclude"}
+
+
+def test_a_refused_version_is_fetched_and_told_of_each_night(tmp_path: Path, store: Store, fetched: list[str]) -> None:
+    store.put({"focus/oct.csv": bill_of("9.00")})
+    bill = store.bill(tmp_path, "focus")
+    loaded(bill, fetched)
+    store.put({"focus/oct.csv": bill_of("1.00")})
+    for _ in range(2):
+        assert loaded(bill, fetched) == ({"2026-10": "refused"}, ["oct.csv"])
+    assert loaded(bill, fetched, accept=["bill:2026-10"]) == ({"2026-10": "loaded"}, ["oct.csv"])
+    assert loaded(bill, fetched) == ({"2026-10": "unchanged"}, [])
+
+
+def test_a_file_that_has_gone_is_missed(tmp_path: Path, odd: OddStore, fetched: list[str]) -> None:
+    odd.objects = {f"focus/oct-{i}.csv": bill_of(f"{i}.00") for i in (1, 2, 3)}
+    bill = odd_bill(tmp_path, odd, delivery="parts")
+    loaded(bill, fetched)
+    del odd.objects["focus/oct-1.csv"]
+    assert loaded(bill, fetched) == ({"2026-10": "loaded"}, ["oct-2.csv", "oct-3.csv"])
+    assert bill.total() == Decimal(5)
+    odd.objects.clear()
+    assert loaded(bill, fetched) == ({"2026-10": "refused"}, [])
+    assert bill.total() == Decimal(5)
+
+
+def test_only_the_manifest_of_a_month_in_place_is_fetched(tmp_path: Path, store: Store, fetched: list[str]) -> None:
+    data = "exports/ml/data/BILLING_PERIOD=2026-10"
+    manifest = {"dataFiles": [f"{data}/ml-1.csv", f"{data}/ml-2.csv"]}
+    store.put({f"{data}/ml-1.csv": bill_of("1.00"), f"{data}/ml-2.csv": bill_of("2.00")})
+    store.put({"exports/ml/metadata/BILLING_PERIOD=2026-10/ml-Manifest.json": json.dumps(manifest).encode()})
+    bill = store.bill(tmp_path, "exports")
+    assert loaded(bill, fetched)[0] == {"2026-10": "loaded"}
+    state, names = loaded(bill, fetched)
+    assert (state, [name.rpartition("/")[2] for name in names]) == ({"2026-10": "unchanged"}, ["ml-Manifest.json"])
+    scope = ScopeSettings(exclude=[{"service": "Compute"}])
+    assert (loaded(bill, fetched, scope=scope)[0], len(fetched)) == ({"2026-10": "loaded"}, 3)
+    assert bill.total() == Decimal(3)
+
+
+def test_what_was_loaded_without_stamps_gets_them(tmp_path: Path, store: Store, fetched: list[str]) -> None:
+    """A version from before there were stamps: its files are fetched once more, and nothing else happens."""
+    store.put({"focus/oct.csv": bill_of("1.00")})
+    bill = store.bill(tmp_path, "focus")
+    loaded(bill, fetched)
+    rows = bill.rows("billing_loads")
+    old = [{key: item[key] for key in ("name", "bytes", "sha256", "rows", "state")} for item in json.loads(rows[0]["files"])]
+    bill.store["billing_loads", "2026-10"] = loads_table([{**rows[0], "files": json.dumps(old)}])
+    assert loaded(bill, fetched) == ({"2026-10": "unchanged"}, ["oct.csv"])
+    assert bill.rows("billing_loads") == rows
+    assert loaded(bill, fetched) == ({"2026-10": "unchanged"}, [])
+
+
+def test_another_format_looks_at_every_file(tmp_path: Path, store: Store, fetched: list[str]) -> None:
+    store.put({"focus/oct.csv": bill_of("1.00")})
+    bill = store.bill(tmp_path, "focus")
+    loaded(bill, fetched)
+    assert loaded(bill, fetched, source=bill.source.model_copy(update={"format": "focus"})) == ({"2026-10": "unchanged"}, [])
+    assert loaded(bill, fetched, source=bill.source.model_copy(update={"format": "azure"})) == ({"2026-10": "loaded"}, ["oct.csv"])
+    assert loaded(bill, fetched, source=bill.source.model_copy(update={"format": "azure"})) == ({"2026-10": "unchanged"}, [])
+
+
+def test_a_store_whose_stamps_lie_is_found_out_when_the_file_is_needed(tmp_path: Path, odd: OddStore, fetched: list[str]) -> None:
+    odd.objects = {"focus/oct.csv": bill_of("1.00")}
+    stamp = odd.etag("focus/oct.csv")
+    odd.etag = lambda key: stamp  # type: ignore[method-assign]
+    bill = odd_bill(tmp_path, odd)
+    loaded(bill, fetched)
+    odd.objects = {"focus/oct.csv": bill_of("2.00")}
+    assert loaded(bill, fetched) == ({"2026-10": "unchanged"}, [])
+    scope = ScopeSettings(exclude=[{"service": "Other"}])
+    assert loaded(bill, fetched, scope=scope) == ({"2026-10": "loaded"}, ["oct.csv"])
+    assert bill.total() == Decimal(2)
+    assert loaded(bill, fetched, scope=scope) == ({"2026-10": "unchanged"}, [])
+
+
+@pytest.mark.parametrize("etag", ['W/"abc"', ""])
+def test_an_etag_that_vouches_for_nothing_saves_no_fetch(tmp_path: Path, odd: OddStore, fetched: list[str], etag: str) -> None:
+    odd.objects = {"focus/oct.csv": bill_of("1.00")}
+    odd.etag = lambda key: etag  # type: ignore[method-assign]
+    bill = odd_bill(tmp_path, odd)
+    loaded(bill, fetched)
+    assert loaded(bill, fetched) == ({"2026-10": "unchanged"}, ["oct.csv"])
+    assert "stamp" not in bill.rows("billing_loads")[0]["files"]
+
+
+def test_a_folder_of_this_machine_is_verified_each_night(tmp_path: Path) -> None:
+    """Size and time of a file are no proof of its bytes."""
+    (tmp_path / "bills").mkdir()
+    (tmp_path / "bills/oct.csv").write_bytes(bill_of("1.00"))
+    bill = nights(tmp_path, tmp_path / "bills")
+    for _ in range(2):
+        bill.said.clear()
+        bill.load()
+        assert any("verifying oct.csv" in line for line in bill.said)
+    assert "stamp" not in bill.rows("billing_loads")[0]["files"]

@@ -23,6 +23,7 @@ from runspend.config import BillSource
 from runspend.errors import MissingExtra, SourceUnreachable
 
 if TYPE_CHECKING:
+    from obstore import GetOptions
     from obstore.store import AzureConfig, AzureStore, ClientConfig, GCSConfig, GCSStore, RetryConfig
 
 GOOGLE = "https://storage.googleapis.com"
@@ -94,10 +95,13 @@ class BlobPrefix(Bucket):
         import obstore
         from obstore.exceptions import PreconditionError
 
+        options: GetOptions = {}
+        if stamp:
+            options["if_match"] = f'"{stamp}"'
+        if start:
+            options["range"] = {"offset": start}
         try:
-            got = obstore.get(
-                self._store(), key, options={"if_match": f'"{stamp}"' if stamp else None, **({"range": {"offset": start}} if start else {})}
-            )
+            got = obstore.get(self._store(), key, options=options)
             # The answer says again which object it is: some servers do not know conditions.
             if stamp and stamp_of(got.meta["e_tag"]) != stamp:
                 raise changed(self.source, self._name(key) or key)

@@ -6,6 +6,8 @@ rules of versions in `versions.py`.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import tempfile
 from collections import Counter
@@ -14,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timezone
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +78,11 @@ class Load:
 
 @dataclass
 class _File:
-    """One delivered file on this machine, whole; `staged` once its rows are in the engine."""
+    """One delivered file on this machine, whole; `staged` once its rows are in the engine.
+
+    With `bring` it is not here yet: its stamp says that it holds what it held when it was read, and it is fetched only if its
+    rows are needed again.
+    """
 
     index: int
     delivered: DeliveredFile
@@ -85,7 +92,9 @@ class _File:
     label: str | None = None  # as the format calls it: files of several labels complement each other
     stands_for: str | None = None  # what its name alone says of what is charged
     copies: list[str] = field(default_factory=list)  # names of byte-identical files
+    stamps: dict[str, str] = field(default_factory=dict)  # by name: its own and its copies', of places that vouch for files
     staged: StagedFile | None = None
+    bring: Callable[[], tuple[Path, VerifiedFile]] | None = None
 
     @property
     def name(self) -> str:
@@ -452,30 +461,63 @@ def _is_data(source: BillSource) -> Callable[[str], bool]:
 def _verify_all(
     tonight: _Tonight, folder: Folder, delivered: Sequence[DeliveredFile], workdir: Path, bad: dict[str, SourceRefused] | None = None
 ) -> list[_File]:
-    """Every file fetched and read once; byte-identical ones count once. With `bad`, refusals are noted there."""
+    """Every file fetched and read once, but for those whose stamp is known; byte-identical ones count once. With `bad`, refusals
+    are noted there."""
     by_digest: dict[tuple[str, str | None], _File] = {}
+    seen = _seen_before(tonight)
     with ThreadPoolExecutor(1) as beside:
         waking = beside.submit(wake)
         for index, item in enumerate(delivered):
             entry = item.entry
-            tonight.progress(f"{tonight.source.name}: verifying {entry.name} ({entry.bytes:,} bytes)")
+            bring = partial(_fetch, tonight, folder, item, workdir / "unpacked" / f"{index:06d}.csv")
+            file = _File(index, item, VerifiedFile(Path(), "", 0, ""), Path(), bring=bring)
+            stamp = _stamp(tonight.source, item)
             try:
-                path = folder.fetch(entry)
-                unpack_to = workdir / "unpacked" / f"{index:06d}.csv"
-                verified = verify_file(tonight.source.name, entry.name, path, stated_bytes=item.stated_bytes, unpack_to=unpack_to)
+                if stamp and (fed := seen.get((entry.name, stamp))):
+                    tonight.progress(f"{tonight.source.name}: {entry.name} is as it was loaded before, and is not fetched")
+                    file.verified = VerifiedFile(Path(), "", fed.bytes, fed.sha256)
+                    file.format, file.label = fed.format or tonight.source.format, fed.label
+                else:
+                    file.path, file.verified = bring()
+                    file.bring = None
             except SourceRefused as error:
                 if bad is None:
                     raise
                 bad[entry.name] = error
                 continue
-            key = verified.sha256, _stands_for(tonight.source, tonight.source.format, entry.name)
+            key = file.verified.sha256, _stands_for(tonight.source, tonight.source.format, entry.name)
             if twin := by_digest.get(key):
                 twin.copies.append(entry.name)
                 tonight.progress(f"{tonight.source.name}: {entry.name} has the same bytes as {twin.name} and is not counted again")
             else:
-                by_digest[key] = _File(index, item, verified, path)
+                twin = by_digest[key] = file
+            if stamp:
+                twin.stamps[entry.name] = stamp
         waking.result()
     return list(by_digest.values())
+
+
+def _fetch(tonight: _Tonight, folder: Folder, item: DeliveredFile, unpack_to: Path) -> tuple[Path, VerifiedFile]:
+    entry = item.entry
+    tonight.progress(f"{tonight.source.name}: verifying {entry.name}" + (f" ({entry.bytes:,} bytes)" if entry.bytes else ""))
+    path = folder.fetch(entry)
+    return path, verify_file(tonight.source.name, entry.name, path, stated_bytes=item.stated_bytes, unpack_to=unpack_to)
+
+
+def _stamp(source: BillSource, item: DeliveredFile) -> str | None:
+    """What vouches that a file is what it was and is read as it was: its place's stamp and size, the address, its manifest's
+    word for it. None where the place vouches for nothing."""
+    entry = item.entry
+    if entry.stamp is None:
+        return None
+    return hashlib.sha256(json.dumps([entry.stamp, entry.bytes, source.uri, item.label]).encode()).hexdigest()[:32]
+
+
+def _seen_before(tonight: _Tonight) -> dict[tuple[str, str | None], FedFile]:
+    """Files of the versions in place by name and stamp. Where another format is written now, every file has to be looked at."""
+    asked = tonight.source.format
+    files = (fed for book in tonight.books.values() for fed in book.files if fed.stamp)
+    return {(fed.name, fed.stamp): fed for fed in files if asked in ("auto", fed.format)}
 
 
 def _stands_for(source: BillSource, format_name: str, name: str) -> str | None:
@@ -494,26 +536,36 @@ def _recognize(
     aside: list[_File] = []
     for file in files:
         try:
-            header = read_header(tonight.source.name, file.name, file.verified)
-            file.format = find_format(tonight.source, file.name, header)
+            is_aside = not file.bring and _recognize_file(tonight, file)
         except SourceRefused as error:
             if bad is None:
                 raise
             bad[file.name] = error
             continue
         file.stands_for = _stands_for(tonight.source, file.format, file.name)
-        if label := offered(format_module(file.format), "label"):
-            file.label = label(f"{tonight.source.uri}/{file.name}", file.delivered.label, header)
-        is_aside = offered(format_module(file.format), "is_aside")
-        (aside if is_aside and is_aside(header) else charges).append(file)
+        (aside if is_aside else charges).append(file)
     if aside:
         # The settings are JSON on one line: what follows the first line end is of an earlier period's files.
         tonight.settings = "\n".join([tonight.settings.partition("\n")[0], *sorted(f.verified.sha256 for f in aside)])
     return charges, aside
 
 
+def _recognize_file(tonight: _Tonight, file: _File) -> bool:
+    """Find the format of a file that is here, and what that calls it; whether it is one that is looked up for charges."""
+    header = read_header(tonight.source.name, file.name, file.verified)
+    file.format = find_format(tonight.source, file.name, header)
+    if label := offered(format_module(file.format), "label"):
+        file.label = label(f"{tonight.source.uri}/{file.name}", file.delivered.label, header)
+    is_aside = offered(format_module(file.format), "is_aside")
+    return bool(is_aside and is_aside(header))
+
+
 def _stage(tonight: _Tonight, staged: Staged, file: _File, beside: Sequence[_File]) -> None:
     name = tonight.source.name
+    if file.bring:
+        file.path, file.verified = file.bring()
+        file.bring = None
+        _recognize_file(tonight, file)
     tonight.progress(f"{name}: reading {file.name}")
     others = tuple((f.name, f.label) for f in beside)
     delivered = Delivered(tonight.source, file.name, file.verified, file.index, file.label, others)
@@ -549,6 +601,7 @@ def _combine(staged: Staged, files: Sequence[_File]) -> tuple[dict[str, Any], li
     row of theirs left. Those are part of the period's version all the same."""
     warnings: dict[str, Any] = {}
     before: list[FedPeriod] = []
+    files = [f for f in files if not f.bring]  # of the others no row is staged
     for name in sorted({f.format for f in files if f.label}):
         before = before or counts.read_census(staged)
         warnings |= format_module(name).combine(staged, {f.index: f.label for f in files if f.format == name})
@@ -630,8 +683,17 @@ def _fed(
             continue
         rows = sum(p.rows + p.quarantined for p in census if p.file_index == file.index and p.period == period)
         state = "read" if chosen is None or file.index in chosen else "older"
-        listed.append(FedFile(file.name, file.verified.bytes, file.verified.sha256, rows, state))
-        listed += [FedFile(name, file.verified.bytes, file.verified.sha256, rows, "duplicate") for name in file.copies]
+        listed += _fed_file(file, rows, state)
+    return listed
+
+
+def _fed_file(file: _File, rows: int, state: str) -> list[FedFile]:
+    """A file and its copies as `billing_loads.files` lists them; with a stamp, also as what it was read."""
+    listed = []
+    for name, its_state in ((file.name, state), *((name, "duplicate") for name in file.copies)):
+        stamp = file.stamps.get(name)
+        read_as = (file.format, file.label) if stamp else (None, None)
+        listed.append(FedFile(name, file.verified.bytes, file.verified.sha256, rows, its_state, stamp, *read_as))
     return listed
 
 
@@ -642,20 +704,20 @@ def _fed_again(tonight: _Tonight, period: str, files: Sequence[_File]) -> list[F
     for fed in tonight.book(period).files:
         file = by_digest.get(fed.sha256)
         if fed.state != "duplicate" and file:
-            listed.append(FedFile(file.name, fed.bytes, fed.sha256, fed.rows, fed.state))
-            listed += [FedFile(name, fed.bytes, fed.sha256, fed.rows, "duplicate") for name in file.copies]
+            listed += _fed_file(file, fed.rows, fed.state)
     return listed
 
 
 def _unchanged(tonight: _Tonight, period: str, fed: Sequence[FedFile]) -> PeriodLoad:
-    """The version in place stands; its list of files is written anew if copies came or went."""
+    """The version in place stands; its list of files is written anew if copies came or went, or other stamps."""
     book = tonight.book(period)
     tables: dict[str, Path | pa.Table] = {}
     before = {(f.name, f.state) for f in book.files}
     duplicates = [f.name for f in fed if f.state == "duplicate"]
-    if {name for name, state in before if state == "duplicate"} != set(duplicates):
+    is_restamped = any(f.stamp for f in fed) and {(f.name, f.stamp) for f in fed} != {(f.name, f.stamp) for f in book.files}
+    if is_restamped or {name for name, state in before if state == "duplicate"} != set(duplicates):
         rows_of = {f.sha256: f.rows for f in book.files}
-        files = versions.files_json([FedFile(f.name, f.bytes, f.sha256, rows_of.get(f.sha256, f.rows), f.state) for f in fed])
+        files = versions.files_json([replace(f, rows=rows_of.get(f.sha256, f.rows)) for f in fed])
         tables["billing_loads"] = versions.loads_table([{**row, "files": files} if row["state"] == "current" else row for row in book.rows])
     return PeriodLoad(period, "unchanged", tables, None, {"version": book.version, "duplicates": duplicates})
 

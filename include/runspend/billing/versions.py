@@ -28,13 +28,20 @@ ZERO = Decimal(0)
 
 @dataclass(frozen=True)
 class FedFile:
-    """One file's part in a version. `state` is read, duplicate (another file has the same bytes) or older (a newer file won)."""
+    """One file's part in a version. `state` is read, duplicate (another file has the same bytes) or older (a newer file won).
+
+    `stamp` is what vouches that a file of this name is this one, where its place vouches for anything (`Entry.stamp`): then it
+    is not fetched again. `format` and `label` are as what it was read.
+    """
 
     name: str
     bytes: int
     sha256: str
     rows: int
     state: str = "read"
+    stamp: str | None = None
+    format: str | None = None
+    label: str | None = None
 
 
 @dataclass
@@ -165,7 +172,7 @@ def add_version(book: Book, facts: VersionFacts, reason: str | None) -> list[dic
 
 def files_json(files: Sequence[FedFile]) -> str:
     """The value of `billing_loads.files`."""
-    return json.dumps([vars(f) for f in files])
+    return json.dumps([{key: value for key, value in vars(f).items() if value is not None} for f in files])
 
 
 def is_recorded(book: Book, version: str, reason: str) -> bool:
