@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,38 +145,10 @@ def test_readme_names_the_public_tables() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", section, re.M)) == {table.name for table in public_tables()}
 
 
-def test_one_box_script_writes_a_bill_that_loads(tmp_path: Path) -> None:
-    """The script of docs/start-one-box.md runs, and the loader takes what it wrote: 744 hours of October."""
-    from datetime import datetime, timezone
+def test_the_box_of_the_start_page_is_the_one_that_is_tested(tmp_path: Path) -> None:
+    """A night over this file is in tests/e2e/test_one_box.py."""
+    (block,) = fences(ROOT / "docs" / "start-one-box.md", "yaml")
+    (tmp_path / "runspend.yaml").write_text(block, encoding="utf-8")
+    (tmp_path / "tested.yaml").write_text((ROOT / "tests" / "unit" / "examples" / "one-box.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    assert load_settings(tmp_path / "runspend.yaml", {}).model_dump() == load_settings(tmp_path / "tested.yaml", {}).model_dump()
 
-    from runspend.billing import load_source
-    from runspend.config import BillSource
-
-    (script,) = fences(ROOT / "docs" / "start-one-box.md", "python")
-    (tmp_path / "box_bill.py").write_text(script, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "box_bill.py", "gpu-box", "1.25", "2025-10"], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    (tmp_path / "bills").mkdir()
-    (tmp_path / "bills" / "2025-10.csv").write_text(done.stdout, encoding="utf-8")
-    load = load_source(
-        BillSource(name="box", uri=str(tmp_path / "bills")),
-        now=datetime(2025, 11, 2, tzinfo=timezone.utc),
-        scope=None,
-        previous=lambda table, period: None,
-        periods_known=[],
-        accept=[],
-        workdir=tmp_path,
-        load_id="test",
-        progress=lambda text: None,
-    )
-    (period,) = load.periods
-    assert (period.period, period.state) == ("2025-10", "loaded")
-    import pyarrow.parquet as pq
-
-    lines = period.tables["billing_lines"]
-    rows = pq.read_table(lines) if isinstance(lines, Path) else lines
-    assert rows.num_rows == 744
-    assert float(sum(rows["billed_cost"].to_pylist())) == 930.0
-    assert set(rows["resource_key"].to_pylist()) == {"gpu-box"}
-    assert set(rows["billed_nanoseconds"].to_pylist()) == {3_600_000_000_000}
