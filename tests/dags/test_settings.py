@@ -83,6 +83,25 @@ def test_aws_connection_becomes_a_profile_in_memory(read: Any, tmp_path: Path, m
     assert boto3.session.Session(profile_name="store").get_credentials().secret_key == "key%three"
 
 
+def test_only_a_profile_is_looked_up_as_a_connection(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key file and a SAS token are no ids: they are not sent to the place secrets are kept in."""
+    import runspend_settings
+
+    asked: list[str] = []
+
+    class Asked:
+        @staticmethod
+        def get(name: str) -> None:
+            asked.append(name)
+            raise runspend_settings.AirflowNotFoundException(name)
+
+    monkeypatch.setattr(runspend_settings, "Connection", Asked)
+    places = {"gs://a/": "key.json", "az://b/": "anonymous", "abfss://c@acme.dfs.core.windows.net/": "sv=1&sig=secret", "s3://d/": "profile"}
+    bills = [f'{{name: n{i}, uri: "{uri}", credentials: "{given}"}}' for i, (uri, given) in enumerate(places.items())]
+    read(f"billing: [{', '.join(bills)}]")
+    assert asked == ["profile"]
+
+
 def test_missing_connection_is_named(read: Any) -> None:
     """The error names the connection, as Airflow words it."""
     from airflow.sdk.exceptions import AirflowNotFoundException

@@ -49,7 +49,7 @@ class OddStore:
     def respond(self, handler: BaseHTTPRequestHandler) -> None:
         parts = urlsplit(handler.path)
         key = unquote("/".join(parts.path.split("/")[3:])) if "comp" not in parse_qs(parts.query) else ""
-        request = Request(handler, key, dict(handler.headers.items()))
+        request = Request(handler, key, {name.lower(): value for name, value in handler.headers.items()})
         self.asked.append(f"{handler.path} {request.headers.get('range', '')}".strip())
         if self.oddity(request):
             return
