@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from calendar import monthrange
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -31,7 +32,7 @@ def of_view(
         "BillingAccountId": "01A2B3-C4D5E6-F70819",
         "BillingCurrency": "USD",
         "BillingPeriodStart": month,
-        "BillingPeriodEnd": f"{month[:8]}31{month[10:]}",
+        "BillingPeriodEnd": f"{month[:8]}{monthrange(int(month[:4]), int(month[5:7]))[1]}{month[10:]}",
         "ChargeCategory": "usage",
         "ChargeClass": None,
         "ChargeDescription": "N1 Predefined Instance Core running in Americas",

@@ -81,7 +81,7 @@ end;
 create or replace temp macro google_is_clock(unit) as coalesce(regexp_full_match(lower(unit), '(second|minute|hour|day)s?'), false);
 create or replace temp macro google_is_of_cores(sku) as coalesce(regexp_matches(sku, '(?i)\b(core|v?cpu)s?\b'), false);
 create or replace temp macro google_whole_cores(labels) as case
-  when not regexp_matches(google_label_value(labels, 'machine_spec'), '^(e2-(micro|small|medium)|f1-micro|g1-small)$')
+  when not coalesce(regexp_matches(google_label_value(labels, 'machine_spec'), '^(e2-(micro|small|medium)|f1-micro|g1-small)$'), false)
     then nullif(try_cast(google_label_value(labels, 'cores') as double), 0)
 end;
 create or replace temp macro google_clock_quantity(quantity, unit, sku, cores) as case

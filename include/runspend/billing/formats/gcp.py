@@ -1,7 +1,7 @@
 """Google Cloud's billing export, detailed (`gcp_billing_export_resource_v1_…`) or standard (`gcp_billing_export_v1_…`).
 
 Put here how its columns are spelled and where it lies; what they mean is in `gcp.sql`. Files are CSV with dotted headers, JSON
-lines or Parquet with structs, as people export them, and the table itself is read from BigQuery (`_bigquery.py`).
+lines or Parquet with structs, as people export them; the table itself is read from BigQuery (`bigquery_table.py`).
 
 Credits are netted into the line they are credited to, those of committed use too: Google writes the fee of a commitment as lines
 of their own and takes the covered usage back by a credit on its line. BilledCost and EffectiveCost are both that net cost, so
@@ -13,12 +13,16 @@ Sources: Google Cloud "Structure of Standard data export", "Structure of Detaile
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
 
 from runspend.billing import mapped
+from runspend.billing.bigquery_table import BigQueryTable, Export, open_table
 from runspend.billing.deliveries import Delivered
 from runspend.billing.formats._google import add_macros
 from runspend.billing.mapped import Kind
 from runspend.billing.staging import Staged, StagedFile
+from runspend.config import BillSource
 
 COLUMNS = {
     "billing_account_id": "billing_account_id",
@@ -65,6 +69,16 @@ KINDS = (
         sql="gcp.sql",
     ),
 )
+EXPORT = Export(
+    month="invoice.month",
+    exported="export_time",
+    columns=tuple(dict.fromkeys(spelling.split(".")[0] for spelling in COLUMNS.values())),
+)
+
+
+def open_place(source: BillSource, workdir: Path, now: datetime) -> BigQueryTable | None:
+    """The table in BigQuery that an address such as bigquery://project/dataset/table names."""
+    return open_table(source, workdir, EXPORT)
 
 
 def matches(header: Sequence[str]) -> bool:

@@ -12,13 +12,17 @@ Sources: Google Cloud "FOCUS BigQuery view" template of 19 March 2024, "Structur
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
 
 from runspend.billing import mapped
+from runspend.billing.bigquery_table import BigQueryTable, Export, open_table
 from runspend.billing.deliveries import Delivered
 from runspend.billing.focus_columns import COLUMNS
 from runspend.billing.formats._google import add_macros
 from runspend.billing.mapped import Kind
 from runspend.billing.staging import Staged, StagedFile
+from runspend.config import BillSource
 
 FOCUS_NAMES = {column.name: name for name, column in COLUMNS.items()}
 USED = (
@@ -51,6 +55,17 @@ KINDS = (
         sql="gcp_focus.sql",
     ),
 )  # fmt: skip
+EXPORT = Export(
+    # Midnight in Los Angeles and midnight UTC of the first are of the same month in UTC.
+    month="format_timestamp('%Y%m', BillingPeriodStart)",
+    exported="x_ExportTime",
+    columns=tuple(dict.fromkeys([*(n.split(".")[0] for names in KINDS[0].columns.values() for n in names), "x_CostType", "x_ServiceId"])),
+)
+
+
+def open_place(source: BillSource, workdir: Path, now: datetime) -> BigQueryTable | None:
+    """The view or table in BigQuery that an address such as bigquery://project/dataset/table names."""
+    return open_table(source, workdir, EXPORT)
 
 
 def matches(header: Sequence[str]) -> bool:

@@ -1,0 +1,92 @@
+"""A server that speaks BigQuery's REST API (`bqemulator`, over DuckDB) on 127.0.0.1. What it shows is shown on an emulator.
+
+It needs a virtual environment of its own, since it pins an older sqlglot and DuckDB:
+
+    python3.11 -m venv .venv-bigquery
+    .venv-bigquery/bin/pip install bqemulator==1.4.0 duckdb==1.5.5 duckdb-extension-spatial==1.5.5 numpy
+
+Without it the tests that take the fixture are skipped. What it has not: partitions by arrival, the Storage API for results of
+queries, limits of bytes billed (it takes the setting and ignores it).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PYTHON = ROOT / ".venv-bigquery" / "bin" / "python"
+PROJECT = "billing-project"
+
+
+@dataclass(frozen=True)
+class BigQueryServer:
+    """Where the server listens."""
+
+    endpoint: str
+
+    def client(self) -> Any:
+        """A client without credentials."""
+        from google.auth.credentials import AnonymousCredentials
+        from google.cloud import bigquery
+
+        return bigquery.Client(project=PROJECT, credentials=AnonymousCredentials(), client_options={"api_endpoint": self.endpoint})
+
+
+@contextmanager
+def serve_bigquery() -> Iterator[BigQueryServer]:
+    """Start the server with a home of its own, in which its DuckDB finds the extension it would else fetch, and end it."""
+    home = Path(tempfile.mkdtemp(prefix="runspend-bigquery-"))
+    for extension in (PYTHON.parents[1] / "lib").glob("python*/site-packages/duckdb_extension_spatial/extensions/*/*.duckdb_extension"):
+        into = home / ".duckdb" / "extensions" / extension.parent.name / "linux_amd64"
+        into.mkdir(parents=True)
+        shutil.copy(extension, into)
+    log = home / "bigquery.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [str(PYTHON.parent / "bqemulator"), "start", "--rest-port", "0", "--grpc-port", "0"],
+            cwd=home,
+            env={"PATH": os.environ["PATH"], "HOME": str(home)},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield BigQueryServer(f"http://127.0.0.1:{_wait_for_port(process, log)}")
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(20)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def bigquery_server() -> Iterator[BigQueryServer]:
+    """One server for all tests of a run; take a dataset of your own in it."""
+    if not PYTHON.exists():
+        pytest.skip(f"no emulator of BigQuery in {PYTHON.parents[1]}: see tests/servers/bigquery.py for how to have it")
+    with serve_bigquery() as server:
+        yield server
+
+
+def _wait_for_port(process: subprocess.Popen[bytes], log: Path) -> int:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None:
+        if found := re.search(r"running on http://127\.0\.0\.1:(\d+)", log.read_text(errors="replace")):
+            return int(found[1])
+        time.sleep(0.2)
+    raise RuntimeError(f"the emulator of BigQuery did not start: {log.read_text(errors='replace')[-2000:]}")
