@@ -240,13 +240,13 @@ def _cut(staged: Staged, lines: pa.Table) -> pa.Table:
 
     parents = staged.rows.take(lines.column("position"))
     amounts = {name: _with_scale(one_piece(parents.column(name)), 0) for name in MEASURES}
-    at = pa.array(range(lines.num_rows), pa.int64())
-    staged.con.register("lines_of_share", pa.table({"at": at, **{c: lines.column(c) for c in ("group_number", "tells_time")}, **amounts}))
+    places = pa.array(range(lines.num_rows), pa.int64())
+    staged.con.register("lines_of_share", pa.table({"place": places, **{c: lines.column(c) for c in ("group_number", "tells_time")}, **amounts}))
     staged.con.execute(_sql("splits_share.sql"))
     made = staged.con.sql("from split_share order by rowid").to_arrow_table()
     staged.con.execute("drop table split_share")
     staged.con.unregister("lines_of_share")
-    parts = parents.take(made.column("at"))
+    parts = parents.take(made.column("place"))
     changed = {name: _with_scale(one_piece(made.column(name)), 22) for name in MEASURES}
     for name, told in (
         ("allocated_method_id", "method"), ("allocated_method_details", "details"), ("allocated_resource_id", "part_id"),

@@ -1,5 +1,5 @@
--- Who has what part of which line: from `splits` (weights) and `staged` to `split_parts` (whole-number weights of each group of lines, as
--- ends on a line) and `split_lines` (which group a line is of). Times are microseconds since 1970; weights are whole units of 10^-22.
+-- Who has what part of which line: from `splits` (weights) and `staged` to `split_parts` (the parts of each group of lines, laid end to end)
+-- and `split_lines` (which group a line is of). Times are microseconds since 1970; weights are whole units of 10^-22.
 
 -- lines of a machine, or of a cluster's pool, that last a day at most: what the ledger shares by time as well
 create or replace temp table split_candidates as
@@ -92,7 +92,7 @@ select
 from shared
 group by group_number, part_id, is_idle;
 
--- whole numbers that sum to less than 2^62 per group, laid end to end: idle last
+-- whole-number weights, laid end to end: idle last
 create or replace temp table split_parts as
 with found as (
   select
@@ -107,12 +107,13 @@ idle as (
     case
       when r.shares_idle or r.fills then 0::hugeint
       when f.idle_units > 0 then f.idle_units
-      else greatest(0::hugeint, to_units(g.used_cost) - coalesce(f.part_units, 0))
+      else greatest(0::hugeint, to_units(g.used_cost) - f.part_units)
     end as idle_units,
     not r.shares_idle and not r.fills and f.idle_units = 0 and f.part_units > to_units(g.used_cost) as is_scaled
   from found f
   join split_groups g on g.group_number = f.group_number
   join split_sources r on r.rank = g.rank
+  where f.part_units > 0
 ),
 weighed as (
   select w.group_number, false as is_idle, w.part_id, w.part_name, w.part_tags, w.from_us, w.to_us, w.units
@@ -122,7 +123,12 @@ weighed as (
   select group_number, true, null, null, null, null, null, idle_units from idle where idle_units > 0
 ),
 whole as (
-  select *, (units // (sum(units) over (partition by group_number)::hugeint // 4000000000000000000 + 1))::hugeint as weight from weighed
+  -- below 10^18 together, by leaving out decimals: round weights stay what they are, and nothing below passes 2^127
+  select
+    *,
+    units // cast('1' || repeat('0', greatest(0, length(cast(sum(units) over (partition by group_number)::hugeint as varchar)) - 18)) as hugeint)
+      as weight
+  from weighed
 )
 select
   w.group_number, w.is_idle, w.part_id, w.part_name, w.part_tags, w.from_us, w.to_us, i.is_scaled, w.weight,
@@ -130,7 +136,7 @@ select
   sum(w.weight) over (partition by w.group_number)::hugeint as total
 from whole w
 join idle i on i.group_number = w.group_number
-where w.weight > 0 and i.part_units > 0;
+where w.weight > 0;
 
 -- one group per line: the bill's own weights first, then other sources in their order
 create or replace temp table split_lines as

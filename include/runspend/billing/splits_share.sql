@@ -1,29 +1,50 @@
--- The parts of one share of the lines: every measure by bounds. With the line's amount u in whole units of 10^-22, c of C weights of the
--- line end at floor(|u| x c / C) with u's sign; a part is the difference of its two ends, and the last end is the line's amount itself.
--- In two limbs, since u x c may pass 2^127: |u| = a x 10^19 + b with a, b < 10^19 and C < 4 x 10^18, so that no product passes 8 x 10^37.
+-- The parts of one share of the lines: every measure by bounds. With the line's amount u in whole units of 10^-22, the first c of C weights
+-- end at floor(|u| x c / C) with u's sign; a part is the difference of its two ends, and the last end is the line's amount itself. u x c may
+-- pass 2^127, so in two limbs, |u| = a x 2^64 + b: C is below 10^18, so no product below passes 2^125. All of it is whole numbers.
 create or replace temp macro end_of(u, c, total) as sign(u)::hugeint * (
-  abs(u) // 10000000000000000000 * c // total * 10000000000000000000
-  + (abs(u) // 10000000000000000000 * c % total * 10000000000000000000 + abs(u) % 10000000000000000000 * c) // total
+  ((abs(u) >> 64) * c // total << 64)
+  + (((abs(u) >> 64) * c % total << 64) + (abs(u) & 18446744073709551615::hugeint) * c) // total
 );
-create or replace temp macro part_of(u, weight, upto, total) as end_of(u::hugeint, upto, total) - end_of(u::hugeint, upto - weight, total);
+create or replace temp macro part_of(u, weight, upto, total) as end_of(u, upto, total) - end_of(u, upto - weight, total);
 
 create or replace temp table split_share as
+with lines as (
+  select
+    place, group_number, tells_time, billed_cost::hugeint as billed_cost, effective_cost::hugeint as effective_cost, list_cost::hugeint as list_cost,
+    contracted_cost::hugeint as contracted_cost, pricing_currency_effective_cost::hugeint as pricing_currency_effective_cost,
+    pricing_quantity::hugeint as pricing_quantity, consumed_quantity::hugeint as consumed_quantity,
+    commitment_discount_quantity::hugeint as commitment_discount_quantity
+  from lines_of_share
+),
+cut as (
+  select
+    l.place, p.is_idle, p.part_id, p.part_name, p.part_tags, case when l.tells_time then p.to_us - p.from_us end as life_us, p.upto = p.total as is_last, p.is_scaled,
+    r.source, r.method,
+    part_of(l.effective_cost, p.weight, p.upto, p.total) as effective_cost,
+    -- mostly the same amount again
+    case when l.billed_cost is distinct from l.effective_cost then part_of(l.billed_cost, p.weight, p.upto, p.total) end as other_billed_cost,
+    case when l.list_cost is distinct from l.effective_cost then part_of(l.list_cost, p.weight, p.upto, p.total) end as other_list_cost,
+    case when l.contracted_cost is distinct from l.effective_cost then part_of(l.contracted_cost, p.weight, p.upto, p.total) end as other_contracted_cost,
+    l.billed_cost is not null as has_billed_cost, l.list_cost is not null as has_list_cost, l.contracted_cost is not null as has_contracted_cost,
+    part_of(l.pricing_currency_effective_cost, p.weight, p.upto, p.total) as pricing_currency_effective_cost,
+    part_of(l.consumed_quantity, p.weight, p.upto, p.total) as consumed_quantity,
+    part_of(l.pricing_quantity, p.weight, p.upto, p.total) as pricing_quantity,
+    part_of(l.commitment_discount_quantity, p.weight, p.upto, p.total) as commitment_discount_quantity
+  from lines l
+  join split_parts p on p.group_number = l.group_number
+  join split_groups g on g.group_number = l.group_number
+  join split_sources r on r.rank = g.rank
+)
 select
-  l.at, p.is_idle, p.part_id, p.part_name, p.part_tags, case when l.tells_time then p.to_us - p.from_us end as life_us, r.method, p.upto = p.total as is_last,
+  place, is_idle, part_id, part_name, part_tags, life_us, is_last, method,
   case
-    when p.is_scaled then json_object('source', r.source, 'is_scaled', true)
-    when r.source is not null then json_object('source', r.source)
+    when is_scaled then json_object('source', source, 'is_scaled', true)
+    when source is not null then json_object('source', source)
   end as details,
-  part_of(l.billed_cost, p.weight, p.upto, p.total) as billed_cost,
-  part_of(l.effective_cost, p.weight, p.upto, p.total) as effective_cost,
-  part_of(l.list_cost, p.weight, p.upto, p.total) as list_cost,
-  part_of(l.contracted_cost, p.weight, p.upto, p.total) as contracted_cost,
-  part_of(l.pricing_currency_effective_cost, p.weight, p.upto, p.total) as pricing_currency_effective_cost,
-  part_of(l.pricing_quantity, p.weight, p.upto, p.total) as pricing_quantity,
-  part_of(l.consumed_quantity, p.weight, p.upto, p.total) as consumed_quantity,
-  part_of(l.commitment_discount_quantity, p.weight, p.upto, p.total) as commitment_discount_quantity
-from lines_of_share l
-join split_parts p on p.group_number = l.group_number
-join split_groups g on g.group_number = l.group_number
-join split_sources r on r.rank = g.rank
-order by l.at, p.is_idle, p.part_id;
+  effective_cost,
+  case when has_billed_cost then coalesce(other_billed_cost, effective_cost) end as billed_cost,
+  case when has_list_cost then coalesce(other_list_cost, effective_cost) end as list_cost,
+  case when has_contracted_cost then coalesce(other_contracted_cost, effective_cost) end as contracted_cost,
+  pricing_currency_effective_cost, pricing_quantity, consumed_quantity, commitment_discount_quantity
+from cut
+order by place, is_idle, part_id;
