@@ -514,6 +514,27 @@ def test_products_of_long_decimals_are_exact(tmp_path: Path) -> None:
     assert too_large is None
 
 
+def test_a_quantity_that_is_no_number_is_counted_and_the_cost_stays(tmp_path: Path) -> None:
+    bill = nights(
+        tmp_path, write_bytes(tmp_path / "bill.csv", text([cost("1.00", Quantity="many"), cost("2.00")]).encode()), format="azure"
+    )
+    assert only(bill.load()).extra["unreadable"] == {"ConsumedQuantity": 1}
+    assert bill.total() == Decimal(3)
+
+
+def test_an_old_export_without_units_or_pricing_models(tmp_path: Path) -> None:
+    """A fee is one by its reservation, and a price is for one unit."""
+    fee = {**BOUGHT, "PricingModel": "", "ReservationId": "r1"}
+    write_bytes(tmp_path / "in/actual.csv", text([cost("3.00"), cost("90.00", ChargeType="Purchase", **fee)]).encode())
+    write_bytes(tmp_path / "in/amortized.csv", text([cost("3.00", UnitOfMeasure="", PayGPrice="0.25"), cost("2.00", **RESERVED)]).encode())
+    bill = nights(tmp_path, tmp_path / "in", format="azure")
+    bill.load()
+    assert (bill.total(), bill.total(column="effective_cost")) == (Decimal(93), Decimal(5))
+    assert [line["list_cost"] for line in bill.lines() if line["consumed_unit"] is None and line["charge_category"] == "Usage"] == [
+        Decimal(6)
+    ]
+
+
 @pytest.mark.parametrize("amount", ["$10,000.00 ", "1,5", "1_000", "", "NULL", "one"])
 def test_a_cost_that_is_no_number_is_set_aside_also_where_a_commitment_covers_it(tmp_path: Path, amount: str) -> None:
     rows = [cost("1.00"), cost(amount, **RESERVED)]

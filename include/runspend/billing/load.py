@@ -461,9 +461,9 @@ def _is_data(source: BillSource) -> Callable[[str], bool]:
 def _verify_all(
     tonight: _Tonight, folder: Folder, delivered: Sequence[DeliveredFile], workdir: Path, bad: dict[str, SourceRefused] | None = None
 ) -> list[_File]:
-    """Every file fetched and read once, but for those whose stamp is known; byte-identical ones count once. With `bad`, refusals
-    are noted there."""
-    by_digest: dict[tuple[str, str | None], _File] = {}
+    """Every file fetched and read once, but for those whose stamp is known; byte-identical ones count once, unless manifests or
+    names call them two kinds. With `bad`, refusals are noted there."""
+    by_digest: dict[tuple[str, str | None, str | None], _File] = {}
     seen = _seen_before(tonight)
     with ThreadPoolExecutor(1) as beside:
         waking = beside.submit(wake)
@@ -485,7 +485,7 @@ def _verify_all(
                     raise
                 bad[entry.name] = error
                 continue
-            key = file.verified.sha256, _stands_for(tonight.source, tonight.source.format, entry.name)
+            key = file.verified.sha256, item.label, _stands_for(tonight.source, tonight.source.format, entry.name)
             if twin := by_digest.get(key):
                 twin.copies.append(entry.name)
                 tonight.progress(f"{tonight.source.name}: {entry.name} has the same bytes as {twin.name} and is not counted again")

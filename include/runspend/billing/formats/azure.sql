@@ -94,7 +94,6 @@ dated as (
       lower(coalesce(charge_type, 'Usage')) as charge_type,
       lower(replace(coalesce(pricing_model, ''), ' ', '')) as pricing_model
     ),
-    charge_type as charge_type_text,
     coalesce(azure_day(day), case when regexp_full_match(localised_day, '\d\d\.\d\d\.\d{4}') then cast(try_strptime(localised_day, '%d.%m.%Y') as date) end)
       as charge_day,
     azure_day(period_start) as first_day,
@@ -113,7 +112,7 @@ measured as (
     try_cast(payg_price as decimal(38, 22)) as payg_amount,
     try_cast(unit_price as decimal(38, 22)) as unit_amount,
     case
-      when block.size = '' then cast(1 as decimal(38, 22))
+      when coalesce(block.size, '') = '' then cast(1 as decimal(38, 22))
       else block_inverse(try_cast(block.size as bigint) * case block.scale when 'K' then 1000 when 'M' then 1000000 else 1 end)
     end as per_block,
     case
@@ -126,7 +125,10 @@ measured as (
     charge_type in ('usage', 'unusedreservation', 'unusedsavingsplan') as is_usage,
     charge_type in ('unusedreservation', 'unusedsavingsplan') as is_unused,
     charge_type in ('purchase', 'refund') as is_bought,
-    pricing_model in ('reservation', 'savingsplan') or charge_type in ('unusedreservation', 'unusedsavingsplan') as is_committed,
+    coalesce(benefit_id, reservation_id) as commitment_id,
+    -- Exports of older agreements leave PricingModel empty on what was bought.
+    pricing_model in ('reservation', 'savingsplan') or charge_type in ('unusedreservation', 'unusedsavingsplan')
+      or (charge_type in ('purchase', 'refund') and coalesce(benefit_id, reservation_id) is not null) as is_committed,
     pricing_currency is null or upper(trim(pricing_currency)) = upper(trim(currency)) as is_priced_in_currency,
     lower(publisher_type) = 'marketplace' as is_marketplace,
     -- Where no price is known Azure writes 0.
@@ -146,9 +148,14 @@ select
   row_number,
   case when is_unused or (getvariable('is_amortized') and charge_type = 'usage' and is_committed) then '0' else cost end as billed_cost,
   case when getvariable('is_amortized') and is_bought and is_committed then '0' else cost end as effective_cost,
-  case when is_unused then null when not is_usage or cost_amount = 0 and payg_cost_amount is null and payg_product is null and not is_committed then cost_amount
-    else coalesce(payg_cost_amount, payg_product) end as list_cost,
-  case when is_unused then null when is_committed and is_usage then unit_product else cost_amount end as contracted_cost,
+  -- A fee is its own price. Usage without any known price is free where it costs nothing and nothing covers it.
+  case
+    when is_unused then null
+    when not is_usage then cost_amount
+    when payg_cost_amount is null and payg_product is null and cost_amount = 0 and not is_committed then cost_amount
+    else coalesce(payg_cost_amount, payg_product)
+  end as list_cost,
+  case when is_unused then null when is_usage and is_committed then unit_product else cost_amount end as contracted_cost,
   currency as billing_currency,
   coalesce(billing_account_id, billing_profile_id, subscription_id) as billing_account_id,
   billing_account_name,
@@ -167,7 +174,7 @@ select
   case when charge_type = 'refund' then 'Correction' end as charge_class,
   coalesce(product, nullif(concat_ws(' - ', meter_subcategory, meter_name), '')) as charge_description,
   case lower(frequency) when 'onetime' then 'One-Time' when 'recurring' then 'Recurring' when 'usagebased' then 'Usage-Based' end as charge_frequency,
-  coalesce(benefit_id, reservation_id) as commitment_discount_id,
+  commitment_id as commitment_discount_id,
   coalesce(benefit_name, reservation_name) as commitment_discount_name,
   case
     when pricing_model = 'savingsplan' or charge_type = 'unusedsavingsplan' or contains(lower(benefit_id), '/microsoft.billingbenefits/') then 'Spend'
@@ -177,9 +184,9 @@ select
     when pricing_model = 'savingsplan' or charge_type = 'unusedsavingsplan' or contains(lower(benefit_id), '/microsoft.billingbenefits/') then 'Savings Plan'
     when is_committed or reservation_id is not null or contains(lower(benefit_id), '/microsoft.capacity/') then 'Reservation'
   end as commitment_discount_type,
-  case when is_unused then 'Unused' when is_usage and (is_committed or coalesce(benefit_id, reservation_id) is not null) then 'Used' end
+  case when is_unused then 'Unused' when is_usage and (is_committed or commitment_id is not null) then 'Used' end
     as commitment_discount_status,
-  case when is_usage and not is_unused then amount end as consumed_quantity,
+  case when is_usage and not is_unused then quantity end as consumed_quantity,
   case when is_usage and not is_unused and amount is not null then single_unit end as consumed_unit,
   exact_product(amount, per_block) as pricing_quantity,
   unit as pricing_unit,
@@ -200,7 +207,7 @@ select
   zone as availability_zone,
   lower(replace(nullif(location, 'Unassigned'), ' ', '')) as region_id,
   nullif(location, 'Unassigned') as region_name,
-  resource_id,
+  case when is_unused then coalesce(resource_id, commitment_id) else resource_id end as resource_id,
   coalesce(details ->> '$.VMName', resource_name, nullif(regexp_extract(resource_id, '[^/]+$'), '')) as resource_name,
   coalesce(resource_type, nullif(regexp_extract(resource_id, '(?i)/providers/([^/]+/[^/]+)/', 1), '')) as resource_type,
   case when is_bought or is_usage then meter_id end as sku_id,
