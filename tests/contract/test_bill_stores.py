@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import traceback
 import uuid
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from focus_files import Nights, csv_text, month, nights, only, row
 from servers.azure import AzureServer, azure_server
 from servers.gcs import GcsServer, gcs_server
@@ -386,6 +389,75 @@ def test_a_key_file_that_is_none(tmp_path: Path, held: str | None, said: str) ->
 
 def test_no_account_is_named(tmp_path: Path) -> None:
     assert "no storage account is named" in refusal_of(nights(tmp_path, "az://bills/x", credentials="sv=1&sig=canary"))
+
+
+@pytest.mark.parametrize(
+    ("variables", "asked"),
+    [
+        ({"AZURE_MSI_ENDPOINT": "{}/msi"}, "/msi?"),
+        ({"IDENTITY_ENDPOINT": "{}/identity", "IDENTITY_HEADER": "canary"}, "/identity?"),
+        (
+            {"AZURE_CLIENT_ID": "me", "AZURE_TENANT_ID": "acme", "AZURE_CLIENT_SECRET": "canary", "AZURE_AUTHORITY_HOST": "{}"},
+            "/acme/oauth2/v2.0/token",
+        ),
+    ],
+)
+def test_without_credentials_the_azure_identity_reads(
+    tmp_path: Path, odd: OddStore, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], asked: str
+) -> None:
+    odd.objects = {"focus/oct.csv": bill_of("1.00")}
+    seen: set[str | None] = set()
+
+    def look(request: Request) -> bool:
+        seen.add(request.headers.get("authorization"))
+        return False
+
+    odd.oddity = look
+    with serve_odd_store("127.0.0.2") as login:
+        token = b'{"access_token": "a-token", "token_type": "Bearer", "expires_in": 3600, "expires_on": "9999999999"}'
+        login.oddity = lambda request: request.answer(200, token, Content_Type="application/json") is None
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value.format(login.endpoint.removesuffix("/acme")))
+        bill = odd_bill(tmp_path, odd, credentials=None)
+        bill.load()
+        assert bill.total() == Decimal(1)
+        assert seen == {"Bearer a-token"}
+        assert login.asked[0].startswith(asked)
+
+
+def test_a_key_file_of_google_signs(tmp_path: Path, odd: OddStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The account's own signature goes to the store, and nobody else is asked; another key in the environment is not taken."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
+    held = {"type": "service_account", "private_key": pem, "private_key_id": "1", "client_email": "reader@acme.example"}
+    (tmp_path / "key.json").write_text(json.dumps({**held, "gcs_base_url": "http://127.0.0.1:9"}))
+    (tmp_path / "other.json").write_text(json.dumps({**held, "client_email": "other@acme.example"}))
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(tmp_path / "other.json"))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "other.json"))
+    seen: list[str] = []
+
+    def look(request: Request) -> bool:
+        seen.append(request.headers["authorization"])
+        request.answer(200, b"<ListBucketResult></ListBucketResult>" if len(seen) == 1 else b"")
+        return True
+
+    odd.oddity = look
+    source = BillSource(name="bill", uri="gs://bills", endpoint=odd.endpoint, credentials=str(tmp_path / "key.json"))
+    assert places.open_folder(source, tmp_path).entries() == []
+    claims = seen[0].removeprefix("Bearer ").split(".")[1]
+    assert json.loads(base64.urlsafe_b64decode(claims + "=="))["iss"] == "reader@acme.example"
+
+
+def test_a_proxy_of_the_environment_is_asked(tmp_path: Path, odd: OddStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd.objects = {"focus/oct.csv": bill_of("1.00")}
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("HTTP_PROXY", odd.endpoint.removesuffix("/acme"))
+    monkeypatch.setenv("http_proxy", odd.endpoint.removesuffix("/acme"))
+    bill = odd_bill(tmp_path, odd, endpoint="http://store.invalid/acme")
+    bill.load()
+    assert bill.total() == Decimal(1)
+    assert odd.asked[0].startswith("http://store.invalid/acme/bills?")
 
 
 @pytest.mark.parametrize("credentials", ["sv=1&sig=canary-signature", "anonymous"])

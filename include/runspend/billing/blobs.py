@@ -251,7 +251,7 @@ def _client(base: str, logins: Iterable[str]) -> ClientConfig:
         "timeout": timedelta(hours=12),  # of one file; the other two find a store that has stopped answering
         "user_agent": "runspend",
     }
-    if parts.scheme not in getproxies() or proxy_bypass(host):
+    if not {parts.scheme, "all"} & getproxies().keys() or proxy_bypass(host):
         options["proxy_url"] = NOWHERE
         options["proxy_excludes"] = ",".join((host, *logins))
     return options
