@@ -411,3 +411,13 @@ def test_times_are_read_in_every_spelling_exports_have(tmp_path: Path) -> None:
     spelled = ["2026-10-05T10:00:00", "2026-10-05 10:00:00 UTC", "2026-10-05 10:00:00+00:00", "2026-10-05T12:00:00+02:00"]
     bill = loaded(tmp_path, [gcp() | {"usage_start_time": text} for text in spelled])
     assert {line["charge_period_start"] for line in bill.lines()} == {datetime(2026, 10, 5, 10, tzinfo=timezone.utc)}
+
+
+def test_18_numbers_of_json_keep_all_their_digits(tmp_path: Path) -> None:
+    """Readers of JSON make doubles of numbers, which hold 17 digits; texts that look like numbers stay texts."""
+    amounts = ["0.1234567890123456789012", "123456.123456789012345678", "0.0000000000000000000007"]
+    rows = [gcp(a, labels=[{"key": "note", "value": f'say "{a}" \\'}]) for a in amounts]
+    rows.append(gcp("1.00", credits=[credit("-0.1000000000000000000001")]))
+    bill = loaded(tmp_path, rows, write_jsonl, "jsonl")
+    assert sorted(line["billed_cost"] for line in bill.lines()) == sorted([*map(Decimal, amounts), Decimal("0.8999999999999999999999")])
+    assert {json.loads(line["tags"])["note"] for line in bill.lines() if line["tags"]} == {f'say "{a}" \\' for a in amounts}
