@@ -83,6 +83,7 @@ POOLED_MODELS = tuple(
 SUM_MODELS = ("charge_lines", "run_bill_dimensions", "run_costs_daily", "unallocated_costs")
 LEDGER_SUMS = (*SUM_MODELS, "cost_daily")
 LEDGER_CHECKS = (
+    "accounts_once",
     "bill_equals_load",
     "ledger_equals_bill",
     "allocations_complete",

@@ -79,7 +79,7 @@ def line(number: int, **row: Any) -> dict[str, Any]:
         "source": "aws",
         "billing_period": period,
         "line_id": row.pop("id", f"line-{number}"),
-        "billing_account_id": "payer",
+        "billing_account_id": "payer" if row.get("source", "aws") == "aws" else f"payer of {row['source']}",
         "sub_account_id": "account",
         "billing_currency": "USD",
         "charge_category": "Usage",
@@ -237,7 +237,7 @@ def input_tables(world: World) -> dict[str, pa.Table]:
 
 # What tells one small world from another when they stand side by side: the columns that name machines, runs, jobs, buckets.
 NAMES = {
-    "billing_lines": ("resource_id", "resource_key", "run_tag", "job_key", "attached_to", "pool_key", "storage_key"),
+    "billing_lines": ("billing_account_id", "resource_id", "resource_key", "run_tag", "job_key", "attached_to", "pool_key", "storage_key"),
     "runs": ("run_id", "parent_run_id", "job_key", "pool_key"),
     "run_resources": ("run_id", "resource_id", "resource_key"),
     "artifact_bytes": ("owner_id",),

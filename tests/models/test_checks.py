@@ -81,6 +81,12 @@ def shift(rows: Rows) -> Rows:
     return add("effective_cost", Decimal(1), source="eu")(add("effective_cost", Decimal(-1), source="aws")(rows))
 
 
+def under_both_bills(rows: Rows) -> Rows:
+    """A line of one bill stands under the other too, of one account and sub-account."""
+    line = next(r for r in rows if r["source"] == "aws") | {"billing_account_id": "111", "sub_account_id": None, "scope": "include"}
+    return [*rows, line | {"line_id": "once"}, line | {"line_id": "again", "source": "eu"}]
+
+
 SUMS = {
     **{f"{m} is off by the last decimal": add(m, allocated_to="run") for m in MEASURES},
     "a bill is lost": lose(source="eu"),
@@ -91,6 +97,9 @@ SUMS = {
     "a cost becomes null": put("list_cost", None, allocated_to="run"),
 }
 TAMPERINGS: dict[str, dict[str, tuple[str, Callable[[Rows], Rows]]]] = {
+    "accounts_once": {
+        "a bill holds another's account": ("billing_lines", under_both_bills),
+    },
     "bill_equals_load": {
         "a line is lost": ("billing_lines", lose(line_id="line-2")),
         "a line twice": ("billing_lines", lambda rows: [*rows, rows[0] | {"line_id": "again"}]),

@@ -101,6 +101,11 @@ def test_a_period_that_begins_with_runs_of_the_month_before(reference: GoogleSQL
     compare(reference, world, tmp_path, dt.date(2026, 11, 1))
 
 
+def test_names_a_tag_gives_a_job(reference: GoogleSQL, tmp_path: Path) -> None:
+    """By itself: in a world of several, jobs have longer names than the tag says."""
+    compare(reference, read_world(Path(__file__).parent / "cost_allocations" / "runs_of_a_jobs_tasks_share_the_job"), tmp_path)
+
+
 @pytest.mark.parametrize("seeds", [range(3), range(3, 6)], ids=str)
 def test_random_worlds(reference: GoogleSQL, seeds: range, tmp_path: Path) -> None:
     """Situations nobody thought of."""

@@ -102,6 +102,18 @@ def read_periods(staged: Staged) -> set[str]:
     return {period for (period,) in rows}
 
 
+def read_evidence(staged: Staged) -> dict[str, Any]:
+    """What runs could be found by: rows of usage and how many of them name a resource, a run, a job; and whose bill it is."""
+    [(usage, resources, runs, jobs)] = staged.con.execute(
+        "select count(*), count(resource_key), count(run_tag), count(job_key) from staged where trouble is null and charge_category = 'Usage'"
+    ).fetchall()
+    accounts = staged.con.execute(
+        "select distinct billing_account_id, coalesce(sub_account_id, ''), strftime(billing_period, '%Y-%m') from staged "
+        "where trouble is null and billing_account_id is not null"
+    ).fetchall()
+    return {"usage_rows": usage, "with_resource": resources, "with_run": runs, "with_job": jobs, "accounts": set(accounts)}
+
+
 def read_quarantine(staged: Staged, period: str, file_indexes: Sequence[int]) -> list[dict[str, Any]]:
     """The period's rows that could not be read, whole."""
     choose(staged, period, file_indexes)

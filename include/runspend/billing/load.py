@@ -789,16 +789,18 @@ def _refused(tonight: _Tonight, why: str, period: str | None) -> SourceRefused:
 # --- a look without loading --------------------------------------------------------------------------------------------
 
 
-def probe_source(source: BillSource) -> dict[str, Any]:
+def probe_source(source: BillSource, keys: KeySettings | None = None) -> dict[str, Any]:
     """What a bill holds, without judging versions: format, FOCUS versions, periods, files, rows, sums, coverage.
 
     {"format", "version", "periods": [...], "files", "rows", "quarantined", "billed": {currency: Decimal},
-     "covered_until": datetime | None, "problems": [...]}
+     "covered_until": datetime | None, "problems": [...],
+     "usage_rows", "with_resource", "with_run", "with_job": rows of usage, and how many carry what runs are found by,
+     "accounts": {(billing account, sub-account, "2026-10"), ...}, "warnings": {what settling changed: how often}}
     """
     with tempfile.TemporaryDirectory(prefix="runspend-probe-") as folder:
         workdir = Path(folder)
         tonight = _Tonight(
-            source, datetime.now(timezone.utc), Rules(), lambda table, period: None, (), workdir, "probe", lambda line: None, {}, ""
+            source, datetime.now(timezone.utc), Rules(keys=keys or KeySettings()), lambda table, period: None, (), workdir, "probe", lambda line: None, {}, ""
         )
         opened = _open(source, workdir, tonight.now, tonight.progress)
         found = find_deliveries(source, opened, _is_data(source)).found
@@ -815,6 +817,7 @@ def probe_source(source: BillSource) -> dict[str, Any]:
                 _stage_or_note(tonight, staged, file, files, bad)
             settle.place_unreadable_periods(staged, {})
             _combine(staged, files)
+            warnings = settle.settle_rows(staged, source.name, tonight.rules)
             census = counts.read_census(staged)
             billed: dict[str, Decimal] = {}
             for part in census:
@@ -824,6 +827,7 @@ def probe_source(source: BillSource) -> dict[str, Any]:
                 "select max(charge_period_end) filter (trouble is null and charge_category = 'Usage'), count(*) filter (trouble is null), "
                 "count(*) filter (trouble is not null) from staged"
             ).fetchall()
+            evidence = counts.read_evidence(staged)
         shutil.rmtree(workdir / "unpacked", ignore_errors=True)
     return {
         "format": ", ".join(sorted({f.format for f in files})),
@@ -835,4 +839,6 @@ def probe_source(source: BillSource) -> dict[str, Any]:
         "billed": billed,
         "covered_until": covered_until,
         "problems": problems + [str(error) for error in bad.values()],
+        "warnings": warnings,
+        **evidence,
     }
