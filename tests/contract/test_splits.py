@@ -410,7 +410,7 @@ def test_a_pod_is_no_machine_of_the_nodes_type(tmp_path: Path) -> None:
     assert {(each["allocated_method_id"], each["instance_type"]) for each in bill.lines()} == {("opencost", None), (None, "p4d.24xlarge")}
 
 
-def test_weights_type(tmp_path: Path) -> None:
+def test_a_source_that_says_nothing_changes_nothing(tmp_path: Path) -> None:
     """A source that says nothing leaves the bill as it is."""
     bill = nights(tmp_path, write_csv(tmp_path / "part.csv", [row("10.00")]))
     empty: Weights = weights([])

@@ -52,7 +52,7 @@ select
   step_from,
   step_to,
   case
-    when step_from is null or step_to is null or step_to <= step_from or is_odd
+    when not is_plausible(step_from) or not is_plausible(step_to) or step_to <= step_from or is_odd
       then 'unreadable, row ' || row_number
     when is_unmounted then 'volumes that no pod mounts'
     when weight = 0 then 'weights of no cost'
