@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
+import types
 from decimal import ROUND_HALF_UP, Context, Decimal
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import pyarrow as pa
+import pyarrow.csv as arrow_csv
 import pytest
+import sqlglot
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from runspend.billing import probe_source
+from runspend.billing import databricks_warehouse, probe_source
 from runspend.billing.formats import BILL_FORMATS, format_module
 from runspend.billing.staging import open_engine
 from runspend.config import BillSource
-from runspend.errors import SourceRefused
-from tests.databricks_files import account_price, job_run, list_price, task_run, usage, write
+from runspend.errors import ConfigError, MissingExtra, SourceRefused, SourceUnreachable
+from tests.databricks_files import account_price, arrow, job_run, list_price, task_run, usage, write
 from tests.focus_files import Nights, nights, only, row, write_csv
 from tests.models.chain import INPUTS, make_run, run_on_duckdb
 
 EXACT = Context(prec=90)
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "start-databricks.md"
+FENCE = re.compile(r"```(?:yaml|sql)\n(.*?)```", re.S)
 CLUSTER = "1009-152321-abcd"
 KINDS = ("csv", "jsonl", "parquet")
 
@@ -59,10 +69,17 @@ def test_a_row_has_the_price_of_its_time_and_no_other(tmp_path: Path, kind: str)
     assert line["sku_price_id"] == "PREMIUM_JOBS_COMPUTE/2026-03-01T00:00:00Z"
 
 
-def test_a_price_begins_with_its_start_and_ends_before_its_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("table", ["list_prices", "account_prices"])
+def test_a_price_begins_with_its_start_and_ends_before_its_end(tmp_path: Path, table: str) -> None:
     """The end of the usage decides: at the very start of a price it is that price."""
-    prices = [list_price("0.40", "2026-01-01T00:00:00Z", "2026-10-10T12:00:00Z"), list_price("0.50", "2026-10-10T12:00:00Z")]
-    dbu = bill(tmp_path, [usage("1", f"2026-10-10T{hour}:00:00Z") for hour in (10, 11, 12)], prices)
+    price = list_price if table == "list_prices" else account_price
+    prices = [price("0.40", "2026-01-01T00:00:00Z", "2026-10-10T12:00:00Z"), price("0.50", "2026-10-10T12:00:00Z")]
+    dbu = bill(
+        tmp_path,
+        [usage("1", f"2026-10-10T{hour}:00:00Z") for hour in (10, 11, 12)],
+        prices if table == "list_prices" else [list_price("9")],
+    )
+    write(tmp_path / "bills" / f"{table}.csv", prices)
     dbu.load()
     assert [line["billed_cost"] for line in sorted(dbu.lines(), key=lambda line: line["charge_period_start"])] == [
         Decimal("0.4"),
@@ -272,8 +289,8 @@ def test_a_pool_named_with_blanks_is_part_of_the_version_beside_a_price_list(tmp
     from runspend.config import Pool
 
     dbu = bill(tmp_path, [usage("10")])
-    dbu.load(pools=[Pool(name="a", runs={"tag.x": "1 with 1"}, lines={"service": "with this"})])
-    dbu.load(pools=[Pool(name="a", runs={"tag.x": "1 with 1"}, lines={"service": "JOBS"})])
+    dbu.load(pools=[Pool(name="a", runs={"tag.x": "1"}, lines={"service": ["b with c", "x"]})])
+    dbu.load(pools=[Pool(name="a", runs={"tag.x": "1"}, lines={"service": ["b with c", "JOBS"]})])
     assert [line["pool_key"] for line in dbu.lines()] == ["a"]
 
 
@@ -475,9 +492,9 @@ def test_a_line_knows_the_tasks_of_its_job_run(tmp_path: Path, kind: str) -> Non
 
 def test_a_task_of_another_workspace_is_another_task(tmp_path: Path) -> None:
     write(tmp_path / "bills" / "tasks.csv", [{**found, "workspace_id": "1"} for found in task_run("901", "815")])
-    dbu = bill(tmp_path, [usage(metadata={"job_run_id": "815"})])
+    dbu = bill(tmp_path, [usage(metadata={"job_run_id": "815"}), usage(metadata={"job_run_id": "901"})])
     dbu.load()
-    assert aliases(dbu) == [("815", None)]
+    assert aliases(dbu) == [("815", None), ("901", None)]
 
 
 @pytest.mark.parametrize(("other", "found"), [("c-2", "901 950"), ("c-1", "901")])
@@ -521,6 +538,28 @@ def test_a_run_has_its_dbus_and_its_virtual_machines(tmp_path: Path) -> None:
     dbu.load()
     vms.load()
     assert ledger(tmp_path, [dbu, vms], [{"id": "A", "at": "10:00..11:00", "on": [CLUSTER]}]) == {"A": Decimal("10.00")}
+
+
+def test_dbus_that_azure_bills_as_well_are_counted_once(tmp_path: Path) -> None:
+    """Trap b3, its second half: `only` of the Azure bill, as docs/start-databricks.md has it, leaves Azure's own DBU line out of scope."""
+    [block] = [text for text in FENCE.findall(PAGE.read_text(encoding="utf-8")) if "only:" in text]
+    [only_of_azure] = [bill["only"] for bill in yaml.safe_load(block)["billing"] if bill["name"] == "azure"]
+    dbu = bill(tmp_path, [usage("8", "2026-10-01T10:00:00Z", metadata={"cluster_id": CLUSTER}, cloud="AZURE")], [list_price(cloud="AZURE")])
+    hour = {
+        "ChargePeriodStart": "2026-10-01T10:00:00Z",
+        "ChargePeriodEnd": "2026-10-01T11:00:00Z",
+        "Tags": json.dumps({"ClusterId": CLUSTER}),
+    }
+    machine = row("6.00", ResourceId="/subscriptions/s/virtualMachines/w", ServiceName="Virtual Machines", **hour)
+    workspace = row("4.00", ResourceId="/subscriptions/s/workspaces/w", ServiceName="Azure Databricks", **hour)
+    write_csv(tmp_path / "azure" / "oct.csv", [machine, workspace])
+    azure = nights(tmp_path / "a", tmp_path / "azure", only=only_of_azure)
+    dbu.load()
+    azure.load()
+    assert ledger(tmp_path, [dbu, azure], [{"id": "A", "at": "10:00..11:00", "on": [CLUSTER]}]) == {
+        "A": Decimal("10.00"),
+        "out_of_scope": Decimal("4.00"),
+    }
 
 
 def test_runs_of_a_jobs_tasks_share_its_lines_by_time(tmp_path: Path) -> None:
@@ -581,3 +620,231 @@ def test_prices_are_settings_that_refuse_what_they_do_not_know(wrong: dict[str, 
     with pytest.raises(ValidationError) as refused:
         BillSource.model_validate({**SOURCE, **wrong})
     assert why in str(refused.value)
+
+
+# --- in place ----------------------------------------------------------------------------------------------------------
+
+ADDRESS = "databricks://eu-prod/sql/1.0/warehouses/8f3a21c0"
+ASIDE = ["billing.list_prices", "billing.account_prices", "lakeflow.job_task_run_timeline", "lakeflow.job_run_timeline"]
+
+
+class Workspace:
+    """A fake of the one function that asks a SQL warehouse: the system tables in DuckDB, which Databricks' SQL is put into."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.tables: dict[str, list[dict[str, Any]]] = {"billing.usage": [], "billing.list_prices": [list_price()]}
+        self.asked: list[str] = []
+        monkeypatch.setattr(databricks_warehouse, "run_query", self.run_query)
+
+    def run_query(self, source: BillSource, sql: str) -> pa.Table:
+        assert source.uri == ADDRESS
+        [name] = [f"{t.db}.{t.name}" for t in sqlglot.parse_one(sql, read="databricks").find_all(sqlglot.exp.Table)]
+        self.asked.append(name + (f" {month[1]}" if (month := re.search("date '([0-9-]{7})-01'", sql)) else ""))
+        if name not in self.tables:
+            raise databricks_warehouse.TableMissing(f"[TABLE_OR_VIEW_NOT_FOUND] {name}")
+        with duckdb.connect() as con:
+            con.execute("set TimeZone = 'UTC'")
+            con.execute(f"create schema {name.split('.')[0]}")
+            con.register("rows", arrow(self.tables[name]))
+            con.execute(f"create table {name} as from rows")
+            written = sql.replace("system.", "")
+            [query] = sqlglot.transpile(
+                written, read="databricks", write="duckdb", identify=True, unsupported_level=sqlglot.ErrorLevel.RAISE
+            )
+            return con.sql(query).to_arrow_table()
+
+    def bill(self, tmp_path: Path) -> Nights:
+        return nights(tmp_path, ADDRESS, format="databricks")
+
+
+@pytest.fixture
+def workspace(monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    return Workspace(monkeypatch)
+
+
+def test_the_tables_in_place_give_what_their_exports_give(tmp_path: Path, workspace: Workspace) -> None:
+    """Line by line: tags, prices, and tasks of jobs alike."""
+    metadata = {"cluster_id": CLUSTER, "job_id": "7", "job_run_id": "815"}
+    serving = {"product_features": {"serving_type": "FOUNDATION_MODEL"}, "billing_origin_product": "MODEL_SERVING"}
+    workspace.tables["billing.usage"] = [
+        usage("10", metadata=metadata, tags={"team": "vision"}),
+        usage("1.166666666666666667", record_id="s", sku_name="OTHER", **serving),
+    ]
+    workspace.tables["billing.list_prices"] = [
+        list_price("0.50", end="2026-10-31T00:00:00Z"),
+        list_price("0.70", effective="0.60", sku_name="OTHER"),
+    ]
+    workspace.tables["billing.account_prices"] = [account_price("0.36")]
+    workspace.tables["lakeflow.job_task_run_timeline"] = task_run("901", "815", 2, ["c-1"])
+    workspace.tables["lakeflow.job_run_timeline"] = [job_run("815", clusters=["c-1"]), job_run("950", "WORKFLOW_RUN", ["c-1"])]
+    for name, rows in workspace.tables.items():
+        write(tmp_path / "bills" / f"{name.split('.')[1]}.parquet", rows)
+    exported = nights(tmp_path / "files", tmp_path / "bills", format="databricks")
+    exported.load()
+    in_place = workspace.bill(tmp_path)
+    in_place.load()
+    assert in_place.lines() == exported.lines()
+    assert (in_place.total(), aliases(in_place)) == (Decimal("4.3000000000000000002"), [("815", "901 950"), (None, None)])
+
+
+def test_a_month_in_which_nothing_came_is_not_asked_for_again(tmp_path: Path, workspace: Workspace) -> None:
+    """The tables that are looked up are; a record more in October brings October."""
+    workspace.tables["billing.usage"] = [usage("10", "2026-09-10T10:00:00Z"), usage("10")]
+    dbu = workspace.bill(tmp_path)
+    dbu.load()
+    assert workspace.asked == ["billing.usage", *ASIDE, "billing.usage 2026-09", "billing.usage 2026-10"]
+    workspace.asked.clear()
+    assert {p.state for p in dbu.load().periods} == {"unchanged"}
+    assert workspace.asked == ["billing.usage", *ASIDE]
+    workspace.tables["billing.usage"].append(usage("-10", record_type="RETRACTION", ingestion_date="2026-10-12"))
+    assert {p.period: p.state for p in dbu.load(accept=["bill:2026-10"]).periods} == {"2026-09": "unchanged", "2026-10": "loaded"}
+    assert (workspace.asked[-1], dbu.total("2026-09"), dbu.total()) == ("billing.usage 2026-10", Decimal("5.00"), Decimal(0))
+
+
+def test_a_new_price_brings_every_month_again(tmp_path: Path, workspace: Workspace) -> None:
+    workspace.tables["billing.usage"] = [usage("10", "2026-09-10T10:00:00Z"), usage("10")]
+    dbu = workspace.bill(tmp_path)
+    dbu.load()
+    workspace.tables["billing.account_prices"] = [account_price("0.36", "2026-10-01T00:00:00Z")]
+    assert {p.state for p in dbu.load().periods} == {"loaded"}
+    assert (dbu.total("2026-09"), dbu.total()) == (Decimal("5.00"), Decimal("3.60"))
+
+
+def test_the_queries_of_the_start_page_export_what_loads(tmp_path: Path, workspace: Workspace) -> None:
+    """Each into a CSV, as the SQL editor would: usage, prices, and the tasks of jobs."""
+    [block] = [text for text in FENCE.findall(PAGE.read_text(encoding="utf-8")) if "from system.billing.usage" in text]
+    workspace.tables["billing.usage"] = [
+        usage("10", metadata={"job_run_id": "815"}, tags={"mlflow_run_id": "r1"}),
+        usage("1", "2026-09-30T10:00:00Z"),
+    ]
+    workspace.tables["billing.list_prices"] = [list_price("0.70", effective="0.60")]
+    workspace.tables["lakeflow.job_task_run_timeline"] = task_run("901", "815", 2, ["c-1"])
+    workspace.tables["lakeflow.job_run_timeline"] = [job_run("950", "WORKFLOW_RUN", ["c-1"])]
+    dbu = nights(tmp_path, tmp_path / "bills", format="databricks")
+    (tmp_path / "bills").mkdir()
+    for number, query in enumerate(block.split(";")[:4]):
+        rows = workspace.run_query(BillSource.model_validate({**SOURCE, "uri": ADDRESS}), query)
+        arrow_csv.write_csv(rows, tmp_path / "bills" / f"{number}.csv")
+    dbu.load()
+    [line] = dbu.lines()
+    assert (line["billed_cost"], line["list_cost"], line["run_tag"], aliases(dbu)) == (
+        Decimal("6.00"),
+        Decimal("7.00"),
+        "r1",
+        [("815", "901 950")],
+    )
+    assert not dbu.lines("2026-09")
+
+
+@pytest.mark.parametrize("table", ["billing.usage", "billing.list_prices"])
+def test_a_table_that_must_be_there_is_asked_for_by_its_name(tmp_path: Path, workspace: Workspace, table: str) -> None:
+    workspace.tables["billing.usage"] = [usage()]
+    del workspace.tables[table]
+    with pytest.raises(SourceUnreachable, match=rf"cannot read system\.{table} for bill bill: .* GRANT SELECT ON TABLE system\.{table}"):
+        workspace.bill(tmp_path).load()
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "databricks://eu-prod",
+        "databricks:///sql/1.0/warehouses/1",
+        "databricks://eu-prod/sql/1.0/warehouses/",
+        "databricks://eu-prod/api/2.0",
+    ],
+)
+def test_an_address_without_a_warehouse_is_refused(tmp_path: Path, uri: str) -> None:
+    with pytest.raises(ConfigError, match="it names no SQL warehouse"):
+        nights(tmp_path, uri, format="databricks").load()
+
+
+def test_without_the_connector_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "databricks.sql", None)
+    monkeypatch.setitem(sys.modules, "databricks", types.ModuleType("databricks"))
+    with pytest.raises(MissingExtra, match=r"runspend\[databricks\]"):
+        nights(tmp_path, ADDRESS, format="databricks").load()
+
+
+class Connection:
+    """A fake of the connector's connection and cursor: what it was opened with, and what it answers."""
+
+    def __init__(self, answer: pa.Table | Exception, **login: Any) -> None:
+        self.answer, self.login, self.executed = answer, login, [""]
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def cursor(self) -> Connection:
+        return self
+
+    def execute(self, sql: str) -> None:
+        self.executed.append(sql)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+
+    def fetchall_arrow(self) -> pa.Table | Exception:
+        return self.answer
+
+
+@pytest.fixture
+def connector(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A fake of databricks-sql-connector, and of the SDK's Config with a token that must not get out."""
+    fake: Any = types.ModuleType("databricks.sql")
+    core: Any = types.ModuleType("databricks.sdk.core")
+    package: Any = types.ModuleType("databricks")
+    fake.Error = type("Error", (Exception,), {})
+    fake.opened = []
+    fake.answer = pa.table({"one": [1]})
+
+    def connect(**login: Any) -> Connection:
+        fake.opened.append(Connection(fake.answer, **login))
+        return fake.opened[-1]  # type: ignore[no-any-return]
+
+    class Config:
+        def __init__(self, host: str | None = None, profile: str | None = None) -> None:
+            if profile == "unknown":
+                raise ValueError("default auth: cannot configure default credentials")
+            self.host = host or f"https://{profile}.cloud.databricks.com"
+
+        def authenticate(self) -> dict[str, str]:
+            return {"Authorization": "Bearer dapi-secret"}
+
+    fake.connect, core.Config, package.sql = connect, Config, fake
+    for module in (package, fake, types.ModuleType("databricks.sdk"), core):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    return fake
+
+
+@pytest.mark.parametrize(
+    ("uri", "credentials", "host"),
+    [
+        (ADDRESS, None, "eu-prod.cloud.databricks.com"),
+        (ADDRESS, "us-prod", "us-prod.cloud.databricks.com"),
+        ("databricks://dbc-1.cloud.databricks.com/sql/1.0/warehouses/8f3a21c0", None, "dbc-1.cloud.databricks.com"),
+    ],
+)
+def test_a_query_logs_in_as_the_sdk_does(connector: Any, uri: str, credentials: str | None, host: str) -> None:
+    source = BillSource.model_validate({**SOURCE, "uri": uri, "credentials": credentials})
+    assert databricks_warehouse.run_query(source, "select 1 as one").to_pylist() == [{"one": 1}]
+    [opened] = connector.opened
+    login = opened.login
+    assert (login["server_hostname"], login["http_path"], opened.executed[-1]) == (host, "/sql/1.0/warehouses/8f3a21c0", "select 1 as one")
+    assert login["credentials_provider"]()() == {"Authorization": "Bearer dapi-secret"}
+
+
+def test_what_the_warehouse_refuses_is_told_without_the_token(connector: Any) -> None:
+    source = BillSource.model_validate({**SOURCE, "uri": ADDRESS})
+    connector.answer = connector.Error("[TABLE_OR_VIEW_NOT_FOUND] no such table\nmore")
+    with pytest.raises(databricks_warehouse.TableMissing, match="no such table"):
+        databricks_warehouse.run_query(source, "select 1")
+    connector.answer = connector.Error("warehouse is stopped\nmore")
+    with pytest.raises(
+        SourceUnreachable, match=r"cannot read bill bill from databricks://eu-prod/sql.*: warehouse is stopped\. Check"
+    ) as error:
+        databricks_warehouse.run_query(source, "select 1")
+    assert "dapi" not in str(error.value)
+    with pytest.raises(SourceUnreachable, match="cannot configure default credentials"):
+        databricks_warehouse.run_query(source.model_copy(update={"credentials": "unknown"}), "select 1")

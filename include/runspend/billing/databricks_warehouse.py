@@ -4,7 +4,8 @@ Put here the queries, how they are asked and what becomes a file. What the files
 is `run_query`: everything else is tested against a fake of it, and none of this has been seen on a real workspace.
 
 A month of usage is one file; so are the price lists and the timelines. Rows come sorted, so that equal rows make equal bytes and
-a month in which nothing changed is the version that is there. Every month the tables hold (a year) is read each night.
+a month in which nothing changed is the version that is there. The records and the newest `ingestion_date` of a month are its
+stamp: usage is only ever added to, so that a month with the stamp it had is not fetched again.
 Sources: Databricks, "Databricks SQL Connector for Python", "Databricks SDK for Python: authentication".
 """
 
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from runspend.billing.deliveries import Entry
+from runspend.billing.places import Entry
 from runspend.config import BillSource
 from runspend.errors import ConfigError, MissingExtra, RunspendError, SourceUnreachable
 
@@ -131,7 +132,13 @@ class SystemTables:
         except TableMissing as error:
             raise self._missing("system.billing.usage", error) from error
         found = [
-            Entry(f"usage/billing_period={row['month']}/usage.parquet", row["records"], _midnight(row["changed_on"])) for row in months
+            Entry(
+                f"usage/billing_period={row['month']}/usage.parquet",
+                row["records"],
+                _midnight(row["changed_on"]),
+                f"to {row['changed_on']}",
+            )
+            for row in months
         ]
         newest = max((entry.modified_at for entry in found), default=datetime(1970, 1, 1, tzinfo=timezone.utc))
         for name, (sql, is_needed) in OTHERS.items():
@@ -150,7 +157,10 @@ class SystemTables:
         if entry.name in OTHERS:
             return self._into / entry.name
         month = entry.name.split("billing_period=")[1][:7]
-        return self._write(f"usage-{month}.parquet", self._query(self._source, USAGE.format(first=f"{month}-01")))
+        try:
+            return self._write(f"usage-{month}.parquet", self._query(self._source, USAGE.format(first=f"{month}-01")))
+        except TableMissing as error:
+            raise self._missing("system.billing.usage", error) from error
 
     def _write(self, name: str, table: pa.Table) -> Path:
         import pyarrow.parquet as pq

@@ -15,8 +15,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from runspend.billing import databricks_warehouse, mapped, texts
-from runspend.billing.deliveries import Delivered, Folder
+from runspend.billing.deliveries import Delivered
 from runspend.billing.mapped import Kind
+from runspend.billing.places import Folder
 from runspend.billing.staging import Staged, StagedFile
 from runspend.config import BillSource, DatabricksPrices
 from runspend.errors import SourceRefused
