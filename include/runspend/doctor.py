@@ -9,7 +9,7 @@ import os
 import smtplib
 import ssl
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -18,12 +18,13 @@ from typing import Any, Literal
 
 from pydantic import SecretStr
 
-from runspend.config import ArtifactStore, BillSource, MailSettings, Settings, TrackingServer, redact
+from runspend.config import ArtifactStore, BillSource, KeySettings, MailSettings, Settings, TrackingServer, redact
 from runspend.errors import RunspendError
 from runspend.values import CONNECTION
 from runspend.warehouse import open_warehouse
 
 Level = Literal["ok", "WARN", "FAIL"]
+Accounts = set[tuple[str, str, str]]  # billing account, sub-account, billing period
 SECTIONS = ("config", "mlflow", "bill", "artifacts", "mail")
 SMTP_SECONDS = 10
 # File systems that only this machine sees (names as in /proc/mounts).
@@ -45,9 +46,10 @@ def diagnose(settings: Settings, *, now: datetime) -> list[Finding]:
     found = list(check_home(settings))
     for server in settings.tracking:
         found += _tried("mlflow", server.name, server, _probe_server)
+    held: dict[str, Accounts] = {}
     for bill in settings.billing:
-        if bill.format in ("auto", "focus"):
-            found += _tried("bill", bill.name, bill, lambda b: _probe_bill(b, now))
+        found += _tried("bill", bill.name, bill, lambda b: _probe_bill(b, settings.keys, held, now))
+    found += check_accounts_once(held)
     for store in settings.stores:
         found += _tried("artifacts", _kind(store), store, _probe_store)
     found += [*check_mail(settings), *check_nothing_missing(settings), *check_not_built(settings)]
@@ -180,14 +182,6 @@ def check_nothing_missing(settings: Settings) -> Iterator[Finding]:
 
 def check_not_built(settings: Settings) -> Iterator[Finding]:
     """What the file asks for and this version does not do. Nothing of it is done in part."""
-    for bill in settings.billing:
-        if bill.format not in ("auto", "focus"):
-            yield Finding(
-                "bill", bill.name, "FAIL", f"format {bill.format} cannot be read yet, only focus. Export FOCUS and write `format: focus`."
-            )
-        for key in ("only", "prices", "vms"):
-            if getattr(bill, key) is not None:
-                yield Finding("bill", bill.name, "WARN", f"`{key}` is not used yet: all lines count, at the prices of the bill.")
     for server in settings.tracking:
         if server.via == "system-tables":
             yield Finding("mlflow", server.name, "WARN", "`via: system-tables` is not read yet. The API is used.")
@@ -248,17 +242,37 @@ def _probe_server(server: TrackingServer) -> Iterator[tuple[Level, str]]:
         yield "WARN", warning
 
 
-def _probe_bill(bill: BillSource, now: datetime) -> Iterator[tuple[Level, str]]:
+def check_accounts_once(held: Mapping[str, Accounts]) -> Iterator[Finding]:
+    """One account's month under two bills would be paid twice: the night's checks refuse it, so it is said before."""
+    names = sorted(held)
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            if same := sorted(held[first] & held[second]):
+                account, sub_account, period = same[0]
+                whose = f"{account}, sub-account {sub_account}" if sub_account else account
+                yield Finding(
+                    "bill",
+                    second,
+                    "FAIL",
+                    f"it holds {period} of account {whose}, and so does {first}: the same charges would count twice. "
+                    "Remove one of the two, or leave those lines out of one with `only` or `scope`.",
+                )
+
+
+def _probe_bill(bill: BillSource, keys: KeySettings, held: dict[str, Accounts], now: datetime) -> Iterator[tuple[Level, str]]:
     from runspend.billing import probe_source
+    from runspend.billing.splits import TOLD
 
     if bill.format == "opencost":
         yield from _probe_weights(bill, now)
         return
-    found = probe_source(bill)
+    found = probe_source(bill, keys)
+    held[bill.name] = found["accounts"]
     if not found["files"]:
         yield "FAIL", f"{bill.uri}: no bill was found there. Check `uri`, or wait for the first export."
         return
-    parts = [f"{found['format']} {found['version'] or ''}".strip(), *_spans(found["periods"]), _count(found["rows"], "line")]
+    files = _count(found["files"], "file")
+    parts = [f"{found['format']} {found['version'] or ''}".strip(), *_spans(found["periods"]), files, _count(found["rows"], "line")]
     parts += [f"{_money(amount)} {currency} billed" for currency, amount in sorted(found["billed"].items())]
     covered: datetime | None = found["covered_until"]
     age = None if covered is None else now - covered
@@ -272,6 +286,9 @@ def _probe_bill(bill: BillSource, now: datetime) -> Iterator[tuple[Level, str]]:
             "WARN",
             f"{_count(found['quarantined'], 'line')} cannot be read and would be set aside: see `billing_quarantine` after a night.",
         )
+    yield from _say_what_is_missing(found, keys)
+    for what, count in found["warnings"].items():
+        yield "ok" if what in TOLD else "WARN", f"{what.replace('_', ' ')}: {count}"
     for problem in found["problems"]:
         yield "FAIL", problem
 
@@ -300,6 +317,22 @@ def _probe_weights(source: BillSource, now: datetime) -> Iterator[tuple[Level, s
         )
     for why, count in read.left_out.items():
         yield "WARN", f"{why}: {count}"
+
+
+def _say_what_is_missing(found: Mapping[str, Any], keys: KeySettings) -> Iterator[tuple[Level, str]]:
+    """What lines would need to carry for runs to be found: ids of resources, tags of runs."""
+    usage = found["usage_rows"]
+    if not usage:
+        return
+    if not found["with_resource"]:
+        yield "WARN", "no line of usage names a resource. Export resource ids too: without them only pools and instance types find runs."
+    elif found["with_resource"] * 2 < usage:
+        yield "WARN", f"only {found['with_resource'] / usage:.0%} of the lines of usage name a resource. Check that the export includes resource ids."
+    if not found["with_run"] and not found["with_job"]:
+        yield (
+            "WARN",
+            f"tag {keys.run_id[0]} is on 0 lines. If you tag what runs use, activate the tag for billing (AWS: as a cost allocation tag); it never reaches back.",
+        )
 
 
 def _probe_store(store: ArtifactStore) -> Iterator[tuple[Level, str]]:
