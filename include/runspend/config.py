@@ -356,11 +356,12 @@ class BillSource(Frozen):
 
     @model_validator(mode="after")
     def _weights_are_no_bill(self) -> BillSource:
-        for key in ("splits", "lines", "idle"):
-            if key in self.model_fields_set and self.format != "opencost":
+        is_bill = self.format != "opencost"
+        for key, default in (("splits", None), ("lines", None), ("idle", "keep")):
+            if is_bill and getattr(self, key) != default:
                 raise ValueError(f"`{key}:` belongs to `format: opencost`")
-        for key in ("only", "delivery", "max_drop"):
-            if key in self.model_fields_set and self.format == "opencost":
+        for key in ("only", "delivery"):
+            if not is_bill and getattr(self, key) is not None:
                 raise ValueError(f"`{key}:` belongs to a bill, and `format: opencost` is none: it splits lines of bills")
         return self
 

@@ -135,7 +135,7 @@ class Staged:
     def replace(self, is_kept: pa.Array, parts: Iterable[pa.Table]) -> None:
         """Other rows in the place of those that are not kept, in the columns of `rows`; each gets a hash of its own."""
         names = self._rows.column_names
-        made = []
+        made: list[pa.Table] = []
         for table in parts:
             hashed = self._with_hash(table.drop_columns(["row_hash"])).select(names)
             made.append(self._map(hashed) if sum(t.nbytes for t in made) + hashed.nbytes > KEPT_BYTES else hashed)
