@@ -133,6 +133,18 @@ def test_machines_come_and_go_and_change_their_price(tmp_path: Path) -> None:
     assert {line["resource_id"] for line in nights.lines("2026-12")} == {"gpubox"}
 
 
+def test_a_new_price_from_a_day_on_leaves_the_months_before(tmp_path: Path) -> None:
+    """A second entry that repeats the purchase with its first day: November is half the one and half the other, October has no new version."""
+    nights = loaded(tmp_path, BOX)
+    first, second = (
+        {**BOX, "to": "2026-11-15"},
+        {**BOX, "from": "2026-11-16", "per_month": 270, "purchase": {"amount": 28800, "months": 36, "from": "2026-01-01"}},
+    )
+    states = {period.period: period.state for period in nights.load(now=DECEMBER, source=bill(first, second)).periods}
+    assert states == {**{f"2026-{month:02d}": "unchanged" for month in range(1, 11)}, "2026-11": "loaded", "2026-12": "loaded"}
+    assert nights.total("2026-11") == 800 + 105 + 135 + Decimal("145.08")
+
+
 def test_the_same_months_are_the_same_bytes(tmp_path: Path) -> None:
     """A week later past months have no new version, the open one has; the same night again has none at all."""
     nights = loaded(tmp_path, BOX)

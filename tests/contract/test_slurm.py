@@ -111,6 +111,13 @@ def test_slurms_own_billing_units(tmp_path: Path) -> None:
     assert loaded(tmp_path, [job()], {"prices": {"billing": "0.125"}}).total() == 2
 
 
+def test_a_cost_is_rounded_once(tmp_path: Path) -> None:
+    """A core for a second and for two at 0.02 an hour: 0.00000555… and 0.00001111…, to ten decimals."""
+    rows = [job(JobIDRaw=str(seconds), End=f"2026-10-05T08:00:0{seconds}", AllocTRES="cpu=1") for seconds in (1, 2)]
+    costs = {line["resource_id"]: line["billed_cost"] for line in loaded(tmp_path, rows).lines()}
+    assert costs == {"1": Decimal("0.0000055556"), "2": Decimal("0.0000111111")}
+
+
 def test_days_and_months_cut_a_job_and_sum_to_it(tmp_path: Path) -> None:
     """54 hours, 37 minutes and 11 seconds over the end of October, at a price that no second divides."""
     rows = [job(Start="2026-10-30T20:12:19", End="2026-11-02T02:49:30", AllocTRES="cpu=7,mem=1000M,gres/gpu=1")]
