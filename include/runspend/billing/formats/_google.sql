@@ -17,44 +17,48 @@ create or replace temp macro google_json_token(token) as case
   else token
 end;
 
--- The list as JSON whose numbers are texts. Nothing between two tokens is ever skipped: a text that is half understood is not
--- understood.
-create or replace temp macro google_json(list_text) as case
-  when array_to_string(google_tokens(list_text), '') = list_text
-    then array_to_string(list_transform(google_tokens(list_text), lambda token: google_json_token(token)), '')
+-- Nothing between two tokens is ever skipped: a text that is half understood is not understood. (A macro is written out wherever
+-- it is used: what is dear is handed to a lambda, so that it is found once.)
+create or replace temp macro google_rewritten(list_text) as list_transform(
+  [google_tokens(list_text)],
+  lambda tokens: case
+    when array_to_string(tokens, '') = list_text then array_to_string(list_transform(tokens, lambda token: google_json_token(token)), '')
+  end
+)[1];
+
+-- The list as JSON, null where the text is none. JSON whose numbers are short is taken as it is: what DuckDB makes of a double's
+-- shortest text is the same number. All others have texts for numbers.
+create or replace temp macro google_json(list_text) as list_transform(
+  [case when not regexp_matches(list_text, '[0-9.]{19}') and json_valid(list_text) then list_text else google_rewritten(list_text) end],
+  lambda found: case
+    when list_text is null then '[]'
+    when json_valid(found) then case when json_type(found) = 'ARRAY' then found end
+  end
+)[1];
+
+-- Keys and values of a list of labels (its JSON, and where each has its key and its value); null where one has no key, or a value
+-- that is no text.
+create or replace temp macro google_labels(list_json, key_path, value_path) as case
+  when len(json_extract_string(list_json, key_path)) = json_array_length(list_json)
+    and len(json_extract_string(list_json, value_path)) = json_array_length(list_json)
+    and not list_has_any(json_type(list_json, value_path), ['OBJECT', 'ARRAY'])
+    and not list_has_any(json_type(list_json, key_path), ['OBJECT', 'ARRAY', 'NULL'])
+    then list_transform(
+      json_extract_string(list_json, key_path),
+      lambda key, place: {'key': key, 'value': json_extract_string(list_json, value_path)[place]}
+    )
 end;
 
-create or replace temp macro google_objects(found) as case
-  when json_valid(found) and json_type(case when json_valid(found) then found end) = 'ARRAY'
-    then list_transform(json_extract(case when json_valid(found) then found end, '$[*]'), lambda item: case when json_type(item) = 'OBJECT' then item end)
-end;
-
--- The objects of a list; null where the text is no list of objects. Nothing delivered is an empty list.
-create or replace temp macro google_list(list_text) as case
-  when list_text is null then cast([] as json[])
-  when list_bool_or(list_transform(google_objects(google_json(list_text)), lambda item: item is null)) then null
-  else google_objects(google_json(list_text))
-end;
-
--- Keys and values of labels ({key, value} or {Key, Value}); null where one has no key, or a value that is no text.
-create or replace temp macro google_label(item, prefix) as case
-  when coalesce(json_type(item, '$.value'), json_type(item, '$.Value'), 'NULL') in ('VARCHAR', 'NULL', 'BOOLEAN') then {
-    -- Users' keys have no colon, so what Google says of itself cannot be taken for theirs.
-    'key': case when prefix <> '' and not starts_with(coalesce(item ->> '$.key', item ->> '$.Key'), 'goog-') then prefix else '' end
-      || coalesce(item ->> '$.key', item ->> '$.Key'),
-    'value': coalesce(item ->> '$.value', item ->> '$.Value')
-  }
-end;
-create or replace temp macro google_labels(items, prefix) as case
-  when list_bool_or(list_transform(items, lambda item: google_label(item, prefix).key is null)) then null
-  else list_transform(items, lambda item: google_label(item, prefix))
-end;
-
--- Those of `more` whose keys `labels` does not have.
-create or replace temp macro google_beside(labels, more) as list_concat(
-  labels,
-  list_filter(more, lambda label: not list_contains(list_transform(labels, lambda other: other.key), label.key))
+-- What Google says of itself. Users' keys have no colon, so it cannot be taken for theirs.
+create or replace temp macro google_own(labels) as list_transform(
+  labels, lambda label: {'key': case when starts_with(label.key, 'goog-') then label.key else 'goog:' || label.key end, 'value': label.value}
 );
+
+-- Those of `more` whose keys `labels` does not have, behind `labels`.
+create or replace temp macro google_beside(labels, more) as case
+  when len(more) = 0 then labels
+  else list_concat(labels, list_filter(more, lambda label: not list_contains(list_transform(labels, lambda other: other.key), label.key)))
+end;
 
 -- Labels as the text of a JSON object. A key that one list has twice is in it twice, and `settle.py` drops and counts such tags.
 create or replace temp macro google_tags(labels) as case

@@ -1,13 +1,25 @@
 -- One row per delivered row of Google's export (view `gcp`). Lists are looked up per distinct text, never unnested beside a cost.
-with credit_lists as (
-  select credits, list_transform(google_list(credits), lambda credit: credit ->> '$.amount') as amounts
+with credit_texts as materialized (
+  select credits, google_json(credits) as list_json
   from (select distinct credits from gcp where credits is not null and credits <> '[]')
+),
+credit_lists as materialized (
+  select
+    credits,
+    case when len(json_extract(list_json, '$[*].amount')) = json_array_length(list_json) then json_extract_string(list_json, '$[*].amount') end as amounts,
+    case
+      when contains(list_json, 'COMMITTED_USAGE_DISCOUNT') then list_filter(
+        json_extract(list_json, '$[*]'),
+        lambda credit: coalesce(credit ->> '$.type', '') in ('COMMITTED_USAGE_DISCOUNT', 'COMMITTED_USAGE_DISCOUNT_DOLLAR_BASE')
+      )[1]
+    end as cud
+  from credit_texts
 ),
 -- The sum of a row's credits. Doubles far below one have more than 22 places: where all are below one, 36 places of the sum are
 -- exact too (22 of them are published, the rest is counted as rounded away). `total` is null where one amount is no number.
-credit_totals as (
+credit_totals as materialized (
   select
-    credits,
+    credits, cud,
     case
       when coalesce(
         list_bool_and(list_transform(amounts, lambda a: coalesce(try_cast(a as decimal(38, 22)) is not null and not contains(a, '_'), false))),
@@ -21,43 +33,47 @@ credit_totals as (
     end as long_total
   from credit_lists
 ),
-cud_credits as (
-  select
-    credits,
-    list_filter(
-      google_list(credits),
-      lambda credit: coalesce(credit ->> '$.type', '') in ('COMMITTED_USAGE_DISCOUNT', 'COMMITTED_USAGE_DISCOUNT_DOLLAR_BASE')
-    )[1] as cud
-  from credit_lists
-),
-label_lists as (
+label_lists as materialized (
   select
     labels, tags, project_labels, system_labels,
-    google_labels(google_list(labels), '') as own,
-    google_labels(google_list(tags), '') as tagged,
-    google_labels(google_list(project_labels), '') as of_project,
-    google_labels(google_list(system_labels), 'goog:') as of_google
+    google_json(labels) as labels_json,
+    google_json(tags) as tags_json,
+    google_json(project_labels) as project_json,
+    google_json(system_labels) as system_json
   from (select distinct labels, tags, project_labels, system_labels from gcp)
 ),
-label_sets as (
+label_pairs as materialized (
   select
     labels, tags, project_labels, system_labels,
-    google_tags(
-      case
-        when own is not null and tagged is not null and of_project is not null and of_google is not null
-          then google_beside(google_beside(google_beside(own, tagged), of_project), of_google)
-      end
-    ) as merged,
+    google_labels(labels_json, '$[*].key', '$[*].value') as own,
+    google_labels(tags_json, '$[*].key', '$[*].value') as tagged,
+    google_labels(project_json, '$[*].key', '$[*].value') as of_project,
+    google_own(google_labels(system_json, '$[*].key', '$[*].value')) as of_google
+  from label_lists
+),
+-- A list that cannot be read leaves the row without tags, and counted.
+label_orders as materialized (
+  select
+    labels, tags, project_labels, system_labels, of_google,
+    case when own is not null and tagged is not null and of_project is not null and of_google is not null
+      then google_beside(google_beside(own, tagged), google_beside(of_project, of_google))
+    end as merged
+  from label_pairs
+),
+label_sets as materialized (
+  select
+    labels, tags, project_labels, system_labels,
+    google_tags(merged) as merged,
     google_label_value(of_google, 'machine_spec') as machine_spec,
     google_machine(of_google) as machine,
     google_whole_cores(of_google) as cores
-  from label_lists
+  from label_orders
 ),
 joined as (
   select
     g.*,
     l.merged, l.machine_spec, l.machine, l.cores,
-    c.total, c.long_total, u.cud,
+    c.total, c.long_total, c.cud,
     g.credits is not null and g.credits <> '[]' as has_credits,
     lower(coalesce(g.cost_type, 'regular')) as kind,
     coalesce(g.adjustment_id, g.adjustment_type, g.adjustment_mode, g.adjustment_description) is not null
@@ -75,7 +91,6 @@ joined as (
     and l.project_labels is not distinct from g.project_labels
     and l.system_labels is not distinct from g.system_labels
   left join credit_totals c on c.credits = g.credits
-  left join cud_credits u on u.credits = g.credits
 ),
 -- Net cost, as a text: what more than 22 places of it say is counted, not lost.
 netted as (

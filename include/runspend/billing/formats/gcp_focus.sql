@@ -1,36 +1,50 @@
 -- One row per delivered row of Google's own FOCUS (view `gcp_focus`), in the form FOCUS asks for.
-with label_lists as (
+with label_lists as materialized (
   select
     tags, labels, resource_tags, project_labels, system_labels,
-    -- The view has one list that says of each entry where it is from; the native export has a list each.
-    list_concat(google_list(labels), list_filter(google_list(tags), lambda item: item ->> '$.x_type' = 'label')) as own_items,
-    list_concat(google_list(resource_tags), list_filter(google_list(tags), lambda item: coalesce(item ->> '$.x_type', 'tag') = 'tag')) as tag_items,
-    list_concat(google_list(project_labels), list_filter(google_list(tags), lambda item: item ->> '$.x_type' = 'project_label')) as project_items,
-    list_concat(google_list(system_labels), list_filter(google_list(tags), lambda item: item ->> '$.x_type' = 'system_label')) as google_items
+    google_json(tags) as tags_json,
+    google_json(labels) as labels_json,
+    google_json(resource_tags) as resource_json,
+    google_json(project_labels) as project_json,
+    google_json(system_labels) as system_json
   from (select distinct tags, labels, resource_tags, project_labels, system_labels from gcp_focus)
 ),
-labelled as (
-  select
-    *,
-    google_labels(own_items, '') as own,
-    google_labels(tag_items, '') as tagged,
-    google_labels(project_items, '') as of_project,
-    google_labels(google_items, 'goog:') as of_google
-  from label_lists
-),
-label_sets as (
+-- The view has one list that says of each entry where it is from; the native export has a list each.
+label_kinds as materialized (
   select
     tags, labels, resource_tags, project_labels, system_labels,
-    google_tags(
-      case
-        when google_list(tags) is not null and own is not null and tagged is not null and of_project is not null and of_google is not null
-          then google_beside(google_beside(google_beside(own, tagged), of_project), of_google)
-      end
-    ) as merged,
+    google_labels(tags_json, '$[*].key', '$[*].value') as listed,
+    json_extract_string(tags_json, '$[*].x_type') as kinds,
+    google_labels(labels_json, '$[*].Key', '$[*].Value') as own,
+    google_labels(resource_json, '$[*].Key', '$[*].Value') as tagged,
+    google_labels(project_json, '$[*].Key', '$[*].Value') as of_project,
+    google_labels(system_json, '$[*].Key', '$[*].Value') as of_google
+  from label_lists
+),
+label_pairs as materialized (
+  select
+    tags, labels, resource_tags, project_labels, system_labels,
+    own is not null and tagged is not null and of_project is not null and of_google is not null and len(kinds) in (0, len(listed)) as is_read,
+    list_concat(own, list_filter(listed, lambda label, place: kinds[place] = 'label')) as own,
+    list_concat(tagged, list_filter(listed, lambda label, place: coalesce(kinds[place], 'tag') = 'tag')) as tagged,
+    list_concat(of_project, list_filter(listed, lambda label, place: kinds[place] = 'project_label')) as of_project,
+    google_own(list_concat(of_google, list_filter(listed, lambda label, place: kinds[place] = 'system_label'))) as of_google
+  from label_kinds
+),
+label_orders as materialized (
+  select
+    tags, labels, resource_tags, project_labels, system_labels, of_google,
+    case when is_read then google_beside(google_beside(own, tagged), google_beside(of_project, of_google)) end as merged
+  from label_pairs
+),
+label_sets as materialized (
+  select
+    tags, labels, resource_tags, project_labels, system_labels,
+    google_tags(merged) as merged,
     google_label_value(of_google, 'machine_spec') as machine_spec,
     google_machine(of_google) as machine,
     google_whole_cores(of_google) as cores
-  from labelled
+  from label_orders
 ),
 joined as (
   select
