@@ -82,7 +82,7 @@ def _short_number(number: Decimal) -> Decimal:
     assert isinstance(exponent, int)
     if max(len(digits) + max(exponent, 0), -exponent) > 18:
         raise ValueError("a number of at most 18 digits is needed")
-    return shortest
+    return shortest if exponent <= 0 else shortest.quantize(Decimal(1))  # 28800, not 2.88E+4: settings are shown
 
 
 def _hour_price(number: Decimal) -> Decimal:
@@ -92,7 +92,7 @@ def _hour_price(number: Decimal) -> Decimal:
     assert isinstance(exponent, int)
     if exponent < -10 or number >= 10_000:
         raise ValueError("a price below 10,000 with at most 10 decimals is needed")
-    return shortest
+    return shortest if exponent <= 0 else shortest.quantize(Decimal(1))
 
 
 def _parse_threshold(raw: object) -> str:
@@ -200,13 +200,6 @@ Discount = Annotated[
     WithJsonSchema({"type": "string", "pattern": r"^\s*\d{1,2}(\.\d{1,4})?\s*%\s*$"}),
 ]
 HourPrice = Annotated[Decimal, BeforeValidator(_parse_money), Field(ge=0, allow_inf_nan=False), AfterValidator(_hour_price)]
-Discount = Annotated[
-    Decimal,
-    BeforeValidator(_parse_discount),
-    Field(ge=0, lt=1),
-    PlainSerializer(lambda d: f"{(d * 100).normalize():f}%", return_type=str),
-    WithJsonSchema({"type": "string", "pattern": r"^\s*\d{1,2}(\.\d{1,4})?\s*%\s*$"}),
-]
 Threshold = Annotated[
     str, BeforeValidator(_parse_threshold), WithJsonSchema({"type": ["string", "number"], "examples": ["80%", "500 USD"]})
 ]

@@ -12,7 +12,7 @@ import pytest
 
 from runspend.billing import probe_source
 from runspend.billing.formats import machines as made
-from runspend.config import BillSource, load_settings
+from runspend.config import BillSource, load_settings, show_settings
 from runspend.errors import ConfigError, SourceRefused
 from tests.focus_files import Nights, only
 
@@ -243,6 +243,17 @@ def test_machines_have_no_address(tmp_path: Path) -> None:
     assert "`format: machines` reads no files. Leave `uri` out" in refused(
         tmp_path, "      - {resource_id: a, from: 2026-01-01, per_month: 3}\n", "    uri: bills\n"
     )
+
+
+def test_amounts_are_shown_as_people_write_them(tmp_path: Path) -> None:
+    """`config --show` is a configuration that means the same; 28800 is no 2.88E+4."""
+    path = tmp_path / "runspend.yaml"
+    path.write_text(json.dumps({"billing": [{"name": "box", "format": "machines", "machines": [BOX]}]}), encoding="utf-8")
+    settings = load_settings(path, {})
+    shown = show_settings(settings)
+    assert 'amount: "28800"' in shown and 'watts: "650"' in shown and 'from: "2026-01-01"' in shown
+    path.write_text(shown, encoding="utf-8")
+    assert load_settings(path, {}).model_dump() == settings.model_dump()
 
 
 def test_a_bill_speaks_the_currency_of_the_file_unless_it_says_its_own(tmp_path: Path) -> None:
