@@ -52,7 +52,7 @@ def diagnose(settings: Settings, *, now: datetime) -> list[Finding]:
     found += check_accounts_once(held)
     for store in settings.stores:
         found += _tried("artifacts", _kind(store), store, _probe_store)
-    found += [*check_mail(settings), *check_nothing_missing(settings), *check_not_built(settings)]
+    found += [*check_mail(settings), *check_nothing_missing(settings), *check_machines_of_clusters(settings), *check_not_built(settings)]
     found.sort(key=lambda f: SECTIONS.index(f.section))
     return [replace(f, text=redact(f.text, settings)) for f in found]
 
@@ -178,6 +178,19 @@ def check_nothing_missing(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "artifacts", "-", "WARN", "no artifact store is configured: bytes of artifacts are unknown. Add roots under `stores`."
         )
+
+
+def check_machines_of_clusters(settings: Settings) -> Iterator[Finding]:
+    """Databricks bills the DBUs of a cluster, its cloud the machines: without that bill half of what runs cost is missing."""
+    others = [b for b in settings.billing if b.format not in ("databricks", "opencost", "machines", "slurm")]
+    for bill in settings.billing:
+        if bill.format == "databricks" and bill.vms is None and not others:
+            yield Finding(
+                "bill",
+                bill.name,
+                "WARN",
+                "the machines of its clusters are on the bill of their cloud, which is no source here. Add it, or write `vms: none` if all is serverless.",
+            )
 
 
 def check_not_built(settings: Settings) -> Iterator[Finding]:

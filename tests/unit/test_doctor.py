@@ -248,6 +248,21 @@ def test_what_this_version_does_not_do_is_said(name: str, warned: set[str]) -> N
     assert {f.name for f in findings} == warned
 
 
+@pytest.mark.parametrize(
+    ("bills", "told"),
+    [
+        ("{name: dbu, format: databricks, uri: x}", ["dbu"]),
+        ("{name: dbu, format: databricks, uri: x, vms: none}", []),
+        ("{name: dbu, format: databricks, uri: x}, {name: azure, format: azure, uri: y}", []),
+        ("{name: azure, format: azure, uri: y}", []),
+    ],
+)
+def test_the_machines_of_databricks_clusters_need_a_bill_of_their_own(tmp_path: Path, bills: str, told: list[str]) -> None:
+    """Or the word that there are none."""
+    findings = doctor.check_machines_of_clusters(load(tmp_path, f"billing: [{bills}]\n"))
+    assert [f.name for f in findings if f.level == "WARN" and "`vms: none`" in f.text] == told
+
+
 def test_real_sources_are_read(tmp_path: Path) -> None:
     """A folder of artifacts, a bill that is not there, a database that is not MLflow's: no exception gets out."""
     (tmp_path / "art").mkdir()

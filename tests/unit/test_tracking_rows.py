@@ -113,6 +113,8 @@ def test_machines_with_times_of_their_own(world: World) -> None:
         ({"instance_id": "  "}, {"instance_id": "param"}, ["param"]),
         ({"cloud.instance_id": "c", "mlflow.databricks.cluster.id": "d"}, {}, ["c"]),
         ({"mlflow.databricks.cluster.id": "0923-x"}, {}, ["0923-x"]),
+        ({"mlflow.databricks.notebookID": "77", "mlflow.databricks.cluster.id": "0923-x"}, {}, ["0923-x"]),
+        ({"mlflow.databricks.notebookID": "77"}, {}, ["77"]),
         ({"runspend.resources": "[broken", "resource_id": "vm"}, {}, ["vm"]),
         ({"runspend.resources": '{"id": "a map"}', "resource_id": "vm"}, {}, ["vm"]),
         ({"runspend.resource_ids": "[broken", "resource_id": "vm"}, {}, ["vm"]),

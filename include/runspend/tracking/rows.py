@@ -30,6 +30,7 @@ RESOURCE_KEYS = (
     "resource_id",
     "cloud.instance_id",
     "mlflow.databricks.cluster.id",
+    "mlflow.databricks.notebookID",
 )
 REQUEST_KEYS = (
     "instance_type",

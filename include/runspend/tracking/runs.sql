@@ -36,7 +36,9 @@ says as (
     stated(t, p, 'runspend.resource_ids') as ids,
     coalesce(
       stated(t, p, 'runspend.instance_id'), stated(t, p, 'instance_id'), stated(t, p, 'resource_id'),
-      stated(t, p, 'cloud.instance_id'), stated(t, p, 'mlflow.databricks.cluster.id')
+      stated(t, p, 'cloud.instance_id'), stated(t, p, 'mlflow.databricks.cluster.id'),
+      -- serverless has no cluster: its usage names the notebook
+      stated(t, p, 'mlflow.databricks.notebookID')
     ) as one_id,
     stated(t, p, 'instance_type') as said_instance_type,
     stated(t, p, 'num_workers') as said_workers,
