@@ -26,10 +26,14 @@ create or replace temp macro google_rewritten(list_text) as list_transform(
   end
 )[1];
 
+create or replace temp macro google_has_long_number(list_text) as regexp_matches(list_text, '[0-9.]{19}') and coalesce(
+  list_max(list_transform(regexp_extract_all(list_text, '[0-9]+[.][0-9]+'), lambda number: length(ltrim(replace(number, '.', ''), '0')))) > 17, false
+);
+
 -- The list as JSON, null where the text is none. JSON whose numbers are short is taken as it is: what DuckDB makes of a double's
 -- shortest text is the same number. All others have texts for numbers.
 create or replace temp macro google_json(list_text) as list_transform(
-  [case when not regexp_matches(list_text, '[0-9.]{19}') and json_valid(list_text) then list_text else google_rewritten(list_text) end],
+  [case when not google_has_long_number(list_text) and json_valid(list_text) then list_text else google_rewritten(list_text) end],
   lambda found: case
     when list_text is null then '[]'
     when json_valid(found) then case when json_type(found) = 'ARRAY' then found end
