@@ -333,7 +333,7 @@ class BillSource(Frozen):
         uri = info.data.get("uri") or ""
         if uri.startswith(("abfss://", "abfs://", "az://")):
             return SecretStr(credentials)
-        return absolute(credentials, info) if uri.startswith("gs://") else credentials
+        return absolute(credentials, info) if uri.startswith(("gs://", "bigquery://")) else credentials
 
     @model_validator(mode="after")
     def _has_a_place(self) -> BillSource:
