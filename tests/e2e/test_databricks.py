@@ -1,0 +1,68 @@
+"""Databricks only, as docs/start-databricks.md has it: MLflow's own tags, exports of the system tables, the machines' bill, a night.
+
+Trap b3 from end to end: a job of two tasks on a cluster, 4.00 of DBUs and 6.00 of machines; a notebook on serverless beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+from tests.databricks_files import list_price, task_run, usage, write
+from tests.e2e.conftest import Runspend
+from tests.focus_files import row, write_csv
+
+CLUSTER = "1009-152321-abcd"
+BEGIN = 1791626400000  # 2026-10-10T10:00:00Z
+RUNS = [  # name, start and end in minutes, what MLflow writes on Databricks
+    ("task-a", 0, 30, {"jobRunID": "901", "jobID": "7", "cluster.id": CLUSTER}),
+    ("task-b", 30, 60, {"jobRunID": "902", "jobID": "7", "cluster.id": CLUSTER}),
+    ("notebook", 120, 180, {"notebookID": "555"}),
+]
+STORE = """
+import json, sys
+from mlflow import MlflowClient
+uri, root, runs, begin = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4])
+client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+experiment = client.create_experiment("vit", artifact_location=root)
+for name, start, end, stated in runs:
+    tags = {"team": "genai", **{f"mlflow.databricks.{key}": value for key, value in stated.items()}}
+    run = client.create_run(experiment, start_time=begin + start * 60000, tags=tags, run_name=name)
+    client.set_terminated(run.info.run_id, end_time=begin + end * 60000)
+"""
+
+
+def test_a_night_over_exports_and_the_machines_bill(tmp_path: Path, runspend: Runspend) -> None:
+    """Each task has half of the hour, both bills together; the notebook has its own line; nothing is left."""
+    command = [
+        sys.executable,
+        "-c",
+        STORE,
+        f"sqlite:///{tmp_path / 'mlflow.db'}",
+        (tmp_path / "artifacts").as_uri(),
+        json.dumps(RUNS),
+        str(BEGIN),
+    ]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+    job = {"cluster_id": CLUSTER, "job_id": "7", "job_run_id": "815"}
+    serverless = usage("2", "2026-10-10T12:00:00Z", metadata={"notebook_id": "555"}, billing_origin_product="INTERACTIVE")
+    write(tmp_path / "bill" / "usage.parquet", [usage("8", metadata=job), serverless])
+    write(tmp_path / "bill" / "list_prices.csv", [list_price("0.50")])
+    write(tmp_path / "bill" / "tasks.jsonl", [*task_run("901", "815"), *task_run("902", "815")])
+    hour = {"ChargePeriodStart": "2026-10-10T10:00:00Z", "ChargePeriodEnd": "2026-10-10T11:00:00Z"}
+    write_csv(
+        tmp_path / "machines" / "oct.csv", [row("6.00", ResourceId="i-0aaaaaaaaaaaaaaaa", Tags=json.dumps({"ClusterId": CLUSTER}), **hour)]
+    )
+    (tmp_path / "runspend.yaml").write_text(
+        'home: home\ntracking: [{name: eu, uri: "sqlite:///mlflow.db"}]\nbilling:\n'
+        "  - {name: dbu, format: databricks, uri: bill, late_after: 36500d}\n  - {name: aws, format: focus, uri: machines, late_after: 36500d}\n"
+    )
+    told = runspend("nightly", cwd=tmp_path).stdout
+    assert {"2026-10.USD.bill=11", "2026-10.USD.run_cost=11", "2026-10.USD.equals_export=true"} <= set(told.splitlines())
+    query = "select r.run_name, c.effective_cost, c.confidence from run_costs c join runs r on r.run_id = c.run_id order by 1"
+    shown = runspend("sql", query, cwd=tmp_path).stdout
+    costs = {words[0]: Decimal(words[1]) for words in (line.split() for line in shown.splitlines()[1:])}
+    assert costs == {"notebook": Decimal("1.00"), "task-a": Decimal("5.00"), "task-b": Decimal("5.00")}
