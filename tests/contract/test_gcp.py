@@ -402,6 +402,12 @@ def test_rows_that_come_weeks_later_touch_their_months_only(tmp_path: Path) -> N
     assert {p.period: p.state for p in bill.load().periods} == {"2026-10": "unchanged", "2026-11": "unchanged"}
 
 
+def test_rows_with_the_same_credits_or_labels_stay_one_each(tmp_path: Path) -> None:
+    same = {"credits": [credit("-0.01")], "labels": labels(team="vision")}
+    bill = loaded(tmp_path, [gcp("0.05", **same), gcp("0.05", **same), gcp("0.20", **same)])
+    assert (len(bill.lines()), bill.total(), bill.total(column="contracted_cost")) == (3, Decimal("0.27"), Decimal("0.30"))
+
+
 def test_equal_rows_are_all_kept(tmp_path: Path) -> None:
     bill = loaded(tmp_path, [gcp("0.05"), gcp("0.05"), gcp("0.05"), gcp("0.20")])
     assert (len(bill.lines()), bill.total(), len({line["line_id"] for line in bill.lines()})) == (4, Decimal("0.35"), 4)
