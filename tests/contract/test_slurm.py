@@ -268,6 +268,19 @@ def test_files_of_other_names_are_whole_and_not_added_up_unasked(tmp_path: Path)
     assert nights.total() == Decimal("5.376")
 
 
+def test_a_month_in_which_nothing_has_run_yet_is_no_trouble(tmp_path: Path) -> None:
+    """The first list of a month is empty, or holds only a job that waits: nothing is billed, nothing is refused, October stands."""
+    nights = loaded(tmp_path, [job()], name="2026-10.txt")
+    waiting = job(JobIDRaw="9", State="PENDING", Start="Unknown", End="Unknown", ElapsedRaw="0", AllocTRES="")
+    for rows in ([], [waiting]):
+        write_bytes(tmp_path / "sacct" / "2026-11.txt", text(rows))
+        load = nights.load()
+        assert load.error is None and [(p.period, p.state) for p in load.periods] == [("2026-10", "unchanged")]
+        alone = Nights(tmp_path / "alone", source(tmp_path / "sacct" / "2026-11.txt"))
+        assert alone.load().periods == []
+    assert nights.total() == Decimal("5.376")
+
+
 def test_new_prices_are_a_new_version(tmp_path: Path) -> None:
     """The same files at another card cost something else, from their first day on."""
     nights = loaded(tmp_path, [job()])
