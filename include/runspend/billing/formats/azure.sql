@@ -98,10 +98,30 @@ dated as (
       as charge_day,
     azure_day(period_start) as first_day,
     azure_day(period_end) as last_day,
-    case when json_valid(json_braces(additional_info)) then json_braces(additional_info) end as details,
-    -- "100 Hours", "10K", "1/Month", "1 GB/Month": the size of a block of units, and the unit.
-    regexp_extract(unit, '^\s*([0-9]+)\s*([KM]?)(|\s+.*|/.*)$', ['size', 'scale', 'name']) as block
+    case when json_valid(json_braces(additional_info)) then json_braces(additional_info) end as details
   from azure
+),
+-- "100 Hours", "10K", "1/Month", "1 GB/Month": the size of a block of units, and the unit. Few texts that many rows have.
+blocks as materialized (
+  select
+    unit,
+    regexp_extract(unit, '^\s*([0-9]+)\s*([KM]?)(|\s+.*|/.*)$', ['size', 'scale', 'name']) as block
+  from (select distinct unit from azure where unit is not null)
+),
+units as materialized (
+  select
+    unit as unit_text,
+    case
+      when block.size = '' then cast(1 as decimal(38, 22))
+      else block_inverse(try_cast(block.size as bigint) * case block.scale when 'K' then 1000 when 'M' then 1000000 else 1 end)
+    end as per_block,
+    case
+      when block.size = '' then trim(unit)
+      when trim(block.name) = '' then 'Units'
+      when starts_with(trim(block.name), '/') then 'Units' || trim(block.name)
+      else trim(block.name)
+    end as single_unit
+  from blocks
 ),
 -- Microsoft: "Quantity in Cost Management is the consumed quantity", in single units; prices are for blocks of them.
 measured as (
@@ -111,17 +131,8 @@ measured as (
     try_cast(quantity as decimal(38, 22)) as amount,
     try_cast(payg_price as decimal(38, 22)) as payg_amount,
     try_cast(unit_price as decimal(38, 22)) as unit_amount,
-    case
-      when coalesce(block.size, '') = '' then cast(1 as decimal(38, 22))
-      else block_inverse(try_cast(block.size as bigint) * case block.scale when 'K' then 1000 when 'M' then 1000000 else 1 end)
-    end as per_block,
-    case
-      when unit is null then null
-      when block.size = '' then trim(unit)
-      when trim(block.name) = '' then 'Units'
-      when starts_with(trim(block.name), '/') then 'Units' || trim(block.name)
-      else trim(block.name)
-    end as single_unit,
+    -- Without a unit a price is for one.
+    case when unit is null then cast(1 as decimal(38, 22)) else per_block end as per_unit,
     charge_type in ('usage', 'unusedreservation', 'unusedsavingsplan') as is_usage,
     charge_type in ('unusedreservation', 'unusedsavingsplan') as is_unused,
     charge_type in ('purchase', 'refund') as is_bought,
@@ -134,15 +145,28 @@ measured as (
     -- Where no price is known Azure writes 0.
     nullif(try_cast(payg_cost as decimal(38, 22)), 0) as payg_cost_amount
   from dated
+  left join units on unit_text = unit
+),
+-- A product names its arguments many times, which DuckDB sees to be the same outside of a case only: one step each, and
+-- nothing to multiply where nothing asks for it.
+asked as (
+  select
+    *,
+    case when is_usage and not is_unused and is_priced_in_currency and payg_amount > 0 and payg_cost_amount is null then payg_amount end as payg_asked,
+    case when is_usage and not is_unused and is_priced_in_currency and unit_amount > 0 and is_committed then unit_amount end as unit_asked
+  from measured
+),
+multiplied as (
+  select *, exact_product(payg_asked, amount) as payg_units, exact_product(unit_asked, amount) as unit_units
+  from asked
 ),
 priced as (
   select
     *,
-    case when is_usage and not is_unused and is_priced_in_currency and payg_amount > 0
-      then exact_product(exact_product(payg_amount, amount), per_block) end as payg_product,
-    case when is_usage and not is_unused and is_priced_in_currency and unit_amount > 0
-      then exact_product(exact_product(unit_amount, amount), per_block) end as unit_product
-  from measured
+    exact_product(amount, per_unit) as blocks_priced,
+    exact_product(payg_units, per_unit) as payg_product,
+    exact_product(unit_units, per_unit) as unit_product
+  from multiplied
 )
 select
   row_number,
@@ -188,7 +212,7 @@ select
     as commitment_discount_status,
   case when is_usage and not is_unused then quantity end as consumed_quantity,
   case when is_usage and not is_unused and amount is not null then single_unit end as consumed_unit,
-  exact_product(amount, per_block) as pricing_quantity,
+  blocks_priced as pricing_quantity,
   unit as pricing_unit,
   case when is_usage and not is_unused and is_priced_in_currency and payg_amount > 0 then payg_amount end as list_unit_price,
   case when is_usage and not is_unused and is_priced_in_currency and unit_amount > 0 then unit_amount end as contracted_unit_price,
