@@ -26,7 +26,7 @@ nightly: $(VENV)/.ready-nightly ## the whole night through the DAGs: your runspe
 demo: $(VENV)/.ready-nightly ## make the demo world anew in .runspend-demo/
 	@$(BIN)/runspend demo $(ARGS)
 
-test: lint system $(VENV)/.ready-azurite ## every check and test but torture and benchmarks (ARGS="-k …" narrows it)
+test: lint system $(VENV)/.ready-azurite $(VENV)/.ready-bigquery ## every check and test but torture and benchmarks (ARGS="-k …" narrows it)
 	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.ready-dev ## ruff, mypy --strict and the layers of the import graph
@@ -71,6 +71,13 @@ $(VENV)/.ready-azurite: tests/servers/azurite/package-lock.json | $(VENV)/.ready
 	@echo "installing azurite"; mkdir -p $(VENV)/azurite && cp tests/servers/azurite/package*.json $(VENV)/azurite && \
 	if PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm ci --prefix $(VENV)/azurite --ignore-scripts --no-audit --no-fund --loglevel=error >$(VENV)/npm.log 2>&1; \
 	then touch $@; else echo "cannot install azurite: see $(VENV)/npm.log. The tests that need it will say so."; fi
+
+# A server that speaks BigQuery's API, for some tests; it pins other versions of what we use, so it has an environment of its own.
+$(VENV)/.ready-bigquery: tests/servers/bigquery.txt | $(VENV)/.ready-dev
+	@echo "installing bqemulator"; \
+	if $(BIN)/python -m venv $(VENV)/bigquery >$(VENV)/bigquery.log 2>&1 && \
+	  $(BIN)/uv pip install --quiet --python $(VENV)/bigquery --requirement tests/servers/bigquery.txt >>$(VENV)/bigquery.log 2>&1; \
+	then touch $@; else echo "cannot install bqemulator: see $(VENV)/bigquery.log. The tests that need it will say so."; fi
 
 # What some tests need from the system. A test whose tool is missing says so; none is passed by default.
 system:

@@ -1,9 +1,7 @@
 """A server that speaks BigQuery's REST API (`bqemulator`, over DuckDB) on 127.0.0.1. What it shows is shown on an emulator.
 
-It needs a virtual environment of its own, since it pins an older sqlglot and DuckDB:
-
-    python3.11 -m venv .venv-bigquery
-    .venv-bigquery/bin/pip install bqemulator==1.4.0 duckdb==1.5.5 duckdb-extension-spatial==1.5.5 numpy
+It needs a virtual environment of its own, since it pins an older sqlglot and DuckDB: `make test` makes it, `.venv/bigquery`, with
+the versions of `bigquery.txt`.
 
 Without it the tests that take the fixture are skipped. What it has not: partitions by arrival, the Storage API for results of
 queries, limits of bytes billed (it takes the setting and ignores it).
@@ -26,7 +24,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PYTHON = ROOT / ".venv-bigquery" / "bin" / "python"
+PYTHON = ROOT / ".venv" / "bigquery" / "bin" / "python"
 PROJECT = "billing-project"
 
 
