@@ -263,6 +263,14 @@ def test_b5_pods_alone_leave_idle_idle_unless_they_are_to_share_it(tmp_path: Pat
     assert {json.loads(each["allocated_method_details"]).get("is_scaled", False) for each in bill.lines()} == {cost == "3.50"}
 
 
+def test_traffic_is_split_as_the_machine_is_and_does_not_make_it_idle(tmp_path: Path) -> None:
+    """Pods 7.00 on a machine of 10.00 leave 3.00 of it; its traffic of 2.00 goes the same way."""
+    write_bytes(tmp_path / "opencost" / "answer.json", answer([allocation("a", 7)]))
+    day = {**WHOLE_DAY, "ResourceId": NODE}
+    bill, _ = split(tmp_path, [row("10.00", **day, ServiceCategory="Compute"), row("2.00", **day, ServiceCategory="Networking")])
+    assert parts(bill) == {"a": Decimal("8.40"), None: Decimal("3.60")}
+
+
 def test_idle_that_is_said_is_shared_as_well_when_it_is_to_be(tmp_path: Path) -> None:
     write_bytes(tmp_path / "opencost" / "answer.json", answer([allocation("a", 4), allocation("b", 4), allocation("__idle__", 2)]))
     bill, _ = split(tmp_path, [row("10.00", **WHOLE_DAY, ResourceId=NODE)], idle="share")

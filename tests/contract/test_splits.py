@@ -317,6 +317,15 @@ def test_weights_are_part_of_the_version_of_the_periods_they_reach(tmp_path: Pat
     assert (last.state, len(bill.lines()), last.extra["bill_digest"]) == ("loaded", 1, first.extra["bill_digest"])
 
 
+def test_a_late_correction_is_split_by_the_month_before_and_no_older_one(tmp_path: Path) -> None:
+    """Weights count within a month of the billing period, which is what its version is told by."""
+    september = {"ChargePeriodStart": "2026-09-05T10:00:00Z", "ChargePeriodEnd": "2026-09-05T11:00:00Z"}
+    june = {"ChargePeriodStart": "2026-06-05T10:00:00Z", "ChargePeriodEnd": "2026-06-05T11:00:00Z"}
+    claims = [claim("a", "1", f"2026-0{m}-05T10:00:00..2026-0{m}-05T11:00:00") for m in (6, 9)]
+    bill = loaded(tmp_path, [row("-1.00", ChargeClass="Correction", **september), row("-2.00", ChargeClass="Correction", **june)], *claims)
+    assert parts(bill) == {"a": Decimal("-1.00"), None: Decimal("-2.00")}
+
+
 def test_other_split_rows_are_another_bill(tmp_path: Path) -> None:
     digests = []
     for n, (a, b) in enumerate([("4.00", "6.00"), ("6.00", "4.00")]):

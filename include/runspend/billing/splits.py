@@ -137,7 +137,7 @@ def split_lines(
         "split_names",
         "split_machines",
         "split_groups",
-        "split_weights",
+        "split_pods",
         "split_parts",
         "split_lines",
     ):
@@ -241,7 +241,9 @@ def _cut(staged: Staged, lines: pa.Table) -> pa.Table:
     parents = staged.rows.take(lines.column("position"))
     amounts = {name: _with_scale(one_piece(parents.column(name)), 0) for name in MEASURES}
     places = pa.array(range(lines.num_rows), pa.int64())
-    staged.con.register("lines_of_share", pa.table({"place": places, **{c: lines.column(c) for c in ("group_number", "tells_time")}, **amounts}))
+    staged.con.register(
+        "lines_of_share", pa.table({"place": places, **{c: lines.column(c) for c in ("group_number", "tells_time")}, **amounts})
+    )
     staged.con.execute(_sql("splits_share.sql"))
     made = staged.con.sql("from split_share order by rowid").to_arrow_table()
     staged.con.execute("drop table split_share")

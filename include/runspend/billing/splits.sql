@@ -4,7 +4,10 @@
 -- lines of a machine, or of a cluster's pool, that last a day at most: what the ledger shares by time as well
 create or replace temp table split_candidates as
 select
-  l.position, l.row_hash, l.sku_id, l.charge_class, l.resource_key, l.resource_name, l.charge_category, l.billing_currency, l.billing_period, l.file_index, l.effective_cost,
+  l.position, l.row_hash, l.sku_id, l.charge_class, l.resource_key, l.resource_name, l.charge_category, l.billing_currency, l.billing_period,
+  l.file_index,
+  -- of the machine itself: pods are weighed by its CPU, GPU and memory, not by traffic and disks
+  case when l.charge_category = 'Usage' and coalesce(l.service_category, '') not in ('Networking', 'Storage') then coalesce(l.effective_cost, 0) else 0 end as used_cost,
   epoch_us(l.charge_period_start) as from_us, epoch_us(l.charge_period_end) as to_us
 from (select row_number() over () - 1 as position, * from staged) l
 where l.trouble is null and l.charge_category in ('Usage', 'Credit', 'Adjustment') and l.allocated_method_id is null
@@ -47,7 +50,7 @@ windows as (
     case when getvariable('split_by_file') then c.file_index end as file_index,
     case when starts_with(t.name, 'p|') then c.from_us // 86400000000 * 86400000000 else c.from_us end as from_us,
     case when starts_with(t.name, 'p|') then c.from_us // 86400000000 * 86400000000 + 86400000000 else c.to_us end as to_us,
-    case when c.charge_category = 'Usage' then coalesce(c.effective_cost, 0) else 0 end as used_cost
+    c.used_cost
   from targets t
   join split_candidates c on c.position = t.position
 )
@@ -63,19 +66,29 @@ from (
   group by all
 );
 
+-- the pods, as numbers in the order of their ids: weights are many, their texts few
+create or replace temp table split_pods as
+select
+  row_number() over (order by part_id, part_name, part_tags) as pod, dense_rank() over (order by part_id) as part, part_id, part_name, part_tags
+from (select distinct part_id, part_name, part_tags from splits);
+
 -- each part's weight in a group, by the time its own window shares with the group's: floor(units x shared / whole), exactly
 create or replace temp table split_weights as
 with hours_of_groups as (
   select *, unnest(range(from_us // 3600000000, (to_us - 1) // 3600000000 + 1)) as hour from split_groups
 ),
 hours_of_splits as (
-  select s.*, m.name, unnest(range(s.from_us // 3600000000, (s.to_us - 1) // 3600000000 + 1)) as hour
+  select
+    s.rank, m.name, p.part, p.pod, s.is_idle, s.units, s.from_us, s.to_us, s.billing_period, s.file_index,
+    unnest(range(s.from_us // 3600000000, (s.to_us - 1) // 3600000000 + 1)) as hour
   from splits s
   join split_machines m on m.rank = s.rank and m.names = s.names
+  join split_pods p
+    on p.part_id is not distinct from s.part_id and p.part_name is not distinct from s.part_name and p.part_tags is not distinct from s.part_tags
 ),
 shared as (
   select
-    g.group_number, s.part_id, s.part_name, s.part_tags, s.is_idle, s.units, s.to_us - s.from_us as whole_us,
+    g.group_number, s.part, s.pod, s.is_idle, s.units, s.to_us - s.from_us as whole_us,
     greatest(s.from_us, g.from_us) as shared_from_us, least(s.to_us, g.to_us) as shared_to_us
   from hours_of_groups g
   join hours_of_splits s on s.rank = g.rank and s.name = g.name and s.hour = g.hour
@@ -86,11 +99,11 @@ shared as (
     and (g.file_index is null or s.file_index is null or s.file_index = g.file_index)
 )
 select
-  group_number, part_id, is_idle, max(part_name) as part_name, max(part_tags) as part_tags,
+  group_number, is_idle, max(pod) as pod,
   min(shared_from_us) as from_us, max(shared_to_us) as to_us,
   sum(units // whole_us * (shared_to_us - shared_from_us) + units % whole_us * (shared_to_us - shared_from_us) // whole_us)::hugeint as units
 from shared
-group by group_number, part_id, is_idle;
+group by group_number, part, is_idle;
 
 -- whole-number weights, laid end to end: idle last
 create or replace temp table split_parts as
@@ -116,11 +129,11 @@ idle as (
   where f.part_units > 0
 ),
 weighed as (
-  select w.group_number, false as is_idle, w.part_id, w.part_name, w.part_tags, w.from_us, w.to_us, w.units
+  select w.group_number, false as is_idle, w.pod, w.from_us, w.to_us, w.units
   from split_weights w
   where not w.is_idle and w.units > 0
   union all
-  select group_number, true, null, null, null, null, null, idle_units from idle where idle_units > 0
+  select group_number, true, null, null, null, idle_units from idle where idle_units > 0
 ),
 whole as (
   -- below 10^18 together, by leaving out decimals: round weights stay what they are, and nothing below passes 2^127
@@ -131,12 +144,14 @@ whole as (
   from weighed
 )
 select
-  w.group_number, w.is_idle, w.part_id, w.part_name, w.part_tags, w.from_us, w.to_us, i.is_scaled, w.weight,
-  sum(w.weight) over (partition by w.group_number order by w.is_idle, w.part_id)::hugeint as upto,
+  w.group_number, w.is_idle, w.pod, w.from_us, w.to_us, i.is_scaled, w.weight,
+  sum(w.weight) over (partition by w.group_number order by w.is_idle, w.pod)::hugeint as upto,
   sum(w.weight) over (partition by w.group_number)::hugeint as total
 from whole w
 join idle i on i.group_number = w.group_number
 where w.weight > 0;
+
+drop table split_weights;
 
 -- one group per line: the bill's own weights first, then other sources in their order
 create or replace temp table split_lines as

@@ -18,7 +18,7 @@ with lines as (
 ),
 cut as (
   select
-    l.place, p.is_idle, p.part_id, p.part_name, p.part_tags, case when l.tells_time then p.to_us - p.from_us end as life_us, p.upto = p.total as is_last, p.is_scaled,
+    l.place, p.is_idle, p.pod, case when l.tells_time then p.to_us - p.from_us end as life_us, p.upto = p.total as is_last, p.is_scaled,
     r.source, r.method,
     part_of(l.effective_cost, p.weight, p.upto, p.total) as effective_cost,
     -- mostly the same amount again
@@ -36,7 +36,7 @@ cut as (
   join split_sources r on r.rank = g.rank
 )
 select
-  place, is_idle, part_id, part_name, part_tags, life_us, is_last, method,
+  c.place, c.is_idle, o.part_id, o.part_name, o.part_tags, life_us, is_last, method,
   case
     when is_scaled then json_object('source', source, 'is_scaled', true)
     when source is not null then json_object('source', source)
@@ -46,5 +46,6 @@ select
   case when has_list_cost then coalesce(other_list_cost, effective_cost) end as list_cost,
   case when has_contracted_cost then coalesce(other_contracted_cost, effective_cost) end as contracted_cost,
   pricing_currency_effective_cost, pricing_quantity, consumed_quantity, commitment_discount_quantity
-from cut
-order by place, is_idle, part_id;
+from cut c
+left join split_pods o on o.pod = c.pod
+order by c.place, c.is_idle, c.pod;
