@@ -255,7 +255,7 @@ ACTUAL = [
     cost("0", **RESERVED),
     cost("0", **PLANNED),
     cost("8760.00", ChargeType="Purchase", Frequency="OneTime", **BOUGHT, **RESERVED),
-    cost("70.00", ChargeType="Purchase", Frequency="Recurring", **BOUGHT, **PLANNED),
+    cost("70.00", ChargeType="Purchase", Frequency="Recurring", **{**BOUGHT, "SubscriptionId": SUBSCRIPTION}, **PLANNED),
     cost("-60.00", ChargeType="Refund", Frequency="OneTime", **BOUGHT, **RESERVED),
 ]
 AMORTIZED = [
