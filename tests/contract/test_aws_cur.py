@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runspend.billing import mapped, probe_source, staging, texts
+from runspend.billing import distinct, mapped, probe_source, staging, texts
 from runspend.config import BillSource
 from runspend.errors import SourceRefused
 from tests.cur_files import LINE, NET, athena, legacy, line, month, parquet_table, write_cur
@@ -312,6 +312,42 @@ def test_the_same_lines_whatever_the_parts_their_order_and_the_time_zone(tmp_pat
     monkeypatch.undo()
     time.tzset()
     assert len(seen) == 1
+
+
+def test_asking_once_per_combination_finds_the_same_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether SQL sees every row or each combination of values once: the same lines, of rows that become none, one or two."""
+    path = write_cur(tmp_path / "cur.csv", [*TAGGED, line("Usage", "one"), line(line_item_currency_code="?")] * 2)
+    found = []
+    for least_rows in (1, 10**9):
+        monkeypatch.setattr(distinct, "LEAST_ROWS", least_rows)
+        monkeypatch.setattr(distinct, "FEW", 1)
+        monkeypatch.setattr(distinct, "FEW_VALUES", 1)
+        distinct._kept.clear()
+        bill = nights(tmp_path / str(least_rows), path)
+        outcome = only(bill.load())
+        found.append((bill.store["billing_lines", "2026-10"], bill.store["billing_quarantine", "2026-10"], outcome.extra["left_out"]))
+        assert [needs is not None for needs in distinct._kept.values()] == [True] * (least_rows == 1)
+    assert found[0] == found[1]
+    assert (found[0][0].num_rows, found[0][1].num_rows) == (2 * 9, 4)
+
+
+def test_a_query_that_looks_at_other_rows_is_asked_of_all(tmp_path: Path) -> None:
+    """A sum over rows, or rows joined with rows, cannot be told row by row; a look-up can."""
+    rows = pa.table({"kind": pa.array(["a", "b", "b"]).dictionary_encode(), "row_number": pa.array([1, 2, 3], pa.int64())})
+    queries = {
+        "select kind, row_number from bill": True,
+        "select kind || name as kind, row_number from bill left join (values ('a', 'x')) named(code, name) on code = kind": True,
+        "select kind, row_number from bill where row_number > 1 union all select kind, row_number from bill": True,
+        "select kind || count(*) over (partition by kind) as kind, row_number from bill": False,
+        "select max(kind) as kind, min(row_number) as row_number from bill": False,
+        "select a.kind, a.row_number from bill a join bill b on a.kind = b.kind": False,
+        "with c as materialized (select * from bill) select a.kind, a.row_number from c a join c b on a.kind = b.kind": False,
+    }
+    with staging.Staged(tmp_path) as staged:
+        staged.con.register("bill", rows)
+        told = {query: distinct._find_needs(staged.con, rows.column_names, query, ["kind"], "") for query in queries}
+    assert {query: needs is not None for query, needs in told.items()} == queries
+    assert "kind" in told["select kind, row_number from bill"]["kind"]  # type: ignore[index]
 
 
 def test_the_slow_way_of_reading_finds_the_same_lines(tmp_path: Path) -> None:

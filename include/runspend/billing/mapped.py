@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from runspend.billing import columns, splits, texts
+from runspend.billing import columns, distinct, splits, texts
 from runspend.billing.staging import Staged, StagedFile, delivered_fields, one_piece, sql_text
 from runspend.tables import FOCUS_COLUMNS
 
@@ -68,10 +68,12 @@ def stage(
     kinds: Sequence[Kind],
     version: Callable[[Sequence[str]], str],
     variables: Mapping[str, Any] | None = None,
+    look: Callable[[pa.Table], None] | None = None,
 ) -> StagedFile:
     """Put the rows of one verified file into `staged`, or keep them aside. Raises SourceRefused when it does not fit its header.
 
-    `variables` are what the SQL file asks for with `getvariable`. `version(header)` names the variant of the format.
+    `variables` are what the SQL file asks for with `getvariable`. `version(header)` names the variant of the format. `look` sees
+    each share of rows, by the columns of the view, before they are mapped.
     """
     source, name = delivered.source.name, delivered.name
     header = texts.read_header(source, name, delivered.file)
@@ -88,7 +90,7 @@ def stage(
         staged.con.execute(f"set variable {variable} = ?", [value])
     show_aside(staged, kinds)
     found = _Found()
-    _read_all(staged, delivered, header, wanted, kind, spelled, gathered, found)
+    _read_all(staged, delivered, header, wanted, kind, spelled, gathered, found, repr(variables), look)
     dropped = tuple(h for h in header if h not in wanted)
     return StagedFile(version(header), found.rows, dropped, found.unreadable, is_aside=kind.sql is None, left_out=found.left_out)
 
@@ -118,6 +120,8 @@ def _read_all(
     spelled: Mapping[str, Sequence[str]],
     gathered: Mapping[str, Sequence[str]],
     found: _Found,
+    variables: str,
+    look: Callable[[pa.Table], None] | None,
 ) -> None:
     """The quick way, or where a row is odd the slow one, from the start."""
 
@@ -125,20 +129,33 @@ def _read_all(
         for share in shares:
             view = _canonical(staged, share, spelled, gathered)
             found.rows += view.num_rows
+            if look is not None:
+                look(view)
             if kind.splits_sql is not None:
                 _weigh(staged, delivered, kind, view, found)
             if kind.sql is None and kind.splits_sql is None:
                 staged.keep_aside(kind.view, delivered.index, view)
             elif kind.sql is not None:
-                _map(staged, delivered, kind, view, found)
+                _map(staged, delivered, kind, view, found, variables)
 
     source, name = delivered.source.name, delivered.name
     try:
-        keep(texts.read_quickly(delivered.file, header, wanted))
+        # A connection of its own: the next share is read while this one is mapped.
+        with staged.con.cursor() as reader:
+            keep(_ahead(texts.read_quickly(reader, delivered.file, header, wanted)))
     except texts.NotPlain:
         staged.drop(delivered.index)
         found.rows, found.unreadable, found.left_out = 0, {}, {}
         keep(texts.read_slowly(staged.con, source, name, delivered.file, header, wanted))
+
+
+def _ahead(shares: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same, each got while the one before it is at work."""
+    with ThreadPoolExecutor(1) as beside:
+        following = beside.submit(next, shares, None)
+        while (share := following.result()) is not None:
+            following = beside.submit(next, shares, None)
+            yield share
 
 
 def _canonical(
@@ -191,7 +208,7 @@ def _weigh(staged: Staged, delivered: Delivered, kind: Kind, view: pa.Table, fou
     staged.con.unregister(kind.view)
 
 
-def _map(staged: Staged, delivered: Delivered, kind: Kind, view: pa.Table, found: _Found) -> None:
+def _map(staged: Staged, delivered: Delivered, kind: Kind, view: pa.Table, found: _Found, variables: str) -> None:
     """One share of rows through the format's SQL, judged, into `staged`."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -202,12 +219,16 @@ def _map(staged: Staged, delivered: Delivered, kind: Kind, view: pa.Table, found
     query = files("runspend.billing.formats").joinpath(kind.sql).read_text(encoding="utf-8")
     types = {str(row[0]): str(row[1]).upper() for row in con.execute(f"describe {query}").fetchall()}
     _check_columns(kind, types)
-    judged = con.sql(_judging_sql(query, types)).to_arrow_table()
+    told = [c.name for c in FOCUS_COLUMNS if c.name in types] + ["billing_period", "odd", "left_out"]
+    told += [name for name in ("delivered_instance_type",) if name in types]
+    others = ["trouble", "odd_cost", "long_billed_cost", "unread", texts.ROW_NUMBER]
+    judged = _with_trouble(distinct.run(con, kind.view, view, _judging_sql(query, types), told, others, variables))
     con.unregister(kind.view)
     if judged.column("left_out").null_count < judged.num_rows:
-        _add_counts(found.left_out, judged.column("left_out"))
-        judged = judged.filter(pc.is_null(judged.column("left_out")))
-    for texts_of_row in judged.column("unread").drop_null().to_pylist():
+        is_out = pc.and_(pc.is_valid(judged.column("left_out")), pc.is_null(judged.column("trouble")))
+        _add_counts(found.left_out, judged.column("left_out").filter(is_out))
+        judged = judged.filter(pc.invert(is_out))
+    for texts_of_row in judged.filter(pc.is_null(judged.column("trouble"))).column("unread").drop_null().to_pylist():
         for name in texts_of_row:
             found.unreadable[name] = found.unreadable.get(name, 0) + 1
     raw = _whole_rows_in_trouble(con, delivered, judged)
@@ -220,20 +241,32 @@ def _map(staged: Staged, delivered: Delivered, kind: Kind, view: pa.Table, found
     }
     wanted = [field for field in delivered_fields() if field.name not in made]
     with ThreadPoolExecutor() as several:
-        coded = several.map(lambda field: _coded(judged.column(field.name), field.type), wanted)
+        coded = several.map(lambda field: _coded(judged, field.name, field.type), wanted)
         made |= {field.name: column for field, column in zip(wanted, coded, strict=True)}
     staged.add(delivered.index, pa.table({wanted.name: made[wanted.name] for wanted in delivered_fields()}))
 
 
-def _coded(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
-    """The column in its staged type."""
+def _with_trouble(judged: pa.Table) -> pa.Table:
+    """The first thing that is wrong with each row, as its trouble."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found = [judged.column(name) for name in ("trouble", "odd", "odd_cost")]
+    wrong = [column.cast(pa.string()) for column in found if column.null_count < judged.num_rows]
+    trouble = pc.coalesce(*wrong) if wrong else pa.nulls(judged.num_rows, pa.string())
+    return judged.drop_columns(["trouble", "odd", "odd_cost"]).append_column("trouble", trouble)
+
+
+def _coded(judged: pa.Table, name: str, kind: pa.DataType) -> pa.Array:
+    """A column in its staged type; nulls where the SQL does not select it."""
     import pyarrow as pa
 
-    if column.null_count == len(column):
-        return pa.nulls(len(column), kind)
-    if pa.types.is_dictionary(kind):
-        return one_piece(column.dictionary_encode()).cast(kind)
-    return one_piece(column).cast(kind)
+    if name not in judged.column_names or judged.column(name).null_count == judged.num_rows:
+        return pa.nulls(judged.num_rows, kind)
+    column = one_piece(judged.column(name))
+    if pa.types.is_dictionary(kind) and not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    return column.cast(kind)
 
 
 def _add_counts(counts: dict[str, int], column: pa.ChunkedArray) -> None:
@@ -255,7 +288,8 @@ def _check_columns(kind: Kind, types: Mapping[str, str]) -> None:
 
 
 def _judging_sql(query: str, types: Mapping[str, str]) -> str:
-    """Every staged column of what a format's SQL selects, what is wrong with each row, and which of its values were unreadable."""
+    """Every staged column of what a format's SQL selects, what is wrong with each row (by its SQL, its times and currency, its
+    cost), and which of its values were unreadable."""
     typed, unread = [], {}
     for column in FOCUS_COLUMNS:
         kind, name = SQL_TYPES[column.type], column.name
@@ -270,15 +304,14 @@ def _judging_sql(query: str, types: Mapping[str, str]) -> str:
                 typed.append(f"cast({name} as varchar) as {name}_text")
     typed += [f"{name if name in types else 'cast(null as varchar)'} as {name}" for name in OTHERS]
     checks = [
-        "trouble",
         *(
             f"case when not is_plausible({name}) then unreadable('{FOCUS_NAMES[name]}', {name}_text, 'a UTC time such as 2026-10-01T00:00:00Z') end"
             for name in TIMES
         ),
         "case when billing_currency is null or upper(trim(billing_currency)) not in (select code from currencies) "
         "then unreadable('BillingCurrency', billing_currency, 'an ISO 4217 code such as USD') end",
-        "case when billed_cost is null or contains(billed_cost_text, '_') then unreadable('BilledCost', billed_cost_text, 'a plain decimal number') end",
     ]
+    cost_check = "case when billed_cost is null or contains(billed_cost_text, '_') then unreadable('BilledCost', billed_cost_text, 'a plain decimal number') end"
     long_cost = (
         "long_billed_cost"
         if "long_billed_cost" in types or types["billed_cost"] != "VARCHAR"
@@ -288,10 +321,9 @@ def _judging_sql(query: str, types: Mapping[str, str]) -> str:
     listed = ", ".join(f"case when {is_bad} then {sql_text(name)} end" for name, is_bad in unread.items())
     return (
         f"with mapped as ({query}\n), typed as (select {', '.join(typed)}, {texts.ROW_NUMBER} from mapped), "
-        f"judged as (select * exclude (trouble), coalesce({', '.join(checks)}) as trouble, {long_cost} as long_cost from typed) "
-        f"select {names}, delivered_instance_type, month_of(billing_period_start) as billing_period, trouble, long_cost as long_billed_cost, "
-        f"{texts.ROW_NUMBER}, case when trouble is null then left_out end as left_out, "
-        f"case when trouble is null and ({' or '.join(unread.values()) or 'false'}) "
+        f"judged as (select *, coalesce({', '.join(checks)}) as odd, {cost_check} as odd_cost, {long_cost} as long_cost from typed) "
+        f"select {names}, delivered_instance_type, month_of(billing_period_start) as billing_period, trouble, odd, odd_cost, "
+        f"long_cost as long_billed_cost, {texts.ROW_NUMBER}, left_out, case when {' or '.join(unread.values()) or 'false'} "
         f"then list_filter([{listed or 'null'}], lambda name: name is not null) end as unread from judged"
     )
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runspend.billing import columns
+from runspend.billing import columns, parquet_texts
 from runspend.billing.staging import one_piece, sql_text
 from runspend.billing.verify import MAX_LINE_BYTES, VerifiedFile
 from runspend.errors import SourceRefused
@@ -60,21 +60,42 @@ class NotPlain(Exception):
     """A file that the quick way cannot read; nothing is wrong with it yet."""
 
 
-def read_quickly(file: VerifiedFile, header: Sequence[str], wanted: Sequence[str]) -> Iterator[pa.Table]:
-    """The wanted columns of a CSV in which every record is one line, a share at a time, as coded texts; empty is null. The
-    last column is `row_number`. Raises NotPlain, perhaps after some shares: those are to be forgotten, and the file read slowly.
+def read_quickly(
+    con: duckdb.DuckDBPyConnection, file: VerifiedFile, header: Sequence[str], wanted: Sequence[str]
+) -> Iterator[pa.Table]:
+    """The wanted columns of a CSV in which every record is one line, or of a Parquet file of plain columns and maps, a share at a
+    time, as coded texts; empty is null. The last column is `row_number`. Raises NotPlain, perhaps after some shares: those are to
+    be forgotten, and the file read slowly.
     """
+    import pyarrow as pa
+
+    rows = 0
+    if len(set(header)) != len(header):
+        raise NotPlain
+    if file.kind == "parquet" and parquet_texts.can_read(file.readable, wanted):
+        shares = parquet_texts.read(con, file.readable, wanted, SHARE)
+    elif file.kind == "csv":
+        shares = _read_lines(file, header, wanted)
+    else:
+        raise NotPlain
+    for share in shares:
+        numbers = pa.array(range(rows + 1, rows + len(share[0]) + 1), pa.int64())
+        rows += len(numbers)
+        yield pa.table([*share, numbers], names=[*wanted, ROW_NUMBER])
+    if file.kind == "csv" and (rows != file.lines - 1 - _blank_lines_at_end(file.readable) or not ends_whole(file.readable, len(header))):
+        raise NotPlain
+
+
+def _read_lines(file: VerifiedFile, header: Sequence[str], wanted: Sequence[str]) -> Iterator[list[pa.Array]]:
+    """The wanted columns of a CSV, parsed a part at a time."""
     import pyarrow as pa
     import pyarrow.csv as arrow_csv
 
-    if file.kind != "csv" or len(set(header)) != len(header):
-        raise NotPlain
     read = arrow_csv.ReadOptions(block_size=BLOCK_BYTES, column_names=list(header))
     parse = arrow_csv.ParseOptions(delimiter=_delimiter(file.readable))
     convert = arrow_csv.ConvertOptions(
         column_types=dict.fromkeys(wanted, columns.text_type()), include_columns=list(wanted), null_values=[""], strings_can_be_null=True
     )
-    rows = 0
     for part in parts_of(file.readable, PART_BYTES):
         with part:
             try:
@@ -82,11 +103,7 @@ def read_quickly(file: VerifiedFile, header: Sequence[str], wanted: Sequence[str
             except pa.ArrowInvalid as error:
                 raise NotPlain from error
         if table is not None:
-            numbers = pa.array(range(rows + 1, rows + table.num_rows + 1), pa.int64())
-            rows += table.num_rows
-            yield pa.table([*(one_piece(c) for c in table.columns), numbers], names=[*wanted, ROW_NUMBER])
-    if rows != file.lines - 1 - _blank_lines_at_end(file.readable) or not ends_whole(file.readable, len(header)):
-        raise NotPlain
+            yield [one_piece(column) for column in table.columns]
 
 
 def read_slowly(

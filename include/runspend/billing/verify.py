@@ -96,7 +96,15 @@ def _unpack(source: str, name: str, path: Path, unpack_to: Path) -> tuple[str, i
     unpack_to.parent.mkdir(parents=True, exist_ok=True)
     member = zlib.decompressobj(wbits=31)
     is_open = False
-    with unpack_to.open("wb") as out:
+
+    def keep(plain: bytes) -> None:
+        text.take(plain)
+        if text.bytes > RATIO_FROM_BYTES and text.bytes > MAX_RATIO * packed:
+            raise _refused(source, name, f"it unpacks to more than {MAX_RATIO} times its {packed} bytes. Check what wrote it")
+        out.write(plain)
+
+    with unpack_to.open("wb") as out, ThreadPoolExecutor(1) as beside:  # one piece is kept while the next is unpacked
+        keeping = beside.submit(keep, b"")
         for chunk in _chunks(path):
             digest.update(chunk)
             while chunk:
@@ -109,15 +117,13 @@ def _unpack(source: str, name: str, path: Path, unpack_to: Path) -> tuple[str, i
                     plain = member.decompress(chunk, CHUNK_BYTES)
                 except zlib.error as error:
                     raise _refused(source, name, f"its gzip is damaged ({error}). Deliver it again") from error
-                if plain:
-                    text.take(plain)
-                    if text.bytes > RATIO_FROM_BYTES and text.bytes > MAX_RATIO * packed:
-                        raise _refused(source, name, f"it unpacks to more than {MAX_RATIO} times its {packed} bytes. Check what wrote it")
-                    out.write(plain)
+                keeping.result()
+                keeping = beside.submit(keep, plain)
                 if member.eof:
                     chunk, is_open = member.unused_data, False
                 else:
                     chunk = member.unconsumed_tail
+        keeping.result()
         if is_open or not packed:
             raise _refused(source, name, "its gzip ends in the middle. Deliver it again")
     return digest.hexdigest(), text.finish()

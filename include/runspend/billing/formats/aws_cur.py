@@ -11,11 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING
 
 from runspend.billing import mapped, texts
 from runspend.billing.deliveries import Delivered
-from runspend.billing.mapped import NULL_TEXTS, Kind
+from runspend.billing.mapped import Kind
 from runspend.billing.staging import Staged, StagedFile
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Column of CUR 2.0 -> how the legacy report spells it. Legacy Parquet and Athena mostly write what CUR 2.0 does; where they do
 # not, theirs is the third.
@@ -116,42 +120,38 @@ def cur_version(header: Sequence[str]) -> str:
     return "CUR 2.0" if {"resource_tags", "tags", "product", "bill_payer_account_name"} & set(header) else "CUR legacy"
 
 
+class _NetCosts(Exception):
+    """The file has costs net of private discounts."""
+
+
 def stage(staged: Staged, delivered: Delivered) -> StagedFile:
-    """The rows of one file, as charges. Raises SourceRefused when the file does not fit its header."""
-    return mapped.stage(staged, delivered, KINDS, version=cur_version, variables={"is_net": _is_net(staged, delivered)})
+    """The rows of one file, as charges. Raises SourceRefused when the file does not fit its header.
+
+    All of its costs are read net of private discounts, or none: a net view of some columns would bill one price and amortize
+    another. Net columns are there for payers with such a discount. They are used where each column of costs that the file has
+    comes with its net sibling, and the net costs hold any amount but zero.
+    """
+
+    def look(rows: pa.Table) -> None:
+        if any(_is_amount(text) for text in rows.column(NET_OF["line_item_unblended_cost"]).chunk(0).dictionary.to_pylist()):
+            raise _NetCosts
+
+    header = texts.read_header(delivered.source.name, delivered.name, delivered.file)
+    has_siblings = all(_spelled(net, header) for column, net in NET_OF.items() if _spelled(column, header))
+    try:
+        # Most files have none: that is found out while they are read. One that has tells it soon, and is read again.
+        return mapped.stage(staged, delivered, KINDS, cur_version, {"is_net": False}, look if has_siblings else None)
+    except _NetCosts:
+        staged.drop(delivered.index)
+        return mapped.stage(staged, delivered, KINDS, cur_version, {"is_net": True})
 
 
 def _spelled(column: str, header: Sequence[str]) -> str | None:
     return next((name for name in (column, *SPELLINGS[column]) if name in header), None)
 
 
-def _is_net(staged: Staged, delivered: Delivered) -> bool:
-    """Whether the file's costs are read net of private discounts: all of them, or none.
-
-    Net columns are there for payers with such a discount. They are used when each column of costs that the file has comes with
-    its net sibling, and the net costs hold any amount but zero: a net view of part of the columns would bill one price and
-    amortize another.
-    """
-    source, name, file = delivered.source.name, delivered.name, delivered.file
-    header = texts.read_header(source, name, file)
-    if any(_spelled(column, header) and not _spelled(net, header) for column, net in NET_OF.items()):
-        return False
-    net = _spelled(NET_OF["line_item_unblended_cost"], header)
-    if net is None:
-        return False
-    try:
-        return any(_has_amount(share.column(net)) for share in texts.read_quickly(file, header, [net]))
-    except texts.NotPlain:
-        return any(_has_amount(share.column(net)) for share in texts.read_slowly(staged.con, source, name, file, header, [net]))
-
-
-def _has_amount(column: object) -> bool:
-    """Whether any value of a column of texts is a number other than zero."""
-    values = column.unique().to_pylist()  # type: ignore[attr-defined]  # a pyarrow.ChunkedArray
-    return any(_is_amount(value) for value in values if value is not None and value not in NULL_TEXTS)
-
-
 def _is_amount(text: str) -> bool:
+    """Whether a text is a number other than zero."""
     try:
         return Decimal(text) != 0
     except InvalidOperation:
