@@ -7,6 +7,8 @@ with lines as (
     sku_id, charge_class, billed_nanoseconds, lower(instance_type) as instance_type, machine_gpus, machine_cpus, machine_memory_gb,
     job_key, attached_to, group_keys, storage_key, storage_class, pool_key, line_team, line_project, line_cost_center, line_owner,
     nullif(array_to_string(group_keys, '|'), '') as group_text,
+    -- a machine that `format: machines` lists is there to serve runs, also in a month without any
+    coalesce(service_provider_name = 'own' and resource_type = 'Machine', false) as is_own,
     date_trunc(charge_date, month) as first_month,
     date_trunc(date(timestamp_sub(charge_period_end, interval 1 microsecond)), month) as last_month,
     charge_period_end > charge_period_start and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000 as is_short,
@@ -37,8 +39,8 @@ matched as (
     l.sku_id, l.charge_class, l.billed_nanoseconds, l.instance_type, l.machine_gpus, l.machine_cpus, l.machine_memory_gb,
     l.job_key, l.attached_to, l.group_keys, l.storage_key, l.storage_class, l.pool_key, l.line_team, l.line_project, l.line_cost_center, l.line_owner,
     l.line_kind, l.cost_kind,
-    k.resource_key is not null as is_known,
-    i.resource_key is not null or s.storage_key is not null as is_on_platform,
+    k.resource_key is not null or l.is_own as is_known,
+    i.resource_key is not null or s.storage_key is not null or l.is_own as is_on_platform,
     case
       when l.run_tag is not null then 'run_tag'
       when l.line_kind = 'fee' then 'none'
