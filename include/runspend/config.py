@@ -319,6 +319,7 @@ class BillSource(Frozen):
     machines: list[Machine] = []
     slurm: SlurmSettings | None = None
     currency: Currency | None = None  # of a bill that names none; left out: `currency` of the settings
+    pods: Literal["split", "whole"] = "split"  # of a bill with rows of split cost allocation: machines are split by them, or stay whole
     splits: list[Name] | None = None  # of `format: opencost`: the bills whose lines it splits; left out: every bill
     lines: LineSelector | None = None  # of `format: opencost`: lines that are the cluster's machines together, where it names none
     idle: Literal["keep", "share"] = "keep"  # of `format: opencost`: what no pod had is a part of its own, or every pod's
@@ -360,8 +361,8 @@ class BillSource(Frozen):
         for key, default in (("splits", None), ("lines", None), ("idle", "keep")):
             if is_bill and getattr(self, key) != default:
                 raise ValueError(f"`{key}:` belongs to `format: opencost`")
-        for key in ("only", "delivery"):
-            if not is_bill and getattr(self, key) is not None:
+        for key, default in (("only", None), ("delivery", None), ("pods", "split")):
+            if not is_bill and getattr(self, key) != default:
                 raise ValueError(f"`{key}:` belongs to a bill, and `format: opencost` is none: it splits lines of bills")
         return self
 

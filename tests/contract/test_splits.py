@@ -118,6 +118,15 @@ def test_12_parts_another_has_allocated_total_the_same(tmp_path: Path) -> None:
     assert {each["resource_key"] for each in bill.lines()} == {"train/a", "train/b"}
 
 
+def test_split_rows_may_be_left_alone(tmp_path: Path) -> None:
+    """With `pods: whole` the node's line stays the node's, for runs that name nodes; a change of mind is another version."""
+    bill = nights(tmp_path, write_cur(tmp_path / "cur.csv", [{**line("Usage", "10.00"), **SPLIT}, pod("a", "10.00", "0")]), pods="whole")
+    bill.load()
+    assert [(each["allocated_resource_id"], each["resource_key"]) for each in bill.lines()] == [(None, NODE)]
+    assert only(bill.load(source=bill.source.model_copy(update={"pods": "split"}))).state == "loaded"
+    assert parts(bill) == {"a": Decimal("10.00")}
+
+
 def test_rows_of_an_hour_split_that_hour_and_no_other(tmp_path: Path) -> None:
     later = {"line_item_usage_start_date": "2026-10-05T11:00:00Z", "line_item_usage_end_date": "2026-10-05T12:00:00Z"}
     rows = [{**line("Usage", "10.00"), **SPLIT}, {**line("Usage", "5.00", **later), **SPLIT}, pod("a", "9.00", "1.00")]

@@ -159,7 +159,7 @@ def load_source(
     `previous(table, "2026-10")` gives this source's published rows or None; `periods_known` are the periods it has.
     `accept` holds "SOURCE:YYYY-MM" for refusals a person has looked at.
     """
-    rules = Rules(scope, pools, dimensions or DimensionSettings(), keys or KeySettings(), weights, source.delivery == "versions")
+    rules = Rules(scope, pools, dimensions or DimensionSettings(), keys or KeySettings(), weights, source.delivery == "versions", source.pods)
     tonight = _Tonight(
         source,
         now,

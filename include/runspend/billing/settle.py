@@ -60,6 +60,7 @@ class Rules:
     keys: KeySettings = field(default_factory=KeySettings)
     weights: Sequence[splits.Weights] = ()  # by which machines' lines are split among pods
     is_by_file: bool = False  # each file of the bill is a whole one
+    pods: str = "split"  # what rows of split cost allocation do: "split" their machines, or leave them "whole"
     only: Selector | None = None  # lines of this bill that count; what it does not name is out of scope
 
     @property
@@ -73,13 +74,17 @@ class Rules:
 
     def said(self) -> dict[str, Any]:
         """Everything above, in a form that can be compared."""
-        said = {
+        said: dict[str, Any] = {
             "scope": None if self.scope is None else {"include": self.scope.include, "exclude": self.scope.exclude},
             "pools": [[pool.name, pool.lines, list(pool.equal)] for pool in self.pools],
             "dimensions": {dimension: self.line_tags(dimension) for dimension in DIMENSIONS},
             "keys": {"run_id": self.keys.run_id, "job": self.keys.job, "attached_to": self.keys.attached_to, "groups": self.keys.groups},
         }
-        return {**said, "splits": [w.said() for w in self.weights]} if self.weights else said
+        if self.weights:
+            said["splits"] = [w.said() for w in self.weights]
+        if self.pods != "split":
+            said["pods"] = self.pods
+        return said
 
 
 def settle_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:
@@ -91,7 +96,7 @@ def settle_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:
     _find_resources(staged)
     _find_billed_time(staged)
     pools = {w.source: select_rows(staged, w.lines, source) for w in rules.weights if w.lines is not None}
-    splits.split_lines(staged, rules.weights, pools, found, is_by_file=rules.is_by_file)
+    splits.split_lines(staged, rules.weights, pools, found, is_by_file=rules.is_by_file, has_own=rules.pods == "split")
     _count_repeats(staged)
     _find_machines(staged)
     _read_tags(staged, rules, found)

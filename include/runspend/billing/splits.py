@@ -109,17 +109,18 @@ def count_left_out(staged: Staged, rows: pa.Table) -> dict[str, int]:
 
 
 def split_lines(
-    staged: Staged, others: Sequence[Weights], pools: Mapping[str, pa.Array], found: dict[str, Any], *, is_by_file: bool
+    staged: Staged, others: Sequence[Weights], pools: Mapping[str, pa.Array], found: dict[str, Any], *, is_by_file: bool, has_own: bool
 ) -> None:
     """Replace every line that weights are there for by its parts.
 
     `pools`: which lines a source with `lines` names, by the source. `is_by_file`: the bill's own weights are for lines of their file.
+    `has_own`: they count at all.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     con = staged.con
-    if not _gather_weights(staged, others):
+    if not _gather_weights(staged, others, has_own):
         return
     con.register("split_pools", _pool_rows(pools))
     con.execute(f"set variable split_by_file = {'true' if is_by_file else 'false'}; set variable split_share = {SHARE}")
@@ -154,7 +155,7 @@ def _note_delivered(staged: Staged) -> None:
     staged.delivered_rows = "delivered_rows"
 
 
-def _gather_weights(staged: Staged, others: Sequence[Weights]) -> bool:
+def _gather_weights(staged: Staged, others: Sequence[Weights], has_own: bool) -> bool:
     """The table `splits`: weights of every source, the bill's own first, times and weights as whole numbers. False where there are none."""
     con = staged.con
     con.execute(
@@ -163,7 +164,7 @@ def _gather_weights(staged: Staged, others: Sequence[Weights]) -> bool:
         "create or replace temp table splits (rank int, names varchar, part_id varchar, part_name varchar, part_tags varchar, from_us bigint, "
         "to_us bigint, units hugeint, is_idle boolean, billing_period date, file_index int)"
     )
-    if OWN in staged.aside:
+    if has_own and OWN in staged.aside:
         con.execute("insert into split_sources values (0, null, ?, true, false)", [OWN_METHOD])
         _insert(staged, 0, OWN, None)
     for rank, weights in enumerate(others, 1):
