@@ -292,16 +292,6 @@ class SlurmSettings(Frozen):
     one_file_per: Literal["month", "day"] = "month"
 
 
-class DatabricksPrices(Frozen):
-    """What Databricks usage costs: prices of the account where there are any, else public ones, less a discount."""
-
-    from_: Literal["account_prices", "list"] = Field(
-        default="account_prices", validation_alias=AliasChoices("from", "from_"), serialization_alias="from"
-    )
-    else_: Literal["list", "none"] = Field(default="list", validation_alias=AliasChoices("else", "else_"), serialization_alias="else")
-    discount: Discount = Decimal(0)  # off public prices; those of the account have theirs in them
-
-
 class BillSource(Frozen):
     """One bill: where its export lies and how it is delivered."""
 
