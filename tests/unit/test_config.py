@@ -76,7 +76,7 @@ def test_the_cloud_example_means_what_it_says() -> None:
     assert server.database.get_secret_value() == "postgresql://reader:canary%2Fdb%40pass%20word@mlflow-db.ml:5432/mlflow"
     assert server.copy_.tags == ["team", "project", "model"]
     assert server.copy_.params == ["dataset"]
-    assert (bill.late_after, bill.delivery, "delivery" in bill.model_fields_set) == (timedelta(hours=36), "parts", False)
+    assert (bill.late_after, bill.delivery, "delivery" in bill.model_fields_set) == (timedelta(hours=36), None, False)
     assert settings.scope is not None
     assert settings.scope.include[0] == {"account": ["111122223333", "000011112222"]}
     assert settings.stores[0].uri == "s3://globex-mlflow-artifacts"
@@ -248,7 +248,7 @@ def test_a_password_in_a_uri_is_encoded_once(tmp_path: Path, password: str, enco
         ),
         (f"{SERVER}    username: u\n", "line 2, tracking[0]: `username` and `password` belong together"),
         ("billing:\n  - name: aws\n", "line 2, billing[0]: `uri` is missing"),
-        ("billing:\n  - {name: a, uri: b, format: csv}\n", "line 2, billing[0].format: allowed are 'auto', 'focus'"),
+        ("billing:\n  - {name: a, uri: b, format: csv}\n", "line 2, billing[0].format: allowed are 'auto', 'aws-cur'"),
         ("scope:\n  include:\n    - acount: x\n", "line 3, scope.include[0]: unknown selector key 'acount'; allowed are source, account"),
         ("scope:\n  include:\n    - {}\n", "line 3, scope.include[0]: a selector is a map"),
         ("dimensions:\n  team: [tag.team]\n", "line 2, dimensions.team[0]: allowed are run.tag.KEY"),
