@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # Rows that are held as texts at once, and bytes of CSV that are parsed at once.
 SHARE = 250_000
-PART_BYTES = 256 << 20
+PART_BYTES = 128 << 20
 BLOCK_BYTES = 4 << 20
 DELIMITERS = (",", "|", ";", "\t")
 ROW_NUMBER = "row_number"
