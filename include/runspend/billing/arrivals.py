@@ -1,0 +1,231 @@
+"""Delivered files on their way into the engine: fetched or known, verified, recognized, staged.
+
+Put here what happens to a file before its rows have a period. Which files count for a period is for `load.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from runspend.billing import census as counts
+from runspend.billing.census import FedPeriod
+from runspend.billing.deliveries import DATA_NAMES, Delivered, DeliveredFile
+from runspend.billing.formats import find_format, format_module, offered
+from runspend.billing.places import Folder, open_folder
+from runspend.billing.staging import Staged, StagedFile, wake
+from runspend.billing.texts import read_header
+from runspend.billing.tonight import Tonight, refused
+from runspend.billing.verify import VerifiedFile, verify_file
+from runspend.billing.versions import FedFile
+from runspend.config import BillSource
+from runspend.errors import SourceRefused
+
+
+@dataclass
+class ArrivedFile:
+    """One delivered file on this machine, whole; `staged` once its rows are in the engine.
+
+    With `bring` it is not here yet: its stamp says that it holds what it held when it was read, and it is fetched only if its
+    rows are needed again.
+    """
+
+    index: int
+    delivered: DeliveredFile
+    verified: VerifiedFile
+    path: Path
+    format: str = ""
+    label: str | None = None  # as the format calls it: files of several labels complement each other
+    stands_for: str | None = None  # what its name alone says of what is charged
+    copies: list[str] = field(default_factory=list)  # names of byte-identical files
+    stamps: dict[str, str] = field(default_factory=dict)  # by name: its own and its copies', of places that vouch for files
+    staged: StagedFile | None = None
+    bring: Callable[[], tuple[Path, VerifiedFile]] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.delivered.entry.name
+
+    @property
+    def modified_at(self) -> datetime:
+        return self.delivered.entry.modified_at
+
+    @property
+    def digest(self) -> str:
+        """What it adds to a version: its bytes, and as what they are read."""
+        return " ".join(text for text in (self.verified.sha256, self.label, self.stands_for) if text)
+
+
+def rivals_of(files: Sequence[ArrivedFile]) -> list[list[ArrivedFile]]:
+    """Files apart by label: those of two labels complement each other; one without a label complements none."""
+    labels: list[str | None] = [*sorted({f.label for f in files if f.label})] or [None]
+    return [[f for f in files if f.label in (label, None)] for label in labels]
+
+
+def stage_or_note(tonight: Tonight, staged: Staged, file: ArrivedFile, beside: Sequence[ArrivedFile], bad: dict[str, SourceRefused]) -> None:
+    try:
+        _stage(tonight, staged, file, beside)
+    except SourceRefused as error:
+        staged.drop(file.index)
+        bad[file.name] = error
+
+
+def open_bill(source: BillSource, workdir: Path, now: datetime, progress: Callable[[str], None]) -> Folder:
+    """Where the bill lies: what its format makes of the address, else a folder or a bucket."""
+    if source.format != "auto" and (open_place := offered(format_module(source.format), "open_place")):
+        place: Folder | None = open_place(source, workdir, now)
+        if place is not None:
+            return place
+    return open_folder(source, workdir, progress)
+
+
+def is_data_of(source: BillSource) -> Callable[[str], bool]:
+    """Which names are those of data files."""
+    names: Callable[[str], bool] | None = offered(format_module(source.format), "names") if source.format != "auto" else None
+    return lambda name: bool(DATA_NAMES.search(name) or (names and names(name)))
+
+
+def verify_all(
+    tonight: Tonight, folder: Folder, delivered: Sequence[DeliveredFile], workdir: Path, bad: dict[str, SourceRefused] | None = None
+) -> list[ArrivedFile]:
+    """Every file fetched and read once, but for those whose stamp is known; byte-identical ones count once, unless manifests or
+    names call them two kinds. With `bad`, refusals are noted there."""
+    by_digest: dict[tuple[str, str | None, str | None], ArrivedFile] = {}
+    seen = _seen_before(tonight)
+    with ThreadPoolExecutor(1) as beside:
+        waking = beside.submit(wake)
+        for index, item in enumerate(delivered):
+            entry = item.entry
+            bring = partial(_fetch, tonight, folder, item, workdir / "unpacked" / f"{index:06d}.csv")
+            file = ArrivedFile(index, item, VerifiedFile(Path(), "", 0, ""), Path(), bring=bring)
+            stamp = _stamp(tonight.source, item)
+            try:
+                if stamp and (fed := seen.get((entry.name, stamp))):
+                    tonight.progress(f"{tonight.source.name}: {entry.name} is as it was loaded before, and is not fetched")
+                    file.verified = VerifiedFile(Path(), "", fed.bytes, fed.sha256)
+                    file.format, file.label = fed.format or tonight.source.format, fed.label
+                else:
+                    file.path, file.verified = bring()
+                    file.bring = None
+            except SourceRefused as error:
+                if bad is None:
+                    raise
+                bad[entry.name] = error
+                continue
+            key = file.verified.sha256, item.label, _stands_for(tonight.source, tonight.source.format, entry.name)
+            if twin := by_digest.get(key):
+                twin.copies.append(entry.name)
+                tonight.progress(f"{tonight.source.name}: {entry.name} has the same bytes as {twin.name} and is not counted again")
+            else:
+                twin = by_digest[key] = file
+            if stamp:
+                twin.stamps[entry.name] = stamp
+        waking.result()
+    return list(by_digest.values())
+
+
+def _fetch(tonight: Tonight, folder: Folder, item: DeliveredFile, unpack_to: Path) -> tuple[Path, VerifiedFile]:
+    entry = item.entry
+    tonight.progress(f"{tonight.source.name}: verifying {entry.name}" + (f" ({entry.bytes:,} bytes)" if entry.bytes else ""))
+    path = folder.fetch(entry)
+    return path, verify_file(tonight.source.name, entry.name, path, stated_bytes=item.stated_bytes, unpack_to=unpack_to)
+
+
+def _stamp(source: BillSource, item: DeliveredFile) -> str | None:
+    """What vouches that a file is what it was and is read as it was: its place's stamp and size, the address, its manifest's
+    word for it. None where the place vouches for nothing."""
+    entry = item.entry
+    if entry.stamp is None:
+        return None
+    return hashlib.sha256(json.dumps([entry.stamp, entry.bytes, source.uri, item.label]).encode()).hexdigest()[:32]
+
+
+def _seen_before(tonight: Tonight) -> dict[tuple[str, str | None], FedFile]:
+    """Files of the versions in place by name and stamp. Where another format is written now, every file has to be looked at."""
+    asked = tonight.source.format
+    files = (fed for book in tonight.books.values() for fed in book.files if fed.stamp)
+    return {(fed.name, fed.stamp): fed for fed in files if asked in ("auto", fed.format)}
+
+
+def _stands_for(source: BillSource, format_name: str, name: str) -> str | None:
+    """What the name of a file says of what is charged, where its format has such names."""
+    stands_for = None if format_name == "auto" else offered(format_module(format_name), "stands_for")
+    said: str | None = stands_for(source, name) if stands_for else None
+    return said
+
+
+def recognize(
+    tonight: Tonight, files: Sequence[ArrivedFile], bad: dict[str, SourceRefused] | None = None
+) -> tuple[list[ArrivedFile], list[ArrivedFile]]:
+    """(files of charges, files of what is looked up for them); the latter become part of every version. With `bad`,
+    refusals are noted there."""
+    charges: list[ArrivedFile] = []
+    aside: list[ArrivedFile] = []
+    for file in files:
+        try:
+            is_aside = not file.bring and _recognize_file(tonight, file)
+        except SourceRefused as error:
+            if bad is None:
+                raise
+            bad[file.name] = error
+            continue
+        file.stands_for = _stands_for(tonight.source, file.format, file.name)
+        (aside if is_aside else charges).append(file)
+    if aside:
+        # The settings are JSON on one line: what follows the first line end is of an earlier period's files.
+        tonight.settings = "\n".join([tonight.settings.partition("\n")[0], *sorted(f.verified.sha256 for f in aside)])
+    return charges, aside
+
+
+def _recognize_file(tonight: Tonight, file: ArrivedFile) -> bool:
+    """Find the format of a file that is here, and what that calls it; whether it is one that is looked up for charges."""
+    header = read_header(tonight.source.name, file.name, file.verified)
+    file.format = find_format(tonight.source, file.name, header)
+    if label := offered(format_module(file.format), "label"):
+        file.label = label(f"{tonight.source.uri}/{file.name}", file.delivered.label, header)
+    is_aside = offered(format_module(file.format), "is_aside")
+    return bool(is_aside and is_aside(header))
+
+
+def _stage(tonight: Tonight, staged: Staged, file: ArrivedFile, beside: Sequence[ArrivedFile]) -> None:
+    name = tonight.source.name
+    if file.bring:
+        file.path, file.verified = file.bring()
+        file.bring = None
+        _recognize_file(tonight, file)
+    tonight.progress(f"{name}: reading {file.name}")
+    others = tuple((f.name, f.label) for f in beside)
+    delivered = Delivered(tonight.source, file.name, file.verified, file.index, file.label, others)
+    file.staged = format_module(file.format).stage(staged, delivered)
+    stated = file.delivered.stated_rows
+    if stated is not None and file.staged.rows != stated:
+        raise refused(tonight, f"{file.name} holds {file.staged.rows} rows where its manifest states {stated}", None)
+    if file.verified.readable == file.path:
+        now = file.path.stat()
+        is_copy = file.path.is_relative_to(tonight.workdir)
+        if now.st_size != file.verified.bytes or (not is_copy and abs(file.modified_at.timestamp() - now.st_mtime) > 0.001):
+            raise refused(tonight, f"{file.name} changed while it was read", None)
+    else:
+        file.verified.readable.unlink()  # its rows are in the engine; the disk may be small
+
+
+def combine(staged: Staged, files: Sequence[ArrivedFile]) -> tuple[dict[str, Any], list[FedPeriod]]:
+    """Files of several labels beside each other become one bill: what is to be told, and what files gave periods that have no
+    row of theirs left. Those are part of the period's version all the same."""
+    warnings: dict[str, Any] = {}
+    before: list[FedPeriod] = []
+    files = [f for f in files if not f.bring]  # of the others no row is staged
+    for name in sorted({f.format for f in files if f.label}):
+        before = before or counts.read_census(staged)
+        warnings |= format_module(name).combine(staged, {f.index: f.label for f in files if f.format == name})
+    after = {(p.file_index, p.period) for p in counts.read_census(staged)} if before else set()
+    gone = [p for p in before if (p.file_index, p.period) not in after]
+    return warnings, [replace(p, rows=0, quarantined=0, billed=Decimal(0)) for p in gone]

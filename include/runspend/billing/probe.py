@@ -1,0 +1,75 @@
+"""A look at a bill without loading it, for `runspend doctor`."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from datetime import datetime, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from runspend.billing import census as counts
+from runspend.billing import settle
+from runspend.billing.arrivals import combine, is_data_of, open_bill, recognize, stage_or_note, verify_all
+from runspend.billing.deliveries import Delivery, find_deliveries
+from runspend.billing.settle import Rules
+from runspend.billing.staging import Staged
+from runspend.billing.tonight import Tonight
+from runspend.config import BillSource, KeySettings
+from runspend.errors import SourceRefused
+
+
+def probe_source(source: BillSource, keys: KeySettings | None = None) -> dict[str, Any]:
+    """What a bill holds, without judging versions: format, FOCUS versions, periods, files, rows, sums, coverage.
+
+    {"format", "version", "periods": [...], "files", "rows", "quarantined", "billed": {currency: Decimal},
+     "covered_until": datetime | None, "problems": [...],
+     "usage_rows", "with_resource", "with_run", "with_job": rows of usage, and how many carry what runs are found by,
+     "accounts": {(billing account, sub-account, "2026-10"), ...}, "warnings": {what settling changed: how often}}
+    """
+    with tempfile.TemporaryDirectory(prefix="runspend-probe-") as folder:
+        workdir = Path(folder)
+        tonight = Tonight(
+            source, datetime.now(timezone.utc), Rules(keys=keys or KeySettings()), lambda table, period: None, (), workdir, "probe", lambda line: None, {}, ""
+        )
+        opened = open_bill(source, workdir, tonight.now, tonight.progress)
+        found = find_deliveries(source, opened, is_data_of(source)).found
+        newest: dict[tuple[str | None, str], Delivery] = {}
+        for delivery in found:
+            if not delivery.problem:
+                newest.setdefault((delivery.period, delivery.export), delivery)
+        problems = [d.problem for d in found if d.problem]
+        wanted = [item for delivery in newest.values() for item in delivery.files]
+        with Staged(workdir / "engine") as staged:
+            bad: dict[str, SourceRefused] = {}
+            files, aside = recognize(tonight, verify_all(tonight, opened, wanted, workdir, bad), bad)
+            for file in [*aside, *files]:
+                stage_or_note(tonight, staged, file, files, bad)
+            settle.place_unreadable_periods(staged, {})
+            combine(staged, files)
+            warnings = settle.settle_rows(staged, source.name, tonight.rules)
+            census = counts.read_census(staged)
+            billed: dict[str, Decimal] = {}
+            for part in census:
+                if part.rows:
+                    billed[part.currency] = counts.EXACT.add(billed.get(part.currency, Decimal(0)), part.billed)
+            [(covered_until, good, bad_rows)] = staged.con.execute(
+                "select max(charge_period_end) filter (trouble is null and charge_category = 'Usage'), count(*) filter (trouble is null), "
+                "count(*) filter (trouble is not null) from staged"
+            ).fetchall()
+            evidence = counts.read_evidence(staged)
+        shutil.rmtree(workdir / "unpacked", ignore_errors=True)
+    return {
+        "format": ", ".join(sorted({f.format for f in files})),
+        "version": ", ".join(sorted({f.staged.focus_version for f in files if f.staged})),
+        "periods": sorted({p.period for p in census}),
+        "files": len(files),
+        "rows": good,
+        "quarantined": bad_rows,
+        "billed": billed,
+        "covered_until": covered_until,
+        "problems": problems + [str(error) for error in bad.values()],
+        "warnings": warnings,
+        **evidence,
+    }

@@ -1,0 +1,56 @@
+"""What every step of one bill's load needs to know, and the one way to refuse.
+
+Put here what is the same for all files and periods of tonight. What is done with it is in `load.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runspend.billing import versions
+from runspend.billing.settle import Rules
+from runspend.billing.versions import Book
+from runspend.config import BillSource
+from runspend.errors import SourceRefused
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Previous = Callable[[str, str], "pa.Table | None"]
+
+
+@dataclass
+class Tonight:
+    """The arguments of `load_source`, once."""
+
+    source: BillSource
+    now: datetime
+    rules: Rules
+    previous: Previous
+    accept: Collection[str]
+    workdir: Path
+    load_id: str
+    progress: Callable[[str], None]
+    books: dict[str, Book]
+    settings: str
+
+    def settings_of(self, period: str) -> str:
+        """What besides a period's files decides its rows: the settings, and the weights of other sources that reach into it."""
+        return "\n".join([self.settings, *(weights.digest_of(period) for weights in self.rules.weights)])
+
+    def book(self, period: str) -> Book:
+        if period not in self.books:
+            self.books[period] = versions.read_book(self.source.name, period, self.previous("billing_loads", period))
+        return self.books[period]
+
+
+def refused(tonight: Tonight, why: str, period: str | None) -> SourceRefused:
+    name = tonight.source.name
+    if why.startswith("cannot "):
+        return SourceRefused(name, why, period=period)
+    what = f"{period} of bill {name}" if period else f"bill {name}"
+    return SourceRefused(name, f"cannot load {what}: {why}. The period was left as it was.", period=period)
