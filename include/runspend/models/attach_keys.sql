@@ -3,14 +3,14 @@ with machines as (
   select distinct resource_key from known_machines
 ),
 sets as (
-  -- sets of keys are few, lines are many
-  select distinct l.resource_key, array_to_string(l.group_keys, '|') as group_text
+  -- sets of keys are few, lines are many; as one text, by the sign that `settle.py` splits them at: no key has it
+  select distinct l.resource_key, array_to_string(l.group_keys, chr(31)) as group_text
   from billing_lines l
   join machines m on m.resource_key = l.resource_key
   where l.billing_period = @period and array_length(l.group_keys) > 0
 ),
 keys as (
-  select distinct array_to_string(group_keys, '|') as group_text, group_key
+  select distinct array_to_string(group_keys, chr(31)) as group_text, group_key
   from billing_lines
   cross join unnest(group_keys) as group_key
   where billing_period = @period and array_length(group_keys) > 0

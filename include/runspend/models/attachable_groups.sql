@@ -1,11 +1,11 @@
 -- one row per set of group keys (as text) on the period's lines of which at least one stands on a machine that serves runs as well
 with sets as (
-  select distinct array_to_string(group_keys, '|') as group_text, group_keys
+  select distinct array_to_string(group_keys, chr(31)) as group_text, group_keys
   from billing_lines
   where billing_period = @period and array_length(group_keys) > 0
 ),
 sets_of_machines as (
-  select distinct array_to_string(l.group_keys, '|') as group_text
+  select distinct array_to_string(l.group_keys, chr(31)) as group_text
   from billing_lines l
   left join (select distinct resource_key from known_machines) m on m.resource_key = l.resource_key
   left join (select distinct job_key from settled_jobs) j on j.job_key = l.job_key

@@ -6,7 +6,7 @@ with parts as (
 ),
 windows as (
   select
-    source, line_id, attached_to, group_keys, array_to_string(group_keys, '|') as group_text, charge_period_start, charge_period_end,
+    source, line_id, attached_to, group_keys, array_to_string(group_keys, chr(31)) as group_text, charge_period_start, charge_period_end,
     charge_period_end <= timestamp_add(timestamp_trunc(charge_period_start, hour), interval 1 hour) as is_in_an_hour
   from rest_lines
   where charge_period_end > charge_period_start
@@ -19,7 +19,7 @@ keyed as (
   where attached_to is not null
   union all
   select
-    source, line_id, group_key, strpos(concat('|', group_text, '|'), concat('|', group_key, '|')), is_in_an_hour, charge_period_start, charge_period_end
+    source, line_id, group_key, strpos(concat(chr(31), group_text, chr(31)), concat(chr(31), group_key, chr(31))), is_in_an_hour, charge_period_start, charge_period_end
   from windows
   cross join unnest(group_keys) as group_key
 )

@@ -5,7 +5,7 @@ with charges as (
   select
     source, charge_id, match_method, target_key, window_start, window_end, effective_cost,
     concat(
-      source, '|', billing_currency, '|', cost_kind, '|', coalesce(service_name, '-'), '|', charge_category, '|', cast(sign(effective_cost) as string), '|',
+      source, '|', billing_currency, '|', cost_kind, '|', coalesce(concat('=', replace(service_name, '|', '||')), '-'), '|', charge_category, '|', cast(sign(effective_cost) as string), '|',
       case when match_method in ('pool_time', 'instance_type_time') then '' else charge_id end) as axis
   from charge_sums
 ),

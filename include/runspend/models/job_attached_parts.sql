@@ -1,12 +1,12 @@
 -- one row per group a matched job is in, charge window and run of the job: its part of the window, for lines that hang on the job's machines
 with sets as (
-  select distinct l.job_key, array_to_string(l.group_keys, '|') as group_text
+  select distinct l.job_key, array_to_string(l.group_keys, chr(31)) as group_text
   from billing_lines l
   join (select distinct job_key from settled_jobs) j on j.job_key = l.job_key
   where l.billing_period = @period and array_length(l.group_keys) > 0
 ),
 keys as (
-  select distinct array_to_string(group_keys, '|') as group_text, group_key
+  select distinct array_to_string(group_keys, chr(31)) as group_text, group_key
   from billing_lines
   cross join unnest(group_keys) as group_key
   where billing_period = @period and array_length(group_keys) > 0

@@ -6,7 +6,7 @@ with lines as (
     list_cost, contracted_cost, effective_cost, billed_cost, run_tag, scope, service_category, pricing_category,
     sku_id, charge_class, billed_nanoseconds, lower(instance_type) as instance_type, machine_gpus, machine_cpus, machine_memory_gb,
     job_key, attached_to, group_keys, storage_key, storage_class, pool_key, line_team, line_project, line_cost_center, line_owner,
-    nullif(array_to_string(group_keys, '|'), '') as group_text,
+    nullif(array_to_string(group_keys, chr(31)), '') as group_text,
     -- a machine that `format: machines` lists is there to serve runs, also in a month without any
     coalesce(service_provider_name = 'own' and resource_type = 'Machine', false) as is_own,
     date_trunc(charge_date, month) as first_month,

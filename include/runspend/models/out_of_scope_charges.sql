@@ -27,10 +27,12 @@ sums as (
 )
 select
   s.source, s.billing_period,
-  -- '-' stands for null, so that two keys never read alike by leaving a part out
+  -- as in pooled_lines: a text is '=' and itself with every '|' doubled, null is '-'
   concat(
-    cast(charge_date as string), '|', coalesce(service_provider_name, '-'), '|', coalesce(billing_account_id, '-'), '|', coalesce(sub_account_id, '-'), '|',
-    coalesce(region_id, '-'), '|', coalesce(service_name, '-'), '|', charge_category, '|', cost_kind, '|', billing_currency, '|', reason) as charge_id,
+    cast(charge_date as string), '|', coalesce(concat('=', replace(service_provider_name, '|', '||')), '-'), '|', coalesce(concat('=', replace(billing_account_id, '|', '||')), '-'), '|',
+    coalesce(concat('=', replace(sub_account_id, '|', '||')), '-'), '|', coalesce(concat('=', replace(region_id, '|', '||')), '-'), '|',
+    coalesce(concat('=', replace(service_name, '|', '||')), '-'), '|', '=', replace(charge_category, '|', '||'), '|', cost_kind, '|',
+    '=', replace(billing_currency, '|', '||'), '|', reason) as charge_id,
   'out_of_scope' as target_id,
   charge_date, charge_period_start, charge_period_end, service_provider_name, billing_account_id, sub_account_id, region_id, service_name,
   charge_category, cast(null as string) as resource_id, cast(null as string) as invoice_id, cost_kind, 'out_of_scope' as allocated_to,

@@ -6,7 +6,9 @@ with lines as (
     -- what names no resource is one pile of machines per account, region and type
     coalesce(
       c.resource_key,
-      concat('|', c.source, '|', coalesce(c.sub_account_id, ''), '|', coalesce(c.region_id, ''), '|', coalesce(lower(c.instance_type), ''))) as machine,
+      concat(
+        '|', c.source, '|=', replace(coalesce(c.sub_account_id, ''), '|', '||'), '|=', replace(coalesce(c.region_id, ''), '|', '||'), '|=',
+        coalesce(lower(c.instance_type), ''))) as machine,
     -- a pool's disks, addresses and traffic are no machines
     case
       when c.cost_kind = 'compute' and (c.billed_nanoseconds > 0 or c.instance_type is not null) then 1

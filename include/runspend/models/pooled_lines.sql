@@ -1,13 +1,15 @@
 -- one row per line that is priced together with others: the charge it is part of, which is all lines alike in everything an analyst may ask for
 select
   l.source, l.billing_period, l.line_id,
-  -- '-' stands for null, so that two keys never read alike by leaving a part out
+  -- a text is '=' and itself with every '|' doubled, null is '-': no two keys ever read alike
   concat(
-    s.match_method, '|', s.target_key, '|', cast(unix_micros(s.window_start) as string), '|', cast(unix_micros(s.window_end) as string), '|',
-    coalesce(l.service_provider_name, '-'), '|', coalesce(l.billing_account_id, '-'), '|', coalesce(l.sub_account_id, '-'), '|', coalesce(l.region_id, '-'), '|',
-    coalesce(l.service_name, '-'), '|', l.charge_category, '|', l.cost_kind, '|', coalesce(l.invoice_id, '-'), '|', l.billing_currency, '|',
-    case when l.is_inside then 'in' else 'out' end, '|', coalesce(l.line_team, '-'), '|', coalesce(l.line_project, '-'), '|',
-    coalesce(l.line_cost_center, '-'), '|', coalesce(l.line_owner, '-')) as charge_id,
+    s.match_method, '|', replace(s.target_key, '|', '||'), '|', cast(unix_micros(s.window_start) as string), '|', cast(unix_micros(s.window_end) as string), '|',
+    coalesce(concat('=', replace(l.service_provider_name, '|', '||')), '-'), '|', coalesce(concat('=', replace(l.billing_account_id, '|', '||')), '-'), '|',
+    coalesce(concat('=', replace(l.sub_account_id, '|', '||')), '-'), '|', coalesce(concat('=', replace(l.region_id, '|', '||')), '-'), '|',
+    coalesce(concat('=', replace(l.service_name, '|', '||')), '-'), '|', '=', replace(l.charge_category, '|', '||'), '|', l.cost_kind, '|',
+    coalesce(concat('=', replace(l.invoice_id, '|', '||')), '-'), '|', '=', replace(l.billing_currency, '|', '||'), '|', case when l.is_inside then 'in' else 'out' end, '|',
+    coalesce(concat('=', replace(l.line_team, '|', '||')), '-'), '|', coalesce(concat('=', replace(l.line_project, '|', '||')), '-'), '|',
+    coalesce(concat('=', replace(l.line_cost_center, '|', '||')), '-'), '|', coalesce(concat('=', replace(l.line_owner, '|', '||')), '-')) as charge_id,
   s.match_method, s.target_key, s.window_start, s.window_end,
   case when s.match_method = 'artifact_bytes' then l.billing_period else l.charge_date end as charge_date,
   l.charge_period_start, l.charge_period_end, l.service_provider_name, l.billing_account_id, l.sub_account_id, l.region_id, l.service_name,
