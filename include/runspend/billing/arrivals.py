@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
@@ -28,6 +28,8 @@ from runspend.billing.verify import VerifiedFile, verify_file
 from runspend.billing.versions import FedFile
 from runspend.config import BillSource
 from runspend.errors import SourceRefused
+
+VERIFIED_AT_ONCE = 2
 
 
 @dataclass
@@ -100,43 +102,64 @@ def verify_all(
     names call them two kinds. With `bad`, refusals are noted there."""
     by_digest: dict[tuple[str, str | None, str | None], ArrivedFile] = {}
     seen = _seen_before(tonight)
-    with ThreadPoolExecutor(1) as beside:
+    with ThreadPoolExecutor(VERIFIED_AT_ONCE) as beside:
         waking = beside.submit(wake)
-        for index, item in enumerate(delivered):
-            entry = item.entry
-            bring = partial(_fetch, tonight, folder, item, workdir / "unpacked" / f"{index:06d}.csv")
-            file = ArrivedFile(index, item, VerifiedFile(Path(), "", 0, ""), Path(), bring=bring)
-            stamp = _stamp(tonight.source, item)
+        # The next file is fetched while those before it are verified, two at once: unpacking lets go of the interpreter.
+        arriving = [_bring(tonight, folder, index, item, workdir, seen, beside) for index, item in enumerate(delivered)]
+        for file, verifying in arriving:
             try:
-                if stamp and (fed := seen.get((entry.name, stamp))):
-                    tonight.progress(f"{tonight.source.name}: {entry.name} is as it was loaded before, and is not fetched")
-                    file.verified = VerifiedFile(Path(), "", fed.bytes, fed.sha256)
-                    file.format, file.label = fed.format or tonight.source.format, fed.label
-                else:
-                    file.path, file.verified = bring()
-                    file.bring = None
+                if verifying is not None:
+                    file.verified = verifying.result()
             except SourceRefused as error:
                 if bad is None:
                     raise
-                bad[entry.name] = error
+                bad[file.name] = error
                 continue
-            key = file.verified.sha256, item.label, _stands_for(tonight.source, tonight.source.format, entry.name)
+            key = file.verified.sha256, file.delivered.label, _stands_for(tonight.source, tonight.source.format, file.name)
             if twin := by_digest.get(key):
-                twin.copies.append(entry.name)
-                tonight.progress(f"{tonight.source.name}: {entry.name} has the same bytes as {twin.name} and is not counted again")
+                twin.copies.append(file.name)
+                tonight.progress(f"{tonight.source.name}: {file.name} has the same bytes as {twin.name} and is not counted again")
             else:
                 twin = by_digest[key] = file
-            if stamp:
-                twin.stamps[entry.name] = stamp
+            if stamp := _stamp(tonight.source, file.delivered):
+                twin.stamps[file.name] = stamp
         waking.result()
     return list(by_digest.values())
 
 
-def _fetch(tonight: Tonight, folder: Folder, item: DeliveredFile, unpack_to: Path) -> tuple[Path, VerifiedFile]:
-    entry = item.entry
-    tonight.progress(f"{tonight.source.name}: verifying {entry.name}" + (f" ({entry.bytes:,} bytes)" if entry.bytes else ""))
-    path = folder.fetch(entry)
-    return path, verify_file(tonight.source.name, entry.name, path, stated_bytes=item.stated_bytes, unpack_to=unpack_to)
+def _bring(
+    tonight: Tonight,
+    folder: Folder,
+    index: int,
+    item: DeliveredFile,
+    workdir: Path,
+    seen: Mapping[tuple[str, str | None], FedFile],
+    beside: Executor,
+) -> tuple[ArrivedFile, Future[VerifiedFile] | None]:
+    """A file and its verification, under way; none for a file that is known."""
+    name, unpack_to = item.entry.name, workdir / "unpacked" / f"{index:06d}.csv"
+    file = ArrivedFile(index, item, VerifiedFile(Path(), "", 0, ""), Path())
+    stamp = _stamp(tonight.source, item)
+    if stamp and (fed := seen.get((name, stamp))):
+        tonight.progress(f"{tonight.source.name}: {name} is as it was loaded before, and is not fetched")
+        file.bring = partial(_fetch_late, tonight, folder, item, unpack_to)
+        file.verified = VerifiedFile(Path(), "", fed.bytes, fed.sha256)
+        file.format, file.label = fed.format or tonight.source.format, fed.label
+        return file, None
+    tonight.progress(f"{tonight.source.name}: verifying {name}" + (f" ({item.entry.bytes:,} bytes)" if item.entry.bytes else ""))
+    try:
+        file.path = folder.fetch(item.entry)
+    except SourceRefused as error:
+        refusal: Future[VerifiedFile] = Future()
+        refusal.set_exception(error)
+        return file, refusal
+    return file, beside.submit(verify_file, tonight.source.name, name, file.path, stated_bytes=item.stated_bytes, unpack_to=unpack_to)
+
+
+def _fetch_late(tonight: Tonight, folder: Folder, item: DeliveredFile, unpack_to: Path) -> tuple[Path, VerifiedFile]:
+    """A file that was not needed at first."""
+    path = folder.fetch(item.entry)
+    return path, verify_file(tonight.source.name, item.entry.name, path, stated_bytes=item.stated_bytes, unpack_to=unpack_to)
 
 
 def _stamp(source: BillSource, item: DeliveredFile) -> str | None:
