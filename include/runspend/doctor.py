@@ -25,6 +25,7 @@ from runspend.warehouse import open_warehouse
 
 Level = Literal["ok", "WARN", "FAIL"]
 Accounts = set[tuple[str, str, str]]  # billing account, sub-account, billing period
+OWN_FORMATS = ("machines", "slurm")  # bills made here: nobody tags them or activates tags
 SECTIONS = ("config", "mlflow", "bill", "artifacts", "mail")
 SMTP_SECONDS = 10
 # File systems that only this machine sees (names as in /proc/mounts).
@@ -299,7 +300,10 @@ def _probe_bill(bill: BillSource, keys: KeySettings, held: dict[str, Accounts], 
             "WARN",
             f"{_count(found['quarantined'], 'line')} cannot be read and would be set aside: see `billing_quarantine` after a night.",
         )
-    yield from _say_what_is_missing(found, keys)
+    for why, count in found["left_out"].items():
+        yield "ok", f"{_count(count, 'row')} charged nothing and became no line: {why}"
+    if bill.format not in OWN_FORMATS:
+        yield from _say_what_is_missing(found, keys)
     for what, count in found["warnings"].items():
         yield "ok" if what in TOLD else "WARN", f"{what.replace('_', ' ')}: {count}"
     for problem in found["problems"]:

@@ -83,8 +83,8 @@ def allocation_inputs(warehouse: Warehouse, period: str, given: Mapping[str, Any
         charged = reader.query(
             # Only lines that are split by time need runs: a yearly fee does not drag in a year of them.
             "select min(case when is_timed then charge_period_start end) as first, max(case when is_timed then charge_period_end end) as last,"
-            " countif(run_tag is not null) as tagged from (select charge_period_start, charge_period_end, run_tag, (resource_key is not null or job_key is not null or pool_key is not null)"
-            " and charge_period_end > charge_period_start and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000 as is_timed"
+            " countif(run_tag is not null) as tagged from (select charge_period_start, charge_period_end, run_tag, (resource_key is not null or job_key is not null or pool_key is not null"
+            " or (instance_type is not null and charge_category = 'Usage' and coalesce(charge_class, '') <> 'Correction')) and charge_period_end > charge_period_start and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000 as is_timed"
             " from billing_lines where billing_period = @period) l",
             {"period": first_day(period)},
         ).to_pylist()[0]

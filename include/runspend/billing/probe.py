@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from datetime import datetime, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -26,7 +27,8 @@ def probe_source(source: BillSource, keys: KeySettings | None = None) -> dict[st
     {"format", "version", "periods": [...], "files", "rows", "quarantined", "billed": {currency: Decimal},
      "covered_until": datetime | None, "problems": [...],
      "usage_rows", "with_resource", "with_run", "with_job": rows of usage, and how many carry what runs are found by,
-     "accounts": {(billing account, sub-account, "2026-10"), ...}, "warnings": {what settling changed: how often}}
+     "accounts": {(billing account, sub-account, "2026-10"), ...}, "warnings": {what settling changed: how often},
+     "left_out": {why rows charge nothing: how many}}
     """
     with tempfile.TemporaryDirectory(prefix="runspend-probe-") as folder:
         workdir = Path(folder)
@@ -71,5 +73,6 @@ def probe_source(source: BillSource, keys: KeySettings | None = None) -> dict[st
         "covered_until": covered_until,
         "problems": problems + [str(error) for error in bad.values()],
         "warnings": warnings,
+        "left_out": dict(sum((Counter(f.staged.left_out) for f in files if f.staged), Counter())),
         **evidence,
     }

@@ -17,8 +17,9 @@ with lines as (
       when commitment_discount_status = 'Unused' then 'fee'
       when strpos(lower(coalesce(service_name, '')), 'support') > 0 then 'fee'
       when resource_key is null and job_key is null and (charge_category in ('Credit', 'Adjustment') or charge_class = 'Correction' or billed_cost < 0) then 'fee'
-      when (resource_key is not null or job_key is not null) and charge_period_end > charge_period_start
-        and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000 then 'timed'
+      -- a pile of machines of a type names no resource
+      when (resource_key is not null or job_key is not null or (instance_type is not null and charge_category = 'Usage'))
+        and charge_period_end > charge_period_start and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000 then 'timed'
       else 'plain'
     end as line_kind,
     case
