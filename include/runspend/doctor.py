@@ -292,7 +292,8 @@ def _probe_bill(bill: BillSource, keys: KeySettings, held: dict[str, Accounts], 
     age = None if covered is None else now - covered
     if covered is not None and age is not None:
         parts.append(f"complete to {covered:%d %b %H:%M} UTC ({_hours(age)} h)")
-    yield "ok", ", ".join(parts)
+    if found["rows"] or not found["problems"]:
+        yield "ok", ", ".join(parts)
     if age is not None and age > bill.late_after:
         yield "WARN", f"no new data for {_hours(age)} h (limit {_hours(bill.late_after)} h)."
     if found["quarantined"]:

@@ -68,6 +68,24 @@ from (select distinct tracking_server, owner_id from artifact_bytes where month 
 join runs r on r.tracking_server = a.tracking_server and r.run_id = a.owner_id
 """
 
+# From when to when a period's lines need runs: only those that are split by time, so that a yearly fee does not drag in a year of runs.
+CHARGED = """
+with lines as (
+  select
+    charge_period_start, charge_period_end, run_tag,
+    (resource_key is not null or job_key is not null or pool_key is not null
+      or (instance_type is not null and charge_category = 'Usage' and coalesce(charge_class, '') <> 'Correction'))
+    and charge_period_end > charge_period_start
+    and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000 as is_timed
+  from billing_lines
+  where billing_period = @period
+)
+select
+  min(case when is_timed then charge_period_start end) as first, max(case when is_timed then charge_period_end end) as last,
+  countif(run_tag is not null) as tagged
+from lines
+"""
+
 # Which start months the runs of each billing period are of.
 REACHED = """
 select distinct d.billing_period, r.start_month
@@ -80,14 +98,7 @@ def allocation_inputs(warehouse: Warehouse, period: str, given: Mapping[str, Any
     """Digest of everything a billing period is built from, and the months its charges and runs meet in."""
     bills = {u: s for u, s in warehouse.states("billing_lines").items() if u.period == period}
     with warehouse.reader() as reader:
-        charged = reader.query(
-            # Only lines that are split by time need runs: a yearly fee does not drag in a year of them.
-            "select min(case when is_timed then charge_period_start end) as first, max(case when is_timed then charge_period_end end) as last,"
-            " countif(run_tag is not null) as tagged from (select charge_period_start, charge_period_end, run_tag, (resource_key is not null or job_key is not null or pool_key is not null"
-            " or (instance_type is not null and charge_category = 'Usage' and coalesce(charge_class, '') <> 'Correction')) and charge_period_end > charge_period_start and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000 as is_timed"
-            " from billing_lines where billing_period = @period) l",
-            {"period": first_day(period)},
-        ).to_pylist()[0]
+        charged = reader.query(CHARGED, {"period": first_day(period)}).to_pylist()[0]
         first, last = charged["first"] or _instant(period), charged["last"] or _instant(period)
         window = {"window_start": month_start(first), "window_end": _month_end(last)}
         # What lies in the stores splits the bill's storage lines; what traces cost, the bills of LLM providers.

@@ -151,7 +151,9 @@ def parameters_of(world: World, period: dt.date, settings: Settings = SETTINGS) 
     windows = [
         (l["charge_period_start"], l["charge_period_end"])
         for l in world["billing_lines"]
-        if l["billing_period"] == period and (l["resource_key"] or l.get("job_key") or l.get("pool_key")) and dt.timedelta() < l["charge_period_end"] - l["charge_period_start"] <= dt.timedelta(days=1)
+        if l["billing_period"] == period
+        and (l["resource_key"] or l.get("job_key") or l.get("pool_key") or (l.get("instance_type") and l["charge_category"] == "Usage" and l.get("charge_class") != "Correction"))
+        and dt.timedelta() < l["charge_period_end"] - l["charge_period_start"] <= dt.timedelta(days=1)
     ] or [(dt.datetime.combine(period, dt.time(), tzinfo=UTC),) * 2]
     first = min(start for start, _ in windows).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     last = (max(end for _, end in windows) - dt.timedelta(microseconds=1)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
@@ -237,8 +239,8 @@ def input_tables(world: World) -> dict[str, pa.Table]:
 
 # What tells one small world from another when they stand side by side: the columns that name machines, runs, jobs, buckets.
 NAMES = {
-    "billing_lines": ("billing_account_id", "resource_id", "resource_key", "run_tag", "job_key", "attached_to", "pool_key", "storage_key"),
-    "runs": ("run_id", "parent_run_id", "job_key", "pool_key"),
+    "billing_lines": ("billing_account_id", "resource_id", "resource_key", "run_tag", "job_key", "attached_to", "pool_key", "storage_key", "instance_type"),
+    "runs": ("run_id", "parent_run_id", "job_key", "pool_key", "instance_type"),
     "run_resources": ("run_id", "resource_id", "resource_key"),
     "artifact_bytes": ("owner_id",),
     "period_states": (),
