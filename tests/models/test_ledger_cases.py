@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.models.chain import read_settings, read_world, run_on_duckdb
+from tests.models.chain import line, make_run, read_settings, read_world, run_on_duckdb
 
 CASES = sorted(p.parent for p in Path(__file__).parent.glob("cost_allocations/*/expect.yaml"))
 
@@ -41,3 +41,15 @@ def test_case(folder: Path, tmp_path: Path) -> None:
         for column, value in row.items():
             wanted = Decimal(str(value)) if column.endswith("_cost") else value
             assert {r[column] for r in rows} == {wanted}, column
+
+
+def test_what_a_division_leaves_of_a_jobs_hour_is_not_overhead(tmp_path: Path) -> None:
+    """Seven runs in the first hour of a job, an eighth in its third: it has none of the first, whatever seven leaves of an hour."""
+    lines = [line(n, job_key="train-7", hours=1, cost=1000, at=f"{n:02d}:00..{n + 1:02d}:00") for n in (0, 2)]
+    runs = [make_run(id=f"run{n}", at="00:00..01:00", on=[], job_key="train-7")[0] for n in range(7)]
+    runs.append(make_run(id="later", at="02:00..03:00", on=[], job_key="train-7")[0])
+    world = {"billing_lines": lines, "billing_loads": [], "runs": runs, "run_resources": []}
+    ledger = run_on_duckdb(world, tmp_path)["cost_allocations"].to_pylist()
+    assert sorted(r["run_id"] for r in ledger if r["charge_id"] == "line-0") == [f"run{n}" for n in range(7)]
+    assert [(r["run_id"], r["effective_cost"]) for r in ledger if r["charge_id"] == "line-2"] == [("later", 1000)]
+    assert {r["overhead_cost"] for r in ledger} == {0}

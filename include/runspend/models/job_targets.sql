@@ -14,9 +14,14 @@ jobs as (
   select distinct machine_number, resource_key as job_key from run_intervals
 ),
 windows as (
-  select j.machine_number, w.job_key, w.life, w.charge_period_start, w.charge_period_end, w.machines, w.billed_nanoseconds * 64 as billed_ticks
+  select
+    j.machine_number, w.job_key, w.life, w.charge_period_start, w.charge_period_end, w.machines, w.billed_nanoseconds * 64 as billed_ticks,
+    -- the clock has no marks where no run reaches
+    coalesce(b.busy_clock - a.busy_clock, 0) as clock_ticks
   from job_windows w
   join jobs j on j.job_key = w.job_key
+  left join machine_clock a on a.machine_number = j.machine_number and a.mark = w.charge_period_start
+  left join machine_clock b on b.machine_number = j.machine_number and b.mark = w.charge_period_end
 ),
 lives as (
   select
@@ -33,9 +38,9 @@ parts as (
     w.job_key, w.charge_period_start, w.charge_period_end, w.machines, l.run_number, l.run_end_rule, l.weight_kind,
     coalesce(o.ticks, 0) as ticks,
     cast(sum(coalesce(o.ticks, 0)) over (v rows between unbounded preceding and current row) as int64) as ticks_upto,
-    cast(sum(coalesce(o.ticks, 0)) over (partition by w.job_key, w.charge_period_start, w.charge_period_end) as int64) as busy_ticks,
+    cast(sum(coalesce(o.ticks, 0)) over (partition by w.job_key, w.charge_period_start, w.charge_period_end) as int64) as own_ticks,
     countif(o.ticks > 0) over (partition by w.job_key, w.charge_period_start, w.charge_period_end) as runs_in_window,
-    w.billed_ticks,
+    w.billed_ticks, w.clock_ticks,
     cast(sum(l.ticks) over (v rows between unbounded preceding and current row) as int64) as life_upto,
     cast(sum(l.ticks) over (partition by w.job_key, w.charge_period_start, w.charge_period_end) as int64) as life_ticks,
     l.ticks as own_life_ticks
@@ -46,23 +51,32 @@ parts as (
     and o.charge_period_start = w.charge_period_start and o.charge_period_end = w.charge_period_end
   window v as (partition by w.job_key, w.charge_period_start, w.charge_period_end order by l.run_number)
 ),
+busy as (
+  -- what integer division left over goes to the last run that was there, as on a machine; it is nobody's overhead
+  select
+    job_key, charge_period_start, charge_period_end, machines, run_number, run_end_rule, weight_kind, runs_in_window, billed_ticks,
+    life_upto, life_ticks, own_life_ticks,
+    case when own_ticks > 0 then clock_ticks else 0 end as busy_ticks,
+    case when own_ticks > 0 and ticks_upto - ticks = own_ticks then clock_ticks else ticks_upto - ticks end as own_before,
+    case when own_ticks > 0 and ticks_upto = own_ticks then clock_ticks else ticks_upto end as own_upto
+  from parts
+),
 ends as (
   select
-    job_key, charge_period_start, charge_period_end, machines, run_number, run_end_rule, weight_kind, ticks, runs_in_window,
+    job_key, charge_period_start, charge_period_end, machines, run_number, run_end_rule, weight_kind, runs_in_window, own_before, own_upto,
     greatest(billed_ticks, busy_ticks) as total_ticks,
     busy_ticks > billed_ticks as is_scaled,
-    ticks_upto - ticks as own_before, ticks_upto as own_upto,
     cast(trunc(greatest(billed_ticks - busy_ticks, 0) * ((life_upto - own_life_ticks) / life_ticks)) as int64) as overhead_before,
     case when life_upto = life_ticks then greatest(billed_ticks - busy_ticks, 0)
       else cast(trunc(greatest(billed_ticks - busy_ticks, 0) * (life_upto / life_ticks)) as int64) end as overhead_upto
-  from parts
+  from busy
 ),
 run_names as (
   select distinct run_number, tracking_server, workspace, run_id from run_intervals
 )
 select
   e.job_key, e.charge_period_start, e.charge_period_end, r.tracking_server, r.workspace, r.run_id, e.run_end_rule, e.weight_kind, e.is_scaled,
-  cast(round(e.ticks / 64) as int64) * e.machines as nanoseconds,
+  cast(round((e.own_upto - e.own_before) / 64) as int64) * e.machines as nanoseconds,
   (e.own_before + e.overhead_before) / e.total_ticks as ratio_before,
   (e.own_upto + e.overhead_upto) / e.total_ticks as ratio_upto,
   e.own_upto + e.overhead_upto = e.total_ticks as is_last,
