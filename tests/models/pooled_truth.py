@@ -158,16 +158,20 @@ def true_bytes(world: World) -> dict[Key, Fraction]:
     """Every storage line's parts: bytes x time of each owner in the line's bucket and class, as far as the bill of these goes."""
     truth: dict[Key, Fraction] = defaultdict(Fraction)
     where = {"s3://bucket/": "bucket", "abfss://c@acct.dfs.core.windows.net/mlflow": "acct"}
+    first_known = {store: min((r["valid_from"] for r in world["artifacts"] if r["store"] == store and r["bytes"] is not None), default=None) for store in where}
     for line in world["lines"]:
         if not line.get("storage_key"):
             continue
         alike = [l for l in world["lines"] if (l.get("storage_key"), l.get("storage_class")) == (line["storage_key"], line.get("storage_class"))]
         reach = max(l["charge_period_end"] for l in alike)
         until = min(reach, WINDOW_END) if reach > WINDOW_START else WINDOW_END
+        since = max(min(l["charge_period_start"] for l in alike), WINDOW_START)
         times: dict[str, Fraction] = defaultdict(Fraction)
         for row in world["artifacts"]:
             if where.get(row["store"]) == line["storage_key"] and line.get("storage_class") in (None, row["storage_class"]) and row["bytes"]:
-                lasted = min(row["valid_to"] or until, until) - max(row["valid_from"], WINDOW_START)
+                # what a store had when it was first measured was there before, as far as the bill goes
+                came = min(row["valid_from"], since) if row["valid_from"] == first_known[row["store"]] else max(row["valid_from"], WINDOW_START)
+                lasted = min(row["valid_to"] or until, until) - came
                 owner = row["owner_id"] if row["owner_kind"] in ("run", "logged_model") else "orphan" if row["owner_kind"] == "orphan" else "unmatched"
                 times[owner] += row["bytes"] * (max(lasted, dt.timedelta()) // dt.timedelta(microseconds=1))
         total = sum(times.values())

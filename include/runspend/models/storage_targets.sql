@@ -1,15 +1,17 @@
 -- one row per bucket, storage class and owner of bytes: its part of the month's bytes x time, as two ends of a line from 0 to 1
 with stores as (
-  select distinct
+  select
     store, lower(rtrim(store, '/')) as root,
     -- as platform_stores has it
     case
       when regexp_contains(store, r'^(abfss?|wasbs?)://') then lower(regexp_extract(store, r'@([^./]+)'))
       else regexp_extract(store, r'^[a-z0-9]+://([^/]+)')
     end as storage_key,
-    regexp_contains(store, r'^[a-z0-9]+://[^/]+/+[^/]') as is_folder
+    regexp_contains(store, r'^[a-z0-9]+://[^/]+/+[^/]') as is_folder,
+    min(case when bytes is not null then valid_from end) as first_known
   from artifact_bytes
   where month = @period and regexp_contains(store, r'^[a-z0-9]+://[^/]')
+  group by store
 ),
 nested as (
   -- a store inside another one is measured twice: the outer one counts
@@ -20,7 +22,11 @@ nested as (
 stretches as (
   select
     c.target_key, c.window_start, c.window_end, b.owner_kind, b.owner_id, b.tracking_server, b.workspace, b.bytes,
-    timestamp_diff(least(coalesce(b.valid_to, c.billed_until), c.billed_until), greatest(b.valid_from, c.window_start), microsecond) as microseconds,
+    timestamp_diff(
+      least(coalesce(b.valid_to, c.billed_until), c.billed_until),
+      -- before a store was first measured, what it had then is the best there is: as far back as the bill goes
+      greatest(c.window_start, case when b.valid_from = s.first_known then least(b.valid_from, c.billed_from) else b.valid_from end),
+      microsecond) as microseconds,
     timestamp_diff(c.billed_until, c.window_start, microsecond) as all_microseconds,
     -- bytes nobody knows count as none; so do those outside a store that is a folder of the bucket
     b.bytes is null or not b.is_complete or s.is_folder as is_in_part
