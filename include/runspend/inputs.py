@@ -68,11 +68,13 @@ from (select distinct tracking_server, owner_id from artifact_bytes where month 
 join runs r on r.tracking_server = a.tracking_server and r.run_id = a.owner_id
 """
 
-# From when to when a period's lines need runs: only those that are split by time, so that a yearly fee does not drag in a year of runs.
+# From when to when a period's lines need runs: those that are split by time all the while; of a longer line of a machine it is
+# told from the month it begins in whether the machine served runs, so that a yearly fee does not drag in a year of them.
 CHARGED = """
 with lines as (
   select
     charge_period_start, charge_period_end, run_tag,
+    resource_key is not null and charge_category = 'Usage' as is_of_machine,
     (resource_key is not null or job_key is not null or pool_key is not null
       or (instance_type is not null and charge_category = 'Usage' and coalesce(charge_class, '') <> 'Correction'))
     and charge_period_end > charge_period_start
@@ -81,7 +83,8 @@ with lines as (
   where billing_period = @period
 )
 select
-  min(case when is_timed then charge_period_start end) as first, max(case when is_timed then charge_period_end end) as last,
+  min(case when is_timed or is_of_machine then charge_period_start end) as first,
+  max(case when is_timed then charge_period_end when is_of_machine then timestamp_add(charge_period_start, interval 1 microsecond) end) as last,
   countif(run_tag is not null) as tagged
 from lines
 """

@@ -149,11 +149,14 @@ def arrow(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 def parameters_of(world: World, period: dt.date, settings: Settings = SETTINGS) -> dict[str, Any]:
     """What `ladder` and `inputs` give the models for this world."""
     windows = [
-        (l["charge_period_start"], l["charge_period_end"])
+        (l["charge_period_start"], l["charge_period_end"] if is_timed else l["charge_period_start"] + dt.timedelta(microseconds=1))
         for l in world["billing_lines"]
+        for is_timed in (dt.timedelta() < l["charge_period_end"] - l["charge_period_start"] <= dt.timedelta(days=1),)
         if l["billing_period"] == period
-        and (l["resource_key"] or l.get("job_key") or l.get("pool_key") or (l.get("instance_type") and l["charge_category"] == "Usage" and l.get("charge_class") != "Correction"))
-        and dt.timedelta() < l["charge_period_end"] - l["charge_period_start"] <= dt.timedelta(days=1)
+        and (
+            (l["resource_key"] and (is_timed or l["charge_category"] == "Usage"))
+            or (is_timed and (l.get("job_key") or l.get("pool_key") or (l.get("instance_type") and l["charge_category"] == "Usage" and l.get("charge_class") != "Correction")))
+        )
     ] or [(dt.datetime.combine(period, dt.time(), tzinfo=UTC),) * 2]
     first = min(start for start, _ in windows).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     last = (max(end for _, end in windows) - dt.timedelta(microseconds=1)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)

@@ -22,8 +22,21 @@ TYPE = {"on": None, "instance_type": "p4d.24xlarge"}
         ([{}, TYPE | {"at": "2026-08-31T23:00:00..2026-09-01T00:00:00", "charge_class": "Correction"}], ("2026-10", "2026-11")),
         ([{}, {"on": None, "pool_key": "gpu", "at": "2026-10-31T23:30:00..2026-11-01T00:30:00"}], ("2026-10", "2026-12")),
         ([{}, {"at": "2026-10-01T00:00:00..2027-10-01T00:00:00"}], ("2026-10", "2026-11")),
+        ([{"at": "2026-10-01T00:00:00..2026-11-01T00:00:00"}], ("2026-10", "2026-11")),
+        ([{"at": "2026-09-01T00:00:00..2026-10-01T00:00:00"}], ("2026-09", "2026-10")),
+        ([{"at": "2026-09-01T00:00:00..2026-10-01T00:00:00", "charge_category": "Credit"}], ("2026-10", "2026-10")),
     ],
-    ids=["a type", "no machine", "a type of another month", "a correction that names none", "a pool over the month's end", "a year"],
+    ids=[
+        "a type",
+        "no machine",
+        "a type of another month",
+        "a correction that names none",
+        "a pool over the month's end",
+        "a year",
+        "a month",
+        "another month",
+        "a refund",
+    ],
 )
 def test_window(rows: list[dict[str, object]], months: tuple[str, str], tmp_path: Path) -> None:
     """The months these lines lie in; the other tests of the models tell them the same."""

@@ -37,9 +37,10 @@ source_frontiers as (
   group by l.source
 ),
 frontiers as (
+  -- null where a bill has nothing that is split by time: its machines serve runs all the same
   select l.resource_key, max(f.billed_until) as billed_until
   from (select distinct source, resource_key from billing_lines where billing_period = @period and resource_key is not null) l
-  join source_frontiers f on f.source = l.source
+  left join source_frontiers f on f.source = l.source
   group by l.resource_key
 ),
 ended as (
