@@ -13,6 +13,8 @@ import pytest
 from runspend import pipeline
 from runspend.actions.report import plan_report, write_report
 from runspend.config import Settings, load_settings
+from runspend.explain import explain_run
+from runspend.explain.figures import NoCost
 from runspend.outcome import Outcome
 from runspend.questions import status_of
 from runspend.warehouse import Unit, open_warehouse
@@ -136,6 +138,30 @@ def test_a_late_tag_moves_a_final_month_and_no_closed_one(settings: Settings, co
     assert teams(settings) == {"late"}
     assert (state(settings)["state"], state(settings)["held_back"]) == ("closed", None)
     assert night(settings, LATER).notes == []
+
+
+def test_explain_says_how_a_closed_month_takes_a_late_run_in(settings: Settings, config: Path) -> None:
+    """Somebody logs a run of a closed month: no cost, and the advice is what gives it one."""
+    night(settings, NOW)
+    night(settings, FINAL)
+    night(settings, CLOSED)
+    run_id = "f" * 32
+    with sqlite3.connect(config.parent / "mlflow.db") as store:
+        for table, column in (("runs", "run_uuid"), ("tags", "run_uuid")):
+            names = [row[1] for row in store.execute(f"pragma table_info({table})")]
+            values = ", ".join("?" if name == column else name for name in names)
+            store.execute(f"insert into {table} select {values} from {table} where {column} = (select min(run_uuid) from runs)", [run_id])
+    night(settings, LATER)
+
+    def no_cost() -> NoCost | None:
+        with open_warehouse(settings).reader() as reader:
+            return explain_run(reader, run_id, settings, now=LATER).no_cost
+
+    told = no_cost()
+    assert told is not None
+    assert (told.reason, told.advice) == ("not_allocated", "Run: runspend allocate --period 2026-11")
+    night(settings, LATER, periods=["2026-11"])
+    assert no_cost() is None
 
 
 def test_a_closed_month_follows_its_bill(settings: Settings, config: Path) -> None:

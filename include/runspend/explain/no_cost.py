@@ -76,7 +76,7 @@ def _of_lines(reader: Reader, run: Row, keys: Sequence[str], start: datetime, en
         family = f"{plain(run['cost_with_children'])} {run['billing_currency']}"
         return NoCost("children", f"Its children cover all of its time, and leaves pay: the family costs {family}.", "Explain its children.")
     if not run["is_summarized"]:
-        return NoCost("not_allocated", "The cost tables have not been built since the run was read.", "Run: runspend allocate")
+        return _of_month(reader, start)
     seen = {r["resource_key"]: r for r in ask(reader, "machine_on_bill", keys=list(keys), starts_at=start, ends_at=end)} if keys else {}
     then = [r for r in seen.values() if r["lines_then"]]
     if keys and not seen:
@@ -98,6 +98,15 @@ def _of_lines(reader: Reader, run: Row, keys: Sequence[str], start: datetime, en
         what = f"pool {run['pool_key']}" if run["pool_key"] else f"job {run['job_id']}"
         return NoCost("not_on_bill", f"No line of the bill belongs to its {clean(what)} in its hours.", "Look at `lines:` of the pool, or at what the bill says (runspend sql).")
     return NoCost("unknown", "The bill has its machine in its hours, and yet no charge was split to it.", "Run: runspend explain --resource " + clean(then[0]["resource_id"]))
+
+
+def _of_month(reader: Reader, start: datetime) -> NoCost:
+    """The cost tables are older than the run: built tonight, or closed, when nothing but a changed bill or somebody who asks moves them."""
+    month = f"{start:%Y-%m}"
+    states = reader.query("select state from period_states where billing_period = @period and state = 'closed'", {"period": start.date().replace(day=1)})
+    if states.num_rows:
+        return NoCost("not_allocated", f"{month} was closed before the run was read, and stays as it is.", f"Run: runspend allocate --period {month}")
+    return NoCost("not_allocated", "The cost tables have not been built since the run was read.", "Run: runspend allocate")
 
 
 def _reach(until: datetime | None) -> str:
