@@ -114,7 +114,7 @@ def allocation_inputs(warehouse: Warehouse, period: str, given: Mapping[str, Any
         inputs |= {f"{BILLED_UNTIL}{row['source']}": row["billed_until"].isoformat() for row in frontiers.to_pylist()}
         if charged["tagged"]:
             found = reader.query(
-                "select r.tracking_server, r.workspace, r.run_id, r.experiment_id, r.experiment_name, r.team, r.project, r.cost_center, r.owner, r.user_name,"
+                "select r.tracking_server, r.workspace, r.run_id, r.experiment_id, r.experiment_name, r.team, r.project, r.cost_center, r.owner, r.user_name, r.start_time, r.end_time,"
                 " r.gpu_count, r.cpu_request, r.memory_request_gb from runs r join (select distinct run_tag from billing_lines where billing_period = @period) t"
                 " on t.run_tag = r.run_id order by r.run_id, r.tracking_server, r.workspace",
                 {"period": first_day(period)},

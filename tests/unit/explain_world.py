@@ -45,6 +45,7 @@ def explain_world() -> World:
     lines = [line(100 + h, on="m1", at=hours[h], cost="24.576", machine_gpus=8, instance_type="p4d.24xlarge", pricing_category="Committed", billed_cost=Decimal("0.10"), list_cost=Decimal("32.7733"), id=f"{h:016x}") for h in range(8, 14)]
     lines += [line(200 + h, on="vol-1", attached_to="m1", at=hours[h], cost="0.66", service_name="EBS", service_category="Storage") for h in range(8, 14)]
     lines += [line(300, on="m4", at=hours[2], cost="5.00", run_tag=TAGGED, hours=0.75)]
+    lines += [line(301, on="m4", at=hours[5], cost="0.25", run_tag=TAGGED, hours=0.1)]  # the tag outlived the run
     lines += [line(400 + h, on="m2", at=hours[h], cost="1.00") for h in (0, 1, 20, 21, 22)]
     lines += [line(500 + h, on="m3", at=hours[h], cost="0.3333333333333333333333") for h in range(72)]
     lines += [line(600, on="db", at=hours[9], cost="7.00", scope="exclude"), line(601, on=None, charge_category="Tax", cost="1.10", service_name="Tax")]

@@ -52,6 +52,13 @@ def amounts(text: str, column: str = "") -> list[Decimal]:
     return [Decimal(found[1].replace(",", "")) for line in text.splitlines() if column in line and (found := re.search(r"\d\.\d{4}\*?\s+(\d[\d,]*\.\d+)(?:\s{3}|$)", line))]
 
 
+def test_a_tag_of_another_time_is_said(reader: Reader) -> None:
+    """The bill's tag is a claim: what it says of hours in which the run was not there is the run's, with a word beside it."""
+    assert "its tag stands on 1 charge of times in which it did not run" in run_as_text(explained(reader, w.TAGGED))
+    assert "other_time" in line_as_text(explain_line(reader, "line-301"))
+    assert "other_time" not in line_as_text(explain_line(reader, "line-300"))
+
+
 @pytest.mark.parametrize("run_id", [w.BIG, w.SMALL, w.TAGGED, w.CHILD, w.LONG, w.LOST])
 def test_the_charges_add_up_to_run_costs_and_the_print_to_itself(reader: Reader, run_id: str) -> None:
     """Exactly, in all four measures; and the printed column to the printed sum, whatever was rounded."""

@@ -232,6 +232,8 @@ def _block_view(block: Block, groups: Sequence[tuple[list[Part], Decimal]], plac
         return BlockView(title, rule, (), tuple(_thing(found, amount, places) for found, amount in groups), total, "")
     kinds = sorted({UNIT_NAMES[p.weight_kind] for p in block.parts if p.weight_kind in UNIT_NAMES and (p.other_runs or p.ratio < 1)})
     notes = ["* more was asked for, or claimed, than there was: scaled down"] if any(p.is_scaled for p in block.parts) else []
+    if strange := sum(p.reason == "other_time" for p in block.parts):
+        notes.append(f"its tag stands on {strange:,} charge{'s' if strange != 1 else ''} of times in which it did not run")
     if len(groups) < len(block.parts):
         notes.insert(0, f"grouped by day: --full prints all {len(block.parts):,} charges")
     rows, previous, day = [], "", ""

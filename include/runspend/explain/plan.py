@@ -272,6 +272,7 @@ def _part(row: Row, beside: Beside) -> Part:
         overhead_cost=row["overhead_cost"],
         match_method=row["match_method"],
         confidence=row["confidence"],
+        reason=row["reason"],
         weight_kind=row["weight_kind"],
         run_end_rule=row["run_end_rule"],
         is_scaled=bool(row["is_scaled"]),
