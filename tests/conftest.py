@@ -46,8 +46,8 @@ QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "AWS_EC2_ME
 
 def pytest_configure(config: pytest.Config) -> None:
     """Clean the environment before anything is imported: Airflow reads its own once and for all."""
-    for name in [name for name in os.environ if name.startswith(FOREIGN)]:
-        del os.environ[name]
+    for name in [name for name in os.environ if name.startswith(FOREIGN) and name != "RUNSPEND_SAMPLES"]:
+        del os.environ[name]  # where the samples are, the workers need to know too
     home = Path(tempfile.mkdtemp(prefix="runspend-tests-"))
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
     os.environ.update(QUIET)

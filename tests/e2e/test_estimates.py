@@ -171,7 +171,7 @@ def test_a_night_over_two_currencies(config: Path) -> None:
     """Without a rate: exit 3, the pair and the date are named, everything else is done. With it: one screen, one budget, in dollars."""
     other = config.parent / "bills" / "euro" / "part.csv"
     other.parent.mkdir()
-    other.write_text((config.parent / "bills" / "bill" / "part.csv").read_text().replace(",USD,", ",EUR,").replace(MACHINE, "i-0aaaaaaaaaaaaaaaa"))
+    other.write_text((config.parent / "bills" / "bill" / "part.csv").read_text().replace("000000000000,USD,", "999999999999,EUR,").replace(MACHINE, "i-0aaaaaaaaaaaaaaaa"))
     text = json.loads(config.read_text())
     text["billing"].append({"name": "euro", "uri": "bills/euro", "late_after": "400d"})
     text["budgets"].append({"name": "all", "amount": 3000, "notify": ["all@example.com"]})
