@@ -282,7 +282,7 @@ def _probe_bill(bill: BillSource, keys: KeySettings, held: dict[str, Accounts], 
         return
     found = probe_source(bill, keys)
     held[bill.name] = found["accounts"]
-    if not found["files"]:
+    if not found["files"] and not found["problems"]:
         yield "FAIL", f"{bill.uri}: no bill was found there. Check `uri`, or wait for the first export."
         return
     files = _count(found["files"], "file")
