@@ -96,7 +96,10 @@ def true_costs(world: World) -> dict[Key, Fraction]:
     """What every line gives to every run, to idle, and to the other pots."""
     lines, runs = world["billing_lines"], {r["run_id"]: r for r in world["runs"]}
     spans, ancestors = _spans(world, runs), _ancestors(runs)
-    machines = {m for m, _ in spans}
+    first, last = _months(world)
+    # a run without length has no time, and yet its machine serves runs
+    empty = {run_id for run_id, r in runs.items() if r["end_time"] is not None and r["end_time"] <= r["start_time"] and first <= r["start_time"] < last}
+    machines = {m for m, _ in spans} | {r["resource_key"] for r in world["run_resources"] if r["run_id"] in empty}
     inside = {l["sub_account_id"] for l in lines}  # every world has a line in scope in its only account
     truth: dict[Key, Fraction] = defaultdict(Fraction)
     for bill_line in lines:
