@@ -1,17 +1,25 @@
 -- one row per machine and mark (a start or stop of a run, or of a window a run reaches): three clocks that advance only while the machine is busy, in ticks of 1/64 nanosecond
 with changes as (
-  select machine_number, interval_start as mark, weight as change from run_intervals
+  select machine_number, interval_start as mark, weight as change, cast(null as int64) as units from run_intervals
   union all
-  select machine_number, interval_end, -weight from run_intervals
+  select machine_number, interval_end, -weight, cast(null as int64) from run_intervals
   union all
-  select machine_number, charge_period_start, 0 from slot_uses
+  select machine_number, charge_period_start, 0, cast(null as int64) from slot_uses
   union all
-  select machine_number, charge_period_end, 0 from slot_uses
+  select machine_number, charge_period_end, 0, cast(null as int64) from slot_uses
+  union all
+  select machine_number, charge_period_start, 0, units from machine_slots where units is not null
 ),
 marks as (
-  select machine_number, mark, cast(sum(change) as int64) as change
+  select machine_number, mark, cast(sum(change) as int64) as change, max(units) as units
   from changes
   group by machine_number, mark
+),
+sizes as (
+  -- of the few machines whose size changed: what they had from this mark on
+  select m.machine_number, m.mark, last_value(m.units ignore nulls) over (partition by m.machine_number order by m.mark rows between unbounded preceding and current row) as units
+  from marks m
+  join (select distinct machine_number from machine_slots where units is not null) r on r.machine_number = m.machine_number
 ),
 machines as (
   select machine_number, max(units) as units
@@ -20,11 +28,12 @@ machines as (
 ),
 slices as (
   select
-    m.machine_number, m.mark, u.units,
+    m.machine_number, m.mark, coalesce(s.units, u.units) as units,
     cast(sum(m.change) over w as int64) as active,
     timestamp_diff(lead(m.mark) over w, m.mark, microsecond) * 64000 as ticks
   from marks m
   join machines u on u.machine_number = m.machine_number
+  left join sizes s on s.machine_number = m.machine_number and s.mark = m.mark
   window w as (partition by m.machine_number order by m.mark)
 ),
 advances as (

@@ -1,9 +1,12 @@
--- one row per machine: what it has, and from when to when the period bills it (corrections of other times apart)
+-- one row per machine: what it has at most, whether that changed, and from when to when the period bills it (corrections of other times apart)
 select
   resource_key,
   nullif(max(machine_gpus), 0) as machine_gpus,
   nullif(max(machine_cpus), 0) as machine_cpus,
   nullif(max(machine_memory_gb), 0) as machine_memory_gb,
+  coalesce(
+    min(nullif(machine_gpus, 0)) <> max(machine_gpus) or min(nullif(machine_cpus, 0)) <> max(machine_cpus) or min(nullif(machine_memory_gb, 0)) <> max(machine_memory_gb),
+    false) as is_resized,
   min(case when charge_class is null and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000 then charge_period_start end) as billed_from,
   max(case when charge_class is null and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000 then charge_period_end end) as billed_until
 from billing_lines

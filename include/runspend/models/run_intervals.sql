@@ -64,6 +64,7 @@ select
   k.machine_number,
   dense_rank() over (order by o.tracking_server, o.run_id, o.workspace) as run_number,
   o.tracking_server, o.workspace, o.run_id, o.resource_key, o.run_end_rule, o.interval_start, o.interval_end, k.weight_kind,
+  case k.weight_kind when 'gpu' then k.gpu_scale when 'cpu' then k.cpu_scale else 1 end as unit_scale,
   greatest(1, case k.weight_kind
     when 'gpu' then least(100 * k.gpu_scale, cast(round(coalesce(o.gpu_count, 1) * k.gpu_scale) as int64))
     when 'cpu' then least(1000 * k.cpu_scale, cast(round(coalesce(o.cpu_request, 1) * k.cpu_scale) as int64))
