@@ -180,7 +180,7 @@ def config(context: Context, show: bool, schema: bool) -> None:
 
 @cli.command("try")
 @click.option("--tracking", required=True, help="Tracking URI of MLflow, e.g. http://mlflow:5000 or sqlite:///mlflow.db.")
-@click.option("--bill", required=True, help="A FOCUS bill: a file, a folder or an s3:// prefix.")
+@click.option("--bill", required=True, help="A bill in any format that is read: a file, a folder, or a prefix in a store (s3://, gs://, abfss://).")
 @click.option("--folder", type=click.Path(path_type=Path), default=Path(".runspend-try"), show_default=True, help="The only folder that is written to.")
 @with_context
 def try_(context: Context, tracking: str, bill: str, folder: Path) -> None:

@@ -8,14 +8,14 @@ rows travel through the warehouse. `now` is always given. What a step does insid
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runspend.builder import Builder, note_report, report_builds
 from runspend.config import BillSource, Settings
-from runspend.errors import CheckFailed, ConfigError, SourceError
+from runspend.errors import CheckFailed, ConfigError, SourceError, SourceRefused
 from runspend.estimates import CHECKS as ESTIMATE_CHECKS
 from runspend.estimates import estimate_inputs, estimate_parameters, fill_estimates
 from runspend.finality import Finality, is_bill
@@ -23,11 +23,12 @@ from runspend.inputs import allocation_inputs, first_day, reached_months, summar
 from runspend.ladder import LEDGER_CHECKS, LEDGER_SUMS, RUN_CHECKS, ledger_models, ledger_parameters, run_costs_models
 from runspend.outcome import Outcome, Progress, silent
 from runspend.sources import (
+    SourceReport,
     by_month,
     chosen,
     covered_until,
     make_load_id,
-    note_unit,
+    note_superseded,
     own_units,
     owners,
     publish_read,
@@ -39,7 +40,12 @@ from runspend.sources import (
     work_folder,
 )
 from runspend.splitters import Splitters
-from runspend.warehouse import Step, Unit, Warehouse, open_warehouse
+from runspend.warehouse import Step, Unit, UnitState, Warehouse, open_warehouse
+
+if TYPE_CHECKING:
+    from runspend.billing import Load, PeriodLoad
+
+LOAD_TRIES = 3
 
 # --- extract -----------------------------------------------------------------------------------------------------------
 
@@ -73,10 +79,10 @@ def extract(settings: Settings, names: Sequence[str] | None = None, *, now: date
             )
             with warehouse.step("extract", make_load_id(server.name, now)) as step:
                 for (table, period), rows in result.tables.items():
-                    state = step.put(table, period, server.name, rows, extra=result.extras.get((table, period)))
-                    note_unit(outcome, kept, Unit(table, period, server.name), state, only="runs")
+                    step.put(table, period, server.name, rows, extra=result.extras.get((table, period)))
                 report.good(step, covered_until=result.covered_until, rows=result.run_count, experiments=result.experiment_count)
-                publish_read(step, kept, [Unit(table, period, server.name) for table, period in result.tables], outcome)
+                if not publish_read(step, kept, [Unit(table, period, server.name) for table, period in result.tables], outcome, only="runs"):
+                    note_superseded(outcome, server.name)
             outcome.notes += result.warnings
             for refused in result.refused:
                 report.bad(refused)
@@ -108,11 +114,11 @@ def measure(settings: Settings, names: Sequence[str] | None = None, *, now: date
             )
             with warehouse.step("measure", make_load_id(name, now)) as step:
                 for period, rows in result.tables.items():
-                    state = step.put("artifact_bytes", period, name, rows)
-                    note_unit(outcome, kept, Unit("artifact_bytes", period, name), state)
+                    step.put("artifact_bytes", period, name, rows)
                 if result.error is None:
                     report.good(step, covered_until=now, rows=result.objects or 0)
-                publish_read(step, kept, [Unit("artifact_bytes", period, name) for period in result.tables], outcome)
+                if not publish_read(step, kept, [Unit("artifact_bytes", period, name) for period in result.tables], outcome):
+                    note_superseded(outcome, name)
             outcome.notes += result.warnings
             if result.error is not None:
                 report.bad(result.error)
@@ -133,9 +139,9 @@ def load(settings: Settings, names: Sequence[str] | None = None, *, now: datetim
         if source.format == "opencost":
             _load_weights(warehouse, settings, outcome, weights, source, now)
             continue
-        with reading(warehouse, settings, outcome, source.name, "bill", source.late_after, now) as report, work_folder(settings) as workdir:
-            kept = own_units(warehouse, source.name, "billing_lines", "billing_quarantine", "billing_loads", "bill_changes")
-            result = billing.load_source(
+        with reading(warehouse, settings, outcome, source.name, "bill", source.late_after, now) as report:
+            read = partial(
+                billing.load_source,
                 source,
                 now=now,
                 scope=settings.scope,
@@ -144,32 +150,56 @@ def load(settings: Settings, names: Sequence[str] | None = None, *, now: datetim
                 keys=settings.keys,
                 weights=weights.of(source),
                 previous=published(warehouse, source.name),
-                periods_known=sorted({u.period for u in kept if u.table == "billing_loads"}),
                 accept=accept,
-                workdir=workdir,
                 load_id=make_load_id(source.name, now),
                 progress=progress,
             )
-            refused = [error for error in (result.error, *(period.error for period in result.periods)) if error is not None]
-            for period in result.periods:
-                with warehouse.step("load", make_load_id(source.name, now)) as step:
-                    for table, rows in period.tables.items():
-                        state = step.put(table, period.period, source.name, rows, extra=period.extra if table == "billing_lines" else None)
-                        note_unit(outcome, kept, Unit(table, period.period, source.name), state, only="billing_lines")
-                    publish_read(step, kept, [Unit(table, period.period, source.name) for table in period.tables], outcome)
-                if period.state == "unchanged":
-                    outcome.unchanged.append(f"billing_lines {period.period} {source.name}")
-                outcome.notes += unread_notes(source.name, period.period, period.extra)
-            outcome.notes += [f"{source.name}: {what}: {count}" for what, count in result.extra.get("warnings", {}).items()]
-            if refused:
-                for error in refused:
-                    report.bad(error)
-            else:
+            _load_bill(warehouse, settings, outcome, report, source.name, read, now)
+            if not report.has_failed:
                 rows = sum(s.rows for s in own_units(warehouse, source.name, "billing_lines").values())
                 with warehouse.step("load", make_load_id(source.name, now)) as step:
                     report.good(step, covered_until=covered_until(warehouse, source.name), rows=rows)
                     step.publish()
     return outcome
+
+
+def _load_bill(
+    warehouse: Warehouse, settings: Settings, outcome: Outcome, report: SourceReport, name: str, read: Callable[..., Load], now: datetime
+) -> None:
+    """Publish what a bill brings. A period that somebody else published meanwhile is judged again, against theirs: so the newer delivery
+    stands and the older is refused, whoever comes first."""
+    superseded: list[str] | None = None
+    for tries_left in reversed(range(LOAD_TRIES)):
+        with work_folder(settings) as workdir:
+            kept = own_units(warehouse, name, "billing_lines", "billing_quarantine", "billing_loads", "bill_changes")
+            result = read(periods_known=sorted({u.period for u in kept if u.table == "billing_loads"}), workdir=workdir)
+            periods = [p for p in result.periods if superseded is None or p.period in superseded]
+            superseded = [p.period for p in periods if not _publish_period(warehouse, outcome, name, p, kept, now)]
+        for error in (p.error for p in periods if p.error is not None and p.period not in superseded):
+            report.bad(error)
+        if not superseded:
+            break
+        if tries_left:
+            note_superseded(outcome, f"{name} {', '.join(superseded)}", "it is read again")
+    for period in superseded or ():
+        why = f"somebody else published it each of the {LOAD_TRIES} times it was read. Their version stays. Run runspend load when nothing else loads this bill."
+        report.bad(SourceRefused(name, f"cannot load {period} of bill {name}: {why}", period=period))
+    if result.error is not None:
+        report.bad(result.error)
+    outcome.notes += [f"{name}: {what}: {count}" for what, count in result.extra.get("warnings", {}).items()]
+
+
+def _publish_period(warehouse: Warehouse, outcome: Outcome, name: str, period: PeriodLoad, kept: Mapping[Unit, UnitState], now: datetime) -> bool:
+    """Publish one period of a bill and tell of it; False, and nothing is told, if somebody else published it since `kept` was seen."""
+    with warehouse.step("load", make_load_id(name, now)) as step:
+        for table, rows in period.tables.items():
+            step.put(table, period.period, name, rows, extra=period.extra if table == "billing_lines" else None)
+        if not publish_read(step, kept, [Unit(table, period.period, name) for table in period.tables], outcome, only="billing_lines"):
+            return False
+    if period.state == "unchanged":
+        outcome.unchanged.append(f"billing_lines {period.period} {name}")
+    outcome.notes += unread_notes(name, period.period, period.extra)
+    return True
 
 
 def _load_weights(warehouse: Warehouse, settings: Settings, outcome: Outcome, weights: Splitters, source: BillSource, now: datetime) -> None:

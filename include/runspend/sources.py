@@ -47,6 +47,7 @@ class SourceReport:
         self._kind = kind
         self._late_after = late_after
         self._now = now
+        self.has_failed = False
 
     def good(self, step: Step, *, covered_until: datetime | None, rows: int, experiments: int | None = None) -> None:
         """Stage the row of a good read together with what was read."""
@@ -75,6 +76,7 @@ class SourceReport:
 
     def bad(self, error: SourceError) -> None:
         """Keep the last good figures, note the error, tell the operators."""
+        self.has_failed = True
         text = redact(str(error), self._settings)
         before = self._before()["row"]
         row = {**before, **self._row(), "state": "refused" if isinstance(error, SourceRefused) else "unreachable", "last_error": text}
@@ -172,11 +174,24 @@ def published(warehouse: Warehouse, writer: str) -> Callable[[str, str], pa.Tabl
     return lambda table, period: warehouse.read(Unit(table, period, writer))
 
 
-def publish_read(step: Step, kept: Mapping[Unit, UnitState], units: Sequence[Unit], outcome: Outcome) -> None:
-    """Publish what was read unless somebody else replaced the same units since `kept` was seen: theirs may be the newer."""
-    inputs = {unit: kept[unit].digest if unit in kept else None for unit in units}
-    if not step.publish(inputs):
-        outcome.notes.append(f"superseded: {units[0].writer} was read by somebody else meanwhile; their rows stay")
+def publish_read(step: Step, kept: Mapping[Unit, UnitState], units: Sequence[Unit], outcome: Outcome, *, only: str | None = None) -> bool:
+    """Publish what was read and say what changed; False, and nothing is said, if somebody else replaced the same units since `kept` was seen.
+
+    Theirs may be the newer. `only` names the table worth telling people about.
+    """
+    states = {unit: step.state(unit) for unit in units}
+    if not step.publish({unit: kept[unit].digest if unit in kept else None for unit in units}):
+        return False
+    for unit, state in states.items():
+        if only is None or unit.table == only:
+            is_same = unit in kept and kept[unit].digest == state.digest
+            (outcome.unchanged if is_same else outcome.changed).append(" ".join(unit))
+    return True
+
+
+def note_superseded(outcome: Outcome, what: str, then: str = "their rows stay") -> None:
+    """Say that `publish_read` published nothing, and what comes of it."""
+    outcome.notes.append(f"superseded: {what} was read by somebody else meanwhile; {then}")
 
 
 def rebuilt_months(warehouse: Warehouse, server: str) -> list[str]:
@@ -206,14 +221,6 @@ def unread_notes(source: str, period: str, extra: Mapping[str, Any]) -> list[str
     for column, count in (extra.get("unreadable") or {}).items():
         notes.append(f"{source} {period}: {column} of {count} rows cannot be read and counts as null")
     return notes
-
-
-def note_unit(outcome: Outcome, kept: Mapping[Unit, UnitState], unit: Unit, state: UnitState, *, only: str | None = None) -> None:
-    """Say whether a unit changed; `only` names the table worth telling people about."""
-    if only is not None and unit.table != only:
-        return
-    is_same = unit in kept and kept[unit].digest == state.digest
-    (outcome.unchanged if is_same else outcome.changed).append(" ".join(unit))
 
 
 def owners(warehouse: Warehouse, settings: Settings) -> pa.Table:

@@ -328,5 +328,7 @@ def snake(name: str) -> str:
 def test_the_file_can_be_read_back(reader: Reader, tmp_path: Path) -> None:
     """DuckDB reads the gzipped CSV as a person would, and sums to the bill."""
     done = export_focus(reader, MONTH, tmp_path / "may.csv.gz")
-    found: Any = duckdb.execute("select count(*), sum(EffectiveCost::decimal(38, 22)) from read_csv(?, all_varchar = true)", [str(tmp_path / "may.csv.gz")]).fetchone()
+    with duckdb.connect() as con:
+        query = "select count(*), sum(EffectiveCost::decimal(38, 22)) from read_csv(?, all_varchar = true)"
+        found: Any = con.execute(query, [str(tmp_path / "may.csv.gz")]).fetchone()
     assert found == (done.rows, done.totals[0].effective_cost)

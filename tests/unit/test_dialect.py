@@ -17,7 +17,8 @@ FILES = sorted([*(PACKAGE / "models").glob("*.sql"), *(PACKAGE / "checks").glob(
 
 
 def run(sql: str) -> list[tuple[object, ...]]:
-    return duckdb.sql(duckdb_sql(sql)).fetchall()
+    with duckdb.connect() as con:
+        return con.sql(duckdb_sql(sql)).fetchall()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -56,7 +57,8 @@ def test_the_recipe_for_money_is_exact() -> None:
 def test_decimals_keep_their_digits(expression: str, type_: str) -> None:
     """Types are wide enough for money; a literal has the type of its own digits, so that products fit."""
     translated = duckdb_sql(f"select {expression} as v from (select 1 as x)")
-    assert duckdb.sql(f"select column_type from (describe {translated})").fetchall() == [(type_,)]
+    with duckdb.connect() as con:
+        assert con.sql(f"select column_type from (describe {translated})").fetchall() == [(type_,)]
 
 
 FORBIDDEN = {

@@ -186,7 +186,7 @@ def _read_manifest(folder: Folder, entry: Entry, by_name: Mapping[str, Entry]) -
         return problem(f"has {entry.bytes} bytes, more than a manifest can")
     try:
         document = json.loads(folder.fetch(entry).read_bytes().decode("utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return problem(f"is not valid JSON ({error})")
     if not isinstance(document, dict):
         return problem("is not a JSON object")

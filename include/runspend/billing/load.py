@@ -7,6 +7,7 @@ happens to a file in `arrivals.py`, formats in their modules, the rules of versi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -26,7 +27,7 @@ from runspend.billing.arrivals import (
     verify_all,
 )
 from runspend.billing.census import FedPeriod
-from runspend.billing.deliveries import Delivery, by_export, find_deliveries, period_of_name, together
+from runspend.billing.deliveries import DATA_NAMES, MANIFEST_NAMES, Deliveries, Delivery, by_export, find_deliveries, period_of_name, together
 from runspend.billing.outcomes import (
     Load,
     PeriodLoad,
@@ -46,6 +47,8 @@ from runspend.billing.tonight import Previous, Tonight, refused
 from runspend.billing.versions import VersionFacts, plain, version_of
 from runspend.config import BillSource, DimensionSettings, KeySettings, Pool, ScopeSettings
 from runspend.errors import SourceRefused
+
+LIKE_BILLS = re.compile(r"(?i)\.(json|json\.gz|tsv|xlsx?|zip|avro|orc|7z|bz2|zst)$")
 
 
 def load_source(
@@ -98,7 +101,18 @@ def load_source(
     load.periods += missing_periods(tonight, {p.period for p in load.periods})
     load.periods.sort(key=lambda p: p.period)
     load.extra["ignored_files"] = list(found.ignored)
+    if unread := _files_like_bills(found):
+        load.extra.setdefault("warnings", {})["files that are not read"] = ", ".join(unread[:3]) + (f" and {len(unread) - 3} more" if unread[3:] else "")
     return load
+
+
+def _files_like_bills(found: Deliveries) -> list[str]:
+    """Ignored files that people may take for part of the bill: tables of a kind that is not read, or data of a month without a
+    manifest beside months that have one."""
+    if not found.is_by_manifest:
+        return [name for name in found.ignored if LIKE_BILLS.search(name) and not MANIFEST_NAMES.search(name)]
+    listed = {delivery.period for delivery in found.found}
+    return [name for name in found.ignored if DATA_NAMES.search(name) and period_of_name(name) not in {None, *listed}]
 
 
 # --- delivery: manifest ------------------------------------------------------------------------------------------------

@@ -77,3 +77,6 @@ create temp macro block_inverse(size) as case
   when size > 0 and exact_product(try_cast(cast(1.0e0 / size as varchar) as decimal(38, 22)), cast(size as decimal(38, 22))) = 1
     then try_cast(cast(1.0e0 / size as varchar) as decimal(38, 22))
 end;
+
+-- DuckDB reads 1_000 as a thousand; no bill writes that and means it.
+create temp macro number(t) as try_cast(case when not contains(t, '_') then t end as decimal(38, 22));

@@ -138,6 +138,9 @@ def _read_all(
             elif kind.sql is not None:
                 _map(staged, delivered, kind, view, found, variables)
 
+    import duckdb
+    import pyarrow as pa
+
     source, name = delivered.source.name, delivered.name
     try:
         # A connection of its own: the next share is read while this one is mapped.
@@ -147,6 +150,8 @@ def _read_all(
         staged.drop(delivered.index)
         found.rows, found.unreadable, found.left_out = 0, {}, {}
         keep(texts.read_slowly(staged.con, source, name, delivered.file, header, wanted))
+    except (pa.ArrowException, OSError, UnicodeDecodeError, duckdb.NotImplementedException) as error:
+        raise texts.refused(source, name, f"it cannot be read ({str(error).splitlines()[0]}). Deliver it again") from error
 
 
 def _ahead(shares: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -296,7 +301,8 @@ def _judging_sql(query: str, types: Mapping[str, str]) -> str:
         if name not in types:
             typed.append(f"cast(null as {kind}) as {name}")
         elif types[name] == "VARCHAR" and column.type != "STRING":
-            typed.append(f"try_cast({name} as {kind}) as {name}, {name} as {name}_text")
+            read = f"number({name})" if column.type == "BIGNUMERIC" else f"try_cast({name} as {kind})"
+            typed.append(f"{read} as {name}, {name} as {name}_text")
             unread[FOCUS_NAMES[name]] = f"({name} is null and {name}_text is not null)"
         else:
             typed.append(f"cast({name} as {kind}) as {name}")
@@ -311,7 +317,7 @@ def _judging_sql(query: str, types: Mapping[str, str]) -> str:
         "case when billing_currency is null or upper(trim(billing_currency)) not in (select code from currencies) "
         "then unreadable('BillingCurrency', billing_currency, 'an ISO 4217 code such as USD') end",
     ]
-    cost_check = "case when billed_cost is null or contains(billed_cost_text, '_') then unreadable('BilledCost', billed_cost_text, 'a plain decimal number') end"
+    cost_check = "case when billed_cost is null then unreadable('BilledCost', billed_cost_text, 'a plain decimal number') end"
     long_cost = (
         "long_billed_cost"
         if "long_billed_cost" in types or types["billed_cost"] != "VARCHAR"

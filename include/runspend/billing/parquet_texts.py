@@ -33,7 +33,7 @@ def read(con: duckdb.DuckDBPyConnection, path: Path, wanted: Sequence[str], shar
 
     kinds = {field.name: field.type for field in pq.read_schema(path)}
     strings = [name for name in wanted if pa.types.is_string(kinds[name])]
-    with pq.ParquetFile(path, read_dictionary=strings) as opened:
+    with pq.ParquetFile(path, read_dictionary=strings, page_checksum_verification=True) as opened:
         batches: list[pa.RecordBatch] = []
         for batch in opened.iter_batches(batch_size=share, columns=list(dict.fromkeys(wanted))):  # they end where row groups do
             if sum(each.num_rows for each in batches) + batch.num_rows > share:

@@ -33,7 +33,7 @@ BLOCK_BYTES = 4 << 20
 DELIMITERS = (",", "|", ";", "\t")
 ROW_NUMBER = "row_number"
 JSON_PIECES = r'"(?:[^"\\]|\\.)*"|[^"]+'
-JSON_POINT_NUMBER = "-?[0-9]+[.][0-9]+(?:[eE][-+]?[0-9]+)?"
+JSON_NUMBER = "-?[0-9]+(?:[.][0-9]+)?(?:[eE][-+]?[0-9]+)?"
 
 
 def read_header(source: str, name: str, file: VerifiedFile) -> list[str]:
@@ -205,13 +205,13 @@ def csv_sql(path: Path, types: Sequence[str], nulls: Sequence[str], delimiter: s
     )
 
 
-def even_row_ends(path: Path, width: int) -> Path | None:
-    """The same rows, each ended by a line feed; None if the file is no CSV of that many columns.
+def even_row_ends(path: Path, width: int, folder: Path) -> Path | None:
+    """The same rows, each ended by a line feed, in a file in `folder`; None if the file is no CSV of that many columns.
 
     Rows that end one way and hold a line break of the other kind inside quotes are valid CSV (Python's own writer makes
     them), but DuckDB 2.0 refuses to read them. A stray carriage return makes a short row, and so None.
     """
-    target = path.with_name(path.name + ".even")
+    target = folder / f"{path.name}.even"
     csv.field_size_limit(MAX_LINE_BYTES)
     with path.open(encoding="utf-8-sig", newline="") as source, target.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
@@ -276,18 +276,24 @@ def _relation(
     return f"select {', '.join([*texts, f'cast({number} as bigint) as {ROW_NUMBER}'])} from {relation}"
 
 
+def work_folder(con: duckdb.DuckDBPyConnection) -> Path:
+    """Where the engine may write: never beside a file of the user's."""
+    [(spill,)] = con.execute("select current_setting('temp_directory')").fetchall()
+    return Path(spill).parent
+
+
 def _sound_csv(con: duckdb.DuckDBPyConnection, source: str, name: str, path: Path, width: int) -> str:
     """`csv_sql` of the file, or of a copy with even row ends where the file's own are what DuckDB stumbles over."""
     import duckdb
 
     delimiter = _delimiter(path)
-    if delimiter == ",":
-        check_row_ends(con, source, name, path, width)
     relation = csv_sql(path, ["varchar"] * width, ("",), delimiter)
     try:
+        if delimiter == ",":
+            check_row_ends(con, source, name, path, width)
         con.execute(f"select count(*) from {relation}")
     except duckdb.InvalidInputException as error:
-        even = even_row_ends(path, width) if "state machine" in str(error) and delimiter == "," else None
+        even = even_row_ends(path, width, work_folder(con)) if "state machine" in str(error) and delimiter == "," else None
         if even is None:
             raise
         return csv_sql(even, ["varchar"] * width, ("",))
@@ -331,17 +337,17 @@ def _parquet_leaves(path: Path) -> dict[str, str]:
 def exact_json_sql(path: Path) -> str:
     """SQL for the objects of a JSON file, with no digit of a number lost.
 
-    DuckDB reads a number with a point as a double, which holds 17 digits. Where an object has a longer one, its numbers with a
-    point become texts, outside of the texts it has; all others stay as they are, which is much faster.
+    DuckDB reads a number with a point or a power as a double, which keeps 15 digits of any number. Where an object has a longer one,
+    its numbers become texts, outside of the texts it has; all others stay as they are, which is much faster.
     """
     objects = f"read_json_objects({sql_text(str(path))}, maximum_object_size = {MAX_LINE_BYTES})"
     pieces = f"regexp_extract_all(written, {sql_text(JSON_PIECES)})"
     # Most objects have no run that long: counting digits is for those that do.
     is_long = (
-        "case when regexp_matches(written, '[0-9.]{19}') then coalesce(list_max(list_transform("
-        "regexp_extract_all(written, '[0-9]+[.][0-9]+'), lambda number: length(ltrim(replace(number, '.', ''), '0')))) > 17, false) else false end"
+        "case when regexp_matches(written, '[0-9.]{16}') then coalesce(list_max(list_transform("
+        "regexp_extract_all(written, '[0-9]+(?:[.][0-9]+)?'), lambda number: length(ltrim(replace(number, '.', ''), '0')))) > 15, false) else false end"
     )
-    quoted = f"case when piece[1] = '\"' then piece else regexp_replace(piece, {sql_text(JSON_POINT_NUMBER)}, '\"\\0\"', 'g') end"
+    quoted = f"case when piece[1] = '\"' then piece else regexp_replace(piece, {sql_text(JSON_NUMBER)}, '\"\\0\"', 'g') end"
     return (
         f"(select case when {is_long} "
         f"then cast(array_to_string(list_transform({pieces}, lambda piece: {quoted}), '') as json) else json end as json "
@@ -354,7 +360,7 @@ def _json_leaves(source: str, name: str, path: Path) -> dict[str, str]:
     import duckdb
 
     try:
-        with duckdb.connect(":memory:") as con:
+        with duckdb.connect(":memory:", config={"memory_limit": "1GB"}) as con:
             [(structure,)] = con.execute(
                 f"select json_group_structure(json) from read_json_objects({sql_text(str(path))}, maximum_object_size = {MAX_LINE_BYTES})"
             ).fetchall()

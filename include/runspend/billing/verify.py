@@ -39,6 +39,15 @@ class VerifiedFile:
 
 def verify_file(source: str, name: str, path: Path, *, stated_bytes: int | None, unpack_to: Path) -> VerifiedFile:
     """Read the whole file once. Raises SourceRefused that names the file and what is wrong with it."""
+    try:
+        return _verify(source, name, path, stated_bytes, unpack_to)
+    except FileNotFoundError as error:
+        raise _refused(source, name, "it was there when the folder was listed and is not any more. Run the load again") from error
+    except PermissionError as error:
+        raise _refused(source, name, "it may not be read. Check its permissions") from error
+
+
+def _verify(source: str, name: str, path: Path, stated_bytes: int | None, unpack_to: Path) -> VerifiedFile:
     size = path.stat().st_size
     if stated_bytes is not None and size != stated_bytes:
         raise _refused(source, name, f"it has {size} bytes where the manifest states {stated_bytes}. Deliver it again")

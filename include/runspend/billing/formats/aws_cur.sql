@@ -104,8 +104,8 @@ charges as (
       cast(
         if(
           commitment = 'Spend',
-          try_cast(savings_plan_total_commitment_to_date as decimal(38, 22)) - try_cast(savings_plan_used_commitment as decimal(38, 22)),
-          coalesce(try_cast(unused_upfront_fee as decimal(38, 22)), 0) + coalesce(try_cast(unused_recurring_fee as decimal(38, 22)), 0)
+          number(savings_plan_total_commitment_to_date) - number(savings_plan_used_commitment),
+          coalesce(number(unused_upfront_fee), 0) + coalesce(number(unused_recurring_fee), 0)
         ) as varchar
       ) as unused
     from meant
@@ -203,7 +203,7 @@ select
     when is_split then 'split cost allocation'  -- a container's part of a charge that has a line of its own
   end as left_out,
   case
-    when is_split and try_cast(cost as decimal(38, 22)) <> 0
+    when is_split and number(cost) <> 0
       then unreadable('line_item_unblended_cost', cost, '0, which split cost allocation data charges')
   end as trouble
 from named

@@ -127,23 +127,25 @@ units as materialized (
 measured as (
   select
     *,
-    try_cast(cost as decimal(38, 22)) as cost_amount,
-    try_cast(quantity as decimal(38, 22)) as amount,
-    try_cast(payg_price as decimal(38, 22)) as payg_amount,
-    try_cast(unit_price as decimal(38, 22)) as unit_amount,
+    number(cost) as cost_amount,
+    number(quantity) as amount,
+    number(payg_price) as payg_amount,
+    number(unit_price) as unit_amount,
     -- Without a unit a price is for one.
     case when unit is null then cast(1 as decimal(38, 22)) else per_block end as per_unit,
     charge_type in ('usage', 'unusedreservation', 'unusedsavingsplan') as is_usage,
     charge_type in ('unusedreservation', 'unusedsavingsplan') as is_unused,
     charge_type in ('purchase', 'refund') as is_bought,
     coalesce(benefit_id, reservation_id) as commitment_id,
-    -- Exports of older agreements leave PricingModel empty on what was bought.
+    -- Exports of older agreements leave PricingModel empty: amortised usage with a commitment's id is covered by it.
     pricing_model in ('reservation', 'savingsplan') or charge_type in ('unusedreservation', 'unusedsavingsplan')
-      or (charge_type in ('purchase', 'refund') and coalesce(benefit_id, reservation_id) is not null) as is_committed,
+      or (charge_type in ('purchase', 'refund') and coalesce(benefit_id, reservation_id) is not null)
+      or (getvariable('is_amortized') and pricing_model = '' and charge_type = 'usage' and coalesce(benefit_id, reservation_id) is not null)
+      as is_committed,
     pricing_currency is null or upper(trim(pricing_currency)) = upper(trim(currency)) as is_priced_in_currency,
     lower(publisher_type) = 'marketplace' as is_marketplace,
     -- Where no price is known Azure writes 0.
-    nullif(try_cast(payg_cost as decimal(38, 22)), 0) as payg_cost_amount
+    nullif(number(payg_cost), 0) as payg_cost_amount
   from dated
   left join units on unit_text = unit
 ),

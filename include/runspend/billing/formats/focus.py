@@ -93,7 +93,7 @@ def _read_any(staged: Staged, source: str, name: str, path: Path, header: Sequen
     try:
         return _read_tolerantly(staged, source, name, path, header, file_index)
     except duckdb.InvalidInputException as error:
-        even = texts.even_row_ends(path, len(header)) if "state machine" in str(error) else None
+        even = texts.even_row_ends(path, len(header), texts.work_folder(staged.con)) if "state machine" in str(error) else None
         if even is None:
             raise
     staged.drop(file_index)
@@ -136,12 +136,16 @@ def _view_csv(con: duckdb.DuckDBPyConnection, header: Sequence[str], path: Path,
     """Every value as the text it is, and as its type where that can be read."""
     at = {name: f"c{i}" for i, name in enumerate(header)}
     typed = {
-        name: ref if COLUMNS[name].type == "STRING" else f"try_cast({ref} as {DUCKDB_TYPES[COLUMNS[name].type]})"
+        name: ref if COLUMNS[name].type == "STRING" else _typed(ref, COLUMNS[name].type)
         for name, ref in at.items()
         if name in COLUMNS
     }
     raw = f"json_object({', '.join(f'{sql_text(n)}, {ref}' for n, ref in at.items())})"
     _create_view(con, texts.csv_sql(path, ["varchar"] * len(header), NULL_TEXTS), at, typed, at, raw, "row_number() over ()", file_index)
+
+
+def _typed(text: str, kind: str) -> str:
+    return f"number({text})" if kind == "BIGNUMERIC" else f"try_cast({text} as {DUCKDB_TYPES[kind]})"
 
 
 def _view_parquet(con: duckdb.DuckDBPyConnection, path: Path, file_index: int) -> None:
@@ -161,7 +165,7 @@ def _view_parquet(con: duckdb.DuckDBPyConnection, path: Path, file_index: int) -
             typed[name] = (
                 f"cast({ref} as timestamptz)" if is_time
                 else texts[name] if column.type == "STRING"
-                else f"try_cast({texts[name]} as {DUCKDB_TYPES[column.type]})"
+                else _typed(texts[name], column.type)
             )  # fmt: skip
     raw = f"cast(json_object({', '.join(f'{sql_text(n)}, {t}' for n, t in texts.items())}) as varchar)"
     _create_view(con, relation, texts, typed, texts, raw, "file_row_number + 1", file_index)
@@ -193,7 +197,7 @@ def _count_unreadable(con: duckdb.DuckDBPyConnection, header: Sequence[str], pat
     """How many values of typed columns were neither null nor readable: they are null in the warehouse, and reported."""
     names = [n for n in header if n in COLUMNS and COLUMNS[n].type != "STRING"]
     counts = ", ".join(
-        f"count(*) filter (c{header.index(n)} is not null and try_cast(c{header.index(n)} as {DUCKDB_TYPES[COLUMNS[n].type]}) is null)"
+        f"count(*) filter (c{header.index(n)} is not null and {_typed(f'c{header.index(n)}', COLUMNS[n].type)} is null)"
         for n in names
     )
     [row] = con.execute(f"select {counts} from {texts.csv_sql(path, ['varchar'] * len(header), NULL_TEXTS)}").fetchall()

@@ -81,6 +81,11 @@ def open_place(source: BillSource, workdir: Path, now: datetime) -> BigQueryTabl
     return open_table(source, workdir, EXPORT)
 
 
+def names(name: str) -> bool:
+    """JSON lines are often called .json."""
+    return name.lower().endswith((".json", ".json.gz"))
+
+
 def matches(header: Sequence[str]) -> bool:
     """Whether a header is of this export: its month of the invoice is named by nobody else."""
     return {"billing_account_id", "usage_start_time", "cost", "invoice.month"} <= set(header)

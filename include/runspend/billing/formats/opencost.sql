@@ -21,8 +21,8 @@ with said as (
 read as (
   select
     *,
-    list_sum(list_transform(costs, lambda cost: coalesce(try_cast(cost as decimal(38, 22)), 0)))::decimal(38, 22) as weight,
-    len(list_filter(costs, lambda cost: cost is not null and try_cast(cost as decimal(38, 22)) is null)) > 0 as is_odd,
+    list_sum(list_transform(costs, lambda cost: coalesce(number(cost), 0)))::decimal(38, 22) as weight,
+    len(list_filter(costs, lambda cost: cost is not null and number(cost) is null)) > 0 as is_odd,
     contains(called, '__idle__') as is_idle,
     contains(called, '__unmounted__') as is_unmounted,
     coalesce(try_cast(run_start as timestamptz), step_from) as started_at,

@@ -11,7 +11,7 @@ with stated as (
       when regexp_matches(t, '(Z|[+-][0-9]{2}:?[0-9]{2})$') then try_cast(t as timestamptz)
       else timezone(getvariable('timezone'), try_cast(t as timestamp))
     end) as times,
-    case when try_cast(elapsed as bigint) between 0 and 100000000 then try_cast(elapsed as bigint) end as elapsed_seconds,
+    case when regexp_full_match(trim(elapsed), '[0-9]{1,9}') then cast(elapsed as bigint) end as elapsed_seconds,
     coalesce(nullif(regexp_extract(tres, '(?:^|,)cpu=([0-9]+)', 1), ''), cores) as cpu_text,
     coalesce(nullif(regexp_extract(tres, '(?:^|,)node=([0-9]+)', 1), ''), nodes) as node_text,
     nullif(regexp_extract(tres, '(?:^|,)billing=([0-9]+)', 1), '') as billing_text,

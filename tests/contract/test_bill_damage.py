@@ -1,0 +1,127 @@
+"""Odd and damaged files of every format: refused with the file's name, or read exactly; never a crash, never in silence."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from runspend.billing import places
+from runspend.errors import SourceRefused
+from tests import azure_files, cur_files, focus_files, gcp_files
+from tests.focus_files import nights, only, write_bytes
+
+
+def test_a_file_that_goes_between_listing_and_reading_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = cur_files.write_cur(tmp_path / "in" / "a.csv", [cur_files.line()])
+    fetch = places.LocalFolder.fetch
+
+    def vanish(self: places.LocalFolder, entry: places.Entry) -> Path:
+        path.unlink()
+        return fetch(self, entry)
+
+    monkeypatch.setattr(places.LocalFolder, "fetch", vanish)
+    with pytest.raises(SourceRefused, match=r"cannot load a\.csv of bill bill: it was there when the folder was listed"):
+        nights(tmp_path, tmp_path / "in").load()
+
+
+def test_a_parquet_file_with_a_changed_byte_is_refused(tmp_path: Path) -> None:
+    """Where its writer stored checksums of its pages; without them only some changes can be seen."""
+    table = cur_files.parquet_table([cur_files.line(cost=f"{n}.25") for n in range(500)])
+    path = tmp_path / "in" / "a.parquet"
+    path.parent.mkdir()
+    pq.write_table(table, path, write_page_checksum=True, compression="none", use_dictionary=False)
+    whole = path.read_bytes()
+    for at in (200, len(whole) // 3, len(whole) // 2):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        with pytest.raises(SourceRefused, match=r"cannot load a\.parquet of bill bill"):
+            nights(tmp_path / str(at), tmp_path / "in").load()
+
+
+def test_a_manifest_of_nothing_but_brackets_is_refused(tmp_path: Path) -> None:
+    """Python gives up on it with an error of its own."""
+    cur_files.write_cur(tmp_path / "in/export/data/BILLING_PERIOD=2026-10/a.csv.gz", [cur_files.line()])
+    write_bytes(tmp_path / "in/export/metadata/BILLING_PERIOD=2026-10/export-Manifest.json", b"[" * 100_000)
+    [period] = nights(tmp_path, tmp_path / "in").load().periods
+    assert period.state == "refused" and "is not valid JSON" in str(period.error)
+
+
+def test_an_underscore_is_no_digit_in_any_cost(tmp_path: Path) -> None:
+    """DuckDB reads 1_000 as a thousand."""
+    covered = cur_files.line("SavingsPlanCoveredUsage", "2.00", savings_plan_savings_plan_effective_cost="1_000")
+    bill = nights(tmp_path / "cur", cur_files.write_cur(tmp_path / "cur" / "a.csv", [covered]))
+    assert only(bill.load()).extra["unreadable"] == {"EffectiveCost": 1}
+    assert [line["effective_cost"] for line in bill.lines()] == [None]
+    bill = nights(tmp_path / "focus", focus_files.write_csv(tmp_path / "focus" / "a.csv", [focus_files.row() | {"EffectiveCost": "1_000"}]))
+    assert only(bill.load()).extra["unreadable"] == {"EffectiveCost": 1}
+    bill = nights(tmp_path / "azure", write_bytes(tmp_path / "azure" / "a.csv", azure_files.text([azure_files.cost("1.00", Quantity="1_000")]).encode()), format="azure")
+    bill.load()
+    assert [line["billed_nanoseconds"] for line in bill.lines()] == [None]
+
+
+def test_googles_json_lines_may_be_called_json(tmp_path: Path) -> None:
+    gcp_files.write_csv(tmp_path / "in" / "a.csv", [gcp_files.gcp("1.00")])
+    gcp_files.write_jsonl(tmp_path / "in" / "b.json", [gcp_files.gcp("2.00", "2026-10-06T10:00:00Z")])
+    bill = nights(tmp_path, tmp_path / "in", format="gcp")
+    bill.load()
+    assert bill.total() == Decimal(3)
+
+
+def test_files_that_look_like_a_bill_and_are_not_read_are_told(tmp_path: Path) -> None:
+    focus_files.write_csv(tmp_path / "in" / "a.csv", [focus_files.row()])
+    for name in ("b.xlsx", "c.json", "notes.md"):
+        write_bytes(tmp_path / "in" / name, b"x")
+    assert nights(tmp_path, tmp_path / "in").load().extra["warnings"]["files that are not read"] == "b.xlsx, c.json"
+
+
+def test_data_of_a_month_without_a_manifest_is_told_beside_months_that_have_one(tmp_path: Path) -> None:
+    for month in ("2026-10", "2026-11"):
+        cur_files.write_cur(tmp_path / f"in/export/data/BILLING_PERIOD={month}/a.csv.gz", [cur_files.line(**cur_files.month(month))])
+    manifest = {"dataFiles": ["in/export/data/BILLING_PERIOD=2026-10/a.csv.gz"]}
+    write_bytes(tmp_path / "in/export/metadata/BILLING_PERIOD=2026-10/export-Manifest.json", json.dumps(manifest).encode())
+    load = nights(tmp_path, tmp_path / "in").load()
+    assert [(p.period, p.state) for p in load.periods] == [("2026-10", "loaded")]
+    assert load.extra["warnings"] == {"files that are not read": "export/data/BILLING_PERIOD=2026-11/a.csv.gz"}
+
+
+@pytest.mark.parametrize(("ends", "within"), [("\r\n", "\n"), ("\n", "\r\n"), ("\n", "\n")])
+def test_a_line_break_inside_quotes_breaks_no_row(tmp_path: Path, ends: str, within: str) -> None:
+    """Whatever ends the rows; and the copy this takes is not made beside the user's file."""
+    lines = [cur_files.line(cost=cost, line_item_line_item_description=f"two{within}lines") for cost in ("1.00", "2.00")]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(lines[0]), lineterminator=ends)
+    writer.writeheader()
+    writer.writerows(lines)
+    bill = nights(tmp_path, write_bytes(tmp_path / "in" / "a.csv", out.getvalue().encode()).parent)
+    bill.load()
+    assert bill.total() == Decimal(3)
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["a.csv"]
+
+
+@pytest.mark.parametrize("cost", ["0.10000000000000001", "9007199254740993.5", "0.1234567890123456", "12.5"])
+def test_a_number_in_json_keeps_every_digit(tmp_path: Path, cost: str) -> None:
+    line = json.dumps(gcp_files.flat(gcp_files.gcp("COST")) | {"cost_at_list": "1"}, default=str).replace('"COST"', cost)
+    bill = nights(tmp_path, write_bytes(tmp_path / "in" / "a.jsonl", f"{line}\n".encode()).parent, format="gcp")
+    bill.load()
+    assert bill.total() == Decimal(cost)
+
+
+def test_amortised_usage_with_a_commitments_id_and_no_pricing_model_is_covered(tmp_path: Path) -> None:
+    """Usage 2, covered usage 0.6 and 0.4 unused; the reservation was bought for 31."""
+    none = {"PricingModel": ""}
+    amortized = [
+        azure_files.cost("2.00", **none),
+        azure_files.cost("0.60", ReservationId="r1", **none),
+        azure_files.cost("0.40", ReservationId="r1", ChargeType="UnusedReservation", **none),
+    ]
+    actual = [azure_files.cost("2.00", **none), azure_files.cost("0", ReservationId="r1", **none), azure_files.cost("31.00", ReservationId="r1", ChargeType="Purchase", **none)]
+    for name, rows in (("amortized", amortized), ("actual", actual)):
+        write_bytes(tmp_path / "in" / name / "a.csv", azure_files.text(rows).encode())
+    bill = nights(tmp_path, tmp_path / "in", format="azure")
+    bill.load()
+    assert (bill.total(), bill.total(column="effective_cost")) == (Decimal(33), Decimal(3))
