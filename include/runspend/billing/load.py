@@ -27,7 +27,16 @@ from runspend.billing.arrivals import (
     verify_all,
 )
 from runspend.billing.census import FedPeriod
-from runspend.billing.deliveries import DATA_NAMES, MANIFEST_NAMES, Deliveries, Delivery, by_export, find_deliveries, period_of_name, together
+from runspend.billing.deliveries import (
+    DATA_NAMES,
+    MANIFEST_NAMES,
+    Deliveries,
+    Delivery,
+    by_export,
+    find_deliveries,
+    period_of_name,
+    together,
+)
 from runspend.billing.outcomes import (
     Load,
     PeriodLoad,
