@@ -23,7 +23,6 @@ from runspend.inputs import allocation_inputs, first_day, reached_months, summar
 from runspend.ladder import LEDGER_CHECKS, LEDGER_SUMS, RUN_CHECKS, ledger_models, ledger_parameters, run_costs_models
 from runspend.outcome import Outcome, Progress, silent
 from runspend.sources import (
-    SourceReport,
     by_month,
     chosen,
     covered_until,
@@ -40,12 +39,12 @@ from runspend.sources import (
     work_folder,
 )
 from runspend.splitters import Splitters
-from runspend.warehouse import Step, Unit, UnitState, Warehouse, open_warehouse
+from runspend.warehouse import Step, Unit, Warehouse, open_warehouse
 
 if TYPE_CHECKING:
-    from runspend.billing import Load, PeriodLoad
+    from runspend.billing import Load
 
-LOAD_TRIES = 3
+LOAD_TRIES = 3  # of a bill that somebody else loads at the same time
 
 # --- extract -----------------------------------------------------------------------------------------------------------
 
@@ -129,7 +128,7 @@ def measure(settings: Settings, names: Sequence[str] | None = None, *, now: date
 
 
 def load(settings: Settings, names: Sequence[str] | None = None, *, now: datetime, accept: Sequence[str] = (), progress: Progress = silent) -> Outcome:
-    """Bills into `billing_lines`, `billing_quarantine`, `billing_loads`, `bill_changes`: one billing period of one source at a time."""
+    """Bills into `billing_lines`, `billing_quarantine`, `billing_loads`, `bill_changes`: all billing periods of one source at a time."""
     from runspend import billing
 
     outcome = Outcome("load")
@@ -154,8 +153,17 @@ def load(settings: Settings, names: Sequence[str] | None = None, *, now: datetim
                 load_id=make_load_id(source.name, now),
                 progress=progress,
             )
-            _load_bill(warehouse, settings, outcome, report, source.name, read, now)
-            if not report.has_failed:
+            result = _load_bill(warehouse, settings, outcome, source.name, read, now)
+            refused = [error for error in (result.error, *(period.error for period in result.periods)) if error is not None]
+            for period in result.periods:
+                if period.state == "unchanged":
+                    outcome.unchanged.append(f"billing_lines {period.period} {source.name}")
+                outcome.notes += unread_notes(source.name, period.period, period.extra)
+            outcome.notes += [f"{source.name}: {what}: {count}" for what, count in result.extra.get("warnings", {}).items()]
+            if refused:
+                for error in refused:
+                    report.bad(error)
+            else:
                 rows = sum(s.rows for s in own_units(warehouse, source.name, "billing_lines").values())
                 with warehouse.step("load", make_load_id(source.name, now)) as step:
                     report.good(step, covered_until=covered_until(warehouse, source.name), rows=rows)
@@ -163,43 +171,26 @@ def load(settings: Settings, names: Sequence[str] | None = None, *, now: datetim
     return outcome
 
 
-def _load_bill(
-    warehouse: Warehouse, settings: Settings, outcome: Outcome, report: SourceReport, name: str, read: Callable[..., Load], now: datetime
-) -> None:
-    """Publish what a bill brings. A period that somebody else published meanwhile is judged again, against theirs: so the newer delivery
-    stands and the older is refused, whoever comes first."""
-    superseded: list[str] | None = None
-    for tries_left in reversed(range(LOAD_TRIES)):
+def _load_bill(warehouse: Warehouse, settings: Settings, outcome: Outcome, name: str, read: Callable[..., Load], now: datetime) -> Load:
+    """Read a bill and publish what it brings. If somebody else published it meanwhile, it is read again and judged against theirs:
+    so the newer delivery stands and the older is refused, whoever comes first. Raises SourceRefused when that happens every time."""
+    for number in range(1, LOAD_TRIES + 1):
         with work_folder(settings) as workdir:
             kept = own_units(warehouse, name, "billing_lines", "billing_quarantine", "billing_loads", "bill_changes")
             result = read(periods_known=sorted({u.period for u in kept if u.table == "billing_loads"}), workdir=workdir)
-            periods = [p for p in result.periods if superseded is None or p.period in superseded]
-            superseded = [p.period for p in periods if not _publish_period(warehouse, outcome, name, p, kept, now)]
-        for error in (p.error for p in periods if p.error is not None and p.period not in superseded):
-            report.bad(error)
-        if not superseded:
-            break
-        if tries_left:
-            note_superseded(outcome, f"{name} {', '.join(superseded)}", "it is read again")
-    for period in superseded or ():
-        why = f"somebody else published it each of the {LOAD_TRIES} times it was read. Their version stays. Run runspend load when nothing else loads this bill."
-        report.bad(SourceRefused(name, f"cannot load {period} of bill {name}: {why}", period=period))
-    if result.error is not None:
-        report.bad(result.error)
-    outcome.notes += [f"{name}: {what}: {count}" for what, count in result.extra.get("warnings", {}).items()]
-
-
-def _publish_period(warehouse: Warehouse, outcome: Outcome, name: str, period: PeriodLoad, kept: Mapping[Unit, UnitState], now: datetime) -> bool:
-    """Publish one period of a bill and tell of it; False, and nothing is told, if somebody else published it since `kept` was seen."""
-    with warehouse.step("load", make_load_id(name, now)) as step:
-        for table, rows in period.tables.items():
-            step.put(table, period.period, name, rows, extra=period.extra if table == "billing_lines" else None)
-        if not publish_read(step, kept, [Unit(table, period.period, name) for table in period.tables], outcome, only="billing_lines"):
-            return False
-    if period.state == "unchanged":
-        outcome.unchanged.append(f"billing_lines {period.period} {name}")
-    outcome.notes += unread_notes(name, period.period, period.extra)
-    return True
+            # All periods at once: a file that stands in the book of one period is not read again for another that was left out.
+            with warehouse.step("load", make_load_id(name, now)) as step:
+                units = {Unit(table, p.period, name): (rows, p.extra) for p in result.periods for table, rows in p.tables.items()}
+                for unit, (rows, extra) in units.items():
+                    step.put(*unit, rows, extra=extra if unit.table == "billing_lines" else None)
+                if publish_read(step, kept, list(units), outcome, only="billing_lines"):
+                    return result
+        note_superseded(outcome, name, f"try {number} of {LOAD_TRIES} came to nothing")
+    raise SourceRefused(
+        name,
+        f"cannot load bill {name}: somebody else published it each of the {LOAD_TRIES} times it was read. Their version stays. "
+        "Run runspend load when nothing else loads this bill.",
+    )
 
 
 def _load_weights(warehouse: Warehouse, settings: Settings, outcome: Outcome, weights: Splitters, source: BillSource, now: datetime) -> None:

@@ -47,7 +47,6 @@ class SourceReport:
         self._kind = kind
         self._late_after = late_after
         self._now = now
-        self.has_failed = False
 
     def good(self, step: Step, *, covered_until: datetime | None, rows: int, experiments: int | None = None) -> None:
         """Stage the row of a good read together with what was read."""
@@ -76,7 +75,6 @@ class SourceReport:
 
     def bad(self, error: SourceError) -> None:
         """Keep the last good figures, note the error, tell the operators."""
-        self.has_failed = True
         text = redact(str(error), self._settings)
         before = self._before()["row"]
         row = {**before, **self._row(), "state": "refused" if isinstance(error, SourceRefused) else "unreachable", "last_error": text}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from datetime import timedelta
 from pathlib import Path
@@ -70,7 +71,7 @@ def test_forget_removes_a_bill_that_is_no_longer_configured(config: Path) -> Non
 
 
 def test_a_slower_load_does_not_replace_a_newer_one(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two loads of one bill at once: the one that read first and publishes last changes nothing, and says so."""
+    """Two loads of one bill at once: the one that read first and publishes last reads again, finds nothing new, and says so."""
     from runspend import billing
 
     settings = load_settings(config)
@@ -87,8 +88,30 @@ def test_a_slower_load_does_not_replace_a_newer_one(config: Path, monkeypatch: p
     monkeypatch.setattr(billing, "load_source", slow)
     outcome = pipeline.load(settings, ["bill"], now=NOW)
     assert any("superseded" in note for note in outcome.notes)
+    assert (outcome.changed, outcome.unchanged) == ([], ["billing_lines 2026-11 bill"])
     rows = open_warehouse(settings.warehouse.uri).read(Unit("billing_lines", "2026-11", "bill"))
     assert {str(cost)[:2] for cost in rows["billed_cost"].to_pylist()} == {"41"}
+
+
+@pytest.mark.parametrize(("step", "module", "function"), [("extract", "tracking", "extract_server"), ("measure", "artifacts", "measure_store")])
+def test_what_somebody_else_replaced_is_not_told_as_changed(
+    config: Path, monkeypatch: pytest.MonkeyPatch, step: str, module: str, function: str
+) -> None:
+    """Two reads of one server or store at once: the slower one drops what it read, and reports a note and nothing else."""
+    settings = load_settings(config)
+    owner = importlib.import_module(f"runspend.{module}")
+    read, run = getattr(owner, function), getattr(pipeline, step)
+
+    def slow(*arguments: object, **options: object) -> object:
+        result = read(*arguments, **options)
+        monkeypatch.setattr(owner, function, read)
+        assert run(settings, now=NOW).changed
+        return result
+
+    monkeypatch.setattr(owner, function, slow)
+    outcome = run(settings, now=NOW)
+    assert (outcome.exit_code, outcome.changed, outcome.unchanged) == (0, [], [])
+    assert any("superseded" in note and "their rows stay" in note for note in outcome.notes)
 
 
 def test_folders_of_killed_nights_are_swept(config: Path) -> None:
