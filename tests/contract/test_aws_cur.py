@@ -454,6 +454,56 @@ def test_the_legacy_assembly_of_before_is_not_added(tmp_path: Path, samples: Pat
     assert bill.total("2026-09") == Decimal("803.3424")
 
 
+def test_a_legacy_manifest_names_the_assembly_that_counts_whatever_the_times(tmp_path: Path) -> None:
+    """A copy (`cp -r`) has the times of copying. The assemblies of before stand in where the newest is not whole."""
+    folder = "cur/mlcur/20261001-20261101"
+    for assembly, cost, days in (("aaaa", "5.00", 2), ("bbbb", "6.00", 3), ("cccc", "7.00", 1)):
+        write_csv(tmp_path / "in" / folder / assembly / "mlcur-1.csv.gz", legacy([line("Usage", cost)]))
+        said = {"assemblyId": assembly, "reportKeys": [f"{folder}/{assembly}/mlcur-1.csv.gz"]}
+        for where in (assembly, "") if assembly == "bbbb" else (assembly,):
+            path = tmp_path / "in" / folder / where / "mlcur-Manifest.json"
+            write_bytes(path, json.dumps(said).encode(), at=NOW - timedelta(days=days))
+    bill = nights(tmp_path, tmp_path / "in")
+    assert (only(bill.load()).state, bill.total()) == ("loaded", Decimal("6.00"))
+    (tmp_path / "in" / folder / "bbbb/mlcur-1.csv.gz").unlink()
+    fresh = nights(tmp_path / "fresh", tmp_path / "in")
+    assert only(fresh.load()).error is not None
+    assert fresh.total() == Decimal("7.00")
+    assert only(bill.load()).error is not None
+    assert bill.total() == Decimal("6.00")
+
+
+def test_executions_are_ordered_by_their_names_whatever_the_times(tmp_path: Path) -> None:
+    """Create-new folders of CUR 2.0 begin with when the execution began."""
+    for n, name in enumerate(("2026-11-02T12:34:56.789Z-aaa", "2026-11-03T00:00:00.000Z-aaa", "2026-11-01T12:34:56.789Z-zzz")):
+        deliver(tmp_path / "in", name, [line("Usage", str(n + 1)), line("Usage", "10")], NOW - timedelta(days=9 - n))
+    bill = nights(tmp_path, tmp_path / "in")
+    assert (only(bill.load()).state, bill.total()) == ("loaded", Decimal(12))
+    assert [r["delivered_at"] for r in bill.rows("billing_loads")] == [datetime(2026, 11, 3, tzinfo=timezone.utc)]
+
+
+def test_parts_of_the_same_bytes_that_one_manifest_names_both_count(tmp_path: Path) -> None:
+    """Each of as many charges. A part that is named twice is one part; without a manifest a copy is a copy."""
+    folder = tmp_path / "in/20261001-20261101"
+    for name in ("p1.csv.gz", "p2.csv.gz"):
+        write_cur(folder / name, [line("Usage", "0.05")] * 3)
+
+    def name_parts(*names: str) -> None:
+        text = json.dumps({"reportKeys": [f"20261001-20261101/{name}" for name in names]})
+        write_bytes(folder / "cur-Manifest.json", text.encode())
+
+    bill = nights(tmp_path, tmp_path / "in")
+    for names, rows in ((("p1.csv.gz",) * 2, 3), (("p1.csv.gz", "p2.csv.gz"), 6)):
+        name_parts(*names)
+        assert only(bill.load()).state == "loaded"
+        assert (len(bill.lines()), bill.total()) == (rows, rows * Decimal("0.05"))
+        assert len({each["line_id"] for each in bill.lines()}) == rows
+    assert only(bill.load()).state == "unchanged"
+    without = nights(tmp_path / "without", tmp_path / "in", delivery="parts")
+    assert only(without.load()).extra["duplicates"] == ["20261001-20261101/p2.csv.gz"]
+    assert (len(without.lines()), without.total()) == (3, Decimal("0.15"))
+
+
 # --- traps ---------------------------------------------------------------------------------------------------------------
 
 
@@ -693,6 +743,14 @@ def test_23_tags_that_cannot_be_read_do_not_take_their_cost_along(tmp_path: Path
     assert sums(bill.lines(), "tags") == {'{"user_mlflow_run_id":"r1"}': Decimal("1.00"), None: Decimal("5.00")}
 
 
+@pytest.mark.parametrize("named", ["resource_tags", "tags"])
+def test_23_empty_tags_in_one_column_do_not_hide_those_in_the_other(tmp_path: Path, named: str) -> None:
+    """CUR 2.0 has two columns of tags; an empty map is no value."""
+    said = {"resource_tags": "{}", "tags": "{}", named: tags(user_mlflow_run_id=RUN)}
+    [found] = loaded(tmp_path, [line(**said)]).lines()
+    assert (json.loads(found["tags"]), found["run_tag"]) == ({"user_mlflow_run_id": RUN}, RUN)
+
+
 def test_24_ids_stay_texts_and_words_for_nothing_are_nothing(tmp_path: Path) -> None:
     said = {"bill_payer_account_id": "0099999999999", "product_sku": "1E5", "line_item_resource_id": "i-A"}
     nothing = [line(**said, product_region_code=word) for word in ("NULL", "null", "(null)", "", "nan")]
@@ -766,6 +824,46 @@ def test_b11_unused_fees_are_net_where_fees_are(tmp_path: Path) -> None:
     }
     bill = loaded(tmp_path, [{**NET, **reservation_fee("10.00", "3.00", "1.00"), **said}])
     assert both(bill) == (Decimal("8.00"), Decimal("3.20"))
+
+
+USED_NET = line("Usage", "10", **{**NET, "line_item_net_unblended_cost": "8"})
+RESERVED_NET = {**NET, **discounted("6.00"), "line_item_net_unblended_cost": "0", "reservation_net_effective_cost": "5.00"}
+
+
+@pytest.mark.parametrize("parts", [[[USED_NET, RESERVED_NET]], [[USED_NET], [RESERVED_NET]], [[RESERVED_NET], [USED_NET]]])
+def test_b11_any_net_amount_says_that_costs_are_net(tmp_path: Path, parts: list[list[dict[str, str]]]) -> None:
+    for n, lines in enumerate(parts):
+        write_cur(tmp_path / f"in/{n}.csv", lines)
+    bill = nights(tmp_path, tmp_path / "in", delivery="parts")
+    bill.load()
+    assert both(bill) == (Decimal(8), Decimal(13))
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet"])
+@pytest.mark.parametrize("is_by_manifest", [True, False])
+def test_b11_a_part_of_zero_net_costs_follows_the_other_parts_of_its_month(tmp_path: Path, kind: str, is_by_manifest: bool) -> None:
+    """The discount's own lines cost nothing net. In a month without net costs zeros say nothing."""
+    off = line("EdpDiscount", "-2", **{**NET, "line_item_net_unblended_cost": "0"})
+    names = [f"cur-{n}.{kind}" for n in range(4)]
+    for name, lines in zip(names, [[off], [USED_NET], [off, off], [RESERVED_NET]], strict=True):
+        write_cur(tmp_path / "in/20261001-20261101" / name, lines)
+    before = [{**off, **month("2026-09")}, line("Usage", "10", **{**NET, **month("2026-09")})]
+    write_cur(tmp_path / f"in/20260901-20261001/cur.{kind}", before)
+    if is_by_manifest:
+        for folder, named in (("20261001-20261101", names), ("20260901-20261001", [f"cur.{kind}"])):
+            text = json.dumps({"reportKeys": [f"{folder}/{name}" for name in named]})
+            write_bytes(tmp_path / "in" / folder / "cur-Manifest.json", text.encode())
+    bill = nights(tmp_path, tmp_path / "in", delivery="manifest" if is_by_manifest else "parts")
+    bill.load()
+    assert (both(bill), len(bill.lines())) == ((Decimal(8), Decimal(13)), 5)
+    assert both(bill, "2026-09") == (Decimal(8), Decimal(8))
+    assert {each.state for each in bill.load().periods} == {"unchanged"}
+
+
+def test_b11_a_row_without_net_price_has_its_net_effective_cost(tmp_path: Path) -> None:
+    covered_net = {**NET, **covered("7.00", "6.00"), "savings_plan_net_savings_plan_effective_cost": "5.00"}
+    bill = loaded(tmp_path, [USED_NET, covered_net, line("Usage", "1", **NET)])
+    assert both(bill) == (Decimal(9), Decimal(14))
 
 
 def test_discounts_are_negative_usage_in_the_view_without_net_columns(tmp_path: Path) -> None:

@@ -72,12 +72,28 @@ def rivals_of(files: Sequence[ArrivedFile]) -> list[list[ArrivedFile]]:
     return [[f for f in files if f.label in (label, None)] for label in labels]
 
 
-def stage_or_note(tonight: Tonight, staged: Staged, file: ArrivedFile, beside: Sequence[ArrivedFile], bad: dict[str, SourceRefused]) -> None:
+def stage_or_note(
+    tonight: Tonight, staged: Staged, file: ArrivedFile, beside: Sequence[ArrivedFile], bad: dict[str, SourceRefused], way: str = "stage"
+) -> None:
+    """Stage a file by a function of its format's module; a refusal is noted."""
     try:
-        _stage(tonight, staged, file, beside)
+        _stage(tonight, staged, file, beside, way)
     except SourceRefused as error:
         staged.drop(file.index)
         bad[file.name] = error
+
+
+def stage_alike(tonight: Tonight, staged: Staged, files: Sequence[ArrivedFile], bad: dict[str, SourceRefused]) -> None:
+    """Once all are staged, files that their format reads otherwise beside the others (`read_again`) are staged again."""
+    for name in sorted({f.format for f in files if f.staged}):
+        by_index = {f.index: f for f in files if f.staged and f.format == name}
+        read_again = offered(format_module(name), "read_again")
+        for index in read_again(staged, {i: f.staged for i, f in by_index.items()}) if read_again else ():
+            file = by_index[index]
+            if not file.verified.readable.exists():
+                stated, unpack_to = file.delivered.stated_bytes, file.verified.readable
+                file.verified = verify_file(tonight.source.name, file.name, file.path, stated_bytes=stated, unpack_to=unpack_to)
+            stage_or_note(tonight, staged, file, files, bad, "stage_again")
 
 
 def open_bill(source: BillSource, workdir: Path, now: datetime, progress: Callable[[str], None]) -> Folder:
@@ -99,8 +115,8 @@ def verify_all(
     tonight: Tonight, folder: Folder, delivered: Sequence[DeliveredFile], workdir: Path, bad: dict[str, SourceRefused] | None = None
 ) -> list[ArrivedFile]:
     """Every file fetched and read once, but for those whose stamp is known; byte-identical ones count once, unless manifests or
-    names call them two kinds. With `bad`, refusals are noted there."""
-    by_digest: dict[tuple[str, str | None, str | None], ArrivedFile] = {}
+    names call them two kinds or one manifest names both. With `bad`, refusals are noted there."""
+    by_digest: dict[tuple[str, str | None, str | None], list[ArrivedFile]] = {}
     seen = _seen_before(tonight)
     with ThreadPoolExecutor(VERIFIED_AT_ONCE) as beside:
         waking = beside.submit(wake)
@@ -116,15 +132,21 @@ def verify_all(
                 bad[file.name] = error
                 continue
             key = file.verified.sha256, file.delivered.label, _stands_for(tonight.source, tonight.source.format, file.name)
-            if twin := by_digest.get(key):
+            same = by_digest.setdefault(key, [])
+            if twin := next((f for f in same if not _are_two_parts(f.delivered, file.delivered)), None):
                 twin.copies.append(file.name)
                 tonight.progress(f"{tonight.source.name}: {file.name} has the same bytes as {twin.name} and is not counted again")
             else:
-                twin = by_digest[key] = file
+                same.append(twin := file)
             if stamp := _stamp(tonight.source, file.delivered):
                 twin.stamps[file.name] = stamp
         waking.result()
-    return list(by_digest.values())
+    return sorted((file for same in by_digest.values() for file in same), key=lambda file: file.index)
+
+
+def _are_two_parts(one: DeliveredFile, other: DeliveredFile) -> bool:
+    """Whether files of the same bytes are two all the same: parts that one manifest names, each of as many charges."""
+    return one.manifest is not None and one.manifest == other.manifest and one.entry.name != other.entry.name
 
 
 def _bring(
@@ -218,7 +240,7 @@ def _recognize_file(tonight: Tonight, file: ArrivedFile) -> bool:
     return bool(is_aside and is_aside(header))
 
 
-def _stage(tonight: Tonight, staged: Staged, file: ArrivedFile, beside: Sequence[ArrivedFile]) -> None:
+def _stage(tonight: Tonight, staged: Staged, file: ArrivedFile, beside: Sequence[ArrivedFile], way: str) -> None:
     name = tonight.source.name
     if file.bring:
         file.path, file.verified = file.bring()
@@ -227,7 +249,7 @@ def _stage(tonight: Tonight, staged: Staged, file: ArrivedFile, beside: Sequence
     tonight.progress(f"{name}: reading {file.name}")
     others = tuple((f.name, f.label) for f in beside)
     delivered = Delivered(tonight.source, file.name, file.verified, file.index, file.label, others)
-    file.staged = format_module(file.format).stage(staged, delivered)
+    file.staged = getattr(format_module(file.format), way)(staged, delivered)
     stated = file.delivered.stated_rows
     if stated is not None and file.staged.rows != stated:
         raise refused(tonight, f"{file.name} holds {file.staged.rows} rows where its manifest states {stated}", None)

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -41,6 +41,7 @@ class DeliveredFile:
     stated_rows: int | None = None
     label: str | None = None  # what its manifest calls files of its kind: "ActualCost"
     export: str = ""  # of which its manifest is
+    manifest: str | None = None  # which names it
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Delivery:
     problem: str | None = None
     export: str = ""
     is_unreadable: bool = False  # its manifest says nothing
+    assembly: str = ""  # which of a legacy AWS report's month its manifest names
 
 
 @dataclass(frozen=True)
@@ -122,10 +124,29 @@ def _by_manifest(folder: Folder, entries: list[Entry]) -> Deliveries:
     if not manifests:
         return Deliveries((), tuple(e.name for e in entries), is_by_manifest=True)
     by_name = {e.name: e for e in entries}
-    found = [_read_manifest(folder, entry, by_name) for entry in manifests]
+    found = _lift_named_assemblies([_read_manifest(folder, entry, by_name) for entry in manifests])
     found.sort(key=lambda d: (d.delivered_at or datetime.min.replace(tzinfo=timezone.utc), d.name), reverse=True)
     named = {f.entry.name for d in found for f in d.files} | {e.name for e in manifests}
     return Deliveries(tuple(_adopt_unreadable(found)), tuple(e.name for e in entries if e.name not in named), is_by_manifest=True)
+
+
+def _lift_named_assemblies(found: Sequence[Delivery]) -> list[Delivery]:
+    """A legacy AWS report keeps assemblies of a month in folders of their names, and the manifest above them names the one that
+    counts: it is newer than every other, also where copied files have lost their times."""
+    below: dict[PurePosixPath, list[tuple[str, datetime]]] = {}
+    for delivery in found:
+        folder = PurePosixPath(delivery.name).parent
+        if delivery.delivered_at and folder.name:
+            below.setdefault(folder.parent, []).append((folder.name, delivery.delivered_at))
+    lifted = []
+    for delivery in found:
+        above = PurePosixPath(delivery.name).parent
+        is_above = delivery.assembly not in ("", above.name)
+        others = [at for name, at in below.get(above, ()) if name != delivery.assembly] if is_above else []
+        if delivery.delivered_at and others:
+            delivery = replace(delivery, delivered_at=max(delivery.delivered_at, max(others) + timedelta(microseconds=1)))
+        lifted.append(delivery)
+    return lifted
 
 
 def by_export(found: Sequence[Delivery]) -> list[list[Delivery]]:
@@ -201,7 +222,7 @@ def _read_manifest(folder: Folder, entry: Entry, by_name: Mapping[str, Entry]) -
         return problem("lists no files (dataFiles, reportKeys or blobs)")
     files, missing = _resolve(stated, by_name)
     export, label = _export_of(entry.name, document)
-    files = [replace(f, label=label, export=export) for f in files]
+    files = [replace(f, label=label, export=export, manifest=entry.name) for f in files]
     why = None
     if missing:
         why = f"manifest {entry.name} names {len(stated)} files, of which {len(missing)} are missing: {', '.join(missing[:3])}"
@@ -209,7 +230,7 @@ def _read_manifest(folder: Folder, entry: Entry, by_name: Mapping[str, Entry]) -
         if file.stated_bytes is not None and file.entry.bytes != file.stated_bytes:
             why = why or f"{file.entry.name} has {file.entry.bytes} bytes where manifest {entry.name} states {file.stated_bytes}"
     delivered_at = _stated_time(document) or _run_time(entry.name) or entry.modified_at
-    return Delivery(entry.name, tuple(files), delivered_at, period, why, export)
+    return Delivery(entry.name, tuple(files), delivered_at, period, why, export, assembly=str(document.get("assemblyId") or ""))
 
 
 def _stated_files(document: Mapping[str, Any]) -> list[tuple[str, int | None, int | None]] | None:
@@ -270,9 +291,13 @@ def _stated_time(document: Mapping[str, Any]) -> datetime | None:
 
 
 def _run_time(name: str) -> datetime | None:
-    """When a run of an Azure export began, by its folder (202609301442): files that were copied have other times."""
-    match = re.search(r"/\d{8}-\d{8}/(\d{12})/", f"/{name}")
+    """When the run of an export began, by its folder: files that were copied have other times. Azure writes 202609301442, AWS
+    Data Exports that keep every execution 2026-11-01T12:34:56.789Z and an id."""
+    azure = re.search(r"/\d{8}-\d{8}/(\d{12})/", f"/{name}")
+    aws = re.search(r"/(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?)Z-[^/]+/[^/]+$", f"/{name}")
     try:
-        return datetime.strptime(match[1], "%Y%m%d%H%M").replace(tzinfo=timezone.utc) if match else None
+        if azure:
+            return datetime.strptime(azure[1], "%Y%m%d%H%M").replace(tzinfo=timezone.utc)
+        return datetime.fromisoformat(aws[1]).replace(tzinfo=timezone.utc) if aws else None
     except ValueError:
         return None

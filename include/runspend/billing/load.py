@@ -23,6 +23,7 @@ from runspend.billing.arrivals import (
     open_bill,
     recognize,
     rivals_of,
+    stage_alike,
     stage_or_note,
     verify_all,
 )
@@ -185,6 +186,7 @@ def _try_manifest(
                 return leave_unchanged(tonight, period, fed_by(files, [], [f.index for f in files], period))
             for file in [*aside, *files]:
                 stage_or_note(tonight, staged, file, files, bad)
+            stage_alike(tonight, staged, files, bad)
             if bad:
                 at_fault |= {f.export for f in delivery.files if f.entry.name in bad}
                 raise next(iter(bad.values()))
@@ -246,6 +248,7 @@ def _load_files(tonight: Tonight, folder: Folder, found: Sequence[Delivery]) -> 
                 stage_or_note(tonight, staged, file, files, bad)
                 touched |= known[file.index]  # it brings rows of all its periods: they need all of their files
             left = [f for f in left if f not in again]
+        stage_alike(tonight, staged, [f for f in files if f.name not in bad], bad)
         files = [f for f in files if f.name not in bad]
         named = {f.index: p for f in files if (p := period_of_name(f.name))}
         warnings, census = _settle(tonight, staged, files, named)

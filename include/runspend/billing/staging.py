@@ -77,6 +77,7 @@ class StagedFile:
     unreadable: dict[str, int] = field(default_factory=dict)  # column -> values that became null
     is_aside: bool = False  # no charges: what the SQL of others looks up
     left_out: dict[str, int] = field(default_factory=dict)  # why rows charge nothing and become no line -> how many
+    reading: str | None = None  # which of its format's ways of reading it was, where what is beside it may ask for another
 
 
 class Staged:

@@ -88,8 +88,8 @@ def settings_key(format_name: str, rules: Rules, source: BillSource) -> str:
 
 
 def version_of(digests: Iterable[str], settings: str) -> str:
-    """The version that files (by their SHA-256) make, whatever their names and order."""
-    return hashlib.sha256("\n".join([*sorted(set(digests)), settings]).encode()).hexdigest()[:32]
+    """The version that files (by their SHA-256) make, whatever their names and order. Two parts of the same bytes are two."""
+    return hashlib.sha256("\n".join([*sorted(digests), settings]).encode()).hexdigest()[:32]
 
 
 def refusal(

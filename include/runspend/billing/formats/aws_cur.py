@@ -9,7 +9,8 @@ queries" (how Athena spells legacy columns).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING
 
@@ -82,7 +83,8 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "split_line_item_unused_cost": ("splitLineItem/UnusedCost",),
     "split_line_item_net_split_cost": ("splitLineItem/NetSplitCost",),
     "split_line_item_net_unused_cost": ("splitLineItem/NetUnusedCost",),
-    "resource_tags": ("tags",),
+    "resource_tags": (),
+    "tags": (),  # newer, and empty ("{}") on the same row where the other is not, or the other way round
 }
 # The amounts of one view of the costs, and the same net of private discounts.
 NET_OF = {
@@ -92,6 +94,7 @@ NET_OF = {
     "reservation_unused_recurring_fee": "reservation_net_unused_recurring_fee",
     "savings_plan_savings_plan_effective_cost": "savings_plan_net_savings_plan_effective_cost",
 }
+NET_COLUMNS = (*NET_OF.values(), "split_line_item_net_split_cost", "split_line_item_net_unused_cost")
 KINDS = (
     Kind(
         view="cur",
@@ -120,6 +123,9 @@ def cur_version(header: Sequence[str]) -> str:
     return "CUR 2.0" if {"resource_tags", "tags", "product", "bill_payer_account_name"} & set(header) else "CUR legacy"
 
 
+NET, ZEROS = "net", "zeros"
+
+
 class _NetCosts(Exception):
     """The file has costs net of private discounts."""
 
@@ -129,21 +135,42 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
 
     All of its costs are read net of private discounts, or none: a net view of some columns would bill one price and amortize
     another. Net columns are there for payers with such a discount. They are used where each column of costs that the file has
-    comes with its net sibling, and the net costs hold any amount but zero.
+    comes with its net sibling, and the net columns hold any amount but zero. Where they hold nothing but zeros, it is the
+    other files of the month that tell (`read_again`).
     """
+    zeros = False
 
     def look(rows: pa.Table) -> None:
-        if any(_is_amount(text) for text in rows.column(NET_OF["line_item_unblended_cost"]).chunk(0).dictionary.to_pylist()):
+        nonlocal zeros
+        said = [text for column in NET_COLUMNS for text in rows.column(column).chunk(0).dictionary.to_pylist() if text]
+        if any(_is_amount(text) for text in said):
             raise _NetCosts
+        zeros = zeros or bool(said)
 
     header = texts.read_header(delivered.source.name, delivered.name, delivered.file)
     has_siblings = all(_spelled(net, header) for column, net in NET_OF.items() if _spelled(column, header))
     try:
         # Most files have none: that is found out while they are read. One that has tells it soon, and is read again.
-        return mapped.stage(staged, delivered, KINDS, cur_version, {"is_net": False}, look if has_siblings else None)
+        found = mapped.stage(staged, delivered, KINDS, cur_version, {"is_net": False}, look if has_siblings else None)
+        return replace(found, reading=ZEROS if zeros else None)
     except _NetCosts:
-        staged.drop(delivered.index)
-        return mapped.stage(staged, delivered, KINDS, cur_version, {"is_net": True})
+        return stage_again(staged, delivered)
+
+
+def stage_again(staged: Staged, delivered: Delivered) -> StagedFile:
+    """The rows of one file in the place of those it has, with net costs."""
+    staged.drop(delivered.index)
+    return replace(mapped.stage(staged, delivered, KINDS, cur_version, {"is_net": True}), reading=NET)
+
+
+def read_again(staged: Staged, files: Mapping[int, StagedFile]) -> list[int]:
+    """Files whose net costs are all zero, in a month whose other files have net costs: zero is what they cost."""
+    net, zeros = ([index for index, file in files.items() if file.reading == reading] for reading in (NET, ZEROS))
+    if not net or not zeros:
+        return []
+    months = "select billing_account_id, billing_period from staged where list_contains(?, file_index)"
+    asked = "select distinct file_index from staged where list_contains(?, file_index) and (billing_account_id, billing_period) in"
+    return [index for (index,) in staged.con.execute(f"{asked} ({months}) order by 1", [zeros, net]).fetchall()]
 
 
 def _spelled(column: str, header: Sequence[str]) -> str | None:

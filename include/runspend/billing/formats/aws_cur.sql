@@ -44,14 +44,16 @@ in_one_view as (
   select
     *,
     coalesce(line_item_line_item_type, 'none') as line_type,
-    if(is_net, line_item_net_unblended_cost, line_item_unblended_cost) as cost,
-    if(is_net, savings_plan_net_savings_plan_effective_cost, savings_plan_savings_plan_effective_cost) as plan_cost,
-    if(is_net, reservation_net_effective_cost, reservation_effective_cost) as reservation_cost,
-    if(
-      is_net, reservation_net_unused_amortized_upfront_fee_for_billing_period, reservation_unused_amortized_upfront_fee_for_billing_period
+    -- An amount without a net one beside it is of something that nothing was taken off.
+    coalesce(if(is_net, line_item_net_unblended_cost, null), line_item_unblended_cost) as cost,
+    coalesce(if(is_net, savings_plan_net_savings_plan_effective_cost, null), savings_plan_savings_plan_effective_cost) as plan_cost,
+    coalesce(if(is_net, reservation_net_effective_cost, null), reservation_effective_cost) as reservation_cost,
+    coalesce(
+      if(is_net, reservation_net_unused_amortized_upfront_fee_for_billing_period, null),
+      reservation_unused_amortized_upfront_fee_for_billing_period
     ) as unused_upfront_fee,
-    if(is_net, reservation_net_unused_recurring_fee, reservation_unused_recurring_fee) as unused_recurring_fee
-  from (select *, getvariable('is_net') and line_item_net_unblended_cost is not null as is_net from cur)
+    coalesce(if(is_net, reservation_net_unused_recurring_fee, null), reservation_unused_recurring_fee) as unused_recurring_fee
+  from (select *, getvariable('is_net') as is_net from cur)
 ),
 -- What a line item type means: the kind of charge, and which commitment stands behind it.
 meant as (
@@ -197,7 +199,7 @@ select
     when is_unused then 'Unused'
     when line_type in ('SavingsPlanCoveredUsage', 'DiscountedUsage') then 'Used'
   end as commitment_discount_status,
-  coalesce(nullif(resource_tags, '{}'), tag_columns) as tags,
+  coalesce(nullif(resource_tags, '{}'), nullif(named.tags, '{}'), tag_columns) as tags,
   case
     when line_type = 'SavingsPlanNegation' then 'SavingsPlanNegation'  -- takes back the price that covered usage states
     when is_split then 'split cost allocation'  -- a container's part of a charge that has a line of its own

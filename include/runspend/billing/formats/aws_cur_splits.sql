@@ -21,7 +21,7 @@ select
     nullif(regexp_extract(line_item_resource_id, '^arn:aws[^:]*:eks:[^:]*:[^:]*:pod/[^/]*/[^/]+/([^/]+)', 1), ''),
     nullif(regexp_extract(line_item_resource_id, '[^/]+$'), '')
   ) as part_name,
-  coalesce(nullif(resource_tags, '{}'), tag_columns) as part_tags,
+  coalesce(nullif(resource_tags, '{}'), nullif(tags, '{}'), tag_columns) as part_tags,
   line_item_usage_start_date as from_time,
   line_item_usage_end_date as to_time,
   cost as weight,
