@@ -14,6 +14,7 @@ import io
 import json
 import re
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -359,11 +360,11 @@ def _json_leaves(source: str, name: str, path: Path) -> dict[str, str]:
     """Field -> SQL for its text, over all objects of a file of JSON lines or of one JSON list."""
     import duckdb
 
+    # Grouping structures as they are keeps every row's in memory; most rows have one of a few.
+    query = f"select distinct cast(json_structure(json) as varchar) from read_json_objects({sql_text(str(path))}, maximum_object_size = {MAX_LINE_BYTES})"
     try:
-        with duckdb.connect(":memory:", config={"memory_limit": "1GB"}) as con:
-            [(structure,)] = con.execute(
-                f"select json_group_structure(json) from read_json_objects({sql_text(str(path))}, maximum_object_size = {MAX_LINE_BYTES})"
-            ).fetchall()
+        with duckdb.connect(":memory:") as con:
+            structures = [json.loads(text) for (text,) in con.execute(query).fetchall()]
     except duckdb.Error as error:
         raise refused(source, name, f"it is no JSON ({str(error).splitlines()[0]}). Deliver it again") from error
     leaves: dict[str, str] = {}
@@ -375,8 +376,15 @@ def _json_leaves(source: str, name: str, path: Path) -> dict[str, str]:
         elif name:
             leaves[name] = f"json_extract_string(json, {sql_text(pointer)})"
 
-    add("", "", json.loads(structure) if structure else {})
+    add("", "", reduce(_merge_structures, structures, {}))
     return leaves
+
+
+def _merge_structures(one: Any, other: Any) -> Any:
+    """What both structures have. A field that is an object here and null there is an object."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return {key: _merge_structures(one.get(key, "NULL"), other.get(key, "NULL")) for key in {**one, **other}}
+    return one if other == "NULL" else other if one == "NULL" else one if one == other else "JSON"
 
 
 def _quoted(name: str) -> str:
