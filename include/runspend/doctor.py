@@ -280,7 +280,7 @@ def _probe_bill(bill: BillSource, keys: KeySettings, held: dict[str, Accounts], 
     if bill.format == "opencost":
         yield from _probe_weights(bill, now)
         return
-    found = probe_source(bill, keys)
+    found = probe_source(bill, keys, now)
     held[bill.name] = found["accounts"]
     if not found["files"] and not found["problems"]:
         yield "FAIL", f"{bill.uri}: no bill was found there. Check `uri`, or wait for the first export."

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from runspend.billing import places
+from runspend.billing import arrivals, places
 from runspend.errors import SourceRefused
 from tests import azure_files, cur_files, focus_files, gcp_files
 from tests.focus_files import nights, only, write_bytes
@@ -27,6 +27,24 @@ def test_a_file_that_goes_between_listing_and_reading_is_refused(tmp_path: Path,
 
     monkeypatch.setattr(places.LocalFolder, "fetch", vanish)
     with pytest.raises(SourceRefused, match=r"cannot load a\.csv of bill bill: it was there when the folder was listed"):
+        nights(tmp_path, tmp_path / "in").load()
+
+
+@pytest.mark.parametrize("step", ["read_header", "find_format"])
+def test_a_file_that_goes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """Before its header is read, or before its rows are."""
+    path = cur_files.write_cur(tmp_path / "in" / "a.csv", [cur_files.line()])
+    whole = getattr(arrivals, step)
+
+    def vanish(*given: object) -> object:
+        if step == "read_header":
+            path.unlink()
+        found = whole(*given)
+        path.unlink()
+        return found
+
+    monkeypatch.setattr(arrivals, step, vanish)
+    with pytest.raises(SourceRefused, match=r"a\.csv went while it was read"):
         nights(tmp_path, tmp_path / "in").load()
 
 

@@ -253,6 +253,9 @@ def test_without_a_stamp_a_broken_copy_starts_anew(tmp_path: Path, stamp: str | 
     asked: list[int] = []
 
     class Breaking(places.Bucket):
+        def list_objects(self) -> Iterator[tuple[str, int, datetime, str | None]]:
+            raise AssertionError("nothing is listed here")
+
         def read_object(self, key: str, stamp: str | None, start: int) -> Iterator[bytes]:
             asked.append(start)
             yield b"0123456789ab"[start : start + 4] if len(asked) < 3 else b"0123456789ab"[start:]

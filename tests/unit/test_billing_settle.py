@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runspend import billing
-from runspend.billing.deliveries import Entry, _resolve, period_of_name
+from runspend.billing.deliveries import _resolve, period_of_name
 from runspend.billing.machines import describe_machine, instance_types
+from runspend.billing.places import Entry
 from runspend.billing.settle import canonical_tags, json_path, plain_time, select_rows
 from runspend.billing.staging import Staged, currencies, delivered_fields
 

@@ -81,6 +81,13 @@ def stage_or_note(
     except SourceRefused as error:
         staged.drop(file.index)
         bad[file.name] = error
+    except FileNotFoundError:
+        staged.drop(file.index)
+        bad[file.name] = _gone(tonight, file)
+
+
+def _gone(tonight: Tonight, file: ArrivedFile) -> SourceRefused:
+    return refused(tonight, f"{file.name} went while it was read. Run the load again", None)
 
 
 def stage_alike(tonight: Tonight, staged: Staged, files: Sequence[ArrivedFile], bad: dict[str, SourceRefused]) -> None:
@@ -112,10 +119,10 @@ def is_data_of(source: BillSource) -> Callable[[str], bool]:
 
 
 def verify_all(
-    tonight: Tonight, folder: Folder, delivered: Sequence[DeliveredFile], workdir: Path, bad: dict[str, SourceRefused] | None = None
+    tonight: Tonight, folder: Folder, delivered: Sequence[DeliveredFile], workdir: Path, bad: dict[str, SourceRefused]
 ) -> list[ArrivedFile]:
     """Every file fetched and read once, but for those whose stamp is known; byte-identical ones count once, unless manifests or
-    names call them two kinds or one manifest names both. With `bad`, refusals are noted there."""
+    names call them two kinds or one manifest names both. Refusals are noted in `bad`."""
     by_digest: dict[tuple[str, str | None, str | None], list[ArrivedFile]] = {}
     seen = _seen_before(tonight)
     with ThreadPoolExecutor(VERIFIED_AT_ONCE) as beside:
@@ -127,8 +134,6 @@ def verify_all(
                 if verifying is not None:
                     file.verified = verifying.result()
             except SourceRefused as error:
-                if bad is None:
-                    raise
                 bad[file.name] = error
                 continue
             key = file.verified.sha256, file.delivered.label, _stands_for(tonight.source, tonight.source.format, file.name)
@@ -208,19 +213,20 @@ def _stands_for(source: BillSource, format_name: str, name: str) -> str | None:
 
 
 def recognize(
-    tonight: Tonight, files: Sequence[ArrivedFile], bad: dict[str, SourceRefused] | None = None
+    tonight: Tonight, files: Sequence[ArrivedFile], bad: dict[str, SourceRefused]
 ) -> tuple[list[ArrivedFile], list[ArrivedFile]]:
-    """(files of charges, files of what is looked up for them); the latter become part of every version. With `bad`,
-    refusals are noted there."""
+    """(files of charges, files of what is looked up for them); the latter become part of every version. Refusals are
+    noted in `bad`."""
     charges: list[ArrivedFile] = []
     aside: list[ArrivedFile] = []
     for file in files:
         try:
             is_aside = not file.bring and _recognize_file(tonight, file)
         except SourceRefused as error:
-            if bad is None:
-                raise
             bad[file.name] = error
+            continue
+        except FileNotFoundError:
+            bad[file.name] = _gone(tonight, file)
             continue
         file.stands_for = _stands_for(tonight.source, file.format, file.name)
         (aside if is_aside else charges).append(file)

@@ -21,7 +21,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from runspend.billing.deliveries import Entry
+from runspend.billing.places import Entry
 from runspend.config import BillSource
 from runspend.errors import ConfigError, MissingExtra, SourceRefused, SourceUnreachable
 

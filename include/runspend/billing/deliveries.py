@@ -18,8 +18,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from runspend.billing.places import Entry as Entry
-from runspend.billing.places import Folder as Folder
+from runspend.billing.places import Entry, Folder
 from runspend.billing.verify import VerifiedFile
 from runspend.config import BillSource
 

@@ -6,6 +6,7 @@ Put here what all places have in common, the local folder and S3. Google Cloud S
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -107,7 +108,7 @@ class Interrupted(Exception):
         self.why = why
 
 
-class Bucket:
+class Bucket(ABC):
     """Everything below a prefix of a bucket; files are copied into the work folder before they are read.
 
     A store of its own kind lists (`list_objects`) and reads (`read_object`); names and copying are the same for all.
@@ -118,13 +119,13 @@ class Bucket:
         self._into, self._tell = into, tell
         self._keys: dict[str, str] = {}
 
+    @abstractmethod
     def list_objects(self) -> Iterator[tuple[str, int, datetime, str | None]]:
         """(key, bytes, last modified, ETag) of every object whose key begins with the prefix, and maybe of others."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read_object(self, key: str, stamp: str | None, start: int) -> Iterator[bytes | memoryview]:
         """The object from a byte on, in chunks. Raises Interrupted, and SourceRefused if it is not the one of this stamp."""
-        raise NotImplementedError
 
     def entries(self) -> list[Entry]:
         found: dict[str, Entry] = {}

@@ -21,7 +21,7 @@ from runspend.config import BillSource, KeySettings
 from runspend.errors import SourceRefused
 
 
-def probe_source(source: BillSource, keys: KeySettings | None = None) -> dict[str, Any]:
+def probe_source(source: BillSource, keys: KeySettings | None = None, now: datetime | None = None) -> dict[str, Any]:
     """What a bill holds, without judging versions: format, FOCUS versions, periods, files, rows, sums, coverage.
 
     {"format", "version", "periods": [...], "files", "rows", "quarantined", "billed": {currency: Decimal},
@@ -33,7 +33,7 @@ def probe_source(source: BillSource, keys: KeySettings | None = None) -> dict[st
     with tempfile.TemporaryDirectory(prefix="runspend-probe-") as folder:
         workdir = Path(folder)
         tonight = Tonight(
-            source, datetime.now(timezone.utc), Rules(keys=keys or KeySettings()), lambda table, period: None, (), workdir, "probe", lambda line: None, {}, ""
+            source, now or datetime.now(timezone.utc), Rules(keys=keys or KeySettings()), lambda table, period: None, (), workdir, "probe", lambda line: None, {}, ""
         )
         opened = open_bill(source, workdir, tonight.now, tonight.progress)
         found = find_deliveries(source, opened, is_data_of(source)).found

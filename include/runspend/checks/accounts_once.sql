@@ -1,15 +1,17 @@
--- rows: account and period whose charges two bills hold: they would be paid twice
-select
-  billing_account_id, sub_account_id,
-  min(source) as first_source, max(source) as second_source,
-  sum(case when source = first_of_account then coalesce(billed_cost, bignumeric '0') else bignumeric '0' end) as first_billed_cost,
-  sum(case when source = first_of_account then bignumeric '0' else coalesce(billed_cost, bignumeric '0') end) as other_billed_cost
-from (
+-- rows: account and pair of bills that both hold its charges of the period: they would be paid twice
+with held as (
   select
-    *,
-    min(source) over (partition by billing_account_id, sub_account_id) as first_of_account
+    source, billing_account_id, coalesce(sub_account_id, '') as sub_account_id, billing_currency,
+    coalesce(sum(billed_cost), bignumeric '0') as billed_cost
   from billing_lines
   where billing_period = @period and billing_account_id is not null and scope is distinct from 'exclude'
+  group by source, billing_account_id, sub_account_id, billing_currency
 )
-group by billing_account_id, sub_account_id
-having min(source) <> max(source)
+select
+  a.billing_account_id, a.sub_account_id, a.billing_currency,
+  a.source as first_source, b.source as second_source,
+  a.billed_cost as first_billed_cost, b.billed_cost as second_billed_cost
+from held a
+join held b
+  on b.billing_account_id = a.billing_account_id and b.sub_account_id = a.sub_account_id and b.billing_currency = a.billing_currency
+  and a.source < b.source

@@ -16,8 +16,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runspend.billing.deliveries import Delivered, Entry, Folder
+from runspend.billing.deliveries import Delivered
 from runspend.billing.formats import focus
+from runspend.billing.places import Entry, Folder
 from runspend.billing.staging import Staged, StagedFile, open_engine, sql_text
 from runspend.config import BillSource, Machine, Purchase
 from runspend.errors import ConfigError, SourceRefused
