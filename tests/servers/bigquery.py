@@ -1,10 +1,9 @@
 """A server that speaks BigQuery's REST API (`bqemulator`, over DuckDB) on 127.0.0.1. What it shows is shown on an emulator.
 
 It needs a virtual environment of its own, since it pins an older sqlglot and DuckDB: `make test` makes it, `.venv/bigquery`, with
-the versions of `bigquery.txt`.
+the versions of `bigquery.txt`. `bigquery_launcher.py` starts it and says what it puts right in it and what stays different.
 
-Without it the tests that take the fixture are skipped. What it has not: partitions by arrival, the Storage API for results of
-queries, limits of bytes billed (it takes the setting and ignores it).
+Without it the tests that take the fixture are skipped.
 """
 
 from __future__ import annotations
@@ -53,9 +52,9 @@ def serve_bigquery() -> Iterator[BigQueryServer]:
     log = home / "bigquery.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [str(PYTHON.parent / "bqemulator"), "start", "--rest-port", "0", "--grpc-port", "0"],
+            [str(PYTHON), "-m", "tests.servers.bigquery_launcher", "0", "0"],
             cwd=home,
-            env={"PATH": os.environ["PATH"], "HOME": str(home)},
+            env={"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": f"{ROOT}:{ROOT / 'include'}", "PYTHONDONTWRITEBYTECODE": "1"},
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -1,0 +1,215 @@
+"""Jobs: queries and loads with an id of their own, which run once and are known afterwards.
+
+Part of the emulator of the tests, run by its own Python. Where they come from and go to over HTTP is in `bigquery_launcher.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+from bqemulator.api.routes.jobs import _build_job_response, _domain_error_to_error_result
+from bqemulator.catalog.etag import generate_etag
+from bqemulator.catalog.models import JobMeta
+from bqemulator.domain.errors import (
+    AlreadyExistsError,
+    DomainError,
+    InvalidQueryError,
+    NotFoundError,
+    UnsupportedFeatureError,
+    ValidationError,
+)
+from bqemulator.jobs.executor import (
+    JOB_RESULTS,
+    JOB_SCHEMAS,
+    _build_query_statistics,
+    build_response_schema,
+    execute_copy_job,
+    execute_extract_job,
+    execute_load_job,
+)
+from sqlglot import exp
+
+from tests.servers import bigquery_catalog as catalog
+from tests.servers.bigquery_load import load_parquet
+from tests.servers.bigquery_session import EMPTY, Script, Session, is_script, statement_type
+from tests.servers.bigquery_sql import DDL, DML, Name, Place, Refused, bind, duckdb_text, narrow_type, parse, prepare
+
+WORKERS = ThreadPoolExecutor(32, thread_name_prefix="job")
+PATIENCE = 5.0  # seconds the answer to jobs.insert waits for the job
+REQUEST_ERRORS = (UnsupportedFeatureError, ValidationError)  # refused at once; every other error is the job's
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that was accepted."""
+
+    ctx: Any
+    project: str
+    id: str
+    location: str
+    configuration: dict[str, Any]
+
+
+RUNNING: dict[tuple[str, str], asyncio.Task[None]] = {}
+LOCATIONS: dict[tuple[str, str], str] = {}
+
+
+async def submit(ctx: Any, project: str, reference: dict[str, Any], configuration: dict[str, Any]) -> dict[str, Any]:
+    """Accept a job and start it. The answer is the job, done if it was quick. An id that was there before is refused."""
+    job_id = reference.get("jobId") or f"bqemu_{uuid4().hex[:12]}"
+    job = Job(ctx, project, job_id, reference.get("location") or _location(ctx, project, configuration), configuration)
+    work = _work(job)
+    if configuration.get("dryRun"):
+        done = await asyncio.get_running_loop().run_in_executor(WORKERS, dry_run, job)
+        return _build_job_response(project, job_id, done, configuration)
+    if ctx.catalog.get_job(project, job_id) is not None:
+        raise AlreadyExistsError(f"Already Exists: Job {project}:{job.location}.{job_id}")
+    LOCATIONS[project, job_id] = job.location
+    ctx.catalog.upsert_job(_meta(job, "RUNNING", {}))
+    RUNNING[project, job_id] = task = asyncio.create_task(_run(job, work))
+    await asyncio.wait([task], timeout=PATIENCE)
+    return resource(ctx, project, job_id)
+
+
+def resource(ctx: Any, project: str, job_id: str) -> dict[str, Any]:
+    """A job as jobs.get shows it."""
+    meta = ctx.catalog.get_job(project, job_id)
+    if meta is None:
+        raise NotFoundError(f"Not found: Job {project}:{job_id}")
+    shown: dict[str, Any] = _build_job_response(project, job_id, meta, meta.configuration)
+    shown["jobReference"]["location"] = LOCATIONS.get((project, job_id), "US")
+    shown["configuration"] = {"jobType": meta.job_type, **shown["configuration"]}
+    return shown
+
+
+async def _run(job: Job, work: Callable[[Job], JobMeta]) -> None:
+    try:
+        meta = await asyncio.get_running_loop().run_in_executor(WORKERS, work, job)
+    except DomainError as error:
+        meta = _meta(job, "DONE", {}, error_result=_domain_error_to_error_result(error))
+    except Exception as error:  # noqa: BLE001 - a job that fails is a failed job, whatever the reason
+        meta = _meta(job, "DONE", {}, error_result={"reason": "internalError", "message": f"{type(error).__name__}: {error}"})
+    started = job.ctx.catalog.get_job(job.project, job.id)
+    job.ctx.catalog.upsert_job(meta.model_copy(update={"creation_time": started.creation_time, "start_time": started.creation_time}))
+    RUNNING.pop((job.project, job.id), None)
+
+
+def _meta(job: Job, state: str, statistics: dict[str, Any], **more: Any) -> JobMeta:
+    now = job.ctx.clock.now()
+    kind = next((k.upper() for k in ("query", "load", "extract", "copy") if k in job.configuration), "QUERY")
+    return JobMeta(
+        project_id=job.project,
+        job_id=job.id,
+        job_type=kind,
+        state=state,
+        configuration=job.configuration,
+        statistics=statistics,
+        creation_time=now,
+        start_time=now,
+        end_time=now if state == "DONE" else None,
+        etag=generate_etag(job.project, job.id, str(now)),
+        **more,
+    )
+
+
+def _location(ctx: Any, project: str, configuration: dict[str, Any]) -> str:
+    """Where a job runs that does not say so: where its dataset is."""
+    stated = configuration.get("query", {}).get("defaultDataset") or configuration.get("load", {}).get("destinationTable") or {}
+    dataset = ctx.catalog.get_dataset(stated.get("projectId", project), stated.get("datasetId", ""))
+    return str(dataset.location) if dataset is not None else "US"
+
+
+def _work(job: Job) -> Callable[[Job], JobMeta]:
+    kind = next((k for k in ("query", "load", "extract", "copy") if k in job.configuration), None)
+    if kind is None:
+        raise InvalidQueryError("Job configuration must contain one of: query, load, extract, copy")
+    if kind == "query" and job.configuration["query"].get("useLegacySql"):
+        raise UnsupportedFeatureError("The emulator has no legacy SQL")
+    return {"query": run_query, "load": run_load, "extract": _run_extract, "copy": _run_copy}[kind]
+
+
+def _run_extract(job: Job) -> JobMeta:
+    return asyncio.run(execute_extract_job(job.project, job.id, job.configuration, job.ctx))
+
+
+def _run_copy(job: Job) -> JobMeta:
+    return asyncio.run(execute_copy_job(job.project, job.id, job.configuration, job.ctx))
+
+
+# --- queries ---
+
+
+def _session(job: Job) -> Session:
+    query = job.configuration["query"]
+    default = query.get("defaultDataset") or {}
+    return Session(job.ctx, Place(default.get("projectId") or job.project, default.get("datasetId")), query.get("queryParameters") or [])
+
+
+def run_query(job: Job) -> JobMeta:
+    """Run a query's statement or script and keep its rows for getQueryResults."""
+    sql, session = job.configuration["query"].get("query", ""), _session(job)
+    if not sql.strip():
+        raise InvalidQueryError("Empty query")
+    scripted = is_script(sql)
+    rows = asyncio.run(Script(session).run(sql)) if scripted else session.run(sql)
+    rows = EMPTY if rows is None else rows
+    kind = "SCRIPT" if scripted else statement_type(sql)
+    JOB_RESULTS[job.id], JOB_SCHEMAS[job.id] = rows, build_response_schema(rows.schema)
+    job.configuration["query"].setdefault("destinationTable", _destination(job, session, kind, rows))
+    statistics = _build_query_statistics(
+        total_rows=rows.num_rows,
+        statement_type=kind,
+        num_dml_affected_rows=None if scripted else session.affected,
+        ddl_operation=session.ddl or "",
+    )
+    return _meta(job, "DONE", {**statistics, "totalBytesProcessed": "0"})
+
+
+def _destination(job: Job, session: Session, kind: str, rows: pa.Table) -> dict[str, str]:
+    """The table a query's rows are in: its own, or one without a name."""
+    name = session.target if kind != "SELECT" and session.target else Name(job.project, "_anonymous", f"anon{uuid4().hex}")
+    if name.dataset == "_anonymous" and rows.num_columns:
+        catalog.keep_result(job.ctx, name, rows)
+    return {"projectId": name.project, "datasetId": name.dataset, "tableId": name.table}
+
+
+def dry_run(job: Job) -> JobMeta:
+    """What a query would give, without running it: its columns, or the error it would fail with."""
+    session, sql = _session(job), job.configuration["query"].get("query", "")
+    with session.errors(sql):
+        fields = [] if is_script(sql) else _columns(session, bind(parse(sql), session.parameters, {}))
+    kind = "SCRIPT" if is_script(sql) else statement_type(sql)
+    statistics = _build_query_statistics(total_rows=0, statement_type=kind, num_dml_affected_rows=None, ddl_operation="")
+    statistics["query"]["schema"] = {"fields": fields}
+    return _meta(job, "DONE", {**statistics, "totalBytesProcessed": "0"})
+
+
+def _columns(session: Session, tree: exp.Expression) -> list[dict[str, Any]]:
+    query = tree.expression if isinstance(tree, exp.Create) else tree
+    if isinstance(query, exp.Query):
+        described = session.describe(duckdb_text(prepare(query.copy(), session.place)))
+        return [catalog.rest_field(name, narrow_type(type_)) for name, type_ in described]
+    if isinstance(tree, DML):
+        session.cursor.execute(f"explain {duckdb_text(prepare(tree, session.place))}")
+    elif not isinstance(tree, DDL):
+        raise Refused(f"Statement not supported: {tree.key.upper()}", "notImplemented")
+    return []
+
+
+# --- loads ---
+
+
+def run_load(job: Job) -> JobMeta:
+    """Load files; Parquet by the names of its columns, the rest as the emulator does by itself."""
+    load = job.configuration["load"]
+    if str(load.get("sourceFormat", "CSV")).upper() != "PARQUET":
+        done = asyncio.run(execute_load_job(job.project, job.id, job.configuration, job.ctx))
+        return _meta(job, "DONE", done.statistics)
+    rows = load_parquet(job.ctx, job.project, load)
+    return _meta(job, "DONE", {"load": {"outputRows": str(rows), "inputFiles": str(len(load.get("sourceUris") or [1])), "badRecords": "0"}})

@@ -1,0 +1,266 @@
+"""The emulator of BigQuery (`bqemulator`), put right where the product relies on what it does otherwise than BigQuery.
+
+Run by the emulator's own Python, with the repository and its `include` on the path; `bigquery.py` does so. It is a stand-in, so
+it is bent towards what BigQuery's documentation says and nowhere else; `test_bigquery_emulator.py` asks for each of these.
+
+Put right
+* Types. BIGNUMERIC is DECIMAL(38, 22) and NUMERIC DECIMAL(38, 9), in tables by API, DDL, query and load, in results and in what
+  is said of them; integers of any width are INT64; REST's names of types (INTEGER, FLOAT) are shown; required columns refuse nulls.
+* GoogleSQL. The product's own translation (`runspend.warehouse.dialect`) in place of the emulator's chain of rewritten texts;
+  0.5 is FLOAT64; x / 0, div(x, 0) and mod(x, 0) are errors; dates stay DATE; results without a name are f0_; two of one name, an
+  UPDATE or DELETE without WHERE, an unqualified table without a default dataset are refused.
+* Parameters. In scripts and DDL too, typed, nulls and lists among them.
+* Transactions. DuckDB's own, a connection a job: all or nothing, and readers see before or after. An error nobody handles, and
+  the end of a script without a commit, roll back. A second transaction that updates, deletes or merges a table another one has
+  changed fails with BigQuery's words; a single statement waits. DDL within a transaction is refused. `assert` and @@row_count are known.
+* Errors. error('text') fails with its text, in scripts as "Query error: text at [line:column]".
+* Jobs. The id of a query or an upload is known afterwards with what was asked and how it ended; a second of the same id is a 409.
+  A job runs outside of the request: the answer comes when it is done, after five seconds at the latest.
+* Loads of Parquet. Columns by name; a column too much, another type, a required one missing or a list without list inference is
+  an error; all rows or none; WRITE_TRUNCATE and WRITE_EMPTY.
+
+Different still
+* No cost: bytes processed are 0, maximum_bytes_billed is taken and ignored. No rights, no quotas, no streaming buffer.
+* 16 digits before the point of a BIGNUMERIC, where BigQuery has 38; 22 behind it, where it has 38. bignumeric x bignumeric and
+  what else needs more fails (DuckDB has 38 digits in all). cast(bignumeric as string) keeps zeros at the end.
+* Implicit casts: DuckDB takes a text where a number is expected, BigQuery refuses it.
+* Functions are those of DuckDB under GoogleSQL's names, with the faults `runspend.warehouse.dialect.lint` lists.
+* Partitions and clusters are kept in the catalogue and change nothing; tables do not expire; no time travel, no temporary tables,
+  no legacy SQL; an EXCEPTION block can roll back only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+import pyarrow as pa
+from bqemulator.api.routes import jobs as job_routes
+from bqemulator.api.routes import tabledata, tables, upload
+from bqemulator.config import Settings
+from bqemulator.domain.errors import NotFoundError
+from bqemulator.jobs import executor
+from bqemulator.server import run_forever
+from bqemulator.storage import arrow_bridge, type_map
+from bqemulator.storage.engine import DuckDBEngine
+from bqemulator.versioning.snapshots import SnapshotManager
+from fastapi import APIRouter, Query, Request
+
+from tests.servers import bigquery_jobs as jobs
+
+_Ctx, _Caller = job_routes._Ctx, job_routes._Caller
+REFERENCE = "runspend.jobReference"  # an upload's job id travels with its configuration
+
+
+# --- types ---
+
+
+def put_types_right() -> None:
+    """BIGNUMERIC is DECIMAL(38, 22) everywhere, and NUMERIC alone is DECIMAL(38, 9)."""
+    type_map._BQ_TO_DUCKDB |= {"BIGNUMERIC": "DECIMAL(38, 22)", "BIGDECIMAL": "DECIMAL(38, 22)", "DECIMAL": "DECIMAL(38, 9)"}
+    known = type_map.duckdb_to_bq
+
+    def duckdb_to_bq(duckdb_type: str) -> str:
+        if duckdb_type.strip().upper().startswith("DECIMAL("):
+            return "NUMERIC" if type_map._parse_decimal_params(duckdb_type.upper()) == (38, 9) else "BIGNUMERIC"
+        return str(known(duckdb_type))
+
+    type_map.duckdb_to_bq = duckdb_to_bq
+
+    def decimal_name(type_: pa.DataType) -> str:
+        return "NUMERIC" if (type_.precision, type_.scale) == (38, 9) else "BIGNUMERIC"
+
+    executor._ARROW_TO_BQ_RULES = tuple(
+        (test, decimal_name if test is pa.types.is_decimal else name) for test, name in executor._ARROW_TO_BQ_RULES
+    )
+    named = arrow_bridge.arrow_type_to_bq_type_name
+    arrow_bridge.arrow_type_to_bq_type_name = lambda type_: decimal_name(type_) if pa.types.is_decimal(type_) else named(type_)
+    to_arrow = tabledata._bq_type_to_arrow
+    tabledata._bq_type_to_arrow = lambda name: pa.decimal128(38, 22) if name.upper() in ("BIGNUMERIC", "BIGDECIMAL") else to_arrow(name)
+
+
+SHOWN = {"INT64": "INTEGER", "FLOAT64": "FLOAT", "BOOL": "BOOLEAN", "STRUCT": "RECORD", "BIGDECIMAL": "BIGNUMERIC", "DECIMAL": "NUMERIC"}
+
+
+def put_schemas_right() -> None:
+    """A schema is shown with REST's names of types, whichever it was written with, and required columns refuse nulls."""
+    read = tables._parse_schema_fields
+
+    def parse_schema_fields(fields: list[dict[str, Any]]) -> Any:
+        return read(
+            [{**field, "type": SHOWN.get(field.get("type", "STRING").upper(), field.get("type", "STRING").upper())} for field in fields]
+        )
+
+    tables._parse_schema_fields = parse_schema_fields
+    columns_of = tables.bq_schema_to_duckdb_columns
+
+    def columns(fields: list[dict[str, Any]]) -> list[tuple[str, str]]:
+        return [
+            (name, f"{type_} NOT NULL" if field.get("mode") == "REQUIRED" else type_)
+            for (name, type_), field in zip(columns_of(fields), fields, strict=True)
+        ]
+
+    tables.bq_schema_to_duckdb_columns = columns
+
+
+# --- one connection a statement ---
+
+
+def put_connections_right() -> None:
+    """Statements of several requests do not meet on one connection, where one would take the other's rows."""
+
+    def execute(self: DuckDBEngine, sql: str, parameters: list[Any] | None = None) -> Any:
+        # rows the emulator registers under a name of its own are seen on its first connection only
+        cursor = self.connection if "_bqemu_" in sql else self.connection.cursor()
+        return cursor.execute(sql, parameters) if parameters is not None else cursor.execute(sql)
+
+    def set_zone(self: DuckDBEngine) -> None:
+        self.connection.execute("set global TimeZone = 'UTC'")
+
+    DuckDBEngine.execute = execute
+    DuckDBEngine._apply_session_pragmas = set_zone
+    SnapshotManager.capture = lambda *_, **__: None  # a copy of every table at every change, for time travel nobody asks for
+
+
+# --- jobs ---
+
+
+async def insert_job(project_id: str, request: Request, ctx: _Ctx, caller: _Caller) -> dict[str, Any]:  # type: ignore[valid-type]
+    """jobs.insert: a query, load, copy or extract job under its id."""
+    body = await request.json()
+    return await jobs.submit(ctx, project_id, body.get("jobReference") or {}, body.get("configuration") or {})
+
+
+async def query(project_id: str, request: Request, ctx: _Ctx, caller: _Caller) -> dict[str, Any]:  # type: ignore[valid-type]
+    """jobs.query: a query job that waits for its rows."""
+    body = await request.json()
+    names = ("query", "defaultDataset", "queryParameters", "parameterMode", "useLegacySql", "maximumBytesBilled")
+    configuration = {
+        "query": {name: body[name] for name in names if name in body},
+        "labels": body.get("labels") or {},
+        "dryRun": bool(body.get("dryRun")),
+    }
+    made = await jobs.submit(ctx, project_id, {"location": body.get("location")}, configuration)
+    if configuration["dryRun"]:
+        statistics = made["statistics"]["query"]
+        return {
+            "jobComplete": True,
+            "jobReference": {"projectId": project_id},
+            "schema": statistics["schema"],
+            "totalRows": "0",
+            "totalBytesProcessed": "0",
+        }
+    return await results(
+        ctx, project_id, made["jobReference"]["jobId"], int(body.get("maxResults") or 10000), 0, int(body.get("timeoutMs") or 10000)
+    )
+
+
+async def get_query_results(
+    project_id: str,
+    job_id: str,
+    ctx: _Ctx,  # type: ignore[valid-type]
+    maxResults: int = Query(default=10000),
+    startIndex: int = Query(default=0),
+    pageToken: str | None = Query(default=None),
+    timeoutMs: int = Query(default=10000),
+) -> dict[str, Any]:
+    """jobs.getQueryResults: a page of rows, or the job's error, or that it still runs."""
+    return await results(ctx, project_id, job_id, maxResults, int(pageToken) if pageToken else startIndex, timeoutMs)
+
+
+async def results(ctx: Any, project: str, job_id: str, limit: int, offset: int, timeout_ms: int) -> dict[str, Any]:
+    """A page of a query's rows once it is done."""
+    if task := jobs.RUNNING.get((project, job_id)):
+        await asyncio.wait([task], timeout=min(timeout_ms, 10000) / 1000)
+    job = jobs.resource(ctx, project, job_id)
+    shown = {"kind": "bigquery#getQueryResultsResponse", "jobReference": job["jobReference"], "totalBytesProcessed": "0"}
+    if job["status"]["state"] != "DONE":
+        return {**shown, "jobComplete": False}
+    if error := job["status"].get("errorResult"):
+        raise _error_of(error)
+    rows = executor.JOB_RESULTS.get(job_id)
+    if rows is None:
+        raise NotFoundError(f"Not found: results of Job {project}:{job_id}")
+    page = job_routes.arrow_table_to_bq_rows(rows, offset=offset, limit=limit)
+    shown |= {
+        "jobComplete": True,
+        "schema": {"fields": executor.JOB_SCHEMAS[job_id]},
+        "rows": page,
+        "totalRows": str(rows.num_rows),
+        "cacheHit": False,
+    }
+    shown |= {key: value for key, value in job["statistics"].get("query", {}).items() if key in ("numDmlAffectedRows", "statementType")}
+    return {**shown, "pageToken": str(offset + limit)} if offset + limit < rows.num_rows else shown
+
+
+def _error_of(error: dict[str, Any]) -> Exception:
+    kinds = {kind.bq_reason: kind for kind in job_routes._SQL_EXECUTION_DOMAIN_ERRORS}
+    return kinds.get(error["reason"], job_routes.InvalidQueryError)(error["message"], location=error.get("location"))
+
+
+def get_job(project_id: str, job_id: str, ctx: _Ctx, location: str | None = Query(default=None)) -> dict[str, Any]:  # type: ignore[valid-type]
+    """jobs.get. A job is found in its own location only, if one is named."""
+    found = jobs.resource(ctx, project_id, job_id)
+    if location and location.lower() != found["jobReference"]["location"].lower():
+        raise NotFoundError(f"Not found: Job {project_id}:{location}.{job_id}")
+    return found
+
+
+def replace_route(router: APIRouter, name: str, endpoint: Any) -> None:
+    """Answer a route of the emulator by ourselves."""
+    [route] = [r for r in router.routes if r.name == name]
+    place = router.routes.index(route)
+    router.add_api_route(
+        route.path.removeprefix(router.prefix), endpoint, methods=list(route.methods), name=name, status_code=route.status_code
+    )
+    router.routes[place] = router.routes.pop()
+
+
+# --- uploads ---
+
+
+def put_uploads_right() -> None:
+    """The job id of an upload is the job's."""
+    known = upload._load_configuration_from_envelope
+
+    def configuration_of(envelope: dict[str, Any]) -> dict[str, Any]:
+        return {**known(envelope), REFERENCE: envelope.get("jobReference") or {}}
+
+    async def run_load(*, project_id: str, configuration: dict[str, Any], media_path: str, ctx: Any) -> tuple[str, Any]:
+        configuration = dict(configuration)
+        reference = configuration.pop(REFERENCE, {})
+        configuration["load"] = {**configuration["load"], "sourceUris": [f"file://{media_path}"]}
+        made = await jobs.submit(ctx, project_id, reference, configuration)
+        job_id = made["jobReference"]["jobId"]
+        if task := jobs.RUNNING.get((project_id, job_id)):
+            await task  # the file goes when the upload ends
+        return job_id, ctx.catalog.get_job(project_id, job_id)
+
+    def parts_of(content_type: str, body: bytes) -> tuple[dict[str, Any], bytes]:
+        mark = b"--" + content_type.partition("boundary=")[2].strip('"').encode()
+        _, envelope, media = body.split(mark, 2)
+        head, tail = (part.split(b"\r\n\r\n", 1)[1] for part in (envelope, media))
+        return json.loads(head), tail[: tail.rindex(b"\r\n" + mark)]
+
+    upload._parse_multipart_related = parts_of  # the emulator's own refuses the content type the client sends
+    upload._load_configuration_from_envelope = configuration_of
+    upload._run_load = run_load
+    upload._build_job_response = job_routes._build_job_response
+
+
+def main() -> None:
+    """Put it right and run it: REST port and gRPC port as arguments, 0 for any."""
+    put_types_right()
+    put_schemas_right()
+    put_connections_right()
+    put_uploads_right()
+    for name, endpoint in (("insert_job", insert_job), ("query", query), ("get_query_results", get_query_results), ("get_job", get_job)):
+        replace_route(job_routes.router, name, endpoint)
+    rest, grpc = (int(port) for port in sys.argv[1:3])
+    run_forever(Settings(rest_port=rest, grpc_port=grpc))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,367 @@
+"""One query job on DuckDB: statements, scripts, transactions.
+
+Part of the emulator of the tests, run by its own Python. A job has a connection of its own, so that DuckDB's snapshots are
+BigQuery's: a query sees the tables as they were when it began, a transaction as they were at its `begin transaction`. Which
+transaction may change which table is BigQuery's rule (`Changes`), coarser than DuckDB's. HTTP does not belong here.
+
+Source: Google Cloud "Multi-statement transactions", "Troubleshoot queries".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from bqemulator.domain.errors import AlreadyExistsError, DomainError, InvalidQueryError, UnsupportedFeatureError, ValidationError
+from bqemulator.jobs.error_mapper import translate_runtime_error
+from bqemulator.jobs.executor import _classify_parsed_tree
+from bqemulator.scripting.ast import SqlStmt
+from bqemulator.scripting.exceptions import ReturnSignal, ScriptRaise
+from bqemulator.scripting.interpreter import ScriptInterpreter, _classify_txn_statement
+from bqemulator.scripting.parser import parse_script
+from bqemulator.sql.inner_query import rewrite_and_translate_statement
+from bqemulator.sql.table_rewriter import rewrite_table_refs
+from bqemulator.sql.translator import SQLTranslator
+from bqemulator.storage.engine import _annotate_with_duckdb_types
+from sqlglot import exp
+
+from tests.servers import bigquery_catalog as catalog
+from tests.servers.bigquery_sql import (
+    DDL,
+    DML,
+    MUTATIONS,
+    Name,
+    Place,
+    Refused,
+    bind,
+    duckdb_text,
+    narrow_type,
+    parse,
+    prepare,
+    quote,
+    target_of,
+)
+
+ASSERT = re.compile(
+    r"\s*assert\b(?P<condition>.*?)(?:\bas\s+(?P<text>'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")\s*)?", re.IGNORECASE | re.DOTALL
+)
+# Statements about what DuckDB has not are translated by the emulator, as it would by itself.
+ITS_OWN = re.compile(
+    r"information_schema|_table_suffix|for\s+system_time|materialized\s+view|snapshot\s+table|export\s+data", re.IGNORECASE
+)
+REASONS = {"invalid": ValidationError, "duplicate": AlreadyExistsError, "notImplemented": UnsupportedFeatureError}
+EMPTY = pa.table({})
+
+
+class Changes:
+    """Who changes which table. Within a transaction, the second to update, delete, merge or truncate fails; outside, it waits.
+
+    A transaction fails too on a table that was changed after it began: it does not see what it would overwrite.
+    """
+
+    def __init__(self) -> None:
+        self._free = threading.Condition()
+        self._holders: dict[Name, object] = {}
+        self._changed_at: dict[Name, int] = {}
+        self._moment = 0
+
+    @contextmanager
+    def begin(self) -> Iterator[int]:
+        """The moment a transaction begins; nothing is committed while its snapshot is taken."""
+        with self._free:
+            yield self._moment
+
+    def claim(self, table: Name, holder: object, began: int) -> None:
+        """For a transaction: now, or never."""
+        with self._free:
+            if self._holders.setdefault(table, holder) is not holder or self._changed_at.get(table, 0) > began:
+                raise aborted(table)
+
+    def wait(self, table: Name, holder: object) -> None:
+        """For a statement by itself: when nobody else changes the table."""
+        with self._free:
+            self._free.wait_for(lambda: table not in self._holders)
+            self._holders[table] = holder
+
+    @contextmanager
+    def commit(self, holder: object) -> Iterator[None]:
+        """The commit happens inside; it is seen by all that begin afterwards."""
+        with self._free:
+            yield
+            self._moment += 1
+            self._changed_at |= {table: self._moment for table, by in self._holders.items() if by is holder}
+
+    def release(self, holder: object) -> None:
+        """Whatever was committed or not, others may change the tables now."""
+        with self._free:
+            self._holders = {table: by for table, by in self._holders.items() if by is not holder}
+            self._free.notify_all()
+
+
+CHANGES = Changes()
+
+
+def aborted(table: object) -> InvalidQueryError:
+    """What BigQuery says to the transaction that loses."""
+    return InvalidQueryError(
+        f"Transaction is aborted due to concurrent update against table {table}. Transaction ID: {uuid.uuid4()}", location="query"
+    )
+
+
+@dataclass
+class Session:
+    """A job's connection and what it was given."""
+
+    ctx: Any
+    place: Place
+    parameters: list[dict[str, Any]]
+    variables: dict[str, exp.Expression] = field(default_factory=dict)
+    affected: int | None = None
+    ddl: str | None = None
+    target: Name | None = None
+    schema: list[dict[str, Any]] | None = None
+    began: int | None = None
+    touched: set[Name] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.cursor: duckdb.DuckDBPyConnection = self.ctx.engine.connection.cursor()
+
+    # --- transactions ---
+
+    def control(self, operation: str) -> None:
+        """BEGIN, COMMIT or ROLLBACK."""
+        if operation == "BEGIN":
+            if self.began is not None:
+                raise InvalidQueryError("Transactions cannot be nested", location="query")
+            with CHANGES.begin() as self.began:
+                self.cursor.execute("begin transaction")
+                self.cursor.execute("select 1 from duckdb_schemas() limit 1").fetchall()  # DuckDB takes its snapshot at the first look
+        elif self.began is None:
+            raise InvalidQueryError(f"There is no active transaction to {operation.lower()}", location="query")
+        elif operation == "ROLLBACK":
+            self.rollback()
+        else:
+            with CHANGES.commit(self):
+                self.cursor.execute("commit")
+            self.began = None
+            CHANGES.release(self)
+            self._count_rows()
+
+    def rollback(self) -> None:
+        """End an open transaction without a trace; nothing if none is open."""
+        if self.began is not None:
+            with suppress(duckdb.Error):  # a commit that failed has done so already
+                self.cursor.execute("rollback")
+            self.began = None
+        self.touched.clear()
+        CHANGES.release(self)
+
+    def _count_rows(self) -> None:
+        for name in self.touched:
+            catalog.count_rows(self.ctx, name)
+        self.touched.clear()
+
+    # --- statements ---
+
+    def run(self, sql: str) -> pa.Table:
+        """The rows of one statement; none for all but queries."""
+        self.affected = self.ddl = self.schema = self.target = None
+        with self.errors(sql):
+            if ITS_OWN.search(sql):
+                return self._run_by_emulator(sql)
+            tree = bind(parse(sql), self.parameters, self.variables)
+            if isinstance(tree, exp.Query):
+                return self._fetch(prepare(tree, self.place))
+            if isinstance(tree, DML):
+                self._change(tree)
+                return EMPTY
+            if isinstance(tree, (*DDL, exp.Command)):
+                self._define(tree, sql)
+                return EMPTY
+            raise Refused(f"Statement not supported: {tree.key.upper()}", "notImplemented")
+
+    def describe(self, sql: str) -> list[tuple[str, str]]:
+        """Columns of a query and their types."""
+        rows = self.cursor.execute(f"describe {sql}").fetchall()
+        names = [str(row[0]) for row in rows]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise Refused(f"Duplicate column names in the result are not supported. Found duplicate(s): {', '.join(twice)}")
+        return [(str(row[0]), str(row[1])) for row in rows]
+
+    def typed(self, tree: exp.Expression) -> str:
+        """The query, each of its columns in a type BigQuery has."""
+        sql = duckdb_text(tree)
+        columns = self.describe(sql)
+        if all(type_ == narrow_type(type_) for _, type_ in columns):
+            return sql
+        shown = ", ".join(f"cast({quote(name)} as {narrow_type(type_)}) as {quote(name)}" for name, type_ in columns)
+        return f"select {shown} from ({sql})"
+
+    def _fetch(self, tree: exp.Expression) -> pa.Table:
+        self.cursor.execute(self.typed(tree))
+        description = self.cursor.description
+        return _annotate_with_duckdb_types(self.cursor.to_arrow_table(), description)
+
+    def _change(self, tree: exp.Expression) -> None:
+        name = self.target = target_of(tree, self.place)
+        if isinstance(tree, (exp.Update, exp.Delete)) and tree.args.get("where") is None:
+            raise Refused(f"{tree.key.upper()} must have a WHERE clause")
+        catalog.require_table(self.ctx, name)
+        if isinstance(tree, exp.TruncateTable):
+            tree = exp.Delete(this=tree.expressions[0].copy())
+            mutates = True
+        else:
+            mutates = isinstance(tree, MUTATIONS)
+        sql = duckdb_text(prepare(tree, self.place))
+        if self.began is not None:
+            self._change_within(name, sql, mutates)
+            return
+        if mutates:
+            CHANGES.wait(name, self)
+        try:
+            self.control("BEGIN")
+            self._change_within(name, sql, mutates)
+            self.control("COMMIT")
+        finally:
+            self.rollback()
+
+    def _change_within(self, name: Name, sql: str, mutates: bool) -> None:
+        if mutates and self.began is not None:
+            CHANGES.claim(name, self, self.began)
+        self.touched.add(name)
+        found = self.cursor.execute(sql).fetchone()
+        self.affected = int(found[0]) if found else 0
+        self.variables["@@row_count"] = exp.Literal.number(self.affected)
+
+    def _define(self, tree: exp.Expression, sql: str) -> None:
+        if self.began is not None:
+            raise Refused("DDL statements that create or drop permanent entities are not supported in a transaction")
+        self.ddl, self.target = catalog.define(self, tree, sql)
+
+    def _run_by_emulator(self, sql: str) -> pa.Table:
+        if self.parameters or self.began is not None:
+            raise Refused("The emulator takes no parameters and no transaction for this statement", "notImplemented")
+        caller = self.ctx_caller()
+        translated = asyncio.run(
+            rewrite_and_translate_statement(sql, project_id=self.place.project, ctx=self.ctx, caller=caller, translator=SQLTranslator())
+        )
+        self.cursor.execute(rewrite_table_refs(translated, self.place.project))
+        description = self.cursor.description
+        return _annotate_with_duckdb_types(self.cursor.to_arrow_table(), description)
+
+    @staticmethod
+    def ctx_caller() -> Any:
+        """Nobody in particular: rights are not part of this emulator."""
+        from bqemulator.row_access.identity import CallerIdentity
+
+        return CallerIdentity(principal="user:anonymous@bqemulator.local", is_authenticated=False)
+
+    @contextmanager
+    def errors(self, sql: str) -> Iterator[None]:
+        """Errors as BigQuery would say them."""
+        try:
+            yield
+        except Refused as refused:
+            raise REASONS.get(refused.reason, InvalidQueryError)(refused.message, location="query") from refused
+        except duckdb.TransactionException as error:
+            raise aborted(self.target) from error
+        except duckdb.InvalidInputException as error:  # what error('…') says, and divisions by zero
+            raise InvalidQueryError(str(error).removeprefix("Invalid Input Error: "), location="query") from error
+        except duckdb.ConstraintException as error:
+            column = re.search(r"NOT NULL constraint failed: \w+\.(\w+)", str(error))
+            said = f"Required field {column[1]} cannot be null" if column else str(error)
+            raise InvalidQueryError(said, location="query") from error
+        except duckdb.Error as error:
+            raise translate_runtime_error(error, duckdb_sql=sql) from error
+
+
+class Script(ScriptInterpreter):  # type: ignore[misc]  # without types
+    """A multi-statement query. Its end without a commit, and any error nobody handles, roll back what is open."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session.ctx, session.place.project, caller=session.ctx_caller())
+        self.session = session
+        self.source, self.at = "", 0
+
+    async def run(self, source: str) -> Any:
+        """All statements, one after the other."""
+        self.source = source
+        try:
+            for statement in parse_script(source).statements:
+                await self._exec_statement(statement)
+        except ReturnSignal:
+            pass
+        except ScriptRaise as raised:
+            raise raised.error from raised
+        finally:
+            self.session.rollback()
+        return self._final_table
+
+    async def _exec_sql(self, sql: str) -> None:
+        where = self._position(sql)
+        try:
+            operation = _classify_txn_statement(sql)
+            if operation:
+                self.session.control(operation)
+                self._final_table = None
+            elif found := ASSERT.fullmatch(sql):
+                await self._assert(found["condition"], found["text"])
+            else:
+                rows = await self._run_query(sql)
+                self._final_table = None if rows is EMPTY else rows
+        except DomainError as error:
+            error.message = f"Query error: {error.message} at {where}"
+            raise
+
+    async def _assert(self, condition: str, text: str | None) -> None:
+        if await self._eval_expr_scalar(f"({condition})") is not True:
+            said = text[1:-1] if text else condition.strip()
+            raise InvalidQueryError(f"Assertion failed: {said}", location="query")
+        self._final_table = None
+
+    async def _run_query(self, bq_sql: str) -> pa.Table:
+        self.session.variables |= {name.lower(): literal_of(variable) for name, variable in self._frames.all_visible().items()}
+        return self.session.run(bq_sql)
+
+    async def _drop_txn_snapshots(self) -> None:
+        """Transactions are DuckDB's: an EXCEPTION block finds its own still open."""
+
+    def _position(self, sql: str) -> str:
+        found = self.source.find(sql, self.at)
+        self.at = max(found, self.at)
+        before = self.source[: self.at]
+        return f"[{before.count(chr(10)) + 1}:{self.at - before.rfind(chr(10))}]"
+
+
+def literal_of(variable: Any) -> exp.Expression:
+    """A variable of a script as a literal of its type."""
+    from tests.servers.bigquery_sql import TYPES, typed_literal
+
+    name = str(variable.type_name).upper()
+    if name not in TYPES:
+        raise Refused(f"The emulator takes no variables of type {name}", "notImplemented")
+    value = variable.value
+    return typed_literal({"type": name}, {"value": None if value is None else str(value)})
+
+
+def is_script(sql: str) -> bool:
+    """Whether a query is more than one statement, or one that is no SQL by itself."""
+    statements = parse_script(sql).statements
+    return len(statements) != 1 or not isinstance(statements[0], SqlStmt) or bool(ASSERT.fullmatch(sql))
+
+
+def statement_type(sql: str) -> str:
+    """BigQuery's word for a statement."""
+    try:
+        tree = parse(sql)
+    except Refused:
+        return ""
+    return "SELECT" if isinstance(tree, exp.Query) else str(_classify_parsed_tree(tree))

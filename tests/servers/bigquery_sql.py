@@ -1,0 +1,274 @@
+"""One GoogleSQL statement as DuckDB's, with the meaning BigQuery's documentation gives it.
+
+Part of the emulator of the tests, run by its own Python. The translation of types, literals and functions is the product's
+(`runspend.warehouse.dialect`); added here is what BigQuery has and a folder of files has not: parameters with types, names of
+tables with a project and a dataset, errors of a division by zero, DDL and DML. Running statements does not belong here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import ErrorLevel, SqlglotError
+
+from runspend.errors import UsageError
+from runspend.warehouse import dialect
+
+DML = (exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.TruncateTable)
+MUTATIONS = (exp.Update, exp.Delete, exp.Merge, exp.TruncateTable)  # what two transactions cannot both do to a table
+DDL = (exp.Create, exp.Drop, exp.Alter)
+
+# BigQuery's type of a parameter or a column of DDL -> DuckDB's.
+TYPES = {
+    "STRING": "VARCHAR",
+    "BYTES": "BLOB",
+    "INT64": "BIGINT",
+    "INTEGER": "BIGINT",
+    "FLOAT64": "DOUBLE",
+    "FLOAT": "DOUBLE",
+    "BOOL": "BOOLEAN",
+    "BOOLEAN": "BOOLEAN",
+    "DATE": "DATE",
+    "TIME": "TIME",
+    "DATETIME": "TIMESTAMP",
+    "TIMESTAMP": "TIMESTAMPTZ",
+    "NUMERIC": "DECIMAL(38, 9)",
+    "BIGNUMERIC": "DECIMAL(38, 22)",
+    "JSON": "JSON",
+}
+NUMERIC = re.compile(r"DECIMAL\(38, ?9\)")
+# What DuckDB calls a result -> the type of the same kind that BigQuery has.
+NARROWED = (
+    (re.compile(r"\b(?:U?HUGEINT|U?INTEGER|U?SMALLINT|U?TINYINT|UBIGINT)\b"), "BIGINT"),
+    (re.compile(r"\bDECIMAL\((?!38, ?9\))\d+, ?\d+\)"), "DECIMAL(38,22)"),
+    (re.compile(r"\bFLOAT\b"), "DOUBLE"),
+)
+
+
+class Refused(Exception):
+    """BigQuery refuses the statement: what it says, and its reason."""
+
+    def __init__(self, message: str, reason: str = "invalidQuery") -> None:
+        super().__init__(message)
+        self.message, self.reason = message, reason
+
+
+@dataclass(frozen=True)
+class Name:
+    """A table by its three names."""
+
+    project: str
+    dataset: str
+    table: str
+
+    @property
+    def quoted(self) -> str:
+        """Where it lies in DuckDB: a schema a dataset."""
+        return f'"{self.project}__{self.dataset}"."{self.table}"'
+
+    def __str__(self) -> str:
+        return f"{self.project}:{self.dataset}.{self.table}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where bare names of tables are looked for."""
+
+    project: str
+    dataset: str | None = None
+
+    def name_of(self, table: exp.Table) -> Name:
+        """The three names of a table of a statement."""
+        if not table.db and self.dataset is None:
+            raise Refused(f'Table "{table.name}" must be qualified with a dataset (e.g. dataset.table).', "invalid")
+        return Name(table.catalog or self.project, table.db or str(self.dataset), table.name)
+
+
+def parse(sql: str) -> exp.Expression:
+    """The tree of one statement."""
+    try:
+        trees = [tree for tree in sqlglot.parse(sql, read="bigquery") if tree is not None and not isinstance(tree, exp.Semicolon)]
+    except SqlglotError as error:
+        raise Refused(f"Syntax error: {error}") from error
+    if len(trees) != 1:
+        raise Refused(f"Syntax error: {len(trees)} statements where one was expected")
+    tree = trees[0]
+    assert isinstance(tree, exp.Expression)
+    return tree
+
+
+def bind(tree: exp.Expression, parameters: Sequence[Mapping[str, Any]], variables: Mapping[str, exp.Expression]) -> exp.Expression:
+    """The statement with each `@name`, each `?` and each variable of the script as a literal of its type."""
+    named = {str(p["name"]).lower(): p for p in parameters if p.get("name")}
+    unnamed = iter([p for p in parameters if not p.get("name")])
+
+    def replace(node: exp.Expression) -> exp.Expression:
+        if isinstance(node, exp.Parameter) and isinstance(node.this, exp.Parameter):
+            found = variables.get(f"@@{node.this.name.lower()}")
+            if found is None:
+                raise Refused(f"Unrecognized system variable: @@{node.this.name}")
+            return found.copy()
+        if isinstance(node, exp.Parameter):
+            given = named.get(node.name.lower())
+            if given is None:
+                raise Refused(f"Query parameter '{node.name}' not found")
+            return typed_literal(given["parameterType"], given.get("parameterValue") or {})
+        if isinstance(node, exp.Placeholder) and not node.this:
+            given = next(unnamed, None)
+            if given is None:
+                raise Refused("Query parameter number exceeds the number of given parameters")
+            return typed_literal(given["parameterType"], given.get("parameterValue") or {})
+        if isinstance(node, exp.Column) and not node.table and node.name.lower() in variables:
+            return variables[node.name.lower()].copy()
+        return node
+
+    return tree.transform(replace)
+
+
+def typed_literal(kind: Mapping[str, Any], given: Mapping[str, Any]) -> exp.Expression:
+    """The literal of a parameter as the client sends it: {"type": "INT64"}, {"value": "5"}."""
+    name = str(kind.get("type", "STRING")).upper()
+    if name == "ARRAY":
+        items = [typed_literal(kind["arrayType"], item) for item in given.get("arrayValues") or []]
+        return exp.cast(exp.Array(expressions=items), exp.DataType.build(f"{TYPES[kind['arrayType']['type'].upper()]}[]", dialect="duckdb"))
+    if name == "STRUCT":
+        values = given.get("structValues") or {}
+        fields = [
+            exp.PropertyEQ(this=exp.to_identifier(f["name"]), expression=typed_literal(f["type"], values.get(f["name"]) or {}))
+            for f in kind["structTypes"]
+        ]
+        return exp.Struct(expressions=fields)
+    raw = given.get("value")
+    if raw is not None and name == "BYTES":
+        return exp.Anonymous(this="from_base64", expressions=[exp.Literal.string(raw)])
+    value = exp.Null() if raw is None else exp.Literal.string(str(raw).lower() if isinstance(raw, bool) else str(raw))
+    if name not in TYPES:
+        raise Refused(f"Invalid type of a query parameter: {name}", "invalid")
+    return exp.cast(value, exp.DataType.build(TYPES[name], dialect="duckdb"))
+
+
+def prepare(tree: exp.Expression, place: Place) -> exp.Expression:
+    """The statement with BigQuery's meaning of literals, divisions and dates, and every table by the name it has in DuckDB."""
+    tree = tree.transform(_literal)
+    _raise_on_zero(tree)
+    _keep_types(tree)
+    _name_results(tree)
+    _qualify(tree, frozenset(), place)
+    return tree
+
+
+def duckdb_text(tree: exp.Expression) -> str:
+    """What DuckDB runs. What sqlglot cannot carry over is an error."""
+    try:
+        return str(tree.sql(dialect=dialect._Engine, unsupported_level=ErrorLevel.RAISE, comments=False))
+    except SqlglotError as error:
+        raise Refused(f"The emulator cannot run this: {error}", "notImplemented") from error
+
+
+def narrow_type(duckdb_type: str) -> str:
+    """The type BigQuery gives what DuckDB calls so: HUGEINT is INT64, and a decimal is BIGNUMERIC, or NUMERIC if it is exactly that."""
+    for pattern, name in NARROWED:
+        duckdb_type = pattern.sub(name, duckdb_type)
+    return duckdb_type
+
+
+def quote(name: str) -> str:
+    """An identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(node: exp.Expression) -> exp.Expression:
+    """`bignumeric '0.01'` is a decimal of its own digits, so that a product with INT64 fits; `numeric` stays NUMERIC; 0.5 is a FLOAT64."""
+    if isinstance(node, exp.Cast) and not node.to.expressions and node.to.this == exp.DType.BIGDECIMAL:
+        try:
+            return dialect._type_literal(node)
+        except UsageError as error:
+            raise Refused(f"Invalid BIGNUMERIC literal: {error}") from error
+    if isinstance(node, exp.Literal) and not node.is_string and "." in node.this and "e" not in node.this.lower():
+        return exp.Literal.number(f"{node.this}e0")
+    return node
+
+
+def _raise_on_zero(tree: exp.Expression) -> None:
+    for node in reversed(list(tree.find_all(exp.Div, exp.IntDiv, exp.Mod))):
+        divisor = node.expression.unnest()
+        if isinstance(divisor, exp.Literal) and float(divisor.this):
+            continue
+        error = exp.Anonymous(this="error", expressions=[exp.Literal.string("division by zero")])
+        is_zero = exp.EQ(this=exp.paren(node.expression.copy()), expression=exp.Literal.number(0))
+        node.replace(exp.paren(exp.Case(ifs=[exp.If(this=is_zero, true=error)], default=node.copy()), copy=False))
+
+
+DATES = (exp.DateTrunc, exp.DateAdd, exp.DateSub)  # a TIMESTAMP without a zone on DuckDB
+TIMES = (exp.UnixToTime, exp.StrToTime)  # the same
+
+
+def _keep_types(tree: exp.Expression) -> None:
+    for node in reversed(list(tree.find_all(*DATES, *TIMES))):
+        kind = exp.DType.DATE if isinstance(node, DATES) else exp.DType.TIMESTAMPTZ
+        if not (isinstance(node.parent, exp.Cast) and node.parent.to.this == kind):
+            node.replace(exp.cast(node.copy(), kind))
+
+
+def _name_results(tree: exp.Expression) -> None:
+    """A result without a name is f0_, f1_, …"""
+    if not isinstance(tree, exp.Query) or not isinstance(select := tree.find(exp.Select), exp.Select):
+        return
+    unnamed = [e for e in select.expressions if not e.alias_or_name and not e.is_star]
+    for number, node in enumerate(unnamed):
+        node.replace(exp.alias_(node.copy(), f"f{number}_"))
+
+
+def _qualify(node: exp.Expression, hidden: frozenset[str], place: Place) -> None:
+    """Give tables their name in DuckDB; the name of a WITH hides the table from there on, in itself only if it is recursive."""
+    ctes = node.args.get("with_")
+    if ctes is not None:
+        if ctes.recursive:
+            hidden |= {cte.alias.lower() for cte in ctes.expressions}
+        for cte in ctes.expressions:
+            _qualify(cte.this, hidden, place)
+            hidden |= {cte.alias.lower()}
+    for child in list(node.iter_expressions()):
+        if child is ctes:
+            continue
+        if isinstance(child, exp.Table) and isinstance(child.this, exp.Identifier) and (child.db or child.name.lower() not in hidden):
+            name = place.name_of(child)
+            child.set("this", exp.to_identifier(name.table, quoted=True))
+            child.set("db", exp.to_identifier(f"{name.project}__{name.dataset}", quoted=True))
+            child.set("catalog", None)
+        _qualify(child, hidden, place)
+
+
+def target_of(tree: exp.Expression, place: Place) -> Name:
+    """The table a statement of DML or DDL is about."""
+    table = tree.this
+    while isinstance(table, exp.Schema):
+        table = table.this
+    if isinstance(tree, exp.TruncateTable):
+        table = tree.expressions[0]
+    if not isinstance(table, exp.Table):
+        raise Refused(f"The emulator cannot tell the table of {tree.key.upper()}", "notImplemented")
+    return place.name_of(table)
+
+
+def set_options(properties: exp.Expression | None) -> dict[str, Any]:
+    """`options(description = '…', labels = [('a', 'b')])` of DDL."""
+    found: dict[str, Any] = {}
+    for node in properties.find_all(exp.Property) if properties is not None else ():
+        if type(node) is exp.Property:
+            found[node.name.lower()] = _plain(node.args["value"])
+    return found
+
+
+def _plain(node: exp.Expression) -> Any:
+    plain: Callable[[Any], list[Any]] = lambda parts: [_plain(part) for part in parts]  # noqa: E731
+    if isinstance(node, (exp.Array, exp.Tuple)):
+        return plain(node.expressions)
+    if isinstance(node, exp.Literal):
+        return node.this
+    return node.sql(dialect="bigquery")
