@@ -51,11 +51,11 @@ both_sides as (
   where l.state in ('current', 'replaced')
 )
 select
-  source, billing_period, billing_currency, sum(list_cost) as list_cost, sum(contracted_cost) as contracted_cost,
-  sum(effective_cost) as effective_cost, sum(billed_cost) as billed_cost
-from both_sides
+  source, billing_period, billing_currency, sum(b.list_cost) as list_cost, sum(b.contracted_cost) as contracted_cost,
+  sum(b.effective_cost) as effective_cost, sum(b.billed_cost) as billed_cost
+from both_sides b
 group by source, billing_period, billing_currency
-having sum(list_cost) != 0 or sum(contracted_cost) != 0 or sum(effective_cost) != 0 or sum(billed_cost) != 0
+having sum(b.list_cost) != 0 or sum(b.contracted_cost) != 0 or sum(b.effective_cost) != 0 or sum(b.billed_cost) != 0
 """
 
 
@@ -76,8 +76,8 @@ def bill_as_of(reader: Reader, until: datetime, by: Sequence[str], *, since: str
     if since is not None:
         where, parameters["since"] = "where charge_date >= @since", date.fromisoformat(f"{since}-01")
     return reader.query(
-        f"with {VERSIONS} select {names}, billing_currency, sum({measure}_cost) as {measure}_cost from changes {where}"
-        f" group by {names}, billing_currency having sum({measure}_cost) != 0 order by {measure}_cost desc, {names} limit {int(top)}",
+        f"with {VERSIONS} select {names}, billing_currency, sum(c.{measure}_cost) as {measure}_cost from changes c {where}"
+        f" group by {names}, billing_currency having sum(c.{measure}_cost) != 0 order by {measure}_cost desc, {names} limit {int(top)}",
         parameters,
     )
 

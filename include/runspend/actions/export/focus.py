@@ -114,7 +114,7 @@ def export_focus(
 
 def focus_columns(reader: Reader, period: date, version: str) -> list[str]:
     """Columns of the file: those of the version that are mandatory or have a value in some line of the period, then ours."""
-    schema = reader.query(f"select * from ({focus_view()}) limit 0").schema.names
+    schema = reader.query(f"select * from ({focus_view()}) where false").schema.names
     counts = ", ".join(f"count({c.name}) as {c.name}" for c in FOCUS_COLUMNS)
     row: dict[str, int] = reader.query(f"select {counts} from billing_lines where billing_period = @period", {"period": period}).to_pylist()[0]
     filled = {"".join(part.capitalize() for part in name.split("_")) for name, count in row.items() if count}
