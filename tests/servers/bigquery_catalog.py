@@ -20,6 +20,19 @@ if TYPE_CHECKING:
     from tests.servers.bigquery_session import Session
 
 
+EXPIRES: dict[Name, int] = {}  # milliseconds since 1970
+
+
+def set_expiration(ctx: Any, name: Name, stated: str | None = None) -> None:
+    """When a table is said to expire: as stated, else as its dataset says of new tables. Nothing deletes it then."""
+    EXPIRES.pop(name, None)
+    default = require_dataset(ctx, name).default_table_expiration_ms
+    if stated:
+        EXPIRES[name] = int(stated)
+    elif default:
+        EXPIRES[name] = int(ctx.clock.now().timestamp() * 1000) + int(default)
+
+
 def fields_of(columns: list[tuple[str, str, bool]]) -> TableSchema:
     """BigQuery's schema of columns: name, DuckDB's type, whether required."""
     return TableSchema(
@@ -83,6 +96,7 @@ def remember(ctx: Any, name: Name, kind: str = "TABLE", **known: Any) -> TableMe
     ctx.catalog.create_table(meta)
     if kind == "TABLE":
         count_rows(ctx, name)
+        set_expiration(ctx, name)
     return meta
 
 

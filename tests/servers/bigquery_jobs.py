@@ -6,6 +6,7 @@ Part of the emulator of the tests, run by its own Python. Where they come from a
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,12 +38,14 @@ from sqlglot import exp
 
 from tests.servers import bigquery_catalog as catalog
 from tests.servers.bigquery_load import load_parquet
-from tests.servers.bigquery_session import EMPTY, Script, Session, is_script, statement_type
+from tests.servers.bigquery_script import Script, is_script, statement_type
+from tests.servers.bigquery_session import EMPTY, Session
 from tests.servers.bigquery_sql import DDL, DML, Name, Place, Refused, bind, duckdb_text, narrow_type, parse, prepare
 
 WORKERS = ThreadPoolExecutor(32, thread_name_prefix="job")
 PATIENCE = 5.0  # seconds the answer to jobs.insert waits for the job
-REQUEST_ERRORS = (UnsupportedFeatureError, ValidationError)  # refused at once; every other error is the job's
+CHANGED = ("INSERT", "UPDATE", "DELETE", "MERGE", "TRUNCATE_TABLE")
+ABORT = re.compile(r"\s*call\s+bq\.abort_session\(\s*(?:'(\w+)')?\s*\)\s*;?\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Job:
     configuration: dict[str, Any]
 
 
+SESSIONS: dict[str, Session] = {}
 RUNNING: dict[tuple[str, str], asyncio.Task[None]] = {}
 LOCATIONS: dict[tuple[str, str], str] = {}
 
@@ -145,30 +149,60 @@ def _run_copy(job: Job) -> JobMeta:
 # --- queries ---
 
 
+def _place(job: Job) -> Place:
+    default = job.configuration["query"].get("defaultDataset") or {}
+    return Place(default.get("projectId") or job.project, default.get("datasetId"))
+
+
 def _session(job: Job) -> Session:
+    """What the job runs in: the session it names, or one of its own."""
     query = job.configuration["query"]
-    default = query.get("defaultDataset") or {}
-    return Session(job.ctx, Place(default.get("projectId") or job.project, default.get("datasetId")), query.get("queryParameters") or [])
+    for stated in query.get("connectionProperties") or []:
+        if stated.get("key") == "session_id":
+            if stated["value"] not in SESSIONS:
+                raise ValidationError("Invalid input session id.")
+            return SESSIONS[stated["value"]]
+    session = Session(job.ctx, _place(job), query.get("queryParameters") or [])
+    if query.get("createSession"):
+        session.id = uuid4().hex
+        SESSIONS[session.id] = session
+    return session
 
 
 def run_query(job: Job) -> JobMeta:
     """Run a query's statement or script and keep its rows for getQueryResults."""
-    sql, session = job.configuration["query"].get("query", ""), _session(job)
+    sql = job.configuration["query"].get("query", "")
     if not sql.strip():
         raise InvalidQueryError("Empty query")
-    scripted = is_script(sql)
-    rows = asyncio.run(Script(session).run(sql)) if scripted else session.run(sql)
-    rows = EMPTY if rows is None else rows
-    kind = "SCRIPT" if scripted else statement_type(sql)
+    session = _session(job)
+    with session.lock:
+        return _run_query(job, session, sql)
+
+
+def _run_query(job: Job, session: Session, sql: str) -> JobMeta:
+    query = job.configuration["query"]
+    session.place, session.parameters = _place(job), query.get("queryParameters") or []
+    if found := ABORT.fullmatch(sql):
+        _end(session if found[1] is None else SESSIONS[found[1]])
+        rows = EMPTY
+    else:
+        rows = asyncio.run(Script(session).run(sql)) if is_script(sql) else session.run(sql)
+        rows = EMPTY if rows is None else rows
+    kind = statement_type(sql)
     JOB_RESULTS[job.id], JOB_SCHEMAS[job.id] = rows, build_response_schema(rows.schema)
-    job.configuration["query"].setdefault("destinationTable", _destination(job, session, kind, rows))
+    query.setdefault("destinationTable", _destination(job, session, kind, rows))
+    affected = session.affected if kind in CHANGED else None
     statistics = _build_query_statistics(
-        total_rows=rows.num_rows,
-        statement_type=kind,
-        num_dml_affected_rows=None if scripted else session.affected,
-        ddl_operation=session.ddl or "",
+        total_rows=rows.num_rows, statement_type=kind, num_dml_affected_rows=affected, ddl_operation=session.ddl or ""
     )
+    if session.id is not None:
+        statistics["sessionInfo"] = {"sessionId": session.id}
     return _meta(job, "DONE", {**statistics, "totalBytesProcessed": "0"})
+
+
+def _end(session: Session) -> None:
+    session.rollback()
+    SESSIONS.pop(str(session.id), None)
 
 
 def _destination(job: Job, session: Session, kind: str, rows: pa.Table) -> dict[str, str]:
@@ -181,11 +215,13 @@ def _destination(job: Job, session: Session, kind: str, rows: pa.Table) -> dict[
 
 def dry_run(job: Job) -> JobMeta:
     """What a query would give, without running it: its columns, or the error it would fail with."""
-    session, sql = _session(job), job.configuration["query"].get("query", "")
+    session, sql = (
+        Session(job.ctx, _place(job), job.configuration["query"].get("queryParameters") or []),
+        job.configuration["query"].get("query", ""),
+    )
     with session.errors(sql):
         fields = [] if is_script(sql) else _columns(session, bind(parse(sql), session.parameters, {}))
-    kind = "SCRIPT" if is_script(sql) else statement_type(sql)
-    statistics = _build_query_statistics(total_rows=0, statement_type=kind, num_dml_affected_rows=None, ddl_operation="")
+    statistics = _build_query_statistics(total_rows=0, statement_type=statement_type(sql), num_dml_affected_rows=None, ddl_operation="")
     statistics["query"]["schema"] = {"fields": fields}
     return _meta(job, "DONE", {**statistics, "totalBytesProcessed": "0"})
 

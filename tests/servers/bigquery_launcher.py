@@ -37,8 +37,8 @@ import sys
 from typing import Any
 
 import pyarrow as pa
+from bqemulator.api.routes import datasets, tabledata, tables, upload
 from bqemulator.api.routes import jobs as job_routes
-from bqemulator.api.routes import tabledata, tables, upload
 from bqemulator.config import Settings
 from bqemulator.domain.errors import NotFoundError
 from bqemulator.jobs import executor
@@ -49,6 +49,8 @@ from bqemulator.versioning.snapshots import SnapshotManager
 from fastapi import APIRouter, Query, Request
 
 from tests.servers import bigquery_jobs as jobs
+from tests.servers import bigquery_resources as resources
+from tests.servers.bigquery_sql import TEXT_OF
 
 _Ctx, _Caller = job_routes._Ctx, job_routes._Caller
 REFERENCE = "runspend.jobReference"  # an upload's job id travels with its configuration
@@ -81,30 +83,6 @@ def put_types_right() -> None:
     tabledata._bq_type_to_arrow = lambda name: pa.decimal128(38, 22) if name.upper() in ("BIGNUMERIC", "BIGDECIMAL") else to_arrow(name)
 
 
-SHOWN = {"INT64": "INTEGER", "FLOAT64": "FLOAT", "BOOL": "BOOLEAN", "STRUCT": "RECORD", "BIGDECIMAL": "BIGNUMERIC", "DECIMAL": "NUMERIC"}
-
-
-def put_schemas_right() -> None:
-    """A schema is shown with REST's names of types, whichever it was written with, and required columns refuse nulls."""
-    read = tables._parse_schema_fields
-
-    def parse_schema_fields(fields: list[dict[str, Any]]) -> Any:
-        return read(
-            [{**field, "type": SHOWN.get(field.get("type", "STRING").upper(), field.get("type", "STRING").upper())} for field in fields]
-        )
-
-    tables._parse_schema_fields = parse_schema_fields
-    columns_of = tables.bq_schema_to_duckdb_columns
-
-    def columns(fields: list[dict[str, Any]]) -> list[tuple[str, str]]:
-        return [
-            (name, f"{type_} NOT NULL" if field.get("mode") == "REQUIRED" else type_)
-            for (name, type_), field in zip(columns_of(fields), fields, strict=True)
-        ]
-
-    tables.bq_schema_to_duckdb_columns = columns
-
-
 # --- one connection a statement ---
 
 
@@ -118,6 +96,10 @@ def put_connections_right() -> None:
 
     def set_zone(self: DuckDBEngine) -> None:
         self.connection.execute("set global TimeZone = 'UTC'")
+        self.connection.execute(
+            f"create macro {TEXT_OF}(x) as case when starts_with(typeof(x), 'DECIMAL') and contains(x::varchar, '.') "
+            "then rtrim(rtrim(x::varchar, '0'), '.') else x::varchar end"
+        )
 
     DuckDBEngine.execute = execute
     DuckDBEngine._apply_session_pragmas = set_zone
@@ -253,11 +235,18 @@ def put_uploads_right() -> None:
 def main() -> None:
     """Put it right and run it: REST port and gRPC port as arguments, 0 for any."""
     put_types_right()
-    put_schemas_right()
+    resources.put_schemas_right()
     put_connections_right()
     put_uploads_right()
-    for name, endpoint in (("insert_job", insert_job), ("query", query), ("get_query_results", get_query_results), ("get_job", get_job)):
-        replace_route(job_routes.router, name, endpoint)
+    ours = (
+        (job_routes.router, (insert_job, query, get_query_results, get_job)),
+        (tables.router, (resources.insert_table, resources.patch_table, resources.delete_table, resources.list_tables)),
+        (datasets.router, (resources.list_datasets, resources.delete_dataset)),
+    )
+    for router, endpoints in ours:
+        for endpoint in endpoints:
+            replace_route(router, endpoint.__name__, endpoint)
+    replace_route(tables.router, "update_table", resources.patch_table)
     rest, grpc = (int(port) for port in sys.argv[1:3])
     run_forever(Settings(rest_port=rest, grpc_port=grpc))
 

@@ -1,10 +1,10 @@
-"""One query job on DuckDB: statements, scripts, transactions.
+"""One query job on DuckDB, or several of one session: statements and transactions.
 
 Part of the emulator of the tests, run by its own Python. A job has a connection of its own, so that DuckDB's snapshots are
 BigQuery's: a query sees the tables as they were when it began, a transaction as they were at its `begin transaction`. Which
-transaction may change which table is BigQuery's rule (`Changes`), coarser than DuckDB's. HTTP does not belong here.
+transaction may change which table is said in `bigquery_changes.py`. HTTP does not belong here.
 
-Source: Google Cloud "Multi-statement transactions", "Troubleshoot queries".
+Source: Google Cloud "Multi-statement transactions", "Work with sessions".
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,13 +19,9 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-from bqemulator.domain.errors import AlreadyExistsError, DomainError, InvalidQueryError, UnsupportedFeatureError, ValidationError
+from bqemulator.domain.errors import AlreadyExistsError, InvalidQueryError, UnsupportedFeatureError, ValidationError
 from bqemulator.jobs.error_mapper import translate_runtime_error
-from bqemulator.jobs.executor import _classify_parsed_tree
-from bqemulator.scripting.ast import SqlStmt
-from bqemulator.scripting.exceptions import ReturnSignal, ScriptRaise
-from bqemulator.scripting.interpreter import ScriptInterpreter, _classify_txn_statement
-from bqemulator.scripting.parser import parse_script
+from bqemulator.scripting.interpreter import _classify_txn_statement
 from bqemulator.sql.inner_query import rewrite_and_translate_statement
 from bqemulator.sql.table_rewriter import rewrite_table_refs
 from bqemulator.sql.translator import SQLTranslator
@@ -34,6 +29,7 @@ from bqemulator.storage.engine import _annotate_with_duckdb_types
 from sqlglot import exp
 
 from tests.servers import bigquery_catalog as catalog
+from tests.servers.bigquery_changes import CHANGES, aborted
 from tests.servers.bigquery_sql import (
     DDL,
     DML,
@@ -50,9 +46,6 @@ from tests.servers.bigquery_sql import (
     target_of,
 )
 
-ASSERT = re.compile(
-    r"\s*assert\b(?P<condition>.*?)(?:\bas\s+(?P<text>'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")\s*)?", re.IGNORECASE | re.DOTALL
-)
 # Statements about what DuckDB has not are translated by the emulator, as it would by itself.
 ITS_OWN = re.compile(
     r"information_schema|_table_suffix|for\s+system_time|materialized\s+view|snapshot\s+table|export\s+data", re.IGNORECASE
@@ -61,64 +54,9 @@ REASONS = {"invalid": ValidationError, "duplicate": AlreadyExistsError, "notImpl
 EMPTY = pa.table({})
 
 
-class Changes:
-    """Who changes which table. Within a transaction, the second to update, delete, merge or truncate fails; outside, it waits.
-
-    A transaction fails too on a table that was changed after it began: it does not see what it would overwrite.
-    """
-
-    def __init__(self) -> None:
-        self._free = threading.Condition()
-        self._holders: dict[Name, object] = {}
-        self._changed_at: dict[Name, int] = {}
-        self._moment = 0
-
-    @contextmanager
-    def begin(self) -> Iterator[int]:
-        """The moment a transaction begins; nothing is committed while its snapshot is taken."""
-        with self._free:
-            yield self._moment
-
-    def claim(self, table: Name, holder: object, began: int) -> None:
-        """For a transaction: now, or never."""
-        with self._free:
-            if self._holders.setdefault(table, holder) is not holder or self._changed_at.get(table, 0) > began:
-                raise aborted(table)
-
-    def wait(self, table: Name, holder: object) -> None:
-        """For a statement by itself: when nobody else changes the table."""
-        with self._free:
-            self._free.wait_for(lambda: table not in self._holders)
-            self._holders[table] = holder
-
-    @contextmanager
-    def commit(self, holder: object) -> Iterator[None]:
-        """The commit happens inside; it is seen by all that begin afterwards."""
-        with self._free:
-            yield
-            self._moment += 1
-            self._changed_at |= {table: self._moment for table, by in self._holders.items() if by is holder}
-
-    def release(self, holder: object) -> None:
-        """Whatever was committed or not, others may change the tables now."""
-        with self._free:
-            self._holders = {table: by for table, by in self._holders.items() if by is not holder}
-            self._free.notify_all()
-
-
-CHANGES = Changes()
-
-
-def aborted(table: object) -> InvalidQueryError:
-    """What BigQuery says to the transaction that loses."""
-    return InvalidQueryError(
-        f"Transaction is aborted due to concurrent update against table {table}. Transaction ID: {uuid.uuid4()}", location="query"
-    )
-
-
-@dataclass
+@dataclass(eq=False)
 class Session:
-    """A job's connection and what it was given."""
+    """A job's connection and what it was given. With an id it outlives the job, and its transaction does too."""
 
     ctx: Any
     place: Place
@@ -130,6 +68,8 @@ class Session:
     schema: list[dict[str, Any]] | None = None
     began: int | None = None
     touched: set[Name] = field(default_factory=set)
+    id: str | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self.cursor: duckdb.DuckDBPyConnection = self.ctx.engine.connection.cursor()
@@ -283,85 +223,7 @@ class Session:
             raise translate_runtime_error(error, duckdb_sql=sql) from error
 
 
-class Script(ScriptInterpreter):  # type: ignore[misc]  # without types
-    """A multi-statement query. Its end without a commit, and any error nobody handles, roll back what is open."""
-
-    def __init__(self, session: Session) -> None:
-        super().__init__(session.ctx, session.place.project, caller=session.ctx_caller())
-        self.session = session
-        self.source, self.at = "", 0
-
-    async def run(self, source: str) -> Any:
-        """All statements, one after the other."""
-        self.source = source
-        try:
-            for statement in parse_script(source).statements:
-                await self._exec_statement(statement)
-        except ReturnSignal:
-            pass
-        except ScriptRaise as raised:
-            raise raised.error from raised
-        finally:
-            self.session.rollback()
-        return self._final_table
-
-    async def _exec_sql(self, sql: str) -> None:
-        where = self._position(sql)
-        try:
-            operation = _classify_txn_statement(sql)
-            if operation:
-                self.session.control(operation)
-                self._final_table = None
-            elif found := ASSERT.fullmatch(sql):
-                await self._assert(found["condition"], found["text"])
-            else:
-                rows = await self._run_query(sql)
-                self._final_table = None if rows is EMPTY else rows
-        except DomainError as error:
-            error.message = f"Query error: {error.message} at {where}"
-            raise
-
-    async def _assert(self, condition: str, text: str | None) -> None:
-        if await self._eval_expr_scalar(f"({condition})") is not True:
-            said = text[1:-1] if text else condition.strip()
-            raise InvalidQueryError(f"Assertion failed: {said}", location="query")
-        self._final_table = None
-
-    async def _run_query(self, bq_sql: str) -> pa.Table:
-        self.session.variables |= {name.lower(): literal_of(variable) for name, variable in self._frames.all_visible().items()}
-        return self.session.run(bq_sql)
-
-    async def _drop_txn_snapshots(self) -> None:
-        """Transactions are DuckDB's: an EXCEPTION block finds its own still open."""
-
-    def _position(self, sql: str) -> str:
-        found = self.source.find(sql, self.at)
-        self.at = max(found, self.at)
-        before = self.source[: self.at]
-        return f"[{before.count(chr(10)) + 1}:{self.at - before.rfind(chr(10))}]"
-
-
-def literal_of(variable: Any) -> exp.Expression:
-    """A variable of a script as a literal of its type."""
-    from tests.servers.bigquery_sql import TYPES, typed_literal
-
-    name = str(variable.type_name).upper()
-    if name not in TYPES:
-        raise Refused(f"The emulator takes no variables of type {name}", "notImplemented")
-    value = variable.value
-    return typed_literal({"type": name}, {"value": None if value is None else str(value)})
-
-
-def is_script(sql: str) -> bool:
-    """Whether a query is more than one statement, or one that is no SQL by itself."""
-    statements = parse_script(sql).statements
-    return len(statements) != 1 or not isinstance(statements[0], SqlStmt) or bool(ASSERT.fullmatch(sql))
-
-
-def statement_type(sql: str) -> str:
-    """BigQuery's word for a statement."""
-    try:
-        tree = parse(sql)
-    except Refused:
-        return ""
-    return "SELECT" if isinstance(tree, exp.Query) else str(_classify_parsed_tree(tree))
+def transaction_word(sql: str) -> str | None:
+    """BEGIN, COMMIT or ROLLBACK, if a statement is one of these."""
+    found: str | None = _classify_txn_statement(sql)
+    return found

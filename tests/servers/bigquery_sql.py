@@ -132,24 +132,34 @@ def bind(tree: exp.Expression, parameters: Sequence[Mapping[str, Any]], variable
 
 def typed_literal(kind: Mapping[str, Any], given: Mapping[str, Any]) -> exp.Expression:
     """The literal of a parameter as the client sends it: {"type": "INT64"}, {"value": "5"}."""
+    value = _untyped_literal(kind, given)
+    return value if isinstance(value, exp.Anonymous) else exp.cast(value, exp.DataType.build(duckdb_type(kind), dialect="duckdb"))
+
+
+def duckdb_type(kind: Mapping[str, Any]) -> str:
+    """DuckDB's type of a parameter."""
     name = str(kind.get("type", "STRING")).upper()
     if name == "ARRAY":
-        items = [typed_literal(kind["arrayType"], item) for item in given.get("arrayValues") or []]
-        return exp.cast(exp.Array(expressions=items), exp.DataType.build(f"{TYPES[kind['arrayType']['type'].upper()]}[]", dialect="duckdb"))
+        return f"{duckdb_type(kind['arrayType'])}[]"
+    if name == "STRUCT":
+        return "STRUCT(" + ", ".join(f"{quote(f['name'])} {duckdb_type(f['type'])}" for f in kind["structTypes"]) + ")"
+    if name not in TYPES:
+        raise Refused(f"Invalid type of a query parameter: {name}", "invalid")
+    return TYPES[name]
+
+
+def _untyped_literal(kind: Mapping[str, Any], given: Mapping[str, Any]) -> exp.Expression:
+    name = str(kind.get("type", "STRING")).upper()
+    if name == "ARRAY":
+        return exp.Array(expressions=[typed_literal(kind["arrayType"], item) for item in given.get("arrayValues") or []])
     if name == "STRUCT":
         values = given.get("structValues") or {}
-        fields = [
-            exp.PropertyEQ(this=exp.to_identifier(f["name"]), expression=typed_literal(f["type"], values.get(f["name"]) or {}))
-            for f in kind["structTypes"]
-        ]
-        return exp.Struct(expressions=fields)
+        fields = [(f["name"], typed_literal(f["type"], values.get(f["name"]) or {})) for f in kind["structTypes"]]
+        return exp.Struct(expressions=[exp.PropertyEQ(this=exp.to_identifier(key, quoted=True), expression=value) for key, value in fields])
     raw = given.get("value")
     if raw is not None and name == "BYTES":
         return exp.Anonymous(this="from_base64", expressions=[exp.Literal.string(raw)])
-    value = exp.Null() if raw is None else exp.Literal.string(str(raw).lower() if isinstance(raw, bool) else str(raw))
-    if name not in TYPES:
-        raise Refused(f"Invalid type of a query parameter: {name}", "invalid")
-    return exp.cast(value, exp.DataType.build(TYPES[name], dialect="duckdb"))
+    return exp.Null() if raw is None else exp.Literal.string(str(raw).lower() if isinstance(raw, bool) else str(raw))
 
 
 def prepare(tree: exp.Expression, place: Place) -> exp.Expression:
@@ -204,6 +214,9 @@ def _raise_on_zero(tree: exp.Expression) -> None:
         node.replace(exp.paren(exp.Case(ifs=[exp.If(this=is_zero, true=error)], default=node.copy()), copy=False))
 
 
+TEXT_OF = "bigquery_text"  # a macro: decimals without zeros at their end
+
+
 DATES = (exp.DateTrunc, exp.DateAdd, exp.DateSub)  # a TIMESTAMP without a zone on DuckDB
 TIMES = (exp.UnixToTime, exp.StrToTime)  # the same
 
@@ -213,6 +226,13 @@ def _keep_types(tree: exp.Expression) -> None:
         kind = exp.DType.DATE if isinstance(node, DATES) else exp.DType.TIMESTAMPTZ
         if not (isinstance(node.parent, exp.Cast) and node.parent.to.this == kind):
             node.replace(exp.cast(node.copy(), kind))
+    for node in reversed(list(tree.find_all(exp.Cast))):
+        if (
+            node.to.this in (exp.DType.TEXT, exp.DType.VARCHAR)
+            and not isinstance(node.this, (exp.Literal, exp.Null))
+            and type(node) is exp.Cast
+        ):
+            node.replace(exp.Anonymous(this=TEXT_OF, expressions=[node.this.copy()]))
 
 
 def _name_results(tree: exp.Expression) -> None:
