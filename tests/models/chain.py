@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Context, Decimal
 from pathlib import Path
@@ -210,15 +211,19 @@ def summarize_on_duckdb(
     return found | {"run_costs": warehouse.read(Unit("run_costs", f"{month:%Y-%m}", "all"))}
 
 
-def run_on_reference(reference: GoogleSQL, models: Sequence[Model], tables: Mapping[str, pa.Table], parameters: Mapping[str, Any]) -> dict[str, pa.Table]:
+def run_on_reference(
+    reference: GoogleSQL, models: Sequence[Model], tables: Mapping[str, pa.Table], parameters: Mapping[str, Any], counted: Counter[str] | None = None
+) -> dict[str, pa.Table]:
     """The models one after the other on the reference implementation, each over what those before it gave. Returns all tables.
 
-    A model that fills a table must give exactly its columns in exactly its types.
+    A model that fills a table must give exactly its columns in exactly its types. `counted`: how many rows each model gave.
     """
     known = dict(tables)
     for model in models:
         result = query_reference(reference, (PACKAGE / "models" / f"{model.name}.sql").read_text(encoding="utf-8"), known, parameters)
         target = model.target
+        if counted is not None:
+            counted[model.name] += len(result.rows)
         if model.into is None:
             known[target] = result.to_arrow()
             continue

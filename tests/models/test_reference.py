@@ -17,6 +17,8 @@ import pytest
 
 from runspend import ladder
 from runspend.config import Settings
+from runspend.estimates import estimate_models, estimate_parameters
+from runspend.tables import TABLES
 from runspend.warehouse import Model
 from tests.models.chain import (
     DAY,
@@ -25,7 +27,10 @@ from tests.models.chain import (
     SETTINGS,
     World,
     input_tables,
+    line,
+    make_run,
     merge_worlds,
+    moment,
     parameters_of,
     parameters_of_month,
     query_reference,
@@ -35,6 +40,7 @@ from tests.models.chain import (
     run_on_reference,
     summarize_on_duckdb,
 )
+from tests.models.pooled_chain import artifact, trace
 from tests.models.truth import random_world
 from tests.reference import GoogleSQL, exact_value
 
@@ -42,6 +48,12 @@ FOLDERS = sorted(p.parent for p in Path(__file__).parent.glob("*/*/expect.yaml")
 CASES = [folder for folder in FOLDERS if not (folder / "settings.yaml").exists()]
 # A query takes the reference implementation a third of a second before it sees a row: cases stand side by side in a few worlds.
 GROUPS = 4
+SHARED = next(folder for folder in FOLDERS if folder.name == "fees_spread_in_proportion_idle_spread_evenly")
+SITUATIONS = {
+    "a_charge_of_three_days_is_spread_evenly", "a_disk_that_names_its_machine", "a_job_shares_its_overhead_by_own_time", "default_scope_leaves_out_the_database",
+    "fees_tax_and_unused_commitments_are_shared", "half_an_hour_shared", "one_gpu_of_eight_on_a_machine_rented_for_the_run", "parent_waits_for_children",
+    "traffic_follows_the_node_group", "what_hangs_on_a_jobs_machines",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -63,17 +75,19 @@ def assert_equal(models: Sequence[Model], ours: Mapping[str, pa.Table], theirs: 
         assert (mine - other, other - mine) == (Counter(), Counter()), (name, columns)
 
 
-def compare(reference: GoogleSQL, world: World, root: Path, period: dt.date = DAY, settings: Settings = SETTINGS) -> None:
-    """The ledger of a period, then `run_costs` of the month, on both engines; no check finds anything on the reference either."""
+def compare(
+    reference: GoogleSQL, world: World, root: Path, period: dt.date = DAY, settings: Settings = SETTINGS, counted: Counter[str] | None = None
+) -> None:
+    """The ledger of a period, then `run_costs` of the month, on both engines; no check finds anything on the reference either. `counted`: rows by model."""
     models = ladder.ledger_models(f"{period:%Y-%m}")
     ours = run_on_duckdb(world, root, period, settings=settings, names=sorted({m.target for m in models if m.into is None}))
-    theirs = run_on_reference(reference, models, input_tables(world), parameters_of(world, period, settings))
+    theirs = run_on_reference(reference, models, input_tables(world), parameters_of(world, period, settings), counted)
     assert_equal(models, ours, theirs)
     assert theirs["cost_allocations"].num_rows
 
     summary = ladder.run_costs_models(f"{period:%Y-%m}")
     ours = summarize_on_duckdb(world, root, period, settings=settings, names=sorted({m.target for m in summary if m.into is None}))
-    theirs = run_on_reference(reference, summary, theirs, parameters_of_month(world, period, settings))
+    theirs = run_on_reference(reference, summary, theirs, parameters_of_month(world, period, settings), counted)
     assert_equal(summary, ours, theirs)
 
     for name in (*ladder.LEDGER_CHECKS, *ladder.RUN_CHECKS):
@@ -115,3 +129,45 @@ def test_random_worlds(reference: GoogleSQL, seeds: range, tmp_path: Path) -> No
 def test_a_machine_shared_by_many(reference: GoogleSQL, tmp_path: Path) -> None:
     """Sums of a dozen unequal shares: the order in which an engine adds them does not show."""
     compare(reference, random_world(17, runs=30, machines=6, hours=3), tmp_path)
+
+
+def everything() -> World:
+    """Something for every model: the situations that reach most of them, and what no case has, stored bytes, tokens and a family in a pool."""
+    world = merge_worlds({folder.name: read_world(folder) for folder in CASES if folder.name in SITUATIONS})
+    whole = "2026-10-01T00:00..2026-11-01T00:00"
+    world["billing_lines"] += [
+        line(9000, on="bucket", storage_key="bucket", storage_class="STANDARD", service_category="Storage", at=whole, cost="10.01"),
+        line(9001, on="bucket", storage_key="bucket", service_category="Storage", at=whole, cost="3"),
+        *(line(9002 + n, on=None, service_category="AI and Machine Learning", service_subcategory="Generative AI", at=at, cost="7") for n, at in enumerate(("00:00..24:00", "200:00..201:00"))),
+        line(9004, on="node", pool_key="gpu|", at="00:00..01:00", hours=1, cost="5"),
+        *(line(9010 + n, on=f"box-{n}", instance_type="box", at="00:00..01:00", hours=1, cost="3.3333", line_team="vision") for n in range(3)),
+    ]
+    for said in ({"id": "P", "instance_type": "box"}, {"id": "A", "parent": "P", "at": "00:00..00:40"}, {"id": "B", "parent": "P", "at": "00:20..00:40"}, {"id": "C", "pool_key": "gpu|"}):
+        world["runs"].append(make_run(**{"at": "00:00..01:00", "on": [], **said})[0])
+    world["billing_lines"][0]["line_team"] = "vision"
+    world["artifact_bytes"] += [artifact(id=id_, bytes=size, at=at) for id_, size, at in (("A", 100, "1"), ("B", 50, "1..16.5"))]
+    world["artifact_bytes"] += [artifact(id="m-1", kind="logged_model", bytes=33), artifact(id="gone", kind="orphan", bytes=7), artifact(id="dump", kind="other", bytes=5)]
+    world["trace_costs"] += [trace(run="A", cost="0.75", model="big"), trace(run="B", cost="0.3"), trace(cost="0.25", user="ann")]
+    world["experiments"].append({"tracking_server": "prod", "workspace": "default", "experiment_id": "1", "experiment_name": "exp"})
+    return world
+
+
+def test_every_model_has_rows(reference: GoogleSQL, tmp_path: Path) -> None:
+    """No model is compared with nothing only: in one world each gives rows. Those of the estimates are in test_estimates.py."""
+    counted: Counter[str] = Counter()
+    compare(reference, everything(), tmp_path, settings=read_settings(SHARED), counted=counted)
+    names = {m.name for m in (*ladder.ledger_models("2026-10"), *ladder.run_costs_models("2026-10"))}
+    assert {name for name in names if not counted[name]} == set()
+    assert names | {m.name for m in estimate_models()} == {path.stem for path in (PACKAGE / "models").glob("*.sql")}
+
+
+def test_types_without_data(reference: GoogleSQL) -> None:
+    """Over tables without rows, too, a model that fills a table gives its columns in its types: what `create table as` makes of it."""
+    empty = {name: table.arrow_schema().empty_table() for name, table in TABLES.items()}
+    for models, parameters in (
+        (ladder.ledger_models("2026-10"), parameters_of({name: [] for name in TABLES}, DAY)),
+        (ladder.run_costs_models("2026-10"), parameters_of_month({name: [] for name in TABLES}, DAY)),
+        (estimate_models(), estimate_parameters(moment("06:00"))),
+    ):
+        found = run_on_reference(reference, models, empty, parameters)
+        assert all(found[m.target].num_rows == 0 for m in models if m.into is not None)
