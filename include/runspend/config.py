@@ -20,6 +20,7 @@ from pydantic import (
     AliasChoices,
     BaseModel,
     BeforeValidator,
+    ByteSize,
     ConfigDict,
     Discriminator,
     Field,
@@ -143,19 +144,25 @@ class Schedule(Frozen):
         return int(self.at[3:])
 
 
+MAXIMUM_BYTES_BILLED = ByteSize(2**40)
+
+
 class WarehouseSettings(Frozen):
     """Where the tables are: a folder or s3://bucket/prefix (Parquet), or bigquery://project/dataset. Left out: `<home>/warehouse`."""
 
     uri: Uri = ".runspend/warehouse"
-    credentials: str | None = None  # a profile of the AWS configuration; never a key itself
+    credentials: str | None = None  # a profile of the AWS configuration, or the key file of a Google service account; never a key itself
     endpoint: str | None = None
-    region: str | None = None
+    region: str | None = None  # of the bucket; BigQuery: where its datasets are made, e.g. EU
+    maximum_bytes_billed: ByteSize = MAXIMUM_BYTES_BILLED  # BigQuery: what one query may read at most, e.g. 200GB
 
     @model_validator(mode="after")
     def _a_folder_has_no_endpoint(self) -> WarehouseSettings:
         given = [name for name in ("credentials", "endpoint", "region") if getattr(self, name) is not None]
-        if given and not self.uri.startswith("s3://"):
-            raise ValueError(f"`{given[0]}` belongs to a warehouse in a bucket. Set `uri` to s3://bucket/prefix, or leave it out")
+        if given and not self.uri.startswith(("s3://", "bigquery://")):
+            raise ValueError(f"`{given[0]}` belongs to a warehouse in a bucket or in BigQuery. Set `uri` to s3://bucket/prefix, or leave it out")
+        if self.maximum_bytes_billed != MAXIMUM_BYTES_BILLED and not self.uri.startswith("bigquery://"):
+            raise ValueError("`maximum_bytes_billed` belongs to a warehouse in BigQuery. Set `uri` to bigquery://project/dataset, or leave it out")
         return self
 
 

@@ -1,8 +1,8 @@
 """The seam to where tables live. Small enough that another engine can follow without its callers noticing.
 
 A unit is one file's worth of rows: a table, a month (or "all") and a writer. A step replaces units whole, several at
-once or none. `parquet.py` keeps them as Parquet files in a folder queried by DuckDB, `objects.py` keeps
-the same files in a bucket. What rows mean does not belong here.
+once or none. `parquet.py` keeps them as Parquet files in a folder queried by DuckDB, `objects.py` the same files in a bucket,
+`bigquery.py` as tables in BigQuery. What rows mean does not belong here.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from runspend.config import WarehouseSettings
 from runspend.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -126,6 +127,10 @@ class Warehouse(Protocol):
         """The rows of one published unit; None when there is none."""
         ...
 
+    def fetch(self, unit: Unit, folder: Path) -> Path | None:
+        """The rows of one published unit as a Parquet file in `folder`, the caller's to keep, in today's columns; None when there is none."""
+        ...
+
     def reader(self) -> AbstractContextManager[Reader]:
         """One consistent view: no publish is seen half done."""
         ...
@@ -142,8 +147,12 @@ def open_warehouse(settings: Settings | str) -> Warehouse:
         from runspend.warehouse.parquet import ParquetWarehouse
 
         return ParquetWarehouse(Path(uri.removeprefix("file://")))
+    if uri.startswith("bigquery://"):
+        from runspend.warehouse.bigquery import BigQueryWarehouse
+
+        return BigQueryWarehouse(WarehouseSettings(uri=uri) if isinstance(settings, str) else settings.warehouse)
     if not uri.startswith("s3://") or isinstance(settings, str):
-        raise ConfigError(f"cannot open warehouse {uri!r}: this version keeps tables in a folder or an S3 bucket. Set warehouse.uri to one of them.")
+        raise ConfigError(f"cannot open warehouse {uri!r}: this version keeps tables in a folder, an S3 bucket or BigQuery. Set warehouse.uri to one of them.")
     from runspend.warehouse.objects import BucketWarehouse
     from runspend.warehouse.s3 import Bucket
 

@@ -24,7 +24,7 @@ except ImportError as missing:
     raise MissingExtra(missing.name or "duckdb", "pipeline") from missing
 
 __all__ = [
-    "DUCKDB_TYPES", "Content", "column_types", "connect", "copy_parquet", "create_view", "declared", "drop_relation", "fetch", "file_list", "literal", "measure_rows", "narrow", "quote",
+    "DUCKDB_TYPES", "FILLED", "Content", "column_types", "connect", "copy_parquet", "create_view", "declared", "drop_relation", "fetch", "file_list", "literal", "measure_rows", "month_of", "narrow", "quote",
     "restrict", "stream", "used",
 ]  # fmt: skip
 
@@ -154,7 +154,7 @@ def measure_rows(connection: duckdb.DuckDBPyConnection, table: Table, file: Path
     outside = "0"
     if table.period_column is not None:
         column = quote(table.period_column)
-        first, after = _month(period)
+        first, after = month_of(period)
         outside = f"count(*) filter (where {column} is null or {column} < date '{first}' or {column} >= date '{after}')"
     row_hash = f"hash({', '.join(quote(c) for c in table.content)})"
     strays, rows, hash_sum, hash_xor = connection.execute(
@@ -217,6 +217,7 @@ def file_list(files: Iterable[Path]) -> str:
     return "[" + ", ".join(literal(f) for f in files) + "]"
 
 
-def _month(period: str) -> tuple[dt.date, dt.date]:
+def month_of(period: str) -> tuple[dt.date, dt.date]:
+    """First day of a month "YYYY-MM", and of the one after it."""
     first = dt.date.fromisoformat(f"{period}-01")
     return first, (first + dt.timedelta(days=31)).replace(day=1)

@@ -17,7 +17,7 @@ from runspend.warehouse.engine import literal, quote
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["exchange"]
+__all__ = ["DATED", "SUMMED", "exchange", "money"]
 
 # Tables whose rows are of one day.
 DATED = ("cost_daily", "run_costs_daily", "cost_allocations", "run_estimates", "estimate_errors")
@@ -63,12 +63,13 @@ def exchange(connection: duckdb.DuckDBPyConnection, currency: str, rates: Sequen
         connection.execute(f"create or replace temp view {quote(name)} as {_summed(TABLES[name], rows, which, key, database, currency)}")
 
 
-def _money(table: Table) -> list[str]:
+def money(table: Table) -> list[str]:
+    """Columns of a cost table that hold money."""
     return [c.name for c in table.columns if c.type == "BIGNUMERIC" and "cost" in c.name]
 
 
 def _dated(table: Table, database: str, currency: str) -> str:
-    amounts = ", ".join(f"exchanged(t.{c}, r.multiplier, r.divisor) as {c}" for c in _money(table))
+    amounts = ", ".join(f"exchanged(t.{c}, r.multiplier, r.divisor) as {c}" for c in money(table))
     return (
         f"select t.* replace ({amounts}, case when r.currency is null then t.billing_currency else {literal(currency)} end as billing_currency)"
         f" from {quote(database)}.main.{table.name} t left join temp.exchange_stretches r"
@@ -78,8 +79,8 @@ def _dated(table: Table, database: str, currency: str) -> str:
 
 def _summed(table: Table, rows: str, which: str, key: dict[str, str], database: str, currency: str) -> str:
     """Rows of another currency anew from their days; a row that has a day without a rate stays as it is."""
-    known = _money(TABLES[rows])
-    amounts = {c: c for c in _money(table) if c in known}
+    known = money(TABLES[rows])
+    amounts = {c: c for c in money(table) if c in known}
     if table is RUN_COSTS:
         amounts |= {f"{kind}_cost": f"case when cost_kind = '{kind}' then effective_cost end" for kind in COST_KINDS}
     by_day = ", ".join(f"sum(exchanged({expression}, r.multiplier, r.divisor)) as {c}" for c, expression in amounts.items())
@@ -91,7 +92,7 @@ def _summed(table: Table, rows: str, which: str, key: dict[str, str], database: 
         f" where {which} and t.billing_currency <> {literal(currency)} group by all"
     )
     # money of several runs or days that these rows do not know is not shown in a currency it is not in
-    replaced = ", ".join(f"case when s.is_whole then {f's.{c}' if c in amounts else 'null'} else t.{c} end as {c}" for c in _money(table))
+    replaced = ", ".join(f"case when s.is_whole then {f's.{c}' if c in amounts else 'null'} else t.{c} end as {c}" for c in money(table))
     joined = " and ".join(f"s.{name} = t.{name}" for name in key)
     return (
         f"select t.* replace ({replaced}, case when s.is_whole then {literal(currency)} else t.billing_currency end as billing_currency)"

@@ -39,7 +39,17 @@ from runspend.errors import ConfigError, RunspendError
 from runspend.tables import SCHEMA_VERSION, TABLES
 from runspend.warehouse import Unit, UnitState
 from runspend.warehouse.journal import Folder, crash_point, fsync_file, fsync_folder
-from runspend.warehouse.parquet import PACKAGE, ParquetReader, ParquetStep, Staged, add_columns, sha256_of, state_of, with_columns
+from runspend.warehouse.parquet import (
+    PACKAGE,
+    ParquetReader,
+    ParquetStep,
+    Staged,
+    add_columns,
+    as_own_file,
+    sha256_of,
+    state_of,
+    with_columns,
+)
 from runspend.warehouse.s3 import Bucket, NotAllowed
 
 __all__ = ["BucketWarehouse"]
@@ -122,6 +132,12 @@ class BucketWarehouse:
                 return None
             with pq.ParquetFile(paths[unit]) as file:
                 return with_columns(file.read(), TABLES[unit.table])
+
+    def fetch(self, unit: Unit, folder: Path) -> Path | None:
+        """The rows of one published unit as a Parquet file in `folder`, the caller's to keep, in today's columns; None when there is none."""
+        with self._folder.stage("read") as stage:
+            paths, head = self._pin(stage.path / "pinned", self._seen(), unit)
+            return as_own_file(paths[unit], folder, TABLES[unit.table], head.columns[unit.table]) if unit in paths else None
 
     @contextmanager
     def reader(self) -> Iterator[ParquetReader]:

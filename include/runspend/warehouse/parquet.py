@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 
     from runspend.rates import Stretch
 
-__all__ = ["ExchangedReader", "ParquetReader", "ParquetStep", "ParquetWarehouse", "Place", "Staged", "add_columns", "sha256_of", "state_of", "with_columns"]
+__all__ = ["MEMORY", "ExchangedReader", "ParquetReader", "ParquetStep", "ParquetWarehouse", "Place", "Staged", "add_columns", "as_own_file", "checked_unit", "conform", "difference", "sha256_of", "state_of", "with_columns"]
 
 PACKAGE = Path(__file__).parent.parent
 MEMORY = "2600MB"
@@ -117,6 +118,13 @@ class ParquetWarehouse:
                 return None
             with pq.ParquetFile(self.path(unit)) as file:
                 return with_columns(file.read(), TABLES[unit.table])
+
+    def fetch(self, unit: Unit, folder: Path) -> Path | None:
+        """The rows of one published unit as a Parquet file in `folder`, the caller's to keep, in today's columns; None when there is none."""
+        with self.folder.shared():
+            if not self.state_path(unit).exists():
+                return None
+            return as_own_file(self.path(unit), folder, TABLES[unit.table], self.columns()[unit.table])
 
     @contextmanager
     def reader(self) -> Iterator[ParquetReader]:
@@ -318,29 +326,29 @@ class ParquetStep:
 
     def put(self, table: str, period: str, writer: str, rows: Path | pa.Table, *, extra: Mapping[str, Any] | None = None) -> UnitState:
         """Stage rows from outside: a Parquet file with the columns of `tables.py` (it is moved), or an Arrow table."""
-        unit = _unit(table, period, writer)
+        unit = checked_unit(table, period, writer)
         target = self._new_file(unit)
         if isinstance(rows, Path):
             found, wanted = pq.read_schema(rows), TABLES[table].arrow_schema()
             if [(f.name, f.type) for f in found] != [(f.name, f.type) for f in wanted]:
-                raise RunspendError(f"cannot put {rows} into {table}: {_difference(found, wanted)}. Nothing was changed.")
+                raise RunspendError(f"cannot put {rows} into {table}: {difference(found, wanted)}. Nothing was changed.")
             content = measure_rows(self.connection, TABLES[table], rows, period)
             shutil.move(rows, target)
         else:
-            pq.write_table(_conform(rows, TABLES[table], self.build_id), target, compression="zstd", row_group_size=ROW_GROUP)
+            pq.write_table(conform(rows, TABLES[table], self.build_id), target, compression="zstd", row_group_size=ROW_GROUP)
             content = measure_rows(self.connection, TABLES[table], target, period)
         return self._accept(unit, [target], content, extra or {})
 
     def drop(self, table: str, period: str, writer: str) -> None:
         """Stage the removal of a unit."""
-        unit = _unit(table, period, writer)
+        unit = checked_unit(table, period, writer)
         self._staged.pop(unit, None)
         self._dropped.add(unit)
         self._fresh.discard(table)
 
     def rename(self, unit: Unit, writer: str, names: Mapping[str, tuple[str, str]], *, extra: Mapping[str, Any]) -> UnitState:
         """Stage a published unit as another writer's, with other names in some columns: {column: (old, new)}; an old that ends in / is a beginning."""
-        table, target = TABLES[unit.table], _unit(unit.table, unit.period, writer)
+        table, target = TABLES[unit.table], checked_unit(unit.table, unit.period, writer)
         files, columns = self._published
         create_view(self.connection, table, [files[unit]], columns[unit.table])
         self._fresh.discard(unit.table)
@@ -520,10 +528,11 @@ def _renamed(column: str, old: str) -> str:
 
 def _unit_of(model: Model) -> Unit:
     assert model.into is not None
-    return _unit(model.target, *model.into)
+    return checked_unit(model.target, *model.into)
 
 
-def _unit(table: str, period: str, writer: str) -> Unit:
+def checked_unit(table: str, period: str, writer: str) -> Unit:
+    """The unit of that name; ValueError where it would lie somewhere odd."""
     if table not in TABLES:
         raise ValueError(f"cannot write table {table!r}: tables.py does not know it.")
     dated = TABLES[table].period_column is not None
@@ -554,7 +563,8 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _difference(found: pa.Schema, wanted: pa.Schema) -> str:
+def difference(found: pa.Schema, wanted: pa.Schema) -> str:
+    """In what a file's columns are not the table's, in words."""
     lacking = [f.name for f in wanted if f.name not in found.names]
     extra = [f.name for f in found if f.name not in wanted.names]
     if lacking or extra:
@@ -564,14 +574,14 @@ def _difference(found: pa.Schema, wanted: pa.Schema) -> str:
     return "; ".join(f"{a.name} is {a.type} and must be {b.type}" for a, b in zip(found, wanted, strict=True) if not a.equals(b))
 
 
-def _conform(rows: pa.Table, table: Table, build_id: str) -> pa.Table:
+def conform(rows: pa.Table, table: Table, build_id: str) -> pa.Table:
     """The rows in the table's columns, types and order."""
     schema = table.arrow_schema()
     for name in ("build_id", "load_id"):
         if name in schema.names and name not in rows.column_names:
             rows = rows.append_column(name, pa.array([build_id] * rows.num_rows, pa.string()))
     if sorted(rows.column_names) != sorted(schema.names):
-        raise RunspendError(f"cannot put rows into {table.name}: {_difference(rows.schema, schema)}. Nothing was changed.")
+        raise RunspendError(f"cannot put rows into {table.name}: {difference(rows.schema, schema)}. Nothing was changed.")
     try:
         exact = rows.select(schema.names).cast(schema)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -586,6 +596,16 @@ def add_columns(source: Path, target: Path, table: Table) -> None:
         for batch in old.iter_batches():
             new.write_table(with_columns(pa.Table.from_batches([batch]), table), row_group_size=ROW_GROUP)
     fsync_file(target)
+
+
+def as_own_file(file: Path, folder: Path, table: Table, present: Sequence[str]) -> Path:
+    """A published file under a name of the caller's, with the columns of today's schema."""
+    own = folder / f"{uuid.uuid4().hex}.parquet"
+    if list(present) == [c.name for c in table.columns]:
+        shutil.copyfile(file, own)
+    else:
+        add_columns(file, own, table)
+    return own
 
 
 def with_columns(rows: pa.Table, table: Table) -> pa.Table:

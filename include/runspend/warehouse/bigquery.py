@@ -1,0 +1,234 @@
+"""The warehouse in BigQuery: the same tables, models and checks, at any size. Rows never come back but for reports.
+
+`published` says what every unit holds, and is replaced in the same transaction as the rows. A reader asks inside a session that
+has begun a transaction, so that all its answers are of one moment. Names of datasets and tables belong in `bigquery_tables.py`,
+what a step does in `bigquery_step.py`, jobs in `bigquery_jobs.py`.
+
+Source: BigQuery "Multi-statement transactions": snapshot isolation; of two transactions that change one table, one fails.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from sqlglot import exp
+
+from runspend.config import WarehouseSettings
+from runspend.errors import ConfigError, UsageError
+from runspend.rates import Stretch
+from runspend.tables import SCHEMA_VERSION, TABLES
+from runspend.warehouse import Unit, UnitState
+from runspend.warehouse.bigquery_exchange import in_one_currency
+from runspend.warehouse.bigquery_jobs import Jobs, NotThere, Statement
+from runspend.warehouse.bigquery_step import BigQueryStep
+from runspend.warehouse.bigquery_tables import PUBLISHED, WRITER, Places, column_names, make_tables, quoted, schema_digest
+from runspend.warehouse.dialect import parse
+from runspend.warehouse.engine import month_of, used
+
+__all__ = ["BigQueryReader", "BigQueryWarehouse", "Head"]
+
+PACKAGE = Path(__file__).parent.parent
+READING = {"step": "read"}
+
+
+@dataclass(frozen=True)
+class Head:
+    """What `published` said at one moment. `number` counts the publishes so far."""
+
+    number: int
+    extra: Mapping[str, Any]
+    units: Mapping[Unit, UnitState]
+    publish_ids: Mapping[Unit, str]
+
+
+class BigQueryWarehouse:
+    """Tables in a dataset and its neighbours. Opening it contacts nobody."""
+
+    def __init__(self, settings: WarehouseSettings, *, models: Path = PACKAGE / "models", checks: Path = PACKAGE / "checks") -> None:
+        self.places = Places.parse(settings.uri)
+        self.jobs = Jobs(settings, self.places.project)
+        self.models = models
+        self.checks = checks
+        self._is_ready = False
+        self._reading = threading.local()
+
+    def states(self, *tables: str) -> dict[Unit, UnitState]:
+        """Published units of these tables (all tables when none is named); inside a reader those it sees."""
+        reader: BigQueryReader | None = getattr(self._reading, "reader", None)
+        head = self.head() if reader is None else reader.head()
+        return {unit: state for unit, state in head.units.items() if not tables or unit.table in tables}
+
+    def read(self, unit: Unit) -> pa.Table | None:
+        """The rows of one published unit, in the table's order; None when there is none."""
+        if unit not in self.states(unit.table):
+            return None
+        return self.jobs.ask(self._rows_of(unit), dataset=self.places.internal, labels=READING).cast(TABLES[unit.table].arrow_schema())
+
+    def fetch(self, unit: Unit, folder: Path) -> Path | None:
+        """The rows of one published unit as a Parquet file in `folder`, the caller's to keep; None when there is none."""
+        if unit not in self.states(unit.table):
+            return None
+        own, schema = folder / f"{uuid.uuid4().hex}.parquet", TABLES[unit.table].arrow_schema()
+        with pq.ParquetWriter(own, schema, compression="zstd") as file:
+            for batch in self.jobs.stream(self._rows_of(unit), dataset=self.places.internal, labels=READING):
+                file.write_table(pa.Table.from_batches([batch]).cast(schema))
+        return own
+
+    def _rows_of(self, unit: Unit) -> Statement:
+        table = TABLES[unit.table]
+        where = f"{WRITER.name} = @writer"
+        parameters: dict[str, Any] = {"writer": unit.writer}
+        if table.period_column is not None:
+            first, after = month_of(unit.period)
+            where += f" and {table.period_column} >= @first and {table.period_column} < @after"
+            parameters |= {"first": first, "after": after}
+        order = f" order by {', '.join(table.sort)}" if table.sort else ""
+        return Statement(f"select {column_names(table)} from {quoted(self.places.table(table))} where {where}{order}", parameters)
+
+    @contextmanager
+    def reader(self) -> Iterator[BigQueryReader]:
+        """One consistent view: no publish is seen half done. Nobody waits for it."""
+        self.make_ready()
+        reader = BigQueryReader(self)
+        outer = getattr(self._reading, "reader", None)
+        self._reading.reader = reader
+        try:
+            yield reader
+        finally:
+            self._reading.reader = outer
+            reader.close()
+
+    @contextmanager
+    def step(self, name: str, build_id: str) -> Iterator[BigQueryStep]:
+        """Begin replacing units. Leaving without `publish` throws the staged rows away."""
+        self.make_ready()
+        step = BigQueryStep(self, name, build_id)
+        try:
+            yield step
+        finally:
+            step.close()
+
+    def head(self) -> Head:
+        """What is published now: one free look at a small table. A warehouse newer than the code is refused."""
+        try:
+            with self.jobs.words():
+                rows = [dict(row.items()) for row in self.jobs.client.list_rows(self.places.published)]
+        except NotThere:
+            rows = []
+        return self.read_head(rows)
+
+    def read_head(self, rows: Sequence[Mapping[str, Any]]) -> Head:
+        """The same from rows that were read in another way."""
+        heads = [row for row in rows if not row["table_name"]]
+        extra = json.loads(heads[0]["extra"]) if heads else {}
+        if extra.get("schema_version", 0) > SCHEMA_VERSION:
+            raise ConfigError(
+                f"cannot use warehouse {self.jobs.place}: it has schema version {extra['schema_version']}, this runspend knows {SCHEMA_VERSION}. "
+                "Install the newer runspend. Nothing was changed."
+            )
+        known = {Unit(row["table_name"], row["period"], row["writer"]): row for row in rows if row["table_name"] in TABLES}
+        return Head(
+            number=max((row["row_count"] for row in heads), default=0),
+            extra=extra,
+            units={unit: UnitState(row["digest"], row["row_count"], row["build_id"], json.loads(row["extra"])) for unit, row in known.items()},
+            publish_ids={unit: row["publish_id"] for unit, row in known.items()},
+        )
+
+    def make_ready(self) -> None:
+        """Make or widen the tables, if this version's are not there yet."""
+        if not self._is_ready:
+            if self.head().extra.get("schema") != schema_digest():
+                make_tables(self.jobs, self.places)
+            self._is_ready = True
+
+
+class BigQueryReader:
+    """Read-only SQL over the published tables of one moment."""
+
+    def __init__(self, warehouse: BigQueryWarehouse) -> None:
+        self._warehouse = warehouse
+        self._jobs = warehouse.jobs
+        self._places = warehouse.places
+        self._session: str | None = None
+
+    def head(self) -> Head:
+        """What was published at the moment the reader sees."""
+        statement = Statement(f"select {column_names(PUBLISHED)} from {quoted(self._places.published)}")
+        rows = self._jobs.ask(statement, dataset=self._places.internal, labels=READING, session=self._begun())
+        return self._warehouse.read_head(rows.to_pylist())
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
+        """Rows of one GoogleSQL statement, its own text (`native`: one that our parser need not know). Money is decimal128(38, 22)."""
+        statement = self._only_reading(sql, parameters or {}, native)
+        return self._jobs.ask(statement, dataset=self._places.internal, labels=READING, session=self._begun())
+
+    def batches(self, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
+        """The same rows as `query`, at most `rows` at a time."""
+        statement = self._only_reading(sql, parameters or {}, False)
+        for batch in self._jobs.stream(statement, dataset=self._places.internal, labels=READING, session=self._begun()):
+            yield from (batch.slice(start, rows) for start in range(0, batch.num_rows, rows))
+
+    def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
+        """The same view with the cost tables' money in one currency, by charge date, exact to 22 decimals; what has no rate stays in its own."""
+        return ExchangedReader(self, self._places, currency, rates)
+
+    def cost_of(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
+        """Bytes the statement would read, by a dry run, which costs nothing."""
+        statement = self._only_reading(sql, parameters or {}, True)
+        return self._jobs.bytes_of(statement, dataset=self._places.internal)[1]
+
+    def close(self) -> None:
+        """Let go of the moment."""
+        if self._session is not None:
+            self._jobs.end_session(self._session, dataset=self._places.internal, labels=READING)
+            self._session = None
+
+    def _begun(self) -> str:
+        if self._session is None:
+            self._session = self._jobs.begin_session(dataset=self._places.internal, labels=READING)
+        return self._session
+
+    def _only_reading(self, sql: str, parameters: Mapping[str, Any], native: bool) -> Statement:
+        if native:
+            kind, _, _ = self._jobs.bytes_of(Statement(sql, parameters), dataset=self._places.internal)
+            if kind != "SELECT":
+                raise UsageError("cannot run the SQL: the warehouse is read-only here. Write exactly one SELECT.")
+            return Statement(sql, parameters)
+        tree = parse(sql)
+        if not isinstance(tree, exp.Query):
+            raise UsageError(f"cannot run {tree.key.upper()}: the warehouse is read-only here. Write a SELECT.")
+        return Statement(sql, used(sql, parameters))
+
+
+class ExchangedReader:
+    """What a reader shows, with the cost tables' money in one currency."""
+
+    def __init__(self, reader: BigQueryReader, places: Places, currency: str, rates: Sequence[Stretch]) -> None:
+        self._reader = reader
+        self._places = places
+        self._currency = currency
+        self._rates = list(rates)
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
+        """Rows of one GoogleSQL statement."""
+        text, given = in_one_currency(sql, self._places, self._currency, self._rates)
+        return self._reader.query(text, {**(parameters or {}), **given}, native=native)
+
+    def batches(self, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
+        """The same rows as `query`, at most `rows` at a time."""
+        text, given = in_one_currency(sql, self._places, self._currency, self._rates)
+        yield from self._reader.batches(text, {**(parameters or {}), **given}, rows=rows)
+
+    def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
+        """In another one."""
+        return self._reader.in_currency(currency, rates)
+

@@ -1,0 +1,297 @@
+"""What is asked of BigQuery: queries, loads, scripts, each a job with a limit of cost, labels and an id where it matters.
+
+The only module of the warehouse that knows Google's client. A job whose reply was lost is looked up by its id and waited for,
+never sent again. What is asked, and of which tables, belongs in `bigquery.py` and its neighbours.
+
+Sources: BigQuery "Managing jobs" (job ids are unique in a project, a second one of the same id is refused with 409), "Run
+parameterized queries", "Work with sessions", "Control costs"; google-cloud-bigquery `Client.query`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from runspend.config import WarehouseSettings
+from runspend.errors import ConfigError, MissingExtra, RunspendError, SourceUnreachable, UsageError
+
+__all__ = ["Jobs", "NotThere", "Statement", "is_transient"]
+
+SCOPES = ("https://www.googleapis.com/auth/bigquery", "https://www.googleapis.com/auth/cloud-platform")
+ANONYMOUS = "anonymous"  # `credentials` of an emulator
+MONEY = pa.decimal128(38, 22)
+LABEL_LENGTH = 63
+ATTACH_TRIES = 3  # of a load whose reply was lost before BigQuery knew of it
+# What BigQuery says when two transactions change one table, or when it is short of room for a moment: the same again may go through.
+TRANSIENT = ("aborted due to concurrent update", "Could not serialize access", "rateLimitExceeded", "jobRateLimitExceeded", "backendError")
+
+
+class NotThere(RunspendError):
+    """A dataset, table or job that BigQuery does not know."""
+
+
+class Statement(NamedTuple):
+    """GoogleSQL and its named parameters. Those it does not name are not sent."""
+
+    sql: str
+    parameters: Mapping[str, Any] = {}
+
+
+class Jobs:
+    """Jobs of one project and place. Making it contacts nobody."""
+
+    def __init__(self, settings: WarehouseSettings, project: str) -> None:
+        self.place = settings.uri
+        self.location = settings.region
+        self._settings = settings
+        self._project = project
+        self._clients: tuple[Any, Any] | None = None
+
+    @property
+    def client(self) -> Any:
+        """Google's client, for what is no job: datasets, tables, lists of rows."""
+        if self._clients is None:
+            self._clients = _connect(self._settings, self._project)
+        return self._clients[0]
+
+    def ask(self, statement: Statement, *, dataset: str, labels: Mapping[str, str], session: str | None = None) -> pa.Table:
+        """Rows of one query, over the Storage API as Arrow. Money is decimal128(38, 22)."""
+        with self.words():
+            return _exact(self._rows(statement, dataset, labels, session).to_arrow(bqstorage_client=self._storage, create_bqstorage_client=False))
+
+    def stream(self, statement: Statement, *, dataset: str, labels: Mapping[str, str], session: str | None = None) -> Iterator[pa.RecordBatch]:
+        """The same rows, some at a time as BigQuery sends them."""
+        with self.words():
+            for batch in self._rows(statement, dataset, labels, session).to_arrow_iterable(bqstorage_client=self._storage):
+                yield from _exact(pa.Table.from_batches([batch])).to_batches()
+
+    def run(self, statement: Statement, *, dataset: str, labels: Mapping[str, str]) -> None:
+        """A statement without rows, waited for. It must do no harm when it runs twice."""
+        with self.words():
+            self.client.query(statement.sql, job_config=self._config(statement, dataset, labels), location=self.location).result()
+
+    def run_once(self, statement: Statement, job_id: str, *, dataset: str, labels: Mapping[str, str]) -> None:
+        """A script that must not run twice: sent under an id; if the reply is lost, the job of that id is waited for."""
+        config = self._config(statement, dataset, labels)
+        with self.words():
+            self.attach(job_id, lambda: self.client.query(statement.sql, job_id=job_id, job_config=config, location=self.location, job_retry=None)).result()
+
+    def begin_session(self, *, dataset: str, labels: Mapping[str, str]) -> str:
+        """A session in a transaction: all its queries see the tables as they are now."""
+        config = self._config(Statement("begin transaction"), dataset, labels)
+        config.create_session = True
+        with self.words():
+            job = self.client.query("begin transaction", job_config=config, location=self.location)
+            job.result()
+            return str(job.session_info.session_id)
+
+    def end_session(self, session: str, *, dataset: str, labels: Mapping[str, str]) -> None:
+        """Let go of what the session holds."""
+        with self.words():
+            self._rows(Statement("rollback transaction"), dataset, labels, session)
+
+    def bytes_of(self, statement: Statement, *, dataset: str) -> tuple[str, int, Any]:
+        """What kind of statement it is, how many bytes it would read, and the columns it would give: a dry run, which costs nothing."""
+        config = self._config(statement, dataset, {})
+        config.dry_run, config.use_query_cache = True, False
+        with self.words():
+            job = self.client.query(statement.sql, job_config=config, location=self.location)
+            return str(job.statement_type), int(job.total_bytes_processed or 0), job.schema
+
+    def load(self, file: Path, table: str, schema: Sequence[Any], job_id: str, labels: Mapping[str, str]) -> Any:
+        """A Parquet file into a table that is not there yet: the finished job."""
+        from google.cloud.bigquery import LoadJobConfig, SourceFormat
+        from google.cloud.bigquery.format_options import ParquetOptions
+
+        options = ParquetOptions()  # type: ignore[no-untyped-call]  # Google's, without types
+        options.enable_list_inference = True
+        config = LoadJobConfig(
+            source_format=SourceFormat.PARQUET, schema=schema, write_disposition="WRITE_EMPTY", labels=_labels(labels), parquet_options=options
+        )
+
+        def send() -> Any:
+            with file.open("rb") as rows:
+                return self.client.load_table_from_file(rows, table, job_id=job_id, job_config=config, location=self.location)
+
+        with self.words():
+            job = self.attach(job_id, send)
+            job.result()
+        return job
+
+    def find(self, job_id: str) -> Any | None:
+        """The job of that id; None when there never was one."""
+        try:
+            with self.words():
+                return self.client.get_job(job_id, location=self.location)
+        except NotThere:
+            return None
+
+    def find_table(self, name: str) -> Any | None:
+        """What is known of a table; None when there is none."""
+        try:
+            with self.words():
+                return self.client.get_table(name)
+        except NotThere:
+            return None
+
+    def attach(self, job_id: str, send: Callable[[], Any]) -> Any:
+        """The job of that id: sent now, or found because an earlier sending, whose reply was lost, reached BigQuery."""
+        from google.api_core.exceptions import Conflict, RetryError, ServerError
+        from requests.exceptions import ConnectionError as ConnectionLost
+        from requests.exceptions import Timeout
+
+        for number in range(1, ATTACH_TRIES + 1):
+            try:
+                return send()
+            except Conflict:
+                return self.client.get_job(job_id, location=self.location)
+            except (ConnectionLost, Timeout, RetryError, ServerError):
+                job = self.find(job_id)
+                if job is not None:
+                    return job
+                if number == ATTACH_TRIES:
+                    raise
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def words(self) -> Iterator[None]:
+        """What Google's client raises as an error of ours, in words."""
+        try:
+            from google.api_core.exceptions import BadRequest, Forbidden, GoogleAPIError, NotFound
+            from google.auth.exceptions import GoogleAuthError
+            from requests.exceptions import RequestException
+        except ImportError as error:
+            raise MissingExtra("google-cloud-bigquery", "bigquery") from error
+        try:
+            yield
+        except NotFound as error:
+            raise NotThere(f"cannot use warehouse {self.place}: {_first_line(error)}.") from error
+        except Forbidden as error:
+            raise ConfigError(
+                f"cannot use warehouse {self.place}: {_first_line(error)}. docs/bigquery.md lists the roles each step needs, and how quotas are raised."
+            ) from error
+        except BadRequest as error:
+            if "bytes billed" in str(error):
+                limit = self._settings.maximum_bytes_billed
+                raise ConfigError(
+                    f"cannot run the query on {self.place}: {_first_line(error)}. It would read more than warehouse.maximum_bytes_billed "
+                    f"({limit.human_readable()}) allows; raise that, or ask for less."
+                ) from error
+            raise UsageError(f"cannot run the SQL: {_first_line(error)}") from error
+        except (GoogleAPIError, GoogleAuthError, RequestException) as error:
+            advice = "Check network, credentials and roles, then run again: it goes on from there."
+            raise SourceUnreachable("warehouse", f"cannot use warehouse {self.place}: {_first_line(error)}. {advice}") from error
+
+    @property
+    def _storage(self) -> Any:
+        assert self._clients is not None
+        return self._clients[1]
+
+    def _rows(self, statement: Statement, dataset: str, labels: Mapping[str, str], session: str | None) -> Any:
+        from google.cloud.bigquery import ConnectionProperty
+
+        config = self._config(statement, dataset, labels)
+        if session is not None:
+            config.connection_properties = [ConnectionProperty("session_id", session)]
+        return self.client.query(statement.sql, job_config=config, location=self.location).result()
+
+    def _config(self, statement: Statement, dataset: str, labels: Mapping[str, str]) -> Any:
+        from google.cloud.bigquery import QueryJobConfig
+
+        return QueryJobConfig(
+            default_dataset=dataset,
+            labels=_labels(labels),
+            maximum_bytes_billed=int(self._settings.maximum_bytes_billed),
+            query_parameters=[_parameter(name, value) for name, value in statement.parameters.items()],
+        )
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether BigQuery says that the same may go through a moment later."""
+    return any(text in str(error) for text in TRANSIENT)
+
+
+def _connect(settings: WarehouseSettings, project: str) -> tuple[Any, Any]:
+    """A client, and one of the Storage API, which brings rows as Arrow; None for a server of one's own, which has it elsewhere.
+
+    `credentials` is a service account's key file; left out, they are the environment's ("Application Default Credentials").
+    """
+    try:
+        import google.auth
+        from google.auth.credentials import AnonymousCredentials
+        from google.cloud import bigquery, bigquery_storage
+        from google.oauth2.service_account import Credentials
+    except ImportError as error:
+        raise MissingExtra("google-cloud-bigquery", "bigquery") from error
+    credentials: Any
+    service_account: Any = Credentials
+    try:
+        if settings.credentials == ANONYMOUS:
+            credentials = AnonymousCredentials()  # type: ignore[no-untyped-call]  # Google's, without types
+        elif settings.credentials:
+            credentials = service_account.from_service_account_file(settings.credentials, scopes=SCOPES)
+        else:
+            credentials, _ = google.auth.default(scopes=SCOPES)
+    except (OSError, ValueError, google.auth.exceptions.GoogleAuthError) as error:
+        raise ConfigError(
+            f"cannot open warehouse {settings.uri}: no credentials ({str(error).splitlines()[0]}). Set warehouse.credentials to the key file of a "
+            "service account, or leave it out and run: gcloud auth application-default login"
+        ) from error
+    options = {"api_endpoint": settings.endpoint} if settings.endpoint else None
+    client = bigquery.Client(project=project, credentials=credentials, client_options=options, location=settings.region)
+    storage: Any = bigquery_storage.BigQueryReadClient
+    return client, None if settings.endpoint else storage(credentials=credentials)
+
+
+def _parameter(name: str | None, value: Any) -> Any:
+    from google.cloud.bigquery import ArrayQueryParameter, ScalarQueryParameter, StructQueryParameter
+
+    if isinstance(value, list):
+        if value and isinstance(value[0], dict):
+            structs = [StructQueryParameter(None, *(_parameter(key, item) for key, item in row.items())) for row in value]
+            return ArrayQueryParameter(name, "STRUCT", structs)
+        return ArrayQueryParameter(name, _kind(value[0]) if value else "STRING", value)
+    return ScalarQueryParameter(name, _kind(value), value)
+
+
+def _kind(value: object) -> str:
+    """GoogleSQL's type of a parameter; what is null is a STRING, since nothing says otherwise."""
+    kinds: tuple[tuple[type, str], ...] = (
+        (bool, "BOOL"),
+        (int, "INT64"),
+        (float, "FLOAT64"),
+        (Decimal, "BIGNUMERIC"),
+        (dt.datetime, "TIMESTAMP"),
+        (dt.date, "DATE"),
+    )
+    return next((name for kind, name in kinds if isinstance(value, kind)), "STRING")
+
+
+def _labels(labels: Mapping[str, str]) -> dict[str, str]:
+    """As Google wants them: lower case letters, digits, dashes and underscores."""
+    kept = {name: "".join(c if c.isalnum() and c.isascii() else "-" for c in value.lower()) for name, value in labels.items()}
+    return {"runspend": "warehouse", **{name: value[:LABEL_LENGTH] for name, value in kept.items()}}
+
+
+def _exact(rows: pa.Table) -> pa.Table:
+    """Money as the other engine gives it: 22 decimals, of which a question of somebody's own may have had more."""
+    for index, field in enumerate(rows.schema):
+        if pa.types.is_decimal(field.type) and field.type != MONEY:
+            column = rows.column(index)
+            if field.type.scale > MONEY.scale:
+                column = pc.round(column, ndigits=MONEY.scale, round_mode="half_towards_infinity")
+            rows = rows.set_column(index, field.name, column.cast(MONEY))
+    return rows
+
+
+def _first_line(error: Exception) -> str:
+    """What Google says, without the address of its service and without what was asked."""
+    text = str(getattr(error, "message", "") or error).splitlines()[0]
+    return text.split("; reason:")[0].rstrip(".")

@@ -1,0 +1,289 @@
+"""Units being replaced together in BigQuery: staged, filled by models, checked, then swapped in by one transaction.
+
+    put      a local Parquet file goes up by a load job into a staging table; its rows are counted
+    run      models make tables in the step's own dataset, where views show every table as it would be after the swap
+    check    checks read the same views
+    publish  one script: raise the head's number, delete and insert each table's units, write down what they hold, commit
+
+Killed before the commit nothing has changed; a reply lost after it is asked for again by the job's id. What the tables are
+belongs in `bigquery_tables.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+import uuid
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from runspend.errors import CheckFailed, RunspendError
+from runspend.tables import TABLES, Table
+from runspend.warehouse import Model, Unit, UnitState
+from runspend.warehouse.bigquery_jobs import Statement
+from runspend.warehouse.bigquery_swap import Part, swap
+from runspend.warehouse.bigquery_tables import DAY_MS, WRITER, column_names, make_dataset, quoted, schema_of, sweep_steps, type_of
+from runspend.warehouse.contents import PIECES, Sums, sums_sql
+from runspend.warehouse.dialect import table_names
+from runspend.warehouse.engine import FILLED, connect, measure_rows, month_of, used
+from runspend.warehouse.journal import crash_point
+from runspend.warehouse.parquet import MEMORY, checked_unit, conform, difference, sha256_of
+
+if TYPE_CHECKING:
+    from runspend.warehouse.bigquery import BigQueryWarehouse
+
+__all__ = ["BigQueryStep", "Staged"]
+
+SHOWN = 20  # rows of a failed check
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A unit's new rows and what is known of them. `sums` is None where the rows came from outside: their digest was taken here."""
+
+    parts: tuple[Part, ...]
+    state: UnitState
+    sums: Sums | None = None
+
+
+class BigQueryStep:
+    """Nothing is visible to anybody until `publish`."""
+
+    def __init__(self, warehouse: BigQueryWarehouse, name: str, build_id: str) -> None:
+        self.build_id = build_id
+        self._warehouse = warehouse
+        self._jobs = warehouse.jobs
+        self._places = warehouse.places
+        self._name = name
+        self._before = warehouse.head()  # what the step's views show
+        self._staged: dict[Unit, Staged] = {}
+        self._dropped: set[Unit] = set()
+        self._fresh: set[str] = set()  # tables whose view in the step's dataset shows what is staged by now
+        self._dataset: str | None = None
+        self._parts = 0
+        self._is_stale = False
+        self._done = False
+        self._folder = tempfile.TemporaryDirectory(prefix="runspend-")
+
+    def put(self, table: str, period: str, writer: str, rows: Path | pa.Table, *, extra: Mapping[str, Any] | None = None) -> UnitState:
+        """Stage rows from outside: a Parquet file with the columns of `tables.py` (it is taken), or an Arrow table."""
+        unit = checked_unit(table, period, writer)
+        if isinstance(rows, Path):
+            found, wanted = pq.read_schema(rows), TABLES[table].arrow_schema()
+            if [(f.name, f.type) for f in found] != [(f.name, f.type) for f in wanted]:
+                raise RunspendError(f"cannot put {rows} into {table}: {difference(found, wanted)}. Nothing was changed.")
+            file = rows
+        else:
+            file = Path(self._folder.name) / "rows.parquet"
+            pq.write_table(conform(rows, TABLES[table], self.build_id), file, compression="zstd")
+        connection = connect(Path(self._folder.name) / "spill", memory=MEMORY)
+        try:
+            content = measure_rows(connection, TABLES[table], file, period)
+        finally:
+            connection.close()
+        staged = self._load(unit, file, content.rows)
+        file.unlink()
+        state = UnitState(content.digest, content.rows, self.build_id, dict(extra or {}))
+        return self._accept(unit, Staged((Part(staged, tuple(c.name for c in TABLES[table].columns)),), state))
+
+    def drop(self, table: str, period: str, writer: str) -> None:
+        """Stage the removal of a unit."""
+        unit = checked_unit(table, period, writer)
+        self._staged.pop(unit, None)
+        self._dropped.add(unit)
+        self._fresh.discard(table)
+
+    def rename(self, unit: Unit, writer: str, names: Mapping[str, tuple[str, str]], *, extra: Mapping[str, Any]) -> UnitState:
+        """Stage a published unit as another writer's, with other names in some columns: {column: (old, new)}; an old that ends in / is a beginning."""
+        table, target = TABLES[unit.table], checked_unit(unit.table, unit.period, writer)
+        given: dict[str, Any] = {"writer": unit.writer}
+        columns = []
+        for column in (c.name for c in table.columns):
+            if column in names:
+                given[f"old_{column}"], given[f"new_{column}"] = names[column]
+            columns.append(_renamed(column, names[column][0]) if column in names else column)
+        where = f"{WRITER.name} = @writer"
+        if table.period_column is not None:
+            given["first"], given["after"] = month_of(unit.period)
+            where += f" and {table.period_column} >= @first and {table.period_column} < @after"
+        part = self._make_part(f"select {', '.join(columns)} from {quoted(self._places.table(table))} where {where}", given, unit.table)
+        if target != unit:
+            self.drop(*unit)
+        return self._accept_parts(target, [part], None, extra)
+
+    def run(self, models: Sequence[Model], parameters: Mapping[str, Any], *, keep: Collection[str] = ()) -> None:
+        """Run `models/*.sql` in order over published and staged rows, each whole: shares of a column are for engines with little memory."""
+        for model in models:
+            if model.into is None and model.target in TABLES:
+                raise ValueError(f"cannot run model {model.name} without `into`: {model.target} is the name of a table.")
+            text = (self._warehouse.models / f"{model.name}.sql").read_text(encoding="utf-8")
+            self._show(table_names(text))
+            given = used(text, parameters)
+            if model.into is None:
+                self._create(f"{self._scratch()}.{model.target}", text, given)
+                continue
+            unit = checked_unit(model.target, *model.into)
+            part = self._make_part(text, given, unit.table, model.name)
+            before = self._staged.get(unit) if model.fills is not None else None
+            self._accept_parts(unit, [part], before, {})
+
+    def check(self, names: Sequence[str], parameters: Mapping[str, Any]) -> None:
+        """Run `checks/*.sql` over what would be published; raises CheckFailed with the failing rows."""
+        for name in names:
+            text = (self._warehouse.checks / f"{name}.sql").read_text(encoding="utf-8")
+            self._show(table_names(text))
+            rows = self._jobs.ask(Statement(text, used(text, parameters)), dataset=self._scratch(), labels=self._labels()).slice(0, SHOWN)
+            if not rows.num_rows:
+                continue
+            if self._warehouse.head().units != self._before.units:
+                self._is_stale = True  # somebody published meanwhile: the views may have shown two builds, and this one is not published
+                return
+            period = parameters.get("period")
+            raise CheckFailed(name, rows.to_pylist(), period=None if period is None else str(period)[:7])
+
+    def state(self, unit: Unit) -> UnitState:
+        """What is known of a unit staged so far."""
+        if unit not in self._staged:
+            raise ValueError(f"cannot tell the state of {unit}: the step has not staged it.")
+        return self._staged[unit].state
+
+    def publish(self, inputs: Mapping[Unit, str | None] | None = None) -> bool:
+        """Make all staged units visible at once. False ("superseded", nothing changed) if an input's digest is not what it was."""
+        if self._done:
+            raise RunspendError("cannot publish a step twice: begin another step.")
+        self._done = True
+        if self._is_stale:
+            return False
+        crash_point("publish.staged")
+        staged = {unit: (one.parts, one.state) for unit, one in self._staged.items()}
+        return swap(self._warehouse, self._name, self.build_id, staged, self._dropped, inputs or {}, self._labels())
+
+    def close(self) -> None:
+        """Throw away what only the step could see."""
+        self._folder.cleanup()
+        if self._dataset is not None:
+            with self._jobs.words():
+                self._jobs.client.delete_dataset(self._dataset, delete_contents=True, not_found_ok=True)
+
+    def _load(self, unit: Unit, file: Path, rows: int) -> str:
+        """The staging table that holds the file: loaded now, or by an earlier try of the same file whose end nobody saw."""
+        table = TABLES[unit.table]
+        key = hashlib.sha256("/".join((*unit, sha256_of(file))).encode()).hexdigest()[:24]
+        base = f"runspend-{self._name}-{re.sub('[^A-Za-z0-9]+', '_', '-'.join(unit))}-{key}"
+        for number in count(1):
+            job_id = f"{base}-{number}"
+            staged = f"{self._places.staging}.{job_id.replace('-', '_')}"
+            job = self._jobs.find(job_id) or self._jobs.load(file, staged, schema_of(table), job_id, self._labels(unit.period))
+            with self._jobs.words():
+                job.result()
+            crash_point("load.done")
+            found = self._jobs.find_table(staged)
+            if found is None:  # an earlier job's table, expired
+                continue
+            if found.num_rows != rows:
+                raise RunspendError(f"cannot load {table.name} of {unit.period}: {staged} has {found.num_rows} rows where {rows} were sent. Nothing was changed.")
+            return staged
+        raise AssertionError("unreachable")
+
+    def _scratch(self) -> str:
+        """The step's own dataset, made when the first model needs it."""
+        if self._dataset is None:
+            sweep_steps(self._jobs, self._places, datetime.now(timezone.utc) - timedelta(days=1))
+            name = self._places.step(uuid.uuid4().hex[:16])
+            make_dataset(self._jobs, name, DAY_MS, step=self._name)
+            self._dataset = name
+        return self._dataset
+
+    def _show(self, names: Iterable[str]) -> None:
+        """Views of these tables as they would be after the swap."""
+        for name in sorted(set(names) & TABLES.keys() - self._fresh):
+            table = TABLES[name]
+            replaced = sorted(unit for unit in {*self._staged, *self._dropped} if unit.table == name)
+            kept = " and ".join(f"not ({_is_of(table, unit)})" for unit in replaced) or "true"
+            shown = [f"select {column_names(table)} from {quoted(self._places.table(table))} where {kept}"]
+            shown += [_columns_of(table, part, self.build_id) for unit in replaced if unit in self._staged for part in self._staged[unit].parts]
+            sql = f"create or replace view {quoted(f'{self._scratch()}.{name}')} as {' union all '.join(shown)}"
+            self._jobs.run(Statement(sql), dataset=self._scratch(), labels=self._labels())
+            self._fresh.add(name)
+
+    def _create(self, name: str, text: str, parameters: Mapping[str, Any]) -> None:
+        self._jobs.run(Statement(f"create or replace table {quoted(name)} as\n{text}", parameters), dataset=self._scratch(), labels=self._labels(parameters.get("period")))
+
+    def _make_part(self, text: str, parameters: Mapping[str, Any], table: str, model: str | None = None) -> Part:
+        """Rows of a query as a table of the step's own, which must have the columns of the table they are for."""
+        self._parts += 1
+        name = f"{self._scratch()}.part_{self._parts}_{table}"
+        self._create(name, text, parameters)
+        with self._jobs.words():
+            types = {field.name: type_of(field) for field in self._jobs.client.get_table(name).schema}
+        wanted = {c.name for c in TABLES[table].columns}
+        missing, extra = sorted(wanted - types.keys() - set(FILLED)), sorted(types.keys() - wanted)
+        if missing or extra:
+            raise RunspendError(f"cannot fill {table} from model {model or table}: it lacks {missing or 'nothing'} and has {extra or 'nothing'} too much.")
+        floats = [c.name for c in TABLES[table].columns if c.type == "BIGNUMERIC" and types.get(c.name) == "FLOAT64"]
+        if floats:
+            raise RunspendError(f"cannot fill {table} from model {model or table}: {floats} are floats, and a float never becomes money by a cast.")
+        return Part(name, tuple(types))
+
+    def _accept_parts(self, unit: Unit, parts: Sequence[Part], before: Staged | None, extra: Mapping[str, Any]) -> UnitState:
+        """Measure what a query made, and stage it, after what another model put into the same unit."""
+        table = TABLES[unit.table]
+        sums = Sums(0, (0,) * len(PIECES)) if before is None or before.sums is None else before.sums
+        for part in parts:
+            rows = f"({_columns_of(table, part, self.build_id)})"
+            if table.period_column is not None:
+                self._refuse_strays(unit, rows)
+            [found] = self._jobs.ask(Statement(sums_sql(table, rows)), dataset=self._scratch(), labels=self._labels(unit.period)).to_pylist()
+            sums += Sums(found["row_count"], tuple(found[f"piece_{n}"] or 0 for n in PIECES))
+        state = UnitState(sums.digest, sums.rows, self.build_id, dict(extra))
+        return self._accept(unit, Staged((*(before.parts if before is not None else ()), *parts), state, sums))
+
+    def _refuse_strays(self, unit: Unit, rows: str) -> None:
+        """Rows of another month would be lost at the next replace."""
+        column = TABLES[unit.table].period_column
+        first, after = month_of(unit.period)
+        sql = f"select count(*) as row_count, countif({column} is null or {column} < @first or {column} >= @after) as strays from {rows}"
+        [found] = self._jobs.ask(Statement(sql, {"first": first, "after": after}), dataset=self._scratch(), labels=self._labels(unit.period)).to_pylist()
+        if found["strays"]:
+            raise RunspendError(
+                f"cannot put {found['strays']} of {found['row_count']} rows into {unit.table} of {unit.period}: their {column} is in another month. Nothing was changed."
+            )
+
+    def _accept(self, unit: Unit, staged: Staged) -> UnitState:
+        self._staged[unit] = staged
+        self._dropped.discard(unit)
+        self._fresh.discard(unit.table)
+        return staged.state
+
+    def _labels(self, period: object = None) -> dict[str, str]:
+        return {"step": self._name, **({} if period is None else {"period": str(period)[:7]})}
+
+
+def _is_of(table: Table, unit: Unit) -> str:
+    """Whether a row is of the unit; a view takes no parameters, and a unit's names are letters, digits, dots and dashes."""
+    condition = f"{WRITER.name} = '{unit.writer}'"
+    if table.period_column is None:
+        return condition
+    first, after = month_of(unit.period)
+    return f"{condition} and {table.period_column} >= date '{first}' and {table.period_column} < date '{after}'"
+
+
+def _columns_of(table: Table, part: Part, build_id: str) -> str:
+    """The part's rows in the table's columns and types."""
+    columns = [f"cast({c.name} as {c.type}) as {c.name}" if c.name in part.columns else f"'{build_id}' as {c.name}" for c in table.columns]
+    return f"select {', '.join(columns)} from {quoted(part.table)}"
+
+
+def _renamed(column: str, old: str) -> str:
+    """SQL for a column in which @old_column becomes @new_column."""
+    if old.endswith("/"):
+        return f"if(starts_with({column}, @old_{column}), concat(@new_{column}, substr({column}, length(@old_{column}) + 1)), {column}) as {column}"
+    return f"if({column} = @old_{column}, @new_{column}, {column}) as {column}"
