@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import datetime as dt
 import io
+import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -18,57 +19,14 @@ import pytest
 from google.api_core.exceptions import BadRequest, Conflict, GoogleAPIError, NotFound
 from google.cloud import bigquery
 
-from tests.servers.bigquery import PROJECT, BigQueryServer, bigquery_server
+from tests.contract.emulated import Dataset, bigquery_server, dataset, scalar
+from tests.servers.bigquery import PROJECT
 
-__all__ = ["bigquery_server"]
+__all__ = ["bigquery_server", "dataset"]
 
 UTC = dt.timezone.utc
 AT = dt.datetime(2026, 10, 1, 12, 30, 0, 1, tzinfo=UTC)
 DAY = dt.date(2026, 10, 1)
-
-
-class Dataset:
-    """A dataset of its own, and how a test talks to it."""
-
-    def __init__(self, client: Any, name: str) -> None:
-        self.client, self.name = client, name
-
-    def submit(self, sql: str, *parameters: Any, **more: Any) -> Any:
-        """A query job with this dataset as its default."""
-        job_id = more.pop("job_id", None)
-        config = bigquery.QueryJobConfig(default_dataset=f"{PROJECT}.{self.name}", query_parameters=list(parameters), **more)
-        return self.client.query(sql, job_config=config, job_id=job_id, retry=None, job_retry=None)
-
-    def run(self, sql: str, *parameters: Any, **more: Any) -> list[tuple[Any, ...]]:
-        """Its rows."""
-        return [tuple(row.values()) for row in self.submit(sql, *parameters, **more).result(retry=None, job_retry=None, timeout=60)]
-
-    def types(self, table: str) -> dict[str, str]:
-        """Columns and types of a table, as get_table shows them."""
-        return {field.name: field.field_type for field in self.client.get_table(f"{self.name}.{table}").schema}
-
-    def load(self, table: str, rows: pa.Table, *, job_id: str | None = None, size: int | None = None, **more: Any) -> Any:
-        """Upload a Parquet file; without a size it is a resumable upload."""
-        file = io.BytesIO()
-        pq.write_table(rows, file)
-        parquet = bigquery.ParquetOptions()
-        parquet.enable_list_inference = True
-        config = bigquery.LoadJobConfig(source_format="PARQUET", parquet_options=parquet, **more)
-        return self.client.load_table_from_file(file, f"{self.name}.{table}", rewind=True, size=size, job_id=job_id, job_config=config)
-
-
-@pytest.fixture
-def dataset(bigquery_server: BigQueryServer) -> Iterator[Dataset]:
-    client = bigquery_server.client()
-    name = f"test_{uuid.uuid4().hex[:8]}"
-    client.create_dataset(name)
-    yield Dataset(client, name)
-    client.delete_dataset(name, delete_contents=True)
-    client.close()
-
-
-def scalar(name: str, type_: str, value: Any) -> Any:
-    return bigquery.ScalarQueryParameter(name, type_, value)
 
 
 # --- types -------------------------------------------------------------------------------------------------------------
@@ -332,3 +290,253 @@ def test_an_upload_is_known_by_its_id_and_runs_once(dataset: Dataset, size: str 
 def test_a_job_nobody_submitted_is_not_found(dataset: Dataset) -> None:
     with pytest.raises(NotFound, match="Not found: Job"):
         dataset.client.get_job("runspend-nobody", retry=None)
+
+
+# --- transactions side by side -----------------------------------------------------------------------------------------
+
+
+def test_of_two_transactions_that_change_one_table_the_second_fails(swap: Dataset) -> None:
+    first, second = (Conversation(swap) for _ in range(2))
+    first.run("update head set number = 1 where true")
+    with pytest.raises(BadRequest) as caught:
+        second.run("update head set number = 2 where true")
+    said = f"Transaction is aborted due to concurrent update against table {PROJECT}:{swap.name}.head. Transaction ID: "
+    assert said in str(caught.value) and caught.value.errors[0]["reason"] == "invalidQuery"
+    first.run("commit transaction")
+    second.run("rollback transaction")
+    assert swap.run("select number from head") == [(1,)]
+
+
+def test_a_transaction_cannot_change_what_was_changed_after_it_began(swap: Dataset) -> None:
+    transaction = Conversation(swap)
+    swap.run("update head set number = 1 where true")
+    assert transaction.run("select number from head") == [(0,)]
+    with pytest.raises(BadRequest, match="aborted due to concurrent update"):
+        transaction.run("delete from head where true")
+    assert swap.run("select number from head") == [(1,)]
+
+
+def test_transactions_that_only_insert_go_side_by_side(swap: Dataset) -> None:
+    first, second = (Conversation(swap) for _ in range(2))
+    for number, transaction in enumerate((first, second), 1):
+        transaction.run(f"insert into head values ({number})")
+    for transaction in (first, second):
+        transaction.run("commit transaction")
+    assert swap.run("select number from head order by 1") == [(0,), (1,), (2,)]
+
+
+def test_a_statement_by_itself_waits_for_the_transaction(swap: Dataset) -> None:
+    transaction = Conversation(swap)
+    transaction.run("update head set number = 5 where true")
+    waiting = threading.Thread(target=swap.run, args=("update head set number = number + 1 where true",))
+    waiting.start()
+    waiting.join(0.5)
+    assert waiting.is_alive()
+    transaction.run("commit transaction")
+    waiting.join(30)
+    assert swap.run("select number from head") == [(6,)]
+
+
+def test_swaps_at_once_never_mix_and_readers_see_all_or_nothing(swap: Dataset) -> None:
+    swap.run("create table copy as select * from facts")
+    stop, seen, failed = threading.Event(), [], []
+
+    def publish(writer: str) -> None:
+        for number in range(6):
+            sql = "; ".join(
+                ["begin transaction"]
+                + [
+                    f"delete from {table} where runspend_writer = @writer; insert into {table} select day, @number, @writer from staged"
+                    for table in ("facts", "copy")
+                ]
+                + ["commit transaction;"]
+            )
+            try:
+                swap.run(sql, scalar("writer", "STRING", writer), scalar("number", "INT64", number))
+            except BadRequest as error:
+                failed.append(str(error))
+
+    def read() -> None:
+        while not stop.is_set():
+            seen.extend(swap.run("select (select string_agg(concat(runspend_writer, cast(value as string)), ',' order by runspend_writer, day) from facts) = "
+                                 "(select string_agg(concat(runspend_writer, cast(value as string)), ',' order by runspend_writer, day) from copy)"))  # fmt: skip
+
+    reader, writers = threading.Thread(target=read), [threading.Thread(target=publish, args=(name,)) for name in ("w", "v")]
+    for thread in (reader, *writers):
+        thread.start()
+    for thread in writers:
+        thread.join()
+    stop.set()
+    reader.join()
+    assert seen and set(seen) == {(True,)} and all("aborted due to concurrent update" in said for said in failed)
+    for table in ("facts", "copy"):
+        counts = dict(swap.run(f"select runspend_writer, count(*) from {table} where runspend_writer <> 'other' group by 1"))
+        assert set(counts.values()) == {2}, (counts, failed)
+
+
+class Conversation:
+    """A session in a transaction."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        job = dataset.submit("begin transaction", create_session=True)
+        job.result()
+        self.id = job.session_info.session_id
+
+    def run(self, sql: str) -> list[tuple[Any, ...]]:
+        return self.dataset.run(sql, connection_properties=[bigquery.ConnectionProperty("session_id", self.id)])
+
+
+def test_a_session_sees_the_tables_of_the_moment_its_transaction_began(swap: Dataset) -> None:
+    session = Conversation(swap)
+    swap.run(SWAP.format(more=""), *parameters_of(1))
+    swap.run("create or replace table staged as select 1 as other")
+    assert session.run(FACTS) == OLD
+    assert session.run("select count(*) from staged") == [(2,)]
+    session.run("rollback transaction")
+    assert session.run(FACTS) == swap.run(FACTS) == NEW
+    session.run("call bq.abort_session()")
+    with pytest.raises(GoogleAPIError, match="Invalid input session id"):
+        session.run("select 1")
+
+
+# --- datasets, tables, views -------------------------------------------------------------------------------------------
+
+
+def test_views_look_into_other_datasets_by_bare_names(dataset: Dataset) -> None:
+    other = f"{dataset.name}_other"
+    dataset.client.create_dataset(other)
+    dataset.run(f"create table {other}.t as select 1 as a, 'it''s' as b")
+    many = " union all ".join([f"select a, b from `{PROJECT}.{other}.t` where not (b = 'x')"] + [f"select {n}, 'n'" for n in range(60)])
+    for _ in range(2):
+        dataset.run(f"create or replace view `{PROJECT}.{dataset.name}.v` as {many}")
+    dataset.run("create or replace table v2 as with t as (select * from v) select count(*) as n, sum(a) as total from t")
+    assert dataset.run("select n, total from v2") == [(61, 1 + sum(range(60)))]
+    dataset.run(f"update {other}.t set a = 100 where true")
+    assert dataset.run("select max(a) from v") == [(100,)]
+    dataset.run(f"create or replace table {other}.t as select 7 as a, 'z' as b, 1.5 as c")
+    assert dataset.run("select a from v where b = 'z'") == [(7,)]
+    view = bigquery.Table(f"{PROJECT}.{dataset.name}.by_api")
+    view.view_query = f"select a from `{PROJECT}.{other}.t`"
+    dataset.client.create_table(view)
+    assert (dataset.run("select * from by_api"), dataset.client.get_table(view).table_type) == ([(7,)], "VIEW")
+    dataset.client.delete_table(view)
+    with pytest.raises(NotFound):
+        dataset.run("select * from by_api")
+    dataset.client.delete_dataset(other, delete_contents=True)
+
+
+def test_tables_are_made_widened_and_dropped(dataset: Dataset) -> None:
+    name = f"{PROJECT}.{dataset.name}.t"
+    table = bigquery.Table(name, schema=SCHEMA[:2])
+    table.time_partitioning = bigquery.TimePartitioning(type_="MONTH", field="day")
+    table.schema = SCHEMA
+    table.clustering_fields, table.labels, table.description = ["name"], {"runspend": "table"}, "what it is"
+    dataset.client.create_table(table)
+    with pytest.raises(Conflict):
+        dataset.client.create_table(table)
+    dataset.run(
+        "alter table t add column if not exists more bignumeric options(description = 'more of it'), add column if not exists name string"
+    )
+    found = dataset.client.get_table(name)
+    assert (
+        [f.name for f in found.schema] == [*TYPES, "more"]
+        and found.schema[-1].description == "more of it"
+        and found.schema[0].mode == "REQUIRED"
+    )
+    assert (found.time_partitioning.field, found.clustering_fields, found.labels, found.description) == (
+        "day",
+        ["name"],
+        {"runspend": "table"},
+        "what it is",
+    )
+    found.schema = [*found.schema, bigquery.SchemaField("last", "FLOAT64")]
+    dataset.client.update_table(found, ["schema"])
+    dataset.load("t", file_of(ROW)).result()
+    assert dataset.run("select name, more, last from t") == [("a", None, None)]
+    with pytest.raises(BadRequest, match="Required field name cannot be null"):
+        dataset.run("insert into t (name) select cast(null as string)")
+    dataset.run("drop table if exists t")
+    dataset.run("drop table if exists t")
+    with pytest.raises(NotFound):
+        dataset.client.get_table(name)
+
+
+def test_datasets_are_found_by_their_labels_and_go_with_what_is_in_them(dataset: Dataset) -> None:
+    made = bigquery.Dataset(f"{PROJECT}.{dataset.name}_step")
+    made.labels, made.default_table_expiration_ms, made.location = {"runspend": dataset.name, "step": "allocate"}, 86_400_000, "EU"
+    dataset.client.create_dataset(made)
+    dataset.run(f"create table {made.dataset_id}.t as select 1 as a")
+    expires = dataset.client.get_table(f"{made.dataset_id}.t").expires - dt.datetime.now(UTC)
+    assert dt.timedelta(hours=23) < expires < dt.timedelta(hours=25)
+    assert dataset.client.get_dataset(made.reference).default_table_expiration_ms == 86_400_000
+    assert [d.dataset_id for d in dataset.client.list_datasets(filter=f"labels.runspend:{dataset.name}")] == [made.dataset_id]
+    with pytest.raises(BadRequest, match="still in use"):
+        dataset.client.delete_dataset(made)
+    dataset.client.delete_dataset(made, delete_contents=True)
+    with pytest.raises(NotFound, match="Not found: Dataset"):
+        dataset.client.get_dataset(made.reference)
+    with pytest.raises(NotFound):
+        dataset.run(f"select * from {made.dataset_id}.t")
+
+
+def test_rows_are_listed_as_they_are_after_dml_and_after_a_query(dataset: Dataset) -> None:
+    dataset.run("create table t as select n from unnest(generate_array(1, 25)) as n")
+    dataset.run("delete from t where n > 20")
+    dataset.run("insert into t values (100)")
+    assert sorted(row.n for row in dataset.client.list_rows(f"{dataset.name}.t", page_size=7)) == [*range(1, 21), 100]
+    job = dataset.submit("select n from t order by n desc limit 3")
+    assert [row.n for row in job.result(page_size=2)] == [100, 20, 19]
+    assert sorted(row.n for row in dataset.client.list_rows(job.destination)) == [19, 20, 100]
+    assert dataset.client.get_table(job.destination).num_rows == 3
+    assert [d.dataset_id for d in dataset.client.list_datasets() if d.dataset_id.startswith("_")] == []
+
+
+def test_a_dry_run_tells_columns_and_errors_and_does_nothing(dataset: Dataset) -> None:
+    dataset.run("create table t (a bignumeric, d date)")
+    job = dataset.submit("select sum(a) as total, d from t group by d", dry_run=True)
+    assert ([(f.name, f.field_type) for f in job.schema], job.statement_type, job.total_bytes_processed) == (
+        [("total", "BIGNUMERIC"), ("d", "DATE")],
+        "SELECT",
+        0,
+    )
+    assert dataset.submit("insert into t (a) values (@a)", scalar("a", "INT64", 1), dry_run=True).statement_type == "INSERT"
+    assert [f.name for f in dataset.submit("create table t2 as select d as day from t", dry_run=True).schema] == ["day"]
+    for sql in ("select nothing from t", "insert into t (nothing) values (1)", "create table t3 as select nothing from t"):
+        with pytest.raises(BadRequest, match="nothing"):
+            dataset.submit(sql, dry_run=True)
+    assert dataset.run("select * from t") == [] and [t.table_id for t in dataset.client.list_tables(dataset.name)] == ["t"]
+
+
+# --- loads -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_load_goes_by_the_names_of_columns_and_checks_their_types(dataset: Dataset) -> None:
+    dataset.client.create_table(bigquery.Table(f"{PROJECT}.{dataset.name}.t", schema=SCHEMA))
+    dataset.load("t", file_of(ROW).select(list(reversed(FILE.names)))).result()
+    dataset.load("t", file_of(ROW).select(["name"])).result()
+    assert dataset.run("select * from t order by number nulls last") == [ROW, ("a", None, None, None, None, [], None, None, None)]
+    for rows, said in (
+        (file_of(ROW).append_column("more", pa.array([1])), r"Cannot add fields \(field: more\)"),
+        (file_of(ROW).select(["cost"]), "Field name is missing"),
+        (file_of(ROW).set_column(6, "number", pa.array(["1"])), "Field number has changed type from INTEGER to STRING"),
+        (file_of(ROW).set_column(1, "cost", pa.array([1.5])), "Field cost has changed type from BIGNUMERIC to FLOAT"),
+    ):
+        with pytest.raises(BadRequest, match=said):
+            dataset.load("t", rows).result()
+    config = bigquery.LoadJobConfig(source_format="PARQUET")
+    file = io.BytesIO()
+    pq.write_table(file_of(ROW), file)
+    with pytest.raises(BadRequest, match="Field words has changed mode"):
+        dataset.client.load_table_from_file(file, f"{dataset.name}.t", rewind=True, job_config=config).result()
+    assert dataset.run("select count(*) from t") == [(2,)]
+
+
+def test_a_load_empties_the_table_or_refuses_one_that_is_not_empty(dataset: Dataset) -> None:
+    dataset.load("t", file_of(ROW, ROW), schema=SCHEMA, write_disposition="WRITE_EMPTY").result()
+    with pytest.raises(Conflict, match="Already Exists: Table"):
+        dataset.load("t", file_of(ROW), write_disposition="WRITE_EMPTY").result()
+    dataset.load("t", file_of(ROW), schema=SCHEMA, write_disposition="WRITE_TRUNCATE").result()
+    assert dataset.run("select * from t") == [ROW] and dataset.client.get_table(f"{dataset.name}.t").num_rows == 1
+    with pytest.raises(NotFound):
+        dataset.load("none", file_of(ROW), create_disposition="CREATE_NEVER").result()

@@ -149,7 +149,7 @@ def _columns(session: Session, source: exp.Expression | None, declared: list[exp
     definitions = [d for d in declared if isinstance(d, exp.ColumnDef)]
     if source is None:
         return f"({', '.join(_definition(d) for d in definitions)})"
-    sql = session.typed(prepare(source.copy(), session.place))
+    sql = session.typed(prepare(source.copy(), session.place), stored=not is_view)
     columns = session.describe(sql)
     if not declared or is_view:
         names = [d.name for d in declared] or [column for column, _ in columns]
@@ -161,8 +161,9 @@ def _columns(session: Session, source: exp.Expression | None, declared: list[exp
 
 
 def _definition(column: exp.ColumnDef) -> str:
-    required = " not null" if column.find(exp.NotNullColumnConstraint) else ""
-    return f"{quote(column.name)} {duckdb_text(column.args['kind'])}{required}"
+    kind = column.args["kind"]
+    mode = " not null" if column.find(exp.NotNullColumnConstraint) else " default []" if kind.this == exp.DType.ARRAY else ""
+    return f"{quote(column.name)} {duckdb_text(kind)}{mode}"
 
 
 def _known(properties: exp.Expression | None) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from bqemulator.api.routes import tables
 from bqemulator.catalog.models import TableFieldSchema, TableMeta, TableSchema
 from bqemulator.domain.errors import AlreadyExistsError, InvalidQueryError, NotFoundError, ValidationError
 from bqemulator.jobs.executor import _resolve_uri, _validate_local_path
-from bqemulator.storage.type_map import bq_schema_to_duckdb_columns
 
 from tests.servers import bigquery_catalog as catalog
 from tests.servers.bigquery_session import Session
@@ -62,9 +61,13 @@ def _write(
                 session.cursor.execute(f"create or replace table {name.quoted} ({column_definitions(schema)})")
             for file in files:
                 there = {column.lower() for column in pq.read_schema(file).names}
-                names = ", ".join(quote(field.name) for field in schema.fields if field.name.lower() in there)
+                loaded = [field for field in schema.fields if field.name.lower() in there]
+                names = ", ".join(quote(field.name) for field in loaded)
+                values = ", ".join(
+                    f"coalesce({quote(field.name)}, [])" if field.mode == "REPEATED" else quote(field.name) for field in loaded
+                )
                 found = session.cursor.execute(
-                    f"insert into {name.quoted} ({names}) select {names} from read_parquet(?)", [file]
+                    f"insert into {name.quoted} ({names}) select {values} from read_parquet(?)", [file]
                 ).fetchone()
                 rows += int(found[0]) if found else 0
             session.control("COMMIT")
@@ -84,8 +87,8 @@ def _write(
 
 def column_definitions(schema: TableSchema) -> str:
     """Columns as DuckDB's CREATE TABLE takes them; those that are required refuse nulls."""
-    types = bq_schema_to_duckdb_columns([tables._field_to_rest(field) for field in schema.fields])
-    return ", ".join(f"{quote(n)} {t}{' not null' if f.mode == 'REQUIRED' else ''}" for (n, t), f in zip(types, schema.fields, strict=True))
+    types = tables.bq_schema_to_duckdb_columns([tables._field_to_rest(field) for field in schema.fields])
+    return ", ".join(f"{quote(name)} {type_}" for name, type_ in types)
 
 
 def _check(name: Name, fields: tuple[TableFieldSchema, ...], columns: tuple[TableFieldSchema, ...]) -> None:

@@ -18,6 +18,7 @@ from tests.servers.bigquery_sql import Name, Place, quote
 
 _Ctx = tables._Ctx
 SHOWN = {"INT64": "INTEGER", "FLOAT64": "FLOAT", "BOOL": "BOOLEAN", "STRUCT": "RECORD", "BIGDECIMAL": "BIGNUMERIC", "DECIMAL": "NUMERIC"}
+MODES = {"REQUIRED": " not null", "REPEATED": " default []"}  # there are no null lists in a table of BigQuery
 
 
 def put_schemas_right() -> None:
@@ -31,7 +32,7 @@ def put_schemas_right() -> None:
 
     def columns(fields: list[dict[str, Any]]) -> list[tuple[str, str]]:
         typed = zip(bq_schema_to_duckdb_columns(fields), fields, strict=True)
-        return [(name, f"{type_} NOT NULL" if field.get("mode") == "REQUIRED" else type_) for (name, type_), field in typed]
+        return [(name, type_ + MODES.get(field.get("mode") or "", "")) for (name, type_), field in typed]
 
     def table_to_rest(meta: Any) -> dict[str, Any]:
         shown = dict(show(meta))
@@ -76,7 +77,9 @@ async def patch_table(project_id: str, dataset_id: str, table_id: str, request: 
     fields = (body.get("schema") or {}).get("fields") or []
     for column, type_ in bq_schema_to_duckdb_columns(fields):
         if column.lower() not in there:
-            ctx.engine.execute(f"alter table {name.quoted} add column {quote(column)} {type_}")
+            ctx.engine.execute(
+                f"alter table {name.quoted} add column {quote(column)} {type_}{' default []' if type_.endswith('[]') else ''}"
+            )
     if "expirationTime" in body:
         catalog.set_expiration(ctx, name, body["expirationTime"])
     return dict(tables._table_to_rest(catalog.require_table(ctx, name)))

@@ -136,14 +136,13 @@ class Session:
             raise Refused(f"Duplicate column names in the result are not supported. Found duplicate(s): {', '.join(twice)}")
         return [(str(row[0]), str(row[1])) for row in rows]
 
-    def typed(self, tree: exp.Expression) -> str:
-        """The query, each of its columns in a type BigQuery has."""
+    def typed(self, tree: exp.Expression, *, stored: bool = False) -> str:
+        """The query, each of its columns in a type BigQuery has; `stored`: no null lists, which a table of BigQuery has not."""
         sql = duckdb_text(tree)
         columns = self.describe(sql)
-        if all(type_ == narrow_type(type_) for _, type_ in columns):
+        if all(type_ == narrow_type(type_) and not (stored and type_.endswith("[]")) for _, type_ in columns):
             return sql
-        shown = ", ".join(f"cast({quote(name)} as {narrow_type(type_)}) as {quote(name)}" for name, type_ in columns)
-        return f"select {shown} from ({sql})"
+        return f"select {', '.join(_column(name, type_, stored) for name, type_ in columns)} from ({sql})"
 
     def _fetch(self, tree: exp.Expression) -> pa.Table:
         self.cursor.execute(self.typed(tree))
@@ -221,6 +220,11 @@ class Session:
             raise InvalidQueryError(said, location="query") from error
         except duckdb.Error as error:
             raise translate_runtime_error(error, duckdb_sql=sql) from error
+
+
+def _column(name: str, type_: str, stored: bool) -> str:
+    value = f"coalesce({quote(name)}, [])" if stored and type_.endswith("[]") else quote(name)
+    return f"cast({value} as {narrow_type(type_)}) as {quote(name)}"
 
 
 def transaction_word(sql: str) -> str | None:
