@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from runspend.config import Settings
     from runspend.outcome import Outcome
+    from runspend.query_costs import QueryCosts
 
 MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
 DEMO_FOLDER = Path(".runspend-demo")
@@ -256,6 +257,11 @@ def _step(name: str, help_text: str, *, what: str | None, options: Sequence[Call
         step = pipeline.settle if name == "allocate" else getattr(pipeline, name)
         if "periods" in given:
             given["periods"] = given["periods"] or None
+        if given.pop("explain_cost", False):
+            found = pipeline.foresee_queries(context.settings, progress=context.progress, **given)
+            context.clear_progress()
+            _print_query_costs(context, found)
+            return
         outcome = step(*arguments, now=context.now, progress=context.progress, **given)
         context.clear_progress()
         _print_outcome(context, outcome)
@@ -274,12 +280,13 @@ ACCEPT_RUNS_OPTION = click.option(
     "--accept", multiple=True, metavar="SERVER:YYYY-MM", help="Take this month although runs vanished from it (SERVER:experiments: fewer experiments)."
 )
 PERIOD_OPTION = click.option("--period", "periods", multiple=True, callback=_months, metavar="YYYY-MM", help="Only this billing period, whatever its inputs.")
+EXPLAIN_COST_OPTION = click.option("--explain-cost", is_flag=True, help="BigQuery: only say what each model would read, and what that costs; the newest period if none is named.")
 ACCEPT_OPTION = click.option("--accept", multiple=True, metavar="SOURCE:YYYY-MM", help="Load this period although it was refused for what it lost.")
 
 _step("extract", "Read runs and experiments of the tracking servers named (default: all).\n\nExample: runspend extract prod", what="server", options=[ACCEPT_RUNS_OPTION])
 _step("measure", "Take the inventory of the artifact stores named (default: all).\n\nExample: runspend measure", what="store")
 _step("load", "Load the bills named (default: all).\n\nExample: runspend load aws --accept aws:2026-10", what="bill", options=[ACCEPT_OPTION])
-_step("allocate", "Build and check the cost tables whose inputs changed.\n\nExample: runspend allocate --period 2026-10", what=None, options=[PERIOD_OPTION])
+_step("allocate", "Build and check the cost tables whose inputs changed.\n\nExample: runspend allocate --period 2026-10", what=None, options=[EXPLAIN_COST_OPTION, PERIOD_OPTION])
 _step("check", "Run every check over the tables as they stand.\n\nExample: runspend check", what=None, options=[PERIOD_OPTION])
 _step("report", "Write the pages and CSVs of every billing period.\n\nExample: runspend report --period 2026-10", what=None, options=[PERIOD_OPTION])
 _step("alert", "Judge the budgets of the current period and send what is due.\n\nExample: runspend alert", what=None)
@@ -335,6 +342,22 @@ def rename(context: Context, old: str, new: str) -> None:
     from runspend import renaming
 
     _print_outcome(context, renaming.rename(context.settings, old, new, now=context.now))
+
+
+@cli.command("copy")
+@click.option("--from", "source", required=True, metavar="WAREHOUSE", help="Its address (a folder, bigquery://project/dataset), or the runspend.yaml that has it.")
+@click.option("--to", "target", required=True, metavar="WAREHOUSE", help="The same, of an empty one or of one that a copy was begun in.")
+@with_context
+def copy_(context: Context, source: str, target: str) -> None:
+    """Carry a warehouse to another place, such as from a folder to BigQuery. Begun again, it goes on; at the end both are compared.
+
+    Example: runspend copy --from .runspend/warehouse --to bigquery://acme-ml/runspend
+    """
+    from runspend.copying import copy, warehouse_at
+
+    outcome = copy(warehouse_at(source), warehouse_at(target), progress=context.progress)
+    context.clear_progress()
+    _print_outcome(context, outcome)
 
 
 # --- asking ------------------------------------------------------------------------------------------------------------
@@ -446,8 +469,9 @@ def export_focus(context: Context, period: str, out: Path | None, scope: str, fo
 @click.argument("statement", required=False)
 @click.option("--tables", is_flag=True, help="List the tables and their columns.")
 @click.option("--native", is_flag=True, help="The engine's own SQL instead of GoogleSQL.")
+@click.option("--explain-cost", is_flag=True, help="BigQuery: only say how much it would read, and what that costs.")
 @with_context
-def sql(context: Context, statement: str | None, tables: bool, native: bool) -> None:
+def sql(context: Context, statement: str | None, tables: bool, native: bool, explain_cost: bool) -> None:
     """One SELECT over the warehouse, read-only, of one build.
 
     Example: runspend sql "select team, sum(effective_cost) as cost from cost_daily group by team order by cost desc"
@@ -456,6 +480,11 @@ def sql(context: Context, statement: str | None, tables: bool, native: bool) -> 
         from runspend.questions import tables_text
 
         click.echo(tables_text(statement), nl=False)
+        return
+    if explain_cost:
+        from runspend.query_costs import question_cost
+
+        click.echo(question_cost(context.settings, statement))
         return
     _print_rows(context, _query(context.settings, statement, None, native=native))
 
@@ -549,6 +578,13 @@ def _query(settings: Settings, sql: str, parameters: dict[str, Any] | None, *, n
 
     with open_warehouse(settings).reader() as reader:
         return reader.query(sql, parameters, native=native)
+
+
+def _print_query_costs(context: Context, found: QueryCosts) -> None:
+    if context.as_json:
+        _print_json([{"period": period, "model": model, "bytes": size} for period, model, size in found.sizes])
+    else:
+        click.echo("\n".join(found.lines()))
 
 
 def _print_outcome(context: Context, outcome: Outcome) -> None:

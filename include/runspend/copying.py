@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping
 from itertools import groupby
 from pathlib import Path
 
+from runspend.config import load_settings
 from runspend.errors import ConfigError, RunspendError
 from runspend.outcome import Outcome
 from runspend.tables import TABLES
-from runspend.warehouse import Unit, UnitState, Warehouse
+from runspend.warehouse import Unit, UnitState, Warehouse, open_warehouse
 from runspend.warehouse.contents import sums_sql
 
-__all__ = ["copy"]
+__all__ = ["copy", "warehouse_at"]
 
 
 def copy(source: Warehouse, target: Warehouse, *, progress: Callable[[str], None]) -> Outcome:
@@ -44,6 +45,11 @@ def copy(source: Warehouse, target: Warehouse, *, progress: Callable[[str], None
     _compare(source, target)
     outcome.notes.append(f"both hold the same rows in {len(TABLES)} tables. Set warehouse.uri to the new one; records of mails and archives stay in home.")
     return outcome
+
+
+def warehouse_at(place: str) -> Warehouse:
+    """The warehouse at an address, or the one a runspend.yaml names."""
+    return open_warehouse(load_settings(Path(place)) if place.endswith((".yaml", ".yml")) else place)
 
 
 def _is_same(wanted: UnitState, found: UnitState | None) -> bool:

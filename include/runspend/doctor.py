@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from runspend.config import ArtifactStore, BillSource, KeySettings, MailSettings, Settings, TrackingServer, redact
 from runspend.errors import RunspendError
+from runspend.query_costs import size_words
 from runspend.values import CONNECTION
 from runspend.warehouse import open_warehouse
 
@@ -92,7 +93,9 @@ def check_home(settings: Settings) -> Iterator[Finding]:
     yield Finding("config", "file", "ok", str(settings.path or "made in code"))
     yield _check_folder("home", settings.home)
     uri = settings.warehouse.uri.removeprefix("file://")
-    if "://" in uri:
+    if uri.startswith("bigquery://"):
+        yield _check_bigquery(settings)
+    elif "://" in uri:
         yield _check_bucket(settings)
     else:
         yield _check_folder("warehouse", Path(uri))
@@ -106,6 +109,23 @@ def _check_bucket(settings: Settings) -> Finding:
     except RunspendError as error:
         return Finding("config", "warehouse", "FAIL", str(error))
     return Finding("config", "warehouse", "ok", f"{settings.warehouse.uri} (opened)")
+
+
+def _check_bigquery(settings: Settings) -> Finding:
+    """Looks, and asks what reading the most read table would cost; makes nothing."""
+    from runspend.warehouse.bigquery import BigQueryWarehouse
+
+    warehouse = BigQueryWarehouse(settings.warehouse)
+    limit = f"a query may read {settings.warehouse.maximum_bytes_billed.human_readable()} at most"
+    try:
+        head = warehouse.head()
+        if not head.extra:
+            warehouse.cost_of("select 1 as one")
+            return Finding("config", "warehouse", "ok", f"{settings.warehouse.uri} (will be made; {limit})")
+        size = warehouse.cost_of("select * from cost_daily")
+    except RunspendError as error:
+        return Finding("config", "warehouse", "FAIL", str(error))
+    return Finding("config", "warehouse", "ok", f"{settings.warehouse.uri} ({len(head.units)} units; all of cost_daily is {size_words(size)}; {limit})")
 
 
 def _check_folder(name: str, folder: Path) -> Finding:

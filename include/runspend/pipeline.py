@@ -22,6 +22,7 @@ from runspend.finality import Finality, is_bill
 from runspend.inputs import allocation_inputs, first_day, reached_months, summary_inputs
 from runspend.ladder import LEDGER_CHECKS, LEDGER_SUMS, RUN_CHECKS, ledger_models, ledger_parameters, run_costs_models
 from runspend.outcome import Outcome, Progress, silent
+from runspend.query_costs import QueryCosts, models_cost
 from runspend.sources import (
     by_month,
     chosen,
@@ -241,6 +242,23 @@ def allocate(settings: Settings, *, now: datetime, periods: Sequence[str] | None
             continue
         lives.build(month, inputs, partial(_build_run_costs, month=month, parameters={**given, **window}))
     return outcome
+
+
+def foresee_queries(settings: Settings, *, periods: Sequence[str] | None = None, progress: Progress = silent) -> QueryCosts:
+    """What BigQuery would read to build the cost tables of these billing periods (default: the newest), model by model. Nothing is built."""
+    warehouse = open_warehouse(settings)
+    known = sorted({u.period for u in warehouse.states("billing_lines")})
+    given = ledger_parameters(settings)
+    sizes: list[tuple[str, str, int]] = []
+    for period in periods or known[-1:]:
+        if period not in known:
+            raise ConfigError(f"cannot tell what {period} would cost: no bill was loaded for it. Loaded are {', '.join(known) or 'none'}.")
+        _, window = allocation_inputs(warehouse, period, given)
+        with warehouse.step("foresee", "foresee") as step:
+            for name, size in models_cost(step, ledger_models(period), {"period": first_day(period), **given, **window}):
+                progress(f"{period}: {name}")
+                sizes.append((period, name, size))
+    return QueryCosts(sizes)
 
 
 def _build_ledger(step: Step, period: str, parameters: Mapping[str, Any]) -> list[str]:

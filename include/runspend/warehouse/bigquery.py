@@ -28,7 +28,7 @@ from runspend.rates import Stretch
 from runspend.tables import SCHEMA_VERSION, TABLES
 from runspend.warehouse import Unit, UnitState
 from runspend.warehouse.bigquery_exchange import in_one_currency
-from runspend.warehouse.bigquery_jobs import Jobs, NotThere, Statement
+from runspend.warehouse.bigquery_jobs import Jobs, NotAllowed, NotThere, Statement
 from runspend.warehouse.bigquery_step import BigQueryStep
 from runspend.warehouse.bigquery_tables import PUBLISHED, WRITER, Places, column_names, make_tables, quoted, schema_digest
 from runspend.warehouse.dialect import parse
@@ -97,7 +97,11 @@ class BigQueryWarehouse:
     @contextmanager
     def reader(self) -> Iterator[BigQueryReader]:
         """One consistent view: no publish is seen half done. Nobody waits for it."""
-        self.make_ready()
+        try:
+            self.make_ready()
+        except NotAllowed:
+            if not self.head().extra:
+                raise  # else somebody who may only read tables of another version
         reader = BigQueryReader(self)
         outer = getattr(self._reading, "reader", None)
         self._reading.reader = reader
@@ -143,6 +147,10 @@ class BigQueryWarehouse:
             publish_ids={unit: row["publish_id"] for unit, row in known.items()},
         )
 
+    def cost_of(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
+        """Bytes a question would read, by a dry run, which costs nothing."""
+        return self.jobs.bytes_of(Statement(sql, parameters or {}), dataset=self.places.internal)[1]
+
     def make_ready(self) -> None:
         """Make or widen the tables, if this version's are not there yet."""
         if not self._is_ready:
@@ -180,11 +188,6 @@ class BigQueryReader:
     def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
         """The same view with the cost tables' money in one currency, by charge date, exact to 22 decimals; what has no rate stays in its own."""
         return ExchangedReader(self, self._places, currency, rates)
-
-    def cost_of(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
-        """Bytes the statement would read, by a dry run, which costs nothing."""
-        statement = self._only_reading(sql, parameters or {}, True)
-        return self._jobs.bytes_of(statement, dataset=self._places.internal)[1]
 
     def close(self) -> None:
         """Let go of the moment."""

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from runspend.config import WarehouseSettings
 from runspend.errors import ConfigError, MissingExtra, RunspendError, SourceUnreachable, UsageError
 
-__all__ = ["Jobs", "NotThere", "Statement", "is_transient"]
+__all__ = ["Jobs", "NotAllowed", "NotThere", "Statement", "is_transient"]
 
 SCOPES = ("https://www.googleapis.com/auth/bigquery", "https://www.googleapis.com/auth/cloud-platform")
 ANONYMOUS = "anonymous"  # `credentials` of an emulator
@@ -31,6 +31,10 @@ LABEL_LENGTH = 63
 ATTACH_TRIES = 3  # of a load whose reply was lost before BigQuery knew of it
 # What BigQuery says when two transactions change one table, or when it is short of room for a moment: the same again may go through.
 TRANSIENT = ("aborted due to concurrent update", "Could not serialize access", "rateLimitExceeded", "jobRateLimitExceeded", "backendError")
+
+
+class NotAllowed(ConfigError):
+    """BigQuery knows who asks and refuses: reading may be allowed where writing is not."""
 
 
 class NotThere(RunspendError):
@@ -174,7 +178,7 @@ class Jobs:
         except NotFound as error:
             raise NotThere(f"cannot use warehouse {self.place}: {_first_line(error)}.") from error
         except Forbidden as error:
-            raise ConfigError(
+            raise NotAllowed(
                 f"cannot use warehouse {self.place}: {_first_line(error)}. docs/bigquery.md lists the roles each step needs, and how quotas are raised."
             ) from error
         except BadRequest as error:

@@ -15,7 +15,7 @@ import hashlib
 import re
 import tempfile
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from itertools import count
@@ -30,7 +30,17 @@ from runspend.tables import TABLES, Table
 from runspend.warehouse import Model, Unit, UnitState
 from runspend.warehouse.bigquery_jobs import Statement
 from runspend.warehouse.bigquery_swap import Part, swap
-from runspend.warehouse.bigquery_tables import DAY_MS, WRITER, column_names, make_dataset, quoted, schema_of, sweep_steps, type_of
+from runspend.warehouse.bigquery_tables import (
+    DAY_MS,
+    WRITER,
+    column_names,
+    empty_table,
+    make_dataset,
+    quoted,
+    schema_of,
+    sweep_steps,
+    type_of,
+)
 from runspend.warehouse.contents import PIECES, Sums, sums_sql
 from runspend.warehouse.dialect import table_names
 from runspend.warehouse.engine import FILLED, connect, measure_rows, month_of, used
@@ -134,6 +144,19 @@ class BigQueryStep:
             part = self._make_part(text, given, unit.table, model.name)
             before = self._staged.get(unit) if model.fills is not None else None
             self._accept_parts(unit, [part], before, {})
+
+    def cost_of(self, models: Sequence[Model], parameters: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+        """Bytes each model would read of the published tables, by dry runs, which cost nothing. What earlier models make is there, but empty."""
+        for model in models:
+            text = (self._warehouse.models / f"{model.name}.sql").read_text(encoding="utf-8")
+            self._show(table_names(text))
+            _, size, schema = self._jobs.bytes_of(Statement(text, used(text, parameters)), dataset=self._scratch())
+            yield model.name, size
+            if model.into is None:
+                made = f"{self._scratch()}.{model.target}"
+                with self._jobs.words():
+                    self._jobs.client.delete_table(made, not_found_ok=True)
+                    self._jobs.client.create_table(empty_table(made, schema))
 
     def check(self, names: Sequence[str], parameters: Mapping[str, Any]) -> None:
         """Run `checks/*.sql` over what would be published; raises CheckFailed with the failing rows."""

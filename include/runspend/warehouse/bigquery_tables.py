@@ -23,7 +23,7 @@ from runspend.errors import ConfigError
 from runspend.tables import SCHEMA_VERSION, TABLES, Column, Table
 from runspend.warehouse.bigquery_jobs import Jobs, NotThere, Statement
 
-__all__ = ["DAY_MS", "PUBLISHED", "WRITER", "Places", "column_names", "make_tables", "quoted", "schema_digest", "schema_of", "sweep_steps", "type_of"]
+__all__ = ["DAY_MS", "PUBLISHED", "WRITER", "Places", "column_names", "empty_table", "make_dataset", "make_tables", "quoted", "schema_digest", "schema_of", "sweep_steps", "type_of"]
 
 ADDRESS = re.compile(r"bigquery://(?P<project>(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]+)[/.](?P<dataset>\w+)/?")
 DAY_MS = 24 * 3600 * 1000
@@ -154,6 +154,13 @@ def make_dataset(jobs: Jobs, name: str, expires_ms: int | None, **labels: str) -
         dataset.default_table_expiration_ms = expires_ms
     with jobs.words():
         jobs.client.create_dataset(dataset, exists_ok=True)
+
+
+def empty_table(name: str, schema: Sequence[Any]) -> Any:
+    """A table without rows, for Google's client."""
+    from google.cloud import bigquery
+
+    return bigquery.Table(name, schema=schema)
 
 
 def _make_table(jobs: Jobs, table: Table, full: str, schema: list[Any]) -> None:
