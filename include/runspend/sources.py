@@ -196,7 +196,7 @@ def rebuilt_months(warehouse: Warehouse, server: str) -> list[str]:
     """Billing periods with a version loaded since the server was last read well: their runs are read again tonight."""
     with warehouse.reader() as reader:
         rows = reader.query(
-            "select distinct l.billing_period from billing_loads l left join (select last_good_at from sources where source = @server) s on true"
+            "select distinct l.billing_period from billing_loads l cross join (select max(last_good_at) as last_good_at from sources where source = @server) s"
             " where l.state = 'current' and (s.last_good_at is null or l.loaded_at >= s.last_good_at)",
             {"server": server},
         )

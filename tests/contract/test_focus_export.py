@@ -31,7 +31,7 @@ from runspend.actions.export import focus as export_module
 from runspend.config import Settings
 from runspend.errors import CheckFailed, UsageError
 from runspend.warehouse import Reader, open_warehouse
-from runspend.warehouse.dialect import lint
+from runspend.warehouse.lint import lint
 from tests.models.chain import World as SmallWorld
 from tests.models.chain import arrow, line, make_run, run_on_duckdb, summarize_on_duckdb, total
 

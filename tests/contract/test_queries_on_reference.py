@@ -23,7 +23,8 @@ import runspend
 from runspend.cli import cli
 from runspend.errors import UsageError
 from runspend.warehouse import parquet
-from runspend.warehouse.dialect import lint, parameter_names, parse, table_names
+from runspend.warehouse.dialect import parameter_names, parse, table_names
+from runspend.warehouse.lint import lint
 from tests.benchmarks.accuracy.files import make_schema
 from tests.contract import questions_world
 from tests.reference import GoogleSQL, exact_rows, exact_value, googlesql_type

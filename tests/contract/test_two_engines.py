@@ -10,8 +10,9 @@ import pyarrow as pa
 import pytest
 
 from runspend.tables import TABLES
-from runspend.warehouse.dialect import duckdb_sql, lint
+from runspend.warehouse.dialect import duckdb_sql
 from runspend.warehouse.engine import DUCKDB_TYPES
+from runspend.warehouse.lint import RESERVED, lint
 from tests.reference import GoogleSQL, exact_rows, googlesql_type
 
 UTC = dt.timezone.utc
@@ -79,6 +80,17 @@ def test_the_reference_refuses_what_bigquery_refuses(reference: GoogleSQL) -> No
     for wrong in ("select units as at from t", "select day = started from t", "select count(*) filter (where true) from t"):
         with pytest.raises(ServerError):
             reference.query(wrong, {"t": TABLE})
+
+
+def test_reserved_words_are_those_of_the_reference(reference: GoogleSQL) -> None:
+    """Each is refused as a name, and no table or column has one."""
+    from zetasql.core.exceptions import ServerError
+
+    for word in [word for word, whose in RESERVED.items() if whose == "reserved in GoogleSQL"]:
+        with pytest.raises(ServerError):
+            reference.query(f"select 1 as {word}")
+    names = {table.name for table in TABLES.values()} | {c.name for table in TABLES.values() for c in table.columns}
+    assert names & RESERVED.keys() == set()
 
 
 def test_types_of_tables_go_through_both(reference: GoogleSQL) -> None:

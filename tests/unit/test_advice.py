@@ -16,7 +16,7 @@ from runspend.actions.report.words import coverage_words, suggestion
 from runspend.config import Settings
 from runspend.outlook import outlook_lines, read_outlook, render_outlook
 from runspend.warehouse import open_warehouse
-from runspend.warehouse.dialect import lint
+from runspend.warehouse.lint import lint
 
 FIRST = date(2026, 11, 1)
 

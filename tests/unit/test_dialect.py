@@ -10,7 +10,8 @@ import pytest
 
 import runspend
 from runspend.errors import UsageError
-from runspend.warehouse.dialect import duckdb_sql, lint, parameter_names, table_names
+from runspend.warehouse.dialect import duckdb_sql, parameter_names, table_names
+from runspend.warehouse.lint import lint
 
 PACKAGE = Path(runspend.__file__).parent
 FILES = sorted([*(PACKAGE / "models").glob("*.sql"), *(PACKAGE / "checks").glob("*.sql")])
@@ -105,6 +106,18 @@ FORBIDDEN = {
     "i as at": "reserved in GoogleSQL",
     "i as overlaps": "reserved in DuckDB",
     "net.host(s)": "DuckDB has no",
+    "i as rows": "reserved in GoogleSQL",
+    "instr(s, 'a', 2)": "use strpos",
+    "lax_string(j)": "no lax_string",
+    "json_value(j, '$[\\'a.b\\']')": "not GoogleSQL",
+    "extract(isoweek from d)": "use date_diff",
+    "timestamp '2026-10-25 02:30:00 Europe/Berlin'": "keep all times in UTC",
+    "timestamp('2026-10-25 02:30:00', 'Europe/Berlin')": "keep all times in UTC",
+    "timestamp_trunc(a, day, 'Europe/Berlin')": "keep all times in UTC",
+    "date_trunc(d, month)": "cast it as date",
+    "date_add(d, interval 1 month)": "cast it as date",
+    "timestamp_millis(i)": "cast it as timestamp",
+    "parse_timestamp('%F', s)": "cast it as timestamp",
 }
 
 
@@ -120,6 +133,15 @@ def test_forbidden_expressions_are_found(expression: str) -> None:
     [
         ("select o from t, unnest(t.x) as v with offset as o", "put a rank"),
         ("select a from dataset.t", "bare table names"),
+        ("with hash as (select a from t) select a from hash", "reserved in GoogleSQL"),
+        ("select t.a from t left join u on t.a < u.b", "left join without an equality"),
+        ("select t.a from t full join u on true", "full join without an equality"),
+        ("select g, sum(a) as a from t group by g having sum(a) > 0", "having aggregates a"),
+        ("select g, sum(a) as a from t group by g order by sum(a)", "order by aggregates a"),
+        ("select g, sum(a) as a from t group by g qualify row_number() over (order by sum(a)) = 1", "qualify aggregates a"),
+        ("select a from t where exists (select 1 from u where u.b > t.a)", "write the join"),
+        ("select a, (select max(u.b) from u where u.c = t.c) as b from t", "write the join"),
+        ("select d from t union all select date_trunc(d, month) from t", "cast it as date"),
         ("select a from t where", "cannot read the SQL"),
     ],
 )
@@ -142,8 +164,13 @@ ALLOWED = [
     "select * from t qualify row_number() over (partition by a order by b) = 1",
     "select last_value(a ignore nulls) over w from t window w as (partition by b order by c rows between unbounded preceding and 1 preceding)",
     "with recursive r as (select 1 as n union all select n + 1 from r where n < 5) select n from r",
-    "select extract(year from d), date_trunc(d, month), timestamp_trunc(a, hour), date(a), starts_with(s, 'a'), s like 'a%' from t",
+    "select extract(year from d), cast(date_trunc(d, month) as date), timestamp_trunc(a, hour), date(a), starts_with(s, 'a'), s like 'a%' from t",
     "select x from t cross join unnest(t.ids) as x",
+    "select g, sum(t.a) as a from t group by g having sum(t.a) > 0 order by a",
+    "select t.a from t left join u on u.b = t.b and u.c > t.c cross join (select max(v.d) as d from v) w",
+    "select a from t where a in unnest(@some) and a in (select u.a from u) and exists (select 1 from u where u.b > 1)",
+    "select (select max(x) from unnest(t.ids) as x where x < t.a) as v, cast(date_trunc(d, month) as date) as m from t",
+    "select timestamp_trunc(timestamp '2026-01-01 00:00:00+00', month) as first, date_diff(d, date_add(d, interval 1 month), day) as last from t",
 ]
 
 

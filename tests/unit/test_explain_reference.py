@@ -15,7 +15,8 @@ from runspend.actions.export import focus_view
 from runspend.explain import explain_line, explain_resource, explain_run
 from runspend.tables import TABLES
 from runspend.warehouse import Reader
-from runspend.warehouse.dialect import lint, table_names
+from runspend.warehouse.dialect import table_names
+from runspend.warehouse.lint import lint
 from runspend.warehouse.parquet import ParquetWarehouse
 from tests.reference import GoogleSQL
 from tests.unit import explain_world as w
