@@ -1,7 +1,7 @@
 """Where a warehouse in BigQuery keeps what: its datasets and tables, made and widened from `tables.py`.
 
     <dataset>             public tables
-    <dataset>_internal    the others, the public ones once more as views, and `published`: what is known of every unit
+    <dataset>_internal    the others, the public ones once more as views, `views/*.sql`, and `published`: what is known of every unit
     <dataset>_staging     rows on their way in; its tables expire by themselves
     <dataset>_step_<hex>  what the models of one step make; deleted at its end, and its tables expire all the same
 
@@ -17,11 +17,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from runspend.errors import ConfigError
 from runspend.tables import SCHEMA_VERSION, TABLES, Column, Table
 from runspend.warehouse.bigquery_jobs import Jobs, NotThere, Statement
+from runspend.warehouse.dialect import qualified
 
 __all__ = ["DAY_MS", "PUBLISHED", "WRITER", "Places", "column_names", "empty_table", "make_dataset", "make_tables", "quoted", "schema_digest", "schema_of", "sweep_steps", "type_of"]
 
@@ -123,6 +125,7 @@ def schema_of(table: Table, *more: Column) -> list[Any]:
 def schema_digest() -> str:
     """Of all that `make_tables` makes: another one means there is something to do."""
     texts = [repr((t.name, t.grain, t.meaning, t.columns, t.is_public, t.period_column, t.sort)) for t in (PUBLISHED, *TABLES.values())]
+    texts += [path.read_text(encoding="utf-8") for path in _views()]
     return hashlib.sha256("\n".join([WRITER.meaning, *texts]).encode()).hexdigest()[:16]
 
 
@@ -139,7 +142,15 @@ def make_tables(jobs: Jobs, places: Places) -> None:
             view = f"{places.internal}.{table.name}"
             sql = f"create or replace view {quoted(view)} as select {column_names(table)} from {quoted(places.table(table))}"
             jobs.run(Statement(sql), dataset=places.internal, labels={"step": "tables"})
+    for path in _views():
+        text = qualified(path.read_text(encoding="utf-8"), places.internal)
+        jobs.run(Statement(f"create or replace view {quoted(f'{places.internal}.{path.stem}')} as\n{text}"), dataset=places.internal, labels={"step": "tables"})
     _mark(jobs, places)
+
+
+def _views() -> list[Path]:
+    """Questions that are kept as views: `views/*.sql`, without parameters."""
+    return sorted((Path(__file__).parent.parent / "views").glob("*.sql"))
 
 
 def make_dataset(jobs: Jobs, name: str, expires_ms: int | None, **labels: str) -> None:

@@ -1,4 +1,4 @@
-"""One billing period as a FOCUS file: the rows of `focus.sql`, batch by batch, and proof that they are the bill.
+"""One billing period as a FOCUS file: the rows of `views/focus.sql`, batch by batch, and proof that they are the bill.
 
 What a row is stands in `focus.sql`. Here: which columns a version of FOCUS has, how values are written, that the totals are
 right before the file gets its name. FOCUS: https://focus.finops.org
@@ -77,7 +77,7 @@ class Sink(Protocol):
 
 def focus_view() -> str:
     """The GoogleSQL of the view: every period, all columns of every version."""
-    return files(__package__).joinpath("focus.sql").read_text(encoding="utf-8")
+    return files("runspend").joinpath("views", "focus.sql").read_text(encoding="utf-8")
 
 
 def export_focus(
