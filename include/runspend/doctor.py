@@ -115,9 +115,9 @@ def _check_bigquery(settings: Settings) -> Finding:
     """Looks, and asks what reading the most read table would cost; makes nothing."""
     from runspend.warehouse.bigquery import BigQueryWarehouse
 
-    warehouse = BigQueryWarehouse(settings.warehouse)
     limit = f"a query may read {settings.warehouse.maximum_bytes_billed.human_readable()} at most"
     try:
+        warehouse = BigQueryWarehouse(settings.warehouse)
         head = warehouse.head()
         if not head.extra:
             warehouse.cost_of("select 1 as one")
