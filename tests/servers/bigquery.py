@@ -29,9 +29,10 @@ PROJECT = "billing-project"
 
 @dataclass(frozen=True)
 class BigQueryServer:
-    """Where the server listens."""
+    """Where the server listens: REST, and gRPC for the Storage API."""
 
     endpoint: str
+    storage_endpoint: str
 
     def client(self) -> Any:
         """A client without credentials."""
@@ -39,6 +40,14 @@ class BigQueryServer:
         from google.cloud import bigquery
 
         return bigquery.Client(project=PROJECT, credentials=AnonymousCredentials(), client_options={"api_endpoint": self.endpoint})
+
+    def storage(self) -> Any:
+        """A client of the Storage API, which brings rows as Arrow."""
+        import grpc
+        from google.cloud.bigquery_storage import BigQueryReadClient
+        from google.cloud.bigquery_storage_v1.services.big_query_read.transports import BigQueryReadGrpcTransport
+
+        return BigQueryReadClient(transport=BigQueryReadGrpcTransport(channel=grpc.insecure_channel(self.storage_endpoint)))
 
 
 @contextmanager
@@ -60,7 +69,8 @@ def serve_bigquery() -> Iterator[BigQueryServer]:
             start_new_session=True,
         )
     try:
-        yield BigQueryServer(f"http://127.0.0.1:{_wait_for_port(process, log)}")
+        rest, storage = _wait_for_ports(process, log)
+        yield BigQueryServer(f"http://127.0.0.1:{rest}", f"127.0.0.1:{storage}")
     finally:
         process.terminate()
         try:
@@ -80,10 +90,10 @@ def bigquery_server() -> Iterator[BigQueryServer]:
         yield server
 
 
-def _wait_for_port(process: subprocess.Popen[bytes], log: Path) -> int:
+def _wait_for_ports(process: subprocess.Popen[bytes], log: Path) -> tuple[int, int]:
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and process.poll() is None:
-        if found := re.search(r"running on http://127\.0\.0\.1:(\d+)", log.read_text(errors="replace")):
-            return int(found[1])
+        if found := re.search(r"^ports (\d+) (\d+)$", log.read_text(errors="replace"), re.MULTILINE):
+            return int(found[1]), int(found[2])
         time.sleep(0.2)
     raise RuntimeError(f"the emulator of BigQuery did not start: {log.read_text(errors='replace')[-2000:]}")

@@ -14,13 +14,15 @@ from bqemulator.domain.errors import NotFoundError
 from bqemulator.storage.type_map import duckdb_type_to_bq_field
 from sqlglot import exp
 
-from tests.servers.bigquery_sql import Name, Refused, duckdb_text, narrow_type, prepare, quote, set_options, target_of
+from tests.servers.bigquery_sql import Name, Place, Refused, duckdb_text, narrow_type, prepare, quote, set_options, target_of
 
 if TYPE_CHECKING:
     from tests.servers.bigquery_session import Session
 
 
 EXPIRES: dict[Name, int] = {}  # milliseconds since 1970
+
+VIEW_PLACES: dict[Name, Place] = {}  # where a view's bare names were looked for
 
 
 def set_expiration(ctx: Any, name: Name, stated: str | None = None) -> None:
@@ -135,6 +137,7 @@ def _create(session: Session, tree: exp.Create) -> tuple[str, Name]:
         if source is None:
             raise Refused("Syntax error: a view needs a query")
         known["view_query"] = source.sql(dialect="bigquery")
+        VIEW_PLACES[name] = session.place
     what = _columns(session, source, declared, is_view=kind == "VIEW")
     held = session.ctx.catalog.get_table(name.project, name.dataset, name.table)
     if held is not None and held.table_type != kind:

@@ -37,10 +37,11 @@ from bqemulator.jobs.executor import (
 from sqlglot import exp
 
 from tests.servers import bigquery_catalog as catalog
+from tests.servers.bigquery_checks import check_bytes, check_insert
 from tests.servers.bigquery_load import load_parquet
 from tests.servers.bigquery_script import Script, is_script, statement_type
 from tests.servers.bigquery_session import EMPTY, Session
-from tests.servers.bigquery_sql import DDL, DML, Name, Place, Refused, bind, duckdb_text, narrow_type, parse, prepare
+from tests.servers.bigquery_sql import DDL, DML, Name, Place, Refused, bind, duckdb_text, narrow_type, parse, prepare, target_of
 
 WORKERS = ThreadPoolExecutor(32, thread_name_prefix="job")
 PATIENCE = 5.0  # seconds the answer to jobs.insert waits for the job
@@ -181,7 +182,8 @@ def run_query(job: Job) -> JobMeta:
 
 def _run_query(job: Job, session: Session, sql: str) -> JobMeta:
     query = job.configuration["query"]
-    session.place, session.parameters = _place(job), query.get("queryParameters") or []
+    session.place, session.parameters, session.bytes_read = _place(job), query.get("queryParameters") or [], 0
+    session.limit = int(query["maximumBytesBilled"]) if query.get("maximumBytesBilled") else None
     if found := ABORT.fullmatch(sql):
         _end(session if found[1] is None else SESSIONS[found[1]])
         rows = EMPTY
@@ -197,7 +199,12 @@ def _run_query(job: Job, session: Session, sql: str) -> JobMeta:
     )
     if session.id is not None:
         statistics["sessionInfo"] = {"sessionId": session.id}
-    return _meta(job, "DONE", {**statistics, "totalBytesProcessed": "0"})
+    return _meta(job, "DONE", _with_bytes(statistics, session.bytes_read))
+
+
+def _with_bytes(statistics: dict[str, Any], read: int) -> dict[str, Any]:
+    statistics["query"]["totalBytesProcessed"] = str(read)
+    return {**statistics, "totalBytesProcessed": str(read)}
 
 
 def _end(session: Session) -> None:
@@ -215,15 +222,17 @@ def _destination(job: Job, session: Session, kind: str, rows: pa.Table) -> dict[
 
 def dry_run(job: Job) -> JobMeta:
     """What a query would give, without running it: its columns, or the error it would fail with."""
-    session, sql = (
-        Session(job.ctx, _place(job), job.configuration["query"].get("queryParameters") or []),
-        job.configuration["query"].get("query", ""),
-    )
+    query = job.configuration["query"]
+    session, sql = Session(job.ctx, _place(job), query.get("queryParameters") or []), query.get("query", "")
+    fields: list[dict[str, Any]] = []
     with session.errors(sql):
-        fields = [] if is_script(sql) else _columns(session, bind(parse(sql), session.parameters, {}))
+        if not is_script(sql):
+            tree = bind(parse(sql), session.parameters, {})
+            session.bytes_read = check_bytes(session, tree, None)
+            fields = _columns(session, tree)
     statistics = _build_query_statistics(total_rows=0, statement_type=statement_type(sql), num_dml_affected_rows=None, ddl_operation="")
     statistics["query"]["schema"] = {"fields": fields}
-    return _meta(job, "DONE", {**statistics, "totalBytesProcessed": "0"})
+    return _meta(job, "DONE", _with_bytes(statistics, session.bytes_read))
 
 
 def _columns(session: Session, tree: exp.Expression) -> list[dict[str, Any]]:
@@ -232,7 +241,10 @@ def _columns(session: Session, tree: exp.Expression) -> list[dict[str, Any]]:
         described = session.describe(duckdb_text(prepare(query.copy(), session.place)))
         return [catalog.rest_field(name, narrow_type(type_)) for name, type_ in described]
     if isinstance(tree, DML):
-        session.cursor.execute(f"explain {duckdb_text(prepare(tree, session.place))}")
+        name, tree = target_of(tree, session.place), prepare(tree, session.place)
+        if isinstance(tree, exp.Insert):
+            check_insert(session, tree, name)
+        session.cursor.execute(f"explain {duckdb_text(tree)}")
     elif not isinstance(tree, DDL):
         raise Refused(f"Statement not supported: {tree.key.upper()}", "notImplemented")
     return []

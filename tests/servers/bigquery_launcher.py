@@ -42,7 +42,7 @@ from bqemulator.api.routes import jobs as job_routes
 from bqemulator.config import Settings
 from bqemulator.domain.errors import NotFoundError
 from bqemulator.jobs import executor
-from bqemulator.server import run_forever
+from bqemulator.server import EmulatorServer, run_forever
 from bqemulator.storage import arrow_bridge, type_map
 from bqemulator.storage.engine import DuckDBEngine
 from bqemulator.versioning.snapshots import SnapshotManager
@@ -59,6 +59,11 @@ REFERENCE = "runspend.jobReference"  # an upload's job id travels with its confi
 # --- types ---
 
 
+def decimal_name(type_: pa.DataType) -> str:
+    """What BigQuery calls a decimal of DuckDB."""
+    return "NUMERIC" if (type_.precision, type_.scale) == (38, 9) else "BIGNUMERIC"
+
+
 def put_types_right() -> None:
     """BIGNUMERIC is DECIMAL(38, 22) everywhere, and NUMERIC alone is DECIMAL(38, 9)."""
     type_map._BQ_TO_DUCKDB |= {"BIGNUMERIC": "DECIMAL(38, 22)", "BIGDECIMAL": "DECIMAL(38, 22)", "DECIMAL": "DECIMAL(38, 9)"}
@@ -70,9 +75,6 @@ def put_types_right() -> None:
         return str(known(duckdb_type))
 
     type_map.duckdb_to_bq = duckdb_to_bq
-
-    def decimal_name(type_: pa.DataType) -> str:
-        return "NUMERIC" if (type_.precision, type_.scale) == (38, 9) else "BIGNUMERIC"
 
     executor._ARROW_TO_BQ_RULES = tuple(
         (test, decimal_name if test is pa.types.is_decimal else name) for test, name in executor._ARROW_TO_BQ_RULES
@@ -87,7 +89,7 @@ def put_types_right() -> None:
 
 
 def put_connections_right() -> None:
-    """Statements of several requests do not meet on one connection, where one would take the other's rows."""
+    """Statements of several requests do not meet on one connection, where one would take the other's rows; BIGNUMERIC in Arrow is as wide as BigQuery's."""
 
     def execute(self: DuckDBEngine, sql: str, parameters: list[Any] | None = None) -> Any:
         # rows the emulator registers under a name of its own are seen on its first connection only
@@ -101,7 +103,17 @@ def put_connections_right() -> None:
             "then rtrim(rtrim(x::varchar, '0'), '.') else x::varchar end"
         )
 
-    DuckDBEngine.execute = execute
+    fetched = DuckDBEngine.fetch_arrow
+
+    def fetch_arrow(self: DuckDBEngine, sql: str, parameters: list[Any] | None = None) -> pa.Table:
+        rows = fetched(self, sql, parameters)
+        for index, field in enumerate(rows.schema):
+            if pa.types.is_decimal(field.type) and decimal_name(field.type) == "BIGNUMERIC":
+                wide = field.with_type(pa.decimal256(76, 38))
+                rows = rows.set_column(index, wide, rows.column(index).cast(wide.type))
+        return rows
+
+    DuckDBEngine.execute, DuckDBEngine.fetch_arrow = execute, fetch_arrow
     DuckDBEngine._apply_session_pragmas = set_zone
     SnapshotManager.capture = lambda *_, **__: None  # a copy of every table at every change, for time travel nobody asks for
 
@@ -247,6 +259,13 @@ def main() -> None:
         for endpoint in endpoints:
             replace_route(router, endpoint.__name__, endpoint)
     replace_route(tables.router, "update_table", resources.patch_table)
+    started = EmulatorServer.start
+
+    async def start(self: EmulatorServer) -> None:
+        await started(self)
+        print(f"ports {self.rest_port} {self.grpc_port}", flush=True)
+
+    EmulatorServer.start = start
     rest, grpc = (int(port) for port in sys.argv[1:3])
     run_forever(Settings(rest_port=rest, grpc_port=grpc))
 

@@ -29,6 +29,7 @@ from bqemulator.storage.engine import _annotate_with_duckdb_types
 from sqlglot import exp
 
 from tests.servers import bigquery_catalog as catalog
+from tests.servers import bigquery_checks as checks
 from tests.servers.bigquery_changes import CHANGES, aborted
 from tests.servers.bigquery_sql import (
     DDL,
@@ -68,6 +69,8 @@ class Session:
     schema: list[dict[str, Any]] | None = None
     began: int | None = None
     touched: set[Name] = field(default_factory=set)
+    limit: int | None = None  # maximum_bytes_billed
+    bytes_read: int = 0
     id: str | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -118,6 +121,7 @@ class Session:
             if ITS_OWN.search(sql):
                 return self._run_by_emulator(sql)
             tree = bind(parse(sql), self.parameters, self.variables)
+            self.bytes_read += checks.check_bytes(self, tree, self.limit)
             if isinstance(tree, exp.Query):
                 return self._fetch(prepare(tree, self.place))
             if isinstance(tree, DML):
@@ -128,13 +132,17 @@ class Session:
                 return EMPTY
             raise Refused(f"Statement not supported: {tree.key.upper()}", "notImplemented")
 
+    def describe_any(self, sql: str) -> list[tuple[str, str]]:
+        """Columns of a query and DuckDB's types of them."""
+        return [(str(row[0]), str(row[1])) for row in self.cursor.execute(f"describe {sql}").fetchall()]
+
     def describe(self, sql: str) -> list[tuple[str, str]]:
-        """Columns of a query and their types."""
-        rows = self.cursor.execute(f"describe {sql}").fetchall()
-        names = [str(row[0]) for row in rows]
+        """The same of a result, which has no two columns of one name."""
+        columns = self.describe_any(sql)
+        names = [name for name, _ in columns]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise Refused(f"Duplicate column names in the result are not supported. Found duplicate(s): {', '.join(twice)}")
-        return [(str(row[0]), str(row[1])) for row in rows]
+        return columns
 
     def typed(self, tree: exp.Expression, *, stored: bool = False) -> str:
         """The query, each of its columns in a type BigQuery has; `stored`: no null lists, which a table of BigQuery has not."""
@@ -159,7 +167,10 @@ class Session:
             mutates = True
         else:
             mutates = isinstance(tree, MUTATIONS)
-        sql = duckdb_text(prepare(tree, self.place))
+        tree = prepare(tree, self.place)
+        if isinstance(tree, exp.Insert):
+            checks.check_insert(self, tree, name)
+        sql = duckdb_text(tree)
         if self.began is not None:
             self._change_within(name, sql, mutates)
             return
