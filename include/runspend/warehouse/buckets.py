@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ROWS_PER_BUCKET", "run_in_buckets"]
 
-ROWS_PER_BUCKET = 2_000_000
+ROWS_PER_BUCKET = 1_000_000
 
 
 def run_in_buckets(step: ParquetStep, models: Sequence[Model], column: str, parameters: Mapping[str, Any], later: set[str]) -> None:
