@@ -58,6 +58,7 @@ def prepare_environment(folder: Path, database: Path, config: Path) -> None:
     """What Airflow reads when it is imported: a home of its own, our DAGs, nothing that calls anybody, one try a task."""
     for key in [key for key in os.environ if key.startswith("AIRFLOW_") and not key.startswith("AIRFLOW_CONN_")]:
         del os.environ[key]
+    os.environ.pop("RUNSPEND_POOL", None)  # one task runs at a time here, and the night's database has no pool of that name
     os.environ.update(
         {
             "AIRFLOW_HOME": str(folder),

@@ -6,7 +6,7 @@ A decision is made once per budget, threshold and period, and its mail sent unti
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, task
 
 from runspend import pipeline
-from runspend_tasks import COSTS, DAG_OPTIONS, NOW, run_step
+from runspend_tasks import COSTS, DAG_OPTIONS, NOW, POOL, run_step
 
 with DAG(
     "runspend_alert",
@@ -16,7 +16,7 @@ with DAG(
     **DAG_OPTIONS,
 ):
 
-    @task
+    @task(pool=POOL)
     def alert() -> list[str]:
         """Judges the budgets, writes the decisions down, sends what is waiting."""
         return run_step(pipeline.alert)

@@ -7,7 +7,7 @@ never money. A failed check keeps the tables in place. The parameter `periods` r
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, task
 
 from runspend import pipeline
-from runspend_tasks import BILLS, COSTS, DAG_OPTIONS, NOW, PERIODS, RUNS, end_with, run_step
+from runspend_tasks import BILLS, COSTS, DAG_OPTIONS, NOW, PERIODS, POOL, RUNS, end_with, run_step
 
 with DAG(
     "runspend_allocate",
@@ -17,7 +17,7 @@ with DAG(
     **DAG_OPTIONS,
 ):
 
-    @task
+    @task(pool=POOL)
     def allocate(params=None) -> list[str]:
         """Every billing period whose bill or runs changed, then the months of the runs they reach, then the hours not billed yet."""
         return run_step(pipeline.settle, periods=params["periods"])

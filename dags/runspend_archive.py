@@ -3,7 +3,7 @@
 from airflow.sdk import DAG, CronTriggerTimetable, task
 
 from runspend import pipeline
-from runspend_tasks import DAG_OPTIONS, NOW, run_step
+from runspend_tasks import DAG_OPTIONS, NOW, POOL, run_step
 
 with DAG(
     "runspend_archive",
@@ -14,7 +14,7 @@ with DAG(
     **DAG_OPTIONS,
 ):
 
-    @task
+    @task(pool=POOL)
     def archive() -> list[str]:
         """The plan of the month: runs, why, bytes, money saved."""
         return run_step(pipeline.archive)

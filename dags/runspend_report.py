@@ -3,7 +3,7 @@
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, task
 
 from runspend import pipeline
-from runspend_tasks import COSTS, DAG_OPTIONS, NOW, PERIODS, run_step
+from runspend_tasks import COSTS, DAG_OPTIONS, NOW, PERIODS, POOL, run_step
 
 with DAG(
     "runspend_report",
@@ -13,7 +13,7 @@ with DAG(
     **DAG_OPTIONS,
 ):
 
-    @task
+    @task(pool=POOL)
     def report(params=None) -> list[str]:
         """Reads the cost tables, writes the reports."""
         return run_step(pipeline.report, periods=params["periods"])

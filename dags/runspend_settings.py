@@ -5,12 +5,15 @@ The file is found as everywhere else: `$RUNSPEND_CONFIG`, else `runspend.yaml` i
 
 In the file `connection:ID` may stand for a tracking server's `uri`, `token`, `username`, `password` or `database`, and for
 the mail's `host`, `username` or `password`; `mail.connection: ID` fills in all of the mail at once; `credentials: ID` of a
-bill or a store may be an AWS connection (otherwise it is a profile of the AWS configuration, as outside Airflow).
+bill, a store or a warehouse in S3 may be an AWS connection (otherwise it is a profile of the AWS configuration, as outside
+Airflow); `credentials: connection:ID` of a warehouse or bill in BigQuery, or of a bill in gs://, is a Google connection.
 """
 
 from __future__ import annotations
 
 import configparser
+import io
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -18,23 +21,39 @@ from urllib.parse import quote
 
 from airflow.sdk import Connection
 from airflow.sdk.exceptions import AirflowNotFoundException
+from airflow.sdk.log import mask_secret
 
-from runspend.config import ArtifactStore, BillSource, MailSettings, Settings, TrackingServer, load_settings
+from runspend.config import ArtifactStore, BillSource, MailSettings, Settings, TrackingServer, WarehouseSettings, load_settings
+from runspend.errors import ConfigError
 
 PREFIX = "connection:"
 AWS_FILE = "AWS_SHARED_CREDENTIALS_FILE"
+GOOGLE = ("gs://", "bigquery://")  # their credentials are key files
+# Fields of a Google connection that say in another way who is calling.
+NOT_FOLLOWED = ("key_secret_name", "credential_config_file", "impersonation_chain", "idp_issuer_url")
+KEYS_OF_A_KEY = ("private_key", "private_key_id", "refresh_token", "client_secret")
 
 
 def read_settings() -> Settings:
     """The settings of this night. Raises ConfigError if the file is wrong, AirflowNotFoundException if a connection is missing."""
     settings = load_settings()
-    lend_aws_profiles([*settings.billing, *settings.stores])
-    tracking = [_resolve_server(server) for server in settings.tracking]
-    return settings.model_copy(update={"tracking": tracking, "mail": _resolve_mail(settings.mail)})
+    lend_aws_profiles([*settings.billing, *settings.stores, settings.warehouse])
+    resolved = {
+        "tracking": [_resolve_server(server) for server in settings.tracking],
+        "billing": [_resolve_google(source) for source in settings.billing],
+        "warehouse": _resolve_google(settings.warehouse),
+        "mail": _resolve_mail(settings.mail),
+    }
+    return settings.model_copy(update=resolved)
 
 
 def _resolve_server(server: TrackingServer) -> TrackingServer:
     return _replace(server, uri=_address, token=_password, username=_login, password=_password, database=_database_uri)
+
+
+def _resolve_google(place: Any) -> Any:
+    """A bill or warehouse of Google's with its key file."""
+    return _replace(place, credentials=_google_key_file) if (place.uri or "").startswith(GOOGLE) else place
 
 
 def _resolve_mail(mail: MailSettings) -> MailSettings:
@@ -97,13 +116,13 @@ def _is_true(value: Any) -> bool:
     return str(value).lower() in ("true", "1", "yes")
 
 
-def lend_aws_profiles(sources: list[BillSource | ArtifactStore]) -> None:
+def lend_aws_profiles(sources: list[BillSource | ArtifactStore | WarehouseSettings]) -> None:
     """Make each AWS connection named as `credentials` a profile of the same name, for this process and its children.
 
     The profiles are kept in memory (a file descriptor without a name), next to those of the file they replace.
     """
     profiles = configparser.ConfigParser(default_section="", interpolation=None)
-    elsewhere = ("gs://", "abfs://", "abfss://", "az://")  # their credentials are key files and tokens
+    elsewhere = (*GOOGLE, "abfs://", "abfss://", "az://")  # their credentials are key files and tokens
     for name in sorted({s.credentials for s in sources if isinstance(s.credentials, str) and not (s.uri or "").startswith(elsewhere)}):
         try:
             found = Connection.get(name.removeprefix(PREFIX))
@@ -114,15 +133,14 @@ def lend_aws_profiles(sources: list[BillSource | ArtifactStore]) -> None:
     if not profiles.sections():
         return
     before = Path(os.environ.get(AWS_FILE, "~/.aws/credentials")).expanduser()
-    descriptor = os.memfd_create("aws-profiles")
-    with open(descriptor, "w", encoding="utf-8", closefd=False) as lent:
-        if before.is_file():
-            own = configparser.ConfigParser(default_section="", interpolation=None)
-            own.read(before)
-            for section in set(own.sections()) - set(profiles.sections()):
-                profiles[section] = dict(own[section])
-        profiles.write(lent)
-    os.environ[AWS_FILE] = f"/proc/{os.getpid()}/fd/{descriptor}"
+    if before.is_file():
+        own = configparser.ConfigParser(default_section="", interpolation=None)
+        own.read(before)
+        for section in set(own.sections()) - set(profiles.sections()):
+            profiles[section] = dict(own[section])
+    text = io.StringIO()
+    profiles.write(text)
+    os.environ[AWS_FILE] = _lend("aws-profiles", text.getvalue())
 
 
 def _aws_profile(name: str, found: Connection) -> dict[str, str]:
@@ -137,3 +155,39 @@ def _aws_profile(name: str, found: Connection) -> dict[str, str]:
         "source_profile": name if extra.get("role_arn") else None,
     }
     return {key: value for key, value in known.items() if value}
+
+
+def _google_key_file(found: Connection) -> str | None:
+    """The key of a connection of type google_cloud_platform, as a file; None for the environment's own credentials.
+
+    Source: "Google Cloud Connection" of apache-airflow-providers-google; the provider itself is not needed.
+    """
+    extra = {name.removeprefix("extra__google_cloud_platform__"): value for name, value in found.extra_dejson.items() if value}
+    if other := [name for name in NOT_FOLLOWED if name in extra]:
+        raise ConfigError(
+            f"cannot use connection {found.conn_id}: {other[0]} is not followed here. Put the key into keyfile_dict, a path into key_path, or "
+            "leave all three out and give the workers credentials of their own."
+        )
+    if _is_true(extra.get("is_anonymous", False)):
+        return "anonymous"
+    key, path, project = extra.get("keyfile_dict"), extra.get("key_path") or extra.get("keyfile"), extra.get("project")
+    if key is None and (path is None or project is None):
+        return None if path is None else str(path)
+    try:
+        text = Path(str(path)).read_text(encoding="utf-8") if key is None else key
+        read = dict(json.loads(text) if isinstance(text, str) else text)
+    except (OSError, TypeError, ValueError):
+        what = "key_path" if key is None else "keyfile_dict"
+        raise ConfigError(f"cannot use connection {found.conn_id}: its {what} is not the JSON of a key file. Correct the connection.") from None
+    for name in KEYS_OF_A_KEY:
+        if isinstance(read.get(name), str):
+            mask_secret(read[name])  # Airflow hides what it knows by name; of a key in one text it knows nothing
+    return _lend("google-key", json.dumps(read | ({"project_id": project} if project else {})))
+
+
+def _lend(name: str, text: str) -> str:
+    """The path of a file in memory, for this process and its children; it has no name on any disk."""
+    descriptor = os.memfd_create(name)
+    with open(descriptor, "w", encoding="utf-8", closefd=False) as lent:
+        lent.write(text)
+    return f"/proc/{os.getpid()}/fd/{descriptor}"

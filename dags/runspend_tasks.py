@@ -6,6 +6,7 @@ on names and sentences only.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -20,6 +21,9 @@ RUNS = Asset("runs", group="runspend")
 BILLS = Asset("bills", group="runspend")
 ARTIFACT_BYTES = Asset("artifact_bytes", group="runspend")
 COSTS = Asset("costs", group="runspend")
+
+# Of the tasks that ask the warehouse. A pool keeps them from asking BigQuery all at once; it must be there before a task names it.
+POOL = os.environ.get("RUNSPEND_POOL") or "default_pool"
 
 NOW = Param(
     None, type=["null", "string"], format="date-time", description="Pretend it is this time (UTC). Left out: the start of the current hour."
@@ -61,8 +65,7 @@ def tell_operators(context: Any) -> None:
     )
 
 
-# `max_active_runs` alone does not keep a task from running twice (a backfill beside a manual run); one task per DAG does,
-# and needs no pool that somebody has to import first.
+# `max_active_runs` alone does not keep a task from running twice (a backfill beside a manual run); one task per DAG does.
 DAG_OPTIONS: dict[str, Any] = {
     "start_date": datetime(2026, 1, 1, tzinfo=timezone.utc),
     "catchup": False,
@@ -86,7 +89,7 @@ def start_of_hour() -> datetime:
 
 def one_each(function: Callable[[str], list[str]]) -> Any:
     """A task to map over names: shown by its name, several at once (each replaces units of its own)."""
-    named = task(map_index_template="{{ task.op_kwargs['name'] }}", max_active_tis_per_dag=None, doc_md=function.__doc__)
+    named = task(map_index_template="{{ task.op_kwargs['name'] }}", max_active_tis_per_dag=None, pool=POOL, doc_md=function.__doc__)
     return named(function)
 
 

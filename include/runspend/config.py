@@ -144,6 +144,11 @@ class Schedule(Frozen):
         return int(self.at[3:])
 
 
+def _key_file(credentials: str, info: ValidationInfo) -> str:
+    """Google's: a path that counts from the file, unless it is no path."""
+    return credentials if credentials == "anonymous" or credentials.startswith(CONNECTION) else absolute(credentials, info)
+
+
 MAXIMUM_BYTES_BILLED = ByteSize(2**40)
 
 
@@ -155,6 +160,13 @@ class WarehouseSettings(Frozen):
     endpoint: str | None = None
     region: str | None = None  # of the bucket; BigQuery: where its datasets are made, e.g. EU
     maximum_bytes_billed: ByteSize = MAXIMUM_BYTES_BILLED  # BigQuery: what one query may read at most, e.g. 200GB
+
+    @field_validator("credentials")
+    @classmethod
+    def _key_files_count_from_the_file(cls, credentials: str | None, info: ValidationInfo) -> str | None:
+        if credentials is None or not (info.data.get("uri") or "").startswith("bigquery://"):
+            return credentials
+        return _key_file(credentials, info)
 
     @model_validator(mode="after")
     def _a_folder_has_no_endpoint(self) -> WarehouseSettings:
@@ -331,7 +343,7 @@ class BillSource(Frozen):
         uri = info.data.get("uri") or ""
         if uri.startswith(("abfss://", "abfs://", "az://")):
             return SecretStr(credentials)
-        return absolute(credentials, info) if uri.startswith(("gs://", "bigquery://")) else credentials
+        return _key_file(credentials, info) if uri.startswith(("gs://", "bigquery://")) else credentials
 
     @model_validator(mode="after")
     def _has_a_place(self) -> BillSource:

@@ -96,10 +96,80 @@ def test_only_a_profile_is_looked_up_as_a_connection(read: Any, monkeypatch: pyt
             raise runspend_settings.AirflowNotFoundException(name)
 
     monkeypatch.setattr(runspend_settings, "Connection", Asked)
-    places = {"gs://a/": "key.json", "az://b/": "anonymous", "abfss://c@acme.dfs.core.windows.net/": "sv=1&sig=secret", "s3://d/": "profile"}
+    places = {"gs://a/": "key.json", "bigquery://p/d/t": "key.json", "az://b/": "anonymous", "abfss://c@acme.dfs.core.windows.net/": "sv=1&sig=secret", "s3://d/": "profile"}
     bills = [f'{{name: n{i}, uri: "{uri}", credentials: "{given}"}}' for i, (uri, given) in enumerate(places.items())]
-    read(f"billing: [{', '.join(bills)}]")
+    read(f"warehouse: {{uri: bigquery://p/d, credentials: key.json}}\nbilling: [{', '.join(bills)}]")
     assert asked == ["profile"]
+
+
+KEY = {
+    "type": "service_account",
+    "project_id": "home",
+    "private_key_id": "id-of-the-key",
+    "private_key": "-----BEGIN PRIVATE KEY-----\nkey-four\n-----END PRIVATE KEY-----\n",
+    "client_email": "runspend@home.iam.gserviceaccount.com",
+    "token_uri": "https://oauth2.googleapis.com/token",
+}
+PREFIX = "extra__google_cloud_platform__"
+GOOGLE_PLACES = """
+warehouse: {uri: "bigquery://acme/costs", credentials: "connection:gcp"}
+billing:
+  - {name: table, format: gcp, uri: "bigquery://acme/exports/table", credentials: "connection:gcp"}
+  - {name: files, uri: "gs://bills/", credentials: "connection:gcp"}
+"""
+
+
+def google(**extra: Any) -> dict[str, Any]:
+    """A connection as the form of the provider, or a person, fills it in."""
+    return {"conn_type": "google_cloud_platform", "extra": extra}
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [{"keyfile_dict": KEY}, {"keyfile_dict": json.dumps(KEY)}, {f"{PREFIX}keyfile_dict": json.dumps(KEY), f"{PREFIX}project": ""}],
+    ids=["object", "text", "old spelling"],
+)
+def test_google_connection_becomes_a_key_file_in_memory(read: Any, tmp_path: Path, extra: dict[str, Any]) -> None:
+    """The warehouse and the bills of Google get the key as a file that is on no disk; Airflow hides it from now on."""
+    from airflow.sdk.log import redact
+
+    settings = read(GOOGLE_PLACES, gcp=google(**extra))
+    for place in (settings.warehouse, *settings.billing):
+        assert place.credentials.startswith("/proc/") and json.loads(Path(place.credentials).read_text()) == KEY
+    assert [source.name for source in settings.billing] == ["table", "files"]
+    assert "key-four" not in repr(settings)
+    assert "key-four" not in redact(f"cannot use {KEY['private_key']}")
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and "key-four" in file.read_text(errors="replace")]
+
+
+def test_google_connection_with_a_path_or_without_a_key(read: Any, tmp_path: Path) -> None:
+    """A path stays a path; a connection without a key means the workers' own credentials; a project of its own goes into the key."""
+    file = tmp_path / "key.json"
+    file.write_text(json.dumps(KEY))
+    assert read(GOOGLE_PLACES, gcp=google(key_path=str(file))).warehouse.credentials == str(file)
+    assert read(GOOGLE_PLACES, gcp=google(**{f"{PREFIX}key_path": str(file)})).billing[0].credentials == str(file)
+    assert read(GOOGLE_PLACES, gcp=google(project="acme")).warehouse.credentials is None
+    assert read(GOOGLE_PLACES, gcp=google(is_anonymous=True)).warehouse.credentials == "anonymous"
+    lent = read(GOOGLE_PLACES, gcp=google(key_path=str(file), project="other")).billing[0].credentials
+    assert json.loads(Path(lent).read_text()) == KEY | {"project_id": "other"}
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ({"keyfile_dict": "not json"}, "its keyfile_dict is not the JSON of a key file"),
+        ({"keyfile_dict": "[1]"}, "its keyfile_dict is not the JSON of a key file"),
+        ({"key_path": "/nowhere/key.json", "project": "other"}, "its key_path is not the JSON of a key file"),
+        ({"key_path": "/nowhere/key.json", "impersonation_chain": "a@b"}, "impersonation_chain is not followed here"),
+        ({f"{PREFIX}key_secret_name": "s"}, "key_secret_name is not followed here"),
+    ],
+)
+def test_google_connection_that_cannot_be_used(read: Any, extra: dict[str, Any], words: str) -> None:
+    """Said in words, never passed over: the workers' own credentials may be somebody else's."""
+    from runspend.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=f"cannot use connection gcp: .*{words}"):
+        read(GOOGLE_PLACES, gcp=google(**extra))
 
 
 def test_missing_connection_is_named(read: Any) -> None:

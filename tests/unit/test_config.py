@@ -128,6 +128,20 @@ def test_paths_count_from_the_file(tmp_path: Path, written: str, read: str, monk
     assert settings.tracking[0].uri == read.format(base=tmp_path, parent=tmp_path.parent)
 
 
+def test_key_files_of_google_are_relative_to_the_file_that_names_them(tmp_path: Path) -> None:
+    """A warehouse's and a bill's; what is no path stays as it is."""
+    file = tmp_path / "runspend.yaml"
+    for written, expected in {"keys/bq.json": str(tmp_path / "keys" / "bq.json"), "connection:gcp": "connection:gcp", "anonymous": "anonymous"}.items():
+        file.write_text(
+            f"warehouse: {{uri: bigquery://acme/costs, credentials: '{written}'}}\n"
+            f"billing: [{{name: a, uri: gs://bills/, credentials: '{written}'}}, {{name: b, format: gcp, uri: bigquery://p/d/t, credentials: '{written}'}}]\n"
+        )
+        settings = load_settings(file, {})
+        assert [settings.warehouse.credentials, *(source.credentials for source in settings.billing)] == [expected] * 3
+    file.write_text("warehouse: {uri: s3://bucket/prefix, credentials: profile}")
+    assert load_settings(file, {}).warehouse.credentials == "profile"
+
+
 def test_bills_and_stores_and_databases_count_from_the_file(tmp_path: Path) -> None:
     """Every key that may hold a path."""
     text = "billing: [{name: b, uri: bills}]\nstores: [{uri: art}]\ntracking: [{name: a, uri: http://m, database: 'sqlite:///m.db', artifacts: art}]\n"

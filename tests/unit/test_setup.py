@@ -108,6 +108,8 @@ def test_compose_is_complete(composed: dict[str, Any]) -> None:
     airflow = [services[name]["environment"] for name in ("api-server", "scheduler", "dag-processor", "triggerer", "init")]
     for key in ("AIRFLOW__API_AUTH__JWT_SECRET", "AIRFLOW__API__SECRET_KEY", "AIRFLOW__CORE__FERNET_KEY"):
         assert len({environment[key] for environment in airflow}) == 1  # the same everywhere, or every task fails
+    (pool,) = {environment["RUNSPEND_POOL"] for environment in airflow}
+    assert f"airflow pools set {pool} 4 " in services["init"]["command"][-1]  # a pool that nobody made lets tasks wait for ever
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"\$\{(\w+):\?", (ROOT / "docker-compose.yaml").read_text()))))
