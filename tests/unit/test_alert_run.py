@@ -22,7 +22,7 @@ from runspend.actions.alert import operators
 from runspend.actions.alert.mail import Mail
 from runspend.actions.alert.send import FileBackend, Outcome
 from runspend.tables import TABLES
-from runspend.warehouse.dialect import lint
+from runspend.warehouse.lint import lint
 from runspend.warehouse.parquet import ParquetWarehouse
 from runspend.warehouse.records import Records
 

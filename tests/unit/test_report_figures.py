@@ -15,7 +15,7 @@ from runspend.actions.report.plan import SQL, budget_dates, run_url
 from runspend.config import Settings
 from runspend.tables import TABLES
 from runspend.warehouse import open_warehouse
-from runspend.warehouse.dialect import lint
+from runspend.warehouse.lint import lint
 from tests.unit.report_world import COVERED, NOVEMBER, NOW, TableReader, costs, month_world
 
 SETTINGS = Settings.model_validate({"tracking": [{"name": "prod", "uri": "https://me:secret@mlflow.example.com/"}]})
