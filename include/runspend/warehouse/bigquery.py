@@ -177,13 +177,14 @@ class BigQueryReader:
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
         """Rows of one GoogleSQL statement, its own text (`native`: one that our parser need not know). Money is decimal128(38, 22)."""
         statement = self._only_reading(sql, parameters or {}, native)
-        return self._jobs.ask(statement, dataset=self._places.internal, labels=READING, session=self._begun())
+        return _as_said(self._jobs.ask(statement, dataset=self._places.internal, labels=READING, session=self._begun()), sql)
 
     def batches(self, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
         """The same rows as `query`, at most `rows` at a time."""
         statement = self._only_reading(sql, parameters or {}, False)
         for batch in self._jobs.stream(statement, dataset=self._places.internal, labels=READING, session=self._begun()):
-            yield from (batch.slice(start, rows) for start in range(0, batch.num_rows, rows))
+            shown = _as_said(batch, sql)
+            yield from (shown.slice(start, rows) for start in range(0, shown.num_rows, rows))
 
     def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
         """The same view with the cost tables' money in one currency, by charge date, exact to 22 decimals; what has no rate stays in its own."""
@@ -235,3 +236,7 @@ class ExchangedReader:
         """In another one."""
         return self._reader.in_currency(currency, rates)
 
+
+def _as_said(rows: Any, sql: str) -> Any:
+    """The columns of `tables.py`: whose rows they are is shown to those alone who ask for it by name."""
+    return rows.drop_columns([WRITER.name]) if WRITER.name in rows.schema.names and WRITER.name not in sql else rows

@@ -109,8 +109,8 @@ class Jobs:
             job = self.client.query(statement.sql, job_config=config, location=self.location)
             return str(job.statement_type), int(job.total_bytes_processed or 0), job.schema
 
-    def load(self, file: Path, table: str, schema: Sequence[Any], job_id: str, labels: Mapping[str, str]) -> Any:
-        """A Parquet file into a table that is not there yet: the finished job."""
+    def load(self, file: Path, table: str, schema: Sequence[Any], job_id: str, labels: Mapping[str, str]) -> None:
+        """A Parquet file into a table that is not there yet, waited for."""
         from google.cloud.bigquery import LoadJobConfig, SourceFormat
         from google.cloud.bigquery.format_options import ParquetOptions
 
@@ -125,9 +125,7 @@ class Jobs:
                 return self.client.load_table_from_file(rows, table, job_id=job_id, job_config=config, location=self.location)
 
         with self.words():
-            job = self.attach(job_id, send)
-            job.result()
-        return job
+            self.attach(job_id, send).result()
 
     def find(self, job_id: str) -> Any | None:
         """The job of that id; None when there never was one."""
@@ -136,6 +134,11 @@ class Jobs:
                 return self.client.get_job(job_id, location=self.location)
         except NotThere:
             return None
+
+    def has_failed(self, job: Any) -> bool:
+        """How it ended, which is waited for."""
+        with self.words():
+            return job.exception() is not None
 
     def find_table(self, name: str) -> Any | None:
         """What is known of a table; None when there is none."""
@@ -147,7 +150,7 @@ class Jobs:
 
     def attach(self, job_id: str, send: Callable[[], Any]) -> Any:
         """The job of that id: sent now, or found because an earlier sending, whose reply was lost, reached BigQuery."""
-        from google.api_core.exceptions import Conflict, RetryError, ServerError
+        from google.api_core.exceptions import Conflict, NotFound, RetryError, ServerError
         from requests.exceptions import ConnectionError as ConnectionLost
         from requests.exceptions import Timeout
 
@@ -156,7 +159,7 @@ class Jobs:
                 return send()
             except Conflict:
                 return self.client.get_job(job_id, location=self.location)
-            except (ConnectionLost, Timeout, RetryError, ServerError):
+            except (ConnectionLost, Timeout, RetryError, ServerError, NotFound):  # not found: an upload that is over, sent on
                 job = self.find(job_id)
                 if job is not None:
                     return job

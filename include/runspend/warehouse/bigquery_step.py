@@ -204,9 +204,11 @@ class BigQueryStep:
         for number in count(1):
             job_id = f"{base}-{number}"
             staged = f"{self._places.staging}.{job_id.replace('-', '_')}"
-            job = self._jobs.find(job_id) or self._jobs.load(file, staged, schema_of(table), job_id, self._labels(unit.period))
-            with self._jobs.words():
-                job.result()
+            job = self._jobs.find(job_id)
+            if job is None:
+                self._jobs.load(file, staged, schema_of(table), job_id, self._labels(unit.period))
+            elif self._jobs.has_failed(job):  # and its id is taken for good
+                continue
             crash_point("load.done")
             found = self._jobs.find_table(staged)
             if found is None:  # an earlier job's table, expired

@@ -1,8 +1,8 @@
 """The one transaction that makes a step's units visible, in every table at once.
 
-The head row of `published` counts publishes. The transaction raises it from the number that was read together with the inputs'
-digests, and fails if it is another by now: so nothing that was read can have changed, a second sending of it finds another
-number, and two at once change the same table, of which BigQuery lets one through.
+The head row of `published` counts publishes. The transaction fails if it is not the number any more that was read together with
+the inputs' digests, and raises it: so nothing that was read can have changed, a second sending of it finds another number, and
+two at once change the same table, of which BigQuery lets one through.
 
 Source: BigQuery "Multi-statement transactions", "Transaction concurrency".
 """
@@ -49,7 +49,7 @@ def swap(
 ) -> bool:
     """Replace the units; False, and nothing changed, if an input's digest is not what it was."""
     publish_id = uuid.uuid4().hex
-    for _ in range(TRIES):
+    for number in range(1, TRIES + 1):
         head = warehouse.head()
         if _is_done(head, staged, publish_id):
             return True
@@ -61,7 +61,7 @@ def swap(
         script = _script(warehouse.places, head.number, publish_id, build_id, staged, gone)
         crash_point("publish.before_commit")
         try:
-            warehouse.jobs.run_once(script, f"runspend-{step}-swap-{publish_id}-{head.number}", dataset=warehouse.places.internal, labels=labels)
+            warehouse.jobs.run_once(script, f"runspend-{step}-swap-{publish_id}-{number}", dataset=warehouse.places.internal, labels=labels)
         except RunspendError as error:
             if MOVED not in str(error) and not is_transient(error):
                 raise
@@ -83,8 +83,8 @@ def _script(places: Places, number: int, publish_id: str, build_id: str, staged:
     given: dict[str, Any] = {"number": number, "next_number": number + 1, "publish_id": publish_id, "build_id": build_id}
     statements = [
         "begin transaction",
-        f"update {published} set row_count = @next_number where table_name = '' and row_count = @number",
-        f"select if(max(row_count) = @next_number, true, error('{MOVED}')) from {published} where table_name = ''",
+        f"select if(max(row_count) = @number, true, error('{MOVED}')) from {published} where table_name = ''",
+        f"update {published} set row_count = @next_number where table_name = ''",
     ]
     units = sorted({*staged, *gone})
     names = {unit: str(position) for position, unit in enumerate(units)}
