@@ -501,7 +501,7 @@ COST_ALLOCATIONS = Table(
         Column("match_method", "STRING", "Rule that settled the charge: run_tag, job_id, resource_id, attached, artifact_bytes, llm_cost, pool_time, instance_type_time; sharing for money `sharing` moved; none when no rule applied."),
         Column("confidence", "STRING", "exact, high, medium or low; null when no rule applied."),
         POOL_KEY,
-        Column("reason", "STRING", "Why the charge is where it is: unknown_run, no_run, not_timed, fee, default_scope, explicit_scope; no_source_run (traces without a run), not_mlflow, trace, incomplete_inventory (storage); other_time (a tag names the run, which did not run then); the policy of `sharing`."),
+        Column("reason", "STRING", "Why the charge is where it is: unknown_run, no_run, not_timed, fee, default_scope, explicit_scope; no_source_run (traces without a run), not_mlflow, trace, incomplete_inventory (storage); other_time, other_account, other_region (a tag names the run, which did not run then, or whose machines are on the bill in another account or region); the policy of `sharing`."),
         Column("weight_kind", "STRING", "What runs that shared the machine were weighed by: gpu, cpu, memory, use (measured) or equal; bytes for storage, list_cost for traces."),
         Column("run_end_rule", "STRING", "Where the run's end came from: stated, alive, last_sign or silent."),
         Column("is_scaled", "BOOL", "Whether the runs claimed more than was billed, or asked for more units than the machine has, and were scaled down."),

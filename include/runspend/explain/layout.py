@@ -29,6 +29,12 @@ from runspend.explain.find import clean
 MOST_ROWS = 60  # of a block, before its hours are grouped by day
 MOST_SHARED = 3  # runs named beside an hour
 HOUR = timedelta(hours=1)
+# What a tag says that the rest of the bill does not: reason -> words.
+STRANGE = {
+    "other_time": "of times in which it did not run",
+    "other_account": "of an account its machines are not in",
+    "other_region": "of a region its machines are not in",
+}
 TITLES = {
     "run_tag": ("TAGGED", "the bill carries the run's id"),
     "job_id": ("JOB", "the bill names the run's job"),
@@ -232,8 +238,9 @@ def _block_view(block: Block, groups: Sequence[tuple[list[Part], Decimal]], plac
         return BlockView(title, rule, (), tuple(_thing(found, amount, places) for found, amount in groups), total, "")
     kinds = sorted({UNIT_NAMES[p.weight_kind] for p in block.parts if p.weight_kind in UNIT_NAMES and (p.other_runs or p.ratio < 1)})
     notes = ["* more was asked for, or claimed, than there was: scaled down"] if any(p.is_scaled for p in block.parts) else []
-    if strange := sum(p.reason == "other_time" for p in block.parts):
-        notes.append(f"its tag stands on {strange:,} charge{'s' if strange != 1 else ''} of times in which it did not run")
+    for reason, what in STRANGE.items():
+        if strange := sum(p.reason == reason for p in block.parts):
+            notes.append(f"its tag stands on {strange:,} charge{'s' if strange != 1 else ''} {what}")
     if len(groups) < len(block.parts):
         notes.insert(0, f"grouped by day: --full prints all {len(block.parts):,} charges")
     rows, previous, day = [], "", ""

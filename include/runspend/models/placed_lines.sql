@@ -59,8 +59,10 @@ select
     when t.resource_key is not null or (l.line_kind = 'timed' and l.is_known) then 'high'
   end as confidence,
   case
-    -- a tag is a claim: that the run was not there then does not move the money, and is said
+    -- a tag is a claim: that the run was not there then, or that its machines are elsewhere, does not move the money, and is said
     when l.charge_period_end <= g.start_time or l.charge_period_start >= greatest(g.end_time, timestamp_add(g.start_time, interval 1 microsecond)) then 'other_time'
+    when l.sub_account_id <> g.sub_account_id then 'other_account'
+    when l.region_id <> g.region_id and lower(l.region_id) <> 'global' then 'other_region'
     when g.run_tag is not null then cast(null as string)
     when l.settled_by = 'run_tag' then 'unknown_run'
     when t.allocated_to = 'run' then cast(null as string)
