@@ -5,5 +5,5 @@ select
   sum(case when confidence in ('exact', 'high') then effective_cost else bignumeric '0' end) as well_known_cost
 from cost_daily
 where allocated_to = 'run'
-group by month, billing_currency, team
+group by month, billing_currency, coalesce(team, '(no team)')
 order by month, billing_currency, effective_cost desc, team

@@ -4,5 +4,5 @@ select
   sum(billed_cost) as billed_cost,
   sum(case when allocated_to = 'run' then billed_cost else bignumeric '0' end) as run_billed_cost
 from cost_allocations
-group by billing_period, source, invoice_id, billing_currency
+group by billing_period, source, coalesce(invoice_id, '(none)'), billing_currency
 order by billing_period, source, invoice_id, billing_currency

@@ -108,7 +108,7 @@ select
   sum(case when allocated_to = 'out_of_scope' then effective_cost end) as outside_cost
 from cost_allocations
 where billing_period = @first and allocated_to <> 'shared'
-group by billing_currency, source, sub_account_id, service_name
+group by billing_currency, source, coalesce(sub_account_id, ''), coalesce(service_name, '')
 order by inside_cost desc, source, sub_account_id, service_name
 """
 

@@ -5,7 +5,7 @@ with held as (
     coalesce(sum(billed_cost), bignumeric '0') as billed_cost
   from billing_lines
   where billing_period = @period and billing_account_id is not null and scope is distinct from 'exclude'
-  group by source, billing_account_id, sub_account_id, billing_currency
+  group by source, billing_account_id, coalesce(sub_account_id, ''), billing_currency
 )
 select
   a.billing_account_id, a.sub_account_id, a.billing_currency,

@@ -9,7 +9,7 @@ with skus as (
     and charge_category in ('Usage', 'Credit', 'Adjustment') and coalesce(commitment_discount_status, '') <> 'Unused'
     and charge_period_end > charge_period_start
     and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000
-  group by job_key, charge_period_start, charge_period_end, resource_key, sku_id
+  group by job_key, charge_period_start, charge_period_end, coalesce(resource_key, ''), coalesce(sku_id, '')
 ),
 windows as (
   -- its machines work side by side: the longest is the job

@@ -21,7 +21,7 @@ skus as (
   from ledger_lines l
   join machines m on m.resource_key = l.resource_key
   where l.line_kind = 'timed'
-  group by m.machine_number, l.charge_period_start, l.charge_period_end, l.source, sku_id
+  group by m.machine_number, l.charge_period_start, l.charge_period_end, l.source, coalesce(l.sku_id, '')
 ),
 windows as (
   -- licence, discount, the two parts of a half-covered hour, a second bill of the same machine do not add time: the largest SKU is the machine

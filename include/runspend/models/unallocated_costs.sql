@@ -7,7 +7,7 @@ with sums as (
     sum(list_cost) as list_cost, sum(contracted_cost) as contracted_cost, sum(effective_cost) as effective_cost, sum(billed_cost) as billed_cost
   from cost_allocations
   where billing_period = @period and allocated_to in ('idle', 'unmatched') and match_method <> 'sharing'
-  group by source, billing_period, allocated_to, coalesce(resource_id, pool_key, ''), service_name, sub_account_id, billing_currency
+  group by source, billing_period, allocated_to, coalesce(resource_id, pool_key, ''), coalesce(service_name, ''), coalesce(sub_account_id, ''), billing_currency
 ),
 resources as (
   select source, resource_id, min(resource_key) as resource_key, max(instance_type) as instance_type

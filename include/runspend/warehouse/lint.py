@@ -135,18 +135,37 @@ def _shape_faults(node: exp.Expr) -> Iterator[str]:
     ):
         yield f"{node.side.lower()} join without an equality of columns of both sides: BigQuery refuses it: join on a key, or cross join one aggregated row"
     if isinstance(node, exp.Select):
-        sums = {p.alias.lower() for p in node.selects if isinstance(p, exp.Alias) and p.find(exp.AggFunc) is not None}
-        for clause in ("having", "qualify", "order"):
-            inner = node.args.get(clause)
-            columns = (c for a in inner.find_all(exp.AggFunc) for c in a.find_all(exp.Column)) if inner is not None else ()
-            for name in {c.name.lower() for c in columns if not c.table} & sums:
-                yield f"{clause} {'by ' if clause == 'order' else ''}aggregates {name}, which is the name of a sum here: GoogleSQL sums the sum and refuses: qualify the column"
+        yield from _name_clashes(node)
     if (
         isinstance(node, (exp.Exists, exp.In, exp.Subquery))
         and not isinstance(node.parent, (exp.From, exp.Join))
         and (outer := _outer_columns(node))
     ):
         yield f"a subquery reads {outer[0]} of the query around it: BigQuery refuses those it cannot turn into a join: write the join"
+
+
+def _name_clashes(select: exp.Select) -> Iterator[str]:
+    """Names that are a column and a result: the engines do not take the same one."""
+    sums = {p.alias.lower() for p in select.selects if isinstance(p, exp.Alias) and p.find(exp.AggFunc) is not None}
+    for clause in ("having", "qualify", "order"):
+        inner = select.args.get(clause)
+        columns = (c for a in inner.find_all(exp.AggFunc) for c in a.find_all(exp.Column)) if inner is not None else ()
+        for name in {c.name.lower() for c in columns if not c.table} & sums:
+            yield f"{clause} {'by ' if clause == 'order' else ''}aggregates {name}, which is the name of a sum here: GoogleSQL sums the sum and refuses: qualify the column"
+    changed = {
+        p.alias.lower()
+        for p in select.selects
+        if isinstance(p, exp.Alias) and not isinstance(p.this, exp.Column) and p.alias.lower() in _columns(p.this)
+    }
+    group = select.args.get("group")
+    for name in changed & {
+        c.name.lower() for c in (group.expressions if group is not None else ()) if isinstance(c, exp.Column) and not c.table
+    }:
+        yield f"group by {name}, a column and a result: GoogleSQL groups by the result, DuckDB by the column: repeat the expression or qualify the column"
+
+
+def _columns(node: exp.Expr) -> set[str]:
+    return {c.name.lower() for c in node.find_all(exp.Column)}
 
 
 def _has_equality(join: exp.Join) -> bool:
