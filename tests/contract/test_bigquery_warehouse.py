@@ -803,8 +803,9 @@ def test_publishing_inside_a_reader_does_not_disturb_it(warehouse: BigQueryWareh
 
 
 def test_a_query_that_reads_too_much_is_refused(warehouse: BigQueryWarehouse, month: str) -> None:
+    """The setting that says otherwise is named."""
     fill(warehouse, Unit("billing_lines", month, "aws"), rows_of(LINES, period=month))
-    settings = warehouse.jobs._settings.model_copy(update={"maximum_bytes_billed": 1})
+    settings = WarehouseSettings(**{**warehouse.jobs._settings.model_dump(), "maximum_bytes_billed": 1})
     with BigQueryWarehouse(settings).reader() as reader, pytest.raises(ConfigError, match=r"warehouse\.maximum_bytes_billed"):
         reader.query("select max(billed_cost) as c from billing_lines")
 

@@ -185,16 +185,20 @@ class Jobs:
                 f"cannot use warehouse {self.place}: {_first_line(error)}. docs/bigquery.md lists the roles each step needs, and how quotas are raised."
             ) from error
         except BadRequest as error:
-            if "bytes billed" in str(error):
-                limit = self._settings.maximum_bytes_billed
-                raise ConfigError(
-                    f"cannot run the query on {self.place}: {_first_line(error)}. It would read more than warehouse.maximum_bytes_billed "
-                    f"({limit.human_readable()}) allows; raise that, or ask for less."
-                ) from error
-            raise UsageError(f"cannot run the SQL: {_first_line(error)}") from error
+            raise self._of_limit(error) or UsageError(f"cannot run the SQL: {_first_line(error)}") from error
         except (GoogleAPIError, GoogleAuthError, RequestException) as error:
+            if limit := self._of_limit(error):  # Google's client makes a 500 of it
+                raise limit from error
             advice = "Check network, credentials and roles, then run again: it goes on from there."
             raise SourceUnreachable("warehouse", f"cannot use warehouse {self.place}: {_first_line(error)}. {advice}") from error
+
+    def _of_limit(self, error: Exception) -> ConfigError | None:
+        if "bytes billed" not in str(error):
+            return None
+        return ConfigError(
+            f"cannot run the query on {self.place}: {_first_line(error)}. It would read more than warehouse.maximum_bytes_billed "
+            f"({self._settings.maximum_bytes_billed.human_readable()}) allows; raise that, or ask for less."
+        )
 
     @property
     def _storage(self) -> Any:
