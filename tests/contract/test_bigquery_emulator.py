@@ -57,7 +57,7 @@ FILE = pa.schema(
         ("is_it", pa.bool_()),
     ]
 )
-ROW = ("a", Decimal("1234567890123456") + SMALL, Decimal("0.000000001"), AT, DAY, ["x", "y"], 2**62, 0.1, True)
+ROW = ("a", Decimal("1234567890123456.0000000000000000000001"), Decimal("0.000000001"), AT, DAY, ["x", "y"], 2**62, 0.1, True)
 DDL = "name string not null, cost bignumeric, price numeric, `at` timestamp, day date, words array<string>, number int64, share float64, is_it bool"
 
 
@@ -77,6 +77,9 @@ def test_columns_keep_their_types_however_a_table_came_to_be(dataset: Dataset) -
     for table in ("by_api", "by_ddl", "by_load", "by_query", "by_view", "by_file"):
         assert dataset.types(table) == TYPES, table
         assert dataset.run(f"select * from {table}") == [ROW], table
+    dataset.run("create table narrow as select bignumeric '0.01' as cost, numeric '0.01' as price, 1 as number")
+    dataset.run("insert into narrow select cost, price, number from by_api")
+    assert dataset.run("select * from narrow where number > 1") == [(ROW[1], ROW[2], ROW[6])]
     rows = dataset.submit("select cost, price, cost + 1 as more, sum(number) as total from by_api group by 1, 2").result()
     assert [f.field_type for f in rows.schema] == ["BIGNUMERIC", "NUMERIC", "BIGNUMERIC", "INTEGER"]
 
@@ -85,6 +88,13 @@ def test_columns_keep_their_types_however_a_table_came_to_be(dataset: Dataset) -
     ("sql", "value"),
     [
         ("cast(9000000000000000 as int64) * bignumeric '0.000000000000000001'", Decimal("0.009")),
+        ("cast(x as bignumeric) * bignumeric '0.5'", Decimal("1.5")),
+        (
+            "div(cast(x as bignumeric) * bignumeric '10000000000000000000000', bignumeric '7') * bignumeric '0.0000000000000000000001'",
+            Decimal("0.4285714285714285714285"),
+        ),
+        ("mod(cast(-x as bignumeric) * bignumeric '10000000000000000000000', cast(x + 4 as bignumeric))", Decimal(-5)),
+        ("sign(cast(x as bignumeric) * bignumeric '100000000000000000') * cast(null as bignumeric)", None),
         ("cast(2 as bignumeric) - bignumeric '0.0000000000000000000001'", 2 - SMALL),
         ("countif(x > 9)", 0),
         ("sum(x)", 3),

@@ -5,28 +5,38 @@ it is bent towards what BigQuery's documentation says and nowhere else; `test_bi
 
 Put right
 * Types. BIGNUMERIC is DECIMAL(38, 22) and NUMERIC DECIMAL(38, 9), in tables by API, DDL, query and load, in results and in what
-  is said of them; integers of any width are INT64; REST's names of types (INTEGER, FLOAT) are shown; required columns refuse nulls.
+  is said of them; integers of any width are INT64; REST's names of types (INTEGER, FLOAT) are shown; required columns refuse
+  nulls, and lists in tables are never null. Arrow's BIGNUMERIC has 76 digits.
 * GoogleSQL. The product's own translation (`runspend.warehouse.dialect`) in place of the emulator's chain of rewritten texts;
-  0.5 is FLOAT64; x / 0, div(x, 0) and mod(x, 0) are errors; dates stay DATE; results without a name are f0_; two of one name, an
-  UPDATE or DELETE without WHERE, an unqualified table without a default dataset are refused.
-* Parameters. In scripts and DDL too, typed, nulls and lists among them.
+  0.5 is FLOAT64; x / 0, div(x, 0) and mod(x, 0) are errors; dates stay DATE; cast(bignumeric as string) has no zeros at its end;
+  bignumeric x bignumeric, div and mod of them are exact (`bigquery_decimals.py`); a WITH hides the table of its name outside of
+  itself; results without a name are f0_. Refused are two results of one name, an UPDATE or DELETE without WHERE, an unqualified
+  table without a default dataset, a value inserted into a column of another type.
+* Parameters. In scripts and DDL too, typed, nulls, lists and structs among them.
 * Transactions. DuckDB's own, a connection a job: all or nothing, and readers see before or after. An error nobody handles, and
   the end of a script without a commit, roll back. A second transaction that updates, deletes or merges a table another one has
-  changed fails with BigQuery's words; a single statement waits. DDL within a transaction is refused. `assert` and @@row_count are known.
+  changed fails with BigQuery's words; a single statement waits. DDL within a transaction is refused. Sessions keep a transaction
+  over several jobs. `assert` and @@row_count are known.
 * Errors. error('text') fails with its text, in scripts as "Query error: text at [line:column]".
 * Jobs. The id of a query or an upload is known afterwards with what was asked and how it ended; a second of the same id is a 409.
-  A job runs outside of the request: the answer comes when it is done, after five seconds at the latest.
+  A job runs outside of the request: the answer comes when it is done, after five seconds at the latest. Resumable uploads find
+  out about the id at their end. Uploads in one request (multipart) are read at all.
 * Loads of Parquet. Columns by name; a column too much, another type, a required one missing or a list without list inference is
   an error; all rows or none; WRITE_TRUNCATE and WRITE_EMPTY.
+* Datasets and tables. Views by REST; columns added by REST; datasets listed by label, deleted only when empty or with contents;
+  expirations are said; results of queries are tables that tabledata.list and the Storage API read.
+* Bytes. A query reads all rows of the columns it names (of every table, if it says *), in BigQuery's sizes; maximum_bytes_billed
+  holds, for each statement, with 10 MB a table at least. A dry run says bytes, columns and errors.
 
 Different still
-* No cost: bytes processed are 0, maximum_bytes_billed is taken and ignored. No rights, no quotas, no streaming buffer.
-* 16 digits before the point of a BIGNUMERIC, where BigQuery has 38; 22 behind it, where it has 38. bignumeric x bignumeric and
-  what else needs more fails (DuckDB has 38 digits in all). cast(bignumeric as string) keeps zeros at the end.
-* Implicit casts: DuckDB takes a text where a number is expected, BigQuery refuses it.
+* Bytes know no partitions and no clusters; a name counts in every table that has it. No rights, no quotas, no streaming buffer.
+* 16 digits before the point of a stored BIGNUMERIC, where BigQuery has 38; 22 behind it, where it has 38. A decimal that is not
+  NUMERIC's (38, 9) is shown as BIGNUMERIC, a product of two NUMERIC too. bignumeric / x and avg(bignumeric) are FLOAT64.
+* Implicit casts outside of INSERT: DuckDB compares a text with a number and updates one by the other, BigQuery refuses it.
 * Functions are those of DuckDB under GoogleSQL's names, with the faults `runspend.warehouse.dialect.lint` lists.
 * Partitions and clusters are kept in the catalogue and change nothing; tables do not expire; no time travel, no temporary tables,
-  no legacy SQL; an EXCEPTION block can roll back only.
+  no legacy SQL, no cancelling; an EXCEPTION block can roll back only. Locations are remembered, not obeyed, but by jobs.get.
+* INFORMATION_SCHEMA, wildcard tables and materialized views are left to the emulator as it is, without parameters.
 """
 
 from __future__ import annotations
@@ -48,6 +58,7 @@ from bqemulator.storage.engine import DuckDBEngine
 from bqemulator.versioning.snapshots import SnapshotManager
 from fastapi import APIRouter, Query, Request
 
+from tests.servers import bigquery_decimals as decimals
 from tests.servers import bigquery_jobs as jobs
 from tests.servers import bigquery_resources as resources
 from tests.servers.bigquery_sql import TEXT_OF
@@ -98,6 +109,7 @@ def put_connections_right() -> None:
 
     def set_zone(self: DuckDBEngine) -> None:
         self.connection.execute("set global TimeZone = 'UTC'")
+        self.connection.create_function(decimals.FUNCTION, decimals.compute, ["VARCHAR", "VARCHAR[]"], "VARCHAR", null_handling="special")
         self.connection.execute(
             f"create macro {TEXT_OF}(x) as case when starts_with(typeof(x), 'DECIMAL') and contains(x::varchar, '.') "
             "then rtrim(rtrim(x::varchar, '0'), '.') else x::varchar end"

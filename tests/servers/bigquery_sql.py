@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import sqlglot
@@ -18,6 +19,7 @@ from sqlglot.errors import ErrorLevel, SqlglotError
 
 from runspend.errors import UsageError
 from runspend.warehouse import dialect
+from tests.servers.bigquery_decimals import widen
 
 DML = (exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.TruncateTable)
 MUTATIONS = (exp.Update, exp.Delete, exp.Merge, exp.TruncateTable)  # what two transactions cannot both do to a table
@@ -90,7 +92,12 @@ class Place:
 
 
 def parse(sql: str) -> exp.Expression:
-    """The tree of one statement."""
+    """The tree of one statement, the caller's to change."""
+    return _parsed(sql).copy()
+
+
+@lru_cache(maxsize=512)
+def _parsed(sql: str) -> exp.Expression:
     try:
         trees = [tree for tree in sqlglot.parse(sql, read="bigquery") if tree is not None and not isinstance(tree, exp.Semicolon)]
     except SqlglotError as error:
@@ -164,6 +171,7 @@ def _untyped_literal(kind: Mapping[str, Any], given: Mapping[str, Any]) -> exp.E
 
 def prepare(tree: exp.Expression, place: Place) -> exp.Expression:
     """The statement with BigQuery's meaning of literals, divisions and dates, and every table by the name it has in DuckDB."""
+    widen(tree)
     tree = tree.transform(_literal)
     _raise_on_zero(tree)
     _keep_types(tree)
