@@ -216,12 +216,14 @@ def run_on_reference(
 ) -> dict[str, pa.Table]:
     """The models one after the other on the reference implementation, each over what those before it gave. Returns all tables.
 
-    A model that fills a table must give exactly its columns in exactly its types. `counted`: how many rows each model gave.
+    A model that fills a table must give exactly its columns in exactly its types; any other's need names of their own, or no table
+    can be made of it. `counted`: how many rows each model gave.
     """
     known = dict(tables)
     for model in models:
         result = query_reference(reference, (PACKAGE / "models" / f"{model.name}.sql").read_text(encoding="utf-8"), known, parameters)
         target = model.target
+        assert len(set(result.names)) == len(result.names) and all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in result.names), model.name
         if counted is not None:
             counted[model.name] += len(result.rows)
         if model.into is None:
