@@ -297,6 +297,38 @@ def test_an_upload_is_known_by_its_id_and_runs_once(dataset: Dataset, size: str 
     assert dataset.run("select * from t") == [ROW]
 
 
+def test_a_query_may_be_asked_in_one_request(dataset: Dataset) -> None:
+    config = bigquery.QueryJobConfig(default_dataset=f"{PROJECT}.{dataset.name}", query_parameters=[scalar("n", "INT64", 5)])
+    dataset.run("create table t as select n from unnest(generate_array(1, 25)) as n")
+    asked = dataset.client.query_and_wait(
+        "select n from t where n > @n order by n", job_config=config, page_size=7, retry=None, job_retry=None
+    )
+    assert [row.n for row in asked] == list(range(6, 26))
+    with pytest.raises(BadRequest, match="on purpose"):
+        dataset.client.query_and_wait("select error('on purpose')", retry=None, job_retry=None)
+
+
+def test_jobs_run_side_by_side(dataset: Dataset) -> None:
+    """Queries, tables and lists from many threads at once."""
+    failed: list[Exception] = []
+
+    def work(number: int) -> None:
+        try:
+            for turn in range(4):
+                dataset.run(f"create or replace table t{number} as select {turn} as turn")
+                assert dataset.run(f"select turn from t{number}") == [(turn,)]
+                assert len(list(dataset.client.list_tables(dataset.name))) >= 1
+        except (GoogleAPIError, AssertionError) as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+
+
 def test_a_job_nobody_submitted_is_not_found(dataset: Dataset) -> None:
     with pytest.raises(NotFound, match="Not found: Job"):
         dataset.client.get_job("runspend-nobody", retry=None)

@@ -6,6 +6,7 @@ are what its DDL said; types are those of BigQuery. Queries and HTTP do not belo
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 from bqemulator.catalog.etag import generate_etag
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from tests.servers.bigquery_session import Session
 
 
+MAKING = threading.Lock()
 EXPIRES: dict[Name, int] = {}  # milliseconds since 1970
 
 VIEW_PLACES: dict[Name, Place] = {}  # where a view's bare names were looked for
@@ -275,7 +277,8 @@ def rest_field(name: str, duckdb_type: str) -> dict[str, Any]:
 def keep_result(ctx: Any, name: Name, rows: Any) -> None:
     """The rows of a query as a table without a name, which tabledata.list and the Storage API read like any other."""
     cursor = ctx.engine.connection.cursor()
-    cursor.execute(f'create schema if not exists "{name.project}__{name.dataset}"')
+    with MAKING:  # two at once collide
+        cursor.execute(f'create schema if not exists "{name.project}__{name.dataset}"')
     cursor.register("result_rows", rows)
     cursor.execute(f"create table {name.quoted} as select * from result_rows")
     now = ctx.clock.now()

@@ -43,12 +43,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 from bqemulator.api.routes import datasets, tabledata, tables, upload
 from bqemulator.api.routes import jobs as job_routes
+from bqemulator.catalog.memory_repository import MemoryCatalogRepository
 from bqemulator.config import Settings
 from bqemulator.domain.errors import NotFoundError
 from bqemulator.jobs import executor
@@ -81,7 +84,7 @@ def put_types_right() -> None:
     known = type_map.duckdb_to_bq
 
     def duckdb_to_bq(duckdb_type: str) -> str:
-        if duckdb_type.strip().upper().startswith("DECIMAL("):
+        if re.fullmatch(r"DECIMAL\([^)]*\)", duckdb_type.strip(), re.IGNORECASE):
             return "NUMERIC" if type_map._parse_decimal_params(duckdb_type.upper()) == (38, 9) else "BIGNUMERIC"
         return str(known(duckdb_type))
 
@@ -99,8 +102,23 @@ def put_types_right() -> None:
 # --- one connection a statement ---
 
 
+class Shared(dict[Any, Any]):
+    """A dict that one thread may look through while another changes it."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(list(self.keys()))
+
+    def items(self) -> Any:
+        """As they are now."""
+        return list(super().items())
+
+    def values(self) -> Any:
+        """As they are now."""
+        return list(super().values())
+
+
 def put_connections_right() -> None:
-    """Statements of several requests do not meet on one connection, where one would take the other's rows; BIGNUMERIC in Arrow is as wide as BigQuery's."""
+    """Each statement has a connection, where two on one would take each other's rows; BIGNUMERIC in Arrow is as wide as BigQuery's."""
 
     def execute(self: DuckDBEngine, sql: str, parameters: list[Any] | None = None) -> Any:
         # rows the emulator registers under a name of its own are seen on its first connection only
@@ -125,7 +143,13 @@ def put_connections_right() -> None:
                 rows = rows.set_column(index, wide, rows.column(index).cast(wide.type))
         return rows
 
-    DuckDBEngine.execute, DuckDBEngine.fetch_arrow = execute, fetch_arrow
+    made = MemoryCatalogRepository.__init__
+
+    def make(self: MemoryCatalogRepository, engine: Any = None) -> None:
+        made(self, engine)
+        self._datasets, self._tables, self._jobs = Shared(), Shared(), Shared()
+
+    DuckDBEngine.execute, DuckDBEngine.fetch_arrow, MemoryCatalogRepository.__init__ = execute, fetch_arrow, make
     DuckDBEngine._apply_session_pragmas = set_zone
     SnapshotManager.capture = lambda *_, **__: None  # a copy of every table at every change, for time travel nobody asks for
 

@@ -8,7 +8,7 @@ tables with a project and a dataset, errors of a division by zero, DDL and DML. 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -294,9 +294,6 @@ def set_options(properties: exp.Expression | None) -> dict[str, Any]:
 
 
 def _plain(node: exp.Expression) -> Any:
-    plain: Callable[[Any], list[Any]] = lambda parts: [_plain(part) for part in parts]  # noqa: E731
     if isinstance(node, (exp.Array, exp.Tuple)):
-        return plain(node.expressions)
-    if isinstance(node, exp.Literal):
-        return node.this
-    return node.sql(dialect="bigquery")
+        return [_plain(part) for part in node.expressions]
+    return node.this if isinstance(node, exp.Literal) else node.sql(dialect="bigquery")
