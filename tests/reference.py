@@ -100,7 +100,13 @@ class GoogleSQL:
     def _set_type(self, target: Any, type_: pa.DataType) -> None:
         if pa.types.is_list(type_):
             target.type_kind = self._kind("TYPE_ARRAY")
-            target.array_type.element_type.type_kind = self._kind(TYPES[googlesql_type(type_.value_type)])
+            self._set_type(target.array_type.element_type, type_.value_type)
+        elif pa.types.is_struct(type_):
+            target.type_kind = self._kind("TYPE_STRUCT")
+            for field in type_:
+                member = target.struct_type.field.add()
+                member.field_name = field.name
+                self._set_type(member.field_type, field.type)
         else:
             target.type_kind = self._kind(TYPES[googlesql_type(type_)])
 
@@ -131,6 +137,11 @@ class GoogleSQL:
             target.array_value.SetInParent()
             for element in value:
                 self._encode(target.array_value.element.add(), element, type_.value_type)
+            return
+        if pa.types.is_struct(type_):
+            target.struct_value.SetInParent()
+            for field in type_:
+                self._encode(target.struct_value.field.add(), value[field.name], field.type)
             return
         match googlesql_type(type_):
             case "STRING":
