@@ -27,10 +27,10 @@ SIZES = {"BIGINT": 8, "INTEGER": 8, "HUGEINT": 8, "DOUBLE": 8, "BOOLEAN": 1, "DA
 
 @dataclass
 class Read:
-    """What a query reads of one table. `is_pruned`: every mention keeps to months that its text names."""
+    """What a query reads of one table: which columns, of how many months that its text names (0: of all there are)."""
 
     columns: set[str] = field(default_factory=set)
-    is_pruned: bool = True
+    months: int = 1
 
 
 def reads(sql: str, tables: Mapping[str, Mapping[str, str]], partitions: Mapping[str, str]) -> dict[str, Read]:
@@ -42,8 +42,9 @@ def reads(sql: str, tables: Mapping[str, Mapping[str, str]], partitions: Mapping
         for alias, table in _tables(scope):
             read = found.setdefault(table, Read())
             read.columns |= {column.name for column in scope.columns if column.table == alias}
-            if table in partitions and not _is_kept_to_months(scope, alias, partitions[table]):
-                read.is_pruned = False
+            if table in partitions:
+                months = _named_months(scope, alias, partitions[table])
+                read.months = max(read.months, months) if read.months and months else 0
     return found
 
 
@@ -54,8 +55,8 @@ def _tables(scope: Scope) -> Iterator[tuple[str, str]]:
             yield alias, source.name
 
 
-def _is_kept_to_months(scope: Scope, alias: str, column: str) -> bool:
-    """Whether the partition column is compared with nothing but constants and parameters."""
+def _named_months(scope: Scope, alias: str, column: str) -> int:
+    """With how many constants and parameters the partition column is compared; 0 if with something else, or not at all."""
     conditions = [node.this for node in scope.find_all(exp.Where)] + [
         join.args["on"] for join in scope.find_all(exp.Join) if join.args.get("on")
     ]
@@ -67,8 +68,8 @@ def _is_kept_to_months(scope: Scope, alias: str, column: str) -> bool:
             ours = [side for side in sides if isinstance(side, exp.Column) and (side.table, side.name) == (alias, column)]
             others = [side for side in sides if side not in ours]
             if ours and others and not any(list(side.find_all(exp.Column)) for side in others):
-                return True
-    return False
+                return len(others)
+    return 0
 
 
 def column_bytes(connection: duckdb.DuckDBPyConnection, relation: str) -> dict[str, int]:

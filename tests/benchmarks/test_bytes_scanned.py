@@ -15,10 +15,12 @@ from typing import Any
 import duckdb
 import pytest
 
-from runspend import ladder
+from runspend import inputs, ladder
 from runspend.config import Settings
 from runspend.tables import TABLES
-from runspend.warehouse import Model
+from runspend.warehouse import Model, Unit, UnitState
+from runspend.warehouse.bigquery_swap import Part, _script
+from runspend.warehouse.bigquery_tables import Places
 from runspend.warehouse.contents import sums_sql
 from runspend.warehouse.dialect import duckdb_sql, table_names
 from runspend.warehouse.engine import DUCKDB_TYPES, FILLED, used
@@ -32,6 +34,16 @@ USD_PER_TIB = 6.25
 PARTITIONS = {t.name: t.period_column for t in TABLES.values() if t.period_column is not None}
 DAY = dt.date.fromisoformat(f"{MONTH}-01")
 GIB, TIB = 2**30, 2**40
+SWAPPED = {
+    "runs": ("runs", "run_resources", "experiments", "artifact_owners", "trace_costs"),
+    "a bill": ("billing_lines", "billing_quarantine", "billing_loads", "bill_changes"),
+}
+GROUPS: dict[str, str | tuple[str, ...]] = {
+    "models": tuple(sorted({model.name for model in (*ladder.ledger_models(MONTH), *ladder.run_costs_models(MONTH))})),
+    "checks": "check ",
+    "digests and months of what they made": ("  sums of", "  months of"),
+    "the swap": ("  insert into", "delete from"),
+}
 
 
 @dataclass(frozen=True)
@@ -99,9 +111,8 @@ class Chain:
         scan = Scan(name, {}, {})
         known = {table: self._columns[table] for table in table_names(sql)}
         for table, read in reads(sql, known, PARTITIONS).items():
-            (scan.monthly if table not in TABLES or read.is_pruned else scan.whole)[table] = sum(
-                self._sizes[table][c] for c in read.columns
-            )
+            size = sum(self._sizes[table][c] for c in read.columns)
+            (scan.monthly if table not in TABLES or read.months else scan.whole)[table] = size * max(read.months, 1)
         self.scans.append(scan)
 
     def make(self, name: str, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
@@ -114,13 +125,12 @@ class Chain:
         self._sizes[name] = column_bytes(self.connection, name)
 
 
-def run_chain(folder: Path, *, runs: int, lines: int) -> list[Scan]:
-    """Every job of one period and one start month over a fresh ledger of that size."""
+def run_chain(folder: Path, *, runs: int, lines: int) -> tuple[list[Scan], list[Scan]]:
+    """Every job of one period and one start month over a fresh ledger of that size, and those that look whether they must be built."""
     make_ledger_world(folder, runs=runs, lines=lines, ladder=True)
     chain = Chain(folder)
-    chain.make(
-        "artifact_bytes", f"select * from artifact_bytes order by owner_id limit {runs // 10}"
-    )  # as in the measured month: of a tenth of the runs
+    # as in the measured month: a tenth of the runs have artifacts
+    chain.make("artifact_bytes", f"select * from artifact_bytes order by owner_id limit {runs // 10}")
     utc = dt.timezone.utc
     given = {
         **ladder.ledger_parameters(Settings.model_validate({})),
@@ -138,7 +148,16 @@ def run_chain(folder: Path, *, runs: int, lines: int) -> list[Scan]:
         chain.connection.execute("select sum(effective_cost) from cost_allocations").fetchone()
         == chain.connection.execute("select sum(effective_cost) from billing_lines").fetchone()
     )
-    return chain.scans
+    built, chain.scans = chain.scans, []
+    for name, sql in {
+        "what is charged": inputs.CHARGED,
+        "how far bills reach": inputs.FRONTIERS,
+        "whose artifacts": inputs.ARTIFACT_RUNS,
+    }.items():
+        chain.scan(name, sql)
+    for name in ("relatives of a period's runs", "relatives of a month's runs"):
+        chain.scan(name, inputs.OLDER_RELATIVES)
+    return built, chain.scans
 
 
 @pytest.mark.bench
@@ -146,8 +165,8 @@ def run_chain(folder: Path, *, runs: int, lines: int) -> list[Scan]:
 def test_bytes_billed_of_a_month(tmp_path: Path) -> None:
     """A tenth of the measured month, multiplied; half of that tenth says whether multiplying is right."""
     runs, lines = scaled(RUNS) // 10, scaled(LINES) // 10
-    scans = run_chain(tmp_path / "whole", runs=runs, lines=lines)
-    half = run_chain(tmp_path / "half", runs=runs // 2, lines=lines // 2)
+    scans, looks = run_chain(tmp_path / "whole", runs=runs, lines=lines)
+    half, _ = run_chain(tmp_path / "half", runs=runs // 2, lines=lines // 2)
     factor = RUNS / runs
     print(
         f"\n  {runs:,} runs x {lines:,} lines, times {factor:,.0f}; one month in the warehouse\n\n  | job | GiB billed | GiB of tables of which every month is read |\n  |---|---|---|"
@@ -160,12 +179,25 @@ def test_bytes_billed_of_a_month(tmp_path: Path) -> None:
             f"  | {name}{times} | {sum(scan.billed(factor, 1) for scan in same) / GIB:.2f} | {', '.join(f'{table} {size:.2f}' for table, size in whole.items())} |"
         )
     total = sum(scan.billed(factor, 1) for scan in scans)
+    for what, names in GROUPS.items():
+        part = [scan for scan in scans if scan.name.startswith(names)]
+        published = (
+            sum(size for scan in part for tables in (scan.monthly, scan.whole) for table, size in tables.items() if table in TABLES)
+            * factor
+        )
+        print(
+            f"  {what}: {sum(scan.billed(factor, 1) for scan in part) / GIB:.1f} GiB billed, of it {published / GIB:.1f} GiB of tables that are published"
+        )
+    for look in looks:
+        print(
+            f"  look: {look.name}: {look.billed(factor, 1) / GIB:.2f} GiB, of it {sum(look.whole.values()) * factor / GIB:.2f} GiB per month kept"
+        )
     for size in (1, 10, 100, 1000):
         for months in (1, 12, 36):
-            billed = sum(scan.billed(factor * size, months) for scan in scans)
-            print(
-                f"  {size:>5} x, {months:>2} months kept: {billed / TIB:10.3f} TiB, {billed / TIB * USD_PER_TIB:12.2f} USD at {USD_PER_TIB} USD per TiB"
-            )
+            build = sum(scan.billed(factor * size, months) for scan in scans)
+            look_at_all = months * sum(look.billed(factor * size, months) for look in looks)
+            words = [f"{billed / TIB:.3f} TiB, {billed / TIB * USD_PER_TIB:.2f} USD" for billed in (build, look_at_all)]
+            print(f"  {size:>5} x, {months:>2} months kept: a build {words[0]}; a look at all months {words[1]}")
     least = sum(len(scan.monthly) + len(scan.whole) for scan in scans) * MINIMUM
     print(f"  jobs: {len(scans)}; a month of next to nothing: {least / GIB:.2f} GiB, {least / TIB * USD_PER_TIB:.4f} USD")
     doubled = sum(scan.billed(factor * 2, 1) for scan in half)
@@ -179,29 +211,29 @@ TINY = {"t": {"a": "INT64", "b": "STRING", "month": "DATE"}, "u": {"a": "INT64",
 @pytest.mark.parametrize(
     ("sql", "expected"),
     [
-        ("select a from t", {"t": ({"a"}, False)}),
-        ("with x as (select * from t) select a from x", {"t": ({"a"}, False)}),
-        ("select a from t where month = @period", {"t": ({"a", "month"}, True)}),
-        ("select t.a from t join u on u.a = t.a and u.month = @period", {"t": ({"a"}, False), "u": ({"a", "month"}, True)}),
+        ("select a from t", {"t": ({"a"}, 0)}),
+        ("with x as (select * from t) select a from x", {"t": ({"a"}, 0)}),
+        ("select a from t where month = @period", {"t": ({"a", "month"}, 1)}),
+        ("select t.a from t join u on u.a = t.a and u.month = @period", {"t": ({"a"}, 0), "u": ({"a", "month"}, 1)}),
         (
             "select a from t where month in (@period, cast(date_add(@period, interval 1 month) as date)) and b = 'x'",
-            {"t": ({"a", "b", "month"}, True)},
+            {"t": ({"a", "b", "month"}, 2)},
         ),
-        ("select t.a from t join u on u.month = t.month where u.month = @period", {"t": ({"a", "month"}, False), "u": ({"month"}, True)}),
-        ("select a from t where month = @period union all select a from t", {"t": ({"a", "month"}, False)}),
-        ("select a from t where month = @period or b = 'x'", {"t": ({"a", "b", "month"}, False)}),
-        ("select distinct x from t cross join unnest(split(b, ' ')) as x where month = @period", {"t": ({"b", "month"}, True)}),
-        ("select count(*) as n from (select a, c from u) where c is not null", {"u": ({"c"}, False)}),
+        ("select t.a from t join u on u.month = t.month where u.month = @period", {"t": ({"a", "month"}, 0), "u": ({"month"}, 1)}),
+        ("select a from t where month = @period union all select a from t", {"t": ({"a", "month"}, 0)}),
+        ("select a from t where month = @period or b = 'x'", {"t": ({"a", "b", "month"}, 0)}),
+        ("select distinct x from t cross join unnest(split(b, ' ')) as x where month = @period", {"t": ({"b", "month"}, 1)}),
+        ("select count(*) as n from (select a, c from u) where c is not null", {"u": ({"c"}, 0)}),
         (
             "select a from t where month = @period and exists (select 1 from u where u.a = t.a and u.month = @period)",
-            {"t": ({"a", "month"}, True), "u": ({"a", "month"}, True)},
+            {"t": ({"a", "month"}, 1), "u": ({"a", "month"}, 1)},
         ),
     ],
 )
-def test_the_columns_a_query_reads(sql: str, expected: dict[str, tuple[set[str], bool]]) -> None:
+def test_the_columns_a_query_reads(sql: str, expected: dict[str, tuple[set[str], int]]) -> None:
     """Only what is needed, once a table; a month that the text names by a parameter prunes, one taken from rows does not."""
     found = reads(sql, TINY, {"t": "month", "u": "month"})
-    assert {name: (read.columns, read.is_pruned) for name, read in found.items()} == expected
+    assert {name: (read.columns, read.months) for name, read in found.items()} == expected
 
 
 def test_the_size_of_values() -> None:
@@ -216,3 +248,23 @@ def test_small_tables_count_ten_mebibytes() -> None:
     scan = Scan("job", {"a": 1, "b": 100 * 2**20}, {"c": 20 * 2**20})
     assert scan.billed(1, 1) == (10 + 100 + 20) * 2**20
     assert scan.billed(2, 3) == (10 + 200 + 120) * 2**20
+
+
+def test_the_swap_of_twenty_years_is_one_query() -> None:
+    """BigQuery takes a query of 1 MB and 10,000 parameters; a publish is one, however many months it replaces."""
+    months = [f"{year}-{month:02}" for year in range(2010, 2030) for month in range(1, 13)]
+    for what, tables in SWAPPED.items():
+        for size in (12, 120, 240):
+            units = {Unit(table, month if TABLES[table].period_column else "all", "prod") for table in tables for month in months[:size]}
+            length, parameters = swap_size(units)
+            print(f"  {what} of {size} months: {len(units)} units, {length:,} bytes, {parameters:,} parameters")
+            assert length < 1_000_000 and parameters < 10_000
+
+
+def swap_size(units: set[Unit]) -> tuple[int, int]:
+    """Bytes and parameters of the script that replaces these units, with names as long as they get."""
+    place = f"acme-data-platform.mlflow_costs_staging.runspend_extract_{'x' * 70}_1"
+    extra = {"first_start": "2026-01-01T00:00:00+00:00", "last_end": "2026-02-01T00:00:00+00:00"}
+    staged = {u: ((Part(place, tuple(c.name for c in TABLES[u.table].columns)),), UnitState("d" * 64, 1, "b" * 32, extra)) for u in units}
+    script = _script(Places("acme-data-platform", "mlflow_costs"), 1, "p" * 32, "b" * 32, staged, [])
+    return len(script.sql.encode()), len(script.parameters)
