@@ -45,12 +45,12 @@ MONTH = {"first": dt.date(2026, 10, 1), "next": dt.date(2026, 11, 1)}
 
 def world() -> World:
     """Bills in four currencies over two days, credits and last decimals included; one run pays in two of them."""
-    stated = [make_run(id="A", at="00:00..30:00", on=["m1", "m2"], run_status="FAILED"), make_run(id="B", at="00:20..01:00", on=["m2"]), make_run(id="C", at="25:00..26:00", on=["m3", "m4"])]
+    stated = [make_run(id="A", at="00:00..30:00", on=["m1", "m2"], run_status="FAILED"), make_run(id="B", at="00:20..01:00", on=["m2"]), make_run(id="C", at="25:00..26:00", on=["m3", "m4"], run_status="KILLED")]
     bills = (("us", "USD", "m1"), ("eu", "EUR", "m2"), ("jp", "JPY", "m3"), ("ch", "CHF", "m4"))
     lines = [
         line(100 * n + h, source=source, billing_currency=currency, on=machine, at=f"{h:02d}:00..{h + 1:02d}:00", cost=cost)
         for n, (source, currency, machine) in enumerate(bills)
-        for h, cost in ((0, "10.0000000000000000000001"), (1, "-0.3333333333333333333333"), (25, "123456789.123456789"))
+        for h, cost in [(0, "10.0000000000000000000001"), (1, "-0.3333333333333333333333"), (25, "123456789.123456789"), *((h, f"{h}.{7 * h}12345678901234567{h}9") for h in range(2, 8))]
     ]
     return {"billing_lines": lines, "billing_loads": [], "runs": [run for run, _ in stated], "run_resources": [row for _, rows in stated for row in rows]}
 
