@@ -80,6 +80,8 @@ def test_columns_keep_their_types_however_a_table_came_to_be(dataset: Dataset) -
     dataset.run("create table narrow as select bignumeric '0.01' as cost, numeric '0.01' as price, 1 as number")
     dataset.run("insert into narrow select cost, price, number from by_api")
     assert dataset.run("select * from narrow where number > 1") == [(ROW[1], ROW[2], ROW[6])]
+    dataset.run("create table lists as select cast(null as array<string>) as words, ['a'] as more")
+    assert dataset.run("select words, array_length(words), more from lists") == [([], 0, ["a"])]
     rows = dataset.submit("select cost, price, cost + 1 as more, sum(number) as total from by_api group by 1, 2").result()
     assert [f.field_type for f in rows.schema] == ["BIGNUMERIC", "NUMERIC", "BIGNUMERIC", "INTEGER"]
 
@@ -327,6 +329,19 @@ def test_jobs_run_side_by_side(dataset: Dataset) -> None:
     for thread in threads:
         thread.join()
     assert failed == []
+
+
+def test_a_job_is_where_its_dataset_is(dataset: Dataset) -> None:
+    made = bigquery.Dataset(f"{PROJECT}.{dataset.name}_eu")
+    made.location = "EU"
+    dataset.client.create_dataset(made)
+    there = Dataset(dataset.client, made.dataset_id)
+    for job in (there.load("t", file_of(ROW), schema=SCHEMA), there.submit("select name from t")):
+        job.result()
+        assert (job.location, dataset.client.get_job(job.job_id, location="EU").state) == ("EU", "DONE")
+        with pytest.raises(NotFound):
+            dataset.client.get_job(job.job_id, location="US")
+    dataset.client.delete_dataset(made, delete_contents=True)
 
 
 def test_a_job_nobody_submitted_is_not_found(dataset: Dataset) -> None:

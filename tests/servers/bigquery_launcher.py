@@ -42,14 +42,13 @@ Different still
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-from bqemulator.api.routes import datasets, tabledata, tables, upload
+from bqemulator.api.routes import datasets, tabledata, tables
 from bqemulator.api.routes import jobs as job_routes
 from bqemulator.catalog.memory_repository import MemoryCatalogRepository
 from bqemulator.config import Settings
@@ -64,10 +63,10 @@ from fastapi import APIRouter, Query, Request
 from tests.servers import bigquery_decimals as decimals
 from tests.servers import bigquery_jobs as jobs
 from tests.servers import bigquery_resources as resources
+from tests.servers import bigquery_uploads as uploads
 from tests.servers.bigquery_sql import TEXT_OF
 
 _Ctx, _Caller = job_routes._Ctx, job_routes._Caller
-REFERENCE = "runspend.jobReference"  # an upload's job id travels with its configuration
 
 
 # --- types ---
@@ -248,44 +247,12 @@ def replace_route(router: APIRouter, name: str, endpoint: Any) -> None:
     router.routes[place] = router.routes.pop()
 
 
-# --- uploads ---
-
-
-def put_uploads_right() -> None:
-    """The job id of an upload is the job's."""
-    known = upload._load_configuration_from_envelope
-
-    def configuration_of(envelope: dict[str, Any]) -> dict[str, Any]:
-        return {**known(envelope), REFERENCE: envelope.get("jobReference") or {}}
-
-    async def run_load(*, project_id: str, configuration: dict[str, Any], media_path: str, ctx: Any) -> tuple[str, Any]:
-        configuration = dict(configuration)
-        reference = configuration.pop(REFERENCE, {})
-        configuration["load"] = {**configuration["load"], "sourceUris": [f"file://{media_path}"]}
-        made = await jobs.submit(ctx, project_id, reference, configuration)
-        job_id = made["jobReference"]["jobId"]
-        if task := jobs.RUNNING.get((project_id, job_id)):
-            await task  # the file goes when the upload ends
-        return job_id, ctx.catalog.get_job(project_id, job_id)
-
-    def parts_of(content_type: str, body: bytes) -> tuple[dict[str, Any], bytes]:
-        mark = b"--" + content_type.partition("boundary=")[2].strip('"').encode()
-        _, envelope, media = body.split(mark, 2)
-        head, tail = (part.split(b"\r\n\r\n", 1)[1] for part in (envelope, media))
-        return json.loads(head), tail[: tail.rindex(b"\r\n" + mark)]
-
-    upload._parse_multipart_related = parts_of  # the emulator's own refuses the content type the client sends
-    upload._load_configuration_from_envelope = configuration_of
-    upload._run_load = run_load
-    upload._build_job_response = job_routes._build_job_response
-
-
 def main() -> None:
     """Put it right and run it: REST port and gRPC port as arguments, 0 for any."""
     put_types_right()
     resources.put_schemas_right()
     put_connections_right()
-    put_uploads_right()
+    uploads.put_uploads_right()
     ours = (
         (job_routes.router, (insert_job, query, get_query_results, get_job)),
         (tables.router, (resources.insert_table, resources.patch_table, resources.delete_table, resources.list_tables)),
