@@ -57,7 +57,7 @@ def _text(column: Column) -> str:
         case "FLOAT64":
             return f"cast(safe_cast(round({name} * 1e6) as int64) as string)"
         case "ARRAY<STRING>":
-            return f"concat(cast(array_length({name}) as string), '[', array_to_string({name}, ',', '-'))"
+            return f"concat(cast(coalesce(array_length({name}), 0) as string), '[', coalesce(array_to_string({name}, ',', '-'), ''))"  # BigQuery keeps no null list: it is an empty one
         case "BIGNUMERIC":  # 1.50 on one engine, 1.5 on the other
             return f"if(strpos(cast({name} as string), '.') > 0, rtrim(rtrim(cast({name} as string), '0'), '.'), cast({name} as string))"
     return f"cast({name} as string)"
