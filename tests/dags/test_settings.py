@@ -124,22 +124,25 @@ def google(**extra: Any) -> dict[str, Any]:
     return {"conn_type": "google_cloud_platform", "extra": extra}
 
 
-@pytest.mark.parametrize(
-    "extra",
-    [{"keyfile_dict": KEY}, {"keyfile_dict": json.dumps(KEY)}, {f"{PREFIX}keyfile_dict": json.dumps(KEY), f"{PREFIX}project": ""}],
-    ids=["object", "text", "old spelling"],
-)
-def test_google_connection_becomes_a_key_file_in_memory(read: Any, tmp_path: Path, extra: dict[str, Any]) -> None:
+@pytest.mark.parametrize("form", ["object", "text", "old spelling"])
+def test_google_connection_becomes_a_key_file_in_memory(read: Any, tmp_path: Path, form: str) -> None:
     """The warehouse and the bills of Google get the key as a file that is on no disk; Airflow hides it from now on."""
     from airflow.sdk.log import redact
 
-    settings = read(GOOGLE_PLACES, gcp=google(**extra))
+    secret = f"-----BEGIN PRIVATE KEY-----\nkey of the form {form}\n-----END PRIVATE KEY-----\n"  # what was hidden once stays hidden
+    key = KEY | {"private_key": secret}
+    extras = {
+        "object": {"keyfile_dict": key},
+        "text": {"keyfile_dict": json.dumps(key)},
+        "old spelling": {f"{PREFIX}keyfile_dict": json.dumps(key), f"{PREFIX}project": ""},
+    }
+    settings = read(GOOGLE_PLACES, gcp=google(**extras[form]))
     for place in (settings.warehouse, *settings.billing):
-        assert place.credentials.startswith("/proc/") and json.loads(Path(place.credentials).read_text()) == KEY
+        assert place.credentials.startswith("/proc/") and json.loads(Path(place.credentials).read_text()) == key
     assert [source.name for source in settings.billing] == ["table", "files"]
-    assert "key-four" not in repr(settings)
-    assert "key-four" not in redact(f"cannot use {KEY['private_key']}")
-    assert not [file for file in tmp_path.rglob("*") if file.is_file() and "key-four" in file.read_text(errors="replace")]
+    assert "key of the form" not in repr(settings)
+    assert "key of the form" not in redact(f"cannot use {secret}")
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and "key of the form" in file.read_text(errors="replace")]
 
 
 def test_google_connection_with_a_path_or_without_a_key(read: Any, tmp_path: Path) -> None:
