@@ -178,7 +178,9 @@ def _google_key_file(found: Connection) -> str | None:
         read = dict(json.loads(text) if isinstance(text, str) else text)
     except (OSError, TypeError, ValueError):
         what = "key_path" if key is None else "keyfile_dict"
-        raise ConfigError(f"cannot use connection {found.conn_id}: its {what} is not the JSON of a key file. Correct the connection.") from None
+        raise ConfigError(
+            f"cannot use connection {found.conn_id}: its {what} is not the JSON of a key file. Correct the connection."
+        ) from None
     for name in KEYS_OF_A_KEY:
         if isinstance(read.get(name), str):
             mask_secret(read[name])  # Airflow hides what it knows by name; of a key in one text it knows nothing

@@ -89,7 +89,12 @@ for dag in bag.dags.values():
 def test_what_asks_the_warehouse_runs_in_the_pool_that_the_environment_names() -> None:
     """Lists of names and the last tasks stay out of it: they ask nothing, and others wait for them."""
     done = subprocess.run(
-        [sys.executable, "-c", POOLS, str(DAGS)], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, env={**os.environ, "RUNSPEND_POOL": "few"}
+        [sys.executable, "-c", POOLS, str(DAGS)],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "RUNSPEND_POOL": "few"},
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     pools: dict[str, set[str]] = {}

@@ -96,7 +96,13 @@ def test_only_a_profile_is_looked_up_as_a_connection(read: Any, monkeypatch: pyt
             raise runspend_settings.AirflowNotFoundException(name)
 
     monkeypatch.setattr(runspend_settings, "Connection", Asked)
-    places = {"gs://a/": "key.json", "bigquery://p/d/t": "key.json", "az://b/": "anonymous", "abfss://c@acme.dfs.core.windows.net/": "sv=1&sig=secret", "s3://d/": "profile"}
+    places = {
+        "gs://a/": "key.json",
+        "bigquery://p/d/t": "key.json",
+        "az://b/": "anonymous",
+        "abfss://c@acme.dfs.core.windows.net/": "sv=1&sig=secret",
+        "s3://d/": "profile",
+    }
     bills = [f'{{name: n{i}, uri: "{uri}", credentials: "{given}"}}' for i, (uri, given) in enumerate(places.items())]
     read(f"warehouse: {{uri: bigquery://p/d, credentials: key.json}}\nbilling: [{', '.join(bills)}]")
     assert asked == ["profile"]
