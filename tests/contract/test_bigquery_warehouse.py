@@ -643,6 +643,44 @@ def test_the_same_rows_go_up_once(warehouse: BigQueryWarehouse, month: str, sinc
     assert warehouse.states()[unit].rows == 50
 
 
+def test_rows_that_stand_there_are_left_there(warehouse: BigQueryWarehouse, month: str, since: dt.datetime) -> None:
+    """Nothing goes up and nothing is swapped for rows that differ by the id of their load alone; other rows, or other facts, are."""
+    unit, table = Unit("runs", month, "prod"), TABLES["runs"]
+    first = fill(warehouse, unit, rows_of(table, period=month, build_id="one"), extra={"last": "1"})
+    number, sent = warehouse.head().number, len(loads(warehouse, since, month))
+    with warehouse.step("fill", "later") as step:
+        assert step.put(*unit, rows_of(table, period=month, build_id="two"), extra={"last": "1"}) == first
+        assert step.state(unit) == first
+        assert step.publish({unit: first.digest})
+    assert (warehouse.head().number, len(loads(warehouse, since, month))) == (number, sent)
+    assert {row["load_id"] for row in ask(warehouse, "select load_id from runs where start_month = @month", {"month": first_of(month)})} == {"one"}
+    assert fill(warehouse, unit, rows_of(table, period=month, build_id="two"), extra={"last": "2"}) != first
+    assert len(loads(warehouse, since, month)) == sent + 1
+
+
+def test_rows_that_stand_there_must_still_stand_at_the_end(warehouse: BigQueryWarehouse, month: str) -> None:
+    """What was left there, because it was the same, has become something else meanwhile: nothing of the step is published."""
+    unit, other = Unit("runs", month, "prod"), Unit("run_resources", month, "prod")
+    fill(warehouse, unit, rows_of(TABLES["runs"], period=month))
+    with warehouse.step("fill", "later") as step:
+        step.put(*unit, rows_of(TABLES["runs"], period=month))
+        step.put(*other, rows_of(TABLES["run_resources"], period=month))
+        fill(again(warehouse), unit, rows_of(TABLES["runs"], period=month, count=3))
+        assert not step.publish()
+    assert other not in warehouse.states()
+    assert warehouse.states()[unit].rows == 3
+
+
+def test_rows_whose_digest_does_not_tell_all_go_up_again(warehouse: BigQueryWarehouse, month: str, since: dt.datetime) -> None:
+    """A bill's digest is of its lines, not of how they are read; a source's times are outside of its digest."""
+    for table in ("billing_lines", "sources"):
+        unit = Unit(table, month if TABLES[table].period_column else "all", f"aws{month}")
+        fill(warehouse, unit, rows_of(TABLES[table], period=unit.period))
+        before = warehouse.head().number
+        fill(warehouse, unit, rows_of(TABLES[table], period=unit.period))
+        assert warehouse.head().number == before + 1
+
+
 def test_a_load_whose_table_is_gone_is_sent_again_under_the_next_id(warehouse: BigQueryWarehouse, month: str, since: dt.datetime) -> None:
     """A finished job's staging table has expired: the job is no help any more."""
     unit, rows = Unit("billing_lines", month, "aws"), rows_of(LINES, period=month)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -124,7 +125,7 @@ def test_kill_at_each_named_point_leaves_old_or_new(warehouse: BigQueryWarehouse
     number = warehouse.head().number
     publish_version(warehouse, 2)
     assert counted(warehouse) == ("build-2", False)
-    assert warehouse.head().number == number + 1
+    assert warehouse.head().number == number + (POINTS[point] == "old")  # rows that stand there are not published again
 
 
 def test_what_was_loaded_before_a_kill_is_not_loaded_again(warehouse: BigQueryWarehouse) -> None:
@@ -288,11 +289,11 @@ def test_who_never_gets_through_says_so(warehouse: BigQueryWarehouse, monkeypatc
     """Others publish each time between the reading of the head and the swap: after so many tries an error, and nothing changed."""
     monkeypatch.setattr(swap_module, "TRIES", 2)
     monkeypatch.setattr(swap_module.time, "sleep", lambda _: None)
-    other, run_once = BigQueryWarehouse(warehouse.jobs._settings), warehouse.jobs.run_once
+    other, run_once, sizes = BigQueryWarehouse(warehouse.jobs._settings), warehouse.jobs.run_once, itertools.count(1)
 
     def late(*given: Any, **named: Any) -> None:
         with other.step("other", "other") as step:
-            step.put(*CHANGES, rows_of(TABLES["bill_changes"], count=1))
+            step.put(*CHANGES, rows_of(TABLES["bill_changes"], count=next(sizes)))
             assert step.publish()
         run_once(*given, **named)
 

@@ -21,11 +21,10 @@ import pyarrow.compute as pc
 
 from runspend.config import WarehouseSettings
 from runspend.errors import ConfigError, MissingExtra, RunspendError, SourceUnreachable, UsageError
+from runspend.warehouse.bigquery_client import connect
 
 __all__ = ["Jobs", "NotAllowed", "NotThere", "Statement", "is_transient"]
 
-SCOPES = ("https://www.googleapis.com/auth/bigquery", "https://www.googleapis.com/auth/cloud-platform")
-ANONYMOUS = "anonymous"  # `credentials` of an emulator
 MONEY = pa.decimal128(38, 22)
 LABEL_LENGTH = 63
 ATTACH_TRIES = 3  # of a load whose reply was lost before BigQuery knew of it
@@ -62,7 +61,7 @@ class Jobs:
     def client(self) -> Any:
         """Google's client, for what is no job: datasets, tables, lists of rows."""
         if self._clients is None:
-            self._clients = _connect(self._settings, self._project)
+            self._clients = connect(self._settings, self._project)
         return self._clients[0]
 
     def ask(self, statement: Statement, *, dataset: str, labels: Mapping[str, str], session: str | None = None) -> pa.Table:
@@ -226,39 +225,8 @@ class Jobs:
 
 def is_transient(error: Exception) -> bool:
     """Whether BigQuery says that the same may go through a moment later."""
-    return any(text in str(error) for text in TRANSIENT)
-
-
-def _connect(settings: WarehouseSettings, project: str) -> tuple[Any, Any]:
-    """A client, and one of the Storage API, which brings rows as Arrow; None for a server of one's own, which has it elsewhere.
-
-    `credentials` is a service account's key file; left out, they are the environment's ("Application Default Credentials").
-    """
-    try:
-        import google.auth
-        from google.auth.credentials import AnonymousCredentials
-        from google.cloud import bigquery, bigquery_storage
-        from google.oauth2.service_account import Credentials
-    except ImportError as error:
-        raise MissingExtra("google-cloud-bigquery", "bigquery") from error
-    credentials: Any
-    service_account: Any = Credentials
-    try:
-        if settings.credentials == ANONYMOUS:
-            credentials = AnonymousCredentials()  # type: ignore[no-untyped-call]  # Google's, without types
-        elif settings.credentials:
-            credentials = service_account.from_service_account_file(settings.credentials, scopes=SCOPES)
-        else:
-            credentials, _ = google.auth.default(scopes=SCOPES)
-    except (OSError, ValueError, google.auth.exceptions.GoogleAuthError) as error:
-        raise ConfigError(
-            f"cannot open warehouse {settings.uri}: no credentials ({str(error).splitlines()[0]}). Set warehouse.credentials to the key file of a "
-            "service account, or leave it out and run: gcloud auth application-default login"
-        ) from error
-    options = {"api_endpoint": settings.endpoint} if settings.endpoint else None
-    client = bigquery.Client(project=project, credentials=credentials, client_options=options, location=settings.region)
-    storage: Any = bigquery_storage.BigQueryReadClient
-    return client, None if settings.endpoint else storage(credentials=credentials)
+    said = f"{error} {error.__cause__}"  # ours leaves the reason out
+    return any(text in said for text in TRANSIENT)
 
 
 def _parameter(name: str | None, value: Any) -> Any:

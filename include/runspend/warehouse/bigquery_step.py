@@ -16,9 +16,9 @@ import re
 import tempfile
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
-from itertools import count
+from itertools import count, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +26,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runspend.errors import CheckFailed, RunspendError
-from runspend.tables import TABLES, Table
+from runspend.tables import TABLES
 from runspend.warehouse import Model, Unit, UnitState
 from runspend.warehouse.bigquery_jobs import Statement
+from runspend.warehouse.bigquery_rows import columns_of, is_left, is_told_by_digest, renamed
 from runspend.warehouse.bigquery_swap import Part, swap
 from runspend.warehouse.bigquery_tables import (
     DAY_MS,
@@ -68,6 +69,8 @@ class BigQueryStep:
     """Nothing is visible to anybody until `publish`."""
 
     def __init__(self, warehouse: BigQueryWarehouse, name: str, build_id: str) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or not re.fullmatch(r"[A-Za-z0-9_.:-]+", build_id):
+            raise ValueError(f"cannot begin step {name!r} with build {build_id!r}: use letters, digits, dots and dashes.")  # both stand in ids and views
         self.build_id = build_id
         self._warehouse = warehouse
         self._jobs = warehouse.jobs
@@ -75,6 +78,7 @@ class BigQueryStep:
         self._name = name
         self._before = warehouse.head()  # what the step's views show
         self._staged: dict[Unit, Staged] = {}
+        self._kept: dict[Unit, UnitState] = {}  # put as they stand published: nothing to load
         self._dropped: set[Unit] = set()
         self._fresh: set[str] = set()  # tables whose view in the step's dataset shows what is staged by now
         self._dataset: str | None = None
@@ -84,7 +88,10 @@ class BigQueryStep:
         self._folder = tempfile.TemporaryDirectory(prefix="runspend-")
 
     def put(self, table: str, period: str, writer: str, rows: Path | pa.Table, *, extra: Mapping[str, Any] | None = None) -> UnitState:
-        """Stage rows from outside: a Parquet file with the columns of `tables.py` (it is taken), or an Arrow table."""
+        """Stage rows from outside: a Parquet file with the columns of `tables.py` (it is taken), or an Arrow table.
+
+        Rows that stand there already, but for the id of the load that brought them, are left there.
+        """
         unit = checked_unit(table, period, writer)
         if isinstance(rows, Path):
             found, wanted = pq.read_schema(rows), TABLES[table].arrow_schema()
@@ -99,15 +106,23 @@ class BigQueryStep:
             content = measure_rows(connection, TABLES[table], file, period)
         finally:
             connection.close()
+        state = UnitState(content.digest, content.rows, self.build_id, dict(extra or {}))
+        before = self._before.units.get(unit)
+        if before is not None and is_told_by_digest(TABLES[table]) and replace(before, build_id=self.build_id) == state:
+            file.unlink()
+            self.drop(*unit)
+            self._dropped.discard(unit)
+            self._kept[unit] = before
+            return before
         staged = self._load(unit, file, content.rows)
         file.unlink()
-        state = UnitState(content.digest, content.rows, self.build_id, dict(extra or {}))
         return self._accept(unit, Staged((Part(staged, tuple(c.name for c in TABLES[table].columns)),), state))
 
     def drop(self, table: str, period: str, writer: str) -> None:
         """Stage the removal of a unit."""
         unit = checked_unit(table, period, writer)
         self._staged.pop(unit, None)
+        self._kept.pop(unit, None)
         self._dropped.add(unit)
         self._fresh.discard(table)
 
@@ -119,7 +134,7 @@ class BigQueryStep:
         for column in (c.name for c in table.columns):
             if column in names:
                 given[f"old_{column}"], given[f"new_{column}"] = names[column]
-            columns.append(_renamed(column, names[column][0]) if column in names else column)
+            columns.append(renamed(column, names[column][0]) if column in names else column)
         where = f"{WRITER.name} = @writer"
         if table.period_column is not None:
             given["first"], given["after"] = month_of(unit.period)
@@ -174,6 +189,8 @@ class BigQueryStep:
 
     def state(self, unit: Unit) -> UnitState:
         """What is known of a unit staged so far."""
+        if unit in self._kept:
+            return self._kept[unit]
         if unit not in self._staged:
             raise ValueError(f"cannot tell the state of {unit}: the step has not staged it.")
         return self._staged[unit].state
@@ -187,7 +204,8 @@ class BigQueryStep:
             return False
         crash_point("publish.staged")
         staged = {unit: (one.parts, one.state) for unit, one in self._staged.items()}
-        return swap(self._warehouse, self._name, self.build_id, staged, self._dropped, inputs or {}, self._labels())
+        read = {unit: state.digest for unit, state in self._kept.items()} | dict(inputs or {})
+        return swap(self._warehouse, self._name, self.build_id, staged, self._dropped, read, self._labels())
 
     def close(self) -> None:
         """Throw away what only the step could see."""
@@ -231,10 +249,11 @@ class BigQueryStep:
         """Views of these tables as they would be after the swap."""
         for name in sorted(set(names) & TABLES.keys() - self._fresh):
             table = TABLES[name]
-            replaced = sorted(unit for unit in {*self._staged, *self._dropped} if unit.table == name)
-            kept = " and ".join(f"not ({_is_of(table, unit)})" for unit in replaced) or "true"
+            replaced = sorted(unit for unit in {*self._staged, *self._dropped} if unit.table == name)  # by month
+            standing = {unit for unit in self._before.units if unit.table == name}
+            kept = " and ".join(is_left(table, period, set(units), standing) for period, units in groupby(replaced, key=lambda unit: unit.period)) or "true"
             shown = [f"select {column_names(table)} from {quoted(self._places.table(table))} where {kept}"]
-            shown += [_columns_of(table, part, self.build_id) for unit in replaced if unit in self._staged for part in self._staged[unit].parts]
+            shown += [columns_of(table, part, self.build_id) for unit in replaced if unit in self._staged for part in self._staged[unit].parts]
             sql = f"create or replace view {quoted(f'{self._scratch()}.{name}')} as {' union all '.join(shown)}"
             self._jobs.run(Statement(sql), dataset=self._scratch(), labels=self._labels())
             self._fresh.add(name)
@@ -263,7 +282,7 @@ class BigQueryStep:
         table = TABLES[unit.table]
         sums = Sums(0, (0,) * len(PIECES)) if before is None or before.sums is None else before.sums
         for part in parts:
-            rows = f"({_columns_of(table, part, self.build_id)})"
+            rows = f"({columns_of(table, part, self.build_id)})"
             if table.period_column is not None:
                 self._refuse_strays(unit, rows)
             [found] = self._jobs.ask(Statement(sums_sql(table, rows)), dataset=self._scratch(), labels=self._labels(unit.period)).to_pylist()
@@ -284,31 +303,10 @@ class BigQueryStep:
 
     def _accept(self, unit: Unit, staged: Staged) -> UnitState:
         self._staged[unit] = staged
+        self._kept.pop(unit, None)
         self._dropped.discard(unit)
         self._fresh.discard(unit.table)
         return staged.state
 
     def _labels(self, period: object = None) -> dict[str, str]:
         return {"step": self._name, **({} if period is None else {"period": str(period)[:7]})}
-
-
-def _is_of(table: Table, unit: Unit) -> str:
-    """Whether a row is of the unit; a view takes no parameters, and a unit's names are letters, digits, dots and dashes."""
-    condition = f"{WRITER.name} = '{unit.writer}'"
-    if table.period_column is None:
-        return condition
-    first, after = month_of(unit.period)
-    return f"{condition} and {table.period_column} >= date '{first}' and {table.period_column} < date '{after}'"
-
-
-def _columns_of(table: Table, part: Part, build_id: str) -> str:
-    """The part's rows in the table's columns and types."""
-    columns = [f"cast({c.name} as {c.type}) as {c.name}" if c.name in part.columns else f"'{build_id}' as {c.name}" for c in table.columns]
-    return f"select {', '.join(columns)} from {quoted(part.table)}"
-
-
-def _renamed(column: str, old: str) -> str:
-    """SQL for a column in which @old_column becomes @new_column."""
-    if old.endswith("/"):
-        return f"if(starts_with({column}, @old_{column}), concat(@new_{column}, substr({column}, length(@old_{column}) + 1)), {column}) as {column}"
-    return f"if({column} = @old_{column}, @new_{column}, {column}) as {column}"

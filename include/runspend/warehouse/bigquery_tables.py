@@ -22,7 +22,7 @@ from typing import Any
 
 from runspend.errors import ConfigError
 from runspend.tables import SCHEMA_VERSION, TABLES, Column, Table
-from runspend.warehouse.bigquery_jobs import Jobs, NotThere, Statement
+from runspend.warehouse.bigquery_jobs import Jobs, NotAllowed, NotThere, Statement
 from runspend.warehouse.dialect import qualified
 
 __all__ = ["DAY_MS", "PUBLISHED", "WRITER", "Places", "column_names", "empty_table", "make_dataset", "make_tables", "quoted", "schema_digest", "schema_of", "sweep_steps", "type_of"]
@@ -163,8 +163,12 @@ def make_dataset(jobs: Jobs, name: str, expires_ms: int | None, **labels: str) -
         dataset.location = jobs.location
     if expires_ms is not None:
         dataset.default_table_expiration_ms = expires_ms
-    with jobs.words():
-        jobs.client.create_dataset(dataset, exists_ok=True)
+    try:
+        with jobs.words():
+            jobs.client.get_dataset(name)
+    except NotThere:  # only then may whoever asks need the right to make one
+        with jobs.words():
+            jobs.client.create_dataset(dataset, exists_ok=True)
 
 
 def empty_table(name: str, schema: Sequence[Any]) -> Any:
@@ -259,5 +263,5 @@ def sweep_steps(jobs: Jobs, places: Places, older_than: datetime) -> None:
             with jobs.words():
                 if jobs.client.get_dataset(reference).created < older_than:
                     jobs.client.delete_dataset(reference, delete_contents=True, not_found_ok=True)
-        except NotThere:  # somebody else swept it
+        except (NotAllowed, NotThere):  # somebody else's, or swept by somebody else
             continue
