@@ -1,0 +1,66 @@
+"""How DuckDB means to join the lines of a bill to their targets: a wrong guess there once ran a month of a million runs out of memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runspend.config import load_settings
+from runspend.pipeline import allocate
+from runspend.warehouse import Model
+from runspend.warehouse.parquet import ParquetStep
+from tests.benchmarks.ledger_world import NOW, make_ledger_world
+
+Plan = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """The plan by which the lines of the machines are placed and priced, where a month of some ten thousand lines is."""
+    settings = load_settings(make_ledger_world(tmp_path_factory.mktemp("plans"), runs=8_000, lines=56_000))
+    plans: list[Plan] = []
+
+    def explain(step: ParquetStep, model: Model, sql: str, parameters: Mapping[str, Any], target: Path) -> None:
+        if model.name == "cost_allocations" and model.bucket_by == "resource_key":
+            found = step.connection.execute(f"explain (format json) {sql}", parameters).fetchall()
+            plans.extend(json.loads(found[0][1]))
+        real(step, model, sql, parameters, target)
+
+    real = ParquetStep.copy_sorted
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ParquetStep, "copy_sorted", explain)
+        outcome = allocate(settings, now=NOW)
+    assert outcome.exit_code == 0
+    [whole] = plans
+    return whole
+
+
+def nodes(plan: Plan) -> Iterator[Plan]:
+    """The plan's nodes, from the top."""
+    yield plan
+    for child in plan["children"]:
+        yield from nodes(child)
+
+
+def tables(plan: Plan) -> set[str]:
+    """The tables a part of the plan reads."""
+    return {node["extra_info"]["Table"].rpartition(".")[2] for node in nodes(plan) if "Table" in node["extra_info"]}
+
+
+def test_lines_look_up_their_targets_and_not_the_other_way_round(plan: Plan) -> None:
+    """The lines stream past a table of the targets, which is the smaller by far in memory."""
+    joins = [node for node in nodes(plan) if node["name"].endswith("JOIN") and {"ledger_lines", "slot_targets"} <= tables(node)]
+    lookup = joins[-1]  # the innermost
+    probed, built = lookup["children"]
+    assert tables(probed) == {"ledger_lines"}
+    assert tables(built) == {"slot_targets"}
+
+
+def test_no_join_keeps_the_lines_in_a_table(plan: Plan) -> None:
+    """A left join turned round is a RIGHT join: it holds every line of the share, with all columns, until the last is matched."""
+    kinds = {node["extra_info"]["Join Type"] for node in nodes(plan) if node["name"].endswith("JOIN")}
+    assert kinds == {"LEFT"}
