@@ -34,18 +34,17 @@ def write_lines(
     import pyarrow.parquet as pq
 
     choose(staged, period, file_indexes)
-    chosen = f"trouble is null and {CHOSEN} and scope is distinct from 'exclude'"
-    is_chosen = staged.ask_rows(chosen)
+    is_chosen = staged.ask_rows(f"trouble is null and {CHOSEN} and scope is distinct from 'exclude'")
     positions = None if pc.all(is_chosen, min_count=0).as_py() else pc.indices_nonzero(is_chosen)
     lines = _lines(staged, source, load_id)
     if is_scoped:
         lines = {name: column if positions is None else column.take(positions) for name, column in lines.items()}
+        lines, ids = _add_sums(staged, source, load_id, lines, _ids(staged, positions))
         positions = None
-    ids = one_piece(staged.con.sql(f"select {LINE_ID} as line_id from staged where {chosen}").to_arrow_table().column(0))
-    if is_scoped:
-        lines, ids = _add_sums(staged, source, load_id, lines, ids)
+        order = _order(lines, ids, positions)
+    else:
+        ids, order = _ids_and_order(staged, lines, positions)
     table = pa.table(lines)
-    order = _order(lines, ids, positions)
     groups = [order.slice(start, ROW_GROUP) for start in range(0, max(len(order), 1), ROW_GROUP)]
     schema = _take(table, ids, positions, order.slice(0, 0)).schema
     texts = [field.name for field in BILLING_LINES.arrow_schema() if pa.types.is_string(field.type) and field.name != "line_id"]
@@ -60,6 +59,23 @@ def write_lines(
             if group is not None:
                 following = ahead.submit(_take, table, ids, positions, group)
             writer.write_table(ready, row_group_size=ROW_GROUP)
+
+
+def _ids(staged: Staged, positions: pa.Array | None) -> pa.Array:
+    """`line_id` of the chosen rows."""
+    ids = staged.ask_rows(LINE_ID)
+    return ids if positions is None else ids.take(positions)
+
+
+def _ids_and_order(staged: Staged, lines: dict[str, pa.Array], positions: pa.Array | None) -> tuple[pa.Array, pa.Array]:
+    """Ids of the chosen rows, and their order; where no two rows are equal ids sort as the hashes they are made of, at once."""
+    hashes = staged.column("row_hash")
+    if staged.column("ordinal").null_count < len(hashes):
+        ids = _ids(staged, positions)
+        return ids, _order(lines, ids, positions)
+    with ThreadPoolExecutor(1) as beside:
+        ordering = beside.submit(_order, lines, hashes if positions is None else hashes.take(positions), positions)
+        return _ids(staged, positions), ordering.result()
 
 
 def _lines(staged: Staged, source: str, load_id: str) -> dict[str, pa.Array]:
@@ -97,7 +113,7 @@ def _add_sums(staged: Staged, source: str, load_id: str, lines: dict[str, pa.Arr
 
 
 def _order(lines: dict[str, pa.Array], ids: pa.Array, positions: pa.Array | None) -> pa.Array:
-    """The order of BILLING_LINES.sort among the chosen lines; nulls last, texts by their bytes."""
+    """The order of BILLING_LINES.sort among the chosen lines, by their ids or what sorts as those do; nulls last, texts by their bytes."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -181,12 +181,14 @@ class Staged:
 
     def ask(self, distinct: pa.Table, *expressions: str) -> list[pa.Array]:
         """SQL expressions over a small table of distinct values, row by row, in its order."""
-        self.con.register("distinct_values", distinct)
-        answer = self.con.sql(
-            f"select {', '.join(f'{e} as a{i}' for i, e in enumerate(expressions))} from distinct_values"
-        ).to_arrow_table()
-        self.con.unregister("distinct_values")
-        return [one_piece(column) for column in answer.columns]
+        import pyarrow as pa
+
+        # A join, which `in (select …)` is too, hands rows of large tables on as its threads come by them.
+        self.con.register("asked_rows", distinct.append_column("asked_at", pa.arange(0, distinct.num_rows)))
+        names = ", ".join(f"{e} as a{i}" for i, e in enumerate(expressions))
+        answer = self.con.sql(f"select asked_at, {names} from asked_rows").to_arrow_table()
+        self.con.unregister("asked_rows")
+        return _in_order(answer)
 
     def ask_of(self, name: str, *expressions: str) -> list[pa.Array]:
         """SQL expressions over the distinct values of one text column."""
@@ -196,7 +198,8 @@ class Staged:
 
     def ask_rows(self, expression: str) -> pa.Array:
         """A SQL expression over every row, in order."""
-        return one_piece(self.con.sql(f"select {expression} as answer from staged").to_arrow_table().column(0))
+        [answer] = self.ask(self._rows, expression)
+        return answer
 
     def _put_together(self) -> None:
         import pyarrow as pa
@@ -245,6 +248,18 @@ class Staged:
         mapped = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         path.unlink()  # the map keeps it until the last reader is gone
         return mapped
+
+
+def _in_order(answer: pa.Table) -> list[pa.Array]:
+    """The columns of an answer behind the first, which says where each row belongs."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    at, *found = (one_piece(column) for column in answer.columns)
+    if pc.all(pc.equal(at, pa.arange(0, len(at))), min_count=0).as_py():
+        return found
+    order = pc.sort_indices(at)
+    return [column.take(order) for column in found]
 
 
 def one_piece(column: pa.ChunkedArray) -> pa.Array:
