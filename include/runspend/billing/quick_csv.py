@@ -7,6 +7,7 @@ slowly, by `focus.py`, which keeps odd rows and says what is wrong with them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,7 +70,9 @@ def _parse(part: texts.Part, header: Sequence[str]) -> dict[str, pa.Array] | Non
         return None
     found = {name: table.column(name) for name in wanted}
     del table
-    return {names[h]: one_piece(found.pop(h)) for h in wanted}
+    with ThreadPoolExecutor() as several:
+        pieces = several.map(lambda h: one_piece(found.pop(h)), wanted)
+        return {names[h]: piece for h, piece in zip(wanted, pieces, strict=True)}
 
 
 def _is_sound(delivered: dict[str, pa.Array]) -> bool:
@@ -88,7 +91,8 @@ def _complete(staged: Staged, delivered: dict[str, pa.Array], file_index: int) -
     import pyarrow.compute as pc
 
     rows = len(delivered["billed_cost"])
-    nothing = pa.nulls(rows, columns.text_type())
+    nulls = columns.Nulls(rows)
+    nothing = nulls.of(columns.text_type())
     currency = delivered["billing_currency"]
     codes, known = staged.ask(
         pa.table({"currency": currency.dictionary}),
@@ -113,6 +117,5 @@ def _complete(staged: Staged, delivered: dict[str, pa.Array], file_index: int) -
         "billing_period": firsts.take(months.indices),
         "file_index": pa.repeat(pa.scalar(file_index, pa.int32()), rows),
     }
-    return pa.table(
-        {field.name: made.get(field.name, delivered.get(field.name, pa.nulls(rows, field.type))) for field in delivered_fields()}
-    )
+    there = delivered | made
+    return pa.table({f.name: there[f.name] if f.name in there else nulls.of(f.type) for f in delivered_fields()})

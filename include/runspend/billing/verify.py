@@ -60,11 +60,13 @@ def _verify(source: str, name: str, path: Path, stated_bytes: int | None, unpack
         return VerifiedFile(unpack_to, kind, size, digest, lines)
     hashed = hashlib.sha256()
     text = _LineGuard(source, name)
-    with ThreadPoolExecutor(1) as beside:  # hashing lets go of the interpreter
+    with ThreadPoolExecutor(1) as beside:  # hashing lets go of the interpreter: the next piece is read and looked at meanwhile
+        hashing = beside.submit(hashed.update, b"")
         for chunk in _chunks(path):
-            hashing = beside.submit(hashed.update, chunk)
             text.take(chunk)
             hashing.result()
+            hashing = beside.submit(hashed.update, chunk)
+        hashing.result()
     return VerifiedFile(path, kind, size, hashed.hexdigest(), text.finish())
 
 
