@@ -1,7 +1,7 @@
 # Two commands matter: `make nightly` and `make test`. Each does all of its own set-up, in .venv; nothing else is needed
 # but Python 3.11 to 3.13 and make (as root on a Debian, `make test` also installs a browser and docker-compose).
 .DEFAULT_GOAL := help
-.PHONY: help nightly demo test lint torture bench up system
+.PHONY: help nightly demo test test-bigquery lint torture bench up system
 .DELETE_ON_ERROR:
 
 VENV := .venv
@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 INSTALL := VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --constraint constraints.txt
 PINS := pyproject.toml constraints.txt
 ARGS ?=
+ON_BIGQUERY := tests/contract/test_bigquery_warehouse.py tests/faults/test_bigquery_swap.py tests/e2e/test_bigquery_night.py
 
 # Nobody is told that it runs. Byte code is kept: without it Airflow takes twice as long to import.
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -18,7 +19,7 @@ export AIRFLOW__USAGE_DATA_COLLECTION__ENABLED := False
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH VIRTUAL_ENV
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 nightly: $(VENV)/.ready-nightly ## the whole night through the DAGs: your runspend.yaml, or the demo world when there is none (ARGS="--now …")
 	@$(BIN)/runspend nightly --dags dags $(ARGS)
@@ -28,6 +29,11 @@ demo: $(VENV)/.ready-nightly ## make the demo world anew in .runspend-demo/
 
 test: lint system $(VENV)/.ready-azurite $(VENV)/.ready-bigquery ## every check and test but torture and benchmarks (ARGS="-k …" narrows it)
 	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+
+test-bigquery: $(VENV)/.ready-dev ## the tests of the BigQuery warehouse on Google's, in datasets of their own (PROJECT=… DATASET=…; costs cents)
+	@if [ -z "$(PROJECT)" ] || [ -z "$(DATASET)" ]; then \
+	  echo "cannot test on BigQuery: no PROJECT or no DATASET. Run: make test-bigquery PROJECT=my-project DATASET=runspend_test" >&2; exit 2; fi
+	@RUNSPEND_BIGQUERY="$(PROJECT)/$(DATASET)" $(BIN)/pytest --timeout 3600 $(ON_BIGQUERY) $(ARGS)
 
 lint: $(VENV)/.ready-dev ## ruff, mypy --strict and the layers of the import graph
 	@$(BIN)/ruff check .

@@ -27,8 +27,11 @@ from runspend.warehouse.bigquery import BigQueryWarehouse
 from runspend.warehouse.bigquery_jobs import Jobs, Statement
 from runspend.warehouse.bigquery_tables import DAY_MS, PUBLISHED, WRITER, make_dataset, quoted, sweep_steps, type_of
 from runspend.warehouse.parquet import ParquetWarehouse
+from tests.contract import test_exchange_on_reference as exchange
 from tests.contract.test_warehouse import CHARGES
 from tests.faults.world import rows_of
+from tests.models.chain import run_on_duckdb, summarize_on_duckdb
+from tests.reference import exact_rows
 from tests.servers.bigquery_target import Target, bigquery_server, bigquery_target, only_real
 
 __all__ = ["bigquery_server", "bigquery_target"]
@@ -838,6 +841,28 @@ def test_publishing_inside_a_reader_does_not_disturb_it(warehouse: BigQueryWareh
         new = fill(warehouse, unit, rows_of(LINES, period=month))
         assert unit not in warehouse.states()
     assert warehouse.states()[unit] == new
+
+
+def test_money_in_one_currency_is_the_folders(bigquery_target: Target, tmp_path: Path) -> None:
+    """Questions of reports and of people, exchanged: the rows a folder gives, to the last decimal, at once and in batches. The other questions: on the reference."""
+    run_on_duckdb(exchange.world(), tmp_path)
+    summarize_on_duckdb(exchange.world(), tmp_path)
+    folder, copied = ParquetWarehouse(tmp_path), BigQueryWarehouse(bigquery_target.settings())
+    with copied.step("fill", "b") as step:
+        for unit in folder.states():
+            step.put(*unit, folder.read(unit))
+        assert step.publish()
+    with folder.reader() as one, copied.reader() as other:
+        here, there = one.in_currency("USD", exchange.RATES), other.in_currency("USD", exchange.RATES)
+        for name in ("cost_allocations", "run_costs", "two tables", "unallocated"):
+            sql = exchange.QUESTIONS[name]
+            given = {key: value for key, value in exchange.MONTH.items() if f"@{key}" in sql}
+            wanted, found = here.query(sql, given), there.query(sql, given)
+            assert found.column_names == wanted.column_names, name
+            assert exact_rows(found.to_pylist()) == exact_rows(wanted.to_pylist()), name
+        batches = [batch.to_pylist() for batch in there.batches(exchange.TWICE, rows=1)]
+        assert exact_rows([row for batch in batches for row in batch]) == exact_rows(here.query(exchange.TWICE).to_pylist())
+        assert here.query("select count(*) as n from cost_allocations where billing_currency = 'USD'").to_pylist()[0]["n"] > 20
 
 
 def test_a_query_that_reads_too_much_is_refused(warehouse: BigQueryWarehouse, month: str) -> None:

@@ -1,0 +1,308 @@
+"""The same night in a folder and in BigQuery: equal rows, conserved to the last decimal; and a warehouse that moves from one to the other.
+
+The server is an emulator, unless `make test-bigquery` names Google's.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runspend.config import Settings, WarehouseSettings, load_settings
+from runspend.copying import copy
+from runspend.errors import ConfigError, RunspendError
+from runspend.pipeline import allocate, extract, load
+from runspend.tables import TABLES
+from runspend.warehouse import Unit, UnitState, Warehouse, open_warehouse
+from runspend.warehouse.bigquery import BigQueryWarehouse
+from runspend.warehouse.bigquery_jobs import Statement
+from runspend.warehouse.bigquery_tables import quoted
+from runspend.warehouse.contents import sums_sql
+from runspend.warehouse.parquet import ParquetWarehouse
+from tests.benchmarks.accuracy.cluster import moment
+from tests.benchmarks.accuracy.files import make_schema, write_bill, write_settings, write_store
+from tests.benchmarks.accuracy.worlds import Maker, make_world
+from tests.contract.test_accuracy_on_reference import MAKERS, SMALLEST
+from tests.e2e.test_night import NOW, bill_rows
+from tests.faults.world import rows_of
+from tests.models.chain import total
+from tests.servers.bigquery_target import Target, bigquery_server, bigquery_target
+
+__all__ = ["bigquery_server", "bigquery_target"]
+
+# Where they lie and when they were read: files and homes of the two nights are not the same, and no two nights begin at once.
+OF_PLACE_AND_TIME = ("builds", "sources", "billing_loads", "alerts", "alert_states", "reports")
+ROW_BY_ROW = ("cost_allocations", "run_costs")
+MEASURES = {"effective_cost": "EffectiveCost", "billed_cost": "BilledCost", "list_cost": "ListCost", "contracted_cost": "ContractedCost"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A home with its configuration, and what `nightly` said."""
+
+    config: Path
+    said: str
+
+    @property
+    def settings(self) -> Settings:
+        return load_settings(self.config)
+
+    @property
+    def warehouse(self) -> Warehouse:
+        return open_warehouse(self.settings)
+
+
+def make_home(made_world: Path, home: Path, warehouse: WarehouseSettings | None) -> Path:
+    """The demo's configuration over copies of its bills."""
+    home.mkdir(exist_ok=True)
+    shutil.copytree(made_world / "bills", home / "bills", dirs_exist_ok=True)
+    text = (made_world / "runspend.yaml").read_text()
+    for name in ("prod", "research"):
+        text = text.replace(f"sqlite:///{name}/", f"sqlite:///{made_world}/{name}/").replace(
+            f"uri: {name}/artifacts", f"uri: {made_world}/{name}/artifacts"
+        )
+    if warehouse is not None:
+        given = {
+            name: value
+            for name, value in warehouse.model_dump(mode="json").items()
+            if name in ("uri", "endpoint", "credentials") and value is not None
+        }
+        text += f"\nwarehouse: {given}\n"
+    (home / "runspend.yaml").write_text(text)
+    return home / "runspend.yaml"
+
+
+def run_night(config: Path) -> Place:
+    command = [sys.executable, "-m", "runspend.cli", "nightly", "--config", str(config), *NOW]
+    done = subprocess.run(command, cwd=config.parent, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=3000, check=False)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    said = done.stdout
+    return Place(config, said.replace(str(config.parent), "HOME"))
+
+
+@pytest.fixture(scope="module")
+def folder(made_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A night in a folder."""
+    return run_night(make_home(made_world, tmp_path_factory.mktemp("folder") / "home", None))
+
+
+@pytest.fixture(scope="module")
+def bigquery(made_world: Path, tmp_path_factory: pytest.TempPathFactory, bigquery_target: Target) -> Place:
+    """A night in BigQuery."""
+    return run_night(make_home(made_world, tmp_path_factory.mktemp("bigquery") / "home", bigquery_target.settings()))
+
+
+def contents(warehouse: Warehouse, tables: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Rows and sums of each table, month by month."""
+    with warehouse.reader() as reader:
+        return {name: reader.query(sums_sql(TABLES[name], name, group_by=TABLES[name].period_column)).to_pylist() for name in tables}
+
+
+def rows(warehouse: Warehouse, name: str) -> list[tuple[Any, ...]]:
+    """All of them, without bookkeeping, in an order of their own."""
+    table = TABLES[name]
+    columns = [c.name for c in table.columns if not c.bookkeeping]
+    with warehouse.reader() as reader:
+        found = reader.query(f"select {', '.join(columns)} from {name}").to_pylist()
+    return sorted((tuple(row[c] for c in columns) for row in found), key=repr)
+
+
+def assert_equal(one: Warehouse, other: Warehouse, *, but: Sequence[str] = ()) -> None:
+    """Every table but these holds the same rows; those that matter most are compared one by one."""
+    names = [name for name in TABLES if name not in but]
+    here, there = contents(one, names), contents(other, names)
+    assert {name for name in names if here[name] != there[name]} == set()
+    for name in ROW_BY_ROW:
+        assert rows(one, name) == rows(other, name), name
+        assert here[name], name
+
+
+# --- nights --------------------------------------------------------------------------------------------------------------
+
+
+def test_both_nights_hold_the_same_rows(folder: Place, bigquery: Place) -> None:
+    """Every table, in sums of all its columns; the ledger and what runs cost row by row, to the last decimal."""
+    assert_equal(folder.warehouse, bigquery.warehouse, but=OF_PLACE_AND_TIME)
+    states = bigquery.warehouse.states()
+    assert {u: s.rows for u, s in folder.warehouse.states().items()} == {u: s.rows for u, s in states.items()}
+
+
+def test_both_nights_say_the_same(folder: Place, bigquery: Place) -> None:
+    """Every figure of the summary, every budget, every note; the same mails and reports."""
+
+    def lines(place: Place) -> list[str]:
+        return [line for line in place.said.splitlines() if not any(word in line for word in ("seconds=", "took=", ".snapshot="))]
+
+    assert lines(folder) == lines(bigquery)
+    for pattern in ("mail/*", "reports/*"):
+        names = [sorted(path.suffix for path in place.config.parent.glob(pattern)) for place in (folder, bigquery)]
+        assert names[0] == names[1] != [], pattern
+
+
+def test_the_ledger_in_bigquery_is_the_bill(bigquery: Place) -> None:
+    """In all four measures, exactly."""
+    billed = bill_rows(bigquery.config.parent)
+    with bigquery.warehouse.reader() as reader:
+        for measure, column in MEASURES.items():
+            found = {
+                row["source"]: row["total"]
+                for row in reader.query(f"select source, sum({measure}) as total from cost_allocations group by source").to_pylist()
+            }
+            assert found == {source: total(Decimal(r[column]) for r in billed if r["source"] == source) for source in ("aws", "gcp")}, (
+                measure
+            )
+
+
+def unchanging(states: Mapping[Unit, UnitState]) -> dict[Unit, tuple[str, int]]:
+    """What a second night may not change: all but when it looked."""
+    return {unit: (state.digest, state.rows) for unit, state in states.items()}
+
+
+def test_a_second_night_changes_nothing(bigquery: Place) -> None:
+    """Its content is that of the first, in every unit, and it builds no month again."""
+    warehouse = bigquery.warehouse
+    before = warehouse.states()
+    again = run_night(bigquery.config)
+    after = warehouse.states()
+    assert unchanging(after) == unchanging(before)
+    kept = ("cost_allocations", "run_costs", "billing_lines", "runs")
+    assert {u: after[u].build_id for u in after if u.table in kept} == {u: before[u].build_id for u in before if u.table in kept}
+    assert "exit=0" in again.said
+
+
+# --- moving house --------------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Stands for the end of a process between two builds."""
+
+
+def test_a_warehouse_moves_to_bigquery(folder: Place, made_world: Path, bigquery_target: Target, tmp_path: Path) -> None:
+    """Killed half way and begun again; equal in every digest and row; and the next night finds nothing to do."""
+    source, home = folder.warehouse, tmp_path / "home"
+    shutil.copytree(folder.config.parent, home, ignore=shutil.ignore_patterns("warehouse"))
+    settings = bigquery_target.settings()
+    target = BigQueryWarehouse(settings)
+
+    def stop(said: str) -> None:
+        if said.startswith("copy: ") and " of " in said:
+            raise Killed
+
+    with pytest.raises(Killed):
+        copy(source, target, progress=stop)
+    carried = target.states()
+    assert 0 < len(carried) < len(source.states())
+    outcome = copy(source, BigQueryWarehouse(settings), progress=lambda _: None)
+    assert len(outcome.unchanged) == len(carried) and len(outcome.changed) == len(source.states()) - len(carried)
+    assert target.states() == source.states()
+    assert_equal(source, target)
+    assert copy(source, target, progress=lambda _: None).changed == []
+    before = target.states()
+    run_night(make_home(made_world, home, settings))
+    after = target.states()
+    built = ("cost_allocations", "run_costs", "cost_daily", "billing_lines", "runs", "artifact_bytes")
+    assert {u: s for u, s in after.items() if u.table in built} == {u: s for u, s in before.items() if u.table in built}
+    assert unchanging(after) == unchanging(before)
+
+
+@pytest.fixture(scope="module")
+def small(bigquery_target: Target, tmp_path_factory: pytest.TempPathFactory) -> tuple[ParquetWarehouse, BigQueryWarehouse]:
+    """A folder with two builds of three units, and a copy of it."""
+    source, target = ParquetWarehouse(tmp_path_factory.mktemp("small") / "warehouse"), BigQueryWarehouse(bigquery_target.settings())
+    for number, months in enumerate((("2026-09", "2026-10"), ("2026-11",)), 1):
+        with source.step("fill", f"build-{number}") as step:
+            for month in months:
+                step.put(
+                    "cost_daily", month, "all", rows_of(TABLES["cost_daily"], period=month, build_id=f"build-{number}"), extra={"of": month}
+                )
+            assert step.publish()
+    assert len(copy(source, target, progress=lambda _: None).changed) == 3
+    return source, target
+
+
+def test_a_place_that_holds_something_else_is_refused(small: tuple[ParquetWarehouse, BigQueryWarehouse], tmp_path: Path) -> None:
+    """Units the other does not have, or nothing to copy: nothing is changed."""
+    source, target = small
+    with target.step("fill", "other") as step:
+        step.put("cost_daily", "2026-12", "all", rows_of(TABLES["cost_daily"], period="2026-12"))
+        assert step.publish()
+    before = target.states()
+    with pytest.raises(ConfigError, match=r"holds 1 units that the other does not, such as cost_daily 2026-12 all.*Nothing was changed"):
+        copy(source, target, progress=lambda _: None)
+    with pytest.raises(ConfigError, match=r"holds nothing.*Nothing was changed"):
+        copy(ParquetWarehouse(tmp_path / "empty"), target, progress=lambda _: None)
+    assert target.states() == before
+    with target.step("fill", "other") as step:
+        step.drop("cost_daily", "2026-12", "all")
+        assert step.publish()
+
+
+def test_a_copied_row_that_changed_is_noticed(small: tuple[ParquetWarehouse, BigQueryWarehouse]) -> None:
+    """By the last decimal of one cost: the table and its month are named."""
+    source, target = small
+    table, first = (
+        quoted(target.places.table(TABLES["cost_daily"])),
+        "billing_period = date '2026-10-01' and charge_date = date '2026-10-02'",
+    )
+    for change, is_noticed in (("+", True), ("-", False)):
+        sql = f"update {table} set billed_cost = billed_cost {change} bignumeric '0.0000000000000000000001' where {first}"
+        target.jobs.run(Statement(sql), dataset=target.places.internal, labels={"step": "other"})
+        if is_noticed:
+            with pytest.raises(RunspendError, match="cannot vouch for the copy: cost_daily of 2026-10 differs"):
+                copy(source, target, progress=lambda _: None)
+        else:
+            assert copy(source, target, progress=lambda _: None).changed == []
+
+
+def test_a_unit_that_changed_since_is_carried_again(small: tuple[ParquetWarehouse, BigQueryWarehouse]) -> None:
+    """A night ran after the copy: what it built is sent, the rest is there."""
+    source, target = small
+    with source.step("fill", "build-3") as step:
+        step.put(
+            "cost_daily",
+            "2026-11",
+            "all",
+            rows_of(TABLES["cost_daily"], period="2026-11", cost="2", build_id="build-3"),
+            extra={"of": "2026-11"},
+        )
+        assert step.publish()
+    outcome = copy(source, target, progress=lambda _: None)
+    assert (outcome.changed, len(outcome.unchanged)) == (["cost_daily 2026-11 all"], 2)
+    assert target.states() == source.states()
+
+
+# --- worlds whose truth is known -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty store as MLflow makes it."""
+    return make_schema(tmp_path_factory.mktemp("schema") / "mlflow.db")
+
+
+@pytest.mark.parametrize("maker", MAKERS, ids=lambda maker: maker.__name__)
+def test_worlds_whose_truth_is_known_cost_the_same(maker: Maker, schema: Path, bigquery_target: Target, tmp_path: Path) -> None:
+    """The worlds of the accuracy benchmark, small, their last night: that their costs are true is shown in a folder, that they are equal here."""
+    world = make_world(maker, SMALLEST, seed=7)
+    write_settings(tmp_path, world.settings)
+    write_store(schema, tmp_path / "mlflow.db", world, world.artifact_root)
+    here = load_settings(tmp_path / "runspend.yaml")
+    there = here.model_copy(update={"warehouse": bigquery_target.settings(), "home": tmp_path / "other"})
+    write_bill(tmp_path / "bills", world.lines, "", world.focus)
+    for settings in (here, there):
+        for verb in (extract, load, allocate):
+            outcome = verb(settings, now=moment(world.now()))
+            assert outcome.exit_code == 0, outcome.errors
+    assert_equal(open_warehouse(here), open_warehouse(there), but=OF_PLACE_AND_TIME)
+    with open_warehouse(there).reader() as reader:
+        for measure, column in MEASURES.items():
+            [found] = reader.query(f"select sum({measure}) as total from cost_allocations").to_pylist()
+            assert found["total"] == total(Decimal(line.row[column]) for line in world.lines), measure
