@@ -7,6 +7,7 @@ the wire, and only keys that some run has are asked for. What the rows mean is d
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections import deque
@@ -32,6 +33,7 @@ CHUNK_ROWS = 2_500  # runs of SQLite read by one query
 READERS = 2  # … and queries at a time: building the maps is the slowest part of an extract
 BATCH_BYTES = 8 * 2**20  # of PostgreSQL
 STATEMENT_TIMEOUT_MS = 600_000
+PIECE_BYTES = 2**25
 COPY_BYTES = 2**18  # what fits into the processor's cache: four times as quick as 4 MB
 LOCK_SECONDS = 1.0  # that a writer may be kept waiting by a copy in one go; MLflow's wait for 5
 STEP_PAGES = 25_000
@@ -496,6 +498,17 @@ def copy_sqlite(name: str, path: Path, target: Path, progress: Callable[[str], N
                 connection.close()
 
 
+def _copy_piece(original: int, copy: int, at: int) -> int:
+    """Copy what lies there, at most PIECE_BYTES; how much it was. By the kernel where it can: the drivers' import keeps the
+    interpreter busy meanwhile, and every piece has to wait for it."""
+    try:
+        if size := os.copy_file_range(original, copy, PIECE_BYTES, at, at):
+            return size
+    except (AttributeError, OSError):  # another system, or two file systems
+        pass
+    return os.pwrite(copy, os.pread(original, COPY_BYTES, at), at)
+
+
 def _copy_locked(source: sqlite3.Connection, path: Path, target: Path) -> bool:
     """Copy the file's bytes while SQLite's shared lock keeps writers out of it: three times as quick as the backup.
 
@@ -510,12 +523,12 @@ def _copy_locked(source: sqlite3.Connection, path: Path, target: Path) -> bool:
             return False
         until = time.monotonic() + LOCK_SECONDS
         journal = path.with_name(path.name + "-journal")
-        buffer = memoryview(bytearray(COPY_BYTES))
         with path.open("rb", buffering=0) as original, target.open("wb", buffering=0) as copy:
-            while size := original.readinto(buffer):
+            at = 0
+            while size := _copy_piece(original.fileno(), copy.fileno(), at):
+                at += size
                 if time.monotonic() > until and journal.exists():
                     return False
-                copy.write(buffer[:size])
         return True
     finally:
         source.execute("rollback")

@@ -7,7 +7,9 @@ themselves are in the `.sql` files next door. How rows are fetched belongs to `d
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ from runspend.tracking.places import Places, PoolColumns, RowSettings, copied_sq
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 RESOURCE_KEYS = (
     "runspend.resources",
@@ -92,6 +95,7 @@ class Rows:
         params = {*_listed(server.copy_.params), *stated, *self._places.params, *keys_of(settings.selector_keys, "param.")}
         self.wanted = raw.Keys(sort_keys({*MLFLOW_KEYS, *self._copied_tags}), sort_keys(params))
         self._parts: dict[str, str] = {}
+        self._beside = ThreadPoolExecutor(1)  # writes files, one at a time
         self._con = duckdb.connect(
             config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(workdir / "spill"), "preserve_insertion_order": False}
         )
@@ -113,6 +117,7 @@ class Rows:
         self._con.execute("create table fresh_use (run_id varchar, mean_use_percent double)")
 
     def close(self) -> None:
+        self._beside.shutdown()
         self._con.close()
 
     def _create(self, name: str, table: Table, *more: str) -> None:
@@ -271,8 +276,8 @@ class Rows:
             columns_gone=", ".join(f"r.{c}" for c in there)
             + ", r.resource_ids, r.mean_use_percent, coalesce(r.purged_at, $now::timestamptz) as purged_at",
         )
-        files = {"runs": self._write(runs, month, select, {**parameters, "now": self._now})}
-        files["run_resources"] = self._write(
+        writing = self._begin(runs, month, select, {**parameters, "now": self._now})
+        of_resources = self._write(
             resources,
             month,
             f"select {_columns(resources)} from (select {_columns(resources)} from fresh_resources where start_month = $month union all"
@@ -281,6 +286,7 @@ class Rows:
             " order by resource_key, run_id, workspace, resource_id, used_ordinal",
             parameters,
         )
+        files = {"runs": writing.result(), "run_resources": of_resources}
         return files, self._extra(files["runs"])
 
     def _register(self, name: str, table: Table, rows: pa.Table | None) -> None:
@@ -319,21 +325,40 @@ class Rows:
 
     def _write(self, table: Table, period: str, select: str, parameters: dict[str, Any]) -> Path:
         """By pyarrow: DuckDB marks columns that happen to hold no null as required, and the files of one table must agree."""
-        import pyarrow as pa
+        return self._begin(table, period, select, parameters).result()
+
+    def _begin(self, table: Table, period: str, select: str, parameters: dict[str, Any]) -> Future[Path]:
+        """The same, still being written: the next rows are asked for meanwhile."""
         import pyarrow.parquet as pq
 
         target = self._workdir / f"{table.name}-{period}.parquet"
         unfinished = target.with_suffix(".unfinished")
         schema = table.arrow_schema()
-        with pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
-            for batch in self._con.sql(select, params=parameters).to_arrow_reader(ROW_GROUP):
-                writer.write_table(pa.Table.from_batches([batch]).cast(schema), row_group_size=ROW_GROUP)
-        unfinished.replace(target)
-        return target
+        writer = pq.ParquetWriter(unfinished, schema, compression="zstd")
+        written: deque[Future[None]] = deque()
+        for batch in self._con.sql(select, params=parameters).to_arrow_reader(ROW_GROUP):
+            written.append(self._beside.submit(_write_batch, writer, schema, batch))
+            if len(written) > 2:  # no more than two wait
+                written.popleft().result()
+
+        def finish() -> Path:
+            for each in written:
+                each.result()
+            writer.close()
+            unfinished.replace(target)
+            return target
+
+        return self._beside.submit(finish)
 
     def _one(self, sql: str, parameters: dict[str, Any] | None = None) -> tuple[Any, ...]:
         [row] = self._con.execute(sql, parameters or {}).fetchall()  # an aggregate without groups always has one row
         return tuple(row)
+
+
+def _write_batch(writer: pq.ParquetWriter, schema: pa.Schema, batch: pa.RecordBatch) -> None:
+    import pyarrow as pa
+
+    writer.write_table(pa.Table.from_batches([batch]).cast(schema), row_group_size=ROW_GROUP)
 
 
 class _Guarded:
