@@ -34,22 +34,22 @@ group by l.source, is_stated
 order by l.source, is_stated
 """
 
-# Start months and servers of everything the window's runs descend from: a child may have the machine of a parent long gone.
+# Start months of everything that runs of a start month descend from: a child may have the machine of a parent long gone.
 OLDER_RELATIVES = """
 with recursive walk as (
-  select distinct tracking_server, parent_run_id as run_id, 1 as distance
+  select distinct tracking_server, start_month, parent_run_id as run_id, 1 as distance
   from runs
-  where parent_run_id is not null and start_time < @window_end
-    and coalesce(end_time, greatest(coalesce(last_sign_at, start_time), timestamp_add(start_time, interval 31 day))) >= @window_start
+  where parent_run_id is not null
   union all
-  select w.tracking_server, r.parent_run_id, w.distance + 1
+  select w.tracking_server, w.start_month, r.parent_run_id, w.distance + 1
   from walk w
   join runs r on r.tracking_server = w.tracking_server and r.run_id = w.run_id
   where r.parent_run_id is not null and w.distance < 50
 )
-select distinct r.start_month, r.tracking_server
+select distinct w.tracking_server, w.start_month, r.start_month as older_month
 from walk w
 join runs r on r.tracking_server = w.tracking_server and r.run_id = w.run_id
+where r.start_month <> w.start_month
 """
 
 # Inputs of a build that are no units; the name of a bill or server follows.
@@ -61,10 +61,10 @@ TAGGED_RUNS = "tagged runs of "
 MATCHING = ("tracking", "billing", "stores", "scope", "pools", "dimensions", "sharing")
 
 
-# Start months and servers of runs whose artifacts lie in the stores: they pay for storage however long ago they ran.
+# Start months of runs whose artifacts lie in the stores in each month: they pay for storage however long ago they ran.
 ARTIFACT_RUNS = """
-select distinct r.start_month, r.tracking_server
-from (select distinct tracking_server, owner_id from artifact_bytes where month = @period and owner_kind = 'run') a
+select distinct a.month, r.start_month, r.tracking_server
+from (select distinct month, tracking_server, owner_id from artifact_bytes where owner_kind = 'run') a
 join runs r on r.tracking_server = a.tracking_server and r.run_id = a.owner_id
 """
 
@@ -108,7 +108,8 @@ def allocation_inputs(warehouse: Warehouse, period: str, given: Mapping[str, Any
         bills |= {u: s for u, s in warehouse.states("artifact_bytes", "artifact_owners", "experiments", "trace_costs").items() if u.period in (period, "all")}
         inputs = common_inputs(bills, given)
         inputs |= {unit_name(u): s.digest for u, s in needed_runs(warehouse, reader, window).items()}
-        stored = {(f"{row['start_month']:%Y-%m}", row["tracking_server"]) for row in reader.query(ARTIFACT_RUNS, {"period": first_day(period)}).to_pylist()}
+        lying = _ask_once(reader, ARTIFACT_RUNS, warehouse.states("runs", "artifact_bytes"))
+        stored = {(f"{row['start_month']:%Y-%m}", row["tracking_server"]) for row in lying if row["month"] == first_day(period)}
         inputs |= {unit_name(u): s.digest for u, s in warehouse.states("runs").items() if (u.period, u.writer) in stored}
         frontiers = reader.query(FRONTIERS, {"period": first_day(period), "alive_hours": ALIVE_HOURS, "window_end": window["window_end"]})
         inputs |= {f"{BILLED_UNTIL}{row['source']}": row["billed_until"].isoformat() for row in frontiers.to_pylist()}
@@ -226,9 +227,23 @@ def needed_runs(warehouse: Warehouse, reader: Reader, window: Mapping[str, datet
         and (_time(s.extra.get("first_start")) or _instant(u.period)) < window_end
         and (_time(s.extra.get("last_end")) or window_start) >= window_start
     }
-    older = reader.query(OLDER_RELATIVES, {"window_start": window_start, "window_end": window_end}).to_pylist()
-    months |= {(f"{row['start_month']:%Y-%m}", row["tracking_server"]) for row in older}
+    older: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    for row in _ask_once(reader, OLDER_RELATIVES, warehouse.states("runs")):
+        older.setdefault((f"{row['start_month']:%Y-%m}", row["tracking_server"]), set()).add((f"{row['older_month']:%Y-%m}", row["tracking_server"]))
+    months |= {relative for month in months for relative in older.get(month, ())}
     return {u: s for u, s in states.items() if (u.period, u.writer) in months}
+
+
+# Question -> the digest of all that it was asked of, and the answer: a night looks at every month, and asks once.
+_answers: dict[str, tuple[str, list[dict[str, Any]]]] = {}
+
+
+def _ask_once(reader: Reader, sql: str, read: Mapping[Unit, UnitState]) -> list[dict[str, Any]]:
+    """The rows of a question about all months, which reads these units alone."""
+    asked_of = digest(sorted((*unit, state.digest) for unit, state in read.items()))
+    if sql not in _answers or _answers[sql][0] != asked_of:
+        _answers[sql] = (asked_of, reader.query(sql).to_pylist())
+    return _answers[sql][1]
 
 
 def _models_digest() -> str:

@@ -672,16 +672,18 @@ def test_rows_that_stand_there_are_left_there(warehouse: BigQueryWarehouse, mont
 
 
 def test_rows_that_stand_there_must_still_stand_at_the_end(warehouse: BigQueryWarehouse, month: str) -> None:
-    """What was left there, because it was the same, has become something else meanwhile: nothing of the step is published."""
+    """What was left there, because it was the same, is something else by now: it goes up after all, unless it was to be as it was."""
     unit, other = Unit("runs", month, "prod"), Unit("run_resources", month, "prod")
-    fill(warehouse, unit, rows_of(TABLES["runs"], period=month))
-    with warehouse.step("fill", "later") as step:
-        step.put(*unit, rows_of(TABLES["runs"], period=month))
-        step.put(*other, rows_of(TABLES["run_resources"], period=month))
-        fill(again(warehouse), unit, rows_of(TABLES["runs"], period=month, count=3))
-        assert not step.publish()
-    assert other not in warehouse.states()
-    assert warehouse.states()[unit].rows == 3
+    first = fill(warehouse, unit, rows_of(TABLES["runs"], period=month))
+    for count, inputs, is_published in ((3, {unit: first.digest}, False), (4, {}, True)):
+        fill(again(warehouse), unit, rows_of(TABLES["runs"], period=month))
+        with warehouse.step("fill", "later") as step:
+            step.put(*unit, rows_of(TABLES["runs"], period=month))
+            step.put(*other, rows_of(TABLES["run_resources"], period=month))
+            fill(again(warehouse), unit, rows_of(TABLES["runs"], period=month, count=count))
+            assert step.publish(inputs) == is_published
+        assert (other in warehouse.states()) == is_published
+        assert warehouse.states()[unit].rows == (50 if is_published else count)
 
 
 def test_rows_whose_digest_does_not_tell_all_go_up_again(warehouse: BigQueryWarehouse, month: str, since: dt.datetime) -> None:

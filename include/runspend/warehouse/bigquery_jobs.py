@@ -98,7 +98,7 @@ class Jobs:
     def end_session(self, session: str, *, dataset: str, labels: Mapping[str, str]) -> None:
         """Let go of what the session holds."""
         with self.words():
-            self._rows(Statement("rollback transaction"), dataset, labels, session)
+            self._rows(Statement("call bq.abort_session()"), dataset, labels, session)
 
     def bytes_of(self, statement: Statement, *, dataset: str) -> tuple[str, int, Any]:
         """What kind of statement it is, how many bytes it would read, and the columns it would give: a dry run, which costs nothing."""

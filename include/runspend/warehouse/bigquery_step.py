@@ -11,14 +11,14 @@ belongs in `bigquery_tables.py`.
 
 from __future__ import annotations
 
-import hashlib
 import re
+import shutil
 import tempfile
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
-from itertools import count, groupby
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from runspend.errors import CheckFailed, RunspendError
 from runspend.tables import TABLES
 from runspend.warehouse import Model, Unit, UnitState
 from runspend.warehouse.bigquery_jobs import Statement
+from runspend.warehouse.bigquery_load import stage_file
 from runspend.warehouse.bigquery_rows import columns_of, is_left, is_told_by_digest, renamed
 from runspend.warehouse.bigquery_swap import Part, swap
 from runspend.warehouse.bigquery_tables import (
@@ -38,7 +39,6 @@ from runspend.warehouse.bigquery_tables import (
     empty_table,
     make_dataset,
     quoted,
-    schema_of,
     sweep_steps,
     type_of,
 )
@@ -46,7 +46,7 @@ from runspend.warehouse.contents import PIECES, Sums, sums_sql
 from runspend.warehouse.dialect import table_names
 from runspend.warehouse.engine import FILLED, connect, measure_rows, month_of, used
 from runspend.warehouse.journal import crash_point
-from runspend.warehouse.parquet import MEMORY, checked_unit, conform, difference, sha256_of
+from runspend.warehouse.parquet import MEMORY, checked_unit, conform, difference
 
 if TYPE_CHECKING:
     from runspend.warehouse.bigquery import BigQueryWarehouse
@@ -78,7 +78,7 @@ class BigQueryStep:
         self._name = name
         self._before = warehouse.head()  # what the step's views show
         self._staged: dict[Unit, Staged] = {}
-        self._kept: dict[Unit, UnitState] = {}  # put as they stand published: nothing to load
+        self._kept: dict[Unit, tuple[UnitState, Path]] = {}  # put as they stand published: loaded only if somebody changes them meanwhile
         self._dropped: set[Unit] = set()
         self._fresh: set[str] = set()  # tables whose view in the step's dataset shows what is staged by now
         self._dataset: str | None = None
@@ -99,7 +99,7 @@ class BigQueryStep:
                 raise RunspendError(f"cannot put {rows} into {table}: {difference(found, wanted)}. Nothing was changed.")
             file = rows
         else:
-            file = Path(self._folder.name) / "rows.parquet"
+            file = Path(self._folder.name) / f"{uuid.uuid4().hex}.parquet"
             pq.write_table(conform(rows, TABLES[table], self.build_id), file, compression="zstd")
         connection = connect(Path(self._folder.name) / "spill", memory=MEMORY)
         try:
@@ -107,16 +107,15 @@ class BigQueryStep:
         finally:
             connection.close()
         state = UnitState(content.digest, content.rows, self.build_id, dict(extra or {}))
+        own = Path(self._folder.name) / f"{uuid.uuid4().hex}.parquet"
+        shutil.move(file, own)
         before = self._before.units.get(unit)
         if before is not None and is_told_by_digest(TABLES[table]) and replace(before, build_id=self.build_id) == state:
-            file.unlink()
             self.drop(*unit)
             self._dropped.discard(unit)
-            self._kept[unit] = before
+            self._kept[unit] = (before, own)
             return before
-        staged = self._load(unit, file, content.rows)
-        file.unlink()
-        return self._accept(unit, Staged((Part(staged, tuple(c.name for c in TABLES[table].columns)),), state))
+        return self._accept_file(unit, own, state)
 
     def drop(self, table: str, period: str, writer: str) -> None:
         """Stage the removal of a unit."""
@@ -190,7 +189,7 @@ class BigQueryStep:
     def state(self, unit: Unit) -> UnitState:
         """What is known of a unit staged so far."""
         if unit in self._kept:
-            return self._kept[unit]
+            return self._kept[unit][0]
         if unit not in self._staged:
             raise ValueError(f"cannot tell the state of {unit}: the step has not staged it.")
         return self._staged[unit].state
@@ -203,9 +202,16 @@ class BigQueryStep:
         if self._is_stale:
             return False
         crash_point("publish.staged")
-        staged = {unit: (one.parts, one.state) for unit, one in self._staged.items()}
-        read = {unit: state.digest for unit, state in self._kept.items()} | dict(inputs or {})
-        return swap(self._warehouse, self._name, self.build_id, staged, self._dropped, read, self._labels())
+        asked = dict(inputs or {})
+        while True:
+            self._load_what_moved(asked)
+            staged = {unit: (one.parts, one.state) for unit, one in self._staged.items()}
+            kept = {unit: state.digest for unit, (state, _) in self._kept.items()}
+            if swap(self._warehouse, self._name, self.build_id, staged, self._dropped, kept | asked, self._labels()):
+                return True
+            units = self._warehouse.head().units
+            if any((units[unit].digest if unit in units else None) != digest for unit, digest in asked.items()):
+                return False
 
     def close(self) -> None:
         """Throw away what only the step could see."""
@@ -214,27 +220,17 @@ class BigQueryStep:
             with self._jobs.words():
                 self._jobs.client.delete_dataset(self._dataset, delete_contents=True, not_found_ok=True)
 
-    def _load(self, unit: Unit, file: Path, rows: int) -> str:
-        """The staging table that holds the file: loaded now, or by an earlier try of the same file whose end nobody saw."""
-        table = TABLES[unit.table]
-        key = hashlib.sha256("/".join((*unit, sha256_of(file))).encode()).hexdigest()[:24]
-        base = f"runspend-{self._name}-{re.sub('[^A-Za-z0-9]+', '_', '-'.join(unit))}-{key}"
-        for number in count(1):
-            job_id = f"{base}-{number}"
-            staged = f"{self._places.staging}.{job_id.replace('-', '_')}"
-            job = self._jobs.find(job_id)
-            if job is None:
-                self._jobs.load(file, staged, schema_of(table), job_id, self._labels(unit.period))
-            elif self._jobs.has_failed(job):  # and its id is taken for good
-                continue
-            crash_point("load.done")
-            found = self._jobs.find_table(staged)
-            if found is None:  # an earlier job's table, expired
-                continue
-            if found.num_rows != rows:
-                raise RunspendError(f"cannot load {table.name} of {unit.period}: {staged} has {found.num_rows} rows where {rows} were sent. Nothing was changed.")
-            return staged
-        raise AssertionError("unreachable")
+    def _load_what_moved(self, asked: Mapping[Unit, str | None]) -> None:
+        """Rows that stood there as they were put, and do no more, go up after all; not those the caller asks to be as they were."""
+        units = self._warehouse.head().units if self._kept else {}
+        for unit, (state, file) in list(self._kept.items()):
+            if unit not in asked and (unit not in units or units[unit].digest != state.digest):
+                self._accept_file(unit, file, replace(state, build_id=self.build_id))
+
+    def _accept_file(self, unit: Unit, file: Path, state: UnitState) -> UnitState:
+        staged = stage_file(self._jobs, self._places, self._name, unit, file, state.rows, self._labels(unit.period))
+        file.unlink()
+        return self._accept(unit, Staged((Part(staged, tuple(c.name for c in TABLES[unit.table].columns)),), state))
 
     def _scratch(self) -> str:
         """The step's own dataset, made when the first model needs it."""

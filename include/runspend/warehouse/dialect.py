@@ -64,8 +64,9 @@ class _Engine(DuckDB):  # type: ignore[misc]  # sqlglot's metaclass hides the ty
     Generator = _Generator
 
 
+@lru_cache(maxsize=256)
 def parse(sql: str) -> exp.Expression:
-    """The syntax tree of one GoogleSQL statement."""
+    """The syntax tree of one GoogleSQL statement. All who ask get the same one: change a copy."""
     try:
         statements = [s for s in sqlglot.parse(sql, read="bigquery") if s is not None and not isinstance(s, exp.Semicolon)]
     except SqlglotError as error:
