@@ -67,7 +67,6 @@ class Chain:
         self.connection = duckdb.connect(config={"memory_limit": "4GB", "temp_directory": str(folder / "spill")})
         self.connection.execute("set TimeZone = 'UTC'")
         self.scans: list[Scan] = []
-        self._filled: set[str] = set()
         self._columns: dict[str, dict[str, str]] = {}
         self._sizes: dict[str, dict[str, int]] = {}
         for name, table in TABLES.items():
@@ -78,7 +77,6 @@ class Chain:
 
     def run(self, models: list[Model], parameters: Mapping[str, Any]) -> None:
         """The models of one step, as BigQuery runs them: each whole, each a job."""
-        self._filled.clear()
         for model in models:
             text = (PACKAGE / "models" / f"{model.name}.sql").read_text(encoding="utf-8")
             self.scan(model.name, text)
@@ -97,7 +95,6 @@ class Chain:
             self.scan(f"  months of {table.name}", f"select countif({table.period_column} is null) as strays from part")
             self.scan(f"  insert into {table.name}", f"select {', '.join(types)} from part")
             self._measure(table.name)
-            self._filled.add(table.name)
 
     def check(self, names: tuple[str, ...]) -> None:
         """Checks over what the models made."""
@@ -115,8 +112,6 @@ class Chain:
         known = {table: self._columns[table] for table in table_names(sql)}
         for table, read in reads(sql, known, PARTITIONS).items():
             size = sum(self._sizes[table][c] for c in read.columns)
-            if table in self._filled:
-                size *= 2  # a view of the new rows and of the old, which are read to be left out: most nights build a month again
             (scan.monthly if table not in TABLES or read.months else scan.whole)[table] = size * max(read.months, 1)
         self.scans.append(scan)
 
