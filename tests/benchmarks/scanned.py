@@ -35,7 +35,7 @@ class Read:
 
 def reads(sql: str, tables: Mapping[str, Mapping[str, str]], partitions: Mapping[str, str]) -> dict[str, Read]:
     """By table name. `tables`: {table: {column: type}} of all that the text may name; `partitions`: {table: column}."""
-    tree = qualify(parse(sql), schema=tables, dialect="bigquery", quote_identifiers=False, validate_qualify_columns=True)
+    tree = qualify(parse(sql).copy(), schema=tables, dialect="bigquery", quote_identifiers=False, validate_qualify_columns=True)
     tree = pushdown_projections(tree)
     found: dict[str, Read] = {}
     for scope in traverse_scope(tree):

@@ -29,11 +29,16 @@ machines as (
 ),
 source_frontiers as (
   -- how far each bill reaches on machines that serve runs; the next period tells who was still alive at the end of this one
-  select l.source, least(max(l.charge_period_end), timestamp_add(@window_end, interval @alive_hours hour)) as billed_until
-  from billing_lines l
+  -- by machine first: looked up for every line, the names would take as long as all the rest
+  select l.source, least(max(l.last_end), timestamp_add(@window_end, interval @alive_hours hour)) as billed_until
+  from (
+    select source, resource_key, max(charge_period_end) as last_end
+    from billing_lines
+    where billing_period in (@period, cast(date_add(@period, interval 1 month) as date)) and charge_period_end > charge_period_start
+      and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000
+    group by source, resource_key
+  ) l
   join (select distinct resource_key from run_resources) m on m.resource_key = l.resource_key
-  where l.billing_period in (@period, cast(date_add(@period, interval 1 month) as date)) and l.charge_period_end > l.charge_period_start
-    and timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) <= 86400000000
   group by l.source
 ),
 frontiers as (
@@ -83,10 +88,17 @@ clipped as (
 ),
 pieces as (
   select
-    tracking_server, workspace, run_id, resource_key, span_start, span_end, gpu_count, cpu_request, memory_request_gb, mean_use_percent, run_end_rule,
-    count(*) over (partition by tracking_server, run_id, resource_key) as pieces_of_run
-  from clipped
-  where span_end > span_start
+    c.tracking_server, c.workspace, c.run_id, c.resource_key, c.span_start, c.span_end, c.gpu_count, c.cpu_request, c.memory_request_gb, c.mean_use_percent,
+    c.run_end_rule, s.run_id is not null as is_of_several
+  from clipped c
+  left join (
+    select tracking_server, run_id, resource_key
+    from clipped
+    where span_end > span_start
+    group by tracking_server, run_id, resource_key
+    having count(*) > 1
+  ) s on s.tracking_server = c.tracking_server and s.run_id = c.run_id and s.resource_key = c.resource_key
+  where c.span_end > c.span_start
 ),
 joined as (
   -- stretches of one run on one machine that overlap are one stretch: a run is there once
@@ -97,7 +109,7 @@ joined as (
       order by span_start, span_end
       rows between unbounded preceding and 1 preceding), true) as begins
   from pieces
-  where pieces_of_run > 1
+  where is_of_several
 ),
 numbered as (
   select
@@ -111,7 +123,7 @@ numbered as (
 select
   tracking_server, workspace, run_id, resource_key, span_start, span_end, run_end_rule, gpu_count, cpu_request, memory_request_gb, mean_use_percent
 from pieces
-where pieces_of_run = 1
+where not is_of_several
 union all
 select
   tracking_server, workspace, run_id, resource_key, min(span_start), max(span_end),
