@@ -233,17 +233,20 @@ class Purchase(Frozen):
     from_: date | None = Field(default=None, validation_alias=AliasChoices("from", "from_"), serialization_alias="from")  # left out: the machine's
 
 
-def _plain_watts(raw: object) -> object:
-    if raw == "measured":
-        raise ValueError("`measured` is not read yet. Write the mean draw of the machine in watts, as a meter at the plug shows it: 650")
-    return raw
-
-
 class Power(Frozen):
-    """What a machine draws, all the time, and what a kilowatt-hour costs."""
+    """What a machine draws, and what a kilowatt-hour costs: a number of watts all the time, or what MLflow measured and `idle_watts` when it did not."""
 
     per_kwh: Rate
-    watts: Annotated[Rate, BeforeValidator(_plain_watts)]
+    watts: Rate | Literal["measured"]
+    idle_watts: Rate | None = None
+
+    @model_validator(mode="after")
+    def _no_hour_is_free(self) -> Power:
+        if self.watts == "measured" and self.idle_watts is None:
+            raise ValueError("`watts: measured` needs `idle_watts`, the draw while no run measures it: `power: {per_kwh: 0.31, watts: measured, idle_watts: 90}`")
+        if self.watts != "measured" and self.idle_watts is not None:
+            raise ValueError("`idle_watts` belongs to `watts: measured`. A number in `watts` is the draw all the time, idle or not")
+        return self
 
 
 class Machine(Frozen):
@@ -263,6 +266,11 @@ class Machine(Frozen):
     region: str | None = None
     account: str | None = None
     tags: dict[TagKey, str] = {}
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether its power is billed by what MLflow measured."""
+        return self.power is not None and self.power.watts == "measured"
 
     @model_validator(mode="after")
     def _costs_something_some_time(self) -> Machine:

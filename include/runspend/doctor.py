@@ -11,24 +11,28 @@ import ssl
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import SecretStr
 
-from runspend.config import ArtifactStore, BillSource, KeySettings, MailSettings, Settings, TrackingServer, redact
+from runspend.config import ArtifactStore, BillSource, KeySettings, Machine, MailSettings, Settings, TrackingServer, redact
 from runspend.errors import RunspendError
 from runspend.query_costs import size_words
 from runspend.values import CONNECTION
 from runspend.warehouse import open_warehouse
+
+if TYPE_CHECKING:
+    from runspend.billing.drawn import Drawn
 
 Level = Literal["ok", "WARN", "FAIL"]
 Accounts = set[tuple[str, str, str]]  # billing account, sub-account, billing period
 OWN_FORMATS = ("machines", "slurm")  # bills made here: nobody tags them or activates tags
 SECTIONS = ("config", "mlflow", "bill", "artifacts", "mail")
 SMTP_SECONDS = 10
+MEASURED_DAYS = timedelta(days=30)  # that the doctor looks back at what machines drew
 # File systems that only this machine sees (names as in /proc/mounts).
 LOCAL_FILE_SYSTEMS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "f2fs")
 
@@ -50,7 +54,7 @@ def diagnose(settings: Settings, *, now: datetime) -> list[Finding]:
         found += _tried("mlflow", server.name, server, _probe_server)
     held: dict[str, Accounts] = {}
     for bill in settings.billing:
-        found += _tried("bill", bill.name, bill, lambda b: _probe_bill(b, settings.keys, held, now))
+        found += _tried("bill", bill.name, bill, lambda b: _probe_bill(b, settings, held, now))
     found += check_accounts_once(held)
     for store in settings.stores:
         found += _tried("artifacts", _kind(store), store, _probe_store)
@@ -293,14 +297,16 @@ def check_accounts_once(held: Mapping[str, Accounts]) -> Iterator[Finding]:
                 )
 
 
-def _probe_bill(bill: BillSource, keys: KeySettings, held: dict[str, Accounts], now: datetime) -> Iterator[tuple[Level, str]]:
+def _probe_bill(bill: BillSource, settings: Settings, held: dict[str, Accounts], now: datetime) -> Iterator[tuple[Level, str]]:
     from runspend.billing import probe_source
+    from runspend.billing.drawn import is_measured
     from runspend.billing.splits import TOLD
 
     if bill.format == "opencost":
         yield from _probe_weights(bill, now)
         return
-    found = probe_source(bill, keys, now)
+    drawn = _read_drawn(settings) if is_measured(bill) else {}
+    found = probe_source(bill, settings.keys, now, drawn)
     held[bill.name] = found["accounts"]
     if not found["files"] and not found["problems"]:
         yield "FAIL", f"{bill.uri}: no bill was found there. Check `uri`, or wait for the first export."
@@ -324,11 +330,63 @@ def _probe_bill(bill: BillSource, keys: KeySettings, held: dict[str, Accounts], 
     for why, count in found["left_out"].items():
         yield "ok", f"{_count(count, 'row')} charged nothing and became no line: {why}"
     if bill.format not in OWN_FORMATS:
-        yield from _say_what_is_missing(found, keys)
+        yield from _say_what_is_missing(found, settings.keys)
     for what, count in found["warnings"].items():
         yield "ok" if what in TOLD else "WARN", f"{what.replace('_', ' ')}: {count}"
     for problem in found["problems"]:
         yield "FAIL", problem
+    if is_measured(bill):
+        yield from _say_what_is_measured(bill.machines, drawn, now)
+
+
+def _read_drawn(settings: Settings) -> Drawn | None:
+    """What measured machines drew, as far as nights have read it; None before the first one."""
+    from runspend.billing.drawn import read_drawn
+
+    uri = settings.warehouse.uri.removeprefix("file://")
+    if "://" not in uri and not Path(uri).is_dir():
+        return None
+    try:
+        warehouse = open_warehouse(settings)
+        if not warehouse.states("runs"):
+            return None
+        with warehouse.reader() as reader:
+            return read_drawn(reader)
+    except RunspendError:  # what is wrong with the warehouse is a finding of its own
+        return None
+
+
+def _say_what_is_measured(machines: Sequence[Machine], drawn: Drawn | None, now: datetime) -> Iterator[tuple[Level, str]]:
+    """How much of the last days of each machine its runs measured, and what it drew then."""
+    over = now.astimezone(timezone.utc).replace(minute=0, second=0, microsecond=0)
+    for machine in (m for m in machines if m.is_measured):
+        name, idle = machine.resource_id, f"`idle_watts`, {machine.power.idle_watts if machine.power else None} W"
+        first = max(_midnight(machine.from_), over - MEASURED_DAYS)
+        until = over if machine.to is None else min(over, _midnight(machine.to) + timedelta(days=1))
+        hours = (until - first) // timedelta(hours=1)
+        measured = [found for hour, found in (drawn or {}).get(name, {}).items() if first <= hour < until]
+        if hours <= 0:
+            continue
+        if drawn is None:
+            yield "ok", f"{name}: what it drew is read from MLflow by a night, and none has been here yet: every hour has {idle}"
+        elif not measured:
+            yield (
+                "WARN",
+                f"{name}: no run on it logged system/gpu_*_power_usage_watts: all of its last {_count(hours, 'hour')} have {idle}. Install nvidia-ml-py beside MLflow "
+                "and call mlflow.enable_system_metrics_logging() before runs start; a run must name the machine, or be in a pool of it.",
+            )
+        else:
+            held = sum(milliseconds for _, milliseconds in measured)
+            watts = sum(milliwatts * milliseconds for milliwatts, milliseconds in measured) / held / 1000
+            yield (
+                "ok",
+                f"{name}: {len(measured):,} of its last {_count(hours, 'hour')} measured ({held / 3_600_000:,.1f} h), {watts:,.1f} W on average; "
+                f"{_count(hours - len(measured), 'hour')} and what is left of those at {idle}",
+            )
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=timezone.utc)
 
 
 def _probe_weights(source: BillSource, now: datetime) -> Iterator[tuple[Level, str]]:

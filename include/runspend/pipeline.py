@@ -44,6 +44,7 @@ from runspend.warehouse import Step, Unit, Warehouse, open_warehouse
 
 if TYPE_CHECKING:
     from runspend.billing import Load
+    from runspend.billing.drawn import Drawn
 
 LOAD_TRIES = 3  # of a bill that somebody else loads at the same time
 
@@ -51,14 +52,15 @@ LOAD_TRIES = 3  # of a bill that somebody else loads at the same time
 
 
 def extract(settings: Settings, names: Sequence[str] | None = None, *, now: datetime, accept: Sequence[str] = (), progress: Progress = silent) -> Outcome:
-    """Runs, experiments and traces of each tracking server into `runs`, `run_resources`, `experiments`, `artifact_owners`, `trace_costs`."""
+    """Runs, experiments and traces of each tracking server into `runs`, `run_resources`, `machine_power`, `experiments`, `artifact_owners`, `trace_costs`."""
     from runspend import tracking
+    from runspend.tracking.measured import find_measured
 
     outcome = Outcome("extract")
     warehouse = open_warehouse(settings)
     for server in chosen({s.name: s for s in settings.tracking}, names, "tracking server"):
         with reading(warehouse, settings, outcome, server.name, "tracking", server.late_after, now) as report, work_folder(settings) as workdir:
-            kept = own_units(warehouse, server.name, "runs", "run_resources", "experiments", "artifact_owners", "trace_costs")
+            kept = own_units(warehouse, server.name, "runs", "run_resources", "machine_power", "experiments", "artifact_owners", "trace_costs")
             result = tracking.extract_server(
                 server,
                 settings.dimensions,
@@ -71,6 +73,7 @@ def extract(settings: Settings, names: Sequence[str] | None = None, *, now: date
                 billed_months=rebuilt_months(warehouse, server.name),
                 selector_keys=selector_keys(settings),
                 pools=settings.pools,
+                measured=find_measured(settings),
                 job_keys=settings.keys.run_job,
                 accept=[month for name, _, month in (text.partition(":") for text in accept) if name == server.name],
                 workdir=workdir,
@@ -149,6 +152,7 @@ def load(settings: Settings, names: Sequence[str] | None = None, *, now: datetim
                 dimensions=settings.dimensions,
                 keys=settings.keys,
                 weights=weights.of(source),
+                drawn=_read_drawn(warehouse, source),
                 previous=published(warehouse, source.name),
                 accept=accept,
                 load_id=make_load_id(source.name, now),
@@ -192,6 +196,16 @@ def _load_bill(warehouse: Warehouse, settings: Settings, outcome: Outcome, name:
         f"cannot load bill {name}: somebody else published it each of the {LOAD_TRIES} times it was read. Their version stays. "
         "Run runspend load when nothing else loads this bill.",
     )
+
+
+def _read_drawn(warehouse: Warehouse, source: BillSource) -> Drawn:
+    """What the machines of a bill drew, where it pays for that: as far as runs were read, tonight's where `extract` came before."""
+    from runspend.billing.drawn import is_measured, read_drawn
+
+    if not is_measured(source):
+        return {}
+    with warehouse.reader() as reader:
+        return read_drawn(reader)
 
 
 def _load_weights(warehouse: Warehouse, settings: Settings, outcome: Outcome, weights: Splitters, source: BillSource, now: datetime) -> None:

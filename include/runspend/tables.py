@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # Raised whenever a column or table is added; the next night then rewrites the files that lack it.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 @dataclass(frozen=True)
 class Column:
@@ -206,6 +206,30 @@ EXPERIMENTS = Table(
     ),
     period_column=None,
     sort=("experiment_id",),
+    writer="the tracking server",
+)
+
+MACHINE_POWER = Table(
+    "machine_power",
+    "one row per run, power metric and hour, of machines whose bill is by measured watts",
+    "What MLflow's system metrics say a GPU drew while a run was on a machine. Runs that overlap measure the same GPUs.",
+    (
+        *RUN_KEY,
+        _key("start_month", "DATE", "First day of the month the run started (UTC)."),
+        _key("metric", "STRING", "MLflow's key, e.g. system/gpu_0_power_usage_watts."),
+        _key("hour_start", "TIMESTAMP", "Start of the hour."),
+        Column("resource_id", "STRING", "The machine, as `machines` of its bill lists it."),
+        Column("gpu", "INT64", "Number of the GPU on the machine."),
+        Column("measured_from", "TIMESTAMP", "Start of the first measurement in the hour. A measurement stands for the time since the one before, ten minutes at most."),
+        Column("measured_to", "TIMESTAMP", "End of the last measurement in the hour."),
+        Column("measured_milliseconds", "INT64", "Time the hour's measurements stand for."),
+        Column("energy_microjoules", "INT64", "Milliwatts x milliseconds of the hour's measurements; over measured_milliseconds: the mean draw, in milliwatts."),
+        Column("last_step", "INT64", "MLflow step of the metric's last measurement when it was read."),
+        Column("step_stride", "INT64", "Every so many steps one was looked at."),
+        LOAD_ID,
+    ),
+    period_column="start_month",
+    sort=("resource_id", "hour_start", "run_id", "metric"),
     writer="the tracking server",
 )
 
@@ -861,7 +885,7 @@ TABLES: dict[str, Table] = {
     t.name: t
     for t in (
         COST_DAILY, RUN_COSTS, RUN_COSTS_DAILY, RUNS, COST_ALLOCATIONS, SOURCES,
-        BILLING_LINES, BILLING_QUARANTINE, BILLING_LOADS, BILL_CHANGES, PERIOD_STATES, BUILDS, EXPERIMENTS, RUN_RESOURCES, ARTIFACT_OWNERS, ARTIFACT_BYTES,
+        BILLING_LINES, BILLING_QUARANTINE, BILLING_LOADS, BILL_CHANGES, PERIOD_STATES, BUILDS, EXPERIMENTS, RUN_RESOURCES, MACHINE_POWER, ARTIFACT_OWNERS, ARTIFACT_BYTES,
         TRACE_COSTS, CHARGE_LINES, RUN_BILL_DIMENSIONS, UNALLOCATED_COSTS, PRICE_LIST, RUN_ESTIMATES, ESTIMATE_ERRORS, BUDGET_STATUS, ALERTS, ARCHIVE_PLAN,
     )
 }  # fmt: skip

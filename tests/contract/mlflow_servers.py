@@ -227,6 +227,14 @@ def write_world(uri: str) -> dict[str, str]:
         metrics=[(f"system/{name}_utilization_percentage", at("2026-11-08")) for name in ("gpu_0", "gpu_0", "node 7/gpu_1", "cpu")],
     )
     run("measured by cpu", at("2026-11-08"), metrics=[("system/node/cpu_utilization_percentage", at("2026-11-08", "12:30"))] * 9)
+    run(  # a point a minute for each of two GPUs, watts as many as the points so far
+        "powered",
+        at("2026-11-09", "12:30"),
+        at("2026-11-09", "13:30"),
+        tags={"instance_id": "gpubox"},
+        metrics=[(f"system/gpu_{i % 2}_power_usage_watts", at("2026-11-09", "12:30") + 60_000 * (i // 2 + 1)) for i in range(120)],
+    )
+    client.log_metric(ids["powered"], "system/gpu_0_power_usage_watts", float("nan"), at("2026-11-09", "12:50"), step=40)  # no measurement
     run("silent", at("2026-10-15"), tags={"mlflow.user": "root"})
     run(
         "many nodes",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,90 @@ def test_far_dates_do_no_harm(tmp_path: Path) -> None:
     assert loaded(tmp_path, box).total("2026-11") == 1
 
 
+# --- measured watts ----------------------------------------------------------------------------------------------------
+
+MEASURED = {**BOX, "power": {"per_kwh": 0.31, "watts": "measured", "idle_watts": 87.5}}
+NOVEMBER = datetime(2026, 11, 1, tzinfo=timezone.utc)
+
+
+def drawn(hours: dict[int, tuple[int, int]]) -> dict[str, dict[datetime, tuple[int, int]]]:
+    """Hours of November: mean milliwatts, and for how many milliseconds."""
+    return {"gpubox": {NOVEMBER + timedelta(hours=n): measured for n, measured in hours.items()}}
+
+
+def power_of(hours: dict[int, tuple[int, int]], month_hours: int = 720) -> Fraction:
+    """What a month's power costs, hour by hour, without a rounding."""
+    energy = Fraction(0)  # in watt-hours
+    for hour in range(month_hours):
+        milliwatts, milliseconds = hours.get(hour, (0, 0))
+        measured = Fraction(milliseconds, 3_600_000)
+        energy += Fraction(milliwatts, 1000) * measured + Fraction("87.5") * (1 - measured)
+    return energy * Fraction("0.31") / 1000
+
+
+def test_measured_watts_are_paid_where_they_are_measured(tmp_path: Path) -> None:
+    """Two hours in full, one for a third of it, one for a millisecond: the month is exact to the last of ten digits, and each line says which it was."""
+    hours = {5: (1_287_123, 3_600_000), 6: (1_300_001, 3_600_000), 7: (999_999, 1_200_000), 719: (7, 1)}
+    nights = Nights(tmp_path / "work", bill(MEASURED))
+    nights.load(now=DECEMBER, drawn=drawn(hours))
+    lines = sorted(nights.lines("2026-11"), key=lambda line: line["charge_period_start"])
+    exact = 1010 + power_of(hours)
+    assert len(lines) == 720
+    assert nights.total("2026-11") == Decimal(int(exact * 10**10)) / 10**10 == Decimal("1030.3720499957")
+    hourly = [Fraction(1010, 720) + power_of({0: hours[n]} if n in hours else {}, 1) for n in (4, 5, 6, 7, 719)]
+    for n, cost in zip((4, 5, 6, 7, 719), hourly, strict=True):
+        assert abs(Fraction(lines[n]["billed_cost"]) - cost) < Fraction(3, 10**10), n
+    said = [json.loads(lines[n]["sku_price_details"]) for n in (4, 5, 7, 719)]
+    assert said == [
+        {"GpuCount": 4, "x_IdleWatts": 87.5, "x_IdleSeconds": 3600.0},
+        {"GpuCount": 4, "x_MeasuredWatts": 1287.123, "x_MeasuredSeconds": 3600.0},
+        {"GpuCount": 4, "x_MeasuredWatts": 999.999, "x_MeasuredSeconds": 1200.0, "x_IdleWatts": 87.5, "x_IdleSeconds": 2400.0},
+        {"GpuCount": 4, "x_MeasuredWatts": 0.007, "x_MeasuredSeconds": 0.001, "x_IdleWatts": 87.5, "x_IdleSeconds": 3599.999},
+    ]
+    assert {line["machine_gpus"] for line in lines} == {4}
+
+
+def test_a_month_measured_at_650_watts_is_the_one_of_the_start_page(tmp_path: Path) -> None:
+    """The same watts, measured or written down: the same 1,155.08."""
+    nights = Nights(tmp_path / "work", bill(MEASURED))
+    nights.load(now=DECEMBER, drawn=drawn(dict.fromkeys(range(720), (650_000, 3_600_000))))
+    assert nights.total("2026-11") == Decimal("1155.08")
+
+
+def test_nothing_measured_is_idle_all_the_time_and_not_free(tmp_path: Path) -> None:
+    """Before any run measured: 87.5 W for 720 hours."""
+    nights = loaded(tmp_path, MEASURED)
+    assert nights.total("2026-11") == 1010 + Decimal("0.0875") * Decimal("0.31") * 720
+    other = Nights(tmp_path / "other", bill(MEASURED))
+    other.load(now=DECEMBER, drawn={"another box": drawn({5: (1_000_000, 3_600_000)})["gpubox"]})
+    assert other.lines("2026-11") == nights.lines("2026-11")
+
+
+def test_late_measurements_restate_their_month_and_no_other(tmp_path: Path) -> None:
+    """What arrives for November gives November a version; nothing new gives the same bytes, also on a later night."""
+    nights = loaded(tmp_path, MEASURED)
+    hours = {5: (1_287_123, 3_600_000)}
+    states = {period.period: period.state for period in nights.load(now=DECEMBER, drawn=drawn(hours)).periods}
+    assert states == {**{f"2026-{month:02d}": "unchanged" for month in (*range(1, 11), 12)}, "2026-11": "loaded"}
+    [difference] = [row["billed_cost"] for row in nights.rows("bill_changes", "2026-11") if row["version_number"] == 2]
+    assert difference == Decimal("0.3718831300")  # 1.287123 kW less 0.0875 kW, at 0.31, cut after ten digits
+    later = {period.period: period.state for period in nights.load(now=DECEMBER + timedelta(hours=3), drawn=drawn(hours)).periods}
+    assert later == {**{f"2026-{month:02d}": "unchanged" for month in range(1, 12)}, "2026-12": "loaded"}
+
+
+def test_only_the_hours_of_the_entry_are_measured(tmp_path: Path) -> None:
+    """A machine measured from the 16th on, by a second entry: what ran before is paid at the number that stood there."""
+    nights = Nights(
+        tmp_path / "work",
+        bill(
+            {"resource_id": "gpubox", "from": "2026-11-01", "to": "2026-11-15", "power": {"per_kwh": 0.5, "watts": 1000}},
+            {"resource_id": "gpubox", "from": "2026-11-16", "power": {"per_kwh": 0.5, "watts": "measured", "idle_watts": 100}},
+        ),
+    )
+    nights.load(now=DECEMBER, drawn=drawn({0: (2_000_000, 3_600_000), 360: (2_000_000, 3_600_000)}))
+    assert nights.total("2026-11") == 360 * Decimal("0.5") + 1 + 359 * Decimal("0.05")
+
+
 def test_a_look_without_loading(tmp_path: Path) -> None:
     """What `runspend doctor` shows."""
     seen = probe_source(bill({**BOX, "from": "2026-01-01", "to": "2026-02-28"}))
@@ -226,7 +311,10 @@ def refused(tmp_path: Path, machines: str, more: str = "") -> str:
         ("{resource_id: a, from: 1999-12-31, per_month: 3}", "`from` is before the year 2000"),
         ("{resource_id: a, from: 2026-01-01, per_month: -3}", "machines[0].per_month: it should be greater than 0"),
         ("{resource_id: a, from: 2026-01-01, purchase: {amount: 3, months: 0}}", "purchase.months: it should be greater than or equal to 1"),
-        ("{resource_id: a, from: 2026-01-01, power: {per_kwh: 1, watts: measured}}", "`measured` is not read yet. Write the mean draw of the machine in watts"),
+        ("{resource_id: a, from: 2026-01-01, power: {per_kwh: 1, watts: measured}}", "machines[0].power: `watts: measured` needs `idle_watts`, the draw while no run measures it"),
+        ("{resource_id: a, from: 2026-01-01, power: {per_kwh: 1, watts: 650, idle_watts: 90}}", "`idle_watts` belongs to `watts: measured`. A number in `watts` is the draw all the time"),
+        ("{resource_id: a, from: 2026-01-01, power: {per_kwh: 1, watts: measured, idle_watts: 0}}", "power.idle_watts: it should be greater than 0"),
+        ("{resource_id: a, from: 2026-01-01, power: {per_kwh: 1, watts: mesured}}", "power.watts: it should be a valid decimal; found 'mesured', or allowed are 'measured'"),
         (
             "{resource_id: a, from: 2026-01-01, to: 2026-07-01, per_month: 3}\n      - {resource_id: a, from: 2026-07-01, per_month: 4}",
             "`machines[1]` and `machines[0]` are both a on 2026-07-01, that day would be charged twice",

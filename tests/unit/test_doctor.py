@@ -273,6 +273,30 @@ def test_the_machines_of_databricks_clusters_need_a_bill_of_their_own(tmp_path: 
     assert [f.name for f in findings if f.level == "WARN" and "`vms: none`" in f.text] == told
 
 
+@pytest.mark.parametrize(
+    ("drawn", "level", "says"),
+    [
+        (None, "ok", "box: what it drew is read from MLflow by a night, and none has been here yet: every hour has `idle_watts`, 90 W"),
+        ({}, "WARN", "box: no run on it logged system/gpu_*_power_usage_watts: all of its last 558 hours have `idle_watts`, 90 W. Install nvidia-ml-py beside MLflow"),
+        ({"box": {datetime(2026, 10, 31, 23, tzinfo=timezone.utc): (800_000, 3_600_000)}}, "WARN", "box: no run on it logged"),
+        (
+            {"box": {datetime(2026, 11, 2, hour, tzinfo=timezone.utc): found for hour, found in ((8, (900_000, 3_600_000)), (9, (600_000, 1_800_000)))}},
+            "ok",
+            "box: 2 of its last 558 hours measured (1.5 h), 800.0 W on average; 556 hours and what is left of those at `idle_watts`, 90 W",
+        ),
+    ],
+    ids=["before the first night", "nothing", "before it was there", "measured"],
+)
+def test_what_is_measured_of_a_machine_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: Any, level: str, says: str) -> None:
+    """Hours, mean watts and what the rest has; or that nobody logs the metric, and how one does."""
+    monkeypatch.setattr(doctor, "_read_drawn", lambda settings: drawn)
+    machines = "[{resource_id: box, from: 2026-11-01, power: {per_kwh: 0.3, watts: measured, idle_watts: 90}}, {resource_id: old, from: 2026-11-01, per_month: 3}]"
+    found = of(diagnose(load(tmp_path, f"billing: [{{name: lab, format: machines, currency: EUR, machines: {machines}}}]\n"), now=NOW), "bill")
+    [(told, text)] = [(told, text) for told, text in found if text.startswith("box")]
+    assert told == level and says in text
+    assert not any(text.startswith("old") for _, text in found)
+
+
 def test_real_sources_are_read(tmp_path: Path) -> None:
     """A folder of artifacts, a bill that is not there, a database that is not MLflow's: no exception gets out."""
     (tmp_path / "art").mkdir()

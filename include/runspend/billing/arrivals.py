@@ -19,6 +19,7 @@ from typing import Any
 from runspend.billing import census as counts
 from runspend.billing.census import FedPeriod
 from runspend.billing.deliveries import DATA_NAMES, Delivered, DeliveredFile
+from runspend.billing.drawn import Drawn
 from runspend.billing.formats import find_format, format_module, offered
 from runspend.billing.places import Folder, open_folder
 from runspend.billing.staging import Staged, StagedFile, wake
@@ -103,10 +104,10 @@ def stage_alike(tonight: Tonight, staged: Staged, files: Sequence[ArrivedFile], 
             stage_or_note(tonight, staged, file, files, bad, "stage_again")
 
 
-def open_bill(source: BillSource, workdir: Path, now: datetime, progress: Callable[[str], None]) -> Folder:
-    """Where the bill lies: what its format makes of the address, else a folder or a bucket."""
+def open_bill(source: BillSource, workdir: Path, now: datetime, progress: Callable[[str], None], drawn: Drawn) -> Folder:
+    """Where the bill lies: what its format makes of the address, else a folder or a bucket. `drawn`: what measured machines drew."""
     if source.format != "auto" and (open_place := offered(format_module(source.format), "open_place")):
-        place: Folder | None = open_place(source, workdir, now)
+        place: Folder | None = open_place(source, workdir, now, **({"drawn": drawn} if drawn else {}))
         if place is not None:
             return place
     return open_folder(source, workdir, progress)

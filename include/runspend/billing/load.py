@@ -38,6 +38,7 @@ from runspend.billing.deliveries import (
     period_of_name,
     together,
 )
+from runspend.billing.drawn import Drawn
 from runspend.billing.outcomes import (
     Load,
     PeriodLoad,
@@ -76,11 +77,12 @@ def load_source(
     dimensions: DimensionSettings | None = None,
     keys: KeySettings | None = None,
     weights: Sequence[Weights] = (),
+    drawn: Drawn | None = None,
 ) -> Load:
     """Read what a bill delivers now. Raises SourceUnreachable, or SourceRefused when no period can be told from it.
 
     `scope`, `pools`, `dimensions` and `keys` decide what is settled on the lines: where they change, so does the version.
-    So do `weights`, by which other sources split lines of machines.
+    So do `weights`, by which other sources split lines of machines. `drawn` is what machines drew, where a bill pays for that.
 
     `previous(table, "2026-10")` gives this source's published rows or None; `periods_known` are the periods it has.
     `accept` holds "SOURCE:YYYY-MM" for refusals a person has looked at.
@@ -100,7 +102,7 @@ def load_source(
     )
     for period in periods_known:
         tonight.book(period)
-    folder = open_bill(source, workdir, now, progress)
+    folder = open_bill(source, workdir, now, progress, drawn or {})
     found = find_deliveries(source, folder, is_data_of(source))
     if not found.found and not any(book.current for book in tonight.books.values()):
         what = "no manifest" if source.delivery == "manifest" else "no file of a bill (.csv, .csv.gz, .parquet, .jsonl)"

@@ -14,6 +14,7 @@ from runspend.billing import census as counts
 from runspend.billing import settle
 from runspend.billing.arrivals import combine, is_data_of, open_bill, recognize, stage_or_note, verify_all
 from runspend.billing.deliveries import Delivery, find_deliveries
+from runspend.billing.drawn import Drawn
 from runspend.billing.settle import Rules
 from runspend.billing.staging import Staged
 from runspend.billing.tonight import Tonight
@@ -21,7 +22,7 @@ from runspend.config import BillSource, KeySettings
 from runspend.errors import SourceRefused
 
 
-def probe_source(source: BillSource, keys: KeySettings | None = None, now: datetime | None = None) -> dict[str, Any]:
+def probe_source(source: BillSource, keys: KeySettings | None = None, now: datetime | None = None, drawn: Drawn | None = None) -> dict[str, Any]:
     """What a bill holds, without judging versions: format, FOCUS versions, periods, files, rows, sums, coverage.
 
     {"format", "version", "periods": [...], "files", "rows", "quarantined", "billed": {currency: Decimal},
@@ -35,7 +36,7 @@ def probe_source(source: BillSource, keys: KeySettings | None = None, now: datet
         tonight = Tonight(
             source, now or datetime.now(timezone.utc), Rules(keys=keys or KeySettings()), lambda table, period: None, (), workdir, "probe", lambda line: None, {}, ""
         )
-        opened = open_bill(source, workdir, tonight.now, tonight.progress)
+        opened = open_bill(source, workdir, tonight.now, tonight.progress, drawn or {})
         found = find_deliveries(source, opened, is_data_of(source)).found
         newest: dict[tuple[str | None, str], Delivery] = {}
         for delivery in found:

@@ -307,15 +307,24 @@ class ApiReader:
         import pyarrow as pa
 
         for metric in wanted:
-            with self._in_workspace(self._workspace_of.get(metric.run_id)):
-                points = list(
-                    self._pages(
-                        lambda token: self._store.get_metric_history(metric.run_id, metric.key, max_results=PAGE_POINTS, page_token=token)  # noqa: B023
-                    )
-                )
-            values = [p.value for p in points if 0 <= p.step <= metric.last_step and p.step % metric.stride == 0 and 0 <= p.value <= 100]
+            values = [point.value for point in self._points(metric, 100)]
             columns = [pa.array(c, f.type) for c, f in zip(([metric.run_id] * len(values), [metric.key] * len(values), values), raw.use_schema(), strict=True)]
             yield pa.RecordBatch.from_arrays(columns, schema=raw.use_schema())
+
+    def read_power(self, wanted: Sequence[raw.UseKey]) -> Iterator[pa.RecordBatch]:
+        """The chosen points of metrics of power, with their times."""
+        import pyarrow as pa
+
+        schema = raw.power_schema()
+        for metric in wanted:
+            rows = [(metric.run_id, metric.key, point.timestamp, point.value) for point in self._points(metric, raw.LARGEST_WATTS)]
+            yield pa.RecordBatch.from_arrays([pa.array(c, f.type) for c, f in zip(_turned(rows, schema), schema, strict=True)], schema=schema)
+
+    def _points(self, metric: raw.UseKey, most: int) -> list[Any]:
+        """The points of a metric at the steps that are looked at, those between 0 and `most`."""
+        with self._in_workspace(self._workspace_of.get(metric.run_id)):
+            pages = self._pages(lambda token: self._store.get_metric_history(metric.run_id, metric.key, max_results=PAGE_POINTS, page_token=token))
+            return [p for p in pages if 0 <= p.step <= metric.last_step and p.step % metric.stride == 0 and 0 <= p.value <= most]
 
     def read_owners(self) -> pa.Table:
         import pyarrow as pa
@@ -463,8 +472,8 @@ def _document(values: dict[str, Any]) -> str:
 
 
 def _use_keys(run: Any) -> str:
-    """The run's utilization metrics with their last steps, as `raw.RUN_TEXT` says."""
-    found = {m.key: m.step for m in run.data._metric_objs if m.key.startswith("system/") and m.key.endswith("utilization_percentage")}
+    """The run's metrics of utilization and power with their last steps, as `raw.RUN_TEXT` says."""
+    found = {m.key: m.step for m in run.data._metric_objs if m.key.startswith("system/") and m.key.endswith((raw.USE_KEY, raw.POWER_KEY))}
     return raw.AFTER.join(f"{key}{raw.BETWEEN}{step}" for key, step in found.items())
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 USE_KEYS_PER_QUERY = 200
+POINTS_PER_QUERY = 500_000
 CHUNK_ROWS = 2_500  # runs of SQLite read by one query
 READERS = 2  # … and queries at a time: building the maps is the slowest part of an extract
 BATCH_BYTES = 8 * 2**20  # of PostgreSQL
@@ -61,7 +62,7 @@ from runs r
 SQLITE_MAP = """(select json_group_object(cast(t.key as text), cast(t.value as text)) from {table} t
         where t.run_uuid = r.run_uuid and t.value is not null {among})"""
 SQLITE_USE_KEYS = """coalesce((select group_concat(cast(m.key as text) || char(30) || cast(m.step as integer), char(31)) from latest_metrics m
-                 where m.run_uuid = r.run_uuid and m.key glob 'system/*utilization_percentage'), '')"""
+                 where m.run_uuid = r.run_uuid and ({kinds})), '')"""
 
 POSTGRES_RUNS = """
 with chosen as materialized (select r.* from runs r {where}),
@@ -77,7 +78,7 @@ signs as (
 ),
 use_keys as (
   select run_uuid, string_agg(key || chr(30) || step, chr(31)) as use_keys from latest_metrics
-  where key like 'system/%utilization_percentage' {only_chosen} group by run_uuid
+  where ({kinds}) {only_chosen} group by run_uuid
 )
 select r.run_uuid::text, coalesce(r.experiment_id::text, ''), coalesce(r.name::text, ''), coalesce(r.user_id::text, ''),
        coalesce(r.status::text, ''), coalesce(r.lifecycle_stage::text, ''), coalesce(r.artifact_uri::text, ''),
@@ -111,22 +112,25 @@ from experiments e
 """
 
 # One search of the index a step: the grid drives, whatever the planner knows.
-SQLITE_USE = """
+SQLITE_POINTS = """
 with wanted (run_uuid, key, last_step, stride) as (values {listed}),
 grid (run_uuid, key, step, last_step, stride) as (
   select run_uuid, key, 0, last_step, stride from wanted
   union all
   select run_uuid, key, step + stride, last_step, stride from grid where step + stride <= last_step
 )
-select cast(g.run_uuid as text), cast(g.key as text), cast(m.value as real)
+select cast(g.run_uuid as text), cast(g.key as text), {logged_ms} cast(m.value as real)
 from grid g cross join metrics m indexed by index_metrics_run_uuid_key_step on m.run_uuid = g.run_uuid and m.key = g.key and m.step = g.step
-where m.is_nan = 0 and m.value between 0 and 100
+where m.is_nan = 0 and m.value between 0 and {most}
 """
-POSTGRES_USE = """
-select w.run_uuid, w.key, m.value::float8
+POSTGRES_POINTS = """
+select w.run_uuid, w.key, {logged_ms} m.value::float8
 from (values {listed}) w (run_uuid, key, last_step, stride)
 cross join lateral generate_series(0, w.last_step, w.stride) g (step)
-cross join lateral (select value from metrics m where m.run_uuid = w.run_uuid and m.key = w.key and m.step = g.step and not m.is_nan and m.value between 0 and 100 offset 0) m
+cross join lateral (
+  select value, timestamp from metrics m
+  where m.run_uuid = w.run_uuid and m.key = w.key and m.step = g.step and not m.is_nan and m.value between 0 and {most} offset 0
+) m
 """
 
 MODELS = """
@@ -309,11 +313,13 @@ class DatabaseReader:
         if not self._is_sqlite:
             only_chosen = "and run_uuid in (select run_uuid from chosen)" if where else ""
             maps = {t: POSTGRES_MAP.format(table=t, among=_among("key", k), only_chosen=only_chosen) for t, k in keys.by_table()}
-            yield from self._batches(POSTGRES_RUNS.format(where=where, only_chosen=only_chosen, **maps), schema)
+            kinds = " or ".join(f"key like 'system/%{kind}'" for kind in raw.use_kinds(keys))
+            yield from self._batches(POSTGRES_RUNS.format(where=where, only_chosen=only_chosen, kinds=kinds, **maps), schema)
             return
         maps = {t: "'{}'" if k is not None and not k else SQLITE_MAP.format(table=t, among=_among("+t.key", k)) for t, k in keys.by_table()}
         [has_use] = self._scalars("select exists (select 1 from latest_metrics where key >= 'system/' and key < 'system0')")
-        runs = SQLITE_RUNS.format(**maps, between=raw.BETWEEN, after=raw.AFTER, use_keys=SQLITE_USE_KEYS if has_use else "''")
+        kinds = " or ".join(f"m.key glob 'system/*{kind}'" for kind in raw.use_kinds(keys))
+        runs = SQLITE_RUNS.format(**maps, between=raw.BETWEEN, after=raw.AFTER, use_keys=SQLITE_USE_KEYS.format(kinds=kinds) if has_use else "''")
         first, last = (int(self._scalars(f"select coalesce({f}(rowid), 0) from runs")[0]) for f in ("min", "max"))
         step = max(CHUNK_ROWS, (last - first) // 10_000)
         chunks = (
@@ -324,19 +330,34 @@ class DatabaseReader:
 
     def read_use(self, wanted: Sequence[raw.UseKey]) -> Iterator[pa.RecordBatch]:
         """The chosen points of system metrics, by the index on run, key and step; none from a database that lacks it."""
+        return self._read_points(wanted, raw.use_schema(), logged_ms="", most=100)
+
+    def read_power(self, wanted: Sequence[raw.UseKey]) -> Iterator[pa.RecordBatch]:
+        """The chosen points of metrics of power, with their times."""
+        if wanted and not revisions.is_at_least(self.revision, revisions.METRIC_INDEX_SINCE):
+            self.warnings.append(
+                f"{self.name}: power that runs measured cannot be read from a database older than revision {revisions.METRIC_INDEX_SINCE}: "
+                "its metrics have no index. Those hours have `idle_watts`. Run `mlflow db upgrade`, or set `via: api`."
+            )
+        logged_ms = "cast(m.timestamp as integer)," if self._is_sqlite else "m.timestamp::bigint,"
+        return self._read_points(wanted, raw.power_schema(), logged_ms=logged_ms, most=raw.LARGEST_WATTS)
+
+    def _read_points(self, wanted: Sequence[raw.UseKey], schema: pa.Schema, *, logged_ms: str, most: int) -> Iterator[pa.RecordBatch]:
         if not revisions.is_at_least(self.revision, revisions.METRIC_INDEX_SINCE):
             return
-        schema = raw.use_schema()
         if wanted and not self._is_sqlite:  # whatever its planner thinks of a small or never analyzed table
-            with self._connection.cursor() as cursor:
-                cursor.execute("set local enable_seqscan = off")
-        for start in range(0, len(wanted), USE_KEYS_PER_QUERY):
-            listed = ", ".join(f"({_literal(u.run_id)}, {_literal(u.key)}, {u.last_step}, {u.stride})" for u in wanted[start : start + USE_KEYS_PER_QUERY])
-            sql = SQLITE_USE if self._is_sqlite else POSTGRES_USE
-            yield from self._batches(sql.format(listed=listed), schema)
+            self._let_scans("off")
+        for part in _parts(wanted):
+            listed = ", ".join(f"({_literal(u.run_id)}, {_literal(u.key)}, {u.last_step}, {u.stride})" for u in part)
+            sql = SQLITE_POINTS if self._is_sqlite else POSTGRES_POINTS
+            yield from self._batches(sql.format(listed=listed, logged_ms=logged_ms, most=most), schema)
         if wanted and not self._is_sqlite:
-            with self._connection.cursor() as cursor:
-                cursor.execute("set local enable_seqscan = on")
+            self._let_scans("on")
+
+    def _let_scans(self, state: str) -> None:
+        with self._connection.cursor() as cursor:
+            for kind in ("seqscan", "bitmapscan"):
+                cursor.execute(f"set local enable_{kind} = {state}")
 
     def _read_side_by_side(self, queries: Iterator[str], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """The batches of many queries over the copy, in order, a few read ahead by connections of their own."""
@@ -419,6 +440,20 @@ class DatabaseReader:
         is_lost = state == "40001" or (state == "57014" and "recovery" in str(error))
         kind = SnapshotLost if is_lost else SourceUnreachable
         return kind(self.name, f"cannot read the database of {self.name}: {self._hide(error)}. Its last good data stay.")
+
+
+def _parts(wanted: Sequence[raw.UseKey]) -> Iterator[list[raw.UseKey]]:
+    """Metrics for one query each: some hundred, and no more points than the time limit of a statement allows."""
+    part: list[raw.UseKey] = []
+    points = 0
+    for metric in wanted:
+        if part and (len(part) == USE_KEYS_PER_QUERY or points + metric.points > POINTS_PER_QUERY):
+            yield part
+            part, points = [], 0
+        part.append(metric)
+        points += metric.points
+    if part:
+        yield part
 
 
 def _literal(text: str) -> str:

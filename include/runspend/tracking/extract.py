@@ -16,7 +16,7 @@ from runspend.config import DimensionSettings, Pool, TrackingServer
 from runspend.errors import SourceError, SourceRefused
 from runspend.identifiers import RUN_JOB_KEYS
 from runspend.tracking import database, raw
-from runspend.tracking.places import RowSettings
+from runspend.tracking.places import MeasuredMachines, RowSettings
 from runspend.tracking.rows import Rows
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def extract_server(
     settings_of: Mapping[str, str | None] | None = None,
     known_trace_months: Sequence[str] = (),
     accept: Collection[str] = (),
+    measured: MeasuredMachines = MeasuredMachines(),  # noqa: B008 (frozen)
 ) -> Extract:
     """Read a server into Parquet files under `workdir`.
 
@@ -63,9 +64,10 @@ def extract_server(
     the API what `choose_months` chooses. `known_months` are those the warehouse holds: one that MLflow no longer has any
     run of is read as empty; `settings_of` says under which `extras["settings"]` each was written: one that differs is read
     again. `known_trace_months` are those of `trace_costs`. `selector_keys` ("tag.K", "param.K", "experiment_tag.K") are copied beside the allow-list, because pools, budgets
-    and policies select by them. `accept` names months, or "experiments", whose shrinking is known.
+    and policies select by them. `accept` names months, or "experiments", whose shrinking is known. Of `measured` machines the runs'
+    metrics of power are read too.
     """
-    settings = RowSettings(dims, pools, job_keys, selector_keys)
+    settings = RowSettings(dims, pools, job_keys, selector_keys, measured)
     with ThreadPoolExecutor(1) as beside:  # DuckDB starts while a SQLite file is copied
         making = beside.submit(Rows, server, settings, now=now, workdir=workdir, load_id=load_id)
         try:
@@ -104,7 +106,8 @@ def _write_months(
     refused: list[SourceRefused] = []
     for month in months:
         try:
-            files, extra = rows.write_month(month, previous("runs", month), previous("run_resources", month), accept=month in accept)
+            before = (previous(table, month) for table in ("runs", "run_resources", "machine_power"))
+            files, extra = rows.write_month(month, *before, accept=month in accept)
         except SourceRefused as error:
             refused.append(error)
             continue
@@ -204,6 +207,8 @@ def _load_runs(reader: raw.Reader, rows: Rows, months: list[str] | None, previou
             keys = rows.expect(reader.narrow_keys(rows.wanted))
             rows.load_runs(reader.read_runs(months, keys))
             rows.load_use(reader.read_use(rows.use_wanted(lambda month: previous("runs", month))))
+            if wanted := rows.power_wanted(lambda month: previous("machine_power", month)):
+                rows.load_power(reader.read_power(wanted))
             return
         except database.SnapshotLost:
             if attempt == database.RETRIES:

@@ -27,6 +27,14 @@ SELECTED = {"workspace": "workspace_name", "experiment": "experiment_name", "use
 
 
 @dataclass(frozen=True)
+class MeasuredMachines:
+    """Machines whose bill is by measured watts, as the bill lists them, and for each pool the machines its runs may be on."""
+
+    resource_ids: tuple[str, ...] = ()
+    of_pool: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
+@dataclass(frozen=True)
 class RowSettings:
     """What of the configuration the rows of runs depend on, beside the server's own settings."""
 
@@ -34,6 +42,7 @@ class RowSettings:
     pools: Sequence[Pool] = ()
     job_keys: Sequence[str] = RUN_JOB_KEYS
     selector_keys: Collection[str] = ()
+    measured: MeasuredMachines = MeasuredMachines()
 
 
 @dataclass(frozen=True)
@@ -165,6 +174,7 @@ def digest_settings(server: TrackingServer, settings: RowSettings, places: Place
         "job_keys": list(settings.job_keys),
         "selector_keys": sorted(settings.selector_keys),
         "rules": [*rules, job_key_sql("said_job")],
+        "measured": [settings.measured.resource_ids, settings.measured.of_pool],
     }
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 

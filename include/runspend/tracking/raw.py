@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # `tags` and `params` are JSON objects of at least the keys asked for, `param_list` all params: elements KEY US-ASCII-30 VALUE, in any
-# order, joined by US-ASCII-31. `use_keys` has the same form: the utilization metrics of the run, each with the last step it was logged at.
+# order, joined by US-ASCII-31. `use_keys` has the same form: the utilization metrics of the run (and those of power, where they are asked
+# for), each with the last step it was logged at.
 RUN_TEXT = ("run_id", "experiment_id", "run_name", "user_id", "status", "lifecycle_stage", "artifact_uri", "tags", "params", "param_list", "use_keys")
 RUN_TIMES = ("start_ms", "end_ms", "last_metric_ms")
 EXPERIMENT_TEXT = ("workspace", "experiment_id", "experiment_name", "lifecycle_stage", "artifact_location", "tags")
@@ -30,7 +31,11 @@ TRACE_FIGURES = ("start_ms", "input_tokens", "output_tokens", "total_cost")
 SPAN_TEXT = ("trace_id", "span_id", "parent_id", "model")
 
 BETWEEN, AFTER = "\x1e", "\x1f"
+USE_KEY, POWER_KEY = "utilization_percentage", "power_usage_watts"
 USE_POINTS = 250  # of one metric of one run, evenly spread over its steps: enough for a mean, few enough to look each up
+POWER_POINTS_PER_HOUR = 60  # of a run; MLflow logs one in ten seconds
+POWER_POINTS = 50_000  # of one metric of one run: a month of them
+LARGEST_WATTS = 100_000  # of one GPU: more is no measurement
 
 # Runs without a start, or with one no calendar has, are kept under this month.
 NO_START = "1970-01"
@@ -39,10 +44,11 @@ LAST_MS = 253_402_300_800_000  # the year 10000
 
 @dataclass(frozen=True)
 class Keys:
-    """The tags and params of runs to hand over; None is all of them."""
+    """The tags and params of runs to hand over; None is all of them. `power`: whether metrics of power stand in `use_keys`."""
 
     tags: Sequence[str] | None
     params: Sequence[str] | None
+    power: bool = False
 
     def by_table(self) -> tuple[tuple[str, Sequence[str] | None], ...]:
         return ("tags", self.tags), ("params", self.params)
@@ -56,6 +62,11 @@ class UseKey:
     key: str
     last_step: int
     stride: int
+
+    @property
+    def points(self) -> int:
+        """How many points are looked for."""
+        return self.last_step // self.stride + 1
 
 
 class Reader(Protocol):
@@ -81,6 +92,8 @@ class Reader(Protocol):
 
     def read_use(self, wanted: Sequence[UseKey]) -> Iterator[pa.RecordBatch]: ...
 
+    def read_power(self, wanted: Sequence[UseKey]) -> Iterator[pa.RecordBatch]: ...
+
     def read_owners(self) -> pa.Table: ...
 
     def list_trace_months(self) -> list[str]: ...
@@ -99,10 +112,22 @@ def run_schema() -> pa.Schema:
     return raw_schema(RUN_TEXT, RUN_TIMES)
 
 
+def use_kinds(keys: Keys) -> tuple[str, ...]:
+    """How the system metrics of `use_keys` end."""
+    return (USE_KEY, POWER_KEY) if keys.power else (USE_KEY,)
+
+
 def use_schema() -> pa.Schema:
     import pyarrow as pa
 
     return pa.schema([("run_id", pa.string()), ("key", pa.string()), ("value", pa.float64())])
+
+
+def power_schema() -> pa.Schema:
+    """Watts and when they were logged, in epoch milliseconds."""
+    import pyarrow as pa
+
+    return pa.schema([("run_id", pa.string()), ("key", pa.string()), ("logged_ms", pa.int64()), ("value", pa.float64())])
 
 
 def trace_schema() -> pa.Schema:

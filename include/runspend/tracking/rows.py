@@ -1,4 +1,4 @@
-"""From raw rows to the tables `runs`, `run_resources`, `experiments` and `artifact_owners`, by DuckDB, one Parquet file a unit.
+"""From raw rows to the tables `runs`, `run_resources`, `machine_power`, `experiments` and `artifact_owners`, by DuckDB, one Parquet file a unit.
 
 Put here what a run's row means and how a month is put together from what MLflow has and what it had; the rules
 themselves are in the `.sql` files next door. How rows are fetched belongs to `database.py` and `api.py`.
@@ -19,7 +19,17 @@ from runspend.errors import MissingExtra, SourceRefused
 from runspend.identifiers import resource_key_sql
 from runspend.tables import TABLES, Table
 from runspend.tracking import raw
-from runspend.tracking.places import Places, PoolColumns, RowSettings, copied_sql, digest_settings, job_columns, keys_of, sort_keys
+from runspend.tracking.places import (
+    MeasuredMachines,
+    Places,
+    PoolColumns,
+    RowSettings,
+    copied_sql,
+    digest_settings,
+    job_columns,
+    keys_of,
+    sort_keys,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -89,6 +99,7 @@ class Rows:
         self._places = Places(settings)
         self._pools = PoolColumns(settings.pools, self._places, server.name)
         self._job_keys = settings.job_keys
+        self.reads_power = bool(settings.measured.resource_ids)
         self.settings_digest = digest_settings(server, settings, self._places)
         stated = {*STATED_KEYS, *settings.job_keys}
         self._copied_tags = {*_listed(server.copy_.tags), *stated, *self._places.tags, *keys_of(settings.selector_keys, "tag.")}
@@ -115,6 +126,8 @@ class Rows:
         self._create("fresh_resources", TABLES["run_resources"], "has_bad_time boolean", "is_single boolean")
         self._create("fresh_trace_costs", TABLES["trace_costs"])
         self._con.execute("create table fresh_use (run_id varchar, mean_use_percent double)")
+        if self.reads_power:
+            self._create_power(settings.measured)
 
     def close(self) -> None:
         self._beside.shutdown()
@@ -123,6 +136,18 @@ class Rows:
     def _create(self, name: str, table: Table, *more: str) -> None:
         columns = [f"{c.name} {DUCKDB_TYPES[c.type]}" for c in table.columns]
         self._con.execute(f"create table {name} ({', '.join([*columns, *more])})")
+
+    def _create_power(self, measured: MeasuredMachines) -> None:
+        """`fresh_power` and `known_power`: what is read tonight, and what was on an earlier night and would be the same."""
+        self._create("fresh_power", TABLES["machine_power"])
+        self._create("known_power", TABLES["machine_power"])
+        self._con.execute(_sql("power_tables.sql"))
+        of_pool = [(pool, machine) for pool, machines in measured.of_pool for machine in machines]
+        key = resource_key_sql("machine")
+        for table, rows in (("measured_machines", [(machine,) for machine in measured.resource_ids]), ("pool_machines", of_pool)):
+            if rows:
+                self._con.executemany(f"insert into {table} values ({', '.join('?' * len(rows[0]))})", rows)
+            self._con.execute(f"alter table {table} add column resource_key varchar; update {table} set resource_key = {key}")
 
     def _set_variables(self, settings: RowSettings) -> None:
         copied = sort_keys(
@@ -158,7 +183,8 @@ class Rows:
             "copied_params": copied_sql("p", "param_labels", range(len(params))),
         }
         self._set("pool_texts", self._pools.texts)
-        return raw.Keys(None if self._server.copy_.tags == "all" else tags, None if self._server.copy_.params == "all" else params)
+        every_tag, every_param = self._server.copy_.tags == "all", self._server.copy_.params == "all"
+        return raw.Keys(None if every_tag else tags, None if every_param else params, self.reads_power)
 
     def _set(self, name: str, value: Any, type_: str = "varchar[]") -> None:
         self._con.execute(f"set variable {name} = cast($value as {type_})", {"value": value})
@@ -206,6 +232,37 @@ class Rows:
         self._con.register("raw_use", pa.Table.from_batches(batches, schema=raw.use_schema()))
         self._con.execute(_sql("mean_use.sql"))
         self._con.unregister("raw_use")
+
+    def power_wanted(self, previous: Callable[[str], pa.Table | None]) -> list[raw.UseKey]:
+        """The metrics of power to read, of runs on measured machines. What was read before at the same steps is not read again."""
+        if not self.reads_power:
+            return []
+        for table in ("power_wanted", "known_power", "fresh_power"):
+            self._con.execute(f"delete from {table}")
+        limits = {"per_hour": raw.POWER_POINTS_PER_HOUR, "points": raw.POWER_POINTS}
+        self._con.execute(_sql("power_wanted.sql", node_key=resource_key_sql("p.node")), limits)
+        for (month,) in self._con.execute("select distinct strftime(start_month, '%Y-%m') from power_wanted").fetchall():
+            self._register("previous_power", TABLES["machine_power"], previous(month))
+            self._con.execute(_sql("power_known.sql"), {"month": _first_day(month)})
+        found = self._con.execute(
+            "select run_id, metric, last_step, step_stride from power_wanted anti join known_power using (run_id, metric) order by run_id, metric"
+        ).fetchall()
+        return [raw.UseKey(*row) for row in found]
+
+    def load_power(self, batches: Iterator[pa.RecordBatch]) -> None:
+        """All batches, or none: what they raise is raised here as it was."""
+        import pyarrow as pa
+
+        guarded = _Guarded(batches)
+        self._con.register("raw_power", pa.RecordBatchReader.from_batches(raw.power_schema(), guarded))
+        try:
+            self._con.execute(_sql("power.sql"), self._names)
+        except Exception:
+            if guarded.error is not None:
+                raise guarded.error from None
+            raise
+        finally:
+            self._con.unregister("raw_power")
 
     def load_traces(self, traces: pa.Table, spans: pa.Table) -> None:
         self._con.execute("delete from fresh_trace_costs")
@@ -258,9 +315,9 @@ class Rows:
         return path
 
     def write_month(
-        self, month: str, previous_runs: pa.Table | None, previous_resources: pa.Table | None, *, accept: bool
+        self, month: str, previous_runs: pa.Table | None, previous_resources: pa.Table | None, previous_power: pa.Table | None, *, accept: bool
     ) -> tuple[dict[str, Path], dict[str, Any]]:
-        """The files of `runs` and `run_resources`, and what the unit should remember. Refused if too many runs vanished."""
+        """The files of `runs` and what stands beside it, and what the unit should remember. Refused if too many runs vanished."""
         parameters = {"month": _first_day(month)}
         self._register("previous_runs", TABLES["runs"], previous_runs)
         self._register("previous_resources", TABLES["run_resources"], previous_resources)
@@ -287,6 +344,10 @@ class Rows:
             parameters,
         )
         files = {"runs": writing.result(), "run_resources": of_resources}
+        if self.reads_power:
+            self._register("previous_power", TABLES["machine_power"], previous_power)
+            select = _sql("power_month.sql", columns=_columns(TABLES["machine_power"]))
+            files["machine_power"] = self._write(TABLES["machine_power"], month, select, parameters)
         return files, self._extra(files["runs"])
 
     def _register(self, name: str, table: Table, rows: pa.Table | None) -> None:

@@ -14,7 +14,7 @@ A format's module offers
 * optional `combine(staged, labels)`: what is left of such files beside each other, once all are staged (`Staged.keep`); returns
   what is to be told, by kind;
 * optional `open_place(source, workdir, now)`: a `Folder` for an address that is no folder or bucket, or for a bill that is made
-  here; None for every other address.
+  here; None for every other address. Of a bill that pays for measured watts it gets `drawn` as well: what its machines drew.
 
 `docs/new-format.md` shows a whole one.
 """

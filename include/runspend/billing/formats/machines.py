@@ -1,22 +1,24 @@
 """Your own machines: what they cost, from `billing[].machines`, as a FOCUS file a month with a line per machine and hour.
 
 Nothing is delivered: `open_place` writes the files, from the month the first machine began in to the hour that is over now.
-They are FOCUS 1.4 and are read as such. A month that is over has the same bytes every night, until the configuration changes.
-What each cost comes to is settled here; `machines.sql` spreads it over the hours.
+They are FOCUS 1.4 and are read as such. A month that is over has the same bytes every night, until the configuration changes or
+watts measured in it arrive. What each cost comes to is settled here; `machines.sql` spreads it over the hours.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
 from fractions import Fraction
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runspend.billing.deliveries import Delivered
+from runspend.billing.drawn import Drawn
 from runspend.billing.formats import focus
 from runspend.billing.places import Entry, Folder
 from runspend.billing.staging import Staged, StagedFile, open_engine, sql_text
@@ -35,7 +37,10 @@ create table machines (
   sku_price_details varchar, tags varchar
 );
 create table rents (number integer, rent_start timestamptz, rent_end timestamptz, units hugeint);
+create table hour_details (number integer, hour_start timestamptz, sku_price_details varchar);
 """
+HOUR_MILLISECONDS = 3_600_000
+KILOWATT_HOUR = 10**6 * HOUR_MILLISECONDS  # in milliwatts x milliseconds
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,15 @@ class Rent:
     start: datetime
     end: datetime
     units: int
+
+
+@dataclass(frozen=True)
+class Hour:
+    """The power of one hour of a measured machine: its price, and what was measured (mean milliwatts, for so many milliseconds of it)."""
+
+    rent: Rent
+    milliwatts: int
+    milliseconds: int
 
 
 def matches(header: Sequence[str]) -> bool:
@@ -57,11 +71,11 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
     return focus.stage(staged, delivered)
 
 
-def open_place(source: BillSource, workdir: Path, now: datetime) -> Folder:
-    """The months of the machines as files in the work folder, up to the hour that is over."""
+def open_place(source: BillSource, workdir: Path, now: datetime, drawn: Drawn | None = None) -> Folder:
+    """The months of the machines as files in the work folder, up to the hour that is over. `drawn`: what measured machines drew."""
     if source.currency is None:
         raise ConfigError(f"cannot load bill {source.name}: it has no currency. Set billing[].currency, or `currency` of the whole file.")
-    return Months(source, workdir / "machines", now.astimezone(timezone.utc).replace(minute=0, second=0, microsecond=0))
+    return Months(source, workdir / "machines", now.astimezone(timezone.utc).replace(minute=0, second=0, microsecond=0), drawn or {})
 
 
 @dataclass
@@ -71,6 +85,7 @@ class Months:
     source: BillSource
     folder: Path
     until: datetime
+    drawn: Drawn
 
     def entries(self) -> list[Entry]:
         first = min(machine.from_ for machine in self.source.machines)
@@ -106,13 +121,15 @@ class Months:
             con.close()
 
     def _fill(self, con: duckdb.DuckDBPyConnection, start: datetime, end: datetime) -> None:
-        """The two tables that `machines.sql` reads, of one month."""
-        con.execute("delete from machines; delete from rents")
+        """The tables that `machines.sql` reads, of one month."""
+        con.execute("delete from machines; delete from rents; delete from hour_details")
         for number, machine in enumerate(self.source.machines):
             if present := _presence(machine, start, end, self.until):
                 con.execute("insert into machines values (?, ?, ?, ?, ?, ?, ?, ?)", [number, *present, *_described(machine)])
-                for rent in rents(machine, start, end):
-                    con.execute("insert into rents values (?, ?, ?, ?)", [number, rent.start, rent.end, rent.units])
+                hours = measured_hours(machine, *present, self.drawn.get(machine.resource_id, {})) if machine.is_measured else []
+                _insert_rents(con, number, [*rents(machine, start, end), *(hour.rent for hour in hours)])
+                details = [_details(machine, hour) for hour in hours]
+                con.execute("insert into hour_details select ?, unnest(?), unnest(?)", [number, [hour.rent.start for hour in hours], details])
 
 
 def rents(machine: Machine, start: datetime, end: datetime) -> list[Rent]:
@@ -121,11 +138,35 @@ def rents(machine: Machine, start: datetime, end: datetime) -> list[Rent]:
     if machine.per_month is not None:
         found.append(Rent(start, end, _units(Fraction(machine.per_month))))
     hourly = Fraction(machine.per_hour or 0)
-    if machine.power is not None:
+    if machine.power is not None and isinstance(machine.power.watts, Decimal):
         hourly += Fraction(machine.power.watts) * Fraction(machine.power.per_kwh) / 1000
     if hourly:
         found.append(Rent(start, end, _units(hourly * ((end - start) // HOUR))))
     return found
+
+
+def measured_hours(machine: Machine, start: datetime, end: datetime, drawn: Mapping[datetime, tuple[int, int]]) -> list[Hour]:
+    """The power of each hour of a machine: what was measured for as long as it was, `idle_watts` for the rest.
+
+    An hour has what is spent by its end, less what is spent by its start, so that together they are the price of all to the last digit.
+    """
+    assert machine.power is not None and machine.power.idle_watts is not None  # settings refuse one without the other
+    price, idle = Fraction(machine.power.per_kwh), Fraction(machine.power.idle_watts) * 1000
+    # Whole numbers over one divisor: an hour's fractions would cost more than all else.
+    times, divisor = price.numerator * UNITS, price.denominator * idle.denominator * KILOWATT_HOUR
+    energy, spent = 0, 0
+    found = []
+    for hour_start in (start + HOUR * n for n in range((end - start) // HOUR)):
+        milliwatts, milliseconds = drawn.get(hour_start, (0, 0))
+        energy += milliwatts * milliseconds * idle.denominator + idle.numerator * (HOUR_MILLISECONDS - milliseconds)
+        before, spent = spent, energy * times // divisor
+        found.append(Hour(Rent(hour_start, hour_start + HOUR, spent - before), milliwatts, milliseconds))
+    return found
+
+
+def _insert_rents(con: duckdb.DuckDBPyConnection, number: int, found: Sequence[Rent]) -> None:
+    columns = [[rent.start for rent in found], [rent.end for rent in found], [str(rent.units) for rent in found]]
+    con.execute("insert into rents select ?, unnest(?), unnest(?), cast(unnest(?) as hugeint)", [number, *columns])
 
 
 def _paid_off(purchase: Purchase, since: date, start: datetime, end: datetime) -> list[Rent]:
@@ -152,20 +193,29 @@ def _presence(machine: Machine, start: datetime, end: datetime, until: datetime)
     return present if present[0] < present[1] else None
 
 
-def _described(machine: Machine) -> list[Any]:
-    """What its lines say of a machine, in the order of the table `machines`."""
-    details = {
+def _details(machine: Machine, hour: Hour | None = None) -> str | None:
+    """FOCUS SkuPriceDetails: what the machine has and, of a measured one, by which watts an hour is billed, and for how long of it."""
+    details: dict[str, Any] = {
         "InstanceType": machine.instance_type,
         "GpuCount": machine.gpus,
         "CoreCount": machine.cpus,
         "MemorySize": None if machine.memory_gb is None else float(machine.memory_gb),
     }
+    if hour is not None and hour.milliseconds:
+        details |= {"x_MeasuredWatts": hour.milliwatts / 1000, "x_MeasuredSeconds": hour.milliseconds / 1000}
+    if hour is not None and hour.milliseconds < HOUR_MILLISECONDS and machine.power is not None and machine.power.idle_watts is not None:
+        details |= {"x_IdleWatts": float(machine.power.idle_watts), "x_IdleSeconds": (HOUR_MILLISECONDS - hour.milliseconds) / 1000}
     said = {key: value for key, value in details.items() if value is not None}
+    return json.dumps(said) if said else None
+
+
+def _described(machine: Machine) -> list[Any]:
+    """What its lines say of a machine, in the order of the table `machines`."""
     return [
         machine.resource_id,
         machine.account,
         machine.region,
-        json.dumps(said) if said else None,
+        _details(machine),
         json.dumps(machine.tags) if machine.tags else None,
     ]
 

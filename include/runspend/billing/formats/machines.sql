@@ -1,6 +1,7 @@
 -- One FOCUS row per machine and hour of a month, as far as it is over. `machines`: who is there from when to when; `rents`: money
 -- spread evenly over a time, in ten-billionths. An hour has what is spent by its end, less what is spent by its start: whatever
--- the number of hours and the remainders of the division, the hours of a rent sum to it exactly.
+-- the number of hours and the remainders of the division, the hours of a rent sum to it exactly. `hour_details`: what hours of measured
+-- machines say, in the place of what the machine says.
 with hours as (
   select *, unnest(generate_series(present_from, present_until - interval 1 hour, interval 1 hour)) as hour_start
   from machines
@@ -20,9 +21,13 @@ spent as (
   group by number, hour_start
 ),
 priced as (
-  select h.*, coalesce(s.units, 0) * cast(0.0000000001 as decimal(10, 10)) as cost
+  select
+    h.* exclude (sku_price_details),
+    coalesce(d.sku_price_details, h.sku_price_details) as sku_price_details,
+    coalesce(s.units, 0) * cast(0.0000000001 as decimal(10, 10)) as cost
   from hours h
   left join spent s on s.number = h.number and s.hour_start = h.hour_start
+  left join hour_details d on d.number = h.number and d.hour_start = h.hour_start
 )
 select
   cost as BilledCost,

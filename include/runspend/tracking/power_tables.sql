@@ -1,0 +1,7 @@
+-- What `power_wanted.sql` reads and fills: the machines whose power is measured, those that the runs of a pool may be on, and the
+-- metrics of runs on a measured machine.
+create table measured_machines (machine varchar);
+create table pool_machines (pool varchar, machine varchar);
+create table power_wanted (
+  workspace varchar, run_id varchar, start_month date, start_ms bigint, metric varchar, gpu bigint, resource_id varchar, last_step bigint, step_stride bigint
+);

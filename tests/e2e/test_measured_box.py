@@ -1,0 +1,144 @@
+"""The box under a desk with `watts: measured`: MLflow's own store with metrics of power in it, nights, the bill of the month."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.test_one_box import EXAMPLE, ask, runspend
+
+BEGIN = 1793491200000  # November
+STORE = """
+import json, sys
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+uri, root, runs, begin = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4])
+client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+found = client.get_experiment_by_name("vit")
+experiment = found.experiment_id if found else client.create_experiment("vit", artifact_location=root)
+for user, start, end, watts in runs:
+    run = client.create_run(experiment, start_time=begin + start * 60000, tags={"mlflow.user": user}).info.run_id
+    points = [(step, begin + (start + step + 1) * 60000) for step in range(end - start)]
+    for at in range(0, len(points), 100):
+        client.log_batch(run, metrics=[Metric(f"system/gpu_{gpu}_power_usage_watts", watts + gpu, when, step) for step, when in points[at:at + 100] for gpu in range(4)])
+    client.set_terminated(run, end_time=begin + end * 60000)
+"""
+# User, start and end in minutes of November, watts of the first of four GPUs: the others draw 1, 2 and 3 more.
+EARLY = [("ana", 600, 720, 200.0), ("ben", 660, 810, 210.0)]
+LATE = [("cai", 1200, 1230, 0.1)]
+NIGHT = "2026-12-01T07:00"
+
+
+def log(folder: Path, runs: list[tuple[str, int, int, float]]) -> None:
+    command = [sys.executable, "-c", STORE, f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri(), json.dumps(runs), str(BEGIN)]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+
+
+def power(*runs: tuple[str, int, int, float]) -> Fraction:
+    """What November's power costs, minute by minute: in each the GPUs' mean over the runs of that hour, or 120 W."""
+    cost = Fraction(0)
+    for hour in range(720):
+        minutes = [minute for minute in range(hour * 60, hour * 60 + 60) if any(start <= minute < end for _, start, end, _ in runs)]
+        weights = [(max(0, min(end, hour * 60 + 60) - max(start, hour * 60)), watts) for _, start, end, watts in runs]
+        held = sum(weight for weight, _ in weights)
+        each = sum(weight * Fraction(str(watts)) for weight, watts in weights) / held if held else Fraction(0)
+        gpus = sum(Fraction(int((each + gpu) * 1000 + Fraction(1, 2)), 1000) for gpu in range(4))
+        cost += (gpus * len(minutes) + 120 * (60 - len(minutes))) / 60
+    return cost * Fraction("0.31") / 1000
+
+
+def total(folder: Path) -> Decimal:
+    [row] = ask(folder, "select sum(billed_cost) as billed from billing_lines where billing_period = '2026-11-01'")
+    return Decimal(row["billed"])
+
+
+def exactly(cost: Fraction) -> Decimal:
+    return Decimal(int(cost * 10**10)) / 10**10
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page's file, measured; two runs that overlap; the night of the first of December behind it."""
+    folder = tmp_path_factory.mktemp("measured-box")
+    log(folder, EARLY)
+    text = EXAMPLE.read_text(encoding="utf-8")
+    for old, new in (
+        ("sqlite:////srv/mlflow/mlflow.db", "sqlite:///mlflow.db"),
+        ("from: 2026-01-01", "from: 2026-11-01"),
+        ("watts: 650", "watts: measured, idle_watts: 120"),
+    ):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    (folder / "runspend.yaml").write_text(text, encoding="utf-8")
+    (folder / "before.txt").write_text(runspend(folder, "doctor", "--config", "runspend.yaml"), encoding="utf-8")
+    (folder / "first.txt").write_text(night(folder), encoding="utf-8")
+    return folder
+
+
+def night(folder: Path, config: str = "runspend.yaml") -> str:
+    return runspend(folder, "nightly", "--config", config, "--now", NIGHT)
+
+
+def said(text: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+
+
+def test_november_is_what_the_box_drew(box: Path) -> None:
+    """800 + 210, and each hour's power by what its runs measured and 120 W; every hour is a run's or idle, and the month is final."""
+    expected = exactly(1010 + power(*EARLY))
+    assert total(box) == expected
+    first = said((box / "first.txt").read_text())
+    assert (Decimal(first["2026-11.EUR.bill"]), first["2026-11.EUR.equals_export"], first["exit"]) == (expected, "true", "0")
+    assert Decimal(first["2026-11.EUR.run_cost"]) + Decimal(first["2026-11.EUR.idle"]) == expected
+    rows = ask(
+        box,
+        "select charge_period_start, sku_price_details from billing_lines where sku_price_details like '%Measured%' and billing_period = '2026-11-01' order by 1",
+    )
+    details = [json.loads(row["sku_price_details"], parse_float=Decimal) for row in rows]
+    assert [(d["x_MeasuredWatts"], d["x_MeasuredSeconds"], d.get("x_IdleSeconds")) for d in details] == [(806, 3600, None), (826, 3600, None), (846, 3600, None), (846, 1800, 1800)]
+    [state] = ask(box, "select state from period_states where billing_period = '2026-11-01'")
+    assert state["state"] == "final"
+
+
+def test_the_doctor_says_what_is_measured(box: Path) -> None:
+    """Before the first night that nobody knows; after it hours, watts and the rest."""
+    assert "gpubox: what it drew is read from MLflow by a night, and none has been here yet: every hour has `idle_watts`, 120 W" in (box / "before.txt").read_text()
+    found = runspend(box, "doctor", "--config", "runspend.yaml", "--now", NIGHT)
+    # (806 + 826 + 846 + 846 / 2) / 3.5
+    assert "gpubox: 4 of its last 720 hours measured (3.5 h), 828.9 W on average; 716 hours and what is left of those at `idle_watts`, 120 W" in found
+
+
+def test_the_same_night_again_changes_nothing(box: Path) -> None:
+    """Nothing new was measured: the same bytes."""
+    again = said(night(box))
+    assert (again["rebuilt"], again["exit"]) == ("", "0")
+
+
+def test_through_the_api_the_bill_is_the_same(box: Path) -> None:
+    """The other way of reading MLflow, into a warehouse of its own."""
+    text = (box / "runspend.yaml").read_text(encoding="utf-8").replace('mlflow.db"}', 'mlflow.db", via: api}')
+    assert "via: api" in text
+    (box / "api.yaml").write_text(f"home: .api\nwarehouse: {{uri: .api/warehouse}}\n{text}", encoding="utf-8")
+    night(box, "api.yaml")
+    question = "select * from {} order by 1, 2, 3, 4, 5, 6"
+    for table in ("machine_power", "billing_lines"):
+        ours, theirs = (json.loads(runspend(box, "sql", "--config", config, "--json", question.format(table))) for config in ("runspend.yaml", "api.yaml"))
+        assert len(ours) > 10
+        assert ours == theirs, table
+
+
+def test_late_measurements_restate_the_month(box: Path) -> None:
+    """A run that comes to light later, of half an hour at hardly any watts: November has a second version, and says what it is less by."""
+    before = total(box)
+    log(box, LATE)
+    found = said(night(box))
+    assert "2026-11" in found["rebuilt"]
+    assert total(box) == exactly(1010 + power(*EARLY, *LATE)) < before
+    [change] = ask(box, "select sum(billed_cost) as billed from bill_changes where billing_period = '2026-11-01' and version_number = 2")
+    assert Decimal(change["billed"]) == total(box) - before
