@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runspend.billing import columns
 from runspend.billing.census import CHOSEN, choose
@@ -47,11 +47,7 @@ def write_lines(
     table = pa.table(lines)
     groups = [order.slice(start, ROW_GROUP) for start in range(0, max(len(order), 1), ROW_GROUP)]
     schema = _take(table, ids, positions, order.slice(0, 0)).schema
-    texts = [field.name for field in BILLING_LINES.arrow_schema() if pa.types.is_string(field.type) and field.name != "line_id"]
-    # Without its own schema in the file readers see texts, however they were coded. The smallest and largest value of a column
-    # take a third of the writing: they are kept where readers skip by them.
-    layout = {"use_dictionary": texts, "store_schema": False, "write_statistics": list(SKIPPED_BY)}
-    with pq.ParquetWriter(path, schema, compression="zstd", compression_level=1, **layout) as writer, ThreadPoolExecutor(1) as ahead:
+    with pq.ParquetWriter(path, schema, **_layout(table, schema)) as writer, ThreadPoolExecutor(1) as ahead:
         # One row group is put together while the one before it is written.
         following = ahead.submit(_take, table, ids, positions, groups[0])
         for group in [*groups[1:], None]:
@@ -59,6 +55,24 @@ def write_lines(
             if group is not None:
                 following = ahead.submit(_take, table, ids, positions, group)
             writer.write_table(ready, row_group_size=ROW_GROUP)
+
+
+def _layout(table: pa.Table, schema: pa.Schema) -> dict[str, Any]:
+    """How the file is written. Without its own schema in it readers see texts, however they were coded."""
+    import pyarrow as pa
+
+    texts = [field.name for field in BILLING_LINES.arrow_schema() if pa.types.is_string(field.type) and field.name != "line_id"]
+    # What says the same in all rows is a few bytes, and packing those takes as long as packing many.
+    paths = [f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name for field in schema]
+    packed = [path for path in paths if path not in table.column_names or not _is_same(one_piece(table.column(path)))]
+    return {
+        "use_dictionary": texts,
+        "store_schema": False,
+        # The smallest and largest value of a column take a third of the writing: they are kept where readers skip by them.
+        "write_statistics": list(SKIPPED_BY),
+        "compression": {path: "ZSTD" if path in packed else "NONE" for path in paths},
+        "compression_level": dict.fromkeys(packed, 1),
+    }
 
 
 def _ids(staged: Staged, positions: pa.Array | None) -> pa.Array:
@@ -134,8 +148,15 @@ def _take(table: pa.Table, ids: pa.Array, positions: pa.Array | None, order: pa.
     for name, chunked in zip(table.column_names, table.columns, strict=True):
         column = one_piece(chunked)
         is_coded = pa.types.is_dictionary(column.type)
-        is_same = column.null_count == len(column) or (is_coded and len(column.dictionary) == 1 and not column.null_count)
-        part = column.slice(0, len(at)) if is_same else column.take(at)
+        part = column.slice(0, len(at)) if _is_same(column) else column.take(at)
         taken[name] = part.cast(pa.string()) if is_coded and len(column.dictionary) > FEW_VALUES else part
     taken["line_id"] = ids.take(order)
     return pa.table({c.name: taken[c.name] for c in BILLING_LINES.columns})
+
+
+def _is_same(column: pa.Array) -> bool:
+    """Whether all rows say the same, so that nothing has to be put in order nor packed."""
+    import pyarrow as pa
+
+    is_coded = pa.types.is_dictionary(column.type)
+    return bool(column.null_count == len(column) or (is_coded and len(column.dictionary) == 1 and not column.null_count))

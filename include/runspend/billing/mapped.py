@@ -238,12 +238,15 @@ def _map(staged: Staged, delivered: Delivered, kind: Kind, view: pa.Table, found
             found.unreadable[name] = found.unreadable.get(name, 0) + 1
     raw = _whole_rows_in_trouble(con, delivered, judged)
     rows = judged.num_rows
+    nulls = columns.Nulls(rows)
     made: dict[str, pa.Array] = {
         "raw": pa.array([raw.get(n) for n in judged.column(texts.ROW_NUMBER).to_pylist()], pa.string()).dictionary_encode()
         if raw
-        else pa.nulls(rows, columns.text_type()),
+        else nulls.of(columns.text_type()),
         "file_index": pa.repeat(pa.scalar(delivered.index, pa.int32()), rows),
     }
+    said = {name for name in judged.column_names if judged.column(name).null_count < rows}
+    made |= {field.name: nulls.of(field.type) for field in delivered_fields() if field.name not in said and field.name not in made}
     wanted = [field for field in delivered_fields() if field.name not in made]
     with ThreadPoolExecutor() as several:
         coded = several.map(lambda field: _coded(judged, field.name, field.type), wanted)
@@ -263,11 +266,9 @@ def _with_trouble(judged: pa.Table) -> pa.Table:
 
 
 def _coded(judged: pa.Table, name: str, kind: pa.DataType) -> pa.Array:
-    """A column in its staged type; nulls where the SQL does not select it."""
+    """A column in its staged type."""
     import pyarrow as pa
 
-    if name not in judged.column_names or judged.column(name).null_count == judged.num_rows:
-        return pa.nulls(judged.num_rows, kind)
     column = one_piece(judged.column(name))
     if pa.types.is_dictionary(kind) and not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()

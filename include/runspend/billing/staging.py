@@ -228,9 +228,14 @@ class Staged:
             return
         self._files = {}
         names, found = table.column_names, []
+        nulls = columns.Nulls(table.num_rows)
         is_large = table.nbytes > KEPT_BYTES
         for name in names:
-            column = pa.table({name: one_piece(table.column(name))})
+            chunked = table.column(name)
+            if chunked.null_count == table.num_rows:
+                found.append(nulls.of(chunked.type))
+                continue
+            column = pa.table({name: one_piece(chunked)})
             found.append(self._map(column).column(name) if is_large else column.column(name))
         self._show(pa.table(found, names=names))
 
