@@ -7,14 +7,18 @@ and month. Records that must happen once stay in `home`, which both warehouses s
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Mapping
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from runspend.config import load_settings
 from runspend.errors import ConfigError, RunspendError
+from runspend.inputs import digest, json_text, parse_unit
 from runspend.outcome import Outcome
+from runspend.sources import arrow_rows
 from runspend.tables import TABLES
 from runspend.warehouse import Unit, UnitState, Warehouse, open_warehouse
 from runspend.warehouse.contents import sums_sql
@@ -32,8 +36,9 @@ def copy(source: Warehouse, target: Warehouse, *, progress: Callable[[str], None
     if others:
         names = ", ".join(" ".join(unit) for unit in others[:3])
         raise ConfigError(f"cannot copy: the warehouse to copy to holds {len(others)} units that the other does not, such as {names}. Take an empty one. Nothing was changed.")
-    missing = sorted((unit for unit in wanted if not _is_same(wanted[unit], there.get(unit))), key=lambda unit: (wanted[unit].build_id, unit))
-    outcome.unchanged += [" ".join(unit) for unit in sorted(wanted.keys() - set(missing))]
+    rows = {unit: state for unit, state in wanted.items() if unit.table != "builds"}
+    missing = sorted((unit for unit in rows if not _is_same(wanted[unit], there.get(unit))), key=lambda unit: (wanted[unit].build_id, unit))
+    outcome.unchanged += [" ".join(unit) for unit in sorted(rows.keys() - set(missing))]
     done = 0
     for build_id, units in groupby(missing, key=lambda unit: wanted[unit].build_id):
         together = list(units)
@@ -41,9 +46,10 @@ def copy(source: Warehouse, target: Warehouse, *, progress: Callable[[str], None
         done += len(together)
         progress(f"copy: {done} of {len(missing)} units")
         outcome.changed += [" ".join(unit) for unit in together]
+    outcome.changed += _rebook(source, target, wanted)
     progress("copy: comparing")
     _compare(source, target)
-    outcome.notes.append(f"both hold the same rows in {len(TABLES)} tables. Set warehouse.uri to the new one; records of mails and archives stay in home.")
+    outcome.notes.append(f"both hold the same rows in {len(TABLES)} tables, compared month by month. Set warehouse.uri to the new one; records of mails and archives stay in home.")
     return outcome
 
 
@@ -68,15 +74,47 @@ def _carry(source: Warehouse, target: Warehouse, build_id: str, units: Mapping[U
             raise RunspendError("cannot copy: somebody else published to the new warehouse meanwhile. Run the copy again when no night runs.")
 
 
+def _rebook(source: Warehouse, target: Warehouse, wanted: Mapping[Unit, UnitState]) -> list[str]:
+    """`builds`, with the digests the other warehouse has of the same rows: each engine takes its own of what its models made."""
+    there = target.states()
+    booked = [unit for unit in wanted if unit.table == "builds"]
+    for unit in booked:
+        rows = source.read(unit)
+        if rows is None:
+            raise RunspendError(f"cannot copy {' '.join(unit)}: it is gone from the warehouse to copy from. Run the copy again when no night runs.")
+        rebooked = [_rebooked(row, wanted, there) for row in rows.to_pylist()]
+        with target.step("copy", wanted[unit].build_id) as step:
+            step.put(*unit, arrow_rows("builds", rebooked), extra=wanted[unit].extra)
+            step.publish()
+    return [" ".join(unit) for unit in booked]
+
+
+def _rebooked(row: Mapping[str, Any], wanted: Mapping[Unit, UnitState], there: Mapping[Unit, UnitState]) -> dict[str, Any]:
+    """One build; what it was built from, and what it made, only where it is what stands."""
+    inputs: dict[str, str | None] = {}
+    for name, value in json.loads(row["inputs"]).items():
+        unit = parse_unit(name) if "/" in name else None
+        is_standing = unit is not None and unit in wanted and value == wanted[unit].digest
+        inputs[name] = there[unit].digest if is_standing and unit is not None else value
+    period = f"{row['month']:%Y-%m}"
+    outputs = {}
+    for table, value in json.loads(row["outputs"]).items():
+        unit = next((u for u in (Unit(table, period, "all"), Unit(table, "all", "all")) if u in wanted), None)
+        outputs[table] = there[unit].digest if unit is not None and value == wanted[unit].digest else value
+    if inputs == json.loads(row["inputs"]):
+        return {**row, "outputs": json_text(outputs)}
+    return {**row, "inputs": json_text(inputs), "outputs": json_text(outputs), "build_id": digest(inputs)}
+
+
 def _compare(source: Warehouse, target: Warehouse) -> None:
     """Ask both for the sums of every table, month by month."""
     with source.reader() as one, target.reader() as other:
-        for table in TABLES.values():
+        for table in (t for t in TABLES.values() if t.name != "builds"):  # which has digests of its own on each side
             sql = sums_sql(table, table.name, group_by=table.period_column)
             here, copied = one.query(sql).to_pylist(), other.query(sql).to_pylist()
             if here != copied:
                 months = sorted({str(row[table.period_column])[:7] for row in [*here, *copied] if row not in here or row not in copied} if table.period_column else [])
                 raise RunspendError(
                     f"cannot vouch for the copy: {table.name}{' of ' + ', '.join(months) if months else ''} differs. "
-                    "If a night ran meanwhile, run the copy again; the warehouse to copy from was not changed."
+                    "If a night ran meanwhile, run the copy again; if it says so again, copy into an empty one. The warehouse to copy from was not changed."
                 )

@@ -609,15 +609,23 @@ def test_a_model_may_not_stand_for_a_table(warehouse: BigQueryWarehouse, sql: Pa
 def test_datasets_of_killed_steps_are_swept(fresh: BigQueryWarehouse) -> None:
     """Those older than their tables live; a younger one may be somebody's who works, and other datasets are none of ours."""
     jobs, places = fresh.jobs, fresh.places
-    for name in (places.step("killed"), places.public, f"{places.public}_stepson"):
-        make_dataset(jobs, name, None)
-    script(fresh, f"create table `{places.step('killed')}.t` as select 1 as a")
+    killed, unlabelled = places.step("0123456789abcdef"), places.step("fedcba9876543210")
+    others = (places.public, f"{places.public}_stepson", places.step("functions"), places.step("0123456789abcdef_internal"))
+    make_dataset(jobs, killed, None, step="allocate")
+    make_dataset(jobs, unlabelled, None)
+    for name in others:
+        make_dataset(jobs, name, None, step="allocate")
+    script(fresh, f"create table `{killed}.t` as select 1 as a")
+
+    def there() -> set[str]:
+        return {item.dataset_id for item in jobs.client.list_datasets()}
+
     now = dt.datetime.now(dt.timezone.utc)
     sweep_steps(jobs, places, now - dt.timedelta(days=1))
-    assert step_datasets(fresh) == [f"{places.dataset}_step_killed"]
+    assert killed.rpartition(".")[2] in there()
     sweep_steps(jobs, places, now + dt.timedelta(minutes=5))
-    assert step_datasets(fresh) == []
-    assert {item.dataset_id for item in jobs.client.list_datasets()} >= {places.dataset, f"{places.dataset}_stepson"}
+    assert killed.rpartition(".")[2] not in there()
+    assert there() >= {name.rpartition(".")[2] for name in (unlabelled, *others)}
 
 
 # --- jobs ----------------------------------------------------------------------------------------------------------------
@@ -813,6 +821,23 @@ def test_questions_with_parameters(warehouse: BigQueryWarehouse, month: str) -> 
         }  # fmt: skip
         sql = "select @word as word, @number as number, @flag as flag, @day as day, @moment as moment, @money as money, @share as share, @words as words"
         assert reader.query(sql, given).to_pylist() == [given]
+
+
+def test_a_question_that_fails_ends_the_moment(warehouse: BigQueryWarehouse) -> None:
+    """What would be asked after it might be answered from another moment, so it is not; another reader answers."""
+    with warehouse.reader() as reader:
+        with pytest.raises(RunspendError, match=r"[Dd]ivision"):
+            reader.query("select div(1, 0) as a from (select 1)")
+        with pytest.raises(RunspendError, match="Open another reader"):
+            reader.query("select 1 as a")
+    assert ask(warehouse, "select 1 as a") == [{"a": 1}]
+
+
+def test_money_goes_up_as_bignumeric(warehouse: BigQueryWarehouse, month: str, since: dt.datetime) -> None:
+    """Without being told so, BigQuery makes NUMERIC of a Parquet file's decimals, and refuses what has more than nine."""
+    fill(warehouse, Unit("billing_lines", month, "aws"), rows_of(LINES, period=month))
+    [job] = [job for job in jobs_since(warehouse, since) if job.job_type == "load"]
+    assert job.to_api_repr()["configuration"]["load"]["decimalTargetTypes"] == ["BIGNUMERIC"]
 
 
 def test_rows_come_in_batches(warehouse: BigQueryWarehouse, month: str) -> None:

@@ -10,10 +10,11 @@ Source: BigQuery "Multi-statement transactions": snapshot isolation; of two tran
 from __future__ import annotations
 
 import json
+import tempfile
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import pyarrow.parquet as pq
 from sqlglot import exp
 
 from runspend.config import WarehouseSettings
-from runspend.errors import ConfigError, UsageError
+from runspend.errors import ConfigError, RunspendError, UsageError
 from runspend.rates import Stretch
 from runspend.tables import SCHEMA_VERSION, TABLES
 from runspend.warehouse import Unit, UnitState
@@ -33,11 +34,13 @@ from runspend.warehouse.bigquery_step import BigQueryStep
 from runspend.warehouse.bigquery_tables import PUBLISHED, WRITER, Places, column_names, make_tables, quoted, schema_digest
 from runspend.warehouse.dialect import parse
 from runspend.warehouse.engine import month_of, used
+from runspend.warehouse.journal import Folder
 
 __all__ = ["BigQueryReader", "BigQueryWarehouse", "Head"]
 
 PACKAGE = Path(__file__).parent.parent
 READING = {"step": "read"}
+PAGE = 50_000  # rows of `published` asked for at once
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,12 @@ class Head:
 class BigQueryWarehouse:
     """Tables in a dataset and its neighbours. Opening it contacts nobody."""
 
-    def __init__(self, settings: WarehouseSettings, *, models: Path = PACKAGE / "models", checks: Path = PACKAGE / "checks") -> None:
+    def __init__(
+        self, settings: WarehouseSettings, cache: Path | None = None, *, models: Path = PACKAGE / "models", checks: Path = PACKAGE / "checks"
+    ) -> None:
         self.places = Places.parse(settings.uri)
+        self.folder = Folder(cache or Path(tempfile.gettempdir()) / "runspend-bigquery")  # files on their way; those of killed steps are swept
+        self.folder.recover()
         self.jobs = Jobs(settings, self.places.project)
         self.models = models
         self.checks = checks
@@ -115,20 +122,39 @@ class BigQueryWarehouse:
     def step(self, name: str, build_id: str) -> Iterator[BigQueryStep]:
         """Begin replacing units. Leaving without `publish` throws the staged rows away."""
         self.make_ready()
-        step = BigQueryStep(self, name, build_id)
-        try:
-            yield step
-        finally:
-            step.close()
+        with self.folder.stage(name) as stage:
+            step = BigQueryStep(self, name, build_id, stage.path)
+            try:
+                yield step
+            finally:
+                step.close()
 
     def head(self) -> Head:
         """What is published now: one free look at a small table. A warehouse newer than the code is refused."""
         try:
             with self.jobs.words():
-                rows = [dict(row.items()) for row in self.jobs.client.list_rows(self.places.published)]
+                pages = iter(self.jobs.client.list_rows(self.places.published, page_size=PAGE).pages)
+                rows = [dict(row.items()) for row in next(pages, ())]
+                is_more = next(pages, None) is not None
         except NotThere:
-            rows = []
+            return self.read_head([])
+        except NotAllowed as error:
+            if "may not exist" not in str(error) or self._is_there():
+                raise
+            return self.read_head([])
+        if is_more:  # pages may be of different moments
+            rows = self.jobs.ask(self.published_rows(), dataset=self.places.internal, labels=READING).to_pylist()
         return self.read_head(rows)
+
+    def published_rows(self) -> Statement:
+        """The question for all that is known of units."""
+        return Statement(f"select {column_names(PUBLISHED)} from {quoted(self.places.published)}")
+
+    def _is_there(self) -> bool:
+        """Whether the project has the dataset, for those who may not ask for it by its name before it is there."""
+        internal = self.places.internal.rpartition(".")[2]
+        with self.jobs.words():
+            return any(item.dataset_id == internal for item in self.jobs.client.list_datasets())
 
     def read_head(self, rows: Sequence[Mapping[str, Any]]) -> Head:
         """The same from rows that were read in another way."""
@@ -167,39 +193,51 @@ class BigQueryReader:
         self._jobs = warehouse.jobs
         self._places = warehouse.places
         self._session: str | None = None
+        self._is_over = False
 
     def head(self) -> Head:
         """What was published at the moment the reader sees."""
-        statement = Statement(f"select {column_names(PUBLISHED)} from {quoted(self._places.published)}")
-        rows = self._jobs.ask(statement, dataset=self._places.internal, labels=READING, session=self._begun())
+        with self._moment() as session:
+            rows = self._jobs.ask(self._warehouse.published_rows(), dataset=self._places.internal, labels=READING, session=session)
         return self._warehouse.read_head(rows.to_pylist())
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
         """Rows of one GoogleSQL statement, its own text (`native`: one that our parser need not know). Money is decimal128(38, 22)."""
         statement = self._only_reading(sql, parameters or {}, native)
-        return _as_said(self._jobs.ask(statement, dataset=self._places.internal, labels=READING, session=self._begun()), sql)
+        with self._moment() as session:
+            return _as_said(self._jobs.ask(statement, dataset=self._places.internal, labels=READING, session=session), sql)
 
     def batches(self, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
         """The same rows as `query`, at most `rows` at a time."""
         statement = self._only_reading(sql, parameters or {}, False)
-        for batch in self._jobs.stream(statement, dataset=self._places.internal, labels=READING, session=self._begun()):
-            shown = _as_said(batch, sql)
-            yield from (shown.slice(start, rows) for start in range(0, shown.num_rows, rows))
+        with self._moment() as session:
+            for batch in self._jobs.stream(statement, dataset=self._places.internal, labels=READING, session=session):
+                shown = _as_said(batch, sql)
+                yield from (shown.slice(start, rows) for start in range(0, shown.num_rows, rows))
 
     def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
         """The same view with the cost tables' money in one currency, by charge date, exact to 22 decimals; what has no rate stays in its own."""
         return ExchangedReader(self, self._places, currency, rates)
 
     def close(self) -> None:
-        """Let go of the moment."""
+        """Let go of the moment. All is answered by now: a session that cannot be ended ends by itself, and is no reason to fail."""
         if self._session is not None:
-            self._jobs.end_session(self._session, dataset=self._places.internal, labels=READING)
+            with suppress(RunspendError):
+                self._jobs.end_session(self._session, dataset=self._places.internal, labels=READING)
             self._session = None
 
-    def _begun(self) -> str:
+    @contextmanager
+    def _moment(self) -> Iterator[str]:
+        """The session to ask in. A question that fails may end its transaction: what is asked after it would be of another moment."""
+        if self._is_over:
+            raise RunspendError("cannot ask: an earlier question to this reader failed, and the moment it saw may be over. Open another reader.")
         if self._session is None:
             self._session = self._jobs.begin_session(dataset=self._places.internal, labels=READING)
-        return self._session
+        try:
+            yield self._session
+        except RunspendError:
+            self._is_over = True
+            raise
 
     def _only_reading(self, sql: str, parameters: Mapping[str, Any], native: bool) -> Statement:
         if native:

@@ -23,7 +23,7 @@ from runspend.config import WarehouseSettings
 from runspend.errors import ConfigError, MissingExtra, RunspendError, SourceUnreachable, UsageError
 from runspend.warehouse.bigquery_client import connect
 
-__all__ = ["Jobs", "NotAllowed", "NotThere", "Statement", "is_transient"]
+__all__ = ["AlreadyThere", "Changed", "Jobs", "NotAllowed", "NotThere", "Statement", "is_transient"]
 
 MONEY = pa.decimal128(38, 22)
 LABEL_LENGTH = 63
@@ -34,6 +34,14 @@ TRANSIENT = ("aborted due to concurrent update", "Could not serialize access", "
 
 class NotAllowed(ConfigError):
     """BigQuery knows who asks and refuses: reading may be allowed where writing is not."""
+
+
+class AlreadyThere(RunspendError):
+    """A dataset of that name was made by somebody else."""
+
+
+class Changed(RunspendError):
+    """What was to be changed was changed by somebody else since it was read."""
 
 
 class NotThere(RunspendError):
@@ -116,7 +124,12 @@ class Jobs:
         options = ParquetOptions()  # type: ignore[no-untyped-call]  # Google's, without types
         options.enable_list_inference = True
         config = LoadJobConfig(
-            source_format=SourceFormat.PARQUET, schema=schema, write_disposition="WRITE_EMPTY", labels=_labels(labels), parquet_options=options
+            source_format=SourceFormat.PARQUET,
+            schema=schema,
+            write_disposition="WRITE_EMPTY",
+            labels=_labels(labels),
+            parquet_options=options,
+            decimal_target_types=["BIGNUMERIC"],  # else money with more than nine decimals is refused
         )
 
         def send() -> Any:
@@ -170,7 +183,7 @@ class Jobs:
     def words(self) -> Iterator[None]:
         """What Google's client raises as an error of ours, in words."""
         try:
-            from google.api_core.exceptions import BadRequest, Forbidden, GoogleAPIError, NotFound
+            from google.api_core.exceptions import BadRequest, Conflict, Forbidden, GoogleAPIError, NotFound, PreconditionFailed
             from google.auth.exceptions import GoogleAuthError
             from requests.exceptions import RequestException
         except ImportError as error:
@@ -179,6 +192,10 @@ class Jobs:
             yield
         except NotFound as error:
             raise NotThere(f"cannot use warehouse {self.place}: {_first_line(error)}.") from error
+        except Conflict as error:
+            raise AlreadyThere(f"cannot make it in warehouse {self.place}: {_first_line(error)}.") from error
+        except PreconditionFailed as error:
+            raise Changed(f"cannot change it in warehouse {self.place}: {_first_line(error)}.") from error
         except Forbidden as error:
             raise NotAllowed(
                 f"cannot use warehouse {self.place}: {_first_line(error)}. docs/bigquery.md lists the roles each step needs, and how quotas are raised."

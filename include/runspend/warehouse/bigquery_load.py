@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from runspend.errors import RunspendError
 from runspend.tables import TABLES
@@ -35,15 +36,22 @@ def stage_file(jobs: Jobs, places: Places, step: str, unit: Unit, file: Path, ro
         job_id = f"{base}-{number}"
         staged = f"{places.staging}.{job_id.replace('-', '_')}"
         job = jobs.find(job_id)
+        is_found = job is not None
         if job is None:
             jobs.load(file, staged, schema_of(table), job_id, labels)
         elif jobs.has_failed(job):
             continue
         crash_point("load.done")
         found = jobs.find_table(staged)
-        if found is None or (found.expires is not None and found.expires - datetime.now(timezone.utc) < NEEDED):
+        if is_found and (found is None or _goes_soon(found)):
             continue
+        if found is None:
+            raise RunspendError(f"cannot load {table.name} of {unit.period}: {staged} is gone though its load ended well. Does the dataset's expiration leave it a day? Nothing was changed.")
         if found.num_rows != rows:
             raise RunspendError(f"cannot load {table.name} of {unit.period}: {staged} has {found.num_rows} rows where {rows} were sent. Nothing was changed.")
         return staged
     raise AssertionError("unreachable")
+
+
+def _goes_soon(found: Any) -> bool:
+    return found.expires is not None and bool(found.expires - datetime.now(timezone.utc) < NEEDED)

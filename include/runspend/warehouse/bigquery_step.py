@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -42,11 +41,11 @@ from runspend.warehouse.bigquery_tables import (
     sweep_steps,
     type_of,
 )
-from runspend.warehouse.contents import PIECES, Sums, sums_sql
+from runspend.warehouse.contents import PIECES, PREFIX, Sums, sums_sql
 from runspend.warehouse.dialect import table_names
 from runspend.warehouse.engine import FILLED, connect, measure_rows, month_of, used
 from runspend.warehouse.journal import crash_point
-from runspend.warehouse.parquet import MEMORY, checked_unit, conform, difference
+from runspend.warehouse.parquet import MEMORY, checked_unit, conform, difference, rename_rows
 
 if TYPE_CHECKING:
     from runspend.warehouse.bigquery import BigQueryWarehouse
@@ -68,7 +67,7 @@ class Staged:
 class BigQueryStep:
     """Nothing is visible to anybody until `publish`."""
 
-    def __init__(self, warehouse: BigQueryWarehouse, name: str, build_id: str) -> None:
+    def __init__(self, warehouse: BigQueryWarehouse, name: str, build_id: str, folder: Path) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or not re.fullmatch(r"[A-Za-z0-9_.:-]+", build_id):
             raise ValueError(f"cannot begin step {name!r} with build {build_id!r}: use letters, digits, dots and dashes.")  # both stand in ids and views
         self.build_id = build_id
@@ -85,7 +84,7 @@ class BigQueryStep:
         self._parts = 0
         self._is_stale = False
         self._done = False
-        self._folder = tempfile.TemporaryDirectory(prefix="runspend-")
+        self._folder = folder
 
     def put(self, table: str, period: str, writer: str, rows: Path | pa.Table, *, extra: Mapping[str, Any] | None = None) -> UnitState:
         """Stage rows from outside: a Parquet file with the columns of `tables.py` (it is taken), or an Arrow table.
@@ -99,15 +98,15 @@ class BigQueryStep:
                 raise RunspendError(f"cannot put {rows} into {table}: {difference(found, wanted)}. Nothing was changed.")
             file = rows
         else:
-            file = Path(self._folder.name) / f"{uuid.uuid4().hex}.parquet"
+            file = self._folder / f"{uuid.uuid4().hex}.parquet"
             pq.write_table(conform(rows, TABLES[table], self.build_id), file, compression="zstd")
-        connection = connect(Path(self._folder.name) / "spill", memory=MEMORY)
+        connection = connect(self._folder / "spill", memory=MEMORY)
         try:
             content = measure_rows(connection, TABLES[table], file, period)
         finally:
             connection.close()
         state = UnitState(content.digest, content.rows, self.build_id, dict(extra or {}))
-        own = Path(self._folder.name) / f"{uuid.uuid4().hex}.parquet"
+        own = self._folder / f"{uuid.uuid4().hex}.parquet"
         shutil.move(file, own)
         before = self._before.units.get(unit)
         if before is not None and is_told_by_digest(TABLES[table]) and replace(before, build_id=self.build_id) == state:
@@ -128,6 +127,8 @@ class BigQueryStep:
     def rename(self, unit: Unit, writer: str, names: Mapping[str, tuple[str, str]], *, extra: Mapping[str, Any]) -> UnitState:
         """Stage a published unit as another writer's, with other names in some columns: {column: (old, new)}; an old that ends in / is a beginning."""
         table, target = TABLES[unit.table], checked_unit(unit.table, unit.period, writer)
+        if not self._before.units[unit].digest.startswith(PREFIX):
+            return self._rename_here(unit, target, names, extra)
         given: dict[str, Any] = {"writer": unit.writer}
         columns = []
         for column in (c.name for c in table.columns):
@@ -142,6 +143,20 @@ class BigQueryStep:
         if target != unit:
             self.drop(*unit)
         return self._accept_parts(target, [part], None, extra)
+
+    def _rename_here(self, unit: Unit, target: Unit, names: Mapping[str, tuple[str, str]], extra: Mapping[str, Any]) -> UnitState:
+        """Rows that came from outside, whose digest was taken here, are renamed here: the next reading of them must find the same digest."""
+        file = self._warehouse.fetch(unit, self._folder)
+        if file is None:
+            raise RunspendError(f"cannot rename {' '.join(unit)}: it is gone. Run it again when no night runs. Nothing was changed.")
+        connection = connect(self._folder / "spill", memory=MEMORY)
+        try:
+            renamed_file = rename_rows(connection, TABLES[unit.table], file, names, self._folder / f"{uuid.uuid4().hex}.parquet")
+        finally:
+            connection.close()
+        if target != unit:
+            self.drop(*unit)
+        return self.put(*target, renamed_file, extra=extra)
 
     def run(self, models: Sequence[Model], parameters: Mapping[str, Any], *, keep: Collection[str] = ()) -> None:
         """Run `models/*.sql` in order over published and staged rows, each whole: shares of a column are for engines with little memory."""
@@ -215,7 +230,6 @@ class BigQueryStep:
 
     def close(self) -> None:
         """Throw away what only the step could see."""
-        self._folder.cleanup()
         if self._dataset is not None:
             with self._jobs.words():
                 self._jobs.client.delete_dataset(self._dataset, delete_contents=True, not_found_ok=True)

@@ -22,7 +22,7 @@ from typing import Any
 
 from runspend.errors import ConfigError
 from runspend.tables import SCHEMA_VERSION, TABLES, Column, Table
-from runspend.warehouse.bigquery_jobs import Jobs, NotAllowed, NotThere, Statement
+from runspend.warehouse.bigquery_jobs import AlreadyThere, Changed, Jobs, NotAllowed, NotThere, Statement
 from runspend.warehouse.dialect import qualified
 
 __all__ = ["DAY_MS", "PUBLISHED", "WRITER", "Places", "column_names", "empty_table", "make_dataset", "make_tables", "quoted", "schema_digest", "schema_of", "sweep_steps", "type_of"]
@@ -31,6 +31,7 @@ ADDRESS = re.compile(r"bigquery://(?P<project>(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]+)[
 DAY_MS = 24 * 3600 * 1000
 WRITER = Column("runspend_writer", "STRING", "Whose rows these are: a bill, a tracking server, a store, a step, or all. What is replaced together.")
 LABELS = {"runspend": "warehouse"}
+STEP_LABEL = "step"  # of the datasets of steps
 CLUSTERED = 4  # columns at most, says BigQuery
 NO_CLUSTER = ("FLOAT64", "ARRAY<STRING>")
 
@@ -132,7 +133,7 @@ def schema_digest() -> str:
 def make_tables(jobs: Jobs, places: Places) -> None:
     """Make the datasets and tables that are not there, add the columns that are new. Raises ConfigError where something else differs."""
     for name, expires in ((places.public, None), (places.internal, None), (places.staging, DAY_MS)):
-        make_dataset(jobs, name, expires)
+        _make_dataset_once(jobs, name, expires)
     for table in (PUBLISHED, *TABLES.values()):
         full = f"{places.internal}.{table.name}" if table is PUBLISHED else places.table(table)
         columns = () if table is PUBLISHED else (WRITER,)
@@ -154,7 +155,7 @@ def _views() -> list[Path]:
 
 
 def make_dataset(jobs: Jobs, name: str, expires_ms: int | None, **labels: str) -> None:
-    """A dataset where the project has none of that name."""
+    """A dataset that is not there yet."""
     from google.cloud import bigquery
 
     dataset = bigquery.Dataset(name)
@@ -163,12 +164,20 @@ def make_dataset(jobs: Jobs, name: str, expires_ms: int | None, **labels: str) -
         dataset.location = jobs.location
     if expires_ms is not None:
         dataset.default_table_expiration_ms = expires_ms
+    with jobs.words():
+        jobs.client.create_dataset(dataset)
+
+
+def _make_dataset_once(jobs: Jobs, name: str, expires_ms: int | None) -> None:
+    """A dataset where the project has none of that name. Google tells those who may not look that it may not exist."""
     try:
         with jobs.words():
             jobs.client.get_dataset(name)
-    except NotThere:  # only then may whoever asks need the right to make one
-        with jobs.words():
-            jobs.client.create_dataset(dataset, exists_ok=True)
+    except (NotAllowed, NotThere):
+        try:
+            make_dataset(jobs, name, expires_ms)
+        except AlreadyThere:
+            return
 
 
 def empty_table(name: str, schema: Sequence[Any]) -> Any:
@@ -200,8 +209,11 @@ def _make_table(jobs: Jobs, table: Table, full: str, schema: list[Any]) -> None:
     described = [by_name.get(f.name, f) for f in found.schema]
     if described != list(found.schema) or found.description != wanted.description:
         found.schema, found.description = described, wanted.description
-        with jobs.words():
-            jobs.client.update_table(found, ["schema", "description"])
+        try:
+            with jobs.words():
+                jobs.client.update_table(found, ["schema", "description"])
+        except Changed:  # by another task of the same version, to the same texts
+            return
 
 
 def _clustering(table: Table) -> list[str]:
@@ -255,9 +267,9 @@ def _mark(jobs: Jobs, places: Places) -> None:
 
 def sweep_steps(jobs: Jobs, places: Places, older_than: datetime) -> None:
     """Delete datasets of steps that were killed, once their tables have expired."""
-    prefix = places.step("").rpartition(".")[2]
+    name = re.compile(re.escape(places.step("").rpartition(".")[2]) + "[0-9a-f]{16}")
     with jobs.words():
-        found = [item.reference for item in jobs.client.list_datasets() if item.dataset_id.startswith(prefix)]
+        found = [item.reference for item in jobs.client.list_datasets() if name.fullmatch(item.dataset_id) and STEP_LABEL in item.labels]
     for reference in found:
         try:
             with jobs.words():

@@ -1,7 +1,7 @@
 """What rows hold, as numbers that any engine gives: one GoogleSQL query per table, the same on DuckDB and BigQuery.
 
 Each row becomes a text (every value with its length before it, so that no two rows become the same one), the text its MD5, and
-the MD5 four numbers of 32 bits, which are added up: parts of a table add up to the whole, whatever the order of rows. Money
+the MD5 four numbers of 28 bits, which are added up: parts of a table add up to the whole, whatever the order of rows. Money
 counts with all its decimals, times in microseconds, floats in millionths: sums of floats differ in their last bits from engine
 to engine, and nobody computes a cost from one.
 """
@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from runspend.tables import Column, Table
 
-__all__ = ["PIECES", "Sums", "sums_sql"]
+__all__ = ["PIECES", "PREFIX", "Sums", "sums_sql"]
 
-PIECES = tuple(range(4))  # of 32 bits each
+PIECES = tuple(range(4))  # of 28 bits each: sums of 34 thousand million rows fit an INT64
+PREFIX = "sums:"
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,15 @@ class Sums:
 
     @property
     def digest(self) -> str:
-        """The content as one text."""
-        return hashlib.sha256(",".join(map(str, (self.rows, *self.pieces))).encode()).hexdigest()
+        """The content as one text, which says that it was taken this way."""
+        return PREFIX + hashlib.sha256(",".join(map(str, (self.rows, *self.pieces))).encode()).hexdigest()
 
 
 def sums_sql(table: Table, source: str, *, group_by: str | None = None) -> str:
     """Rows and sums of what `source` (a table, or a query in parentheses) holds of the table's content; with `group_by` per value of it."""
     types = {c.name: c for c in table.columns}
     text = ", ".join(f"coalesce(concat(cast(length({t}) as string), ':', {t}), '-')" for t in (_text(types[name]) for name in table.content))
-    pieces = ", ".join(f"sum(cast(concat('0x', substr(row_hash, {1 + 8 * n}, 8)) as int64)) as piece_{n}" for n in PIECES)
+    pieces = ", ".join(f"sum(cast(concat('0x', substr(row_hash, {1 + 7 * n}, 7)) as int64)) as piece_{n}" for n in PIECES)
     key = f"{group_by}, " if group_by else ""
     hashed = f"select {key}to_hex(md5(concat({text}))) as row_hash from {source} as t"
     counted = f"select {key}count(*) as row_count, {pieces}"

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
     from runspend.rates import Stretch
 
-__all__ = ["MEMORY", "ExchangedReader", "ParquetReader", "ParquetStep", "ParquetWarehouse", "Place", "Staged", "add_columns", "as_own_file", "checked_unit", "conform", "difference", "sha256_of", "state_of", "with_columns"]
+__all__ = ["MEMORY", "ExchangedReader", "ParquetReader", "ParquetStep", "ParquetWarehouse", "Place", "Staged", "add_columns", "as_own_file", "checked_unit", "conform", "difference", "rename_rows", "sha256_of", "state_of", "with_columns"]
 
 PACKAGE = Path(__file__).parent.parent
 MEMORY = "2600MB"
@@ -349,13 +349,11 @@ class ParquetStep:
     def rename(self, unit: Unit, writer: str, names: Mapping[str, tuple[str, str]], *, extra: Mapping[str, Any]) -> UnitState:
         """Stage a published unit as another writer's, with other names in some columns: {column: (old, new)}; an old that ends in / is a beginning."""
         table, target = TABLES[unit.table], checked_unit(unit.table, unit.period, writer)
-        files, columns = self._published
-        create_view(self.connection, table, [files[unit]], columns[unit.table])
-        self._fresh.discard(unit.table)
-        parameters = {f"{side}_{name}": value for name, values in names.items() for side, value in zip(("old", "new"), values, strict=True)}
-        sql = ", ".join(_renamed(c.name, names[c.name][0]) if c.name in names else quote(c.name) for c in table.columns)
         file = self._new_file(target)
-        copy_parquet(self.connection, table, f"select {sql} from main.{quote(table.name)}", parameters, file, row_group=ROW_GROUP)
+        source = self._published[0][unit]
+        if self._published[1][unit.table] != [c.name for c in table.columns]:
+            source = as_own_file(source, self.stage, table, self._published[1][unit.table])
+        rename_rows(self.connection, table, source, names, file)
         if target != unit:
             self.drop(*unit)
         return self._accept(target, [file], measure_rows(self.connection, table, file, unit.period), extra)
@@ -516,6 +514,15 @@ def _pin(path: Path, pin: Path) -> Path:
             return path
         raise
     return pin
+
+
+def rename_rows(connection: duckdb.DuckDBPyConnection, table: Table, source: Path, names: Mapping[str, tuple[str, str]], target: Path) -> Path:
+    """Write a file with other names in some columns: {column: (old, new)}; an old that ends in / is a beginning."""
+    parameters = {f"{side}_{name}": value for name, values in names.items() for side, value in zip(("old", "new"), values, strict=True)}
+    sql = ", ".join(_renamed(c.name, names[c.name][0]) if c.name in names else quote(c.name) for c in table.columns)
+    rows = f"select {sql} from read_parquet({file_list([source])}, hive_partitioning = false)"
+    copy_parquet(connection, table, rows, parameters, target, row_group=ROW_GROUP)
+    return target
 
 
 def _renamed(column: str, old: str) -> str:

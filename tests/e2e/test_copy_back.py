@@ -1,0 +1,54 @@
+"""A copy to an engine that takes other digests of the same rows: the next night there finds nothing to do all the same.
+
+BigQuery digests what its models made in its own way (`warehouse/contents.py`); here a folder stands for it, whose digests differ.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from runspend import pipeline
+from runspend.config import load_settings
+from runspend.copying import copy
+from runspend.inputs import digest
+from runspend.warehouse import Unit
+from runspend.warehouse.engine import Content
+from runspend.warehouse.parquet import ParquetWarehouse
+from tests.tiny_world import NOW, make_store, make_tiny_world
+
+
+def test_builds_are_booked_with_the_digests_of_the_new_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs and outputs that stand are named by what they are called there; what does not stand is left as it was."""
+    make_store(tmp_path / "store")
+    settings = load_settings(make_tiny_world(tmp_path / "world", tmp_path / "store"))
+    for step in (pipeline.extract, pipeline.load, pipeline.settle):
+        assert step(settings, now=NOW).problems == []
+    source = ParquetWarehouse(Path(settings.warehouse.uri))
+    theirs = Content.digest.fget
+    assert theirs is not None
+    monkeypatch.setattr(Content, "digest", property(lambda content: "other " + theirs(content)))
+    target = ParquetWarehouse(tmp_path / "target")
+    outcome = copy(source, target, progress=lambda _: None)
+    states = target.states()
+    assert {" ".join(unit) for unit in states} == set(outcome.changed)
+    assert all(state.digest.startswith("other ") for state in states.values())
+    booked = 0
+    for unit in (u for u in states if u.table == "builds"):
+        table = target.read(unit)
+        assert table is not None
+        for row in table.to_pylist():
+            inputs, outputs = json.loads(row["inputs"]), json.loads(row["outputs"])
+            named = {name: value for name, value in inputs.items() if "/" in name}
+            assert named == {name: states[Unit(*name.split("/"))].digest for name in named}
+            assert all(value.startswith("other ") for value in outputs.values())
+            assert row["build_id"] == digest(inputs)
+            booked += len(named) + len(outputs)
+    assert booked > 5
+    moved = settings.model_copy(update={"warehouse": settings.warehouse.model_copy(update={"uri": str(tmp_path / "target")})})
+    again = pipeline.allocate(moved, now=NOW)
+    assert (again.changed, again.problems) == ([], [])
+    assert len(again.unchanged) == 2
+    assert copy(source, target, progress=lambda _: None).problems == []
