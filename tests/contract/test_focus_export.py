@@ -31,9 +31,12 @@ from runspend.actions.export import focus as export_module
 from runspend.config import Settings
 from runspend.errors import CheckFailed, UsageError
 from runspend.warehouse import Reader, open_warehouse
+from runspend.warehouse.dialect import table_names
 from runspend.warehouse.lint import lint
 from tests.models.chain import World as SmallWorld
 from tests.models.chain import arrow, line, make_run, run_on_duckdb, summarize_on_duckdb, total
+from tests.models.pooled_chain import artifact, trace
+from tests.reference import GoogleSQL, exact_rows
 
 TOOLKIT = shutil.which("focus-toolkit", path=str(Path(sys.executable).parent))
 VALIDATOR_PINS = Path(__file__).parent / "focus-validator.txt"
@@ -312,6 +315,116 @@ def test_pooled_charges_sums_out_of_scope_and_sharing(tmp_path: Path) -> None:
         assert len(given) == 2 and total(map(details, given)) == 1
         (taken,) = [r for r in spread if r["x_PoolKey"] == pot and r["x_AllocatedTo"] == pot]
         assert taken["AllocatedMethodId"] == "" and Decimal(taken["EffectiveCost"]) == -total(Decimal(r["EffectiveCost"]) for r in given)
+
+
+def ladder_world() -> SmallWorld:
+    """A month in which every rule settles something: buckets billed day by day, one of them since September, and beside them what is billed by the hour."""
+    day = [f"{24 * n}:00..{24 * (n + 1)}:00" for n in range(-1, 5)]
+    storage = {"on": None, "scope": None, "service_name": "S3", "service_category": "Storage", "sku_id": "bytes", "consumed_unit": "GB-Days", "pricing_unit": "GB-Days"}
+    lines: list[dict[str, Any]] = [
+        *({**storage, "at": at, "cost": f"4.5{n}00000000000000000001", "storage_key": "bucket", "storage_class": "STANDARD", "consumed_quantity": Decimal(n + 1), "tags": f'{{"day":"{n}"}}'} for n, at in enumerate(day)),
+        *({**storage, "at": day[n], "cost": "0.30", "storage_key": "bucket", "storage_class": "GLACIER", "region_id": "eu"} for n in (2, 4)),
+        *({**storage, "at": day[n], "cost": "2.00", "storage_key": "elsewhere", "storage_class": "STANDARD"} for n in (1, 3)),  # a bucket of somebody else's
+        {**storage, "at": day[3], "cost": "1.00", "storage_key": "shut", "scope": "exclude"},
+        {"at": "00:00..01:00", "run_tag": "A", "cost": "5.00"},
+        {"at": "49:00..50:00", "job_key": "train-7", "on": None, "cost": "6.00"},
+        *({"at": f"{h}:00..{h + 1}:00", "on": "m1"} for h in (0, 1, 25)),
+        *({"at": f"{h}:{m}..{h}:{n}", "on": "vol-1", "attached_to": "m1", "cost": "0.20", "service_name": "EBS", "service_category": "Storage", "consumed_quantity": Decimal(2), "consumed_unit": "GB-Hours"} for h, m, n in ((0, "00", "30"), (0, "30", "59"), (25, "00", "30"))),
+        *({"at": f"{24 * d}:00..{24 * d + 7}:00", "on": None, "service_subcategory": "Generative AI", "service_name": "LLM", "cost": cost} for d, cost in ((1, "8.00"), (1, "1.00"), (2, "3.00"))),
+        *({"at": f"{h}:00..{h + 1}:00", "on": machine, "pool_key": "gpu", "hours": 1, "cost": "7.00"} for h in (23, 24) for machine in ("p1", "p2")),
+        *({"at": f"{h}:00..{h + 1}:00", "on": machine, "instance_type": "big", "hours": 1, "cost": "3.00"} for h in (23, 24) for machine in ("t1", "t2")),
+        {"at": "70:00..71:00", "on": None, "instance_type": "big", "hours": 1, "cost": "3.00"},
+        *({"at": at, "on": f"db-{at}", "scope": None, "service_name": "RDS", "service_category": "Databases", "cost": "9.00"} for at in day[2:4]),
+        {"at": day[2], "on": None, "charge_category": "Tax", "service_name": "Tax", "cost": "1.10"},
+    ]  # fmt: skip
+    stated = [
+        make_run(id="A", at="00:00..26:00", on=["m1"]),
+        make_run(id="B", at="00:00..00:30", on=["m1"]),
+        make_run(id="C", at="49:00..50:00", on=[], job_key="train-7"),
+        *(make_run(id=f"pool{n}", at="23:00..25:00", on=[], pool_key="gpu") for n in range(3)),
+        *(make_run(id=f"type{n}", at="23:15..24:45", on=[], instance_type="big") for n in range(2)),
+    ]
+    priced = [line(n, **row) for n, row in enumerate(lines)]
+    for n, row in enumerate(priced):  # four measures that tell one from another
+        row |= {"list_cost": row["effective_cost"] * 3, "contracted_cost": row["effective_cost"] * 2 + n, "billed_cost": Decimal(0) if n % 5 == 1 else row["effective_cost"]}
+    return {
+        "billing_lines": priced, "billing_loads": [], "runs": [run for run, _ in stated], "run_resources": [row for _, rows in stated for row in rows],
+        "artifact_bytes": [
+            artifact(id="A", bytes=300), artifact(id="B", bytes=100, at="2..4"), artifact(kind="orphan", id="exp/gone", bytes=200), artifact(kind="logged_model", id="m-1", bytes=70),
+            artifact(kind="other", id="backups", bytes=30), artifact(id="A", bytes=5, **{"class": "GLACIER"}), artifact(id="B", bytes=9, store="s3://shut/"),
+        ],
+        "trace_costs": [trace(run="A", cost="0.75", day=2), trace(cost="0.25", day=2), trace(run="B", cost="0.5", day=3)],
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ladder_reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    """The warehouse of that month; idle and shared are spread."""
+    root, settings = tmp_path_factory.mktemp("ladder"), Settings.model_validate({"sharing": {"shared": "even", "idle": "proportional"}})
+    run_on_duckdb(ladder_world(), root, settings=settings)
+    summarize_on_duckdb(ladder_world(), root, settings=settings)
+    with open_warehouse(str(root)).reader() as reader:
+        yield reader
+
+
+@pytest.mark.parametrize("stretch_rows", [1, 1_500_000])
+def test_charges_of_every_rule_add_up_whatever_the_days(ladder_reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stretch_rows: int) -> None:
+    """Buckets billed day by day are charges of the month: in each charge of each rule the four costs are its lines', and all rows are the bill."""
+    monkeypatch.setattr(export_module, "STRETCH_ROWS", stretch_rows)
+    lines = {r["line_id"]: r for r in ladder_reader.query("select * from billing_lines").to_pylist()}
+    members: dict[str, list[str]] = defaultdict(list)
+    for row in ladder_reader.query("select charge_id, line_id from charge_lines").to_pylist():
+        members[row["charge_id"]].append(row["line_id"])
+    done = export_focus(ladder_reader, "2026-10", tmp_path / "all.csv")
+    export_focus(ladder_reader, "2026-10", tmp_path / "platform.csv", scope="platform")
+    rows = rows_of(tmp_path / "all.csv")
+    platform = [r for r in rows if r["x_OriginChargeId"]]
+    assert sorted(map(str, rows_of(tmp_path / "platform.csv"))) == sorted(str({c: r[c] for c in rows[0]}) for r in platform)
+    assert {r["x_MatchMethod"] for r in rows} == {
+        "run_tag", "job_id", "resource_id", "attached", "artifact_bytes", "llm_cost", "pool_time", "instance_type_time", "sharing", "none",
+    }  # fmt: skip
+    seen: list[str] = []
+    charges: dict[str, list[dict[str, str]]] = defaultdict(list)
+    for row in platform:
+        charges[row["x_OriginChargeId"]].append(row)
+    for charge_id, parts in charges.items():
+        own = [lines[line_id] for line_id in members.get(charge_id, [charge_id] if charge_id in lines else [])]
+        assert {p["x_LineCount"] for p in parts} == {str(len(own))}, charge_id
+        for cost in COSTS:
+            assert total(Decimal(p[cost]) for p in parts) == total(l[snake(cost)] for l in own), (charge_id, cost)
+        if own:
+            quantities = [l["consumed_quantity"] for l in own if l["consumed_quantity"] is not None]
+            assert total(Decimal(p["ConsumedQuantity"]) for p in parts if p["ConsumedQuantity"]) == total(quantities)
+            assert {p["ChargePeriodStart"] for p in parts} == {f"{min(l['charge_period_start'] for l in own):%Y-%m-%dT%H:%M:%SZ}"}
+            assert {p["ChargePeriodEnd"] for p in parts} == {f"{max(l['charge_period_end'] for l in own):%Y-%m-%dT%H:%M:%SZ}"}
+            seen += [l["line_id"] for l in own]
+    assert len(seen) == len(set(seen))
+    outside = [l for line_id, l in lines.items() if line_id not in seen]
+    sums = [r for r in rows if not r["x_OriginChargeId"]]
+    assert sum(int(r["x_LineCount"]) for r in sums) == len(outside) == 5
+    for cost in COSTS:
+        assert total(Decimal(r[cost]) for r in sums) == total(l[snake(cost)] for l in outside)
+        assert getattr(done.totals[0], snake(cost)) == total(l[snake(cost)] for l in lines.values())
+    bucket = [r for r in platform if r["x_MatchMethod"] == "artifact_bytes"]
+    assert {r["x_AllocatedTo"] for r in bucket} == {"run", "orphan", "logged_model", "unmatched"}
+    assert {(r["x_LineCount"], r["x_PoolKey"], r["Tags"]) for r in bucket} == {("6", "bucket|STANDARD", ""), ("2", "bucket|GLACIER", "")}
+
+
+def test_the_views_rows_have_one_date_a_charge_on_both_engines(ladder_reader: Reader) -> None:
+    """The view as BigQuery keeps it: Google's reference implementation gives DuckDB's rows, all of a charge on one date; its four sums are the bill's."""
+    tables = {name: ladder_reader.query(f"select * from {name}") for name in table_names(focus_view())}
+    view = ladder_reader.query(focus_view())
+    answer = GoogleSQL().query(focus_view(), tables)
+    assert answer.names == view.column_names
+    assert exact_rows(answer.rows) == exact_rows(view.to_pylist())
+    dates: dict[tuple[str, str], set[Any]] = defaultdict(set)
+    for row in view.to_pylist():
+        if row["x_OriginChargeId"]:
+            dates[row["x_Source"], row["x_OriginChargeId"]].add(row["x_ChargeDate"])
+    assert {len(found) for found in dates.values()} == {1} and len(set.union(*dates.values())) == 3
+    lines = tables["billing_lines"].to_pylist()
+    for cost in COSTS:
+        assert total(r[cost] for r in view.to_pylist()) == total(l[snake(cost)] for l in lines)
 
 
 def test_the_view_is_googlesql_that_both_engines_read_alike() -> None:

@@ -27,10 +27,28 @@ parts as (
     case when is_last then 1000000000000000000 - (units_upto - units) else units end as units_own
   from ordered
 ),
+stored as (
+  -- lines of buckets whose bytes are known: charges of the period, and of its first day, whatever days the lines are of
+  select source, billing_period, line_id, charge_id
+  from charge_lines
+  where starts_with(charge_id, 'artifact_bytes|')
+),
+charged as (
+  -- lines priced together, under the date of their charge: for an engine that is asked for some days, all lines of the charges of these days and no others
+  select c.charge_id, l.charge_date as origin_date, l.*
+  from charge_lines c
+  join billing_lines l on l.source = c.source and l.billing_period = c.billing_period and l.line_id = c.line_id
+  where not starts_with(c.charge_id, 'artifact_bytes|')
+  union all
+  select c.charge_id, l.billing_period, l.*
+  from stored c
+  join billing_lines l on l.source = c.source and l.billing_period = c.billing_period and l.line_id = c.line_id
+  where l.storage_key is not null
+),
 pooled as (
   -- lines priced together are one origin charge: what all of them say, and null where they differ
   select
-    c.source, c.billing_period, l.charge_date, c.charge_id, count(*) as line_count,
+    l.source, l.billing_period, l.origin_date as charge_date, l.charge_id, count(*) as line_count,
     case when min(l.availability_zone) = max(l.availability_zone) and count(l.availability_zone) = count(*) then min(l.availability_zone) end as availability_zone,
     min(l.billing_account_id) as billing_account_id,
     min(l.billing_account_name) as billing_account_name,
@@ -87,9 +105,8 @@ pooled as (
     case when min(l.pricing_unit) = max(l.pricing_unit) and count(l.pricing_unit) = count(*) then sum(l.pricing_quantity) end as pricing_quantity,
     case when min(l.commitment_discount_unit) = max(l.commitment_discount_unit) and count(l.commitment_discount_unit) = count(*) then sum(l.commitment_discount_quantity) end as commitment_discount_quantity,
     case when min(l.pricing_currency) = max(l.pricing_currency) and count(l.pricing_currency) = count(*) then sum(l.pricing_currency_effective_cost) end as pricing_currency_effective_cost
-  from charge_lines c
-  join billing_lines l on l.source = c.source and l.billing_period = c.billing_period and l.line_id = c.line_id
-  group by c.source, c.billing_period, l.charge_date, c.charge_id
+  from charged l
+  group by l.source, l.billing_period, l.origin_date, l.charge_id
 ),
 origins as (
   select
@@ -159,11 +176,15 @@ split as (
   left join run_tags t on t.tracking_server = p.tracking_server and t.workspace = p.workspace and t.run_id = p.run_id
 ),
 inside as (
-  -- every line that is a charge, or a part of one; read anew, so that an engine may confine it to the days that are asked for
+  -- every line that is a charge of its day, or a part of one; read anew, so that an engine may confine it to the days that are asked for
   select a.source, a.billing_period, a.charge_date, c.line_id
-  from cost_allocations a
+  from (
+    -- each charge once: its lines times its targets are many
+    select distinct source, billing_period, charge_date, charge_id
+    from cost_allocations
+    where match_method not in ('none', 'artifact_bytes')
+  ) a
   join charge_lines c on c.source = a.source and c.billing_period = a.billing_period and c.charge_id = a.charge_id
-  where not (a.allocated_to = 'out_of_scope' and a.match_method = 'none')
   union distinct
   select source, billing_period, charge_date, charge_id
   from cost_allocations
@@ -177,7 +198,8 @@ outside as (
     sum(l.billed_cost) as billed_cost, sum(l.contracted_cost) as contracted_cost, sum(l.effective_cost) as effective_cost, sum(l.list_cost) as list_cost
   from billing_lines l
   left join inside i on i.source = l.source and i.billing_period = l.billing_period and i.charge_date = l.charge_date and i.line_id = l.line_id
-  where i.line_id is null
+  left join stored s on s.source = l.source and s.billing_period = l.billing_period and s.line_id = l.line_id
+  where i.line_id is null and s.line_id is null
   group by
     l.source, l.billing_period, l.charge_date, l.billing_account_id, l.billing_account_name, l.billing_currency, l.billing_period_start, l.billing_period_end, l.charge_category, l.charge_class,
     l.charge_frequency, l.host_provider_name, l.invoice_id, l.invoice_issuer_name, l.region_id, l.service_category, l.service_name, l.service_provider_name, l.sub_account_id

@@ -123,11 +123,15 @@ def focus_columns(reader: Reader, period: date, version: str) -> list[str]:
 
 
 def _stretches(reader: Reader, period: date) -> list[tuple[date, date]]:
-    """The days of the period's charges in stretches of so many rows that a question fits in memory: lines, parts and sums of one charge have its day."""
+    """The days of the period's charges in stretches of so many rows that a question fits in memory: lines, parts and sums of one charge have its day.
+
+    Lines of buckets that are charges of the month are read twice: on their own day, and with the month's first, which is their charge's.
+    """
     days = reader.query(
         "select charge_date, sum(row_count) as row_count from ("
         " select charge_date, count(*) as row_count from billing_lines where billing_period = @period group by charge_date"
         " union all select charge_date, count(*) from cost_allocations where billing_period = @period group by charge_date"
+        " union all select billing_period, count(*) from charge_lines where billing_period = @period and starts_with(charge_id, 'artifact_bytes|') group by billing_period"
         ") group by charge_date order by charge_date",
         {"period": period},
     ).to_pylist()
