@@ -94,7 +94,7 @@ def test_november_is_what_the_box_drew(box: Path) -> None:
     expected = exactly(1010 + power(*EARLY))
     assert total(box) == expected
     first = said((box / "first.txt").read_text())
-    assert (Decimal(first["2026-11.EUR.bill"]), first["2026-11.EUR.equals_export"], first["exit"]) == (expected, "true", "0")
+    assert (Decimal(first["2026-11.EUR.bill"]), first["2026-11.EUR.equals_loaded_bill"], first["exit"]) == (expected, "true", "0")
     assert Decimal(first["2026-11.EUR.run_cost"]) + Decimal(first["2026-11.EUR.idle"]) == expected
     rows = ask(
         box,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -90,9 +91,18 @@ def test_facts_are_one_a_line_and_exact(figures: ReportFigures) -> None:
     (currency,) = figures.currencies
     assert Decimal(facts["2026-11.USD.run_cost"]) == currency.parts["run cost"].effective_cost
     assert Decimal(facts["2026-11.USD.bill"]) == currency.bill.effective_cost
-    assert facts["2026-11.USD.equals_export"] == "true"
+    assert facts["2026-11.USD.equals_loaded_bill"] == "true"
     assert (facts["exit"], facts["rebuilt"], facts["report"]) == ("3", "2026-11", "reports/2026-11.html")
     assert all("\n" not in line for line in lines)
+
+
+def test_nothing_is_equal_where_nothing_was_loaded(figures: ReportFigures) -> None:
+    """The facts say whether the ledger is the loaded bill: false where it is not, nothing for a currency without a bill of the month."""
+    (currency,) = figures.currencies
+    wrong = replace(currency.reconciliation[0], ledger=None)
+    for reconciliation, said in (((wrong, *currency.reconciliation[1:]), "false"), ((), "")):
+        shown = replace(figures, currencies=(replace(currency, reconciliation=reconciliation),))
+        assert f"2026-11.USD.equals_loaded_bill={said}" in summary_lines([shown], NIGHT)
 
 
 @pytest.mark.parametrize("name", TERMINAL)

@@ -104,7 +104,8 @@ def summary_lines(figures_list: Sequence[ReportFigures], night: Night) -> list[s
             ]
             lines += [f"{key}.{part.replace(' ', '_')}={plain(c.parts[part].effective_cost)}" for part in PARTS]
             lines += [f"{key}.ml_platform={plain(c.platform.effective_cost)}", f"{key}.bill={plain(c.bill.effective_cost)}"]
-            lines += [f"{key}.equals_export={str(all(r.is_equal for r in c.reconciliation)).lower()}"]
+            # the provider's bill as it was loaded, its lines here and the ledger; of what `runspend export focus` writes nothing is said
+            lines += [f"{key}.equals_loaded_bill={str(all(r.is_equal for r in c.reconciliation)).lower() if c.reconciliation else ''}"]
             lines += [f"{key}.estimated={plain(c.estimates.cost)}", f"{key}.estimated_tokens={plain(c.estimates.token_cost)}"]
             lines += [f"{key}.unreadable_rows={sum(r.quarantined_rows for r in c.reconciliation)}"]
             lines += [f"{key}.explained_by.{_clean(g.words)}={plain(g.effective_cost)}" for g in c.groups[:3]]
