@@ -80,6 +80,8 @@ def make_world(folder: Path, schema: Path) -> World:
         run.tags["mlflow.source.git.commit"] = "c0ffee"
     parent = world.run(begin + HOUR, begin + 4 * HOUR, shared)
     world.run(begin + 2 * HOUR, begin + 3 * HOUR, shared, states=False).tags["mlflow.parentRunId"] = parent.run_id
+    ancestor = world.run(begin - 40 * DAY, begin - 40 * DAY + HOUR)  # of an earlier month
+    world.run(begin + 3 * HOUR, begin + 3 * HOUR + MINUTE).tags["mlflow.parentRunId"] = ancestor.run_id
     alive = world.run(
         begin + DAY + HOUR, None, last_metric=begin + 2 * DAY + 5 * HOUR, tags={"team": "vision", "runspend.instance_id": shared.name}
     )
