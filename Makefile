@@ -28,7 +28,7 @@ demo: $(VENV)/.ready-nightly ## make the demo world anew in .runspend-demo/
 	@$(BIN)/runspend demo $(ARGS)
 
 test: lint system $(VENV)/.ready-azurite $(VENV)/.ready-bigquery ## every check and test but torture and benchmarks (ARGS="-k …" narrows it)
-	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-bigquery: $(VENV)/.ready-dev ## the tests of the BigQuery warehouse on Google's, in datasets of their own (PROJECT=… DATASET=…; costs cents)
 	@if [ -z "$(PROJECT)" ] || [ -z "$(DATASET)" ]; then \
