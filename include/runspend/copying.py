@@ -77,16 +77,20 @@ def _carry(source: Warehouse, target: Warehouse, build_id: str, units: Mapping[U
 def _rebook(source: Warehouse, target: Warehouse, wanted: Mapping[Unit, UnitState]) -> list[str]:
     """`builds`, with the digests the other warehouse has of the same rows: each engine takes its own of what its models made."""
     there = target.states()
-    booked = [unit for unit in wanted if unit.table == "builds"]
-    for unit in booked:
+    carried = []
+    for unit in (unit for unit in wanted if unit.table == "builds"):
         rows = source.read(unit)
         if rows is None:
             raise RunspendError(f"cannot copy {' '.join(unit)}: it is gone from the warehouse to copy from. Run the copy again when no night runs.")
-        rebooked = [_rebooked(row, wanted, there) for row in rows.to_pylist()]
+        rebooked = arrow_rows("builds", [_rebooked(row, wanted, there) for row in rows.to_pylist()])
+        standing = target.read(unit) if unit in there else None
+        if standing is not None and standing.to_pylist() == rebooked.to_pylist():
+            continue
+        carried.append(" ".join(unit))
         with target.step("copy", wanted[unit].build_id) as step:
-            step.put(*unit, arrow_rows("builds", rebooked), extra=wanted[unit].extra)
+            step.put(*unit, rebooked, extra=wanted[unit].extra)
             step.publish()
-    return [" ".join(unit) for unit in booked]
+    return carried
 
 
 def _rebooked(row: Mapping[str, Any], wanted: Mapping[Unit, UnitState], there: Mapping[Unit, UnitState]) -> dict[str, Any]:
