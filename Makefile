@@ -30,7 +30,7 @@ demo: $(VENV)/.ready-nightly ## make the demo world anew in .runspend-demo/
 test: lint system $(VENV)/.ready-azurite $(VENV)/.ready-bigquery ## every check and test but torture and benchmarks (ARGS="-k …" narrows it)
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-test-bigquery: $(VENV)/.ready-dev ## the tests of the BigQuery warehouse on Google's, in datasets of their own (PROJECT=… DATASET=…; costs cents)
+test-bigquery: $(VENV)/.ready-dev ## the tests of the BigQuery warehouse on Google's, in datasets of their own (PROJECT=… DATASET=…)
 	@if [ -z "$(PROJECT)" ] || [ -z "$(DATASET)" ]; then \
 	  echo "cannot test on BigQuery: no PROJECT or no DATASET. Run: make test-bigquery PROJECT=my-project DATASET=runspend_test" >&2; exit 2; fi
 	@RUNSPEND_BIGQUERY="$(PROJECT)/$(DATASET)" $(BIN)/pytest --timeout 3600 $(ON_BIGQUERY) $(ARGS)

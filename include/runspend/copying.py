@@ -1,7 +1,7 @@
 """`runspend copy --from A --to B`: a warehouse's tables in another place, from a folder to BigQuery for one.
 
-Build by build: units that were published together appear together there too, with the same digests, so that the next night
-finds nothing to do. What is there already is not sent again; at the end both sides are asked the same question of every table
+Build by build: units that were published together appear together there too. `builds` comes last, with the digests the new place
+takes of the same rows, so that the next night finds nothing to do. What is there already is not sent again; at the end both sides are asked the same question of every table
 and month. Records that must happen once stay in `home`, which both warehouses share.
 """
 
@@ -46,7 +46,9 @@ def copy(source: Warehouse, target: Warehouse, *, progress: Callable[[str], None
         done += len(together)
         progress(f"copy: {done} of {len(missing)} units")
         outcome.changed += [" ".join(unit) for unit in together]
-    outcome.changed += _rebook(source, target, wanted)
+    booked = _rebook(source, target, wanted)
+    outcome.changed += booked
+    outcome.unchanged += sorted({" ".join(unit) for unit in wanted.keys() - rows.keys()} - set(booked))
     progress("copy: comparing")
     _compare(source, target)
     outcome.notes.append(f"both hold the same rows in {len(TABLES)} tables, compared month by month. Set warehouse.uri to the new one; records of mails and archives stay in home.")

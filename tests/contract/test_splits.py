@@ -169,7 +169,7 @@ WEIGHT = st.integers(1, 10**26).map(lambda units: Decimal(units).scaleb(-22)) | 
 def test_parts_sum_to_their_line_in_all_measures_and_no_order_matters(
     lines: list[tuple[Decimal, ...]], shares: dict[str, Decimal], idle: Decimal | None, order: Any
 ) -> None:
-    """Any sign and size: parts are the line exactly, each is its share to 17 digits, and shuffled rows and claims give the same rows."""
+    """Any sign and size: parts are the line exactly, each is its share to 16 digits, and shuffled rows and claims give the same rows."""
     names = ("BilledCost", "EffectiveCost", "ListCost", "ContractedCost")
     rows = [
         {**row(**HOUR), **{name: f"{cost:f}" for name, cost in zip(names, costs, strict=True)}, "ResourceName": f"line {n}"}
@@ -196,8 +196,9 @@ def test_parts_sum_to_their_line_in_all_measures_and_no_order_matters(
             for each in mine:
                 if each["allocated_resource_name"] is not None:
                     fair = Fraction(cost) * Fraction(shares[each["allocated_resource_name"]]) / whole
-                    # its two ends are each cut to 17 digits of the line, and then to the last decimal
-                    assert abs(Fraction(each[measure]) - fair) <= abs(Fraction(cost)) / 10**17 + Fraction(2, 10**22)
+                    # every weight is cut to a whole one of 10^17 or more, the whole by as many as there are; then two ends to the last decimal
+                    cut = Fraction(len(claims) + 1, 10**17 - len(claims) - 1)
+                    assert abs(Fraction(each[measure]) - fair) <= abs(Fraction(cost)) * cut + Fraction(2, 10**22)
 
 
 def test_a_third_each_and_the_last_takes_what_is_over(tmp_path: Path) -> None:

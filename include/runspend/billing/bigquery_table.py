@@ -24,11 +24,10 @@ from typing import Any
 from runspend.billing.places import Entry
 from runspend.config import BillSource
 from runspend.errors import ConfigError, MissingExtra, SourceRefused, SourceUnreachable
+from runspend.google_clients import bigquery_clients, read_credentials
 
 SCHEME = "bigquery://"
 ADDRESS = re.compile(r"(?P<project>(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]+)[/.](?P<dataset>\w+)[/.](?P<table>[\w-]+)")
-SCOPES = ("https://www.googleapis.com/auth/bigquery", "https://www.googleapis.com/auth/cloud-platform")
-ANONYMOUS = "anonymous"  # `credentials` of an emulator
 # A query that would read more is refused by BigQuery before it costs anything: a month of a very large account is a tenth of it.
 MAX_BYTES_BILLED = 1 << 40
 RETRY_SECONDS = 120
@@ -77,41 +76,15 @@ def open_table(source: BillSource, workdir: Path, export: Export) -> BigQueryTab
 
 
 def connect(source: BillSource, project: str) -> tuple[Any, Any]:
-    """A client of BigQuery, and one of its Storage API, which brings rows several times as fast; None for a server of one's own.
-
-    `credentials` is a service account's key file; left out, they are the environment's ("Application Default Credentials").
-    """
+    """A client of BigQuery, and one of its Storage API; None for a server of one's own. Who has a key asks in the key's project."""
     try:
-        import google.auth
-        from google.auth.credentials import AnonymousCredentials
-        from google.cloud import bigquery, bigquery_storage
-    except ImportError as error:
-        raise MissingExtra("google-cloud-bigquery", "bigquery") from error
-    credentials: Any
-    if source.credentials == ANONYMOUS:
-        credentials, own_project = AnonymousCredentials(), None  # type: ignore[no-untyped-call]  # Google's, without types
-    elif source.credentials:
-        credentials = _read_key_file(source)
-        own_project = credentials.project_id
-    else:
-        credentials, own_project = google.auth.default(scopes=SCOPES)
-    options = {"api_endpoint": source.endpoint} if source.endpoint else None
-    client = bigquery.Client(project=own_project or project, credentials=credentials, client_options=options)
-    storage: Any = bigquery_storage.BigQueryReadClient
-    return client, None if source.endpoint else storage(credentials=credentials)
-
-
-def _read_key_file(source: BillSource) -> Any:
-    from google.oauth2.service_account import Credentials
-
-    kind: Any = Credentials
-    try:
-        return kind.from_service_account_file(str(source.credentials), scopes=SCOPES)
+        credentials, own_project = read_credentials(str(source.credentials) if source.credentials else None)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"cannot load bill {source.name}: {source.credentials} is no key file of a service account ({type(error).__name__}). "
             "Set billing[].credentials to one, or leave it out to take the credentials of the environment."
         ) from error
+    return bigquery_clients(credentials, own_project or project, endpoint=source.endpoint)
 
 
 class BigQueryTable:

@@ -10,6 +10,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -197,24 +198,16 @@ class Rows:
 
     def load_runs(self, batches: Iterator[pa.RecordBatch]) -> None:
         """All batches, or none: what they raise is raised here as it was."""
-        import pyarrow as pa
-
         self._con.execute("delete from fresh_use")
         self._con.execute("delete from fresh_runs")
         self._con.execute("delete from fresh_resources")
-        guarded = _Guarded(batches)
-        self._con.register("raw_runs", pa.RecordBatchReader.from_batches(raw.run_schema(), guarded))
         # How many rows a stream has is not known: left to itself, DuckDB hashes all of it, and does the work after the last one, on one core.
         self._con.execute("set disabled_optimizers = 'join_order,build_side_probe_side'")
         try:
-            self._con.execute(_sql("runs.sql", **self._parts), self._names)
-        except Exception:
-            if guarded.error is not None:
-                raise guarded.error from None
-            raise
+            with self._streamed("raw_runs", raw.run_schema(), batches):
+                self._con.execute(_sql("runs.sql", **self._parts), self._names)
         finally:
             self._con.execute("reset disabled_optimizers")
-            self._con.unregister("raw_runs")
         self._con.execute(_sql("run_resources.sql", resource_key=resource_key_sql("resource_id")))
 
     def use_wanted(self, previous: Callable[[str], pa.Table | None]) -> list[raw.UseKey]:
@@ -251,18 +244,24 @@ class Rows:
 
     def load_power(self, batches: Iterator[pa.RecordBatch]) -> None:
         """All batches, or none: what they raise is raised here as it was."""
+        with self._streamed("raw_power", raw.power_schema(), batches):
+            self._con.execute(_sql("power.sql"), self._names)
+
+    @contextmanager
+    def _streamed(self, name: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[None]:
+        """The batches as a table that can be read once. What they raise is raised here as it was: DuckDB would raise its text alone."""
         import pyarrow as pa
 
         guarded = _Guarded(batches)
-        self._con.register("raw_power", pa.RecordBatchReader.from_batches(raw.power_schema(), guarded))
+        self._con.register(name, pa.RecordBatchReader.from_batches(schema, guarded))
         try:
-            self._con.execute(_sql("power.sql"), self._names)
+            yield
         except Exception:
             if guarded.error is not None:
                 raise guarded.error from None
             raise
         finally:
-            self._con.unregister("raw_power")
+            self._con.unregister(name)
 
     def load_traces(self, traces: pa.Table, spans: pa.Table) -> None:
         self._con.execute("delete from fresh_trace_costs")

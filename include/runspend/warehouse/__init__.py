@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from runspend.config import WarehouseSettings
 from runspend.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -148,6 +147,7 @@ def open_warehouse(settings: Settings | str) -> Warehouse:
 
         return ParquetWarehouse(Path(uri.removeprefix("file://")))
     if uri.startswith("bigquery://"):
+        from runspend.config import WarehouseSettings
         from runspend.warehouse.bigquery import BigQueryWarehouse
 
         if isinstance(settings, str):

@@ -1,4 +1,4 @@
-"""The warehouse in BigQuery: the same tables, models and checks, at any size. Rows never come back but for reports.
+"""The warehouse in BigQuery: the same tables, models and checks, at any size. Rows come back for reports, for what extraction compares, and to be carried elsewhere.
 
 `published` says what every unit holds, and is replaced in the same transaction as the rows. A reader asks inside a session that
 has begun a transaction, so that all its answers are of one moment. Names of datasets and tables belong in `bigquery_tables.py`,
@@ -30,10 +30,11 @@ from runspend.tables import SCHEMA_VERSION, TABLES
 from runspend.warehouse import Unit, UnitState
 from runspend.warehouse.bigquery_exchange import in_one_currency
 from runspend.warehouse.bigquery_jobs import Jobs, NotAllowed, NotThere, Statement
+from runspend.warehouse.bigquery_rows import rows_of
 from runspend.warehouse.bigquery_step import BigQueryStep
 from runspend.warehouse.bigquery_tables import PUBLISHED, WRITER, Places, column_names, make_tables, quoted, schema_digest
 from runspend.warehouse.dialect import parse
-from runspend.warehouse.engine import month_of, used
+from runspend.warehouse.engine import used
 from runspend.warehouse.journal import Folder
 
 __all__ = ["BigQueryReader", "BigQueryWarehouse", "Head"]
@@ -92,12 +93,7 @@ class BigQueryWarehouse:
 
     def _rows_of(self, unit: Unit) -> Statement:
         table = TABLES[unit.table]
-        where = f"{WRITER.name} = @writer"
-        parameters: dict[str, Any] = {"writer": unit.writer}
-        if table.period_column is not None:
-            first, after = month_of(unit.period)
-            where += f" and {table.period_column} >= @first and {table.period_column} < @after"
-            parameters |= {"first": first, "after": after}
+        where, parameters = rows_of(unit)
         order = f" order by {', '.join(table.sort)}" if table.sort else ""
         return Statement(f"select {column_names(table)} from {quoted(self.places.table(table))} where {where}{order}", parameters)
 
@@ -173,9 +169,9 @@ class BigQueryWarehouse:
             publish_ids={unit: row["publish_id"] for unit, row in known.items()},
         )
 
-    def cost_of(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
+    def cost_of(self, sql: str) -> int:
         """Bytes a question would read, by a dry run, which costs nothing."""
-        return self.jobs.bytes_of(Statement(sql, parameters or {}), dataset=self.places.internal)[1]
+        return self.jobs.bytes_of(Statement(sql), dataset=self.places.internal)[1]
 
     def make_ready(self) -> None:
         """Make or widen the tables, if this version's are not there yet."""

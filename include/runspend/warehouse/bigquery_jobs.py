@@ -1,6 +1,6 @@
 """What is asked of BigQuery: queries, loads, scripts, each a job with a limit of cost, labels and an id where it matters.
 
-The only module of the warehouse that knows Google's client. A job whose reply was lost is looked up by its id and waited for,
+What else knows Google's client: `bigquery_tables.py`, for descriptions of tables. A job whose reply was lost is looked up by its id and waited for,
 never sent again. What is asked, and of which tables, belongs in `bigquery.py` and its neighbours.
 
 Sources: BigQuery "Managing jobs" (job ids are unique in a project, a second one of the same id is refused with 409), "Run
@@ -9,23 +9,20 @@ parameterized queries", "Work with sessions", "Control costs"; google-cloud-bigq
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from runspend.config import WarehouseSettings
 from runspend.errors import ConfigError, MissingExtra, RunspendError, SourceUnreachable, UsageError
-from runspend.warehouse.bigquery_client import connect
+from runspend.google_clients import bigquery_clients, read_credentials
+from runspend.warehouse.bigquery_values import exact, parameter
 
 __all__ = ["AlreadyThere", "Changed", "Jobs", "NotAllowed", "NotThere", "Statement", "is_transient"]
 
-MONEY = pa.decimal128(38, 22)
 LABEL_LENGTH = 63
 ATTACH_TRIES = 3  # of a load whose reply was lost before BigQuery knew of it
 # What BigQuery says when two transactions change one table, or when it is short of room for a moment: the same again may go through.
@@ -69,19 +66,22 @@ class Jobs:
     def client(self) -> Any:
         """Google's client, for what is no job: datasets, tables, lists of rows."""
         if self._clients is None:
-            self._clients = connect(self._settings, self._project)
+            self._clients = self._connect()
         return self._clients[0]
 
-    def ask(self, statement: Statement, *, dataset: str, labels: Mapping[str, str], session: str | None = None) -> pa.Table:
-        """Rows of one query, over the Storage API as Arrow. Money is decimal128(38, 22)."""
+    def ask(
+        self, statement: Statement, *, dataset: str, labels: Mapping[str, str], session: str | None = None, at_most: int | None = None
+    ) -> pa.Table:
+        """Rows of one query, over the Storage API as Arrow, or the first few of them without it. Money is decimal128(38, 22)."""
         with self.words():
-            return _exact(self._rows(statement, dataset, labels, session).to_arrow(bqstorage_client=self._storage, create_bqstorage_client=False))
+            rows = self._rows(statement, dataset, labels, session, at_most)
+            return exact(rows.to_arrow(bqstorage_client=self._storage if at_most is None else None, create_bqstorage_client=False))
 
     def stream(self, statement: Statement, *, dataset: str, labels: Mapping[str, str], session: str | None = None) -> Iterator[pa.RecordBatch]:
         """The same rows, some at a time as BigQuery sends them."""
         with self.words():
             for batch in self._rows(statement, dataset, labels, session).to_arrow_iterable(bqstorage_client=self._storage):
-                yield from _exact(pa.Table.from_batches([batch])).to_batches()
+                yield from exact(pa.Table.from_batches([batch])).to_batches()
 
     def run(self, statement: Statement, *, dataset: str, labels: Mapping[str, str]) -> None:
         """A statement without rows, waited for. It must do no harm when it runs twice."""
@@ -184,7 +184,7 @@ class Jobs:
         """What Google's client raises as an error of ours, in words."""
         try:
             from google.api_core.exceptions import BadRequest, Conflict, Forbidden, GoogleAPIError, NotFound, PreconditionFailed
-            from google.auth.exceptions import GoogleAuthError
+            from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
             from requests.exceptions import RequestException
         except ImportError as error:
             raise MissingExtra("google-cloud-bigquery", "bigquery") from error
@@ -193,15 +193,20 @@ class Jobs:
         except NotFound as error:
             raise NotThere(f"cannot use warehouse {self.place}: {_first_line(error)}.") from error
         except Conflict as error:
-            raise AlreadyThere(f"cannot make it in warehouse {self.place}: {_first_line(error)}.") from error
+            raise AlreadyThere(f"cannot make a dataset or table in warehouse {self.place}: {_first_line(error)}.") from error
         except PreconditionFailed as error:
-            raise Changed(f"cannot change it in warehouse {self.place}: {_first_line(error)}.") from error
+            raise Changed(f"cannot describe a table in warehouse {self.place}: {_first_line(error)}.") from error
         except Forbidden as error:
             raise NotAllowed(
                 f"cannot use warehouse {self.place}: {_first_line(error)}. docs/bigquery.md lists the roles each step needs, and how quotas are raised."
             ) from error
         except BadRequest as error:
             raise self._of_limit(error) or UsageError(f"cannot run the SQL: {_first_line(error)}") from error
+        except DefaultCredentialsError as error:
+            raise ConfigError(
+                f"cannot open warehouse {self.place}: {_first_line(error)}. Set warehouse.credentials to the key file of a service account, "
+                "or leave it out and run: gcloud auth application-default login"
+            ) from error
         except (GoogleAPIError, GoogleAuthError, RequestException) as error:
             if limit := self._of_limit(error):  # Google's client makes a 500 of it
                 raise limit from error
@@ -216,18 +221,30 @@ class Jobs:
             f"({self._settings.maximum_bytes_billed.human_readable()}) allows; raise that, or ask for less."
         )
 
+    def _connect(self) -> tuple[Any, Any]:
+        settings = self._settings
+        with self.words():
+            try:
+                credentials, _ = read_credentials(settings.credentials)
+            except (OSError, ValueError) as error:
+                raise ConfigError(
+                    f"cannot open warehouse {settings.uri}: {settings.credentials} is no key file of a service account ({type(error).__name__}). "
+                    "Set warehouse.credentials to one, or leave it out to take the credentials of the environment."
+                ) from error
+            return bigquery_clients(credentials, self._project, endpoint=settings.endpoint, location=settings.region)
+
     @property
     def _storage(self) -> Any:
         assert self._clients is not None
         return self._clients[1]
 
-    def _rows(self, statement: Statement, dataset: str, labels: Mapping[str, str], session: str | None) -> Any:
+    def _rows(self, statement: Statement, dataset: str, labels: Mapping[str, str], session: str | None, at_most: int | None = None) -> Any:
         from google.cloud.bigquery import ConnectionProperty
 
         config = self._config(statement, dataset, labels)
         if session is not None:
             config.connection_properties = [ConnectionProperty("session_id", session)]
-        return self.client.query(statement.sql, job_config=config, location=self.location).result()
+        return self.client.query(statement.sql, job_config=config, location=self.location).result(max_results=at_most)
 
     def _config(self, statement: Statement, dataset: str, labels: Mapping[str, str]) -> Any:
         from google.cloud.bigquery import QueryJobConfig
@@ -236,7 +253,7 @@ class Jobs:
             default_dataset=dataset,
             labels=_labels(labels),
             maximum_bytes_billed=int(self._settings.maximum_bytes_billed),
-            query_parameters=[_parameter(name, value) for name, value in statement.parameters.items()],
+            query_parameters=[parameter(name, value) for name, value in statement.parameters.items()],
         )
 
 
@@ -246,45 +263,10 @@ def is_transient(error: Exception) -> bool:
     return any(text in said for text in TRANSIENT)
 
 
-def _parameter(name: str | None, value: Any) -> Any:
-    from google.cloud.bigquery import ArrayQueryParameter, ScalarQueryParameter, StructQueryParameter
-
-    if isinstance(value, list):
-        if value and isinstance(value[0], dict):
-            structs = [StructQueryParameter(None, *(_parameter(key, item) for key, item in row.items())) for row in value]
-            return ArrayQueryParameter(name, "STRUCT", structs)
-        return ArrayQueryParameter(name, _kind(value[0]) if value else "STRING", value)
-    return ScalarQueryParameter(name, _kind(value), value)
-
-
-def _kind(value: object) -> str:
-    """GoogleSQL's type of a parameter; what is null is a STRING, since nothing says otherwise."""
-    kinds: tuple[tuple[type, str], ...] = (
-        (bool, "BOOL"),
-        (int, "INT64"),
-        (float, "FLOAT64"),
-        (Decimal, "BIGNUMERIC"),
-        (dt.datetime, "TIMESTAMP"),
-        (dt.date, "DATE"),
-    )
-    return next((name for kind, name in kinds if isinstance(value, kind)), "STRING")
-
-
 def _labels(labels: Mapping[str, str]) -> dict[str, str]:
     """As Google wants them: lower case letters, digits, dashes and underscores."""
     kept = {name: "".join(c if c.isalnum() and c.isascii() else "-" for c in value.lower()) for name, value in labels.items()}
     return {"runspend": "warehouse", **{name: value[:LABEL_LENGTH] for name, value in kept.items()}}
-
-
-def _exact(rows: pa.Table) -> pa.Table:
-    """Money as the other engine gives it: 22 decimals, of which a question of somebody's own may have had more."""
-    for index, field in enumerate(rows.schema):
-        if pa.types.is_decimal(field.type) and field.type != MONEY:
-            column = rows.column(index)
-            if field.type.scale > MONEY.scale:
-                column = pc.round(column, ndigits=MONEY.scale, round_mode="half_towards_infinity")
-            rows = rows.set_column(index, field.name, column.cast(MONEY))
-    return rows
 
 
 def _first_line(error: Exception) -> str:

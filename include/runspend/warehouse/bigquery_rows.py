@@ -1,17 +1,20 @@
-"""Which rows of a table in BigQuery are a unit's, as SQL: for views, which take no parameters.
+"""Which rows of a table in BigQuery are a unit's, as SQL.
 
-A unit's names are letters, digits, dots and dashes (`checked_unit`), a build's id is a hash: they stand in the text as they are.
+Views take no parameters: a unit's names, which are letters, digits, dots and dashes (`checked_unit`), and a build's id, which is a
+hash, stand in their text as they are.
 """
 
 from __future__ import annotations
 
-from runspend.tables import Table
+from typing import Any
+
+from runspend.tables import TABLES, Table
 from runspend.warehouse import Unit
 from runspend.warehouse.bigquery_swap import Part
 from runspend.warehouse.bigquery_tables import WRITER, quoted
 from runspend.warehouse.engine import FILLED, month_of
 
-__all__ = ["columns_of", "is_left", "is_of", "is_told_by_digest", "renamed"]
+__all__ = ["columns_of", "is_left", "is_of", "is_told_by_digest", "renamed", "rows_of"]
 
 
 def is_told_by_digest(table: Table) -> bool:
@@ -36,6 +39,15 @@ def is_of(table: Table, unit: Unit) -> str:
         return condition
     first, after = month_of(unit.period)
     return f"{condition} and {table.period_column} >= date '{first}' and {table.period_column} < date '{after}'"
+
+
+def rows_of(unit: Unit) -> tuple[str, dict[str, Any]]:
+    """Which rows are the unit's, with parameters."""
+    column, writer = TABLES[unit.table].period_column, f"{WRITER.name} = @writer"
+    if column is None:
+        return writer, {"writer": unit.writer}
+    first, after = month_of(unit.period)
+    return f"{writer} and {column} >= @first and {column} < @after", {"writer": unit.writer, "first": first, "after": after}
 
 
 def columns_of(table: Table, part: Part, build_id: str) -> str:

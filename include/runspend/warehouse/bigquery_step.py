@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import shutil
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from itertools import groupby
@@ -29,11 +29,10 @@ from runspend.tables import TABLES
 from runspend.warehouse import Model, Unit, UnitState
 from runspend.warehouse.bigquery_jobs import Statement
 from runspend.warehouse.bigquery_load import stage_file
-from runspend.warehouse.bigquery_rows import columns_of, is_left, is_told_by_digest, renamed
+from runspend.warehouse.bigquery_rows import columns_of, is_left, is_told_by_digest, renamed, rows_of
 from runspend.warehouse.bigquery_swap import Part, swap
 from runspend.warehouse.bigquery_tables import (
     DAY_MS,
-    WRITER,
     column_names,
     empty_table,
     make_dataset,
@@ -110,8 +109,9 @@ class BigQueryStep:
         shutil.move(file, own)
         before = self._before.units.get(unit)
         if before is not None and is_told_by_digest(TABLES[table]) and replace(before, build_id=self.build_id) == state:
-            self.drop(*unit)
+            self._staged.pop(unit, None)
             self._dropped.discard(unit)
+            self._fresh.discard(table)
             self._kept[unit] = (before, own)
             return before
         return self._accept_file(unit, own, state)
@@ -129,16 +129,12 @@ class BigQueryStep:
         table, target = TABLES[unit.table], checked_unit(unit.table, unit.period, writer)
         if not self._before.units[unit].digest.startswith(PREFIX):
             return self._rename_here(unit, target, names, extra)
-        given: dict[str, Any] = {"writer": unit.writer}
+        where, given = rows_of(unit)
         columns = []
         for column in (c.name for c in table.columns):
             if column in names:
                 given[f"old_{column}"], given[f"new_{column}"] = names[column]
             columns.append(renamed(column, names[column][0]) if column in names else column)
-        where = f"{WRITER.name} = @writer"
-        if table.period_column is not None:
-            given["first"], given["after"] = month_of(unit.period)
-            where += f" and {table.period_column} >= @first and {table.period_column} < @after"
         part = self._make_part(f"select {', '.join(columns)} from {quoted(self._places.table(table))} where {where}", given, unit.table)
         if target != unit:
             self.drop(*unit)
@@ -158,13 +154,12 @@ class BigQueryStep:
             self.drop(*unit)
         return self.put(*target, renamed_file, extra=extra)
 
-    def run(self, models: Sequence[Model], parameters: Mapping[str, Any], *, keep: Collection[str] = ()) -> None:
+    def run(self, models: Sequence[Model], parameters: Mapping[str, Any]) -> None:
         """Run `models/*.sql` in order over published and staged rows, each whole: shares of a column are for engines with little memory."""
         for model in models:
             if model.into is None and model.target in TABLES:
                 raise ValueError(f"cannot run model {model.name} without `into`: {model.target} is the name of a table.")
-            text = (self._warehouse.models / f"{model.name}.sql").read_text(encoding="utf-8")
-            self._show(table_names(text))
+            text = self._read(self._warehouse.models, model.name)
             given = used(text, parameters)
             if model.into is None:
                 self._create(f"{self._scratch()}.{model.target}", text, given)
@@ -177,8 +172,7 @@ class BigQueryStep:
     def cost_of(self, models: Sequence[Model], parameters: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
         """Bytes each model would read of the published tables, by dry runs, which cost nothing. What earlier models make is there, but empty."""
         for model in models:
-            text = (self._warehouse.models / f"{model.name}.sql").read_text(encoding="utf-8")
-            self._show(table_names(text))
+            text = self._read(self._warehouse.models, model.name)
             _, size, schema = self._jobs.bytes_of(Statement(text, used(text, parameters)), dataset=self._scratch())
             yield model.name, size
             if model.into is None:
@@ -190,9 +184,8 @@ class BigQueryStep:
     def check(self, names: Sequence[str], parameters: Mapping[str, Any]) -> None:
         """Run `checks/*.sql` over what would be published; raises CheckFailed with the failing rows."""
         for name in names:
-            text = (self._warehouse.checks / f"{name}.sql").read_text(encoding="utf-8")
-            self._show(table_names(text))
-            rows = self._jobs.ask(Statement(text, used(text, parameters)), dataset=self._scratch(), labels=self._labels()).slice(0, SHOWN)
+            text = self._read(self._warehouse.checks, name)
+            rows = self._jobs.ask(Statement(text, used(text, parameters)), dataset=self._scratch(), labels=self._labels(), at_most=SHOWN)
             if not rows.num_rows:
                 continue
             if self._warehouse.head().units != self._before.units:
@@ -233,6 +226,12 @@ class BigQueryStep:
         if self._dataset is not None:
             with self._jobs.words():
                 self._jobs.client.delete_dataset(self._dataset, delete_contents=True, not_found_ok=True)
+
+    def _read(self, folder: Path, name: str) -> str:
+        """The file's own text; the tables it asks can be asked by then."""
+        text = (folder / f"{name}.sql").read_text(encoding="utf-8")
+        self._show(table_names(text))
+        return text
 
     def _load_what_moved(self, asked: Mapping[Unit, str | None]) -> None:
         """Rows that stood there as they were put, and do no more, go up after all; not those the caller asks to be as they were."""
