@@ -251,6 +251,82 @@ ARTIFACT_OWNERS = Table(
     writer="the tracking server",
 )
 
+MODEL_VERSIONS = Table(
+    "model_versions",
+    "one row per registered model version",
+    "What MLflow's model registry holds, with the stages and aliases that say a version is in use. Filled where there are `retention` policies.",
+    (
+        RUN_KEY[0],
+        RUN_KEY[1],
+        _key("model_name", "STRING", "Registered model."),
+        _key("model_version", "INT64", "Version of the registered model."),
+        Column("run_id", "STRING", "Run the version was registered from; null when MLflow was not told."),
+        Column("model_id", "STRING", "Logged model the version was registered from; null when it is none."),
+        Column("source_uri", "STRING", "Folder of the version's files: the logged model's where it is one."),
+        Column("stage", "STRING", "None, Staging, Production or Archived."),
+        Column("aliases", "STRING", "JSON list of the version's aliases, sorted."),
+        Column("version_status", "STRING", "READY, PENDING_REGISTRATION or FAILED_REGISTRATION."),
+        Column("creation_time", "TIMESTAMP", "Registration of the version."),
+        LOAD_ID,
+    ),
+    period_column=None,
+    sort=("model_name", "model_version"),
+    writer="the tracking server",
+)
+
+MODEL_USES = Table(
+    "model_uses",
+    "one row per run, logged model and direction",
+    "Which run made or used which logged model. Filled where there are `retention` policies.",
+    (
+        *RUN_KEY,
+        _key("start_month", "DATE", "First day of the month the run started (UTC)."),
+        _key("model_id", "STRING", "MLflow logged model id."),
+        _key("direction", "STRING", "input (the run used the model), output (it logged it) or source (MLflow's source run of the model)."),
+        Column("step", "INT64", "Step the model was logged at; null for input and source."),
+        LOAD_ID,
+    ),
+    period_column="start_month",
+    sort=("run_id", "model_id", "direction"),
+    writer="the tracking server",
+)
+
+RUN_METRICS = Table(
+    "run_metrics",
+    "one row per run, logged model, metric and step, of the metrics that policies keep the best by",
+    "Values of the metrics that `retention[].keep.by` names: of logged models all, of runs the last and, up to 1,000 steps, every one.",
+    (
+        *RUN_KEY,
+        _key("start_month", "DATE", "First day of the month the run started (UTC)."),
+        _key("model_id", "STRING", "Logged model the value was logged for; empty for the run itself."),
+        _key("metric", "STRING", "MLflow's key of the metric."),
+        _key("step", "INT64", "Step it was logged at."),
+        Column("value", "FLOAT64", "The value logged last at the step; none is kept that is no number."),
+        Column("is_last", "BOOL", "Whether it is the run's newest value of the metric."),
+        LOAD_ID,
+    ),
+    period_column="start_month",
+    sort=("run_id", "model_id", "metric", "step"),
+    writer="the tracking server",
+)
+
+TRACKING_READS = Table(
+    "tracking_reads",
+    "one row per workspace and kind of what protects artifacts",
+    "Whether what protects artifacts could be read at the last extract. Anything but ok, or no row at all, is unknown, and unknown protects.",
+    (
+        RUN_KEY[0],
+        RUN_KEY[1],
+        _key("kind", "STRING", "model_versions, model_uses or run_metrics."),
+        Column("state", "STRING", "ok or unknown."),
+        Column("reason", "STRING", "Why it is unknown; null when ok."),
+        LOAD_ID,
+    ),
+    period_column=None,
+    sort=("workspace", "kind"),
+    writer="the tracking server",
+)
+
 ARTIFACT_BYTES = Table(
     "artifact_bytes",
     "one row per owner, storage class and stretch of time, clipped to the month",
@@ -885,7 +961,7 @@ TABLES: dict[str, Table] = {
     t.name: t
     for t in (
         COST_DAILY, RUN_COSTS, RUN_COSTS_DAILY, RUNS, COST_ALLOCATIONS, SOURCES,
-        BILLING_LINES, BILLING_QUARANTINE, BILLING_LOADS, BILL_CHANGES, PERIOD_STATES, BUILDS, EXPERIMENTS, RUN_RESOURCES, MACHINE_POWER, ARTIFACT_OWNERS, ARTIFACT_BYTES,
+        BILLING_LINES, BILLING_QUARANTINE, BILLING_LOADS, BILL_CHANGES, PERIOD_STATES, BUILDS, EXPERIMENTS, RUN_RESOURCES, MACHINE_POWER, ARTIFACT_OWNERS, MODEL_VERSIONS, MODEL_USES, RUN_METRICS, TRACKING_READS, ARTIFACT_BYTES,
         TRACE_COSTS, CHARGE_LINES, RUN_BILL_DIMENSIONS, UNALLOCATED_COSTS, PRICE_LIST, RUN_ESTIMATES, ESTIMATE_ERRORS, BUDGET_STATUS, ALERTS, ARCHIVE_PLAN,
     )
 }  # fmt: skip
