@@ -6,7 +6,9 @@
     │   └── MissingExtra          2  … a package that is not installed: names the extra that brings it
     ├── SourceError               3  one source of the night; the others go on, its last good data stay
     │   ├── SourceUnreachable     3  … did not answer
-    │   └── SourceRefused         3  … answered with something that must not be believed
+    │   ├── SourceRefused         3  … answered with something that must not be believed
+    │   ├── NotDone               3  … refused to change an object, or it is another by now: nothing happened
+    │   └── OutcomeUnknown        3  … was to change an object and did not say whether it did
     ├── CheckFailed               4  a check returned rows: the tables in place stay
     └── PartialFailure            5  some of a list was done, the rest is listed
 
@@ -61,6 +63,14 @@ class SourceUnreachable(SourceError):
 
 class SourceRefused(SourceError):
     """The source answered with data that must not replace what is there."""
+
+
+class NotDone(SourceError):
+    """A store refused to act on an object, or the object is not the one that was meant. Nothing happened."""
+
+
+class OutcomeUnknown(SourceError):
+    """A store gave no reply, or a broken one, to a request that may have been carried out. Look before acting again."""
 
 
 class CheckFailed(RunspendError):

@@ -1,0 +1,51 @@
+"""An item: one folder of one store that a policy acts on. What is done with it, and whether it may be, does not belong here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["ARCHIVE_FOLDER", "NOTE_NAME", "Action", "Item", "OwnerKind"]
+
+Action = Literal["tier", "archive", "delete"]
+OwnerKind = Literal["run", "logged_model", "checkpoint", "trace", "orphan"]
+
+# Below the root of an archive store. Everything in it is the archive's own: no owner's, and no orphan.
+ARCHIVE_FOLDER = "runspend-archive/v1"
+# What lies in an item's folder once its artifacts are archived; MLflow's page shows its text.
+NOTE_NAME = "archived-by-runspend.txt"
+
+
+@dataclass(frozen=True)
+class Item:
+    """What a policy would do with one folder. `objects` and `bytes` are what the last inventory counted, None when unknown."""
+
+    policy: str
+    policy_digest: str  # of the policy as it was announced: another one must announce anew
+    action: Action
+    to: str | None  # tier: the storage class; archive: URI of the archive store, None for `archive.to` of the settings
+    tracking_server: str
+    workspace: str
+    owner_kind: OwnerKind
+    owner_id: str  # an orphan's is its folder
+    experiment_id: str | None
+    run_id: str | None
+    artifact_uri: str | None
+    store: str  # `uri` of a store of the allow-list; of a `delete`, the archive store
+    prefix: str  # the folder below the store's root, no slash at either end; of a `delete`, the archive's own folder
+    storage_class: str | None
+    objects: int | None
+    bytes: int | None
+
+    @property
+    def key(self) -> str:
+        """The same for the same policy, place and action, whatever lies there: 40 hexadecimal digits."""
+        identity = json.dumps([self.policy, self.store, self.prefix, self.action])
+        return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+
+    @property
+    def name(self) -> str:
+        """What a person is told: run 3f1c9a7b."""
+        return f"{self.owner_kind.replace('_', ' ')} {self.owner_id}"

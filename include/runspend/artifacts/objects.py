@@ -1,0 +1,100 @@
+"""What the archive does with single objects: list, look, read, write, delete, change the storage class. One protocol, one module a kind of store.
+
+Every call ends in one of three ways: it returns (done), raises NotDone (refused, or the object is not the one that was meant:
+nothing happened), or raises OutcomeUnknown (no reply, a broken reply: it may have happened, so look before you act again).
+Nothing is retried blindly here, nothing is decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from runspend.artifacts.roots import parse_root
+from runspend.errors import NotDone, OutcomeUnknown, SourceRefused
+
+if TYPE_CHECKING:
+    from runspend.config import ArtifactStore
+
+__all__ = ["CHUNK_BYTES", "NotDone", "ObjectStore", "OutcomeUnknown", "Purpose", "StoredObject", "open_objects"]
+
+Purpose = Literal["read", "archive", "delete"]
+CHUNK_BYTES = 1 << 20  # of what `read` yields
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object as it was when it was looked at. A key that ends in "/" is a folder with nothing in it, of no bytes."""
+
+    key: str  # below the store's root
+    size: int  # bytes
+    etag: str  # what a conditional call compares; a folder's is made of inode, time and size
+    version: str | None  # of a store that keeps versions
+    storage_class: str
+    modified: datetime  # UTC
+
+
+class ObjectStore(Protocol):
+    """One root, as one purpose may use it. Keys and folders count from the root; a folder has no slash at either end."""
+
+    uri: str
+
+    def list(self, folder: str) -> Iterator[StoredObject]:
+        """Every object below the folder, in no promised order; `run1` never lists `run10`. A page that fails raises: half a list is no list."""
+        ...
+
+    def folders(self, folder: str) -> Iterator[str]:
+        """Names of the folders directly below a folder."""
+        ...
+
+    def head(self, key: str) -> StoredObject | None:
+        """The object as it is now; None only when the store says that there is none."""
+        ...
+
+    def read(self, obj: StoredObject) -> Iterator[bytes]:
+        """The bytes of that state of the object, all of them or an error; NotDone when it is another by now."""
+        ...
+
+    def write(self, key: str, chunks: Iterable[bytes], *, size: int) -> StoredObject:
+        """Make an object of exactly `size` bytes; NotDone, and nothing changed, when the key is taken. Safe from a power cut when it returns."""
+        ...
+
+    def delete(self, obj: StoredObject) -> None:
+        """Remove the object if it is still in that state (then, with versions, for good). One that is gone already is done."""
+        ...
+
+    def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
+        """Move the object to another storage class in place if it is still in that state; the object afterwards."""
+        ...
+
+    def prune(self, folder: str) -> None:
+        """Remove folders below (not the folder itself) that hold nothing. Stores without folders have nothing to do."""
+        ...
+
+    def clock(self) -> datetime:
+        """What time the store thinks it is, UTC."""
+        ...
+
+
+def open_objects(store: ArtifactStore, purpose: Purpose) -> ObjectStore:
+    """The objects of a store of the allow-list. Connects to nobody yet.
+
+    Raises NotDone for purpose "delete" when the store has no `delete_credentials`, SourceRefused for a kind of store that is not known.
+    """
+    root = parse_root(store)
+    if purpose == "delete" and store.delete_credentials is None:
+        raise NotDone(
+            store.uri,
+            f"cannot delete in {store.uri}: it has no `delete_credentials`. Name a profile that may delete there (`local` for a folder) in `stores`. Nothing was deleted.",
+        )
+    if root.scheme == "file":
+        from runspend.artifacts.objects_local import LocalObjects
+
+        return LocalObjects(store, root)
+    if root.scheme == "s3":
+        from runspend.artifacts.objects_s3 import S3Objects
+
+        return S3Objects(store, root, purpose)
+    raise SourceRefused(store.uri, f"cannot archive in {store.uri}: only folders and s3:// can be. Nothing was contacted.")
