@@ -60,6 +60,21 @@ class Delivery:
     outcome: Outcome
 
 
+@dataclass(frozen=True)
+class Receipt:
+    """What is known of one mail and one recipient. `accepted` by `backend` smtp is a mail server's word; by file, a file's."""
+
+    state: State
+    at: datetime | None = None  # of the last try; None before the first
+    backend: str = ""
+    reply: str = ""
+
+    @property
+    def accepted_at(self) -> datetime | None:
+        """Since when a mail server answers for the mail; None if none does."""
+        return self.at if self.state == "accepted" and self.backend == "smtp" else None
+
+
 def send_outbox(
     settings: MailSettings, home: Path, records: RecordStore, now: datetime, compose_digest: ComposeDigest | None = None
 ) -> list[Delivery]:
@@ -80,7 +95,7 @@ def send_outbox(
                     by_address = backend.deliver(mail, sorted(set(reachable.values())))
                     outcomes |= {r: by_address[address] for r, address in reachable.items()}
                 for recipient in recipients:
-                    set_outcome(records, mail, recipient, outcomes[recipient], now)
+                    set_outcome(records, mail, recipient, outcomes[recipient], now, settings.backend)
                     tried.append(Delivery(mail, recipient, outcomes[recipient]))
         return tried
 
@@ -106,11 +121,21 @@ def recipient_states(records: RecordStore) -> dict[tuple[str, str], State]:
     return states
 
 
-def set_outcome(records: RecordStore, mail: Mail, recipient: str, outcome: Outcome, now: datetime) -> None:
+def receipt(records: RecordStore, message_id: str, recipient: str) -> Receipt:
+    """What became of a mail for one recipient; waiting where nobody tried yet."""
+    found = records.get("outbox", _outbox_key(message_id, recipient))
+    if found is None:
+        return Receipt("waiting")
+    value = found[0]
+    return Receipt(value["state"], datetime.fromisoformat(value["at"]), value.get("backend", ""), value["reply"])
+
+
+def set_outcome(records: RecordStore, mail: Mail, recipient: str, outcome: Outcome, now: datetime, backend: str = "") -> None:
     """Record what happened; an accepted mail stays accepted whatever another sender says later."""
-    key = hashlib.sha256(f"{mail.message_id} {recipient}".encode()).hexdigest()[:40]
+    key = _outbox_key(mail.message_id, recipient)
     value = {
-        "message_id": mail.message_id, "recipient": recipient, "state": outcome.state, "reply": outcome.reply, "at": now.isoformat(), "attempts": 1,
+        "message_id": mail.message_id, "recipient": recipient, "state": outcome.state, "reply": outcome.reply, "at": now.isoformat(),
+        "backend": backend, "attempts": 1,
     }  # fmt: skip
     while not records.create("outbox", key, value):
         found = records.get("outbox", key)
@@ -121,6 +146,10 @@ def set_outcome(records: RecordStore, mail: Mail, recipient: str, outcome: Outco
             "outbox", key, {**value, "attempts": before["attempts"] + 1}, token
         ):
             return
+
+
+def _outbox_key(message_id: str, recipient: str) -> str:
+    return hashlib.sha256(f"{message_id} {recipient}".encode()).hexdigest()[:40]
 
 
 def _digested(records: RecordStore) -> dict[tuple[str, str], str]:

@@ -1,0 +1,56 @@
+"""Mails that other steps ask for, such as the notice before something is archived: written once under an id of their own.
+
+Put here the way in for whoever is no alert: write a notice, send what waits, ask who has it. What a notice says belongs to
+whoever asks for it; how it leaves is in `outbox.py` and `send.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from runspend.actions.alert.mail import Block, Envelope, make_mail
+from runspend.actions.alert.outbox import Receipt, RecordStore, receipt
+from runspend.config import MailSettings
+
+
+def write_archive_notice(
+    settings: MailSettings,
+    records: RecordStore,
+    notice_id: str,
+    recipients: Sequence[str],
+    subject: str,
+    blocks: Sequence[Block],
+    now: datetime,
+    *,
+    reply_to: str | None = None,
+) -> str:
+    """Put "[runspend] SUBJECT" into the outbox; returns its Message-ID, the same for the same id.
+
+    `notice_id` is letters, digits, dots and dashes. The first call writes the mail, later ones change nothing: other words
+    need another id. `alert.send` sends what waits; `read_receipts` tells who has it, since when.
+    """
+    mail = make_mail(
+        Envelope(settings.from_, "archive", "archive-notice"),
+        local_id=_key(notice_id),
+        recipients=recipients,
+        subject=f"[runspend] {subject}",
+        blocks=blocks,
+        now=now,
+        reply_to=reply_to,
+    )
+    records.create("notices", _key(notice_id), {"kind": "ARCHIVE NOTICE", "decided_at": now.isoformat(), "mail": mail.as_record()})
+    return mail.message_id
+
+
+def read_receipts(records: RecordStore, notice_id: str) -> dict[str, Receipt]:
+    """Recipient -> what became of the notice for it, `Receipt.accepted_at` among it; {} if no notice was written under this id."""
+    found = records.get("notices", _key(notice_id))
+    if found is None:
+        return {}
+    mail = found[0]["mail"]
+    return {recipient: receipt(records, mail["message_id"], recipient) for recipient in mail["recipients"]}
+
+
+def _key(notice_id: str) -> str:
+    return f"archive.{notice_id}"
