@@ -10,7 +10,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -21,10 +21,8 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ByteSize,
-    ConfigDict,
     Discriminator,
     Field,
-    PlainSerializer,
     PrivateAttr,
     SecretStr,
     Tag,
@@ -41,11 +39,10 @@ from runspend.errors import ConfigError
 from runspend.identifiers import ATTACHED_TAG_KEYS, GROUP_TAG_KEYS, JOB_TAG_KEYS, RUN_JOB_KEYS, RUN_TAG_KEYS
 from runspend.mistakes import describe_mistakes
 from runspend.redaction import HIDDEN, redact_uri, redact_values, uri_secrets
-from runspend.selectors import RUN_KEYS, RUN_MAPS, parse_patterns, parse_selector
+from runspend.retention import ArchiveSettings, RetentionKeep, RetentionPolicy
 from runspend.values import (
     CONNECTION,
     SCHEME,
-    SELECTOR_SCHEMA,
     Address,
     BudgetSelector,
     Clock,
@@ -54,6 +51,7 @@ from runspend.values import (
     Dimension,
     Discount,
     Duration,
+    Frozen,
     HourPrice,
     LineSelector,
     LocalPath,
@@ -68,7 +66,6 @@ from runspend.values import (
     Uri,
     Zone,
     absolute,
-    format_duration,
     parse_duration,
     resolve_uri,
     threshold_amount,
@@ -77,6 +74,7 @@ from runspend.yamlfile import Loc, read_yaml_file, show_loc
 
 __all__ = [
     "AnnotateSettings",
+    "ArchiveSettings",
     "ArtifactStore",
     "BillFormat",
     "BillSource",
@@ -117,16 +115,6 @@ __all__ = [
 
 FILE_NAME = "runspend.yaml"
 TagKey = Annotated[str, Field(min_length=1)]
-
-
-class Frozen(BaseModel):
-    """Frozen, unknown keys refused, values never repeated in an error, passwords in URIs hidden in `repr`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, populate_by_name=True)
-
-    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        for name, value in super().__repr_args__():
-            yield name, redact_uri(value) if isinstance(value, str) else value
 
 
 class Schedule(Frozen):
@@ -402,8 +390,20 @@ class ArtifactStore(Frozen):
     endpoint: str | None = None
     region: str | None = None
     credentials: str | None = None
+    # What `runspend archive apply` deletes with, as `credentials`; "local" for a folder. Left out: nothing is ever deleted from the store.
+    delete_credentials: str | None = None
     inventory: Uri | None = None
     measure: Literal["list", "none"] = "list"
+
+    @field_validator("delete_credentials")
+    @classmethod
+    def _deletes_with_its_own(cls, credentials: str | None, info: ValidationInfo) -> str | None:
+        if credentials is None:
+            return None
+        is_folder = not SCHEME.match(info.data.get("uri") or "") or (info.data.get("uri") or "").startswith("file:")
+        if not credentials.strip() or is_folder != (credentials == "local"):
+            raise ValueError("what deletes is named on purpose: `local` for a folder, else a profile or connection of its own. Leave the key out, and nothing is deleted")
+        return credentials
 
 
 class ScopeSettings(Frozen):
@@ -614,77 +614,6 @@ class MailSettings(Frozen):
         return self
 
 
-class RetentionKeep(Frozen):
-    """What a policy leaves alone among what it selects: the best N runs of an experiment by a metric."""
-
-    best: Annotated[int, Field(ge=1)]
-    by: Annotated[str, Field(min_length=1)]
-    order: Literal["min", "max"]
-
-
-_AGES = ("unused_for", "older_than")
-
-
-def _parse_size(raw: object) -> str:
-    """`500MB` or `2 GiB`; stays a text, the archive turns it into bytes."""
-    text = str(raw).strip()
-    if not re.fullmatch(r"\d+(\.\d+)?\s*([kmgtp]?i?b)?", text, re.IGNORECASE) or not re.search("[1-9]", text):
-        raise ValueError("a size above zero is needed: 500MB, 2GiB")
-    return text
-
-
-def _parse_retention_select(raw: object) -> dict[str, Any]:
-    """Ages as timedelta, a size as text, everything else as a list of globs. One key at least must leave something out."""
-    if not isinstance(raw, Mapping) or not raw:
-        raise ValueError("a selector is needed that names what to move; an empty one would mean everything")
-    parsed: dict[str, Any] = {}
-    for key, value in raw.items():
-        if key in _AGES:
-            parsed[key] = parse_duration(value)
-        elif key == "larger_than":
-            parsed[key] = _parse_size(value)
-        elif key == "kind":
-            parsed[key] = parse_patterns(key, value)
-        else:
-            try:
-                parsed[key] = parse_selector({str(key).removeprefix("not_"): value}, RUN_KEYS, RUN_MAPS).popitem()[1]
-            except ValueError as error:
-                if "unknown selector key" not in str(error):
-                    raise
-                allowed = ", ".join((*_AGES, "larger_than", "kind", *RUN_KEYS, *(f"{m}.KEY" for m in RUN_MAPS)))
-                raise ValueError(f"unknown selector key {key!r}; allowed are {allowed}, and each of the last with not_ before it") from None
-    globs = [patterns for key, patterns in parsed.items() if isinstance(patterns, list) and not key.startswith("not_")]
-    narrows = [all(p.strip("*?") and p.casefold() != "all" for p in patterns) for patterns in globs]
-    if not any(narrows) and not any(not isinstance(value, list) for value in parsed.values()):
-        raise ValueError("this would select everything. Name a kind, an age (`unused_for: 90d`) or some runs")
-    return parsed
-
-
-class RetentionPolicy(Frozen):
-    """Which runs' artifacts a policy would move. Nothing is touched unless a policy says so and apply is asked for.
-
-    `select`: {"unused_for": timedelta, "kind": [glob, …], "not_tag.stage": [glob, …], …}.
-    """
-
-    name: Name
-    select: Annotated[
-        dict[str, Any],
-        BeforeValidator(_parse_retention_select),
-        PlainSerializer(lambda s: {k: format_duration(v) if isinstance(v, timedelta) else v for k, v in s.items()}),
-        SELECTOR_SCHEMA,
-    ]
-    keep: RetentionKeep | None = None
-    action: Literal["tier", "archive", "delete"]
-    to: str | None = None
-    grace: Duration = timedelta(days=30)
-
-    @model_validator(mode="after")
-    def _says_where(self) -> RetentionPolicy:
-        if self.action == "tier" and not (self.to or "").strip():
-            raise ValueError("`action: tier` needs `to`, the storage class: GLACIER_IR")
-        return self
-
-
 class AnnotateSettings(Frozen):
     """Writing the cost back to MLflow. Off unless present."""
 
@@ -721,6 +650,7 @@ class Settings(Frozen):
     annotate: AnnotateSettings | None = None
     mail: MailSettings = MailSettings()
     retention: list[RetentionPolicy] = []
+    archive: ArchiveSettings = ArchiveSettings()
     _path: Path | None = PrivateAttr(default=None)
 
     @property
@@ -796,6 +726,21 @@ class Settings(Frozen):
                         ("stores", i, "uri"),
                         f"this root and stores[{j}] lie in each other, their bytes would count twice. Keep the outer one",
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _archives_have_a_store(self) -> Settings:
+        stores = {store.uri.rstrip("/") for store in self.stores}
+        listed = ", ".join(sorted(stores)) or "none"
+        if self.archive.to is not None and self.archive.to.rstrip("/") not in stores:
+            _conflict(("archive", "to"), f"it is no store of this file. Add its `uri` to `stores`, the list of what may be touched. Stores are {listed}")
+        for i, policy in enumerate(self.retention):
+            target = policy.to or self.archive.to
+            if policy.action == "archive" and (target is None or target.rstrip("/") not in stores):
+                _conflict(("retention", i), f"`action: archive` needs a store to put archives in: `to` here, or `archive: {{to: …}}`, a `uri` of `stores`. Stores are {listed}")
+            amount = policy.select.get("saves_more_than", "")
+            if " " in amount and not amount.endswith(f" {self.currency}"):
+                _conflict(("retention", i, "select"), f"saves_more_than is not in `currency`, {self.currency}. Savings are told in that currency")
         return self
 
     @model_validator(mode="after")

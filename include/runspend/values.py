@@ -8,13 +8,25 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr, ValidationInfo, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationInfo,
+    WithJsonSchema,
+)
 
+from runspend.redaction import redact_uri
 from runspend.selectors import BUDGET_KEYS, LINE_KEYS, LINE_MAPS, RUN_KEYS, RUN_MAPS, Selector, parse_selector
 
 CONNECTION = "connection:"  # what follows is the id of an Airflow connection, resolved by dags/runspend_settings.py
@@ -25,6 +37,18 @@ DIMENSION_PATTERN = r"^(run\.user|(run|experiment|line)\.tag\..+|run\.param\..+)
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?\s*[wdhms]\s*)+")
 _SECONDS = {"w": 604800, "d": 86400, "h": 3600, "m": 60, "s": 1}
 SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?i?b)?", re.ASCII | re.IGNORECASE)
+_UNITS = {"b": 1, "ib": 1, **{f"{p}b": 1000**n for n, p in enumerate("kmgtp", 1)}, **{f"{p}ib": 1024**n for n, p in enumerate("kmgtp", 1)}}
+
+
+class Frozen(BaseModel):
+    """Frozen, unknown keys refused, values never repeated in an error, passwords in URIs hidden in `repr`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, populate_by_name=True)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, redact_uri(value) if isinstance(value, str) else value
 
 
 def parse_duration(raw: object) -> timedelta:
@@ -51,6 +75,15 @@ def format_duration(duration: timedelta) -> str:
         if seconds % _SECONDS[unit] == 0 and (unit != "d" or seconds >= 2 * 86400):
             return f"{seconds // _SECONDS[unit]:.0f}{unit}"
     return f"{Decimal(duration // timedelta(microseconds=1)) / 1_000_000:f}s"
+
+
+def parse_size(raw: object) -> int:
+    """`500MB` or `2 GiB` in bytes; nothing that is empty, zero, negative or "all"."""
+    match = None if isinstance(raw, bool) else _SIZE.fullmatch(str(raw).strip())
+    size = int(Decimal(match[1]) * _UNITS[(match[2] or "b").lower()]) if match else 0
+    if size <= 0:
+        raise ValueError("a size above zero is needed: 500MB, 2GiB")
+    return size
 
 
 def _parse_ratio(raw: object) -> object:

@@ -235,7 +235,7 @@ def test_a_password_in_a_uri_is_encoded_once(tmp_path: Path, password: str, enco
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("trackin: []\n", "line 1, trackin: unknown key. Did you mean `tracking`? Allowed are annotate, artifacts, billing"),
+        ("trackin: []\n", "line 1, trackin: unknown key. Did you mean `tracking`? Allowed are annotate, archive, artifacts, billing"),
         (f"{SERVER}    tokn: hunter2hunter2\n", "line 4, tracking[0].tokn: unknown key. Did you mean `token`?"),
         (
             f"{SERVER}    copy:\n      tag: [a]\n",
@@ -451,14 +451,15 @@ def test_a_policy_that_selects_everything_is_refused(tmp_path: Path, select: str
 
 def test_a_policy_that_names_something_is_taken(tmp_path: Path) -> None:
     """The other side of the same fence."""
-    settings = load(tmp_path, "retention:\n  - {name: a, select: {status: FAILED, larger_than: 2GiB, older_than: 1w}, action: archive}\n")
+    policy = "{name: a, select: {status: FAILED, larger_than: 2GiB, older_than: 1w}, action: archive}"
+    settings = load(tmp_path, f"stores: [{{uri: s3://cold}}]\narchive: {{to: s3://cold}}\nretention:\n  - {policy}\n")
     assert settings.retention[0].select == {"status": ["FAILED"], "larger_than": "2GiB", "older_than": timedelta(weeks=1)}
     assert settings.retention[0].grace == timedelta(days=30)
 
 
 def test_tier_needs_a_class(tmp_path: Path) -> None:
     """No default for where things go."""
-    assert "`action: tier` needs `to`" in refused(tmp_path, "retention:\n  - {name: a, select: {kind: run}, action: tier}\n")
+    assert "`action: tier` needs `to`" in refused(tmp_path, "retention:\n  - {name: a, select: {older_than: 1w}, action: tier}\n")
 
 
 @pytest.mark.parametrize(

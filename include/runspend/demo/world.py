@@ -28,6 +28,7 @@ billing:
 stores:
   - {uri: prod/artifacts}
   - {uri: research/artifacts}
+  - {uri: archive, measure: none}
 
 budgets:
   - {name: vision, for: {team: vision}, amount: 1700, notify: [vision-leads@acme.example], owner: ana@acme.example}
@@ -43,6 +44,8 @@ mail:
 
 retention:
   - {name: old-failures, select: {status: [FAILED, KILLED], unused_for: 14d}, action: archive, grace: 30d}
+
+archive: {to: archive}
 """
 
 
@@ -65,6 +68,7 @@ def make_world(folder: Path, *, progress: Callable[[str], None] = lambda _: None
         ids = write_stores_in_place(folder, plan, progress)
         shutil.rmtree(folder / "bills", ignore_errors=True)
         write_bills(folder / "bills", plan, _run_tags(plan, ids))
+        (folder / "archive").mkdir(exist_ok=True)
         draft = config.with_suffix(".draft")
         draft.write_text(CONFIG, encoding="utf-8")
         draft.replace(config)
