@@ -19,7 +19,7 @@ from unit.alert_world import NOW, UTC, MemoryRecords, budget, cost, run, setting
 
 from runspend.actions import alert
 from runspend.actions.alert import operators
-from runspend.actions.alert.mail import Mail
+from runspend.actions.alert.message import Mail
 from runspend.actions.alert.send import FileBackend, Outcome
 from runspend.tables import TABLES
 from runspend.warehouse.lint import lint

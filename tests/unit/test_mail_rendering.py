@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import html
+import io
 import json
 import random
 import re
+import sys
 from datetime import date, datetime, timezone
 from decimal import Decimal
 from email import message_from_bytes, policy
@@ -17,23 +19,14 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from runspend.actions.alert import chart
 from runspend.actions.alert.budgets import current_period, decide, judge_budget
 from runspend.actions.alert.figures import Coverage, Driver, Figures, RunningRun
-from runspend.actions.alert.mail import (
-    WIDTH,
-    Mail,
-    Paragraph,
-    Table,
-    address_of,
-    as_bytes,
-    clean,
-    cut,
-    money,
-    render_html,
-    render_text,
-    width,
-)
+from runspend.actions.alert.mail import WIDTH, Envelope, Paragraph, Table, make_mail, render_html, render_text
+from runspend.actions.alert.message import Mail, address_of, as_bytes
+from runspend.actions.alert.texts import clean, cut, money, width
 from runspend.actions.alert.wording import Writer
 from runspend.config import Budget, MailSettings
 
@@ -71,6 +64,21 @@ def make(
     )  # fmt: skip
     settings = MailSettings.model_validate({"from": "Runspend <runspend@acme.com>", "people": people})
     return Writer(settings, "/etc/runspend/runspend.yaml").budget_mail(decide([status], set())[0], figures, NOW)
+
+
+def charted(local_id: str = "charted") -> Mail:
+    """A mail with the picture: 22 days of November, and a forecast to its end."""
+    drawn = chart.SpendChart(
+        date(2026, 11, 1), date(2026, 12, 1), tuple(Decimal("227.8355") * n for n in range(1, 23)), Decimal(5000), "USD",
+        tuple(chart.Outlook(*(Decimal("5012.381") + (Decimal(end) - Decimal("5012.381")) * n / 8 for end in (6000, 6500, 7000))) for n in range(1, 9)),
+    )  # fmt: skip
+    return make_mail(
+        Envelope("Runspend <runspend@acme.com>", "budgets", "budget-actual"), local_id=local_id, recipients=["ana@acme.com"],
+        subject="[runspend] vision is over budget", blocks=[Paragraph("vision is over budget."), drawn], now=NOW, thread="budget.vision.2026-11",
+    )  # fmt: skip
+
+
+CHARTED = charted()
 
 
 def parsed(mail: Mail) -> EmailMessage:
@@ -138,7 +146,7 @@ def test_markup_in_names_stays_text(payload: str) -> None:
     mail = make(payload, experiment=payload, user=payload, runbook=payload)
     assert shape(mail.html) == shape(make("x", runbook="x").html)
     tags = {str(element[0]).rpartition("}")[2] for element in shape(mail.html)}
-    assert tags <= {"html", "head", "meta", "title", "body", "div", "p", "table", "tbody", "tr", "th", "td", "h2"}
+    assert tags <= {"html", "head", "meta", "title", "style", "body", "div", "p", "img", "table", "tbody", "tr", "th", "td", "h2"}
     assert "url(" not in "".join(str(element[2]) for element in shape(mail.html))
 
 
@@ -158,10 +166,55 @@ def test_text_and_html_say_the_same() -> None:
 
 
 def test_nothing_is_fetched_from_elsewhere() -> None:
-    """No image, style sheet, font or script."""
-    assert not re.search(
-        r"(?i)<(img|link|script|iframe|object|embed|video|audio|source|picture)\b|@import|url\(|src=|background=", make("x").html
-    )
+    """No image but the mail's own, no style sheet, font or script."""
+    markup = re.sub(r'<img src="cid:picture"', "", CHARTED.html + make("x").html)
+    assert not re.search(r"(?i)<(img|link|script|iframe|object|embed|video|audio|source|picture)\b|@import|url\(|src=|background=", markup)
+
+
+def test_the_chart_is_inside_the_mail() -> None:
+    """A PNG of its own part, named by the HTML beside it; the text has its numbers as a table, and so has who does not see it."""
+    message = parsed(CHARTED)
+    types = [part.get_content_type() for part in message.walk()]
+    assert types == ["multipart/alternative", "text/plain", "multipart/related", "text/html", "image/png"]
+    (picture,) = [part for part in message.walk() if part.get_content_type() == "image/png"]
+    assert (picture["Content-ID"], picture.get_content_disposition()) == ("<picture>", "inline")
+    assert Image.open(io.BytesIO(picture.get_content())).size == (2 * chart.WIDTH, 2 * chart.HEIGHT)
+    text, markup = parts(message)
+    (image,) = [e for e in html5lib.HTMLParser().parse(markup).iter() if str(e.tag).endswith("}img")]
+    assert image.attrib["src"] == "cid:picture"
+    rows = [line.split("  ") for line in text.splitlines() if line.startswith("  ") and "%" in line]
+    told = " ".join(cell.strip() for row in rows for cell in row if cell.strip())
+    assert re.findall(r"[\d,]+", told) == re.findall(r"[\d,]+", image.attrib["alt"].partition(". ")[2])
+    assert "5,012" in told and "30 Nov, forecast (6,000 to 7,000) 6,500 130 %" in told
+    assert as_bytes(Mail.from_record(json.loads(json.dumps(CHARTED.as_record())))) == as_bytes(CHARTED)
+
+
+def test_without_a_way_to_draw_the_table_stands_in_the_html(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Pillow, no picture, no broken one either; not a figure is missing."""
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    mail = charted()
+    assert mail.picture is None
+    assert "<img" not in mail.html
+    assert "5,012" in mail.html and "6,000 to 7,000" in mail.html
+    assert "multipart/related" not in [part.get_content_type() for part in parsed(mail).walk()]
+
+
+@pytest.mark.parametrize("amounts", [(), ("0",), ("0", "0"), ("-5", "-7.5"), ("5000",) * 31, ("1e30", "2e30"), ("0.0000001", "0.0000002")])
+def test_any_spend_can_be_drawn(amounts: tuple[str, ...]) -> None:
+    """Nothing spent, credits only, the budget met to the cent, sums of any size: a picture or none, never an error."""
+    spent = tuple(Decimal(a) for a in amounts)
+    for forecast in ((), (chart.Outlook(Decimal(-1), Decimal(0), Decimal("1e9")),)):
+        drawn = chart.SpendChart(date(2026, 11, 1), date(2026, 12, 1), spent, Decimal(5000), "USD", forecast)
+        png = chart.draw(drawn)
+        assert (png is not None) == drawn.is_worth_drawing
+        assert png is None or (Image.open(io.BytesIO(png)).format == "PNG" and len(png) < 20_000)
+        assert render_text([drawn]).startswith("SPENT BY DAY")
+
+
+def test_mails_of_a_budget_and_period_are_one_conversation() -> None:
+    """They refer to one id that no other budget's mails refer to."""
+    assert (parsed(CHARTED)["In-Reply-To"], parsed(CHARTED)["References"]) == ("<budget.vision.2026-11@acme.com>",) * 2
+    assert parsed(charted("another"))["References"] == "<budget.vision.2026-11@acme.com>"
 
 
 def test_the_same_mail_gives_the_same_bytes() -> None:

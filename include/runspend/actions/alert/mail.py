@@ -1,40 +1,48 @@
-"""What a mail says and how it becomes bytes: names made harmless, one document rendered as text and as HTML, headers.
+"""What a mail says: blocks of words, figures and one picture, rendered as text and as HTML that say the same.
 
-Put here wording-free machinery of messages. The words of budget mails are in `wording.py`, those of operators' mails in
-`operators.py`; sending is in `send.py`. Names in mails come from people who may be hostile: every one passes `clean`, the
-HTML is written by one autoescaped template, and a name can never stop a mail from being sent.
+Put here wording-free machinery of documents. The words of budget mails are in `wording.py`, those of operators' mails in
+`operators.py`; headers and bytes are in `message.py`, sending is in `send.py`. Names in mails come from people who may be
+hostile: every one passes `clean`, the HTML is written by one autoescaped template, and a name can never stop a mail.
 """
 
 from __future__ import annotations
 
-import hashlib
+import base64
 import re
 import textwrap
-import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import ROUND_HALF_UP, Context, Decimal
-from email.header import Header
-from email.headerregistry import Address
-from email.message import EmailMessage
-from email.policy import SMTP
-from email.utils import format_datetime, getaddresses, parseaddr
+from email.utils import format_datetime
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from runspend.actions.alert.chart import WIDTH as PICTURE_WIDTH
+from runspend.actions.alert.chart import SpendChart, draw
+from runspend.actions.alert.message import PICTURE_ID, Mail, address_of, sender_host
+from runspend.actions.alert.texts import clean, cut, money, person, width
 
 if TYPE_CHECKING:
     import jinja2
 
+__all__ = [
+    "Block",
+    "Envelope",
+    "Facts",
+    "Mail",
+    "Paragraph",
+    "SpendChart",
+    "Table",
+    "clean",
+    "make_mail",
+    "money",
+    "person",
+    "render_html",
+    "render_text",
+]
+
 WIDTH = 72
-# Breaks lines, hides, or turns the direction of what stands beside it. Zero-width joiners stay: emoji and Indic scripts need them.
-_SPACES = ("Cc", "Zl", "Zp", "Zs")
-_DROPPED = ("Cf", "Co", "Cn")
-_JOINERS = "\u200c\u200d"
-_ADDRESS = re.compile(
-    r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*"
-)
 
 
 @dataclass(frozen=True)
@@ -63,32 +71,7 @@ class Facts:
     facts: tuple[tuple[str, str], ...]
 
 
-Block = Paragraph | Table | Facts
-
-
-@dataclass(frozen=True)
-class Mail:
-    """One mail, whole: what the once-only record keeps, so that any later sending gives the same bytes."""
-
-    message_id: str
-    kind: str
-    sender: str
-    recipients: tuple[str, ...]
-    subject: str
-    date: str
-    text: str
-    html: str
-    list_id: str
-    reply_to: str | None = None
-
-    def as_record(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {**asdict(self), "recipients": list(self.recipients)}
-
-    @staticmethod
-    def from_record(value: Mapping[str, Any]) -> Mail:
-        """The inverse of `as_record`."""
-        return Mail(**{**value, "recipients": tuple(value["recipients"])})
+Block = Paragraph | Table | Facts | SpendChart
 
 
 @dataclass(frozen=True)
@@ -104,59 +87,12 @@ class Envelope:
         object.__setattr__(self, "host", sender_host(self.sender))
 
 
-def clean(text: object, limit: int = 60) -> str:
-    """A name fit for a header, a line of text and a table cell: one line, visible, left to right controls removed, at most `limit` wide."""
-    kept = []
-    for char in str(text)[: 8 * limit]:
-        category = unicodedata.category(char)
-        if category in _SPACES:
-            kept.append(" ")
-        elif category == "Cs":
-            kept.append("\ufffd")
-        elif category not in _DROPPED or char in _JOINERS:
-            kept.append(char)
-    return cut(" ".join("".join(kept).split()), limit) or "(no name)"
-
-
-def cut(text: str, limit: int) -> str:
-    """At most `limit` columns wide, with … where something was cut off."""
-    if width(text) <= limit:
-        return text
-    kept, used = "", 1
-    for char in text:
-        used += width(char)
-        if used > limit:
-            break
-        kept += char
-    return kept + "…"
-
-
-def width(text: str) -> int:
-    """Columns a fixed-width font needs."""
-    return sum(0 if unicodedata.combining(c) or c in _JOINERS else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-
-
-def money(amount: Decimal, *, short: bool = False) -> str:
-    """5,012.38; `short` leaves out .00."""
-    rounded = amount.quantize(Decimal("0.01"), ROUND_HALF_UP, Context(prec=76))
-    text = f"{rounded:,.2f}"
-    text = "0.00" if text == "-0.00" else text
-    return text.removesuffix(".00") if short else text
-
-
-def person(name: str | None, people: str) -> str:
-    """A user's name as `mail.people` wants it; empty when there is none or it is hidden."""
-    if not name or people == "hide":
-        return ""
-    if people == "pseudonym":
-        return "person-" + hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:6]
-    return clean(name, 24)
-
-
 def render_text(blocks: Sequence[Block]) -> str:
     """The text part, at most WIDTH columns wide."""
     parts = []
     for block in blocks:
+        if isinstance(block, SpendChart):
+            block = _chart_table(block)
         if isinstance(block, Paragraph):
             parts.append(_wrap(block.text))
         elif isinstance(block, Table):
@@ -171,9 +107,17 @@ def render_text(blocks: Sequence[Block]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def render_html(subject: str, blocks: Sequence[Block]) -> str:
-    """The HTML part: the same words in the same order, nothing that a mail program would fetch."""
-    return _environment().get_template("mail.html.j2").render(subject=subject, blocks=blocks)
+def render_html(subject: str, blocks: Sequence[Block], *, has_picture: bool = False) -> str:
+    """The HTML part: the same words in the same order, nothing that a mail program would fetch.
+
+    A chart is the mail's picture, its table told to who does not see it; without a picture the table stands there itself.
+    """
+    shown = [_chart_table(block) if isinstance(block, SpendChart) and not has_picture else block for block in blocks]
+    return (
+        _environment()
+        .get_template("mail.html.j2")
+        .render(subject=subject, blocks=shown, picture=PICTURE_ID, picture_width=PICTURE_WIDTH)
+    )
 
 
 def make_mail(
@@ -185,9 +129,15 @@ def make_mail(
     blocks: Sequence[Block],
     now: datetime,
     reply_to: str | None = None,
+    thread: str | None = None,
 ) -> Mail:
-    """A mail from its blocks. `local_id` is the left side of the Message-ID: the same id is the same mail, whenever it is sent."""
+    """A mail from its blocks, at most one of them a chart.
+
+    `local_id` is the left side of the Message-ID: the same id is the same mail, whenever it is sent. Mails of one `thread`
+    (a budget and period) are shown as one conversation.
+    """
     subject = clean(subject, 180)
+    picture = next((drawn for block in blocks if isinstance(block, SpendChart) and (drawn := draw(block))), None)
     return Mail(
         message_id=f"<{local_id}@{envelope.host}>",
         kind=envelope.kind,
@@ -196,57 +146,18 @@ def make_mail(
         subject=subject,
         date=format_datetime(now),
         text=render_text(blocks),
-        html=render_html(subject, blocks),
+        html=render_html(subject, blocks, has_picture=picture is not None),
         list_id=f"Runspend {envelope.list_name} <{envelope.list_name}.runspend.{envelope.host}>",
         reply_to=reply_to if reply_to and address_of(reply_to) else None,
+        thread=f"<{thread}@{envelope.host}>" if thread else None,
+        picture=base64.b64encode(picture).decode("ascii") if picture else None,
     )
 
 
-def as_bytes(mail: Mail) -> bytes:
-    """The message as it goes over the wire; the same mail gives the same bytes."""
-    message = EmailMessage(policy=SMTP)
-    message["From"] = _address(mail.sender)
-    message["To"] = [_address(r) for r in mail.recipients if address_of(r)]
-    if mail.reply_to:
-        message["Reply-To"] = _address(mail.reply_to)
-    message["Date"] = mail.date
-    message["X-Runspend-Kind"] = mail.kind
-    message["Auto-Submitted"] = "auto-generated"
-    message.set_content(mail.text, cte="7bit" if mail.text.isascii() else "quoted-printable")
-    message.add_alternative(mail.html, subtype="html", cte="quoted-printable")
-    message.set_boundary("=_" + hashlib.sha256(mail.message_id.encode()).hexdigest()[:32])
-    # Written by hand: the stdlib's newer policies turn ids longer than a line into encoded words, which no mail program
-    # compares, and fold a subject so that it is read back with a blank before it. A name that spells an encoded word is
-    # encoded again, else the reader would decode it, line breaks and all.
-    is_plain = mail.subject.isascii() and "=?" not in mail.subject
-    subject = mail.subject if is_plain else Header(mail.subject, "utf-8", header_name="Subject").encode(linesep="\r\n")
-    by_hand = f"Message-ID: {mail.message_id}\r\nList-Id: {mail.list_id}\r\nSubject: {subject}\r\n"
-    return by_hand.encode("ascii") + message.as_bytes()
-
-
-def address_of(text: str) -> str | None:
-    """The address in "Name <a@b>" or "a@b", its domain in ASCII; None if there is none that plain SMTP can carry."""
-    if not text.isprintable() or len(getaddresses([text])) != 1:
-        return None
-    local, at, domain = parseaddr(text)[1].rpartition("@")
-    try:
-        address = f"{local}{at}{domain.encode('idna').decode('ascii')}"
-    except UnicodeError:
-        return None
-    return address if _ADDRESS.fullmatch(address) else None
-
-
-def sender_host(sender: str) -> str:
-    """The host behind the @ of `mail.from`."""
-    address = address_of(sender)
-    return address.rpartition("@")[2] if address else "localhost"
-
-
-def _address(text: str) -> Address:
-    spec = address_of(text)
-    local, _, domain = (spec or "runspend@localhost").rpartition("@")
-    name = parseaddr(text)[0]
-    return Address(clean(name) if name else "", local, domain)
+def _chart_table(chart: SpendChart) -> Table:
+    """A chart in words and numbers."""
+    heads = ("", f"of {money(chart.budget, short=True)} {chart.currency}", "")
+    return Table("SPENT BY DAY", heads, "lrr", chart.rows())
 
 
 def _table_lines(table: Table) -> list[str]:
@@ -288,5 +199,6 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.FunctionLoader(load), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["is_link"] = lambda value: re.fullmatch(r"https?://[^\s<>\"']+", value) is not None
+    environment.filters["is_wide"] = lambda table: len(table.heads) > 3
     environment.filters["block_kind"] = lambda block: type(block).__name__
     return environment

@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from runspend.actions.alert.mail import Mail, address_of
+from runspend.actions.alert.message import Mail, address_of
 from runspend.actions.alert.send import Outcome, open_backend
 from runspend.config import MailSettings
 

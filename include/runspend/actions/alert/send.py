@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol
 
-from runspend.actions.alert.mail import Mail, address_of, as_bytes, sender_host
+from runspend.actions.alert.message import Mail, address_of, as_bytes, sender_host
 from runspend.config import MailSettings
 from runspend.errors import ConfigError
 

@@ -1,0 +1,185 @@
+"""The one picture of a budget mail: spend so far, the budget's line, the forecast to the period's end; and its words.
+
+Put here what the picture takes, how it is drawn, and the table that stands for it in plain text. Which days and sums
+belong in it is for whoever writes the mail. Drawn with Pillow, whose own font is in the package: no file, no network.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from datetime import date, timedelta
+from decimal import ROUND_HALF_UP, Context, Decimal
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import ImageDraw
+
+# What a mail program shows; twice as many pixels are drawn, for sharp screens. Words stay legible at the 330 of a phone.
+WIDTH, HEIGHT = 520, 250
+SCALE = 2
+LEFT, RIGHT, TOP, BOTTOM = 14, 14, 34, 30
+ROWS = 5
+# An own ground: what a mail program puts behind a picture at night is not known, and transparent words would vanish on it.
+GROUND, INK, FAINT, SPENT, UNDER, BAND, LIMIT = "#f3f5f8", "#1b1f24", "#57606a", "#0550ae", "#cfe0f5", "#e3c8f0", "#bc1c28"
+FORECAST = "#7a3a99"
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """Cumulative spend foreseen at the end of one day: the middle, and the ends of the interval."""
+
+    low: Decimal
+    middle: Decimal
+    high: Decimal
+
+
+@dataclass(frozen=True)
+class SpendChart:
+    """Days [first, end) of a budget's period, all money in `currency`.
+
+    `spent` is the spend since the period's start at the end of each day, from `first` on, as far as bills reach; `forecast`
+    goes on from the day after, one a day, and may be empty.
+    """
+
+    first: date
+    end: date
+    spent: tuple[Decimal, ...]
+    budget: Decimal
+    currency: str
+    forecast: tuple[Outlook, ...] = ()
+
+    def day(self, number: int) -> date:
+        """The date of entry `number`, counted through `spent` and on through `forecast`."""
+        return self.first + timedelta(days=number)
+
+    @property
+    def is_worth_drawing(self) -> bool:
+        """A line needs two days."""
+        return len(self.spent) + len(self.forecast) > 1 and bool(self.spent)
+
+    def rows(self) -> tuple[tuple[str, str, str], ...]:
+        """(day, spend by then, what it is of the budget) for a few days, evenly chosen, and the forecast for the last."""
+        last = len(self.spent) - 1
+        chosen = sorted({round(last * n / (ROWS - 1)) for n in range(ROWS)}) if self.spent else []
+        rows = [(_day(self.day(n)), whole(self.spent[n]), _share(self.spent[n], self.budget)) for n in chosen]
+        if self.forecast:
+            on, foreseen = self.day(last + len(self.forecast)), self.forecast[-1]
+            between = f"{whole(foreseen.low)} to {whole(foreseen.high)}"
+            rows.append((f"{_day(on)}, forecast ({between})", whole(foreseen.middle), _share(foreseen.middle, self.budget)))
+        return tuple(rows)
+
+    def words(self) -> str:
+        """The picture in one sentence, for who does not see it."""
+        told = "; ".join(f"{on}: {spent} ({share})" for on, spent, share in self.rows())
+        return f"Spent of {whole(self.budget)} {self.currency}, since the start of the period. {told}."
+
+
+def draw(chart: SpendChart) -> bytes | None:
+    """A PNG of WIDTH x HEIGHT points; None if there is nothing to draw or nothing to draw it with. The same chart, the same bytes."""
+    try:
+        from PIL import Image, ImageDraw
+    except ImportError:  # the table says the same; a mail does not wait for a picture
+        return None
+    if not chart.is_worth_drawing:
+        return None
+    fine = 2 * SCALE  # lines are drawn twice as large again and shrunk, which smooths them
+    image = Image.new("RGB", (WIDTH * fine, HEIGHT * fine), GROUND)
+    _draw_lines(ImageDraw.Draw(image), chart, fine)
+    image = image.resize((WIDTH * SCALE, HEIGHT * SCALE), Image.Resampling.LANCZOS)
+    _write_labels(ImageDraw.Draw(image), chart)
+    written = io.BytesIO()
+    image.quantize(48, dither=Image.Dither.NONE).save(written, "PNG", optimize=True)
+    return written.getvalue()
+
+
+def whole(amount: Decimal) -> str:
+    """Money without its decimals: a picture is for the size of things."""
+    return f"{amount.quantize(Decimal(1), ROUND_HALF_UP, Context(prec=76)):,}"
+
+
+def _draw_lines(drawing: ImageDraw.ImageDraw, chart: SpendChart, scale: int) -> None:
+    spent, low, middle, high = _lines(chart, scale)
+    floor = _y(chart, Decimal(0), scale)
+    drawing.polygon([(spent[0][0], floor), *spent, (spent[-1][0], floor)], fill=UNDER)
+    if chart.forecast:
+        drawing.polygon([*low, *reversed(high)], fill=BAND)
+        _dashed(drawing, middle, FORECAST, 2 * scale, 5 * scale)
+    drawing.line([(LEFT * scale, floor), ((WIDTH - RIGHT) * scale, floor)], fill=FAINT, width=scale)
+    limit = _y(chart, chart.budget, scale)
+    drawing.line([(LEFT * scale, limit), ((WIDTH - RIGHT) * scale, limit)], fill=LIMIT, width=2 * scale)
+    drawing.line(spent, fill=SPENT, width=3 * scale, joint="curve")
+    x, y = spent[-1]
+    drawing.ellipse([x - 5 * scale, y - 5 * scale, x + 5 * scale, y + 5 * scale], fill=SPENT)
+
+
+def _write_labels(drawing: ImageDraw.ImageDraw, chart: SpendChart) -> None:
+    from PIL import ImageFont
+
+    font = ImageFont.load_default(16 * SCALE)
+
+    def write(x: float, y: float, text: str, colour: str, anchor: str) -> None:
+        drawing.text((x, y), text, fill=colour, font=font, anchor=anchor, stroke_width=2 * SCALE, stroke_fill=GROUND)
+
+    spent, _, _, high = _lines(chart, SCALE)
+    bottom = (HEIGHT - BOTTOM + 6) * SCALE
+    write(LEFT * SCALE, bottom, _day(chart.first), FAINT, "la")
+    write((WIDTH - RIGHT) * SCALE, bottom, _day(chart.end - timedelta(days=1)), FAINT, "ra")
+    write(LEFT * SCALE, _y(chart, chart.budget, SCALE) - 6 * SCALE, f"budget {whole(chart.budget)} {chart.currency}", LIMIT, "ls")
+    (x, y), text = spent[-1], f"spent {whole(chart.spent[-1])}"
+    if x + 10 * SCALE + font.getlength(text) < (WIDTH - RIGHT) * SCALE:  # beside the dot and under the forecast, where nothing else is
+        write(x + 10 * SCALE, min(y + 6 * SCALE, (HEIGHT - BOTTOM - 20) * SCALE), text, SPENT, "la")
+    else:
+        write(x - 4 * SCALE, min(y + 40 * SCALE, (HEIGHT - BOTTOM - 20) * SCALE), text, SPENT, "ra")
+    if chart.forecast:
+        x, y = high[-1][0], max(high[-1][1] - 8 * SCALE, 20 * SCALE)
+        limit = _y(chart, chart.budget, SCALE)
+        on_the_line = limit - 4 * SCALE < y < limit + 20 * SCALE
+        write(x, limit - 6 * SCALE if on_the_line else y, f"forecast {whole(chart.forecast[-1].middle)}", FORECAST, "rs")
+
+
+def _lines(chart: SpendChart, scale: int) -> tuple[Points, Points, Points, Points]:
+    """The points of spend, and of the forecast's low, middle and high, which begin where spend ends."""
+    last = len(chart.spent) - 1
+    spent = [(float(LEFT * scale), _y(chart, Decimal(0), scale)), *(_point(chart, n, cost, scale) for n, cost in enumerate(chart.spent))]
+    ahead = [
+        [spent[-1], *(_point(chart, last + n, cost, scale) for n, cost in enumerate(costs, 1))]
+        for costs in ([o.low for o in chart.forecast], [o.middle for o in chart.forecast], [o.high for o in chart.forecast])
+    ]
+    return spent, ahead[0], ahead[1], ahead[2]
+
+
+def _point(chart: SpendChart, number: int, cost: Decimal, scale: int) -> tuple[float, float]:
+    days = max(1, (chart.end - chart.first).days)
+    return (LEFT + (WIDTH - LEFT - RIGHT) * (number + 1) / days) * scale, _y(chart, cost, scale)
+
+
+def _y(chart: SpendChart, cost: Decimal, scale: int) -> float:
+    """How far down a sum is; the tallest of all is just below the top."""
+    tallest = max(chart.budget, *chart.spent, *(o.high for o in chart.forecast))
+    part = float(max(cost, Decimal(0)) / tallest) if tallest > 0 else 0.0  # a place on paper, not money
+    return (HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * min(part, 1.0)) * scale
+
+
+def _dashed(drawing: ImageDraw.ImageDraw, points: Points, colour: str, width: int, dash: float) -> None:
+    """Every second stretch of `dash` along the line."""
+    walked = 0.0
+    for (x0, y0), (x1, y1) in pairwise(points):
+        length = max(((x1 - x0) ** 2 + (y1 - y0) ** 2) ** 0.5, 1e-9)
+        at = 0.0
+        while at < length:
+            step = min(dash - walked % dash, length - at)
+            if int(walked / dash) % 2 == 0:
+                ends = [(x0 + (x1 - x0) * part / length, y0 + (y1 - y0) * part / length) for part in (at, at + step)]
+                drawing.line(ends, fill=colour, width=width)
+            at, walked = at + step, walked + max(step, 1e-6)
+
+
+def _share(part: Decimal, budget: Decimal) -> str:
+    return f"{part * 100 / budget:.0f} %" if budget else ""
+
+
+def _day(on: date) -> str:
+    return f"{on.day} {on:%b}"

@@ -1,0 +1,112 @@
+"""A mail as it is kept and as it goes over the wire: headers, addresses, the parts of the message.
+
+Put here what becomes of a mail whose words are settled. The words come from `mail.py`; who has it is in `outbox.py`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from email.header import Header
+from email.headerregistry import Address
+from email.message import EmailMessage, MIMEPart
+from email.policy import SMTP
+from email.utils import getaddresses, parseaddr
+from typing import Any
+
+from runspend.actions.alert.texts import clean
+
+_ADDRESS = re.compile(
+    r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*"
+)
+# The one picture of a mail, as its HTML names it.
+PICTURE_ID = "picture"
+
+
+@dataclass(frozen=True)
+class Mail:
+    """One mail, whole: what the once-only record keeps, so that any later sending gives the same bytes."""
+
+    message_id: str
+    kind: str
+    sender: str
+    recipients: tuple[str, ...]
+    subject: str
+    date: str
+    text: str
+    html: str
+    list_id: str
+    reply_to: str | None = None
+    thread: str | None = None  # the id that all mails of a conversation refer to; there need be no mail of that id
+    picture: str | None = None  # a PNG in base64
+
+    def as_record(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {**asdict(self), "recipients": list(self.recipients)}
+
+    @staticmethod
+    def from_record(value: Mapping[str, Any]) -> Mail:
+        """The inverse of `as_record`."""
+        return Mail(**{**value, "recipients": tuple(value["recipients"])})
+
+
+def as_bytes(mail: Mail) -> bytes:
+    """The message as it goes over the wire; the same mail gives the same bytes."""
+    message = EmailMessage(policy=SMTP)
+    message["From"] = _address(mail.sender)
+    message["To"] = [_address(r) for r in mail.recipients if address_of(r)]
+    if mail.reply_to:
+        message["Reply-To"] = _address(mail.reply_to)
+    message["Date"] = mail.date
+    message["X-Runspend-Kind"] = mail.kind
+    message["Auto-Submitted"] = "auto-generated"
+    message.set_content(mail.text, cte="7bit" if mail.text.isascii() else "quoted-printable")
+    message.add_alternative(mail.html, subtype="html", cte="quoted-printable")
+    if mail.picture:
+        _add_picture(message, base64.b64decode(mail.picture))
+    for number, part in enumerate(part for part in message.walk() if part.is_multipart()):  # the stdlib's boundaries are random
+        part.set_boundary(f"=_{number}{hashlib.sha256(mail.message_id.encode()).hexdigest()[:32]}")
+    # Written by hand: the stdlib's newer policies turn ids longer than a line into encoded words, which no mail program
+    # compares, and fold a subject so that it is read back with a blank before it. A name that spells an encoded word is
+    # encoded again, else the reader would decode it, line breaks and all.
+    is_plain = mail.subject.isascii() and "=?" not in mail.subject
+    subject = mail.subject if is_plain else Header(mail.subject, "utf-8", header_name="Subject").encode(linesep="\r\n")
+    by_hand = f"Message-ID: {mail.message_id}\r\nList-Id: {mail.list_id}\r\nSubject: {subject}\r\n"
+    if mail.thread:
+        by_hand += f"In-Reply-To: {mail.thread}\r\nReferences: {mail.thread}\r\n"
+    return by_hand.encode("ascii") + message.as_bytes()
+
+
+def _add_picture(message: EmailMessage, png: bytes) -> None:
+    """Beside the HTML and inside the message, so that nothing is asked of any server when it is read."""
+    html = message.get_body(("html",))
+    assert isinstance(html, MIMEPart), "a message whose HTML was just added"
+    html.add_related(png, "image", "png", cid=f"<{PICTURE_ID}>", disposition="inline", filename="spend.png")
+
+
+def address_of(text: str) -> str | None:
+    """The address in "Name <a@b>" or "a@b", its domain in ASCII; None if there is none that plain SMTP can carry."""
+    if not text.isprintable() or len(getaddresses([text])) != 1:
+        return None
+    local, at, domain = parseaddr(text)[1].rpartition("@")
+    try:
+        address = f"{local}{at}{domain.encode('idna').decode('ascii')}"
+    except UnicodeError:
+        return None
+    return address if _ADDRESS.fullmatch(address) else None
+
+
+def sender_host(sender: str) -> str:
+    """The host behind the @ of `mail.from`."""
+    address = address_of(sender)
+    return address.rpartition("@")[2] if address else "localhost"
+
+
+def _address(text: str) -> Address:
+    spec = address_of(text)
+    local, _, domain = (spec or "runspend@localhost").rpartition("@")
+    name = parseaddr(text)[0]
+    return Address(clean(name) if name else "", local, domain)
