@@ -10,6 +10,8 @@
     │   ├── NotDone               3  … refused to change an object, or it is another by now: nothing happened
     │   └── OutcomeUnknown        3  … was to change an object and did not say whether it did
     ├── CheckFailed               4  a check returned rows: the tables in place stay
+    ├── CapPassed                 4  more would be changed than the settings allow: nothing was
+    ├── LeaseLost                 5  somebody else is doing the same work, or has taken it over
     └── PartialFailure            5  some of a list was done, the rest is listed
 
 Messages follow one form: "cannot X: why. Do Y." Put a new exception here only if somebody catches it by its name.
@@ -85,6 +87,23 @@ class CheckFailed(RunspendError):
         self.check = check
         self.rows = list(rows)
         self.period = period
+
+
+class CapPassed(RunspendError):
+    """More objects, bytes or percent of a store would be changed than the settings allow. Nothing was changed."""
+
+    exit_code = 4
+
+    def __init__(self, message: str, *, wanted: int, allowed: int) -> None:
+        super().__init__(message)
+        self.wanted = wanted
+        self.allowed = allowed
+
+
+class LeaseLost(RunspendError):
+    """Somebody else holds the lease of this work: nothing more is changed by whoever does not."""
+
+    exit_code = 5
 
 
 class PartialFailure(RunspendError):

@@ -1,0 +1,64 @@
+"""`delete`: an archive whose own retention is over goes for good. The only place where a last copy is deleted.
+
+First a tombstone says that the archive is going, so that nobody restores half of it; it stays and tells what there was.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from runspend.actions.archive.book import Archive
+from runspend.actions.archive.items import ARCHIVE_FOLDER
+from runspend.actions.archive.manifest import Entry
+from runspend.actions.archive.work import Result, Work, prove_conditions
+from runspend.errors import NotDone, OutcomeUnknown
+from runspend.warehouse.journal import crash_point
+
+__all__ = ["TOMBSTONE", "expire", "is_archive_folder"]
+
+TOMBSTONE = "deleted.json"
+
+
+def is_archive_folder(prefix: str) -> bool:
+    """Whether a folder is that of one archive: nothing else may be deleted by a policy."""
+    parts = prefix.split("/")
+    return prefix.startswith(f"{ARCHIVE_FOLDER}/") and len(parts) == 6 and all(parts) and not {".", ".."} & set(parts)
+
+
+def expire(work: Work, archive: Archive) -> Result:
+    """Delete one archive. Raises SourceError, LeaseLost."""
+    item, book = archive.item, work.book
+    store = work.open(item.store, "archive")
+    protection = work.kept(item)
+    if protection is not None:
+        return Result(book.save(replace(archive, reason=protection)), "protected", protection)
+    try:
+        deleter = work.open(item.store, "delete")
+    except NotDone as error:
+        return Result(book.save(replace(archive, reason=str(error))), "copied", str(error))
+    prove_conditions(store, deleter, item.prefix, archive.archive_id)
+    told = json.dumps({"policy": item.policy, "at": archive.planned_at, "objects": archive.objects, "bytes": archive.bytes}).encode()
+    if store.head(f"{item.prefix}/{TOMBSTONE}") is None:
+        store.write(f"{item.prefix}/{TOMBSTONE}", [told], size=len(told))
+    crash_point("archive.tombstone")
+
+    def remove(entry: Entry) -> Entry:
+        obj, is_known = entry.at(item.prefix), True
+        try:
+            deleter.delete(obj)
+        except OutcomeUnknown:
+            is_known = False
+        crash_point("archive.after_expire")
+        if store.head(obj.key) is not None:
+            return replace(entry, reason=f"{obj.key!r} is still there" + (", although it was deleted" if is_known else ""))
+        return replace(entry, state="deleted", reason=None)
+
+    for chunk in range(archive.chunks):
+        work.each(archive, chunk, remove, lambda entry: entry.state == "planned", "deleted")
+    left = [entry for entry in book.every_entry(archive) if not entry.is_settled]
+    if left:
+        reason = f"{len(left)} of {archive.objects} objects are still there. {left[0].reason or ''}".strip()
+        return Result(book.save(replace(archive, reason=reason)), "partial", reason)
+    store.prune(item.prefix)
+    return Result(book.end(archive, "deleted", work.now), "deleted")

@@ -1,0 +1,147 @@
+"""One archiver at a time: a lease with a number that only grows, and stores that look at it before every change.
+
+An archiver that was stopped for longer than its lease finds another number when it wakes, and changes nothing. What is then
+still under way was asked for on a condition (an etag, a version, a key that is free), so it finds another state or the same work.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+from runspend.artifacts.objects import ObjectStore, StoredObject
+from runspend.errors import LeaseLost
+from runspend.warehouse.records import Records
+
+__all__ = ["FencedObjects", "Lease", "take_lease"]
+
+KIND, KEY = "archive_lease", "lease"
+LASTS = timedelta(minutes=15)
+
+
+class Lease:
+    """The right to change stores, while its number is the newest and its time is not over."""
+
+    def __init__(self, records: Records, number: int, lasts: timedelta) -> None:
+        self.number = number
+        self._records, self._lasts = records, lasts
+        self._renewed_at = time.monotonic()
+        self._lock = threading.Lock()
+
+    def check(self) -> None:
+        """Raises LeaseLost unless the lease is still ours; renews it when a third of its time is over."""
+        with self._lock:
+            found = self._records.get(KIND, KEY)
+            if found is None or found[0]["number"] != self.number or found[0]["until"] is None:
+                raise LeaseLost("cannot go on archiving: another archiver has taken over. Nothing more was changed; it finishes the work.")
+            if time.monotonic() - self._renewed_at > self._lasts.total_seconds() / 3:
+                if not self._records.replace(KIND, KEY, _holder(self.number, self._lasts), found[1]):
+                    raise LeaseLost("cannot go on archiving: another archiver has taken over. Nothing more was changed; it finishes the work.")
+                self._renewed_at = time.monotonic()
+
+    def release(self) -> None:
+        """Let the next archiver begin at once."""
+        found = self._records.get(KIND, KEY)
+        if found is not None and found[0]["number"] == self.number:
+            self._records.replace(KIND, KEY, {**found[0], "until": None}, found[1])
+
+
+def take_lease(records: Records, *, lasts: timedelta = LASTS) -> Lease:
+    """The lease, with a number higher than any before. Raises LeaseLost while somebody else has it.
+
+    A holder on this machine whose process is gone does not hold it any more; one elsewhere does until its time is over.
+    """
+    records.create(KIND, KEY, {"number": 0, "until": None})
+    found = records.get(KIND, KEY)
+    assert found is not None
+    held, token = found
+    if held["until"] is not None and datetime.fromisoformat(held["until"]) > datetime.now(timezone.utc) and not _is_gone(held):
+        raise LeaseLost(
+            f"cannot archive: process {held['process']} on {held['host']} is archiving (until {held['until'][:16]} at least). "
+            "Wait for it, then try again. Nothing was changed."
+        )
+    number = held["number"] + 1
+    if not records.replace(KIND, KEY, _holder(number, lasts), token):
+        raise LeaseLost("cannot archive: another archiver has just begun. Wait for it, then try again. Nothing was changed.")
+    return Lease(records, number, lasts)
+
+
+def _holder(number: int, lasts: timedelta) -> dict[str, Any]:
+    until = datetime.now(timezone.utc) + lasts
+    return {"number": number, "until": until.isoformat(), "host": socket.gethostname(), "process": os.getpid(), "machine": _machine(), "began": _began(os.getpid())}
+
+
+def _is_gone(held: dict[str, Any]) -> bool:
+    """Whether the holder was a process of this machine, as it is booted now, and is none any more."""
+    return held["machine"] is not None and held["machine"] == _machine() and _began(held["process"]) != held["began"]
+
+
+def _machine() -> str | None:
+    """The boot and the namespace in which process numbers mean something; None where there is no /proc."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None
+
+
+def _began(process: int) -> str | None:
+    """The tick a process began in; None when it is over."""
+    try:
+        state, *fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state in "ZX" else fields[18]
+
+
+class FencedObjects:
+    """A store whose every change asks the lease first."""
+
+    def __init__(self, store: ObjectStore, check: Callable[[], None]) -> None:
+        self.uri = store.uri
+        self._store, self._check = store, check
+
+    def list(self, folder: str) -> Iterator[StoredObject]:
+        """As the store."""
+        return self._store.list(folder)
+
+    def folders(self, folder: str) -> Iterator[str]:
+        """As the store."""
+        return self._store.folders(folder)
+
+    def head(self, key: str) -> StoredObject | None:
+        """As the store."""
+        return self._store.head(key)
+
+    def read(self, obj: StoredObject) -> Iterator[bytes]:
+        """As the store."""
+        return self._store.read(obj)
+
+    def clock(self) -> datetime:
+        """As the store."""
+        return self._store.clock()
+
+    def write(self, key: str, chunks: Iterable[bytes], *, size: int) -> StoredObject:
+        """As the store, by whoever has the lease."""
+        self._check()
+        return self._store.write(key, chunks, size=size)
+
+    def delete(self, obj: StoredObject) -> None:
+        """As the store, by whoever has the lease."""
+        self._check()
+        self._store.delete(obj)
+
+    def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
+        """As the store, by whoever has the lease."""
+        self._check()
+        return self._store.set_class(obj, storage_class)
+
+    def prune(self, folder: str) -> None:
+        """As the store, by whoever has the lease."""
+        self._check()
+        self._store.prune(folder)

@@ -1,0 +1,239 @@
+"""What an archive says of itself: `manifest.jsonl`, one object a line, beside the bytes it names. A restore needs nothing else.
+
+The first line tells whose the archive is, the last one counts and hashes all before it. Whoever can write to the archive could
+have written it: `read_manifest` believes nothing that `write_manifest` would not have written. Bytes are read and moved elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime
+from itertools import chain
+from typing import Any, Literal, NoReturn, get_args
+
+from runspend.actions.archive.items import Item, OwnerKind
+from runspend.artifacts.objects import StoredObject
+from runspend.errors import SourceRefused
+
+__all__ = ["MAX_ENTRIES", "Entry", "Manifest", "check_key", "planned_entry", "read_manifest", "write_manifest"]
+
+MAX_ENTRIES = 1_000_000  # more is neither archived nor restored
+MAX_LINE_BYTES = 1 << 16
+MAX_MANIFEST_BYTES = 1 << 30
+VERSION = 1
+# What has a second reading somewhere: control characters, backslashes, encoded dots and slashes.
+_ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\\\u2028\u2029\ud800-\udfff]|%(?:25)*(?:2e|2f|5c|00)", re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+EntryState = Literal["planned", "copied", "deleted", "tiered", "gone", "changed"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One object of an item, and how far it got. `reason` says why it got no further."""
+
+    key: str  # below the item's folder
+    size: int  # bytes
+    etag: str
+    version: str | None
+    storage_class: str
+    modified: str  # ISO 8601, UTC
+    state: EntryState = "planned"
+    sha256: str | None = None  # of what was read from the source, and read back from the archive
+    data: str | None = None  # the copy's key below the archive's folder
+    copy_etag: str | None = None  # of the copy that was read back
+    changes: int = 0  # how often the source changed after it was planned
+    reason: str | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.state in ("deleted", "tiered", "gone", "changed")
+
+    def at(self, prefix: str) -> StoredObject:
+        """The object as the store was last seen to hold it."""
+        key = f"{prefix}/{self.key}" if prefix else self.key
+        return StoredObject(key, self.size, self.etag, self.version, self.storage_class, datetime.fromisoformat(self.modified))
+
+    def seen_as(self, found: StoredObject) -> Entry:
+        """The entry of an object that is another by now: planned again."""
+        fresh = planned_entry(self.key, found)
+        return replace(fresh, changes=self.changes + 1, state="planned" if self.changes == 0 else "changed")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Whose an archive is and what is in it. Entries have sha256, data and copy_etag."""
+
+    archive_id: str
+    item: Item
+    planned_at: str
+    entries: list[Entry]
+
+    @property
+    def bytes(self) -> int:
+        """Of the objects as they were in their place: equal ones count each time."""
+        return sum(entry.size for entry in self.entries)
+
+
+def planned_entry(key: str, found: StoredObject) -> Entry:
+    """The entry of an object that was listed, under its key below the item's folder."""
+    return Entry(key, found.size, found.etag, found.version, found.storage_class, found.modified.isoformat())
+
+
+def check_key(key: str) -> str | None:
+    """Why a key cannot be archived or restored, None when it can: it must be readable in one way, on any store."""
+    parts = key.removesuffix("/").split("/")
+    if _ODD.search(key):
+        return "it has a control character, a backslash or an encoded separator in it"
+    if any(part in ("", ".", "..") for part in parts):
+        return "it has an empty part, or one of dots only"
+    if len(key.encode()) > 1000 or any(len(part.encode()) > 255 for part in parts):
+        return "it is longer than file systems or buckets allow"
+    return None
+
+
+def write_manifest(archive_id: str, item: Item, planned_at: str, entries: Iterable[Entry], objects: int, size: int) -> Iterator[bytes]:
+    """The lines of a manifest. `objects` and `size` are how many entries there are, and their bytes."""
+    digest = hashlib.sha256()
+    head = {"runspend_archive": VERSION, "archive_id": archive_id, "planned_at": planned_at, "item": asdict(item), "objects": objects, "bytes": size}
+    lines = ({name: getattr(entry, name) for name in _LINE} for entry in entries)
+    for value in chain([head], lines):
+        line = json.dumps(value, ensure_ascii=True).encode() + b"\n"
+        digest.update(line)
+        yield line
+    yield json.dumps({"end": objects, "bytes": size, "sha256": digest.hexdigest()}).encode() + b"\n"
+
+
+def read_manifest(chunks: Iterable[bytes], where: str) -> Manifest:
+    """A manifest, checked against itself. Raises SourceRefused that names the line; nothing it says was acted on then."""
+    digest = hashlib.sha256()
+    head: dict[str, Any] | None = None
+    entries: dict[str, Entry] = {}
+    size, is_over = 0, False
+    for number, line in enumerate(_lines(chunks, where), 1):
+        if is_over:
+            _refuse(where, number, "something stands after the end")
+        value = _parse(line, where, number)
+        if head is None:
+            head = _check_head(value, where)
+        elif "end" in value:
+            if value != {"end": len(entries), "bytes": size, "sha256": digest.hexdigest()}:
+                _refuse(where, number, "the last line does not count and hash what stands before it")
+            is_over = True
+        else:
+            entry = _check_entry(value, where, number)
+            if entry.key in entries:
+                _refuse(where, number, f"{entry.key!r} stands there twice")
+            entries[entry.key] = entry
+            size += entry.size
+            if len(entries) > min(MAX_ENTRIES, head["objects"]):
+                _refuse(where, number, "there are more objects than it says, or than an archive holds")
+        digest.update(line)
+    if head is None or not is_over:
+        _refuse(where, 0, "it breaks off")
+    if (len(entries), size) != (head["objects"], head["bytes"]):
+        _refuse(where, 1, "it does not hold what its first line says")
+    return Manifest(head["archive_id"], Item(**head["item"]), head["planned_at"], list(entries.values()))
+
+
+_LINE = ("key", "size", "sha256", "data", "copy_etag", "etag", "version", "storage_class", "modified")
+_HEAD = {"runspend_archive": int, "archive_id": str, "planned_at": str, "item": dict, "objects": int, "bytes": int}
+_OPTIONAL_TEXTS = ("to", "experiment_id", "run_id", "artifact_uri", "storage_class")
+_OPTIONAL_NUMBERS = ("objects", "bytes")
+
+
+def _lines(chunks: Iterable[bytes], where: str) -> Iterator[bytes]:
+    held, total, number = b"", 0, 0
+    for chunk in chunks:
+        total += len(chunk)
+        if total > MAX_MANIFEST_BYTES:
+            _refuse(where, number, "it is larger than any manifest")
+        *whole, held = (held + chunk).split(b"\n")
+        for line in whole:
+            number += 1
+            if len(line) > MAX_LINE_BYTES:
+                _refuse(where, number, "the line is too long")
+            yield line + b"\n"
+        if len(held) > MAX_LINE_BYTES:
+            _refuse(where, number + 1, "the line is too long")
+    if held:
+        _refuse(where, number + 1, "it breaks off")
+
+
+def _parse(line: bytes, where: str, number: int) -> dict[str, Any]:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a name stands there twice")
+        return dict(pairs)
+
+    def no_constant(name: str) -> NoReturn:
+        raise ValueError(f"{name} is no number")
+
+    try:
+        value = json.loads(line.decode("utf-8"), object_pairs_hook=once, parse_constant=no_constant)
+        json.dumps(value, ensure_ascii=False).encode()  # half a character, escaped, is text to json and to nothing else
+    except (ValueError, RecursionError) as error:
+        _refuse(where, number, f"it is no JSON: {error}")
+    if not isinstance(value, dict):
+        _refuse(where, number, "it is no object")
+    return value
+
+
+def _check_head(value: dict[str, Any], where: str) -> dict[str, Any]:
+    if value.keys() != _HEAD.keys() or any(type(value[name]) is not kind for name, kind in _HEAD.items()):
+        _refuse(where, 1, "it is not the first line of a manifest")
+    if value["runspend_archive"] != VERSION:
+        _refuse(where, 1, f"it is of version {value['runspend_archive']}; this Runspend reads version {VERSION}")
+    item = value["item"]
+    if item.keys() != {field.name for field in fields(Item)}:
+        _refuse(where, 1, "its item has other fields than an item has")
+    for name, told in item.items():
+        wanted = (int, type(None)) if name in _OPTIONAL_NUMBERS else (str, type(None)) if name in _OPTIONAL_TEXTS else (str,)
+        if type(told) not in wanted:
+            _refuse(where, 1, f"{name} of its item is {told!r}")
+    if not re.fullmatch(r"[0-9a-f]{32}", value["archive_id"], re.ASCII) or not _is_time(value["planned_at"]):
+        _refuse(where, 1, "its id or time is none")
+    if any(_CONTROL.search(told) for told in item.values() if isinstance(told, str)):
+        _refuse(where, 1, "its item has control characters in it")
+    if item["action"] != "archive" or item["owner_kind"] not in get_args(OwnerKind):
+        _refuse(where, 1, f"it is of action {item['action']!r} on {item['owner_kind']!r}")
+    if not item["prefix"] or item["prefix"].endswith("/") or check_key(item["prefix"]):
+        _refuse(where, 1, f"its folder is {item['prefix']!r}")
+    if value["objects"] < 0 or value["bytes"] < 0:
+        _refuse(where, 1, "it counts below zero")
+    return value
+
+
+def _check_entry(value: dict[str, Any], where: str, number: int) -> Entry:
+    if value.keys() != set(_LINE):
+        _refuse(where, number, f"it has other fields than {', '.join(_LINE)}")
+    for name in _LINE:
+        wanted = (int,) if name == "size" else (str, type(None)) if name == "version" else (str,)
+        if type(value[name]) not in wanted:
+            _refuse(where, number, f"{name} is {value[name]!r}")
+    if why := check_key(value["key"]):
+        _refuse(where, number, f"the name {value['key']!r} cannot be restored: {why}")
+    if not 0 <= value["size"] < 1 << 60 or (value["key"].endswith("/") and value["size"]):
+        _refuse(where, number, f"the size is {value['size']}")
+    if not _SHA256.fullmatch(value["sha256"]) or not re.fullmatch(rf"data/{value['sha256']}(-[1-9])?", value["data"], re.ASCII):
+        _refuse(where, number, "its bytes are not named by their sha256")
+    if not _is_time(value["modified"]):
+        _refuse(where, number, f"the time is {value['modified']!r}")
+    return Entry(**value, state="copied")
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
+
+
+def _refuse(where: str, number: int, why: str) -> NoReturn:
+    raise SourceRefused(where, f"cannot believe the manifest {where}{f', line {number}' if number else ''}: {why}. Nothing was restored or changed.")

@@ -1,0 +1,216 @@
+"""`archive`: copy, read back and compare, write the manifest, ask again, delete on condition, confirm, record, leave a note.
+
+No object is deleted before every object of its item was read back from the archive with the sha256 of what was read, and the
+manifest that brings them back was read back as well. Every step looks before it acts, so it may be killed and begun again
+anywhere. What is to be moved, and whether it may be, is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
+from typing import IO
+
+from runspend.actions.archive.book import Archive
+from runspend.actions.archive.items import NOTE_NAME
+from runspend.actions.archive.manifest import Entry, read_manifest, write_manifest
+from runspend.actions.archive.work import NOTE_BEGINS, Result, Work, digest_of, held, is_own, parts_of, prove_conditions
+from runspend.artifacts.objects import StoredObject
+from runspend.errors import NotDone, OutcomeUnknown, SourceRefused
+from runspend.warehouse.journal import crash_point
+
+__all__ = ["manifest_name", "move"]
+
+COPIES = 3  # tries under names of their own before a copy that differs is given up
+GENERATIONS = 10  # manifests of one archive: a new one after objects changed and were copied again
+
+
+def move(work: Work, archive: Archive) -> Result:
+    """Take an item as far as it goes now. Raises SourceError when a store does not answer, LeaseLost when somebody else goes on."""
+    return _Move(work, archive).run()
+
+
+def manifest_name(generation: int) -> str:
+    """manifest.jsonl, manifest-2.jsonl, …: the newest counts."""
+    return "manifest.jsonl" if generation == 1 else f"manifest-{generation}.jsonl"
+
+
+class _Move:
+    """One item between its store and the archive."""
+
+    def __init__(self, work: Work, archive: Archive) -> None:
+        assert archive.to is not None
+        self.work, self.archive, self.item, self.book = work, archive, archive.item, work.book
+        self.source, self.target = work.open(archive.item.store, "archive"), work.open(archive.to, "archive")
+        self.read_back: dict[str, tuple[str, str]] = {}  # sha256 -> name and etag of a copy, tonight
+        self.copies: dict[str, tuple[int, str]] = {}  # what lies in the archive right before the deletes
+
+    def run(self) -> Result:
+        for chunk in range(self.archive.chunks):
+            self.work.each(self.archive, chunk, self._copy, lambda entry: entry.state == "planned", "copied")
+        crash_point("archive.copied")
+        entries = list(self.book.every_entry(self.archive))
+        if young := next((e for e in entries if e.state == "planned" and e.changes and self._is_young(e.modified)), None):
+            return self._wait("protected", f"{young.key!r} was written {young.modified[:16]}, after it was planned")
+        if odd := next((e for e in entries if e.state == "changed"), None):
+            reason = f"{odd.key!r} changes again and again; nothing more was deleted"
+            return Result(self.book.end(self.archive, "partial", self.work.now, reason), "partial", reason)
+        if waiting := [e for e in entries if e.state == "planned"]:
+            return self._wait("partial", f"{len(waiting)} of {len(entries)} objects are not in the archive, so nothing more was deleted. {waiting[0].reason or ''}")
+        if all(e.state == "gone" for e in entries):
+            return Result(self.book.end(self.archive, "archived", self.work.now, "everything was gone before it was copied"), "nothing")
+        self._put_manifest(entries)
+        crash_point("archive.manifest_put")
+        protection = self.work.kept(self.item) or self._written_since(entries)
+        if protection is not None:
+            return self._wait("protected", protection)
+        try:
+            self.deleter = self.work.open(self.item.store, "delete")
+        except NotDone as error:
+            return self._wait("copied", str(error))
+        return self._delete()
+
+    # --- copy -----------------------------------------------------------------------------------------------------------
+
+    def _copy(self, entry: Entry) -> Entry:
+        """The entry copied and read back; of an object that is another by now, planned again and copied once more if it is old enough."""
+        obj = entry.at(self.item.prefix)
+        if self._is_young(entry.modified):
+            return entry  # it changed since it was planned: the item waits until it is old enough
+        try:
+            with held(self.source.read(obj), self.work.scratch) as (file, size, sha256):
+                if size != entry.size:
+                    raise SourceRefused(obj.key, f"cannot copy {obj.key!r}: {size} bytes came, not {entry.size}. It stays where it is.")
+                return self._place(entry, file, sha256)
+        except NotDone:
+            found = self.source.head(obj.key)
+            if found is None:
+                return replace(entry, state="gone", reason="it was gone before it was copied")
+            if found.etag == entry.etag:
+                raise
+            again = entry.seen_as(found)
+            return self._copy(again) if again.state == "planned" and not self._is_young(again.modified) else again
+
+    def _place(self, entry: Entry, file: IO[bytes], sha256: str) -> Entry:
+        """Put the bytes into the archive under their sha256, and believe nothing but what is read back from there."""
+        for number in range(COPIES):
+            data = f"data/{sha256}-{number}" if number else f"data/{sha256}"
+            key = f"{self.archive.folder}/{data}"
+            found = self.target.head(key)
+            if found is None:
+                crash_point("archive.before_copy")
+                found = self._write(key, file, entry.size)
+                crash_point("archive.after_copy")
+            if self.read_back.get(sha256) == (data, found.etag) or (found.size == entry.size and digest_of(self.target.read(found)) == sha256):
+                crash_point("archive.after_read_back")
+                self.read_back[sha256] = data, found.etag
+                return replace(entry, state="copied", sha256=sha256, data=data, copy_etag=found.etag, reason=None)
+        raise SourceRefused(self.target.uri, f"cannot archive {entry.key!r}: {COPIES} copies in {self.target.uri} were read back and were not what was written. It stays.")
+
+    def _write(self, key: str, file: IO[bytes], size: int) -> StoredObject:
+        try:
+            return self.target.write(key, parts_of(file), size=size)
+        except (NotDone, OutcomeUnknown):
+            found = self.target.head(key)  # somebody else's, or ours although nobody said so: it is read back in any case
+            if found is None:
+                raise
+            return found
+
+    # --- manifest -------------------------------------------------------------------------------------------------------
+
+    def _put_manifest(self, entries: list[Entry]) -> None:
+        """The manifest of everything that was copied, read back and understood; one that is there already and says the same will do."""
+        kept = [entry for entry in entries if entry.data is not None]
+        archive = self.archive
+        lines = write_manifest(archive.archive_id, self.item, archive.planned_at, kept, len(kept), sum(e.size for e in kept))
+        with held(lines, self.work.scratch) as (file, size, sha256):
+            for generation in range(1, GENERATIONS):
+                key = f"{archive.folder}/{manifest_name(generation)}"
+                found = self.target.head(key) or self._write(key, file, size)
+                if found.size == size and digest_of(self.target.read(found)) == sha256:
+                    read_manifest(self.target.read(found), key)
+                    return
+        raise SourceRefused(self.target.uri, f"cannot archive {self.item.name}: its manifest was read back from {self.target.uri} and was not what was written. Nothing was deleted.")
+
+    # --- delete ---------------------------------------------------------------------------------------------------------
+
+    def _delete(self) -> Result:
+        prove_conditions(self.source, self.deleter, self.item.prefix, self.archive.archive_id)
+        self._list_copies()
+        for chunk in range(self.archive.chunks):
+            protection = self.work.kept(self.item) if chunk else None  # asked a moment ago for the first
+            if protection is not None:
+                return self._wait("protected", protection)
+            self.work.each(self.archive, chunk, self._remove, lambda entry: entry.state == "copied", "removed")
+        crash_point("archive.deleted")
+        left = [entry for entry in self.book.every_entry(self.archive) if not entry.is_settled]
+        if left:
+            return self._wait("partial", f"{len(left)} of {self.archive.objects} objects are still in their place. {left[0].reason or ''}")
+        self.source.prune(self.item.prefix)
+        self._leave_note()
+        crash_point("archive.note_left")
+        return Result(self.book.end(self.archive, "archived", self.work.now), "archived")
+
+    def _list_copies(self) -> None:
+        folder = self.archive.folder
+        self.copies = {found.key[len(folder) + 1 :]: (found.size, found.etag) for found in self.target.list(f"{folder}/data")}
+
+    def _remove(self, entry: Entry) -> Entry:
+        """Delete an object whose copy still is the one that was read back, and look whether it is gone."""
+        if self.copies.get(entry.data or "") != (entry.size, entry.copy_etag):
+            return replace(entry, state="planned", reason="its copy in the archive is not the one that was read back")
+        obj, is_known = entry.at(self.item.prefix), True
+        crash_point("archive.before_delete")
+        try:
+            self.deleter.delete(obj)
+        except OutcomeUnknown:
+            is_known = False
+        except NotDone as error:
+            found = self.source.head(obj.key)
+            if found is not None and found.etag != entry.etag:
+                return replace(entry.seen_as(found), reason="it was written again after it was copied")
+            return replace(entry, reason=str(error))
+        crash_point("archive.after_delete")
+        found = self.source.head(obj.key)
+        if found is None or (is_known and found.etag != entry.etag):  # a new object under the same name is nobody's to delete
+            crash_point("archive.after_confirm")
+            return replace(entry, state="deleted", reason=None)
+        if found.etag != entry.etag:
+            return replace(entry.seen_as(found), reason="it was written again after it was copied")
+        return replace(entry, reason=f"{obj.key!r} is still there, although it was deleted")
+
+    def _leave_note(self) -> None:
+        """Say where the artifacts went, where MLflow's page looks for them. An older note of ours gives way."""
+        key = f"{self.item.prefix}/{NOTE_NAME}"
+        text = NOTE_BEGINS + "".join(self._note()).encode()
+        found = self.source.head(key)
+        if found is not None and b"".join(self.source.read(found)) != text and is_own(NOTE_NAME, self.item, self.source, found):
+            self.deleter.delete(found)
+            found = None
+        if found is None:
+            self.source.write(key, [text], size=len(text))
+
+    def _note(self) -> Iterator[str]:
+        moved = [entry for entry in self.book.every_entry(self.archive) if entry.state == "deleted"]
+        yield f"\nThe {len(moved):,} files that were here ({sum(e.size for e in moved):,} bytes) were moved by the retention policy {self.item.policy!r}.\n"
+        yield f"They lie, with a manifest of their names and checksums, in\n\n    {(self.archive.to or '').rstrip('/')}/{self.archive.folder}\n\n"
+        yield f"To bring them back:\n\n    runspend archive restore {self.item.run_id or self.item.owner_id}\n"
+
+    # --- when it does not go on -----------------------------------------------------------------------------------------
+
+    def _wait(self, state: str, reason: str) -> Result:
+        """Stay as far as it got; the next run goes on from here."""
+        return Result(self.book.save(replace(self.archive, reason=reason.strip())), state, reason.strip())
+
+    def _written_since(self, entries: list[Entry]) -> str | None:
+        """The name of an object that is new or another since it was listed, and younger than the margin: somebody uses the folder."""
+        known = {entry.key: entry.etag for entry in entries}
+        for found in self.source.list(self.item.prefix):
+            name = found.key[len(self.item.prefix) + 1 :]
+            if known.get(name) != found.etag and found.modified > self.work.cutoff and not is_own(name, self.item, self.source, found):
+                return f"{name!r} was written {found.modified:%Y-%m-%d %H:%M}, after it was planned"
+        return None
+
+    def _is_young(self, modified: str) -> bool:
+        return datetime.fromisoformat(modified) > self.work.cutoff

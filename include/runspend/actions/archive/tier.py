@@ -1,0 +1,53 @@
+"""`tier`: every object of an item to another storage class, in place, on condition that it still is the one that was listed.
+
+The store copies its own bytes; what is compared afterwards is size and class. Nothing is deleted, nothing is downloaded: a
+retrieval would cost what tiering is to save.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from runspend.actions.archive.book import Archive
+from runspend.actions.archive.manifest import Entry
+from runspend.actions.archive.work import Result, Work
+from runspend.errors import NotDone, OutcomeUnknown
+from runspend.warehouse.journal import crash_point
+
+__all__ = ["tier"]
+
+
+def tier(work: Work, archive: Archive) -> Result:
+    """Move an item's objects to the class its policy names. Raises SourceError, LeaseLost."""
+    item, book = archive.item, work.book
+    store, wanted = work.open(item.store, "archive"), item.to or ""
+
+    def move(entry: Entry) -> Entry:
+        obj = entry.at(item.prefix)
+        crash_point("archive.before_tier")
+        try:
+            found = store.set_class(obj, wanted)
+        except (NotDone, OutcomeUnknown):
+            looked = store.head(obj.key)
+            if looked is None:
+                return replace(entry, state="gone", reason="it was gone before it was moved")
+            if looked.storage_class != wanted:
+                if looked.etag != entry.etag:
+                    return replace(entry, state="changed", reason="it was written again after it was planned")
+                raise
+            found = looked
+        crash_point("archive.after_tier")
+        if (found.size, found.storage_class) != (entry.size, wanted):
+            return replace(entry, reason=f"{obj.key!r} is {found.size} bytes of {found.storage_class} now, not {entry.size} of {wanted}")
+        return replace(entry, state="tiered", reason=None)
+
+    for chunk in range(archive.chunks):
+        protection = work.kept(item)
+        if protection is not None:
+            return Result(book.save(replace(archive, reason=protection)), "protected", protection)
+        work.each(archive, chunk, move, lambda entry: entry.state == "planned", "moved")
+    left = [entry for entry in book.every_entry(archive) if not entry.is_settled]
+    if left:
+        reason = f"{len(left)} of {archive.objects} objects are not of class {wanted}. {left[0].reason or ''}".strip()
+        return Result(book.save(replace(archive, reason=reason)), "partial", reason)
+    return Result(book.end(archive, "tiered", work.now), "tiered")

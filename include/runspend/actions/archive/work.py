@@ -1,0 +1,156 @@
+"""What every step of an archive run is given: the stores it may touch, what it may ask, the time it is, and hands to work with.
+
+How an item is moved belongs in `move.py`, `tier.py` and `expire.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import IO
+
+from runspend.actions.archive.book import CHUNK_OBJECTS, Archive, Book
+from runspend.actions.archive.items import NOTE_NAME, Item
+from runspend.actions.archive.lease import FencedObjects
+from runspend.actions.archive.manifest import Entry
+from runspend.artifacts.objects import CHUNK_BYTES, ObjectStore, Purpose, StoredObject
+from runspend.config import ArtifactStore, Settings
+from runspend.errors import NotDone, RunspendError, SourceError, SourceRefused
+from runspend.outcome import Progress
+
+__all__ = ["NOTE_BEGINS", "Protects", "Result", "Work", "digest_of", "find_store", "held"]
+
+Protects = Callable[[Item], str | None]
+OpenStore = Callable[[ArtifactStore, Purpose], ObjectStore]
+BATCH = 64  # objects between two records of how far they got
+IN_MEMORY = 32 << 20  # bytes of one object; more of it waits on the disk
+PROBE = ".runspend-probe-"
+NOTE_BEGINS = b"Archived by Runspend.\n"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of an item tonight. archived, tiered and deleted are whole; nothing: there was nothing to do."""
+
+    archive: Archive
+    state: str  # archived, tiered, deleted, nothing, copied (may not delete), protected, partial, failed
+    reason: str | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is left to do or to say."""
+        return self.state in ("archived", "tiered", "deleted", "nothing")
+
+
+@dataclass
+class Work:
+    """One run of the archive. `now` decides what is old enough; `check` raises LeaseLost before any change once the lease is gone."""
+
+    settings: Settings
+    book: Book
+    check: Callable[[], None]
+    now: datetime
+    protects: Protects
+    open_store: OpenStore
+    scratch: Path
+    pool: ThreadPoolExecutor | None
+    progress: Progress
+    _opened: dict[tuple[str, Purpose], FencedObjects] = field(default_factory=dict)
+
+    @property
+    def cutoff(self) -> datetime:
+        """What was written later is younger than the margin, and protects."""
+        return self.now - self.settings.archive.margin
+
+    def open(self, uri: str, purpose: Purpose) -> FencedObjects:
+        """A store of the allow-list. Raises SourceRefused for any other, NotDone where nothing may be deleted."""
+        store = find_store(self.settings, uri)
+        if (uri, purpose) not in self._opened:
+            self._opened[uri, purpose] = FencedObjects(self.open_store(store, purpose), self.check)
+        return self._opened[uri, purpose]
+
+    def kept(self, item: Item) -> str | None:
+        """What protects an item now, in words. A question that fails protects."""
+        try:
+            return self.protects(item)
+        except (RunspendError, OSError) as error:
+            return f"whether anything protects it cannot be told: {error}"
+
+    def each(self, archive: Archive, chunk: int, function: Callable[[Entry], Entry], wanted: Callable[[Entry], bool], what: str) -> None:
+        """Let the function take every entry of a chunk that is wanted a step further, recorded batch by batch; an error in a store is its reason."""
+
+        def tried(entry: Entry) -> Entry:
+            try:
+                return function(entry)
+            except SourceError as error:
+                return replace(entry, reason=str(error))
+            except OSError as error:  # this machine's disk
+                return replace(entry, reason=f"cannot hold {entry.key!r} for a moment: {error.strerror}. Make room in {self.scratch}.")
+
+        entries = {entry.key: entry for entry in self.book.entries(archive, chunk)}
+        todo = [entry for entry in entries.values() if wanted(entry)]
+        for start in range(0, len(todo), BATCH):
+            batch = todo[start : start + BATCH]
+            for entry in map(tried, batch) if self.pool is None else self.pool.map(tried, batch):
+                entries[entry.key] = entry
+            self.book.save_entries(archive, chunk, list(entries.values()))
+            self.progress(f"{archive.item.name}: {what} {chunk * CHUNK_OBJECTS + start + len(batch):,} of {archive.objects:,} objects")
+
+
+def find_store(settings: Settings, uri: str) -> ArtifactStore:
+    """The configured store of exactly this URI. Raises SourceRefused when there is none."""
+    for store in settings.stores:
+        if store.uri.rstrip("/") == uri.rstrip("/"):
+            return store
+    raise SourceRefused(uri, f"cannot use {uri}: it is not in `stores` of runspend.yaml. Add it there. Nothing was contacted.")
+
+
+def is_own(name: str, item: Item, store: ObjectStore, found: StoredObject) -> bool:
+    """Whether an object in an item's folder is Runspend's own and not the item's: the note it left there, or a probe."""
+    if name.startswith(PROBE):
+        return True
+    return name == NOTE_NAME and found.size < CHUNK_BYTES and b"".join(store.read(found)).startswith(NOTE_BEGINS)
+
+
+def prove_conditions(reader: ObjectStore, deleter: ObjectStore, folder: str, name: str) -> None:
+    """See that the store keeps an object whose etag is not the one given. Raises SourceRefused where conditions are ignored."""
+    key = f"{folder}/{PROBE}{name}"
+    probe = reader.head(key) or reader.write(key, [b"probe"], size=5)
+    with suppress(NotDone):  # as it should be
+        deleter.delete(replace(probe, etag=probe.etag[::-1], version=None))  # turned round it is well-formed, and another one
+    if reader.head(key) is None:
+        raise SourceRefused(reader.uri, f"cannot delete in {reader.uri}: it ignores conditions, so what was written meanwhile would be lost. Nothing was deleted.")
+    deleter.delete(probe)
+
+
+@contextmanager
+def held(chunks: Iterable[bytes], scratch: Path) -> Iterator[tuple[IO[bytes], int, str]]:
+    """The bytes in memory or on the disk, their number and their sha256."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY, dir=str(scratch)) as file:
+        digest, size = hashlib.sha256(), 0
+        for chunk in chunks:
+            digest.update(chunk)
+            size += file.write(chunk)
+        yield file, size, digest.hexdigest()
+
+
+def parts_of(file: IO[bytes]) -> Iterator[bytes]:
+    """A held file from its start."""
+    file.seek(0)
+    while chunk := file.read(CHUNK_BYTES):
+        yield chunk
+
+
+def digest_of(chunks: Iterable[bytes]) -> str:
+    """sha256 of bytes that are not kept."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()

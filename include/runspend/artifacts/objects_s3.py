@@ -1,0 +1,261 @@
+"""The archive's objects in a bucket: every change on a condition (If-None-Match, If-Match, a version), every reply counted.
+
+Where a bucket keeps versions, deleting hides the object behind a marker on condition of its etag and then removes that one
+version for good: older versions stay hidden, and what somebody wrote meanwhile is never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from functools import cached_property
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from runspend.artifacts.objects import CHUNK_BYTES, Purpose, StoredObject
+from runspend.artifacts.roots import Root
+from runspend.artifacts.s3 import connect
+from runspend.errors import NotDone, OutcomeUnknown, SourceRefused
+
+if TYPE_CHECKING:
+    from runspend.config import ArtifactStore
+
+PART_BYTES = 64 << 20  # of a write in several parts; smaller objects are one request
+PARTS = 9_000  # S3 allows 10,000
+ONE_COPY = 5_000_000_000  # bytes; S3 copies larger objects in parts only
+COPY_PART = 1 << 30
+# What an object says of itself, and a copy onto itself must say again: some stores refuse one that changes the class alone.
+_KEPT = ("CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "ContentType", "Metadata")
+
+Parts = list[dict[str, Any]]
+
+
+class S3Objects:
+    """Objects below a prefix of one bucket."""
+
+    def __init__(self, store: ArtifactStore, root: Root, purpose: Purpose) -> None:
+        self.uri = store.uri
+        profile = store.delete_credentials if purpose == "delete" else store.credentials
+        self._client, self._errors = connect(store.model_copy(update={"credentials": profile}))
+        self._bucket = root.bucket
+        self._prefix = f"{root.folder}/" if root.folder else ""
+
+    def list(self, folder: str) -> Iterator[StoredObject]:
+        """Every object below a folder, with its version where the bucket keeps versions."""
+        ask = self._client.list_object_versions if self._keeps_versions else self._client.list_objects_v2
+        for page in self._pages(ask, self._folder(folder)):
+            for found in page.get("Versions", page.get("Contents", [])):
+                if found.get("IsLatest", True):
+                    yield self._stored(self._own(found["Key"]), found, found.get("Size"))
+
+    def folders(self, folder: str) -> Iterator[str]:
+        """Names of the folders directly below a folder."""
+        prefix = self._folder(folder)
+        for page in self._pages(self._client.list_objects_v2, prefix, Delimiter="/"):
+            for found in page.get("CommonPrefixes", []):
+                self._own(found["Prefix"])
+                yield found["Prefix"][len(prefix) :].rstrip("/")
+
+    def head(self, key: str) -> StoredObject | None:
+        """The object as it is now; None when S3 says 404."""
+        try:
+            with self._words(f"look at {key!r}"):
+                found = self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
+        except NotDone as error:
+            if _status(error.__cause__) == 404:
+                return None
+            raise
+        return self._stored(key, found, found.get("ContentLength"))
+
+    def read(self, obj: StoredObject) -> Iterator[bytes]:
+        """The bytes of that version, or of the object while it has that etag."""
+        request = {"Bucket": self._bucket, "Key": self._prefix + obj.key, "IfMatch": obj.etag, **_version(obj)}
+        with self._words(f"read {obj.key!r}"):
+            reply = self._client.get_object(**request)
+            size = 0
+            for chunk in reply["Body"].iter_chunks(CHUNK_BYTES):
+                size += len(chunk)
+                yield chunk
+        if size != obj.size:
+            raise OutcomeUnknown(self.uri, f"cannot read {obj.key!r} in {self.uri}: {size} bytes came, not {obj.size}. Nothing was done.")
+
+    def write(self, key: str, chunks: Iterable[bytes], *, size: int) -> StoredObject:
+        """One put, or many parts of one, on condition that the key is free."""
+        part_size = max(PART_BYTES, -(-size // PARTS))
+        parts = self._exactly(key, _parts(chunks, part_size), size)
+        first = next(parts, b"")
+        target = {"Bucket": self._bucket, "Key": self._prefix + key}
+        with self._words(f"write {key!r}"):
+            if size <= part_size:
+                next(parts, None)  # so that the size is compared before anything is sent
+                self._client.put_object(**target, Body=first, IfNoneMatch="*")
+            else:
+                self._write_parts(target, chain([first], parts))
+        found = self.head(key)
+        if found is None:
+            raise OutcomeUnknown(self.uri, f"cannot write {key!r} in {self.uri}: the store said that it is done, and has it not.")
+        return found
+
+    def delete(self, obj: StoredObject) -> None:
+        """Delete on condition of the etag; then, with versions, that version for good."""
+        target = {"Bucket": self._bucket, "Key": self._prefix + obj.key}
+        try:
+            with self._words(f"delete {obj.key!r}"):
+                self._client.delete_object(**target, IfMatch=obj.etag)
+        except NotDone as error:
+            if _status(error.__cause__) not in (404, 409, 412) or self.head(obj.key) is not None:
+                raise
+        if obj.version is not None:
+            with self._words(f"delete version {obj.version} of {obj.key!r}"):
+                self._client.delete_object(**target, VersionId=obj.version)
+
+    def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
+        """Copy the object onto itself, both ends on condition of its etag."""
+        if self._keeps_versions:
+            raise NotDone(
+                self.uri,
+                f"cannot move {obj.key!r} to {storage_class}: the bucket keeps versions, so the old bytes would stay and be billed as well. "
+                "Use a lifecycle rule of the bucket. Nothing was done.",
+            )
+        target: dict[str, Any] = {"Bucket": self._bucket, "Key": self._prefix + obj.key}
+        source = {"CopySource": {**target}, "CopySourceIfMatch": obj.etag}
+        with self._words(f"move {obj.key!r} to {storage_class}"):
+            found = self._client.head_object(**target, IfMatch=obj.etag)
+            target |= {"StorageClass": storage_class, **{name: found[name] for name in _KEPT if found.get(name)}}
+            if obj.size <= ONE_COPY:
+                self._client.copy_object(**target, **source, IfMatch=obj.etag, MetadataDirective="REPLACE", TaggingDirective="COPY")
+            else:
+                self._copy_parts(target, source, obj)
+        found = self.head(obj.key)
+        if found is None:
+            raise OutcomeUnknown(self.uri, f"cannot find {obj.key!r} in {self.uri} after it was moved to {storage_class}.")
+        return found
+
+    def prune(self, folder: str) -> None:
+        """A bucket has no folders that could be left."""
+
+    def clock(self) -> datetime:
+        """The time in the headers of a reply."""
+        with self._words("ask for the time"):
+            headers = self._client.head_bucket(Bucket=self._bucket)["ResponseMetadata"]["HTTPHeaders"]
+        if "date" not in headers:
+            raise NotDone(self.uri, f"cannot tell what time it is for {self.uri}: its replies have no date.")
+        return parsedate_to_datetime(headers["date"]).astimezone(timezone.utc)
+
+    # --- inside ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _keeps_versions(self) -> bool:
+        with self._words("ask whether versions are kept"):
+            return bool(self._client.get_bucket_versioning(Bucket=self._bucket).get("Status"))
+
+    def _folder(self, folder: str) -> str:
+        return f"{self._prefix}{folder}/" if folder else self._prefix
+
+    def _own(self, key: str) -> str:
+        if not key.startswith(self._prefix):
+            raise SourceRefused(self.uri, f"cannot believe the listing of {self.uri}: it answered with {key!r}. Nothing was moved.")
+        return key[len(self._prefix) :]
+
+    def _pages(self, ask: Any, prefix: str, **request: Any) -> Iterator[dict[str, Any]]:
+        request |= {"Bucket": self._bucket, "Prefix": prefix}
+        while True:
+            with self._words(f"list {prefix!r}"):
+                page = ask(**request)
+            keys = [*page.get("Versions", []), *page.get("Contents", [])]
+            if odd := next((found["Key"] for found in keys if not found["Key"].startswith(prefix)), None):
+                raise SourceRefused(self.uri, f"cannot believe the listing of {self.uri}: it answered with {odd!r}. Nothing was moved.")
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            following = {
+                asked: page.get(told)
+                for asked, told in (("ContinuationToken", "NextContinuationToken"), ("KeyMarker", "NextKeyMarker"), ("VersionIdMarker", "NextVersionIdMarker"))
+                if page.get(told)
+            }
+            if not following or following.items() <= request.items():
+                raise SourceRefused(self.uri, f"cannot list {self.uri}: a page says that there is more but not where. Nothing was moved.")
+            request |= following
+
+    def _stored(self, key: str, found: dict[str, Any], size: int | None) -> StoredObject:
+        if size is None or not found.get("ETag") or found.get("LastModified") is None:
+            raise SourceRefused(self.uri, f"cannot believe {self.uri}: {key!r} has no size, etag or time. Nothing was moved.")
+        version = found.get("VersionId")
+        return StoredObject(key, size, found["ETag"], version, found.get("StorageClass") or "STANDARD", found["LastModified"].astimezone(timezone.utc))
+
+    def _exactly(self, key: str, parts: Iterator[bytes], size: int) -> Iterator[bytes]:
+        """The parts; NotDone at the end, before the last is used, when they are not `size` bytes together."""
+        came = 0
+        held: bytes | None = None
+        for part in parts:
+            came += len(part)
+            if held is not None:
+                yield held
+            held = part
+        if came != size:
+            raise NotDone(self.uri, f"cannot write {key!r} in {self.uri}: {came} bytes came, not {size}. Nothing was changed.")
+        if held is not None:
+            yield held
+
+    def _write_parts(self, target: dict[str, Any], parts: Iterator[bytes]) -> None:
+        with self._upload(target) as (upload, done):
+            for number, part in enumerate(parts, 1):
+                reply = self._client.upload_part(**upload, PartNumber=number, Body=part)
+                done.append({"PartNumber": number, "ETag": reply["ETag"]})
+            self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": done}, IfNoneMatch="*")
+
+    def _copy_parts(self, target: dict[str, Any], source: dict[str, Any], obj: StoredObject) -> None:
+        """A copy of more than 5 GB onto itself."""
+        if self._client.get_object_tagging(Bucket=target["Bucket"], Key=target["Key"])["TagSet"]:
+            raise NotDone(self.uri, f"cannot move {obj.key!r} in {self.uri}: it is larger than 5 GB and has tags, which the copy would lose. Use a lifecycle rule of the bucket.")
+        with self._upload(target) as (upload, done):
+            for number, start in enumerate(range(0, obj.size, COPY_PART), 1):
+                reach = f"bytes={start}-{min(start + COPY_PART, obj.size) - 1}"
+                reply = self._client.upload_part_copy(**upload, **source, PartNumber=number, CopySourceRange=reach)
+                done.append({"PartNumber": number, "ETag": reply["CopyPartResult"]["ETag"]})
+            self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": done}, IfMatch=obj.etag)
+
+    @contextmanager
+    def _upload(self, target: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Parts]]:
+        """An upload in parts; one that fails is taken back, since its parts are billed."""
+        started = self._client.create_multipart_upload(**target)
+        upload = {"Bucket": target["Bucket"], "Key": target["Key"], "UploadId": started["UploadId"]}
+        try:
+            yield upload, []
+        except BaseException:
+            self._client.abort_multipart_upload(**upload)
+            raise
+
+    @contextmanager
+    def _words(self, what: str) -> Iterator[None]:
+        """NotDone where the store refused, OutcomeUnknown where it did not say."""
+        try:
+            yield
+        except self._errors as error:
+            status, text = _status(error), str(error).rstrip(". ")
+            if status == 501 or (status is not None and 400 <= status < 500):
+                raise NotDone(self.uri, f"cannot {what} in {self.uri}: {text}. Nothing was done.") from error
+            raise OutcomeUnknown(self.uri, f"cannot tell whether {self.uri} did {what}: {text}.") from error
+
+
+def _status(error: object) -> int | None:
+    response = getattr(error, "response", None)
+    return response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
+
+
+def _version(obj: StoredObject) -> dict[str, str]:
+    return {} if obj.version is None else {"VersionId": obj.version}
+
+
+def _parts(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """The same bytes in pieces of `size`, the last one shorter."""
+    held = bytearray()
+    for chunk in chunks:
+        held += chunk
+        while len(held) >= size:
+            yield bytes(held[:size])
+            del held[:size]
+    if held:
+        yield bytes(held)
