@@ -65,15 +65,22 @@ class LocalObjects:
 
     def folders(self, folder: str) -> Iterator[str]:
         """Names of the folders directly below a folder."""
-        with self._open(folder) as descriptor:
-            names = [] if descriptor is None else sorted(os.listdir(descriptor))
-            yield from [n for n in names if stat.S_ISDIR(os.stat(n, dir_fd=descriptor, follow_symlinks=False).st_mode)]
+        try:
+            with self._open(folder) as descriptor:
+                names = [] if descriptor is None else sorted(os.listdir(descriptor))
+                found = [name for name in names if stat.S_ISDIR(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode)]
+        except OSError as error:
+            raise NotDone(self.uri, f"cannot list {folder!r} in {self.uri}: {error.strerror}.") from error
+        yield from found
 
     def head(self, key: str) -> StoredObject | None:
         """The file, or for a key that ends in "/" the folder, as it is now. Raises NotDone for a link."""
         folder, name = self._split(key)
-        with self._open(folder) as parent:
-            found = None if parent is None else _look(parent, name)
+        try:
+            with self._open(folder) as parent:
+                found = None if parent is None else _look(parent, name)
+        except OSError as error:
+            raise NotDone(self.uri, f"cannot look at {key!r} in {self.uri}: {error.strerror}.") from error
         if found is None or stat.S_ISDIR(found.st_mode) != key.endswith("/"):
             return None
         if not stat.S_ISDIR(found.st_mode) and not stat.S_ISREG(found.st_mode):
@@ -87,8 +94,11 @@ class LocalObjects:
                 raise self._changed(obj.key)
             return
         folder, name = self._split(obj.key)
-        with self._open(folder) as parent:
-            descriptor = None if parent is None else self._open_file(parent, name, obj.key)
+        try:
+            with self._open(folder) as parent:
+                descriptor = None if parent is None else self._open_file(parent, name)
+        except OSError as error:
+            raise NotDone(self.uri, f"cannot read {obj.key!r} in {self.uri}: {error.strerror}.") from error
         if descriptor is None:
             raise self._changed(obj.key)
         try:
@@ -164,7 +174,10 @@ class LocalObjects:
     @contextmanager
     def _open(self, folder: str, *, make: bool = False) -> Iterator[int | None]:
         """The folder, entered part by part; None when there is none. Raises NotDone when a part is a link or a file."""
-        descriptor = os.open(self._top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(self._top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise NotDone(self.uri, f"cannot open {self.uri}: {error.strerror}. Mount it, or correct `stores` in runspend.yaml. Nothing was done.") from error
         try:
             for part in folder.split("/") if folder else ():
                 if part in ("", ".", "..") or "\0" in part:
@@ -201,13 +214,11 @@ class LocalObjects:
             return _stored(key, found)
         raise SourceRefused(self.uri, f"cannot archive {key!r} in {self.uri}: it is a link or a device, which cannot be brought back. Nothing was moved.")
 
-    def _open_file(self, parent: int, name: str, key: str) -> int | None:
+    def _open_file(self, parent: int, name: str) -> int | None:
         try:
             return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise NotDone(self.uri, f"cannot read {key!r} in {self.uri}: {error.strerror}.") from error
 
     def _write_file(self, parent: int, name: str, key: str, chunks: Iterable[bytes], size: int) -> os.stat_result:
         scratch = f".runspend-write-{uuid.uuid4().hex}.tmp"

@@ -1,0 +1,252 @@
+"""Bring archives back, byte for byte: to their own place, or to a folder that MLflow loads from. The archive alone is needed.
+
+Everything is checked before the first write: the manifests, every name, that every copy is there and of its size, and that there
+is room. What is then read is compared with its sha256 before it is written. Nothing that is there is ever overwritten.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from runspend.actions.archive.book import as_folder
+from runspend.actions.archive.find import Found, find_archives, load_manifest, tombstone_of
+from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, Item
+from runspend.actions.archive.manifest import Entry, Manifest
+from runspend.actions.archive.work import OpenStore, digest_of, find_store, held, is_own, parts_of
+from runspend.artifacts.objects import ObjectStore, open_objects
+from runspend.config import ArtifactStore, Settings
+from runspend.errors import NotDone, SourceError, SourceRefused, UsageError
+from runspend.outcome import Progress, silent
+
+__all__ = ["Restored", "restore"]
+
+WORKERS = 8
+
+
+@dataclass
+class Restored:
+    """What came back, and what did not: `problems` has a sentence for each."""
+
+    owner: str
+    places: list[str] = field(default_factory=list)
+    objects: int = 0
+    bytes: int = 0
+    there_already: int = 0
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """One object to bring back: from where in an archive, to which key of the target."""
+
+    found: Found
+    entry: Entry
+    key: str
+
+
+def restore(
+    owner: str,
+    settings: Settings,
+    *,
+    to: Path | None = None,
+    archive_id: str | None = None,
+    take_damaged: bool = False,
+    open_store: OpenStore = open_objects,
+    workers: int = WORKERS,
+    progress: Progress = silent,
+) -> Restored:
+    """Restore all archives of a run (or logged model, checkpoint, folder): to their own places, or below the new folder `to`.
+
+    Of a name that several archives have, the newest one's comes back. `take_damaged` brings back what is whole of an archive that
+    is damaged; without it, nothing. Raises UsageError when there is no such archive, SourceRefused before the first write.
+    """
+    progress(f"{owner}: look for its archives")
+    archives = _load(owner, settings, archive_id, open_store)
+    result = Restored(owner)
+    wanted = _layout(archives, None if to is None else str(to))
+    wanted = {target: _whole(copies, result, take_damaged=take_damaged) for target, copies in wanted.items()}
+    with ThreadPoolExecutor(workers) as pool:
+        if to is not None:
+            _restore_to_folder(to, wanted[str(to)], settings, result, pool, progress, take_damaged=take_damaged)
+        else:
+            opened = {uri: open_store(find_store(settings, uri), "archive") for uri in wanted}
+            for uri, copies in wanted.items():
+                _write_all(opened[uri], copies, settings, result, pool, progress)
+                result.places.append(uri)
+            _remove_notes(archives, settings, open_store, result)
+    return result
+
+
+# --- check before the first write ----------------------------------------------------------------------------------------
+
+
+def _load(owner: str, settings: Settings, archive_id: str | None, open_store: OpenStore) -> list[tuple[Found, Manifest]]:
+    """The manifests of every archive of an owner, oldest first."""
+    loaded, gone, looked = list[tuple[Found, Manifest]](), list[str](), list[str]()
+    for store in settings.stores:
+        looked.append(store.uri)
+        for found in find_archives(open_store(store, "read"), owner):
+            if archive_id is not None and found.archive_id != archive_id:
+                continue
+            if why := tombstone_of(found):
+                gone.append(f"{found.where}: {why}")
+            elif manifest := load_manifest(found):
+                loaded.append((found, manifest))
+    if not loaded:
+        told = "; ".join(gone) or f"none is in {', '.join(looked) or 'any store: `stores` of runspend.yaml is empty'}"
+        raise UsageError(f"cannot restore {owner}: there is no archive of it. {told}. Nothing was restored.")
+    return sorted(loaded, key=lambda pair: pair[1].planned_at)
+
+
+def _layout(archives: Sequence[tuple[Found, Manifest]], to: str | None) -> dict[str, list[_Copy]]:
+    """What is written where: by target store (or the folder `to`), each key once. Raises SourceRefused for what cannot stand beside each other."""
+    copies: dict[tuple[str, str], _Copy] = {}
+    roots = {manifest.item.prefix for _, manifest in archives if manifest.item.owner_kind == "run"} or {m.item.prefix for _, m in archives}
+    for found, manifest in archives:
+        item = manifest.item
+        if f"{item.prefix}/".startswith(f"{ARCHIVE_FOLDER.partition('/')[0]}/"):
+            raise SourceRefused(found.where, f"cannot restore {found.where}: its place would be the archive itself. Nothing was restored.")
+        target, below = (item.store, item.prefix) if to is None else (to, _below(item, roots))
+        for entry in manifest.entries:
+            key = f"{below}/{entry.key}" if below else entry.key
+            copies[target, key] = _Copy(found, entry, key)
+    wanted: dict[str, list[_Copy]] = {}
+    for (target, _), copy in copies.items():
+        wanted.setdefault(target, []).append(copy)
+    if to is not None:
+        _check_tree(wanted.setdefault(to, []))
+    return wanted
+
+
+def _below(item: Item, roots: set[str]) -> str:
+    """Where an item comes to lie below the new folder: a run's artifacts at its top, what lay in them in its place, others beside."""
+    for root in roots if len(roots) == 1 else ():
+        if item.prefix == root or item.prefix.startswith(f"{root}/"):
+            return item.prefix[len(root) + 1 :]
+    return as_folder(item.owner_id)
+
+
+def _check_tree(copies: Sequence[_Copy]) -> None:
+    """Raises SourceRefused when a name is both a file and a folder, which a bucket may have and a disk may not."""
+    files = {copy.key for copy in copies if not copy.key.endswith("/")}
+    for copy in copies:
+        parts = copy.key.rstrip("/").split("/")
+        above = ["/".join(parts[:n]) for n in range(1, len(parts) + copy.key.endswith("/"))]
+        if both := next((path for path in above if path in files), None):
+            raise SourceRefused(copy.found.where, f"cannot restore {copy.found.where} to a folder: {both!r} is a file and a folder. Restore it to its own place. Nothing was restored.")
+
+
+def _whole(copies: Sequence[_Copy], result: Restored, *, take_damaged: bool) -> list[_Copy]:
+    """The copies that are there and of their size. Raises SourceRefused when not all are, unless the rest is wanted."""
+    listed: dict[str, dict[str, int]] = {}
+    whole, lost = list[_Copy](), list[str]()
+    for copy in copies:
+        folder = copy.found.folder
+        if folder not in listed:
+            listed[folder] = {held.key[len(folder) + 1 :]: held.size for held in copy.found.store.list(f"{folder}/data")}
+        size = listed[folder].get(copy.entry.data or "")
+        if size == copy.entry.size:
+            whole.append(copy)
+        else:
+            lost.append(f"{copy.entry.key!r} of {copy.found.where}: " + ("its copy is not there" if size is None else f"its copy has {size:,} bytes, not {copy.entry.size:,}"))
+    if lost and not take_damaged:
+        raise SourceRefused(result.owner, f"cannot restore {result.owner}: {len(lost)} of {len(copies)} objects are damaged ({lost[0]}). --partial restores the others. Nothing was restored.")
+    result.problems += lost
+    return whole
+
+
+# --- write ---------------------------------------------------------------------------------------------------------------
+
+
+def _restore_to_folder(
+    to: Path, copies: Sequence[_Copy], settings: Settings, result: Restored, pool: ThreadPoolExecutor, progress: Progress, *, take_damaged: bool
+) -> None:
+    """All of it into a new folder, which appears at once and whole; after an error there is none."""
+    to = Path(os.path.abspath(to))
+    if to.is_symlink() or (to.exists() and (not to.is_dir() or any(to.iterdir()))):
+        raise UsageError(f"cannot restore to {to}: something is there. Name a new folder, or an empty one. Nothing was restored.")
+    to.parent.mkdir(parents=True, exist_ok=True)
+    size, free = sum(copy.entry.size for copy in copies), shutil.disk_usage(to.parent).free
+    if size > free:
+        raise SourceRefused(str(to), f"cannot restore to {to}: {size:,} bytes are needed and {free:,} are free. Nothing was restored.")
+    growing = to.with_name(f".{to.name}.runspend-restore")
+    if growing.is_symlink():
+        raise UsageError(f"cannot restore to {to}: {growing} is a link. Remove it. Nothing was restored.")
+    if growing.exists():
+        shutil.rmtree(growing)  # of a restore that was killed
+    growing.mkdir()
+    try:
+        before = len(result.problems)
+        _write_all(open_objects(ArtifactStore(uri=str(growing)), "archive"), copies, settings, result, pool, progress)
+        if result.problems[before:] and not take_damaged:
+            raise SourceRefused(result.owner, f"cannot restore {result.owner}: {result.problems[before]}. Nothing was restored.")
+        os.rename(growing, to)
+    except BaseException:
+        shutil.rmtree(growing, ignore_errors=True)
+        raise
+    result.places.append(str(to))
+
+
+def _write_all(target: ObjectStore, copies: Sequence[_Copy], settings: Settings, result: Restored, pool: ThreadPoolExecutor, progress: Progress) -> None:
+    scratch = settings.home / "tmp" / "restore"
+    for number, (copy, outcome) in enumerate(_tried(partial(_write_one, target, scratch), copies, pool), 1):
+        progress(f"{result.owner}: {number:,} of {len(copies):,} objects")
+        if isinstance(outcome, str):
+            result.problems.append(outcome)
+        elif outcome:
+            result.objects, result.bytes = result.objects + 1, result.bytes + copy.entry.size
+        else:
+            result.there_already += 1
+
+
+def _tried(write: Callable[[_Copy], bool], copies: Sequence[_Copy], pool: ThreadPoolExecutor) -> Iterator[tuple[_Copy, bool | str]]:
+    def tried(copy: _Copy) -> tuple[_Copy, bool | str]:
+        try:
+            return copy, write(copy)
+        except SourceError as error:
+            return copy, str(error)
+        except OSError as error:
+            return copy, f"cannot restore {copy.key!r}: {error.strerror}"
+
+    return pool.map(tried, copies)
+
+
+def _write_one(target: ObjectStore, scratch: Path, copy: _Copy) -> bool:
+    """True when it was written, False when it was there already, the same. Raises SourceRefused for bytes that are not what was archived."""
+    key = f"{copy.found.folder}/{copy.entry.data}"
+    stored = copy.found.store.head(key)
+    if stored is None:
+        raise SourceRefused(copy.found.where, f"cannot restore {copy.key!r}: its copy {key!r} is not there any more")
+    with held(copy.found.store.read(stored), scratch) as (file, size, sha256):
+        if (size, sha256) != (copy.entry.size, copy.entry.sha256):
+            raise SourceRefused(copy.found.where, f"cannot restore {copy.key!r}: its copy {key!r} in {copy.found.store.uri} is damaged (sha256 {sha256}). It was not written")
+        try:
+            target.write(copy.key, parts_of(file), size=size)
+            return True
+        except NotDone:
+            there = target.head(copy.key)
+            if there is None:
+                raise
+    if there.size != copy.entry.size or digest_of(target.read(there)) != copy.entry.sha256:
+        raise SourceRefused(target.uri, f"cannot restore {copy.key!r} to {target.uri}: something else is there. It was left as it is")
+    return False
+
+
+def _remove_notes(archives: Sequence[tuple[Found, Manifest]], settings: Settings, open_store: OpenStore, result: Restored) -> None:
+    """Take away the notes that say where the artifacts went, where that is allowed."""
+    for item in {manifest.item.prefix: manifest.item for _, manifest in archives}.values():
+        store = find_store(settings, item.store)
+        reader, key = open_store(store, "read"), f"{item.prefix}/{NOTE_NAME}"
+        try:
+            found = reader.head(key)
+            if found is not None and is_own(NOTE_NAME, item, reader, found):
+                open_store(store, "delete").delete(found)
+        except SourceError as error:
+            result.notes.append(f"the note {key!r} was left in {store.uri}: {error}")
