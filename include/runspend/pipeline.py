@@ -30,6 +30,7 @@ from runspend.sources import (
     make_load_id,
     note_superseded,
     own_units,
+    owner_readings,
     owners,
     publish_read,
     published,
@@ -60,7 +61,7 @@ def extract(settings: Settings, names: Sequence[str] | None = None, *, now: date
     warehouse = open_warehouse(settings)
     for server in chosen({s.name: s for s in settings.tracking}, names, "tracking server"):
         with reading(warehouse, settings, outcome, server.name, "tracking", server.late_after, now) as report, work_folder(settings) as workdir:
-            kept = own_units(warehouse, server.name, "runs", "run_resources", "machine_power", "experiments", "artifact_owners", "trace_costs")
+            kept = own_units(warehouse, server.name, "runs", "run_resources", "machine_power", "experiments", "artifact_owners", "trace_costs", *tracking.LINK_TABLES)
             result = tracking.extract_server(
                 server,
                 settings.dimensions,
@@ -96,7 +97,7 @@ def extract(settings: Settings, names: Sequence[str] | None = None, *, now: date
 
 
 def measure(settings: Settings, names: Sequence[str] | None = None, *, now: datetime, progress: Progress = silent) -> Outcome:
-    """Bytes and objects of each artifact store, by owner and storage class, into `artifact_bytes`."""
+    """Bytes and objects of each artifact store, by owner and storage class, into `artifact_bytes`; owners without any into `dangling_owners`."""
     from runspend import artifacts
 
     outcome = Outcome("measure")
@@ -104,23 +105,31 @@ def measure(settings: Settings, names: Sequence[str] | None = None, *, now: date
     stores = {artifacts.store_slug(store.uri): store for store in settings.stores if store.measure == "list"}
     for store in chosen(stores, names, "store"):
         name = artifacts.store_slug(store.uri)
-        with reading(warehouse, settings, outcome, store.uri, "store", timedelta(hours=48), now, writer=name) as report, work_folder(settings) as workdir:
-            kept = own_units(warehouse, name, "artifact_bytes")
+        late_after = timedelta(days=9) if store.inventory else timedelta(hours=48)  # inventories come daily or weekly
+        with reading(warehouse, settings, outcome, store.uri, "store", late_after, now, writer=name) as report, work_folder(settings) as workdir:
+            kept = own_units(warehouse, name, "artifact_bytes", "dangling_owners")
             result = artifacts.measure_store(
                 store,
                 owners(warehouse, settings),
                 now=now,
                 previous=partial(published(warehouse, name), "artifact_bytes"),
+                known_dangling=warehouse.read(Unit("dangling_owners", "all", name)),
+                readings=owner_readings(warehouse, settings),
                 workdir=workdir,
+                kept=workdir.parent,
                 load_id=make_load_id(name, now),
                 progress=progress,
             )
             with warehouse.step("measure", make_load_id(name, now)) as step:
                 for period, rows in result.tables.items():
                     step.put("artifact_bytes", period, name, rows)
+                units = [Unit("artifact_bytes", period, name) for period in result.tables]
+                if result.dangling is not None:
+                    step.put("dangling_owners", "all", name, result.dangling)
+                    units.append(Unit("dangling_owners", "all", name))
                 if result.error is None:
-                    report.good(step, covered_until=now, rows=result.objects or 0)
-                if not publish_read(step, kept, [Unit("artifact_bytes", period, name) for period in result.tables], outcome):
+                    report.good(step, covered_until=result.as_of or now, rows=result.objects or 0)
+                if not publish_read(step, kept, units, outcome):
                     note_superseded(outcome, name)
             outcome.notes += result.warnings
             if result.error is not None:

@@ -334,24 +334,51 @@ ARTIFACT_BYTES = Table(
     (
         _key("month", "DATE", "First day of the month the row tells of."),
         _key("store", "STRING", "Root URI of the store in runspend.yaml."),
-        _key("owner_kind", "STRING", "run, logged_model, trace, orphan (MLflow's layout, no owner known) or other (not MLflow's)."),
+        _key("owner_kind", "STRING", "run, logged_model, trace, orphan (MLflow's layout, no owner known: see confirmed_at) or other (not MLflow's)."),
         _key("owner_id", "STRING", "Id of the run, logged model or trace; the prefix for orphan and other."),
         Column("tracking_server", "STRING", "Server of the owner; null for orphan and other."),
         Column("workspace", "STRING", "Workspace of the owner."),
         Column("experiment_id", "STRING", "Experiment of the owner, or the one the prefix names."),
         Column("prefix", "STRING", "Folder under the store's root that holds the bytes."),
-        _key("storage_class", "STRING", "Storage class as the store names it; LOCAL for folders."),
+        _key("storage_class", "STRING", "Storage class as the store names it; LOCAL for folders, UNKNOWN where the listing does not tell."),
         _key("valid_from", "TIMESTAMP", "First time these figures held."),
         Column("valid_to", "TIMESTAMP", "End of the time these figures held; null: still."),
         Column("objects", "INT64", "Objects; null when the listing did not finish."),
         Column("bytes", "INT64", "Bytes; null when unknown, never 0 for unknown."),
         Column("oldest_at", "TIMESTAMP", "Oldest modification time among the objects."),
         Column("newest_at", "TIMESTAMP", "Newest modification time among the objects."),
+        Column("noncurrent_objects", "INT64", "Versions that are not current, in no other count; null where the store does not tell."),
+        Column("noncurrent_bytes", "INT64", "Bytes of versions that are not current: billed, not in bytes; null where the store does not tell."),
+        Column("duplicate_bytes", "INT64", "Part of bytes that lies in the store again: of objects of equal checksum and size all but the oldest. Null where no checksum is told, as in folders."),
+        Column("unowned_since", "TIMESTAMP", "Of an orphan: the first measurement that found no owner; null for others."),
+        Column("confirmed_at", "TIMESTAMP", "Of an orphan: when a second reading of every tracking server, a day or more after the first, showed no owner either (where none is configured: after 30 days). Null: it may still have one."),
         Column("is_complete", "BOOL", "Whether the listing behind the row finished."),
         LOAD_ID,
     ),
     period_column="month",
     sort=("owner_kind", "owner_id", "storage_class", "valid_from"),
+    writer="the store",
+)
+
+DANGLING_OWNERS = Table(
+    "dangling_owners",
+    "one row per owner with nothing in its folder",
+    "Runs, logged models and traces whose bytes are gone, and logged models that never had any. Runs need no artifacts, so one that never had any is not here.",
+    (
+        _key("store", "STRING", "Root URI of the store in runspend.yaml."),
+        _key("owner_kind", "STRING", "run, logged_model or trace."),
+        _key("owner_id", "STRING", "Id of the run, logged model or trace."),
+        _key("tracking_server", "STRING", "Server of the owner."),
+        _key("workspace", "STRING", "Workspace of the owner."),
+        Column("experiment_id", "STRING", "Experiment of the owner."),
+        Column("prefix", "STRING", "Folder under the store's root that should hold the bytes."),
+        Column("gone_since", "TIMESTAMP", "First measurement that found nothing there."),
+        Column("had_objects", "INT64", "Objects it had before; null when it was never seen to have any."),
+        Column("had_bytes", "INT64", "Bytes it had before; null when unknown."),
+        LOAD_ID,
+    ),
+    period_column=None,
+    sort=("owner_kind", "owner_id"),
     writer="the store",
 )
 
@@ -961,7 +988,7 @@ TABLES: dict[str, Table] = {
     t.name: t
     for t in (
         COST_DAILY, RUN_COSTS, RUN_COSTS_DAILY, RUNS, COST_ALLOCATIONS, SOURCES,
-        BILLING_LINES, BILLING_QUARANTINE, BILLING_LOADS, BILL_CHANGES, PERIOD_STATES, BUILDS, EXPERIMENTS, RUN_RESOURCES, MACHINE_POWER, ARTIFACT_OWNERS, MODEL_VERSIONS, MODEL_USES, RUN_METRICS, TRACKING_READS, ARTIFACT_BYTES,
+        BILLING_LINES, BILLING_QUARANTINE, BILLING_LOADS, BILL_CHANGES, PERIOD_STATES, BUILDS, EXPERIMENTS, RUN_RESOURCES, MACHINE_POWER, ARTIFACT_OWNERS, MODEL_VERSIONS, MODEL_USES, RUN_METRICS, TRACKING_READS, ARTIFACT_BYTES, DANGLING_OWNERS,
         TRACE_COSTS, CHARGE_LINES, RUN_BILL_DIMENSIONS, UNALLOCATED_COSTS, PRICE_LIST, RUN_ESTIMATES, ESTIMATE_ERRORS, BUDGET_STATUS, ALERTS, ARCHIVE_PLAN,
     )
 }  # fmt: skip

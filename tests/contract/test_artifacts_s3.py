@@ -28,7 +28,9 @@ __all__ = ["s3_server"]
 UTC = timezone.utc
 NOW = datetime(2026, 10, 14, 2, tzinfo=UTC)
 RUN = "0123456789abcdef0123456789abcde"
-OWNER_SCHEMA = pa.schema([(n, pa.string()) for n in ("owner_kind", "owner_id", "tracking_server", "workspace", "experiment_id", "uri")])
+OWNER_SCHEMA = pa.schema(
+    [(n, pa.string()) for n in ("owner_kind", "owner_id", "tracking_server", "workspace", "experiment_id", "uri")] + [("is_purged", pa.bool_())]
+)
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,9 @@ NOW = datetime(2026, 10, 14, 2, tzinfo=UTC)
 DAY = timedelta(days=1)
 RUN1, RUN2, RUN3 = "a" * 31 + "1", "a" * 31 + "2", "b" * 32
 MODEL, TRACE = "m-" + "c" * 32, "tr-" + "d" * 32
-OWNER_SCHEMA = pa.schema([(n, pa.string()) for n in ("owner_kind", "owner_id", "tracking_server", "workspace", "experiment_id", "uri")])
+OWNER_SCHEMA = pa.schema(
+    [(n, pa.string()) for n in ("owner_kind", "owner_id", "tracking_server", "workspace", "experiment_id", "uri")] + [("is_purged", pa.bool_())]
+)
 
 
 def owner(kind: str, owner_id: str, uri: str | None, *, server: str = "prod", experiment: str = "1") -> dict[str, str | None]:
@@ -134,6 +136,11 @@ def test_every_kind_of_owner_gets_its_bytes(store: Store) -> None:
         "bytes": 1010,
         "oldest_at": NOW - 7 * DAY,
         "newest_at": NOW - 5 * DAY,
+        "noncurrent_objects": 0,
+        "noncurrent_bytes": 0,
+        "duplicate_bytes": None,  # a folder tells no checksum
+        "unowned_since": None,
+        "confirmed_at": None,
         "is_complete": True,
         "load_id": "night-1",
     }
@@ -517,7 +524,7 @@ def test_stores_that_are_not_listed_are_not_touched(monkeypatch: pytest.MonkeyPa
 
     silent = measure(ArtifactStore(uri="s3://b", measure="none"))
     assert (silent.tables, silent.error, silent.warnings) == ({}, None, ["s3://b is not measured: measure is none."])
-    other = measure(ArtifactStore(uri="gs://b"))
+    other = measure(ArtifactStore(uri="hdfs://b"))
     assert (other.tables, other.is_complete, type(other.error)) == ({}, False, SourceRefused)
 
 

@@ -167,9 +167,9 @@ def test_no_uri_and_no_store_allow_nothing() -> None:
 
 
 def test_a_store_of_a_kind_this_version_cannot_read_allows_nothing() -> None:
-    """gs:// in `stores` does not open gs://, and does not close the others."""
-    stores = [ArtifactStore(uri="gs://ml-artifacts"), S3]
-    assert allowed("gs://ml-artifacts/12", stores) is None
+    """hdfs:// in `stores` does not open hdfs://, and does not close the others."""
+    stores = [ArtifactStore(uri="hdfs://ml-artifacts"), S3]
+    assert allowed("hdfs://ml-artifacts/12", stores) is None
     assert allowed("s3://ml-artifacts/mlflow/12", stores) is S3
 
 

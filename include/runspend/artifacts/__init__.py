@@ -3,16 +3,20 @@
     roots.py       which URIs lie inside a store: text only, no connection
     listing.py     what a listing yields and counts
     local.py       flat listing of a folder
-    s3.py          flat listing of a bucket or prefix
-    measure.py     listing -> owners -> stretches of time, the rows of `artifact_bytes`
-    ownership.sql  longest prefix wins
-    intervals.sql  what changed since the last measurement
+    s3.py          flat listing of a bucket or prefix, versions included
+    blobs.py       the same of Google Cloud Storage and Azure
+    inventory.py   Amazon S3 Inventory in place of a listing
+    staging.py     a listing on its way, kept when it breaks off
+    measure.py     listing -> owners -> stretches of time, the rows of `artifact_bytes` and `dangling_owners`
+    ownership.sql  longest prefix wins; what lies there twice
+    intervals.sql  what changed since the last measurement; which orphans are confirmed
+    dangling.sql   owners with nothing in their folder
     unknown.sql    owners nothing is known of, after a listing that broke off
 
 What bytes cost, and which of them may be moved, does not belong here.
 """
 
-from runspend.artifacts.measure import Measurement, measure_store, probe_store
+from runspend.artifacts.measure import Measurement, Readings, measure_store, probe_store
 from runspend.artifacts.roots import allowed, resolve_artifact_uri, store_slug
 
-__all__ = ["Measurement", "allowed", "measure_store", "probe_store", "resolve_artifact_uri", "store_slug"]
+__all__ = ["Measurement", "Readings", "allowed", "measure_store", "probe_store", "resolve_artifact_uri", "store_slug"]

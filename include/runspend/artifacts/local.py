@@ -9,15 +9,15 @@ import os
 import stat
 from collections.abc import Iterator
 
-from runspend.artifacts.listing import FolderTotals, Listing
+from runspend.artifacts.listing import FolderTotals, Listing, Page
 from runspend.artifacts.roots import Root
 from runspend.errors import SourceUnreachable
 
 STORAGE_CLASS = "LOCAL"
 
 
-def list_folder(source: str, root: Root, listing: Listing) -> Iterator[FolderTotals]:
-    """One row per folder that holds files. Raises SourceUnreachable when any folder cannot be read: half a sum is no sum."""
+def list_folder(source: str, root: Root, listing: Listing) -> Iterator[Page]:
+    """One page per folder that holds files. Raises SourceUnreachable when any folder cannot be read: half a sum is no sum."""
     top = os.path.realpath(f"/{root.folder}")
     if not os.path.isdir(top):
         raise SourceUnreachable(source, f"cannot list {top}: there is no such folder. Mount it, or correct `stores` in runspend.yaml.")
@@ -39,7 +39,7 @@ def list_folder(source: str, root: Root, listing: Listing) -> Iterator[FolderTot
                 "Figures stay as they were.",
             ) from error
         if totals:
-            yield totals
+            yield Page([totals])
 
 
 def _list_one(top: str, folder: str, below: list[str], listing: Listing) -> FolderTotals | None:

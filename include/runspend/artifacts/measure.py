@@ -1,7 +1,7 @@
 """One store, one listing, the month's rows of `artifact_bytes`.
 
-The listing is streamed into a Parquet file of folder totals; who owns what, and what changed since the last measurement,
-is SQL. How a store is listed belongs in `local.py` and `s3.py`.
+The listing is streamed into Parquet files of folder totals (`staging.py`); who owns what, and what changed since the last
+measurement, is SQL. How a store is listed belongs in a module of its own.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runspend.artifacts.listing import FolderTotals, Listing
+from runspend.artifacts.blobs import list_blobs
+from runspend.artifacts.inventory import stage_inventory
+from runspend.artifacts.listing import Listing, Page
 from runspend.artifacts.local import list_folder
 from runspend.artifacts.roots import Root, folder_within, is_ambiguous, parse_root, store_slug
 from runspend.artifacts.s3 import list_bucket
+from runspend.artifacts.staging import RESUME_WITHIN, Staging, locked
 from runspend.errors import MissingExtra, SourceError, SourceRefused
-from runspend.tables import ARTIFACT_BYTES
+from runspend.tables import ARTIFACT_BYTES, DANGLING_OWNERS
 
 if TYPE_CHECKING:
     import duckdb
@@ -29,9 +31,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 _SQL = Path(__file__).parent
-_BATCH = 50_000
 _MONTHS_BACK = 24  # how far a store that was not measured for a while is carried forward
-_OWNER_COLUMNS = ("owner_kind", "owner_id", "tracking_server", "workspace", "experiment_id")
+_OWNER_COLUMNS = ("owner_kind", "owner_id", "tracking_server", "workspace", "experiment_id", "is_purged")
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,22 @@ class Measurement:
     """What a store holds. `tables` is empty when nothing is to be published; a failed listing leaves good rows as they were."""
 
     tables: dict[str, pa.Table] = field(default_factory=dict)  # "YYYY-MM" -> rows of artifact_bytes
+    dangling: pa.Table | None = None  # rows of dangling_owners; None: those in place stay
     objects: int | None = None  # None when the listing did not finish
     bytes: int | None = None  # None when unknown
     requests: int = 0
+    as_of: datetime | None = None  # when what was listed was so: an inventory file is older than the night
     is_complete: bool = False
     error: SourceError | None = None
     warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Readings:
+    """How well the owners are known: when the last of the tracking servers was read (None: one never was), and how many there are."""
+
+    read_at: datetime | None = None
+    servers: int = 0
 
 
 def measure_store(
@@ -55,12 +66,16 @@ def measure_store(
     previous: Callable[[str], pa.Table | None],
     workdir: Path,
     load_id: str,
+    known_dangling: pa.Table | None = None,
+    readings: Readings = Readings(),
+    kept: Path | None = None,
     progress: Progress = lambda _: None,
 ) -> Measurement:
     """List a store once and say whose its bytes are, as the month of `now` sees it and the months that still had open rows.
 
-    owners: owner_kind, owner_id, tracking_server, workspace, experiment_id, uri, with `mlflow-artifacts:` already resolved.
-    previous(period): the store's rows of that month, or None. A store that cannot be read is in `error`; it does not raise.
+    owners: owner_kind, owner_id, tracking_server, workspace, experiment_id, is_purged, uri, with `mlflow-artifacts:` already
+    resolved. previous(period): the store's rows of that month, or None. known_dangling: its rows of dangling_owners. kept: a
+    folder where a listing that breaks off waits for the next try. A store that cannot be read is in `error`; it does not raise.
     """
     if store.measure == "none":
         return Measurement(warnings=[f"{store.uri} is not measured: measure is none."])
@@ -69,75 +84,85 @@ def measure_store(
     except SourceRefused as error:
         return Measurement(error=error)
     workdir.mkdir(parents=True, exist_ok=True)
-    folders = workdir / f"{store_slug(store.uri)}.folders.parquet"
-    listing, failure = Listing(), None
-    try:
-        _write_folders(_list(store, root, listing), folders, listing, store.uri, progress)
-    except SourceError as error:
-        failure = error
-    warnings = _describe_links(store, listing.links)
-    if store.inventory:
-        warnings.append(f"inventory of {store.uri} is not read by this version: the store was listed.")
-    with closing(_engine(workdir)) as con:
-        warnings += _load_owners(con, owners, root)
-        con.read_parquet(str(folders)).create_view("folders")
-        try:
+    listing = Listing()
+    with locked(kept and kept / f"listing-{store_slug(store.uri)}", workdir / "listing") as folder:
+        staging = Staging(folder, listing, what={"uri": store.uri, "endpoint": store.endpoint, "inventory": store.inventory}, now=now)
+        as_of, failure = _stage(store, root, staging, listing, workdir, now, progress)
+        warnings = _describe_links(store, listing.links) + (listing.notes if failure is None else [])
+        if staging.resumed and failure is None:
+            warnings.append(f"{store.uri}: {staging.resumed:,} objects were listed by a try that broke off; the rest was listed now.")
+        if failure is not None and staging.keeps():
+            warnings.append(f"{store.uri}: the next try within {RESUME_WITHIN.seconds // 3600} h goes on after {listing.objects:,} objects.")
+        with closing(_engine(workdir)) as con:
+            warnings += _load_owners(con, owners, root)
+            if staging.files:
+                con.read_parquet(staging.files).create_view("folders")
             tables = _roll_forward(con, now, previous)
+            dangling = None
             if tables is None:
                 warnings.append(f"{store.uri} was measured after {now:%Y-%m-%d %H:%M} already: the newer figures stay.")
             else:
                 failure = failure or _refuse_empty(con, store, root, listing)
-                tables[f"{now:%Y-%m}"] = _rows(con, store, now, load_id, is_complete=failure is None)
-        finally:
-            folders.unlink(missing_ok=True)
+                night = _Night(store, now, load_id, readings, failure is None, known_dangling)
+                tables[f"{now:%Y-%m}"] = _rows(con, night)
+                dangling = _dangling(con, night) if failure is None else None
+        if failure is None or not staging.keeps():
+            staging.clear()
     is_complete = failure is None
     return Measurement(
         tables=tables or {},
+        dangling=dangling,
         objects=listing.objects if is_complete else None,
         bytes=listing.bytes if is_complete else None,
         requests=listing.requests,
+        as_of=as_of,
         is_complete=is_complete,
         error=failure,
         warnings=warnings,
     )
 
 
+@dataclass(frozen=True)
+class _Night:
+    """What the SQL of one measurement is told."""
+
+    store: ArtifactStore
+    now: datetime
+    load_id: str
+    readings: Readings
+    is_complete: bool
+    known_dangling: pa.Table | None
+
+
 def probe_store(store: ArtifactStore) -> str:
     """One look at the store, for `doctor`: what kind it is and whether anything is in it. Raises SourceError."""
     root, listing = parse_root(store), Listing()
-    if root.scheme == "s3":
-        found = next(list_bucket(store, root, listing, page_size=1), None)
-        return f"bucket {root.bucket} answers" + ("" if found else ", nothing in it")
-    found = next(list_folder(store.uri, root, listing), None)
-    return f"folder /{root.folder} can be read" + ("" if found else ", no files in it")
+    page = next(_list(store, root, listing, None, page_size=1), None)
+    is_empty = page is None or not page.rows
+    if root.scheme == "file":
+        return f"folder /{root.folder} can be read" + (", no files in it" if is_empty else "")
+    what = "container" if root.scheme == "azure" else "bucket"
+    return f"{what} {root.bucket} answers" + (", nothing in it" if is_empty else "")
 
 
-def _list(store: ArtifactStore, root: Root, listing: Listing) -> Iterator[FolderTotals]:
-    return list_bucket(store, root, listing) if root.scheme == "s3" else list_folder(store.uri, root, listing)
-
-
-def _write_folders(found: Iterator[FolderTotals], path: Path, listing: Listing, uri: str, progress: Progress) -> None:
-    """Stream a listing into a Parquet file. After an error the file is readable, holds less, and is not to be used."""
+def _stage(
+    store: ArtifactStore, root: Root, staging: Staging, listing: Listing, workdir: Path, now: datetime, progress: Progress
+) -> tuple[datetime, SourceError | None]:
+    """The listing, or the inventory file in its place, into the staging files: as of when it is, and what went wrong."""
     try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise MissingExtra("pyarrow", "pipeline") from error
-    schema = pa.schema(
-        [("folder", pa.string()), ("storage_class", pa.string())]
-        + [(name, pa.int64()) for name in ("objects", "bytes", "oldest", "newest")]
-    )
-    with pq.ParquetWriter(path, schema) as writer:
-        while batch := list(islice(_counted(found, listing), _BATCH)):
-            columns = zip(*batch, strict=True)
-            writer.write_batch(pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema))
-            progress(f"{uri}: {listing.objects:,} objects listed")
+        if store.inventory:
+            return stage_inventory(store, root, staging, listing, workdir, now=now, progress=progress), None
+        staging.fill(_list(store, root, listing, staging.after), lambda seen: progress(f"{store.uri}: {seen.objects:,} objects listed"))
+    except SourceError as error:
+        return now, error
+    return now, None
 
 
-def _counted(found: Iterator[FolderTotals], listing: Listing) -> Iterator[FolderTotals]:
-    for totals in found:
-        listing.count(totals)
-        yield totals
+def _list(store: ArtifactStore, root: Root, listing: Listing, after: dict[str, str] | None, *, page_size: int = 1000) -> Iterator[Page]:
+    if root.scheme == "file":
+        return list_folder(store.uri, root, listing)
+    lister = list_bucket if root.scheme == "s3" else list_blobs
+    return lister(store, root, listing, after, page_size=page_size)
 
 
 def _describe_links(store: ArtifactStore, links: list[str]) -> list[str]:
@@ -232,20 +257,37 @@ def _refuse_empty(con: duckdb.DuckDBPyConnection, store: ArtifactStore, root: Ro
     )
 
 
-def _rows(con: duckdb.DuckDBPyConnection, store: ArtifactStore, now: datetime, load_id: str, *, is_complete: bool) -> pa.Table:
-    """The month's rows, from tables `folders`, `owners` and `prior`."""
-    if is_complete:
+def _rows(con: duckdb.DuckDBPyConnection, night: _Night) -> pa.Table:
+    """The month's rows, from `folders`, `owners` and `prior`."""
+    if night.is_complete:
         con.execute((_SQL / "ownership.sql").read_text())
     else:
-        con.execute((_SQL / "unknown.sql").read_text(), {"now": now})
+        con.execute((_SQL / "unknown.sql").read_text(), {"now": night.now})
     parameters: dict[str, Any] = {
-        "now": now,
-        "month": now.astimezone(timezone.utc).date().replace(day=1),
-        "store": store.uri,
-        "load_id": load_id,
-        "is_complete": is_complete,
+        "now": night.now,
+        "month": night.now.astimezone(timezone.utc).date().replace(day=1),
+        "store": night.store.uri,
+        "load_id": night.load_id,
+        "is_complete": night.is_complete,
+        "read_at": night.readings.read_at,
+        "servers": night.readings.servers,
     }
     return _select(con, (_SQL / "intervals.sql").read_text(), parameters)
+
+
+def _dangling(con: duckdb.DuckDBPyConnection, night: _Night) -> pa.Table:
+    """Rows of `dangling_owners`; `ancestors`, of the same listing, is there."""
+    schema = DANGLING_OWNERS.arrow_schema()
+    con.register("known", schema.empty_table() if night.known_dangling is None else night.known_dangling.select(schema.names).cast(schema))
+    parameters: dict[str, Any] = {
+        "now": night.now,
+        "store": night.store.uri,
+        "load_id": night.load_id,
+        "is_inventory": night.store.inventory is not None,
+    }
+    rows: Any = con.sql((_SQL / "dangling.sql").read_text(), params=parameters).to_arrow_table()
+    con.unregister("known")
+    return rows.cast(schema)
 
 
 def _select(con: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any]) -> pa.Table:

@@ -1,32 +1,64 @@
 -- DuckDB. One row per owner and storage class: the figures of one listing.
--- folders: (folder, storage_class, objects, bytes, oldest, newest), folders of the store, any number of rows each.
--- owners: (owner_kind, owner_id, tracking_server, workspace, experiment_id, prefix), prefix below the store's root.
+-- folders: as FolderTotals, folders of the store, any number of rows each; a row with a checksum is one object.
+-- owners: (owner_kind, owner_id, tracking_server, workspace, experiment_id, is_purged, prefix), prefix below the store's root.
+create or replace temp table totals as
+select
+  folder,
+  storage_class,
+  sum(objects)::bigint as objects,
+  if(count(*) = count(bytes), sum(bytes)::bigint, null) as bytes,
+  min(oldest) as oldest,
+  max(newest) as newest,
+  if(count(*) = count(noncurrent_objects), sum(noncurrent_objects)::bigint, null) as noncurrent_objects,
+  if(count(*) = count(noncurrent_bytes), sum(noncurrent_bytes)::bigint, null) as noncurrent_bytes,
+  count(checksum) as checksums
+from folders
+group by folder, storage_class;
+
+create or replace temp table copies as
+with places as (
+  select checksum, bytes, folder, storage_class, count(*) as objects, min(oldest) as oldest
+  from folders
+  where checksum is not null and bytes > 0
+  group by checksum, bytes, folder, storage_class
+),
+kept as (
+  -- the oldest of those that are the same is the one, the others are copies of it
+  select checksum, bytes, min({'oldest': oldest, 'folder': folder, 'storage_class': storage_class}) as first
+  from places
+  group by checksum, bytes
+  having sum(objects) > 1
+)
+select
+  p.folder, p.storage_class,
+  sum(p.bytes * (p.objects - if(p.folder = k.first.folder and p.storage_class = k.first.storage_class, 1, 0)))::bigint as duplicate_bytes
+from places p
+join kept k on k.checksum = p.checksum and k.bytes = p.bytes
+group by p.folder, p.storage_class;
+
+create or replace temp table claims as
+-- one claim per folder: the same store read by two servers must not count twice
+select distinct on (prefix) prefix, owner_kind, owner_id, tracking_server, workspace, experiment_id
+from owners
+order by prefix, tracking_server, workspace, owner_kind, owner_id;
+
+create or replace temp table paths as
+-- MLflow's file store moves deleted experiments to .trash/ and leaves their URIs as they were
+select folder, string_split(regexp_replace(folder, '(^|/)\.trash/', '\1'), '/') as parts
+from (select distinct folder from totals);
+
+create or replace temp table ancestors as
+-- whole path segments only, so that run1 never owns what is run10's
+select p.folder, d.depth, array_to_string(p.parts[1:d.depth], '/') as prefix
+from paths p
+join (select distinct len(string_split(prefix, '/')) as depth from claims) d on d.depth <= len(p.parts)
+semi join claims c on c.prefix = array_to_string(p.parts[1:d.depth], '/');
+
 create or replace temp table measured as
-with claims as (
-  -- one claim per folder: the same store read by two servers must not count twice
-  select distinct on (prefix) prefix, owner_kind, owner_id, tracking_server, workspace, experiment_id
-  from owners
-  order by prefix, tracking_server, workspace, owner_kind, owner_id
-),
-depths as (
-  select distinct len(string_split(prefix, '/')) as depth from claims
-),
-paths as (
-  -- MLflow's file store moves deleted experiments to .trash/ and leaves their URIs as they were
-  select folder, string_split(regexp_replace(folder, '(^|/)\.trash/', '\1'), '/') as parts
-  from (select distinct folder from folders)
-),
-ancestors as (
-  -- whole path segments only, so that run1 never owns what is run10's
-  select p.folder, d.depth, array_to_string(p.parts[1:d.depth], '/') as prefix
-  from paths p
-  join depths d on d.depth <= len(p.parts)
-),
-nearest as (
-  select a.folder, max_by(a.prefix, a.depth) as prefix
-  from ancestors a
-  semi join claims c on c.prefix = a.prefix
-  group by a.folder
+with nearest as (
+  select folder, max_by(prefix, depth) as prefix
+  from ancestors
+  group by folder
 ),
 layout as (
   -- where no claim reaches: MLflow's own layout, <experiment>/<run>, <experiment>/models/<model>, <experiment>/traces/<trace>
@@ -61,7 +93,11 @@ select
   if(count(*) = count(f.bytes), sum(f.bytes)::bigint, null) as bytes,
   make_timestamp(min(f.oldest))::timestamptz as oldest_at,
   make_timestamp(max(f.newest))::timestamptz as newest_at,
+  if(count(*) = count(f.noncurrent_objects), sum(f.noncurrent_objects)::bigint, null) as noncurrent_objects,
+  if(count(*) = count(f.noncurrent_bytes), sum(f.noncurrent_bytes)::bigint, null) as noncurrent_bytes,
+  if(sum(f.checksums) = 0 and sum(f.bytes) > 0, null, coalesce(sum(c.duplicate_bytes), 0)::bigint) as duplicate_bytes,
   true as is_complete
-from folders f
+from totals f
 join owned o on o.folder = f.folder
+left join copies c on c.folder = f.folder and c.storage_class = f.storage_class
 group by o.owner_kind, o.owner_id, f.storage_class

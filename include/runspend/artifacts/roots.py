@@ -2,6 +2,7 @@
 
 Put here what decides whether a URI may be touched at all. Reading what lies there does not belong here. A URI is never
 repaired: one that could be read in two ways (dots, doubled slashes, encoded separators, backslashes, `?`, `#`) is outside.
+Azure's three spellings (abfss, wasbs, https) of one container are one place.
 """
 
 from __future__ import annotations
@@ -22,14 +23,18 @@ if TYPE_CHECKING:
 # `.`, `/`, `\`, NUL, `?` and `#` behind any number of percent-encodings.
 _ENCODED_SEPARATOR = re.compile(r"%(?:25)*(?:2e|2f|5c|00|3f|23)", re.IGNORECASE)
 _AMBIGUOUS = re.compile(r"[\x00-\x1f\x7f-\x9f\\?#\u2028\u2029]")
+# Hosts of storage accounts, in all of Azure's clouds ("Azure Storage: endpoints"); nothing else is an account.
+_ACCOUNT = re.compile(r"([a-z0-9]{3,24})\.(?:blob|dfs)\.(core\.(?:windows\.net|chinacloudapi\.cn|usgovcloudapi\.net|cloudapi\.de))")
+_CONTAINER = re.compile(r"[a-z0-9$][a-z0-9-]{0,62}")
+_BEGINNINGS = {"s3": ("s3:",), "gs": ("gs:",), "azure": ("abfss:", "wasbs:", "https:"), "file": ("file:", "/")}
 
 
 @dataclass(frozen=True)
 class Root:
     """A store's root: `bucket` is empty for folders, `folder` has no slash at either end."""
 
-    scheme: str  # "s3" or "file"
-    bucket: str
+    scheme: str  # "s3", "gs", "azure" or "file"
+    bucket: str  # of Azure: CONTAINER@ACCOUNT.core.windows.net, however the URI spells it
     folder: str
     other_folder: str | None = None  # the same local folder with its links resolved, where that differs
 
@@ -42,9 +47,20 @@ def parse_root(store: ArtifactStore) -> Root:
         if not bucket:
             raise SourceRefused(uri, f"cannot measure {uri!r}: it names no bucket. Write s3://BUCKET/ or s3://BUCKET/PREFIX/.")
         return Root("s3", bucket, folder.strip("/"))
+    if uri.startswith(("gs://", "abfss://", "wasbs://")):
+        parts = _split(uri)
+        if parts is None:
+            raise SourceRefused(
+                uri,
+                f"cannot measure {uri!r}: it can be read in two ways, or names no bucket. "
+                "Write gs://BUCKET/PREFIX/ or abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX/. Nothing was contacted.",
+            )
+        return Root(*parts)
     if "://" in uri and not uri.startswith("file:///"):
         raise SourceRefused(
-            uri, f"cannot measure {uri!r}: this version lists folders and s3:// only. Set measure: none for it. Nothing was contacted."
+            uri,
+            f"cannot measure {uri!r}: only folders, s3://, gs://, abfss:// and wasbs:// are listed. "
+            "Set measure: none for it. Nothing was contacted.",
         )
     path = unquote(uri.removeprefix("file://")) if uri.startswith("file://") else uri
     plain, resolved = os.path.abspath(path).strip("/"), os.path.realpath(path).strip("/")
@@ -69,7 +85,7 @@ def folder_within(uri: str | None, root: Root) -> str | None:
 
 def is_ambiguous(uri: str, scheme: str) -> bool:
     """Whether a URI of this scheme is turned away for how it is written, not for where it points."""
-    return uri.startswith("s3:" if scheme == "s3" else ("file:", "/")) and _split(uri) is None
+    return uri.startswith(_BEGINNINGS[scheme]) and _split(uri) is None
 
 
 def allowed(uri: str | None, stores: Iterable[ArtifactStore]) -> ArtifactStore | None:
@@ -120,11 +136,17 @@ def _split(uri: str | None) -> tuple[str, str, str] | None:
     if not uri or _AMBIGUOUS.search(uri) or _ENCODED_SEPARATOR.search(uri):
         return None
     scheme, bucket = "file", ""
-    if uri.startswith("s3://"):
-        scheme = "s3"
+    if uri.startswith(("s3://", "gs://")):
+        scheme = uri[:2]
         bucket, _, path = uri[5:].partition("/")
         if not bucket or not bucket.isascii() or any(c in bucket for c in "@:%"):
             return None
+    elif uri.startswith(("abfss://", "wasbs://", "https://")):
+        scheme = "azure"
+        container_at = _split_azure(uri)
+        if container_at is None:
+            return None
+        bucket, path = container_at
     elif uri.startswith("file:"):
         path = uri[7:] if uri.startswith("file://") else uri[5:]
         if not path.startswith("/"):
@@ -143,6 +165,20 @@ def _split(uri: str | None) -> tuple[str, str, str] | None:
     if path and any(part in ("", ".", "..") for part in path.split("/")):
         return None
     return scheme, bucket, path
+
+
+def _split_azure(uri: str) -> tuple[str, str] | None:
+    """(CONTAINER@ACCOUNT.core.…, path): the container stands before the account in abfss:// and wasbs://, in the path of https://."""
+    place, _, path = uri.partition("://")[2].partition("/")
+    container, _, host = place.rpartition("@")
+    if uri.startswith("https://"):
+        if container:
+            return None  # a user's name: nothing MLflow writes
+        container, _, path = path.partition("/")
+    account = _ACCOUNT.fullmatch(host)
+    if account is None or not _CONTAINER.fullmatch(container):
+        return None
+    return f"{container}@{account[1]}.{account[2]}", path
 
 
 def _stays_inside(root: Root, folder: str) -> bool:

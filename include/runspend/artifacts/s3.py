@@ -1,7 +1,8 @@
-"""Flat listing of a bucket or prefix with `list_objects_v2`: one request per 1,000 objects, storage classes included.
+"""Flat listing of a bucket or prefix: one request per 1,000 objects, storage classes included.
 
-boto3, because obstore's listing, four times as fast, has no storage class. Credentials never come from runspend.yaml: a
-profile name of ~/.aws, or the SDK's own chain of places.
+Where the bucket keeps versions `list_object_versions` is asked, else `list_objects_v2`. boto3, because obstore's listing,
+four times as fast, has no storage class. Credentials never come from runspend.yaml: a profile name of ~/.aws, or the SDK's
+own chain of places.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from runspend.artifacts.listing import FolderTotals, Listing
+from runspend.artifacts.listing import FolderTotals, Listing, Page, checksum_of
 from runspend.artifacts.roots import Root
 from runspend.errors import MissingExtra, SourceError, SourceRefused, SourceUnreachable
 
@@ -36,59 +37,105 @@ _ADVICE = {
 }
 
 
-def list_bucket(store: ArtifactStore, root: Root, listing: Listing, *, page_size: int = 1000) -> Iterator[FolderTotals]:
-    """One row per folder, class and page. Raises SourceUnreachable or SourceRefused, also half-way."""
-    client, client_errors = _connect(store)
+def list_bucket(
+    store: ArtifactStore, root: Root, listing: Listing, after: dict[str, str] | None = None, *, page_size: int = 1000
+) -> Iterator[Page]:
+    """Pages of objects below the root, from where a page said to go on. Raises SourceUnreachable or SourceRefused, also half-way."""
+    client, client_errors = connect(store)
     prefix = f"{root.folder}/" if root.folder else ""
-    request: dict[str, Any] = {"Bucket": root.bucket, "Prefix": prefix, "MaxKeys": page_size}
+    asked: dict[str, Any] = {"Bucket": root.bucket, "Prefix": prefix, "MaxKeys": page_size}
+    pages = 0
     try:
+        keeps_versions = _keeps_versions(client, root, listing)
+        ask = client.list_object_versions if keeps_versions else client.list_objects_v2
+        start = _start(after or {}, keeps_versions)
         while True:
-            try:
-                page = client.list_objects_v2(**request)
-            except client_errors as error:
-                raise _explain(store, root, error, listing.requests) from error
+            page = ask(**asked, **start)
+            pages += 1
             listing.requests += 1
-            yield from _sum_page(store, page.get("Contents", []), prefix)
+            yield Page(list(_rows(store, page, prefix, keeps_versions)), _last(page, keeps_versions))
             if not page.get("IsTruncated"):
                 return
-            token = page.get("NextContinuationToken")
-            if not token or token == request.get("ContinuationToken"):
+            following = _following(page, keeps_versions)
+            if not following or following == start:
                 raise SourceRefused(
                     store.uri,
-                    f"cannot list {store.uri}: page {listing.requests} says there is more but not where. Figures stay as they were.",
+                    f"cannot list {store.uri}: page {pages} says there is more but not where. Figures stay as they were.",
                 )
-            request["ContinuationToken"] = token
+            start = following
+    except client_errors as error:
+        raise _explain(store, root, error, pages) from error
     finally:
         client.close()
 
 
-def _sum_page(store: ArtifactStore, contents: list[dict[str, Any]], prefix: str) -> Iterator[FolderTotals]:
-    """Totals per folder and class of one page."""
-    sums: dict[tuple[str, str], list[Any]] = {}
-    for found in contents:
+def _keeps_versions(client: Any, root: Root, listing: Listing) -> bool | None:
+    """Whether the bucket keeps, or once kept, versions; None, and a note, when it does not say."""
+    from botocore.exceptions import ClientError
+
+    try:
+        return bool(client.get_bucket_versioning(Bucket=root.bucket).get("Status"))
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "unknown")
+        listing.notes.append(
+            f"bytes of noncurrent versions in bucket {root.bucket} are unknown: {code}. Grant s3:GetBucketVersioning and s3:ListBucketVersions."
+        )
+        return None
+
+
+def _start(after: dict[str, str], keeps_versions: bool | None) -> dict[str, str]:
+    """Where a listing that broke off goes on, also when the bucket began to keep versions meanwhile."""
+    if not after:
+        return {}
+    if not keeps_versions:
+        return {"StartAfter": after["key"]}
+    return {"KeyMarker": after["key"], **({"VersionIdMarker": after["version"]} if "version" in after else {})}
+
+
+def _following(page: dict[str, Any], keeps_versions: bool | None) -> dict[str, str]:
+    """What the next request says."""
+    names = {"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"}
+    names = names if keeps_versions else {"ContinuationToken": "NextContinuationToken"}
+    return {name: page[given] for name, given in names.items() if page.get(given)}
+
+
+def _last(page: dict[str, Any], keeps_versions: bool | None) -> dict[str, str] | None:
+    """Where to go on after this page, hours later too: tokens expire, names do not."""
+    if keeps_versions:
+        found = {"key": page.get("NextKeyMarker"), "version": page.get("NextVersionIdMarker")}
+        return {name: value for name, value in found.items() if value} if found["key"] else None
+    return {"key": page["Contents"][-1]["Key"]} if page.get("Contents") else None
+
+
+def _rows(store: ArtifactStore, page: dict[str, Any], prefix: str, keeps_versions: bool | None) -> Iterator[FolderTotals]:
+    """One row per object, and one per folder and class of the versions that are not current."""
+    unknown = None if keeps_versions is None else 0
+    noncurrent: dict[tuple[str, str], list[int | None]] = {}
+    for found in page.get("Versions" if keeps_versions else "Contents", []):
         key: str = found["Key"]
         if not key.startswith(prefix):
             raise SourceRefused(
                 store.uri, f"cannot believe the listing of {store.uri}: it answered with {key!r}. Figures stay as they were."
             )
-        size, modified = found.get("Size"), found.get("LastModified")
-        at = None if modified is None else int(modified.timestamp()) * 1_000_000 + modified.microsecond
-        group = key[len(prefix) :].rpartition("/")[0], found.get("StorageClass") or "STANDARD"
-        total = sums.get(group)
-        if total is None:
-            sums[group] = [1, size, at, at]
+        folder, storage_class, size = key[len(prefix) :].rpartition("/")[0], found.get("StorageClass") or "STANDARD", found.get("Size")
+        if not found.get("IsLatest", True):
+            total = noncurrent.setdefault((folder, storage_class), [0, 0])
+            total[0] = (total[0] or 0) + 1
+            total[1] = None if size is None or total[1] is None else total[1] + size
             continue
-        total[0] += 1
-        total[1] = None if size is None or total[1] is None else total[1] + size
-        if at is not None:
-            total[2] = at if total[2] is None else min(total[2], at)
-            total[3] = at if total[3] is None else max(total[3], at)
-    for (folder, storage_class), (objects, size, oldest, newest) in sums.items():
-        yield FolderTotals(folder, storage_class, objects, size, oldest, newest)
+        modified = found.get("LastModified")
+        at = None if modified is None else int(modified.timestamp()) * 1_000_000 + modified.microsecond
+        checksum = checksum_of(found.get("ETag")) if size else None
+        yield FolderTotals(folder, storage_class, 1, size, at, at, unknown, unknown, checksum)
+    for (folder, storage_class), (versions, size) in noncurrent.items():
+        yield FolderTotals(folder, storage_class, 0, 0, None, None, versions, size)
 
 
-def _connect(store: ArtifactStore) -> tuple[Any, tuple[type[Exception], ...]]:
-    """A client, and the exceptions it raises on purpose. Making it contacts nobody."""
+def connect(store: ArtifactStore) -> tuple[Any, tuple[type[Exception], ...]]:
+    """A client, and the exceptions it raises on purpose. Making it contacts nobody.
+
+    Raises SourceUnreachable for credentials or an endpoint that cannot be used.
+    """
     try:
         import boto3
         from botocore.config import Config
@@ -102,7 +149,7 @@ def _connect(store: ArtifactStore) -> tuple[Any, tuple[type[Exception], ...]]:
         user_agent_extra="runspend",
         s3={"addressing_style": "path"} if store.endpoint else {},
     )
-    profile = None if store.credentials in (None, "(env)") else store.credentials
+    profile = None if store.credentials in (None, "(env)") else str(store.credentials)
     try:
         session = boto3.session.Session(profile_name=profile)
         region = store.region or session.region_name or "us-east-1"
