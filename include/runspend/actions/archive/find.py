@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from runspend.actions.archive.book import as_folder
 from runspend.actions.archive.expire import TOMBSTONE
@@ -70,7 +70,7 @@ def load_manifest(found: Found) -> Manifest | None:
     home = (as_folder(told.item.tracking_server), as_folder(told.item.experiment_id or "none"), as_folder(told.item.run_id or told.item.owner_id), told.archive_id)
     if home != (found.server, found.experiment, found.owner, found.archive_id):
         raise SourceRefused(found.where, f"cannot believe the manifest {read}: it is of another archive ({'/'.join(home)}). Nothing was restored or changed.")
-    return told
+    return replace(told, written_at=manifest.modified.isoformat())
 
 
 def tombstone_of(found: Found) -> str | None:

@@ -74,6 +74,7 @@ class Manifest:
     item: Item
     planned_at: str
     entries: list[Entry]
+    written_at: str = ""  # by the archive store's clock, where it was read from one
 
     @property
     def bytes(self) -> int:

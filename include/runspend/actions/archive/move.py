@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
-from typing import IO
 
 from runspend.actions.archive.book import Archive
 from runspend.actions.archive.items import NOTE_NAME
 from runspend.actions.archive.manifest import Entry, read_manifest, write_manifest
-from runspend.actions.archive.work import NOTE_BEGINS, Result, Work, digest_of, held, is_own, parts_of, prove_conditions
+from runspend.actions.archive.work import NOTE_BEGINS, Held, Result, Work, digest_of, held, is_own, parts_of, prove_conditions
 from runspend.artifacts.objects import StoredObject
 from runspend.errors import NotDone, OutcomeUnknown, SourceRefused
 from runspend.warehouse.journal import crash_point
@@ -79,38 +78,41 @@ class _Move:
         if self._is_young(entry.modified):
             return entry  # it changed since it was planned: the item waits until it is old enough
         try:
-            with held(self.source.read(obj), self.work.scratch) as (file, size, sha256):
-                if size != entry.size:
-                    raise SourceRefused(obj.key, f"cannot copy {obj.key!r}: {size} bytes came, not {entry.size}. It stays where it is.")
-                return self._place(entry, file, sha256)
+            with held(self.source.read(obj), self.work.scratch) as found:
+                if found.size != entry.size:
+                    raise SourceRefused(self.source.uri, f"cannot copy {obj.key!r}: {found.size} bytes came, not {entry.size}. It stays where it is.")
+                # One reading alone would make a byte that flipped on its way the truth; an etag that is a checksum is as good as another.
+                if found.md5 != entry.etag.strip('"') and digest_of(self.source.read(obj)) != found.sha256:
+                    raise SourceRefused(self.source.uri, f"cannot copy {obj.key!r}: read twice, it was not the same. It stays where it is.")
+                return self._place(entry, found)
         except NotDone:
-            found = self.source.head(obj.key)
-            if found is None:
+            there = self.source.head(obj.key)
+            if there is None:
                 return replace(entry, state="gone", reason="it was gone before it was copied")
-            if found.etag == entry.etag:
+            if there.etag == entry.etag:
                 raise
-            again = entry.seen_as(found)
+            again = entry.seen_as(there)
             return self._copy(again) if again.state == "planned" and not self._is_young(again.modified) else again
 
-    def _place(self, entry: Entry, file: IO[bytes], sha256: str) -> Entry:
+    def _place(self, entry: Entry, held: Held) -> Entry:
         """Put the bytes into the archive under their sha256, and believe nothing but what is read back from there."""
         for number in range(COPIES):
-            data = f"data/{sha256}-{number}" if number else f"data/{sha256}"
+            data = f"data/{held.sha256}-{number}" if number else f"data/{held.sha256}"
             key = f"{self.archive.folder}/{data}"
             found = self.target.head(key)
             if found is None:
                 crash_point("archive.before_copy")
-                found = self._write(key, file, entry.size)
+                found = self._write(key, held)
                 crash_point("archive.after_copy")
-            if self.read_back.get(sha256) == (data, found.etag) or (found.size == entry.size and digest_of(self.target.read(found)) == sha256):
+            if self.read_back.get(held.sha256) == (data, found.etag) or (found.size == held.size and digest_of(self.target.read(found)) == held.sha256):
                 crash_point("archive.after_read_back")
-                self.read_back[sha256] = data, found.etag
-                return replace(entry, state="copied", sha256=sha256, data=data, copy_etag=found.etag, reason=None)
+                self.read_back[held.sha256] = data, found.etag
+                return replace(entry, state="copied", sha256=held.sha256, data=data, copy_etag=found.etag, reason=None)
         raise SourceRefused(self.target.uri, f"cannot archive {entry.key!r}: {COPIES} copies in {self.target.uri} were read back and were not what was written. It stays.")
 
-    def _write(self, key: str, file: IO[bytes], size: int) -> StoredObject:
+    def _write(self, key: str, held: Held) -> StoredObject:
         try:
-            return self.target.write(key, parts_of(file), size=size)
+            return self.target.write(key, parts_of(held), size=held.size)
         except (NotDone, OutcomeUnknown):
             found = self.target.head(key)  # somebody else's, or ours although nobody said so: it is read back in any case
             if found is None:
@@ -124,11 +126,11 @@ class _Move:
         kept = [entry for entry in entries if entry.data is not None]
         archive = self.archive
         lines = write_manifest(archive.archive_id, self.item, archive.planned_at, kept, len(kept), sum(e.size for e in kept))
-        with held(lines, self.work.scratch) as (file, size, sha256):
+        with held(lines, self.work.scratch) as written:
             for generation in range(1, GENERATIONS):
                 key = f"{archive.folder}/{manifest_name(generation)}"
-                found = self.target.head(key) or self._write(key, file, size)
-                if found.size == size and digest_of(self.target.read(found)) == sha256:
+                found = self.target.head(key) or self._write(key, written)
+                if found.size == written.size and digest_of(self.target.read(found)) == written.sha256:
                     read_manifest(self.target.read(found), key)
                     return
         raise SourceRefused(self.target.uri, f"cannot archive {self.item.name}: its manifest was read back from {self.target.uri} and was not what was written. Nothing was deleted.")

@@ -88,7 +88,7 @@ def restore(
 
 
 def _load(owner: str, settings: Settings, archive_id: str | None, open_store: OpenStore) -> list[tuple[Found, Manifest]]:
-    """The manifests of every archive of an owner, oldest first."""
+    """The manifests of every archive of an owner, oldest first by when they were written: an older plan may hold newer bytes."""
     loaded, gone, looked = list[tuple[Found, Manifest]](), list[str](), list[str]()
     for store in settings.stores:
         looked.append(store.uri)
@@ -102,7 +102,7 @@ def _load(owner: str, settings: Settings, archive_id: str | None, open_store: Op
     if not loaded:
         told = "; ".join(gone) or f"none is in {', '.join(looked) or 'any store: `stores` of runspend.yaml is empty'}"
         raise UsageError(f"cannot restore {owner}: there is no archive of it. {told}. Nothing was restored.")
-    return sorted(loaded, key=lambda pair: pair[1].planned_at)
+    return sorted(loaded, key=lambda pair: (pair[1].written_at, pair[1].planned_at))
 
 
 def _layout(archives: Sequence[tuple[Found, Manifest]], to: str | None) -> dict[str, list[_Copy]]:
@@ -224,11 +224,11 @@ def _write_one(target: ObjectStore, scratch: Path, copy: _Copy) -> bool:
     stored = copy.found.store.head(key)
     if stored is None:
         raise SourceRefused(copy.found.where, f"cannot restore {copy.key!r}: its copy {key!r} is not there any more")
-    with held(copy.found.store.read(stored), scratch) as (file, size, sha256):
-        if (size, sha256) != (copy.entry.size, copy.entry.sha256):
-            raise SourceRefused(copy.found.where, f"cannot restore {copy.key!r}: its copy {key!r} in {copy.found.store.uri} is damaged (sha256 {sha256}). It was not written")
+    with held(copy.found.store.read(stored), scratch) as found:
+        if (found.size, found.sha256) != (copy.entry.size, copy.entry.sha256):
+            raise SourceRefused(copy.found.where, f"cannot restore {copy.key!r}: its copy {key!r} in {copy.found.store.uri} is damaged (sha256 {found.sha256}). It was not written")
         try:
-            target.write(copy.key, parts_of(file), size=size)
+            target.write(copy.key, parts_of(found), size=found.size)
             return True
         except NotDone:
             there = target.head(copy.key)

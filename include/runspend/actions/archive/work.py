@@ -129,22 +129,33 @@ def prove_conditions(reader: ObjectStore, deleter: ObjectStore, folder: str, nam
     deleter.delete(probe)
 
 
+@dataclass(frozen=True)
+class Held:
+    """Bytes in memory or on the disk."""
+
+    file: IO[bytes]
+    size: int
+    sha256: str
+    md5: str  # what many stores use as an etag
+
+
 @contextmanager
-def held(chunks: Iterable[bytes], scratch: Path) -> Iterator[tuple[IO[bytes], int, str]]:
-    """The bytes in memory or on the disk, their number and their sha256."""
+def held(chunks: Iterable[bytes], scratch: Path) -> Iterator[Held]:
+    """The bytes, read once, for as long as they are needed."""
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY, dir=str(scratch)) as file:
-        digest, size = hashlib.sha256(), 0
+        sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
         for chunk in chunks:
-            digest.update(chunk)
+            sha256.update(chunk)
+            md5.update(chunk)
             size += file.write(chunk)
-        yield file, size, digest.hexdigest()
+        yield Held(file, size, sha256.hexdigest(), md5.hexdigest())
 
 
-def parts_of(file: IO[bytes]) -> Iterator[bytes]:
-    """A held file from its start."""
-    file.seek(0)
-    while chunk := file.read(CHUNK_BYTES):
+def parts_of(found: Held) -> Iterator[bytes]:
+    """Held bytes from their start."""
+    found.file.seek(0)
+    while chunk := found.file.read(CHUNK_BYTES):
         yield chunk
 
 
