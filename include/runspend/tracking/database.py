@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 from runspend.config import TrackingServer
-from runspend.errors import ConfigError, MissingExtra, SourceError, SourceRefused, SourceUnreachable
+from runspend.errors import ConfigError, SourceError, SourceRefused, SourceUnreachable
 from runspend.redaction import redact_uri, redact_values, uri_secrets
 from runspend.tracking import raw, revisions
+from runspend.tracking.connections import Connection, Postgres, SqliteCopy, load_drivers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +33,6 @@ USE_KEYS_PER_QUERY = 200
 POINTS_PER_QUERY = 500_000
 CHUNK_ROWS = 2_500  # runs of SQLite read by one query
 READERS = 2  # … and queries at a time: building the maps is the slowest part of an extract
-BATCH_BYTES = 8 * 2**20  # of PostgreSQL
 STATEMENT_TIMEOUT_MS = 600_000
 PIECE_BYTES = 2**25
 COPY_BYTES = 2**18  # what fits into the processor's cache: four times as quick as 4 MB
@@ -186,7 +186,7 @@ class DatabaseReader:
         self._progress = progress
         self._copy: Path | None = None
         self._is_sqlite = uri.startswith("sqlite")
-        self._connection: Any = None
+        self._connection: Connection | None = None
         self._failures: tuple[type[Exception], ...] = (OSError,)
 
     def __enter__(self) -> DatabaseReader:
@@ -207,41 +207,24 @@ class DatabaseReader:
             if self._is_sqlite:
                 self._copy = self._workdir / COPY
                 copying = beside.submit(copy_sqlite, self.name, sqlite_path(self._uri), self._copy, self._progress)
-            self._load_drivers()
+            self._failures = load_drivers()
         if self._is_sqlite:
             copying.result()
             self._connection = self._connect_copy()
         else:
-            self._connect_postgres()
+            self._connection = self._connect_postgres()
 
-    def _load_drivers(self) -> None:
+    def _connect_postgres(self) -> Connection:
         try:
-            import adbc_driver_manager.dbapi as adbc
-            import adbc_driver_postgresql.dbapi  # noqa: F401 (is it there?)
-            import adbc_driver_sqlite.dbapi  # noqa: F401 (is it there?)
-        except ImportError as error:
-            raise MissingExtra(str(error.name), "pipeline") from error
-        self._failures = (OSError, adbc.Error)
-
-    def _connect_postgres(self) -> None:
-        import adbc_driver_postgresql.dbapi as postgres
-
-        try:
-            self._connection = postgres.connect(postgres_uri(self._uri))
+            return Postgres(postgres_uri(self._uri))
         except self._failures as error:
             raise SourceUnreachable(
                 self.name, f"cannot open the database of {self.name}: {self._hide(error)}. Check `database` in runspend.yaml."
             ) from None
 
-    def _connect_copy(self) -> Any:
-        import adbc_driver_sqlite.dbapi as sqlite
-
-        connection = sqlite.connect(f"file:{quote(str(self._copy))}?mode=ro")
-        with connection.cursor() as cursor:
-            for pragma in ("query_only = on", "mmap_size = 2147418112", "cache_size = -32768", "temp_store = memory"):
-                cursor.execute(f"pragma {pragma}")
-                cursor.fetchall()
-        return connection
+    def _connect_copy(self) -> Connection:
+        assert self._copy is not None
+        return SqliteCopy(self._copy, CHUNK_ROWS)
 
     def _close(self) -> None:
         if self._connection is not None:
@@ -345,23 +328,18 @@ class DatabaseReader:
     def _read_points(self, wanted: Sequence[raw.UseKey], schema: pa.Schema, *, logged_ms: str, most: int) -> Iterator[pa.RecordBatch]:
         if not revisions.is_at_least(self.revision, revisions.METRIC_INDEX_SINCE):
             return
-        if wanted and not self._is_sqlite:  # whatever its planner thinks of a small or never analyzed table
-            self._let_scans("off")
+        if wanted and isinstance(self._connection, Postgres):  # whatever its planner thinks of a small or never analyzed table
+            self._connection.let_scans("off")
         for part in _parts(wanted):
             listed = ", ".join(f"({_literal(u.run_id)}, {_literal(u.key)}, {u.last_step}, {u.stride})" for u in part)
             sql = SQLITE_POINTS if self._is_sqlite else POSTGRES_POINTS
             yield from self._batches(sql.format(listed=listed, logged_ms=logged_ms, most=most), schema)
-        if wanted and not self._is_sqlite:
-            self._let_scans("on")
-
-    def _let_scans(self, state: str) -> None:
-        with self._connection.cursor() as cursor:
-            for kind in ("seqscan", "bitmapscan"):
-                cursor.execute(f"set local enable_{kind} = {state}")
+        if wanted and isinstance(self._connection, Postgres):
+            self._connection.let_scans("on")
 
     def _read_side_by_side(self, queries: Iterator[str], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """The batches of many queries over the copy, in order, a few read ahead by connections of their own."""
-        free: SimpleQueue[Any] = SimpleQueue()
+        free: SimpleQueue[Connection] = SimpleQueue()
         connections = [self._connect_copy() for _ in range(READERS)]
         for connection in connections:
             free.put(connection)
@@ -409,31 +387,27 @@ class DatabaseReader:
             tables.append(raw.to_table(self._batches(sql.format(**types), schema) if months else (), schema))
         return tables[0], tables[1]
 
-    def _batches(self, sql: str, schema: pa.Schema, connection: Any = None) -> Iterator[pa.RecordBatch]:
-        with (connection or self._connection).cursor() as cursor:
-            if self._is_sqlite:
-                cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(CHUNK_ROWS)})
-            else:
-                cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)})
-            try:
-                cursor.execute(sql)
-                for batch in cursor.fetch_record_batch():
-                    if batch.num_rows:
-                        clean, repaired = raw.to_batch(batch.columns, schema)
-                        self.repaired += repaired
-                        yield clean
-            except self._failures as error:
-                raise self._unreadable(error) from None
+    def _batches(self, sql: str, schema: pa.Schema, connection: Connection | None = None) -> Iterator[pa.RecordBatch]:
+        try:
+            for batch in (connection or self._opened()).read(sql):
+                if batch.num_rows:
+                    clean, repaired = raw.to_batch(batch.columns, schema)
+                    self.repaired += repaired
+                    yield clean
+        except self._failures as error:
+            raise self._unreadable(error) from None
 
     def _scalars(self, sql: str) -> list[Any]:
+        connection = self._opened()
         try:
-            with self._connection.cursor() as cursor:
-                cursor.execute(sql)
-                return [row[0] for row in cursor.fetchall()]
+            return connection.scalars(sql)
         except self._failures as error:
-            if not self._is_sqlite:
-                self._connection.rollback()
+            connection.rollback()
             raise self._unreadable(error) from None
+
+    def _opened(self) -> Connection:
+        assert self._connection is not None, "entered"
+        return self._connection
 
     def _unreadable(self, error: BaseException) -> SourceUnreachable:
         state = getattr(error, "sqlstate", None)

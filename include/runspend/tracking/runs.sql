@@ -103,7 +103,8 @@ typed as (
     said_job as job_id,
     {job_key} as job_key,
     -- Not JSON: a run's params come in the order they were logged in; joined text is cheaper to make and to sort.
-    case when param_list <> '' then md5(array_to_string(list_sort(string_split(param_list, chr(31))), chr(31))) end as params_digest,
+    -- `nullif`, not `case`, under which every list is made and sorted twice.
+    md5(array_to_string(list_sort(string_split(nullif(param_list, ''), chr(31))), chr(31))) as params_digest,
     case when getvariable('copies_all_tags') then all_but_secrets(tags)
          else {copied_tags} end as tags,
     case when getvariable('copies_all_params') then all_but_secrets(params)
