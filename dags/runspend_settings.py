@@ -4,9 +4,10 @@ Nothing here runs when a DAG file is parsed. What a setting means belongs in the
 The file is found as everywhere else: `$RUNSPEND_CONFIG`, else `runspend.yaml` in the working folder.
 
 In the file `connection:ID` may stand for a tracking server's `uri`, `token`, `username`, `password` or `database`, and for
-the mail's `host`, `username` or `password`; `mail.connection: ID` fills in all of the mail at once; `credentials: ID` of a
-bill, a store or a warehouse in S3 may be an AWS connection (otherwise it is a profile of the AWS configuration, as outside
-Airflow); `credentials: connection:ID` of a warehouse or bill in BigQuery, or of a bill in gs://, is a Google connection.
+the mail's `host`, `username`, `password`, `webhook.url` or `heartbeat`; `mail.connection: ID` fills in all of the mail
+server at once; `credentials: ID` of a bill, a store or a warehouse in S3 may be an AWS connection (otherwise it is a profile
+of the AWS configuration, as outside Airflow), and so may a store's `delete_credentials`; `credentials: connection:ID` of a
+warehouse or bill in BigQuery, or of a bill or store in gs://, is a Google connection.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from runspend.errors import ConfigError
 PREFIX = "connection:"
 AWS_FILE = "AWS_SHARED_CREDENTIALS_FILE"
 GOOGLE = ("gs://", "bigquery://")  # their credentials are key files
+CREDENTIALS = ("credentials", "delete_credentials")
 # Fields of a Google connection that say in another way who is calling.
 NOT_FOLLOWED = ("key_secret_name", "credential_config_file", "impersonation_chain", "idp_issuer_url")
 KEYS_OF_A_KEY = ("private_key", "private_key_id", "refresh_token", "client_secret")
@@ -41,6 +43,7 @@ def read_settings() -> Settings:
     resolved = {
         "tracking": [_resolve_server(server) for server in settings.tracking],
         "billing": [_resolve_google(source) for source in settings.billing],
+        "stores": [_resolve_google(store) for store in settings.stores],
         "warehouse": _resolve_google(settings.warehouse),
         "mail": _resolve_mail(settings.mail),
     }
@@ -52,8 +55,9 @@ def _resolve_server(server: TrackingServer) -> TrackingServer:
 
 
 def _resolve_google(place: Any) -> Any:
-    """A bill or warehouse of Google's with its key file."""
-    return _replace(place, credentials=_google_key_file) if (place.uri or "").startswith(GOOGLE) else place
+    """A bill, store or warehouse of Google's with its key files."""
+    keys = [key for key in CREDENTIALS if hasattr(place, key)]
+    return _replace(place, **dict.fromkeys(keys, _google_key_file)) if (place.uri or "").startswith(GOOGLE) else place
 
 
 def _resolve_mail(mail: MailSettings) -> MailSettings:
@@ -122,8 +126,9 @@ def lend_aws_profiles(sources: list[BillSource | ArtifactStore | WarehouseSettin
     The profiles are kept in memory (a file descriptor without a name), next to those of the file they replace.
     """
     profiles = configparser.ConfigParser(default_section="", interpolation=None)
-    elsewhere = (*GOOGLE, "abfs://", "abfss://", "az://")  # their credentials are key files and tokens
-    for name in sorted({s.credentials for s in sources if isinstance(s.credentials, str) and not (s.uri or "").startswith(elsewhere)}):
+    elsewhere = (*GOOGLE, "abfs://", "abfss://", "az://", "wasbs://")  # their credentials are key files and tokens
+    named = [getattr(s, key, None) for s in sources if not (s.uri or "").startswith(elsewhere) for key in CREDENTIALS]
+    for name in sorted({name for name in named if isinstance(name, str)}):
         try:
             found = Connection.get(name.removeprefix(PREFIX))
         except AirflowNotFoundException:

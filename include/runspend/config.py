@@ -137,6 +137,18 @@ def _key_file(credentials: str, info: ValidationInfo) -> str:
     return credentials if credentials == "anonymous" or credentials.startswith(CONNECTION) else absolute(credentials, info)
 
 
+def _kept_secret(credentials: str | SecretStr | None, info: ValidationInfo) -> str | SecretStr | None:
+    """Credentials as the kind of address in `uri` means them; those of Azure never shown."""
+    if not isinstance(credentials, str) or credentials == "anonymous":
+        return credentials
+    uri = info.data.get("uri") or ""
+    if uri.startswith(("abfss://", "abfs://", "az://", "wasbs://")):
+        return SecretStr(credentials)
+    return _key_file(credentials, info) if uri.startswith(("gs://", "bigquery://")) else credentials
+
+
+# A profile (s3://), a key file (gs://), or what is itself a secret: a SAS token or a connection string of Azure.
+Credentials = Annotated[str | SecretStr | None, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]})]
 MAXIMUM_BYTES_BILLED = ByteSize(2**40)
 
 
@@ -314,8 +326,7 @@ class BillSource(Frozen):
     format: BillFormat = "auto"
     uri: Uri | None = None
     delivery: Literal["manifest", "parts", "versions"] | None = None  # left out: manifest where there are manifests, else parts
-    # A profile (s3://), a key file (gs://), or what is itself a secret: a SAS token or a connection string of Azure.
-    credentials: Annotated[str | SecretStr | None, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]})] = None
+    credentials: Credentials = None
     endpoint: str | None = None
     region: str | None = None
     only: LineSelector | None = None
@@ -334,12 +345,7 @@ class BillSource(Frozen):
     @field_validator("credentials")
     @classmethod
     def _hide_what_is_secret(cls, credentials: str | SecretStr | None, info: ValidationInfo) -> str | SecretStr | None:
-        if not isinstance(credentials, str) or credentials == "anonymous":
-            return credentials
-        uri = info.data.get("uri") or ""
-        if uri.startswith(("abfss://", "abfs://", "az://")):
-            return SecretStr(credentials)
-        return _key_file(credentials, info) if uri.startswith(("gs://", "bigquery://")) else credentials
+        return _kept_secret(credentials, info)
 
     @model_validator(mode="after")
     def _has_a_place(self) -> BillSource:
@@ -389,21 +395,26 @@ class ArtifactStore(Frozen):
     uri: Uri
     endpoint: str | None = None
     region: str | None = None
-    credentials: str | None = None
+    credentials: Credentials = None
     # What `runspend archive apply` deletes with, as `credentials`; "local" for a folder. Left out: nothing is ever deleted from the store.
-    delete_credentials: str | None = None
-    inventory: Uri | None = None
+    delete_credentials: Credentials = None
+    inventory: Uri | None = None  # the folder of an S3 Inventory, read in place of a listing
     measure: Literal["list", "none"] = "list"
+
+    @field_validator("credentials")
+    @classmethod
+    def _hide_what_is_secret(cls, credentials: str | SecretStr | None, info: ValidationInfo) -> str | SecretStr | None:
+        return _kept_secret(credentials, info)
 
     @field_validator("delete_credentials")
     @classmethod
-    def _deletes_with_its_own(cls, credentials: str | None, info: ValidationInfo) -> str | None:
-        if credentials is None:
-            return None
+    def _deletes_with_its_own(cls, credentials: str | SecretStr | None, info: ValidationInfo) -> str | SecretStr | None:
+        if not isinstance(credentials, str):
+            return credentials
         is_folder = not SCHEME.match(info.data.get("uri") or "") or (info.data.get("uri") or "").startswith("file:")
         if not credentials.strip() or is_folder != (credentials == "local"):
             raise ValueError("what deletes is named on purpose: `local` for a folder, else a profile or connection of its own. Leave the key out, and nothing is deleted")
-        return credentials
+        return _kept_secret(credentials, info)
 
 
 class ScopeSettings(Frozen):

@@ -37,7 +37,11 @@ def list_blobs(
     try:
         for page in obstore.list(connected, prefix=prefix or None, offset=offset, chunk_size=page_size):
             listing.requests += 1
-            rows = [_row(store, prefix, item["path"], item["size"], item["last_modified"].timestamp(), item["e_tag"]) for item in page]
+            rows = [
+                _row(store, prefix, item["path"], item["size"], item["last_modified"].timestamp(), item["e_tag"])
+                for item in page
+                if offset is None or item["path"] > offset  # a server that does not know offsets begins again
+            ]
             yield Page(rows, {"key": page[-1]["path"]} if is_resumable else None)
     except FileNotFoundError:
         raise _unreachable(store, CannotReach(f"there is no {container.what}", "Check stores[].uri and endpoint")) from None

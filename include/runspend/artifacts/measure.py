@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 _SQL = Path(__file__).parent
+_PAGE = 1000  # objects a request asks for; stores give no more
 _MONTHS_BACK = 24  # how far a store that was not measured for a while is carried forward
 _OWNER_COLUMNS = ("owner_kind", "owner_id", "tracking_server", "workspace", "experiment_id", "is_purged")
 
@@ -137,7 +138,7 @@ class _Night:
 def probe_store(store: ArtifactStore) -> str:
     """One look at the store, for `doctor`: what kind it is and whether anything is in it. Raises SourceError."""
     root, listing = parse_root(store), Listing()
-    page = next(_list(store, root, listing, None, page_size=1), None)
+    page = next(_list(store, root, listing, None, 1), None)
     is_empty = page is None or not page.rows
     if root.scheme == "file":
         return f"folder /{root.folder} can be read" + (", no files in it" if is_empty else "")
@@ -152,13 +153,13 @@ def _stage(
     try:
         if store.inventory:
             return stage_inventory(store, root, staging, listing, workdir, now=now, progress=progress), None
-        staging.fill(_list(store, root, listing, staging.after), lambda seen: progress(f"{store.uri}: {seen.objects:,} objects listed"))
+        staging.fill(_list(store, root, listing, staging.after, _PAGE), lambda seen: progress(f"{store.uri}: {seen.objects:,} objects listed"))
     except SourceError as error:
         return now, error
     return now, None
 
 
-def _list(store: ArtifactStore, root: Root, listing: Listing, after: dict[str, str] | None, *, page_size: int = 1000) -> Iterator[Page]:
+def _list(store: ArtifactStore, root: Root, listing: Listing, after: dict[str, str] | None, page_size: int) -> Iterator[Page]:
     if root.scheme == "file":
         return list_folder(store.uri, root, listing)
     lister = list_bucket if root.scheme == "s3" else list_blobs

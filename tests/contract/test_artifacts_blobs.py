@@ -1,0 +1,245 @@
+"""Measuring Google Cloud Storage and Azure: real servers for what works, one that misbehaves for what does not, nobody else contacted."""
+
+from __future__ import annotations
+
+import socketserver
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from servers.azure import AzureServer, azure_server
+from servers.gcs import GcsServer, gcs_server
+from servers.odd_store import OddStore, Request, serve_odd_store
+
+from runspend.artifacts import Measurement, measure_store, probe_store
+from runspend.config import ArtifactStore, Settings, redact, show_settings
+from runspend.errors import SourceError, SourceRefused, SourceUnreachable
+
+__all__ = ["azure_server", "gcs_server"]
+
+NOW = datetime(2026, 10, 14, 2, tzinfo=timezone.utc)
+RUN = "0123456789abcdef0123456789abcde"
+OWNER_SCHEMA = pa.schema(
+    [(n, pa.string()) for n in ("owner_kind", "owner_id", "tracking_server", "workspace", "experiment_id", "uri")]
+    + [("is_purged", pa.bool_())]
+)
+
+
+@dataclass
+class Place:
+    """A bucket or container of a test's own: its address, how it is read, how something is put into it."""
+
+    uri: str
+    settings: dict[str, Any]
+    put: Callable[[dict[str, bytes]], None]
+
+    def store(self, under: str = "", **settings: Any) -> ArtifactStore:
+        return ArtifactStore(uri=f"{self.uri}{under}", **{**self.settings, **settings})
+
+
+@pytest.fixture(params=["gs", "abfss", "wasbs"])
+def place(request: pytest.FixtureRequest) -> Place:
+    name = f"b-{uuid.uuid4().hex[:12]}"
+    if request.param == "gs":
+        google: GcsServer = request.getfixturevalue("gcs_server")
+        google.create_bucket(name)
+        return Place(f"gs://{name}/", {"endpoint": google.endpoint, "credentials": "anonymous"}, lambda objects: google.put(name, objects))
+    azure: AzureServer = request.getfixturevalue("azure_server")
+    azure.create_container(name)
+    host = f"{azure.account}.{'dfs' if request.param == 'abfss' else 'blob'}.core.windows.net"
+    settings = {"endpoint": azure.endpoint, "credentials": azure.sas()}
+    return Place(f"{request.param}://{name}@{host}/", settings, lambda objects: azure.put(name, objects))
+
+
+def run_owners(*uris: str) -> pa.Table:
+    """One run per URI; its id is the last folder but `artifacts`."""
+    ids = [uri.removesuffix("/artifacts").rpartition("/")[2] for uri in uris]
+    rows = [
+        {"owner_kind": "run", "owner_id": i, "tracking_server": "prod", "workspace": "default", "experiment_id": "1", "uri": uri}
+        for i, uri in zip(ids, uris, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, OWNER_SCHEMA)
+
+
+def measure(store: ArtifactStore, owners: pa.Table, workdir: Path, **more: Any) -> Measurement:
+    """One night."""
+    given = {"now": NOW, "previous": lambda _: None, "load_id": "night", **more}
+    return measure_store(store, owners, workdir=workdir, **given)
+
+
+def rows(found: Measurement) -> list[dict[str, Any]]:
+    return list(found.tables["2026-10"].to_pylist())
+
+
+def test_every_owner_gets_its_bytes(place: Place, tmp_path: Path) -> None:
+    """Runs in a folder of the store, run1 apart from run10; sizes and times; what the store does not tell is null."""
+    runs = [f"{RUN}{n}" for n in range(3)]
+    place.put({f"mlflow/1/{run}/artifacts/model/w{n}": b"x" * (n + 1) for run in runs for n in range(4)})
+    place.put({f"mlflow/1/{runs[0]}0/artifacts/x": b"xx", "mlflow2/x": b"other", "mlflow-old": b"other"})
+    found = measure(place.store("mlflow/"), run_owners(*(f"{place.uri}mlflow/1/{run}/artifacts" for run in runs)), tmp_path)
+    assert (found.error, found.objects, found.bytes, found.is_complete) == (None, 13, 32, True)
+    got = {r["owner_id"]: r for r in rows(found) if r["owner_kind"] == "run"}
+    assert {run: (got[run]["objects"], got[run]["bytes"], got[run]["prefix"]) for run in runs} == {
+        run: (4, 10, f"1/{run}/artifacts") for run in runs
+    }
+    assert {(r["storage_class"], r["noncurrent_bytes"]) for r in got.values()} == {("UNKNOWN", None)}
+    assert all(datetime.now(timezone.utc) - r["newest_at"] < timedelta(hours=1) for r in got.values())
+    assert [(r["owner_kind"], r["owner_id"]) for r in rows(found) if r["owner_kind"] not in ("run",)] == [("other", "1")]
+
+
+def test_odd_names_own_what_is_theirs(place: Place, tmp_path: Path) -> None:
+    """Blank, %41 beside A, plus, emoji, quotes, &: each its own folder, in keys and in owners' URIs."""
+    folders = ["a b", "%41", "A", "a+b", "😀", "it's", "a&b", "\u00fc", "u\u0308", "<x>"]
+    place.put({f"{folder}/x/{folder}": b"x" * 2**n for n, folder in enumerate(folders)})
+    found = measure(place.store(), run_owners(*(f"{place.uri}{folder}" for folder in folders)), tmp_path)
+    assert {r["owner_id"]: r["bytes"] for r in rows(found)} == {folder: 2**n for n, folder in enumerate(folders)}
+
+
+def test_a_store_of_many_pages_is_listed_whole(gcs_server: GcsServer, tmp_path: Path) -> None:
+    """2,500 objects: each once."""
+    name = f"b-{uuid.uuid4().hex[:12]}"
+    gcs_server.create_bucket(name)
+    gcs_server.put(name, {f"r{n % 7}/{n:05d}": b"xyz" for n in range(2500)})
+    store = ArtifactStore(uri=f"gs://{name}", endpoint=gcs_server.endpoint, credentials="anonymous")
+    found = measure(store, run_owners(*(f"gs://{name}/r{n}" for n in range(7))), tmp_path)
+    assert (found.error, found.objects, found.bytes) == (None, 2500, 7500)
+    assert sum(r["objects"] for r in rows(found)) == 2500
+
+
+def test_probe_says_what_answers(place: Place) -> None:
+    """`doctor` shows one line per store."""
+    assert probe_store(place.store()).endswith("answers, nothing in it")
+    place.put({"x": b"x"})
+    assert probe_store(place.store()).endswith(" answers")
+
+
+def test_a_missing_bucket_is_unreachable(place: Place, tmp_path: Path) -> None:
+    """Which one, and what to correct; owners are unknown, never 0."""
+    uri = place.uri.replace("://", "://no-such-")
+    found = measure(ArtifactStore(uri=uri, **place.settings), run_owners(f"{uri}1/{RUN}0/artifacts"), tmp_path)
+    assert isinstance(found.error, SourceUnreachable)
+    assert "no-such-" in str(found.error)
+    assert "Check stores[].uri" in str(found.error)
+    assert [(r["bytes"], r["is_complete"]) for r in rows(found)] == [(None, False)]
+
+
+def test_a_wrong_token_is_refused_and_never_shown(azure_server: AzureServer, tmp_path: Path) -> None:
+    """A token signed with another key: the store's refusal in words, and the secret nowhere."""
+    name = f"b-{uuid.uuid4().hex[:12]}"
+    azure_server.create_container(name)
+    secret = f"{azure_server.sas()[:-6]}AAAAAA"
+    uri = f"abfss://{name}@{azure_server.account}.dfs.core.windows.net/"
+    store = ArtifactStore(uri=uri, endpoint=azure_server.endpoint, credentials=secret)
+    found = measure(store, run_owners(), tmp_path)
+    assert isinstance(found.error, SourceRefused)
+    assert "no right to it (403" in str(found.error)
+    settings = Settings(home=tmp_path, stores=[store])
+    for text in (str(found.error), repr(store), repr(settings), show_settings(settings), redact(f"said {secret}", settings)):
+        assert secret not in text
+
+
+@pytest.mark.parametrize("credentials", ["key.json", "missing.json"])
+def test_a_key_file_that_is_none_is_refused_before_anybody_is_asked(tmp_path: Path, credentials: str) -> None:
+    """Not JSON, or not there."""
+    (tmp_path / "key.json").write_text("-----BEGIN")
+    store = ArtifactStore(uri="gs://b", credentials=str(tmp_path / credentials))
+    found = measure(store, run_owners(), tmp_path / "work")
+    assert isinstance(found.error, SourceRefused)
+    assert "no key file of Google's. Set stores[].credentials" in str(found.error)
+
+
+@contextmanager
+def recording_sink() -> Iterator[tuple[str, list[bytes]]]:
+    """A host that answers nobody and remembers who came."""
+    seen: list[bytes] = []
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            seen.append(self.request.recv(200))
+
+    server = socketserver.ThreadingTCPServer(("127.0.0.2", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"127.0.0.2:{server.server_address[1]}", seen
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def odd(store: OddStore, **settings: Any) -> ArtifactStore:
+    return ArtifactStore(uri="abfss://c@acme.dfs.core.windows.net/m", endpoint=store.endpoint, credentials="anonymous", **settings)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_redirects_are_not_followed_out_of_the_store(tmp_path: Path, status: int) -> None:
+    """The store's server points elsewhere: the other place sees no request."""
+
+    def elsewhere(request: Request) -> bool:
+        request.answer(status, b"", Location=f"http://{sink}/c?comp=list")
+        return True
+
+    with recording_sink() as (sink, seen), serve_odd_store() as store:
+        store.oddity = elsewhere
+        found = measure(odd(store), run_owners(), tmp_path)
+        assert found.error is not None
+    assert seen == []
+
+
+def test_a_page_that_fails_half_way_leaves_bytes_unknown(tmp_path: Path) -> None:
+    """Page 2 answers 403: nothing of page 1 counts, owners are unknown."""
+
+    def fails(request: Request) -> bool:
+        if "marker=" in request.handler.path:
+            request.answer(403, b"<Error><Code>AuthorizationFailure</Code></Error>")
+            return True
+        return False
+
+    with serve_odd_store() as store:
+        store.objects, store.page_size, store.oddity = {f"m/r/{n}": b"x" for n in range(5)}, 3, fails
+        found = measure(odd(store), run_owners("abfss://c@acme.dfs.core.windows.net/m/r"), tmp_path)
+    assert (found.is_complete, found.bytes, [r["bytes"] for r in rows(found)]) == (False, None, [None])
+
+
+@pytest.mark.parametrize("key", ["m2/x", "elsewhere/x"])
+def test_objects_of_another_folder_are_not_believed(tmp_path: Path, key: str) -> None:
+    """A server that ignores the prefix."""
+    with serve_odd_store() as store:
+        store.objects = {key: b"x"}
+        found = measure(odd(store), run_owners(), tmp_path)
+    assert isinstance(found.error, SourceError)
+    assert not found.is_complete
+
+
+def test_google_goes_on_where_a_listing_broke_off(gcs_server: GcsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The try that broke off is not listed again; the sum is of both."""
+    name = f"b-{uuid.uuid4().hex[:12]}"
+    gcs_server.create_bucket(name)
+    gcs_server.put(name, {f"r/{n:05d}": b"xyz" for n in range(2500)})
+    store = ArtifactStore(uri=f"gs://{name}", endpoint=gcs_server.endpoint, credentials="anonymous")
+    import obstore
+
+    real = obstore.list
+
+    def breaks_off(*args: Any, **kwargs: Any) -> Any:
+        yield from (page for page, _ in zip(real(*args, **kwargs), range(2), strict=False))
+        raise OSError("status code: 503")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(obstore, "list", breaks_off)
+        first = measure(store, run_owners(f"gs://{name}/r"), tmp_path / "w", kept=tmp_path)
+    assert not first.is_complete
+    assert "the next try within 12 h goes on after 2,000 objects" in first.warnings[-1]
+    asked: list[Any] = []
+    monkeypatch.setattr(obstore, "list", lambda *args, **kwargs: asked.append(kwargs["offset"]) or real(*args, **kwargs))
+    second = measure(store, run_owners(f"gs://{name}/r"), tmp_path / "w", kept=tmp_path, now=NOW + timedelta(hours=1))
+    assert (asked, second.objects, second.bytes) == (["r/01999"], 2500, 7500)  # fake-gcs-server begins again: counted once all the same
+    assert [(r["objects"], r["bytes"]) for r in rows(second)] == [(2500, 7500)]
