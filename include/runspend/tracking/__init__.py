@@ -1,9 +1,13 @@
 """Runs from MLflow, two ways with the same rows: through its API (`api.py`) or straight from its database (`database.py`).
 
 `extract.py` is the order of one extract, `rows.py` with its SQL files what a row means, `places.py` what the configuration adds
-to it, `raw.py` what both ways hand over, `revisions.py` the database schemas they know. Nothing here writes to MLflow or knows where tables are kept.
+to it, `raw.py` what both ways hand over, `revisions.py` the database schemas they know. `links.py` reads what keeps artifacts where they
+are. None of that writes to MLflow, and nothing here knows where tables are kept.
 """
 
 from runspend.tracking.extract import Extract, choose_months, extract_server, probe_server
+from runspend.tracking.links import KINDS, find_links
 
-__all__ = ["Extract", "choose_months", "extract_server", "probe_server"]
+__all__ = ["LINK_TABLES", "Extract", "choose_months", "extract_server", "find_links", "probe_server"]
+
+LINK_TABLES = (*KINDS, "tracking_reads")

@@ -1,27 +1,22 @@
 """Through MLflow's own client: any tracking URI it knows.
 
-Put here the paging, the workspaces and the credentials. Credentials are handed to the client per server and never put
-into the process environment, and none are taken from there: what is configured for one server cannot reach another.
-What rows mean is decided in `runs.sql`.
+Put here the paging and which workspaces are read. Logging in is `client.py`'s, what rows mean is decided in `runs.sql`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from typing import TYPE_CHECKING, Any
 
 from runspend.config import TrackingServer
-from runspend.errors import MissingExtra, SourceError, SourceRefused, SourceUnreachable
-from runspend.redaction import redact_uri, redact_values, uri_secrets
+from runspend.errors import SourceError, SourceRefused
 from runspend.tracking import raw
+from runspend.tracking.client import DEFAULT_WORKSPACE, Client
+from runspend.tracking.links_api import ApiLinks
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,10 +29,6 @@ PAGE_POINTS = 25_000
 TRACES_PER_REQUEST = 50
 LONGEST_MODEL = 500  # as MLflow's database cuts it
 EXPERIMENTS_PER_REQUEST = 500
-DEFAULT_WORKSPACE = "default"
-
-T = TypeVar("T")
-
 
 class ApiReader:
     """MLflow's rows as its client gives them, one workspace after the other."""
@@ -49,99 +40,25 @@ class ApiReader:
         self.repaired = 0
         self._server = server
         self._progress = progress
-        self._secrets = [*uri_secrets(server.uri), *(s.get_secret_value() for s in (server.token, server.password) if s)]
+        self._client = Client(server)
         self._store: Any = None
         self._experiments: dict[str | None, list[str]] = {}  # ids by workspace; None where the server has none
-        self._workspace_of: dict[str, str | None] = {}  # of the runs whose system metrics may be asked for
+        self._workspace_of: dict[str, str | None] = {}  # of the runs that may be asked for one by one
+        self.links = ApiLinks(self._client, self._workspace_of)
         self._noted_at = time.monotonic()
 
     def __enter__(self) -> ApiReader:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("DO_NOT_TRACK", "true")
-        try:
-            import mlflow.exceptions  # noqa: F401 (is it there at all?)
-        except ImportError as error:
-            raise MissingExtra(str(error.name), "pipeline") from error
-        self._store = self._open_store()
+        self._store = self._client.store
+        self.version = self._client.version
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._store = None
 
-    def _open_store(self) -> Any:
-        uri = self._server.uri
-        scheme = urlsplit(uri).scheme if "://" in uri else ""
-        if scheme in ("http", "https"):
-            return self._open_rest_store()
-        if scheme in ("", "file") and not uri.startswith("databricks"):
-            return self._open_file_store()
-        from mlflow.tracking._tracking_service.utils import _get_store
-
-        return self._ask(lambda: _get_store(uri))
-
-    def _open_rest_store(self) -> Any:
-        from mlflow.environment_variables import MLFLOW_TRACKING_INSECURE_TLS, MLFLOW_TRACKING_SERVER_CERT_PATH
-        from mlflow.store.tracking.rest_store import RestStore
-        from mlflow.utils.rest_utils import MlflowHostCreds, http_request
-
-        parts = urlsplit(self._server.uri)
-        password = self._server.password.get_secret_value() if self._server.password else parts.password
-        creds = MlflowHostCreds(
-            host=urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])),
-            username=self._server.username or parts.username,
-            password=password,
-            token=self._server.token.get_secret_value() if self._server.token else None,
-            ignore_tls_verification=MLFLOW_TRACKING_INSECURE_TLS.get(),
-            server_cert_path=MLFLOW_TRACKING_SERVER_CERT_PATH.get(),
-        )
-        # The client itself waits minutes for a server that is not there.
-        response = self._ask(
-            lambda: http_request(creds, "/version", "GET", max_retries=1, backoff_factor=0, timeout=15, raise_on_status=False)
-        )
-        if response.status_code in (401, 403):
-            raise self._refused_credentials()
-        self.version = response.text.strip() if response.status_code == 200 and len(response.text) < 40 else ""
-        return RestStore(lambda: creds)
-
-    def _open_file_store(self) -> Any:
-        path = Path(self._server.uri.removeprefix("file://").removeprefix("file:"))
-        if not path.is_dir():  # the client would make it
-            raise SourceUnreachable(self.name, f"cannot read {self.name}: there is no folder {path}. Check `uri` in runspend.yaml.")
-        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-        from mlflow.store.tracking.file_store import FileStore
-
-        return self._ask(lambda: FileStore(str(path.resolve()), str(path.resolve())))
-
-    def _refused_credentials(self) -> SourceRefused:
-        return SourceRefused(
-            self.name,
-            f"cannot read {self.name}: {redact_uri(self._server.uri)} refused the credentials. Check token, or username and password.",
-        )
-
-    def _ask(self, call: Callable[[], T]) -> T:
-        """One call of the client, its failures in our words."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return call()
-        except MlflowException as error:
-            if error.error_code in ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED"):
-                raise self._refused_credentials() from None
-            text = redact_values(redact_uri(" ".join(str(error).split())), self._secrets)
-            raise SourceUnreachable(self.name, f"cannot read {self.name}: {text}. Its last good data stay.") from None
-
-    def _in_workspace(self, workspace: str | None) -> AbstractContextManager[Any]:
-        if workspace is None:
-            return nullcontext()
-        from mlflow.utils.workspace_context import ServerWorkspaceContext
-
-        context: AbstractContextManager[Any] = ServerWorkspaceContext(workspace)  # unlike WorkspaceContext it leaves the environment alone
-        return context
-
     def _list_workspaces(self) -> list[str | None]:
         """The workspaces to read; [None] where the server has none, or only the default one is asked for."""
         wanted = self._server.workspaces
-        there = self._find_workspaces()
+        there = self._client.find_workspaces()
         if there is None:
             if isinstance(wanted, list) and wanted != [DEFAULT_WORKSPACE]:
                 raise SourceRefused(
@@ -165,27 +82,13 @@ class ApiReader:
             )
         return list(wanted)
 
-    def _find_workspaces(self) -> list[str] | None:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            if not getattr(self._store, "supports_workspaces", False):
-                return None
-        except MlflowException:  # older servers do not know the question
-            return None
-        if not hasattr(self._store, "get_host_creds"):
-            return None
-        from mlflow.store.workspace.rest_store import RestWorkspaceStore
-
-        return sorted(w.name for w in self._ask(RestWorkspaceStore(self._store.get_host_creds).list_workspaces))
-
     def read_experiments(self) -> pa.Table:
         import pyarrow as pa
         from mlflow.entities import ViewType
 
         rows: list[tuple[Any, ...]] = []
         for workspace in self._list_workspaces():
-            with self._in_workspace(workspace):
+            with self._client.in_workspace(workspace):
                 found = list(
                     self._pages(
                         lambda token: self._store.search_experiments(view_type=ViewType.ALL, max_results=PAGE_EXPERIMENTS, page_token=token)
@@ -206,13 +109,14 @@ class ApiReader:
                         e.last_update_time or 0,
                     )
                 )
+        self.links.workspaces = [None] if self._server.registry else list(self._experiments)
         schema = raw.raw_schema(raw.EXPERIMENT_TEXT, raw.EXPERIMENT_TIMES)
         return pa.table([pa.array(column, field.type) for column, field in zip(_turned(rows, schema), schema, strict=True)], schema=schema)
 
     def _pages(self, ask: Callable[[str | None], Any]) -> Iterator[Any]:
         token: str | None = None
         while True:
-            page = self._ask(lambda: ask(token))  # noqa: B023 (called at once)
+            page = self._client.ask(lambda: ask(token))  # noqa: B023 (called at once)
             items, token = (page, page.token) if hasattr(page, "token") else page
             yield from items
             if not token:
@@ -228,13 +132,13 @@ class ApiReader:
     def _search(self, ids: list[str], condition: str, order: str, limit: int, token: str | None = None) -> Any:
         from mlflow.entities import ViewType
 
-        return self._ask(lambda: self._store.search_runs(ids, condition, ViewType.ALL, limit, [order], token))
+        return self._client.ask(lambda: self._store.search_runs(ids, condition, ViewType.ALL, limit, [order], token))
 
     def list_months(self) -> list[str]:
         """The start months that hold runs: one question per month there is."""
         months = set()
         for workspace, ids in self._chunks():
-            with self._in_workspace(workspace):
+            with self._client.in_workspace(workspace):
                 if self._search(ids, f"attributes.start_time < {raw.month_bounds(raw.NO_START)[1]}", "attributes.start_time ASC", 1):
                     months.add(raw.NO_START)
                 after = raw.month_bounds(raw.NO_START)[1]
@@ -258,12 +162,12 @@ class ApiReader:
             for workspace, ids in self._chunks():
                 # Entered for each question, not around the loop: what consumes this generator may be another thread.
                 if month == raw.NO_START:
-                    yield from self._read_range(workspace, ids, -(2**62), after)
-                    yield from self._read_range(workspace, ids, raw.LAST_MS, 2**62)
+                    yield from self._read_range(workspace, ids, -(2**62), after, keys)
+                    yield from self._read_range(workspace, ids, raw.LAST_MS, 2**62, keys)
                 else:
-                    yield from self._read_range(workspace, ids, first, after)
+                    yield from self._read_range(workspace, ids, first, after, keys)
 
-    def _read_range(self, workspace: str | None, ids: list[str], first: int, after: int) -> Iterator[pa.RecordBatch]:
+    def _read_range(self, workspace: str | None, ids: list[str], first: int, after: int, keys: raw.Keys) -> Iterator[pa.RecordBatch]:
         """Runs that started in [first, after), each once, whatever is created or removed meanwhile.
 
         MLflow's page tokens are offsets: a run that disappears shifts the rest. So each page starts where the one before
@@ -276,7 +180,7 @@ class ApiReader:
         count = 0
         while True:
             condition = f"attributes.start_time >= {first} AND attributes.start_time < {after}"
-            with self._in_workspace(workspace):
+            with self._client.in_workspace(workspace):
                 page = self._search(ids, condition, "attributes.start_time ASC", limit, token)
             runs = [r for r in page if r.info.run_id not in done]
             if runs:
@@ -284,7 +188,8 @@ class ApiReader:
                 self._note(count)
                 batch = _to_batch(runs)
                 if workspace is not None:
-                    self._workspace_of |= {r.info.run_id: workspace for r in runs if _use_keys(r)}
+                    self._workspace_of |= {r.info.run_id: workspace for r in runs}
+                self.links.note_runs(runs, keys.metrics)
                 yield batch
             if not page.token:
                 return
@@ -322,7 +227,7 @@ class ApiReader:
 
     def _points(self, metric: raw.UseKey, most: int) -> list[Any]:
         """The points of a metric at the steps that are looked at, those between 0 and `most`."""
-        with self._in_workspace(self._workspace_of.get(metric.run_id)):
+        with self._client.in_workspace(self._workspace_of.get(metric.run_id)):
             pages = self._pages(lambda token: self._store.get_metric_history(metric.run_id, metric.key, max_results=PAGE_POINTS, page_token=token))
             return [p for p in pages if 0 <= p.step <= metric.last_step and p.step % metric.stride == 0 and 0 <= p.value <= most]
 
@@ -331,10 +236,10 @@ class ApiReader:
 
         rows: list[tuple[str, str, str, str]] = []
         for workspace, ids in self._chunks():
-            with self._in_workspace(workspace):
+            with self._client.in_workspace(workspace):
                 rows += self._owners(
                     lambda token: self._store.search_logged_models(experiment_ids=ids, max_results=PAGE_OWNERS, page_token=token),  # noqa: B023
-                    lambda m: ("logged_model", m.model_id, m.experiment_id, m.artifact_location or ""),
+                    self._model_row,
                 )
                 rows += self._owners(
                     lambda token: self._store.search_traces(experiment_ids=ids, max_results=PAGE_OWNERS, page_token=token),  # noqa: B023
@@ -344,11 +249,15 @@ class ApiReader:
         unique = sorted({row for row in rows if row[3]})
         return pa.table([pa.array(column, pa.string()) for column in _turned(unique, schema)], schema=schema)
 
+    def _model_row(self, model: Any) -> tuple[str, str, str, str]:
+        self.links.note_model(model)
+        return "logged_model", model.model_id, model.experiment_id, model.artifact_location or ""
+
     def list_trace_months(self) -> list[str]:
         """The months that hold traces: one question per month there is."""
         months = set()
         for workspace, ids in self._chunks():
-            with self._in_workspace(workspace):
+            with self._client.in_workspace(workspace):
                 after = 1
                 while page := self._search_traces(ids, f"attributes.timestamp_ms >= {after}", 1)[0]:
                     month = raw.month_of(page[0].request_time)
@@ -379,7 +288,7 @@ class ApiReader:
             for workspace, ids in self._chunks():
                 token: str | None = None
                 while True:
-                    with self._in_workspace(workspace):
+                    with self._client.in_workspace(workspace):
                         page, token = self._search_traces(ids, condition, PAGE_OWNERS, token)
                         priced = [row for row in map(_trace_row, page) if row is not None]
                         spans += self._read_spans([row[0] for row in priced])
@@ -391,7 +300,7 @@ class ApiReader:
     def _read_spans(self, trace_ids: list[str]) -> Iterator[tuple[Any, ...]]:
         for start in range(0, len(trace_ids), TRACES_PER_REQUEST):
             batch = trace_ids[start : start + TRACES_PER_REQUEST]
-            for trace in self._ask(lambda: self._store.batch_get_traces(batch)):  # noqa: B023
+            for trace in self._client.ask(lambda: self._store.batch_get_traces(batch)):  # noqa: B023
                 for span in trace.data.spans:
                     cost = _finite((span.get_attribute("mlflow.llm.cost") or {}).get("total_cost"))
                     model = str(span.get_attribute("mlflow.llm.model") or "")[:LONGEST_MODEL]
@@ -419,7 +328,7 @@ class ApiReader:
 
     def _as_source_error(self, error: Exception) -> SourceError:
         try:
-            self._ask(lambda: _raise(error))
+            self._client.ask(lambda: _raise(error))
         except SourceError as ours:
             return ours
         raise error

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
@@ -25,6 +26,7 @@ from runspend.errors import ConfigError, SourceError, SourceRefused, SourceUnrea
 from runspend.redaction import redact_uri, redact_values, uri_secrets
 from runspend.tracking import raw, revisions
 from runspend.tracking.connections import Connection, Postgres, SqliteCopy, load_drivers
+from runspend.tracking.links_database import DatabaseLinks
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -121,7 +123,7 @@ grid (run_uuid, key, step, last_step, stride) as (
 )
 select cast(g.run_uuid as text), cast(g.key as text), {logged_ms} cast(m.value as real)
 from grid g cross join metrics m indexed by index_metrics_run_uuid_key_step on m.run_uuid = g.run_uuid and m.key = g.key and m.step = g.step
-where m.is_nan = 0 and m.value between 0 and {most}
+where m.is_nan = 0 and m.value between {least} and {most}
 """
 POSTGRES_POINTS = """
 select w.run_uuid, w.key, {logged_ms} m.value::float8
@@ -129,7 +131,7 @@ from (values {listed}) w (run_uuid, key, last_step, stride)
 cross join lateral generate_series(0, w.last_step, w.stride) g (step)
 cross join lateral (
   select value, timestamp from metrics m
-  where m.run_uuid = w.run_uuid and m.key = w.key and m.step = g.step and not m.is_nan and m.value between 0 and {most} offset 0
+  where m.run_uuid = w.run_uuid and m.key = w.key and m.step = g.step and not m.is_nan and m.value between {least} and {most} offset 0
 ) m
 """
 
@@ -185,8 +187,9 @@ class DatabaseReader:
         self._workdir = workdir
         self._progress = progress
         self._copy: Path | None = None
-        self._is_sqlite = uri.startswith("sqlite")
+        self.is_sqlite = uri.startswith("sqlite")
         self._connection: Connection | None = None
+        self.links = DatabaseLinks(self, server)
         self._failures: tuple[type[Exception], ...] = (OSError,)
 
     def __enter__(self) -> DatabaseReader:
@@ -204,11 +207,11 @@ class DatabaseReader:
 
     def _open(self) -> None:
         with ThreadPoolExecutor(1) as beside:  # the copy is the kernel's work, the drivers are Python's
-            if self._is_sqlite:
+            if self.is_sqlite:
                 self._copy = self._workdir / COPY
                 copying = beside.submit(copy_sqlite, self.name, sqlite_path(self._uri), self._copy, self._progress)
             self._failures = load_drivers()
-        if self._is_sqlite:
+        if self.is_sqlite:
             copying.result()
             self._connection = self._connect_copy()
         else:
@@ -257,11 +260,11 @@ class DatabaseReader:
 
     def read_experiments(self) -> pa.Table:
         has_workspaces = revisions.is_at_least(self.revision, revisions.WORKSPACES_SINCE)
-        sql = (SQLITE_EXPERIMENTS if self._is_sqlite else POSTGRES_EXPERIMENTS).format(
+        sql = (SQLITE_EXPERIMENTS if self.is_sqlite else POSTGRES_EXPERIMENTS).format(
             workspace="cast(e.workspace as varchar)" if has_workspaces else "'default'"
         )
         schema = raw.raw_schema(raw.EXPERIMENT_TEXT, raw.EXPERIMENT_TIMES)
-        table = raw.to_table(self._batches(sql, schema), schema)
+        table = raw.to_table(self.batches(sql, schema), schema)
         if self.only_workspaces is not None:
             import pyarrow as pa
             import pyarrow.compute as pc
@@ -279,7 +282,7 @@ class DatabaseReader:
 
     def narrow_keys(self, wanted: raw.Keys) -> raw.Keys:
         """Those of the wanted keys that some run has: a look into the primary key each."""
-        return raw.Keys(self._present("tags", wanted.tags), self._present("params", wanted.params))
+        return replace(wanted, tags=self._present("tags", wanted.tags), params=self._present("params", wanted.params))
 
     def _present(self, table: str, keys: Sequence[str] | None) -> Sequence[str] | None:
         if not keys:
@@ -293,11 +296,11 @@ class DatabaseReader:
     def read_runs(self, months: Sequence[str] | None, keys: raw.Keys) -> Iterator[pa.RecordBatch]:
         where = "" if months is None else "where " + (" or ".join(_month_condition(m) for m in months) or "false")
         schema = raw.run_schema()
-        if not self._is_sqlite:
+        if not self.is_sqlite:
             only_chosen = "and run_uuid in (select run_uuid from chosen)" if where else ""
             maps = {t: POSTGRES_MAP.format(table=t, among=_among("key", k), only_chosen=only_chosen) for t, k in keys.by_table()}
             kinds = " or ".join(f"key like 'system/%{kind}'" for kind in raw.use_kinds(keys))
-            yield from self._batches(POSTGRES_RUNS.format(where=where, only_chosen=only_chosen, kinds=kinds, **maps), schema)
+            yield from self.batches(POSTGRES_RUNS.format(where=where, only_chosen=only_chosen, kinds=kinds, **maps), schema)
             return
         maps = {t: "'{}'" if k is not None and not k else SQLITE_MAP.format(table=t, among=_among("+t.key", k)) for t, k in keys.by_table()}
         [has_use] = self._scalars("select exists (select 1 from latest_metrics where key >= 'system/' and key < 'system0')")
@@ -313,7 +316,7 @@ class DatabaseReader:
 
     def read_use(self, wanted: Sequence[raw.UseKey]) -> Iterator[pa.RecordBatch]:
         """The chosen points of system metrics, by the index on run, key and step; none from a database that lacks it."""
-        return self._read_points(wanted, raw.use_schema(), logged_ms="", most=100)
+        return self.read_points(wanted, raw.use_schema(), logged_ms="", most=100)
 
     def read_power(self, wanted: Sequence[raw.UseKey]) -> Iterator[pa.RecordBatch]:
         """The chosen points of metrics of power, with their times."""
@@ -322,18 +325,21 @@ class DatabaseReader:
                 f"{self.name}: power that runs measured cannot be read from a database older than revision {revisions.METRIC_INDEX_SINCE}: "
                 "its metrics have no index. Those hours have `idle_watts`. Run `mlflow db upgrade`, or set `via: api`."
             )
-        logged_ms = "cast(m.timestamp as integer)," if self._is_sqlite else "m.timestamp::bigint,"
-        return self._read_points(wanted, raw.power_schema(), logged_ms=logged_ms, most=raw.LARGEST_WATTS)
+        logged_ms = "cast(m.timestamp as integer)," if self.is_sqlite else "m.timestamp::bigint,"
+        return self.read_points(wanted, raw.power_schema(), logged_ms=logged_ms, most=raw.LARGEST_WATTS)
 
-    def _read_points(self, wanted: Sequence[raw.UseKey], schema: pa.Schema, *, logged_ms: str, most: int) -> Iterator[pa.RecordBatch]:
+    def read_points(
+        self, wanted: Sequence[raw.UseKey], schema: pa.Schema, *, logged_ms: str, least: float = 0, most: float
+    ) -> Iterator[pa.RecordBatch]:
+        """Points of metrics between `least` and `most`, each by a search of the index; none from a database that lacks it. `logged_ms`: the columns before the value."""
         if not revisions.is_at_least(self.revision, revisions.METRIC_INDEX_SINCE):
             return
         if wanted and isinstance(self._connection, Postgres):  # whatever its planner thinks of a small or never analyzed table
             self._connection.let_scans("off")
         for part in _parts(wanted):
             listed = ", ".join(f"({_literal(u.run_id)}, {_literal(u.key)}, {u.last_step}, {u.stride})" for u in part)
-            sql = SQLITE_POINTS if self._is_sqlite else POSTGRES_POINTS
-            yield from self._batches(sql.format(listed=listed, logged_ms=logged_ms, most=most), schema)
+            sql = SQLITE_POINTS if self.is_sqlite else POSTGRES_POINTS
+            yield from self.batches(sql.format(listed=listed, logged_ms=logged_ms, least=least, most=most), schema)
         if wanted and isinstance(self._connection, Postgres):
             self._connection.let_scans("on")
 
@@ -347,7 +353,7 @@ class DatabaseReader:
         def read(sql: str) -> list[pa.RecordBatch]:
             connection = free.get()
             try:
-                return list(self._batches(sql, schema, connection))
+                return list(self.batches(sql, schema, connection))
             finally:
                 free.put(connection)
 
@@ -367,9 +373,9 @@ class DatabaseReader:
         schema = raw.raw_schema(raw.OWNER_TEXT)
         batches: list[pa.RecordBatch] = []
         if revisions.is_at_least(self.revision, revisions.LOGGED_MODELS_SINCE):
-            batches += self._batches(MODELS, schema)
+            batches += self.batches(MODELS, schema)
         if revisions.is_at_least(self.revision, revisions.TRACES_SINCE):
-            batches += self._batches(TRACES, schema)
+            batches += self.batches(TRACES, schema)
         return raw.to_table(batches, schema)
 
     def list_trace_months(self) -> list[str]:
@@ -381,13 +387,13 @@ class DatabaseReader:
     def read_traces(self, months: Sequence[str]) -> tuple[pa.Table, pa.Table]:
         bounds = [raw.month_bounds(month) for month in months]
         within = " or ".join(f"(i.timestamp_ms >= {first} and i.timestamp_ms < {after})" for first, after in bounds)
-        types = {"text": "text", "real": "real" if self._is_sqlite else "float8", "months": f"and ({within or 'false'})"}
+        types = {"text": "text", "real": "real" if self.is_sqlite else "float8", "months": f"and ({within or 'false'})"}
         tables = []
         for sql, schema in ((TRACE_COSTS, raw.trace_schema()), (SPAN_COSTS, raw.span_schema())):
-            tables.append(raw.to_table(self._batches(sql.format(**types), schema) if months else (), schema))
+            tables.append(raw.to_table(self.batches(sql.format(**types), schema) if months else (), schema))
         return tables[0], tables[1]
 
-    def _batches(self, sql: str, schema: pa.Schema, connection: Connection | None = None) -> Iterator[pa.RecordBatch]:
+    def batches(self, sql: str, schema: pa.Schema, connection: Connection | None = None) -> Iterator[pa.RecordBatch]:
         try:
             for batch in (connection or self._opened()).read(sql):
                 if batch.num_rows:

@@ -16,6 +16,7 @@ from runspend.config import DimensionSettings, Pool, TrackingServer
 from runspend.errors import SourceError, SourceRefused
 from runspend.identifiers import RUN_JOB_KEYS
 from runspend.tracking import database, raw
+from runspend.tracking.links import LinkFiles, Links, LinkSettings
 from runspend.tracking.places import MeasuredMachines, RowSettings
 from runspend.tracking.rows import Rows
 
@@ -57,6 +58,7 @@ def extract_server(
     known_trace_months: Sequence[str] = (),
     accept: Collection[str] = (),
     measured: MeasuredMachines = MeasuredMachines(),  # noqa: B008 (frozen)
+    links: LinkSettings = LinkSettings(),  # noqa: B008 (frozen)
 ) -> Extract:
     """Read a server into Parquet files under `workdir`.
 
@@ -65,9 +67,9 @@ def extract_server(
     run of is read as empty; `settings_of` says under which `extras["settings"]` each was written: one that differs is read
     again. `known_trace_months` are those of `trace_costs`. `selector_keys` ("tag.K", "param.K", "experiment_tag.K") are copied beside the allow-list, because pools, budgets
     and policies select by them. `accept` names months, or "experiments", whose shrinking is known. Of `measured` machines the runs'
-    metrics of power are read too.
+    metrics of power are read too, and what keeps artifacts where they are if `links` says so.
     """
-    settings = RowSettings(dims, pools, job_keys, selector_keys, measured)
+    settings = RowSettings(dims, pools, job_keys, selector_keys, measured, links)
     with ThreadPoolExecutor(1) as beside:  # DuckDB starts while a SQLite file is copied
         making = beside.submit(Rows, server, settings, now=now, workdir=workdir, load_id=load_id)
         try:
@@ -82,16 +84,22 @@ def extract_server(
                 _load_runs(reader, rows, chosen, previous)
                 trace_months = _trace_months_to_read(reader, months, known_trace_months, outdated, now)
                 rows.load_traces(*reader.read_traces(trace_months))
-                owners = rows.write_owners(reader.read_owners())
+                raw_owners = reader.read_owners()
+                owners = rows.write_owners(raw_owners)
+                to_write = sorted({*rows.months(), *known_months} if chosen is None else set(chosen))
+                linked = Links(rows, server, links, load_id).read(reader.links, raw_owners, to_write, previous, outdated) if links.wanted else LinkFiles()
                 warnings = [*reader.warnings, *rows.warnings()]
+                warnings += [f"{server.name}: {kind} is unknown, so artifacts it may protect stay: {why}" for kind, why in linked.unknown.items()]
                 if reader.repaired:
                     warnings.append(f"{server.name}: {reader.repaired} values are no UTF-8; what is not was replaced by U+FFFD.")
             tables = {("experiments", "all"): rows.write_experiments(), ("artifact_owners", "all"): owners}
-            to_write = sorted({*rows.months(), *known_months} if chosen is None else set(chosen))
             tables |= {("trace_costs", m): rows.write_trace_month(m, previous("trace_costs", m)) for m in trace_months}
             written, extras, refused = _write_months(rows, to_write, previous, accept)
             progress(f"{server.name}: {rows.count_runs()} runs of {len(to_write)} months")
-            return Extract(tables | written, now, rows.count_runs(), experiments, extras, refused, warnings)
+            believed = {unit: path for unit, path in linked.tables.items() if unit[1] == "all" or ("runs", unit[1]) in written}
+            if linked.unknown:  # so that these runs are asked again
+                extras = {unit: extra | {"settings": None} for unit, extra in extras.items()}
+            return Extract(tables | written | believed, now, rows.count_runs(), experiments, extras, refused, warnings)
         finally:
             if making.exception() is None:
                 making.result().close()

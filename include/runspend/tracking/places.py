@@ -20,6 +20,7 @@ from runspend.config import DimensionSettings, Pool, TrackingServer
 from runspend.errors import ConfigError
 from runspend.identifiers import RUN_JOB_KEYS, job_key_sql, pool_key_sql
 from runspend.selectors import glob_to_regex, matches
+from runspend.tracking.links import LinkSettings
 
 DIMENSIONS = ("team", "project", "cost_center", "owner")
 # Columns of `runs.sql` that selectors ask for; `tracking` is the server itself.
@@ -43,6 +44,7 @@ class RowSettings:
     job_keys: Sequence[str] = RUN_JOB_KEYS
     selector_keys: Collection[str] = ()
     measured: MeasuredMachines = MeasuredMachines()
+    links: LinkSettings = LinkSettings()  # noqa: RUF009 (frozen)
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,7 @@ def digest_settings(server: TrackingServer, settings: RowSettings, places: Place
         "selector_keys": sorted(settings.selector_keys),
         "rules": [*rules, job_key_sql("said_job")],
         "measured": [settings.measured.resource_ids, settings.measured.of_pool],
+        "links": [settings.links.wanted, settings.links.metrics],
     }
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 

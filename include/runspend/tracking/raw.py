@@ -30,6 +30,11 @@ TRACE_TEXT = ("trace_id", "experiment_id", "source_run", "trace_user", "mlflow_u
 TRACE_FIGURES = ("start_ms", "input_tokens", "output_tokens", "total_cost")
 SPAN_TEXT = ("trace_id", "span_id", "parent_id", "model")
 
+# What keeps artifacts where they are. `aliases` is a JSON list; `storage` is where a version registered from another version lies.
+VERSION_TEXT = ("workspace", "model_name", "run_id", "source", "storage", "stage", "aliases", "status")
+VERSION_FIGURES = ("version", "creation_ms")
+USE_TEXT = ("run_id", "model_id", "direction")
+
 BETWEEN, AFTER = "\x1e", "\x1f"
 USE_KEY, POWER_KEY = "utilization_percentage", "power_usage_watts"
 USE_POINTS = 250  # of one metric of one run, evenly spread over its steps: enough for a mean, few enough to look each up
@@ -44,11 +49,13 @@ LAST_MS = 253_402_300_800_000  # the year 10000
 
 @dataclass(frozen=True)
 class Keys:
-    """The tags and params of runs to hand over; None is all of them. `power`: whether metrics of power stand in `use_keys`."""
+    """The tags and params of runs to hand over; None is all of them. `power`: whether metrics of power stand in `use_keys`. `metrics`: those
+    whose newest values will be asked for; None where nothing will be asked of models."""
 
     tags: Sequence[str] | None
     params: Sequence[str] | None
     power: bool = False
+    metrics: Sequence[str] | None = None
 
     def by_table(self) -> tuple[tuple[str, Sequence[str] | None], ...]:
         return ("tags", self.tags), ("params", self.params)
@@ -69,12 +76,38 @@ class UseKey:
         return self.last_step // self.stride + 1
 
 
+class LinkReader(Protocol):
+    """What keeps artifacts where they are, of one open tracking server. Asked for after its runs and owners."""
+
+    @property
+    def asks_each_run(self) -> bool:
+        """Whether the inputs of a run cost a request."""
+
+    def read_versions(self) -> pa.Table:
+        """Every registered version that is not deleted; prompts, which MLflow keeps beside them, are none."""
+
+    def read_uses(self, run_ids: Sequence[str]) -> pa.Table:
+        """Models that runs made and used; inputs of these runs only, where each has to be asked."""
+
+    def read_last(self, metrics: Sequence[str]) -> pa.Table:
+        """The newest value of each of the metrics of each run."""
+
+    def read_points(self, wanted: Sequence[UseKey]) -> pa.Table:
+        """Values of runs' metrics at the chosen steps."""
+
+    def read_model_points(self, metrics: Sequence[str]) -> pa.Table:
+        """Values that runs logged for logged models."""
+
+
 class Reader(Protocol):
     """One open tracking server. Every call of one reader sees the same rows where the server can promise that."""
 
     version: str
     warnings: list[str]
     repaired: int  # values that were no UTF-8
+
+    @property
+    def links(self) -> LinkReader: ...
 
     def __enter__(self) -> Reader: ...
 
@@ -128,6 +161,23 @@ def power_schema() -> pa.Schema:
     import pyarrow as pa
 
     return pa.schema([("run_id", pa.string()), ("key", pa.string()), ("logged_ms", pa.int64()), ("value", pa.float64())])
+
+
+def version_schema() -> pa.Schema:
+    return raw_schema(VERSION_TEXT, VERSION_FIGURES)
+
+
+def link_schema() -> pa.Schema:
+    """Run, model, direction; the step a model was logged at, -1 for none."""
+    return raw_schema(USE_TEXT, ("step",))
+
+
+def point_schema() -> pa.Schema:
+    """A value of a metric of a run, or of a model it was logged for; logged_ms in epoch milliseconds."""
+    import pyarrow as pa
+
+    figures = [("step", pa.int64()), ("logged_ms", pa.int64()), ("value", pa.float64())]
+    return pa.schema([(name, pa.string()) for name in ("run_id", "model_id", "metric")] + figures)
 
 
 def trace_schema() -> pa.Schema:

@@ -10,6 +10,9 @@ from __future__ import annotations
 # Before these MLflow's tables lack what runs are read from.
 OLDEST_SUPPORTED = "97727af70f4d"
 LOGGED_MODELS_SINCE = "400f98739977"
+STEPS_SINCE = "6953534de441"  # at which a model was logged
+ALIASES_SINCE = "3500859a5d39"
+STORAGE_SINCE = "acf3f17fdcc7"  # of model versions
 TRACES_SINCE = "867495a8f9d4"
 TRACE_COSTS_SINCE = "75868b020152"  # costs and models in columns of their own
 WORKSPACES_SINCE = "1b5f0d9ad7c1"

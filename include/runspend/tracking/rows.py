@@ -33,6 +33,7 @@ from runspend.tracking.places import (
 )
 
 if TYPE_CHECKING:
+    import duckdb
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -105,7 +106,8 @@ class Rows:
         stated = {*STATED_KEYS, *settings.job_keys}
         self._copied_tags = {*_listed(server.copy_.tags), *stated, *self._places.tags, *keys_of(settings.selector_keys, "tag.")}
         params = {*_listed(server.copy_.params), *stated, *self._places.params, *keys_of(settings.selector_keys, "param.")}
-        self.wanted = raw.Keys(sort_keys({*MLFLOW_KEYS, *self._copied_tags}), sort_keys(params))
+        links = settings.links
+        self.wanted = raw.Keys(sort_keys({*MLFLOW_KEYS, *self._copied_tags}), sort_keys(params), metrics=links.metrics if links.wanted else None)
         self._parts: dict[str, str] = {}
         self._beside = ThreadPoolExecutor(1)  # writes files, one at a time
         self._con = duckdb.connect(
@@ -129,6 +131,11 @@ class Rows:
         self._con.execute("create table fresh_use (run_id varchar, mean_use_percent double)")
         if self.reads_power:
             self._create_power(settings.measured)
+
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """Where the runs and experiments that were read stand as `fresh_runs` and `fresh_experiments`."""
+        return self._con
 
     def close(self) -> None:
         self._beside.shutdown()
@@ -185,7 +192,7 @@ class Rows:
         }
         self._set("pool_texts", self._pools.texts)
         every_tag, every_param = self._server.copy_.tags == "all", self._server.copy_.params == "all"
-        return raw.Keys(None if every_tag else tags, None if every_param else params, self.reads_power)
+        return raw.Keys(None if every_tag else tags, None if every_param else params, self.reads_power, keys.metrics)
 
     def _set(self, name: str, value: Any, type_: str = "varchar[]") -> None:
         self._con.execute(f"set variable {name} = cast($value as {type_})", {"value": value})
@@ -277,7 +284,7 @@ class Rows:
         """The file of `trace_costs`: what the traces there are cost, and what those no longer there did."""
         table = TABLES["trace_costs"]
         self._register("previous_trace_costs", table, previous)
-        return self._write(table, month, _sql("trace_month.sql", columns=_columns(table)), {"month": _first_day(month)})
+        return self.write(table, month, _sql("trace_month.sql", columns=_columns(table)), {"month": _first_day(month)})
 
     def warnings(self) -> list[str]:
         """One sentence for each kind of statement that could not be used."""
@@ -299,7 +306,7 @@ class Rows:
 
     def write_experiments(self) -> Path:
         table = TABLES["experiments"]
-        return self._write(table, "all", f"select {_columns(table)} from fresh_experiments order by experiment_id, workspace", {})
+        return self.write(table, "all", f"select {_columns(table)} from fresh_experiments order by experiment_id, workspace", {})
 
     def write_owners(self, owners: pa.Table) -> Path:
         """`artifact_owners` of the experiments that were read."""
@@ -309,7 +316,7 @@ class Rows:
             "select $server as tracking_server, e.workspace, o.owner_kind, o.owner_id, nullif(o.experiment_id, '') as experiment_id, o.uri, $load_id as load_id"
             " from raw_owners o join fresh_experiments e on e.experiment_id = o.experiment_id"
         )
-        path = self._write(table, "all", f"select {_columns(table)} from ({select}) order by owner_kind, owner_id, workspace", self._names)
+        path = self.write(table, "all", f"select {_columns(table)} from ({select}) order by owner_kind, owner_id, workspace", self._names)
         self._con.unregister("raw_owners")
         return path
 
@@ -333,7 +340,7 @@ class Rows:
             + ", r.resource_ids, r.mean_use_percent, coalesce(r.purged_at, $now::timestamptz) as purged_at",
         )
         writing = self._begin(runs, month, select, {**parameters, "now": self._now})
-        of_resources = self._write(
+        of_resources = self.write(
             resources,
             month,
             f"select {_columns(resources)} from (select {_columns(resources)} from fresh_resources where start_month = $month union all"
@@ -346,7 +353,7 @@ class Rows:
         if self.reads_power:
             self._register("previous_power", TABLES["machine_power"], previous_power)
             select = _sql("power_month.sql", columns=_columns(TABLES["machine_power"]))
-            files["machine_power"] = self._write(TABLES["machine_power"], month, select, parameters)
+            files["machine_power"] = self.write(TABLES["machine_power"], month, select, parameters)
         return files, self._extra(files["runs"])
 
     def _register(self, name: str, table: Table, rows: pa.Table | None) -> None:
@@ -383,7 +390,7 @@ class Rows:
         )
         return {"first_start": _iso(first), "last_end": _iso(last), "has_open_runs": is_open, "runs": count, "settings": self.settings_digest}
 
-    def _write(self, table: Table, period: str, select: str, parameters: dict[str, Any]) -> Path:
+    def write(self, table: Table, period: str, select: str, parameters: dict[str, Any]) -> Path:
         """By pyarrow: DuckDB marks columns that happen to hold no null as required, and the files of one table must agree."""
         return self._begin(table, period, select, parameters).result()
 

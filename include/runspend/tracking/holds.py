@@ -1,0 +1,27 @@
+"""Tags that keep artifacts where they are: one rule for runs, experiments, models and traces. `plan.sql` of the archive says the same in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date
+
+NO = ("false", "no", "0")
+
+
+def holding_tag(tags: Mapping[str, str], whose: str, today: date) -> str | None:
+    """What a tag says against touching the artifacts, in words; `whose` is "its" or "its experiment's". A date in runspend.keep holds to its end."""
+    said = {key: tags[key].strip().lower() for key in ("runspend.hold", "runspend.keep", "stage") if key in tags}
+    if said.get("runspend.hold", "no") not in NO:
+        return f"legal hold: {whose} tag runspend.hold"
+    if said.get("runspend.keep", "no") not in NO and not _is_past(said["runspend.keep"], today):
+        return f"{whose} tag runspend.keep"
+    if said.get("stage") == "production":
+        return f"{whose} tag stage is production"
+    return None
+
+
+def _is_past(text: str, today: date) -> bool:
+    try:
+        return date.fromisoformat(text) < today
+    except ValueError:
+        return False

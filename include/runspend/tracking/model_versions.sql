@@ -1,0 +1,26 @@
+-- One row per registered version, from `raw_versions`. A version of a logged model lies in the model's folder, which `raw_owners` knows; `storage` is what a copy of another version resolves to.
+with found as (
+  select
+    *,
+    coalesce(
+      nullif(regexp_extract(source, '^models:/(m-[^/@]+)$', 1), ''),
+      nullif(regexp_extract(coalesce(nullif(storage, ''), source), '/models/(m-[0-9a-f]{32})/artifacts/?$', 1), '')
+    ) as model_id
+  from raw_versions
+)
+select
+  $server as tracking_server,
+  v.workspace,
+  v.model_name,
+  v.version as model_version,
+  nullif(v.run_id, '') as run_id,
+  v.model_id,
+  coalesce(o.uri, nullif(v.storage, ''), nullif(v.source, '')) as source_uri,
+  v.stage,
+  cast(to_json(cast(cast(v.aliases as json) as varchar[])) as varchar) as aliases,
+  nullif(v.status, '') as version_status,
+  instant(v.creation_ms) as creation_time,
+  $load_id as load_id
+from found v
+left join (select distinct owner_id, uri from raw_owners where owner_kind = 'logged_model') o on o.owner_id = v.model_id
+order by model_name, model_version, workspace

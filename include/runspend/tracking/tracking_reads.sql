@@ -1,0 +1,7 @@
+-- Whether each kind could be read, for every workspace that holds experiments. `reasons` stand beside `kinds`; null: it could.
+with kinds as (
+  select unnest($kinds) as kind, unnest(cast($reasons as varchar[])) as reason
+)
+select $server as tracking_server, w.workspace, k.kind, case when k.reason is null then 'ok' else 'unknown' end as state, k.reason, $load_id as load_id
+from (select distinct workspace from fresh_experiments) w cross join kinds k
+order by workspace, kind
