@@ -53,7 +53,8 @@ LOAD_TRIES = 3  # of a bill that somebody else loads at the same time
 
 
 def extract(settings: Settings, names: Sequence[str] | None = None, *, now: datetime, accept: Sequence[str] = (), progress: Progress = silent) -> Outcome:
-    """Runs, experiments and traces of each tracking server into `runs`, `run_resources`, `machine_power`, `experiments`, `artifact_owners`, `trace_costs`."""
+    """Runs, experiments and traces of each tracking server into `runs`, `run_resources`, `machine_power`, `experiments`, `artifact_owners`, `trace_costs`;
+    where there are retention policies, what keeps artifacts where they are into `model_versions`, `model_uses`, `run_metrics`, `tracking_reads`."""
     from runspend import tracking
     from runspend.tracking.measured import find_measured
 
@@ -75,6 +76,7 @@ def extract(settings: Settings, names: Sequence[str] | None = None, *, now: date
                 selector_keys=selector_keys(settings),
                 pools=settings.pools,
                 measured=find_measured(settings),
+                links=tracking.find_links(settings),
                 job_keys=settings.keys.run_job,
                 accept=[month for name, _, month in (text.partition(":") for text in accept) if name == server.name],
                 workdir=workdir,
