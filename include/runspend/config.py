@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import re
 from collections.abc import Mapping
 from datetime import date, timedelta
 from decimal import Decimal
@@ -34,38 +33,36 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from runspend.budget_settings import AnomalySettings, Budget, BudgetEntry, TagBudgets
 from runspend.csvfile import read_csv_rows
 from runspend.errors import ConfigError
 from runspend.identifiers import ATTACHED_TAG_KEYS, GROUP_TAG_KEYS, JOB_TAG_KEYS, RUN_JOB_KEYS, RUN_TAG_KEYS
+from runspend.mail_settings import MailSettings, WebhookSettings
 from runspend.mistakes import describe_mistakes
 from runspend.redaction import HIDDEN, redact_uri, redact_values, uri_secrets
-from runspend.retention import ArchiveSettings, RetentionKeep, RetentionPolicy
+from runspend.retention import ArchiveSettings, RetentionKeep, RetentionPolicy, StorageRate
 from runspend.values import (
     CONNECTION,
     SCHEME,
-    Address,
-    BudgetSelector,
     Clock,
-    CostMeasure,
     Currency,
     Dimension,
     Discount,
     Duration,
     Frozen,
+    HiddenAddress,
     HourPrice,
     LineSelector,
     LocalPath,
-    Money,
     Name,
     Rate,
     Ratio,
-    Recipient,
     RunSelector,
     Secret,
-    Threshold,
     Uri,
     Zone,
     absolute,
+    address_secrets,
     parse_duration,
     resolve_uri,
     threshold_amount,
@@ -74,6 +71,7 @@ from runspend.yamlfile import Loc, read_yaml_file, show_loc
 
 __all__ = [
     "AnnotateSettings",
+    "AnomalySettings",
     "ArchiveSettings",
     "ArtifactStore",
     "BillFormat",
@@ -102,6 +100,7 @@ __all__ = [
     "TagBudgets",
     "TrackingServer",
     "WarehouseSettings",
+    "WebhookSettings",
     "find_settings",
     "json_schema",
     "load_settings",
@@ -529,10 +528,11 @@ def _read_prices(raw: object, info: ValidationInfo) -> object:
 
 
 class RateSettings(Frozen):
-    """Dated exchange rates, and prices of machines for hours that no bill knows yet: lists, or the names of CSV files."""
+    """Dated exchange rates, prices of machines for hours that no bill knows yet (lists, or the names of CSV files), and of storage classes."""
 
     exchange: Annotated[list[ExchangeRate], BeforeValidator(_read_exchange, json_schema_input_type=list[ExchangeRate] | str)] = []
     prices: Annotated[list[MachinePrice], BeforeValidator(_read_prices, json_schema_input_type=list[MachinePrice] | str)] = []
+    storage: list[StorageRate] = []  # what the archive plan reckons with where a price differs from the list's
 
     @model_validator(mode="after")
     def _each_once(self) -> RateSettings:
@@ -546,82 +546,6 @@ class RateSettings(Frozen):
             machine = (price.instance_type, price.region, price.pricing_category, price.currency)
             if prices.setdefault(machine, price.price) != price.price:
                 _conflict(("rates", "prices", i), f"a second price of {price.instance_type} in {price.region or 'every region'}. Keep one of them")
-        return self
-
-
-class Budget(Frozen):
-    """One budget: whose, how much, how often, and who is told at which threshold.
-
-    Thresholds are texts in one spelling ("80%", "500 USD", "500"); `threshold_amount` turns them into money.
-    """
-
-    name: Name
-    for_: BudgetSelector = Field(default={}, validation_alias=AliasChoices("for", "for_"), serialization_alias="for")
-    amount: Money
-    every: Literal["day", "week", "month", "quarter", "year"] = "month"
-    measure: CostMeasure = "effective_cost"
-    actual: list[Threshold] = ["80%", "100%"]
-    forecast: list[Threshold] = []
-    notify: Annotated[list[Recipient], Field(min_length=1)]
-    owner: Address | None = None
-    runbook: str | None = None
-
-    @model_validator(mode="after")
-    def _thresholds_make_sense(self) -> Budget:
-        for key, thresholds in (("actual", self.actual), ("forecast", self.forecast)):
-            amounts = [threshold_amount(t, self.amount) for t in thresholds]
-            if len(set(amounts)) < len(amounts):
-                raise ValueError(f"`{key}` names the same threshold twice. Keep one of them")
-            for threshold, amount in zip(thresholds, amounts, strict=True):
-                if re.fullmatch(r"[\d.]+", threshold) and amount * 10 < self.amount:
-                    raise ValueError(
-                        f"`{key}` holds {threshold}, which could be a percentage or money. Write {threshold}% or the money with its currency"
-                    )
-        return self
-
-
-class TagBudgets(Frozen):
-    """Budgets that people write on experiments themselves: the tag `runspend.budget` = "500 USD / month"."""
-
-    from_: Literal["experiment_tags"] = Field(validation_alias=AliasChoices("from", "from_"), serialization_alias="from")
-    measure: CostMeasure = "effective_cost"
-    actual: list[Threshold] = ["80%", "100%"]
-    forecast: list[Threshold] = []
-    notify: Annotated[list[Recipient], Field(min_length=1)]
-    runbook: str | None = None
-
-
-def _budget_kind(raw: object) -> str:
-    if isinstance(raw, TagBudgets) or (isinstance(raw, Mapping) and ("from" in raw or "from_" in raw)):
-        return "from"
-    return "named"
-
-
-BudgetEntry = Annotated[Annotated[Budget, Tag("named")] | Annotated[TagBudgets, Tag("from")], Discriminator(_budget_kind)]
-
-
-class MailSettings(Frozen):
-    """How mail leaves: .eml files under home, or SMTP."""
-
-    backend: Literal["file", "smtp", "none"] = "file"
-    host: str | None = None
-    port: Annotated[int, Field(ge=1, le=65535)] = 587
-    tls: Literal["starttls", "implicit", "none"] = "starttls"
-    username: str | None = None
-    password: Secret | None = None
-    connection: str | None = None  # an Airflow connection, resolved by dags/runspend_settings.py
-    from_: Address = Field(
-        default="Runspend <runspend@localhost>", validation_alias=AliasChoices("from", "from_"), serialization_alias="from"
-    )
-    operators: list[Address] = []
-    people: Literal["show", "pseudonym", "hide"] = "show"
-
-    @model_validator(mode="after")
-    def _can_be_sent(self) -> MailSettings:
-        if self.backend == "smtp" and not (self.host or self.connection):
-            raise ValueError("`backend: smtp` needs `host` (or `connection`, an Airflow connection)")
-        if (self.username is None) != (self.password is None):
-            raise ValueError("`username` and `password` belong together, one of them is missing. Write both or neither")
         return self
 
 
@@ -755,9 +679,17 @@ class Settings(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _experiment_tags_once(self) -> Settings:
+        found = [i for i, entry in enumerate(self.budget_entries) if isinstance(entry, TagBudgets)]
+        if len(found) > 1:
+            _conflict(("budgets", found[1]), f"budgets in experiment tags are taken twice, first by budgets[{found[0]}]. Keep one of the two")
+        return self
+
+    @model_validator(mode="after")
     def _thresholds_in_currency(self) -> Settings:
         for i, budget in enumerate(self.budget_entries):
-            for threshold in (*budget.actual, *budget.forecast):
+            anomalies = [budget.anomalies.money] if budget.anomalies else []
+            for threshold in (*budget.actual, *budget.forecast, *anomalies):
                 if " " in threshold and not threshold.endswith(f" {self.currency}"):
                     _conflict(
                         ("budgets", i), f"threshold {threshold} is not in `currency`, {self.currency}. Budgets are judged in that currency"
@@ -856,7 +788,11 @@ def secret_values(settings: Settings) -> list[str]:
     found: list[str] = []
 
     def collect(value: object) -> None:
-        if isinstance(value, SecretStr):
+        if isinstance(value, HiddenAddress):
+            secret = value.get_secret_value()
+            if not secret.startswith(CONNECTION):
+                found.extend([secret, *address_secrets(secret)])
+        elif isinstance(value, SecretStr):
             secret = value.get_secret_value()
             if not secret.startswith(CONNECTION):
                 # A database URI is not secret as a whole: its host is what an error is about.
@@ -911,7 +847,7 @@ def _show_value(model: BaseModel, name: str, value: object) -> str:
     """One value in flow style, which JSON is."""
     if isinstance(value, SecretStr):
         secret = value.get_secret_value()
-        value = secret if secret.startswith(CONNECTION) else redact_uri(secret) if _is_address(secret) else HIDDEN
+        value = secret if secret.startswith(CONNECTION) else redact_uri(secret) if _is_address(secret) and not isinstance(value, HiddenAddress) else HIDDEN
     elif isinstance(value, BaseModel):
         value = json.loads(value.model_dump_json(by_alias=True))
     elif value is not None:

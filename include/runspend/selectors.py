@@ -14,7 +14,8 @@ RUN_KEYS = ("tracking", "workspace", "experiment", "user", "status")
 RUN_MAPS = ("tag", "param", "experiment_tag")
 LINE_KEYS = ("source", "account", "service", "region", "resource", "category")
 LINE_MAPS = ("tag",)
-BUDGET_KEYS = ("tracking", "workspace", "experiment", "user", "owner", "team", "project", "cost_center", "cost_kind", "provider", "source")
+BUDGET_KEYS = ("tracking", "workspace", "experiment", "user", "owner", "team", "project", "cost_center", "cost_kind", "provider", "source", "model")
+BUDGET_RUN_KEYS = ("model", *RUN_MAPS)  # of runs alone: a budget that selects by them counts no money but runs'
 
 Selector = dict[str, list[str]]
 

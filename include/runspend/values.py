@@ -128,7 +128,7 @@ def _hour_price(number: Decimal) -> Decimal:
     return shortest if exponent <= 0 else shortest.quantize(Decimal(1))
 
 
-def _parse_threshold(raw: object) -> str:
+def parse_threshold(raw: object) -> str:
     """`80%`, `500 USD` or `500` in one spelling."""
     text = str(raw).strip() if isinstance(raw, (str, int, float, Decimal)) and not isinstance(raw, bool) else ""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%|[A-Z]{3})?", text)
@@ -181,6 +181,24 @@ def _filled_secret(secret: SecretStr) -> SecretStr:
     return secret
 
 
+class HiddenAddress(SecretStr):
+    """An address that is a secret as a whole: whoever knows it may use it."""
+
+
+def _callable_address(address: HiddenAddress) -> HiddenAddress:
+    text = address.get_secret_value()
+    is_here = re.match(r"http://(localhost|127\.0\.0\.1|\[::1\])[:/]", text)
+    if not text.startswith(CONNECTION) and not (re.fullmatch(r"https?://[^\s/\\@]+(/\S*)?", text) and (is_here or text.startswith("https://"))):
+        raise ValueError("an address that begins with https:// is needed (http:// only for this machine)")
+    return address
+
+
+def address_secrets(address: str) -> list[str]:
+    """The parts of a secret address that would give it away without the rest: its path, and what follows."""
+    path = address.partition("://")[2].partition("/")[2]
+    return [path] if len(path) > 5 else []
+
+
 def _address(text: str) -> str:
     if not re.fullmatch(r"[^@\s]+@[^@\s]+|[^\x00-\x1f\x7f<>]*<[^@\s<>]+@[^@\s<>]+>", text):
         raise ValueError("a mail address is needed: ana@example.com or Ana <ana@example.com>")
@@ -203,7 +221,7 @@ SELECTOR_SCHEMA = WithJsonSchema(
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 RunSelector = Annotated[Selector, BeforeValidator(lambda v: parse_selector(v, RUN_KEYS, RUN_MAPS)), SELECTOR_SCHEMA]
 LineSelector = Annotated[Selector, BeforeValidator(lambda v: parse_selector(v, LINE_KEYS, LINE_MAPS)), SELECTOR_SCHEMA]
-BudgetSelector = Annotated[Selector, BeforeValidator(lambda v: parse_selector(v, BUDGET_KEYS, ())), SELECTOR_SCHEMA]
+BudgetSelector = Annotated[Selector, BeforeValidator(lambda v: parse_selector(v, BUDGET_KEYS, RUN_MAPS)), SELECTOR_SCHEMA]
 CostMeasure = Literal["effective_cost", "billed_cost", "contracted_cost", "list_cost"]
 Clock = Annotated[str, BeforeValidator(_parse_time)]
 Zone = Annotated[str, AfterValidator(_known_zone)]
@@ -234,10 +252,11 @@ Discount = Annotated[
 ]
 HourPrice = Annotated[Decimal, BeforeValidator(_parse_money), Field(ge=0, allow_inf_nan=False), AfterValidator(_hour_price)]
 Threshold = Annotated[
-    str, BeforeValidator(_parse_threshold), WithJsonSchema({"type": ["string", "number"], "examples": ["80%", "500 USD"]})
+    str, BeforeValidator(parse_threshold), WithJsonSchema({"type": ["string", "number"], "examples": ["80%", "500 USD"]})
 ]
 Uri = Annotated[str, AfterValidator(resolve_uri)]
 LocalPath = Annotated[str, AfterValidator(absolute)]
 Secret = Annotated[SecretStr, AfterValidator(_filled_secret)]
+SecretAddress = Annotated[HiddenAddress, AfterValidator(_callable_address)]
 Address = Annotated[str, AfterValidator(_address)]
 Recipient = Annotated[str, AfterValidator(_recipient)]

@@ -1,30 +1,27 @@
-"""Which budgets crossed which thresholds: the rule table, and a brute-force oracle over histories that are restated."""
+"""How budgets stand: periods, thresholds, versions, money of other currencies, estimates. What is told is in test_alert_decisions.py."""
 
 from __future__ import annotations
 
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
-from fractions import Fraction
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from runspend.actions.alert.budgets import (
-    alert_id,
-    budget_version,
-    current_period,
-    decide,
-    judge_budget,
-    parse_threshold,
-    periods_to_judge,
-    same_days_before,
-)
+from runspend.actions.alert.budgets import Series, Status, budget_version, judge_budget, parse_threshold, series_version
+from runspend.actions.alert.decisions import alert_id
+from runspend.actions.alert.periods import BudgetPeriod, current_period, periods_to_judge, same_days_before
 from runspend.config import Budget
 from runspend.errors import ConfigError
 
 NOVEMBER = current_period("month", date(2026, 11, 24))
+
+
+def judge(given: Budget, currency: str, period: BudgetPeriod, spend: dict[tuple[date, str], Decimal], **estimated: Decimal) -> Status:
+    """A status of billed money, and of estimates by day of November ("d24")."""
+    of_days = {(date(2026, 11, int(day[1:])), currency): cost for day, cost in estimated.items()}
+    return judge_budget(given, currency, period, Series(billed=spend, estimated=of_days))
 
 
 def budget(amount: str = "1000", **more: object) -> Budget:
@@ -76,16 +73,36 @@ def test_periods_tile_time(day: date, every: str) -> None:
     assert current_period(every, period.end).start == period.end  # type: ignore[arg-type]  # as above
 
 
-def test_a_period_that_just_ended_is_judged_while_its_bill_is_late() -> None:
-    """Three days long, and only if the budget was judged while the period ran: a new installation says nothing of last month."""
-    at = lambda text: datetime.fromisoformat(text).replace(tzinfo=timezone.utc)  # noqa: E731  # one expression
-    names = lambda now, first: [p.name for p in periods_to_judge("month", at(now), at(first))]  # noqa: E731  # one expression
-    assert names("2026-12-01T00:00", "2026-11-10T00:00") == ["2026-11", "2026-12"]
-    assert names("2026-12-03T23:00", "2026-11-10T00:00") == ["2026-11", "2026-12"]
-    assert names("2026-12-04T00:00", "2026-11-10T00:00") == ["2026-12"]
-    assert names("2026-12-02T06:00", "2026-12-01T00:00") == ["2026-12"]
-    days = [p.name for p in periods_to_judge("day", at("2026-11-24T06:00"), at("2026-01-01T00:00"))]
-    assert days == ["2026-11-21", "2026-11-22", "2026-11-23", "2026-11-24"]
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=timezone.utc)
+
+
+@pytest.mark.parametrize(
+    ("every", "now", "first_judged", "covered", "names"),
+    [
+        ("month", "2026-12-01T00:00", "2026-11-10T00:00", "2026-11-29", ["2026-11", "2026-12"]),
+        ("month", "2026-12-15T23:00", "2026-11-10T00:00", "2026-12-14", ["2026-11", "2026-12"]),
+        ("month", "2026-12-16T00:00", "2026-11-10T00:00", "2026-12-14", ["2026-12"]),
+        ("month", "2026-12-20T00:00", "2026-11-10T00:00", "2026-11-30", ["2026-11", "2026-12"]),  # the bill has not come
+        ("month", "2026-12-20T00:00", "2026-11-10T00:00", "2026-12-01", ["2026-12"]),
+        ("month", "2027-02-02T00:00", "2026-11-10T00:00", "2026-11-20", ["2026-12", "2027-01", "2027-02"]),  # nor will it
+        ("month", "2026-12-02T06:00", "2026-12-01T00:00", None, ["2026-12"]),
+        ("day", "2026-11-03T06:00", "2026-11-02T12:00", None, ["2026-11-02", "2026-11-03"]),
+        ("week", "2026-11-24T06:00", "2026-01-01T00:00", None, ["2026-W46", "2026-W47", "2026-W48"]),
+    ],
+)
+def test_a_period_that_ended_is_judged_while_its_bill_may_change(every: str, now: str, first_judged: str, covered: str | None, names: list[str]) -> None:
+    """Fifteen days long, or until the bill is there, and only if the budget was judged while it ran: a new installation says nothing of last month."""
+    open_day = None if covered is None else date.fromisoformat(covered)
+    found = periods_to_judge(every, at(now), at(first_judged), open_day)  # type: ignore[arg-type]  # the five literals
+    assert [p.name for p in found] == names
+
+
+@pytest.mark.parametrize(("every", "hours"), [("day", 6), ("week", 24), ("month", 24), ("quarter", 24), ("year", 24)])
+def test_the_first_hours_of_a_period_are_quiet(every: str, hours: int) -> None:
+    """A quarter of a day, a day of everything longer."""
+    period = current_period(every, date(2026, 11, 24))  # type: ignore[arg-type]  # the five literals
+    assert period.quiet_until == at(f"{period.start}T00:00") + timedelta(hours=hours)
 
 
 @pytest.mark.parametrize(
@@ -115,15 +132,15 @@ def test_threshold_refused(text: str) -> None:
 def test_threshold_is_crossed_at_equality_in_exact_decimals() -> None:
     """0.7 + 0.1 reaches 0.8 (in floats it does not); one unit of the 22nd decimal below does not."""
     spend = {(date(2026, 11, 1), "USD"): Decimal("0.7"), (date(2026, 11, 2), "USD"): Decimal("0.1")}
-    status = judge_budget(budget("1", actual=["80%"]), "USD", NOVEMBER, spend)
+    status = judge(budget("1", actual=["80%"]), "USD", NOVEMBER, spend)
     assert [c.on for c in status.crossed] == [date(2026, 11, 2)]
     below = spend | {(date(2026, 11, 3), "USD"): Decimal("-1E-22")}
-    assert judge_budget(budget("1", actual=["80%"]), "USD", NOVEMBER, below).crossed == ()
+    assert judge(budget("1", actual=["80%"]), "USD", NOVEMBER, below).crossed == ()
 
 
 def test_percent_is_cut_not_rounded() -> None:
     """A budget below its amount never reads as 100.0 %."""
-    status = judge_budget(budget("1000"), "USD", NOVEMBER, {(date(2026, 11, 1), "USD"): Decimal("999.99")})
+    status = judge(budget("1000"), "USD", NOVEMBER, {(date(2026, 11, 1), "USD"): Decimal("999.99")})
     assert status.percent == Decimal("99.9")
     assert not status.is_over
 
@@ -131,9 +148,9 @@ def test_percent_is_cut_not_rounded() -> None:
 def test_money_of_another_currency_is_never_added() -> None:
     """No rate: no verdict, in words; another currency that comes to nothing on every day is no obstacle."""
     spend = {(date(2026, 11, 1), "USD"): Decimal(5000), (date(2026, 11, 1), "EUR"): Decimal(1)}
-    status = judge_budget(budget(), "USD", NOVEMBER, spend)
+    status = judge(budget(), "USD", NOVEMBER, spend)
     assert (status.spent, status.crossed, status.not_judged) == (None, (), "no rate from EUR to USD for 2026-11-01: write it under rates.exchange")
-    assert judge_budget(budget(), "USD", NOVEMBER, spend | {(date(2026, 11, 1), "EUR"): Decimal(0)}).is_over
+    assert judge(budget(), "USD", NOVEMBER, spend | {(date(2026, 11, 1), "EUR"): Decimal(0)}).is_over
 
 
 def test_version_is_of_what_the_budget_decides_by() -> None:
@@ -161,50 +178,41 @@ def test_alert_ids_fit_a_message_id_and_differ() -> None:
     """Names with dots where a Message-ID may not have them still give ids of their own."""
     ids = set()
     for name in ("a.b", "a..b", "a.b.", "a-b", "a-b-"):
-        status = judge_budget(Budget.model_validate({"name": name, "amount": "1", "notify": ["a@acme.com"]}), "USD", NOVEMBER, {})
-        ids.add(alert_id(status, status.thresholds[0]))
+        status = judge(Budget.model_validate({"name": name, "amount": "1", "notify": ["a@acme.com"]}), "USD", NOVEMBER, {})
+        ids.add(alert_id(status, "actual", status.thresholds[0]))
     assert len(ids) == 5
     assert all(part and part.isascii() for found in ids for part in found.split("."))
 
 
+def test_estimates_count_only_where_the_budget_says_so() -> None:
+    """By default they stand beside the figure; a budget judged on both is another version, and says how much of it is estimated."""
+    spend = {(date(2026, 11, 1), "USD"): Decimal(950)}
+    plain, both = budget("1000"), budget("1000", judged_on="bill_and_estimates")
+    status = judge(plain, "USD", NOVEMBER, spend, d24=Decimal(60))
+    assert (status.spent, status.estimated, status.is_over) == (Decimal(950), Decimal(60), False)
+    status = judge(both, "USD", NOVEMBER, spend, d24=Decimal(60))
+    assert (status.spent, status.estimated, [c.on.day for c in status.crossed]) == (Decimal(1010), Decimal(60), [1, 24])
+    assert budget_version(plain, "USD") != budget_version(both, "USD")
+
+
+def test_the_day_the_amount_is_passed_is_known_whatever_the_thresholds() -> None:
+    """Also where no threshold is 100 %."""
+    spend = {(date(2026, 11, day), "USD"): Decimal(400) for day in (3, 8, 20)}
+    assert judge(budget("1000", actual=["50%"]), "USD", NOVEMBER, spend).passes_on() == date(2026, 11, 20)
+    assert judge(budget("1300", actual=["50%"]), "USD", NOVEMBER, spend).passes_on() is None
+
+
+def test_a_series_is_whose_money_not_how_much() -> None:
+    """Editing an amount or a threshold tells of no anomaly again; editing the selector or the measure does."""
+    plain = budget("1000", **{"for": {"team": ["a", "b"]}})
+    same = [budget("2", actual=["3%"], every="day", **{"for": {"team": ["b", "a"]}})]
+    other = [budget("1000", **{"for": {"team": "a"}}), budget("1000", measure="list_cost", **{"for": {"team": ["a", "b"]}})]
+    version = series_version(plain, "USD")
+    assert {series_version(b, "USD") for b in same} == {version}
+    assert len({version, *(series_version(b, "USD") for b in other), series_version(plain, "EUR")}) == 4
+
+
 amounts = st.decimals(min_value=-400, max_value=700, places=2, allow_nan=False)
-histories = st.lists(st.dictionaries(st.integers(1, 30), amounts, max_size=8), min_size=1, max_size=7)
-threshold_sets = st.lists(
-    st.sampled_from(["10%", "50%", "80%", "99.99%", "100%", "120%", "500 USD", "800 USD"]),
-    min_size=1,
-    max_size=5,
-    unique_by=lambda t: parse_threshold(t, Decimal(1000), "USD").level,
-)
-
-
-@hypothesis_settings(max_examples=400, deadline=None)
-@given(histories, threshold_sets, st.integers(0, 6))
-def test_decisions_match_a_brute_force_oracle(nights: list[dict[int, Decimal]], thresholds: list[str], edited_at: int) -> None:
-    """Over nights that restate the spend at will, and one edit of the budget: each threshold is decided once per version, the
-    first night its level is reached, never before, never again, never withdrawn; one mail a night names the highest new one."""
-    decided: set[str] = set()
-    expected: set[tuple[int, str]] = set()
-    for night, days in enumerate(nights):
-        version = int(night >= edited_at)
-        current = budget("1000" if version == 0 else "1000.01", actual=thresholds)
-        spend = {(date(2026, 11, day), "USD"): cost for day, cost in days.items()}
-        status = judge_budget(current, "USD", NOVEMBER, spend)
-        decisions = decide([status], decided)
-        total = sum((Fraction(cost) for cost in days.values()), Fraction(0))
-        new = set()
-        for text in thresholds:
-            amount = Fraction(current.amount)
-            level = amount * Fraction(text.removesuffix("%")) / 100 if text.endswith("%") else Fraction(text.removesuffix(" USD"))
-            if total >= level and (version, text) not in expected:
-                new.add((version, text))
-        assert len(decisions) == (1 if new else 0)
-        if decisions:
-            got = {c.threshold.text.replace(" %", "%") for c in decisions[0].crossings}
-            assert got == {text for _, text in new}
-            assert decisions[0].highest.threshold.level == max(c.threshold.level for c in decisions[0].crossings)
-            decided |= {decisions[0].alert_id(c.threshold) for c in decisions[0].crossings}
-        expected |= new
-        assert len(decided) == len(expected)
 
 
 @given(st.dictionaries(st.integers(1, 30), amounts, min_size=1, max_size=10), st.randoms())
@@ -213,5 +221,5 @@ def test_decision_does_not_depend_on_the_order_of_rows(days: dict[int, Decimal],
     rows = [((date(2026, 11, day), "USD"), cost) for day, cost in days.items()]
     shuffled = list(rows)
     random.shuffle(shuffled)  # type: ignore[attr-defined]  # hypothesis' Random
-    one, two = (judge_budget(budget(), "USD", NOVEMBER, dict(r)) for r in (rows, shuffled))
+    one, two = (judge(budget(), "USD", NOVEMBER, dict(r)) for r in (rows, shuffled))
     assert one == two

@@ -1,57 +1,57 @@
 """Budget alerts: judge, record, send. Decided once per budget version, threshold, kind and period; sent at least once.
 
-`run` is the whole step. Put here the order of things; each thing is in its own module: `budgets.py` decides, `figures.py`
-reads, `wording.py` and `mail.py` write, `outbox.py` remembers who has what, `send.py` talks to the outside.
+`run` is the whole step. Put here the order of things; each thing is in its own module: `series.py` reads, `budgets.py` judges,
+`decisions.py` decides, `figures.py` and `wording.py` fill a mail, `outbox.py` remembers who has what, `send.py` talks to the outside.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from datetime import date, datetime
-from decimal import Decimal
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from runspend.actions.alert import operators
-from runspend.actions.alert.budgets import (
-    EVERY,
-    KIND,
-    Decision,
-    Status,
-    alert_id,
-    budget_version,
-    current_period,
-    decide,
-    judge_budget,
-    periods_to_judge,
-)
-from runspend.actions.alert.figures import Coverage, covered_until, read_coverage, read_figures, read_spend
-from runspend.actions.alert.mail import money
-from runspend.actions.alert.outbox import Delivery, RecordStore, recipient_states, send_outbox
-from runspend.actions.alert.wording import Writer, period_name
-from runspend.config import Settings
+from runspend.actions.alert.budgets import Series, Status, budget_version, judge_budget, judge_days
+from runspend.actions.alert.decisions import Decision, Told, alert_id, decide
+from runspend.actions.alert.figures import read_day_runs, read_figures, read_restated
+from runspend.actions.alert.first_night import begin, is_first_night, summarise
+from runspend.actions.alert.forecast import HISTORY
+from runspend.actions.alert.message import Mail
+from runspend.actions.alert.outbox import Delivery, RecordStore, send_outbox
+from runspend.actions.alert.periods import BudgetPeriod, periods_to_judge
+from runspend.actions.alert.quiet import Quiet, read_quiet
+from runspend.actions.alert.rows import alerts_table, status_table
+from runspend.actions.alert.sections import period_name
+from runspend.actions.alert.series import Coverage, covered_until, first_open_day, read_coverage, read_series
+from runspend.actions.alert.tag_budgets import TAG_KEYS, read_tag_budgets
+from runspend.actions.alert.wording import Writer, recipients_of
+from runspend.config import Budget, Settings
 from runspend.errors import PartialFailure, RunspendError, SourceError
 from runspend.rates import missing_rates, stretches
-from runspend.tables import ALERTS, BUDGET_STATUS
 from runspend.warehouse import Reader
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["AlertResult", "Judgement", "alerts_table", "judge", "operators", "record", "run", "send"]
+__all__ = ["TAG_KEYS", "AlertResult", "Judgement", "alerts_table", "judge", "operators", "record", "run", "send"]
+
+# An anomalous day is told while it is news; a bill that is later than this is told of as late.
+NEWS = timedelta(days=7)
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the budgets say now. `notes` are for operators: budgets that could not be judged and why."""
+    """What the budgets say now. `notes` are for operators: budgets that could not be judged and why; `refused_tags` are not theirs."""
 
     statuses: list[Status]
     decisions: list[Decision]
     budget_status: pa.Table
     notes: list[str]
+    refused_tags: list[str]
     coverage: tuple[Coverage, ...]
+    quiet: Mapping[str, Quiet]
     reader: Reader  # what the figures of mails are read from: money in the budgets' currency
     missing: SourceError | None = None  # the rates without which some were not judged
 
@@ -64,7 +64,6 @@ class AlertResult:
     alerts: pa.Table
     deliveries: list[Delivery]
     notes: list[str]
-    lines_for_summary: list[tuple[str, str]]
     missing: SourceError | None = None
 
     @property
@@ -94,55 +93,56 @@ class AlertResult:
 
 
 def judge(reader: Reader, settings: Settings, records: RecordStore, now: datetime) -> Judgement:
-    """Judge every budget in its current period (and one that just ended, see `periods_to_judge`). Sends and records nothing
+    """Judge every budget in its current period (and those that ended lately, see `periods_to_judge`). Sends and records nothing
     but the first time each budget version was judged."""
-    budgets = settings.budgets
-    first_judged = {b.name: _first_judged(records, b.name, budget_version(b, settings.currency), now) for b in budgets}
-    periods = {b.name: periods_to_judge(b.every, now, first_judged[b.name]) for b in budgets}
-    judged = [p for ps in periods.values() for p in ps]
-    spend = read_spend(reader, budgets, judged)
-    missing = None
-    foreign = {(code, day) for days in spend for (day, code), cost in days.items() if code != settings.currency and cost}
-    if foreign:  # only then does anything have to be converted
-        rates = stretches(settings.rates.exchange, settings.currency)
-        missing = missing_rates(rates, settings.currency, foreign)
-        if rates:
-            reader = reader.in_currency(settings.currency, rates)
-            spend = read_spend(reader, budgets, judged)
+    tagged, refused_tags = read_tag_budgets(reader, settings)
+    budgets = [*settings.budgets, *tagged]
+    if budgets:
+        begin(records, now)
     coverage = read_coverage(reader)
-    statuses = [
-        judge_budget(b, settings.currency, period, days) for b, days in zip(budgets, spend, strict=True) for period in periods[b.name]
-    ]
-    notes = [f"budget {s.budget.name} was not judged for {period_name(s.period)}: {s.not_judged}" for s in statuses if s.not_judged]
-    table = _status_table(reader, statuses, coverage, now)
-    missing = missing if any(s.not_judged for s in statuses) else None
-    return Judgement(statuses, decide(statuses, _decided(records)), table, notes, coverage, reader, missing)
+    covered = first_open_day(coverage)
+    first_judged = {b.name: _first_judged(records, b.name, budget_version(b, settings.currency), now) for b in budgets}
+    periods = {b.name: periods_to_judge(b.every, now, first_judged[b.name], covered) for b in budgets}
+    reader, series, missing = _read_series(reader, settings, budgets, [p for ps in periods.values() for p in ps], now)
+    statuses = []
+    for budget, one in zip(budgets, series, strict=True):
+        open_day = covered or max((day for day, _ in one.billed), default=now.date())
+        found = [judge_budget(budget, settings.currency, p, one, open_day, now) for p in periods[budget.name]]
+        since = max(first_judged[budget.name].date(), open_day - NEWS)
+        statuses += [*found[:-1], _with_days(found[-1], one, open_day, since)]
+    quiet = read_quiet(records, now)
+    unjudged = [f"budget {s.budget.name} was not judged for {period_name(s.period)}: {s.not_judged}" for s in statuses if s.not_judged]
+    decisions = decide(statuses, _told(records), now, [name for name, q in quiet.items() if q.kind == "snoozed"])
+    table = status_table(reader, statuses, covered_until(coverage), quiet, now)
+    missing = missing if unjudged else None
+    return Judgement(statuses, decisions, table, unjudged, refused_tags, coverage, quiet, reader, missing)
 
 
-def record(reader: Reader, settings: Settings, records: RecordStore, judgement: Judgement, now: datetime) -> None:
+def record(settings: Settings, records: RecordStore, judgement: Judgement, now: datetime) -> None:
     """Write each decision and its mail as once-only records; whoever comes second changes nothing.
 
-    The record of the highest threshold holds the mail and lists the lower ones it covers. It is made first and is the
-    commit: lower ones that a crash left out count as decided, and are made up for by the next run.
+    The record of the leading item holds the mail and lists the others it covers. It is made first and is the commit: others
+    that a crash left out count as decided, and are made up for by the next run. Of an acknowledged budget there is no mail.
     """
     writer = Writer(settings.mail, str(settings.path or "runspend.yaml"))
     for decision in judgement.decisions:
-        mail = writer.budget_mail(decision, read_figures(reader, decision.status, judgement.coverage, now), now)
-        covers = [decision.alert_id(c.threshold) for c in decision.crossings]
-        for crossing in reversed(decision.crossings):
-            value = _alert_record(decision.status, decision.alert_id(crossing.threshold), crossing.threshold.text, now)
-            if crossing is decision.highest:
-                value |= {"covers": covers, "mail": mail.as_record()}
-            else:
-                value |= {"mail_of": covers[-1]}
-            records.create("alerts", value["alert_id"], value)
+        lead, quiet = decision.lead, judgement.quiet.get(decision.status.budget.name)
+        value = _alert_record(decision, now)
+        if quiet is None:
+            value["mail"] = _compose(writer, judgement, decision, records, now).as_record()
+        else:
+            value |= {"acknowledged": str(quiet), "recipients": recipients_of(decision)}
+        value["items"] = [_item(decision, number) for number in range(len(decision.items))]
+        value["covers"] = [item.alert_id for item in decision.items]
+        records.create("alerts", lead.alert_id, value)
     _complete_covered(records)
+    if is_first_night(records):
+        summarise(records, writer, judgement.statuses, now)
 
 
 def send(settings: Settings, records: RecordStore, now: datetime) -> list[Delivery]:
     """Send what waits: budget mails of this and of earlier nights, and operators' mails."""
-    writer = Writer(settings.mail, str(settings.path or "runspend.yaml"))
-    return send_outbox(settings.mail, settings.home, records, now, writer.digest_mail)
+    return send_outbox(settings, records, now)
 
 
 def run(open_reader: Callable[[], AbstractContextManager[Reader]], settings: Settings, records: RecordStore, now: datetime) -> AlertResult:
@@ -152,48 +152,51 @@ def run(open_reader: Callable[[], AbstractContextManager[Reader]], settings: Set
     """
     with open_reader() as reader:
         judgement = judge(reader, settings, records, now)
-        record(judgement.reader, settings, records, judgement, now)
+        record(settings, records, judgement, now)
     deliveries = send(settings, records, now)
     if judgement.notes:
-        headline = f"{len(judgement.notes)} budget{' was' if len(judgement.notes) == 1 else 's were'} not judged: {judgement.notes[0]}"
+        count = len(judgement.notes)
+        headline = f"{count} budget{' was' if count == 1 else 's were'} not judged: {judgement.notes[0]}"
         deliveries += operators.notify(settings, records, "NOT JUDGED", "budgets", now, headline, details=judgement.notes)
-    for delivery in [d for d in deliveries if d.outcome.state == "refused" and d.mail.kind.startswith("budget")]:
-        headline = f"a mail to {delivery.recipient} was refused: {delivery.outcome.reply}"
-        deliveries += operators.notify(
-            settings, records, "REFUSED", f"{delivery.mail.message_id} {delivery.recipient}", now, headline,
-            details=[f"Subject: {delivery.mail.subject}"],
-            still_works="The other recipients were sent to; the decision is kept and shown in the alerts table.",
-            do=[("Correct the address", f"notify in {settings.path or 'runspend.yaml'}"), ("Tell them yourself", "this mail is not sent again")],
-            next_try="Runspend does not try this address again for this mail.",
-        )  # fmt: skip
-    notes = list(judgement.notes)
-    if settings.tag_budgets:
-        notes.append("budgets written as experiment tags are not judged by this version")
-    return AlertResult(judgement.budget_status, alerts_table(records), deliveries, notes, _summary(judgement, deliveries), judgement.missing)
+    deliveries += operators.tell_refused(settings, records, now)
+    return AlertResult(judgement.budget_status, alerts_table(records), deliveries, [*judgement.notes, *judgement.refused_tags], judgement.missing)
 
 
-def alerts_table(records: RecordStore) -> pa.Table:
-    """The table `alerts`, rebuilt from the records: every alert ever decided."""
-    import pyarrow as pa
+def _read_series(
+    reader: Reader, settings: Settings, budgets: Sequence[Budget], periods: Sequence[BudgetPeriod], now: datetime
+) -> tuple[Reader, list[Series], SourceError | None]:
+    """The budgets' series in their own currency as far as there are rates, the reader that converts, and what rates are missing."""
+    if not budgets:
+        return reader, [], None
+    first, end = min(p.start for p in periods), max(p.end for p in periods)
+    history = min(first, now.date() - HISTORY)
+    series = read_series(reader, budgets, history, end)
+    foreign = {(code, day) for one in series for (day, code), cost in one.billed.items() if code != settings.currency and cost}
+    if not foreign:  # only then does anything have to be converted
+        return reader, series, None
+    rates = stretches(settings.rates.exchange, settings.currency)
+    missing = missing_rates(rates, settings.currency, {(code, day) for code, day in foreign if first <= day < end})
+    if rates:
+        reader = reader.in_currency(settings.currency, rates)
+        series = read_series(reader, budgets, history, end)
+    return reader, series, missing
 
-    states = recipient_states(records)
-    found = records.list("alerts")
-    rows = []
-    for key in sorted(found):
-        value = found[key]
-        holder = found[value["mail_of"]] if "mail_of" in value else value
-        message_id = holder["mail"]["message_id"]
-        recipients = {r: states.get((message_id, r), "waiting") for r in holder["mail"]["recipients"]}
-        rows.append({
-            **{c.name: value[c.name] for c in ALERTS.columns if c.name in value},
-            "month": date.fromisoformat(value["month"]),
-            "spent": Decimal(value["spent"]),
-            "amount": Decimal(value["amount"]),
-            "message_id": message_id,
-            "recipients": json.dumps(recipients, sort_keys=True),
-            "decided_at": datetime.fromisoformat(value["decided_at"]),
-        })  # fmt: skip
-    return pa.Table.from_pylist(rows, schema=ALERTS.arrow_schema())
+
+def _with_days(status: Status, series: Series, covered: date, since: date) -> Status:
+    """The status of a budget's current period, with the anomalous days of late."""
+    return replace(status, anomalies=judge_days(status.budget, status.currency, series, covered, since))
+
+
+def _compose(writer: Writer, judgement: Judgement, decision: Decision, records: RecordStore, now: datetime) -> Mail:
+    """The mail of a decision, with figures read for it."""
+    reader, status = judgement.reader, decision.status
+    if decision.anomaly is not None:
+        return writer.anomaly_mail(decision, decision.anomaly, read_day_runs(reader, status, decision.anomaly.day), judgement.coverage, now)
+    if decision.kind == "correction":
+        told = records.get("alerts", alert_id(status, "actual", decision.lead.crossing.threshold))
+        since = datetime.fromisoformat(told[0]["decided_at"]) if told else now
+        return writer.correction_mail(decision, read_restated(reader, status, decision.lead.crossing.on, since), judgement.coverage, now)
+    return writer.budget_mail(decision, read_figures(reader, status, judgement.coverage, now), now)
 
 
 def _first_judged(records: RecordStore, name: str, version: str, now: datetime) -> datetime:
@@ -204,104 +207,43 @@ def _first_judged(records: RecordStore, name: str, version: str, now: datetime) 
     return datetime.fromisoformat(found[0]["first_judged_at"])
 
 
-def _decided(records: RecordStore) -> set[str]:
-    found = records.list("alerts")
-    return set(found) | {covered for value in found.values() for covered in value.get("covers", ())}
+def _told(records: RecordStore) -> Told:
+    """Every alert id decided, those a crash left out among them, and the last day each verdict rested on."""
+    told = dict[str, date | None]()
+    for key, value in records.list("alerts").items():
+        through = date.fromisoformat(value["through"]) if value.get("through") else None
+        told |= dict.fromkeys([key, *value.get("covers", ())], through)
+    return told
 
 
 def _complete_covered(records: RecordStore) -> None:
     found = records.list("alerts")
     for key, value in found.items():
-        for covered in value.get("covers", ()):
-            if covered not in found:
-                threshold = covered.removeprefix(f"{key.rpartition(f'.{KIND}.')[0]}.{KIND}.").rpartition(".")[0]
-                text = f"{threshold} %" if threshold.replace(".", "").isdigit() else f"{threshold[:-3]} {threshold[-3:]}"
-                lower = {k: v for k, v in value.items() if k not in ("mail", "covers")}
-                records.create("alerts", covered, {**lower, "alert_id": covered, "threshold": text, "mail_of": key})
+        whole = {k: v for k, v in value.items() if k not in ("mail", "covers", "items")}
+        for item in value.get("items", ()):
+            if item["alert_id"] not in found:
+                records.create("alerts", item["alert_id"], {**whole, **item, **({"mail_of": key} if value.get("mail") else {})})
 
 
-def _alert_record(status: Status, key: str, threshold: str, now: datetime) -> dict[str, Any]:
+def _alert_record(decision: Decision, now: datetime) -> dict[str, Any]:
+    status, anomaly = decision.status, decision.anomaly
+    lead = next(n for n, item in enumerate(decision.items) if item is decision.lead)
     return {
-        "alert_id": key,
-        "month": status.period.month.isoformat(),
+        "month": (anomaly.day.replace(day=1) if anomaly else status.period.month).isoformat(),
         "budget": status.budget.name,
+        "title": status.budget.title,
         "budget_version": status.version,
-        "kind": KIND,
-        "threshold": threshold,
-        "budget_period": status.period.name,
-        "spent": f"{status.spent:f}",
+        "budget_period": anomaly.day.isoformat() if anomaly else status.period.name,
+        "spent": f"{anomaly.spent if anomaly else status.spent:f}",
         "amount": f"{status.budget.amount:f}",
+        "forecast": f"{status.forecast.total:f}" if status.forecast and not anomaly else None,
         "currency": status.currency,
+        "through": None if anomaly else status.through.isoformat(),
         "decided_at": now.isoformat(),
+        **_item(decision, lead),
     }
 
 
-def _status_table(reader: Reader, statuses: Sequence[Status], coverage: tuple[Coverage, ...], now: datetime) -> pa.Table:
-    """Rows of all months the statuses touch: a month is replaced whole, so what others left there is carried over."""
-    import pyarrow as pa
-
-    rows: dict[tuple[str, str], Mapping[str, Any]] = {}
-    if statuses:
-        months = {s.period.month for s in statuses}
-        columns = ", ".join(c.name for c in BUDGET_STATUS.columns)
-        kept = reader.query(
-            f"select {columns} from budget_status where month >= @first and month <= @last", {"first": min(months), "last": max(months)}
-        ).to_pylist()
-        # A running period's row that nobody judged now is of a budget that is no longer configured.
-        running = {current_period(every, now.date()).name for every in EVERY}
-        rows = {(r["budget"], r["budget_period"]): r for r in kept if r["month"] in months and r["budget_period"] not in running}
-    for status in statuses:
-        rows[(status.budget.name, status.period.name)] = {
-            "budget": status.budget.name,
-            "month": status.period.month,
-            "budget_period": status.period.name,
-            "budget_version": status.version,
-            "amount": status.budget.amount,
-            "spent": status.spent,
-            "currency": status.currency,
-            "measure": status.budget.measure,
-            "crossed": status.crossed[-1].threshold.text if status.crossed else None,
-            "covered_until": covered_until(coverage),
-            "owner": status.budget.owner,
-            "judged_at": now,
-        }
-    return pa.Table.from_pylist([dict(rows[key]) for key in sorted(rows)], schema=BUDGET_STATUS.arrow_schema())
-
-
-def _summary(judgement: Judgement, deliveries: Sequence[Delivery]) -> list[tuple[str, str]]:
-    """Lines for a person: budgets that are over, near, or could not be judged each on one; the rest counted."""
-    mails = {
-        d.mail.message_id.strip("<").rpartition("@")[0].removeprefix("budget."): d for d in deliveries if d.mail.kind == "budget-actual"
-    }
-    decided = {(d.status.budget.name, d.status.period.name): d for d in judgement.decisions}
-    current = {s.budget.name: s for s in judgement.statuses}  # the last one of a budget is its current period
-    shown = [s for s in judgement.statuses if s is current[s.budget.name] or (s.budget.name, s.period.name) in decided]
-    width = max((len(s.budget.name) for s in shown), default=0)
-    lines, fine = [], 0
-    for status in sorted(shown, key=lambda s: (s.spent is not None, -(s.percent or Decimal(0)), s.budget.name)):
-        name = status.budget.name.ljust(width)
-        if status.spent is None:
-            lines.append(("▲", f"{name}  not judged: {status.not_judged}"))
-            continue
-        if not status.crossed:
-            fine += 1
-            continue
-        text = f"{name}  {money(status.spent):>12} / {money(status.budget.amount, short=True)}  {status.percent:>6} %"
-        if status is not current[status.budget.name]:
-            text += f"  in {period_name(status.period)}"
-        decision = decided.get((status.budget.name, status.period.name))
-        if decision:
-            crossing = decision.highest
-            delivery = mails.get(alert_id(status, crossing.threshold))
-            what = (
-                "1 mail"
-                if delivery and delivery.outcome.state == "accepted"
-                else "told in one mail"
-                if not delivery
-                else f"mail {delivery.outcome.state}"
-            )
-            text += f"   crossed {crossing.threshold.text} on {crossing.on.day} {crossing.on:%b} → {what}"
-        lines.append(("✗" if status.is_over else "▲", text))
-    if fine:
-        lines.append(("✓", f"{fine} {'other' if lines else 'budget'}{'' if fine == 1 else 's'} below every threshold"))
-    return lines
+def _item(decision: Decision, number: int) -> dict[str, Any]:
+    item = decision.items[number]
+    return {"alert_id": item.alert_id, "kind": item.kind, "threshold": item.crossing.threshold.text}

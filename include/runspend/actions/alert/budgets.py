@@ -1,50 +1,31 @@
-"""Which budgets crossed which thresholds: pure functions of budgets, spend, what was decided before, and now.
+"""What a budget has spent of its period and what it will have, and which thresholds that crosses: pure functions of budgets and series.
 
-Put here what decides. Reading spend (`figures.py`), recording a decision (`__init__.py`) and mail do not belong here.
+Put here what judges. What is told of it, once, is decided in `decisions.py`; reading (`figures.py`), recording
+(`__init__.py`) and mail do not belong here.
 
-The rule: a threshold is crossed when spent >= threshold, in exact decimals. It is decided once per (budget version,
-threshold, kind, period), for good: falling below fires nothing, crossing again fires nothing. A budget whose deciding
-parts are edited is a new version and is judged anew.
+A threshold is crossed when spent >= threshold, in exact decimals; a forecast threshold when two of three outcomes pass it.
 """
 
 from __future__ import annotations
 
-import calendar
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import ROUND_DOWN, Context, Decimal
-from typing import Literal
 
+from runspend.actions.alert.anomalies import Anomaly, find_anomalies
+from runspend.actions.alert.forecast import Forecast, Seen, forecast_total
+from runspend.actions.alert.periods import BudgetPeriod, midnight
 from runspend.config import Budget
 from runspend.errors import ConfigError
 
 # 22 decimals and any total: the 28 digits of Python's default context would round sums past a million.
 EXACT = Context(prec=76)
-KIND = "actual"
-Every = Literal["day", "week", "month", "quarter", "year"]
-EVERY: tuple[Every, ...] = ("day", "week", "month", "quarter", "year")
-# Bills are hours to days late. A period that just ended is judged this much longer, else a crossing in its last hours is never seen.
-LATE_BILLS = timedelta(days=3)
 
 _THRESHOLD = re.compile(r"(\d+(?:\.\d+)?)\s*(%|[A-Z]{3})?", re.ASCII)
-
-
-@dataclass(frozen=True, order=True)
-class BudgetPeriod:
-    """Days [start, end) of one period; `name` is 2026-11-24, 2026-W48, 2026-11, 2026-Q4 or 2026."""
-
-    start: date
-    end: date
-    name: str
-
-    @property
-    def month(self) -> date:
-        """First day of the month the period starts in."""
-        return self.start.replace(day=1)
 
 
 @dataclass(frozen=True, order=True)
@@ -62,15 +43,28 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Crossing:
-    """A threshold that is crossed, and the charge date that took the spend over it for good."""
+    """A threshold that is crossed, and the charge date that took the spend over it for good; of a forecast, the day around which it will."""
 
     threshold: Threshold
     on: date
 
 
 @dataclass(frozen=True)
+class Series:
+    """What is known of a budget's money, by day and currency: on the bill, the part of it that runs cost, estimated for hours not billed."""
+
+    billed: Mapping[tuple[date, str], Decimal] = field(default_factory=dict)
+    of_runs: Mapping[tuple[date, str], Decimal] = field(default_factory=dict)
+    estimated: Mapping[tuple[date, str], Decimal] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Status:
-    """One budget in one period. `not_judged` says why there is no verdict; then `spent` is None and nothing is crossed."""
+    """One budget in one period. `not_judged` says why there is no verdict; then `spent` is None and nothing is crossed.
+
+    `spent` holds `estimated` only where the budget is `judged_on` both. `foreseen` are the forecast thresholds that will be
+    crossed. `by_day` is what was judged, day by day.
+    """
 
     budget: Budget
     currency: str
@@ -80,6 +74,11 @@ class Status:
     spent: Decimal | None
     crossed: tuple[Crossing, ...] = ()
     not_judged: str | None = None
+    estimated: Decimal = Decimal(0)
+    forecast: Forecast | None = None
+    foreseen: tuple[Crossing, ...] = ()
+    anomalies: tuple[Anomaly, ...] = ()
+    by_day: Mapping[date, Decimal] = field(default_factory=dict, compare=False)
 
     @property
     def percent(self) -> Decimal | None:
@@ -100,75 +99,26 @@ class Status:
         crossed = {c.threshold for c in self.crossed}
         return next((t for t in self.thresholds if t not in crossed), None)
 
-
-@dataclass(frozen=True)
-class Decision:
-    """Thresholds of one budget decided now, lowest first. One mail tells of them and names the highest."""
-
-    status: Status
-    crossings: tuple[Crossing, ...]
+    def passes_on(self) -> date | None:
+        """The day the whole amount was passed, else the day around which it will be; None if it was not and will not."""
+        whole = Threshold(self.budget.amount, "100 %")
+        _, crossed = _cross(self.by_day, (whole,))
+        if crossed:
+            return crossed[0].on
+        return self.forecast.passes_on(whole.level) if self.forecast else None
 
     @property
-    def highest(self) -> Crossing:
-        """The one the mail names."""
-        return self.crossings[-1]
+    def through(self) -> date:
+        """The last day of the period that has any spend; the day before it without."""
+        return max((day for day, cost in self.by_day.items() if cost), default=self.period.start - timedelta(days=1))
 
-    def alert_id(self, threshold: Threshold) -> str:
-        """Key of the once-only record of one threshold."""
-        return alert_id(self.status, threshold)
-
-
-def alert_id(status: Status, threshold: Threshold) -> str:
-    """NAME.PERIOD.actual.THRESHOLD.VERSION: fit for the left side of a Message-ID, different for different budgets."""
-    name = status.budget.name
-    if not re.fullmatch(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*", name):  # "a..b" and "a." are no dot-atoms
-        name = re.sub(r"[^A-Za-z0-9_-]", "-", name) + "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
-    return f"{name}.{status.period.name}.{KIND}.{threshold.slug}.{status.version}"
-
-
-def current_period(every: Every, day: date) -> BudgetPeriod:
-    """The period that holds a UTC date."""
-    if every == "day":
-        return BudgetPeriod(day, day + timedelta(days=1), day.isoformat())
-    if every == "week":
-        start = day - timedelta(days=day.weekday())
-        year, week, _ = day.isocalendar()
-        return BudgetPeriod(start, start + timedelta(days=7), f"{year}-W{week:02d}")
-    if every == "month":
-        start = day.replace(day=1)
-        return BudgetPeriod(start, _add_months(start, 1), f"{start:%Y-%m}")
-    if every == "quarter":
-        start = date(day.year, 3 * ((day.month - 1) // 3) + 1, 1)
-        return BudgetPeriod(start, _add_months(start, 3), f"{day.year}-Q{(start.month + 2) // 3}")
-    return BudgetPeriod(date(day.year, 1, 1), date(day.year + 1, 1, 1), f"{day.year}")
-
-
-def periods_to_judge(every: Every, now: datetime, first_judged: datetime | None) -> list[BudgetPeriod]:
-    """The current period, and those that ended less than LATE_BILLS ago and were already being judged when they ended.
-
-    `first_judged` is when this budget version was first judged: a new installation says nothing of the months before it.
-    """
-    current = current_period(every, now.date())
-    periods = [current]
-    while first_judged is not None:
-        last_day = periods[-1].start - timedelta(days=1)
-        ended_at = datetime.combine(periods[-1].start, datetime.min.time(), now.tzinfo)
-        if now - ended_at >= LATE_BILLS or first_judged >= ended_at:
-            break
-        periods.append(current_period(every, last_day))
-    return periods[::-1]
-
-
-def same_days_before(period: BudgetPeriod, until: date) -> tuple[date, date]:
-    """The stretch of the period before that compares with [period.start, until): the same days, as far as it had them."""
-    before = current_period(_every(period), period.start - timedelta(days=1))
-    if before.start.day == 1 and period.start.day == 1 and "W" not in period.name:
-        months = (until.year - period.start.year) * 12 + until.month - period.start.month
-        month = _add_months(before.start, months)
-        end = month + timedelta(days=min(until.day - 1, calendar.monthrange(month.year, month.month)[1]))
-    else:
-        end = before.start + (until - period.start)
-    return before.start, min(end, before.end)
+    def spent_through(self, day: date) -> Decimal:
+        """What was spent of the period up to and including a day, as it is known now."""
+        total = Decimal(0)
+        for one, cost in self.by_day.items():
+            if one <= day:
+                total = EXACT.add(total, cost)
+        return total
 
 
 def parse_threshold(text: str, amount: Decimal, currency: str) -> Threshold:
@@ -188,17 +138,17 @@ def parse_threshold(text: str, amount: Decimal, currency: str) -> Threshold:
     return Threshold(number, f"{_plain(number)} {currency}")
 
 
-def parse_thresholds(budget: Budget, currency: str) -> tuple[Threshold, ...]:
-    """The budget's actual thresholds, lowest level first; two texts of one level are one threshold."""
+def parse_thresholds(texts: list[str], amount: Decimal, currency: str) -> tuple[Threshold, ...]:
+    """Thresholds, lowest level first; two texts of one level are one threshold."""
     by_level: dict[Decimal, Threshold] = {}
-    for text in budget.actual:
-        threshold = parse_threshold(text, budget.amount, currency)
+    for text in texts:
+        threshold = parse_threshold(text, amount, currency)
         by_level.setdefault(threshold.level, threshold)
     return tuple(by_level[level] for level in sorted(by_level))
 
 
 def budget_version(budget: Budget, currency: str) -> str:
-    """Hash of what the budget decides by. Owner, notify, runbook, spelling and order of the file change nothing."""
+    """Hash of what the budget decides by. Owner, notify, runbook, anomalies, spelling and order of the file change nothing."""
     thresholds = [
         sorted(parse_threshold(t, budget.amount, currency).text for t in set(texts)) for texts in (budget.actual, budget.forecast)
     ]
@@ -209,54 +159,101 @@ def budget_version(budget: Budget, currency: str) -> str:
         budget.every,
         budget.measure,
         *thresholds,
+        *([] if budget.judged_on == "bill" else [budget.judged_on]),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def judge_budget(budget: Budget, currency: str, period: BudgetPeriod, spend: Mapping[tuple[date, str], Decimal]) -> Status:
-    """One budget against its spend by (charge date, currency). Money still in another currency has no rate: no verdict."""
-    version, thresholds = budget_version(budget, currency), parse_thresholds(budget, currency)
-    days = {key: cost for key, cost in spend.items() if period.start <= key[0] < period.end}
-    others = sorted((code, day) for (day, code), cost in days.items() if code != currency and cost)
+def series_version(budget: Budget, currency: str) -> str:
+    """Hash of whose money a budget is about: what an anomaly of a day is told once for, whatever the amount is edited to."""
+    parts = [currency, {key: sorted(set(patterns)) for key, patterns in budget.for_.items()}, budget.measure]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def judge_budget(
+    budget: Budget, currency: str, period: BudgetPeriod, series: Series, covered: date | None = None, now: datetime | None = None
+) -> Status:
+    """One budget in one period. Money of the period still in another currency has no rate: no verdict.
+
+    `covered` is the first day the bills do not wholly cover; with `now` and two weeks of history there is a forecast.
+    """
+    version, thresholds = budget_version(budget, currency), parse_thresholds(budget.actual, budget.amount, currency)
+    in_period = {key: cost for key, cost in series.billed.items() if period.start <= key[0] < period.end}
+    others = sorted((code, day) for (day, code), cost in in_period.items() if code != currency and cost)
     if others:
         first = dict(reversed(others))  # the earliest day of each
         why = ", ".join(f"no rate from {code} to {currency} for {day}" for code, day in sorted(first.items()))
         return Status(budget, currency, version, period, thresholds, None, not_judged=f"{why}: write it under rates.exchange")
+    estimates = {day: cost for (day, code), cost in series.estimated.items() if code == currency and period.start <= day < period.end}
+    by_day = {day: cost for (day, code), cost in in_period.items() if code == currency}
+    if budget.judged_on == "bill_and_estimates":
+        by_day |= {day: EXACT.add(by_day.get(day, Decimal(0)), cost) for day, cost in estimates.items()}
+    spent, crossed = _cross(by_day, thresholds)
+    forecast = None
+    if covered is not None and now is not None and now.date() < period.end:
+        forecast = _forecast(budget, currency, period, series, covered, now)
+    return Status(
+        budget, currency, version, period, thresholds, spent, crossed,
+        estimated=_total(estimates.values()), forecast=forecast, foreseen=_foresee(budget, currency, spent, forecast), by_day=by_day,
+    )  # fmt: skip
+
+
+def judge_days(budget: Budget, currency: str, series: Series, covered: date, since: date) -> tuple[Anomaly, ...]:
+    """Days from `since` on, wholly billed, that are far above the budget's own history."""
+    if budget.anomalies is None:
+        return ()
+    days = {day: cost for (day, code), cost in series.billed.items() if code == currency}
+    level = parse_threshold(budget.anomalies.money, budget.amount, currency).level
+    return find_anomalies(days, covered, since, budget.anomalies.ratio, level)
+
+
+def _cross(by_day: Mapping[date, Decimal], thresholds: tuple[Threshold, ...]) -> tuple[Decimal, tuple[Crossing, ...]]:
     spent, crossed_on = Decimal(0), dict[Threshold, date]()
-    for (day, _), cost in sorted((key, cost) for key, cost in days.items() if key[1] == currency):
+    for day, cost in sorted(by_day.items()):
         spent = EXACT.add(spent, cost)
         for threshold in thresholds:
             if spent < threshold.level:
                 crossed_on.pop(threshold, None)
             else:
                 crossed_on.setdefault(threshold, day)
-    return Status(
-        budget, currency, version, period, thresholds, spent, tuple(Crossing(t, crossed_on[t]) for t in thresholds if t in crossed_on)
-    )
+    return spent, tuple(Crossing(t, crossed_on[t]) for t in thresholds if t in crossed_on)
 
 
-def decide(statuses: Iterable[Status], decided: Collection[str]) -> list[Decision]:
-    """What has not been decided before. `decided` are the alert ids of all records; the order of statuses is kept."""
-    decisions = []
-    for status in statuses:
-        new = tuple(c for c in status.crossed if alert_id(status, c.threshold) not in decided)
-        if new:
-            decisions.append(Decision(status, new))
-    return decisions
+def _forecast(budget: Budget, currency: str, period: BudgetPeriod, series: Series, covered: date, now: datetime) -> Forecast | None:
+    """Of the bill, whatever the budget is judged on: estimates only say what the days not billed yet may cost."""
+    begin = max(covered, period.start)
+    days = {day: cost for (day, code), cost in series.billed.items() if code == currency}
+    estimated = {day: cost for (day, code), cost in series.estimated.items() if code == currency}
+    seen = {
+        day: Seen(float(days.get(day, 0)), float(estimated.get(day, 0)), _part_over(day, now))
+        for day in {*days, *estimated}
+        if begin <= day < period.end
+    }
+    whole = _total(cost for day, cost in days.items() if day < covered)
+    runs = _total(cost for (day, code), cost in series.of_runs.items() if code == currency and day < covered)
+    share = min(1.0, max(0.0, float(runs / whole))) if whole > 0 else 1.0
+    spent = _total(cost for day, cost in days.items() if period.start <= day < begin)
+    return forecast_total(days, covered, (period.start, period.end), spent, seen, share)
 
 
-def _every(period: BudgetPeriod) -> Every:
-    days = (period.end - period.start).days
-    if days == 1:
-        return "day"
-    if days == 7:
-        return "week"
-    return "month" if days < 32 else "quarter" if days < 93 else "year"
+def _foresee(budget: Budget, currency: str, spent: Decimal, forecast: Forecast | None) -> tuple[Crossing, ...]:
+    """Forecast thresholds that two of three outcomes pass and the spend has not passed yet."""
+    if forecast is None:
+        return ()
+    thresholds = parse_thresholds(budget.forecast, budget.amount, currency)
+    return tuple(Crossing(t, forecast.passes_on(t.level) or forecast.path[-1][0]) for t in thresholds if spent < t.level <= forecast.likely)
 
 
-def _add_months(first: date, months: int) -> date:
-    index = first.year * 12 + first.month - 1 + months
-    return date(index // 12, index % 12 + 1, 1)
+def _part_over(day: date, now: datetime) -> float:
+    """How much of a day is over, 0 to 1."""
+    return min(1.0, max(0.0, (now - midnight(day)) / timedelta(days=1)))
+
+
+def _total(costs: Iterable[Decimal]) -> Decimal:
+    total = Decimal(0)
+    for cost in costs:
+        total = EXACT.add(total, cost)
+    return total
 
 
 def _plain(number: Decimal) -> str:

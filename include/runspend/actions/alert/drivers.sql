@@ -10,7 +10,7 @@ driver_days as (
     user_name,
     if(charge_date >= @first_date and charge_date < @end_date, {measure}, null) as spent,
     if(charge_date >= @before_first_date and charge_date < @before_end_date, {measure}, null) as spent_before
-  from cost_daily
+  from {costs}
   where charge_date >= @before_first_date
     and charge_date < @end_date
     and billing_currency = @currency

@@ -5,6 +5,10 @@ left join runs as r
   on r.tracking_server = e.tracking_server
   and r.workspace = e.workspace
   and r.run_id = e.run_id
+left join experiments as x
+  on x.tracking_server = r.tracking_server
+  and x.workspace = r.workspace
+  and x.experiment_id = r.experiment_id
 where e.charge_date >= @first_date
   and e.charge_date < @end_date
   and e.billing_currency = @currency

@@ -1,7 +1,7 @@
-"""What the alert reads from the cost tables: spend of all budgets in one query, and the figures of a mail.
+"""The figures of one mail, read from the cost tables: what runs now, what drove it, how sure that is.
 
-Put here queries and the plain values they become. The SQL is in the .sql files beside this; what a person typed reaches it
-as parameters only. Deciding (`budgets.py`) and wording (`mail.py`) do not belong here.
+Put here queries about one budget and the plain values they become. The SQL is in the .sql files beside this. What all budgets
+need at once is in `series.py`; deciding and wording do not belong here.
 """
 
 from __future__ import annotations
@@ -10,30 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from importlib.resources import files
 from typing import Any
 
-from runspend.actions.alert.budgets import EXACT, BudgetPeriod, Status, same_days_before
-from runspend.config import Budget
-from runspend.errors import ConfigError
-from runspend.selectors import glob_to_regex
+from runspend.actions.alert.budgets import EXACT, Status
+from runspend.actions.alert.periods import same_days_before
+from runspend.actions.alert.series import LINE_ONLY, Coverage, cost_source, covered_until, run_columns, selector_sql, sql
 from runspend.warehouse import Reader
 
-COST_COLUMNS = {
-    "experiment": "experiment_name",
-    "team": "team",
-    "project": "project",
-    "cost_center": "cost_center",
-    "owner": "owner",
-    "user": "user_name",
-    "tracking": "tracking_server",
-    "workspace": "workspace",
-    "cost_kind": "cost_kind",
-    "provider": "service_provider_name",
-    "source": "source",
-}
-# Keys that name bill lines, not runs: MLflow cannot say which bill or provider a run will be on.
-LINE_ONLY = ("cost_kind", "provider", "source")
 # A run without an end that gave no sign for this long is not "running now" (ledger: never-ended runs).
 ALIVE_WITHIN = timedelta(hours=24)
 TOP = 5
@@ -61,13 +44,23 @@ class RunningRun:
 
 
 @dataclass(frozen=True)
-class Coverage:
-    """How far one bill reaches."""
+class DayRun:
+    """One run of an anomalous day."""
+
+    name: str
+    who: str | None
+    experiment: str | None
+    machines: str
+    spent: Decimal
+
+
+@dataclass(frozen=True)
+class Restatement:
+    """Days of a bill that were restated."""
 
     source: str
-    covered_until: datetime | None
-    usual_lag: timedelta | None
-    state: str
+    first: date
+    last: date
 
 
 @dataclass(frozen=True)
@@ -92,60 +85,6 @@ class Figures:
         return covered_until(self.coverage)
 
 
-def selector_sql(selector: Mapping[str, Sequence[str]], columns: Mapping[str, str], prefix: str) -> tuple[str, dict[str, str]]:
-    """A selector as a GoogleSQL condition over `columns` (key -> column), and the parameters it needs."""
-    conditions, parameters = [], dict[str, str]()
-    for key, patterns in selector.items():
-        if key not in columns:
-            raise ConfigError(f"cannot select by {key!r}: budgets know {', '.join(sorted(columns))}. Change the key under `for`.")
-        choices = []
-        for pattern in patterns:
-            name = f"{prefix}{len(parameters)}"
-            has_glob = "*" in pattern or "?" in pattern
-            parameters[name] = glob_to_regex(pattern) if has_glob else pattern
-            choices.append(f"regexp_contains({columns[key]}, @{name})" if has_glob else f"{columns[key]} = @{name}")
-        conditions.append(f"({' or '.join(choices)})")
-    return " and ".join(conditions) or "true", parameters
-
-
-def read_spend(reader: Reader, budgets: Sequence[Budget], periods: Sequence[BudgetPeriod]) -> list[dict[tuple[date, str], Decimal]]:
-    """For each budget its spend by (charge date, currency) over all days that `periods` reach: one scan for all budgets."""
-    if not budgets or not periods:
-        return [{} for _ in budgets]
-    parameters: dict[str, Any] = {"first_date": min(p.start for p in periods), "end_date": max(p.end for p in periods)}
-    sums = []
-    for number, budget in enumerate(budgets):
-        condition, bound = selector_sql(budget.for_, COST_COLUMNS, f"b{number}_")
-        parameters |= bound
-        sums.append(f"sum(if({condition}, {budget.measure}, null)) as b{number}")
-    rows = reader.query(_sql("spend").replace("{budgets}", ",\n  ".join(sums)), parameters).to_pylist()
-    return [
-        {(row["charge_date"], row["billing_currency"]): row[f"b{number}"] for row in rows if row[f"b{number}"] is not None}
-        for number in range(len(budgets))
-    ]
-
-
-def read_coverage(reader: Reader) -> tuple[Coverage, ...]:
-    """How far each bill reaches."""
-    rows = reader.query(_sql("covered")).to_pylist()
-    return tuple(
-        Coverage(
-            row["source"],
-            row["covered_until"],
-            None if row["usual_lag_seconds"] is None else timedelta(seconds=row["usual_lag_seconds"]),
-            row["state"],
-        )
-        for row in rows
-    )
-
-
-def covered_until(coverage: Sequence[Coverage]) -> datetime | None:
-    """The earliest of all bills; None without bills, or if one never said."""
-    ends = [c.covered_until for c in coverage]
-    known = [end for end in ends if end is not None]
-    return min(known) if known and len(known) == len(ends) else None
-
-
 def read_figures(reader: Reader, status: Status, coverage: tuple[Coverage, ...], now: datetime) -> Figures:
     """The figures of one budget's mail."""
     budget, period = status.budget, status.period
@@ -157,21 +96,21 @@ def read_figures(reader: Reader, status: Status, coverage: tuple[Coverage, ...],
         name: str, columns: Mapping[str, str], parameters: Mapping[str, Any], keys: Mapping[str, Sequence[str]] = budget.for_
     ) -> list[dict[str, Any]]:
         condition, bound = selector_sql(keys, columns, "p")
-        text = _sql(name).replace("{measure}", budget.measure).replace("{selector}", condition)
+        text = sql(name).replace("{costs}", costs).replace("{measure}", budget.measure).replace("{selector}", condition)
         found: list[dict[str, Any]] = reader.query(text, {**parameters, **bound}).to_pylist()
         return found
 
-    drivers = rows("drivers", COST_COLUMNS, {**base, "before_first_date": before_first, "before_end_date": before_end, "top": TOP})
-    sureness = rows("sureness", COST_COLUMNS, base)
-    run_columns = {key: f"r.{column}" for key, column in COST_COLUMNS.items() if key not in LINE_ONLY}
+    costs, cost_columns = cost_source(budget.is_of_runs)
+    drivers = rows("drivers", cost_columns, {**base, "before_first_date": before_first, "before_end_date": before_end, "top": TOP})
+    sureness = rows("sureness", cost_columns, base)
     of_runs = {key: patterns for key, patterns in budget.for_.items() if key not in LINE_ONLY}
     running = rows(
-        "running", run_columns, {"currency": status.currency, "alive_since": now - ALIVE_WITHIN, "now": now, "top": 2 * TOP}, of_runs
+        "running", run_columns(), {"currency": status.currency, "alive_since": now - ALIVE_WITHIN, "now": now, "top": 2 * TOP}, of_runs
     )
     failed = estimated = None
     if "provider" not in budget.for_:  # run_costs_daily does not keep the provider
-        failed = rows("failed", {**run_columns, "cost_kind": "c.cost_kind", "source": "c.source"}, base)[0]["spent"] or Decimal(0)
-        estimated = rows("estimated", {**run_columns, "cost_kind": "e.cost_kind", "source": "e.source"}, base)[0]["spent"]
+        failed = rows("failed", run_columns(own={"cost_kind": "c.cost_kind", "source": "c.source"}), base)[0]["spent"] or Decimal(0)
+        estimated = rows("estimated", run_columns(own={"cost_kind": "e.cost_kind", "source": "e.source"}), base)[0]["spent"]
     idle = rows("idle", {}, base, {})[0]["spent"] or Decimal(0)
 
     shown = tuple(Driver(_driver_name(r), r["last_user"] if r["first_user"] == r["last_user"] else None, *_spent(r)) for r in drivers)
@@ -200,8 +139,25 @@ def read_figures(reader: Reader, status: Status, coverage: tuple[Coverage, ...],
     )
 
 
-def _sql(name: str) -> str:
-    return files(__package__).joinpath(f"{name}.sql").read_text(encoding="utf-8")
+def read_day_runs(reader: Reader, status: Status, day: date) -> tuple[tuple[DayRun, ...], int]:
+    """The dearest runs of one day of a budget, and how many runs had costs; none where only bill lines tell what a budget selects."""
+    budget = status.budget
+    if "provider" in budget.for_:
+        return (), 0
+    condition, bound = selector_sql(budget.for_, run_columns(own={"cost_kind": "c.cost_kind", "source": "c.source"}), "p")
+    text = sql("day_runs").replace("{measure}", budget.measure).replace("{selector}", condition)
+    rows = reader.query(text, {"day": day, "currency": status.currency, "top": TOP, **bound}).to_pylist()
+    runs = tuple(
+        DayRun(r["run_name"] or r["run_id"], r["user_name"], r["experiment_name"], _machines(r), r["spent"] or Decimal(0)) for r in rows
+    )
+    return runs, rows[0]["run_count"] if rows else 0
+
+
+def read_restated(reader: Reader, status: Status, through: date, since: datetime) -> tuple[Restatement, ...]:
+    """Bills restated after `since`, over days of the period up to `through`."""
+    text = sql("restated").replace("{measure}", status.budget.measure)
+    parameters = {"first_date": status.period.start, "through": through, "currency": status.currency, "since": since}
+    return tuple(Restatement(r["source"], r["first_date"], r["last_date"]) for r in reader.query(text, parameters).to_pylist())
 
 
 def _total(rows: Any) -> Decimal:
@@ -222,9 +178,12 @@ def _driver_name(row: Mapping[str, Any]) -> str:
 
 
 def _running_run(row: Mapping[str, Any], billed_until: datetime | None) -> RunningRun:
-    machines = f"{row['num_nodes'] or 1} x {row['instance_type']}" if row["instance_type"] else ""
     per_hour = None
     if row["spent"] and billed_until and billed_until > row["start_time"]:
         seconds = Decimal((billed_until - row["start_time"]) // timedelta(seconds=1))
         per_hour = row["spent"] * 3600 / seconds if seconds else None
-    return RunningRun(row["run_name"] or row["run_id"], row["user_name"], machines, row["start_time"], per_hour)
+    return RunningRun(row["run_name"] or row["run_id"], row["user_name"], _machines(row), row["start_time"], per_hour)
+
+
+def _machines(row: Mapping[str, Any]) -> str:
+    return f"{row['num_nodes'] or 1} x {row['instance_type']}" if row["instance_type"] else ""

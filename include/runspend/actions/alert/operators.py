@@ -10,11 +10,15 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
-from runspend.actions.alert.mail import Block, Envelope, Facts, Paragraph, clean, make_mail
-from runspend.actions.alert.outbox import Delivery, RecordStore, send_outbox
+from runspend.actions.alert.freshness import RecordStore, Stale, figures_are_this_old
+from runspend.actions.alert.mail import Block, Envelope, Facts, Paragraph, make_mail
+from runspend.actions.alert.message import Mail
+from runspend.actions.alert.outbox import Delivery, send_outbox
+from runspend.actions.alert.texts import clean
 from runspend.config import Settings
 
-Kind = Literal["REFUSED", "CHECK FAILED", "DAG FAILED", "STALE", "NOT JUDGED"]
+Kind = Literal["REFUSED", "CHECK FAILED", "DAG FAILED", "STALE", "NOT JUDGED", "NO WAREHOUSE", "TEST"]
+LIST_NAME = "operators"
 
 
 def notify(
@@ -37,23 +41,78 @@ def notify(
     """
     if not settings.mail.operators:
         return []
+    local_id = _notice_id(kind, key, f"{now:%Y-%m-%d}")
+    ending = f"{clean(next_try, 200)} Sent once for this cause and night, {now:%Y-%m-%d %H:%M} UTC."
+    old = figures_are_this_old(records, now)
+    mail = _write(settings, kind, local_id, now, headline, [*_found(details), *_help(still_works, do), *([old] if old else []), Paragraph(ending)])
+    is_new = records.create("notices", local_id, {"kind": kind, "key": key, "decided_at": now.isoformat(), "mail": mail.as_record()})
+    return send_outbox(settings, records, now) if is_new else []
+
+
+def tell_refused(settings: Settings, records: RecordStore, now: datetime) -> list[Delivery]:
+    """Tell of every recipient a mail server refused for good, once for each mail and recipient, whenever it was found out.
+
+    It is read from the records, so a refusal recorded by a process that was killed is told by the next. Operators' own mails
+    are left out: they would answer each other.
+    """
+    if not settings.mail.operators:
+        return []
+    told = records.list("notices")
+    is_new = False
+    for value in records.list("outbox").values():
+        local_id = _notice_id("REFUSED", f"{value['message_id']} {value['recipient']}", "once")
+        if value["state"] != "refused" or "subject" not in value or local_id in told or value["message_id"].startswith(f"<{LIST_NAME}."):
+            continue
+        blocks: list[Block] = [
+            *_found([f"Subject: {value['subject']}", f"Message-ID: {value['message_id']}"]),
+            *_help(
+                "The other recipients were sent to; what was decided is kept and shown in the alerts table.",
+                [("Correct the address", f"in {settings.path or 'runspend.yaml'}"), ("Tell them yourself", "this mail is not sent again")],
+            ),
+            Paragraph("Runspend does not try this address again for this mail. Sent once for this mail and recipient."),
+        ]
+        headline = f"a mail to {value['recipient']} was refused: {value['reply']}"
+        mail = _write(settings, "REFUSED", local_id, now, headline, blocks)
+        is_new |= records.create("notices", local_id, {"kind": "REFUSED", "decided_at": now.isoformat(), "mail": mail.as_record()})
+    return send_outbox(settings, records, now) if is_new else []
+
+
+def tell_stale(settings: Settings, records: RecordStore, stale: Sequence[Stale], now: datetime) -> list[Delivery]:
+    """One mail for everything that is stale now; another of the same night only when something else becomes so."""
+    untold = [one for one in stale if records.get("notices", _notice_id("STALE", f"{one.name}/all", f"{now:%Y-%m-%d}")) is None]
+    if not untold:
+        return []
+    if len(untold) == 1:
+        return notify(settings, records, "STALE", f"{untold[0].name}/all", now, untold[0].text, still_works=STILL_STALE, do=DO_STALE)
+    headline = f"{len(untold)} of what runs every night did not: {', '.join(one.name for one in untold)}"
+    key = f"stale: {', '.join(one.name for one in untold)}"
+    return notify(settings, records, "STALE", key, now, headline, details=[one.text for one in untold], still_works=STILL_STALE, do=DO_STALE)
+
+
+STILL_STALE = "What was read before stays in place. Budgets are judged on it and may be late: money spent since is not in it."
+DO_STALE = (("See the state", "runspend status"), ("Is the night paused?", "look at the DAGs or at cron"), ("Run it now", "runspend nightly"))
+
+
+def _notice_id(kind: str, key: str, when: str) -> str:
     cause = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    local_id = f"operators.{kind.replace(' ', '-')}.{cause}.{now:%Y-%m-%d}"
-    blocks: list[Block] = [Paragraph(f"{kind}: {clean(headline, 400)}")]
-    if details:
-        blocks.append(Facts("WHAT WAS FOUND", tuple(("", clean(line, 400)) for line in details[:50])))
-    blocks += [
-        Facts("WHAT STILL WORKS", (("", clean(still_works, 400)),)),
-        Facts("WHAT YOU CAN DO", tuple((clean(name, 30), clean(value, 400)) for name, value in do)),
-        Paragraph(f"{clean(next_try, 200)} Sent once for this cause and night, {now:%Y-%m-%d %H:%M} UTC."),
-    ]
-    mail = make_mail(
-        Envelope(settings.mail.from_, "operators", kind.lower().replace(" ", "-")),
+    return f"{LIST_NAME}.{kind.replace(' ', '-')}.{cause}.{when}"
+
+
+def _write(settings: Settings, kind: Kind, local_id: str, now: datetime, headline: str, blocks: Sequence[Block]) -> Mail:
+    return make_mail(
+        Envelope(settings.mail.from_, LIST_NAME, kind.lower().replace(" ", "-")),
         local_id=local_id,
         recipients=settings.mail.operators,
         subject=f"[runspend] {kind}: {headline}",
-        blocks=blocks,
+        blocks=[Paragraph(f"{kind}: {clean(headline, 400)}"), *blocks],
         now=now,
     )
-    is_new = records.create("notices", local_id, {"kind": kind, "key": key, "decided_at": now.isoformat(), "mail": mail.as_record()})
-    return send_outbox(settings.mail, settings.home, records, now) if is_new else []
+
+
+def _found(details: Sequence[str]) -> list[Block]:
+    return [Facts("WHAT WAS FOUND", tuple(("", clean(line, 400)) for line in details[:50]))] if details else []
+
+
+def _help(still_works: str, do: Sequence[tuple[str, str]]) -> list[Block]:
+    told = tuple((clean(name, 30), clean(value, 400)) for name, value in do)
+    return [Facts("WHAT STILL WORKS", (("", clean(still_works, 400)),)), Facts("WHAT YOU CAN DO", told)]

@@ -12,43 +12,28 @@ from __future__ import annotations
 import fcntl
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
+from runspend.actions.alert.digest import write_digests
+from runspend.actions.alert.freshness import RecordStore, figures_are_this_old
 from runspend.actions.alert.message import Mail, address_of
-from runspend.actions.alert.send import Outcome, open_backend
-from runspend.config import MailSettings
+from runspend.actions.alert.send import Backend, Outcome, open_backend
+from runspend.actions.alert.webhook import WEBHOOK, post_mail
+from runspend.config import Settings
+from runspend.warehouse.journal import crash_point
+
+__all__ = ["Delivery", "Receipt", "RecordStore", "State", "receipt", "recipient_states", "send_outbox", "set_outcome", "waiting_mails"]
 
 MAIL_KINDS = ("alerts", "digests", "notices")
 # A recipient with more budget mails waiting than this gets one mail that lists them all.
 DIGEST_ABOVE = 5
 
 State = Literal["accepted", "refused", "waiting", "skipped"]
-ComposeDigest = Callable[[str, Sequence[Mapping[str, Any]], datetime], Mail]
-
-
-class RecordStore(Protocol):
-    """The once-only records under home; `warehouse.records.Records` is one."""
-
-    def create(self, kind: str, key: str, value: dict[str, Any]) -> bool:
-        """Write the record; False, and nothing changed, if there is one."""
-        ...
-
-    def get(self, kind: str, key: str) -> tuple[dict[str, Any], Any] | None:
-        """The record and a token for `replace`."""
-        ...
-
-    def replace(self, kind: str, key: str, value: dict[str, Any], token: Any) -> bool:
-        """Write the record if it is still the one the token came with."""
-        ...
-
-    def list(self, kind: str) -> dict[str, dict[str, Any]]:
-        """All records of a kind."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -75,42 +60,49 @@ class Receipt:
         return self.at if self.state == "accepted" and self.backend == "smtp" else None
 
 
-def send_outbox(
-    settings: MailSettings, home: Path, records: RecordStore, now: datetime, compose_digest: ComposeDigest | None = None
-) -> list[Delivery]:
+def send_outbox(settings: Settings, records: RecordStore, now: datetime) -> list[Delivery]:
     """Send every mail that a recipient still waits for, and record what happened; returns what was tried.
 
-    `compose_digest(recipient, alert records, now)` makes the one mail for a recipient with many budget mails waiting.
     Two senders at once wait for each other, so neither sends what the other just did.
     """
-    with _one_at_a_time(home):
-        if compose_digest is not None:
-            _make_digests(records, now, compose_digest)
+    with _one_at_a_time(settings.home):
+        _make_digests(settings, records, now)
         tried = []
-        with open_backend(settings, home) as backend:
-            for mail, recipients in waiting_mails(records):
-                reachable = {r: address for r in recipients if (address := address_of(r))}
-                outcomes = {r: Outcome("refused", "not an address that mail can be sent to") for r in recipients if r not in reachable}
-                if reachable:
-                    by_address = backend.deliver(mail, sorted(set(reachable.values())))
-                    outcomes |= {r: by_address[address] for r, address in reachable.items()}
+        with open_backend(settings.mail, settings.home) as backend:
+            for mail, recipients in waiting_mails(settings, records, now):
+                outcomes = _deliver(settings, backend, mail, recipients)
+                crash_point("outbox.sent")
                 for recipient in recipients:
-                    set_outcome(records, mail, recipient, outcomes[recipient], now, settings.backend)
+                    channel = WEBHOOK if recipient == WEBHOOK else settings.mail.backend
+                    set_outcome(records, mail, recipient, outcomes[recipient], now, channel)
+                    crash_point("outbox.recorded")
                     tried.append(Delivery(mail, recipient, outcomes[recipient]))
         return tried
 
 
-def waiting_mails(records: RecordStore) -> Iterator[tuple[Mail, list[str]]]:
-    """Every mail with the recipients that still wait for it, the oldest decision first."""
-    settled = {(r["message_id"], r["recipient"]) for r in records.list("outbox").values() if r["state"] != "waiting"}
-    settled |= set(_digested(records))
-    found = [
-        (v["decided_at"], key, Mail.from_record(v["mail"])) for kind in MAIL_KINDS for key, v in records.list(kind).items() if v.get("mail")
-    ]
-    for _, _, mail in sorted(found, key=lambda item: item[:2]):
-        recipients = [r for r in mail.recipients if (mail.message_id, r) not in settled]
-        if recipients:
-            yield mail, recipients
+def waiting_mails(settings: Settings, records: RecordStore, now: datetime) -> Iterator[tuple[Mail, list[str]]]:
+    """Every mail with the recipients that still wait for it: those tried least first, then the oldest decision.
+
+    So a mail that a server chokes on cannot keep others from leaving. A webhook is one more recipient of what is decided
+    after it was configured.
+    """
+    tries = {(r["message_id"], r["recipient"]): r for r in records.list("outbox").values()}
+    settled = {key for key, r in tries.items() if r["state"] != "waiting"} | set(_digested(records))
+    asked_since = _webhook_since(settings, records, now)
+    found = []
+    for kind in MAIL_KINDS:
+        for key, value in records.list(kind).items():
+            if not value.get("mail"):
+                continue
+            mail = Mail.from_record(value["mail"])
+            is_posted = asked_since is not None and value["decided_at"] >= asked_since and _is_for_webhook(settings, kind, mail)
+            own = tuple(r for r in mail.recipients if r != WEBHOOK or kind == "digests")
+            recipients = [r for r in (*own, *([WEBHOOK] if is_posted else [])) if (mail.message_id, r) not in settled]
+            if recipients:
+                attempts = max((tries[m]["attempts"] for r in recipients if (m := (mail.message_id, r)) in tries), default=0)
+                found.append((attempts, value["decided_at"], key, mail, recipients))
+    for _, _, _, mail, recipients in sorted(found, key=lambda item: item[:3]):
+        yield mail, recipients
 
 
 def recipient_states(records: RecordStore) -> dict[tuple[str, str], State]:
@@ -130,12 +122,12 @@ def receipt(records: RecordStore, message_id: str, recipient: str) -> Receipt:
     return Receipt(value["state"], datetime.fromisoformat(value["at"]), value.get("backend", ""), value["reply"])
 
 
-def set_outcome(records: RecordStore, mail: Mail, recipient: str, outcome: Outcome, now: datetime, backend: str = "") -> None:
+def set_outcome(records: RecordStore, mail: Mail, recipient: str, outcome: Outcome, now: datetime, backend: str) -> None:
     """Record what happened; an accepted mail stays accepted whatever another sender says later."""
     key = _outbox_key(mail.message_id, recipient)
     value = {
-        "message_id": mail.message_id, "recipient": recipient, "state": outcome.state, "reply": outcome.reply, "at": now.isoformat(),
-        "backend": backend, "attempts": 1,
+        "message_id": mail.message_id, "recipient": recipient, "kind": mail.kind, "subject": mail.subject, "state": outcome.state,
+        "reply": outcome.reply, "at": now.isoformat(), "backend": backend, "attempts": 1,
     }  # fmt: skip
     while not records.create("outbox", key, value):
         found = records.get("outbox", key)
@@ -148,6 +140,33 @@ def set_outcome(records: RecordStore, mail: Mail, recipient: str, outcome: Outco
             return
 
 
+def _deliver(settings: Settings, backend: Backend, mail: Mail, recipients: Sequence[str]) -> dict[str, Outcome]:
+    """One outcome for each recipient, whatever the other side is."""
+    reachable = {r: address for r in recipients if (address := address_of(r))}
+    outcomes = {r: Outcome("refused", "not an address that mail can be sent to") for r in recipients if r not in reachable}
+    if reachable:
+        by_address = backend.deliver(mail, sorted(set(reachable.values())))
+        outcomes |= {r: by_address[address] for r, address in reachable.items()}
+    if WEBHOOK in recipients and settings.mail.webhook is not None:
+        outcomes[WEBHOOK] = post_mail(settings.mail.webhook, mail)
+    return outcomes
+
+
+def _is_for_webhook(settings: Settings, kind: str, mail: Mail) -> bool:
+    about = settings.mail.webhook.about if settings.mail.webhook else ()
+    return ("budgets" in about and kind == "alerts") or ("operators" in about and mail.list_id.startswith("Runspend operators "))
+
+
+def _webhook_since(settings: Settings, records: RecordStore, now: datetime) -> str | None:
+    """Since when a webhook is asked for: what was decided before is not posted. None without one."""
+    if settings.mail.webhook is None:
+        return None
+    records.create("webhooks", "since", {"since": now.isoformat()})
+    found = records.get("webhooks", "since")
+    assert found is not None, "a record that was just made"
+    return str(found[0]["since"])
+
+
 def _outbox_key(message_id: str, recipient: str) -> str:
     return hashlib.sha256(f"{message_id} {recipient}".encode()).hexdigest()[:40]
 
@@ -157,17 +176,18 @@ def _digested(records: RecordStore) -> dict[tuple[str, str], str]:
     return {(member, d["recipient"]): d["mail"]["message_id"] for d in records.list("digests").values() for member in d["members"]}
 
 
-def _make_digests(records: RecordStore, now: datetime, compose_digest: ComposeDigest) -> None:
+def _make_digests(settings: Settings, records: RecordStore, now: datetime) -> None:
     by_recipient: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     alerts = {v["mail"]["message_id"]: v for v in records.list("alerts").values() if v.get("mail")}
-    for mail, recipients in waiting_mails(records):
+    for mail, recipients in waiting_mails(settings, records, now):
         if mail.message_id in alerts:
             for recipient in recipients:
                 by_recipient[recipient].append(alerts[mail.message_id])
     for recipient, waiting in sorted(by_recipient.items()):
-        if len(waiting) > DIGEST_ABOVE:
-            mail = compose_digest(recipient, waiting, now)
-            members = [alert["mail"]["message_id"] for alert in waiting]
+        if len(waiting) <= DIGEST_ABOVE:
+            continue
+        for mail, listed in write_digests(settings, recipient, waiting, now, figures_are_this_old(records, now)):
+            members = [alert["mail"]["message_id"] for alert in listed]
             records.create(
                 "digests", mail.message_id.strip("<>"),
                 {"recipient": recipient, "members": members, "decided_at": now.isoformat(), "mail": mail.as_record()},

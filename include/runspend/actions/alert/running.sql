@@ -26,6 +26,10 @@ running as (
     on c.tracking_server = r.tracking_server
     and c.workspace = r.workspace
     and c.run_id = r.run_id
+  left join experiments as x
+    on x.tracking_server = r.tracking_server
+    and x.workspace = r.workspace
+    and x.experiment_id = r.experiment_id
   where r.run_status = 'RUNNING'
     and r.end_time is null
     and r.purged_at is null

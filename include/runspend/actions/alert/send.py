@@ -10,7 +10,9 @@ import base64
 import os
 import re
 import smtplib
+import socket
 import ssl
+import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -19,10 +21,13 @@ from types import TracebackType
 from typing import Literal, Protocol
 
 from runspend.actions.alert.message import Mail, address_of, as_bytes, sender_host
-from runspend.config import MailSettings
-from runspend.errors import ConfigError
+from runspend.mail_settings import MailSettings
+from runspend.values import CONNECTION
 
-TIMEOUT_SECONDS = 30.0
+TIMEOUT_SECONDS = 30.0  # for one answer
+# All of a night's mails together: a server that answers a letter at a time, or stalls at each mail, holds nobody up for longer.
+DEADLINE_SECONDS = 600.0
+LOST_CONNECTIONS = 3
 
 
 @dataclass(frozen=True)
@@ -88,25 +93,31 @@ class FileBackend(AbstractContextManager["FileBackend"]):
 
 
 class SmtpBackend(AbstractContextManager["SmtpBackend"]):
-    """One connection for a night's mails, made at the first; made anew when the server dropped it."""
+    """One connection for a night's mails, made at the first; made anew when the server dropped it, but not for ever."""
 
-    def __init__(self, settings: MailSettings, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
-        if not settings.host:
-            raise ConfigError("cannot send mail: mail.backend is smtp and mail.host is not set. Set mail.host, or mail.backend: file.")
+    def __init__(self, settings: MailSettings, timeout_seconds: float = TIMEOUT_SECONDS, deadline_seconds: float = DEADLINE_SECONDS) -> None:
         self.settings = settings
         self.timeout_seconds = timeout_seconds
+        self.deadline_seconds = deadline_seconds
         self._smtp: smtplib.SMTP | None = None
-        self._unreachable: str | None = None
+        self._given_up: str | None = None
+        self._lost = 0
+        self._guard: threading.Timer | None = None
 
     def deliver(self, mail: Mail, recipients: Sequence[str]) -> dict[str, Outcome]:
         """One transaction. A 5xx to a recipient or to the message is a refusal; whatever leaves doubt is waiting."""
+        if self._given_up is not None:  # 500 mails must not wait for 500 timeouts
+            return dict.fromkeys(recipients, Outcome("waiting", self._given_up))
         outcomes: dict[str, Outcome] = {}
         try:
-            smtp = self._connected()
-            self._transact(smtp, mail, recipients, outcomes)
+            self._transact(self._connected(), mail, recipients, outcomes)
         except (smtplib.SMTPException, OSError) as error:
+            was_connected = self._smtp is not None
             self._drop()
-            said = _describe(error)
+            said = describe(error, self.settings)
+            self._lost += 1
+            if not was_connected or self._lost >= LOST_CONNECTIONS:
+                self._give_up(said)
             outcomes |= {r: Outcome("waiting", said) for r in recipients if r not in outcomes}
         return outcomes
 
@@ -115,6 +126,8 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
             with suppress(smtplib.SMTPException, OSError):  # every outcome is recorded already; a server that hangs up first changes none
                 self._smtp.quit()
         self._drop()
+        if self._guard is not None:
+            self._guard.cancel()
 
     def _transact(self, smtp: smtplib.SMTP, mail: Mail, recipients: Sequence[str], outcomes: dict[str, Outcome]) -> None:
         code, reply = smtp.mail(address_of(mail.sender) or "runspend@localhost")
@@ -145,36 +158,24 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
             self._give_up_transaction(code)
 
     def _connected(self) -> smtplib.SMTP:
-        if self._unreachable is not None:  # one failed connection is enough: 500 mails must not wait for 500 timeouts
-            raise smtplib.SMTPServerDisconnected(self._unreachable)
+        if self._guard is None:
+            self._guard = threading.Timer(self.deadline_seconds, self._cut_off)
+            self._guard.daemon = True
+            self._guard.start()
         if self._smtp is None:
-            try:
-                self._smtp = self._connect()
-            except (smtplib.SMTPException, OSError) as error:
-                self._unreachable = _describe(error)
-                raise
+            self._smtp = connect(self.settings, self.timeout_seconds)
         return self._smtp
 
-    def _connect(self) -> smtplib.SMTP:
-        settings = self.settings
-        assert settings.host is not None
-        context = ssl.create_default_context()
-        name = sender_host(settings.from_)  # said in EHLO; the default asks the resolver for this machine's name
-        smtp: smtplib.SMTP
-        if settings.tls == "implicit":
-            smtp = smtplib.SMTP_SSL(settings.host, settings.port, local_hostname=name, timeout=self.timeout_seconds, context=context)
-        else:
-            smtp = smtplib.SMTP(settings.host, settings.port, local_hostname=name, timeout=self.timeout_seconds)
-        try:
-            if settings.tls == "starttls":
-                smtp.starttls(context=context)  # raises if the server does not offer it: nothing is ever sent in the clear instead
-            smtp.ehlo_or_helo_if_needed()
-            if settings.username:
-                _log_in(smtp, settings.username, settings.password.get_secret_value() if settings.password else "")
-        except BaseException:
-            smtp.close()
-            raise
-        return smtp
+    def _give_up(self, why: str) -> None:
+        self._given_up = self._given_up or why
+
+    def _cut_off(self) -> None:
+        """Runs beside the sender: whatever it waits for, it waits no longer."""
+        self._give_up(f"{self.settings.host} took longer than {self.deadline_seconds:.0f} s for all mails")
+        smtp = self._smtp
+        if smtp is not None and smtp.sock is not None:
+            with suppress(OSError):  # closed at this moment
+                socket.socket.shutdown(smtp.sock, socket.SHUT_RDWR)
 
     def _give_up_transaction(self, code: int) -> None:
         if code == 421 or self._smtp is None:
@@ -186,6 +187,29 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
         if self._smtp is not None:
             self._smtp.close()
             self._smtp = None
+
+
+def connect(settings: MailSettings, timeout_seconds: float = TIMEOUT_SECONDS) -> smtplib.SMTP:
+    """A connection with the TLS and the login that the settings ask for, or smtplib's or the system's error; never a weaker one."""
+    if settings.connection or settings.host is None or settings.host.startswith(CONNECTION):
+        raise smtplib.SMTPException("the mail server is an Airflow connection, which only a task of Airflow can read")
+    context = ssl.create_default_context()
+    name = sender_host(settings.from_)  # said in EHLO; the default asks the resolver for this machine's name
+    smtp: smtplib.SMTP
+    if settings.tls == "implicit":
+        smtp = smtplib.SMTP_SSL(settings.host, settings.port, local_hostname=name, timeout=timeout_seconds, context=context)
+    else:
+        smtp = smtplib.SMTP(settings.host, settings.port, local_hostname=name, timeout=timeout_seconds)
+    try:
+        if settings.tls == "starttls":
+            smtp.starttls(context=context)  # raises if the server does not offer it: nothing is ever sent in the clear instead
+        smtp.ehlo_or_helo_if_needed()
+        if settings.username:
+            _log_in(smtp, settings.username, settings.password.get_secret_value() if settings.password else "")
+    except BaseException:
+        smtp.close()
+        raise
+    return smtp
 
 
 def _log_in(smtp: smtplib.SMTP, username: str, password: str) -> None:
@@ -202,8 +226,14 @@ def _said(code: int, reply: bytes) -> str:
     return f"{code} {reply.decode('utf-8', 'replace')}"[:300]
 
 
-def _describe(error: Exception) -> str:
+def describe(error: Exception, settings: MailSettings) -> str:
+    """What went wrong, in words; what a server said is quoted."""
     if isinstance(error, smtplib.SMTPResponseException):
         said = error.smtp_error if isinstance(error.smtp_error, bytes) else str(error.smtp_error).encode()
         return _said(error.smtp_code, said)
-    return f"{type(error).__name__}: {error}"[:300]
+    where = f"{settings.host}:{settings.port}"
+    if isinstance(error, ssl.SSLError) or (settings.tls == "starttls" and isinstance(error, smtplib.SMTPNotSupportedError)):
+        return f"no TLS with {where}, and without it nothing is sent: {error}"[:300]
+    if isinstance(error, TimeoutError):
+        return f"{where} gave no answer in time"
+    return f"{where}: {type(error).__name__}: {error}"[:300]

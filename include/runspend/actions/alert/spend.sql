@@ -1,11 +1,11 @@
--- One row per charge date and currency of the ML platform's money, one column per budget (null: nothing of it that day).
--- The line with the braces is replaced by one sum per budget; see figures.py.
+-- One row per charge date and currency of the ML platform's money; per budget a column of it, and one of what runs cost of it.
+-- The words in braces are replaced: the days of the bill or of runs, and the sums; see series.py.
 select
   charge_date,
   billing_currency,
   {budgets}
-from cost_daily
+from {costs}
 where charge_date >= @first_date
   and charge_date < @end_date
-  and allocated_to != 'out_of_scope'
+  and allocated_to <> 'out_of_scope'
 group by charge_date, billing_currency

@@ -3,7 +3,7 @@ select
   allocated_to,
   confidence,
   sum({measure}) as spent
-from cost_daily
+from {costs}
 where charge_date >= @first_date
   and charge_date < @end_date
   and billing_currency = @currency

@@ -1,7 +1,7 @@
 """The words of budget mails: pure functions from a decision and its figures to a mail.
 
-Put here sentences and their order: what is over, what runs now, what drove it, how sure that is, what to do. How a mail
-becomes text, HTML and bytes is in `mail.py`.
+Put here what happened, whom it is told and under which subject. The parts below that are in `sections.py`; how a mail becomes
+text, HTML and bytes is in `mail.py`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,24 @@ from datetime import date, datetime, timedelta
 from decimal import ROUND_DOWN, Decimal
 from typing import Any
 
-from runspend.actions.alert.budgets import EXACT, BudgetPeriod, Decision, Status
-from runspend.actions.alert.figures import Figures
-from runspend.actions.alert.mail import Block, Envelope, Facts, Mail, Paragraph, Table, clean, make_mail, money, person
+from runspend.actions.alert.anomalies import Anomaly
+from runspend.actions.alert.budgets import EXACT, Status
+from runspend.actions.alert.decisions import Decision, slug
+from runspend.actions.alert.figures import DayRun, Figures, Restatement
+from runspend.actions.alert.mail import Block, Envelope, Facts, Mail, Paragraph, Table, clean, make_mail, money
+from runspend.actions.alert.sections import (
+    bill_ages,
+    day_name,
+    how_sure,
+    period_name,
+    running_now,
+    spend_chart,
+    weekday,
+    what_drove_it,
+    what_you_can_do,
+    which_runs,
+)
+from runspend.actions.alert.series import Coverage
 from runspend.config import MailSettings
 
 MEASURES = {
@@ -34,186 +49,174 @@ class Writer:
     config_path: str
 
     def budget_mail(self, decision: Decision, figures: Figures, now: datetime) -> Mail:
-        """The mail of one decision, in the order people need it."""
+        """The mail of crossings and forecasts, in the order people need it."""
         status, people = decision.status, self.settings.people
         blocks: list[Block] = [Paragraph(_what_happened(decision, figures, now))]
         if figures.running:
-            blocks.append(_running_now(figures, status, people, now))
-        blocks += [_what_drove_it(figures, status, people), _how_sure(figures, status, now), _what_you_can_do(status, people)]
-        blocks.append(Paragraph(self._footer(status)))
+            blocks.append(running_now(figures, status, people, now))
+        blocks += [chart] if (chart := spend_chart(status)) else []
+        blocks += [what_drove_it(figures, status, people), how_sure(figures, status, now), what_you_can_do(status)]
+        return self._mail(decision, budget_subject(decision), [*blocks, Paragraph(self._footer(status))], now)
+
+    def correction_mail(self, decision: Decision, restated: Sequence[Restatement], coverage: Sequence[Coverage], now: datetime) -> Mail:
+        """The mail that takes a crossing back."""
+        status, highest = decision.status, decision.lead.crossing.threshold
+        assert status.spent is not None
+        where = "under budget" if highest.level == status.budget.amount else f"below {highest.text} of its budget"
+        why = ", ".join(f"{clean(r.source, 30)} restated {_span(r.first, r.last)}" for r in restated)
+        title = clean(status.budget.title, 40)
+        said = (
+            f"{title} is {where} after all: {money(status.spent)} of {money(status.budget.amount)} {status.currency} "
+            f"({MEASURES[status.budget.measure]}) in {period_name(status.period)}. You were told that it had passed "
+            f"{', '.join(item.crossing.threshold.text for item in decision.items)}, by what was known of {day_name(decision.lead.crossing.on)}. "
+            + (f"Since then {why}." if why else "Since then costs of it moved elsewhere: tags, rules or rates changed.")
+            + _forecast_words(status)
+        )
+        footer = f"Sent once. If it passes {highest.text} again in {period_name(status.period)} no second mail is sent: see `runspend budgets`."
+        blocks: list[Block] = [
+            Paragraph(said), Facts("HOW SURE", tuple(bill_ages(coverage, now))), what_you_can_do(status), Paragraph(f"{footer} {self._source(status)}"),
+        ]  # fmt: skip
+        short = f"({money(status.spent)}{'; ' + why if why else ''})"
+        return self._mail(decision, f"[runspend] Correction: {title} is {where} after all {short}", blocks, now)
+
+    def anomaly_mail(self, decision: Decision, anomaly: Anomaly, runs: tuple[tuple[DayRun, ...], int], coverage: Sequence[Coverage], now: datetime) -> Mail:
+        """The mail of a day far above its history."""
+        status, title = decision.status, clean(decision.status.budget.title, 40)
+        cost = f"{money(anomaly.spent)} {status.currency}"
+        said = (
+            f"{title} cost {cost} ({MEASURES[status.budget.measure]}) on {weekday(anomaly.day)}. A usual day costs {money(anomaly.usual)}: "
+            f"this is {anomaly.percent_more:,} % more, and more than any of the four weeks before. Nothing was stopped."
+            + _forecast_words(status)
+        )
+        blocks: list[Block] = [Paragraph(said)]
+        if runs[0]:
+            blocks.append(which_runs(*runs, anomaly.day, self.settings.people))
+        blocks += [Facts("HOW SURE", tuple(bill_ages(coverage, now))), what_you_can_do(status)]
+        blocks.append(Paragraph(f"Sent once for this day. {self._source(status)}"))
+        return self._mail(decision, f"[runspend] {title}: {cost} on {day_name(anomaly.day)}, a usual day is {money(anomaly.usual)}", blocks, now)
+
+    def first_night_mail(self, recipient: str, alerts: Sequence[Mapping[str, Any]], statuses: Sequence[Status], now: datetime) -> Mail:
+        """The one mail of an installation's first night: what is passed already of the budgets the recipient will hear of."""
+        mine = {s.budget.name for s in statuses if recipient in s.budget.everybody()} | {a["budget"] for a in alerts}
+        counted = _counted(alerts)
+        rest = len(mine) - len({a["budget"] for a in alerts})
+        others = f" {rest} other{' is' if rest == 1 else 's are'} below every threshold." if rest > 0 else ""
+        members = "\n".join([recipient, *sorted(a["mail"]["message_id"] for a in alerts)])
         return make_mail(
-            Envelope(self.settings.from_, "budgets", "budget-actual"),
-            local_id="budget." + decision.alert_id(decision.highest.threshold),
-            recipients=recipients_of(status),
-            subject=budget_subject(status),
+            Envelope(self.settings.from_, "budgets", "budget-first-night"),
+            local_id=f"first-night.{hashlib.sha256(members.encode()).hexdigest()[:32]}",
+            recipients=[recipient],
+            subject=f"[runspend] Runspend watches {len(mine)} budgets for you: {counted} already",
+            blocks=[
+                Paragraph(f"From tonight on you are told when a budget of yours passes a threshold, once each. Already so: {counted}.{others} Nothing was stopped."),
+                _alerts_table(alerts),
+                Facts("WHAT YOU CAN DO", (("See them all", "runspend budgets"), ("What drove it", "runspend costs --by team,experiment"))),
+                Paragraph(f"Sent once, instead of one mail for each. What is passed already is not told again. Budgets are in {self.config_path}."),
+            ],
+            now=now,
+        )
+
+    def _mail(self, decision: Decision, subject: str, blocks: Sequence[Block], now: datetime) -> Mail:
+        status = decision.status
+        return make_mail(
+            Envelope(self.settings.from_, "budgets", f"budget-{decision.kind}"),
+            local_id=f"budget.{decision.lead.alert_id}",
+            recipients=recipients_of(decision),
+            subject=subject,
             blocks=blocks,
             now=now,
             reply_to=status.budget.owner,
-        )
-
-    def digest_mail(self, recipient: str, alerts: Sequence[Mapping[str, Any]], now: datetime) -> Mail:
-        """One mail for many: every alert in one table, worst first. The same alerts give the same Message-ID."""
-        ranked = sorted(alerts, key=lambda a: (-_ratio(a), a["budget"], a["budget_period"], a["alert_id"]))
-        over = sum(1 for a in ranked if Decimal(a["spent"]) >= Decimal(a["amount"]))
-        below = len(ranked) - over
-        members = "\n".join([recipient, *sorted(a["mail"]["message_id"] for a in ranked)])
-        rows = tuple(
-            (
-                clean(a["budget"], 30),
-                a["budget_period"],
-                money(Decimal(a["spent"])),
-                money(Decimal(a["amount"]), short=True) + f" {a['currency']}",
-                f"{_percent(a)} %",
-            )
-            for a in ranked
-        )
-        counted = ", ".join(text for text in (f"{over} over" if over else "", f"{below} near it" if below else "") if text)
-        return make_mail(
-            Envelope(self.settings.from_, "budgets", "budget-digest"),
-            local_id=f"digest.{hashlib.sha256(members.encode()).hexdigest()[:32]}",
-            recipients=[recipient],
-            subject=f"[runspend] {len(ranked)} budgets crossed a threshold: {counted}",
-            blocks=[
-                Paragraph(f"{len(ranked)} of the budgets you are told about crossed a threshold: {counted}. All of them, worst first."),
-                Table("BUDGETS", ("", "period", "spent", "of", "used"), "llrrr", rows),
-                Facts("WHAT YOU CAN DO", (("What drove it", "runspend costs --by team,experiment"),)),
-                Paragraph(f"Sent once for these thresholds, instead of one mail each. Budgets are in {self.config_path}."),
-            ],
-            now=now,
+            thread=f"budget.{slug(status.budget.name)}.{status.period.name}",
         )
 
     def _footer(self, status: Status) -> str:
         following = status.next_threshold
         after = f"Next mail: at {following.text}, if ever." if following else "There is no higher threshold."
-        return (
-            f'Sent once for this threshold and period. {after} Budget "{status.budget.name}", {self.config_path}, version {status.version}.'
-        )
+        return f"Sent once for this threshold and period. {after} {self._source(status)}"
+
+    def _source(self, status: Status) -> str:
+        return f'Budget "{clean(status.budget.name)}", {self.config_path}, version {status.version}.'
 
 
-def budget_subject(status: Status) -> str:
-    """ "[runspend] vision is over budget: 100.2 % of 5,000 USD for November"."""
-    of = f"{status.percent} % of {money(status.budget.amount, short=True)} {status.currency} for {period_name(status.period)}"
-    return f"[runspend] {status.budget.name} " + (f"is over budget: {of}" if status.is_over else f"has used {of}")
+def budget_subject(decision: Decision) -> str:
+    """ "[runspend] vision is over budget: 100.2 % of 5,000 USD for November", or "… will pass 5,000 USD around 22 Nov (now 4,410.00, 88 %)"."""
+    status, lead = decision.status, decision.lead
+    title, amount = clean(status.budget.title, 40), f"{money(status.budget.amount, short=True)} {status.currency}"
+    if lead.kind == "forecast":
+        assert status.spent is not None
+        level = amount if lead.crossing.threshold.level == status.budget.amount else f"{lead.crossing.threshold.text} of {amount}"
+        return f"[runspend] {title} will pass {level} around {day_name(lead.crossing.on)} (now {money(status.spent)}, {status.percent} %)"
+    of = f"{status.percent} % of {amount} for {period_name(status.period)}"
+    return f"[runspend] {title} " + (f"is over budget: {of}" if status.is_over else f"has used {of}")
 
 
-def recipients_of(status: Status) -> list[str]:
-    """Who is told; `owner` stands for the budget's owner and for nobody where it has none."""
-    budget = status.budget
-    return [r for r in (budget.owner if r == "owner" else r for r in budget.notify) if r]
-
-
-def period_name(period: BudgetPeriod) -> str:
-    """The period as people say it: 24 November, week 48 of 2026, November, Q4 2026, 2026."""
-    if "W" in period.name:
-        return f"week {int(period.name[-2:])} of {period.name[:4]}"
-    if "Q" in period.name:
-        return f"{period.name[5:]} {period.name[:4]}"
-    days = (period.end - period.start).days
-    return f"{period.start.day} {period.start:%B}" if days == 1 else f"{period.start:%B}" if days < 32 else period.name
+def recipients_of(decision: Decision) -> list[str]:
+    """Who is told of a decision; `owner` stands for the budget's owner and for nobody where it has none."""
+    levels = () if decision.anomaly else [item.crossing.threshold.level for item in decision.items]
+    return decision.status.budget.recipients(levels)
 
 
 def _what_happened(decision: Decision, figures: Figures, now: datetime) -> str:
-    status, highest = decision.status, decision.highest
+    status = decision.status
     assert status.spent is not None
     of = f"{money(status.budget.amount)} {status.currency} ({MEASURES[status.budget.measure]})"
-    said = [
-        f"{status.budget.name} has spent {money(status.spent)} of {of} in {period_name(status.period)}.",
-        f"It passed {highest.threshold.text} on {_weekday(highest.on)}.",
-    ]
-    lower = [f"{c.threshold.text} was on {_day(c.on)}" for c in status.crossed if c.threshold < highest.threshold]
-    if lower:
-        said.append(", ".join(lower) + ".")
+    said = [f"{clean(status.budget.title, 40)} has spent {money(status.spent)} of {of} in {period_name(status.period)}."]
+    if status.crossed:
+        *lower, highest = status.crossed
+        said.append(f"It passed {highest.threshold.text} on {weekday(highest.on)}.")
+        said += [", ".join(f"{c.threshold.text} was on {day_name(c.on)}" for c in lower) + "."] if lower else []
+    if status.budget.judged_on == "bill_and_estimates" and status.estimated:
+        said.append(f"Of it {money(status.estimated)} {status.currency} is estimated: no bill reaches those hours yet.")
+    said.append(_forecast_words(status).strip())
     if now.date() < status.period.end:
-        said.append(f"{_days_left(status.period, now)} of the period {'is' if _days_left(status.period, now) == '1 day' else 'are'} left.")
+        said.append(f"{_days_left(status, now)} of the period {'is' if _days_left(status, now) == '1 day' else 'are'} left.")
     said.append(
         "Nothing was stopped."
         + (" If the runs below are expected, this can wait until morning." if figures.running else " No run of it is on right now.")
     )
-    return " ".join(said)
+    return " ".join(text for text in said if text)
 
 
-def _running_now(figures: Figures, status: Status, people: str, now: datetime) -> Table:
-    rows, together, unknown = [], Decimal(0), figures.running_count - len(figures.running)
-    for run in figures.running:
-        unknown += run.per_hour is None
-        together = EXACT.add(together, run.per_hour or Decimal(0))
-        rows.append(
-            (
-                clean(run.name, 24),
-                person(run.who, people),
-                clean(run.machines, 20) if run.machines else "",
-                _time(run.since),
-                "" if run.per_hour is None else money(run.per_hour),
-            )
+def _forecast_words(status: Status) -> str:
+    """ " Forecast for 30 November: 6,580 USD (80 % sure: 6,240 to 6,930). It will cross 100 % around 23 Nov."; empty without one."""
+    forecast = status.forecast
+    if forecast is None:
+        return ""
+    last = status.period.end - timedelta(days=1)
+    text = f" Forecast for {last.day} {last:%B}: {_whole(forecast.total)} {status.currency} (80 % sure: {_whole(forecast.low)} to {_whole(forecast.high)})."
+    if not status.is_over and (on := status.passes_on()):
+        text += f" Will cross 100 % around {day_name(on)}."
+    return text
+
+
+def _alerts_table(alerts: Sequence[Mapping[str, Any]]) -> Table:
+    ranked = sorted(alerts, key=lambda a: (-_ratio(a), a["budget"], a["budget_period"], a["alert_id"]))
+    rows = tuple(
+        (
+            clean(a.get("title") or a["budget"], 30),
+            a["budget_period"],
+            money(Decimal(a["spent"])),
+            money(Decimal(a["amount"]), short=True) + f" {a['currency']}",
+            f"{_percent(a)} %{_MARKS.get(a['kind'], '')}",
         )
-    notes = (
-        [
-            f"together {money(together)} an hour, {money(EXACT.multiply(together, Decimal(24)), short=True).split('.')[0]} {status.currency} a day (mean of each run so far)"
-        ]
-        if together
-        else []
+        for a in ranked
     )
-    if unknown:
-        notes.append(
-            f"{unknown} running {'run has' if unknown == 1 else 'runs have'} no figure here{' yet: no bill reaches them' if unknown <= len(figures.running) else ''}"
-        )
-    return Table(
-        f"RUNNING NOW (MLflow, {_time(now)} UTC)", ("", "", "", "since", f"{status.currency}/hour"), "llllr", tuple(rows), tuple(notes)
-    )
+    return Table("BUDGETS", ("", "period", "spent", "of", "used"), "llrrr", rows)
 
 
-def _what_drove_it(figures: Figures, status: Status, people: str) -> Table:
-    spent = status.spent or Decimal(0)
-    rows = []
-    for driver in (*figures.drivers, *([figures.others] if figures.others else [])):
-        who = person(driver.who, people)
-        name = clean(driver.name, 32 - len(who)) + (f" ({who})" if who else "")
-        rows.append((name, _share(driver.spent, spent), money(driver.spent), money(driver.spent_before)))
-    notes = () if figures.failed is None else (f"of it: failed or killed runs {money(figures.failed)} ({_share(figures.failed, spent)})",)
-    return Table("WHAT DROVE IT", ("", "", period_name(status.period), "same days before"), "lrrr", tuple(rows), notes)
+_MARKS = {"forecast": ", will pass", "correction": ", corrected", "anomaly": ", one day"}
 
 
-def _how_sure(figures: Figures, status: Status, now: datetime) -> Facts:
-    facts = []
-    for bill in figures.coverage:
-        if bill.covered_until is None:
-            facts.append(("", f"Bill {clean(bill.source)} does not say how far it reaches."))
-            continue
-        usual = f", usual {_hours(bill.usual_lag)}" if bill.usual_lag else ""
-        facts.append(
-            (
-                "",
-                f"Bill {clean(bill.source)} is complete to {_time(bill.covered_until)} UTC: {_hours(now - bill.covered_until)} old{usual}.",
-            )
-        )
-    since = f"about {money(figures.estimated)} {status.currency} estimated since then" if figures.estimated else "what ran since then"
-    missing = [since] if figures.coverage or figures.estimated else []
-    if figures.idle_elsewhere > 0:
-        missing.append(f"{money(figures.idle_elsewhere)} of idle machines, which no run of this budget owns")
-    if missing:
-        facts.append(("", f"Not in the figure: {'; '.join(missing)}."))
-    matched = Decimal(0)
-    for cost in figures.by_confidence.values():
-        matched = EXACT.add(matched, cost)
-    total = EXACT.add(matched, figures.no_run)
-    shares = [f"{_share(figures.by_confidence[c], total)} {c}" for c in ("exact", "high", "medium", "low") if figures.by_confidence.get(c)]
-    if figures.no_run:
-        shares.append(f"{_share(figures.no_run, total)} of it is no run's: idle, shared, unmatched or orphaned")
-    if shares:
-        facts.append(("", f"Matched to runs: {', '.join(shares)}."))
-    return Facts("HOW SURE", tuple(facts))
-
-
-def _what_you_can_do(status: Status, people: str) -> Facts:
-    facts = [
-        ("See the runs", f"runspend costs --by experiment --since {status.period.start:%Y-%m}"),
-        ("Stop one", "in MLflow or where it runs; Runspend never stops a run"),
-    ]
-    if status.budget.runbook:
-        facts.append(("Runbook", clean(status.budget.runbook, 400)))
-    if status.budget.owner:
-        facts.append(("Owner", clean(status.budget.owner)))
-    return Facts("WHAT YOU CAN DO", tuple(facts))
+def _counted(alerts: Sequence[Mapping[str, Any]]) -> str:
+    """ "3 over, 11 near it, 2 will pass"."""
+    kinds = {
+        "over": sum(1 for a in alerts if a["kind"] == "actual" and Decimal(a["spent"]) >= Decimal(a["amount"])),
+        "near it": sum(1 for a in alerts if a["kind"] == "actual" and Decimal(a["spent"]) < Decimal(a["amount"])),
+        "will pass": sum(1 for a in alerts if a["kind"] == "forecast"),
+        "corrected": sum(1 for a in alerts if a["kind"] == "correction"),
+        "with a dear day": sum(1 for a in alerts if a["kind"] == "anomaly"),
+    }
+    return ", ".join(f"{count} {words}" for words, count in kinds.items() if count)
 
 
 def _ratio(alert: Mapping[str, Any]) -> Decimal:
@@ -224,27 +227,17 @@ def _percent(alert: Mapping[str, Any]) -> Decimal:
     return EXACT.multiply(_ratio(alert), Decimal(100)).quantize(Decimal("0.1"), ROUND_DOWN, EXACT)
 
 
-def _share(part: Decimal, whole: Decimal) -> str:
-    return f"{EXACT.divide(EXACT.multiply(part, Decimal(100)), whole).quantize(Decimal(1), context=EXACT)} %" if whole else ""
+def _whole(amount: Decimal) -> str:
+    """A forecast without cents, which it does not have; small ones with."""
+    return money(amount) if amount < 100 else money(amount.quantize(Decimal(1)), short=True)
 
 
-def _days_left(period: BudgetPeriod, now: datetime) -> str:
-    days = (period.end - now.date()).days
+def _span(first: date, last: date) -> str:
+    if first == last:
+        return day_name(first)
+    return f"{first.day}–{day_name(last)}" if first.month == last.month else f"{day_name(first)}–{day_name(last)}"
+
+
+def _days_left(status: Status, now: datetime) -> str:
+    days = (status.period.end - now.date()).days
     return f"{days} day{'' if days == 1 else 's'}"
-
-
-def _hours(span: timedelta) -> str:
-    hours = max(0, span // timedelta(hours=1))
-    return f"{hours} hour{'' if hours == 1 else 's'}"
-
-
-def _weekday(day: date) -> str:
-    return f"{day:%A} {day.day} {day:%B}"
-
-
-def _day(day: date) -> str:
-    return f"{day.day} {day:%b}"
-
-
-def _time(moment: datetime) -> str:
-    return f"{moment.day} {moment:%b %H:%M}"

@@ -1,0 +1,53 @@
+"""Days that cost far more than the same budget's other days: in percent and in money, both.
+
+Put here the rule, over one series of daily costs. Which runs did it is read in `figures.py`.
+
+The rule: a day is told of when it costs at least `ratio` and at least `level` more than a usual day, and more than every
+one of the four weeks before it. Usual is the median of those four weeks or of the same weekday's last eight, whichever is more: a
+dear Monday is no news where every Monday is dear. A step to a new level is told once, for its first day outgrows the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+from decimal import Context, Decimal
+from statistics import median
+
+LOOK_BACK = 28
+WEEKS_BACK = 8
+LEAST_SPENT_ON = 10  # days of the four weeks: a series that rarely costs anything has no usual day
+EXACT = Context(prec=76)
+
+
+@dataclass(frozen=True)
+class Anomaly:
+    """A day, what it cost and what a usual one costs."""
+
+    day: date
+    spent: Decimal
+    usual: Decimal
+
+    @property
+    def percent_more(self) -> int:
+        """By how many percent it is more than a usual day."""
+        return int(EXACT.divide(EXACT.multiply(EXACT.subtract(self.spent, self.usual), Decimal(100)), self.usual)) if self.usual else 0
+
+
+def find_anomalies(days: Mapping[date, Decimal], covered: date, since: date, ratio: Decimal, level: Decimal) -> tuple[Anomaly, ...]:
+    """Anomalous days in [since, covered), earliest first. A series with less than four weeks of history has none."""
+    first = min((day for day, cost in days.items() if cost), default=covered)
+    found = []
+    for number in range((covered - since).days):
+        day = since + timedelta(days=number)
+        spent = days.get(day, Decimal(0))
+        before = [days.get(day - timedelta(days=n), Decimal(0)) for n in range(1, LOOK_BACK + 1)]
+        if day - timedelta(days=LOOK_BACK) < first or sum(1 for cost in before if cost > 0) < LEAST_SPENT_ON:
+            continue
+        weeks = [day - timedelta(weeks=n) for n in range(1, WEEKS_BACK + 1)]
+        usual = max(median(before), median([days.get(one, Decimal(0)) for one in weeks if one >= first]), Decimal(0))
+        more = EXACT.subtract(spent, usual)
+        if spent > max(before) and more >= level and more >= EXACT.multiply(usual, ratio):
+            found.append(Anomaly(day, spent, usual))
+    return tuple(found)

@@ -1,0 +1,28 @@
+-- One row per run that had costs of a budget on one day; the dearest first, with how many there were.
+select
+  c.tracking_server,
+  c.workspace,
+  c.run_id,
+  max(r.run_name) as run_name,
+  max(r.user_name) as user_name,
+  max(r.experiment_name) as experiment_name,
+  max(r.run_status) as run_status,
+  max(r.instance_type) as instance_type,
+  max(r.num_nodes) as num_nodes,
+  sum(c.{measure}) as spent,
+  count(*) over () as run_count
+from run_costs_daily as c
+inner join runs as r
+  on r.tracking_server = c.tracking_server
+  and r.workspace = c.workspace
+  and r.run_id = c.run_id
+left join experiments as x
+  on x.tracking_server = r.tracking_server
+  and x.workspace = r.workspace
+  and x.experiment_id = r.experiment_id
+where c.charge_date = @day
+  and c.billing_currency = @currency
+  and {selector}
+group by c.tracking_server, c.workspace, c.run_id
+order by spent desc, c.tracking_server, c.workspace, c.run_id
+limit @top

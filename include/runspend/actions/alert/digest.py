@@ -1,0 +1,62 @@
+"""One mail for many: what a recipient with many budget mails waiting gets in their place.
+
+Put here the words of that mail. Whose mails are put together, and when, is in `outbox.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from decimal import ROUND_DOWN, Context, Decimal
+from typing import Any
+
+from runspend.actions.alert.mail import Block, Envelope, Facts, Paragraph, Table, make_mail
+from runspend.actions.alert.message import Mail
+from runspend.actions.alert.texts import clean, money
+from runspend.config import Settings
+
+EXACT = Context(prec=76)
+# Some mail programs cut off a mail after 100 KB of HTML; a row is about 170 bytes.
+ROWS_IN_A_MAIL = 400
+Alert = Mapping[str, Any]
+
+
+def write_digests(settings: Settings, recipient: str, alerts: Sequence[Alert], now: datetime, freshness: Facts | None) -> Iterator[tuple[Mail, list[Alert]]]:
+    """Mails that list all alerts (records of kind "alerts"), worst first, and what each of them lists. The same alerts give the same Message-IDs."""
+    ranked = sorted(alerts, key=lambda a: (-_ratio(a), a["budget"], a["budget_period"], a["mail"]["message_id"]))
+    parts = [ranked[n : n + ROWS_IN_A_MAIL] for n in range(0, len(ranked), ROWS_IN_A_MAIL)]
+    for number, part in enumerate(parts, 1):
+        yield _write_one(settings, recipient, part, now, freshness, f" ({number} of {len(parts)})" if len(parts) > 1 else ""), part
+
+
+def _write_one(settings: Settings, recipient: str, alerts: Sequence[Alert], now: datetime, freshness: Facts | None, which: str) -> Mail:
+    over = sum(1 for a in alerts if Decimal(a["spent"]) >= Decimal(a["amount"]))
+    counted = ", ".join(text for text in (f"{over} over" if over else "", f"{len(alerts) - over} near it" if len(alerts) > over else "") if text)
+    members = "\n".join([recipient, *sorted(a["mail"]["message_id"] for a in alerts)])
+    blocks: list[Block] = [
+        Paragraph(f"{len(alerts)} of the budgets you are told about crossed a threshold: {counted}. All of them, worst first.{which}"),
+        Table("BUDGETS", ("", "why", "spent", "of", "used"), "llrrr", tuple(_row(a) for a in alerts)),
+        *([freshness] if freshness else []),
+        Facts("WHAT YOU CAN DO", (("What drove it", "runspend costs --by team,experiment"), ("Where they stand", "runspend budgets"))),
+        Paragraph(f"Sent once for these thresholds, instead of one mail each. Budgets are in {settings.path or 'runspend.yaml'}."),
+    ]
+    return make_mail(
+        Envelope(settings.mail.from_, "budgets", "budget-digest"),
+        local_id=f"digest.{hashlib.sha256(members.encode()).hexdigest()[:32]}",
+        recipients=[recipient],
+        subject=f"[runspend] {len(alerts)} budgets crossed a threshold: {counted}{which}",
+        blocks=blocks,
+        now=now,
+    )
+
+
+def _row(alert: Alert) -> tuple[str, ...]:
+    why = clean(alert["threshold"], 14) if alert["kind"] == "actual" else clean(f"{alert['kind']} {alert['threshold']}", 20)
+    used = EXACT.multiply(_ratio(alert), Decimal(100)).quantize(Decimal("0.1"), ROUND_DOWN, EXACT)
+    of = f"{money(Decimal(alert['amount']), short=True)} {alert['currency']}"
+    return f"{clean(alert['budget'], 30)} {alert['budget_period']}", why, money(Decimal(alert["spent"])), of, f"{used} %"
+
+
+def _ratio(alert: Alert) -> Decimal:
+    return EXACT.divide(Decimal(alert["spent"]), Decimal(alert["amount"]))

@@ -1,0 +1,145 @@
+"""How old everything is, from small records under home alone: the alarm that needs neither the warehouse nor the step that failed.
+
+Put here what a step notes of itself when it is done, and the judgement over those notes. Each source has one record, and so
+have the steps of the night that no source stands for. Mail about it is written in `operators.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from runspend.actions.alert.mail import Facts
+from runspend.actions.alert.texts import clean
+from runspend.config import Settings
+
+KIND = "reads"
+HOUR = timedelta(hours=1)
+
+
+class RecordStore(Protocol):
+    """The once-only records under home; `warehouse.records.Records` is one."""
+
+    def create(self, kind: str, key: str, value: dict[str, Any]) -> bool:
+        """Write the record; False, and nothing changed, if there is one."""
+        ...
+
+    def get(self, kind: str, key: str) -> tuple[dict[str, Any], Any] | None:
+        """The record and a token for `replace`."""
+        ...
+
+    def replace(self, kind: str, key: str, value: dict[str, Any], token: Any) -> bool:
+        """Write the record if it is still the one the token came with."""
+        ...
+
+    def list(self, kind: str) -> dict[str, dict[str, Any]]:
+        """All records of a kind."""
+        ...
+
+
+@dataclass(frozen=True)
+class Stale:
+    """Something that is older than it may be, and the sentence that says so."""
+
+    name: str
+    text: str
+
+
+def note_done(
+    records: RecordStore,
+    name: str,
+    kind: str,
+    now: datetime,
+    *,
+    was_done: bool,
+    is_good: bool,
+    covered_until: datetime | None = None,
+    late_after: timedelta | None = None,
+) -> None:
+    """Write down that a source was read or a step of the night ended; what was not done keeps what is known of the last time it was.
+
+    `is_good` says that there was nothing to complain of: what was read may still have been in part refused.
+    """
+    while True:
+        found = records.get(KIND, name)
+        before = found[0] if found else {}
+        value = {**before, "kind": kind, "last_tried_at": now.isoformat(), "is_good": is_good}
+        if late_after is not None:
+            value["late_after_seconds"] = late_after.total_seconds()
+        if was_done:
+            value["last_good_at"] = max(now, _time(before, "last_good_at") or now).isoformat()
+            value["covered_until"] = covered_until.isoformat() if covered_until else None
+        if records.replace(KIND, name, value, found[1]) if found else records.create(KIND, name, value):
+            return
+
+
+def judge_freshness(settings: Settings, records: RecordStore, now: datetime) -> list[Stale]:
+    """What was not read or done for longer than `mail.silent_after`, and what reaches less far than its `late_after`.
+
+    What is configured and never came counts from the first time it was looked for here.
+    """
+    limit = settings.mail.silent_after
+    for name, kind in _configured(settings).items():
+        records.create(KIND, name, {"kind": kind, "first_missed_at": now.isoformat()})
+    stale = []
+    for name, value in _current(settings, records).items():
+        last, tried = _time(value, "last_good_at"), _time(value, "last_tried_at")
+        if tried is not None and tried != last and now - tried < limit:
+            continue  # it is tried and fails, which the step itself tells every night
+        since = last or _time(value, "first_missed_at") or _time(value, "last_tried_at")
+        reaches, late_after = _time(value, "covered_until"), timedelta(seconds=value.get("late_after_seconds", 0))
+        if since is not None and now - since >= limit:
+            never = f"last done {last:%d %b %H:%M} UTC" if last else "it never was"
+            stale.append(Stale(name, f"{name}: not {_verb(value)} for {_hours(now - since)} h (limit {_hours(limit)} h), {never}."))
+        elif reaches is not None and late_after and now - reaches > late_after:
+            until = f"Figures reach to {reaches:%d %b %H:%M} UTC."
+            stale.append(Stale(name, f"{name}: no new data for {_hours(now - reaches)} h (limit {_hours(late_after)} h). {until}"))
+    return stale
+
+
+def last_good_night(settings: Settings, records: RecordStore, now: datetime) -> str | None:
+    """A name for the last night in which everything that is noted ended well and is fresh; None if something did not, or is not."""
+    found = _current(settings, records)
+    night = found.get("night")
+    is_good = night is not None and all(value.get("is_good", True) for value in found.values()) and not judge_freshness(settings, records, now)
+    return str(night["last_good_at"]) if is_good and night is not None else None
+
+
+def figures_are_this_old(records: RecordStore, now: datetime) -> Facts | None:
+    """What every mail says of its figures: how far each bill reaches, and when the cost tables were built. None before the first night."""
+    facts = []
+    for name, value in sorted(records.list(KIND).items()):
+        reaches, good = _time(value, "covered_until"), _time(value, "last_good_at")
+        if value["kind"] == "bill" and reaches is not None:
+            facts.append(("", f"Bill {clean(name)} is complete to {reaches:%d %b %H:%M} UTC: {_hours(now - reaches)} hours old."))
+        elif value["kind"] == "bill":
+            facts.append(("", f"Bill {clean(name)} has not been read well yet." if good is None else f"Bill {clean(name)} does not say how far it reaches."))
+        elif name == "night" and good is not None:
+            facts.append(("", f"The cost tables were last built {good:%d %b %H:%M} UTC, {_hours(now - good)} hours ago."))
+    return Facts("HOW OLD THE FIGURES ARE", tuple(facts)) if facts else None
+
+
+def _configured(settings: Settings) -> dict[str, str]:
+    """What must be read every night."""
+    return {source.name: "bill" for source in settings.billing} | {server.name: "tracking" for server in settings.tracking}
+
+
+def _current(settings: Settings, records: RecordStore) -> dict[str, dict[str, Any]]:
+    """The notes, without those of sources that are no longer configured."""
+    wanted = {*_configured(settings), *(store.uri for store in settings.stores)}
+    return {name: value for name, value in sorted(records.list(KIND).items()) if value["kind"] == "step" or name in wanted}
+
+
+def _verb(value: Mapping[str, Any]) -> str:
+    return {"step": "done well"}.get(value["kind"], "read")
+
+
+def _time(value: Mapping[str, Any], key: str) -> datetime | None:
+    text = value.get(key)
+    return datetime.fromisoformat(text) if text else None
+
+
+def _hours(span: timedelta) -> int:
+    return max(0, span // HOUR)

@@ -1,0 +1,104 @@
+"""The periods budgets count in: their names, their days, and how long one is judged after it ended.
+
+Put here calendar arithmetic alone. What is spent of a period is judged in `budgets.py`.
+"""
+
+from __future__ import annotations
+
+import calendar
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta, timezone
+
+from runspend.budget_settings import Every
+
+EVERY: tuple[Every, ...] = ("day", "week", "month", "quarter", "year")
+# Bills are days late, and restated once more when a month is invoiced. A period that just ended is judged this much longer,
+# else a crossing in its last hours, or a correction of one, is never seen.
+LATE_BILLS = timedelta(days=15)
+# A bill that has not come by then is an incident of its own; the period is judged until it has, but not for ever.
+VERY_LATE_BILLS = timedelta(days=62)
+QUIET_AT_MOST = timedelta(hours=24)
+
+
+@dataclass(frozen=True, order=True)
+class BudgetPeriod:
+    """Days [start, end) of one period; `name` is 2026-11-24, 2026-W48, 2026-11, 2026-Q4 or 2026."""
+
+    start: date
+    end: date
+    name: str
+
+    @property
+    def month(self) -> date:
+        """First day of the month the period starts in."""
+        return self.start.replace(day=1)
+
+    @property
+    def quiet_until(self) -> datetime:
+        """Nothing is decided of the first hours: a quarter of a short period, a day of a long one."""
+        return midnight(self.start) + min(QUIET_AT_MOST, (self.end - self.start) / 4)
+
+
+def midnight(day: date) -> datetime:
+    """The instant a UTC date begins."""
+    return datetime(day.year, day.month, day.day, tzinfo=timezone.utc)
+
+
+def current_period(every: Every, day: date) -> BudgetPeriod:
+    """The period that holds a UTC date."""
+    if every == "day":
+        return BudgetPeriod(day, day + timedelta(days=1), day.isoformat())
+    if every == "week":
+        start = day - timedelta(days=day.weekday())
+        year, week, _ = day.isocalendar()
+        return BudgetPeriod(start, start + timedelta(days=7), f"{year}-W{week:02d}")
+    if every == "month":
+        start = day.replace(day=1)
+        return BudgetPeriod(start, _add_months(start, 1), f"{start:%Y-%m}")
+    if every == "quarter":
+        start = date(day.year, 3 * ((day.month - 1) // 3) + 1, 1)
+        return BudgetPeriod(start, _add_months(start, 3), f"{day.year}-Q{(start.month + 2) // 3}")
+    return BudgetPeriod(date(day.year, 1, 1), date(day.year + 1, 1, 1), f"{day.year}")
+
+
+def periods_to_judge(every: Every, now: datetime, first_judged: datetime | None, covered: date | None = None) -> list[BudgetPeriod]:
+    """The current period, and those that ended less than LATE_BILLS ago, or that bills do not reach the end of (`covered` is the first
+    day they do not wholly cover), and were already being judged when they ended.
+
+    `first_judged` is when this budget version was first judged: a new installation says nothing of the months before it.
+    """
+    current = current_period(every, now.astimezone(timezone.utc).date())
+    periods = [current]
+    while first_judged is not None:
+        end = periods[-1].start
+        waits_for_bill = covered is not None and covered < end and now - midnight(end) < VERY_LATE_BILLS
+        if first_judged >= midnight(end) or (now - midnight(end) >= LATE_BILLS and not waits_for_bill):
+            break
+        periods.append(current_period(every, end - timedelta(days=1)))
+    return periods[::-1]
+
+
+def same_days_before(period: BudgetPeriod, until: date) -> tuple[date, date]:
+    """The stretch of the period before that compares with [period.start, until): the same days, as far as it had them."""
+    before = current_period(_every(period), period.start - timedelta(days=1))
+    if before.start.day == 1 and period.start.day == 1 and "W" not in period.name:
+        months = (until.year - period.start.year) * 12 + until.month - period.start.month
+        month = _add_months(before.start, months)
+        end = month + timedelta(days=min(until.day - 1, calendar.monthrange(month.year, month.month)[1]))
+    else:
+        end = before.start + (until - period.start)
+    return before.start, min(end, before.end)
+
+
+def _every(period: BudgetPeriod) -> Every:
+    days = (period.end - period.start).days
+    if days == 1:
+        return "day"
+    if days == 7:
+        return "week"
+    return "month" if days < 32 else "quarter" if days < 93 else "year"
+
+
+def _add_months(first: date, months: int) -> date:
+    index = first.year * 12 + first.month - 1 + months
+    return date(index // 12, index % 12 + 1, 1)

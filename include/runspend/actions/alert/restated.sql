@@ -1,0 +1,20 @@
+-- One row per bill that was restated after a budget's crossing was told: the days, within those it was told by, that changed.
+select
+  c.source,
+  min(c.charge_date) as first_date,
+  max(c.charge_date) as last_date,
+  sum(c.{measure}) as change
+from bill_changes as c
+inner join billing_loads as l
+  on l.source = c.source
+  and l.billing_period = c.billing_period
+  and l.version_number = c.version_number
+  and l.billing_currency = c.billing_currency
+where c.charge_date >= @first_date
+  and c.charge_date <= @through
+  and c.billing_currency = @currency
+  and c.{measure} <> 0
+  and l.loaded_at >= @since
+group by c.source
+having sum(c.{measure}) < 0
+order by change, c.source

@@ -1,0 +1,179 @@
+"""The parts of a budget mail below its first words: what runs now, what drove it, how sure that is, what to do.
+
+Put here blocks made of figures. What happened, and to whom it is told, is in `wording.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+
+from runspend.actions.alert.budgets import EXACT, Status
+from runspend.actions.alert.chart import Outlook, SpendChart
+from runspend.actions.alert.figures import DayRun, Figures
+from runspend.actions.alert.mail import Facts, Table, clean, money, person
+from runspend.actions.alert.periods import BudgetPeriod
+from runspend.actions.alert.series import Coverage
+
+
+def running_now(figures: Figures, status: Status, people: str, now: datetime) -> Table:
+    """Runs that are on, the dearest first, and what they cost an hour together."""
+    rows, together, unknown = [], Decimal(0), figures.running_count - len(figures.running)
+    for run in figures.running:
+        unknown += run.per_hour is None
+        together = EXACT.add(together, run.per_hour or Decimal(0))
+        rows.append(
+            (
+                clean(run.name, 24),
+                person(run.who, people),
+                clean(run.machines, 20) if run.machines else "",
+                time_name(run.since),
+                "" if run.per_hour is None else money(run.per_hour),
+            )
+        )
+    notes = (
+        [
+            f"together {money(together)} an hour, {money(EXACT.multiply(together, Decimal(24)), short=True).split('.')[0]} {status.currency} a day (mean of each run so far)"
+        ]
+        if together
+        else []
+    )
+    if unknown:
+        notes.append(
+            f"{unknown} running {'run has' if unknown == 1 else 'runs have'} no figure here{' yet: no bill reaches them' if unknown <= len(figures.running) else ''}"
+        )
+    return Table(
+        f"RUNNING NOW (MLflow, {time_name(now)} UTC)", ("", "", "", "since", f"{status.currency}/hour"), "llllr", tuple(rows), tuple(notes)
+    )
+
+
+def what_drove_it(figures: Figures, status: Status, people: str) -> Table:
+    """The dearest experiments, against the same days of the period before."""
+    spent = status.spent or Decimal(0)
+    rows = []
+    for driver in (*figures.drivers, *([figures.others] if figures.others else [])):
+        who = person(driver.who, people)
+        name = clean(driver.name, 32 - len(who)) + (f" ({who})" if who else "")
+        rows.append((name, share(driver.spent, spent), money(driver.spent), money(driver.spent_before)))
+    notes = () if figures.failed is None else (f"of it: failed or killed runs {money(figures.failed)} ({share(figures.failed, spent)})",)
+    return Table("WHAT DROVE IT", ("", "", period_name(status.period), "same days before"), "lrrr", tuple(rows), notes)
+
+
+def which_runs(runs: Sequence[DayRun], count: int, day: date, people: str) -> Table:
+    """The dearest runs of one day."""
+    rows = tuple(
+        (clean(run.name, 24), clean(run.experiment, 20) if run.experiment else "", person(run.who, people), clean(run.machines, 20) if run.machines else "", money(run.spent))
+        for run in runs
+    )
+    notes = (f"and {count - len(runs)} more runs",) if count > len(runs) else ()
+    return Table(f"WHICH RUNS, {weekday(day)}", ("", "experiment", "", "", "cost"), "llllr", rows, notes)
+
+
+def bill_ages(coverage: Sequence[Coverage], now: datetime) -> list[tuple[str, str]]:
+    """How far each bill reaches, in words."""
+    facts = []
+    for bill in coverage:
+        if bill.covered_until is None:
+            facts.append(("", f"Bill {clean(bill.source)} does not say how far it reaches."))
+            continue
+        usual = f", usual {_hours(bill.usual_lag)}" if bill.usual_lag else ""
+        facts.append(
+            (
+                "",
+                f"Bill {clean(bill.source)} is complete to {time_name(bill.covered_until)} UTC: {_hours(now - bill.covered_until)} old{usual}.",
+            )
+        )
+    return facts
+
+
+def how_sure(figures: Figures, status: Status, now: datetime) -> Facts:
+    """How old the figures are, what is not in them, and how runs were found."""
+    facts = bill_ages(figures.coverage, now)
+    is_counted = status.budget.judged_on == "bill_and_estimates"
+    if is_counted and status.estimated:
+        facts.append(("", f"In the figure: {money(status.estimated)} {status.currency} is an estimate, for hours no bill reaches yet."))
+    estimated = None if is_counted else figures.estimated
+    since = f"about {money(estimated)} {status.currency} estimated since then" if estimated else "" if is_counted else "what ran since then"
+    missing = [since] if since and (figures.coverage or estimated) else []
+    if figures.idle_elsewhere > 0:
+        missing.append(f"{money(figures.idle_elsewhere)} of idle machines, which no run of this budget owns")
+    if missing:
+        facts.append(("", f"Not in the figure: {'; '.join(missing)}."))
+    matched = Decimal(0)
+    for cost in figures.by_confidence.values():
+        matched = EXACT.add(matched, cost)
+    total = EXACT.add(matched, figures.no_run)
+    shares = [f"{share(figures.by_confidence[c], total)} {c}" for c in ("exact", "high", "medium", "low") if figures.by_confidence.get(c)]
+    if figures.no_run:
+        shares.append(f"{share(figures.no_run, total)} of it is no run's: idle, shared, unmatched or orphaned")
+    if shares:
+        facts.append(("", f"Matched to runs: {', '.join(shares)}."))
+    return Facts("HOW SURE", tuple(facts))
+
+
+def what_you_can_do(status: Status) -> Facts:
+    """What to type, whom to ask."""
+    budget = status.budget
+    facts = [
+        ("See the runs", f"runspend costs --by experiment --since {status.period.start:%Y-%m}"),
+        ("Stop one", "in MLflow or where it runs; Runspend never stops a run"),
+        (f"Quiet until {day_name(status.period.end)}", f"runspend budgets ack {budget.name} --until {status.period.end}"),
+    ]
+    if budget.runbook:
+        facts.append(("Runbook", clean(budget.runbook, 400)))
+    if budget.owner:
+        facts.append(("Owner", clean(budget.owner)))
+    return Facts("WHAT YOU CAN DO", tuple(facts))
+
+
+def spend_chart(status: Status) -> SpendChart | None:
+    """Spend so far day by day, and the forecast with its band, which is nothing today and all of it at the period's end."""
+    forecast, start = status.forecast, status.period.start
+    last = forecast.path[0][0] - timedelta(days=1) if forecast else status.through
+    spent, cumulative = Decimal(0), []
+    for number in range((last - start).days + 1):
+        spent = EXACT.add(spent, status.by_day.get(start + timedelta(days=number), Decimal(0)))
+        cumulative.append(spent)
+    outlook = []
+    if forecast:
+        for number, (_, middle) in enumerate(forecast.path, 1):
+            part = Decimal(number) / len(forecast.path)
+            outlook.append(Outlook(middle - (forecast.total - forecast.low) * part, middle, middle + (forecast.high - forecast.total) * part))
+    chart = SpendChart(start, status.period.end, tuple(cumulative), status.budget.amount, status.currency, tuple(outlook))
+    return chart if chart.is_worth_drawing else None
+
+
+def period_name(period: BudgetPeriod) -> str:
+    """The period as people say it: 24 November, week 48 of 2026, November, Q4 2026, 2026."""
+    if "W" in period.name:
+        return f"week {int(period.name[-2:])} of {period.name[:4]}"
+    if "Q" in period.name:
+        return f"{period.name[5:]} {period.name[:4]}"
+    days = (period.end - period.start).days
+    return f"{period.start.day} {period.start:%B}" if days == 1 else f"{period.start:%B}" if days < 32 else period.name
+
+
+def share(part: Decimal, whole: Decimal) -> str:
+    """ "58 %"; empty of nothing."""
+    return f"{EXACT.divide(EXACT.multiply(part, Decimal(100)), whole).quantize(Decimal(1), context=EXACT)} %" if whole else ""
+
+
+def weekday(day: date) -> str:
+    """ "Sunday 22 November"."""
+    return f"{day:%A} {day.day} {day:%B}"
+
+
+def day_name(day: date) -> str:
+    """ "22 Nov"."""
+    return f"{day.day} {day:%b}"
+
+
+def time_name(moment: datetime) -> str:
+    """ "22 Nov 23:00"."""
+    return f"{moment.day} {moment:%b %H:%M}"
+
+
+def _hours(span: timedelta) -> str:
+    hours = max(0, span // timedelta(hours=1))
+    return f"{hours} hour{'' if hours == 1 else 's'}"

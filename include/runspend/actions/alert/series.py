@@ -1,0 +1,164 @@
+"""What the alert reads for all budgets at once: their daily series, how far the bills reach, and selectors as SQL.
+
+Put here queries that answer for every budget in one scan. The SQL is in the .sql files beside this; what a person typed reaches
+it as parameters only. The figures of one mail are read in `figures.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from importlib.resources import files
+from typing import Any
+
+from runspend.actions.alert.budgets import Series
+from runspend.config import Budget
+from runspend.errors import ConfigError
+from runspend.selectors import glob_to_regex
+from runspend.warehouse import Reader
+
+COST_COLUMNS = {
+    "experiment": "experiment_name",
+    "team": "team",
+    "project": "project",
+    "cost_center": "cost_center",
+    "owner": "owner",
+    "user": "user_name",
+    "tracking": "tracking_server",
+    "workspace": "workspace",
+    "cost_kind": "cost_kind",
+    "provider": "service_provider_name",
+    "source": "source",
+    "experiment_id": "experiment_id",  # of budgets in experiment tags; nobody writes it
+}
+# Keys that name bill lines, not runs: MLflow cannot say which bill or provider a run will be on.
+LINE_ONLY = ("cost_kind", "provider", "source")
+RUN_COLUMNS = {key: f"r.{column}" for key, column in COST_COLUMNS.items() if key not in LINE_ONLY}
+# What only runs have. Of a run's tag or param the key is a parameter too: a person typed it.
+MODEL = "coalesce(json_value({runs}tags, '$.model'), json_value({runs}params, '$.model'))"
+MAPS = {"tag": "{runs}tags", "param": "{runs}params", "experiment_tag": "{experiments}tags"}
+BATCH = 200  # budgets of one scan: each is two sums of the query
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How far one bill reaches."""
+
+    source: str
+    covered_until: datetime | None
+    usual_lag: timedelta | None
+    state: str
+
+
+def read_series(reader: Reader, budgets: Sequence[Budget], first: date, end: date) -> list[Series]:
+    """For each budget its billed and estimated money by (day, currency) in [first, end): a scan or two for all of them."""
+    found: list[Series] = [Series() for _ in budgets]
+    days = {"first_date": first, "end_date": end}
+    for is_of_runs in (False, True):
+        numbered = [(n, b) for n, b in enumerate(budgets) if b.is_of_runs is is_of_runs]
+        for start in range(0, len(numbered), BATCH):
+            part = numbered[start : start + BATCH]
+            billed = _rows(reader, "spend", part, days, is_of_runs)
+            known = [(n, b) for n, b in part if "provider" not in b.for_]  # no estimate knows the provider
+            estimated = _rows(reader, "estimates", known, days, is_of_runs) if known else []
+            for n, _ in part:
+                found[n] = Series(_column(billed, f"b{n}"), _column(billed, f"r{n}"), _column(estimated, f"b{n}"))
+    return found
+
+
+def read_coverage(reader: Reader) -> tuple[Coverage, ...]:
+    """How far each bill reaches."""
+    rows = reader.query(sql("covered")).to_pylist()
+    return tuple(
+        Coverage(
+            row["source"],
+            row["covered_until"],
+            None if row["usual_lag_seconds"] is None else timedelta(seconds=row["usual_lag_seconds"]),
+            row["state"],
+        )
+        for row in rows
+    )
+
+
+def covered_until(coverage: Sequence[Coverage]) -> datetime | None:
+    """The earliest of all bills; None without bills, or if one never said."""
+    ends = [c.covered_until for c in coverage]
+    known = [end for end in ends if end is not None]
+    return min(known) if known and len(known) == len(ends) else None
+
+
+def first_open_day(coverage: Sequence[Coverage]) -> date | None:
+    """The first day that not every bill wholly covers; None where that is not known."""
+    until = covered_until(coverage)
+    return None if until is None else until.astimezone(timezone.utc).date()
+
+
+def selector_sql(selector: Mapping[str, Sequence[str]], columns: Mapping[str, str], prefix: str) -> tuple[str, dict[str, str]]:
+    """A selector as a GoogleSQL condition over `columns` (key -> column), and the parameters it needs."""
+    conditions, parameters = [], dict[str, str]()
+
+    def bind(value: str) -> str:
+        name = f"{prefix}{len(parameters)}"
+        parameters[name] = value
+        return f"@{name}"
+
+    for key, patterns in selector.items():
+        kind, _, rest = key.partition(".")
+        if rest and kind in columns:
+            if '"' in rest or "\\" in rest:
+                raise ConfigError(f"cannot select by {key!r}: a key with a quote or backslash has no JSON path. Leave it out.")
+            column = f"json_value({columns[kind]}, {bind(f'$.{chr(34)}{rest}{chr(34)}')})"
+        elif key in columns:
+            column = columns[key]
+        else:
+            raise ConfigError(f"cannot select by {key!r}: budgets know {', '.join(sorted(columns))}. Change the key under `for`.")
+        choices = []
+        for pattern in patterns:
+            has_glob = "*" in pattern or "?" in pattern
+            choices.append(f"regexp_contains({column}, {bind(glob_to_regex(pattern))})" if has_glob else f"{column} = {bind(pattern)}")
+        conditions.append(f"({' or '.join(choices)})")
+    return " and ".join(conditions) or "true", parameters
+
+
+def run_columns(*, own: Mapping[str, str] | None = None, runs: str = "r.", experiments: str = "x.") -> dict[str, str]:
+    """Key -> column over runs and experiments, with the columns of another table for what runs do not know."""
+    maps = {key: column.format(runs=runs, experiments=experiments) for key, column in MAPS.items()}
+    return {**RUN_COLUMNS, **maps, "model": MODEL.format(runs=runs), **(own or {})}
+
+
+def cost_source(budget_is_of_runs: bool) -> tuple[str, dict[str, str]]:
+    """What stands for {costs} in a query, and key -> column of it: the whole bill by day, or what runs cost by day with their tags."""
+    if not budget_is_of_runs:
+        return "cost_daily", dict(COST_COLUMNS)
+    maps = {"tag": "tags", "param": "params", "experiment_tag": "experiment_tags"}
+    columns = {key: column for key, column in COST_COLUMNS.items() if key != "provider"}
+    return f"(\n{sql('run_days')})", {**columns, **maps, "model": MODEL.format(runs="")}
+
+
+def sql(name: str) -> str:
+    """The text of one of the .sql files beside this."""
+    return files(__package__).joinpath(f"{name}.sql").read_text(encoding="utf-8")
+
+
+def _rows(reader: Reader, name: str, budgets: Sequence[tuple[int, Budget]], days: Mapping[str, date], is_of_runs: bool) -> list[dict[str, Any]]:
+    costs, columns = cost_source(is_of_runs)
+    if name == "estimates":
+        columns = run_columns(own={"cost_kind": "e.cost_kind", "source": "e.source"})
+    parameters: dict[str, Any] = dict(days)
+    sums = []
+    for n, budget in budgets:
+        condition, bound = selector_sql(budget.for_, columns, f"b{n}_")
+        parameters |= bound
+        measure = f"e.{budget.measure}" if name == "estimates" else budget.measure
+        sums.append(f"sum(if({condition}, {measure}, null)) as b{n}")
+        if name == "spend":
+            sums.append(f"sum(if({condition} and allocated_to = 'run', {measure}, null)) as r{n}")
+    text = sql(name).replace("{costs}", costs).replace("{budgets}", ",\n  ".join(sums))
+    found: list[dict[str, Any]] = reader.query(text, parameters).to_pylist()
+    return found
+
+
+def _column(rows: Sequence[Mapping[str, Any]], name: str) -> dict[tuple[date, str], Decimal]:
+    return {(row["charge_date"], row["billing_currency"]): row[name] for row in rows if row[name] is not None}

@@ -1,0 +1,108 @@
+"""Budgets that people write on experiments themselves: the tag `runspend.budget` = "500 USD / month".
+
+Put here what such a tag may say, and how little it may do: it makes a budget of that one experiment, and a budget can only cause
+mails. Whoever may write a tag is not trusted: anything but an amount, the currency and a period is refused in words, and a mail
+goes to an owner the tag names only in a domain that runspend.yaml sends mail to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any, cast
+
+from runspend.actions.alert.message import address_of
+from runspend.actions.alert.series import sql
+from runspend.actions.alert.texts import clean
+from runspend.budget_settings import Every
+from runspend.config import Budget, Settings, TagBudgets
+from runspend.warehouse import Reader
+
+TAG_KEYS = ("experiment_tag.runspend.budget", "experiment_tag.owner")
+MOST = 1000  # budgets in tags that are judged; more are a mistake or an attack, and are told
+_TAG = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s{0,3}([A-Z]{3})\s{0,3}/\s{0,3}(day|week|month|quarter|year)", re.ASCII)
+EXAMPLE = '"500 USD / month"'
+
+
+class TagBudget(Budget):
+    """A budget of one experiment, from its tag."""
+
+    experiment: str
+
+    @property
+    def title(self) -> str:
+        """The experiment's name; the budget's own is made of ids."""
+        return f"experiment {clean(self.experiment, 40)}"
+
+
+def read_tag_budgets(reader: Reader, settings: Settings) -> tuple[list[Budget], list[str]]:
+    """The budgets in experiment tags, and what could not be used, in words; nothing where runspend.yaml does not ask for them."""
+    if not settings.tag_budgets:
+        return [], []
+    rules, budgets, notes = settings.tag_budgets[0], list[Budget](), list[str]()
+    rows = reader.query(sql("tagged")).to_pylist()
+    domains = set(_domains(settings))
+    for row in rows[:MOST]:
+        where = f"experiment {clean(row['experiment_id'], 30)} of {clean(row['tracking_server'], 30)}"
+        match = _TAG.fullmatch(str(row["budget"]).strip()[:64])
+        why = _refusal(match, settings.currency)
+        if match is None or why:
+            notes.append(f"{where}: its tag runspend.budget is not used: {why}. It says {clean(row['budget'], 40)!r}; write {EXAMPLE}")
+            continue
+        owner = _owner(row["owner"], domains)
+        budget = _budget(row, match, rules, owner)
+        if not budget.everybody():
+            notes.append(f"{where}: nobody is told of its budget: its owner, {clean(row['owner'] or 'none', 40)!r}, is no address in {_listed(domains)}")
+        budgets.append(budget)
+    if len(rows) > MOST:
+        notes.append(f"{len(rows)} experiments carry the tag runspend.budget; the first {MOST} are judged, the others are not")
+    return budgets, notes
+
+
+def _refusal(match: re.Match[str] | None, currency: str) -> str | None:
+    if match is None:
+        return "it is no amount, currency and period"
+    if match[2] != currency:
+        return f"budgets here are in {currency}"
+    return None if Decimal(match[1]) else "the amount is zero"
+
+
+def _budget(row: dict[str, Any], match: re.Match[str], rules: TagBudgets, owner: str | None) -> TagBudget:
+    key = [row["tracking_server"], row["workspace"], row["experiment_id"]]
+    digest = hashlib.sha256("\0".join(map(str, key)).encode()).hexdigest()[:8]
+    made = TagBudget(
+        name=f"tag.{re.sub('[^A-Za-z0-9_-]+', '-', str(row['experiment_id']))[:30]}.{digest}",
+        experiment=row["experiment_name"] or row["experiment_id"],
+        amount=Decimal(match[1]),
+        every=cast(Every, match[3]),
+        measure=rules.measure,
+        judged_on=rules.judged_on,
+        actual=rules.actual,
+        forecast=rules.forecast,
+        anomalies=rules.anomalies,
+        notify=rules.notify,
+        owner=owner,
+        runbook=rules.runbook,
+    )
+    of = {"tracking": [key[0]], "workspace": [key[1]], "experiment_id": [key[2]]}  # the last is no key people may write
+    return made.model_copy(update={"for_": of})
+
+
+def _owner(owner: str | None, domains: set[str]) -> str | None:
+    address = address_of(owner) if owner else None
+    return address if address and address.rpartition("@")[2].casefold() in domains else None
+
+
+def _domains(settings: Settings) -> Iterator[str]:
+    """Domains that the file itself sends mail from or to."""
+    named = [settings.mail.from_, *settings.mail.operators, *(r for b in settings.budgets for r in b.everybody())]
+    named += [r for rules in settings.tag_budgets for r in rules.notify]
+    for text in named:
+        if (address := address_of(text)) is not None:
+            yield address.rpartition("@")[2].casefold()
+
+
+def _listed(domains: set[str]) -> str:
+    return ", ".join(sorted(domains)) or "any domain runspend.yaml knows"

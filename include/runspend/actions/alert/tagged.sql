@@ -1,0 +1,28 @@
+-- One row per experiment that carries a budget in its tags, with the owner its tag names, else the one owner of all its runs.
+with
+run_owners as (
+  select
+    tracking_server,
+    workspace,
+    experiment_id,
+    min(owner) as first_owner,
+    max(owner) as last_owner
+  from runs
+  where owner is not null
+  group by tracking_server, workspace, experiment_id
+)
+select
+  x.tracking_server,
+  x.workspace,
+  x.experiment_id,
+  x.experiment_name,
+  json_value(x.tags, '$."runspend.budget"') as budget,
+  coalesce(json_value(x.tags, '$.owner'), if(o.first_owner = o.last_owner, o.first_owner, null)) as owner
+from experiments as x
+left join run_owners as o
+  on o.tracking_server = x.tracking_server
+  and o.workspace = x.workspace
+  and o.experiment_id = x.experiment_id
+where x.lifecycle_stage = 'active'
+  and json_value(x.tags, '$."runspend.budget"') is not null
+order by x.tracking_server, x.workspace, x.experiment_id
