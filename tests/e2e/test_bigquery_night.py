@@ -288,6 +288,7 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_schema(tmp_path_factory.mktemp("schema") / "mlflow.db")
 
 
+@pytest.mark.torture  # on the reference implementation they are compared every time: test_accuracy_on_reference.py
 @pytest.mark.parametrize("maker", MAKERS, ids=lambda maker: maker.__name__)
 def test_worlds_whose_truth_is_known_cost_the_same(maker: Maker, schema: Path, bigquery_target: Target, tmp_path: Path) -> None:
     """The worlds of the accuracy benchmark, small, their last night: that their costs are true is shown in a folder, that they are equal here."""

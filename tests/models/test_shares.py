@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from runspend.warehouse import buckets
@@ -51,13 +52,28 @@ def pool_world(seed: int) -> World:
     return {"billing_lines": lines, "billing_loads": [], "runs": [run for run, _ in stated], "run_resources": []}
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_charges_laid_end_to_end(seed: int, tmp_path: Path) -> None:
-    """Every run has the same part of what its pool's hour cost, of what was credited too; rows are at most charges and runs, not their product; any order gives the same."""
-    world = pool_world(seed)
-    found = run_on_duckdb(world, tmp_path / "one", names=("pooled_targets", "charge_sums"))
-    ledger, charges = found["cost_allocations"].to_pylist(), found["charge_sums"].to_pylist()
-    parts = {t["run_id"] or t["allocated_to"]: Fraction(t["ratio_upto"]) - Fraction(t["ratio_before"]) for t in found["pooled_targets"].to_pylist()}
+SEEDS = range(12)
+
+
+@pytest.fixture(scope="module")
+def pools() -> dict[str, World]:
+    return {f"pool{seed:02d}": pool_world(seed) for seed in SEEDS}
+
+
+@pytest.fixture(scope="module")
+def laid(pools: dict[str, World], tmp_path_factory: pytest.TempPathFactory) -> dict[str, pa.Table]:
+    """All pools side by side: what a chain of models costs, it costs once."""
+    return run_on_duckdb(merge_worlds(pools), tmp_path_factory.mktemp("laid"), names=("pooled_targets", "charge_sums"))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_charges_laid_end_to_end(seed: int, pools: dict[str, World], laid: dict[str, pa.Table]) -> None:
+    """Every run has the same part of what its pool's hour cost, of what was credited too; rows are at most charges and runs, not their product."""
+    name = f"pool{seed:02d}"
+    world = pools[name]
+    ledger, charges = ([row for row in laid[table].to_pylist() if row["source"] == name] for table in ("cost_allocations", "charge_sums"))
+    targets = [t for t in laid["pooled_targets"].to_pylist() if f"{name}." in t["target_key"]]
+    parts = {t["run_id"] or t["allocated_to"]: Fraction(t["ratio_upto"]) - Fraction(t["ratio_before"]) for t in targets}
     assert len(parts) > 1 or len(world["runs"]) == 1
     sign = {c["charge_id"]: (c["effective_cost"] > 0) - (c["effective_cost"] < 0) for c in charges}
     for side in (1, -1):
@@ -73,6 +89,9 @@ def test_charges_laid_end_to_end(seed: int, tmp_path: Path) -> None:
             assert sum(Decimal(r[measure]) for r in ledger if r["charge_id"] == charge["charge_id"]) == charge[measure]
     assert len(ledger) <= len(charges) + 3 * (len(parts) - 1) + sum(1 for c in charges if c["charge_category"] == "Credit")
 
-    shuffled = {table: random.Random(seed).sample(rows, len(rows)) for table, rows in world.items()}
-    again = run_on_duckdb(shuffled, tmp_path / "two")["cost_allocations"].to_pylist()
-    assert sorted(map(repr, again)) == sorted(map(repr, ledger))
+
+def test_no_order_of_charges_matters(pools: dict[str, World], laid: dict[str, pa.Table], tmp_path: Path) -> None:
+    """Any order of lines and runs gives the same rows."""
+    shuffled = {table: random.Random(1).sample(rows, len(rows)) for table, rows in merge_worlds(pools).items()}
+    again = run_on_duckdb(shuffled, tmp_path)["cost_allocations"].to_pylist()
+    assert sorted(map(repr, again)) == sorted(map(repr, laid["cost_allocations"].to_pylist()))
