@@ -61,7 +61,9 @@ def _resolve_google(place: Any) -> Any:
 
 
 def _resolve_mail(mail: MailSettings) -> MailSettings:
-    mail = _replace(mail, host=lambda c: c.host, username=_login, password=_password)
+    mail = _replace(mail, host=lambda c: c.host, username=_login, password=_password, heartbeat=_hidden_address)
+    if mail.webhook is not None:
+        mail = mail.model_copy(update={"webhook": _replace(mail.webhook, url=_hidden_address)})
     if mail.connection is None:
         return mail
     found = Connection.get(mail.connection.removeprefix(PREFIX))
@@ -106,6 +108,12 @@ def _database_uri(found: Connection) -> str:
     kind = {"postgres": "postgresql"}.get(found.conn_type, found.conn_type)
     who = ":".join(quote(part, safe="") for part in (found.login, found.password) if part)
     return f"{kind}://{who}{'@' if who else ''}{found.host or ''}{f':{found.port}' if found.port else ''}/{found.schema or ''}"
+
+
+def _hidden_address(found: Connection) -> str:
+    """A webhook's or heartbeat's address: whole in the password, or the host's with the password as its path (as Slack's provider has it)."""
+    secret = found.password or ""
+    return secret if "://" in secret else f"{(found.host or '').rstrip('/')}/{secret}"
 
 
 def _login(found: Connection) -> str | None:

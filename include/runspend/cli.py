@@ -262,6 +262,11 @@ def _step(name: str, help_text: str, *, what: str | None, options: Sequence[Call
             context.clear_progress()
             _print_query_costs(context, found)
             return
+        if (address := given.pop("test_mail", None)) is not None:
+            from runspend.nights import send_test_mail
+
+            _print_outcome(context, send_test_mail(context.settings, address, context.now))
+            return
         outcome = step(*arguments, now=context.now, progress=context.progress, **given)
         context.clear_progress()
         _print_outcome(context, outcome)
@@ -281,6 +286,7 @@ ACCEPT_RUNS_OPTION = click.option(
 )
 PERIOD_OPTION = click.option("--period", "periods", multiple=True, callback=_months, metavar="YYYY-MM", help="Only this billing period, whatever its inputs.")
 EXPLAIN_COST_OPTION = click.option("--explain-cost", is_flag=True, help="BigQuery: only say what each model would read, and what that costs; the newest period if none is named.")
+TEST_MAIL_OPTION = click.option("--test-mail", metavar="ADDRESS", help="Only send one mail to this address, to see that mail arrives. Nothing is judged.")
 ACCEPT_OPTION = click.option("--accept", multiple=True, metavar="SOURCE:YYYY-MM", help="Load this period although it was refused for what it lost.")
 
 _step("extract", "Read runs and experiments of the tracking servers named (default: all).\n\nExample: runspend extract prod", what="server", options=[ACCEPT_RUNS_OPTION])
@@ -289,7 +295,7 @@ _step("load", "Load the bills named (default: all).\n\nExample: runspend load aw
 _step("allocate", "Build and check the cost tables whose inputs changed.\n\nExample: runspend allocate --period 2026-10", what=None, options=[EXPLAIN_COST_OPTION, PERIOD_OPTION])
 _step("check", "Run every check over the tables as they stand.\n\nExample: runspend check", what=None, options=[PERIOD_OPTION])
 _step("report", "Write the pages and CSVs of every billing period.\n\nExample: runspend report --period 2026-10", what=None, options=[PERIOD_OPTION])
-_step("alert", "Judge the budgets of the current period and send what is due.\n\nExample: runspend alert", what=None)
+_step("alert", "Judge the budgets of the current period and send what is due.\n\nExample: runspend alert", what=None, options=[TEST_MAIL_OPTION])
 
 
 @cli.group()

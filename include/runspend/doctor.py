@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import smtplib
-import ssl
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -445,50 +444,37 @@ def _kind(store: ArtifactStore) -> str:
 
 
 def check_mail(settings: Settings) -> Iterator[Finding]:
-    """Whether mail would leave; an SMTP server is spoken to, nothing is sent."""
+    """Whether mail would leave; an SMTP server is spoken to, nothing is sent, posted or called."""
     mail = settings.mail
     if mail.backend == "none":
         yield Finding("mail", "none", "WARN" if settings.budget_entries else "ok", "no mail is written or sent, whatever a budget does.")
         return
     if mail.backend == "file":
         yield Finding("mail", "file", "ok", f"written to {settings.home / 'mail'}, sent to nobody")
-    elif mail.connection or _text(mail.host).startswith(CONNECTION) or _text(mail.password).startswith(CONNECTION):
+    elif mail.connection or any(_text(value).startswith(CONNECTION) for value in (mail.host, mail.username, mail.password)):
         yield Finding("mail", "smtp", "WARN", "not tried: it uses an Airflow connection, which only a task can read.")
     else:
         yield from _check_smtp(mail)
     if not mail.operators:
         yield Finding("mail", mail.backend, "WARN", "`mail.operators` is empty: nobody is told of a refused bill or a failed check.")
+    if mail.webhook is not None:
+        yield Finding("mail", "webhook", "ok", f"{mail.webhook.kind}, about {' and '.join(mail.webhook.about)}; nothing posted")
+    if mail.heartbeat is not None:
+        yield Finding("mail", "heartbeat", "ok", "called after each good night; not called now")
 
 
 def _check_smtp(mail: MailSettings) -> Iterator[Finding]:
-    assert mail.host is not None  # MailSettings refuses smtp without a host
-    context = ssl.create_default_context()
+    from runspend.actions.alert.send import connect, describe
+
     try:
-        kind = (
-            smtplib.SMTP_SSL(mail.host, mail.port, timeout=SMTP_SECONDS, context=context)
-            if mail.tls == "implicit"
-            else smtplib.SMTP(mail.host, mail.port, timeout=SMTP_SECONDS)
-        )
-        with kind as server:
-            done = {"implicit": "TLS", "starttls": "STARTTLS", "none": "no TLS"}[mail.tls]
-            if mail.tls == "starttls":
-                server.starttls(context=context)
-            if mail.username is not None and mail.password is not None:
-                server.login(mail.username, mail.password.get_secret_value())
-                done += ", login accepted"
+        with connect(mail, SMTP_SECONDS) as server:
             server.noop()
     except (OSError, smtplib.SMTPException) as error:
-        # An answer of the server is bytes; its text says why it refused.
-        answer = getattr(error, "smtp_error", b"")
-        why = answer.decode("utf-8", "replace") if isinstance(answer, bytes) and answer else str(error) or type(error).__name__
-        yield Finding(
-            "mail",
-            "smtp",
-            "FAIL",
-            f"cannot use {mail.host}:{mail.port}: {why}. Check mail.host, mail.port, mail.tls and the login. Nothing was sent.",
-        )
+        why = f"{describe(error, mail)}. Check mail.host, mail.port, mail.tls and the login. Nothing was sent."
+        yield Finding("mail", "smtp", "FAIL", f"cannot use {mail.host}:{mail.port}: {why}")
         return
-    yield Finding("mail", "smtp", "ok", f"{mail.host}:{mail.port}, {done}, nothing sent")
+    done = {"implicit": "TLS", "starttls": "STARTTLS", "none": "no TLS"}[mail.tls] + (", login accepted" if mail.username else "")
+    yield Finding("mail", "smtp", "ok", f"{mail.host}:{mail.port}, {done}, nothing sent (runspend alert --test-mail ADDRESS to try)")
     if mail.tls == "none" and mail.password is not None and mail.host not in ("localhost", "127.0.0.1", "::1"):
         yield Finding("mail", "smtp", "WARN", "the password crosses the network unencrypted. Use `tls: starttls` or `tls: implicit`.")
 

@@ -21,6 +21,7 @@ from runspend.estimates import estimate_inputs, estimate_parameters, fill_estima
 from runspend.finality import Finality, is_bill
 from runspend.inputs import allocation_inputs, first_day, reached_months, summary_inputs
 from runspend.ladder import LEDGER_CHECKS, LEDGER_SUMS, RUN_CHECKS, ledger_models, ledger_parameters, run_costs_models
+from runspend.nights import note_step, ring_heartbeat, tell_stale, telling_of_the_warehouse
 from runspend.outcome import Outcome, Progress, silent
 from runspend.query_costs import QueryCosts, models_cost
 from runspend.sources import (
@@ -317,8 +318,9 @@ def settle(settings: Settings, *, now: datetime, periods: Sequence[str] | None =
     outcome = allocate(settings, now=now, periods=periods, progress=progress)
     if outcome.exit_code == CheckFailed.exit_code:
         outcome.notes.append("estimates stay as they are: a ledger that they continue was not rebuilt")
-        return outcome
-    outcome.merge(estimate(settings, now=now, progress=progress))
+    else:
+        outcome.merge(estimate(settings, now=now, progress=progress))
+    note_step(settings, "night", outcome, now)
     return outcome
 
 
@@ -386,14 +388,23 @@ def report(settings: Settings, *, now: datetime, periods: Sequence[str] | None =
 
 
 def alert(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
-    """Budgets of the current period against their thresholds; decisions recorded once, mails sent."""
+    """Budgets of the current period against their thresholds; decisions recorded once, mails sent; what is stale told, with or without a warehouse."""
+    outcome = _alert(settings, now, progress)
+    ring_heartbeat(settings, outcome, now)
+    return outcome
+
+
+def _alert(settings: Settings, now: datetime, progress: Progress) -> Outcome:
+    """Without the heartbeat: of a whole night it comes last."""
     from runspend.actions import alert as alerts
     from runspend.warehouse.records import Records
 
     outcome = Outcome("alert")
-    warehouse = open_warehouse(settings)
+    tell_stale(settings, outcome, now)
     progress("alert")
-    result = alerts.run(warehouse.reader, settings, Records(settings.home), now)
+    with telling_of_the_warehouse(settings, outcome, now):
+        warehouse = open_warehouse(settings)
+        result = alerts.run(warehouse.reader, settings, Records(settings.home), now)
     with warehouse.step("alert", make_load_id("alert", now)) as step:
         for table, rows in (("budget_status", result.budget_status), ("alerts", result.alerts)):
             for period, part in by_month(table, rows):
@@ -430,8 +441,9 @@ def nightly(settings: Settings, *, now: datetime, periods: Sequence[str] | None 
     outcome.merge(measure(settings, now=now, progress=progress))
     outcome.merge(load(settings, now=now, accept=accept, progress=progress))
     outcome.merge(settle(settings, now=now, periods=periods, progress=progress))
-    outcome.merge(alert(settings, now=now, progress=progress))
+    outcome.merge(_alert(settings, now, progress))
     if settings.retention:
         outcome.merge(archive(settings, now=now, progress=progress))
     outcome.merge(report(settings, now=now, progress=progress))  # last: the page shows what was judged and planned tonight
+    ring_heartbeat(settings, outcome, now)
     return outcome

@@ -48,6 +48,9 @@ class SourceReport:
         self._kind = kind
         self._late_after = late_after
         self._now = now
+        self._covered_until: datetime | None = None
+        self._was_read = False
+        self._is_good = True
 
     def good(self, step: Step, *, covered_until: datetime | None, rows: int, experiments: int | None = None) -> None:
         """Stage the row of a good read together with what was read."""
@@ -67,6 +70,8 @@ class SourceReport:
             "last_good_at": self._now,
         }
         step.put("sources", "all", self._writer, arrow_rows("sources", [row]), extra={"lags": lags})
+        self._covered_until, self._was_read = covered_until, True
+        self._is_good &= not is_late
         if is_late and covered_until is not None:
             hours = int((self._now - covered_until).total_seconds() // 3600)
             limit = int(self._late_after.total_seconds() // 3600)
@@ -77,6 +82,7 @@ class SourceReport:
     def bad(self, error: SourceError) -> None:
         """Keep the last good figures, note the error, tell the operators."""
         text = redact(str(error), self._settings)
+        self._is_good = False
         before = self._before()["row"]
         row = {**before, **self._row(), "state": "refused" if isinstance(error, SourceRefused) else "unreachable", "last_error": text}
         with self._warehouse.step("sources", make_load_id(self._name, self._now)) as step:
@@ -84,6 +90,16 @@ class SourceReport:
             step.publish()
         self._outcome.fail(error, text)
         self._tell("REFUSED", f"{self._name}{f' {error.period}' if error.period else ''}: {text}", error.period)
+
+    def note(self) -> None:
+        """Write down under home that the source was tried, and how that went: who judges freshness may not have the warehouse."""
+        from runspend.actions.alert.freshness import note_done
+        from runspend.warehouse.records import Records
+
+        note_done(
+            Records(self._settings.home), self._name, self._kind, self._now,
+            was_done=self._was_read, is_good=self._is_good, covered_until=self._covered_until, late_after=self._late_after,
+        )  # fmt: skip
 
     def _row(self) -> dict[str, Any]:
         late_after = self._late_after.total_seconds()
@@ -122,6 +138,7 @@ def reading(
         yield report
     except SourceError as error:
         report.bad(error)
+    report.note()
 
 
 @contextmanager

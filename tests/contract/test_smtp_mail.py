@@ -61,7 +61,7 @@ def queue(records: Any, name: str = "vision", recipients: tuple[str, ...] = (ANA
 
 
 def send(given: Settings, records: Any) -> list[Delivery]:
-    return send_outbox(given.mail, given.home, records, NOW)
+    return send_outbox(given, records, NOW)
 
 
 def received(server: Server) -> Counter[tuple[str, str]]:
@@ -238,7 +238,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from runspend.actions.alert.mail import Envelope, Paragraph, make_mail
 from runspend.actions.alert.outbox import send_outbox
-from runspend.config import MailSettings
+from runspend.config import Settings
 from runspend.warehouse.records import Records
 
 home, port, moment = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -272,8 +272,8 @@ mail = make_mail(
     recipients=["ana@acme.com", "ben@acme.com"], subject="[runspend] vision is over budget", blocks=[Paragraph(".")], now=now,
 )
 records.create("alerts", "vision", {"decided_at": now.isoformat(), "mail": mail.as_record()})
-settings = MailSettings.model_validate({"backend": "smtp", "host": "127.0.0.1", "port": port, "tls": "none"})
-send_outbox(settings, home, records, now)
+settings = Settings.model_validate({"home": home, "mail": {"backend": "smtp", "host": "127.0.0.1", "port": port, "tls": "none"}})
+send_outbox(settings, records, now)
 """
 SERVER_MOMENTS = ["ehlo", "mail", "rcpt", "body_received", "queued"]
 CLIENT_MOMENTS = [

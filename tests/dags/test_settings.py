@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from runspend.config import redact, show_settings
+
 
 @pytest.fixture
 def read(dag_bag: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -63,6 +65,21 @@ def test_mail(read: Any) -> None:
         "starttls",
     )
     assert (mail.backend, mail.operators, mail.from_) == ("smtp", ["a@example.com"], "Costs <costs@example.com>")
+
+
+def test_webhook_and_heartbeat(read: Any) -> None:
+    """Their addresses are secrets: whole in a connection's password, or its host with the password as path. They are shown nowhere."""
+    settings = read(
+        "mail: {webhook: {url: 'connection:chat'}, heartbeat: 'connection:watch', backend: smtp, connection: smtp_out}",
+        chat={"conn_type": "slackwebhook", "host": "https://hooks.slack.example/services/", "password": "T0/B0/canary-one"},
+        watch={"conn_type": "http", "password": "https://hc.example/canary-two"},
+        smtp_out={"conn_type": "smtp", "host": "mail.example"},
+    )
+    mail = settings.mail
+    assert mail.webhook.url.get_secret_value() == "https://hooks.slack.example/services/T0/B0/canary-one"
+    assert mail.heartbeat.get_secret_value() == "https://hc.example/canary-two"
+    assert "canary" not in repr(settings) + show_settings(settings)
+    assert "canary" not in redact("posting to /services/T0/B0/canary-one and hc.example/canary-two failed", settings)
 
 
 def test_aws_connection_becomes_a_profile_in_memory(read: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

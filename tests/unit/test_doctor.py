@@ -354,7 +354,7 @@ def test_the_mail_server_is_spoken_to_and_sent_nothing(tmp_path: Path, inbox: tu
     """Connection and login are tried."""
     handler, port = inbox
     assert [(f.level, f.text) for f in check_mail(load(tmp_path, mail_file(port)))] == [
-        ("ok", f"127.0.0.1:{port}, no TLS, login accepted, nothing sent")
+        ("ok", f"127.0.0.1:{port}, no TLS, login accepted, nothing sent (runspend alert --test-mail ADDRESS to try)")
     ]
     assert handler.messages == 0
 
@@ -371,6 +371,16 @@ def test_a_server_without_tls_is_found(tmp_path: Path, inbox: tuple[Inbox, int])
     """`starttls` is never silently left out: the password would be readable."""
     findings = list(check_mail(load(tmp_path, mail_file(inbox[1], tls="starttls"))))
     assert [f.level for f in findings] == ["FAIL"]
+    assert "no TLS with 127.0.0.1" in findings[0].text
+
+
+def test_a_webhook_and_a_heartbeat_are_told_and_left_alone(tmp_path: Path) -> None:
+    """Nobody listens at these addresses: whoever called them would fail. The addresses are secrets."""
+    text = "mail: {operators: [a@b.c], webhook: {url: 'http://127.0.0.1:1/canary-one', kind: teams}, heartbeat: 'http://127.0.0.1:1/canary-two'}\n"
+    findings = list(check_mail(load(tmp_path, text)))
+    assert [(f.name, f.level) for f in findings] == [("file", "ok"), ("webhook", "ok"), ("heartbeat", "ok")]
+    assert "teams" in findings[1].text
+    assert "canary" not in "".join(f.text for f in findings)
 
 
 def test_a_mail_server_that_is_not_there_is_found(tmp_path: Path) -> None:

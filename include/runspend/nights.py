@@ -1,0 +1,114 @@
+"""What watches over the nights: notes of steps that are done, the alarm when they stay away, the heartbeat when all is well.
+
+Put here what happens around the steps of `pipeline.py` and needs no warehouse. How notes are judged is in `actions/alert/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from runspend.config import Settings, redact
+from runspend.errors import CheckFailed, PartialFailure, SourceError, UsageError
+from runspend.outcome import Outcome
+
+if TYPE_CHECKING:
+    from runspend.actions.alert.outbox import Delivery
+
+
+def note_step(settings: Settings, name: str, outcome: Outcome, now: datetime) -> None:
+    """Write down that a step came to its end. A failed check is no end: the tables are as old as before."""
+    from runspend.actions.alert.freshness import note_done
+    from runspend.warehouse.records import Records
+
+    was_done = outcome.exit_code != CheckFailed.exit_code
+    note_done(Records(settings.home), name, "step", now, was_done=was_done, is_good=outcome.exit_code == 0)
+
+
+def tell_stale(settings: Settings, outcome: Outcome, now: datetime) -> None:
+    """Mail the operators what has not run for too long, judged by notes under home alone."""
+    from runspend.actions.alert import operators
+    from runspend.actions.alert.freshness import judge_freshness
+    from runspend.warehouse.records import Records
+
+    records = Records(settings.home)
+    stale = judge_freshness(settings, records, now)
+    for one in stale:
+        outcome.fail(SourceError(one.name, one.text))
+    note_undelivered(outcome, operators.tell_stale(settings, records, stale, now))
+
+
+@contextmanager
+def telling_of_the_warehouse(settings: Settings, outcome: Outcome, now: datetime) -> Iterator[None]:
+    """Whatever keeps budgets from being judged is told before it ends the step: the alarm cannot need what has failed."""
+    from runspend.actions.alert import operators
+    from runspend.actions.alert.outbox import send_outbox
+    from runspend.warehouse.records import Records
+
+    try:
+        yield
+    except Exception as error:
+        why = redact(f"{type(error).__name__}: {error}", settings)
+        records = Records(settings.home)
+        told = operators.notify(
+            settings, records, "NOT JUDGED", "warehouse", now, f"no budget could be judged: {why}",
+            still_works="Nothing was changed. Mails that were decided before are still sent.",
+            do=[("See what is wrong", "runspend doctor"), ("Judge again", "runspend alert")],
+            next_try="Runspend tries again within 6 hours under Airflow, else at the next night.",
+        )  # fmt: skip
+        note_undelivered(outcome, [*told, *send_outbox(settings, records, now)])
+        raise
+
+
+def ring_heartbeat(settings: Settings, outcome: Outcome, now: datetime) -> None:
+    """Call `mail.heartbeat`, once for each night in which everything went well; not after any other. It is called again until it answers."""
+    from runspend.actions.alert.freshness import last_good_night
+    from runspend.actions.alert.webhook import ring
+    from runspend.warehouse.records import Records
+
+    if settings.mail.heartbeat is None or outcome.exit_code != 0:
+        return
+    records = Records(settings.home)
+    night = last_good_night(settings, records, now)
+    rung = records.get("heartbeats", "last")
+    if night is None or (rung is not None and rung[0]["night"] == night):
+        return
+    answer = ring(settings.mail.heartbeat.get_secret_value())
+    if answer.state != "accepted":
+        failures = [f"heartbeat: {answer.state}, {answer.reply}"]
+        outcome.fail(PartialFailure(f"cannot call mail.heartbeat: {answer.reply}. Check the address; the night itself was good.", failures))
+        return
+    value = {"night": night, "at": now.isoformat()}
+    if rung is None:
+        records.create("heartbeats", "last", value)
+    else:
+        records.replace("heartbeats", "last", value, rung[1])
+
+
+def note_undelivered(outcome: Outcome, deliveries: Sequence[Delivery]) -> None:
+    """A mail that did not get through is a problem of its own."""
+    failures = [f"{d.mail.subject} to {d.recipient}: {d.outcome.state}, {d.outcome.reply}" for d in deliveries if d.outcome.state in ("refused", "waiting")]
+    if failures:
+        outcome.fail(PartialFailure(f"cannot deliver {len(failures)} mails: {failures[0]}. Fix mail in runspend.yaml.", failures))
+
+
+def send_test_mail(settings: Settings, address: str, now: datetime) -> Outcome:
+    """One mail to one address, now, around the outbox: whether mail arrives is what is asked."""
+    from runspend.actions.alert.message import address_of
+    from runspend.actions.alert.send import open_backend
+    from runspend.actions.alert.trial import write_test_mail
+
+    outcome = Outcome("alert")
+    to = address_of(address)
+    if to is None:
+        raise UsageError(f"cannot send a test mail to {address!r}: it is not an address that mail can be sent to. Nothing was sent.")
+    mail = write_test_mail(settings, address, now)
+    with open_backend(settings.mail, settings.home) as backend:
+        result = backend.deliver(mail, [to])[to]
+    if result.state == "accepted":
+        outcome.changed.append(f"mail {mail.message_id} to {to}: {result.reply}")
+    else:
+        outcome.fail(PartialFailure(f"cannot deliver the test mail to {to}: {result.state}, {result.reply}. Fix mail in runspend.yaml.", [result.reply]))
+    return outcome
