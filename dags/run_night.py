@@ -20,6 +20,8 @@ from typing import Any, TextIO
 
 DAGS = Path(__file__).resolve().parent
 ORDER = ("extract", "measure", "load", "allocate", "alert", "archive", "report")
+# A night plans what policies would move; telling owners and moving it is asked for by name, or by the weekly DAG.
+NOT_AT_NIGHT = {"archive": "^(?!plan$)"}
 LISTS = ("changed", "unchanged", "problems", "notes")
 
 
@@ -103,7 +105,7 @@ def run_dags(names: list[str], now: str, periods: list[str], screen: TextIO) -> 
             task.retries = 0
         conf = {"now": now} | ({"periods": periods} if periods and name == "allocate" else {})
         started = time.monotonic()
-        run = dag.test(logical_date=None, run_conf=conf)
+        run = dag.test(logical_date=None, run_conf=conf, mark_success_pattern=NOT_AT_NIGHT.get(name))
         add_outcomes(total, dag.dag_id, run)
         if screen.isatty():
             print(f"{name}: {run.state}, {time.monotonic() - started:.1f} s", file=screen)

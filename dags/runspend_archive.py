@@ -1,4 +1,8 @@
-"""Once a week, paused until somebody wants it: what the retention policies would move, into `archive_plan`. Nothing is touched."""
+"""Once a week, paused until somebody wants it: plan what retention policies would move, tell the owners, act on what was announced long enough ago.
+
+No task waits: the date stands in `archive_plan`, and what is due is found by the run of that week. Without `delete_credentials` in
+`stores`, nothing is deleted. The parameters say nothing of what is acted on: that stands in runspend.yaml alone.
+"""
 
 from airflow.sdk import DAG, CronTriggerTimetable, task
 
@@ -15,8 +19,13 @@ with DAG(
 ):
 
     @task(pool=POOL)
-    def archive() -> list[str]:
-        """The plan of the month: runs, why, bytes, money saved."""
-        return run_step(pipeline.archive)
+    def plan() -> list[str]:
+        """What policies select, what protects it, what it saves and costs, into `archive_plan`."""
+        return run_step(pipeline.archive_plan)
 
-    archive()
+    @task(pool=POOL)
+    def notify() -> list[str]:
+        """One mail to each owner of what is new in the plan."""
+        return run_step(pipeline.archive_notify)
+
+    plan() >> notify()

@@ -7,6 +7,7 @@ Exit codes: 0 done · 1 a bug · 2 wrong use or configuration · 3 a source was 
 from __future__ import annotations
 
 import functools
+import getpass
 import json
 import re
 import shutil
@@ -28,6 +29,7 @@ from runspend.errors import RunspendError, UsageError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from runspend.actions.alert.quiet import QuietKind
     from runspend.config import Settings
     from runspend.outcome import Outcome
     from runspend.query_costs import QueryCosts
@@ -300,27 +302,146 @@ _step("alert", "Judge the budgets of the current period and send what is due.\n\
 
 @cli.group()
 def archive() -> None:
-    """What retention policies would move. Nothing is touched."""
+    """Old artifacts: what policies would move, who is told, who objected, and what keeps a run's bytes where they are."""
 
 
 @archive.command("plan")
 @with_context
 def archive_plan(context: Context) -> None:
-    """Say which artifacts the policies select, why, how many bytes and what that saves.
+    """Say which artifacts the policies select, what protects them, how many bytes, what it saves and costs. Nothing is moved, nobody is told.
 
     Example: runspend archive plan
     """
     from runspend import pipeline
 
-    outcome = pipeline.archive(context.settings, now=context.now, progress=context.progress)
+    outcome = pipeline.archive_plan(context.settings, now=context.now, progress=context.progress)
     context.clear_progress()
     if not context.as_json:
         sql = (
-            "select policy, state, count(*) as plans, sum(bytes) as bytes, sum(monthly_saving) as monthly_saving, min(currency) as currency"
-            " from archive_plan where month = @month group by policy, state order by policy, state"
+            "select policy, action, state, count(*) as folders, sum(objects) as objects, sum(bytes) as bytes, sum(monthly_saving) as monthly_saving,"
+            " sum(action_cost) as action_cost, min(currency) as currency, min(earliest_at) as earliest_at"
+            " from archive_plan where month = @month group by policy, action, state order by policy, state"
         )
         _print_rows(context, _query(context.settings, sql, {"month": context.now.date().replace(day=1)}))
     _print_outcome(context, outcome)
+
+
+@archive.command("notify")
+@with_context
+def archive_notify(context: Context) -> None:
+    """Plan, and tell each owner in one mail of what is new in it. The grace period begins when a mail server took the mail.
+
+    Example: runspend archive notify
+    """
+    from runspend import pipeline
+
+    outcome = pipeline.archive_notify(context.settings, now=context.now, progress=context.progress)
+    context.clear_progress()
+    _print_outcome(context, outcome)
+
+
+@archive.command("keep")
+@click.argument("what", metavar="RUN_ID|EXPERIMENT")
+@click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="Last day of it. Default: a year from now.")
+@click.option("--reason", help="Shown beside what is kept.")
+@with_context
+def archive_keep(context: Context, what: str, until: datetime | None, reason: str | None) -> None:
+    """Object: no policy touches this run, or any run of this experiment, until the day given. Written again, the last one counts.
+
+    Example: runspend archive keep 3f1c9a7b --until 2027-06-30 --reason "thesis"
+    """
+    from runspend.actions.archive.keeps import record_keep
+    from runspend.warehouse import open_warehouse
+    from runspend.warehouse.records import Records
+
+    with open_warehouse(context.settings).reader() as reader:
+        keep = record_keep(reader, Records(context.settings.home), what, until=None if until is None else until.date(), reason=reason, now=context.now)
+    if context.as_json:
+        _print_json(vars(keep))
+    else:
+        click.echo(f"kept: {keep.kind} {keep.id} ({keep.name}) of {keep.tracking_server}, up to and including {keep.until}")
+
+
+@archive.command("why")
+@click.argument("run")
+@with_context
+def archive_why(context: Context, run: str) -> None:
+    """What keeps a run's bytes where they are, which policy is after them since when, or where they went.
+
+    Example: runspend archive why 3f1c9a7b
+    """
+    from runspend.actions.archive.why import explain_why
+    from runspend.warehouse import open_warehouse
+    from runspend.warehouse.records import Records
+
+    with open_warehouse(context.settings).reader() as reader:
+        found = explain_why(reader, Records(context.settings.home), context.settings, run, context.now)
+    if context.as_json:
+        _print_json(vars(found))
+        return
+    click.echo(f"run {found.run_id}" + (f" ({found.run_name})" if found.run_name else ""))
+    for label, text in found.lines:
+        click.echo(f"  {label}: {text}")
+
+
+@cli.group(invoke_without_command=True)
+@click.pass_context
+def budgets(click_context: click.Context) -> None:
+    """Every budget: how it stood at the last alert step, what it will have spent, its last mail, and who is quiet about it. Sends nothing.
+
+    Examples: runspend budgets list --json · runspend budgets ack vision --until 2026-12-01
+    """
+    if click_context.invoked_subcommand is None:
+        click_context.invoke(budgets_list)
+
+
+@budgets.command("list")
+@with_context
+def budgets_list(context: Context) -> None:
+    """The list: state, spend, percent, forecast, next threshold, last mail, quiet. The same as `runspend budgets`.
+
+    Example: runspend budgets list --json
+    """
+    from runspend.actions.alert.overview import budget_lines, list_budgets
+    from runspend.warehouse import open_warehouse
+    from runspend.warehouse.records import Records
+
+    with open_warehouse(context.settings).reader() as reader:
+        rows = list_budgets(reader, context.settings, Records(context.settings.home), context.now)
+    if context.as_json:
+        _print_json(rows)
+    else:
+        _print_columns(budget_lines(rows))
+
+
+def _quiet_command(name: str, kind: QuietKind, help_text: str) -> None:
+    """`ack`, `snooze` and `wake`: who says so about which budget, recorded."""
+
+    def command(context: Context, budget: str, until: datetime | None, by: str | None, note: str | None) -> None:
+        from runspend.actions.alert.overview import say_quiet
+        from runspend.warehouse import open_warehouse
+        from runspend.warehouse.records import Records
+
+        settings, said_by = context.settings, by or getpass.getuser()
+        day = until.date() if until else None
+        with open_warehouse(settings).reader() as reader:
+            quiet = say_quiet(reader, settings, Records(settings.home), budget, kind, day, said_by, note, context.now)
+        if context.as_json:
+            _print_json(vars(quiet))
+        else:
+            click.echo(f"{quiet.budget}: {quiet}" if kind != "awake" else f"{quiet.budget}: awake, said by {quiet.by}")
+
+    command.__doc__ = help_text
+    decorated: Any = click.argument("budget")(with_context(command))
+    decorated = click.option("--until", type=click.DateTime(["%Y-%m-%d"]), hidden=kind == "awake", help="First day (UTC) mails come again. Default: the end of the budget's period.")(decorated)
+    decorated = click.option("--by", metavar="WHO", help="Who says so. Default: your login name.")(decorated)
+    decorated = click.option("--note", help="Why; shown beside the budget.")(decorated)
+    budgets.command(name)(decorated)
+
+
+_quiet_command("ack", "acknowledged", "You know: no mail about this budget until the day given. What happens meanwhile is recorded and listed.\n\nExample: runspend budgets ack vision --until 2026-12-01 --note \"sweep is planned\"")
+_quiet_command("snooze", "snoozed", "Not now: no mail about this budget until the day given; what still holds then is told then.\n\nExample: runspend budgets snooze vision --until 2026-11-30")
+_quiet_command("wake", "awake", "End an acknowledgement or a snooze.\n\nExample: runspend budgets wake vision")
 
 
 @cli.command()
@@ -611,6 +732,14 @@ def _print_rows(context: Context, rows: pa.Table) -> None:
     from runspend.questions import table_text
 
     click.echo(table_text(rows), nl=False)
+
+
+def _print_columns(lines: Sequence[tuple[str, ...]]) -> None:
+    """Cells as aligned text; nothing in a name may move the cursor."""
+    shown = [["".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cell) for cell in line] for line in lines]
+    widths = [max(len(cell) for cell in column) for column in zip(*shown, strict=True)]
+    for line in shown:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _print_json(value: Any) -> None:

@@ -227,17 +227,10 @@ def check_not_built(settings: Settings) -> Iterator[Finding]:
     for store in settings.stores:
         if store.inventory is not None:
             yield Finding("artifacts", _kind(store), "WARN", f"{store.uri}: `inventory` is not read yet. The store is listed instead.")
-    for policy in settings.retention:
-        if policy.keep is not None:
-            yield Finding("config", "retention", "WARN", f"{policy.name}: `keep` cannot be judged yet. Nothing of this policy is planned.")
     if "schedule" in settings.model_fields_set:
         yield Finding("config", "schedule", "WARN", "the DAGs do not follow it yet: they run at 04:00, 06:00 and 07:00 UTC.")
     if settings.annotate is not None:
         yield Finding("config", "annotate", "WARN", "costs are not written back to MLflow yet.")
-    if settings.tag_budgets:
-        yield Finding("config", "budgets", "WARN", "budgets in experiment tags are not judged yet.")
-    if any(b.forecast for b in settings.budget_entries):
-        yield Finding("config", "budgets", "WARN", "forecast thresholds are not judged yet, actual ones are.")
 
 
 # --- what lies elsewhere ---------------------------------------------------------------------------------------------------

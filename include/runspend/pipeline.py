@@ -417,20 +417,33 @@ def _alert(settings: Settings, now: datetime, progress: Progress) -> Outcome:
     return outcome
 
 
-def archive(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
-    """What retention policies would move, into `archive_plan`. Nothing is touched."""
-    from runspend.actions import archive as archives
+def archive_plan(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
+    """What retention policies would move, what protects it and how far it got, into `archive_plan`. Nothing is moved, nobody is told."""
+    from runspend.actions.archive import plan_notes
+    from runspend.archiving import publish_plan
+    from runspend.warehouse.records import Records
 
-    outcome = Outcome("archive")
-    warehouse = open_warehouse(settings)
+    outcome = Outcome("archive plan")
     progress("archive plan")
-    with warehouse.reader() as reader:
-        plan = archives.plan(reader, settings, now)
-    with warehouse.step("archive", make_load_id("archive", now)) as step:
-        state = step.put("archive_plan", f"{now:%Y-%m}", "all", plan)
-        step.publish()
-    outcome.changed.append(f"archive_plan {now:%Y-%m}: {state.rows} rows")
-    outcome.notes += archives.plan_notes(settings)
+    publish_plan(open_warehouse(settings), settings, Records(settings.home), outcome, now)
+    outcome.notes += plan_notes(settings)
+    return outcome
+
+
+def archive_notify(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
+    """One mail to each owner of what is planned and was not announced. The grace period begins when a mail server took it."""
+    from runspend.actions.archive import plan_notes
+    from runspend.archiving import notify_owners, publish_plan
+    from runspend.warehouse.records import Records
+
+    outcome = Outcome("archive notify")
+    warehouse, records = open_warehouse(settings), Records(settings.home)
+    progress("archive plan")
+    plan = publish_plan(warehouse, settings, records, Outcome("archive plan"), now)
+    progress("archive notify")
+    notify_owners(settings, records, plan, outcome, now)
+    publish_plan(warehouse, settings, records, outcome, now)
+    outcome.notes += plan_notes(settings)
     return outcome
 
 
@@ -443,7 +456,7 @@ def nightly(settings: Settings, *, now: datetime, periods: Sequence[str] | None 
     outcome.merge(settle(settings, now=now, periods=periods, progress=progress))
     outcome.merge(_alert(settings, now, progress))
     if settings.retention:
-        outcome.merge(archive(settings, now=now, progress=progress))
+        outcome.merge(archive_plan(settings, now=now, progress=progress))
     outcome.merge(report(settings, now=now, progress=progress))  # last: the page shows what was judged and planned tonight
     ring_heartbeat(settings, outcome, now)
     return outcome

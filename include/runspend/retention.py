@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
 from runspend.selectors import RUN_KEYS, RUN_MAPS, parse_patterns, parse_selector
-from runspend.values import SELECTOR_SCHEMA, Duration, Frozen, Name, Uri, format_duration, parse_duration, parse_size, resolve_uri
+from runspend.values import SELECTOR_SCHEMA, Currency, Duration, Frozen, HourPrice, Name, Uri, format_duration, parse_duration, parse_size, resolve_uri
 
 KINDS = ("run", "model", "checkpoint", "trace", "orphan")
 AGES = ("unused_for", "older_than")
@@ -200,3 +200,19 @@ class ArchiveSettings(Frozen):
     margin: Annotated[Duration, _long_enough(SHORTEST_MARGIN, "what is still being written must not be moved")] = timedelta(days=7)
     clock_skew: Annotated[Duration, BeforeValidator(_short_skew)] = timedelta(minutes=5)
     retention: Annotated[Duration, _long_enough(SHORTEST_RETENTION, "an archive is there to be restored from")] = timedelta(days=365)
+
+
+class StorageRate(Frozen):
+    """What a storage class of a provider costs: GB are of 2^30 bytes. Stands in the place of the list price this product knows."""
+
+    provider: Literal["s3", "gs", "azure"]
+    storage_class: Annotated[str, Field(min_length=1)]
+    month_per_gb: HourPrice
+    minimum_days: Annotated[int, Field(ge=0, le=3650)] = 0  # what is removed earlier is charged for so long
+    minimum_object_bytes: Annotated[int, Field(ge=0, le=2**30)] = 0  # smaller objects are charged as so large
+    overhead_bytes: Annotated[int, Field(ge=0, le=2**20)] = 0  # charged for every object on top
+    write_per_1000: HourPrice = Decimal(0)
+    read_per_1000: HourPrice = Decimal(0)
+    retrieve_per_gb: HourPrice = Decimal(0)
+    currency: Currency
+    source: str | None = None  # where the price is from, in words

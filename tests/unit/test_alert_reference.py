@@ -14,7 +14,7 @@ import pyarrow as pa
 from reference import GoogleSQL
 from unit.alert_world import NOW, UTC, MemoryRecords, budget, cost, run, settings, source, warehouse
 
-from runspend.actions import alert, archive
+from runspend.actions import alert
 from runspend.tables import TABLES
 from runspend.warehouse import Reader
 from runspend.warehouse.dialect import table_names
@@ -75,7 +75,6 @@ def test_queries_agree_with_the_reference(tmp_path: Path) -> None:
         "experiments": [{"tracking_server": "prod", "workspace": "default", "experiment_id": "12", "tags": '{"stage": "dev"}'}],
         "artifact_bytes": [stored | {"owner_id": "b", "bytes": 1000}, stored | {"owner_id": "c", "bytes": None, "objects": None, "is_complete": False, "storage_class": "DEEP"}],
         "billing_lines": [line],
-        "archive_plan": [{"month": date(2026, 10, 1), "policy": "cold", "run_id": "b", "tracking_server": "prod", "workspace": "default", "storage_class": "STANDARD", "state": "planned", "earliest_at": NOW}],
         "budget_status": [{"budget": "old", "month": date(2026, 11, 1), "budget_period": "2026-11", "spent": Decimal("0.1")}],
     }  # fmt: skip
     given = settings(
@@ -83,20 +82,11 @@ def test_queries_agree_with_the_reference(tmp_path: Path) -> None:
         budget("one", "10", **{"for": {"team": ["vis*", "it's"], "user": "a?a"}}),
         budget("two", "10", **{"for": {"cost_kind": "compute", "source": "a*", "experiment": "res*"}}),
         budget("all", "10", **{"for": {"provider": "AWS"}}),
-        retention=[
-            {
-                "name": "cold",
-                "select": {"unused_for": "90d", "tag.team": "it's", "not_experiment_tag.stage": ["prod*", "x"], "not_param.k": "1"},
-                "action": "delete",
-            }
-        ],
         tracking=[{"name": "prod", "uri": "http://mlflow", "copy": {"params": ["k"]}}],
     )
     with warehouse(tmp_path / "w", **tables) as reader:
         listening = Listening(reader)
         alert.run(partial(nullcontext, listening), given, MemoryRecords(), NOW)
-        plan = archive.plan(listening, given, NOW)
-    assert [(r["run_id"], r["state"]) for r in plan.to_pylist()] == [("b", "planned")]
     arrow = {name: pa.Table.from_pylist([dict(r) for r in rows], schema=TABLES[name].arrow_schema()) for name, rows in tables.items()}
     judge = GoogleSQL()
     assert len(listening.asked) > 15

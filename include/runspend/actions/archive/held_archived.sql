@@ -1,0 +1,7 @@
+-- What lies in the archive long enough, under the folder it has there: what a `delete` may act on.
+held as (
+  select target as store, folder as prefix, owner_kind, owner_id, nullif(tracking_server, '') as tracking_server, nullif(workspace, '') as workspace, experiment_id,
+    'UNKNOWN' as storage_class, objects, bytes, ended_at as oldest_at, ended_at as newest_at, ended_at as confirmed_at
+  from archives
+  where action = 'archive' and state = 'archived' and ended_at <= @archived_before
+),

@@ -1,0 +1,164 @@
+"""Who was told of which items, and when a mail server took the mail: the grace period begins there, and only there.
+
+Put here what is recorded of notices. The words of the mail and its sending belong to whoever joins this with the outbox. One
+notice is one mail to one owner with all that is new to them. Its items are recorded before the mail is written, in records of at
+most 1,000; only one whose mail was written counts. So a kill anywhere leads to the same notice again, under the same id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from runspend.config import Settings
+from runspend.warehouse.records import Records
+
+KIND = "archive_notices"
+CHUNK_ITEMS = 1_000
+# Reasons that say that something could not be read: it protects, and the notice that is out still stands.
+_UNREAD = re.compile(r"\b(unknown|not known|not certain|no \S.* of it is known)\b")
+_ADDRESS = re.compile(r"[^@\s<>,;\"]+@[^@\s<>,;\"]+|[^\x00-\x1f\x7f<>]*<[^@\s<>,;\"]+@[^@\s<>,;\"]+>")
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """The newest notice of an item. `accepted_at`: when a mail server took it; None while it waits, or was refused."""
+
+    notice_id: str
+    policy_digest: str
+    objects: int
+    bytes: int
+    is_mailed: bool
+    is_refused: bool
+    decided_at: datetime
+    accepted_at: datetime | None
+    withdrawn_at: datetime | None
+
+    def covers(self, row: Mapping[str, Any]) -> bool:
+        """Whether it still stands for what a row of the plan would do: the same policy, and no more than was announced."""
+        same = self.policy_digest == row["policy_digest"] and row["objects"] <= self.objects and row["bytes"] <= self.bytes
+        return same and self.is_mailed and not self.is_refused and self.withdrawn_at is None
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One mail to be written: rows of the plan that one owner has not been told of."""
+
+    notice_id: str
+    recipients: tuple[str, ...]
+    rows: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Received:
+    """What became of a notice's mail."""
+
+    accepted_at: datetime | None
+    is_refused: bool  # by everybody it was for
+
+
+def read_announcements(records: Records) -> dict[str, Announcement]:
+    """Item key -> the newest notice of it."""
+    found: dict[str, Announcement] = {}
+    for value in sorted(records.list(KIND).values(), key=lambda value: (value["decided_at"], value["notice_id"])):
+        for key, item in value["items"].items():
+            found[key] = Announcement(
+                value["notice_id"], item["policy_digest"], item["objects"], item["bytes"], value["is_mailed"], value["is_refused"],
+                datetime.fromisoformat(value["decided_at"]), _moment(value["accepted_at"]), _moment(value["withdrawn"].get(key)),
+            )  # fmt: skip
+    return found
+
+
+def plan_notices(rows: Iterable[Mapping[str, Any]], told: Mapping[str, Announcement], settings: Settings) -> list[Notice]:
+    """What is to be written: one notice for everybody with planned items that no notice stands for. Items nobody can be told of are left out."""
+    by_owner: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        before = told.get(row["item_key"])
+        if row["state"] == "planned" and not (before and before.covers(row)):
+            recipients = _recipients(row, before, settings)
+            if recipients:
+                by_owner.setdefault(recipients, []).append(row)
+    return [Notice(_notice_id(recipients, found, told), recipients, found) for recipients, found in sorted(by_owner.items())]
+
+
+def _recipients(row: Mapping[str, Any], before: Announcement | None, settings: Settings) -> tuple[str, ...]:
+    """The owner where that is an address; operators for what has none, and where the owner's server refused the last notice."""
+    is_refused = before is not None and before.is_refused and before.withdrawn_at is None
+    if row["owner"] and _ADDRESS.fullmatch(row["owner"]) and not is_refused:
+        return (row["owner"],)
+    return tuple(settings.mail.operators)
+
+
+def _notice_id(recipients: tuple[str, ...], rows: Sequence[Mapping[str, Any]], told: Mapping[str, Announcement]) -> str:
+    """The same for the same items as they are now; another one once an earlier notice of any of them was withdrawn or refused."""
+    items = sorted((row["item_key"], row["policy_digest"], row["objects"], row["bytes"], _generation(told.get(row["item_key"]))) for row in rows)
+    return hashlib.sha256(json.dumps([recipients, items]).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _generation(before: Announcement | None) -> str:
+    if before is None or (before.withdrawn_at is None and not before.is_refused):
+        return ""
+    return f"{before.notice_id} {before.withdrawn_at.isoformat() if before.withdrawn_at else 'refused'}"
+
+
+def record_notice(records: Records, notice: Notice, now: datetime) -> None:
+    """Write down what a notice is about, before its mail is written."""
+    for number, value in enumerate(_chunks(notice, now)):
+        records.create(KIND, f"{notice.notice_id}.{number:04}", value)
+
+
+def _chunks(notice: Notice, now: datetime) -> Iterable[dict[str, Any]]:
+    for start in range(0, len(notice.rows), CHUNK_ITEMS):
+        items = {row["item_key"]: {name: row[name] for name in ("policy_digest", "objects", "bytes")} for row in notice.rows[start : start + CHUNK_ITEMS]}
+        yield {
+            "notice_id": notice.notice_id, "recipients": list(notice.recipients), "decided_at": now.isoformat(), "items": items,
+            "is_mailed": False, "is_refused": False, "accepted_at": None, "withdrawn": {},
+        }  # fmt: skip
+
+
+def settle_notices(records: Records, received: Callable[[str], Received | None]) -> None:
+    """Note what became of the mails: written (`received` knows the notice), taken by a mail server, refused. What was taken stays so."""
+    for key, value in records.list(KIND).items():
+        if value["accepted_at"] is not None:
+            continue
+        mail = received(value["notice_id"])
+        if mail is None:
+            continue
+        accepted_at = None if mail.accepted_at is None else mail.accepted_at.isoformat()
+        _change(records, key, {"is_mailed": True, "is_refused": mail.is_refused, "accepted_at": accepted_at})
+
+
+def withdraw_notices(records: Records, states: Mapping[str, tuple[str, str]], now: datetime) -> None:
+    """Take back the notices of items that are protected by now, kept, or no longer selected: they begin anew if they come back.
+
+    states: item key -> (state, reason) of the plan as it is. What could not be read takes nothing back.
+    """
+    for key, value in records.list(KIND).items():
+        gone = [item for item in value["items"] if item not in value["withdrawn"] and _is_over(states.get(item))]
+        if gone:
+            _change(records, key, {"withdrawn": dict.fromkeys(gone, now.isoformat())})
+
+
+def _is_over(found: tuple[str, str] | None) -> bool:
+    if found is None:
+        return True
+    state, reason = found
+    return state == "kept" or (state == "protected" and not all(_UNREAD.search(part) for part in reason.split("; ")))
+
+
+def _change(records: Records, key: str, changed: Mapping[str, Any]) -> None:
+    """Change a record as it is at that moment, whoever else changes it. A mail that was taken, and an item that was taken back, stay so."""
+    while (found := records.get(KIND, key)) is not None:
+        old = found[0]
+        value = {**old, **changed, "accepted_at": old["accepted_at"] or changed.get("accepted_at"), "withdrawn": {**changed.get("withdrawn", {}), **old["withdrawn"]}}
+        if value == old or records.replace(KIND, key, value, found[1]):
+            return
+
+
+def _moment(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)

@@ -1,0 +1,85 @@
+"""What keeps a run's bytes where they are, or where they went: everything that protects it, objections, policies, archives.
+
+Put here what is said of one run. It is what `plan.sql` says of every run, asked without a policy's conditions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from runspend.actions.archive.book import Archive
+from runspend.actions.archive.keeps import keep_of
+from runspend.actions.archive.plan import item_of, plan_sql, policy_rows
+from runspend.actions.archive.select import Selection, parse_select
+from runspend.actions.archive.states import History, judge, read_history
+from runspend.config import RetentionPolicy, Settings
+from runspend.errors import UsageError
+from runspend.warehouse import Reader
+from runspend.warehouse.records import Records
+
+__all__ = ["Why", "explain_why"]
+
+EVERYTHING = Selection(("run", "model", "trace", "orphan"), {}, {}, None, None, None, None)
+
+
+@dataclass(frozen=True)
+class Why:
+    """Sentences on a run, each with its label: kept, archived, policy, free, or unknown."""
+
+    run_id: str
+    run_name: str | None
+    lines: list[tuple[str, str]]
+
+
+def explain_why(reader: Reader, records: Records, settings: Settings, run: str, now: datetime) -> Why:
+    """Everything known of the bytes of one run (its id, or six characters it begins with). Raises UsageError where there is no such run."""
+    run_id, name = _find_run(reader, run)
+    history = read_history(reader, records, settings, now)
+    lines = [line for archive in history.archives.values() if archive.item.run_id == run_id for line in _archived(archive)]
+    facts = _facts(reader, settings, run_id, now)
+    kept = [("kept", f"{_whose(row, run_id)}{reason}") for row in facts for reason in (row["reasons"].split("\n") if row["reasons"] else [])]
+    objections = [keep.sentence for row in facts if (keep := keep_of(history.keeps, row)) is not None]
+    kept += [("kept", sentence) for sentence in dict.fromkeys(objections)]
+    lines += kept
+    policies = [line for policy in settings.retention for line in _policy_lines(reader, settings, policy, run_id, history, now)]
+    lines += policies
+    if not facts:
+        lines.append(("unknown", "no bytes of it are known in any store of `stores`: it has none, or they were not measured"))
+    elif not kept and not policies:
+        lines.append(("free", "nothing protects it, and no policy selects it: it stays where it is"))
+    return Why(run_id, name, lines)
+
+
+def _find_run(reader: Reader, run: str) -> tuple[str, str | None]:
+    rows = reader.query("select distinct run_id, run_name from runs where run_id = @run or (length(@run) >= 6 and starts_with(run_id, @run)) order by run_id limit 6", {"run": run}).to_pylist()
+    exact = [row for row in rows if row["run_id"] == run] or rows
+    if len(exact) != 1:
+        why = f"it may be {', '.join(row['run_id'] for row in exact)}" if exact else "no run has that id, as far as runs were read"
+        raise UsageError(f"cannot say why {run!r} is kept: {why}. Give one whole run id.")
+    return exact[0]["run_id"], exact[0]["run_name"]
+
+
+def _facts(reader: Reader, settings: Settings, run_id: str, now: datetime) -> list[dict[str, Any]]:
+    """What protects the folders of the run and of its models, whatever policies say; one row per folder."""
+    anything = RetentionPolicy.model_construct(name="", select={}, keep=None, action="archive", to="", grace=timedelta(days=30))
+    sql, parameters = plan_sql(anything, EVERYTHING, settings, now, run_id=run_id)
+    rows = reader.query(sql, parameters).to_pylist()
+    return list({(row["store"], row["prefix"], row["owner_kind"], row["owner_id"]): row for row in rows}.values())
+
+
+def _policy_lines(reader: Reader, settings: Settings, policy: RetentionPolicy, run_id: str, history: History, now: datetime) -> list[tuple[str, str]]:
+    found = [judge(row, history, now) for row in policy_rows(reader, settings, policy, parse_select(policy), now, run_id=run_id)]
+    return [("policy", f"{policy.name} ({policy.action}) selects {item_of(row).name}: {row['state']}, {row['reason']}") for row in found if row["state"] != "protected"]
+
+
+def _archived(archive: Archive) -> list[tuple[str, str]]:
+    item = archive.item
+    if archive.state == "archived" and item.action == "archive":
+        return [("archived", f"{item.name}: on {(archive.ended_at or archive.planned_at)[:10]} to {archive.to}, {archive.folder}. Bring it back: runspend archive restore {item.run_id}")]
+    return [(archive.state, f"{item.name}: {item.action} begun on {archive.planned_at[:10]}" + (f", {archive.reason}" if archive.reason else ""))]
+
+
+def _whose(row: dict[str, Any], run_id: str) -> str:
+    return "" if row["owner_id"] == run_id else f"{row['owner_kind'].replace('_', ' ')} {row['owner_id']}: "

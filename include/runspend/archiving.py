@@ -1,0 +1,160 @@
+"""The archive's plan and its notices, joined with the warehouse and with the outbox: what `actions/archive` decides leaves by mail.
+
+Put here what needs both `actions/archive` and `actions/alert`, and the words of the notice. What is planned, announced and due is
+decided in `actions/archive`; how a mail leaves, in `actions/alert`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from runspend.actions import alert
+from runspend.actions.alert.mail import Block, Facts, Paragraph, Table, clean, money, person
+from runspend.actions.alert.notices import read_receipts, write_archive_notice
+from runspend.actions.archive.notices import (
+    Notice,
+    Received,
+    plan_notices,
+    read_announcements,
+    record_notice,
+    settle_notices,
+    withdraw_notices,
+)
+from runspend.actions.archive.states import archives_table, current_plan, plan_states, record_look
+from runspend.actions.report.amounts import size as size_text
+from runspend.config import Settings
+from runspend.errors import PartialFailure
+from runspend.outcome import Outcome
+from runspend.retention import RetentionPolicy
+from runspend.sources import by_month, make_load_id
+from runspend.values import format_duration
+from runspend.warehouse import Warehouse
+from runspend.warehouse.records import Records
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LISTED = 200  # items in one mail; the rest is counted
+_VERBS = {"tier": "put into another storage class", "archive": "moved to the archive", "delete": "deleted from the archive for good"}
+
+
+def publish_plan(warehouse: Warehouse, settings: Settings, records: Records, outcome: Outcome, now: datetime) -> pa.Table:
+    """Make the plan anew, take back notices of what must stay, and publish `archive_plan` and `archives`; returns the plan."""
+    settle_notices(records, lambda notice_id: _received(records, notice_id))
+    record_look(records, now)
+    with warehouse.reader() as reader:
+        plan = current_plan(reader, records, settings, now)
+    withdraw_notices(records, plan_states(plan), now)
+    with warehouse.step("archive", make_load_id("archive", now)) as step:
+        step.put("archive_plan", f"{now:%Y-%m}", "all", plan)
+        for period, part in by_month("archives", archives_table(records)):
+            step.put("archives", period, "all", part)
+        step.publish()
+    outcome.changed.append(f"archive_plan {now:%Y-%m}: {describe_states(plan)}")
+    return plan
+
+
+def describe_states(plan: pa.Table) -> str:
+    """12 planned, 3 announced, 7 protected."""
+    counts: dict[str, int] = {}
+    for state in plan.column("state").to_pylist():
+        counts[state] = counts.get(state, 0) + 1
+    return ", ".join(f"{counts[state]:,} {state}" for state in sorted(counts)) or "nothing selected"
+
+
+def notify_owners(settings: Settings, records: Records, plan: pa.Table, outcome: Outcome, now: datetime) -> None:
+    """One mail to everybody with items that no notice stands for yet; sends what waits, and notes what a mail server took."""
+    rows = plan.to_pylist()
+    notices = plan_notices(rows, read_announcements(records), settings)
+    for notice in notices:
+        record_notice(records, notice, now)
+        subject, blocks = compose_notice(notice, settings, now)
+        write_archive_notice(settings.mail, records, notice.notice_id, notice.recipients, subject, blocks, now)
+        outcome.changed.append(f"notice {notice.notice_id[:8]} to {', '.join(notice.recipients)}: {len(notice.rows)} items")
+    deliveries = alert.send(settings, records, now)
+    settle_notices(records, lambda notice_id: _received(records, notice_id))
+    failures = [f"{d.mail.subject} to {d.recipient}: {d.outcome.state}, {d.outcome.reply}" for d in deliveries if d.outcome.state in ("refused", "waiting")]
+    if failures:
+        outcome.fail(PartialFailure(f"cannot deliver {len(failures)} of {len(deliveries)} mails: {failures[0]}. What is not delivered begins no grace period.", failures))
+    told = read_announcements(records)
+    nobody = sum(row["state"] == "planned" and row["item_key"] not in told for row in rows)
+    if nobody:
+        outcome.notes.append(f"archive: nobody can be told of {nobody} items: their owner is no mail address and mail.operators is empty. They stay where they are")
+
+
+def _received(records: Records, notice_id: str) -> Received | None:
+    receipts = read_receipts(records, notice_id)
+    if not receipts:
+        return None
+    accepted = [receipt.accepted_at for receipt in receipts.values() if receipt.accepted_at is not None]
+    return Received(min(accepted, default=None), all(receipt.state == "refused" for receipt in receipts.values()))
+
+
+def compose_notice(notice: Notice, settings: Settings, now: datetime) -> tuple[str, list[Block]]:
+    """The subject and the words of a notice."""
+    policies = {policy.name: policy for policy in settings.retention}
+    used = [policies[name] for name in dict.fromkeys(row["policy"] for row in notice.rows)]
+    grace = min(policy.grace for policy in used)
+    size = sum(row["bytes"] for row in notice.rows)
+    what = _count(len(notice.rows), "folder")
+    subject = f"{what} of artifacts ({size_text(size)}) will be moved or deleted from {now + grace:%d %b} on" if _is_mixed(used) else (
+        f"{what} of artifacts ({size_text(size)}) will be {_VERBS[used[0].action]} from {now + grace:%d %b} on"
+    )  # fmt: skip
+    to_operators = notice.recipients == tuple(settings.mail.operators)
+    whose = "These have no owner with a mail address, so you are told." if to_operators else "They are yours, by the owner or user of their runs."
+    blocks: list[Block] = [
+        Paragraph(f"{what} of artifacts, {size_text(size)}, {'is' if len(notice.rows) == 1 else 'are'} selected by a retention policy. {whose}"),
+        Paragraph(f"Nothing happens before {format_duration(grace)} have passed since this mail was delivered: not before {now + grace:%d %B %Y}. Do nothing, and it happens."),
+        *[_table(policy, [row for row in notice.rows if row["policy"] == policy.name], settings, to_operators) for policy in used],
+        Facts("WHAT YOU CAN DO", (
+            ("Keep one run", f"runspend archive keep {notice.rows[0]['run_id'] or 'RUN_ID'}"),
+            ("Keep an experiment", "runspend archive keep EXPERIMENT --until 2027-12-31 --reason \"paper\"".replace("2027-12-31", f"{now.year + 1}-12-31")),
+            ("In MLflow", "set the tag runspend.keep on the run or the experiment"),
+            ("Ask why", f"runspend archive why {notice.rows[0]['run_id'] or 'RUN_ID'}"),
+        )),
+        Facts("WHAT IT MEANS", tuple(_meaning(policy, settings) for policy in used)),
+        Paragraph("Sent once. If more is selected later, or a policy changes, you get another mail, and its own time."),
+    ]  # fmt: skip
+    return subject, blocks
+
+
+def _is_mixed(policies: Sequence[RetentionPolicy]) -> bool:
+    return len({policy.action for policy in policies}) > 1
+
+
+def _meaning(policy: RetentionPolicy, settings: Settings) -> tuple[str, str]:
+    target = policy.to or settings.archive.to
+    if policy.action == "delete":
+        return policy.name, "The archive, which is the last copy, is deleted. It cannot be brought back."
+    if policy.action == "tier":
+        return policy.name, f"The files stay where they are, in storage class {target}. Reading them may cost more, or take longer."
+    return policy.name, f"The files are copied to {target}, checked byte for byte, then removed from their place. `runspend archive restore RUN_ID` brings them back."
+
+
+def _table(policy: RetentionPolicy, rows: Sequence[Mapping[str, Any]], settings: Settings, with_owner: bool) -> Table:
+    largest = sorted(rows, key=lambda row: (-row["bytes"], row["store"], row["prefix"]))
+    shown = tuple(_line(row, settings, with_owner) for row in largest[:LISTED])
+    notes = []
+    if len(rows) > LISTED:
+        rest = largest[LISTED:]
+        notes.append(f"and {len(rest):,} more, {size_text(sum(row['bytes'] for row in rest))}: runspend archive plan lists them all")
+    saving = sum((row["monthly_saving"] for row in rows if row["monthly_saving"] is not None), Decimal(0))
+    cost = sum((row["action_cost"] for row in rows if row["action_cost"] is not None), Decimal(0))
+    if saving or cost:
+        notes.append(f"saves about {money(saving)} {settings.currency} a month; the move itself costs about {money(cost)}")
+    heads = ("", "experiment", *(("owner",) if with_owner else ()), "size", "unused")
+    return Table(f"{policy.name.upper()}: {_VERBS[policy.action]}", heads, "ll" + "l" * with_owner + "rr", shown, tuple(notes))
+
+
+def _line(row: Mapping[str, Any], settings: Settings, with_owner: bool) -> tuple[str, ...]:
+    name = row["run_name"] or row["owner_id"]
+    title = clean(name if row["owner_kind"] == "run" else f"{row['owner_kind'].replace('_', ' ')} {row['owner_id']}", 32)
+    owner = (person(row["owner"], settings.mail.people) or "-",) if with_owner else ()
+    return title, clean(row["experiment_name"] or "-", 20), *owner, size_text(row["bytes"]), f"{row['unused_days']} d"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
