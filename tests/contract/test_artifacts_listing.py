@@ -164,7 +164,7 @@ def test_what_is_too_old_or_of_another_store_is_listed_anew(
 ) -> None:
     """The next night, a night that was before, another endpoint of the same name: from the beginning."""
     put(s3_server, bucket, {f"r/{n:05d}": b"x" for n in range(250)})
-    with proxy(s3_server, lambda query, number: 403 if number == 2 else None) as (endpoint, listings):
+    with proxy(s3_server, lambda query, number: 403 if number == 2 else None) as (endpoint, _listings):
         store = ArtifactStore(uri=f"s3://{bucket}", endpoint=endpoint)
         assert not measure(store, runs_of(bucket, "r"), tmp_path).is_complete
         again = store.model_copy(update={"endpoint": s3_server.endpoint} if change else {})
@@ -221,7 +221,7 @@ def test_a_process_that_was_killed_loses_a_page_at_most(s3_server: S3Server, buc
             return 403
         return None
 
-    with proxy(s3_server, kill) as (endpoint, listings):
+    with proxy(s3_server, kill) as (endpoint, _listings):
         command = [sys.executable, "-c", KILLED, f"s3://{bucket}", endpoint, str(tmp_path), str(tmp_path / "owners.arrow")]
         process.append(subprocess.Popen(command))
         assert process[0].wait() == -signal.SIGKILL

@@ -167,12 +167,7 @@ def test_an_inventory_says_what_a_listing_says_and_more(inventory: Inventory) ->
             entry("r1/deep/b", 3, StorageClass="GLACIER"),
             entry("r10/x", 1),
         ],
-        [
-            entry("r2/a b+c%41/ü#?", 7),
-            entry("r2/gone", None, IsDeleteMarker=True, ETag="", StorageClass=""),
-            entry("r2/gone", 50, IsLatest=False),
-        ]
-        + [entry("r3/copy", 10, ETag=entry("r1/a", 10)["ETag"], LastModifiedDate=WRITTEN + timedelta(days=1))],
+        [entry("r2/a b+c%41/ü#?", 7), entry("r2/gone", None, IsDeleteMarker=True, ETag="", StorageClass=""), entry("r2/gone", 50, IsLatest=False), entry("r3/copy", 10, ETag=entry("r1/a", 10)["ETag"], LastModifiedDate=WRITTEN + timedelta(days=1))],
     )
     found = measure(inventory, "r1", "r10", "r2", "r3")
     assert (found.error, found.is_complete, found.objects, found.bytes, found.as_of) == (None, True, 5, 31, MADE)

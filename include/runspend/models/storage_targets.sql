@@ -21,7 +21,9 @@ nested as (
 ),
 stretches as (
   select
-    c.target_key, c.window_start, c.window_end, b.owner_kind, b.owner_id, b.tracking_server, b.workspace, b.bytes,
+    c.target_key, c.window_start, c.window_end, b.owner_kind, b.owner_id, b.tracking_server, b.workspace,
+    -- versions that are not current are billed too
+    b.bytes + coalesce(b.noncurrent_bytes, 0) as bytes,
     timestamp_diff(
       least(coalesce(b.valid_to, c.billed_until), c.billed_until),
       -- before a store was first measured, what it had then is the best there is: as far back as the bill goes

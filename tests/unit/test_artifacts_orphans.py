@@ -1,0 +1,185 @@
+"""Bytes without an owner and owners without bytes: when they count as such, and when they stop to."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from runspend.artifacts import Measurement, Readings, measure_store
+from runspend.config import ArtifactStore
+from runspend.tables import DANGLING_OWNERS
+
+NOW = datetime(2026, 10, 14, 2, tzinfo=timezone.utc)
+DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
+RUN1, RUN2, LOST = "a" * 31 + "1", "a" * 31 + "2", "b" * 32
+MODEL = "m-" + "c" * 32
+OWNER_SCHEMA = pa.schema(
+    [(n, pa.string()) for n in ("owner_kind", "owner_id", "tracking_server", "workspace", "experiment_id", "uri")] + [("is_purged", pa.bool_())]
+)
+
+
+class World:
+    """A folder that is measured night after night, and what the warehouse would hold of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root, self.work = folder / "mlruns", folder / "work"
+        self.root.mkdir()
+        self.owners: list[dict[str, Any]] = []
+        self.months: dict[str, pa.Table] = {}
+        self.known: pa.Table | None = None
+        for run in (RUN1, RUN2, LOST):
+            self.write(f"1/{run}/artifacts/x", 100)
+        self.own("run", RUN1)
+        self.own("run", RUN2)
+
+    def write(self, path: str, size: int) -> None:
+        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / path).write_bytes(b"x" * size)
+
+    def own(self, kind: str, owner_id: str, *, server: str = "prod", is_purged: bool = False) -> None:
+        folder = f"1/models/{owner_id}" if kind == "logged_model" else f"1/{owner_id}"
+        row = {"owner_kind": kind, "owner_id": owner_id, "tracking_server": server, "workspace": "default", "experiment_id": "1"}
+        self.owners.append({**row, "is_purged": is_purged, "uri": f"{self.root}/{folder}/artifacts"})
+
+    def measure(self, now: datetime, readings: Readings | None = None) -> Measurement:
+        """One night after every server was read at that time, unless said otherwise."""
+        found = measure_store(
+            ArtifactStore(uri=str(self.root)),
+            pa.Table.from_pylist(self.owners, OWNER_SCHEMA),
+            now=now,
+            previous=self.months.get,
+            workdir=self.work,
+            load_id=f"{now:%d}",
+            known_dangling=self.known,
+            readings=Readings(now - HOUR, 1) if readings is None else readings,
+        )
+        self.months |= found.tables
+        self.known = self.known if found.dangling is None else found.dangling
+        return found
+
+    def orphans(self, month: str = "2026-10") -> list[tuple[Any, ...]]:
+        """(since, confirmed, from, to, bytes) of the orphans' rows."""
+        columns = ("unowned_since", "confirmed_at", "valid_from", "valid_to", "bytes")
+        return [tuple(r[c] for c in columns) for r in self.months[month].to_pylist() if r["owner_kind"] == "orphan"]
+
+    def dangling(self) -> list[tuple[Any, ...]]:
+        assert self.known is not None
+        assert self.known.schema.equals(DANGLING_OWNERS.arrow_schema())
+        return [(r["owner_kind"], r["owner_id"], r["gone_since"], r["had_objects"], r["had_bytes"]) for r in self.known.to_pylist()]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_an_orphan_counts_after_a_second_reading_a_day_later(world: World) -> None:
+    """Seen on day 0; on day 1 the reading is not a day younger; on day 2 it is. The row is the same one all along."""
+    world.measure(NOW)
+    assert world.orphans() == [(NOW, None, NOW, None, 100)]
+    world.measure(NOW + DAY)
+    assert world.orphans() == [(NOW, None, NOW, None, 100)]
+    world.measure(NOW + 2 * DAY)
+    assert world.orphans() == [(NOW, NOW + 2 * DAY, NOW, None, 100)]
+    world.measure(NOW + 3 * DAY)
+    assert world.orphans() == [(NOW, NOW + 2 * DAY, NOW, None, 100)]
+
+
+def test_a_night_run_twice_confirms_nothing_by_itself(world: World) -> None:
+    """Two measurements after one reading are one way of looking."""
+    for now in (NOW, NOW, NOW + HOUR, NOW + 5 * DAY):
+        world.measure(now, Readings(NOW - HOUR, 1))
+    assert world.orphans() == [(NOW, None, NOW, None, 100)]
+
+
+@pytest.mark.parametrize(
+    ("readings", "confirmed"),
+    [
+        (Readings(None, 1), None),  # a server that was never read may own it
+        (Readings(NOW - DAY, 1), NOW + 30 * DAY),  # read once, then not for a month
+        (Readings(None, 0), NOW + 30 * DAY),  # nobody to ask
+    ],
+    ids=["never read", "not read again", "no server"],
+)
+def test_where_nobody_reads_any_more_an_orphan_counts_after_30_days(world: World, readings: Readings, confirmed: datetime | None) -> None:
+    """Not on day 29."""
+    for days in (0, 29, 30):
+        world.measure(NOW + days * DAY, readings)
+        if days == 29:
+            assert {row[1] for row in world.orphans("2026-11")} == {None}
+    assert [row[:2] for row in world.orphans("2026-11")] == [(NOW, confirmed)]
+
+
+def test_an_orphan_that_grows_stays_one_and_one_that_was_owned_between_begins_anew(world: World) -> None:
+    """New bytes do not take back what two readings said; an owner does."""
+    for days in (0, 2):
+        world.measure(NOW + days * DAY)
+    world.write(f"1/{LOST}/artifacts/y", 11)
+    world.measure(NOW + 3 * DAY)
+    assert world.orphans()[-1] == (NOW, NOW + 2 * DAY, NOW + 3 * DAY, None, 111)
+    world.own("run", LOST)
+    world.measure(NOW + 4 * DAY)
+    assert [row for row in world.orphans() if row[3] is None] == []
+    world.owners.pop()
+    world.measure(NOW + 5 * DAY)
+    assert [row for row in world.orphans() if row[3] is None] == [(NOW + 5 * DAY, None, NOW + 5 * DAY, None, 111)]
+
+
+def test_a_listing_that_breaks_off_confirms_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The orphan keeps its row as it was."""
+    world.measure(NOW)
+    with monkeypatch.context() as broken:
+        broken.setattr("runspend.artifacts.local._list_one", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+        assert not world.measure(NOW + 3 * DAY).is_complete
+    assert world.orphans() == [(NOW, None, NOW, None, 100)]
+
+
+def test_an_owner_whose_bytes_are_gone_is_dangling(world: World) -> None:
+    """Since when, and what it had; a run that never had any is fine, and so is one that MLflow purged."""
+    world.own("run", "never")
+    world.own("run", LOST, is_purged=True)
+    assert world.measure(NOW).error is None
+    assert world.dangling() == []
+    shutil.rmtree(world.root / "1" / RUN1)
+    shutil.rmtree(world.root / "1" / LOST)
+    for days in (1, 1, 2, 30):
+        world.measure(NOW + days * DAY)
+        assert world.dangling() == [("run", RUN1, NOW + DAY, 1, 100)]
+    world.write(f"1/{RUN1}/artifacts/x", 100)
+    world.measure(NOW + 31 * DAY)
+    assert world.dangling() == []
+
+
+def test_a_model_that_never_had_bytes_is_dangling_from_the_first_night(world: World) -> None:
+    """The registry may point at nothing."""
+    world.own("logged_model", MODEL)
+    world.measure(NOW)
+    assert world.dangling() == [("logged_model", MODEL, NOW, None, None)]
+    world.write(f"1/models/{MODEL}/artifacts/m", 1)
+    world.measure(NOW + DAY)
+    assert world.dangling() == []
+
+
+def test_an_owner_is_not_dangling_while_another_lies_below_it(world: World) -> None:
+    """A run whose only file belongs to its model; two servers that read one MLflow."""
+    world.write("1/outer/artifacts/model/m", 1)
+    world.own("run", "outer")
+    world.owners.append({**world.owners[-1], "owner_kind": "logged_model", "owner_id": MODEL, "uri": f"{world.root}/1/outer/artifacts/model"})
+    world.own("run", RUN1, server="copy")
+    world.measure(NOW)
+    world.measure(NOW + DAY)
+    assert world.dangling() == []
+
+
+def test_a_listing_that_breaks_off_makes_nobody_dangling(world: World) -> None:
+    """A volume that is not mounted: the rows of dangling_owners stay as they were too."""
+    world.measure(NOW)
+    shutil.rmtree(world.root)
+    found = world.measure(NOW + DAY)
+    assert (found.is_complete, found.dangling, world.dangling()) == (False, None, [])
