@@ -385,14 +385,14 @@ def archive_why(context: Context, run: str) -> None:
 
 
 @cli.group(invoke_without_command=True)
-@click.pass_context
-def budgets(click_context: click.Context) -> None:
+@with_context
+def budgets(context: Context) -> None:
     """Every budget: how it stood at the last alert step, what it will have spent, its last mail, and who is quiet about it. Sends nothing.
 
-    Examples: runspend budgets list --json · runspend budgets ack vision --until 2026-12-01
+    Examples: runspend budgets · runspend budgets --json · runspend budgets ack vision --until 2026-12-01
     """
-    if click_context.invoked_subcommand is None:
-        click_context.invoke(budgets_list)
+    if click.get_current_context().invoked_subcommand is None:
+        _list_budgets(context)
 
 
 @budgets.command("list")
@@ -402,6 +402,10 @@ def budgets_list(context: Context) -> None:
 
     Example: runspend budgets list --json
     """
+    _list_budgets(context)
+
+
+def _list_budgets(context: Context) -> None:
     from runspend.actions.alert.overview import budget_lines, list_budgets
     from runspend.warehouse import open_warehouse
     from runspend.warehouse.records import Records

@@ -6,6 +6,7 @@ import shutil
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from runspend.actions.report import Night, plan_report, render_summary, summary_lines
 from runspend.config import Settings, find_settings
@@ -54,20 +55,24 @@ def _built(labels: list[str]) -> tuple[str, ...]:
 
 def _budgets(reader: Reader) -> tuple[tuple[str, str], ...]:
     rows = reader.query(
-        "select budget, budget_period, amount, spent, currency, crossed from budget_status"
+        "select budget, budget_period, amount, spent, currency, crossed, forecast, passes_on, not_judged, quiet from budget_status"
         " where month = (select max(month) from budget_status) order by spent / amount desc, budget"
     ).to_pylist()
     return tuple(_budget(row) for row in rows)
 
 
-def _budget(row: dict[str, object]) -> tuple[str, str]:
-    spent, amount, crossed = row["spent"], row["amount"], row["crossed"]
+def _budget(row: dict[str, Any]) -> tuple[str, str]:
+    spent, amount, crossed, forecast = row["spent"], row["amount"], row["crossed"], row["forecast"]
     if spent is None or amount is None:
-        return "⚠", f"{row['budget']} {row['budget_period']}: not judged"
-    share = float(spent) / float(amount)  # type: ignore[arg-type]  # to look at: money is exact in the tables
-    mark = "✗" if share >= 1 else "▲" if crossed else "✓"
-    note = f"   passed {crossed}" if crossed else ""
-    return mark, f"{row['budget']:<14} {spent:>12,.2f} / {amount:<10,.0f} {share:>7.1%}{note}"
+        return "⚠", f"{row['budget']} {row['budget_period']}: not judged: {row['not_judged']}"
+    share = float(spent) / float(amount)  # to look at: money is exact in the tables
+    will_pass = row["passes_on"] if share < 1 else None
+    mark = "✗" if share >= 1 else "▲" if crossed or will_pass else "✓"
+    notes = [f"passed {crossed}"] if crossed else []
+    if forecast is not None and (crossed or will_pass):
+        notes.append(f"forecast {forecast:,.0f}" + (f", over around {will_pass.day} {will_pass:%b}" if will_pass else ""))
+    notes += [row["quiet"]] if row["quiet"] else []
+    return mark, f"{row['budget']:<14} {spent:>12,.2f} / {amount:<10,.0f} {share:>7.1%}" + (f"   {' · '.join(notes)}" if notes else "")
 
 
 def _sources(reader: Reader, settings: Settings) -> tuple[tuple[str, str], ...]:

@@ -59,7 +59,7 @@ def forecast_total(
 
     `spent` is the period's exact cost before `covered`. `run_share` is the part of the history that runs cost: estimates speak for it alone.
     """
-    start, end = max(period[0], covered), period[1]
+    start, end, spent = max(period[0], covered), period[1], round(spent, 2)
     first = min((day for day, cost in days.items() if cost and day < covered), default=covered)
     values = [float(days.get(first + timedelta(days=n), 0)) for n in range((covered - first).days)]
     left = (end - start).days

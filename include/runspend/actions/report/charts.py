@@ -157,16 +157,19 @@ def bar(value: Decimal, largest: Decimal, css: str, second: Decimal | None = Non
     return Markup('<svg viewBox="0 0 120 19" class="cell" aria-hidden="true">{}</svg>').format(Markup("").join(body))
 
 
-def bullet(spent: Decimal, amount: Decimal) -> Markup:
-    """Spent against a budget: the bar, and the mark it should stay left of."""
+def bullet(spent: Decimal, amount: Decimal, low: Decimal | None = None, high: Decimal | None = None) -> Markup:
+    """Spent against a budget: the bar, and the mark it should stay left of; the ends of a forecast as a whisker."""
     limit = float(amount) or 1.0
     ratio = float(spent) / limit
-    scale = 200 / max(1.25, ratio * 1.05)
+    scale = 200 / max(1.25, ratio * 1.05, min(3.0, float(high or 0) / limit * 1.05))
     body = [
         _rect(0, 6, 200, 12, "track"),
         _rect(0, 6, max(ratio, 0) * scale, 12, "over" if ratio >= 1 else "near" if ratio >= 0.8 else "fine"),
         _rect(scale - 1.25, 1, 2.5, 22, "mark", "the budget"),
     ]
+    if low is not None and high is not None:
+        left, right = float(low) / limit * scale, min(199.0, float(high) / limit * scale)
+        body += [_rect(left, 11.25, max(right - left, 0), 1.5, "thin", "the forecast"), _rect(left, 8, 1.5, 8, "thin"), _rect(right, 8, 1.5, 8, "thin")]
     return _svg(200, 24, f"{percent(ratio * 100)} of the budget", body, "bullet")
 
 

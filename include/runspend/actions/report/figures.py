@@ -243,6 +243,10 @@ class BudgetFigures:
     owner: str | None
     mailed_threshold: str | None
     mailed_at: datetime | None
+    forecast: Decimal | None = None  # for the whole period, with the interval that holds it in four of five cases
+    forecast_low: Decimal | None = None
+    forecast_high: Decimal | None = None
+    passes_on: date | None = None  # the day the amount was passed, or around which it will be
 
 
 @dataclass(frozen=True)

@@ -461,8 +461,9 @@ def _budgets(rows: list[Row], first: date, people: People) -> tuple[BudgetFigure
         if start >= month_after(first, 1) or end <= first:
             continue
         newest[r["budget"]] = BudgetFigures(
-            r["budget"], r["budget_period"], r["amount"], r["spent"], r["currency"], r["measure"], r["crossed"],
+            r["title"] or r["budget"], r["budget_period"], r["amount"], r["spent"], r["currency"], r["measure"], r["crossed"],
             r["covered_until"], people.name(r["owner"]), r["mailed_threshold"], r["mailed_at"],
+            r["forecast"], r["forecast_low"], r["forecast_high"], r["passes_on"],
         )  # fmt: skip
     return tuple(sorted(newest.values(), key=lambda b: (b.spent is not None, -b.spent / b.amount if b.spent else Decimal(0), b.name)))
 

@@ -1,0 +1,111 @@
+"""`runspend budgets`: every budget there is, how it stood at the last alert step, and who is quiet about it.
+
+Put here what a person asks about budgets between two nights. It reads tables and records; nothing is judged, nothing is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from decimal import ROUND_DOWN, Decimal
+from typing import Any
+
+from runspend.actions.alert.budgets import EXACT
+from runspend.actions.alert.outbox import RecordStore, recipient_states
+from runspend.actions.alert.periods import current_period
+from runspend.actions.alert.quiet import Quiet, QuietKind, read_quiet, set_quiet
+from runspend.actions.alert.sections import day_name
+from runspend.actions.alert.tag_budgets import read_tag_budgets
+from runspend.actions.alert.texts import money
+from runspend.config import Budget, Settings
+from runspend.warehouse import Reader
+
+COLUMNS = (
+    "budget", "title", "state", "budget_period", "spent", "amount", "currency", "percent", "measure", "judged_on", "estimated", "forecast", "forecast_low",
+    "forecast_high", "passes_on", "next_threshold", "last_mail", "quiet", "owner", "notify", "covered_until", "judged_at", "reason",
+)  # fmt: skip
+
+
+def list_budgets(reader: Reader, settings: Settings, records: RecordStore, now: datetime) -> list[dict[str, Any]]:
+    """One row of COLUMNS per budget, the nearest to its amount first; states: over, crossed, will pass, fine, not judged."""
+    tagged, _ = read_tag_budgets(reader, settings)
+    budgets = [*settings.budgets, *tagged]
+    columns = "budget, budget_period, amount, spent, estimated, forecast, forecast_low, forecast_high, passes_on, crossed, next_threshold, not_judged, covered_until, judged_at"
+    judged = {(r["budget"], r["budget_period"]): r for r in reader.query(f"select {columns} from budget_status").to_pylist()}
+    quiet, mails = read_quiet(records, now), _last_mails(records)
+    rows = []
+    for budget in budgets:
+        period = current_period(budget.every, now.date()).name
+        rows.append(_row(budget, settings.currency, period, judged.get((budget.name, period), {}), mails.get((budget.name, period)), quiet.get(budget.name)))
+    return sorted(rows, key=lambda r: (r["percent"] is not None, -(r["percent"] or Decimal(0)), r["budget"]))
+
+
+def budget_lines(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Those rows as cells for a person, a line of heads first."""
+    lines: list[tuple[str, ...]] = [("budget", "state", "period", "spent", "of", "used", "forecast (4 in 5)", "passed", "next", "last mail", "quiet")]
+    for row in rows:
+        foreseen = "-" if row["forecast"] is None else f"{_whole(row['forecast'])} ({_whole(row['forecast_low'])} to {_whole(row['forecast_high'])})"
+        passes = "-" if row["passes_on"] is None else f"{'' if row['state'] == 'over' else 'around '}{day_name(row['passes_on'])}"
+        name = row["budget"] if row["title"] == row["budget"] else f"{row['budget']}: {row['title']}"
+        lines.append((
+            name, row["state"] if row["reason"] is None else f"{row['state']}: {row['reason']}", row["budget_period"],
+            "-" if row["spent"] is None else money(row["spent"]), f"{money(row['amount'], short=True)} {row['currency']}",
+            "-" if row["percent"] is None else f"{row['percent']} %", foreseen, passes,
+            row["next_threshold"] or "-", row["last_mail"] or "-", row["quiet"] or "-",
+        ))  # fmt: skip
+    return lines
+
+
+def say_quiet(
+    reader: Reader, settings: Settings, records: RecordStore, name: str, kind: QuietKind, until: date | None, by: str, note: str | None, now: datetime
+) -> Quiet:
+    """Record that somebody acknowledges or snoozes a budget, or ends it; until its period's end where no day is given. Raises UsageError."""
+    tagged, _ = read_tag_budgets(reader, settings)
+    budgets = {b.name: b for b in [*settings.budgets, *tagged]}
+    every = budgets[name].every if name in budgets else "month"
+    quiet = Quiet(name, kind, until or current_period(every, now.date()).end, by, now, note)
+    set_quiet(records, budgets, quiet, now)
+    return quiet
+
+
+def _row(budget: Budget, currency: str, period: str, judged: Mapping[str, Any], last_mail: str | None, quiet: Quiet | None) -> dict[str, Any]:
+    spent = judged.get("spent")
+    percent = None if spent is None else EXACT.divide(EXACT.multiply(spent, Decimal(100)), budget.amount).quantize(Decimal("0.1"), ROUND_DOWN, EXACT)
+    values = {
+        "budget": budget.name, "title": budget.title, "state": _state(budget, judged), "budget_period": period, "spent": spent, "amount": budget.amount, "currency": currency,
+        "percent": percent, "measure": budget.measure, "judged_on": budget.judged_on, "last_mail": last_mail, "quiet": str(quiet) if quiet else None, "owner": budget.owner,
+        "notify": budget.everybody(), "reason": "no alert step since it was added" if not judged else judged["not_judged"],
+    }  # fmt: skip
+    return {name: values[name] if name in values else judged.get(name) for name in COLUMNS}
+
+
+def _state(budget: Budget, judged: Mapping[str, Any]) -> str:
+    if judged.get("spent") is None:
+        return "not judged"
+    if judged["spent"] >= budget.amount:
+        return "over"
+    if judged["passes_on"] is not None:
+        return "will pass"
+    return "crossed" if judged["crossed"] else "fine"
+
+
+def _last_mails(records: RecordStore) -> dict[tuple[str, str], str]:
+    """(budget, period) -> what the newest mail was about, when, and what became of it where nobody has it. Days are not told here."""
+    states, found = recipient_states(records), dict[tuple[str, str], tuple[str, str]]()
+    for value in records.list("alerts").values():
+        if "mail_of" in value or value["kind"] == "anomaly":
+            continue
+        text = f"{value['kind']} {value['threshold']}, {day_name(datetime.fromisoformat(value['decided_at']))}"
+        if (mail := value.get("mail")) is None:
+            text += " (acknowledged, not mailed)"
+        else:
+            became = {states.get((mail["message_id"], r), "waiting") for r in mail["recipients"]}
+            text += "" if "accepted" in became else f" ({', '.join(sorted(became)) or 'nobody to tell'})"
+        key = value["budget"], value["budget_period"]
+        if value["decided_at"] >= found.get(key, ("", ""))[0]:
+            found[key] = value["decided_at"], text
+    return {key: text for key, (_, text) in found.items()}
+
+
+def _whole(amount: Decimal) -> str:
+    return money(amount) if amount < 100 else money(amount.quantize(Decimal(1)), short=True)
