@@ -101,7 +101,7 @@ def _write_down(work: Work, items: Sequence[Item], clock: Callable[[], datetime]
             archive = new_archive(item, _target(work, item), clock())
         try:
             _check_place(work, item, archive.to)
-            opened = archive if archive.state == "open" else _list_objects(work, archive)
+            opened = _look_again(work, archive) if archive.state == "open" else _list_objects(work, archive)
         except SourceError as error:
             results[item.key] = Result(archive, "failed", str(error))
             continue
@@ -162,6 +162,34 @@ def _list_objects(work: Work, archive: Archive) -> Archive | Result:
     if not objects:
         return Result(archive, "nothing", "there is nothing in its folder")
     return book.save(replace(archive, state="open", chunks=chunks, objects=objects, bytes=size))
+
+
+def _look_again(work: Work, archive: Archive) -> Archive | Result:
+    """Bring an archive that an earlier run began up to what lies in its folder now: what is new or another is planned."""
+    item, book = archive.item, work.book
+    if item.action != "archive":
+        return archive
+    found = {entry.key: entry for entry in _entries(work, archive)}
+    chunks = list[list[Entry]]()
+    for chunk in range(archive.chunks):
+        entries = book.entries(archive, chunk)
+        chunks.append([_seen_again(entry, found.pop(entry.key, None)) for entry in entries])
+    fresh = list(found.values())
+    chunks += [fresh[start : start + CHUNK_OBJECTS] for start in range(0, len(fresh), CHUNK_OBJECTS)]
+    planned = [entry for entries in chunks for entry in entries if entry.state == "planned"]
+    if young := next((entry for entry in planned if datetime.fromisoformat(entry.modified) > work.cutoff), None):
+        return Result(archive, "protected", f"{young.key!r} was written {young.modified[:16]}: it is younger than `archive.margin`")
+    for chunk, entries in enumerate(chunks):
+        book.save_entries(archive, chunk, entries)
+    every = [entry for entries in chunks for entry in entries]
+    return book.save(replace(archive, chunks=len(chunks), objects=len(every), bytes=sum(entry.size for entry in every)))
+
+
+def _seen_again(entry: Entry, found: Entry | None) -> Entry:
+    """An entry as it stands, unless its place holds another object by now."""
+    if found is None or (found.etag == entry.etag and not entry.is_settled):
+        return entry
+    return found if entry.is_settled else entry.seen_as(found)
 
 
 def _entries(work: Work, archive: Archive) -> Iterator[Entry]:

@@ -60,10 +60,9 @@ class Entry:
         key = f"{prefix}/{self.key}" if prefix else self.key
         return StoredObject(key, self.size, self.etag, self.version, self.storage_class, datetime.fromisoformat(self.modified))
 
-    def seen_as(self, found: StoredObject) -> Entry:
-        """The entry of an object that is another by now: planned again."""
-        fresh = planned_entry(self.key, found)
-        return replace(fresh, changes=self.changes + 1, state="planned" if self.changes == 0 else "changed")
+    def seen_as(self, found: Entry) -> Entry:
+        """The entry of an object that is another by now: planned again, once."""
+        return replace(found, changes=self.changes + 1, state="planned" if self.changes == 0 else "changed")
 
 
 @dataclass(frozen=True)

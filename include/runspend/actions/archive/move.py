@@ -13,7 +13,7 @@ from datetime import datetime
 
 from runspend.actions.archive.book import Archive
 from runspend.actions.archive.items import NOTE_NAME
-from runspend.actions.archive.manifest import Entry, read_manifest, write_manifest
+from runspend.actions.archive.manifest import Entry, planned_entry, read_manifest, write_manifest
 from runspend.actions.archive.work import NOTE_BEGINS, Held, Result, Work, digest_of, held, is_own, parts_of, prove_conditions
 from runspend.artifacts.objects import StoredObject
 from runspend.errors import NotDone, OutcomeUnknown, SourceRefused
@@ -91,7 +91,7 @@ class _Move:
                 return replace(entry, state="gone", reason="it was gone before it was copied")
             if there.etag == entry.etag:
                 raise
-            again = entry.seen_as(there)
+            again = entry.seen_as(planned_entry(entry.key, there))
             return self._copy(again) if again.state == "planned" and not self._is_young(again.modified) else again
 
     def _place(self, entry: Entry, held: Held) -> Entry:
@@ -138,7 +138,7 @@ class _Move:
     # --- delete ---------------------------------------------------------------------------------------------------------
 
     def _delete(self) -> Result:
-        prove_conditions(self.source, self.deleter, self.item.prefix, self.archive.archive_id)
+        prove_conditions(self.item, self.source, self.deleter)
         self._list_copies()
         for chunk in range(self.archive.chunks):
             protection = self.work.kept(self.item) if chunk else None  # asked a moment ago for the first
@@ -171,7 +171,7 @@ class _Move:
         except NotDone as error:
             found = self.source.head(obj.key)
             if found is not None and found.etag != entry.etag:
-                return replace(entry.seen_as(found), reason="it was written again after it was copied")
+                return replace(entry.seen_as(planned_entry(entry.key, found)), reason="it was written again after it was copied")
             return replace(entry, reason=str(error))
         crash_point("archive.after_delete")
         found = self.source.head(obj.key)
@@ -179,7 +179,7 @@ class _Move:
             crash_point("archive.after_confirm")
             return replace(entry, state="deleted", reason=None)
         if found.etag != entry.etag:
-            return replace(entry.seen_as(found), reason="it was written again after it was copied")
+            return replace(entry.seen_as(planned_entry(entry.key, found)), reason="it was written again after it was copied")
         return replace(entry, reason=f"{obj.key!r} is still there, although it was deleted")
 
     def _leave_note(self) -> None:

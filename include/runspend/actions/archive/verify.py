@@ -1,0 +1,230 @@
+"""Is what was archived still there? Every copy is listed and compared with its manifest; a sample, or all, is read and hashed.
+
+The sample is drawn anew each time, so large that a store with a stated share of damaged copies would be found out with a stated
+confidence. Reading may cost money where a store charges for it: `price_of_reading` says how much before anything is read.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from urllib.parse import urlsplit
+
+from runspend.actions.archive.find import Found, find_archives, load_manifest, tombstone_of
+from runspend.actions.archive.manifest import Entry, Manifest
+from runspend.actions.archive.money import EXACT, GB, PROVIDERS, list_prices
+from runspend.actions.archive.work import OpenStore, digest_of, find_store
+from runspend.artifacts.objects import ObjectStore, StoredObject, open_objects
+from runspend.config import Settings
+from runspend.errors import NotDone, SourceError
+from runspend.outcome import Progress, silent
+from runspend.warehouse.records import Records
+
+__all__ = ["Reading", "Verified", "price_of_reading", "sample_size", "verify"]
+
+CONFIDENCE, SHARE = 0.95, 0.01
+WORKERS = 8
+KIND = "archive_verifications"
+COLD = ("GLACIER", "DEEP_ARCHIVE", "ARCHIVE")  # classes a store reads from only after somebody asked it to, hours before
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a full reading would move, and what the store charges for it by its list prices: None where they are not known."""
+
+    objects: int
+    bytes: int
+    price: Decimal | None
+    currency: str
+
+
+@dataclass
+class Verified:
+    """What was looked at, and what is wrong: one sentence for each damaged copy, and for each archive that could not be judged."""
+
+    archives: int = 0
+    objects: int = 0  # copies; of equal files there is one in an archive
+    bytes: int = 0
+    read: int = 0
+    read_bytes: int = 0
+    not_readable: int = 0  # in a class that must be retrieved first
+    left_over: int = 0  # copies that no manifest names: of archives that are not finished, or copies that failed
+    left_over_bytes: int = 0
+    damaged: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    confidence: float = CONFIDENCE
+    share: float = SHARE
+
+    @property
+    def summary(self) -> str:
+        """What may be concluded, in one sentence."""
+        told = f"{self.archives:,} archives, {self.objects:,} objects, {self.bytes:,} bytes listed; {self.read:,} objects read"
+        if self.damaged or self.unknown:
+            return f"{told}; {len(self.damaged)} damaged, {len(self.unknown)} archives unknown"
+        if self.read == self.objects:
+            return f"{told}: every one is what was archived"
+        if self.read < min(self.objects - self.not_readable, sample_size(self.confidence, self.share)):
+            return f"{told}: too few to say more"
+        among = " of those that can be read" if self.not_readable else ""
+        return f"{told}, none damaged: with {self.confidence:.0%} confidence less than {self.share:.1%}{among} are"
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """A copy as its manifest and its store tell of it."""
+
+    found: Found
+    manifest: Manifest
+    entry: Entry
+    stored: StoredObject
+
+
+def sample_size(confidence: float, share: float) -> int:
+    """How many copies must be read so that one damaged in `share` of them is met with `confidence`, however many there are."""
+    return math.ceil(math.log(1 - confidence) / math.log(1 - share))
+
+
+def price_of_reading(settings: Settings, *, now: datetime, open_store: OpenStore = open_objects, progress: Progress = silent) -> Reading:
+    """What `verify` with `full` would read. Only lists."""
+    seen = Verified()
+    prices = list_prices(settings, now.date())
+    objects, size = 0, 0
+    price: Decimal | None = Decimal(0)
+    for copy in _listed(settings, seen, open_store, progress):
+        objects, size = objects + 1, size + copy.stored.size
+        provider = PROVIDERS.get(urlsplit(copy.found.store.uri).scheme)
+        if provider is None or price is None:
+            continue
+        listed = prices.get((provider, copy.stored.storage_class.upper()))
+        asked = None if listed is None else EXACT.add(EXACT.divide(listed.read_per_1000, Decimal(1000)), EXACT.divide(EXACT.multiply(listed.retrieve_per_gb, Decimal(copy.stored.size)), Decimal(GB)))
+        price = None if asked is None else EXACT.add(price, asked)
+    return Reading(objects, size, price, settings.currency)
+
+
+def verify(
+    settings: Settings,
+    records: Records,
+    *,
+    now: datetime,
+    full: bool = False,
+    confidence: float = CONFIDENCE,
+    share: float = SHARE,
+    chance: random.Random | None = None,
+    open_store: OpenStore = open_objects,
+    workers: int = WORKERS,
+    progress: Progress = silent,
+) -> Verified:
+    """Compare every archive of every store with its manifest, and read a sample or (`full`) all. Nothing is changed in any store."""
+    chance = chance or random.SystemRandom()
+    result = Verified(confidence=confidence, share=share)
+    size = sample_size(confidence, share)
+    chosen, odd = list[_Copy](), list[_Copy]()
+    for number, copy in enumerate(_listed(settings, result, open_store, progress)):
+        if full:
+            chosen.append(copy)
+        elif copy.stored.etag != copy.entry.copy_etag:
+            odd.append(copy)  # written since: the likeliest to be damaged
+        elif len(chosen) < size:
+            chosen.append(copy)
+        elif (at := chance.randrange(number + 1)) < size:
+            chosen[at] = copy
+    chosen += odd[:size]
+    if odd[size:]:
+        result.unknown.append(f"{len(odd) - size:,} more copies were written since they were archived, and not read. Run runspend archive verify --full.")
+    with ThreadPoolExecutor(workers) as pool:
+        for number, (copy, problem) in enumerate(pool.map(_read, chosen), 1):
+            progress(f"{number:,} of {len(chosen):,} objects read")
+            if problem is None:
+                result.read, result.read_bytes = result.read + 1, result.read_bytes + copy.stored.size
+            elif problem.startswith("?"):
+                result.not_readable += 1
+            else:
+                result.read, result.read_bytes = result.read + 1, result.read_bytes + copy.stored.size
+                result.damaged.append(_describe(copy.found, copy.manifest, copy.entry, problem, settings, open_store))
+    told = {"at": now.isoformat(), "objects": result.objects, "read": result.read, "damaged": result.damaged, "unknown": result.unknown}
+    records.create(KIND, now.isoformat(), told)
+    return result
+
+
+def _listed(settings: Settings, result: Verified, open_store: OpenStore, progress: Progress) -> Iterator[_Copy]:
+    """Every copy that is there and of its size; what is not is in `result`."""
+    for store in settings.stores:
+        opened = open_store(store, "read")
+        try:
+            archives = list(find_archives(opened))
+        except SourceError as error:
+            result.unknown.append(str(error))
+            continue
+        for found in archives:
+            progress(f"{result.archives:,} archives listed")
+            try:
+                if tombstone_of(found) is None:
+                    yield from _compared(found, load_manifest(found), result, settings, open_store)
+            except SourceError as error:
+                result.unknown.append(str(error))
+
+
+def _compared(found: Found, manifest: Manifest | None, result: Verified, settings: Settings, open_store: OpenStore) -> Iterator[_Copy]:
+    """The copies of one archive, each once."""
+    folder = found.folder
+    held = {stored.key[len(folder) + 1 :]: stored for stored in found.store.list(f"{folder}/data")}
+    named = {} if manifest is None else {entry.data or "": entry for entry in manifest.entries}
+    left = [stored for data, stored in held.items() if data not in named]
+    result.left_over, result.left_over_bytes = result.left_over + len(left), result.left_over_bytes + sum(stored.size for stored in left)
+    if manifest is None:
+        return
+    result.archives += 1
+    for data, entry in named.items():
+        result.objects, result.bytes = result.objects + 1, result.bytes + entry.size
+        stored = held.get(data)
+        if stored is None or stored.size != entry.size:
+            what = "is missing" if stored is None else f"has {stored.size:,} bytes, not {entry.size:,}"
+            result.damaged.append(_describe(found, manifest, entry, what, settings, open_store))
+        else:
+            yield _Copy(found, manifest, entry, stored)
+
+
+def _read(copy: _Copy) -> tuple[_Copy, str | None]:
+    """None for a copy that is what was archived, "?" for one that cannot be read now, else what is wrong."""
+    try:
+        sha256 = digest_of(copy.found.store.read(copy.stored))
+    except SourceError as error:
+        is_cold = isinstance(error, NotDone) and copy.stored.storage_class.upper() in COLD
+        return copy, "?" if is_cold else f"cannot be read: {error}"
+    return copy, None if sha256 == copy.entry.sha256 else f"has other bytes: sha256 {sha256}"
+
+
+def _describe(found: Found, manifest: Manifest, entry: Entry, what: str, settings: Settings, open_store: OpenStore) -> str:
+    """Everything that is known of a damaged copy, and where the bytes may still be had."""
+    item = manifest.item
+    names = [other.key for other in manifest.entries if other.data == entry.data]
+    also = f" (and {len(names) - 1} equal files)" if len(names) > 1 else ""
+    return (
+        f"{found.where}/{entry.data} {what}. It is {names[0]!r}{also} of {item.name}, {entry.size:,} bytes, sha256 {entry.sha256}, "
+        f"archived {manifest.planned_at[:10]} from {item.store.rstrip('/')}/{item.prefix}. {_elsewhere(found, item.prefix, item.store, entry, settings, open_store)}"
+    )
+
+
+def _elsewhere(found: Found, prefix: str, store: str, entry: Entry, settings: Settings, open_store: OpenStore) -> str:
+    """Where else the same bytes are: in their own place, or in another archive of the same store."""
+    try:
+        source = open_store(find_store(settings, store), "read")
+        there = source.head(f"{prefix}/{entry.key}")
+        if there is not None and there.size == entry.size and digest_of(source.read(there)) == entry.sha256:
+            return "The same bytes are in their own place."
+        for other in find_archives(found.store):
+            if other.archive_id != found.archive_id and _holds(found.store, other, entry):
+                return f"The same bytes are in {other.where}."
+    except SourceError as error:
+        return f"Whether the bytes are elsewhere cannot be told: {error}"
+    return "No other copy of it is known."
+
+
+def _holds(store: ObjectStore, other: Found, entry: Entry) -> bool:
+    copy = store.head(f"{other.folder}/data/{entry.sha256}")
+    return copy is not None and copy.size == entry.size and digest_of(store.read(copy)) == entry.sha256

@@ -1,0 +1,384 @@
+"""A store in memory that does what a test tells it to do wrong, records in memory, and a small world around one run's folder.
+
+The store keeps the protocol of `artifacts/objects.py`: conditions, three outcomes, etags that change with every write. Its faults
+are those of networks and servers: no reply before or after the fact, a refusal, bytes cut off or flipped, a kill.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+from runspend.actions.archive.engine import Known, apply
+from runspend.actions.archive.find import find_archives, load_manifest, tombstone_of
+from runspend.actions.archive.items import NOTE_NAME, Item
+from runspend.actions.archive.work import Result
+from runspend.artifacts.objects import ObjectStore, StoredObject
+from runspend.config import ArtifactStore, Settings
+from runspend.errors import NotDone, OutcomeUnknown, SourceError, SourceUnreachable
+
+SOURCE, ARCHIVE = "s3://source/root/", "s3://archive/cold/"
+PREFIX = "1/run1/artifacts"
+START = datetime(2026, 11, 25, 6, tzinfo=timezone.utc)
+OLD = START - timedelta(days=400)
+CHANGES = ("write", "delete", "set_class", "prune")
+
+
+class Killed(BaseException):
+    """The process is gone: whoever catches this is wrong."""
+
+
+@dataclass
+class Kept:
+    """An object of a memory store."""
+
+    body: bytes
+    etag: str
+    modified: datetime
+    storage_class: str = "STANDARD"
+
+
+class MemoryStore:
+    """One store, well-behaved. `now` is its clock."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.objects: dict[str, Kept] = {}
+        self.now = START
+        self.writes = 0
+
+    def put(self, key: str, body: bytes, modified: datetime | None = None) -> None:
+        """What somebody else writes, whether there is something or not."""
+        self.writes += 1
+        self.objects[key] = Kept(body, f'"{hashlib.sha256(body).hexdigest()[:12]}-{self.writes}"', modified or self.now)
+
+    def list(self, folder: str) -> Iterator[StoredObject]:
+        below = f"{folder}/" if folder else ""
+        yield from [self._stored(key) for key in sorted(self.objects) if key.startswith(below)]
+
+    def folders(self, folder: str) -> Iterator[str]:
+        below = f"{folder}/" if folder else ""
+        yield from sorted({key[len(below) :].split("/")[0] for key in self.objects if key.startswith(below) and "/" in key[len(below) :]})
+
+    def head(self, key: str) -> StoredObject | None:
+        return self._stored(key) if key in self.objects else None
+
+    def read(self, obj: StoredObject) -> Iterator[bytes]:
+        self._same(obj)
+        body = self.objects[obj.key].body
+        yield body[: len(body) // 2]
+        yield body[len(body) // 2 :]
+
+    def write(self, key: str, chunks: Iterable[bytes], *, size: int) -> StoredObject:
+        body = b"".join(chunks)
+        if key in self.objects or len(body) != size:
+            raise NotDone(self.uri, f"{key!r} is taken, or {len(body)} is not {size}")
+        self.put(key, body)
+        return self._stored(key)
+
+    def delete(self, obj: StoredObject) -> None:
+        if obj.key in self.objects:
+            self._same(obj)
+            del self.objects[obj.key]
+
+    def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
+        self._same(obj)
+        self.put(obj.key, self.objects[obj.key].body)
+        self.objects[obj.key].storage_class = storage_class
+        return self._stored(obj.key)
+
+    def prune(self, folder: str) -> None:
+        pass
+
+    def clock(self) -> datetime:
+        return self.now
+
+    def _same(self, obj: StoredObject) -> None:
+        if obj.key not in self.objects or self.objects[obj.key].etag != obj.etag:
+            raise NotDone(self.uri, f"{obj.key!r} is another")
+
+    def _stored(self, key: str) -> StoredObject:
+        kept = self.objects[key]
+        return StoredObject(key, len(kept.body), kept.etag, None, kept.storage_class, kept.modified)
+
+
+@dataclass
+class Faults:
+    """What goes wrong at which call: the fifth of all, or the second "write s3://archive/cold/"."""
+
+    plan: dict[int | tuple[str, int], str] = field(default_factory=dict)  # call -> kind
+    calls: int = 0
+    made: Counter[str] = field(default_factory=Counter)
+    is_dead: bool = False
+    after: Callable[[], None] = lambda: None
+
+    def next(self, what: str) -> str | None:
+        """Count a call; the fault it is to have."""
+        if self.is_dead:
+            raise Killed
+        self.calls += 1
+        self.made[what] += 1
+        kind = self.plan.get(self.calls) or self.plan.get((what, self.made[what]))
+        if kind == "kill before":
+            self.die()
+        return kind
+
+    def die(self) -> None:
+        self.is_dead = True
+        raise Killed
+
+    def done(self, kind: str | None) -> None:
+        """The call was carried out: every invariant must hold; then its fault."""
+        self.after()
+        if kind == "kill after":
+            self.die()
+
+
+CALLS = (
+    *(f"{what} {uri}" for uri in (SOURCE, ARCHIVE) for what in ("list", "head", "read", "write")),
+    f"delete {SOURCE}", f"prune {SOURCE}", "record archives", "record archive_objects",
+)  # fmt: skip
+KINDS = ("kill before", "kill after", "refused", "no reply before", "no reply after", "short", "flipped", "lie")
+
+
+class FaultyStore:
+    """A memory store seen through faults."""
+
+    def __init__(self, store: MemoryStore, faults: Faults) -> None:
+        self.uri = store.uri
+        self._store, self._faults = store, faults
+
+    def list(self, folder: str) -> Iterator[StoredObject]:
+        found = list(self._store.list(folder))
+        kind = self._ask("list")
+        yield from found[: len(found) // 2]
+        if kind in ("short", "flipped", "lie"):
+            raise SourceUnreachable(self.uri, "a page failed")
+        yield from found[len(found) // 2 :]
+        self._faults.done(kind)
+
+    def folders(self, folder: str) -> Iterator[str]:
+        kind = self._ask("folders")
+        yield from self._store.folders(folder)
+        self._faults.done(kind)
+
+    def head(self, key: str) -> StoredObject | None:
+        kind = self._ask("head")
+        found = self._store.head(key)
+        self._faults.done(kind)
+        if kind == "no reply after":
+            raise OutcomeUnknown(self.uri, "no reply")
+        return found
+
+    def read(self, obj: StoredObject) -> Iterator[bytes]:
+        kind = self._ask("read")
+        body = b"".join(self._store.read(obj))
+        if kind == "short":
+            body = body[:-1]
+        elif kind in ("flipped", "lie"):
+            body = flipped(body)
+        yield body
+        self._faults.done(kind)
+        if kind == "no reply after":
+            raise OutcomeUnknown(self.uri, "the connection broke")
+
+    def write(self, key: str, chunks: Iterable[bytes], *, size: int) -> StoredObject:
+        kind = self._ask("write")
+        body = b"".join(chunks)
+        found = self._store.write(key, [body], size=size)
+        if kind in ("short", "flipped"):  # the store kept something else than it was given, and says that all is well
+            self._store.objects[key].body = body[:-1] if kind == "short" else flipped(body)
+            found = self._store._stored(key)
+        elif kind == "lie":
+            del self._store.objects[key]
+        self._faults.done(kind)
+        if kind == "no reply after":
+            raise OutcomeUnknown(self.uri, "no reply")
+        return found
+
+    def delete(self, obj: StoredObject) -> None:
+        kind = self._ask("delete")
+        if kind not in ("lie", "short", "flipped"):
+            self._store.delete(obj)
+        self._faults.done(kind)
+        if kind == "no reply after":
+            raise OutcomeUnknown(self.uri, "no reply")
+
+    def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
+        kind = self._ask("set_class")
+        found = self._store.set_class(obj, storage_class) if kind not in ("lie", "short", "flipped") else self._store._stored(obj.key)
+        self._faults.done(kind)
+        if kind == "no reply after":
+            raise OutcomeUnknown(self.uri, "no reply")
+        return found
+
+    def prune(self, folder: str) -> None:
+        kind = self._ask("prune")
+        self._store.prune(folder)
+        self._faults.done(kind)
+
+    def clock(self) -> datetime:
+        return self._store.clock()
+
+    def _ask(self, what: str) -> str | None:
+        kind = self._faults.next(f"{what} {self.uri}")
+        if kind == "refused":
+            raise NotDone(self.uri, "refused")
+        if kind == "no reply before":
+            raise OutcomeUnknown(self.uri, "no reply")
+        return kind
+
+
+def flipped(body: bytes) -> bytes:
+    """One bit of it is another."""
+    return bytes([body[0] ^ 1]) + body[1:] if body else b"?"
+
+
+class MemoryRecords:
+    """Once-only records, as `warehouse/records.py` keeps them on a disk."""
+
+    def __init__(self, faults: Faults | None = None) -> None:
+        self.values: dict[tuple[str, str], tuple[dict[str, Any], str]] = {}
+        self.faults = faults or Faults()
+        self.changes = 0
+
+    def create(self, kind: str, key: str, value: dict[str, Any]) -> bool:
+        return (kind, key) not in self.values and self._change(kind, key, value)
+
+    def get(self, kind: str, key: str) -> tuple[dict[str, Any], str] | None:
+        return copy.deepcopy(self.values.get((kind, key)))
+
+    def replace(self, kind: str, key: str, value: dict[str, Any], token: str) -> bool:
+        return self.values[kind, key][1] == token and self._change(kind, key, value)
+
+    def list(self, kind: str) -> dict[str, dict[str, Any]]:
+        return {key: copy.deepcopy(value) for (found, key), (value, _) in sorted(self.values.items()) if found == kind}
+
+    def _change(self, kind: str, key: str, value: dict[str, Any]) -> bool:
+        fault = self.faults.next(f"record {kind}") if kind != "archive_lease" else ("dead" if self.faults.is_dead else None)
+        if fault == "dead":
+            raise Killed
+        self.changes += 1
+        self.values[kind, key] = copy.deepcopy(value), str(self.changes)
+        self.faults.done(fault)
+        return True
+
+
+def make_item(**changes: Any) -> Item:
+    """One run's artifacts, to be archived."""
+    fields = {
+        "policy": "old runs", "policy_digest": "0" * 8, "action": "archive", "to": None, "tracking_server": "prod", "workspace": "default",
+        "owner_kind": "run", "owner_id": "run1", "experiment_id": "1", "run_id": "run1", "artifact_uri": f"{SOURCE}{PREFIX}", "store": SOURCE,
+        "prefix": PREFIX, "storage_class": "STANDARD", "objects": None, "bytes": None,
+    }  # fmt: skip
+    return Item(**{**fields, **changes})
+
+
+class World:
+    """A source, an archive, records, and what the archive run is asked to do. Nothing is on a disk but a scratch folder."""
+
+    def __init__(self, **archive: Any) -> None:
+        self.folder = tempfile.mkdtemp(prefix="runspend-archive-")
+        self.faults = Faults()
+        self.stores = {uri: MemoryStore(uri) for uri in (SOURCE, ARCHIVE)}
+        self.source, self.archive = self.stores[SOURCE], self.stores[ARCHIVE]
+        self.records = MemoryRecords(self.faults)
+        self.may_delete = True
+        self.protection: str | None = None
+        self.now = START
+        settings = {"to": ARCHIVE, "max_percent": "99%", **archive}
+        self.settings = Settings.model_validate(
+            {
+                "home": self.folder,
+                "stores": [{"uri": SOURCE, "delete_credentials": "cleaner"}, {"uri": ARCHIVE, "delete_credentials": "cleaner"}],
+                "archive": settings,
+            }
+        )
+
+    def open(self, store: ArtifactStore, purpose: str) -> ObjectStore:
+        if purpose == "delete" and not self.may_delete:
+            raise NotDone(store.uri, "it has no `delete_credentials`")
+        return FaultyStore(self.stores[store.uri], self.faults)
+
+    def put(self, name: str, body: bytes, modified: datetime = OLD, prefix: str = PREFIX) -> None:
+        self.source.put(f"{prefix}/{name}", body, modified)
+
+    def here(self, prefix: str = PREFIX) -> dict[str, bytes]:
+        """What lies in the run's folder, without the note."""
+        below = f"{prefix}/"
+        found = {key[len(below) :]: kept.body for key, kept in self.source.objects.items() if key.startswith(below)}
+        return {name: body for name, body in found.items() if name != NOTE_NAME}
+
+    def advance(self, **time: float) -> None:
+        self.now += timedelta(**time)
+        for store in self.stores.values():
+            store.now = self.now
+
+    def apply(self, *items: Item, **options: Any) -> list[Result]:
+        """One run of the archive, one call at a time."""
+        self.advance(seconds=1)
+        self.faults.is_dead, self.faults.calls, self.faults.made = False, 0, Counter()
+        given = {
+            "now": self.now, "protects": lambda item: self.protection, "known": lambda uri: Known(10_000, 10**9), "open_store": self.open,
+            "clock": lambda: self.now, "workers": 1,
+        }  # fmt: skip
+        return apply(items or [make_item()], self.settings, self.records, **{**given, **options})  # type: ignore[arg-type]
+
+    def apply_faulty(self, plan: dict[int | tuple[str, int], str]) -> list[Result]:
+        """One run with faults; a kill ends it."""
+        self.faults.plan = plan
+        try:
+            return self.apply()
+        except Killed:
+            return []
+        finally:
+            self.faults.plan, self.faults.is_dead = {}, False
+            self._take_lease_of_the_dead()
+
+    @property
+    def changes_made(self) -> int:
+        """Changes of stores and records in the last run."""
+        return sum(count for what, count in self.faults.made.items() if what.split()[0] in (*CHANGES, "record"))
+
+    def restorable(self, owner: str = "run1") -> dict[str, bytes]:
+        """What the archive alone would bring back to the run's folder, looked at with eyes of its own: the newest of each name."""
+        loaded = []
+        for found in find_archives(self.archive, owner):
+            with suppress(SourceError):
+                manifest = load_manifest(found)
+                if manifest is not None and tombstone_of(found) is None:
+                    loaded.append((manifest.written_at, manifest.planned_at, found, manifest))
+        whole = {}
+        for _, _, found, manifest in sorted(loaded, key=lambda part: part[:2]):
+            for entry in manifest.entries:
+                kept = self.archive.objects.get(f"{found.folder}/{entry.data}")
+                if kept is not None and hashlib.sha256(kept.body).hexdigest() == entry.sha256:
+                    whole[entry.key] = kept.body
+                else:
+                    whole.pop(entry.key, None)
+        return whole
+
+    def close(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _take_lease_of_the_dead(self) -> None:
+        """The process that was "killed" is this one, which lives: say that its lease is free, as a look at its number would."""
+        found = self.records.get("archive_lease", "lease")
+        if found is not None:
+            self.records.values["archive_lease", "lease"] = {**found[0], "until": None}, found[1]
+
+
+def scratch_home(folder: Path) -> Path:
+    """A home for records on a disk."""
+    home = folder / "home"
+    home.mkdir(exist_ok=True)
+    return home
