@@ -12,6 +12,7 @@ from decimal import Decimal
 
 from runspend.actions.report.amounts import add
 from runspend.advice import Coverage, Group
+from runspend.storage_rates import BilledRate
 
 MEASURES = ("effective_cost", "billed_cost", "contracted_cost", "list_cost")
 # The words of the glossary, in the order the money is told, and the ledger's targets behind each.
@@ -264,11 +265,35 @@ class Held:
 
 
 @dataclass(frozen=True)
+class StoredClass:
+    """What lies in one storage class of a store at the month's end. Bytes are None where the store does not tell."""
+
+    store: str
+    storage_class: str
+    objects: int | None
+    bytes: int | None
+    noncurrent_bytes: int | None  # billed beside `bytes`; the other three are parts of `bytes`
+    duplicate_bytes: int | None
+    orphaned_bytes: int  # two readings showed no owner
+    unconfirmed_bytes: int  # one did
+    oldest_at: datetime | None
+    newest_at: datetime | None
+    rate: BilledRate | None = None
+
+    def month_cost(self, count: int | None) -> Decimal | None:
+        """What so many bytes here cost a month by the bill's own rate; None where one of the two is not known."""
+        return None if self.rate is None or count is None else self.rate.of(count)
+
+
+@dataclass(frozen=True)
 class ArtifactFigures:
     """What lies in the artifact stores. `months`: bytes by month and storage class, MLflow's own only."""
 
     months: tuple[tuple[date, tuple[tuple[str, int], ...]], ...] = ()
     held: tuple[Held, ...] = ()
+    stores: tuple[StoredClass, ...] = ()
+    dangling: tuple[tuple[str, str, int, int | None], ...] = ()  # store, kind of owner, owners whose bytes are gone, what they had
+    currency: str = ""  # of the rates
 
     @property
     def bytes(self) -> int:
@@ -277,7 +302,7 @@ class ArtifactFigures:
 
     @property
     def orphaned_bytes(self) -> int:
-        """Known bytes no run owns."""
+        """Known bytes no owner is known of, confirmed or not."""
         return sum(h.bytes or 0 for h in self.held if h.kind == "orphan")
 
 

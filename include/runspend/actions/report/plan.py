@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from runspend.actions.report.figures import (
     PART_OF,
     PARTS,
     PLATFORM,
-    ArtifactFigures,
     BudgetFigures,
     Certainty,
     Costs,
@@ -32,7 +31,6 @@ from runspend.actions.report.figures import (
     EstimateError,
     Estimates,
     Experiment,
-    Held,
     Reconciliation,
     ReportFigures,
     Resource,
@@ -43,10 +41,12 @@ from runspend.actions.report.figures import (
     days_covered,
     month_after,
 )  # fmt: skip
+from runspend.actions.report.stored import artifact_figures
 from runspend.advice import coverage as dimension_coverage
 from runspend.advice import unmatched_groups
 from runspend.config import Settings
 from runspend.rates import missing_rates, stretches
+from runspend.storage_rates import billed_rates
 from runspend.warehouse import Reader
 
 SQL = Path(__file__).parent / "sql"
@@ -126,7 +126,7 @@ def plan_report(reader: Reader, period: str, *, settings: Settings, now: datetim
             )
         ),
         budgets=_budgets(ask("budgets"), first, people),
-        artifacts=_artifacts(ask("artifact_months"), ask("artifact_owners"), tell("artifact_costs"), people),
+        artifacts=artifact_figures(ask, tell("artifact_costs"), billed_rates(reader, settings.currency, min(now, _end(first))), settings.currency, people.path),
         sources=tuple(_source(r, now) for r in ask("sources")),
         estimate_gaps=tuple((r["reason"], int(r["runs"])) for r in ask("estimate_gaps")),
         problem=problem,
@@ -151,6 +151,11 @@ def _one_currency(reader: Reader, settings: Settings, days: list[Row]) -> tuple[
     rates = stretches(settings.rates.exchange, settings.currency)
     missing = missing_rates(rates, settings.currency, foreign)
     return (reader, str(missing)) if missing else (reader.in_currency(settings.currency, rates), None)
+
+
+def _end(first: date) -> datetime:
+    """The first moment after the month."""
+    return datetime.combine(month_after(first, 1), time(), timezone.utc)
 
 
 def _questions(reader: Reader, first: date) -> Callable[..., list[Row]]:
@@ -466,32 +471,6 @@ def _budgets(rows: list[Row], first: date, people: People) -> tuple[BudgetFigure
             r["forecast"], r["forecast_low"], r["forecast_high"], r["passes_on"],
         )  # fmt: skip
     return tuple(sorted(newest.values(), key=lambda b: (b.spent is not None, -b.spent / b.amount if b.spent else Decimal(0), b.name)))
-
-
-def _artifacts(months: list[Row], owners: list[Row], costs: list[Row], people: People) -> ArtifactFigures:
-    by_month: dict[date, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for r in months:
-        if r["owner_kind"] != "other" and r["bytes"] is not None:
-            by_month[r["month"]][r["storage_class"]] += int(r["bytes"])
-    paid: dict[tuple[Any, ...], list[tuple[str, Decimal]]] = defaultdict(list)
-    for r in costs:
-        paid[r["tracking_server"], r["workspace"], r["experiment_id"]].append((r["billing_currency"], r["effective_cost"]))
-    return ArtifactFigures(
-        tuple((m, tuple(sorted(classes.items()))) for m, classes in sorted(by_month.items())),
-        tuple(
-            Held(
-                r["owner"],
-                people.path(r["experiment_name"] or r["experiment_id"] or r["store"] or "(no experiment)"),
-                None if r["bytes"] is None else int(r["bytes"]),
-                None if r["objects"] is None else int(r["objects"]),
-                r["oldest_at"],
-                r["newest_at"],
-                bool(r["unknown_owners"]),
-                tuple(paid.get((r["tracking_server"], r["workspace"], r["experiment_id"]), ())) if r["owner"] == "experiment" else (),
-            )
-            for r in owners
-        ),
-    )
 
 
 def _source(r: Row, now: datetime) -> SourceFigures:

@@ -246,6 +246,20 @@ def report_sheets(figures: ReportFigures) -> Iterator[tuple[str, Sheet]]:
         ),
     )
     yield (
+        "stores",
+        (
+            ("store", "storage_class", "objects", "bytes", "noncurrent_bytes", "duplicate_bytes", "orphaned_bytes", "unconfirmed_bytes",
+             "oldest_at", "newest_at", "currency", "month_cost", "noncurrent_month_cost", "duplicate_month_cost", "orphaned_month_cost"),
+            [
+                [s.store, s.storage_class, s.objects, s.bytes, s.noncurrent_bytes, s.duplicate_bytes, s.orphaned_bytes, s.unconfirmed_bytes,
+                 s.oldest_at, s.newest_at, figures.artifacts.currency if s.rate else None,
+                 s.month_cost(None if s.bytes is None else s.bytes + (s.noncurrent_bytes or 0)), s.month_cost(s.noncurrent_bytes),
+                 s.month_cost(s.duplicate_bytes), s.month_cost(s.orphaned_bytes)]
+                for s in figures.artifacts.stores
+            ],
+        ),
+    )  # fmt: skip
+    yield (
         "certainty",
         (
             ("currency", "part", "match_method", "confidence", "effective_cost", "ledger_rows", "runs"),

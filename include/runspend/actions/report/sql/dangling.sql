@@ -1,0 +1,6 @@
+-- Owners whose bytes were gone by the month's end, by store and kind.
+select store, owner_kind, count(*) as owners, sum(had_bytes) as had_bytes
+from dangling_owners
+where date(gone_since) < @next
+group by store, owner_kind
+order by store, owner_kind
