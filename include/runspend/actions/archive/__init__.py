@@ -2,7 +2,7 @@
 
     select.py      a policy's `select` as SQL
     plan.py        every folder a policy selects and what protects it: plan.sql, held_*.sql
-    money.py       what moving saves and costs: rates.sql, stored.sql, storage_rates.csv
+    money.py       what moving saves and costs: at the bill's rates (storage_rates) or those of storage_rates.csv
     notices.py     who was told of what, and when a mail server took it
     keeps.py       objections, with the day they end
     states.py      the plan with what became of it: planned, announced, due, kept, archived

@@ -6,7 +6,6 @@ the page it is from; `rates.storage` of the settings stands in their place. What
 
 from __future__ import annotations
 
-import calendar
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +13,13 @@ from datetime import date, datetime
 from decimal import Context, Decimal
 from functools import cache
 from importlib.resources import files
-from typing import Any
 from urllib.parse import urlsplit
 
 from runspend.config import ExchangeRate, Settings
 from runspend.rates import stretches
 from runspend.retention import StorageRate
+from runspend.storage_rates import billed_rates
+from runspend.warehouse import Reader
 
 EXACT = Context(prec=76)
 TICK = Decimal("1E-22")  # what a money column holds
@@ -30,12 +30,17 @@ PROVIDERS = {"s3": "s3", "gs": "gs", "abfss": "azure", "abfs": "azure", "az": "a
 
 @dataclass(frozen=True)
 class Rates:
-    """Effective cost of a byte a month by bucket and by storage class, from the bill; list prices by (provider, class); one currency."""
+    """Effective cost of a byte a month by (bucket, class) and by storage class, from the bill; list prices by (provider, class); one currency."""
 
-    by_bucket: Mapping[str, Decimal]
+    by_bucket: Mapping[tuple[str, str], Decimal]
     by_class: Mapping[str, Decimal]
     listed: Mapping[tuple[str, str], StorageRate]
     currency: str
+
+    def billed_where_written(self, store: str) -> Decimal | None:
+        """What a byte newly written there costs: of class STANDARD, or of the one class that is billed in it."""
+        found = {storage_class: rate for (bucket, storage_class), rate in self.by_bucket.items() if bucket == bucket_of(store)}
+        return found.get("STANDARD", next(iter(found.values())) if len(found) == 1 else None)
 
     def list_price(self, store: str, storage_class: str) -> StorageRate | None:
         """The list prices of a class of the store's provider; None for folders and unknown classes."""
@@ -88,7 +93,7 @@ def price_item(action: str, to: str | None, store: str, parts: Sequence[Part], r
 
 def _rate_here(store: str, storage_class: str, rates: Rates) -> tuple[Decimal | None, str | None]:
     """Money a byte costs a month where it is."""
-    billed = rates.by_bucket.get(bucket_of(store) or "")
+    billed = rates.by_bucket.get((bucket_of(store) or "", storage_class))
     if billed is not None:
         return billed, "bill"
     listed = rates.list_price(store, storage_class)
@@ -100,7 +105,7 @@ def _cost_there(action: str, to: str | None, store: str, part: Part, rates: Rate
     if action == "delete":
         return Decimal(0), None
     if action == "archive":
-        rate = rates.by_bucket.get(bucket_of(to or "") or "")
+        rate = rates.billed_where_written(to or "")
         return (None, None) if rate is None else (EXACT.multiply(rate, Decimal(part.bytes)), "bill")
     listed = rates.list_price(store, to or "")
     if listed is None:
@@ -148,36 +153,18 @@ def _tick(money: Decimal | None) -> Decimal | None:
     return None if money is None else money.quantize(TICK, context=EXACT)
 
 
-def read_rates(costs: Sequence[Mapping[str, Any]], stored: Sequence[Mapping[str, Any]], settings: Settings, now: datetime) -> Rates:
-    """The rates of a plan: what a byte costs a month by the bill, and list prices, all in `currency`.
+def read_rates(reader: Reader, settings: Settings, now: datetime) -> Rates:
+    """The rates of a plan, all in `currency`: what a byte costs a month by the bill (see `storage_rates`), and list prices.
 
-    By the bill: a whole bucket's storage lines over its mean bytes, in its newest full month if there is one. A store that is
-    only a folder of its bucket has no rate: the bill is for the whole bucket. A storage class has the rate of the buckets that
-    hold nothing else.
+    A storage class without a bill in its own bucket has the lowest rate of the buckets that have it.
     """
-    by_month: dict[tuple[str, date], dict[str, float | None]] = {}
-    for row in stored:
-        bucket = bucket_of(row["store"])
-        if bucket is not None:
-            by_month.setdefault((bucket, row["month"]), {})[row["storage_class"]] = row["mean_bytes"]
-    newest_first = sorted(costs, key=lambda row: (row["billing_period"] < now.date().replace(day=1), row["billing_period"]), reverse=True)
-    by_bucket: dict[str, Decimal] = {}
-    by_class: dict[str, list[Decimal]] = {}
-    for row in newest_first:
-        bucket = _resource_bucket(row["resource_key"])
-        if bucket in by_bucket or row["billing_currency"] != settings.currency or row["effective_cost"] is None:
-            continue
-        months = sorted((month for name, month in by_month if name == bucket), key=lambda month: abs((month - row["billing_period"]).days))
-        classes = by_month[bucket, months[0]] if months else {}
-        total = Decimal(0)
-        for mean in classes.values():
-            total = total + Decimal(round(mean)) if mean is not None else Decimal("NaN")  # one unknown class: no rate
-        cost = _month_of(row)
-        if not total.is_nan() and total > 0 and cost > 0:
-            by_bucket[bucket] = EXACT.divide(cost, total)
-            if len(classes) == 1:
-                by_class.setdefault(next(iter(classes)), []).append(by_bucket[bucket])
-    return Rates(by_bucket, {name: min(found) for name, found in by_class.items()}, list_prices(settings, now.date()), settings.currency)
+    by_bucket: dict[tuple[str, str], Decimal] = {}
+    by_class: dict[str, Decimal] = {}
+    for (store, storage_class), rate in billed_rates(reader, settings.currency, now).items():
+        if (bucket := bucket_of(store)) is not None:
+            by_bucket[bucket, storage_class] = rate.per_byte
+            by_class[storage_class] = min(rate.per_byte, by_class.get(storage_class, rate.per_byte))
+    return Rates(by_bucket, by_class, list_prices(settings, now.date()), settings.currency)
 
 
 def list_prices(settings: Settings, day: date) -> dict[tuple[str, str], StorageRate]:
@@ -208,17 +195,3 @@ def bucket_of(store: str) -> str | None:
     """The bucket a root URI is all of; None for folders, and for roots inside a bucket."""
     parts = urlsplit(store)
     return parts.netloc if parts.scheme in ("s3", "gs") and parts.netloc and parts.path in ("", "/") else None
-
-
-def _resource_bucket(resource_key: str) -> str:
-    """arn:aws:s3:::name, //storage.googleapis.com/…/name or name."""
-    return resource_key.rpartition(":::")[2].rpartition("/")[2]
-
-
-def _month_of(row: Mapping[str, Any]) -> Decimal:
-    """The cost of a whole month; lines of at most a day tell over how many days it was billed."""
-    days = calendar.monthrange(row["billing_period"].year, row["billing_period"].month)[1]
-    cost: Decimal = row["effective_cost"]
-    if row["longest_microseconds"] is None or row["longest_microseconds"] > 86_400_000_000:
-        return cost
-    return EXACT.divide(EXACT.multiply(cost, Decimal(days)), Decimal(row["day_count"]))

@@ -7,7 +7,7 @@ set; here the question is put together and money is added. What was announced an
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from importlib.resources import files
 from itertools import groupby
 from operator import itemgetter
@@ -36,7 +36,7 @@ def plan_items(reader: Reader, settings: Settings, now: datetime) -> pa.Table:
     selections = [(policy, parse_select(policy)) for policy in settings.retention]
     if not selections:
         return schema.empty_table()
-    rates = _read_rates(reader, settings, now)
+    rates = read_rates(reader, settings, now)
     batches, taken = [], dict[tuple[str, str], str]()
     for policy, selection in selections:
         rows = _rows(policy, selection, _read_candidates(reader, policy, selection, settings, now), rates, settings, now, taken)
@@ -48,14 +48,7 @@ def plan_items(reader: Reader, settings: Settings, now: datetime) -> pa.Table:
 def policy_rows(reader: Reader, settings: Settings, policy: RetentionPolicy, selection: Selection, now: datetime, *, run_id: str) -> list[dict[str, Any]]:
     """Rows of one policy for one run and its models."""
     candidates = _read_candidates(reader, policy, selection, settings, now, run_id)
-    return list(_rows(policy, selection, candidates, _read_rates(reader, settings, now), settings, now, {}))
-
-
-def _read_rates(reader: Reader, settings: Settings, now: datetime) -> Rates:
-    since = (now.date().replace(day=1) - timedelta(days=62)).replace(day=1)
-    costs = reader.query(_sql("rates"), {"since": since}).to_pylist()
-    stored = reader.query(_sql("stored"), {"since": since, "now": now}).to_pylist()
-    return read_rates(costs, stored, settings, now)
+    return list(_rows(policy, selection, candidates, read_rates(reader, settings, now), settings, now, {}))
 
 
 def _read_candidates(
