@@ -9,6 +9,7 @@ import os
 import smtplib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -457,11 +458,13 @@ def check_mail(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_smtp(mail: MailSettings) -> Iterator[Finding]:
-    from runspend.actions.alert.send import connect, describe
+    from runspend.actions.alert.send import describe, log_on, make_client
 
+    server = make_client(mail, SMTP_SECONDS)
     try:
-        with connect(mail, SMTP_SECONDS) as server:
-            server.noop()
+        with closing(server):
+            log_on(server, mail)
+            server.quit()
     except (OSError, smtplib.SMTPException) as error:
         why = f"{describe(error, mail)}. Check mail.host, mail.port, mail.tls and the login. Nothing was sent."
         yield Finding("mail", "smtp", "FAIL", f"cannot use {mail.host}:{mail.port}: {why}")

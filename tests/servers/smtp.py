@@ -9,10 +9,12 @@ import asyncio
 import datetime as dt
 import os
 import signal
+import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -37,6 +39,9 @@ class Script:
     data_reply: str | None = None
     keep_before_reply: bool = False  # queue the message and only then answer data_reply: the case that makes doubles
     hang_up_after_data: bool = False
+    drop_mid_data: bool = False  # the connection ends while the message is coming in
+    stall_at: str = ""  # a moment ("ehlo", "mail", "rcpt", "body_received", "queued") at which nothing comes for `stall_seconds`
+    stall_seconds: float = 0
     at: Callable[[str], None] = lambda moment: None
 
 
@@ -65,15 +70,20 @@ class Handler:
         self.accepted: list[Accepted] = []
         self.commands: list[str] = []
 
+    async def _reach(self, moment: str) -> None:
+        self.script.at(moment)
+        if self.script.stall_at == moment:
+            await asyncio.sleep(self.script.stall_seconds)
+
     async def handle_EHLO(self, server: SMTP, session: Session, envelope: Envelope, hostname: str, responses: list[str]) -> list[str]:
         self.commands.append(f"EHLO {hostname}")
-        self.script.at("ehlo")
+        await self._reach("ehlo")
         session.host_name = hostname
         return responses
 
     async def handle_MAIL(self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]) -> str:
         self.commands.append(f"MAIL {address}")
-        self.script.at("mail")
+        await self._reach("mail")
         if self.script.mail_reply:
             return self.script.mail_reply
         envelope.mail_from = address
@@ -81,29 +91,42 @@ class Handler:
 
     async def handle_RCPT(self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]) -> str:
         self.commands.append(f"RCPT {address}")
-        self.script.at("rcpt")
+        await self._reach("rcpt")
         reply = self.script.rcpt_replies.get(address)
-        if reply:
+        if reply and not reply.startswith("2"):
             return reply
         envelope.rcpt_tos.append(address)
-        return "250 OK"
+        return reply or "250 OK"
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         assert isinstance(envelope.content, bytes)
         assert envelope.mail_from is not None
         self.commands.append("DATA")
-        self.script.at("body_received")
+        await self._reach("body_received")
         assert server.transport is not None
         is_encrypted = server.transport.get_extra_info("ssl_object") is not None
         taken = Accepted(envelope.mail_from, list(envelope.rcpt_tos), envelope.content, is_encrypted, getattr(session, "login", None))
         reply = self.script.data_reply
         if reply is None or reply.startswith("2") or self.script.keep_before_reply:
             self.accepted.append(taken)
-        self.script.at("queued")
+        await self._reach("queued")
         if self.script.hang_up_after_data:
             server.transport.abort()
             await asyncio.sleep(0.05)
         return reply or "250 queued"
+
+
+class ScriptedSMTP(SMTP):
+    """A server that can hang up in the middle of a message."""
+
+    script: Script
+
+    def data_received(self, data: bytes) -> None:
+        if self.script.drop_mid_data and b"Message-ID:" in data:
+            assert self.transport is not None
+            self.transport.abort()
+            return
+        super().data_received(data)
 
 
 class Server(Controller):
@@ -124,7 +147,7 @@ class Server(Controller):
             session.login = given[0]  # type: ignore[attr-defined]  # kept for the test to see
             return AuthResult(success=given == self._login, handled=False)
 
-        return SMTP(
+        server = ScriptedSMTP(
             self.script_handler,
             hostname="mail.test",
             tls_context=self._context if self._tls == "starttls" else None,
@@ -133,6 +156,8 @@ class Server(Controller):
             auth_required=self._login is not None and self._tls == "starttls",
             auth_require_tls=self._tls == "starttls",
         )
+        server.script = self.script_handler.script
+        return server
 
     def _trigger_server(self) -> None:
         """aiosmtpd's own wants a fixed port; the port is known once the server listens."""
@@ -159,6 +184,29 @@ def smtp_server(
         yield server
     finally:
         server.stop()
+
+
+@contextmanager
+def endless_server(line: bytes = b"2") -> Iterator[int]:
+    """A port on which every client is told `line` ten times a second, for ever: no timeout of a single answer ends that."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def talk() -> None:
+            while True:
+                try:
+                    client, _ = listener.accept()
+                except OSError:
+                    return
+                with client, suppress(OSError):
+                    while True:
+                        client.sendall(line)
+                        time.sleep(0.1)
+
+        thread = threading.Thread(target=talk, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(5)
 
 
 def make_certificate(folder: Path) -> tuple[ssl.SSLContext, Path]:

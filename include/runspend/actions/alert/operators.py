@@ -19,6 +19,7 @@ from runspend.config import Settings
 
 Kind = Literal["REFUSED", "CHECK FAILED", "DAG FAILED", "STALE", "NOT JUDGED", "NO WAREHOUSE", "TEST"]
 LIST_NAME = "operators"
+TRIES_TOLD = 5  # more than a day under Airflow
 
 
 def notify(
@@ -50,7 +51,7 @@ def notify(
 
 
 def tell_refused(settings: Settings, records: RecordStore, now: datetime) -> list[Delivery]:
-    """Tell of every recipient a mail server refused for good, once for each mail and recipient, whenever it was found out.
+    """Tell of every recipient a mail server refused for good or puts off again and again, once for each mail and recipient.
 
     It is read from the records, so a refusal recorded by a process that was killed is told by the next. Operators' own mails
     are left out: they would answer each other.
@@ -61,17 +62,21 @@ def tell_refused(settings: Settings, records: RecordStore, now: datetime) -> lis
     is_new = False
     for value in records.list("outbox").values():
         local_id = _notice_id("REFUSED", f"{value['message_id']} {value['recipient']}", "once")
-        if value["state"] != "refused" or "subject" not in value or local_id in told or value["message_id"].startswith(f"<{LIST_NAME}."):
+        is_put_off = value["state"] == "waiting" and value["attempts"] >= TRIES_TOLD
+        is_ours = value["message_id"].startswith(f"<{LIST_NAME}.")
+        if not (value["state"] == "refused" or is_put_off) or "subject" not in value or local_id in told or is_ours:
             continue
+        then = "it is tried again" if is_put_off else "this mail is not sent again"
         blocks: list[Block] = [
             *_found([f"Subject: {value['subject']}", f"Message-ID: {value['message_id']}"]),
             *_help(
                 "The other recipients were sent to; what was decided is kept and shown in the alerts table.",
-                [("Correct the address", f"in {settings.path or 'runspend.yaml'}"), ("Tell them yourself", "this mail is not sent again")],
+                [("Correct the address", f"in {settings.path or 'runspend.yaml'}"), ("Tell them yourself", then)],
             ),
-            Paragraph("Runspend does not try this address again for this mail. Sent once for this mail and recipient."),
+            Paragraph("Sent once for this mail and recipient."),
         ]
-        headline = f"a mail to {value['recipient']} was refused: {value['reply']}"
+        what = f"was put off {value['attempts']} times" if is_put_off else "was refused"
+        headline = f"a mail to {value['recipient']} {what}: {value['reply']}"
         mail = _write(settings, "REFUSED", local_id, now, headline, blocks)
         is_new |= records.create("notices", local_id, {"kind": "REFUSED", "decided_at": now.isoformat(), "mail": mail.as_record()})
     return send_outbox(settings, records, now) if is_new else []

@@ -28,6 +28,8 @@ TIMEOUT_SECONDS = 30.0  # for one answer
 # All of a night's mails together: a server that answers a letter at a time, or stalls at each mail, holds nobody up for longer.
 DEADLINE_SECONDS = 600.0
 LOST_CONNECTIONS = 3
+# "Not you" (RFC 3463's 5.7, "relaying denied") is about the account or the network, which somebody puts right, not the address.
+_OUR_FAULT = re.compile(rb"\b5\.7\.\d|\brelay", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -96,13 +98,15 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
     """One connection for a night's mails, made at the first; made anew when the server dropped it, but not for ever."""
 
     def __init__(self, settings: MailSettings, timeout_seconds: float = TIMEOUT_SECONDS, deadline_seconds: float = DEADLINE_SECONDS) -> None:
+        """Seconds: for one answer, and for all mails together."""
         self.settings = settings
         self.timeout_seconds = timeout_seconds
         self.deadline_seconds = deadline_seconds
         self._smtp: smtplib.SMTP | None = None
         self._given_up: str | None = None
         self._lost = 0
-        self._guard: threading.Timer | None = None
+        self._over = threading.Event()
+        self._guard: threading.Thread | None = None
 
     def deliver(self, mail: Mail, recipients: Sequence[str]) -> dict[str, Outcome]:
         """One transaction. A 5xx to a recipient or to the message is a refusal; whatever leaves doubt is waiting."""
@@ -112,11 +116,10 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
         try:
             self._transact(self._connected(), mail, recipients, outcomes)
         except (smtplib.SMTPException, OSError) as error:
-            was_connected = self._smtp is not None
             self._drop()
             said = describe(error, self.settings)
             self._lost += 1
-            if not was_connected or self._lost >= LOST_CONNECTIONS:
+            if self._lost >= LOST_CONNECTIONS:
                 self._give_up(said)
             outcomes |= {r: Outcome("waiting", said) for r in recipients if r not in outcomes}
         return outcomes
@@ -126,8 +129,9 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
             with suppress(smtplib.SMTPException, OSError):  # every outcome is recorded already; a server that hangs up first changes none
                 self._smtp.quit()
         self._drop()
+        self._over.set()
         if self._guard is not None:
-            self._guard.cancel()
+            self._guard.join()
 
     def _transact(self, smtp: smtplib.SMTP, mail: Mail, recipients: Sequence[str], outcomes: dict[str, Outcome]) -> None:
         code, reply = smtp.mail(address_of(mail.sender) or "runspend@localhost")
@@ -144,7 +148,8 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
             if code in (250, 251, 252):
                 taken.append(recipient)
             else:
-                outcomes[recipient] = Outcome("refused" if code >= 500 else "waiting", _said(code, reply))
+                is_final = code >= 500 and not _OUR_FAULT.search(reply)
+                outcomes[recipient] = Outcome("refused" if is_final else "waiting", _said(code, reply))
         if not taken:
             self._give_up_transaction(code)
             return
@@ -159,23 +164,30 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
 
     def _connected(self) -> smtplib.SMTP:
         if self._guard is None:
-            self._guard = threading.Timer(self.deadline_seconds, self._cut_off)
-            self._guard.daemon = True
+            self._guard = threading.Thread(target=self._cut_off, daemon=True)
             self._guard.start()
         if self._smtp is None:
-            self._smtp = connect(self.settings, self.timeout_seconds)
+            self._smtp = make_client(self.settings, self.timeout_seconds)  # known to the guard before it waits for anything
+            try:
+                log_on(self._smtp, self.settings)
+            except (smtplib.SMTPException, OSError) as error:
+                self._give_up(describe(error, self.settings))  # a server that cannot be had is not asked again for every mail
+                raise
         return self._smtp
 
     def _give_up(self, why: str) -> None:
         self._given_up = self._given_up or why
 
     def _cut_off(self) -> None:
-        """Runs beside the sender: whatever it waits for, it waits no longer."""
+        """Runs beside the sender: after the deadline, whatever it waits for, it waits no longer."""
+        if self._over.wait(self.deadline_seconds):
+            return
         self._give_up(f"{self.settings.host} took longer than {self.deadline_seconds:.0f} s for all mails")
-        smtp = self._smtp
-        if smtp is not None and smtp.sock is not None:
-            with suppress(OSError):  # closed at this moment
-                socket.socket.shutdown(smtp.sock, socket.SHUT_RDWR)
+        while not self._over.wait(0.2):
+            sock = self._smtp.sock if self._smtp is not None else None
+            if sock is not None:
+                with suppress(OSError):  # closed at this moment
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def _give_up_transaction(self, code: int) -> None:
         if code == 421 or self._smtp is None:
@@ -189,27 +201,25 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
             self._smtp = None
 
 
-def connect(settings: MailSettings, timeout_seconds: float = TIMEOUT_SECONDS) -> smtplib.SMTP:
-    """A connection with the TLS and the login that the settings ask for, or smtplib's or the system's error; never a weaker one."""
+def make_client(settings: MailSettings, timeout_seconds: float = TIMEOUT_SECONDS) -> smtplib.SMTP:
+    """A client for the server of the settings that has not connected yet."""
+    name = sender_host(settings.from_)  # said in EHLO; the default asks the resolver for this machine's name
+    if settings.tls == "implicit":
+        return smtplib.SMTP_SSL(local_hostname=name, timeout=timeout_seconds, context=ssl.create_default_context())
+    return smtplib.SMTP(local_hostname=name, timeout=timeout_seconds)
+
+
+def log_on(smtp: smtplib.SMTP, settings: MailSettings) -> None:
+    """Connect with the TLS and the login that the settings ask for, or raise smtplib's or the system's error; never weaker."""
     if settings.connection or settings.host is None or settings.host.startswith(CONNECTION):
         raise smtplib.SMTPException("the mail server is an Airflow connection, which only a task of Airflow can read")
-    context = ssl.create_default_context()
-    name = sender_host(settings.from_)  # said in EHLO; the default asks the resolver for this machine's name
-    smtp: smtplib.SMTP
-    if settings.tls == "implicit":
-        smtp = smtplib.SMTP_SSL(settings.host, settings.port, local_hostname=name, timeout=timeout_seconds, context=context)
-    else:
-        smtp = smtplib.SMTP(settings.host, settings.port, local_hostname=name, timeout=timeout_seconds)
-    try:
-        if settings.tls == "starttls":
-            smtp.starttls(context=context)  # raises if the server does not offer it: nothing is ever sent in the clear instead
-        smtp.ehlo_or_helo_if_needed()
-        if settings.username:
-            _log_in(smtp, settings.username, settings.password.get_secret_value() if settings.password else "")
-    except BaseException:
-        smtp.close()
-        raise
-    return smtp
+    smtp._host = settings.host  # type: ignore[attr-defined]  # what certificates are compared with; only the constructor sets it, and connects
+    smtp.connect(settings.host, settings.port)
+    if settings.tls == "starttls":
+        smtp.starttls(context=ssl.create_default_context())  # raises if it is not offered: nothing is ever sent in the clear instead
+    smtp.ehlo_or_helo_if_needed()
+    if settings.username:
+        _log_in(smtp, settings.username, settings.password.get_secret_value() if settings.password else "")
 
 
 def _log_in(smtp: smtplib.SMTP, username: str, password: str) -> None:
@@ -234,6 +244,6 @@ def describe(error: Exception, settings: MailSettings) -> str:
     where = f"{settings.host}:{settings.port}"
     if isinstance(error, ssl.SSLError) or (settings.tls == "starttls" and isinstance(error, smtplib.SMTPNotSupportedError)):
         return f"no TLS with {where}, and without it nothing is sent: {error}"[:300]
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError) or str(error).endswith("timed out"):  # smtplib says of most time-outs that the server hung up
         return f"{where} gave no answer in time"
     return f"{where}: {type(error).__name__}: {error}"[:300]
