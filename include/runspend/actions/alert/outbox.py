@@ -127,7 +127,7 @@ def set_outcome(records: RecordStore, mail: Mail, recipient: str, outcome: Outco
     key = _outbox_key(mail.message_id, recipient)
     value = {
         "message_id": mail.message_id, "recipient": recipient, "kind": mail.kind, "subject": mail.subject, "state": outcome.state,
-        "reply": outcome.reply, "at": now.isoformat(), "backend": backend, "attempts": 1,
+        "reply": outcome.reply, "at": now.isoformat(), "backend": backend, "attempts": int(outcome.was_tried),
     }  # fmt: skip
     while not records.create("outbox", key, value):
         found = records.get("outbox", key)
@@ -135,7 +135,7 @@ def set_outcome(records: RecordStore, mail: Mail, recipient: str, outcome: Outco
             continue
         before, token = found
         if before["state"] in ("accepted", "skipped") or records.replace(
-            "outbox", key, {**value, "attempts": before["attempts"] + 1}, token
+            "outbox", key, {**value, "attempts": before["attempts"] + value["attempts"]}, token
         ):
             return
 

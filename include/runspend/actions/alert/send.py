@@ -38,6 +38,7 @@ class Outcome:
 
     state: Literal["accepted", "refused", "waiting", "skipped"]
     reply: str
+    was_tried: bool = True  # False: the server had been given up before this mail's turn came
 
 
 class Backend(Protocol):
@@ -111,7 +112,7 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
     def deliver(self, mail: Mail, recipients: Sequence[str]) -> dict[str, Outcome]:
         """One transaction. A 5xx to a recipient or to the message is a refusal; whatever leaves doubt is waiting."""
         if self._given_up is not None:  # 500 mails must not wait for 500 timeouts
-            return dict.fromkeys(recipients, Outcome("waiting", self._given_up))
+            return dict.fromkeys(recipients, Outcome("waiting", self._given_up, was_tried=False))
         outcomes: dict[str, Outcome] = {}
         try:
             self._transact(self._connected(), mail, recipients, outcomes)
