@@ -1,0 +1,467 @@
+"""One run of the archive: what it does, what stops it, and that being cut anywhere costs nothing but another run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from runspend.actions.archive.book import Book
+from runspend.actions.archive.engine import Known
+from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, Item
+from runspend.actions.archive.restore import restore
+from runspend.errors import CapPassed, LeaseLost, SourceRefused, SourceUnreachable, UsageError
+from tests.archive_world import ARCHIVE, PREFIX, SOURCE, Faults, Killed, MemoryRecords, World, make_item
+
+FILES = {"model/MLmodel": b"flavors: {}\n", "model/weights.bin": b"w" * 3000, "notes ü.txt": b"", "empty/": b"", "copy.bin": b"w" * 3000}
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World()
+    for name, body in FILES.items():
+        world.put(name, body)
+    yield world
+    world.close()
+
+
+def states(world: World, *items: Item, **options: Any) -> list[tuple[str, str | None]]:
+    return [(result.state, result.reason) for result in world.apply(*items, **options)]
+
+
+def test_moves_a_run_and_leaves_a_note(world: World) -> None:
+    world.put("x", b"mine", prefix="1/run10/artifacts")
+    assert states(world) == [("archived", None)]
+    assert world.here() == {} and world.restorable() == FILES
+    assert world.here("1/run10/artifacts") == {"x": b"mine"}
+    note = world.source.objects[f"{PREFIX}/{NOTE_NAME}"].body.decode()
+    assert note.startswith("Archived by Runspend.\n") and "runspend archive restore run1" in note
+    assert f"{ARCHIVE}{ARCHIVE_FOLDER}/prod/1/run1/" in note and "The 5 files" in note and "(6,012 bytes)" in note
+
+
+def test_equal_files_are_kept_once(world: World) -> None:
+    world.apply()
+    copies = [key for key in world.archive.objects if "/data/" in key]
+    assert len(copies) == 3, copies
+
+
+def test_does_nothing_the_second_time(world: World) -> None:
+    world.apply()
+    assert states(world) == [("nothing", "there is nothing in its folder")]
+    assert world.changes_made == 0
+
+
+def test_no_byte_is_deleted_before_the_manifest_is_there(world: World) -> None:
+    seen = []
+
+    def look() -> None:
+        if any(what.startswith("delete") for what in world.faults.made) and not seen and len(world.here()) < len(FILES):
+            seen.append(world.restorable())
+
+    world.faults.after = look
+    world.apply()
+    assert seen == [FILES]
+
+
+# --- what stops it -----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_protected_stays(world: World) -> None:
+    world.protection = "alias champion on fraud/7"
+    assert states(world) == [("protected", "alias champion on fraud/7")]
+    assert world.here() == FILES
+    world.protection = None
+    assert states(world) == [("archived", None)]
+
+
+@pytest.mark.parametrize("error", [SourceUnreachable("prod", "no answer"), ConnectionResetError("reset")])
+def test_a_question_that_fails_protects(world: World, error: Exception) -> None:
+    def protects(item: Item) -> str | None:
+        raise error
+
+    [(state, reason)] = states(world, protects=protects)
+    assert state == "protected" and reason is not None and reason.startswith("whether anything protects it cannot be told")
+    assert world.here() == FILES
+
+
+def test_protection_is_asked_after_the_copy_and_before_each_thousand(world: World) -> None:
+    for number in range(2500):
+        world.put(f"many/{number}", b"%d" % number)
+    asked = []
+
+    def protects(item: Item) -> str | None:
+        asked.append((len(world.here()), len(world.restorable())))
+        return "tagged keep" if len(asked) == 3 else None
+
+    assert states(world, protects=protects) == [("protected", "tagged keep")]
+    assert asked == [(2505, 2505), (1505, 2505), (505, 2505)]
+    assert world.apply()[0].state == "archived" and world.restorable().items() >= FILES.items()
+
+
+def test_without_credentials_everything_is_done_but_the_delete(world: World) -> None:
+    world.may_delete = False
+    [(state, reason)] = states(world)
+    assert state == "copied" and reason is not None and "delete_credentials" in reason
+    assert world.here() == FILES and world.restorable() == FILES
+    world.may_delete = True
+    assert states(world) == [("archived", None)]
+    assert world.faults.made[f"write {ARCHIVE}"] == 0, "what was copied is not copied again"
+
+
+def test_what_is_younger_than_the_margin_stays(world: World) -> None:
+    world.put("model/new.bin", b"new", world.now - timedelta(days=6, hours=23))
+    [(state, reason)] = states(world)
+    assert state == "protected" and reason == "'model/new.bin' was written 2026-11-18T07:00: it is younger than `archive.margin`"
+    world.advance(hours=2)
+    assert states(world) == [("archived", None)]
+
+
+CAPS = [
+    ({"max_objects": 4}, "cannot act on 5 objects: `archive.max_objects` is 4"),
+    ({"max_bytes": 6011}, "cannot act on 6,012 bytes: `archive.max_bytes` is 6,011"),
+    ({"max_percent": "49%"}, "cannot act on 5 of 10 objects in s3://source/root/: `archive.max_percent` allows 4"),
+]
+
+
+@pytest.mark.parametrize(("caps", "told"), CAPS)
+def test_a_cap_stops_everything_before_anything(caps: dict[str, Any], told: str) -> None:
+    world = World(**caps)
+    for name, body in FILES.items():
+        world.put(name, body)
+    with pytest.raises(CapPassed, match="Nothing was moved or deleted") as raised:
+        world.apply(known=lambda uri: Known(10, 20_000))
+    assert str(raised.value).startswith(told) and raised.value.wanted > raised.value.allowed and raised.value.exit_code == 4
+    assert world.archive.objects == {} and world.here() == FILES
+
+
+@pytest.mark.parametrize(("caps"), [{"max_objects": 5}, {"max_bytes": 6012}, {"max_percent": "50%"}])
+def test_a_cap_that_is_just_met_stops_nothing(caps: dict[str, Any]) -> None:
+    world = World(**caps)
+    for name, body in FILES.items():
+        world.put(name, body)
+    assert world.apply(known=lambda uri: Known(10, 20_000))[0].state == "archived"
+
+
+def test_two_items_share_the_caps() -> None:
+    world = World(max_objects=3)
+    for run in ("run1", "run2"):
+        world.put("a", b"1", prefix=f"1/{run}/artifacts")
+        world.put("b", b"2", prefix=f"1/{run}/artifacts")
+    items = [make_item(run_id=run, owner_id=run, prefix=f"1/{run}/artifacts") for run in ("run1", "run2")]
+    with pytest.raises(CapPassed, match="cannot act on 4 objects"):
+        world.apply(*items)
+
+
+def test_a_store_nobody_measured_is_not_touched(world: World) -> None:
+    with pytest.raises(CapPassed, match="how much it holds is unknown"):
+        world.apply(known=lambda uri: None)
+    assert world.archive.objects == {}
+
+
+@pytest.mark.parametrize("minutes", [-6, 6])
+def test_clocks_that_differ_stop_it(world: World, minutes: int) -> None:
+    world.archive.clock = lambda: world.now + timedelta(minutes=minutes)  # type: ignore[method-assign]
+    with pytest.raises(SourceRefused, match="Set the clocks"):
+        world.apply()
+    assert world.here() == FILES and world.archive.objects == {}
+
+
+def test_a_time_that_is_to_come_stops_it(world: World) -> None:
+    with pytest.raises(SourceRefused, match="that is later than it is"):
+        states(world, now=world.now + timedelta(days=365))
+    assert world.archive.objects == {}
+
+
+PLACES = [
+    {"prefix": ""}, {"prefix": "1/../2"}, {"prefix": "1//2"}, {"prefix": "1/run1/"}, {"prefix": "/1"}, {"prefix": "1/%2e%2e/2"}, {"prefix": "a\\b"},
+    {"store": "s3://elsewhere/"}, {"store": "/etc", "prefix": "ssh"}, {"to": "s3://elsewhere/"}, {"prefix": ARCHIVE_FOLDER}, {"prefix": "runspend-archive"},
+    {"store": ARCHIVE, "prefix": "runspend-archive/v1/prod"}, {"action": "delete"}, {"action": "delete", "store": ARCHIVE, "prefix": ARCHIVE_FOLDER},
+    {"action": "delete", "store": ARCHIVE, "prefix": f"{ARCHIVE_FOLDER}/prod/1/run1"}, {"action": "delete", "store": ARCHIVE, "prefix": f"{ARCHIVE_FOLDER}/prod/1/run1/../x"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_place_but_a_folder_of_its_own_is_touched(world: World, place: dict[str, Any]) -> None:
+    [(state, reason)] = states(world, make_item(**place))
+    assert state == "failed" and reason is not None and reason.startswith("cannot ")
+    assert not [what for what in world.faults.made if not what.startswith("record")], world.faults.made
+
+
+def test_an_archive_inside_the_folder_is_refused(world: World) -> None:
+    world.settings = world.settings.model_copy(update={"archive": world.settings.archive.model_copy(update={"to": SOURCE})})
+    world.source.put(f"{PREFIX}/x", b"x")
+    [(state, reason)] = states(world, make_item(to=SOURCE, prefix="runspend-archive/v1"))
+    assert state == "failed" and reason is not None and "it is the archive itself" in reason
+
+
+@pytest.mark.parametrize("name", ["a\\b", "a\nb", "..", "a/../b", "a//b", "%2e%2e/x", "x" * 256, "\u2028", "a/\x85"])
+def test_a_name_that_could_not_be_restored_keeps_its_run_in_place(world: World, name: str) -> None:
+    world.put(name, b"odd")
+    [(state, reason)] = states(world)
+    assert state == "failed" and reason is not None and "could not be restored" in reason
+    assert world.here() == {**FILES, name: b"odd"} and world.archive.objects == {}
+
+
+def test_one_bad_item_stops_no_other() -> None:
+    world = World()
+    items = []
+    for number in range(100):
+        world.put("a", b"%d" % number, prefix=f"1/run{number}/artifacts")
+        items.append(make_item(run_id=f"run{number}", owner_id=f"run{number}", prefix=f"1/run{number}/artifacts"))
+    world.put("a\\b", b"poison", prefix="1/run7/artifacts")
+    results = world.apply(*items)
+    assert [result.state for result in results] == ["failed" if number == 7 else "archived" for number in range(100)]
+    assert world.here("1/run7/artifacts") == {"a": b"7", "a\\b": b"poison"}
+
+
+def test_a_store_that_ignores_conditions_keeps_everything(world: World) -> None:
+    world.source._same = lambda obj: None  # type: ignore[method-assign]
+    [(state, reason)] = states(world)
+    assert state == "failed" and reason is not None and "it ignores conditions" in reason
+    assert world.here() == FILES and world.restorable() == FILES
+
+
+def test_a_store_that_only_says_that_it_deletes(world: World) -> None:
+    world.faults.plan = {(f"delete {SOURCE}", number): "lie" for number in range(4, 9)}
+    [(state, reason)] = states(world)
+    assert state == "partial" and reason is not None and reason.startswith("4 of 5 objects are still in their place.")
+    world.faults.plan = {}
+    assert states(world) == [("archived", None)]
+
+
+def test_copies_that_never_arrive_whole(world: World) -> None:
+    world.faults.plan = {(f"write {ARCHIVE}", number): "flipped" for number in range(1, 100)}
+    [(state, reason)] = states(world)
+    assert state == "partial" and reason is not None and "were read back and were not what was written" in reason
+    assert world.here() == FILES
+
+
+def test_one_copy_of_many_that_arrives_damaged_is_copied_again(world: World) -> None:
+    world.faults.plan = {(f"write {ARCHIVE}", 2): "flipped"}
+    assert states(world) == [("archived", None)]
+    assert world.restorable() == FILES
+    assert any(key.endswith("-1") for key in world.archive.objects)
+
+
+# --- interrupted -------------------------------------------------------------------------------------------------------
+
+
+def clean(world: World) -> list[list[tuple[str, str | None]]]:
+    """Two undisturbed runs reach the end, a third does nothing."""
+    told = [states(world) for _ in range(2)]
+    assert world.here() == {} and world.restorable() == FILES, told
+    world.apply()
+    assert world.changes_made == 0, told
+    return told
+
+
+def calls_of_a_run() -> int:
+    world = World()
+    for name, body in FILES.items():
+        world.put(name, body)
+    world.apply()
+    world.close()
+    return world.faults.calls
+
+
+@pytest.mark.parametrize("kind", ["kill before", "kill after"])
+def test_killed_at_every_call(kind: str) -> None:
+    for call in range(1, calls_of_a_run() + 1):
+        world = World()
+        for name, body in FILES.items():
+            world.put(name, body)
+
+        def whole(world: World = world) -> None:
+            here = world.here()
+            assert FILES.items() <= here.items() or FILES.items() <= {**world.restorable(), **here}.items()
+
+        world.faults.after = whole
+        world.apply_faulty({call: kind})
+        world.apply_faulty({call // 2 + 1: kind})
+        clean(world)
+        world.close()
+
+
+def test_written_again_at_every_call() -> None:
+    """Somebody writes an object anew between any two calls: what they wrote is never lost, and never deleted while it is new."""
+    for call in range(1, calls_of_a_run() + 1):
+        world = World()
+        for name, body in FILES.items():
+            world.put(name, body)
+
+        def write(world: World = world, call: int = call) -> None:
+            if world.faults.calls >= call:
+                world.faults.after = lambda: None
+                world.put("model/weights.bin", b"new", world.now)
+
+        world.faults.after = write
+        world.apply()
+        assert world.here()["model/weights.bin"] == b"new", call
+        [result] = world.apply()
+        assert result.state in ("protected", "archived", "nothing") and world.here()["model/weights.bin"] == b"new", (call, result)
+        world.advance(days=8)
+        world.apply()
+        world.apply()
+        assert world.here() == {} and world.restorable() == {**FILES, "model/weights.bin": b"new"}, call
+        world.close()
+
+
+def test_protected_at_every_call() -> None:
+    """A protection that comes at any moment is heeded from the next question on; the question before the first delete is one."""
+    for call in range(1, calls_of_a_run() + 1):
+        world = World()
+        for name, body in FILES.items():
+            world.put(name, body)
+        asked: list[int] = []
+
+        def protects(item: Item, world: World = world, asked: list[int] = asked, call: int = call) -> str | None:
+            asked.append(world.faults.calls)
+            return "pinned" if world.faults.calls >= call else None
+
+        [result] = world.apply(protects=protects)
+        assert (result.state == "protected") == (call <= asked[0]), call
+        assert result.state == "archived" or world.here() == FILES, call
+        world.close()
+
+
+def test_a_second_archiver_does_not_begin(world: World) -> None:
+    world.records.values["archive_lease", "lease"] = (
+        {"number": 4, "until": "2999-01-01T00:00:00+00:00", "host": "elsewhere", "process": 1, "machine": "another", "began": "1"},
+        "token",
+    )
+    with pytest.raises(LeaseLost, match="process 1 on elsewhere is archiving"):
+        world.apply()
+    assert not world.faults.made
+
+
+def test_an_archiver_that_lost_its_lease_changes_nothing(world: World) -> None:
+    """At every call another archiver takes over: the first makes no change after it."""
+    for call in range(1, calls_of_a_run() + 1):
+        world = World()
+        for name, body in FILES.items():
+            world.put(name, body)
+        before: list[Any] = []
+
+        def take_over(world: World = world, call: int = call, before: list[Any] = before) -> None:
+            if world.faults.calls >= call:
+                world.faults.after = lambda: None
+                found, token = world.records.values["archive_lease", "lease"]
+                world.records.values["archive_lease", "lease"] = {**found, "number": found["number"] + 1}, token + "'"
+                before.extend([dict(world.source.objects), dict(world.archive.objects), dict(world.records.values)])
+
+        world.faults.after = take_over
+        try:
+            world.apply()
+        except LeaseLost:
+            assert before == [world.source.objects, world.archive.objects, world.records.values], call
+        else:
+            assert call >= calls_of_a_run() - 1, call
+        world.close()
+
+
+# --- tier and delete -----------------------------------------------------------------------------------------------------
+
+
+def test_tiers_in_place(world: World) -> None:
+    world.source.objects[f"{PREFIX}/copy.bin"].storage_class = "GLACIER_IR"
+    item = make_item(action="tier", to="GLACIER_IR")
+    assert states(world, item) == [("tiered", None)]
+    assert world.here() == FILES and world.faults.made[f"set_class {SOURCE}"] == 3
+    classes = {key.removeprefix(f"{PREFIX}/"): kept.storage_class for key, kept in world.source.objects.items()}
+    assert classes == {name: "STANDARD" if name == "empty/" else "GLACIER_IR" for name in FILES}
+    assert states(world, item) == [("nothing", "there is nothing in its folder")]
+    assert world.archive.objects == {} and not any(what.startswith(("read", "delete")) for what in world.faults.made)
+
+
+@pytest.mark.parametrize("kind", ["no reply before", "no reply after", "refused", "lie", "kill before", "kill after"])
+def test_tiering_goes_on_where_it_was_cut(kind: str) -> None:
+    item = make_item(action="tier", to="GLACIER_IR")
+    for call in range(1, 4):
+        world = World()
+        for name, body in FILES.items():
+            world.put(name, body)
+        world.faults.plan = {(f"set_class {SOURCE}", call): kind}
+        try:
+            [result] = world.apply(item)
+            assert result.state == ("tiered" if kind == "no reply after" else "partial"), result
+        except Killed:
+            world._take_lease_of_the_dead()
+        world.faults.plan = {}
+        assert states(world, item) == [("tiered", None)] if kind != "no reply after" else True
+        assert world.here() == FILES
+
+
+def test_what_is_protected_is_not_tiered(world: World) -> None:
+    world.protection = "running"
+    assert states(world, make_item(action="tier", to="GLACIER_IR")) == [("protected", "running")]
+    assert world.faults.made[f"set_class {SOURCE}"] == 0
+
+
+def expiring(world: World) -> Item:
+    [archive] = Book(world.records).all()  # type: ignore[arg-type]
+    return replace(archive.item, policy="forget", action="delete", store=ARCHIVE, prefix=archive.folder, to=None)
+
+
+def test_an_archive_goes_after_its_retention_only(world: World) -> None:
+    world.apply()
+    item = expiring(world)
+    world.advance(days=364)
+    [(state, reason)] = states(world, item)
+    assert state == "protected" and reason is not None and "younger than `archive.retention`" in reason
+    assert world.restorable() == FILES
+    world.advance(days=2)
+    assert states(world, item) == [("deleted", None)]
+    assert [key.rpartition("/")[2] for key in world.archive.objects] == ["deleted.json"]
+    assert json.loads(world.archive.objects[f"{item.prefix}/deleted.json"].body)["objects"] == 4
+    assert states(world, item) == [("nothing", "there is nothing in its folder")]
+    with pytest.raises(UsageError, match="the retention policy 'forget' deleted its 4 objects on 20"):
+        restore("run1", world.settings, open_store=world.open)
+
+
+def test_an_archive_that_is_protected_does_not_go(world: World) -> None:
+    world.apply()
+    item = expiring(world)
+    world.advance(days=400)
+    world.protection = "legal hold"
+    assert states(world, item) == [("protected", "legal hold")]
+    world.protection, world.may_delete = None, False
+    assert world.apply(item)[0].state == "copied" and world.restorable() == FILES
+
+
+def test_nobody_restores_an_archive_that_is_going(world: World) -> None:
+    world.apply()
+    item = expiring(world)
+    world.advance(days=400)
+    world.faults.plan = {(f"delete {ARCHIVE}", 4): "kill before"}  # two are the probe's
+    with pytest.raises(Killed):
+        world.apply(item)
+    world.faults.plan, world.faults.is_dead = {}, False
+    world._take_lease_of_the_dead()
+    with pytest.raises(UsageError, match="deleted its 4 objects"):
+        restore("run1", world.settings, open_store=world.open)
+    assert states(world, item) == [("deleted", None)]
+
+
+def test_records_of_two_archivers_never_mix() -> None:
+    """A record that somebody else changed since it was read is not overwritten."""
+    records = MemoryRecords(Faults())
+    world = World()
+    world.records = records
+    world.put("a", b"a")
+    world.apply()
+    book = Book(records)  # type: ignore[arg-type]
+    [archive] = book.all()
+    get = records.get
+
+    def changed_meanwhile(kind: str, key: str) -> Any:
+        found = get(kind, key)
+        records.values[kind, key] = records.values[kind, key][0], "newer"
+        return found
+
+    records.get = changed_meanwhile  # type: ignore[method-assign]
+    with pytest.raises(LeaseLost, match="another archiver writes the same records"):
+        book.save(replace(archive, reason="stale"))
