@@ -720,9 +720,9 @@ def _print_query_costs(context: Context, found: QueryCosts) -> None:
 
 def _print_outcome(context: Context, outcome: Outcome) -> None:
     if context.as_json:
-        _print_json({"step": outcome.step, "exit_code": outcome.exit_code, "changed": outcome.changed, "unchanged": outcome.unchanged, "problems": outcome.problems, "notes": outcome.notes})
+        _print_json({"step": outcome.step, "exit_code": outcome.exit_code, "changed": outcome.changed, "unchanged": outcome.unchanged, "problems": outcome.problems, "notes": outcome.notes, "found": outcome.found})
         raise SystemExit(outcome.exit_code)
-    for label, lines in (("changed", outcome.changed), ("note", outcome.notes), ("problem", outcome.problems)):
+    for label, lines in (("changed", outcome.changed), ("found", outcome.found), ("note", outcome.notes), ("problem", outcome.problems)):
         for line in lines:
             click.echo(f"{label:9}{line}", err=label == "problem")
     click.echo(f"{outcome.step}: {len(outcome.changed)} changed, {len(outcome.unchanged)} unchanged, {len(outcome.problems)} problems")

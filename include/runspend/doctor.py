@@ -57,7 +57,7 @@ def diagnose(settings: Settings, *, now: datetime) -> list[Finding]:
         found += _tried("bill", bill.name, bill, lambda b: _probe_bill(b, settings, held, now))
     found += check_accounts_once(held)
     for store in settings.stores:
-        found += _tried("artifacts", _kind(store), store, _probe_store)
+        found += _tried("artifacts", _kind(store), store, lambda s: _probe_store(s, now))
     found += [*check_mail(settings), *check_nothing_missing(settings), *check_machines_of_clusters(settings), *check_not_built(settings)]
     found.sort(key=lambda f: SECTIONS.index(f.section))
     return [replace(f, text=redact(f.text, settings)) for f in found]
@@ -225,9 +225,6 @@ def check_not_built(settings: Settings) -> Iterator[Finding]:
             yield Finding("mlflow", server.name, "WARN", "`via: system-tables` is not read yet. The API is used.")
         if server.registry is not None:
             yield Finding("mlflow", server.name, "WARN", "`registry` is not read yet: no registered version protects artifacts by it.")
-    for store in settings.stores:
-        if store.inventory is not None:
-            yield Finding("artifacts", _kind(store), "WARN", f"{store.uri}: `inventory` is not read yet. The store is listed instead.")
     if "schedule" in settings.model_fields_set:
         yield Finding("config", "schedule", "WARN", "the DAGs do not follow it yet: they run at 04:00, 06:00 and 07:00 UTC.")
     if settings.annotate is not None:
@@ -424,13 +421,13 @@ def _say_what_is_missing(found: Mapping[str, Any], keys: KeySettings) -> Iterato
         )
 
 
-def _probe_store(store: ArtifactStore) -> Iterator[tuple[Level, str]]:
+def _probe_store(store: ArtifactStore, now: datetime) -> Iterator[tuple[Level, str]]:
     if store.measure == "none":
         yield "ok", f"{store.uri}: not measured, as the file says, so its bytes are unknown"
         return
     from runspend.artifacts import probe_store
 
-    yield "ok", f"{store.uri}: {probe_store(store)}"
+    yield "ok", f"{store.uri}: {probe_store(store, now)}"
 
 
 def _kind(store: ArtifactStore) -> str:

@@ -23,6 +23,7 @@ class Outcome:
     unchanged: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    found: list[str] = field(default_factory=list)  # figures, for whoever runs the step by itself
     exit_code: int = 0
     is_worth_retrying: bool = False  # a source did not answer: it may, in a minute
 
@@ -38,5 +39,6 @@ class Outcome:
         self.unchanged += other.unchanged
         self.problems += other.problems
         self.notes += other.notes
+        self.found += other.found
         self.exit_code = max(self.exit_code, other.exit_code)
         self.is_worth_retrying |= other.is_worth_retrying

@@ -135,6 +135,7 @@ def measure(settings: Settings, names: Sequence[str] | None = None, *, now: date
                 if not publish_read(step, kept, units, outcome):
                     note_superseded(outcome, name)
             outcome.notes += result.warnings
+            outcome.found += [result.found] if result.found else []
             if result.error is not None:
                 report.bad(result.error)
     return outcome

@@ -115,9 +115,10 @@ def test_a_store_of_many_pages_is_listed_whole(gcs_server: GcsServer, tmp_path: 
 
 def test_probe_says_what_answers(place: Place) -> None:
     """`doctor` shows one line per store."""
-    assert probe_store(place.store()).endswith("answers, nothing in it")
+    told = "; its listing tells no storage classes, and no versions that are not current"
+    assert probe_store(place.store()).endswith(f"answers, nothing in it{told}")
     place.put({"x": b"x"})
-    assert probe_store(place.store()).endswith(" answers")
+    assert probe_store(place.store()).endswith(f" answers{told}")
 
 
 def test_a_missing_bucket_is_unreachable(place: Place, tmp_path: Path) -> None:

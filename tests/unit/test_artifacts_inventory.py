@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runspend.artifacts import Measurement, measure_store
+from runspend.artifacts import Measurement, measure_store, probe_store
 from runspend.config import ArtifactStore
 from runspend.errors import SourceRefused
 
@@ -182,7 +182,22 @@ def test_an_inventory_says_what_a_listing_says_and_more(inventory: Inventory) ->
         ("r3", "STANDARD"): (1, 10, 0, 0, 10),
     }
     assert (rows["r1", "STANDARD"]["oldest_at"], rows["r3", "STANDARD"]["newest_at"]) == (WRITTEN, WRITTEN + timedelta(days=1))
+    assert found.found == (
+        "s3://b: 5 objects; written 2026-09-01 to 2026-09-02; 3 bytes GLACIER, 28 bytes STANDARD; 54 in versions that are not current; "
+        "10 there twice; 0 orphaned; 0 without an owner after one reading; 0 owners with nothing there"
+    )
     assert found.warnings == ["s3://b: its inventory is of 2026-10-13 01:00 UTC, 25 h old; what was written or deleted since is not in it."]
+
+
+def test_doctor_says_how_old_it_is(inventory: Inventory) -> None:
+    """Its manifest alone is read; a damaged one is an error here too."""
+    dated = inventory.deliver([entry("r1/a", 10)])
+    store = ArtifactStore(uri="s3://b", inventory=str(inventory.folder))
+    kind = inventory.file_format.upper()
+    assert probe_store(store, NOW) == f"its inventory of 2026-10-13 01:00 UTC can be read, 25 h old, 1 files ({kind})"
+    (dated / "manifest.checksum").write_text("0" * 32)
+    with pytest.raises(SourceRefused):
+        probe_store(store, NOW)
 
 
 def test_odd_names_are_the_same_in_csv_and_parquet(inventory: Inventory) -> None:

@@ -244,7 +244,7 @@ def test_an_empty_configuration_says_what_one_would_not_see(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "warned"),
     [
-        ("cloud", {"s3", "schedule", "annotate"}),
+        ("cloud", {"schedule", "annotate"}),
         ("databricks", {"eu-prod", "us-prod"}),
         ("one-box", set()),
     ],

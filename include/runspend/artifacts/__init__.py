@@ -6,7 +6,9 @@
     s3.py          flat listing of a bucket or prefix, versions included
     blobs.py       the same of Google Cloud Storage and Azure
     inventory.py   Amazon S3 Inventory in place of a listing
+    words.py       what was found, in a sentence
     staging.py     a listing on its way, kept when it breaks off
+    months.py      what was known before, carried to the month of the night
     measure.py     listing -> owners -> stretches of time, the rows of `artifact_bytes` and `dangling_owners`
     ownership.sql  longest prefix wins; what lies there twice
     intervals.sql  what changed since the last measurement; which orphans are confirmed

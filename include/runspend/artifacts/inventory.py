@@ -105,6 +105,13 @@ def stage_inventory(
     return manifest.created_at
 
 
+def describe_inventory(store: ArtifactStore, root: Root, now: datetime) -> str:
+    """The newest inventory in words, for `doctor`; its manifest is read, none of its files. Raises SourceError."""
+    manifest = _read_manifest(store, root, _open(store, root), now)
+    hours = int((now - manifest.created_at).total_seconds() // 3600)
+    return f"its inventory of {manifest.created_at:%Y-%m-%d %H:%M} UTC can be read, {hours} h old, {len(manifest.files):,} files ({manifest.file_format})"
+
+
 def _read_manifest(store: ArtifactStore, root: Root, files: Files, now: datetime) -> Manifest:
     """The newest manifest, held to its checksum and to the store."""
     names = sorted(name for name in files.dated() if _DATED.fullmatch(name) and name <= f"{now.astimezone(timezone.utc):%Y-%m-%dT%H-%MZ}")

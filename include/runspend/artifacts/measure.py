@@ -9,19 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import date, datetime, timezone
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runspend.artifacts.blobs import list_blobs
-from runspend.artifacts.inventory import stage_inventory
+from runspend.artifacts.inventory import describe_inventory, stage_inventory
 from runspend.artifacts.listing import Listing, Page
 from runspend.artifacts.local import list_folder
+from runspend.artifacts.months import roll_forward, select_bytes
 from runspend.artifacts.roots import Root, folder_within, is_ambiguous, parse_root, store_slug
 from runspend.artifacts.s3 import list_bucket
 from runspend.artifacts.staging import RESUME_WITHIN, Staging, locked
+from runspend.artifacts.words import describe_found
 from runspend.errors import MissingExtra, SourceError, SourceRefused
-from runspend.tables import ARTIFACT_BYTES, DANGLING_OWNERS
+from runspend.tables import DANGLING_OWNERS
 
 if TYPE_CHECKING:
     import duckdb
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 _SQL = Path(__file__).parent
 _PAGE = 1000  # objects a request asks for; stores give no more
-_MONTHS_BACK = 24  # how far a store that was not measured for a while is carried forward
 _OWNER_COLUMNS = ("owner_kind", "owner_id", "tracking_server", "workspace", "experiment_id", "is_purged")
 
 
@@ -47,6 +48,7 @@ class Measurement:
     requests: int = 0
     as_of: datetime | None = None  # when what was listed was so: an inventory file is older than the night
     is_complete: bool = False
+    found: str | None = None  # in one sentence, when it finished
     error: SourceError | None = None
     warnings: list[str] = field(default_factory=list)
 
@@ -98,7 +100,7 @@ def measure_store(
             warnings += _load_owners(con, owners, root)
             if staging.files:
                 con.read_parquet(staging.files).create_view("folders")
-            tables = _roll_forward(con, now, previous)
+            tables = roll_forward(con, now, previous)
             dangling = None
             if tables is None:
                 warnings.append(f"{store.uri} was measured after {now:%Y-%m-%d %H:%M} already: the newer figures stay.")
@@ -118,6 +120,7 @@ def measure_store(
         requests=listing.requests,
         as_of=as_of,
         is_complete=is_complete,
+        found=describe_found(store.uri, tables[f"{now:%Y-%m}"], dangling) if tables and is_complete else None,
         error=failure,
         warnings=warnings,
     )
@@ -135,15 +138,18 @@ class _Night:
     known_dangling: pa.Table | None
 
 
-def probe_store(store: ArtifactStore) -> str:
+def probe_store(store: ArtifactStore, now: datetime | None = None) -> str:
     """One look at the store, for `doctor`: what kind it is and whether anything is in it. Raises SourceError."""
     root, listing = parse_root(store), Listing()
+    if store.inventory:
+        return describe_inventory(store, root, now or datetime.now(timezone.utc))
     page = next(_list(store, root, listing, None, 1), None)
     is_empty = page is None or not page.rows
     if root.scheme == "file":
         return f"folder /{root.folder} can be read" + (", no files in it" if is_empty else "")
     what = "container" if root.scheme == "azure" else "bucket"
-    return f"{what} {root.bucket} answers" + (", nothing in it" if is_empty else "")
+    told = "" if root.scheme == "s3" else "; its listing tells no storage classes, and no versions that are not current"
+    return f"{what} {root.bucket} answers" + (", nothing in it" if is_empty else "") + told
 
 
 def _stage(
@@ -203,47 +209,6 @@ def _load_owners(con: duckdb.DuckDBPyConnection, owners: pa.Table, root: Root) -
     return warnings
 
 
-def _roll_forward(con: duckdb.DuckDBPyConnection, now: datetime, previous: Callable[[str], pa.Table | None]) -> dict[str, pa.Table] | None:
-    """Fill table `prior` with the month's rows before this measurement; the earlier months it had to close come back.
-
-    None when the store was measured later than `now` already.
-    """
-    month = now.astimezone(timezone.utc).date().replace(day=1)
-    if previous(f"{_shift(month, 1):%Y-%m}") is not None:
-        return None
-    back, found = 0, previous(f"{month:%Y-%m}")
-    while found is None and back < _MONTHS_BACK:
-        back += 1
-        found = previous(f"{_shift(month, -back):%Y-%m}")
-    schema = ARTIFACT_BYTES.arrow_schema()
-    _replace_prior(con, schema.empty_table() if found is None else found.select(schema.names).cast(schema))
-    tables = {}
-    if found is not None:
-        for start in (_shift(month, -n) for n in range(back, 0, -1)):
-            end = _instant(_shift(start, 1))
-            closed = _select(
-                con,
-                f"select * replace (coalesce(valid_to, $end) as valid_to) from prior order by {', '.join(ARTIFACT_BYTES.sort)}",
-                {"end": end},
-            )
-            carried = _select(
-                con,
-                "select * replace ($month as month, $start as valid_from) from prior where valid_to is null",
-                {"month": end.date(), "start": end},
-            )
-            if carried.num_rows:
-                tables[f"{start:%Y-%m}"] = closed
-            _replace_prior(con, carried)
-    newer = con.execute("select count(*) from prior where valid_from > $1 or valid_to > $1", [now]).fetchone()
-    return None if newer and newer[0] else tables
-
-
-def _replace_prior(con: duckdb.DuckDBPyConnection, rows: pa.Table) -> None:
-    con.register("prior_rows", rows)
-    con.execute("create or replace temp table prior as from prior_rows")
-    con.unregister("prior_rows")
-
-
 def _refuse_empty(con: duckdb.DuckDBPyConnection, store: ArtifactStore, root: Root, listing: Listing) -> SourceRefused | None:
     """An empty local folder where there were files is a volume that is not mounted until somebody says otherwise."""
     if root.scheme != "file" or listing.objects:
@@ -273,7 +238,7 @@ def _rows(con: duckdb.DuckDBPyConnection, night: _Night) -> pa.Table:
         "read_at": night.readings.read_at,
         "servers": night.readings.servers,
     }
-    return _select(con, (_SQL / "intervals.sql").read_text(), parameters)
+    return select_bytes(con, (_SQL / "intervals.sql").read_text(), parameters)
 
 
 def _dangling(con: duckdb.DuckDBPyConnection, night: _Night) -> pa.Table:
@@ -289,18 +254,3 @@ def _dangling(con: duckdb.DuckDBPyConnection, night: _Night) -> pa.Table:
     rows: Any = con.sql((_SQL / "dangling.sql").read_text(), params=parameters).to_arrow_table()
     con.unregister("known")
     return rows.cast(schema)
-
-
-def _select(con: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any]) -> pa.Table:
-    """Rows in the columns of `artifact_bytes`."""
-    rows: Any = con.sql(sql, params=parameters).to_arrow_table()
-    return rows.cast(ARTIFACT_BYTES.arrow_schema())
-
-
-def _shift(month: date, months: int) -> date:
-    years, index = divmod(month.month - 1 + months, 12)
-    return date(month.year + years, index + 1, 1)
-
-
-def _instant(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=timezone.utc)
