@@ -149,6 +149,7 @@ def _kept_secret(credentials: str | SecretStr | None, info: ValidationInfo) -> s
 # A profile (s3://), a key file (gs://), or what is itself a secret: a SAS token or a connection string of Azure.
 Credentials = Annotated[str | SecretStr | None, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]})]
 MAXIMUM_BYTES_BILLED = ByteSize(2**40)
+LEAST_MEMORY = ByteSize(500_000_000)
 
 
 class WarehouseSettings(Frozen):
@@ -192,6 +193,8 @@ class TrackingServer(Frozen):
     token: Secret | None = None
     username: str | None = None
     password: Secret | None = None
+    # What `runspend archive` writes tags and deletes runs with, as a token or user:password; "anonymous" for a server without logins. Left out: nothing is ever written.
+    write_token: Secret | None = None
     database: Secret | None = None  # carries a password; sqlite:/// and postgresql:// URIs of `uri` imply it
     workspaces: list[str] | Literal["all"] | None = None
     ui: str | None = None
@@ -569,6 +572,7 @@ class Settings(Frozen):
 
     home: Annotated[Path, BeforeValidator(_resolve_home), Field(validate_default=True)] = Path(".runspend")
     currency: Currency = "USD"
+    memory: ByteSize | None = None  # that loading a bill may take, e.g. 2GB; None: half the machine's, 4 GiB at most
     schedule: Schedule = Schedule()
     warehouse: WarehouseSettings = WarehouseSettings()
     tracking: list[TrackingServer] = []
@@ -602,6 +606,13 @@ class Settings(Frozen):
     def tag_budgets(self) -> list[TagBudgets]:
         """Whether, and whom to tell of, budgets written as experiment tags."""
         return [b for b in self.budget_entries if isinstance(b, TagBudgets)]
+
+    @field_validator("memory")
+    @classmethod
+    def _memory_is_enough(cls, memory: ByteSize | None) -> ByteSize | None:
+        if memory is not None and memory < LEAST_MEMORY:
+            raise ValueError("it should be at least 500MB: the program itself takes 200MB of it")
+        return memory
 
     @model_validator(mode="after")
     def _warehouse_under_home(self) -> Settings:

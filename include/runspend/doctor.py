@@ -223,8 +223,6 @@ def check_not_built(settings: Settings) -> Iterator[Finding]:
     for server in settings.tracking:
         if server.via == "system-tables":
             yield Finding("mlflow", server.name, "WARN", "`via: system-tables` is not read yet. The API is used.")
-        if server.registry is not None:
-            yield Finding("mlflow", server.name, "WARN", "`registry` is not read yet: no registered version protects artifacts by it.")
     if "schedule" in settings.model_fields_set:
         yield Finding("config", "schedule", "WARN", "the DAGs do not follow it yet: they run at 04:00, 06:00 and 07:00 UTC.")
     if settings.annotate is not None:

@@ -162,8 +162,7 @@ class Client:
         server = self._server
         username, password, token = parts.username, parts.password, None
         if is_own and self._token is not None:
-            username = password = None
-            token = self._token.get_secret_value()
+            username, password, token = _writer(self._token.get_secret_value())
         elif is_own:
             username = server.username or parts.username
             password = server.password.get_secret_value() if server.password else parts.password
@@ -189,6 +188,14 @@ class Client:
             self.name,
             f"cannot read {self.name}: {redact_uri(self._server.uri)} refused the credentials. Check token, or username and password.",
         )
+
+
+def _writer(secret: str) -> tuple[str | None, str | None, str | None]:
+    """User, password and token of a `write_token`. No token has a colon (RFC 6750), every user:password has one."""
+    if secret == "anonymous":
+        return None, None, None
+    user, colon, password = secret.partition(":")
+    return (user, password, None) if colon else (None, None, secret)
 
 
 def _is_http(uri: str) -> bool:

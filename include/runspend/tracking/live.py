@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -48,14 +48,16 @@ class Known:
     """What the last extract saw of a server: what a true answer must not leave out, and what has happened since."""
 
     read_at: datetime
-    stages: Mapping[str, str] = field(default_factory=dict)  # run id -> lifecycle stage
-    experiment_stages: Mapping[str, str] = field(default_factory=dict)
-    children: Mapping[str, frozenset[str]] = field(default_factory=dict)  # run id -> runs under it
-    users: Mapping[str, frozenset[str]] = field(default_factory=dict)  # model id -> runs that used it
+    deleted_runs: frozenset[str] = frozenset()
+    purged_runs: frozenset[str] = frozenset()  # which MLflow no longer had
+    deleted_experiments: frozenset[str] = frozenset()
+    children_of: Callable[[str], frozenset[str]] = lambda run_id: frozenset()
+    users_of: Callable[[str], frozenset[str]] = lambda model_id: frozenset()  # runs that used a model
     # by workspace:
     open_runs: Mapping[str, frozenset[str]] = field(default_factory=dict)  # runs that had not ended
     newest_run: Mapping[str, tuple[str, int]] = field(default_factory=dict)  # the run that started last, and when, in epoch milliseconds
     registered_run: Mapping[str, str] = field(default_factory=dict)  # a run that some registered version names
+    loose_versions: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)  # label and source of versions that name no run
 
 
 class LiveServer:
@@ -108,9 +110,13 @@ class LiveServer:
         model_id = owner.owner_id if MODEL_ID.fullmatch(owner.owner_id) else None
         reason = self._ask_model(model_id) if model_id else None
         reason = reason or (self._ask_run(owner, owner.run_id) if owner.run_id else None)
-        control = self._known.registered_run.get(owner.workspace if self._has_own_registry else DEFAULT_WORKSPACE)
-        reason = reason or RegistryQuestions(self._client, control).ask(run_id=owner.run_id, model_id=model_id, is_run=owner.owner_kind == "run")
+        reason = reason or self._ask_registry(owner.workspace).ask(run_id=owner.run_id, model_id=model_id, is_run=owner.owner_kind == "run")
         return reason or (self._ask_users(owner.workspace, model_id) if model_id else None)
+
+    def _ask_registry(self, workspace: str) -> RegistryQuestions:
+        there = workspace if self._has_own_registry else DEFAULT_WORKSPACE
+        known = self._known
+        return RegistryQuestions(self._client, known.read_at, known.registered_run.get(there), known.loose_versions.get(there, ()))
 
     # --- the run ------------------------------------------------------------------------------------------------------
 
@@ -148,9 +154,9 @@ class LiveServer:
         stage, around = run.info.lifecycle_stage, experiment.lifecycle_stage
         if stage == "active" and around == "deleted":
             return f"{what} was restored inside a deleted experiment"
-        if stage == "active" and self._known.stages.get(run.info.run_id) == "deleted":
+        if stage == "active" and run.info.run_id in self._known.deleted_runs:
             return f"{what} was restored after the tables were read"
-        if around == "active" and self._known.experiment_stages.get(experiment.experiment_id) == "deleted":
+        if around == "active" and experiment.experiment_id in self._known.deleted_experiments:
             return "its experiment was restored after the tables were read"
         return None
 
@@ -168,15 +174,19 @@ class LiveServer:
         while parent_id and parent_id not in seen and len(seen) <= DEEPEST:
             seen.add(parent_id)
             parent = self._get_run(parent_id)
+            if parent is None and parent_id not in self._known.purged_runs:
+                return f"MLflow no longer shows its parent run {parent_id}: it may only be hidden"
             if parent is None:
                 break
             if reason := self._busy(parent, f"its parent run {parent_id}") or holding_tag(parent.data.tags, "its parent run's", self._today):
                 return reason
             parent_id = parent.data.tags.get("mlflow.parentRunId")
         children = {r.info.run_id: r for r in self._search([run.info.experiment_id], f"tags.`mlflow.parentRunId` = {_quoted(run.info.run_id)}")}
-        for child_id in sorted(self._known.children.get(run.info.run_id, frozenset()) - set(children)):  # in other experiments, or left out
+        for child_id in sorted(self._known.children_of(run.info.run_id) - set(children)):  # in other experiments, or left out
             if (child := self._get_run(child_id)) is None:
                 return f"MLflow no longer shows its child run {child_id}: it may only be hidden"
+            if child.info.experiment_id == run.info.experiment_id and child.data.tags.get("mlflow.parentRunId") == run.info.run_id:
+                raise SourceUnreachable(self.name, f"cannot ask {self.name} for the children of run {run.info.run_id}: its answer leaves out run {child_id}.")
             children[child_id] = child
         for child_id, child in sorted(children.items()):
             if reason := self._busy(child, f"its child run {child_id}") or holding_tag(child.data.tags, f"its child run {child_id}'s", self._today):
@@ -223,7 +233,7 @@ class LiveServer:
 
     def _ask_users(self, workspace: str, model_id: str) -> str | None:
         """Runs that used the model and run, or used it after the tables were read."""
-        for run_id in sorted(self._known.users.get(model_id, frozenset())):
+        for run_id in sorted(self._known.users_of(model_id)):
             run = self._get_run(run_id)
             if run is None or run.info.lifecycle_stage != "active":
                 continue

@@ -5,51 +5,69 @@ Put here how it is asked, and how an answer that leaves something out is noticed
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from runspend.errors import SourceUnreachable
 from runspend.tracking.client import Client
 
 PAGE_VERSIONS = 1_000
+CLOCKS = timedelta(hours=1)  # that a server's may be behind ours
 
 
 class RegistryQuestions:
-    """Every question names `control` as well, a run that some version is known to name: an answer without it is not believed."""
+    """What was registered before `since` and names a run is asked for by the run; what names none stands in `loose`, as (label, source); what came
+    since is listed. `control` is a run that some version is known to name: an answer without it is not believed."""
 
-    def __init__(self, client: Client, control: str | None) -> None:
+    def __init__(self, client: Client, since: datetime, control: str | None, loose: Sequence[tuple[str, str]]) -> None:
         self._client = client
+        self._since_ms = int((since - CLOCKS).timestamp() * 1000)
         self._control = control
+        self._loose = loose
 
     def ask(self, *, run_id: str | None, model_id: str | None, is_run: bool) -> str | None:
-        """The first registered version that leans on the run or the model, in words. `is_run`: whether all of the run is asked about, whatever model a version names."""
-        found: dict[tuple[str, str], Any] = {}
-        if run_id is not None or self._control is not None:
-            found |= self._of_runs(run_id)
-        for text in (run_id if is_run else None, model_id):
-            if text is not None:
-                found |= self._search(f"source_path LIKE '%{text}%'")
-        labels = [self._label(*key) for key, version in sorted(found.items()) if is_run or _may_be(version, model_id)]
+        """A registered version that leans on the run or the model, in words: one with an alias first. `is_run`: whether all of the run is asked
+        about, whatever model a version names."""
+        ids = [text for text in (run_id if is_run else None, model_id) if text is not None]
+        found = [v for v in self._of_runs(run_id) if is_run or _may_be(v, model_id)]
+        found += [v for v in self._registered_since() if any(text in (v.source or "") for text in ids)]
+        labels = [self._label(*key) for key in sorted({(v.name, str(v.version)) for v in found})]
+        labels += [label for label, source in self._loose if any(text in source for text in ids)]
         return min(labels, key=lambda label: (not label.startswith("alias "), label), default=None)
 
-    def _of_runs(self, run_id: str | None) -> dict[tuple[str, str], Any]:
+    def _of_runs(self, run_id: str | None) -> list[Any]:
         """Versions registered from the run. MLflow answers an unknown run and a page it lost alike, so another run is asked for with it."""
         wanted = sorted({r for r in (run_id, self._control) if r is not None})
-        found = self._search(f"run_id IN ({', '.join(repr(r) for r in wanted)})")
-        if self._control is not None and not any(v.run_id == self._control for v in found.values()):
+        if not wanted:
+            return []
+        listed = ", ".join(f"'{r}'" for r in wanted)
+        found = list(self._pages(lambda token: self._client.registry.search_model_versions(f"run_id IN ({listed})", PAGE_VERSIONS, None, token)))
+        if self._control is not None and not any(v.run_id == self._control for v in found):
             raise SourceUnreachable(
                 self._client.name, f"cannot ask the registry of {self._client.name}: its answer leaves out the versions of run {self._control}, which it had."
             )
-        return {key: version for key, version in found.items() if version.run_id == run_id}
+        return [version for version in found if version.run_id == run_id]
 
-    def _search(self, condition: str) -> dict[tuple[str, str], Any]:
-        found: dict[tuple[str, str], Any] = {}
+    def _registered_since(self) -> Iterator[Any]:
+        """The newest versions, down to the last extract. There are some, new or not, where one is known."""
+        is_empty = True
+        for version in self._pages(lambda token: self._client.registry.search_model_versions(None, PAGE_VERSIONS, ["creation_timestamp DESC"], token)):
+            is_empty = False
+            if (version.creation_timestamp or 0) < self._since_ms:
+                return
+            yield version
+        if is_empty and self._control is not None:
+            raise SourceUnreachable(self._client.name, f"cannot ask the registry of {self._client.name}: it lists no version at all, and had some.")
+
+    def _pages(self, ask: Callable[[str | None], Any]) -> Iterator[Any]:
         token: str | None = None
         while True:
-            page = self._client.ask(lambda: self._client.registry.search_model_versions(condition, PAGE_VERSIONS, None, token))  # noqa: B023 (called at once)
-            found |= {(v.name, str(v.version)): v for v in page}
+            page = self._client.ask(lambda: ask(token))  # noqa: B023 (called at once)
+            yield from page
             token = page.token
             if not token:
-                return found
+                return
 
     def _label(self, name: str, version: str) -> str:
         """Searches tell no aliases, so the version is asked for them."""

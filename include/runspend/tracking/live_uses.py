@@ -42,12 +42,15 @@ class RecentUses:
         found = {run.info.run_id for condition in conditions for run in self._search(experiment_ids, condition)}
         if self._newest is not None and self._newest[0] not in found:
             raise SourceUnreachable(self._client.name, f"cannot ask {self._client.name} which runs use a model: its answer leaves out run {self._newest[0]}, which it had.")
-        found |= set(self._open_runs)
+        left_out = set(self._open_runs) - found
+        found |= left_out
         if len(found) > MOST_RUNS:
             raise SourceUnreachable(self._client.name, f"cannot ask {self._client.name} which runs use a model: {len(found)} started since the last extract or run. Run runspend extract first.")
         for run_id in found:
             if run_id not in self._inputs or not self._inputs[run_id][0]:
                 self._inputs[run_id] = self._ask_run(run_id)
+            if run_id in left_out and not self._inputs[run_id][0]:
+                raise SourceUnreachable(self._client.name, f"cannot ask {self._client.name} which runs are running: its answer leaves out run {run_id}.")
         self._asked_at = asked_at
 
     def _ask_run(self, run_id: str) -> tuple[bool, frozenset[str]]:

@@ -1,0 +1,95 @@
+"""An HTTP proxy before a real server that spoils one answer: the n-th request gets an error, an empty or garbled body, silence, or no answer at all."""
+
+from __future__ import annotations
+
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+FAULTS = ("500", "403", "404", "empty", "braces", "garbage", "cut", "drop", "silence")
+SILENT_SECONDS = 1.5
+
+
+@dataclass
+class FaultyProxy:
+    """`fault` spoils the requests whose number is `spoiled` and, as clients try again, all that ask the same after it."""
+
+    uri: str = ""
+    fault: str | None = None
+    spoiled: int = -1
+    seen: list[str] = field(default_factory=list)
+    _spoiled_path: str = ""
+
+    def begin(self, fault: str | None = None, spoiled: int = -1) -> None:
+        self.fault, self.spoiled, self._spoiled_path = fault, spoiled, ""
+        self.seen.clear()
+
+    def note(self, request: str) -> str | None:
+        """The fault for this request."""
+        self.seen.append(request)
+        if len(self.seen) - 1 == self.spoiled:
+            self._spoiled_path = request
+        return self.fault if request == self._spoiled_path else None
+
+
+@contextmanager
+def faulty_proxy(behind: str) -> Iterator[FaultyProxy]:
+    proxy = FaultyProxy()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            fault = proxy.note(f"{self.command} {self.path} {body.decode(errors='replace')}")
+            if fault == "silence":
+                time.sleep(SILENT_SECONDS)
+            if fault in ("silence", "drop"):
+                self.close_connection = True
+                return
+            status, content, kind = self._pass_on(body)
+            if fault in ("500", "403", "404"):
+                status, content = int(fault), b'{"error_code": "INTERNAL_ERROR", "message": "spoiled"}' if fault == "500" else b"spoiled"
+            content = {"empty": b"", "braces": b"{}", "garbage": b"<html>hello</html>", "cut": content[: len(content) // 2]}.get(
+                fault or "", content
+            )
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def _pass_on(self, body: bytes) -> tuple[int, bytes, str]:
+            headers = {
+                k: v for k, v in self.headers.items() if k.lower() not in ("host", "content-length", "connection", "accept-encoding")
+            }
+            request = urllib.request.Request(behind + self.path, data=body or None, headers=headers, method=self.command)
+            try:
+                with urllib.request.urlopen(request, timeout=30) as reply:
+                    return reply.status, reply.read(), reply.headers.get("Content-Type", "application/json")
+            except urllib.error.HTTPError as error:
+                with error:
+                    return error.code, error.read(), error.headers.get("Content-Type", "application/json")
+
+        do_GET = do_POST = do_PATCH = do_DELETE = answer
+
+        def log_message(self, *args: Any) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    proxy.uri = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
