@@ -32,6 +32,7 @@ from runspend.retention import RetentionPolicy
 from runspend.sources import by_month, make_load_id
 from runspend.values import format_duration
 from runspend.warehouse import Warehouse
+from runspend.warehouse.journal import crash_point
 from runspend.warehouse.records import Records
 
 if TYPE_CHECKING:
@@ -71,10 +72,13 @@ def notify_owners(settings: Settings, records: Records, plan: pa.Table, outcome:
     notices = plan_notices(rows, read_announcements(records), settings)
     for notice in notices:
         record_notice(records, notice, now)
+        crash_point("archive.notice_recorded")
         subject, blocks = compose_notice(notice, settings, now)
         write_archive_notice(settings.mail, records, notice.notice_id, notice.recipients, subject, blocks, now)
+        crash_point("archive.notice_written")
         outcome.changed.append(f"notice {notice.notice_id[:8]} to {', '.join(notice.recipients)}: {len(notice.rows)} items")
     deliveries = alert.send(settings, records, now)
+    crash_point("archive.notices_sent")
     settle_notices(records, lambda notice_id: _received(records, notice_id))
     failures = [f"{d.mail.subject} to {d.recipient}: {d.outcome.state}, {d.outcome.reply}" for d in deliveries if d.outcome.state in ("refused", "waiting")]
     if failures:

@@ -15,7 +15,19 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
 from runspend.selectors import RUN_KEYS, RUN_MAPS, parse_patterns, parse_selector
-from runspend.values import SELECTOR_SCHEMA, Currency, Duration, Frozen, HourPrice, Name, Uri, format_duration, parse_duration, parse_size, resolve_uri
+from runspend.values import (
+    SELECTOR_SCHEMA,
+    Currency,
+    Duration,
+    Frozen,
+    HourPrice,
+    Name,
+    Uri,
+    format_duration,
+    parse_duration,
+    parse_size,
+    resolve_uri,
+)
 
 KINDS = ("run", "model", "checkpoint", "trace", "orphan")
 AGES = ("unused_for", "older_than")

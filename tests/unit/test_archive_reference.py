@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 from reference import GoogleSQL
-from unit.archive_world import AGED, KEY, NOW, OLD, UTC, experiment, given_settings, model, reads, run, sources, stored, use, version, warehouse
+from unit.policy_world import (
+    AGED,
+    KEY,
+    NOW,
+    OLD,
+    UTC,
+    experiment,
+    given_settings,
+    model,
+    reads,
+    run,
+    sources,
+    stored,
+    use,
+    version,
+    warehouse,
+)
 from unit.test_alert_reference import Listening, plain
 
 from runspend.actions.archive.keeps import record_keep
@@ -63,13 +78,20 @@ POLICIES = [
 ]
 
 
+class BatchListening(Listening):
+    """Also of what is asked a batch at a time."""
+
+    def batches(self, sql: str, parameters: Any = None, *, rows: int) -> Any:
+        return self.query(sql, parameters).to_batches(max_chunksize=rows)
+
+
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, dict[str, Any], pa.Table]]:
     """Every question of the plan, of `why` and of `keep`, with DuckDB's answer."""
     home = tmp_path_factory.mktemp("home")
     given = given_settings(home, *POLICIES)
     with warehouse(home / "w", **TABLES_GIVEN) as reader:
-        listening: Any = Listening(reader)
+        listening: Any = BatchListening(reader)
         plan = current_plan(listening, Records(home), given, NOW)
         assert {row["state"] for row in plan.to_pylist()} == {"planned", "protected"}
         explain_why(listening, Records(home), given, "tuned", NOW)

@@ -93,7 +93,7 @@ def price_item(action: str, to: str | None, store: str, parts: Sequence[Part], r
 
 def _rate_here(store: str, storage_class: str, rates: Rates) -> tuple[Decimal | None, str | None]:
     """Money a byte costs a month where it is."""
-    billed = rates.by_bucket.get((bucket_of(store) or "", storage_class))
+    billed = rates.by_bucket.get((bucket_of(store) or "", storage_class), rates.billed_where_written(store) if storage_class == "UNKNOWN" else None)
     if billed is not None:
         return billed, "bill"
     listed = rates.list_price(store, storage_class)

@@ -55,7 +55,7 @@ def _read_candidates(
     reader: Reader, policy: RetentionPolicy, selection: Selection, settings: Settings, now: datetime, run_id: str | None = None
 ) -> Iterator[dict[str, Any]]:
     sql, parameters = plan_sql(policy, selection, settings, now, run_id=run_id)
-    for batch in reader.query(sql, parameters).to_batches(max_chunksize=BATCH_ROWS):
+    for batch in reader.batches(sql, parameters, rows=BATCH_ROWS):
         yield from batch.to_pylist()
 
 
