@@ -149,7 +149,7 @@ def _azure(uri: str, endpoint: str | None, secret: str, setting: str) -> Contain
     """abfss://CONTAINER@ACCOUNT.dfs.SUFFIX/PATH says all; for az://CONTAINER/PATH the credentials or the endpoint name the account."""
     parts = urlsplit(uri)
     container, _, host = parts.netloc.rpartition("@")
-    given = _connection_string(secret)
+    given = connection_string(secret)
     if container:
         account, base = host.partition(".")[0], f"https://{host.replace('.dfs.', '.blob.', 1)}"
     else:
@@ -179,7 +179,7 @@ def _azure(uri: str, endpoint: str | None, secret: str, setting: str) -> Contain
     return Container(connect, what, reader, setting)
 
 
-def _connection_string(secret: str) -> dict[str, str]:
+def connection_string(secret: str) -> dict[str, str]:
     """The parts of a connection string by name in lower case; empty for a SAS token."""
     pairs = (part.partition("=") for part in secret.split(";"))
     found = {name.strip().casefold(): value.strip() for name, _, value in pairs}

@@ -18,7 +18,7 @@ from runspend.errors import NotDone, OutcomeUnknown, SourceRefused
 if TYPE_CHECKING:
     from runspend.config import ArtifactStore
 
-__all__ = ["CHUNK_BYTES", "NotDone", "ObjectStore", "OutcomeUnknown", "Purpose", "StoredObject", "open_objects"]
+__all__ = ["CHUNK_BYTES", "NotDone", "ObjectStore", "OutcomeUnknown", "Purpose", "StoredObject", "exactly", "in_pieces", "open_objects"]
 
 Purpose = Literal["read", "archive", "delete"]
 CHUNK_BYTES = 1 << 20  # of what `read` yields
@@ -97,4 +97,35 @@ def open_objects(store: ArtifactStore, purpose: Purpose) -> ObjectStore:
         from runspend.artifacts.objects_s3 import S3Objects
 
         return S3Objects(store, root, purpose)
-    raise SourceRefused(store.uri, f"cannot archive in {store.uri}: only folders and s3:// can be. Nothing was contacted.")
+    if root.scheme == "azure":
+        from runspend.artifacts.objects_azure import AzureObjects
+
+        return AzureObjects(store, root, purpose)
+    raise SourceRefused(store.uri, f"cannot archive in {store.uri}: only folders, s3:// and Azure can be. Nothing was contacted.")
+
+
+def in_pieces(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """The same bytes in pieces of `size`, the last one shorter."""
+    held = bytearray()
+    for chunk in chunks:
+        held += chunk
+        while len(held) >= size:
+            yield bytes(held[:size])
+            del held[:size]
+    if held:
+        yield bytes(held)
+
+
+def exactly(uri: str, key: str, pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
+    """The pieces; NotDone at the end, before the last is used, when they are not `size` bytes together."""
+    came = 0
+    held: bytes | None = None
+    for piece in pieces:
+        came += len(piece)
+        if held is not None:
+            yield held
+        held = piece
+    if came != size:
+        raise NotDone(uri, f"cannot write {key!r} in {uri}: {came} bytes came, not {size}. Nothing was changed.")
+    if held is not None:
+        yield held

@@ -14,7 +14,7 @@ from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from runspend.artifacts.objects import CHUNK_BYTES, Purpose, StoredObject
+from runspend.artifacts.objects import CHUNK_BYTES, Purpose, StoredObject, exactly, in_pieces
 from runspend.artifacts.roots import Root
 from runspend.artifacts.s3 import connect
 from runspend.errors import NotDone, OutcomeUnknown, SourceRefused
@@ -84,7 +84,7 @@ class S3Objects:
     def write(self, key: str, chunks: Iterable[bytes], *, size: int) -> StoredObject:
         """One put, or many parts of one, on condition that the key is free."""
         part_size = max(PART_BYTES, -(-size // PARTS))
-        parts = self._exactly(key, _parts(chunks, part_size), size)
+        parts = exactly(self.uri, key, in_pieces(chunks, part_size), size)
         first = next(parts, b"")
         target = {"Bucket": self._bucket, "Key": self._prefix + key}
         with self._words(f"write {key!r}"):
@@ -185,20 +185,6 @@ class S3Objects:
         version = found.get("VersionId")
         return StoredObject(key, size, found["ETag"], version, found.get("StorageClass") or "STANDARD", found["LastModified"].astimezone(timezone.utc))
 
-    def _exactly(self, key: str, parts: Iterator[bytes], size: int) -> Iterator[bytes]:
-        """The parts; NotDone at the end, before the last is used, when they are not `size` bytes together."""
-        came = 0
-        held: bytes | None = None
-        for part in parts:
-            came += len(part)
-            if held is not None:
-                yield held
-            held = part
-        if came != size:
-            raise NotDone(self.uri, f"cannot write {key!r} in {self.uri}: {came} bytes came, not {size}. Nothing was changed.")
-        if held is not None:
-            yield held
-
     def _write_parts(self, target: dict[str, Any], parts: Iterator[bytes]) -> None:
         with self._upload(target) as (upload, done):
             for number, part in enumerate(parts, 1):
@@ -247,15 +233,3 @@ def _status(error: object) -> int | None:
 
 def _version(obj: StoredObject) -> dict[str, str]:
     return {} if obj.version is None else {"VersionId": obj.version}
-
-
-def _parts(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """The same bytes in pieces of `size`, the last one shorter."""
-    held = bytearray()
-    for chunk in chunks:
-        held += chunk
-        while len(held) >= size:
-            yield bytes(held[:size])
-            del held[:size]
-    if held:
-        yield bytes(held)

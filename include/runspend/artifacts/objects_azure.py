@@ -1,0 +1,170 @@
+"""The archive's objects in a container of Azure: every change on a condition (If-None-Match, If-Match), every reply counted.
+
+Where blobs keep versions nothing is deleted: the bytes would stay as a version and be billed on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+from xml.sax.saxutils import escape
+
+from runspend.artifacts.azure import AzureContainer, AzureError, Blob, has_token
+from runspend.artifacts.objects import CHUNK_BYTES, Purpose, StoredObject, exactly, in_pieces
+from runspend.artifacts.roots import Root
+from runspend.errors import NotDone, OutcomeUnknown, SourceRefused
+
+if TYPE_CHECKING:
+    from runspend.config import ArtifactStore
+
+BLOCK_BYTES = 64 << 20  # of a write in several parts; smaller objects are one request
+BLOCKS = 50_000  # Azure allows no more
+
+
+class AzureObjects:
+    """Objects below a prefix of one container."""
+
+    def __init__(self, store: ArtifactStore, root: Root, purpose: Purpose) -> None:
+        self.uri = store.uri
+        credentials = store.delete_credentials if purpose == "delete" else store.credentials
+        if not has_token(credentials):
+            raise SourceRefused(
+                store.uri,
+                f"cannot archive in {store.uri}: conditional deletes need a token. Write a SAS token or connection string into its credentials. Nothing was contacted.",
+            )
+        self._container = AzureContainer(root, endpoint=store.endpoint, credentials=credentials)
+        self._prefix = f"{root.folder}/" if root.folder else ""
+
+    def list(self, folder: str) -> Iterator[StoredObject]:
+        """Every object below a folder."""
+        with self._words(f"list {folder!r}"):
+            for blobs, _, _ in self._container.list(self._folder(folder)):
+                for blob in blobs:
+                    yield self._stored(self._own(blob.name, self._folder(folder)), blob)
+
+    def folders(self, folder: str) -> Iterator[str]:
+        """Names of the folders directly below a folder."""
+        prefix = self._folder(folder)
+        with self._words(f"list {folder!r}"):
+            for _, folders, _ in self._container.list(prefix, delimiter="/"):
+                for name in folders:
+                    self._own(name, prefix)
+                    yield name[len(prefix) :].rstrip("/")
+
+    def head(self, key: str) -> StoredObject | None:
+        """The object as it is now; None when Azure says 404."""
+        with self._words(f"look at {key!r}"):
+            blob = self._container.look(self._name(key))
+        return None if blob is None else self._stored(key, blob)
+
+    def read(self, obj: StoredObject) -> Iterator[bytes]:
+        """The bytes of the object while it has that etag."""
+        size = 0
+        with self._words(f"read {obj.key!r}"), self._container.request("GET", self._name(obj.key), If_Match=obj.etag) as reply:
+            while chunk := reply.read(CHUNK_BYTES):
+                size += len(chunk)
+                yield chunk
+        if size != obj.size:
+            raise OutcomeUnknown(self.uri, f"cannot read {obj.key!r} in {self.uri}: {size} bytes came, not {obj.size}. Nothing was done.")
+
+    def write(self, key: str, chunks: Iterable[bytes], *, size: int) -> StoredObject:
+        """One put, or many blocks and a list of them, on condition that the key is free."""
+        block_size = max(BLOCK_BYTES, -(-size // BLOCKS))
+        blocks = exactly(self.uri, key, in_pieces(chunks, block_size), size)
+        with self._words(f"write {key!r}"):
+            if size <= block_size:
+                data = b"".join(blocks)
+                with self._container.request("PUT", self._name(key), data=data, x_ms_blob_type="BlockBlob", If_None_Match="*") as reply:
+                    reply.read()
+            else:
+                self._write_blocks(self._name(key), blocks)
+        found = self.head(key)
+        if found is None:
+            raise OutcomeUnknown(self.uri, f"cannot write {key!r} in {self.uri}: the store said that it is done, and has it not.")
+        return found
+
+    def delete(self, obj: StoredObject) -> None:
+        """Delete on condition of the etag."""
+        if obj.version is not None:
+            raise NotDone(
+                self.uri,
+                f"cannot delete {obj.key!r} in {self.uri}: the account keeps versions, so its bytes would stay and be billed. "
+                "Turn versions off, or use a lifecycle rule. Nothing was deleted.",
+            )
+        try:
+            with self._words(f"delete {obj.key!r}"), self._container.request("DELETE", self._name(obj.key), If_Match=obj.etag) as reply:
+                reply.read()
+        except NotDone as error:
+            status = error.__cause__.status if isinstance(error.__cause__, AzureError) else None
+            if status not in (404, 412) or self.head(obj.key) is not None:
+                raise
+
+    def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
+        """Set the access tier. Azure knows no condition for it; what somebody wrote meanwhile would lie in that tier, and be whole."""
+        found = self.head(obj.key)
+        if found is None or found.etag != obj.etag:
+            raise NotDone(self.uri, f"cannot move {obj.key!r} in {self.uri} to {storage_class}: it is another by now. Nothing was done.")
+        tier = storage_class.capitalize()
+        change = self._container.request("PUT", self._name(obj.key), {"comp": "tier"}, b"", x_ms_access_tier=tier)
+        with self._words(f"move {obj.key!r} to {storage_class}"), change as reply:
+            reply.read()
+        after = self.head(obj.key)
+        if after is None:
+            raise OutcomeUnknown(self.uri, f"cannot find {obj.key!r} in {self.uri} after it was moved to {storage_class}.")
+        return after
+
+    def prune(self, folder: str) -> None:
+        """A container has no folders that could be left."""
+
+    def clock(self) -> datetime:
+        """The time in the headers of a reply."""
+        with self._words("ask for the time"), self._container.request("GET", query={"restype": "container", "comp": "list", "maxresults": "1"}) as reply:
+            date = reply.headers.get("Date")
+        if not date:
+            raise NotDone(self.uri, f"cannot tell what time it is for {self.uri}: its replies have no date.")
+        return parsedate_to_datetime(date).astimezone(timezone.utc)
+
+    # --- inside ---------------------------------------------------------------------------------------------------------
+
+    def _folder(self, folder: str) -> str:
+        return f"{self._prefix}{folder}/" if folder else self._prefix
+
+    def _name(self, key: str) -> str:
+        if any(part in ("", ".", "..") for part in key.split("/")):
+            raise NotDone(self.uri, f"cannot use {key!r} in {self.uri}: a service may read it in two ways. Nothing was done.")
+        return self._prefix + key
+
+    def _own(self, name: str, prefix: str) -> str:
+        if not name.startswith(prefix):
+            raise SourceRefused(self.uri, f"cannot believe the listing of {self.uri}: it answered with {name!r}. Nothing was moved.")
+        return name[len(self._prefix) :]
+
+    def _stored(self, key: str, blob: Blob) -> StoredObject:
+        if blob.size is None or blob.etag in ("", '""') or blob.modified is None:
+            raise SourceRefused(self.uri, f"cannot believe {self.uri}: {key!r} has no size, etag or time. Nothing was moved.")
+        return StoredObject(key, blob.size, blob.etag, blob.version, blob.tier, blob.modified)
+
+    def _write_blocks(self, name: str, blocks: Iterator[bytes]) -> None:
+        """Blocks that no list names are gone after a week by themselves."""
+        ids = []
+        for number, block in enumerate(blocks):
+            ids.append(f"{number:06d}xx")  # of equal length, and base64 as it is
+            with self._container.request("PUT", name, {"comp": "block", "blockid": ids[-1]}, block) as reply:
+                reply.read()
+        listed = "".join(f"<Latest>{escape(one)}</Latest>" for one in ids)
+        body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{listed}</BlockList>'.encode()
+        with self._container.request("PUT", name, {"comp": "blocklist"}, body, If_None_Match="*") as reply:
+            reply.read()
+
+    @contextmanager
+    def _words(self, what: str) -> Iterator[None]:
+        """NotDone where the service refused, OutcomeUnknown where it did not say."""
+        try:
+            yield
+        except AzureError as error:
+            if error.status is not None and 300 <= error.status < 500:
+                raise NotDone(self.uri, f"cannot {what} in {self.uri}: {error}. Nothing was done.") from error
+            raise OutcomeUnknown(self.uri, f"cannot tell whether {self.uri} did {what}: {error}.") from error

@@ -1,0 +1,282 @@
+"""What the archive asks of a store's objects, the same of every kind: a folder, a real S3 server, Azurite. And replies that never come."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers.azure import AzureServer, azure_server
+from servers.odd_store import OddStore, Request, serve_odd_store
+from servers.s3 import S3Server, s3_server
+
+from runspend.artifacts.objects import ObjectStore, StoredObject, open_objects
+from runspend.config import ArtifactStore
+from runspend.errors import NotDone, OutcomeUnknown, SourceError, SourceRefused
+
+__all__ = ["azure_server", "s3_server"]
+
+ODD_NAMES = ["a b", "a+b", "%41", "😀", "it's", "a&b", "ü", "u\u0308", "<x>", "x;y=z", "a,b", "~$!"]
+
+
+@dataclass
+class Place:
+    """A store of a test's own, and how somebody else overwrites in it."""
+
+    store: ArtifactStore
+    overwrite: Callable[[str, bytes], object]
+
+    def open(self, purpose: Any = "archive") -> ObjectStore:
+        return open_objects(self.store, purpose)
+
+
+@pytest.fixture(params=["folder", "s3", "abfss"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    name = f"b-{uuid.uuid4().hex[:12]}"
+    if request.param == "folder":
+        (tmp_path / "store").mkdir()
+        store = ArtifactStore(uri=str(tmp_path / "store"), delete_credentials="local")
+        return Place(store, lambda key, data: (tmp_path / "store" / key).write_bytes(data))
+    if request.param == "s3":
+        amazon: S3Server = request.getfixturevalue("s3_server")
+        for variable in [v for v in os.environ if v.startswith("AWS_")]:
+            monkeypatch.delenv(variable)
+        for variable, value in amazon.environment().items():
+            monkeypatch.setenv(variable, value)
+        with closing(amazon.client()) as client:
+            client.create_bucket(Bucket=name)
+
+        def put(key: str, data: bytes) -> None:
+            with closing(amazon.client()) as client:
+                client.put_object(Bucket=name, Key=f"root/{key}", Body=data)
+
+        return Place(ArtifactStore(uri=f"s3://{name}/root", endpoint=amazon.endpoint, delete_credentials="(env)"), put)
+    azure: AzureServer = request.getfixturevalue("azure_server")
+    azure.create_container(name)
+    uri = f"abfss://{name}@{azure.account}.dfs.core.windows.net/root"
+    store = ArtifactStore(uri=uri, endpoint=azure.endpoint, credentials=azure.connection_string, delete_credentials=azure.sas("rwdl"))
+    return Place(store, lambda key, data: azure.put(name, {f"root/{key}": data}))
+
+
+def content(objects: ObjectStore, obj: StoredObject) -> bytes:
+    return b"".join(objects.read(obj))
+
+
+def test_what_is_written_is_there(place: Place) -> None:
+    """Written, looked at, listed, read: one object, the same each time."""
+    objects = place.open()
+    written = objects.write("run1/a/b.bin", iter([b"abc", b"", b"de"]), size=5)
+    assert (written.key, written.size) == ("run1/a/b.bin", 5)
+    assert datetime.now(timezone.utc) - written.modified < timedelta(minutes=5)
+    assert objects.head("run1/a/b.bin") == written == next(iter(objects.list("run1")))
+    assert content(objects, written) == b"abcde"
+    assert objects.head("run1/a/c.bin") is None
+
+
+def test_nothing_is_overwritten(place: Place) -> None:
+    """A key that is taken stays what it is."""
+    objects = place.open()
+    first = objects.write("x", [b"first"], size=5)
+    with pytest.raises(NotDone):
+        objects.write("x", [b"other"], size=5)
+    assert content(objects, first) == b"first"
+
+
+@pytest.mark.parametrize("size", [0, 4, 6])
+def test_bytes_that_are_not_as_many_as_said_are_not_written(place: Place, size: int) -> None:
+    """A short or long copy leaves nothing."""
+    objects = place.open()
+    with pytest.raises(NotDone):
+        objects.write("x", iter([b"ab", b"cde"]), size=size)
+    assert objects.head("x") is None
+
+
+def test_empty_objects_are_objects(place: Place) -> None:
+    """No bytes, and still there."""
+    objects = place.open()
+    written = objects.write("r/empty", [], size=0)
+    assert (written.size, content(objects, written)) == (0, b"")
+
+
+def test_only_the_object_that_was_meant_is_read_or_deleted(place: Place) -> None:
+    """Somebody overwrites it, in the same size: neither happens to theirs."""
+    objects, deleting = place.open("read"), place.open("delete")
+    meant = place.open().write("r/x", [b"mine"], size=4)
+    place.overwrite("r/x", b"hers")
+    with pytest.raises(NotDone):
+        content(objects, meant)
+    with pytest.raises(NotDone):
+        deleting.delete(meant)
+    theirs = objects.head("r/x")
+    assert theirs is not None
+    assert content(objects, theirs) == b"hers"
+    deleting.delete(theirs)
+    assert objects.head("r/x") is None
+    deleting.delete(theirs)  # gone already: done
+    with pytest.raises(NotDone):
+        content(objects, theirs)
+
+
+def test_a_folder_ends_at_its_slash(place: Place) -> None:
+    """run1 never lists run10 (mlflow#24821)."""
+    objects = place.open()
+    for key in ("run1/a", "run1/b/c", "run10/a", "run1.bak/a", "other"):
+        objects.write(key, [b"x"], size=1)
+    assert sorted(o.key for o in objects.list("run1")) == ["run1/a", "run1/b/c"]
+    assert sorted(o.key for o in objects.list("")) == ["other", "run1.bak/a", "run1/a", "run1/b/c", "run10/a"]
+    assert sorted(objects.folders("")) == ["run1", "run1.bak", "run10"]
+    assert sorted(objects.folders("run1")) == ["b"]
+
+
+def test_odd_names_are_themselves(place: Place) -> None:
+    """Each in its own bytes."""
+    objects = place.open()
+    for n, name in enumerate(ODD_NAMES):
+        objects.write(f"{name}/{name}", [name.encode()], size=len(name.encode()))
+        found = objects.head(f"{name}/{name}")
+        assert found is not None, n
+        assert content(objects, found).decode() == name
+    assert {o.key for o in objects.list("")} == {f"{name}/{name}" for name in ODD_NAMES}
+    for name in ODD_NAMES:
+        assert [o.key for o in objects.list(name)] == [f"{name}/{name}"]
+
+
+@pytest.mark.parametrize("key", ["../x", "a/../../x", "a//x", "./x", "a/.", ""])
+def test_keys_that_lead_elsewhere_are_not_written(place: Place, key: str) -> None:
+    """S3 takes them as names, which is why the archive never makes one; folders and Azure refuse."""
+    if place.store.uri.startswith("s3://"):
+        pytest.skip("to S3 they are names like others")
+    with pytest.raises(NotDone):
+        place.open().write(key, [b"x"], size=1)
+
+
+def test_the_clock_is_the_stores(place: Place) -> None:
+    assert abs(datetime.now(timezone.utc) - place.open().clock()) < timedelta(minutes=5)
+
+
+def test_nothing_is_deleted_without_credentials_for_it(place: Place) -> None:
+    """Absent by default."""
+    with pytest.raises(NotDone, match="delete_credentials"):
+        open_objects(place.store.model_copy(update={"delete_credentials": None}), "delete")
+
+
+# --- Azure alone -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def azure(azure_server: AzureServer) -> ArtifactStore:
+    name = f"b-{uuid.uuid4().hex[:12]}"
+    azure_server.create_container(name)
+    uri = f"wasbs://{name}@{azure_server.account}.blob.core.windows.net/root"
+    return ArtifactStore(
+        uri=uri, endpoint=azure_server.endpoint, credentials=azure_server.connection_string, delete_credentials=azure_server.sas("rwdl")
+    )
+
+
+def test_a_large_blob_is_written_in_blocks_on_the_same_condition(azure: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three blocks, one list of them; a taken key is left alone."""
+    monkeypatch.setattr("runspend.artifacts.objects_azure.BLOCK_BYTES", 1000)
+    objects = open_objects(azure, "archive")
+    data = bytes(range(256)) * 10
+    written = objects.write("r/large", (data[n : n + 77] for n in range(0, len(data), 77)), size=len(data))
+    assert content(objects, written) == data
+    with pytest.raises(NotDone):
+        objects.write("r/large", iter([b"x" * 3000]), size=3000)
+    with pytest.raises(NotDone):
+        objects.write("r/short", iter([b"x" * 2999]), size=3000)
+    assert (objects.head("r/large"), objects.head("r/short")) == (written, None)
+
+
+def test_a_tier_is_set_in_place(azure: ArtifactStore) -> None:
+    """The same bytes in another class; not of an object that is another by now."""
+    objects = open_objects(azure, "archive")
+    hot = objects.write("r/x", [b"abc"], size=3)
+    cool = objects.set_class(hot, "COOL")
+    assert (hot.storage_class, cool.storage_class, content(objects, cool)) == ("HOT", "COOL", b"abc")
+    with pytest.raises(NotDone):
+        objects.set_class(StoredObject("r/x", 3, '"0x0"', None, "COOL", cool.modified), "HOT")
+
+
+def test_a_token_without_the_right_is_refused(azure: ArtifactStore, azure_server: AzureServer) -> None:
+    """Reads may be all it allows; the token is in no message."""
+    objects = open_objects(azure.model_copy(update={"credentials": azure_server.sas("rl")}), "archive")
+    with pytest.raises(NotDone, match="403") as refused:
+        objects.write("r/x", [b"abc"], size=3)
+    assert "sig=" not in str(refused.value)
+
+
+def test_an_identity_of_the_machine_cannot_delete_on_a_condition(azure: ArtifactStore) -> None:
+    """Said before anybody is contacted."""
+    with pytest.raises(SourceRefused, match="need a token"):
+        open_objects(azure.model_copy(update={"credentials": None}), "archive")
+
+
+@pytest.fixture
+def odd() -> Iterator[tuple[OddStore, ObjectStore]]:
+    with serve_odd_store() as server:
+        store = ArtifactStore(
+            uri="abfss://ccc@acme.dfs.core.windows.net/m", endpoint=server.endpoint, credentials="anonymous", delete_credentials="anonymous"
+        )
+        yield server, open_objects(store, "delete")
+
+
+def answers(status: int, body: bytes = b"", length: int | None = None) -> Callable[[Request], bool]:
+    def oddity(request: Request) -> bool:
+        request.answer(status, body, length)
+        return True
+
+    return oddity
+
+
+@pytest.mark.parametrize(
+    ("oddity", "outcome"),
+    [
+        (answers(503), OutcomeUnknown),
+        (answers(500), OutcomeUnknown),
+        (answers(403), NotDone),
+        (answers(409), NotDone),
+        (answers(302), NotDone),
+    ],
+    ids=["503", "500", "403", "409", "302"],
+)
+def test_each_call_ends_in_one_of_three_ways(
+    odd: tuple[OddStore, ObjectStore], oddity: Callable[[Request], bool], outcome: type[SourceError]
+) -> None:
+    """A status that says nothing leaves the outcome unknown; a refusal is one."""
+    server, objects = odd
+    server.oddity = oddity
+    server.objects = {"m/x": b"abc"}
+    obj = StoredObject("x", 3, '"0x1"', None, "HOT", datetime.now(timezone.utc))
+    for call in (lambda: objects.head("x"), lambda: list(objects.list("")), lambda: list(objects.read(obj)), lambda: objects.clock()):
+        with pytest.raises(outcome):
+            call()
+
+
+def test_bytes_that_break_off_are_not_taken_for_all(odd: tuple[OddStore, ObjectStore]) -> None:
+    """The connection ends after two of three bytes."""
+    server, objects = odd
+    server.oddity = answers(200, b"ab", 3)
+    obj = StoredObject("x", 3, '"0x1"', None, "HOT", datetime.now(timezone.utc))
+    with pytest.raises(OutcomeUnknown):
+        list(objects.read(obj))
+
+
+def test_a_listing_that_names_other_folders_is_not_believed(odd: tuple[OddStore, ObjectStore]) -> None:
+    server, objects = odd
+    server.objects = {"elsewhere/x": b"abc"}
+    with pytest.raises(SourceRefused):
+        list(objects.list(""))
+
+
+def test_where_versions_are_kept_nothing_is_deleted(odd: tuple[OddStore, ObjectStore]) -> None:
+    """Its bytes would stay as a version: no request is made."""
+    server, objects = odd
+    with pytest.raises(NotDone, match="keeps versions"):
+        objects.delete(StoredObject("x", 3, '"0x1"', "2026-01-01", "HOT", datetime.now(timezone.utc)))
+    assert server.asked == []
