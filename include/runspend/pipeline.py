@@ -321,7 +321,7 @@ def settle(settings: Settings, *, now: datetime, periods: Sequence[str] | None =
         outcome.notes.append("estimates stay as they are: a ledger that they continue was not rebuilt")
     else:
         outcome.merge(estimate(settings, now=now, progress=progress))
-    note_step(settings, "night", outcome, now)
+    note_step(settings, "cost tables", outcome, now)
     return outcome
 
 

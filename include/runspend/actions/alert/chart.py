@@ -85,13 +85,13 @@ def draw(chart: SpendChart) -> bytes | None:
         return None
     if not chart.is_worth_drawing:
         return None
-    fine = 2 * SCALE  # lines are drawn twice as large again and shrunk, which smooths them
+    fine = 2 * SCALE  # lines are drawn twice as large again and shrunk, which smooths them; the quick ways of Pillow: 500 mails have 500
     image = Image.new("RGB", (WIDTH * fine, HEIGHT * fine), GROUND)
     _draw_lines(ImageDraw.Draw(image), chart, fine)
-    image = image.resize((WIDTH * SCALE, HEIGHT * SCALE), Image.Resampling.LANCZOS)
+    image = image.reduce(2)
     _write_labels(ImageDraw.Draw(image), chart)
     written = io.BytesIO()
-    image.quantize(48, dither=Image.Dither.NONE).save(written, "PNG", optimize=True)
+    image.quantize(48, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(written, "PNG")
     return written.getvalue()
 
 

@@ -102,7 +102,7 @@ def judge_freshness(settings: Settings, records: RecordStore, now: datetime) -> 
 def last_good_night(settings: Settings, records: RecordStore, now: datetime) -> str | None:
     """A name for the last night in which everything that is noted ended well and is fresh; None if something did not, or is not."""
     found = _current(settings, records)
-    night = found.get("night")
+    night = found.get("cost tables")
     is_good = night is not None and all(value.get("is_good", True) for value in found.values()) and not judge_freshness(settings, records, now)
     return str(night["last_good_at"]) if is_good and night is not None else None
 
@@ -116,7 +116,7 @@ def figures_are_this_old(records: RecordStore, now: datetime) -> Facts | None:
             facts.append(("", f"Bill {clean(name)} is complete to {reaches:%d %b %H:%M} UTC: {_hours(now - reaches)} hours old."))
         elif value["kind"] == "bill":
             facts.append(("", f"Bill {clean(name)} has not been read well yet." if good is None else f"Bill {clean(name)} does not say how far it reaches."))
-        elif name == "night" and good is not None:
+        elif name == "cost tables" and good is not None:
             facts.append(("", f"The cost tables were last built {good:%d %b %H:%M} UTC, {_hours(now - good)} hours ago."))
     return Facts("HOW OLD THE FIGURES ARE", tuple(facts)) if facts else None
 

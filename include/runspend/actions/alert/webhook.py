@@ -12,6 +12,7 @@ from typing import Any
 from runspend.actions.alert.message import Mail
 from runspend.actions.alert.send import Outcome
 from runspend.mail_settings import WebhookSettings
+from runspend.values import address_secrets
 
 # A webhook as recipient of a mail, where addresses stand.
 WEBHOOK = "webhook"
@@ -64,7 +65,8 @@ def _call(method: str, address: str, body: dict[str, Any] | None) -> Outcome:
         return Outcome("waiting", f"no answer: {type(error).__name__}")
     if 200 <= code < 300:
         return Outcome("accepted", str(code))
-    reply = f"{code} {said.decode('utf-8', 'replace')}".strip() if address not in said.decode("utf-8", "replace") else str(code)
+    words = said.decode("utf-8", "replace")
+    reply = str(code) if any(secret in words for secret in (address, *address_secrets(address))) else f"{code} {words}".strip()
     return Outcome("waiting" if code >= 500 or code in TRY_AGAIN else "refused", reply)
 
 
