@@ -56,10 +56,10 @@ class AnomalySettings(Frozen):
 
 
 def _parse_anomalies(raw: object) -> object:
-    """`on` and `off`, which YAML reads as true and false."""
-    if raw is True or raw == "on":
+    """`on` and `off`, which YAML and JSON have as true and false too."""
+    if raw in (True, "on", "true"):
         return AnomalySettings()
-    return None if raw is False or raw == "off" else raw
+    return None if raw in (False, "off", "false") else raw
 
 
 Anomalies = Annotated[
@@ -163,8 +163,8 @@ class TagBudgets(_Rules):
 
 def _budget_kind(raw: object) -> str:
     if isinstance(raw, TagBudgets) or (isinstance(raw, Mapping) and ("from" in raw or "from_" in raw)):
-        return "from"
+        return "tagged"
     return "named"
 
 
-BudgetEntry = Annotated[Annotated[Budget, Tag("named")] | Annotated[TagBudgets, Tag("from")], Discriminator(_budget_kind)]
+BudgetEntry = Annotated[Annotated[Budget, Tag("named")] | Annotated[TagBudgets, Tag("tagged")], Discriminator(_budget_kind)]

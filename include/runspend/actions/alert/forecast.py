@@ -22,7 +22,7 @@ LEAST_DAYS = 14  # with less there is no weekday to learn
 WINDOW, HALF_LIFE = 56, 14.0  # days
 PRIOR_WEEKS = 1.5  # so many average weeks are mixed into what a weekday shows
 REPLAYS = 90
-SLACK = 1.0  # replays overlap: so much wider where the days left are as many as the history
+SLACK = 1.0  # replays overlap: so much wider where they are as long as the history they are taken from
 HOLIDAY_BELOW, HOLIDAYS_AT_MOST = 0.5, 0.1  # of the expected cost; of a year's working days, else the series just rests often
 
 
@@ -147,7 +147,7 @@ def _errors(values: Sequence[float], first: date, left: int) -> tuple[float, flo
     if not errors:
         return -1.0, 1.0, 0.0
     errors.sort()
-    apart = 1.0 + SLACK * reach / len(values)
+    apart = 1.0 + SLACK * reach / (len(values) - LEAST_DAYS + 1)
     return tuple(_quantile(errors, share) * (apart if share != 1 / 3 else 1.0) for share in (0.1, 0.9, 1 / 3))  # type: ignore[return-value]
 
 

@@ -1,0 +1,156 @@
+"""The forecast: weekdays, holidays, the bill's delay and estimates; its interval; and when there is none. How good it is: `make bench`."""
+
+from __future__ import annotations
+
+import math
+import random
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from runspend.actions.alert.budgets import Series, judge_budget
+from runspend.actions.alert.forecast import LEAST_DAYS, Forecast, Seen, expect, find_holidays, forecast_total
+from runspend.actions.alert.periods import current_period
+from runspend.config import Budget
+
+NOVEMBER = (date(2026, 11, 1), date(2026, 12, 1))
+COVERED = date(2026, 11, 16)  # a Monday; 15 days are left
+
+
+def office(first: date, days: int, weekday: str = "100", weekend: str = "20") -> dict[date, Decimal]:
+    """A series without chance in it."""
+    return {(day := first + timedelta(days=n)): Decimal(weekend if day.weekday() > 4 else weekday) for n in range(days)}
+
+
+def spent_before(days: dict[date, Decimal], covered: date = COVERED) -> Decimal:
+    return sum((cost for day, cost in days.items() if NOVEMBER[0] <= day < covered), Decimal(0))
+
+
+def make(days: dict[date, Decimal], seen: dict[date, Seen] | None = None, share: float = 1.0, covered: date = COVERED) -> Forecast:
+    found = forecast_total({d: c for d, c in days.items() if d < covered}, covered, NOVEMBER, spent_before(days, covered), seen or {}, share)
+    assert found is not None
+    return found
+
+
+def test_weekdays_are_known() -> None:
+    """Of a series that repeats every week the total is right within one percent: 21 weekdays and 9 weekend days."""
+    days = office(date(2026, 8, 1), 150)
+    found = make(days)
+    truth = sum(days[date(2026, 11, n)] for n in range(1, 31))
+    assert abs(found.total - truth) / truth < Decimal("0.01")  # what a weekday shows is mixed with a little of every day
+    assert found.low <= found.total <= found.high
+    assert (found.high - found.low) / truth < Decimal("0.03")
+
+
+def test_the_day_a_level_is_passed() -> None:
+    """The first day whose end is at or above it; none above the total."""
+    found = make(office(date(2026, 8, 1), 150))
+    assert [day for day, _ in found.path] == [COVERED + timedelta(days=n) for n in range(15)]
+    assert found.path[-1][1] == found.total
+    day, cost = found.path[7]
+    assert found.passes_on(cost) == day
+    assert found.passes_on(cost + Decimal("0.01")) == day + timedelta(days=1)
+    assert found.passes_on(found.total + 1) is None
+
+
+def test_last_years_holidays_are_expected_again() -> None:
+    """A week off at the end of November last year is off this year, where days off are rare; this year's own days off lower nothing."""
+    first = COVERED - timedelta(days=400)
+    days = office(first, 400)
+    off = [date(2025, 11, n) for n in range(24, 29)]
+    with_holidays = days | dict.fromkeys(off, Decimal(2))
+    assert set(find_holidays([float(with_holidays[first + timedelta(days=n)]) for n in range(400)], first)) == set(off)
+    plain, aware = make(days).total, make(with_holidays).total
+    assert Decimal(350) < plain - aware < Decimal(450)  # 24 to 28 November 2026 are four weekdays and a Saturday
+    rests = {day: cost if day.toordinal() % 3 else Decimal(1) for day, cost in with_holidays.items()}
+    assert find_holidays([float(rests[first + timedelta(days=n)]) for n in range(400)], first) == {}
+
+
+@pytest.mark.parametrize(
+    ("seen", "share", "first_day"),
+    [
+        (Seen(), 1.0, 100.0),  # nothing known: the model
+        (Seen(billed=30.0), 1.0, 100.0),  # a part is billed: the rest will come
+        (Seen(billed=130.0), 1.0, 130.0),  # never less than is known
+        (Seen(estimated=40.0, over=1.0), 1.0, 40.0),  # a quiet day, which the estimates know wholly
+        (Seen(estimated=300.0, over=1.0), 1.0, 300.0),  # a dear one
+        (Seen(billed=10.0, estimated=30.0, over=1.0), 1.0, 40.0),
+        (Seen(estimated=40.0, over=0.5), 1.0, 90.0),  # half of the day is to come
+        (Seen(estimated=40.0, over=1.0), 0.6, 80.0),  # what no run costs is not in the estimates
+        (Seen(estimated=500.0, over=1.0), 0.6, 540.0),
+    ],
+)
+def test_a_day_no_bill_covers(seen: Seen, share: float, first_day: float) -> None:
+    """Estimates stand for what runs cost of the time that is over, the model for everything else."""
+    flat = {date(2026, 9, 1) + timedelta(days=n): Decimal(100) for n in range(76)}
+    found = make(flat, {COVERED: seen}, share)
+    assert float(found.path[0][1] - spent_before(flat)) == pytest.approx(first_day, abs=0.02)
+
+
+def test_a_late_bill_at_the_months_beginning() -> None:
+    """On 2 December the bill still ends in November: December's forecast is made all the same, of December's days alone."""
+    days = office(date(2026, 8, 1), 121)  # to 29 November
+    december = (date(2026, 12, 1), date(2027, 1, 1))
+    found = forecast_total(days, date(2026, 11, 30), december, Decimal(0), {})
+    assert found is not None
+    assert [found.path[0][0], found.path[-1][0]] == [date(2026, 12, 1), date(2026, 12, 31)]
+    assert abs(found.total - (23 * 100 + 8 * 20)) < 40
+
+
+def test_without_history_or_days_left_there_is_none() -> None:
+    """Two weeks are the least; a period that is wholly billed needs no forecast."""
+    for length, is_there in ((LEAST_DAYS - 1, False), (LEAST_DAYS, True)):
+        days = office(COVERED - timedelta(days=length), length)
+        assert (forecast_total(days, COVERED, NOVEMBER, spent_before(days), {}) is not None) is is_there
+    assert forecast_total(office(date(2026, 8, 1), 150), date(2026, 12, 1), NOVEMBER, Decimal(9), {}) is None
+    assert forecast_total({}, COVERED, NOVEMBER, Decimal(0), {}) is None
+
+
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(st.lists(st.decimals(-50, 5000, places=2, allow_nan=False), min_size=14, max_size=90), st.integers(1, 29), st.integers(0, 2**32))
+def test_any_history_gives_ordered_rounded_figures(costs: list[Decimal], day: int, seed: int) -> None:
+    """Low, total, high in order; two decimals; never below what is known; the same input, the same forecast."""
+    covered = date(2026, 11, 1) + timedelta(days=day)
+    days = {covered - timedelta(days=n + 1): cost for n, cost in enumerate(costs)}
+    draw = random.Random(seed)
+    seen = {covered: Seen(draw.uniform(0, 50), draw.uniform(0, 50), draw.random())}
+    spent = spent_before(days, covered)
+    found = forecast_total(days, covered, NOVEMBER, spent, seen)
+    if found is None:
+        return
+    assert found.low <= found.total <= found.high
+    assert all(round(cost, 2) == cost and math.isfinite(cost) for cost in (found.low, found.total, found.high, found.likely))
+    assert found.low >= min(found.total, round(spent, 2) + Decimal(f"{seen[covered].billed + seen[covered].estimated:.2f}") - Decimal("0.01"))
+    assert found == forecast_total(dict(reversed(days.items())), covered, NOVEMBER, spent, seen)
+
+
+def test_scale_and_shift_of_a_series() -> None:
+    """Ten times the money is ten times the forecast; seven days later is the same days later."""
+    draw = random.Random(7)
+    values = [draw.uniform(10, 100) for _ in range(90)]
+    plain = expect(values, date(2026, 8, 1), 20)
+    assert expect([10 * v for v in values], date(2026, 8, 1), 20) == pytest.approx([10 * v for v in plain])
+    assert expect(values, date(2026, 8, 8), 20) == plain
+
+
+def test_a_budget_is_foreseen_to_pass_when_two_of_three_outcomes_do() -> None:
+    """The status says which forecast thresholds, and around which day; what is passed already is not foreseen."""
+    draw = random.Random(11)
+    days = {(date(2026, 6, 1) + timedelta(days=n), "USD"): Decimal(draw.randrange(60, 140)) for n in range(168)}
+    now = datetime(2026, 11, 17, 6, tzinfo=timezone.utc)
+
+    def judged(amount: str):  # type: ignore[no-untyped-def]  # a Status
+        made = Budget.model_validate({"name": "a", "amount": amount, "forecast": ["100%"], "notify": ["a@x.io"]})
+        return judge_budget(made, "USD", current_period("month", now.date()), Series(days), COVERED, now)
+
+    forecast = judged("3000").forecast
+    assert forecast is not None and forecast.low < forecast.likely < forecast.high
+    assert [c.threshold.text for c in judged(str(forecast.likely)).foreseen] == ["100 %"]
+    assert judged(str(forecast.likely + Decimal("0.01"))).foreseen == ()
+    (crossing,) = judged("2000").foreseen
+    assert crossing.on == forecast.passes_on(Decimal(2000))
+    assert judged("1000").foreseen == () and judged("1000").is_over

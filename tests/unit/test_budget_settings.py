@@ -1,0 +1,94 @@
+"""What `budgets` of runspend.yaml takes and refuses: dimensions, thresholds, who is told at which, anomalies, tags."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runspend.config import Budget, Settings, load_settings
+from runspend.errors import ConfigError
+from runspend.sources import selector_keys
+
+
+def load(tmp_path: Path, text: str) -> Settings:
+    (tmp_path / "runspend.yaml").write_text(text, encoding="utf-8")
+    return load_settings(tmp_path / "runspend.yaml", {})
+
+
+def budget(**more: Any) -> Budget:
+    return Budget.model_validate({"name": "a", "amount": "1000", "notify": ["all@acme.com"], **more})
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("{name: a, amount: 9, notify: []}", "notify"),
+        ("{name: a, amount: 9, notify: {}}", "it names nobody"),
+        ("{name: a, amount: 9, notify: {100%: []}}", "notify"),
+        ("{name: a, amount: 9, notify: {all: [not-an-address]}}", "a mail address is needed"),
+        ("{name: a, amount: 9, notify: {50%: [x@y.z], all: [x@y.z]}}", "recipients for 50%, which is no threshold of this budget. Thresholds are 80%, 100%"),
+        ("{name: a, amount: 9, notify: {80%: [x@y.z]}}", "names nobody for 100%"),
+        ("{name: a, amount: 9, notify: {eighty: [x@y.z]}}", "a threshold above zero is needed"),
+        ("{name: a, amount: 9, actual: [], forecast: [], notify: [x@y.z]}", "nobody would ever be told"),
+        ("{name: a, amount: 9, for: {teem: x}, notify: [x@y.z]}", "unknown selector key 'teem'; allowed are tracking, .*provider, source, model, tag.KEY"),
+        ("{name: a, amount: 9, for: {team: []}, notify: [x@y.z]}", "none of them empty"),
+        ("{name: a, amount: 9, for: {}, notify: [x@y.z]}", "at least one key"),
+        ("{name: a, amount: 9, for: {provider: AWS, model: bert}, notify: [x@y.z]}", "has both `provider`, which bill lines have, and `model`"),
+        ("{name: a, amount: 9, every: fortnight, notify: [x@y.z]}", "every"),
+        ("{name: a, amount: 9, judged_on: guesses, notify: [x@y.z]}", "judged_on"),
+        ("{name: a, amount: 9, anomalies: {percent: 0.5}, notify: [x@y.z]}", "percent"),
+        ("{name: a, amount: 9, anomalies: {money: 5 EUR}, notify: [x@y.z]}", "threshold 5 EUR is not in `currency`, USD"),
+        ("{name: a, amount: 9, notify: [x@y.z]}\n  - {name: A, amount: 8, notify: [x@y.z]}", "the name 'A' is already taken by budgets"),
+        ("{from: experiment_tags, notify: [owner]}\n  - {from: experiment_tags, notify: [x@y.z]}", "taken twice, first by budgets"),
+        ("{from: experiment_tags, notify: []}", "notify"),
+    ],
+)
+def test_refused_at_load(tmp_path: Path, written: str, message: str) -> None:
+    """The message names the line, the key and what to write."""
+    with pytest.raises(ConfigError, match=r"line \d") as refused:
+        load(tmp_path, f"budgets:\n  - {written}\n")
+
+    assert re.search(message, str(refused.value)), str(refused.value)
+
+
+def test_defaults() -> None:
+    """80 % and 100 % of what is spent, 100 % of what will be; days far above usual; the bill alone counts."""
+    made = budget()
+    assert (made.actual, made.forecast, made.every, made.judged_on) == (["80%", "100%"], ["100%"], "month", "bill")
+    assert made.anomalies is not None
+    assert (made.anomalies.ratio, made.anomalies.money) == (Decimal(1), "5%")
+
+
+@pytest.mark.parametrize(("written", "is_on"), [("on", True), ("off", False), ("true", True), ("false", False), ("{percent: 50%}", True)])
+def test_anomalies_can_be_switched_off(tmp_path: Path, written: str, is_on: bool) -> None:
+    """As YAML writes on and off."""
+    (made,) = load(tmp_path, f"budgets: [{{name: a, amount: 9, anomalies: {written}, notify: [x@y.z]}}]\n").budgets
+    assert (made.anomalies is not None) is is_on
+
+
+@pytest.mark.parametrize(
+    ("notify", "levels", "told"),
+    [
+        (["a@x.io", "owner"], [800], ["a@x.io", "own@x.io"]),
+        ({"all": ["a@x.io"], "100%": ["boss@x.io"]}, [800], ["a@x.io"]),
+        ({"all": ["a@x.io"], "100%": ["boss@x.io"]}, [800, 1000], ["a@x.io", "boss@x.io"]),
+        ({"80%": ["a@x.io"], "100%": ["boss@x.io", "a@x.io"]}, [1000], ["boss@x.io", "a@x.io"]),
+        ({"800 USD": ["a@x.io"], "100%": ["boss@x.io"]}, [800], ["a@x.io"]),  # a threshold is its level, however it is spelled
+        ({"80%": ["a@x.io"], "100%": ["boss@x.io"]}, [], ["a@x.io", "boss@x.io"]),  # an anomaly has no threshold
+        ({"all": ["a@x.io"], "100%": ["boss@x.io"]}, [], ["a@x.io"]),
+    ],
+)
+def test_who_is_told_at_which_threshold(notify: Any, levels: list[int], told: list[str]) -> None:
+    """`all` hears of everything, the others of their thresholds; each address once."""
+    assert budget(notify=notify, owner="own@x.io").recipients([Decimal(level) for level in levels]) == told
+
+
+def test_keys_that_only_runs_have_are_copied_out_of_mlflow(tmp_path: Path) -> None:
+    """A budget by tag, param or model sees them whatever `copy` says; one in experiment tags, its tag and the owner."""
+    text = "budgets:\n  - {name: a, amount: 9, for: {tag.queue: gpu, model: bert}, notify: [x@y.z]}\n  - {from: experiment_tags, notify: [owner]}\n"
+    keys = {"tag.queue", "tag.model", "param.model", "experiment_tag.runspend.budget", "experiment_tag.owner"}
+    assert selector_keys(load(tmp_path, text)) == keys
