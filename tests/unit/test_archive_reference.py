@@ -104,7 +104,7 @@ def test_both_engines_give_the_same_rows(asked: list[tuple[str, dict[str, Any], 
     """Names, values and nulls; rows where the question gives any."""
     arrow = {name: pa.Table.from_pylist([dict(r) for r in rows], schema=TABLES[name].arrow_schema()) for name, rows in TABLES_GIVEN.items()}
     judge = GoogleSQL()
-    assert sum(rows.num_rows > 0 for _, _, rows in asked) >= 12
+    assert sum(rows.num_rows > 0 for _, _, rows in asked) >= 10
     for sql, parameters, rows in asked:
         tables = {name: arrow[name] if name in arrow else TABLES[name].arrow_schema().empty_table() for name in table_names(sql)}
         used = {name: value for name, value in parameters.items() if f"@{name}" in sql}

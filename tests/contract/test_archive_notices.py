@@ -1,0 +1,226 @@
+"""Plan, notice and wait over a real mail server and a real warehouse: one mail an owner, the date from the server's word, kills in between."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import yaml
+from servers.smtp import Script, Server, smtp_server
+from unit.hostile_names import FORMULAS, PAYLOADS, TERMINAL
+from unit.policy_world import AGED, NOW, STORES, experiment, reads, run, sources, stored
+
+from runspend import pipeline
+from runspend.config import Settings, load_settings
+from runspend.tables import TABLES
+from runspend.warehouse import Unit, open_warehouse
+from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.records import Records
+
+REPOSITORY = Path(__file__).parents[2]
+OWNED = {"owner": "ana@acme.com", **AGED}
+RUNS = [run("a" * 32, run_name="resnet-1", **OWNED), run("b" * 32, run_name="resnet-2", **OWNED), run("c" * 32, owner=None, **AGED)]
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A mail server that takes everything unless a test says otherwise."""
+    with smtp_server() as found:
+        yield found
+
+
+def settings_of(home: Path, port: int, **more: Any) -> Settings:
+    """A runspend.yaml with a policy, and a mail server."""
+    data = {
+        "home": ".", "stores": STORES, "archive": {"to": "s3://cold"}, "tracking": [{"name": "prod", "uri": "http://mlflow"}],
+        "mail": {"backend": "smtp", "host": "127.0.0.1", "port": port, "tls": "none", "from": "Runspend <runspend@acme.com>", "operators": ["oncall@acme.com"]},
+        "retention": [{"name": "cold", "select": {"unused_for": "90d"}, "action": "archive"}],
+    } | more  # fmt: skip
+    (home / "runspend.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
+    return load_settings(home / "runspend.yaml")
+
+
+def fill(settings: Settings, at: datetime = NOW, **tables: Any) -> None:
+    """The warehouse as a night at that time leaves it."""
+    month = {"month": at.date().replace(day=1), "valid_from": at.replace(day=1)}
+    given = {
+        "runs": RUNS, "artifact_bytes": [stored(row["run_id"], **month) for row in tables.get("runs", RUNS)], "experiments": [experiment()], "tracking_reads": reads(), "sources": sources(at),
+    }  # fmt: skip
+    warehouse = open_warehouse(settings)
+    assert isinstance(warehouse, ParquetWarehouse)
+    with warehouse.step("test", f"b{at:%Y%m%d}") as step:
+        for name, rows in {**given, **tables}.items():
+            table = TABLES[name]
+            by_period: dict[str, list[dict[str, Any]]] = {}
+            for row in rows:
+                by_period.setdefault(f"{row[table.period_column]:%Y-%m}" if table.period_column else "all", []).append(row)
+            for period, part in by_period.items():
+                step.put(name, period, "test", pa.Table.from_pylist(part, schema=table.arrow_schema()))
+        step.publish()
+
+
+def published(settings: Settings, now: datetime = NOW) -> dict[str, dict[str, Any]]:
+    """Rows of the plan by owner, as the warehouse has them."""
+    rows = open_warehouse(settings).read(Unit("archive_plan", f"{now:%Y-%m}", "all"))
+    assert rows is not None
+    return {row["owner_id"][0]: row for row in rows.to_pylist()}
+
+
+def mails(server: Server) -> Counter[tuple[str, str]]:
+    """How often each recipient was sent each mail."""
+    return Counter((str(mail.message["Message-ID"]), recipient) for mail in server.accepted for recipient in mail.recipients)
+
+
+def test_owners_get_one_mail_with_all_that_is_theirs(tmp_path: Path, server: Server) -> None:
+    """Text and HTML say the same; the plan has the date from then on; a second notify sends nothing."""
+    settings = settings_of(tmp_path, server.port)
+    fill(settings)
+    assert pipeline.archive_plan(settings, now=NOW).exit_code == 0
+    assert not server.accepted
+    assert {row["state"] for row in published(settings).values()} == {"planned"}
+    outcome = pipeline.archive_notify(settings, now=NOW)
+    assert outcome.exit_code == 0, outcome.problems
+    assert outcome.changed[-1] == "archive_plan 2026-11: 3 announced"
+    assert sorted(recipient for _, recipient in mails(server)) == ["ana@acme.com", "oncall@acme.com"]
+    for row in published(settings).values():
+        assert (row["state"], row["announced_at"], row["earliest_at"]) == ("announced", NOW, NOW + timedelta(days=30))
+    (mail,) = [mail.message for mail in server.accepted if mail.recipients == ["ana@acme.com"]]
+    assert mail["Subject"] == "[runspend] 2 folders of artifacts (2.0 kB) will be moved to the archive from 24 Dec on"
+    plain, html = (mail.get_body((kind,)) for kind in ("plain", "html"))
+    assert plain is not None and html is not None
+    for text in ("resnet-1", "resnet-2", f"runspend archive keep {'a' * 32}", "runspend.keep", "s3://cold", "not before 24 December 2026"):
+        for body in (plain, html):
+            assert " ".join(text.split()) in " ".join(body.get_content().replace("&#39;", "'").split()), text
+    assert max(len(line) for line in plain.get_content().splitlines() if "runspend archive" not in line) <= 72
+    assert pipeline.archive_notify(settings, now=NOW + timedelta(days=1)).exit_code == 0
+    assert set(mails(server).values()) == {1}
+    assert len(server.accepted) == 2
+
+
+def test_a_mail_that_waits_begins_nothing(tmp_path: Path, server: Server) -> None:
+    """A busy server: exit code 5, no date; the nightly alert sends it later, and the date is of that day."""
+    settings = settings_of(tmp_path, server.port)
+    fill(settings)
+    server.script_handler.script = Script(data_reply="451 try again")
+    outcome = pipeline.archive_notify(settings, now=NOW)
+    assert outcome.exit_code == 5
+    assert "begins no grace period" in outcome.problems[0]
+    assert {(row["state"], row["earliest_at"]) for row in published(settings).values()} == {("planned", None)}
+    server.script_handler.script = Script()
+    later = NOW + timedelta(days=3)
+    assert pipeline.alert(settings, now=later).exit_code == 0
+    fill(settings, later)
+    assert pipeline.archive_plan(settings, now=later).exit_code == 0
+    assert {(row["state"], row["announced_at"]) for row in published(settings, later).values()} == {("announced", later)}
+
+
+def test_a_dead_address_is_told_to_operators(tmp_path: Path, server: Server) -> None:
+    """The owner's server refuses for good: operators have it at the next notify, and the time is theirs."""
+    settings = settings_of(tmp_path, server.port)
+    fill(settings)
+    server.script_handler.script = Script(rcpt_replies={"ana@acme.com": "550 no such person"})
+    assert pipeline.archive_notify(settings, now=NOW).exit_code == 5
+    assert {name: row["state"] for name, row in published(settings).items()} == {"a": "planned", "b": "planned", "c": "announced"}
+    later = NOW + timedelta(days=1)
+    assert pipeline.archive_notify(settings, now=later).exit_code == 0
+    assert published(settings)["a"]["announced_at"] == later
+    assert [mail.recipients for mail in server.accepted] == [["oncall@acme.com"]] * 2
+
+
+def test_without_a_mail_server_nothing_begins(tmp_path: Path, server: Server) -> None:
+    """Files that nobody was sent are no notice; the step says so."""
+    settings = settings_of(tmp_path, server.port, mail={"backend": "file", "operators": ["oncall@acme.com"]})
+    fill(settings)
+    outcome = pipeline.archive_notify(settings, now=NOW)
+    assert outcome.exit_code == 0
+    assert any("no grace period begins" in note for note in outcome.notes)
+    assert {row["state"] for row in published(settings).values()} == {"planned"}
+    assert len(list((tmp_path / "mail").glob("archive.*.eml"))) == 2
+
+
+def test_hostile_names_reach_people_as_names(tmp_path: Path, server: Server) -> None:
+    """Names of runs, experiments and owners that try to be headers, markup or commands: the mail goes out, one of it, with the usual parts."""
+    names = [*PAYLOADS[::5], *FORMULAS, *TERMINAL]
+    runs = [run(f"{n:032x}", run_name=name, experiment_name=name, owner="ana@acme.com" if n % 2 else name, **AGED) for n, name in enumerate(names)]
+    settings = settings_of(tmp_path, server.port)
+    fill(settings, runs=runs)
+    assert pipeline.archive_notify(settings, now=NOW).exit_code == 0
+    assert sorted(mail.recipients for mail in server.accepted) == [["ana@acme.com"], ["oncall@acme.com"]]
+    for mail in server.accepted:
+        html = mail.message.get_body(("html",))
+        assert html is not None
+        assert "<script" not in html.get_content().lower() and "<img" not in html.get_content().lower()
+        assert mail.message["Bcc"] is None
+
+
+STEP = "import sys; from runspend import cli; sys.argv = ['runspend', *sys.argv[1:]]; cli.main()"
+
+
+def command(home: Path, *words: str, crash_at: str = "") -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own."""
+    arguments = [sys.executable, "-c", STEP, *words, "--config", str(home / "runspend.yaml")]
+    return subprocess.run(arguments, cwd=REPOSITORY, env={**os.environ, "RUNSPEND_CRASH_AT": crash_at}, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("point", ["archive.notice_recorded", "archive.notice_written", "archive.notices_sent"])
+def test_killed_anywhere_each_owner_has_one_notice(tmp_path: Path, server: Server, point: str) -> None:
+    """SIGKILL between record, mail and note: the next run ends with the same mails, and a third sends nothing."""
+    settings = settings_of(tmp_path, server.port)
+    fill(settings)
+    now = ("--now", NOW.isoformat())
+    assert command(tmp_path, "archive", "notify", *now, crash_at=point).returncode == -9
+    for _ in range(2):
+        done = command(tmp_path, "archive", "notify", *now)
+        assert done.returncode == 0, done.stderr
+        assert {row["state"] for row in published(settings).values()} == {"announced"}
+        assert set(mails(server).values()) == {1}
+        assert len(mails(server)) == 2
+
+
+def test_the_commands(tmp_path: Path, server: Server) -> None:
+    """plan, keep, why and notify as people type them."""
+    settings = settings_of(tmp_path, server.port)
+    fill(settings)
+    now = ("--now", NOW.isoformat())
+    done = command(tmp_path, "archive", "plan", *now)
+    assert done.returncode == 0, done.stderr
+    assert "3 planned" in done.stdout and "cold" in done.stdout
+    done = command(tmp_path, "archive", "keep", "aaaaaa", "--until", "2027-01-31", "--reason", "thesis", *now)
+    assert (done.returncode, done.stdout) == (0, f"kept: run {'a' * 32} (resnet-1) of prod, up to and including 2027-01-31\n"), done.stderr
+    done = command(tmp_path, "archive", "keep", "aaaaaa", "--until", "2026-01-31", *now)
+    assert done.returncode == 2
+    assert "that day is over" in done.stderr
+    done = command(tmp_path, "archive", "why", "aaaaaa", *now)
+    assert done.stdout.splitlines()[1:] == ["  kept: somebody objected, until 2027-01-31: thesis", "  policy: cold (archive) selects run " + "a" * 32 + ": kept, somebody objected, until 2027-01-31: thesis"]
+    assert command(tmp_path, "archive", "why", "nobody", *now).returncode == 2
+    done = command(tmp_path, "archive", "notify", *now)
+    assert done.returncode == 0, done.stderr
+    assert published(settings)["a"]["state"] == "kept"
+    assert len(Records(tmp_path).list("archive_keeps")) == 1
+    assert not any("resnet-1" in str(mail.message.get_body(("plain",))) for mail in server.accepted)
+
+
+def test_a_month_later_it_is_due(tmp_path: Path, server: Server) -> None:
+    """Nights in between, each reading everything anew; nothing is due a day early, and a protection of the last day stops it."""
+    settings = settings_of(tmp_path, server.port)
+    fill(settings)
+    assert pipeline.archive_notify(settings, now=NOW).exit_code == 0
+    for day in (10, 20, 29, 30):
+        now = NOW + timedelta(days=day)
+        fill(settings, now)
+        assert pipeline.archive_plan(settings, now=now).exit_code == 0
+        assert {row["state"] for row in published(settings, now).values()} == {"due" if day == 30 else "announced"}
+    now = NOW + timedelta(days=31)
+    fill(settings, now, experiments=[experiment(tags='{"runspend.keep": "1"}')])
+    assert pipeline.archive_plan(settings, now=now).exit_code == 0
+    assert {row["state"] for row in published(settings, now).values()} == {"protected"}
+    assert open_warehouse(settings).read(Unit("archives", "2026-11", "all")) is None
+    assert date(2026, 12, 25) == now.date()
