@@ -15,6 +15,7 @@ from reference import GoogleSQL
 from unit.alert_world import NOW, UTC, MemoryRecords, budget, cost, run, settings, source, warehouse
 
 from runspend.actions import alert
+from runspend.actions.alert.figures import read_day_runs, read_restated
 from runspend.tables import TABLES
 from runspend.warehouse import Reader
 from runspend.warehouse.dialect import table_names
@@ -43,7 +44,7 @@ def test_queries_agree_with_the_reference(tmp_path: Path) -> None:
             run_status="FAILED",
             start_time=datetime(2026, 3, 1, tzinfo=UTC),
             end_time=datetime(2026, 3, 2, tzinfo=UTC),
-            tags='{"team": "it\'s"}',
+            tags='{"team": "it\'s", "model": "bert"}',
         ),
         run(
             "c",
@@ -72,7 +73,9 @@ def test_queries_agree_with_the_reference(tmp_path: Path) -> None:
         "run_costs": [key | {"run_id": "a", "start_month": date(2026, 11, 1), "effective_cost": Decimal("73.74")}],
         "run_costs_daily": [key | {"run_id": "b", "charge_date": date(2026, 11, 20), "cost_kind": "compute", "source": "aws", "billing_period": date(2026, 11, 1), "effective_cost": Decimal(50)}],
         "run_estimates": [key | {"run_id": r, "charge_date": date(2026, 11, 23), "cost_kind": k, "source": "aws", "effective_cost": Decimal("1.25")} for r, k in (("a", "compute"), ("a", "llm"), ("c", "compute"))],
-        "experiments": [{"tracking_server": "prod", "workspace": "default", "experiment_id": "12", "tags": '{"stage": "dev"}'}],
+        "experiments": [{"tracking_server": "prod", "workspace": "default", "experiment_id": "12", "tags": '{"stage": "dev", "runspend.budget": "5 USD / day", "owner": "ana@acme.com"}', "lifecycle_stage": "active"}],
+        "billing_loads": [{"source": "aws", "billing_period": date(2026, 11, 1), "version": "v2", "version_number": 2, "billing_currency": "USD", "loaded_at": NOW}],
+        "bill_changes": [{"source": "aws", "billing_period": date(2026, 11, 1), "version": "v2", "version_number": 2, "billing_currency": "USD", "service_name": s, "sub_account_id": "", "charge_date": date(2026, 11, d), "effective_cost": Decimal(c)} for s, d, c in (("", 5, "-100.1"), ("x", 5, "40"), ("", 7, "-1"), ("", 9, "-1"))],
         "artifact_bytes": [stored | {"owner_id": "b", "bytes": 1000}, stored | {"owner_id": "c", "bytes": None, "objects": None, "is_complete": False, "storage_class": "DEEP"}],
         "billing_lines": [line],
         "budget_status": [{"budget": "old", "month": date(2026, 11, 1), "budget_period": "2026-11", "spent": Decimal("0.1")}],
@@ -82,11 +85,19 @@ def test_queries_agree_with_the_reference(tmp_path: Path) -> None:
         budget("one", "10", **{"for": {"team": ["vis*", "it's"], "user": "a?a"}}),
         budget("two", "10", **{"for": {"cost_kind": "compute", "source": "a*", "experiment": "res*"}}),
         budget("all", "10", **{"for": {"provider": "AWS"}}),
+        budget("tags", "10", **{"for": {"tag.team": "it's", "experiment_tag.stage": ["d*", "x"], "model": "*", "user": "*"}}),
+        budget("params", "10", **{"for": {"param.k\'; --": "1"}}),
+        {"from": "experiment_tags", "notify": ["owner"]},
         tracking=[{"name": "prod", "uri": "http://mlflow", "copy": {"params": ["k"]}}],
     )
     with warehouse(tmp_path / "w", **tables) as reader:
         listening = Listening(reader)
+        judged = alert.judge(listening, given, MemoryRecords(), NOW)
+        for status in judged.statuses:
+            read_day_runs(listening, status, date(2026, 11, 20))
+        assert [(r.source, r.first.day, r.last.day) for r in read_restated(listening, judged.statuses[0], date(2026, 11, 8), NOW)] == [("aws", 5, 7)]
         alert.run(partial(nullcontext, listening), given, MemoryRecords(), NOW)
+    assert {s.budget.name: s.spent for s in judged.statuses}["tags"] == 50
     arrow = {name: pa.Table.from_pylist([dict(r) for r in rows], schema=TABLES[name].arrow_schema()) for name, rows in tables.items()}
     judge = GoogleSQL()
     assert len(listening.asked) > 15

@@ -161,4 +161,4 @@ def _rows(reader: Reader, name: str, budgets: Sequence[tuple[int, Budget]], days
 
 
 def _column(rows: Sequence[Mapping[str, Any]], name: str) -> dict[tuple[date, str], Decimal]:
-    return {(row["charge_date"], row["billing_currency"]): row[name] for row in rows if row[name] is not None}
+    return {(row["charge_date"], row["billing_currency"]): row[name] for row in rows if row.get(name) is not None}
