@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socketserver
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,12 @@ OWNER_SCHEMA = pa.schema(
     [(n, pa.string()) for n in ("owner_kind", "owner_id", "tracking_server", "workspace", "experiment_id", "uri")]
     + [("is_purged", pa.bool_())]
 )
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that fails is not asked for again."""
+    monkeypatch.setattr("runspend.artifacts.rest.RETRY_SECONDS", ())
 
 
 @dataclass
@@ -89,7 +96,8 @@ def test_every_owner_gets_its_bytes(place: Place, tmp_path: Path) -> None:
     assert {run: (got[run]["objects"], got[run]["bytes"], got[run]["prefix"]) for run in runs} == {
         run: (4, 10, f"1/{run}/artifacts") for run in runs
     }
-    assert {(r["storage_class"], r["noncurrent_bytes"]) for r in got.values()} == {("UNKNOWN", None)}
+    told = ("UNKNOWN", None) if place.uri.startswith("gs") else ("HOT", 0)
+    assert {(r["storage_class"], r["noncurrent_bytes"]) for r in got.values()} == {told}
     assert all(datetime.now(timezone.utc) - r["newest_at"] < timedelta(hours=1) for r in got.values())
     assert [(r["owner_kind"], r["owner_id"]) for r in rows(found) if r["owner_kind"] not in ("run",)] == [("other", "1")]
 
@@ -115,7 +123,7 @@ def test_a_store_of_many_pages_is_listed_whole(gcs_server: GcsServer, tmp_path: 
 
 def test_probe_says_what_answers(place: Place) -> None:
     """`doctor` shows one line per store."""
-    told = "; its listing tells no storage classes, and no versions that are not current"
+    told = "; its listing tells no storage classes, and no versions that are not current" if place.uri.startswith("gs") else ""
     assert probe_store(place.store()).endswith(f"answers, nothing in it{told}")
     place.put({"x": b"x"})
     assert probe_store(place.store()).endswith(f" answers{told}")
@@ -218,6 +226,96 @@ def test_objects_of_another_folder_are_not_believed(tmp_path: Path, key: str) ->
         found = measure(odd(store), run_owners(), tmp_path)
     assert isinstance(found.error, SourceError)
     assert not found.is_complete
+
+
+def test_copies_are_found_by_checksum(place: Place, tmp_path: Path) -> None:
+    """The same bytes under two runs: those of the newer are there twice; what is as long and is not the same is not."""
+    place.put({"a/model": b"weights!", "c/model": b"weights?"})
+    time.sleep(1.1)  # stores tell whole seconds
+    place.put({"b/model": b"weights!"})
+    found = measure(place.store(), run_owners(*(f"{place.uri}{name}" for name in "abc")), tmp_path)
+    twice = {r["owner_id"]: r["duplicate_bytes"] for r in rows(found)}
+    assert twice == ({"a": 0, "b": 8, "c": 0} if not place.uri.startswith("gs") else dict.fromkeys("abc"))
+
+
+VERSIONS = b"""<?xml version="1.0" encoding="utf-8"?><EnumerationResults><Blobs>
+<Blob><Name>m/r/x</Name><VersionId>2</VersionId><IsCurrentVersion>true</IsCurrentVersion><Properties><Last-Modified>Wed, 04 Nov 2026 03:00:00 GMT</Last-Modified>
+<Etag>0x2</Etag><Content-Length>5</Content-Length><AccessTier>Cool</AccessTier></Properties></Blob>
+<Blob><Name>m/r/x</Name><VersionId>1</VersionId><Properties><Etag>0x1</Etag><Content-Length>70</Content-Length><AccessTier>Hot</AccessTier></Properties></Blob>
+<Blob><Name>m/r</Name><Properties><Etag>0x1</Etag><Content-Length>0</Content-Length><ResourceType>directory</ResourceType></Properties></Blob>
+<Blob><Name Encoded="true">m/r/%EF%BF%BE</Name><Properties><Etag>0x1</Etag><AccessTier>Archive</AccessTier></Properties></Blob>
+</Blobs><NextMarker/></EnumerationResults>"""
+
+
+def test_versions_tiers_and_folders_are_told_apart(tmp_path: Path) -> None:
+    """As Azure lists an account with versions and folders; a blob without a size is unknown, not 0."""
+
+    def listing(request: Request) -> bool:
+        request.answer(200, VERSIONS)
+        return True
+
+    with serve_odd_store() as store:
+        store.oddity = listing
+        found = measure(odd(store), run_owners("abfss://c@acme.dfs.core.windows.net/m/r"), tmp_path)
+    got = {
+        r["storage_class"]: (r["owner_id"], r["objects"], r["bytes"], r["noncurrent_objects"], r["noncurrent_bytes"]) for r in rows(found)
+    }
+    assert got == {"COOL": ("r", 1, 5, 0, 0), "HOT": ("r", 0, 0, 1, 70), "ARCHIVE": ("r", 1, None, 0, 0)}
+
+
+def test_an_account_that_refuses_to_tell_versions_is_listed_without(tmp_path: Path) -> None:
+    """They are unknown then, and it is said why."""
+
+    def refuses(request: Request) -> bool:
+        if "include=versions" in request.handler.path:
+            request.answer(403, x_ms_error_code="AuthorizationPermissionMismatch")
+            return True
+        return False
+
+    with serve_odd_store() as store:
+        store.objects, store.oddity = {"m/r/x": b"abc"}, refuses
+        found = measure(odd(store), run_owners("abfss://c@acme.dfs.core.windows.net/m/r"), tmp_path)
+    assert [(r["bytes"], r["noncurrent_bytes"]) for r in rows(found)] == [(3, None)]
+    assert found.warnings == [
+        f"versions in {found.found.partition(': ')[0] if found.found else ''} that are not current are unknown: 403 AuthorizationPermissionMismatch."
+    ]
+
+
+def test_a_busy_azure_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice 503, then the page."""
+    monkeypatch.setattr("runspend.artifacts.rest.RETRY_SECONDS", (0, 0))
+
+    def busy(request: Request) -> bool:
+        if len(store.asked) <= 2:
+            request.answer(503)
+            return True
+        return False
+
+    with serve_odd_store() as store:
+        store.objects, store.oddity = {"m/r/x": b"abc"}, busy
+        found = measure(odd(store), run_owners("abfss://c@acme.dfs.core.windows.net/m/r"), tmp_path)
+        assert (found.error, found.bytes, len(store.asked)) == (None, 3, 3)
+
+
+def test_azure_goes_on_where_a_listing_broke_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Page 3 of 4 is refused; an hour later pages 3 and 4 are asked for, no other."""
+    monkeypatch.setattr("runspend.artifacts.measure._PAGE", 10)
+    is_down = [True]
+
+    def fails(request: Request) -> bool:
+        if is_down[0] and "marker=20" in request.handler.path:
+            request.answer(503)
+            return True
+        return False
+
+    with serve_odd_store() as store:
+        store.objects, store.page_size, store.oddity = {f"m/r/{n:03}": b"xy" for n in range(35)}, 10, fails
+        owners = run_owners("abfss://c@acme.dfs.core.windows.net/m/r")
+        first = measure(odd(store), owners, tmp_path / "w", kept=tmp_path)
+        assert (first.is_complete, len(store.asked)) == (False, 3)
+        is_down[0] = False
+        second = measure(odd(store), owners, tmp_path / "w", kept=tmp_path, now=NOW + timedelta(hours=1))
+        assert (second.error, second.objects, second.bytes, second.requests, len(store.asked)) == (None, 35, 70, 2, 5)
 
 
 def test_google_goes_on_where_a_listing_broke_off(gcs_server: GcsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

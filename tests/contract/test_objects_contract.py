@@ -25,6 +25,12 @@ __all__ = ["azure_server", "s3_server"]
 ODD_NAMES = ["a b", "a+b", "%41", "😀", "it's", "a&b", "ü", "u\u0308", "<x>", "x;y=z", "a,b", "~$!"]
 
 
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that fails is not asked for again."""
+    monkeypatch.setattr("runspend.artifacts.rest.RETRY_SECONDS", ())
+
+
 @dataclass
 class Place:
     """A store of a test's own, and how somebody else overwrites in it."""

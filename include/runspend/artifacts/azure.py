@@ -1,7 +1,6 @@
 """Azure Blob Storage spoken to by its REST interface: what obstore cannot say (conditional deletes, access tiers, versions, checksums).
 
-Requests are signed by a SAS token: the one given, or one made of the account key of a connection string. Nobody follows a
-redirect. Where an identity of the machine logs in, there is no token: such containers are listed through obstore (`blobs.py`).
+Requests are signed by a SAS token: the one given, or one made of the account key of a connection string. Where an identity of the machine logs in, there is no token: such containers are listed through obstore (`blobs.py`).
 Source: "List Blobs", "Create an account SAS", "Put Blob" of the Blob service REST API.
 """
 
@@ -11,34 +10,25 @@ import base64
 import binascii
 import hashlib
 import hmac
-import http.client
-import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import IO, Any
 from urllib.parse import quote, unquote, urlencode
 from xml.etree import ElementTree
 
 from pydantic import SecretStr
 
+from runspend.artifacts.rest import RestError, asked, tried
 from runspend.artifacts.roots import Root
 from runspend.blob_clients import ANONYMOUS, connection_string
 
 VERSION = "2021-08-06"
-SECONDS = 60
 _RIGHTS = "rwdlacut"  # of a token made of the key, which may do anything itself
-
-
-class AzureError(Exception):
-    """A request that failed: the status and code that the service answered with; status None where it did not answer."""
-
-    def __init__(self, status: int | None, code: str) -> None:
-        super().__init__(f"{status or 'no answer'} {code}".strip())
-        self.status, self.code = status, code
 
 
 @dataclass(frozen=True)
@@ -55,6 +45,9 @@ class Blob:
     is_current: bool
 
 
+_Page = tuple[list[Blob], list[str], str]
+
+
 def has_token(credentials: str | SecretStr | None) -> bool:
     """Whether these credentials are a token or make one; without, an identity of the machine logs in."""
     return bool(_secret(credentials))
@@ -68,59 +61,55 @@ class AzureContainer:
         account, _, suffix = place.partition(".")
         self._url = f"{(endpoint or f'https://{account}.blob.{suffix}').rstrip('/')}/{container}"
         self._token = _token(_secret(credentials), account)
-        self._opener = urllib.request.build_opener(_NoRedirects)
 
     @contextmanager
     def request(
         self, method: str, name: str = "", query: dict[str, str] | None = None, data: bytes | Iterable[bytes] | None = None, **headers: str
     ) -> Iterator[Any]:
-        """One request and its open reply; header names with underscores for dashes. Raises AzureError, also while the reply is read."""
-        asked = "&".join(part for part in (urlencode(query or {}, quote_via=quote), self._token) if part)
-        url = f"{self._url}{f'/{quote(name)}' if name else ''}?{asked}"
+        """One request and its open reply; header names with underscores for dashes. Raises RestError, also while the reply is read."""
+        query_text = "&".join(part for part in (urlencode(query or {}, quote_via=quote), self._token) if part)
+        url = f"{self._url}{f'/{quote(name)}' if name else ''}?{query_text}"
         said = {key.replace("_", "-"): value for key, value in headers.items()}
         request = urllib.request.Request(url, data=data, method=method, headers={"x-ms-version": VERSION, "User-Agent": "runspend", **said})
-        try:
-            with self._opener.open(request, timeout=SECONDS) as reply:
-                yield reply
-        except urllib.error.HTTPError as error:
-            with error:
-                raise AzureError(error.code, error.headers.get("x-ms-error-code") or "") from None
-        except (OSError, http.client.HTTPException) as error:
-            raise AzureError(None, type(error).__name__) from None  # its text may hold the address, token and all
+        with asked(request, code=lambda found: found.get("x-ms-error-code") or "") as reply:
+            yield reply
 
     def list(
         self, prefix: str, *, marker: str = "", page_size: int = 5000, delimiter: str = "", versions: bool = False
-    ) -> Iterator[tuple[list[Blob], list[str], str]]:
+    ) -> Iterator[_Page]:
         """Pages of (blobs, folders where there is a delimiter, where to go on)."""
         query = {"restype": "container", "comp": "list", "prefix": prefix, "maxresults": str(page_size)}
         query |= {"delimiter": delimiter} if delimiter else {}
         query |= {"include": "versions"} if versions else {}
         while True:
-            with self.request("GET", query=query | ({"marker": marker} if marker else {})) as reply:
-                blobs, folders, following = _parse_page(reply)
+            blobs, folders, following = tried(partial(self._page, query | ({"marker": marker} if marker else {})))
             yield blobs, folders, following
             if not following:
                 return
             if following == marker:
-                raise AzureError(200, "a page that says there is more but not where")
+                raise RestError(200, "a page that says there is more but not where")
             marker = following
+
+    def _page(self, query: dict[str, str]) -> _Page:
+        with self.request("GET", query=query) as reply:
+            return _parse_page(reply)
 
     def look(self, name: str) -> Blob | None:
         """The blob as it is; None when the service says that there is none."""
         try:
             with self.request("HEAD", name) as reply:
                 return _looked_at(name, reply.headers)
-        except AzureError as error:
+        except RestError as error:
             if error.status == 404:
                 return None
             raise
 
 
-def _parse_page(reply: IO[bytes]) -> tuple[list[Blob], list[str], str]:
+def _parse_page(reply: IO[bytes]) -> _Page:
     try:
         tree = ElementTree.parse(reply).getroot()
     except ElementTree.ParseError as error:
-        raise AzureError(200, "an answer that is no listing") from error
+        raise RestError(200, "an answer that is no listing") from error
     blobs = [_listed(found) for found in tree.iter("Blob")]
     folders = [_name(found) for found in tree.iter("BlobPrefix")]
     return [blob for blob in blobs if blob is not None], folders, tree.findtext("NextMarker") or ""
@@ -188,8 +177,3 @@ def _token(secret: str, account: str) -> str:
         signature = base64.b64encode(hmac.new(base64.b64decode(key), signed.encode(), hashlib.sha256).digest()).decode()
         return urlencode({"sv": VERSION, "ss": "b", "srt": "sco", "sp": _RIGHTS, "se": until, "sig": signature})
     return given.get("sharedaccesssignature", secret).lstrip("?")
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        """Nobody is sent elsewhere, least of all with a token in the address."""

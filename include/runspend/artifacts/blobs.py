@@ -1,7 +1,9 @@
-"""Flat listing of a bucket of Google or a container of Azure through obstore: one request per 1,000 (Google) or 5,000 (Azure) objects.
+"""Flat listing of a container of Azure or a bucket of Google.
 
-obstore tells neither storage classes nor versions that are not current: the class is UNKNOWN, which bills of any class match.
-Google's listing goes on after a name; Azure's cannot, and is read from its beginning again.
+With a token Azure is asked by its own interface (`azure.py`): tiers, checksums, versions; it goes on where it stopped. Google,
+and Azure where an identity of the machine logs in, are listed through obstore, which tells neither storage classes nor
+versions that are not current: the class is UNKNOWN, which bills of any class match. There Google's listing goes on after a
+name; Azure's begins again.
 """
 
 from __future__ import annotations
@@ -9,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from runspend.artifacts.azure import AzureContainer, Blob, has_token
 from runspend.artifacts.listing import FolderTotals, Listing, Page, checksum_of
+from runspend.artifacts.rest import RestError
 from runspend.artifacts.roots import Root
 from runspend.blob_clients import CannotReach, Container, blob_errors, explain, find_container
 from runspend.errors import SourceError, SourceRefused, SourceUnreachable
@@ -27,6 +31,9 @@ def list_blobs(
     store: ArtifactStore, root: Root, listing: Listing, after: dict[str, str] | None = None, *, page_size: int = 1000
 ) -> Iterator[Page]:
     """Pages of objects below the root. Raises SourceUnreachable or SourceRefused, also half-way."""
+    if tells_classes(store, root):
+        yield from _list_azure(store, root, listing, after or {}, page_size)
+        return
     import obstore
 
     container = _container(store)
@@ -49,13 +56,61 @@ def list_blobs(
         raise _unreachable(store, explain(str(error), container)) from None
 
 
-def _row(store: ArtifactStore, prefix: str, key: str, size: int, modified: float, etag: str | None) -> FolderTotals:
+def tells_classes(store: ArtifactStore, root: Root) -> bool:
+    """Whether the listing of a bucket or container says the class of each object."""
+    return root.scheme == "azure" and has_token(store.credentials)
+
+
+def _list_azure(store: ArtifactStore, root: Root, listing: Listing, after: dict[str, str], page_size: int) -> Iterator[Page]:
+    """Versions are asked for where the account tells them; where it refuses, they are unknown, and the first page is asked again."""
+    container = AzureContainer(root, endpoint=store.endpoint, credentials=store.credentials)
+    prefix, marker = f"{root.folder}/" if root.folder else "", after.get("marker", "")
+    tells_versions = after.get("versions", "yes") == "yes"
+    while True:
+        try:
+            for blobs, _, following in container.list(prefix, marker=marker, page_size=page_size, versions=tells_versions):
+                listing.requests += 1
+                rows = [_blob_row(store, prefix, blob, 0 if tells_versions else None) for blob in blobs]
+                yield Page(rows, {"marker": following, "versions": "yes" if tells_versions else "no"} if following else None)
+            return
+        except RestError as error:
+            if not tells_versions or marker or listing.requests or error.status not in (400, 403):
+                raise _unreachable(store, _explain_azure(error, root)) from None
+            tells_versions = False
+            listing.notes.append(f"versions in {store.uri} that are not current are unknown: {error}.")
+
+
+def _blob_row(store: ArtifactStore, prefix: str, blob: Blob, unknown: int | None) -> FolderTotals:
+    folder = _folder(store, prefix, blob.name)
+    if not blob.is_current:
+        return FolderTotals(folder, blob.tier, 0, 0, None, None, 1, blob.size)
+    at = None if blob.modified is None else int(blob.modified.timestamp()) * 1_000_000
+    return FolderTotals(folder, blob.tier, 1, blob.size, at, at, unknown, unknown, checksum_of(blob.md5) if blob.size else None)
+
+
+def _explain_azure(error: RestError, root: Root) -> CannotReach:
+    what = root.bucket.partition(".")[0].replace("@", " in account ")
+    if error.status in (401, 403):
+        return CannotReach(f"the credentials have no right to it ({error})", "Check the token: it needs read and list, and may have expired")
+    if error.status == 404:
+        return CannotReach(f"there is no container {what} ({error})", "Check stores[].uri and endpoint")
+    if error.status is not None and 300 <= error.status < 400:
+        return CannotReach(f"the store sends elsewhere ({error}), where nobody follows", "Check endpoint")
+    return CannotReach(f"the store answered {error}" if error.status else f"the store did not answer ({error.code})", "Check the network and endpoint, or try again later")
+
+
+def _folder(store: ArtifactStore, prefix: str, key: str) -> str:
+    """The folder of a key below the root; a key that is not below it is not believed."""
     if not key.startswith(prefix):
         raise SourceRefused(
             store.uri, f"cannot believe the listing of {store.uri}: it answered with {key!r}. Figures stay as they were."
         )
+    return key[len(prefix) :].rpartition("/")[0]
+
+
+def _row(store: ArtifactStore, prefix: str, key: str, size: int, modified: float, etag: str | None) -> FolderTotals:
     at = round(modified * 1_000_000)
-    return FolderTotals(key[len(prefix) :].rpartition("/")[0], UNKNOWN_CLASS, 1, size, at, at, None, None, checksum_of(etag) if size else None)
+    return FolderTotals(_folder(store, prefix, key), UNKNOWN_CLASS, 1, size, at, at, None, None, checksum_of(etag) if size else None)
 
 
 def _container(store: ArtifactStore) -> Container:

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runspend.artifacts.blobs import list_blobs
+from runspend.artifacts.blobs import list_blobs, tells_classes
 from runspend.artifacts.inventory import describe_inventory, stage_inventory
 from runspend.artifacts.listing import Listing, Page
 from runspend.artifacts.local import list_folder
@@ -148,7 +148,7 @@ def probe_store(store: ArtifactStore, now: datetime | None = None) -> str:
     if root.scheme == "file":
         return f"folder /{root.folder} can be read" + (", no files in it" if is_empty else "")
     what = "container" if root.scheme == "azure" else "bucket"
-    told = "" if root.scheme == "s3" else "; its listing tells no storage classes, and no versions that are not current"
+    told = "" if root.scheme == "s3" or tells_classes(store, root) else "; its listing tells no storage classes, and no versions that are not current"
     return f"{what} {root.bucket} answers" + (", nothing in it" if is_empty else "") + told
 
 

@@ -12,8 +12,9 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
-from runspend.artifacts.azure import AzureContainer, AzureError, Blob, has_token
+from runspend.artifacts.azure import AzureContainer, Blob, has_token
 from runspend.artifacts.objects import CHUNK_BYTES, Purpose, StoredObject, exactly, in_pieces
+from runspend.artifacts.rest import RestError
 from runspend.artifacts.roots import Root
 from runspend.errors import NotDone, OutcomeUnknown, SourceRefused
 
@@ -98,7 +99,7 @@ class AzureObjects:
             with self._words(f"delete {obj.key!r}"), self._container.request("DELETE", self._name(obj.key), If_Match=obj.etag) as reply:
                 reply.read()
         except NotDone as error:
-            status = error.__cause__.status if isinstance(error.__cause__, AzureError) else None
+            status = error.__cause__.status if isinstance(error.__cause__, RestError) else None
             if status not in (404, 412) or self.head(obj.key) is not None:
                 raise
 
@@ -164,7 +165,7 @@ class AzureObjects:
         """NotDone where the service refused, OutcomeUnknown where it did not say."""
         try:
             yield
-        except AzureError as error:
+        except RestError as error:
             if error.status is not None and 300 <= error.status < 500:
                 raise NotDone(self.uri, f"cannot {what} in {self.uri}: {error}. Nothing was done.") from error
             raise OutcomeUnknown(self.uri, f"cannot tell whether {self.uri} did {what}: {error}.") from error

@@ -1,0 +1,60 @@
+"""One HTTP request to a store's REST interface: no redirect is followed, and no address, which may hold a token, is in an error."""
+
+from __future__ import annotations
+
+import http.client
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+SECONDS = 60
+RETRY_SECONDS = (1, 4, 10)  # between the tries of a page
+
+Answer = TypeVar("Answer")
+
+
+class RestError(Exception):
+    """A request that failed: the status and code that the service answered with; status None where it did not answer."""
+
+    def __init__(self, status: int | None, code: str) -> None:
+        super().__init__(f"{status or 'no answer'} {code}".strip())
+        self.status, self.code = status, code
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether asking again may help."""
+        return self.status is None or self.status == 429 or self.status >= 500
+
+
+@contextmanager
+def asked(request: urllib.request.Request, *, code: Callable[[Any], str] = lambda headers: "") -> Iterator[Any]:
+    """The open reply. `code` finds the service's own word in the headers of a refusal. Raises RestError, also while the reply is read."""
+    try:
+        # made anew each time: it reads the environment's proxies
+        with urllib.request.build_opener(_NoRedirects).open(request, timeout=SECONDS) as reply:
+            yield reply
+    except urllib.error.HTTPError as error:
+        with error:
+            raise RestError(error.code, code(error.headers)) from None
+    except (OSError, http.client.HTTPException) as error:
+        raise RestError(None, type(error).__name__) from None
+
+
+def tried(ask: Callable[[], Answer]) -> Answer:
+    """A page, asked for again where the service is busy: a listing of millions must not end for one."""
+    for seconds in RETRY_SECONDS:
+        try:
+            return ask()
+        except RestError as error:
+            if not error.is_passing:
+                raise
+            time.sleep(seconds)
+    return ask()
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        """Nobody is sent elsewhere, least of all with a token in the address."""
