@@ -128,14 +128,17 @@ def _write_labels(drawing: ImageDraw.ImageDraw, chart: SpendChart) -> None:
     write(LEFT * SCALE, bottom, _day(chart.first), FAINT, "la")
     write((WIDTH - RIGHT) * SCALE, bottom, _day(chart.end - timedelta(days=1)), FAINT, "ra")
     write(LEFT * SCALE, _y(chart, chart.budget, SCALE) - 6 * SCALE, f"budget {whole(chart.budget)} {chart.currency}", LIMIT, "ls")
-    (x, y), text = spent[-1], f"spent {whole(chart.spent[-1])}"
+    limit = _y(chart, chart.budget, SCALE)
+    (x, y), text = spent[-1], f"{whole(chart.spent[-1])} by {_day(chart.day(len(chart.spent) - 1))}"
     if x + 10 * SCALE + font.getlength(text) < (WIDTH - RIGHT) * SCALE:  # beside the dot and under the forecast, where nothing else is
-        write(x + 10 * SCALE, min(y + 6 * SCALE, (HEIGHT - BOTTOM - 20) * SCALE), text, SPENT, "la")
+        at, anchor, y = x + 10 * SCALE, "la", y + 6 * SCALE
     else:
-        write(x - 4 * SCALE, min(y + 40 * SCALE, (HEIGHT - BOTTOM - 20) * SCALE), text, SPENT, "ra")
+        at, anchor, y = x - 4 * SCALE, "ra", y + 40 * SCALE
+    if limit - 22 * SCALE < y < limit + 4 * SCALE:
+        y = limit + 6 * SCALE
+    write(at, min(y, (HEIGHT - BOTTOM - 20) * SCALE), text, SPENT, anchor)
     if chart.forecast:
         x, y = high[-1][0], max(high[-1][1] - 8 * SCALE, 20 * SCALE)
-        limit = _y(chart, chart.budget, SCALE)
         on_the_line = limit - 4 * SCALE < y < limit + 20 * SCALE
         write(x, limit - 6 * SCALE if on_the_line else y, f"forecast {whole(chart.forecast[-1].middle)}", FORECAST, "rs")
 

@@ -31,31 +31,40 @@ def write_digests(settings: Settings, recipient: str, alerts: Sequence[Alert], n
 
 
 def _write_one(settings: Settings, recipient: str, alerts: Sequence[Alert], now: datetime, freshness: Facts | None, which: str) -> Mail:
-    over = sum(1 for a in alerts if Decimal(a["spent"]) >= Decimal(a["amount"]))
-    counted = ", ".join(text for text in (f"{over} over" if over else "", f"{len(alerts) - over} near it" if len(alerts) > over else "") if text)
+    said = _counted(alerts)
     members = "\n".join([recipient, *sorted(a["mail"]["message_id"] for a in alerts)])
     blocks: list[Block] = [
-        Paragraph(f"{len(alerts)} of the budgets you are told about crossed a threshold: {counted}. All of them, worst first.{which}"),
+        Paragraph(f"{said}. All of them are below, worst first, in the place of a mail each.{which}"),
         Table("BUDGETS", ("", "why", "spent", "of", "used"), "llrrr", tuple(_row(a) for a in alerts)),
         *([freshness] if freshness else []),
         Facts("WHAT YOU CAN DO", (("What drove it", "runspend costs --by team,experiment"), ("Where they stand", "runspend budgets"))),
-        Paragraph(f"Sent once for these thresholds, instead of one mail each. Budgets are in {settings.path or 'runspend.yaml'}."),
+        Paragraph(f"Sent once. Budgets are in {settings.path or 'runspend.yaml'}."),
     ]
     return make_mail(
         Envelope(settings.mail.from_, "budgets", "budget-digest"),
         local_id=f"digest.{hashlib.sha256(members.encode()).hexdigest()[:32]}",
         recipients=[recipient],
-        subject=f"[runspend] {len(alerts)} budgets crossed a threshold: {counted}{which}",
+        subject=f"[runspend] {said}{which}",
         blocks=blocks,
         now=now,
     )
 
 
+def _counted(alerts: Sequence[Alert]) -> str:
+    """ "14 budgets crossed a threshold: 3 over, 11 near it", or, with forecasts and dear days among them, how many alerts there are."""
+    passed = [a for a in alerts if a["kind"] == "actual"]
+    over = sum(1 for a in passed if Decimal(a["spent"]) >= Decimal(a["amount"]))
+    counted = ", ".join(text for text in (f"{over} over" if over else "", f"{len(passed) - over} near it" if len(passed) > over else "") if text)
+    if len(passed) == len(alerts):
+        return f"{len(alerts)} budgets crossed a threshold: {counted}"
+    return f"{len(alerts)} alerts on {len({a['budget'] for a in alerts})} budgets" + (f": {counted}" if counted else "")
+
+
 def _row(alert: Alert) -> tuple[str, ...]:
-    why = clean(alert["threshold"], 14) if alert["kind"] == "actual" else clean(f"{alert['kind']} {alert['threshold']}", 20)
+    why = alert["threshold"] if alert["kind"] in ("actual", "anomaly") else f"{alert['kind']} {alert['threshold']}"
     used = EXACT.multiply(_ratio(alert), Decimal(100)).quantize(Decimal("0.1"), ROUND_DOWN, EXACT)
     of = f"{money(Decimal(alert['amount']), short=True)} {alert['currency']}"
-    return f"{clean(alert['budget'], 30)} {alert['budget_period']}", why, money(Decimal(alert["spent"])), of, f"{used} %"
+    return f"{clean(alert['budget'], 30)} {alert['budget_period']}", clean(why, 17), money(Decimal(alert["spent"])), of, f"{used} %"
 
 
 def _ratio(alert: Alert) -> Decimal:

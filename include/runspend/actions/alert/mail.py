@@ -199,6 +199,7 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.FunctionLoader(load), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["is_link"] = lambda value: re.fullmatch(r"https?://[^\s<>\"']+", value) is not None
+    environment.filters["unbroken"] = lambda text: text.replace(" %", "\u00a0%")
     environment.filters["is_wide"] = lambda table: len(table.heads) > 3
     environment.filters["block_kind"] = lambda block: type(block).__name__
     return environment
