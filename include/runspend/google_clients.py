@@ -1,15 +1,16 @@
-"""Who asks BigQuery, and where: Google's clients, for bills that lie there and for the warehouse.
+"""Who asks BigQuery, and where: Google's clients, for bills that lie there and for the warehouse; tokens for its buckets.
 
 What is asked does not belong here, nor in which words a key that is none is refused.
 """
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 from runspend.errors import MissingExtra
 
-__all__ = ["bigquery_clients", "read_credentials"]
+__all__ = ["access_token", "bigquery_clients", "has_google_auth", "login_errors", "read_credentials"]
 
 SCOPES = ("https://www.googleapis.com/auth/bigquery", "https://www.googleapis.com/auth/cloud-platform")
 ANONYMOUS = "anonymous"  # `credentials` of an emulator
@@ -35,6 +36,35 @@ def read_credentials(given: str | None) -> tuple[Any, str | None]:
     service_account: Any = Credentials
     credentials = service_account.from_service_account_file(given, scopes=SCOPES)
     return credentials, credentials.project_id
+
+
+def has_google_auth() -> bool:
+    """Whether Google's own log-in is installed; the extra `bigquery` brings it."""
+    return find_spec("google") is not None and find_spec("google.auth") is not None
+
+
+def login_errors() -> tuple[type[Exception], ...]:
+    """What a log-in that fails raises."""
+    from google.auth.exceptions import GoogleAuthError
+
+    return GoogleAuthError, OSError, ValueError
+
+
+def access_token(given: str | None) -> str | None:
+    """A token for an hour at most, of a key file or of the environment; None for nobody. Raises as `read_credentials` does."""
+    if given == ANONYMOUS:
+        return None
+    try:
+        credentials, _ = read_credentials(given)
+    except ValueError:  # the file of somebody who logged in, with gcloud
+        from google.oauth2.credentials import Credentials
+
+        somebody: Any = Credentials
+        credentials = somebody.from_authorized_user_file(given, SCOPES)
+    from google.auth.transport.requests import Request
+
+    credentials.refresh(Request())
+    return str(credentials.token)
 
 
 def bigquery_clients(credentials: Any, project: str, *, endpoint: str | None, location: str | None = None) -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socketserver
 import threading
 import time
@@ -12,7 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
+import obstore
 import pyarrow as pa
 import pytest
 from servers.azure import AzureServer, azure_server
@@ -96,8 +99,8 @@ def test_every_owner_gets_its_bytes(place: Place, tmp_path: Path) -> None:
     assert {run: (got[run]["objects"], got[run]["bytes"], got[run]["prefix"]) for run in runs} == {
         run: (4, 10, f"1/{run}/artifacts") for run in runs
     }
-    told = ("UNKNOWN", None) if place.uri.startswith("gs") else ("HOT", 0)
-    assert {(r["storage_class"], r["noncurrent_bytes"]) for r in got.values()} == {told}
+    told = "STANDARD" if place.uri.startswith("gs") else "HOT"
+    assert {(r["storage_class"], r["noncurrent_bytes"]) for r in got.values()} == {(told, 0)}
     assert all(datetime.now(timezone.utc) - r["newest_at"] < timedelta(hours=1) for r in got.values())
     assert [(r["owner_kind"], r["owner_id"]) for r in rows(found) if r["owner_kind"] not in ("run",)] == [("other", "1")]
 
@@ -123,10 +126,9 @@ def test_a_store_of_many_pages_is_listed_whole(gcs_server: GcsServer, tmp_path: 
 
 def test_probe_says_what_answers(place: Place) -> None:
     """`doctor` shows one line per store."""
-    told = "; its listing tells no storage classes, and no versions that are not current" if place.uri.startswith("gs") else ""
-    assert probe_store(place.store()).endswith(f"answers, nothing in it{told}")
+    assert probe_store(place.store()).endswith("answers, nothing in it")
     place.put({"x": b"x"})
-    assert probe_store(place.store()).endswith(f" answers{told}")
+    assert probe_store(place.store()).endswith(" answers")
 
 
 def test_a_missing_bucket_is_unreachable(place: Place, tmp_path: Path) -> None:
@@ -161,7 +163,8 @@ def test_a_key_file_that_is_none_is_refused_before_anybody_is_asked(tmp_path: Pa
     store = ArtifactStore(uri="gs://b", credentials=str(tmp_path / credentials))
     found = measure(store, run_owners(), tmp_path / "work")
     assert isinstance(found.error, SourceRefused)
-    assert "no key file of Google's. Set stores[].credentials" in str(found.error)
+    assert "no key file of Google's" in str(found.error)
+    assert "Set stores[].credentials" in str(found.error)
 
 
 @contextmanager
@@ -235,7 +238,7 @@ def test_copies_are_found_by_checksum(place: Place, tmp_path: Path) -> None:
     place.put({"b/model": b"weights!"})
     found = measure(place.store(), run_owners(*(f"{place.uri}{name}" for name in "abc")), tmp_path)
     twice = {r["owner_id"]: r["duplicate_bytes"] for r in rows(found)}
-    assert twice == ({"a": 0, "b": 8, "c": 0} if not place.uri.startswith("gs") else dict.fromkeys("abc"))
+    assert twice == {"a": 0, "b": 8, "c": 0}
 
 
 VERSIONS = b"""<?xml version="1.0" encoding="utf-8"?><EnumerationResults><Blobs>
@@ -318,14 +321,15 @@ def test_azure_goes_on_where_a_listing_broke_off(tmp_path: Path, monkeypatch: py
         assert (second.error, second.objects, second.bytes, second.requests, len(store.asked)) == (None, 35, 70, 2, 5)
 
 
-def test_google_goes_on_where_a_listing_broke_off(gcs_server: GcsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The try that broke off is not listed again; the sum is of both."""
+def test_google_without_its_log_in_is_listed_through_obstore(gcs_server: GcsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No classes, no versions, no checksums, and said so; a try that broke off goes on after its last name."""
+    monkeypatch.setattr("runspend.artifacts.blobs.has_google_auth", lambda: False)
     name = f"b-{uuid.uuid4().hex[:12]}"
     gcs_server.create_bucket(name)
-    gcs_server.put(name, {f"r/{n:05d}": b"xyz" for n in range(2500)})
+    gcs_server.put(name, {f"r/{n:05d}": b"xyz" for n in range(250)})
     store = ArtifactStore(uri=f"gs://{name}", endpoint=gcs_server.endpoint, credentials="anonymous")
-    import obstore
-
+    assert probe_store(store).endswith("; its listing tells no storage classes, and no versions that are not current")
+    monkeypatch.setattr("runspend.artifacts.measure._PAGE", 100)
     real = obstore.list
 
     def breaks_off(*args: Any, **kwargs: Any) -> Any:
@@ -336,9 +340,65 @@ def test_google_goes_on_where_a_listing_broke_off(gcs_server: GcsServer, tmp_pat
         broken.setattr(obstore, "list", breaks_off)
         first = measure(store, run_owners(f"gs://{name}/r"), tmp_path / "w", kept=tmp_path)
     assert not first.is_complete
-    assert "the next try within 12 h goes on after 2,000 objects" in first.warnings[-1]
+    assert "the next try within 12 h goes on after 200 objects" in first.warnings[-1]
     asked: list[Any] = []
     monkeypatch.setattr(obstore, "list", lambda *args, **kwargs: asked.append(kwargs["offset"]) or real(*args, **kwargs))
     second = measure(store, run_owners(f"gs://{name}/r"), tmp_path / "w", kept=tmp_path, now=NOW + timedelta(hours=1))
-    assert (asked, second.objects, second.bytes) == (["r/01999"], 2500, 7500)  # fake-gcs-server begins again: counted once all the same
-    assert [(r["objects"], r["bytes"]) for r in rows(second)] == [(2500, 7500)]
+    assert (asked, second.objects, second.bytes) == (["r/00199"], 250, 750)  # fake-gcs-server begins again: counted once all the same
+    assert [(r["storage_class"], r["bytes"], r["noncurrent_bytes"], r["duplicate_bytes"]) for r in rows(second)] == [("UNKNOWN", 750, None, None)]
+
+
+GOOGLES = {
+    "": {"items": [{"name": "m/r/a", "size": "5", "storageClass": "COLDLINE", "updated": "2026-11-04T03:00:00.123Z"}], "nextPageToken": "p2"},
+    "p2": {
+        "items": [
+            {"name": "m/r/a", "size": "70", "storageClass": "STANDARD", "updated": "2026-11-03T03:00:00Z", "timeDeleted": "2026-11-04T03:00:00Z"},
+            {"name": "m/r/composite", "size": "7", "storageClass": "COLDLINE", "updated": "2026-11-04T03:00:00Z"},
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize("is_down", [False, True], ids=["at once", "in two tries"])
+def test_google_tells_classes_and_versions_page_by_page(tmp_path: Path, is_down: bool) -> None:
+    """As Google lists a bucket with versions: one request a page, each with the token of the one before; a try goes on after the first."""
+    tries = [is_down]
+
+    def listing(request: Request) -> bool:
+        query = parse_qs(urlsplit(request.handler.path).query)
+        token = query.get("pageToken", [""])[0]
+        assert (query["versions"], query["prefix"]) == (["true"], ["m/"])
+        if token and tries[0]:
+            request.answer(503)
+        else:
+            request.answer(200, json.dumps(GOOGLES[token]).encode())
+        return True
+
+    with serve_odd_store() as server:
+        server.oddity = listing
+        store = ArtifactStore(uri="gs://b/m", endpoint=server.endpoint, credentials="anonymous")
+        if is_down:
+            assert not measure(store, run_owners("gs://b/m/r"), tmp_path / "w", kept=tmp_path).is_complete
+            tries[0] = False
+        found = measure(store, run_owners("gs://b/m/r"), tmp_path / "w", kept=tmp_path, now=NOW + timedelta(hours=1))
+        assert (found.requests, len(server.asked)) == ((1, 3) if is_down else (2, 2))
+    got = {r["storage_class"]: (r["objects"], r["bytes"], r["noncurrent_objects"], r["noncurrent_bytes"]) for r in rows(found)}
+    assert got == {"COLDLINE": (2, 12, 0, 0), "STANDARD": (0, 0, 1, 70)}
+
+
+def test_a_key_file_of_google_makes_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for many pages, and it goes to the store alone."""
+    asked_for: list[str | None] = []
+    monkeypatch.setattr("runspend.artifacts.google.access_token", lambda given: asked_for.append(given) or "a-token")
+    said: list[str | None] = []
+
+    def listing(request: Request) -> bool:
+        said.append(request.headers.get("authorization"))
+        request.answer(200, json.dumps(GOOGLES[parse_qs(urlsplit(request.handler.path).query).get("pageToken", [""])[0]]).encode())
+        return True
+
+    with serve_odd_store() as server:
+        server.oddity = listing
+        store = ArtifactStore(uri="gs://b/m", endpoint=server.endpoint, credentials=str(tmp_path / "key.json"))
+        assert measure(store, run_owners(), tmp_path / "w").error is None
+    assert (asked_for, said) == ([str(tmp_path / "key.json")], ["Bearer a-token"] * 2)

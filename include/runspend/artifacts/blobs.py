@@ -1,22 +1,24 @@
 """Flat listing of a container of Azure or a bucket of Google.
 
-With a token Azure is asked by its own interface (`azure.py`): tiers, checksums, versions; it goes on where it stopped. Google,
-and Azure where an identity of the machine logs in, are listed through obstore, which tells neither storage classes nor
-versions that are not current: the class is UNKNOWN, which bills of any class match. There Google's listing goes on after a
-name; Azure's begins again.
+Where there is a token they are asked by their own interfaces (`azure.py`, `google.py`): classes, checksums, versions; a listing
+goes on where it stopped. Azure where an identity of the machine logs in, and Google without its log-in (extra `bigquery`),
+are listed through obstore, which tells neither storage classes nor versions that are not current: the class is UNKNOWN,
+which bills of any class match. There Google's listing goes on after a name; Azure's begins again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runspend.artifacts.azure import AzureContainer, Blob, has_token
+from runspend.artifacts.google import GoogleBucket, md5_of, microseconds
 from runspend.artifacts.listing import FolderTotals, Listing, Page, checksum_of
 from runspend.artifacts.rest import RestError
 from runspend.artifacts.roots import Root
 from runspend.blob_clients import CannotReach, Container, blob_errors, explain, find_container
 from runspend.errors import SourceError, SourceRefused, SourceUnreachable
+from runspend.google_clients import has_google_auth, login_errors
 
 if TYPE_CHECKING:
     from obstore.store import AzureStore, GCSStore
@@ -32,7 +34,7 @@ def list_blobs(
 ) -> Iterator[Page]:
     """Pages of objects below the root. Raises SourceUnreachable or SourceRefused, also half-way."""
     if tells_classes(store, root):
-        yield from _list_azure(store, root, listing, after or {}, page_size)
+        yield from (_list_azure if root.scheme == "azure" else _list_google)(store, root, listing, after or {}, page_size)
         return
     import obstore
 
@@ -58,7 +60,7 @@ def list_blobs(
 
 def tells_classes(store: ArtifactStore, root: Root) -> bool:
     """Whether the listing of a bucket or container says the class of each object."""
-    return root.scheme == "azure" and has_token(store.credentials)
+    return has_token(store.credentials) if root.scheme == "azure" else has_google_auth()
 
 
 def _list_azure(store: ArtifactStore, root: Root, listing: Listing, after: dict[str, str], page_size: int) -> Iterator[Page]:
@@ -75,7 +77,7 @@ def _list_azure(store: ArtifactStore, root: Root, listing: Listing, after: dict[
             return
         except RestError as error:
             if not tells_versions or marker or listing.requests or error.status not in (400, 403):
-                raise _unreachable(store, _explain_azure(error, root)) from None
+                raise _unreachable(store, _explain(error, root)) from None
             tells_versions = False
             listing.notes.append(f"versions in {store.uri} that are not current are unknown: {error}.")
 
@@ -88,12 +90,35 @@ def _blob_row(store: ArtifactStore, prefix: str, blob: Blob, unknown: int | None
     return FolderTotals(folder, blob.tier, 1, blob.size, at, at, unknown, unknown, checksum_of(blob.md5) if blob.size else None)
 
 
-def _explain_azure(error: RestError, root: Root) -> CannotReach:
-    what = root.bucket.partition(".")[0].replace("@", " in account ")
+def _list_google(store: ArtifactStore, root: Root, listing: Listing, after: dict[str, str], page_size: int) -> Iterator[Page]:
+    credentials = None if store.credentials is None else str(store.credentials)
+    bucket, prefix = GoogleBucket(root.bucket, endpoint=store.endpoint, credentials=credentials), f"{root.folder}/" if root.folder else ""
+    try:
+        for items, following in bucket.list(prefix, token=after.get("token", ""), page_size=page_size):
+            listing.requests += 1
+            yield Page([_object_row(store, prefix, found) for found in items], {"token": following} if following else None)
+    except RestError as error:
+        raise _unreachable(store, _explain(error, root)) from None
+    except login_errors():
+        why = "its credentials cannot be used: no key file of Google's, and no log-in of the environment"
+        raise _unreachable(store, CannotReach(why, "Set stores[].credentials to a key file, or log in")) from None
+
+
+def _object_row(store: ArtifactStore, prefix: str, found: dict[str, Any]) -> FolderTotals:
+    folder, storage_class = _folder(store, prefix, str(found.get("name"))), str(found.get("storageClass") or UNKNOWN_CLASS)
+    size = int(found["size"]) if found.get("size") else None
+    if found.get("timeDeleted"):
+        return FolderTotals(folder, storage_class, 0, 0, None, None, 1, size)
+    at = microseconds(found)
+    return FolderTotals(folder, storage_class, 1, size, at, at, checksum=checksum_of(md5_of(found)) if size else None)
+
+
+def _explain(error: RestError, root: Root) -> CannotReach:
+    what = f"bucket {root.bucket}" if root.scheme == "gs" else "container " + root.bucket.partition(".")[0].replace("@", " in account ")
     if error.status in (401, 403):
-        return CannotReach(f"the credentials have no right to it ({error})", "Check the token: it needs read and list, and may have expired")
+        return CannotReach(f"the credentials have no right to it ({error})", "Check them: they need read and list, and may have expired")
     if error.status == 404:
-        return CannotReach(f"there is no container {what} ({error})", "Check stores[].uri and endpoint")
+        return CannotReach(f"there is no {what} ({error})", "Check stores[].uri and endpoint")
     if error.status is not None and 300 <= error.status < 400:
         return CannotReach(f"the store sends elsewhere ({error}), where nobody follows", "Check endpoint")
     return CannotReach(f"the store answered {error}" if error.status else f"the store did not answer ({error.code})", "Check the network and endpoint, or try again later")
