@@ -7,7 +7,7 @@ decided in `actions/archive`; how a mail leaves, in `actions/alert`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from runspend.actions.archive.notices import (
 from runspend.actions.archive.states import archives_table, current_plan, plan_states, record_look
 from runspend.actions.report.amounts import size as size_text
 from runspend.config import Settings
-from runspend.errors import PartialFailure
+from runspend.errors import PartialFailure, UsageError
 from runspend.outcome import Outcome
 from runspend.retention import RetentionPolicy
 from runspend.sources import by_month, make_load_id
@@ -38,6 +38,7 @@ from runspend.warehouse.records import Records
 if TYPE_CHECKING:
     import pyarrow as pa
 
+OTHER_TIME = timedelta(hours=24)
 LISTED = 200  # items in one mail; the rest is counted
 _VERBS = {"tier": "put into another storage class", "archive": "moved to the archive", "delete": "deleted from the archive for good"}
 
@@ -56,6 +57,18 @@ def publish_plan(warehouse: Warehouse, settings: Settings, records: Records, out
         step.publish()
     outcome.changed.append(f"archive_plan {now:%Y-%m}: {describe_states(plan)}")
     return plan
+
+
+def wall_clock() -> datetime:
+    """What time this machine thinks it is, UTC."""
+    return datetime.now(timezone.utc)
+
+
+def refuse_other_times(now: datetime, what: str) -> None:
+    """Raise UsageError where a step that dates notices, or acts on their dates, is told another time than the machine's."""
+    clock = wall_clock()
+    if abs(now - clock) > OTHER_TIME:
+        raise UsageError(f"cannot {what} as of {now:%Y-%m-%d %H:%M}: this machine's clock says {clock:%Y-%m-%d %H:%M} UTC, and grace periods go by it. Leave out --now. Nothing was done.")
 
 
 def describe_states(plan: pa.Table) -> str:

@@ -170,6 +170,7 @@ def load(settings: Settings, names: Sequence[str] | None = None, *, now: datetim
                 accept=accept,
                 load_id=make_load_id(source.name, now),
                 progress=progress,
+                memory=settings.memory,
             )
             result = _load_bill(warehouse, settings, outcome, source.name, read, now)
             refused = [error for error in (result.error, *(period.error for period in result.periods)) if error is not None]
@@ -432,12 +433,17 @@ def archive_plan(settings: Settings, *, now: datetime, progress: Progress = sile
 
 
 def archive_notify(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
-    """One mail to each owner of what is planned and was not announced. The grace period begins when a mail server took it."""
+    """One mail to each owner of what is planned and was not announced. The grace period begins when a mail server took it.
+
+    Raises UsageError where `now` is not the machine's time: a notice must not be dated back.
+    """
     from runspend.actions.archive import plan_notes
-    from runspend.archiving import notify_owners, publish_plan
+    from runspend.archiving import notify_owners, publish_plan, refuse_other_times
     from runspend.warehouse.records import Records
 
     outcome = Outcome("archive notify")
+    if settings.retention:
+        refuse_other_times(now, "notify")
     warehouse, records = open_warehouse(settings), Records(settings.home)
     progress("archive plan")
     plan = publish_plan(warehouse, settings, records, Outcome("archive plan"), now)

@@ -16,9 +16,9 @@ import pytest
 import yaml
 from servers.smtp import Script, Server, smtp_server
 from unit.hostile_names import FORMULAS, PAYLOADS, TERMINAL
-from unit.policy_world import AGED, NOW, STORES, experiment, reads, run, sources, stored
+from unit.policy_world import AGED, NOW, STORES, UTC, experiment, reads, run, sources, stored
 
-from runspend import pipeline
+from runspend import archiving, pipeline
 from runspend.config import Settings, load_settings
 from runspend.tables import TABLES
 from runspend.warehouse import Unit, open_warehouse
@@ -28,6 +28,12 @@ from runspend.warehouse.records import Records
 REPOSITORY = Path(__file__).parents[2]
 OWNED = {"owner": "ana@acme.com", **AGED}
 RUNS = [run("a" * 32, run_name="resnet-1", **OWNED), run("b" * 32, run_name="resnet-2", **OWNED), run("c" * 32, owner=None, **AGED)]
+
+
+@pytest.fixture(autouse=True)
+def _any_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process it is whatever time a test says it is."""
+    monkeypatch.setattr(archiving, "OTHER_TIME", timedelta(days=100_000))
 
 
 @pytest.fixture
@@ -161,6 +167,11 @@ def test_hostile_names_reach_people_as_names(tmp_path: Path, server: Server) -> 
         assert mail.message["Bcc"] is None
 
 
+def this_hour() -> datetime:
+    """What a command takes for now."""
+    return datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+
+
 STEP = "import sys; from runspend import cli; sys.argv = ['runspend', *sys.argv[1:]]; cli.main()"
 
 
@@ -174,36 +185,44 @@ def command(home: Path, *words: str, crash_at: str = "") -> subprocess.Completed
 def test_killed_anywhere_each_owner_has_one_notice(tmp_path: Path, server: Server, point: str) -> None:
     """SIGKILL between record, mail and note: the next run ends with the same mails, and a third sends nothing."""
     settings = settings_of(tmp_path, server.port)
-    fill(settings)
-    now = ("--now", NOW.isoformat())
+    today = this_hour()
+    fill(settings, today)
+    now = ("--now", today.isoformat())
     assert command(tmp_path, "archive", "notify", *now, crash_at=point).returncode == -9
     for _ in range(2):
         done = command(tmp_path, "archive", "notify", *now)
         assert done.returncode == 0, done.stderr
-        assert {row["state"] for row in published(settings).values()} == {"announced"}
+        assert {row["state"] for row in published(settings, today).values()} == {"announced"}
         assert set(mails(server).values()) == {1}
         assert len(mails(server)) == 2
 
 
 def test_the_commands(tmp_path: Path, server: Server) -> None:
-    """plan, keep, why and notify as people type them."""
+    """plan, keep, why and notify as people type them; a notice cannot be dated back or forth."""
     settings = settings_of(tmp_path, server.port)
-    fill(settings)
-    now = ("--now", NOW.isoformat())
+    today = this_hour()
+    fill(settings, today)
+    now = ("--now", today.isoformat())
+    last = f"{today.year + 1}-01-31"
     done = command(tmp_path, "archive", "plan", *now)
     assert done.returncode == 0, done.stderr
     assert "3 planned" in done.stdout and "cold" in done.stdout
-    done = command(tmp_path, "archive", "keep", "aaaaaa", "--until", "2027-01-31", "--reason", "thesis", *now)
-    assert (done.returncode, done.stdout) == (0, f"kept: run {'a' * 32} (resnet-1) of prod, up to and including 2027-01-31\n"), done.stderr
+    done = command(tmp_path, "archive", "keep", "aaaaaa", "--until", last, "--reason", "thesis", *now)
+    assert (done.returncode, done.stdout) == (0, f"kept: run {'a' * 32} (resnet-1) of prod, up to and including {last}\n"), done.stderr
     done = command(tmp_path, "archive", "keep", "aaaaaa", "--until", "2026-01-31", *now)
     assert done.returncode == 2
     assert "that day is over" in done.stderr
     done = command(tmp_path, "archive", "why", "aaaaaa", *now)
-    assert done.stdout.splitlines()[1:] == ["  kept: somebody objected, until 2027-01-31: thesis", "  policy: cold (archive) selects run " + "a" * 32 + ": kept, somebody objected, until 2027-01-31: thesis"]
+    assert done.stdout.splitlines()[1:] == [f"  kept: somebody objected, until {last}: thesis", f"  policy: cold (archive) selects run {'a' * 32}: kept, somebody objected, until {last}: thesis"]
     assert command(tmp_path, "archive", "why", "nobody", *now).returncode == 2
+    for other in (today - timedelta(days=40), today + timedelta(days=400)):
+        done = command(tmp_path, "archive", "notify", "--now", other.isoformat())
+        assert done.returncode == 2
+        assert "Nothing was done" in done.stderr
+    assert not server.accepted
     done = command(tmp_path, "archive", "notify", *now)
     assert done.returncode == 0, done.stderr
-    assert published(settings)["a"]["state"] == "kept"
+    assert published(settings, today)["a"]["state"] == "kept"
     assert len(Records(tmp_path).list("archive_keeps")) == 1
     assert not any("resnet-1" in str(mail.message.get_body(("plain",))) for mail in server.accepted)
 

@@ -15,6 +15,7 @@ import pytest
 
 from runspend import pipeline
 from runspend.config import load_settings
+from runspend.outcome import Outcome
 from runspend.warehouse import open_warehouse
 from tests.dags.conftest import DAGS, subjects
 from tests.tiny_world import NOW, write_bill
@@ -122,6 +123,28 @@ def test_unknown_parameters_are_refused(run_dag: Run, config: Path) -> None:
     for wrong in ({"periods": "2026-11"}, {"periods": ["2026-13"]}, {"periods": ["{{ ds }}"]}, {"now": 7}):
         with pytest.raises(ParamValidationError):
             run_dag("allocate", **wrong)
+
+
+def test_the_archive_takes_no_scope_from_parameters(run_dag: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Policies, stores, grace: what is acted on stands in the configuration alone, and notices cannot be dated back."""
+    settings = json.loads(config.read_text())
+    settings["retention"] = [{"name": "cold", "select": {"unused_for": "90d"}, "action": "tier", "to": "GLACIER_IR"}]
+    config.write_text(json.dumps(settings))
+    called: list[str] = []
+
+    def note(step: str) -> Callable[..., Outcome]:
+        return lambda *_, **__: (called.append(step), Outcome(step))[1]
+
+    for step in ("archive_plan", "archive_apply"):
+        monkeypatch.setattr(pipeline, step, note(step), raising=False)
+    for scope in ({"policy": "all"}, {"select": {}}, {"stores": ["s3://other"]}, {"grace": "0d"}, {"apply": True}, {"settings": "{{ dag_run.conf }}"}):
+        states = run_dag("archive", **scope)
+        assert states["plan"] == "failed"
+        assert "success" not in states.values()
+    assert called == []
+    states = run_dag("archive", now="2020-01-01T00:00:00+00:00")
+    assert (states["plan"], states["notify"]) == ("success", "failed")
+    assert called == ["archive_plan"]
 
 
 def test_nothing_configured_is_no_failure(run_dag: Run, config: Path) -> None:
