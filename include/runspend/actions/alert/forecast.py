@@ -104,7 +104,7 @@ def find_holidays(values: Sequence[float], first: date) -> dict[date, float]:
         return {}
     weekday, dips, working = first.weekday(), dict[date, float](), 0
     for n, value in enumerate(values):
-        near = [values[m] for m in range(n % 7, len(values), 7) if 0 < abs(m - n) <= 28]
+        near = [values[n + 7 * week] for week in (-4, -3, -2, -1, 1, 2, 3, 4) if 0 <= n + 7 * week < len(values)]
         usual = sorted(near)[len(near) // 2]
         if usual <= 0 or ((weekday + n) % 7 > 4 and value >= HOLIDAY_BELOW * usual):
             continue
