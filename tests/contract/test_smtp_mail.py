@@ -195,6 +195,21 @@ def test_a_bad_mail_does_not_stop_the_next(tmp_path: Path) -> None:
     assert states(records) == {"down@acme.com": "waiting", "gone@acme.com": "refused", ANA: "accepted"}
 
 
+def test_a_mail_that_cannot_be_written_stops_no_other(tmp_path: Path) -> None:
+    """A damaged record: the rest leaves, and operators are told."""
+    records = MemoryRecords()
+    for name in ("a", "b"):
+        queue(records, name, (ANA,))
+    key = next(key for _, key in records.kept if ".a." in key)
+    value, token = records.kept["alerts", key]
+    records.replace("alerts", key, {**value, "mail": {**value["mail"], "text": "\ud800"}}, token)
+    with smtp_server() as server:
+        done = send(smtp(tmp_path, server.port), records)
+        operators.tell_refused(smtp(tmp_path, server.port), records, NOW)
+    assert [d.outcome.state for d in done] == ["refused", "accepted"]
+    assert [a.recipients for a in server.accepted] == [[ANA], ["oncall@acme.com"]]
+
+
 def test_server_down_then_up(tmp_path: Path) -> None:
     """Nothing is lost while no server answers; one failed connection is enough for all mails of a run."""
     with socket.socket() as closed:

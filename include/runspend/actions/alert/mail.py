@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from runspend.actions.alert.chart import WIDTH as PICTURE_WIDTH
 from runspend.actions.alert.chart import SpendChart, draw
 from runspend.actions.alert.message import PICTURE_ID, Mail, address_of, sender_host
-from runspend.actions.alert.texts import clean, cut, money, person, width
+from runspend.actions.alert.texts import clean, cut, money, person, visible, width
 
 if TYPE_CHECKING:
     import jinja2
@@ -104,7 +104,8 @@ def render_text(blocks: Sequence[Block]) -> str:
                 head = f"  {name}{' ' * (name_width - width(name))}  " if name else "  "
                 lines.append(_wrap(value, head, " " * width(head)))
             parts.append("\n".join(lines))
-    return "\n\n".join(parts) + "\n"
+    # What somebody forgot to clean must not keep the mail, and every mail behind it, from being sent.
+    return "\n".join(visible(line) for line in "\n\n".join(parts).split("\n")) + "\n"
 
 
 def render_html(subject: str, blocks: Sequence[Block], *, has_picture: bool = False) -> str:
@@ -191,15 +192,17 @@ def _wrap(text: str, first: str = "", rest: str | None = None) -> str:
 @cache
 def _environment() -> jinja2.Environment:
     import jinja2
+    import markupsafe
 
     def load(name: str) -> str:
         return files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
 
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(load), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        loader=jinja2.FunctionLoader(load), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,
+    )  # fmt: skip
     environment.filters["is_link"] = lambda value: re.fullmatch(r"https?://[^\s<>\"']+", value) is not None
-    environment.filters["unbroken"] = lambda text: text.replace(" %", "\u00a0%")
+    environment.filters["unbroken"] = lambda text: markupsafe.escape(visible(text)).replace(" %", markupsafe.Markup("&nbsp;%"))
     environment.filters["is_wide"] = lambda table: len(table.heads) > 3
     environment.filters["block_kind"] = lambda block: type(block).__name__
     return environment

@@ -16,12 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from email.errors import MessageError
 from pathlib import Path
 from typing import Any, Literal
 
 from runspend.actions.alert.digest import write_digests
 from runspend.actions.alert.freshness import RecordStore, figures_are_this_old
-from runspend.actions.alert.message import Mail, address_of
+from runspend.actions.alert.message import Mail, address_of, as_bytes
 from runspend.actions.alert.send import Backend, Outcome, open_backend
 from runspend.actions.alert.webhook import WEBHOOK, post_mail
 from runspend.config import Settings
@@ -144,6 +145,10 @@ def _deliver(settings: Settings, backend: Backend, mail: Mail, recipients: Seque
     """One outcome for each recipient, whatever the other side is."""
     reachable = {r: address for r in recipients if (address := address_of(r))}
     outcomes = {r: Outcome("refused", "not an address that mail can be sent to") for r in recipients if r not in reachable}
+    try:
+        as_bytes(mail)
+    except (ValueError, MessageError) as error:  # such a mail must not keep those behind it; its refusal is told to operators
+        return outcomes | dict.fromkeys(reachable, Outcome("refused", f"the mail cannot be written: {error}"))
     if reachable:
         by_address = backend.deliver(mail, sorted(set(reachable.values())))
         outcomes |= {r: by_address[address] for r, address in reachable.items()}

@@ -17,8 +17,13 @@ _JOINERS = "\u200c\u200d"
 
 def clean(text: object, limit: int = 60) -> str:
     """A name fit for a header, a line of text and a table cell: one line, visible, left to right controls removed, at most `limit` wide."""
+    return cut(" ".join(visible(str(text)[: 8 * limit]).split()), limit) or "(no name)"
+
+
+def visible(text: str) -> str:
+    """The text without line breaks, controls and what no encoding takes."""
     kept = []
-    for char in str(text)[: 8 * limit]:
+    for char in text:
         category = unicodedata.category(char)
         if category in _SPACES:
             kept.append(" ")
@@ -26,7 +31,7 @@ def clean(text: object, limit: int = 60) -> str:
             kept.append("\ufffd")
         elif category not in _DROPPED or char in _JOINERS:
             kept.append(char)
-    return cut(" ".join("".join(kept).split()), limit) or "(no name)"
+    return "".join(kept)
 
 
 def cut(text: str, limit: int) -> str:
