@@ -58,9 +58,7 @@ def check(home: Path, names: list[str]) -> None:
     arrived = send_all(home, ["x", *names])
     assert sorted(arrived) == list(range(len(names) + 1))
     markup = parts(arrived[0])[1]
-    # Whether a user and a link are there is for the name to say; nothing else is.
-    wanted = {is_link: shape(markup if is_link else make("x", runbook="x").html) for is_link in (True, False)}
-    assert wanted[True] == shape(make("x", user="x", experiment="x", runbook="x").html) or wanted[True]
+    wanted = [element for element in shape(markup) if not str(element[0]).endswith("}a")]  # whether it is a link is for the name to say
     types = [part.get_content_type() for part in arrived[0].walk()]
     for number, name in enumerate(names, 1):
         message = arrived[number]
@@ -70,7 +68,7 @@ def check(home: Path, names: list[str]) -> None:
         found = shape(parts(message)[1])
         links = [element for element in found if element[3]]
         assert all(str(element[3]).startswith(("http://", "https://")) for element in links), name
-        assert [element for element in found if not str(element[0]).endswith("}a")] == [e for e in wanted[False] if not str(e[0]).endswith("}a")], name
+        assert [element for element in found if not str(element[0]).endswith("}a")] == wanted, name
 
 
 def test_some_hostile_names(tmp_path: Path) -> None:
@@ -79,6 +77,7 @@ def test_some_hostile_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.torture
+@pytest.mark.timeout(3600)
 def test_all_hostile_names(tmp_path: Path) -> None:
     """5,000 fuzzed names and every payload there is."""
     assert len(NAMES) >= 300
