@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runspend.actions.report import Night, plan_report, render_summary, summary_lines
+from runspend.actions.report.amounts import size
 from runspend.config import Settings, find_settings
 from runspend.outcome import Outcome
 from runspend.warehouse import Reader, open_warehouse
@@ -29,6 +30,7 @@ def summarize_night(settings: Settings, outcome: Outcome, *, now: datetime, seco
             rebuilt=_built(outcome.changed),
             unchanged=_built(outcome.unchanged),
             budgets=_budgets(reader),
+            archive=_archive(reader),
             sources=_sources(reader, settings),
             report=_shown(settings.home / "reports" / f"{periods[0]}.html") if periods else None,
             next_commands=_next(settings),
@@ -73,6 +75,31 @@ def _budget(row: dict[str, Any]) -> tuple[str, str]:
         notes.append(f"forecast {forecast:,.0f}" + (f", over around {will_pass.day} {will_pass:%b}" if will_pass else ""))
     notes += [row["quiet"]] if row["quiet"] else []
     return mark, f"{row['budget']:<14} {spent:>12,.2f} / {amount:<10,.0f} {share:>7.1%}" + (f"   {' · '.join(notes)}" if notes else "")
+
+
+def _archive(reader: Reader) -> tuple[tuple[str, str], ...]:
+    """One line per retention policy: how many folders are how far, what they hold and save, and when the first is due."""
+    rows = reader.query(
+        "select policy, action, state, count(*) as folders, sum(bytes) as bytes, sum(monthly_saving) as saving, min(currency) as currency, min(earliest_at) as earliest_at"
+        " from archive_plan where month = (select max(month) from archive_plan) group by policy, action, state order by policy, state"
+    ).to_pylist()
+    return tuple(_policy(policy, [row for row in rows if row["policy"] == policy]) for policy in dict.fromkeys(row["policy"] for row in rows))
+
+
+def _policy(policy: str, rows: list[dict[str, Any]]) -> tuple[str, str]:
+    moving = [row for row in rows if row["state"] in ("planned", "announced", "due")]
+    states = ", ".join(f"{row['folders']:,} {row['state']}" for row in rows)
+    text = f"{policy} ({rows[0]['action']})  {states}"
+    if moving:
+        text += f" · {size(sum(row['bytes'] or 0 for row in moving))}"
+    saving = [row["saving"] for row in moving if row["saving"] is not None]
+    if saving:
+        text += f" · saves {sum(saving):,.2f} {moving[0]['currency']} a month"
+    dates = [row["earliest_at"] for row in moving if row["earliest_at"] is not None]
+    if dates:
+        text += f" · not before {min(dates):%d %b %Y}"
+    is_due = any(row["state"] == "due" for row in rows)
+    return "▲" if is_due else "⚠" if any(row["state"] == "partial" for row in rows) else "✓", text
 
 
 def _sources(reader: Reader, settings: Settings) -> tuple[tuple[str, str], ...]:

@@ -286,6 +286,20 @@ class StoredClass:
 
 
 @dataclass(frozen=True)
+class PolicyState:
+    """Folders of one state in the plan of one retention policy. Money a month in `currency`; None where no rate is known."""
+
+    policy: str
+    action: str
+    state: str
+    folders: int
+    bytes: int | None
+    monthly_saving: Decimal | None
+    currency: str | None
+    earliest_at: datetime | None
+
+
+@dataclass(frozen=True)
 class ArtifactFigures:
     """What lies in the artifact stores. `months`: bytes by month and storage class, MLflow's own only."""
 
@@ -294,6 +308,8 @@ class ArtifactFigures:
     stores: tuple[StoredClass, ...] = ()
     dangling: tuple[tuple[str, str, int, int | None], ...] = ()  # store, kind of owner, owners whose bytes are gone, what they had
     currency: str = ""  # of the rates
+    policies: tuple[PolicyState, ...] = ()
+    archives: tuple[tuple[str, str, int, int], ...] = ()  # action, state, folders, bytes
 
     @property
     def bytes(self) -> int:

@@ -8,7 +8,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
-from runspend.actions.report.figures import ArtifactFigures, Held, StoredClass
+from runspend.actions.report.figures import ArtifactFigures, Held, PolicyState, StoredClass
 from runspend.storage_rates import BilledRate
 
 Row = dict[str, Any]
@@ -43,6 +43,8 @@ def artifact_figures(
         tuple(_stored(r, rates.get((r["store"], r["storage_class"]))) for r in ask("artifact_stores")),
         tuple((r["store"], r["owner_kind"], int(r["owners"]), _count(r["had_bytes"])) for r in ask("dangling")),
         currency,
+        tuple(PolicyState(**{**r, "policy": show(r["policy"]), "bytes": _count(r["bytes"])}) for r in ask("archive_plans")),
+        tuple((r["action"], r["state"], int(r["folders"]), int(r["bytes"] or 0)) for r in ask("archives")),
     )
 
 

@@ -45,6 +45,7 @@ class Night:
     exit_code: int = 0
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    archive: tuple[tuple[str, str], ...] = ()
 
 
 def render_summary(figures_list: Sequence[ReportFigures], night: Night, *, width: int = 100, tty: bool = False) -> str:
@@ -68,6 +69,8 @@ def render_summary(figures_list: Sequence[ReportFigures], night: Night, *, width
         lines += ["", *_wrap(older, "  EARLIER  ", "           ", width)]
     if night.budgets:
         lines += ["", *_labelled("BUDGETS", [f"{_mark(mark, tty)} {_clean(text)}" for mark, text in night.budgets])]
+    if night.archive:
+        lines += ["", *_labelled("ARCHIVE", [f"{_mark(mark, tty)} {_clean(text)}" for mark, text in night.archive])]
     if night.sources:
         lines += ["", *_wrap([f"{_mark(mark, tty)} {_clean(text)}" for mark, text in night.sources], "  SOURCES  ", "           ", width)]
     if night.notes:
@@ -113,6 +116,7 @@ def summary_lines(figures_list: Sequence[ReportFigures], night: Night) -> list[s
         lines += [f"{f.period}.not_estimated.{reason}={count}" for reason, count in f.estimate_gaps]
         lines.append(f"{f.period}.snapshot={f.snapshot}")
     lines += [f"budget={_clean(text)}" for _, text in night.budgets]
+    lines += [f"archive={_clean(text)}" for _, text in night.archive]
     lines += [f"source={_clean(text)}" for _, text in night.sources]
     lines += [f"report={night.report or ''}"]
     lines += [f"note={_clean(note)}" for note in night.notes]

@@ -1,0 +1,6 @@
+-- What lies in the archive now, and what went another way, by action and state.
+select action, state, count(*) as folders, sum(bytes) as bytes
+from archives
+where date(begun_at) < @next and action <> 'delete'  -- what it removed is a row of its own
+group by action, state
+order by action, state
