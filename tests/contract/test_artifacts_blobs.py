@@ -164,7 +164,7 @@ def test_a_key_file_that_is_none_is_refused_before_anybody_is_asked(tmp_path: Pa
     found = measure(store, run_owners(), tmp_path / "work")
     assert isinstance(found.error, SourceRefused)
     assert "no key file of Google's" in str(found.error)
-    assert "Set stores[].credentials" in str(found.error)
+    assert "Check them" in str(found.error)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What the archive asks of a store's objects, the same of every kind: a folder, a real S3 server, Azurite. And replies that never come."""
+"""What the archive asks of a store's objects, the same of every kind: a folder, S3, Azure, Google. And replies that never come."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 from servers.azure import AzureServer, azure_server
+from servers.gcs import GcsServer, gcs_server
+from servers.gcs_conditions import serve_conditions
 from servers.odd_store import OddStore, Request, serve_odd_store
 from servers.s3 import S3Server, s3_server
 
@@ -20,7 +22,7 @@ from runspend.artifacts.objects import ObjectStore, StoredObject, open_objects
 from runspend.config import ArtifactStore
 from runspend.errors import NotDone, OutcomeUnknown, SourceError, SourceRefused
 
-__all__ = ["azure_server", "s3_server"]
+__all__ = ["azure_server", "gcs_server", "s3_server"]
 
 ODD_NAMES = ["a b", "a+b", "%41", "😀", "it's", "a&b", "ü", "u\u0308", "<x>", "x;y=z", "a,b", "~$!"]
 
@@ -42,7 +44,13 @@ class Place:
         return open_objects(self.store, purpose)
 
 
-@pytest.fixture(params=["folder", "s3", "abfss"])
+@pytest.fixture(scope="module")
+def gcs_with_conditions(gcs_server: GcsServer) -> Iterator[str]:
+    with serve_conditions(gcs_server) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(params=["folder", "s3", "abfss", "gs"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     name = f"b-{uuid.uuid4().hex[:12]}"
     if request.param == "folder":
@@ -63,6 +71,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
                 client.put_object(Bucket=name, Key=f"root/{key}", Body=data)
 
         return Place(ArtifactStore(uri=f"s3://{name}/root", endpoint=amazon.endpoint, delete_credentials="(env)"), put)
+    if request.param == "gs":
+        google: GcsServer = request.getfixturevalue("gcs_server")
+        google.create_bucket(name)
+        endpoint = request.getfixturevalue("gcs_with_conditions")
+        store = ArtifactStore(uri=f"gs://{name}/root", endpoint=endpoint, credentials="anonymous", delete_credentials="anonymous")
+        return Place(store, lambda key, data: google.put(name, {f"root/{key}": data}))
     azure: AzureServer = request.getfixturevalue("azure_server")
     azure.create_container(name)
     uri = f"abfss://{name}@{azure.account}.dfs.core.windows.net/root"
@@ -172,6 +186,37 @@ def test_nothing_is_deleted_without_credentials_for_it(place: Place) -> None:
         open_objects(place.store.model_copy(update={"delete_credentials": None}), "delete")
 
 
+def test_a_class_is_set_on_condition_of_the_generation(gcs_server: GcsServer, gcs_with_conditions: str) -> None:
+    """Of Google: rewritten in place; an object that is another by now is left alone. (fake-gcs-server keeps the class.)"""
+    name = f"b-{uuid.uuid4().hex[:12]}"
+    gcs_server.create_bucket(name)
+    objects = open_objects(ArtifactStore(uri=f"gs://{name}/root", endpoint=gcs_with_conditions, credentials="anonymous"), "archive")
+    before = objects.write("r/x", [b"abc"], size=3)
+    after = objects.set_class(before, "COLDLINE")
+    assert content(objects, after) == b"abc"
+    assert after.etag != before.etag
+    with pytest.raises(NotDone):
+        objects.set_class(before, "COLDLINE")
+    assert objects.head("r/x") == after
+
+
+def test_a_large_object_is_sent_to_google_as_it_comes(
+    gcs_server: GcsServer, gcs_with_conditions: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never held whole; one that ends early is no object."""
+    monkeypatch.setattr("runspend.artifacts.objects_google.AT_ONCE_BYTES", 1000)
+    name = f"b-{uuid.uuid4().hex[:12]}"
+    gcs_server.create_bucket(name)
+    objects = open_objects(ArtifactStore(uri=f"gs://{name}/root", endpoint=gcs_with_conditions, credentials="anonymous"), "archive")
+    data = bytes(range(256)) * 20_000
+    written = objects.write("r/large", (data[n : n + 100_000] for n in range(0, len(data), 100_000)), size=len(data))
+    assert content(objects, written) == data
+    for short in (len(data) - 1, 10):
+        with pytest.raises(NotDone):
+            objects.write("r/short", (data[n : n + 100_000] for n in range(0, short, 100_000)), size=len(data) + 1)
+    assert objects.head("r/short") is None
+
+
 # --- Azure alone -----------------------------------------------------------------------------------------------------------
 
 
@@ -223,6 +268,15 @@ def test_an_identity_of_the_machine_cannot_delete_on_a_condition(azure: Artifact
         open_objects(azure.model_copy(update={"credentials": None}), "archive")
 
 
+@pytest.fixture(params=["abfss", "gs"])
+def rude(request: pytest.FixtureRequest) -> Iterator[tuple[OddStore, ObjectStore]]:
+    """One that answers as a test says, whoever asks."""
+    uri = {"abfss": "abfss://ccc@acme.dfs.core.windows.net/m", "gs": "gs://b/m"}[request.param]
+    with serve_odd_store() as server:
+        store = ArtifactStore(uri=uri, endpoint=server.endpoint, credentials="anonymous", delete_credentials="anonymous")
+        yield server, open_objects(store, "delete")
+
+
 @pytest.fixture
 def odd() -> Iterator[tuple[OddStore, ObjectStore]]:
     with serve_odd_store() as server:
@@ -252,21 +306,27 @@ def answers(status: int, body: bytes = b"", length: int | None = None) -> Callab
     ids=["503", "500", "403", "409", "302"],
 )
 def test_each_call_ends_in_one_of_three_ways(
-    odd: tuple[OddStore, ObjectStore], oddity: Callable[[Request], bool], outcome: type[SourceError]
+    rude: tuple[OddStore, ObjectStore], oddity: Callable[[Request], bool], outcome: type[SourceError]
 ) -> None:
     """A status that says nothing leaves the outcome unknown; a refusal is one."""
-    server, objects = odd
+    server, objects = rude
     server.oddity = oddity
     server.objects = {"m/x": b"abc"}
     obj = StoredObject("x", 3, '"0x1"', None, "HOT", datetime.now(timezone.utc))
-    for call in (lambda: objects.head("x"), lambda: list(objects.list("")), lambda: list(objects.read(obj)), lambda: objects.clock()):
+    for call in (
+        lambda: objects.head("x"),
+        lambda: list(objects.list("")),
+        lambda: list(objects.read(obj)),
+        lambda: objects.clock(),
+        lambda: objects.delete(obj),
+    ):
         with pytest.raises(outcome):
             call()
 
 
-def test_bytes_that_break_off_are_not_taken_for_all(odd: tuple[OddStore, ObjectStore]) -> None:
+def test_bytes_that_break_off_are_not_taken_for_all(rude: tuple[OddStore, ObjectStore]) -> None:
     """The connection ends after two of three bytes."""
-    server, objects = odd
+    server, objects = rude
     server.oddity = answers(200, b"ab", 3)
     obj = StoredObject("x", 3, '"0x1"', None, "HOT", datetime.now(timezone.utc))
     with pytest.raises(OutcomeUnknown):

@@ -95,7 +95,7 @@ def serve_odd_store(host: str = "127.0.0.1") -> Iterator[OddStore]:
         def do_GET(self) -> None:
             store.respond(self)
 
-        do_HEAD = do_POST = do_GET
+        do_HEAD = do_POST = do_DELETE = do_GET
 
         def log_message(self, *said: object) -> None: ...
 

@@ -18,7 +18,7 @@ from runspend.artifacts.rest import RestError
 from runspend.artifacts.roots import Root
 from runspend.blob_clients import CannotReach, Container, blob_errors, explain, find_container
 from runspend.errors import SourceError, SourceRefused, SourceUnreachable
-from runspend.google_clients import has_google_auth, login_errors
+from runspend.google_clients import has_google_auth
 
 if TYPE_CHECKING:
     from obstore.store import AzureStore, GCSStore
@@ -99,9 +99,6 @@ def _list_google(store: ArtifactStore, root: Root, listing: Listing, after: dict
             yield Page([_object_row(store, prefix, found) for found in items], {"token": following} if following else None)
     except RestError as error:
         raise _unreachable(store, _explain(error, root)) from None
-    except login_errors():
-        why = "its credentials cannot be used: no key file of Google's, and no log-in of the environment"
-        raise _unreachable(store, CannotReach(why, "Set stores[].credentials to a key file, or log in")) from None
 
 
 def _object_row(store: ArtifactStore, prefix: str, found: dict[str, Any]) -> FolderTotals:

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from runspend.artifacts.roots import parse_root
-from runspend.errors import NotDone, OutcomeUnknown, SourceRefused
+from runspend.errors import NotDone, OutcomeUnknown
 
 if TYPE_CHECKING:
     from runspend.config import ArtifactStore
@@ -101,7 +101,9 @@ def open_objects(store: ArtifactStore, purpose: Purpose) -> ObjectStore:
         from runspend.artifacts.objects_azure import AzureObjects
 
         return AzureObjects(store, root, purpose)
-    raise SourceRefused(store.uri, f"cannot archive in {store.uri}: only folders, s3:// and Azure can be. Nothing was contacted.")
+    from runspend.artifacts.objects_google import GoogleObjects
+
+    return GoogleObjects(store, root, purpose)
 
 
 def in_pieces(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:

@@ -166,6 +166,6 @@ class AzureObjects:
         try:
             yield
         except RestError as error:
-            if error.status is not None and 300 <= error.status < 500:
+            if error.is_refusal:
                 raise NotDone(self.uri, f"cannot {what} in {self.uri}: {error}. Nothing was done.") from error
             raise OutcomeUnknown(self.uri, f"cannot tell whether {self.uri} did {what}: {error}.") from error

@@ -24,6 +24,11 @@ class RestError(Exception):
         self.status, self.code = status, code
 
     @property
+    def is_refusal(self) -> bool:
+        """Whether the service said that it did nothing."""
+        return self.status is not None and (300 <= self.status < 500 or self.status == 501)
+
+    @property
     def is_passing(self) -> bool:
         """Whether asking again may help."""
         return self.status is None or self.status == 429 or self.status >= 500

@@ -1,0 +1,83 @@
+"""Google's preconditions before fake-gcs-server, which does not know them: `ifGenerationMatch`, `generation` and the source's.
+
+As "Request preconditions" of the JSON API has them: 412 when the object is of another generation, 0 means that there is none.
+Everything else is the real server's answer.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, quote, urlsplit
+
+from servers.gcs import GcsServer
+
+
+@contextmanager
+def serve_conditions(server: GcsServer) -> Iterator[str]:
+    """The address to speak to instead of the server's own."""
+    target = urlsplit(server.endpoint)
+
+    def forward(method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], bytes]:
+        upstream = http.client.HTTPConnection(target.hostname or "", target.port)
+        try:
+            upstream.request(
+                method, path, body or None, {k: v for k, v in (headers or {}).items() if k.lower() not in ("host", "connection")}
+            )
+            answer = upstream.getresponse()
+            return answer.status, dict(answer.getheaders()), answer.read()
+        finally:
+            upstream.close()
+
+    def generation(bucket: str, name: str) -> str:
+        status, _, body = forward("GET", f"/storage/v1/b/{bucket}/o/{name}")
+        return str(json.loads(body)["generation"]) if status == 200 else "0"
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            parts = urlsplit(self.path)
+            query = {key: values[0] for key, values in parse_qs(parts.query).items()}
+            length = int(self.headers.get("Content-Length") or 0)
+            body = self.rfile.read(length)
+            if len(body) < length:
+                self.close_connection = True  # an upload that ended early is none
+                return
+            place = parts.path.removeprefix("/upload").split("/")  # "", storage, v1, b, BUCKET, o, NAME, …
+            name = quote(query["name"], safe="") if "name" in query else place[6] if len(place) > 6 else ""
+            status, headers, said = 0, {}, b""
+            if name:
+                there = generation(place[4], name)
+                if any(query.get(condition, there) != there for condition in ("ifGenerationMatch", "ifSourceGenerationMatch")):
+                    status = 412
+                elif query.get("generation", there) != there:
+                    status = 404
+            if not status:
+                status, headers, said = forward(self.command, self.path, body, dict(self.headers))
+            self.send_response_only(status)
+            for key, value in headers.items():
+                if key.lower() not in ("transfer-encoding", "content-length", "connection"):
+                    self.send_header(key, value)
+            self.send_header("Content-Length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+
+        do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = answer
+
+        def log_message(self, *_: object) -> None: ...
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    httpd.daemon_threads = True
+    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{httpd.server_address[1]}"
+    finally:
+        httpd.shutdown()
+        thread.join()
+        httpd.server_close()
