@@ -222,11 +222,12 @@ def test_a_store_that_ignores_conditions_keeps_everything(world: World) -> None:
     world.source._same = lambda obj: None  # type: ignore[method-assign]
     [(state, reason)] = states(world)
     assert state == "failed" and reason is not None and "it ignores conditions" in reason
-    assert world.here() == FILES and world.restorable() == FILES
+    assert len(world.here()) == len(FILES) - 1 and world.restorable() == FILES  # the one it was found out with has its copy
+    assert world.apply()[0].state == "failed" and len(world.here()) == len(FILES) - 2
 
 
 def test_a_store_that_only_says_that_it_deletes(world: World) -> None:
-    world.faults.plan = {(f"delete {SOURCE}", number): "lie" for number in range(4, 9)}
+    world.faults.plan = {(f"delete {SOURCE}", number): "lie" for number in range(3, 9)}
     [(state, reason)] = states(world)
     assert state == "partial" and reason is not None and reason.startswith("4 of 5 objects are still in their place.")
     world.faults.plan = {}
@@ -436,7 +437,7 @@ def test_nobody_restores_an_archive_that_is_going(world: World) -> None:
     world.apply()
     item = expiring(world)
     world.advance(days=400)
-    world.faults.plan = {(f"delete {ARCHIVE}", 4): "kill before"}  # two are the probe's
+    world.faults.plan = {(f"delete {ARCHIVE}", 3): "kill before"}
     with pytest.raises(Killed):
         world.apply(item)
     world.faults.plan, world.faults.is_dead = {}, False

@@ -212,7 +212,7 @@ class LocalObjects:
             return None
         if stat.S_ISREG(found.st_mode):
             return _stored(key, found)
-        raise SourceRefused(self.uri, f"cannot archive {key!r} in {self.uri}: it is a link or a device, which cannot be brought back. Nothing was moved.")
+        raise SourceRefused(self.uri, f"cannot list {key!r} in {self.uri}: it is a link or a device, which cannot be brought back. Nothing was moved.")
 
     def _open_file(self, parent: int, name: str) -> int | None:
         try:

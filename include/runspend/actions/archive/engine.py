@@ -20,7 +20,7 @@ from runspend.actions.archive.lease import LASTS, take_lease
 from runspend.actions.archive.manifest import MAX_ENTRIES, Entry, check_key, planned_entry
 from runspend.actions.archive.move import move
 from runspend.actions.archive.tier import tier
-from runspend.actions.archive.work import OpenStore, Protects, Result, Work, find_store, is_own
+from runspend.actions.archive.work import OpenStore, Protects, Result, Work, find_store, is_note
 from runspend.artifacts.objects import open_objects
 from runspend.artifacts.roots import parse_root
 from runspend.config import Settings
@@ -198,7 +198,7 @@ def _entries(work: Work, archive: Archive) -> Iterator[Entry]:
     store = work.open(item.store, "read")
     for found in store.list(item.prefix):
         name = found.key[len(item.prefix) + 1 :]
-        if is_own(name, item, store, found) or (item.action == "delete" and name == TOMBSTONE):
+        if is_note(name, store, found) or (item.action == "delete" and name == TOMBSTONE):
             continue
         if item.action == "tier" and (found.storage_class == item.to or found.key.endswith("/")):
             continue

@@ -37,10 +37,9 @@ def expire(work: Work, archive: Archive) -> Result:
         deleter = work.open(item.store, "delete")
     except NotDone as error:
         return Result(book.save(replace(archive, reason=str(error))), "copied", str(error))
-    prove_conditions(item, store, deleter)
     told = json.dumps({"policy": item.policy, "at": archive.planned_at, "objects": archive.objects, "bytes": archive.bytes}).encode()
-    if store.head(f"{item.prefix}/{TOMBSTONE}") is None:
-        store.write(f"{item.prefix}/{TOMBSTONE}", [told], size=len(told))
+    key = f"{item.prefix}/{TOMBSTONE}"
+    prove_conditions(store.head(key) or store.write(key, [told], size=len(told)), store, deleter)
     crash_point("archive.tombstone")
 
     def remove(entry: Entry) -> Entry:

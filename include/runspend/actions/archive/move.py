@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
+from threading import Lock
 
 from runspend.actions.archive.book import Archive
 from runspend.actions.archive.items import NOTE_NAME
 from runspend.actions.archive.manifest import Entry, planned_entry, read_manifest, write_manifest
-from runspend.actions.archive.work import NOTE_BEGINS, Held, Result, Work, digest_of, held, is_own, parts_of, prove_conditions
+from runspend.actions.archive.work import NOTE_BEGINS, Held, Result, Work, digest_of, held, is_note, parts_of, prove_conditions
 from runspend.artifacts.objects import StoredObject
 from runspend.errors import NotDone, OutcomeUnknown, SourceRefused
 from runspend.warehouse.journal import crash_point
@@ -42,6 +43,7 @@ class _Move:
         assert archive.to is not None
         self.work, self.archive, self.item, self.book = work, archive, archive.item, work.book
         self.source, self.target = work.open(archive.item.store, "archive"), work.open(archive.to, "archive")
+        self.turns: dict[str, Lock] = {}
         self.read_back: dict[str, tuple[str, str]] = {}  # sha256 -> name and etag of a copy, tonight
         self.copies: dict[str, tuple[int, str]] = {}  # what lies in the archive right before the deletes
 
@@ -84,7 +86,8 @@ class _Move:
                 # One reading alone would make a byte that flipped on its way the truth; an etag that is a checksum is as good as another.
                 if found.md5 != entry.etag.strip('"') and digest_of(self.source.read(obj)) != found.sha256:
                     raise SourceRefused(self.source.uri, f"cannot copy {obj.key!r}: read twice, it was not the same. It stays where it is.")
-                return self._place(entry, found)
+                with self.turns.setdefault(found.sha256, Lock()):  # of equal files one is written, and the others find it
+                    return self._place(entry, found)
         except NotDone:
             there = self.source.head(obj.key)
             if there is None:
@@ -138,8 +141,8 @@ class _Move:
     # --- delete ---------------------------------------------------------------------------------------------------------
 
     def _delete(self) -> Result:
-        prove_conditions(self.item, self.source, self.deleter)
         self._list_copies()
+        self._prove_conditions()
         for chunk in range(self.archive.chunks):
             protection = self.work.kept(self.item) if chunk else None  # asked a moment ago for the first
             if protection is not None:
@@ -153,6 +156,15 @@ class _Move:
         self._leave_note()
         crash_point("archive.note_left")
         return Result(self.book.end(self.archive, "archived", self.work.now), "archived")
+
+    def _prove_conditions(self) -> None:
+        """With an object that has its copy, as everything here has: no file of ours is left anywhere when this is cut off."""
+        for entry in self.book.every_entry(self.archive):
+            if entry.state == "copied" and not entry.key.endswith("/") and self.copies.get(entry.data or "") == (entry.size, entry.copy_etag):
+                found = self.source.head(entry.at(self.item.prefix).key)
+                if found is not None and found.etag == entry.etag:
+                    prove_conditions(found, self.source, self.deleter)
+                    return
 
     def _list_copies(self) -> None:
         folder = self.archive.folder
@@ -187,7 +199,7 @@ class _Move:
         key = f"{self.item.prefix}/{NOTE_NAME}"
         text = NOTE_BEGINS + "".join(self._note()).encode()
         found = self.source.head(key)
-        if found is not None and b"".join(self.source.read(found)) != text and is_own(NOTE_NAME, self.item, self.source, found):
+        if found is not None and b"".join(self.source.read(found)) != text and is_note(NOTE_NAME, self.source, found):
             self.deleter.delete(found)
             found = None
         if found is None:
@@ -210,7 +222,7 @@ class _Move:
         known = {entry.key: entry.etag for entry in entries}
         for found in self.source.list(self.item.prefix):
             name = found.key[len(self.item.prefix) + 1 :]
-            if known.get(name) != found.etag and found.modified > self.work.cutoff and not is_own(name, self.item, self.source, found):
+            if known.get(name) != found.etag and found.modified > self.work.cutoff and not is_note(name, self.source, found):
                 return f"{name!r} was written {found.modified:%Y-%m-%d %H:%M}, after it was planned"
         return None
 

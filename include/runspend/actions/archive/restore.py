@@ -18,7 +18,7 @@ from runspend.actions.archive.book import as_folder
 from runspend.actions.archive.find import Found, find_archives, load_manifest, tombstone_of
 from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, Item
 from runspend.actions.archive.manifest import Entry, Manifest
-from runspend.actions.archive.work import OpenStore, digest_of, find_store, held, is_own, parts_of
+from runspend.actions.archive.work import OpenStore, digest_of, find_store, held, is_note, parts_of
 from runspend.artifacts.objects import ObjectStore, open_objects
 from runspend.config import ArtifactStore, Settings
 from runspend.errors import NotDone, SourceError, SourceRefused, UsageError
@@ -246,7 +246,7 @@ def _remove_notes(archives: Sequence[tuple[Found, Manifest]], settings: Settings
         reader, key = open_store(store, "read"), f"{item.prefix}/{NOTE_NAME}"
         try:
             found = reader.head(key)
-            if found is not None and is_own(NOTE_NAME, item, reader, found):
+            if found is not None and is_note(NOTE_NAME, reader, found):
                 open_store(store, "delete").delete(found)
         except SourceError as error:
             result.notes.append(f"the note {key!r} was left in {store.uri}: {error}")

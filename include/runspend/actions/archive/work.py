@@ -30,8 +30,6 @@ Protects = Callable[[Item], str | None]
 OpenStore = Callable[[ArtifactStore, Purpose], ObjectStore]
 BATCH = 64  # objects between two records of how far they got
 IN_MEMORY = 32 << 20  # bytes of one object; more of it waits on the disk
-PROBES = (".runspend-probe", ".runspend-probe-2", ".runspend-probe-3")
-PROBE_TEXT = b"Runspend tries whether this store deletes on conditions only. Remove this file at will.\n"
 NOTE_BEGINS = b"Archived by Runspend.\n"
 
 
@@ -112,28 +110,20 @@ def find_store(settings: Settings, uri: str) -> ArtifactStore:
     raise SourceRefused(uri, f"cannot use {uri}: it is not in `stores` of runspend.yaml. Add it there. Nothing was contacted.")
 
 
-def is_own(name: str, item: Item, store: ObjectStore, found: StoredObject) -> bool:
-    """Whether an object in an item's folder is Runspend's own and not the item's: the note it left there, or a probe."""
-    begins = {**dict.fromkeys(PROBES, PROBE_TEXT), NOTE_NAME: NOTE_BEGINS}.get(name)
-    return begins is not None and found.size < CHUNK_BYTES and b"".join(store.read(found)).startswith(begins)
+def is_note(name: str, store: ObjectStore, found: StoredObject) -> bool:
+    """Whether an object in an item's folder is the note that Runspend left there, and not the item's."""
+    return name == NOTE_NAME and found.size < CHUNK_BYTES and b"".join(store.read(found)).startswith(NOTE_BEGINS)
 
 
-def prove_conditions(item: Item, reader: ObjectStore, deleter: ObjectStore) -> None:
-    """See that the store keeps an object whose etag is not the one given. Raises SourceRefused where conditions are ignored."""
-    for name in PROBES:  # one that a killed run has left will do; what is not ours, or arrived damaged, is left alone
-        key = f"{item.prefix}/{name}"
-        probe = reader.head(key) or reader.write(key, [PROBE_TEXT], size=len(PROBE_TEXT))
-        if is_own(name, item, reader, probe):
-            break
-    else:
-        raise SourceRefused(reader.uri, f"cannot delete in {reader.uri}: small files do not arrive in it as they were written. Nothing was deleted.")
+def prove_conditions(obj: StoredObject, reader: ObjectStore, deleter: ObjectStore) -> None:
+    """See that the store keeps an object when another etag is given. Raises SourceRefused where conditions are ignored.
+
+    The object is one whose deletion would be no loss: where it is deleted against the condition, nothing else will be.
+    """
     with suppress(NotDone):  # as it should be
-        deleter.delete(replace(probe, etag=probe.etag[::-1], version=None))  # turned round it is well-formed, and another one
-    if reader.head(key) is None:
-        raise SourceRefused(reader.uri, f"cannot delete in {reader.uri}: it ignores conditions, so what was written meanwhile would be lost. Nothing was deleted.")
-    deleter.delete(probe)
-    if reader.head(key) is not None:
-        raise SourceRefused(reader.uri, f"cannot delete in {reader.uri}: it says that {key!r} is deleted, and still has it. Nothing else was deleted.")
+        deleter.delete(replace(obj, etag=obj.etag[::-1], version=None))  # turned round it is well-formed, and another one
+    if reader.head(obj.key) is None:
+        raise SourceRefused(reader.uri, f"cannot delete in {reader.uri}: it ignores conditions, so what is written meanwhile would be lost. Nothing more was deleted.")
 
 
 @dataclass(frozen=True)

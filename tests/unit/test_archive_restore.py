@@ -1,0 +1,451 @@
+"""What comes back from an archive is what went in, byte for byte; and a hostile archive brings nothing and touches nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from runspend.actions.archive.engine import Known, apply
+from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, Item
+from runspend.actions.archive.manifest import MAX_ENTRIES, check_key, read_manifest, write_manifest
+from runspend.actions.archive.restore import restore
+from runspend.artifacts.objects import ObjectStore, open_objects
+from runspend.config import ArtifactStore, Settings
+from runspend.errors import RunspendError, SourceRefused, UsageError
+from runspend.warehouse.records import Records
+from tests.archive_world import PREFIX, SOURCE, MemoryStore, World, make_item
+
+OLD = datetime(2025, 1, 1, tzinfo=timezone.utc).timestamp()
+
+
+class Disk:
+    """Two folders and a home: a store with one run in it, and an archive."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.source, self.archive, self.home = folder / "source", folder / "archive", folder / "home"
+        for path in (self.source, self.archive, self.home):
+            path.mkdir(parents=True)
+        self.run = self.source / PREFIX
+        self.bucket = MemoryStore(SOURCE)
+        stores = [{"uri": str(self.source), "delete_credentials": "local"}, {"uri": str(self.archive)}]
+        self.settings = Settings.model_validate({"home": str(self.home), "stores": stores, "archive": {"to": str(self.archive), "max_percent": "99%"}})
+
+    def item(self, **changes: Any) -> Item:
+        return make_item(store=str(self.source), artifact_uri=str(self.run), **changes)
+
+    def apply(self, *items: Item) -> list[str]:
+        for path in [self.source, *self.source.rglob("*")]:
+            os.utime(path, (OLD, OLD))
+        now = datetime.now(timezone.utc)
+        results = apply(items or [self.item()], self.settings, Records(self.home), now=now, protects=lambda item: None, known=lambda uri: Known(10**6, 10**9), workers=2)
+        return [result.state for result in results]
+
+    def open(self, store: ArtifactStore, purpose: Any) -> ObjectStore:
+        """As always, but for the bucket that planted manifests name as their place."""
+        return self.bucket if store.uri == SOURCE else open_objects(store, purpose)
+
+    @property
+    def archived(self) -> Path:
+        """The folder of the only archive."""
+        [found] = (self.archive / ARCHIVE_FOLDER / "prod" / "1" / "run1").iterdir()
+        return found
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Disk:
+    return Disk(tmp_path / "disk")
+
+
+def fill(folder: Path, tree: dict[str, bytes]) -> None:
+    """Files, and for names that end in "/" folders."""
+    for name, body in tree.items():
+        path = folder / name
+        if name.endswith("/"):
+            path.mkdir(parents=True, exist_ok=True)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(body)
+
+
+def tree_of(folder: Path) -> dict[str, bytes | None]:
+    """Every file with its bytes and every folder, links not followed; the note is not of the tree."""
+    found: dict[str, bytes | None] = {}
+    for path in folder.rglob("*"):
+        name = str(path.relative_to(folder))
+        if name != NOTE_NAME:
+            found[name] = b"<link>" if path.is_symlink() else None if path.is_dir() else b"<device>" if not path.is_file() else b"<sparse>" if path.stat().st_size > 1 << 30 else path.read_bytes()
+    return found
+
+
+# --- there and back ------------------------------------------------------------------------------------------------------
+
+LETTERS = st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"], exclude_characters="/\\")
+NAMES = st.text(LETTERS, min_size=1, max_size=20).filter(lambda name: check_key(name) is None and len(name.encode()) <= 80)
+TREES = st.recursive(st.binary(max_size=200), lambda inner: st.dictionaries(NAMES, inner, max_size=4), max_leaves=12)
+
+
+def flat(tree: Any, above: str = "") -> dict[str, bytes]:
+    """A nested dictionary as names with slashes; an empty folder ends in one."""
+    if isinstance(tree, bytes):
+        return {above or "file": tree}
+    found: dict[str, bytes] = {}
+    for name, inner in tree.items():
+        found |= flat(inner, f"{above}/{name}" if above else name)
+    return found or ({f"{above}/": b""} if above else {})
+
+
+def there_and_back(folder: Path, tree: dict[str, bytes]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)  # of an example that failed
+    disk = Disk(folder)
+    fill(disk.run, tree)
+    before = tree_of(disk.run)
+    assert disk.apply() == ["archived" if tree else "nothing"]
+    if tree:
+        assert tree_of(disk.run) == {} and (disk.run / NOTE_NAME).is_file()
+        shutil.rmtree(disk.home)
+        restore("run1", disk.settings, to=folder / "there", workers=2)
+        assert tree_of(folder / "there") == before
+        result = restore("run1", disk.settings, workers=2)
+        assert tree_of(disk.run) == before and not (disk.run / NOTE_NAME).exists() and not result.notes
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(TREES)
+def test_generated_trees_come_back_identical(tmp_path: Path, tree: Any) -> None:
+    there_and_back(tmp_path / "world", flat(tree) if tree != {} else {})
+
+
+@pytest.mark.torture
+def test_ten_thousand_generated_trees(tmp_path: Path) -> None:
+    @settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(TREES)
+    def come_back(tree: Any) -> None:
+        there_and_back(tmp_path / "world", flat(tree) if tree != {} else {})
+
+    come_back()
+
+
+def test_what_is_there_is_never_overwritten(disk: Disk) -> None:
+    fill(disk.run, {"a": b"old", "b": b"same"})
+    disk.apply()
+    fill(disk.run, {"a": b"new", "b": b"same"})
+    result = restore("run1", disk.settings)
+    assert [result.objects, result.there_already] == [0, 1] and "something else is there" in result.problems[0]
+    assert tree_of(disk.run) == {"a": b"new", "b": b"same"}
+
+
+def test_the_newest_of_each_name_comes_back(disk: Disk) -> None:
+    fill(disk.run, {"a": b"first", "b": b"only the first has it"})
+    disk.apply()
+    fill(disk.run, {"a": b"second"})
+    disk.apply()
+    restore("run1", disk.settings, to=disk.folder / "there")
+    assert tree_of(disk.folder / "there") == {"a": b"second", "b": b"only the first has it"}
+    for path, body in zip(sorted((disk.archive / ARCHIVE_FOLDER / "prod/1/run1").iterdir(), key=lambda p: (p / "manifest.jsonl").stat().st_mtime_ns), [b"first", b"second"], strict=True):
+        restore("run1", disk.settings, to=disk.folder / path.name, archive_id=path.name)
+        assert (disk.folder / path.name / "a").read_bytes() == body
+
+
+def test_checkpoints_and_models_of_a_run_come_back_beside_each_other(disk: Disk) -> None:
+    fill(disk.run, {"checkpoints/1/w": b"1", "checkpoints/2/w": b"2", "log": b"l"})
+    fill(disk.source / "1/models/m-7/artifacts", {"MLmodel": b"m"})
+    model = disk.item(owner_kind="logged_model", owner_id="m-7", prefix="1/models/m-7/artifacts")
+    assert disk.apply(disk.item(owner_kind="checkpoint", owner_id="c1", prefix=f"{PREFIX}/checkpoints/1"), model) == ["archived"] * 2
+    assert disk.apply() == ["archived"]
+    restore("run1", disk.settings, to=disk.folder / "there")
+    found = {name: body for name, body in tree_of(disk.folder / "there").items() if body is not None}
+    assert found.pop(f"checkpoints/1/{NOTE_NAME}") is not None  # it was an artifact by then
+    assert found == {"checkpoints/1/w": b"1", "checkpoints/2/w": b"2", "log": b"l", "m-7/MLmodel": b"m"}
+
+
+def test_without_the_right_to_delete_the_note_stays_and_is_told(disk: Disk) -> None:
+    fill(disk.run, {"a": b"a"})
+    disk.apply()
+    stores = [store.model_copy(update={"delete_credentials": None}) for store in disk.settings.stores]
+    result = restore("run1", disk.settings.model_copy(update={"stores": stores}))
+    assert (disk.run / NOTE_NAME).exists() and len(result.notes) == 1 and "was left in" in result.notes[0]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_a_damaged_archive_brings_nothing_unless_asked(disk: Disk, damage: str) -> None:
+    fill(disk.run, {"a": b"whole", "b": b"hurt"})
+    disk.apply()
+    copy = disk.archived / "data" / hashlib.sha256(b"hurt").hexdigest()
+    if damage == "gone":
+        copy.unlink()
+    else:
+        copy.write_bytes(b"hurT" if damage == "flip" else b"hur")
+    with pytest.raises(SourceRefused, match="Nothing was restored"):
+        restore("run1", disk.settings, to=disk.folder / "there")
+    assert sorted(path.name for path in disk.folder.iterdir()) == ["archive", "home", "source"]
+    result = restore("run1", disk.settings, to=disk.folder / "there", take_damaged=True)
+    assert tree_of(disk.folder / "there") == {"a": b"whole"} and len(result.problems) == 1 and "'b'" in result.problems[0]
+
+
+TARGETS: list[Callable[[Path], object]] = [
+    lambda to: (to.mkdir(), (to / "x").write_bytes(b"x")),
+    lambda to: to.write_bytes(b"x"),
+    lambda to: to.symlink_to("/tmp"),
+    lambda to: to.with_name(".there.runspend-restore").symlink_to("/tmp"),
+]
+
+
+@pytest.mark.parametrize("make", TARGETS)
+def test_a_folder_that_is_taken_is_left_alone(disk: Disk, make: Callable[[Path], object]) -> None:
+    fill(disk.run, {"a": b"a"})
+    disk.apply()
+    make(disk.folder / "there")
+    before = tree_of(disk.folder)
+    with pytest.raises(UsageError, match="Nothing was restored"):
+        restore("run1", disk.settings, to=disk.folder / "there")
+    assert tree_of(disk.folder) == before
+
+
+def test_what_a_killed_restore_left_is_swept(disk: Disk) -> None:
+    fill(disk.run, {"a": b"a"})
+    disk.apply()
+    fill(disk.folder / ".there.runspend-restore", {"half/of": b"it"})
+    (disk.folder / "there").mkdir()
+    restore("run1", disk.settings, to=disk.folder / "there")
+    assert tree_of(disk.folder / "there") == {"a": b"a"} and not (disk.folder / ".there.runspend-restore").exists()
+
+
+def test_a_run_without_an_archive(disk: Disk) -> None:
+    with pytest.raises(UsageError, match="cannot restore nobody: there is no archive of it"):
+        restore("nobody", disk.settings)
+
+
+def test_a_place_that_is_no_store_any_more(disk: Disk) -> None:
+    fill(disk.run, {"a": b"a"})
+    disk.apply()
+    gone = disk.settings.model_copy(update={"stores": disk.settings.stores[1:]})
+    with pytest.raises(SourceRefused, match="it is not in `stores`"):
+        restore("run1", gone)
+    assert restore("run1", gone, to=disk.folder / "there").objects == 1
+
+
+def test_a_bucket_may_hold_a_file_and_a_folder_of_one_name() -> None:
+    world = World()
+    world.put("a", b"file")
+    world.put("a/b", b"in a folder")
+    world.apply()
+    with pytest.raises(SourceRefused, match="'a' is a file and a folder"):
+        restore("run1", world.settings, to=Path("there"), open_store=world.open)
+    assert not Path("there").exists()
+    restore("run1", world.settings, open_store=world.open, workers=1)
+    assert world.here() == {"a": b"file", "a/b": b"in a folder"}
+    world.close()
+
+
+# --- hostile archives ----------------------------------------------------------------------------------------------------
+
+KEYS = [
+    "..", "../x", "../../etc/passwd", "a/../../x", "a/..", "/etc/passwd", "//etc/passwd", "/", "", ".", "./x", "a/./b", "a//b", "a///", "//", "a/../b",
+    "..\\x", "a\\b", "C:\\x", "\\\\host\\share", "a\x00b", "a\nb", "\x1b[2J", "a\rb", "a\tb", "\x7f", "\x85", "\u2028", "\u2029", "\ud800", "\udfff",
+    "%2e%2e/x", "%2E%2E%2Fx", "a%2fb", "%252e%252e", "%25252fx", "%5cx", "x%00", "a/" * 600 + "x", "x" * 256, "é" * 128, "a/" + "y" * 300 + "/b", "../", "a/../",
+    "..//", "x/..", ".../../x", "....//....//x/..", "a/.", "./", "a/b/../../..", "\u202e\n",
+]  # fmt: skip
+
+
+def entry_of(key: str = "a", body: bytes = b"hello", **changes: Any) -> dict[str, Any]:
+    sha256 = hashlib.sha256(body).hexdigest()
+    told = {"key": key, "size": len(body), "sha256": sha256, "data": f"data/{sha256}", "copy_etag": "e", "etag": "e", "version": None, "storage_class": "STANDARD", "modified": "2026-01-01T00:00:00+00:00"}
+    return {**told, **changes}
+
+
+def manifest_of(*entries: Any, **head: Any) -> bytes:
+    """A manifest that counts and hashes itself right, whatever it says."""
+    objects, size = len(entries), sum(entry["size"] for entry in entries if isinstance(entry, dict) and type(entry.get("size")) is int)
+    first = {"runspend_archive": 1, "archive_id": "f" * 32, "planned_at": "2026-01-01T00:00:00+00:00", "item": asdict(make_item()), "objects": objects, "bytes": size, **head}
+    text = b"".join(json.dumps(line).encode() + b"\n" for line in (first, *entries))
+    return text + json.dumps({"end": objects, "bytes": size, "sha256": hashlib.sha256(text).hexdigest()}).encode() + b"\n"
+
+
+def item_with(**changes: Any) -> dict[str, Any]:
+    return {**asdict(make_item()), **changes}
+
+
+GOOD = manifest_of(entry_of())
+ENTRIES: dict[str, Any] = {
+    **{f"key {key[:30]!r} {number}": entry_of(key) for number, key in enumerate(KEYS)},
+    **{f"{name} {value!r}"[:60]: entry_of(**{name: value}) for name, value in [
+        ("size", -1), ("size", "5"), ("size", 5.0), ("size", True), ("size", None), ("size", 1 << 60), ("size", [5]), ("sha256", "abc"), ("sha256", None), ("sha256", "G" * 64),
+        ("sha256", "é" * 64), ("sha256", "A" * 64), ("data", "data/../../../etc/passwd"), ("data", "/etc/passwd"), ("data", "data/" + "0" * 64), ("data", ""), ("data", None),
+        ("data", entry_of()["data"] + "-0"), ("data", entry_of()["data"] + "-10"), ("data", entry_of()["data"] + "/x"), ("data", entry_of()["data"] + "\n"),
+        ("copy_etag", None), ("copy_etag", 5), ("etag", None), ("version", 5), ("storage_class", None), ("modified", "yesterday"), ("modified", "2026-01-01T00:00:00"),
+        ("modified", None), ("type", "symlink"), ("linkname", "/etc"), ("mode", 0o4755), ("key", None), ("key", 5), ("key", ["a"]), ("state", "deleted"), ("key", "folder/"),
+    ]},
+    "no key": {name: value for name, value in entry_of().items() if name != "key"},
+    "a list": [1, 2],
+    "a text": "a",
+    "null": None,
+    "a number": 5,
+}  # fmt: skip
+WHOLE: dict[str, bytes] = {
+    "empty": b"",
+    "one newline": b"\n",
+    "no end": GOOD.rsplit(b"\n", 2)[0] + b"\n",
+    "cut in a line": GOOD[:-20],
+    "cut before the last newline": GOOD[:-1],
+    "more after the end": GOOD + b"{}\n",
+    "a second end": GOOD + GOOD.splitlines(keepends=True)[-1],
+    "another hash": GOOD.replace(b'"sha256": "', b'"sha256": "0')[:-1] + b"\n",
+    "an entry changed": GOOD.replace(b'"key": "a"', b'"key": "b"'),
+    "an entry left out": b"".join(GOOD.splitlines(keepends=True)[::2]),
+    "the same name twice": manifest_of(entry_of(), entry_of()),
+    "a name twice in a line": GOOD.replace(b'"key": "a"', b'"key": "a", "key": "../b"'),
+    "not UTF-8": GOOD.replace(b'"key": "a"', b'"key": "\xff"'),
+    "UTF-16": GOOD.decode().encode("utf-16"),
+    "a byte order mark": b"\xef\xbb\xbf" + GOOD,
+    "gzip": b"\x1f\x8b\x08\x00" + b"\x00" * 20,
+    "a tar": b"../x" + b"\x00" * 508 + GOOD,
+    "not JSON": b"hello\n",
+    "NaN": GOOD.replace(b'"size": 5', b'"size": NaN'),
+    "Infinity": GOOD.replace(b'"size": 5', b'"size": Infinity'),
+    "a number of 5,000 digits": GOOD.replace(b'"size": 5', b'"size": ' + b"9" * 5000),
+    "deeply nested": b"[" * 30_000 + b"\n",
+    "a line of 100 kB": b'{"x": "' + b"y" * 100_000 + b'"}\n',
+    "a line without end": b"x" * 200_000,
+    "no objects, one entry": manifest_of(entry_of(), objects=0),
+    "two objects, one entry": manifest_of(entry_of(), objects=2),
+    "other bytes": manifest_of(entry_of(), bytes=6),
+    "objects below zero": manifest_of(objects=-1),
+    "version 2": manifest_of(entry_of(), runspend_archive=2),
+    "version true": manifest_of(entry_of(), runspend_archive=True),
+    "another archive's": manifest_of(entry_of(), archive_id="e" * 32),
+    "an id that is a path": manifest_of(entry_of(), archive_id="../" + "f" * 29),
+    "an id with a newline": manifest_of(entry_of(), archive_id="f" * 32 + "\n"),
+    "no time": manifest_of(entry_of(), planned_at="now"),
+    "one field more": manifest_of(entry_of(), extra=1),
+    "no item": manifest_of(entry_of(), item=None),
+    "an item that is a list": manifest_of(entry_of(), item=[]),
+    **{f"item {name} {value!r}"[:60]: manifest_of(entry_of(), item=item_with(**{name: value})) for name, value in [
+        ("prefix", "../../etc"), ("prefix", "/etc"), ("prefix", ""), ("prefix", "a/"), ("prefix", "a//b"), ("prefix", "a/%2e%2e/b"), ("prefix", None), ("prefix", "a\x00"),
+        ("prefix", "runspend-archive/v1"), ("store", 5), ("run_id", "another"), ("run_id", 5), ("run_id", "run1\x1b[2J"), ("owner_kind", "root"), ("action", "delete"),
+        ("action", None), ("tracking_server", "other"), ("experiment_id", "2"), ("policy", "x\ny"), ("surprise", 1), ("objects", "many"), ("workspace", "\ud800"),
+    ]},
+}  # fmt: skip
+CORPUS = {**{f"entry: {name}": manifest_of(entry) for name, entry in ENTRIES.items()}, **{f"manifest: {name}": text for name, text in WHOLE.items()}}
+FITS = {  # a manifest that may be true of a bucket, where the disk is asked for what it cannot have
+    "file and folder": manifest_of(entry_of("a"), entry_of("a/b")),
+    "folder and file": manifest_of(entry_of("a/b/c"), entry_of("a/b")),
+    "file and empty folder": manifest_of(entry_of("a"), entry_of("a/", b"")),
+    "more than the disk has": manifest_of(entry_of(size=(1 << 60) - 1)),
+    "a copy that is missing": manifest_of(entry_of(body=b"nowhere")),
+}
+
+
+def test_the_corpus_is_large_and_the_good_one_is_good() -> None:
+    assert len(CORPUS) + len(FITS) + len(PLANTED) >= 150
+    assert read_manifest([GOOD], "good").entries[0].key == "a"
+
+
+@pytest.fixture
+def trap(disk: Disk) -> Iterator[Path]:
+    """An archive that somebody planted; nothing but its own folder may be changed, here or above."""
+    folder = disk.archive / ARCHIVE_FOLDER / "prod" / "1" / "run1" / ("f" * 32)
+    fill(folder, {"manifest.jsonl": GOOD, f"data/{hashlib.sha256(b'hello').hexdigest()}": b"hello", f"data/{hashlib.sha256(b'').hexdigest()}": b""})
+    stores = [disk.settings.stores[0].model_copy(update={"uri": SOURCE}), disk.settings.stores[1]]
+    disk.settings = disk.settings.model_copy(update={"stores": stores})
+    yield folder
+    assert not list(disk.folder.glob(".*")), "a partial restore was left"
+    assert not disk.bucket.objects, "something was restored to its place"
+
+
+def refused(disk: Disk) -> str:
+    """Try both ways; neither may write anything anywhere."""
+    before = tree_of(disk.folder)
+    with pytest.raises(RunspendError) as raised:
+        restore("run1", disk.settings, to=disk.folder / "there", open_store=disk.open)
+    assert tree_of(disk.folder) == before
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("text", CORPUS.values(), ids=[name.encode("ascii", "replace").decode() for name in CORPUS])
+def test_a_hostile_manifest_is_refused_before_the_first_write(disk: Disk, trap: Path, text: bytes) -> None:
+    (trap / "manifest.jsonl").write_bytes(text)
+    told = refused(disk)
+    assert "Nothing was restored" in told
+    assert told.isprintable() or "\n" not in told
+    with pytest.raises(RunspendError, match="Nothing was restored"):
+        restore("run1", disk.settings, open_store=disk.open)
+
+
+@pytest.mark.parametrize("text", FITS.values(), ids=FITS)
+def test_a_manifest_that_does_not_fit_is_refused_before_the_first_write(disk: Disk, trap: Path, text: bytes) -> None:
+    (trap / "manifest.jsonl").write_bytes(text)
+    if text == FITS["more than the disk has"]:
+        os.truncate(trap / "data" / hashlib.sha256(b"hello").hexdigest(), 1 << 42)  # sparse, and as large as this system makes them
+        (trap / "manifest.jsonl").write_bytes(manifest_of(entry_of(size=1 << 42)))
+    assert "Nothing was restored" in refused(disk)
+
+
+PLANTED: dict[str, Callable[[Path, Path], object]] = {
+    "a copy is a link": lambda copy, outside: (copy.unlink(), copy.symlink_to(outside)),
+    "a copy is a device": lambda copy, outside: (copy.unlink(), os.mkfifo(copy)),
+    "the copies' folder is a link": lambda copy, outside: (shutil.move(copy.parent, outside.parent / "data"), copy.parent.symlink_to(outside.parent / "data")),
+    "the archive's folder is a link": lambda copy, outside: (shutil.move(copy.parents[1], outside.parent / "f"), copy.parents[1].symlink_to(outside.parent / "f")),
+    "the manifest is a link": lambda copy, outside: ((copy.parents[1] / "manifest.jsonl").rename(outside.parent / "m"), (copy.parents[1] / "manifest.jsonl").symlink_to(outside.parent / "m")),
+    "a copy is a folder": lambda copy, outside: (copy.unlink(), copy.mkdir()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("plant", PLANTED.values(), ids=PLANTED)
+def test_what_is_planted_in_an_archive_is_not_followed(disk: Disk, trap: Path, plant: Callable[[Path, Path], object]) -> None:
+    outside = disk.folder / "outside" / "secret"
+    fill(outside.parent, {"secret": b"hello"})
+    plant(trap / "data" / hashlib.sha256(b"hello").hexdigest(), outside)
+    assert "Nothing was" in refused(disk)
+
+
+def test_a_hard_link_comes_back_as_a_file_of_its_own(disk: Disk, trap: Path) -> None:
+    outside = disk.folder / "secret"
+    outside.write_bytes(b"hello")
+    copy = trap / "data" / hashlib.sha256(b"hello").hexdigest()
+    copy.unlink()
+    os.link(outside, copy)
+    restore("run1", disk.settings, to=disk.folder / "there", open_store=disk.open)
+    (disk.folder / "there" / "a").write_bytes(b"changed")
+    assert outside.read_bytes() == b"hello"
+
+
+def test_a_million_and_one_entries_are_too_many() -> None:
+    def lines() -> Iterator[bytes]:
+        yield json.dumps({"runspend_archive": 1, "archive_id": "f" * 32, "planned_at": "2026-01-01T00:00:00+00:00", "item": asdict(make_item()), "objects": 10**9, "bytes": 0}).encode() + b"\n"
+        blank = json.dumps(entry_of("KEY", b"")).encode()
+        for number in range(10**9):
+            yield blank.replace(b"KEY", b"%d" % number) + b"\n"
+
+    with pytest.MonkeyPatch.context() as patch:
+        assert MAX_ENTRIES == 1_000_000
+        patch.setattr("runspend.actions.archive.manifest.MAX_ENTRIES", 5_000)
+        with pytest.raises(SourceRefused, match="line 5002: there are more objects than"):
+            read_manifest(lines(), "endless")
+
+
+def test_a_manifest_that_is_written_is_believed() -> None:
+    entries = read_manifest([manifest_of(*[entry_of(f"a{n}", b"%d" % n) for n in range(2000)])], "x").entries
+    text = b"".join(write_manifest("f" * 32, make_item(), "2026-01-01T00:00:00+00:00", entries, len(entries), sum(e.size for e in entries)))
+    assert read_manifest([text[n : n + 7] for n in range(0, len(text), 7)], "x").entries == entries
+
+
+def test_verified_names_are_those_of_the_archive() -> None:
+    """The names the corpus refuses are those that would not be archived either."""
+    assert [key for key in KEYS if check_key(key) is None] == []
+    world = World()
+    world.put("a", b"a")
+    world.apply()
+    assert all(check_key(key) is None for key in world.archive.objects)
+    world.close()
