@@ -25,6 +25,7 @@ from runspend.nights import note_step, ring_heartbeat, tell_stale, telling_of_th
 from runspend.outcome import Outcome, Progress, silent
 from runspend.query_costs import QueryCosts, models_cost
 from runspend.sources import (
+    arrow_rows,
     by_month,
     chosen,
     covered_until,
@@ -42,6 +43,7 @@ from runspend.sources import (
     work_folder,
 )
 from runspend.splitters import Splitters
+from runspend.storage_rates import priced_stores
 from runspend.warehouse import Step, Unit, Warehouse, open_warehouse
 
 if TYPE_CHECKING:
@@ -322,8 +324,23 @@ def settle(settings: Settings, *, now: datetime, periods: Sequence[str] | None =
         outcome.notes.append("estimates stay as they are: a ledger that they continue was not rebuilt")
     else:
         outcome.merge(estimate(settings, now=now, progress=progress))
+        price_stores(settings, outcome, now)
     note_step(settings, "cost tables", outcome, now)
     return outcome
+
+
+def price_stores(settings: Settings, outcome: Outcome, now: datetime) -> None:
+    """What lies in the artifact stores and what it costs a month, into `artifact_stores`."""
+    warehouse = open_warehouse(settings)
+    kept = own_units(warehouse, "all", "artifact_stores")
+    with warehouse.reader() as reader:
+        rows = arrow_rows("artifact_stores", priced_stores(reader, settings.currency, now))
+    if not kept and not rows.num_rows:
+        return  # no store was ever measured
+    with warehouse.step("stores", make_load_id("stores", now)) as step:
+        step.put("artifact_stores", "all", "all", rows)
+        if not publish_read(step, kept, [Unit("artifact_stores", "all", "all")], outcome):
+            note_superseded(outcome, "artifact_stores")
 
 
 def check(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, progress: Progress = silent) -> Outcome:

@@ -382,6 +382,32 @@ DANGLING_OWNERS = Table(
     writer="the store",
 )
 
+ARTIFACT_STORES = Table(
+    "artifact_stores",
+    "one row per store and storage class in it",
+    "What lies in the artifact stores now and what it costs a month, by the bill's own rate of the bucket or class.",
+    (
+        _key("store", "STRING", "Root URI of the store in runspend.yaml."),
+        _key("storage_class", "STRING", "Storage class, as in artifact_bytes."),
+        Column("objects", "INT64", "Objects; null when unknown."),
+        Column("bytes", "INT64", "Bytes; null when unknown."),
+        Column("noncurrent_bytes", "INT64", "Bytes of versions that are not current, not in bytes; null where the store does not tell."),
+        Column("duplicate_bytes", "INT64", "Part of bytes that lies in the store again; null where no checksum is told."),
+        Column("orphaned_bytes", "INT64", "Part of bytes that two readings showed no owner of."),
+        Column("unconfirmed_bytes", "INT64", "Part of bytes that one reading showed no owner of."),
+        Column("oldest_at", "TIMESTAMP", "Oldest modification time among the objects."),
+        Column("newest_at", "TIMESTAMP", "Newest modification time among the objects."),
+        Column("billing_currency", "STRING", "ISO 4217 code of the costs; null where no bill tells a rate: for folders, and for stores that are part of a bucket."),
+        Column("month_cost", "BIGNUMERIC", "What bytes and noncurrent_bytes cost a month, in billing_currency."),
+        Column("noncurrent_month_cost", "BIGNUMERIC", "Part of month_cost for noncurrent_bytes."),
+        Column("duplicate_month_cost", "BIGNUMERIC", "Part of month_cost for duplicate_bytes."),
+        Column("orphaned_month_cost", "BIGNUMERIC", "Part of month_cost for orphaned_bytes."),
+    ),
+    period_column=None,
+    sort=("store", "storage_class"),
+    writer="all",
+)
+
 TRACE_COSTS = Table(
     "trace_costs",
     "one row per day, experiment, run, user and model of the traces that carry a token cost",
@@ -1042,7 +1068,7 @@ TABLES: dict[str, Table] = {
     t.name: t
     for t in (
         COST_DAILY, RUN_COSTS, RUN_COSTS_DAILY, RUNS, COST_ALLOCATIONS, SOURCES,
-        BILLING_LINES, BILLING_QUARANTINE, BILLING_LOADS, BILL_CHANGES, PERIOD_STATES, BUILDS, EXPERIMENTS, RUN_RESOURCES, MACHINE_POWER, ARTIFACT_OWNERS, MODEL_VERSIONS, MODEL_USES, RUN_METRICS, TRACKING_READS, ARTIFACT_BYTES, DANGLING_OWNERS,
+        BILLING_LINES, BILLING_QUARANTINE, BILLING_LOADS, BILL_CHANGES, PERIOD_STATES, BUILDS, EXPERIMENTS, RUN_RESOURCES, MACHINE_POWER, ARTIFACT_OWNERS, MODEL_VERSIONS, MODEL_USES, RUN_METRICS, TRACKING_READS, ARTIFACT_BYTES, DANGLING_OWNERS, ARTIFACT_STORES,
         TRACE_COSTS, CHARGE_LINES, RUN_BILL_DIMENSIONS, UNALLOCATED_COSTS, PRICE_LIST, RUN_ESTIMATES, ESTIMATE_ERRORS, BUDGET_STATUS, ALERTS, ARCHIVE_PLAN, ARCHIVES,
     )
 }  # fmt: skip

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
+from importlib.resources import files
 from typing import Any
 
 import pytest
 
-from runspend.storage_rates import BilledRate, billed_rates
+from runspend.storage_rates import BilledRate, billed_rates, priced_stores
+from runspend.warehouse.lint import lint
 from tests.unit.report_world import TableReader, costs
 
 NOW = datetime(2026, 11, 10, 6, tzinfo=timezone.utc)
@@ -82,3 +84,28 @@ def test_money_is_exact() -> None:
     """Twenty-two decimals of a third, and none lost on the way."""
     assert str(BilledRate(Decimal("1"), 3).of(1)) == "0.3333333333333333333333"
     assert BilledRate(Decimal("0.1"), 10).of(10**15) == Decimal(10) ** 13
+
+
+def test_each_store_is_priced_as_it_lies_now() -> None:
+    """All that is billed, and the parts of it worth a look; a folder has bytes and no money; what ended is not there any more."""
+    now = {"month": NOVEMBER, "noncurrent_bytes": 2000, "duplicate_bytes": 500, "objects": 3}
+    rows = [
+        held(6000, **now),
+        held(1000, owner_kind="orphan", confirmed_at=NOW, **now),
+        held(1000, owner_kind="orphan", **(now | {"noncurrent_bytes": None})),
+        held(9000, valid_to=at(NOVEMBER), **now),
+        held(9000),
+        held(7, store="/mnt/x", storage_class="LOCAL", **(now | {"noncurrent_bytes": 0, "duplicate_bytes": None})),
+    ]
+    folder, bucket = priced_stores(TableReader({"billing_lines": [line("9")], "artifact_bytes": rows}), "USD", NOW)
+    counts = ("objects", "bytes", "noncurrent_bytes", "duplicate_bytes", "orphaned_bytes", "unconfirmed_bytes")
+    assert [bucket[name] for name in counts] == [9, 8000, 4000, 1500, 1000, 1000]
+    money = ("month_cost", "noncurrent_month_cost", "duplicate_month_cost", "orphaned_month_cost")
+    assert [bucket[name] for name in money] == [Decimal(12), Decimal(4), Decimal("1.5"), Decimal(1)]
+    assert ([folder[name] for name in counts], folder["billing_currency"], folder.get("month_cost")) == ([3, 7, 0, None, 0, 0], None, None)
+
+
+@pytest.mark.parametrize("name", ["billed", "stores"])
+def test_the_questions_run_on_both_engines(name: str) -> None:
+    """No dialect of either."""
+    assert lint(files("runspend.storage_rates").joinpath(f"{name}.sql").read_text(encoding="utf-8")) == []

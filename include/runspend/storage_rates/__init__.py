@@ -1,6 +1,7 @@
 """What a byte costs a month by the bill itself, for each store and storage class: one place for reports and the archive plan.
 
     billed.sql  storage lines of a bucket over the bytes that lay in it, versions that are not current included
+    stores.sql  what lies in each store now
 
 List prices do not belong here.
 """
@@ -14,7 +15,7 @@ from decimal import Context, Decimal
 from importlib.resources import files
 from typing import Any, Protocol
 
-__all__ = ["BilledRate", "billed_rates"]
+__all__ = ["BilledRate", "billed_rates", "priced_stores"]
 
 EXACT = Context(prec=76)
 TICK = Decimal("1E-22")  # what a money column holds
@@ -51,6 +52,24 @@ def billed_rates(reader: Asks, currency: str, now: datetime) -> dict[tuple[str, 
     """
     month = date(now.year, now.month, 1)
     parameters = {"now": now, "month": month, "since": (month - timedelta(days=62)).replace(day=1), "currency": currency}
-    sql = files(__package__).joinpath("billed.sql").read_text(encoding="utf-8")
-    rows = reader.query(sql, parameters).to_pylist()
+    rows = reader.query(_sql("billed"), parameters).to_pylist()
     return {(row["store"], row["storage_class"]): BilledRate(row["cost"], row["byte_months"]) for row in rows}
+
+
+def priced_stores(reader: Asks, currency: str, now: datetime) -> list[dict[str, Any]]:
+    """Rows of `artifact_stores`: what lies in each store and what that costs a month; no money where no bill tells a rate."""
+    rates = billed_rates(reader, currency, now)
+    rows: list[dict[str, Any]] = reader.query(_sql("stores"), {}).to_pylist()
+    for row in rows:
+        counts = {name: None if row[name] is None else int(row[name]) for name in row if name.endswith("bytes") or name == "objects"}
+        rate = rates.get((row["store"], row["storage_class"]))
+        row |= counts | {"billing_currency": None if rate is None else currency}
+        if rate is not None:
+            billed = None if counts["bytes"] is None else counts["bytes"] + (counts["noncurrent_bytes"] or 0)
+            priced = {"": billed, **{f"{kind}_": counts[f"{kind}_bytes"] for kind in ("noncurrent", "duplicate", "orphaned")}}
+            row |= {f"{kind}month_cost": None if count is None else rate.of(count) for kind, count in priced.items()}
+    return rows
+
+
+def _sql(name: str) -> str:
+    return files(__package__).joinpath(f"{name}.sql").read_text(encoding="utf-8")
