@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 from runspend import __version__
-from runspend.errors import RunspendError, UsageError
+from runspend.errors import PartialFailure, RunspendError, UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -338,6 +338,78 @@ def archive_notify(context: Context) -> None:
     outcome = pipeline.archive_notify(context.settings, now=context.now, progress=context.progress)
     context.clear_progress()
     _print_outcome(context, outcome)
+
+
+@archive.command("apply")
+@with_context
+def archive_apply(context: Context) -> None:
+    """Move what is due: copied, read back and compared, asked about once more, then deleted from its place and noted there.
+
+    Without `delete_credentials` of the store everything up to the delete is done. Killed or refused anywhere, run it again.
+
+    Example: runspend archive apply
+    """
+    from runspend import pipeline
+
+    outcome = pipeline.archive_apply(context.settings, now=context.now, progress=context.progress)
+    context.clear_progress()
+    _print_outcome(context, outcome)
+
+
+@archive.command("restore")
+@click.argument("run", metavar="RUN_ID")
+@click.option("--to", type=click.Path(file_okay=False, path_type=Path), help="A new folder, which MLflow can load from. Default: the place it came from.")
+@click.option("--archive", "archive_id", metavar="ID", help="Only this one of its archives. Default: all, the newest of each name.")
+@click.option("--partial", is_flag=True, help="Of a damaged archive bring back what is whole.")
+@with_context
+def archive_restore(context: Context, run: str, to: Path | None, archive_id: str | None, partial: bool) -> None:
+    """Bring back the artifacts of a run, model or folder, byte for byte, from the archive alone. What is there is not overwritten.
+
+    Example: runspend archive restore 3f1c9a7bd2e84c55a1b0c9d8e7f60123 --to ./back
+    """
+    from runspend.actions.archive.restore import restore
+
+    restored = restore(run, context.settings, to=to, archive_id=archive_id, take_damaged=partial, progress=context.progress)
+    context.clear_progress()
+    if context.as_json:
+        _print_json(vars(restored))
+    else:
+        there = f", {restored.there_already:,} were there already" if restored.there_already else ""
+        click.echo(f"restored {run}: {restored.objects:,} objects, {restored.bytes:,} bytes to {', '.join(restored.places)}{there}")
+        for label, sentences in (("note", restored.notes), ("problem", restored.problems)):
+            for sentence in sentences:
+                click.echo(f"{label:9}{sentence}", err=label == "problem")
+    raise SystemExit(PartialFailure.exit_code if restored.problems else 0)
+
+
+@archive.command("verify")
+@click.option("--full", is_flag=True, help="Read all of it. Says first how many bytes that is and what the store charges for it.")
+@click.option("--yes", is_flag=True, help="With --full: do not ask.")
+@with_context
+def archive_verify(context: Context, full: bool, yes: bool) -> None:
+    """List every archive and compare it with its manifest; read a sample, large enough to trust, and compare its checksums.
+
+    Example: runspend archive verify
+    """
+    from runspend import pipeline
+
+    if full:
+        _agree_to_read(context, yes=yes)
+    outcome = pipeline.archive_verify(context.settings, now=context.now, full=full, progress=context.progress)
+    context.clear_progress()
+    _print_outcome(context, outcome)
+
+
+def _agree_to_read(context: Context, *, yes: bool) -> None:
+    from runspend.actions.archive.verify import price_of_reading
+    from runspend.actions.report.amounts import plain
+
+    reading = price_of_reading(context.settings, now=context.now, progress=context.progress)
+    context.clear_progress()
+    price = "an unknown price: a storage class has none in `rates.storage`" if reading.price is None else f"{plain(reading.price)} {reading.currency}"
+    click.echo(f"to be read: {reading.objects:,} objects, {reading.bytes:,} bytes; requests and retrieval cost {price}; traffic out of a cloud comes on top", err=True)
+    if not yes and not (sys.stdin.isatty() and click.confirm("Read them?", err=True)):
+        raise UsageError("cannot read all archives unasked: it may cost money. Add --yes. Nothing was read.")
 
 
 @archive.command("keep")

@@ -10,6 +10,7 @@
     │   ├── NotDone               3  … refused to change an object, or it is another by now: nothing happened
     │   └── OutcomeUnknown        3  … was to change an object and did not say whether it did
     ├── CheckFailed               4  a check returned rows: the tables in place stay
+    ├── ArchiveDamaged            4  a copy in the archive is not what was archived
     ├── CapPassed                 4  more would be changed than the settings allow: nothing was
     ├── LeaseLost                 5  somebody else is doing the same work, or has taken it over
     └── PartialFailure            5  some of a list was done, the rest is listed
@@ -87,6 +88,12 @@ class CheckFailed(RunspendError):
         self.check = check
         self.rows = list(rows)
         self.period = period
+
+
+class ArchiveDamaged(RunspendError):
+    """A copy in an archive is missing, or is not what was archived. The message says all that is known of it."""
+
+    exit_code = 4
 
 
 class CapPassed(RunspendError):

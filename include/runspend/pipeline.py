@@ -471,6 +471,27 @@ def archive_notify(settings: Settings, *, now: datetime, progress: Progress = si
     return outcome
 
 
+def archive_apply(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
+    """Move what is due: announced, its grace period over, and still protected by nothing. May be killed and begun again anywhere."""
+    from runspend.moving import apply_due
+    from runspend.warehouse.records import Records
+
+    outcome = Outcome("archive apply")
+    progress("archive apply")
+    apply_due(open_warehouse(settings), settings, Records(settings.home), outcome, now, progress)
+    return outcome
+
+
+def archive_verify(settings: Settings, *, now: datetime, full: bool = False, progress: Progress = silent) -> Outcome:
+    """Whether what was archived is still there: everything listed and compared, a sample (or `full`, all of it) read and hashed."""
+    from runspend.moving import verify_archives
+    from runspend.warehouse.records import Records
+
+    outcome = Outcome("archive verify")
+    verify_archives(settings, Records(settings.home), outcome, now, full=full, progress=progress)
+    return outcome
+
+
 def nightly(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, accept: Sequence[str] = (), progress: Progress = silent) -> Outcome:
     """The whole line. A dead source does not stop it; the outcome's exit code says so."""
     outcome = Outcome("nightly")

@@ -1023,6 +1023,29 @@ ARCHIVES = Table(
     writer="all",
 )
 
+ARCHIVE_OBJECTS = Table(
+    "archive_objects",
+    "one row per object of a folder that was acted on",
+    "How far each object of an archive got, and under which checksum its copy lies; rebuilt from the records under home.",
+    (
+        _key("month", "DATE", "First day of the month the archive was begun."),
+        _key("archive_id", "STRING", "The row of archives it belongs to."),
+        _key("key", "STRING", "Name below the folder that was acted on; an empty folder ends in a slash."),
+        Column("state", "STRING", "planned, copied (read back from the archive), deleted, tiered, gone (before it was copied) or changed (written again and again)."),
+        Column("bytes", "INT64", "Size."),
+        Column("sha256", "STRING", "Of what was read, and read back from the archive; null before."),
+        Column("data", "STRING", "Of an archive, where its copy lies below the archive's folder; equal files share one."),
+        Column("etag", "STRING", "What the store called this state of the object."),
+        Column("version", "STRING", "Version of the object, of a store that keeps versions."),
+        Column("storage_class", "STRING", "Storage class when it was planned."),
+        Column("modified_at", "TIMESTAMP", "When it was written to its place."),
+        Column("reason", "STRING", "Why it got no further; null otherwise."),
+    ),
+    period_column="month",
+    sort=("archive_id", "key"),
+    writer="all",
+)
+
 SOURCES = Table(
     "sources",
     "one row per tracking server, bill and store",
@@ -1069,7 +1092,7 @@ TABLES: dict[str, Table] = {
     for t in (
         COST_DAILY, RUN_COSTS, RUN_COSTS_DAILY, RUNS, COST_ALLOCATIONS, SOURCES,
         BILLING_LINES, BILLING_QUARANTINE, BILLING_LOADS, BILL_CHANGES, PERIOD_STATES, BUILDS, EXPERIMENTS, RUN_RESOURCES, MACHINE_POWER, ARTIFACT_OWNERS, MODEL_VERSIONS, MODEL_USES, RUN_METRICS, TRACKING_READS, ARTIFACT_BYTES, DANGLING_OWNERS, ARTIFACT_STORES,
-        TRACE_COSTS, CHARGE_LINES, RUN_BILL_DIMENSIONS, UNALLOCATED_COSTS, PRICE_LIST, RUN_ESTIMATES, ESTIMATE_ERRORS, BUDGET_STATUS, ALERTS, ARCHIVE_PLAN, ARCHIVES,
+        TRACE_COSTS, CHARGE_LINES, RUN_BILL_DIMENSIONS, UNALLOCATED_COSTS, PRICE_LIST, RUN_ESTIMATES, ESTIMATE_ERRORS, BUDGET_STATUS, ALERTS, ARCHIVE_PLAN, ARCHIVES, ARCHIVE_OBJECTS,
     )
 }  # fmt: skip
 

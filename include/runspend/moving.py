@@ -1,0 +1,129 @@
+"""The archive's acts, joined with the warehouse: what is due is moved, what is in the archive is verified, and the tables say so.
+
+Put here what an act needs of the tables, and how its results become an outcome. How things are moved is in `actions/archive`;
+the plan and its notices are in `archiving.py`; what protects right before a delete is in `protection.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+from runspend.actions.archive.book import Book
+from runspend.actions.archive.engine import Known, apply
+from runspend.actions.archive.items import Item
+from runspend.actions.archive.keeps import keep_of, read_keeps
+from runspend.actions.archive.plan import item_of
+from runspend.actions.archive.rows import objects_table
+from runspend.actions.archive.select import policy_digest
+from runspend.actions.archive.states import plan_states
+from runspend.actions.archive.verify import verify
+from runspend.actions.archive.work import Result
+from runspend.archiving import publish_plan
+from runspend.config import Settings
+from runspend.errors import ArchiveDamaged, CapPassed, LeaseLost, PartialFailure, SourceError
+from runspend.outcome import Outcome, Progress
+from runspend.protection import open_protection
+from runspend.sources import by_month, make_load_id
+from runspend.warehouse import Reader, Warehouse
+from runspend.warehouse.records import Records
+
+ACTIONS = ("tier", "archive", "delete")
+_STORED = """
+select store, sum(objects) as objects, sum(bytes) as bytes, logical_and(objects is not null and bytes is not null and is_complete) as is_known
+from artifact_bytes
+where valid_to is null
+group by store
+"""
+
+
+def apply_due(warehouse: Warehouse, settings: Settings, records: Records, outcome: Outcome, now: datetime, progress: Progress) -> None:
+    """Act on every item that is due; the tables `archive_plan`, `archives` and `archive_objects` tell of it afterwards."""
+    plan = publish_plan(warehouse, settings, records, Outcome("archive plan"), now)
+    due = [item_of(row) for row in plan.to_pylist() if row["state"] == "due" and row["action"] in ACTIONS]
+    with warehouse.reader() as reader:
+        known = read_known(reader, records)
+    try:
+        results = apply(
+            due,
+            settings,
+            records,
+            now=now,
+            protects=_protection(warehouse, settings, records, plan_states(plan), now),
+            known=known.get,
+            progress=progress,
+        )
+    except (CapPassed, LeaseLost, SourceError) as error:
+        outcome.fail(error)
+        results = []
+    tell_results(results, outcome)
+    publish_plan(warehouse, settings, records, Outcome("archive plan"), now)
+    with warehouse.step("archive", make_load_id("archive", now)) as step:
+        for period, part in by_month("archive_objects", objects_table(records)):
+            step.put("archive_objects", period, "all", part)
+        step.publish()
+
+
+def read_known(reader: Reader, records: Records) -> dict[str, Known]:
+    """What is known to lie in each store: by its inventory, or, in an archive store that is not measured, by the records."""
+    known: dict[str, Known] = {}
+    for archive in Book(records).all():
+        if archive.to is not None and archive.state == "archived":
+            before = known.get(archive.to, Known(0, 0))
+            known[archive.to] = Known(before.objects + archive.objects, before.bytes + archive.bytes)
+    measured = reader.query(_STORED).to_pylist()
+    return known | {row["store"]: Known(row["objects"], row["bytes"]) for row in measured if row["is_known"]}
+
+
+def _protection(
+    warehouse: Warehouse, settings: Settings, records: Records, states: Mapping[str, tuple[str, str]], now: datetime
+) -> Callable[[Item], str | None]:
+    """Objections as they are recorded now, the plan, then MLflow itself."""
+    digests = {policy.name: policy_digest(policy, settings) for policy in settings.retention}
+    live = open_protection(warehouse, settings, now)
+
+    def protects(item: Item) -> str | None:
+        state, reason = states.get(item.key, ("", ""))
+        if state in ("protected", "kept"):
+            return reason
+        if digests.get(item.policy) != item.policy_digest:
+            return f"the retention policy {item.policy!r} is another by now, or gone"
+        keep = keep_of(read_keeps(records, now), vars(item))
+        return live(item) if keep is None else keep.sentence
+
+    return protects
+
+
+def tell_results(results: list[Result], outcome: Outcome) -> None:
+    """Each item in one line: what was done, what waits, what went wrong."""
+    failures = []
+    for result in results:
+        archive, item = result.archive, result.archive.item
+        what = f"{item.name} ({item.policy}): {archive.objects:,} objects, {archive.bytes:,} bytes"
+        if result.state == "nothing":
+            outcome.unchanged.append(f"{item.name} ({item.policy}): {result.reason}")
+        elif result.state == "archived":
+            outcome.changed.append(f"archived {what} to {(archive.to or '').rstrip('/')}/{archive.folder}")
+        elif result.state in ("tiered", "deleted"):
+            outcome.changed.append(f"{result.state} {what}" + (f" to {item.to}" if item.action == "tier" else ""))
+        elif result.state in ("copied", "protected"):
+            outcome.notes.append(f"{'copied, not deleted' if result.state == 'copied' else 'kept'}: {item.name} ({item.policy}): {result.reason}")
+        else:
+            failures.append(f"{item.name} ({item.policy}): {result.reason}")
+    if failures:
+        outcome.fail(PartialFailure(f"cannot finish {len(failures)} of {len(results)} items; the next run goes on with them.", failures))
+        outcome.problems += failures
+
+
+def verify_archives(settings: Settings, records: Records, outcome: Outcome, now: datetime, *, full: bool, progress: Progress) -> None:
+    """Compare and re-read what is archived; a damaged copy is a problem each, with all that is known of it."""
+    found = verify(settings, records, now=now, full=full, progress=progress)
+    outcome.notes.append(f"archives: {found.summary}")
+    if found.not_readable:
+        outcome.notes.append(f"archives: {found.not_readable:,} objects of the sample lie in a class that must be retrieved before it can be read")
+    if found.left_over:
+        outcome.notes.append(f"archives: {found.left_over:,} objects ({found.left_over_bytes:,} bytes) are in no manifest: of archives not finished yet, or copies that failed")
+    for sentence in found.damaged:
+        outcome.fail(ArchiveDamaged(sentence))
+    for sentence in found.unknown:
+        outcome.fail(SourceError("archives", sentence))
