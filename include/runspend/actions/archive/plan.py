@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # Rows turned into Python values at a time: a policy may select a million folders.
 BATCH_ROWS = 20_000
+HELD = {"tier": "held_stored", "archive": "held_stored", "delete": "held_archived", "prune": "held_in_mlflow"}
 _PLACE = itemgetter("store", "prefix", "owner_kind", "owner_id")
 
 
@@ -77,7 +78,7 @@ def plan_sql(policy: RetentionPolicy, selection: Selection, settings: Settings, 
         parameters["target"] = policy.to
         condition += " and coalesce(k.only_class <> @target, true)"
         unfit, unfit_reason = "coalesce(s.only_class = 'LOCAL', false)", "a folder of a file system has no storage classes"
-    else:
+    elif policy.action == "archive":
         parameters["target"] = (policy.to or settings.archive.to or "").rstrip("/")
         condition += " and rtrim(k.store, '/') <> @target"
     stores = {f"store{i}": store.uri for i, store in enumerate(settings.stores)}
@@ -85,10 +86,10 @@ def plan_sql(policy: RetentionPolicy, selection: Selection, settings: Settings, 
     servers = {server.name: server.artifacts for server in settings.tracking if server.artifacts}
     parameters |= {f"server{i}": name for i, name in enumerate(servers)} | {f"behind{i}": uri.rstrip("/") for i, uri in enumerate(servers.values()) if uri}
     pieces = {
-        "held": _sql("held_archived" if policy.action == "delete" else "held_stored").rstrip(),
+        "held": _sql(HELD[policy.action]).rstrip(),
         "kinds": selection.kinds_sql,
         "selector": condition,
-        "stores": f"s.store in ({', '.join(f'@{name}' for name in stores)})" if stores else "false",
+        "stores": "true" if policy.action == "prune" else f"s.store in ({', '.join(f'@{name}' for name in stores)})" if stores else "false",
         "unfit": unfit, "unfit_reason": unfit_reason,
         "folder_location": _location_sql("concat(rtrim(o.store, '/'), '/', o.prefix)", None, 0),
         "run_location": _location_sql("artifact_uri", "tracking_server", len(servers)),
@@ -119,12 +120,14 @@ def _rows(
     for _, found in groupby(candidates, _PLACE):
         classes = list(found)
         first = classes[0]
-        reasons = first["reasons"].split("\n") if first["reasons"] else []
+        reasons = split_reasons(first["reasons"])
         place = (first["store"], first["prefix"])
         if not reasons and place in taken:
             reasons = [f"policy {taken[place]} acts on it first"]
         money = None
-        if not reasons:
+        if not reasons and policy.action == "prune":  # no byte moves
+            taken[place] = policy.name
+        elif not reasons:
             parts = [Part(c["storage_class"], c["class_objects"], c["class_bytes"], c["class_newest_at"]) for c in classes]
             money = price_item(policy.action, target, first["store"], parts, rates, now)
             if selection.saves_more_than is not None and (money.monthly_saving is None or money.monthly_saving <= selection.saves_more_than):
@@ -148,6 +151,15 @@ def _rows(
             "currency": rates.currency if money and (money.monthly_saving is not None or money.action_cost is not None) else None,
             "planned_at": now,
         } | {"item_key": item_of({**first, "policy": policy.name, "policy_digest": digest, "action": policy.action, "target": target, "storage_class": first["only_class"]}).key}
+
+
+def split_reasons(text: str) -> list[str]:
+    """All that protects, each once: what an earlier reason ends with says nothing new."""
+    reasons: list[str] = []
+    for reason in text.split("\n") if text else []:
+        if not any(earlier.endswith(reason) for earlier in reasons):
+            reasons.append(reason)
+    return reasons
 
 
 def _why(unused_days: int, size: int, selection: Selection) -> str:

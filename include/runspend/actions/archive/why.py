@@ -11,7 +11,7 @@ from typing import Any
 
 from runspend.actions.archive.book import Archive
 from runspend.actions.archive.keeps import keep_of
-from runspend.actions.archive.plan import item_of, plan_sql, policy_rows
+from runspend.actions.archive.plan import item_of, plan_sql, policy_rows, split_reasons
 from runspend.actions.archive.select import Selection, parse_select
 from runspend.actions.archive.states import History, judge, read_history
 from runspend.config import RetentionPolicy, Settings
@@ -39,7 +39,7 @@ def explain_why(reader: Reader, records: Records, settings: Settings, run: str, 
     history = read_history(reader, records, settings, now)
     lines = [line for archive in history.archives.values() if archive.item.run_id == run_id for line in _archived(archive)]
     facts = _facts(reader, settings, run_id, now)
-    kept = [("kept", f"{_whose(row, run_id)}{reason}") for row in facts for reason in (row["reasons"].split("\n") if row["reasons"] else [])]
+    kept = [("kept", f"{_whose(row, run_id)}{reason}") for row in facts for reason in split_reasons(row["reasons"])]
     objections = [keep.sentence for row in facts if (keep := keep_of(history.keeps, row)) is not None]
     kept += [("kept", sentence) for sentence in dict.fromkeys(objections)]
     lines += kept
