@@ -17,7 +17,7 @@ from runspend.actions.archive.book import CHUNK_OBJECTS, Archive, Book, new_arch
 from runspend.actions.archive.expire import TOMBSTONE, expire, is_archive_folder
 from runspend.actions.archive.items import ARCHIVE_FOLDER, Item
 from runspend.actions.archive.lease import LASTS, take_lease
-from runspend.actions.archive.manifest import MAX_ENTRIES, Entry, check_key, planned_entry
+from runspend.actions.archive.manifest import MAX_ENTRIES, Entry, check_key, folders_above, planned_entry
 from runspend.actions.archive.move import move
 from runspend.actions.archive.tier import tier
 from runspend.actions.archive.work import OpenStore, Protects, Result, Work, find_store, is_note
@@ -169,7 +169,8 @@ def _look_again(work: Work, archive: Archive) -> Archive | Result:
     item, book = archive.item, work.book
     if item.action != "archive":
         return archive
-    found = {entry.key: entry for entry in _entries(work, archive)}
+    emptied = folders_above(entry.key for entry in book.every_entry(archive))
+    found = {entry.key: entry for entry in _entries(work, archive) if entry.key not in emptied}
     chunks = list[list[Entry]]()
     for chunk in range(archive.chunks):
         entries = book.entries(archive, chunk)

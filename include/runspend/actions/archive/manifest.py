@@ -19,7 +19,7 @@ from runspend.actions.archive.items import Item, OwnerKind
 from runspend.artifacts.objects import StoredObject
 from runspend.errors import SourceRefused
 
-__all__ = ["MAX_ENTRIES", "Entry", "Manifest", "check_key", "planned_entry", "read_manifest", "write_manifest"]
+__all__ = ["MAX_ENTRIES", "Entry", "Manifest", "check_key", "folders_above", "planned_entry", "read_manifest", "write_manifest"]
 
 MAX_ENTRIES = 1_000_000  # more is neither archived nor restored
 MAX_LINE_BYTES = 1 << 16
@@ -84,6 +84,17 @@ class Manifest:
 def planned_entry(key: str, found: StoredObject) -> Entry:
     """The entry of an object that was listed, under its key below the item's folder."""
     return Entry(key, found.size, found.etag, found.version, found.storage_class, found.modified.isoformat())
+
+
+def folders_above(keys: Iterable[str]) -> set[str]:
+    """The folders that hold these keys, as keys: on a disk they are left empty for a while when what they held is gone."""
+    found: set[str] = set()
+    for key in keys:
+        above = key.removesuffix("/").rpartition("/")[0]
+        while above and f"{above}/" not in found:
+            found.add(f"{above}/")
+            above = above.rpartition("/")[0]
+    return found
 
 
 def check_key(key: str) -> str | None:

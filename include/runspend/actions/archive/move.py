@@ -14,7 +14,7 @@ from threading import Lock
 
 from runspend.actions.archive.book import Archive
 from runspend.actions.archive.items import NOTE_NAME
-from runspend.actions.archive.manifest import Entry, planned_entry, read_manifest, write_manifest
+from runspend.actions.archive.manifest import Entry, folders_above, planned_entry, read_manifest, write_manifest
 from runspend.actions.archive.work import NOTE_BEGINS, Held, Result, Work, digest_of, held, is_note, parts_of, prove_conditions
 from runspend.artifacts.objects import StoredObject
 from runspend.errors import NotDone, OutcomeUnknown, SourceRefused
@@ -219,10 +219,10 @@ class _Move:
 
     def _written_since(self, entries: list[Entry]) -> str | None:
         """The name of an object that is new or another since it was listed, and younger than the margin: somebody uses the folder."""
-        known = {entry.key: entry.etag for entry in entries}
+        known, emptied = {entry.key: entry.etag for entry in entries}, folders_above(entry.key for entry in entries)
         for found in self.source.list(self.item.prefix):
             name = found.key[len(self.item.prefix) + 1 :]
-            if known.get(name) != found.etag and found.modified > self.work.cutoff and not is_note(name, self.source, found):
+            if known.get(name) != found.etag and name not in emptied and found.modified > self.work.cutoff and not is_note(name, self.source, found):
                 return f"{name!r} was written {found.modified:%Y-%m-%d %H:%M}, after it was planned"
         return None
 
