@@ -88,7 +88,8 @@ def measure_store(
         return Measurement(error=error)
     workdir.mkdir(parents=True, exist_ok=True)
     listing = Listing()
-    with locked(kept and kept / f"listing-{store_slug(store.uri)}", workdir / "listing") as folder:
+    is_resumable = kept is not None and root.scheme != "file" and store.inventory is None
+    with locked(kept / f"listing-{store_slug(store.uri)}" if kept and is_resumable else None, workdir / "listing") as folder:
         staging = Staging(folder, listing, what={"uri": store.uri, "endpoint": store.endpoint, "inventory": store.inventory}, now=now)
         as_of, failure = _stage(store, root, staging, listing, workdir, now, progress)
         warnings = _describe_links(store, listing.links) + (listing.notes if failure is None else [])
