@@ -179,6 +179,11 @@ def month_world(currency: str = "USD", names: Mapping[str, str] | None = None) -
         world["budget_status"].append(
             {
                 "budget": text(name),
+                "title": text(name),
+                "forecast": Decimal(spent) * 2,
+                "forecast_low": Decimal(spent) * Decimal("1.5"),
+                "forecast_high": Decimal(spent) * 3,
+                "passes_on": date(2026, 11, 28),
                 "month": NOVEMBER,
                 "budget_period": "2026-11",
                 "amount": Decimal(amount),
@@ -190,7 +195,7 @@ def month_world(currency: str = "USD", names: Mapping[str, str] | None = None) -
             }
         )
     world["alerts"].append(
-        {"alert_id": "a1", "month": NOVEMBER, "budget": text("vision"), "budget_period": "2026-11", "threshold": "100 %", "decided_at": NOW}
+        {"alert_id": "a1", "month": NOVEMBER, "budget": text("vision"), "budget_period": "2026-11", "kind": "actual", "threshold": "100 %", "message_id": "<a1@acme.com>", "decided_at": NOW}
     )
     for i, (_, experiment, _) in enumerate(teams):
         world["experiments"].append(

@@ -1,9 +1,10 @@
 -- Budgets whose period starts in the month or earlier in its year, with the newest mail about each.
 with mails as (
   select
-    budget, budget_period, threshold, decided_at,
+    budget, budget_period, case when kind = 'actual' then threshold else concat(kind, ' ', threshold) end as threshold, decided_at,
     row_number() over (partition by budget, budget_period order by decided_at desc, alert_id desc) as place
   from alerts
+  where kind <> 'anomaly' and message_id is not null
 )
 select
   b.budget, b.budget_period, b.amount, b.spent, b.currency, b.measure, b.crossed, b.covered_until, b.owner,
