@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from email.errors import MessageError
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from runspend.actions.alert.digest import write_digests
 from runspend.actions.alert.freshness import RecordStore, figures_are_this_old
@@ -28,7 +28,7 @@ from runspend.actions.alert.webhook import WEBHOOK, post_mail
 from runspend.config import Settings
 from runspend.warehouse.journal import crash_point
 
-__all__ = ["Delivery", "Receipt", "RecordStore", "State", "receipt", "recipient_states", "send_outbox", "set_outcome", "waiting_mails"]
+__all__ = ["Delivery", "Receipt", "RecordStore", "State", "receipt", "recipient_states", "send_outbox", "set_outcome"]
 
 MAIL_KINDS = ("alerts", "digests", "notices")
 # A recipient with more budget mails waiting than this gets one mail that lists them all.
@@ -61,16 +61,26 @@ class Receipt:
         return self.at if self.state == "accepted" and self.backend == "smtp" else None
 
 
+class Waiting(NamedTuple):
+    """A mail, who waits for it, and the record of the alert it tells of, where it is a budget's."""
+
+    mail: Mail
+    recipients: list[str]
+    alert: Mapping[str, Any] | None
+
+
 def send_outbox(settings: Settings, records: RecordStore, now: datetime) -> list[Delivery]:
     """Send every mail that a recipient still waits for, and record what happened; returns what was tried.
 
     Two senders at once wait for each other, so neither sends what the other just did.
     """
     with _one_at_a_time(settings.home):
-        _make_digests(settings, records, now)
+        waiting = _find_waiting(settings, records, now)
+        if _make_digests(settings, records, now, waiting):
+            waiting = _find_waiting(settings, records, now)
         tried = []
         with open_backend(settings.mail, settings.home) as backend:
-            for mail, recipients in waiting_mails(settings, records, now):
+            for mail, recipients, _ in waiting:
                 outcomes = _deliver(settings, backend, mail, recipients)
                 crash_point("outbox.sent")
                 for recipient in recipients:
@@ -79,31 +89,6 @@ def send_outbox(settings: Settings, records: RecordStore, now: datetime) -> list
                     crash_point("outbox.recorded")
                     tried.append(Delivery(mail, recipient, outcomes[recipient]))
         return tried
-
-
-def waiting_mails(settings: Settings, records: RecordStore, now: datetime) -> Iterator[tuple[Mail, list[str]]]:
-    """Every mail with the recipients that still wait for it: those tried least first, then the oldest decision.
-
-    So a mail that a server chokes on cannot keep others from leaving. A webhook is one more recipient of what is decided
-    after it was configured.
-    """
-    tries = {(r["message_id"], r["recipient"]): r for r in records.list("outbox").values()}
-    settled = {key for key, r in tries.items() if r["state"] != "waiting"} | set(_digested(records))
-    asked_since = _webhook_since(settings, records, now)
-    found = []
-    for kind in MAIL_KINDS:
-        for key, value in records.list(kind).items():
-            if not value.get("mail"):
-                continue
-            mail = Mail.from_record(value["mail"])
-            is_posted = asked_since is not None and value["decided_at"] >= asked_since and _is_for_webhook(settings, kind, mail)
-            own = tuple(r for r in mail.recipients if r != WEBHOOK or kind == "digests")
-            recipients = [r for r in (*own, *([WEBHOOK] if is_posted else [])) if (mail.message_id, r) not in settled]
-            if recipients:
-                attempts = max((tries[m]["attempts"] for r in recipients if (m := (mail.message_id, r)) in tries), default=0)
-                found.append((attempts, value["decided_at"], key, mail, recipients))
-    for _, _, _, mail, recipients in sorted(found, key=lambda item: item[:3]):
-        yield mail, recipients
 
 
 def recipient_states(records: RecordStore) -> dict[tuple[str, str], State]:
@@ -139,6 +124,30 @@ def set_outcome(records: RecordStore, mail: Mail, recipient: str, outcome: Outco
             "outbox", key, {**value, "attempts": before["attempts"] + value["attempts"]}, token
         ):
             return
+
+
+def _find_waiting(settings: Settings, records: RecordStore, now: datetime) -> list[Waiting]:
+    """Every mail with the recipients that still wait for it: those tried least first, then the oldest decision.
+
+    So a mail that a server chokes on cannot keep others from leaving. A webhook is one more recipient of what is decided
+    after it was configured.
+    """
+    tries = {(r["message_id"], r["recipient"]): r for r in records.list("outbox").values()}
+    settled = {key for key, r in tries.items() if r["state"] != "waiting"} | set(_digested(records))
+    asked_since = _webhook_since(settings, records, now)
+    found = []
+    for kind in MAIL_KINDS:
+        for key, value in records.list(kind).items():
+            if not value.get("mail"):
+                continue
+            mail = Mail.from_record(value["mail"])
+            is_posted = asked_since is not None and value["decided_at"] >= asked_since and _is_for_webhook(settings, kind, mail)
+            own = tuple(r for r in mail.recipients if r != WEBHOOK or kind == "digests")
+            recipients = [r for r in (*own, *([WEBHOOK] if is_posted else [])) if (mail.message_id, r) not in settled]
+            if recipients:
+                attempts = max((tries[m]["attempts"] for r in recipients if (m := (mail.message_id, r)) in tries), default=0)
+                found.append(((attempts, value["decided_at"], key), Waiting(mail, recipients, value if kind == "alerts" else None)))
+    return [waiting for _, waiting in sorted(found, key=lambda item: item[0])]
 
 
 def _deliver(settings: Settings, backend: Backend, mail: Mail, recipients: Sequence[str]) -> dict[str, Outcome]:
@@ -181,22 +190,22 @@ def _digested(records: RecordStore) -> dict[tuple[str, str], str]:
     return {(member, d["recipient"]): d["mail"]["message_id"] for d in records.list("digests").values() for member in d["members"]}
 
 
-def _make_digests(settings: Settings, records: RecordStore, now: datetime) -> None:
+def _make_digests(settings: Settings, records: RecordStore, now: datetime, waiting: Sequence[Waiting]) -> bool:
+    """Put a recipient's many budget mails into few; whether there were any."""
     by_recipient: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    alerts = {v["mail"]["message_id"]: v for v in records.list("alerts").values() if v.get("mail")}
-    for mail, recipients in waiting_mails(settings, records, now):
-        if mail.message_id in alerts:
+    for _, recipients, alert in waiting:
+        if alert is not None:
             for recipient in recipients:
-                by_recipient[recipient].append(alerts[mail.message_id])
-    for recipient, waiting in sorted(by_recipient.items()):
-        if len(waiting) <= DIGEST_ABOVE:
-            continue
-        for mail, listed in write_digests(settings, recipient, waiting, now, figures_are_this_old(records, now)):
+                by_recipient[recipient].append(alert)
+    many = {recipient: alerts for recipient, alerts in sorted(by_recipient.items()) if len(alerts) > DIGEST_ABOVE}
+    for recipient, alerts in many.items():
+        for mail, listed in write_digests(settings, recipient, alerts, now, figures_are_this_old(records, now)):
             members = [alert["mail"]["message_id"] for alert in listed]
             records.create(
                 "digests", mail.message_id.strip("<>"),
                 {"recipient": recipient, "members": members, "decided_at": now.isoformat(), "mail": mail.as_record()},
             )  # fmt: skip
+    return bool(many)
 
 
 @contextmanager
