@@ -14,6 +14,7 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -23,7 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runspend.billing import distinct, mapped, probe_source, staging, texts
+from runspend.billing import distinct, mapped, probe_source, staging
+from runspend.billing.room import room_of
 from runspend.config import BillSource
 from runspend.errors import SourceRefused
 from tests.cur_files import LINE, NET, athena, legacy, line, month, parquet_table, write_cur
@@ -299,9 +301,8 @@ def test_the_same_lines_whatever_the_parts_their_order_and_the_time_zone(tmp_pat
         monkeypatch.setenv("TZ", zone)
         time.tzset()
         if run:
-            monkeypatch.setattr(texts, "PART_BYTES", 3_000 * run)
-            monkeypatch.setattr(texts, "SHARE", 5 * run)
-            monkeypatch.setattr(staging, "KEPT_BYTES", 0)
+            room = replace(room_of(None), part_bytes=3_000 * run, share_rows=5 * run, kept_bytes=0)
+            monkeypatch.setattr(staging, "room_of", lambda memory, room=room: room)
         shuffled = rng.sample(lines, len(lines))
         for part in range(parts):
             write_cur(tmp_path / f"in-{run}" / f"part-{part}.{kind}", shuffled[part::parts])

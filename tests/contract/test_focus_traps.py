@@ -10,6 +10,7 @@ import csv
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 from decimal import Context, Decimal
 from pathlib import Path
@@ -17,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from runspend.billing import quick_csv, staging
-from runspend.billing.formats import focus
+from runspend.billing import staging
+from runspend.billing.room import room_of
 from runspend.errors import SourceRefused
 from tests.focus_files import Nights, csv_text, month, nights, only, row, write_bytes, write_csv
 
@@ -400,9 +401,7 @@ def test_a_bill_larger_than_memory_is_read_in_parts(tmp_path: Path, samples: Pat
     for name in ("whole", "in parts"):
         bill = nights(tmp_path / name, path)
         found.append([bill.store["billing_lines", p.period] for p in bill.load().periods])
-        monkeypatch.setattr(quick_csv, "PART_BYTES", 2_000)
-        monkeypatch.setattr(focus, "SHARE", 30)
-        monkeypatch.setattr(staging, "KEPT_BYTES", 0)
+        monkeypatch.setattr(staging, "room_of", lambda memory: replace(room_of(memory), quick_part_bytes=2_000, share_rows=15, kept_bytes=0))
     assert [t.num_rows for t in found[0]] == [999, 1]
     assert found[0] == found[1]
 

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import pytest
 
-from runspend.billing import settle
+from runspend.billing import columns, settle, staging
 from runspend.billing.lines import write_lines
+from runspend.billing.room import room_of
 from runspend.billing.staging import Staged, delivered_fields
 
 # More than DuckDB hands to one thread at a time, so that it could mix them up.
 ROWS = 400_000
 
 
-def stage_numbered(staged: Staged, file_index: int, rows: int) -> None:
-    """So many rows of October, each with its number as its cost."""
+def stage_numbered(staged: Staged, file_index: int, rows: int, **more: pa.Array) -> None:
+    """So many rows of October, each with its number as its cost, and `more` columns."""
     start = dt.datetime(2026, 10, 1, tzinfo=dt.timezone.utc)
     said = {
         "billed_cost": pa.arange(0, rows).cast(pa.decimal128(19)).cast(pa.decimal128(38, 22)),
@@ -27,6 +30,7 @@ def stage_numbered(staged: Staged, file_index: int, rows: int) -> None:
         "charge_period_start": pa.repeat(pa.scalar(start, pa.timestamp("us", "UTC")), rows),
         "row_number": pa.arange(0, rows),
         "file_index": pa.repeat(pa.scalar(file_index, pa.int32()), rows),
+        **more,
     }
     staged.add(file_index, pa.table({f.name: said[f.name] if f.name in said else pa.nulls(rows, f.type) for f in delivered_fields()}))
 
@@ -56,3 +60,29 @@ def test_lines_have_the_ids_of_their_own_rows_and_the_files_that_were_chosen(tmp
         write_lines(staged, "aws", "2026-10", [1], "load", tmp_path / "lines.parquet", is_scoped=False)
     found = pq.read_table(tmp_path / "lines.parquet", columns=["line_id", "billed_cost"])
     assert dict(zip(found.column(0).to_pylist(), found.column(1).to_pylist(), strict=True)) == wanted
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 1 << 30])
+def test_texts_that_nearly_all_differ_make_the_lines_they_would_if_equal_ones_were_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_bytes: int
+) -> None:
+    """Two files of machines that share one in a thousand, a third of their tags with a run: held in memory, and in mapped files."""
+    monkeypatch.setattr(staging, "room_of", lambda memory: replace(room_of(memory), kept_bytes=kept_bytes))
+    rows, found = 60_000, []
+    for name, differs in (("plain", columns.nearly_all_differ), ("coded", lambda values: False)):
+        monkeypatch.setattr(columns, "nearly_all_differ", differs)
+        with Staged(tmp_path / name) as staged:
+            for file_index in range(2):
+                numbers = [n if n % 1000 == 0 else n + rows * file_index for n in range(rows)]
+                ids = pa.array([f"i-{n:017x}" for n in numbers]).dictionary_encode()
+                tags = [f'{{"mlflow_run_id": "r{n}"}}' if n % 3 else f'{{"team": "t{n}"}}' for n in numbers]
+                stage_numbered(staged, file_index, rows, resource_id=ids, tags=pa.array(tags).dictionary_encode())
+            staged.join_up()
+            settle.settle_rows(staged, "aws", settle.Rules())
+            texts = {each: len(staged.column(each).dictionary) for each in ("resource_id", "resource_key", "run_tag", "tags")}
+            assert (texts["resource_id"] > len(set(staged.column("resource_id").to_pylist()))) == (name == "plain")
+            write_lines(staged, "aws", "2026-10", [0, 1], "load", tmp_path / f"{name}.parquet", is_scoped=False)
+        found.append(pq.read_table(tmp_path / f"{name}.parquet"))
+    assert found[0].num_rows == 2 * rows
+    assert found[0].equals(found[1])
+    assert found[0].column("run_tag").null_count == sum(1 for n in range(2 * rows) if not (n % rows if n % 1000 == 0 else n) % 3)

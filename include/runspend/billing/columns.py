@@ -12,6 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow as pa
 
+LEAST_PLAIN = 50_000  # texts; below it finding equal ones costs nothing
+SAMPLE = 20_000
+MOST = 0.98
+MOST_NUMBERS = 2**62
+
 
 def text_type() -> pa.DataType:
     """The type of every text column."""
@@ -39,6 +44,43 @@ class Nulls:
         return self._made[kind]
 
 
+def has_any(column: pa.DictionaryArray, texts: Sequence[str]) -> bool:
+    """Whether any of these is among the values of a text column."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return bool(pc.any(pc.is_in(column.dictionary, value_set=pa.array(texts, pa.string())), min_count=0).as_py())
+
+
+def nearly_all_differ(values: pa.Array) -> bool:
+    """Whether so many of these texts differ that looking for equal ones costs more time and memory than it saves.
+
+    By a sample without a pattern: equal texts may stand together. A column of them may then have a text several times in its
+    dictionary, each time with a code of its own, which nothing here minds.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    count = len(values)
+    if count < LEAST_PLAIN:
+        return False
+    places = pa.array([number * 2_654_435_761 % count for number in range(SAMPLE)], pa.int64())
+    sample = values.take(places.unique()).drop_null()
+    return len(sample) * 2 > SAMPLE and pc.count_distinct(sample).as_py() > MOST * len(sample)
+
+
+def end_to_end(pieces: Sequence[pa.DictionaryArray], texts: pa.Array) -> pa.DictionaryArray:
+    """One column of several, whose dictionaries, one behind the other, are `texts`."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    shift, codes = 0, []
+    for piece in pieces:
+        codes.append(pc.add(piece.indices, pa.scalar(shift, pa.int32())))
+        shift += len(piece.dictionary)
+    return pa.DictionaryArray.from_arrays(pa.concat_arrays(codes), texts)
+
+
 def constant(value: str | None, rows: int) -> pa.DictionaryArray:
     """A text column of one value."""
     import pyarrow as pa
@@ -62,6 +104,11 @@ def spread(codes: pa.Array, values: pa.Array) -> pa.Array:
         return pa.nulls(len(codes), text_type() if pa.types.is_string(values.type) else values.type)
     if not pa.types.is_string(values.type):
         return values.take(codes)
+    if nearly_all_differ(values):
+        valid = pc.is_valid(values)
+        places = pc.subtract(pc.cumulative_sum(valid.cast(pa.int32())), pa.scalar(1, pa.int32()))
+        own = pc.if_else(valid, places, pa.scalar(None, pa.int32())) if values.null_count else None
+        return pa.DictionaryArray.from_arrays(codes if own is None else own.take(codes), values.drop_null() if values.null_count else values)
     coded = pc.dictionary_encode(values)
     is_same = len(coded.dictionary) == len(values)
     return pa.DictionaryArray.from_arrays(codes if is_same else coded.indices.take(codes), coded.dictionary)
@@ -95,27 +142,50 @@ def count_values(column: pa.DictionaryArray) -> dict[str, int]:
     import pyarrow.compute as pc
 
     rows = {pair["values"]: pair["counts"] for pair in pc.value_counts(column.indices).to_pylist()}
-    return {value: rows.get(code, 0) for code, value in enumerate(column.dictionary.to_pylist())}
+    found: dict[str, int] = {}
+    for code, value in enumerate(column.dictionary.to_pylist()):
+        found[value] = found.get(value, 0) + rows.get(code, 0)
+    return found
 
 
 def combine(columns: Sequence[pa.DictionaryArray], names: Sequence[str]) -> tuple[pa.Array, pa.Table]:
-    """(the code of every row's combination of values, never null; the distinct combinations, one row per code)."""
+    """(the code of every row's combination of values, never null; the distinct combinations, one row per code).
+
+    Codes are written as digits of one number, and numbers told apart only when no further digit has room: rows are hashed once for
+    many columns.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    codes: pa.Array | None = None
-    distinct: list[pa.Array] = []  # per column: its own code (null as one too many) for each combination
+    mixed, span = pa.repeat(pa.scalar(0, pa.int64()), len(columns[0])), 1
+    digits: list[pa.Array] = []  # per column told apart: its code (null as one too many) for each combination
+    sizes: list[int] = []  # of those mixed in since
     for column in columns:
         size = len(column.dictionary) + 1
+        if span * size > MOST_NUMBERS:
+            codes, digits = _tell_apart(mixed, digits, sizes)
+            mixed, span, sizes = codes.cast(pa.int64()), len(digits[0]), []
         own = pc.fill_null(column.indices, pa.scalar(size - 1, pa.int32())).cast(pa.int64())
-        mixed = own if codes is None else pc.add(pc.multiply(codes.cast(pa.int64()), pa.scalar(size, pa.int64())), own)
-        coded = pc.dictionary_encode(mixed)
-        before = pc.divide(coded.dictionary, pa.scalar(size, pa.int64()))
-        distinct = [earlier.take(before) for earlier in distinct]
-        distinct.append(pc.subtract(coded.dictionary, pc.multiply(before, pa.scalar(size, pa.int64()))))
-        codes = coded.indices
+        mixed = pc.add(pc.multiply(mixed, pa.scalar(size, pa.int64())), own)
+        span *= size
+        sizes.append(size)
+    codes, digits = _tell_apart(mixed, digits, sizes)
     values: list[Any] = []
-    for column, own in zip(columns, distinct, strict=True):
+    for column, own in zip(columns, digits, strict=True):
         padded = pa.concat_arrays([column.dictionary, pa.nulls(1, pa.string())])
         values.append(padded.take(own))
     return codes, pa.table(values, names=list(names))
+
+
+def _tell_apart(mixed: pa.Array, digits: Sequence[pa.Array], sizes: Sequence[int]) -> tuple[pa.Array, list[pa.Array]]:
+    """(the code of every number; per column its digit for each code): `digits` of those before, then the last ones, of these sizes."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    coded = pc.dictionary_encode(mixed)
+    rest, found = coded.dictionary, []
+    for size in reversed(sizes):
+        before = pc.divide(rest, pa.scalar(size, pa.int64()))
+        found.append(pc.subtract(rest, pc.multiply(before, pa.scalar(size, pa.int64()))))
+        rest = before
+    return coded.indices, [*(digit.take(rest) for digit in digits), *reversed(found)]

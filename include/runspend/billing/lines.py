@@ -45,15 +45,16 @@ def write_lines(
     else:
         ids, order = _ids_and_order(staged, lines, positions)
     table = pa.table(lines)
+    staged.ease()
     groups = [order.slice(start, ROW_GROUP) for start in range(0, max(len(order), 1), ROW_GROUP)]
-    schema = _take(table, ids, positions, order.slice(0, 0)).schema
+    schema = _take(staged, table, ids, positions, order.slice(0, 0)).schema
     with pq.ParquetWriter(path, schema, **_layout(table, schema)) as writer, ThreadPoolExecutor(1) as ahead:
         # One row group is put together while the one before it is written.
-        following = ahead.submit(_take, table, ids, positions, groups[0])
+        following = ahead.submit(_take, staged, table, ids, positions, groups[0])
         for group in [*groups[1:], None]:
             ready = following.result()
             if group is not None:
-                following = ahead.submit(_take, table, ids, positions, group)
+                following = ahead.submit(_take, staged, table, ids, positions, group)
             writer.write_table(ready, row_group_size=ROW_GROUP)
 
 
@@ -139,7 +140,7 @@ def _order(lines: dict[str, pa.Array], ids: pa.Array, positions: pa.Array | None
     return pc.sort_indices(pa.table({**by, "line_id": ids}), sort_keys=[(name, "ascending") for name in BILLING_LINES.sort])
 
 
-def _take(table: pa.Table, ids: pa.Array, positions: pa.Array | None, order: pa.Array) -> pa.Table:
+def _take(staged: Staged, table: pa.Table, ids: pa.Array, positions: pa.Array | None, order: pa.Array) -> pa.Table:
     """Chosen lines in order. A text of many values stops being coded: every row group would carry the whole dictionary."""
     import pyarrow as pa
 
@@ -150,6 +151,7 @@ def _take(table: pa.Table, ids: pa.Array, positions: pa.Array | None, order: pa.
         is_coded = pa.types.is_dictionary(column.type)
         part = column.slice(0, len(at)) if _is_same(column) else column.take(at)
         taken[name] = part.cast(pa.string()) if is_coded and len(column.dictionary) > FEW_VALUES else part
+        staged.drop_pages()
     taken["line_id"] = ids.take(order)
     return pa.table({c.name: taken[c.name] for c in BILLING_LINES.columns})
 

@@ -78,6 +78,7 @@ def load_source(
     keys: KeySettings | None = None,
     weights: Sequence[Weights] = (),
     drawn: Drawn | None = None,
+    memory: int | None = None,
 ) -> Load:
     """Read what a bill delivers now. Raises SourceUnreachable, or SourceRefused when no period can be told from it.
 
@@ -85,7 +86,7 @@ def load_source(
     So do `weights`, by which other sources split lines of machines. `drawn` is what machines drew, where a bill pays for that.
 
     `previous(table, "2026-10")` gives this source's published rows or None; `periods_known` are the periods it has.
-    `accept` holds "SOURCE:YYYY-MM" for refusals a person has looked at.
+    `accept` holds "SOURCE:YYYY-MM" for refusals a person has looked at. `memory` is how many bytes loading may take (`room.py`).
     """
     rules = Rules(scope, pools, dimensions or DimensionSettings(), keys or KeySettings(), weights, source.delivery == "versions", source.pods)
     tonight = Tonight(
@@ -99,6 +100,7 @@ def load_source(
         progress,
         {},
         versions.settings_key(source.format.replace("auto", "focus"), rules, source),
+        memory,
     )
     for period in periods_known:
         tonight.book(period)
@@ -178,7 +180,7 @@ def _try_manifest(
             tonight, period, VersionFacts(seen, [], delivered_at, [], 0, None, tonight.now, tonight.load_id), delivery.problem
         )
     workdir = tonight.workdir / f"{period}-{position}"
-    with Staged(workdir) as staged:
+    with Staged(workdir, tonight.memory) as staged:
         digests: list[str] = []
         bad: dict[str, SourceRefused] = {}
         try:
@@ -237,7 +239,7 @@ def _load_files(tonight: Tonight, folder: Folder, found: Sequence[Delivery]) -> 
     if aside and not files and not bad and not any(book.current for book in tonight.books.values()):
         names = ", ".join(file.name for file in aside)
         raise refused(tonight, f"{names} is looked up for charges, and there is no file of charges beside it. Put the usage there", None)
-    with Staged(workdir) as staged:
+    with Staged(workdir, tonight.memory) as staged:
         for file in aside:
             stage_or_note(tonight, staged, file, files, bad)
         known = _known_periods(tonight, files)

@@ -145,11 +145,11 @@ def _read_all(
     try:
         # A connection of its own: the next share is read while this one is mapped.
         with staged.con.cursor() as reader:
-            keep(_ahead(texts.read_quickly(reader, delivered.file, header, wanted)))
+            keep(_ahead(texts.read_quickly(reader, delivered.file, header, wanted, staged.room)))
     except texts.NotPlain:
         staged.drop(delivered.index)
         found.rows, found.unreadable, found.left_out = 0, {}, {}
-        keep(texts.read_slowly(staged.con, source, name, delivered.file, header, wanted))
+        keep(texts.read_slowly(staged.con, source, name, delivered.file, header, wanted, staged.room.share_rows))
     except (pa.ArrowException, OSError, UnicodeDecodeError, duckdb.NotImplementedException) as error:
         raise texts.refused(source, name, f"it cannot be read ({str(error).splitlines()[0]}). Deliver it again") from error
 
@@ -185,11 +185,12 @@ def _canonical(
 def _without_nulls(column: pa.DictionaryArray) -> pa.DictionaryArray:
     """The column with the words for nothing made null."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    values = column.dictionary.to_pylist()
-    if not set(values) & set(NULL_TEXTS):
+    if not columns.has_any(column, NULL_TEXTS):
         return column
-    return columns.remap(column, pa.array([None if v in NULL_TEXTS else v for v in values], pa.string()))
+    is_nothing = pc.is_in(column.dictionary, value_set=pa.array(NULL_TEXTS, pa.string()))
+    return columns.remap(column, pc.if_else(is_nothing, pa.scalar(None, pa.string()), column.dictionary))
 
 
 def _gather(staged: Staged, found: Sequence[pa.DictionaryArray], names: Sequence[str]) -> pa.DictionaryArray:

@@ -16,6 +16,7 @@ from runspend.billing.staging import one_piece
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 
 def can_read(path: Path, wanted: Sequence[str]) -> bool:
@@ -35,13 +36,19 @@ def read(con: duckdb.DuckDBPyConnection, path: Path, wanted: Sequence[str], shar
     strings = [name for name in wanted if pa.types.is_string(kinds[name])]
     with pq.ParquetFile(path, read_dictionary=strings, page_checksum_verification=True) as opened:
         batches: list[pa.RecordBatch] = []
-        for batch in opened.iter_batches(batch_size=share, columns=list(dict.fromkeys(wanted))):  # they end where row groups do
+        for batch in _batches(opened, list(dict.fromkeys(wanted)), share):
             if sum(each.num_rows for each in batches) + batch.num_rows > share:
                 yield _columns_of(con, batches, wanted)
                 batches = []
             batches.append(batch)
         if batches:
             yield _columns_of(con, batches, wanted)
+
+
+def _batches(opened: pq.ParquetFile, wanted: Sequence[str], share: int) -> Iterator[pa.RecordBatch]:
+    """Row groups one by one: a reader that goes on to the next one keeps all texts of those before."""
+    for group in range(opened.num_row_groups):
+        yield from opened.iter_batches(batch_size=share, columns=wanted, row_groups=[group])
 
 
 def _columns_of(con: duckdb.DuckDBPyConnection, batches: Sequence[pa.RecordBatch], wanted: Sequence[str]) -> list[pa.Array]:
@@ -70,7 +77,7 @@ def _texts_of(con: duckdb.DuckDBPyConnection, column: pa.Array) -> pa.Dictionary
         return _objects(con, column)
     coded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     if pa.types.is_string(coded.dictionary.type):
-        if "" not in coded.dictionary.to_pylist():
+        if not columns.has_any(coded, ("",)):
             return coded
         return columns.remap(coded, _ask(con, pa.table({"v": coded.dictionary}), "nullif(v, '')"))
     return columns.remap(coded, _ask(con, pa.table({"v": coded.dictionary}), "cast(v as varchar)"))

@@ -19,7 +19,6 @@ from runspend.billing.staging import Staged, arrow_type, delivered_fields, one_p
 if TYPE_CHECKING:
     import pyarrow as pa
 
-PART_BYTES = 1280 << 20
 FIRST, LAST = datetime(2000, 1, 1, tzinfo=timezone.utc), datetime(2101, 1, 1, tzinfo=timezone.utc)
 PROVIDERS = ("service_provider_name", "host_provider_name", "publisher_name", "provider_name")
 
@@ -27,7 +26,7 @@ PROVIDERS = ("service_provider_name", "host_provider_name", "publisher_name", "p
 def read(staged: Staged, path: Path, header: Sequence[str], lines: int, file_index: int) -> int | None:
     """Stage the rows; how many, or None when any of them needs a second look (nothing is staged then)."""
     rows = 0
-    for part in texts.parts_of(path, PART_BYTES):
+    for part in texts.parts_of(path, staged.room.quick_part_bytes):
         delivered = _parse(part, header)
         table = _complete(staged, delivered, file_index) if delivered is not None and _is_sound(delivered) else None
         if table is None:

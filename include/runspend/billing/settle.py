@@ -206,8 +206,8 @@ def _settle_json(staged: Staged, found: dict[str, Any]) -> None:
         if not kept.null_count:
             continue
         rows = columns.count_values(column)
-        values = zip(column.dictionary.to_pylist(), kept.to_pylist(), strict=True)
-        if bad := sum(rows[value] for value, good in values if good is None):
+        bad_values = {value for value, good in zip(column.dictionary.to_pylist(), kept.to_pylist(), strict=True) if good is None}
+        if bad := sum(rows[value] for value in bad_values):
             found.setdefault("unreadable_json", {})[name] = bad
         staged.set(**{name: columns.remap(column, kept)})
 

@@ -32,7 +32,6 @@ MEASURES = (
     "billed_cost", "effective_cost", "list_cost", "contracted_cost", "pricing_currency_effective_cost", "pricing_quantity", "consumed_quantity",
     "commitment_discount_quantity",
 )  # fmt: skip
-SHARE = 400_000  # parts that are made at once
 OWN = "split_rows"  # the table of a bill's own weights, kept aside while its files are read
 TOLD = ("lines_split_among_pods_or_tasks", "parts_they_were_split_into")  # what nobody needs to look at
 OWN_METHOD = "aws-split-cost-allocation"
@@ -123,7 +122,7 @@ def split_lines(
     if not _gather_weights(staged, others, has_own):
         return
     con.register("split_pools", _pool_rows(pools))
-    con.execute(f"set variable split_by_file = {'true' if is_by_file else 'false'}; set variable split_share = {SHARE}")
+    con.execute(f"set variable split_by_file = {'true' if is_by_file else 'false'}; set variable split_share = {2 * staged.room.share_rows}")
     con.execute(_sql("splits.sql"))
     con.unregister("split_pools")
     _count_findings(staged, found)

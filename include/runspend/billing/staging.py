@@ -6,6 +6,8 @@ asked belongs to the modules that ask; how files are read to the formats.
 
 from __future__ import annotations
 
+import mmap
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -14,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from runspend.billing import columns
+from runspend.billing.room import room_of
 from runspend.billing.verify import free_bytes
 from runspend.errors import MissingExtra
 from runspend.identifiers import resource_key_sql
@@ -23,8 +26,6 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-MEMORY_LIMIT = "3GB"
-KEPT_BYTES = 1 << 30
 # Equal rows are equal lines, never one line twice: from the second on they carry their number.
 LINE_ID = "printf('%016x', row_hash) || coalesce('-' || ordinal, '')"
 
@@ -83,10 +84,11 @@ class StagedFile:
 class Staged:
     """Rows of tonight's files. `con` is the engine; its view `staged` always shows all of them."""
 
-    def __init__(self, workdir: Path) -> None:
+    def __init__(self, workdir: Path, memory: int | None = None) -> None:
         import pyarrow as pa
 
-        self.con = open_engine(workdir)
+        self.room = room_of(memory)
+        self.con = open_engine(workdir, memory)
         # Arrow's usual allocator gives every block of parsing back to the system at once: a fifth of the time a load takes.
         self._memory = pa.default_memory_pool()
         if "jemalloc" in pa.supported_memory_backends():
@@ -94,6 +96,7 @@ class Staged:
         self._workdir = workdir
         self._files: dict[int, list[pa.Table]] = {}
         self._mapped = 0
+        self._maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
         self._aside: set[str] = set()
         # What the bill's digest is of: rows as they were delivered, before any was replaced by its parts.
         self.delivered_rows = "(select file_index, billing_period, 1 as rows, row_hash::hugeint as hash_sum, row_hash as hash_xor from staged)"
@@ -119,8 +122,10 @@ class Staged:
         import pyarrow as pa
 
         whole = self._with_hash(table).append_column("ordinal", pa.nulls(table.num_rows, pa.int64()))
-        self._files.setdefault(file_index, []).append(self._keep(whole.select(staged_schema().names)))
+        kept = self._keep(whole.select(staged_schema().names))
+        self._files.setdefault(file_index, []).append(kept)
         self._put_together()
+        self.ease()
 
     def _with_hash(self, table: pa.Table) -> pa.Table:
         """The rows with `row_hash`, of the FOCUS columns."""
@@ -139,7 +144,7 @@ class Staged:
         made: list[pa.Table] = []
         for table in parts:
             hashed = self._with_hash(table.drop_columns(["row_hash"])).select(names)
-            made.append(self._map(hashed) if sum(t.nbytes for t in made) + hashed.nbytes > KEPT_BYTES else hashed)
+            made.append(self._map(hashed) if sum(t.nbytes for t in made) + hashed.nbytes > self.room.kept_bytes else hashed)
         kept = self._rows.filter(is_kept)
         self._files = {-1: [kept, *made]}
         self._put_together()
@@ -169,11 +174,15 @@ class Staged:
 
     def set(self, **changed: pa.Array) -> None:
         """Replace or append columns of the rows that are there."""
+        import pyarrow as pa
+
         table = self._rows
-        for name, column in changed.items():
+        for name, made in changed.items():
+            column = self._map(pa.table({name: made})).column(name) if self._maps and made.null_count < len(made) else made
             at = table.schema.get_field_index(name)
             table = table.append_column(name, column) if at < 0 else table.set_column(at, name, column)
         self._show(table)
+        self.ease()
 
     def column(self, name: str) -> pa.Array:
         """One column, in one piece."""
@@ -229,7 +238,7 @@ class Staged:
         self._files = {}
         names, found = table.column_names, []
         nulls = columns.Nulls(table.num_rows)
-        is_large = table.nbytes > KEPT_BYTES
+        is_large = table.get_total_buffer_size() > self.room.kept_bytes
         for name in names:
             chunked = table.column(name)
             if chunked.null_count == table.num_rows:
@@ -237,22 +246,47 @@ class Staged:
                 continue
             column = pa.table({name: one_piece(chunked)})
             found.append(self._map(column).column(name) if is_large else column.column(name))
+            self.ease()
         self._show(pa.table(found, names=names))
 
     def _keep(self, table: pa.Table) -> pa.Table:
-        """The table; beyond KEPT_BYTES in a file that is mapped, so that memory need not hold all of a large bill."""
-        return self._map(table) if self._rows.nbytes + table.nbytes > KEPT_BYTES and self._files else table
+        """The table; once rows are more than may be kept, all of them lie in files that are mapped: memory need not hold a large bill."""
+        if self._rows.get_total_buffer_size() + table.get_total_buffer_size() <= self.room.kept_bytes or not self._files:
+            return table
+        if not self._maps:
+            self._files = {index: [self._map(before) for before in tables] for index, tables in self._files.items()}
+        return self._map(table)
 
     def _map(self, table: pa.Table) -> pa.Table:
         import pyarrow as pa
 
+        said = [name for name in table.column_names if table.column(name).null_count < table.num_rows]
+        if not said:
+            return table
         path = self._workdir / f"staged-{self._mapped}.arrow"
         self._mapped += 1
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
-        mapped = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        written = table.select(said)  # one column of nulls in memory stands for all others
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, written.schema) as writer:
+            writer.write_table(written)
+        with path.open("rb") as file:
+            bytes_of_file = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         path.unlink()  # the map keeps it until the last reader is gone
-        return mapped
+        self._maps.add(bytes_of_file)
+        mapped = pa.ipc.open_file(pa.py_buffer(bytes_of_file)).read_all()
+        return pa.table({name: mapped.column(name) if name in said else table.column(name) for name in table.column_names})
+
+    def drop_pages(self) -> None:
+        """Give back the pages of mapped rows that lie in memory; whoever looks at one gets it again."""
+        for bytes_of_file in self._maps:
+            bytes_of_file.madvise(mmap.MADV_DONTNEED)
+
+    def ease(self) -> None:
+        """The same, and what Arrow keeps of memory that was freed: between the steps of a bill that is too large for memory."""
+        import pyarrow as pa
+
+        if self._maps:
+            self.drop_pages()
+            pa.default_memory_pool().release_unused()
 
 
 def _in_order(answer: pa.Table) -> list[pa.Array]:
@@ -276,6 +310,10 @@ def one_piece(column: pa.ChunkedArray) -> pa.Array:
     if column.num_chunks == 0:
         return pa.array([], column.type)
     if pa.types.is_dictionary(column.type):
+        if sum(len(piece.dictionary) for piece in column.chunks) * 4 > len(column) * 3:
+            texts = pa.concat_arrays([piece.dictionary for piece in column.chunks])
+            if columns.nearly_all_differ(texts):
+                return columns.end_to_end(column.chunks, texts)
         column = column.unify_dictionaries()
     joined = column.combine_chunks()
     return joined.chunk(0) if isinstance(joined, pa.ChunkedArray) else joined
@@ -292,7 +330,7 @@ def wake() -> None:
     pa.scalar(0)
 
 
-def open_engine(workdir: Path) -> duckdb.DuckDBPyConnection:
+def open_engine(workdir: Path, memory: int | None = None) -> duckdb.DuckDBPyConnection:
     """A DuckDB in memory that spills into the work folder, with the macros of the SQL files. It keeps rows in their order."""
     try:
         import duckdb
@@ -301,7 +339,7 @@ def open_engine(workdir: Path) -> duckdb.DuckDBPyConnection:
     workdir.mkdir(parents=True, exist_ok=True)
     con = duckdb.connect(":memory:", config={"allow_unsigned_extensions": "false", "autoinstall_known_extensions": "false"})
     con.execute("set TimeZone = 'UTC'")
-    con.execute(f"set memory_limit = '{MEMORY_LIMIT}'")
+    con.execute(f"set memory_limit = '{room_of(memory).engine_bytes}B'")
     con.execute(f"set temp_directory = {sql_text(str(workdir / 'spill'))}")
     con.execute(f"set max_temp_directory_size = '{max(free_bytes(workdir) // 2, 1 << 30)}B'")
     con.execute("create temp table currencies as select unnest(?) as code", [currencies()])

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runspend.billing import columns, parquet_texts
+from runspend.billing.room import Room
 from runspend.billing.staging import one_piece, sql_text
 from runspend.billing.verify import MAX_LINE_BYTES, VerifiedFile
 from runspend.errors import SourceRefused
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-# Rows that are held as texts at once, and bytes of CSV that are parsed at once.
-SHARE = 250_000
-PART_BYTES = 128 << 20
 BLOCK_BYTES = 4 << 20
 DELIMITERS = (",", "|", ";", "\t")
 ROW_NUMBER = "row_number"
@@ -62,7 +60,7 @@ class NotPlain(Exception):
 
 
 def read_quickly(
-    con: duckdb.DuckDBPyConnection, file: VerifiedFile, header: Sequence[str], wanted: Sequence[str]
+    con: duckdb.DuckDBPyConnection, file: VerifiedFile, header: Sequence[str], wanted: Sequence[str], room: Room
 ) -> Iterator[pa.Table]:
     """The wanted columns of a CSV in which every record is one line, or of a Parquet file of plain columns and maps, a share at a
     time, as coded texts; empty is null. The last column is `row_number`. Raises NotPlain, perhaps after some shares: those are to
@@ -74,9 +72,9 @@ def read_quickly(
     if len(set(header)) != len(header):
         raise NotPlain
     if file.kind == "parquet" and parquet_texts.can_read(file.readable, wanted):
-        shares = parquet_texts.read(con, file.readable, wanted, SHARE)
+        shares = parquet_texts.read(con, file.readable, wanted, room.share_rows)
     elif file.kind == "csv":
-        shares = _read_lines(file, header, wanted)
+        shares = _read_lines(file, header, wanted, room.part_bytes)
     else:
         raise NotPlain
     for share in shares:
@@ -87,7 +85,7 @@ def read_quickly(
         raise NotPlain
 
 
-def _read_lines(file: VerifiedFile, header: Sequence[str], wanted: Sequence[str]) -> Iterator[list[pa.Array]]:
+def _read_lines(file: VerifiedFile, header: Sequence[str], wanted: Sequence[str], part_bytes: int) -> Iterator[list[pa.Array]]:
     """The wanted columns of a CSV, parsed a part at a time."""
     import pyarrow as pa
     import pyarrow.csv as arrow_csv
@@ -97,7 +95,7 @@ def _read_lines(file: VerifiedFile, header: Sequence[str], wanted: Sequence[str]
     convert = arrow_csv.ConvertOptions(
         column_types=dict.fromkeys(wanted, columns.text_type()), include_columns=list(wanted), null_values=[""], strings_can_be_null=True
     )
-    for part in parts_of(file.readable, PART_BYTES):
+    for part in parts_of(file.readable, part_bytes):
         with part:
             try:
                 table = arrow_csv.read_csv(part, read, parse, convert) if part.left else None
@@ -108,13 +106,19 @@ def _read_lines(file: VerifiedFile, header: Sequence[str], wanted: Sequence[str]
 
 
 def read_slowly(
-    con: duckdb.DuckDBPyConnection, source: str, name: str, file: VerifiedFile, header: Sequence[str], wanted: Sequence[str]
+    con: duckdb.DuckDBPyConnection,
+    source: str,
+    name: str,
+    file: VerifiedFile,
+    header: Sequence[str],
+    wanted: Sequence[str],
+    share_rows: int,
 ) -> Iterator[pa.Table]:
     """The same of any file. Raises SourceRefused for one that does not fit its header."""
     import duckdb
 
     try:
-        yield from _shares(con, _relation(con, source, name, file, header, wanted), wanted)
+        yield from _shares(con, _relation(con, source, name, file, header, wanted), wanted, share_rows)
     except (duckdb.OutOfMemoryException, duckdb.InternalException):
         raise  # ours, not the file's
     except duckdb.Error as error:
@@ -301,14 +305,14 @@ def _sound_csv(con: duckdb.DuckDBPyConnection, source: str, name: str, path: Pat
     return relation
 
 
-def _shares(con: duckdb.DuckDBPyConnection, query: str, wanted: Sequence[str]) -> Iterator[pa.Table]:
-    """The rows of a query, SHARE at a time, texts coded."""
+def _shares(con: duckdb.DuckDBPyConnection, query: str, wanted: Sequence[str], share_rows: int) -> Iterator[pa.Table]:
+    """The rows of a query, so many at a time, texts coded."""
     import pyarrow as pa
 
     con.execute(f"create or replace temp table texts as {query}")
     [(rows,)] = con.execute("select count(*) from texts").fetchall()
-    for start in range(0, rows, SHARE):
-        share = con.sql(f"from texts where rowid >= {start} and rowid < {start + SHARE} order by rowid").to_arrow_table()
+    for start in range(0, rows, share_rows):
+        share = con.sql(f"from texts where rowid >= {start} and rowid < {start + share_rows} order by rowid").to_arrow_table()
         coded = [one_piece(share.column(name)).cast(pa.string()).dictionary_encode() for name in wanted]
         yield pa.table([*coded, one_piece(share.column(ROW_NUMBER))], names=[*wanted, ROW_NUMBER])
     con.execute("drop table texts")

@@ -37,6 +37,7 @@ class Tonight:
     progress: Callable[[str], None]
     books: dict[str, Book]
     settings: str
+    memory: int | None = None  # bytes; None is as many as the machine allows
 
     def settings_of(self, period: str) -> str:
         """What besides a period's files decides its rows: the settings, and the weights of other sources that reach into it."""

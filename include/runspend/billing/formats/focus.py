@@ -33,7 +33,6 @@ VERSION_MARKS = (
     ("1.2", ("InvoiceId", "PricingCurrency", "BillingAccountType", "SubAccountType", "PricingCurrencyEffectiveCost")),
     ("1.1", ("SkuMeter", "SkuPriceDetails", "ServiceSubcategory", "CapacityReservationId", "CommitmentDiscountQuantity")),
 )
-SHARE = 500_000  # rows that are held as texts at once
 DUCKDB_TYPES = {"STRING": "varchar", "BIGNUMERIC": "decimal(38, 22)", "TIMESTAMP": "timestamptz"}
 
 
@@ -119,8 +118,9 @@ def _judge(staged: Staged, file_index: int) -> int:
     query = files("runspend.billing.formats").joinpath("focus.sql").read_text(encoding="utf-8")
     staged.con.execute(f"create or replace temp table judged as {query}")
     [(rows,)] = staged.con.execute("select count(*) from judged").fetchall()
-    for start in range(0, max(rows, 1), SHARE):
-        share = staged.con.sql(f"from judged where rowid >= {start} and rowid < {start + SHARE} order by rowid").to_arrow_table()
+    share_rows = 2 * staged.room.share_rows  # its rows are narrow
+    for start in range(0, max(rows, 1), share_rows):
+        share = staged.con.sql(f"from judged where rowid >= {start} and rowid < {start + share_rows} order by rowid").to_arrow_table()
         coded = {
             field.name: one_piece(share.column(field.name)).cast(pa.string()).dictionary_encode()
             if pa.types.is_dictionary(field.type)
