@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 OTHER_TIME = timedelta(hours=24)
 LISTED = 200  # items in one mail; the rest is counted
-_VERBS = {"tier": "put into another storage class", "archive": "moved to the archive", "delete": "deleted from the archive for good"}
+_VERBS = {"tier": "put into another storage class", "archive": "moved to the archive", "delete": "deleted from the archive for good", "prune": "deleted in MLflow"}
 
 
 def publish_plan(warehouse: Warehouse, settings: Settings, records: Records, outcome: Outcome, now: datetime) -> pa.Table:
@@ -116,14 +116,14 @@ def compose_notice(notice: Notice, settings: Settings, now: datetime) -> tuple[s
     used = [policies[name] for name in dict.fromkeys(row["policy"] for row in notice.rows)]
     grace = min(policy.grace for policy in used)
     size = sum(row["bytes"] for row in notice.rows)
-    what = _count(len(notice.rows), "folder")
-    subject = f"{what} of artifacts ({size_text(size)}) will be moved or deleted from {now + grace:%d %b} on" if _is_mixed(used) else (
-        f"{what} of artifacts ({size_text(size)}) will be {_VERBS[used[0].action]} from {now + grace:%d %b} on"
-    )  # fmt: skip
+    is_prune = all(policy.action == "prune" for policy in used)
+    what = _count(len(notice.rows), "run or experiment", "runs or experiments") if is_prune else f"{_count(len(notice.rows), 'folder')} of artifacts"
+    how_much = "" if is_prune else f" ({size_text(size)})"
+    subject = f"{what}{how_much} will be {'moved or deleted' if _is_mixed(used) else _VERBS[used[0].action]} from {now + grace:%d %b} on"
     to_operators = notice.recipients == tuple(settings.mail.operators)
     whose = "These have no owner with a mail address, so you are told." if to_operators else "They are yours, by the owner or user of their runs."
     blocks: list[Block] = [
-        Paragraph(f"{what} of artifacts, {size_text(size)}, {'is' if len(notice.rows) == 1 else 'are'} selected by a retention policy. {whose}"),
+        Paragraph(f"{what}{how_much} {'is' if len(notice.rows) == 1 else 'are'} selected by a retention policy. {whose}"),
         Paragraph(f"Nothing happens before {format_duration(grace)} have passed since this mail was delivered: not before {now + grace:%d %B %Y}. Do nothing, and it happens."),
         *[_table(policy, [row for row in notice.rows if row["policy"] == policy.name], settings, to_operators) for policy in used],
         Facts("WHAT YOU CAN DO", (
@@ -146,6 +146,8 @@ def _meaning(policy: RetentionPolicy, settings: Settings) -> tuple[str, str]:
     target = policy.to or settings.archive.to
     if policy.action == "delete":
         return policy.name, "The archive, which is the last copy, is deleted. It cannot be brought back."
+    if policy.action == "prune":
+        return policy.name, "Runs and experiments are deleted as MLflow's page does it: they can be restored there. Their artifacts stay where they are."
     if policy.action == "tier":
         return policy.name, f"The files stay where they are, in storage class {target}. Reading them may cost more, or take longer."
     return policy.name, f"The files are copied to {target}, checked byte for byte, then removed from their place. `runspend archive restore RUN_ID` brings them back."
@@ -173,5 +175,5 @@ def _line(row: Mapping[str, Any], settings: Settings, with_owner: bool) -> tuple
     return title, clean(row["experiment_name"] or "-", 20), *owner, size_text(row["bytes"]), f"{row['unused_days']} d"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str, nouns: str = "") -> str:
+    return f"{number:,} {noun if number == 1 else nouns or f'{noun}s'}"

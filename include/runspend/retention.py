@@ -29,7 +29,7 @@ from runspend.values import (
     resolve_uri,
 )
 
-KINDS = ("run", "model", "checkpoint", "trace", "orphan")
+KINDS = ("run", "model", "checkpoint", "trace", "orphan", "experiment")
 AGES = ("unused_for", "older_than")
 AMOUNTS = ("larger_than", "saves_more_than")
 DIMENSION_KEYS = ("team", "project", "cost_center", "owner")
@@ -143,7 +143,7 @@ class RetentionPolicy(Frozen):
         SELECTOR_SCHEMA,
     ]
     keep: RetentionKeep | None = None
-    action: Literal["tier", "archive", "delete"]
+    action: Literal["tier", "archive", "delete", "prune"]
     to: str | None = None  # tier: a storage class; archive: the URI of a store, left out: `archive.to`
     grace: Annotated[Duration, _long_enough(SHORTEST_GRACE, "owners must have time to object")] = timedelta(days=30)
 
@@ -163,6 +163,10 @@ class RetentionPolicy(Frozen):
             raise ValueError("`action: tier` needs `to`, the storage class: GLACIER_IR")
         if self.action == "delete" and self.to is not None:
             raise ValueError("`to` belongs to `tier` and `archive`. `delete` acts on what lies in the archive, after `archive.retention`")
+        if self.action == "prune" and (self.to is not None or {"larger_than", "saves_more_than"} & set(self.select) or not set(self.kinds) <= {"run", "experiment"}):
+            raise ValueError("`action: prune` deletes runs and experiments in MLflow, no bytes: leave out `to` and sizes, and write `kind: run` or `kind: experiment`")
+        if self.action != "prune" and "experiment" in self.kinds:
+            raise ValueError("`kind: experiment` belongs to `action: prune`: the bytes of an experiment are those of its runs and models")
         return self
 
 

@@ -107,6 +107,8 @@ class LiveServer:
     def _ask(self, owner: Owner) -> str | None:
         if owner.owner_kind == "trace":
             return self._ask_trace(owner)
+        if owner.owner_kind == "experiment":
+            return self._ask_experiment(owner.owner_id)
         model_id = owner.owner_id if MODEL_ID.fullmatch(owner.owner_id) else None
         reason = self._ask_model(model_id) if model_id else None
         reason = reason or (self._ask_run(owner, owner.run_id) if owner.run_id else None)
@@ -256,6 +258,19 @@ class LiveServer:
         if reason or not source or (run := self._get_run(source)) is None:
             return reason
         return self._busy(run, "its run") or holding_tag(run.data.tags, "its run's", self._today)
+
+    def _ask_experiment(self, experiment_id: str) -> str | None:
+        """An experiment is asked about to be deleted in MLflow, which deletes its runs with it: it may have none that are active."""
+        from mlflow.entities import ViewType
+
+        experiment = self._get_experiment(experiment_id)
+        if reason := holding_tag(experiment.tags, "its", self._today):
+            return reason
+        if experiment_id in self._known.deleted_experiments and experiment.lifecycle_stage == "active":
+            return "it was restored after the tables were read"
+        if self._client.ask(lambda: self._client.store.search_runs([experiment_id], "", ViewType.ACTIVE_ONLY, 1)):
+            return "it has active runs"
+        return None
 
     def _find_owner(self, folder: str) -> str | None:
         """Whether MLflow knows a run, model or trace that an orphan's folder is named after."""

@@ -9,8 +9,8 @@ from typing import Literal
 
 __all__ = ["ARCHIVE_FOLDER", "NOTE_NAME", "Action", "Item", "OwnerKind"]
 
-Action = Literal["tier", "archive", "delete"]
-OwnerKind = Literal["run", "logged_model", "checkpoint", "trace", "orphan"]
+Action = Literal["tier", "archive", "delete", "prune"]
+OwnerKind = Literal["run", "logged_model", "checkpoint", "trace", "orphan", "experiment"]
 
 # Below the root of an archive store. Everything in it is the archive's own: no owner's, and no orphan.
 ARCHIVE_FOLDER = "runspend-archive/v1"

@@ -29,6 +29,7 @@ KIND_CONDITIONS = {
     "checkpoint": "o.is_checkpoint",
     "trace": "o.owner_kind = 'trace'",
     "orphan": "o.owner_kind = 'orphan'",
+    "experiment": "o.owner_kind = 'experiment'",
 }
 
 

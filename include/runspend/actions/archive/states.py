@@ -105,7 +105,7 @@ def _why_not_due(row: Mapping[str, Any], announced_at: datetime, grace: timedelt
     if (witnessed := witnessed_time(history.looks, announced_at, now, grace)) < grace:
         return f"the clock jumped, or nobody looked for long: {witnessed.days} of {grace.days} days since the notice count"
     needed = [("tracking", name) for name in ([row["tracking_server"]] if row["tracking_server"] else history.servers)]
-    needed += [("store", row["store"])] if row["action"] != "delete" else []
+    needed += [("store", row["store"])] if row["action"] not in ("delete", "prune") else []
     for kind, name in needed:
         read_at = history.read_at.get((kind, name))
         if read_at is None or now - read_at > STALE:

@@ -1,0 +1,119 @@
+"""What MLflow is told of the archive's work: where artifacts went, that they are back, and which runs are no longer wanted.
+
+Put here which items are told of and in which words; how MLflow is written to is `tracking/tell.py`. Every call may be repeated. What
+could not be told is a note and no failure: the artifacts and their records are what counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from runspend.actions.archive.items import Item
+from runspend.actions.archive.work import Result
+from runspend.config import Settings
+from runspend.errors import CapPassed
+from runspend.outcome import Progress, silent
+from runspend.tracking.tell import Teller
+from runspend.warehouse import Reader
+from runspend.warehouse.journal import crash_point
+
+__all__ = ["Pruned", "count_active", "prune", "tell_archived", "tell_restored"]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What became of a run or experiment that was due: pruned, protected (and why), or failed (and why)."""
+
+    item: Item
+    state: str
+    reason: str | None = None
+
+
+def tell_archived(settings: Settings, results: Sequence[Result]) -> list[str]:
+    """Write `runspend.archived` onto what was archived whole; returns a note for each kind of reason why not, with a count."""
+    tellers = _Tellers(settings)
+    said = []
+    for result in results:
+        if result.state != "archived" or result.archive.item.owner_kind == "orphan":
+            continue
+        archive = result.archive
+        where = f"{archive.to}/{archive.folder}"
+        back = f"runspend archive restore {archive.item.run_id or archive.item.owner_id}"
+        said.append(tellers.of(archive.item, lambda teller, item: teller.archived(item, f"{where} since {(archive.ended_at or archive.planned_at)[:10]}; to bring it back: {back}")))  # noqa: B023 (called at once)
+        crash_point("archive.told")
+    return _counted(said)
+
+
+def tell_restored(settings: Settings, item: Item, where: str) -> list[str]:
+    """Take the tag away, say where the artifacts are, and bring back a run that is deleted in MLflow, if it still has it; returns notes."""
+    tellers = _Tellers(settings)
+    run_back = tellers.of(item, lambda teller, told: teller.restore_run(told)) if item.run_id is not None else None
+    return _counted([run_back, tellers.of(item, lambda teller, told: teller.restored(told, where))])
+
+
+def prune(items: Sequence[Item], settings: Settings, *, protects: Callable[[Item], str | None], active: Mapping[str, int], progress: Progress = silent) -> list[Pruned]:
+    """Soft-delete the runs and experiments that are due, runs first. `active`: how many of both a server has, of which `max_percent` is a part.
+
+    Raises CapPassed before the first of them. One that cannot be deleted stops no other.
+    """
+    due = sorted((item for item in items if item.action == "prune"), key=lambda item: (item.owner_kind == "experiment", item.tracking_server, item.prefix))
+    _check_caps(due, settings, active)
+    tellers = _Tellers(settings)
+    done = []
+    for item in due:
+        progress(f"{item.name}: delete in MLflow")
+        if (reason := protects(item)) is not None:
+            done.append(Pruned(item, "protected", reason))
+            continue
+        crash_point("archive.before_prune")
+        why = f"policy {item.policy}; to bring it back: restore it in MLflow"
+        failed = tellers.of(item, lambda teller, told: teller.prune_run(told, why) if told.owner_kind == "run" else teller.prune_experiment(told.workspace, told.owner_id))  # noqa: B023 (called at once)
+        done.append(Pruned(item, "pruned" if failed is None else "failed", failed))
+        crash_point("archive.pruned")
+    return done
+
+
+def count_active(reader: Reader) -> dict[str, int]:
+    """Active runs and experiments by tracking server, as last read."""
+    rows = reader.query(
+        "select tracking_server, count(*) as held from (select tracking_server from runs where lifecycle_stage = 'active' and purged_at is null"
+        " union all select tracking_server from experiments where lifecycle_stage = 'active') as everything group by tracking_server"
+    )
+    return {row["tracking_server"]: row["held"] for row in rows.to_pylist()}
+
+
+def _check_caps(due: Sequence[Item], settings: Settings, active: Mapping[str, int]) -> None:
+    caps = settings.archive
+    for server in sorted({item.tracking_server for item in due}):
+        wanted = sum(item.tracking_server == server for item in due)
+        allowed = min(caps.max_objects, int(active.get(server, 0) * caps.max_percent))
+        if wanted > allowed:
+            raise CapPassed(
+                f"cannot delete {wanted:,} of {active.get(server, 0):,} runs and experiments of {server} in MLflow: `archive.max_percent` and `archive.max_objects` allow"
+                f" {allowed:,}. See what is due with `runspend archive plan`; if it is meant, raise the cap. Nothing was deleted.",
+                wanted=wanted,
+                allowed=allowed,
+            )
+
+
+class _Tellers:
+    """One teller a server, opened when first needed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._servers = {server.name: server for server in settings.tracking}
+        self._opened: dict[str, Teller] = {}
+
+    def of(self, item: Item, say: Callable[[Teller, Item], str | None]) -> str | None:
+        name = item.tracking_server
+        if name not in self._servers:
+            return f"{name}: MLflow was not told of {item.name}, because the server is not in runspend.yaml"
+        if name not in self._opened:
+            self._opened[name] = Teller(self._servers[name])
+        return say(self._opened[name], item)
+
+
+def _counted(said: Sequence[str | None]) -> list[str]:
+    """The reasons, the first three of them; the rest is counted."""
+    reasons = [text for text in said if text is not None]
+    return [*reasons[:3], *([f"and {len(reasons) - 3:,} more that MLflow was not told of"] if len(reasons) > 3 else [])]
