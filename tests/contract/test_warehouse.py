@@ -355,6 +355,36 @@ def test_buckets_give_the_same_rows(root: Path, sql: Path, monkeypatch: pytest.M
     assert len(seen[0][1]) == 1  # the null machine has 18 lines, most others 9 or 10; one has 8
 
 
+def test_texts_of_a_bucket_stay_texts(root: Path, sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few or many, odd or empty, texts come back as they were, compare with others and sort as bytes do."""
+    texts = [None, "", "9", "10", "a'b", 'a"b', "A\0b", "ß", "😀", "Z"]
+    rows = rows_of(LINES, count=120)
+    for column, values in (("sub_account_id", texts), ("resource_key", ["m1", "m2", "m3"])):
+        rows = rows.set_column(rows.column_names.index(column), column, pa.array([values[n % len(values)] for n in range(120)]))
+    fill(root, rows)
+    (sql / "lines.sql").write_text("select * from billing_lines")
+    (sql / "cost_allocations.sql").write_text(CHARGES.format(source="lines"))
+    (sql / "accounts.sql").write_text("select resource_key, min(sub_account_id) as low, max(sub_account_id) as high, countif(sub_account_id in ('10', 'none')) as tens from lines group by resource_key")
+    (sql / "kept.sql").write_text("select low, high, sum(tens) as tens from accounts group by low, high")
+    seen = []
+    for few in (0, 5, 10_000):
+        monkeypatch.setattr(buckets_module, "FEW", few)
+        monkeypatch.setattr(buckets_module, "ROWS_PER_BUCKET", 50)
+        models = [Model(name, bucket_by="resource_key", into=(PERIOD, "all") if name == "cost_allocations" else None) for name in ("lines", "accounts", "cost_allocations")]
+        with ParquetWarehouse(root, models=sql).step("allocate", "b") as step:
+            step.run([*models, Model("kept")], {"period": MONTH}, keep=["kept"])
+            found = step.connection.execute("select * from kept order by all").fetchall()
+            numbered = step.connection.execute("select count(*) from duckdb_types() where type_name like 'billing_lines.%'").fetchall()[0][0]
+            assert step.publish()
+        kept = ParquetWarehouse(root).read(Unit("cost_allocations", PERIOD, "all"))
+        assert kept is not None
+        assert (numbered > 0) == (few > 0)
+        seen.append((found, sorted(map(str, kept["sub_account_id"].to_pylist())), kept.schema))
+    assert seen == [seen[0]] * 3
+    assert found == [("", "😀", 12)]
+    assert seen[0][1] == sorted(str(texts[n % 10]) for n in range(120))
+
+
 def test_a_second_model_adds_to_the_same_unit(root: Path, sql: Path) -> None:
     """`fills` puts a model's rows after those another model of the step put into the unit."""
     fill(root, rows_of(LINES, count=20))

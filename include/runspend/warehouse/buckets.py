@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runspend.tables import TABLES
 from runspend.warehouse import Model
 from runspend.warehouse.dialect import duckdb_sql, table_names
 from runspend.warehouse.engine import column_types, drop_relation, file_list, literal, quote, used
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 __all__ = ["ROWS_PER_BUCKET", "run_in_buckets"]
 
 ROWS_PER_BUCKET = 1_000_000
+# Texts that models hand on as they are, on most of many rows the same. What turns out to have more than FEW different ones stays as it is.
+FEW_TEXTS = frozenset((
+    "source", "service_provider_name", "billing_account_id", "sub_account_id", "region_id", "service_name", "charge_category", "resource_id",
+    "invoice_id", "billing_currency", "cost_kind", "allocated_to", "confidence", "cost_status", "tracking_server", "workspace",
+    "experiment_id", "experiment_name", "team", "project", "cost_center", "owner", "user_name",
+))  # fmt: skip
+FEW = 10_000
 
 
 def run_in_buckets(step: ParquetStep, models: Sequence[Model], column: str, parameters: Mapping[str, Any], later: set[str]) -> None:
@@ -46,7 +54,10 @@ def run_in_buckets(step: ParquetStep, models: Sequence[Model], column: str, para
     for low, high in buckets:
         for name, type_ in split.items():
             condition = _range(column, type_, low, high)
-            connection.execute(f"create or replace view bucket.{quote(name)} as select * from main.{quote(name)} where {condition}")
+            columns = "*"
+            if name in TABLES:
+                columns = _number_texts(connection, name, column_types(connection, name), f"(from {step.rows_source(name, parameters)} where {condition})")
+            connection.execute(f"create or replace view bucket.{quote(name)} as select {columns} from main.{quote(name)} where {condition}")
         for position, model in enumerate(models):
             sql, given = duckdb_sql(texts[model.name]), used(texts[model.name], parameters)
             target = f"bucket.{quote(model.target)}"
@@ -67,10 +78,13 @@ def run_in_buckets(step: ParquetStep, models: Sequence[Model], column: str, para
             for name in done - set().union(*(read_by[m.name] for m in models[position + 1 :])):
                 connection.execute(f"drop table if exists bucket.{quote(name)}")
     connection.execute("set search_path = 'main'")
-    connection.execute("drop schema bucket cascade")
     for name, files in kept.items():
         drop_relation(connection, name)
-        connection.execute(f"create view main.{quote(name)} as from read_parquet({file_list(files)})")
+        rows = f"read_parquet({file_list(files)})"
+        types = dict(connection.execute(f"select column_name, column_type from (describe from {rows})").fetchall())
+        columns = _number_texts(connection, name, types, rows)
+        connection.execute(f"create view main.{quote(name)} as select {columns} from {rows}")
+    connection.execute("drop schema bucket cascade")
     for model in models:
         if model.into is not None:
             step.accept_parts(model, parts[model.name])
@@ -105,6 +119,25 @@ def _range(column: str, type_: str, low: object, high: object) -> str:
         return f"({below} or {name} is null)"
     above = f"{name} >= cast({literal(low)} as {type_})"
     return above if high is None else f"{above} and {below}"
+
+
+def _number_texts(connection: duckdb.DuckDBPyConnection, name: str, types: Mapping[str, str], rows: str) -> str:
+    """What to select of a table so that columns with few texts are numbers that stand for them: sorting and writing them takes half the time.
+
+    To SQL they stay texts, and compare and sort as such: the numbers are given in the order of the texts.
+    """
+    columns = [column for column, type_ in types.items() if type_ == "VARCHAR" and column in FEW_TEXTS]
+    if not columns:
+        return "*"
+    found = " union all ".join(f"select distinct {literal(c)} as name, {quote(c)} as value from {rows} where {quote(c)} is not null" for c in columns)
+    connection.execute(f"create or replace table bucket.texts_found as {found}")
+    few = connection.execute("select name from bucket.texts_found group by name having count(*) <= ? order by name", [FEW]).fetchall()
+    replaced = []
+    for (column,) in few:
+        number = f"main.{quote(f'{name}.{column}')}"
+        connection.execute(f"create or replace type {number} as enum (select value from bucket.texts_found where name = {literal(column)} order by value)")
+        replaced.append(f"cast({quote(column)} as {number}) as {quote(column)}")
+    return f"* replace ({', '.join(replaced)})" if replaced else "*"
 
 
 def _keep(connection: duckdb.DuckDBPyConnection, name: str, file: Path) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runspend.errors import MissingExtra, RunspendError, UsageError
-from runspend.tables import Table
+from runspend.tables import Column, Table
 from runspend.warehouse.dialect import parameter_names
 
 try:
@@ -101,7 +101,7 @@ def copy_parquet(
     """Write the rows of a query, which has exactly the table's columns, in the table's order."""
     # DuckDB marks a column that it can prove to hold no null as required; files of one table would then have different schemas.
     # It cannot prove that never.rows has no row with a 2.
-    nothing = ", ".join(f"cast(null as {DUCKDB_TYPES[c.type]})" for c in table.columns)
+    nothing = ", ".join("null" for _ in table.columns)
     order = f"order by {', '.join(quote(c) for c in table.sort)}" if table.sort else ""
     connection.execute(
         f"copy (select * from ({sql} union all select {nothing} from never.rows where number = 2) {order}) "
@@ -126,10 +126,19 @@ def declared(
     floats = [c.name for c in table.columns if c.type == "BIGNUMERIC" and types.get(c.name) in ("DOUBLE", "FLOAT")]
     if floats:
         raise RunspendError(f"cannot fill {table.name} from model {name}: {floats} are floats, and a float never becomes money by a cast.")
-    columns = [
-        f"cast({quote(c.name) if c.name in types else literal(build_id)} as {DUCKDB_TYPES[c.type]}) as {quote(c.name)}" for c in table.columns
-    ]
+    columns = [f"{_exact(c, types[c.name]) if c.name in types else _constant(build_id)} as {quote(c.name)}" for c in table.columns]
     return f"select {', '.join(columns)} from ({sql})"
+
+
+def _exact(column: Column, found: str) -> str:
+    """The column in its table's type. Texts that stand as numbers stay so: Parquet keeps the texts, and writing numbers is quicker."""
+    name = quote(column.name)
+    return name if column.type == "STRING" and found.startswith("ENUM") else f"cast({name} as {DUCKDB_TYPES[column.type]})"
+
+
+def _constant(text: str) -> str:
+    """One text for all rows, as a number that stands for it."""
+    return f"cast({literal(text)} as enum ({literal(text)}))"
 
 
 @dataclass(frozen=True)
