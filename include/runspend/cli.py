@@ -368,8 +368,12 @@ def archive_restore(context: Context, run: str, to: Path | None, archive_id: str
     Example: runspend archive restore 3f1c9a7bd2e84c55a1b0c9d8e7f60123 --to ./back
     """
     from runspend.actions.archive.restore import restore
+    from runspend.telling import tell_restored
+    from runspend.warehouse.records import Records
 
     restored = restore(run, context.settings, to=to, archive_id=archive_id, take_damaged=partial, progress=context.progress)
+    if to is None and not restored.problems:
+        restored.notes.extend(tell_restored(context.settings, Records(context.settings.home), run, f"in its place again since {context.now:%Y-%m-%d}"))
     context.clear_progress()
     if context.as_json:
         _print_json(vars(restored))

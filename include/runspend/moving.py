@@ -25,6 +25,7 @@ from runspend.errors import ArchiveDamaged, CapPassed, LeaseLost, PartialFailure
 from runspend.outcome import Outcome, Progress
 from runspend.protection import open_protection
 from runspend.sources import by_month, make_load_id
+from runspend.telling import Pruned, count_active, prune, tell_archived
 from runspend.warehouse import Reader, Warehouse
 from runspend.warehouse.records import Records
 
@@ -40,16 +41,17 @@ group by store
 def apply_due(warehouse: Warehouse, settings: Settings, records: Records, outcome: Outcome, now: datetime, progress: Progress) -> None:
     """Act on every item that is due; the tables `archive_plan`, `archives` and `archive_objects` tell of it afterwards."""
     plan = publish_plan(warehouse, settings, records, Outcome("archive plan"), now)
-    due = [item_of(row) for row in plan.to_pylist() if row["state"] == "due" and row["action"] in ACTIONS]
+    due = [item_of(row) for row in plan.to_pylist() if row["state"] == "due"]
     with warehouse.reader() as reader:
-        known = read_known(reader, records)
+        known, active = read_known(reader, records), count_active(reader)
+    protects = _protection(warehouse, settings, records, plan_states(plan), now)
     try:
         results = apply(
-            due,
+            [item for item in due if item.action in ACTIONS],
             settings,
             records,
             now=now,
-            protects=_protection(warehouse, settings, records, plan_states(plan), now),
+            protects=protects,
             known=known.get,
             progress=progress,
         )
@@ -57,6 +59,11 @@ def apply_due(warehouse: Warehouse, settings: Settings, records: Records, outcom
         outcome.fail(error)
         results = []
     tell_results(results, outcome)
+    outcome.notes += tell_archived(settings, records)
+    try:
+        tell_pruned(prune(due, settings, protects=protects, active=active, progress=progress), outcome)
+    except CapPassed as error:
+        outcome.fail(error)
     publish_plan(warehouse, settings, records, Outcome("archive plan"), now)
     with warehouse.step("archive", make_load_id("archive", now)) as step:
         for period, part in by_month("archive_objects", objects_table(records)):
@@ -112,6 +119,16 @@ def tell_results(results: list[Result], outcome: Outcome) -> None:
             failures.append(f"{item.name} ({item.policy}): {result.reason}")
     if failures:
         outcome.fail(PartialFailure(f"cannot finish {len(failures)} of {len(results)} items; the next run goes on with them.", failures))
+        outcome.problems += failures
+
+
+def tell_pruned(pruned: list[Pruned], outcome: Outcome) -> None:
+    """Each run and experiment that was due to be deleted in MLflow, in one line."""
+    failures = [f"{p.item.name} ({p.item.policy}): {p.reason}" for p in pruned if p.state == "failed"]
+    outcome.changed += [f"deleted {p.item.name} ({p.item.policy}) in MLflow, where it can be restored" for p in pruned if p.state == "pruned"]
+    outcome.notes += [f"kept: {p.item.name} ({p.item.policy}): {p.reason}" for p in pruned if p.state == "protected"]
+    if failures:
+        outcome.fail(PartialFailure(f"cannot delete {len(failures)} of {len(pruned)} runs and experiments in MLflow.", failures))
         outcome.problems += failures
 
 

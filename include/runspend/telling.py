@@ -9,16 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from runspend.actions.archive.book import Book
 from runspend.actions.archive.items import Item
-from runspend.actions.archive.work import Result
 from runspend.config import Settings
 from runspend.errors import CapPassed
 from runspend.outcome import Progress, silent
 from runspend.tracking.tell import Teller
 from runspend.warehouse import Reader
 from runspend.warehouse.journal import crash_point
+from runspend.warehouse.records import Records
 
 __all__ = ["Pruned", "count_active", "prune", "tell_archived", "tell_restored"]
+
+
+TOLD = "archives_told"
 
 
 @dataclass(frozen=True)
@@ -30,26 +34,33 @@ class Pruned:
     reason: str | None = None
 
 
-def tell_archived(settings: Settings, results: Sequence[Result]) -> list[str]:
-    """Write `runspend.archived` onto what was archived whole; returns a note for each kind of reason why not, with a count."""
+def tell_archived(settings: Settings, records: Records) -> list[str]:
+    """Write `runspend.archived` onto everything that is archived whole and does not say so yet, in this run or an earlier one; returns notes on what was not told."""
     tellers = _Tellers(settings)
     said = []
-    for result in results:
-        if result.state != "archived" or result.archive.item.owner_kind == "orphan":
+    for archive in Book(records).all():
+        item = archive.item
+        if archive.state != "archived" or not archive.objects or item.owner_kind == "orphan" or records.get(TOLD, archive.archive_id) is not None:
             continue
-        archive = result.archive
-        where = f"{archive.to}/{archive.folder}"
-        back = f"runspend archive restore {archive.item.run_id or archive.item.owner_id}"
-        said.append(tellers.of(archive.item, lambda teller, item: teller.archived(item, f"{where} since {(archive.ended_at or archive.planned_at)[:10]}; to bring it back: {back}")))  # noqa: B023 (called at once)
+        where = f"{(archive.to or '').rstrip('/')}/{archive.folder} since {(archive.ended_at or archive.planned_at)[:10]}"
+        text = f"{where}; to bring it back: runspend archive restore {item.run_id or item.owner_id}"
+        said.append(tellers.of(item, lambda teller, told: teller.archived(told, text)))  # noqa: B023 (called at once)
         crash_point("archive.told")
+        if said[-1] is None:
+            records.create(TOLD, archive.archive_id, {"owner": item.name})
     return _counted(said)
 
 
-def tell_restored(settings: Settings, item: Item, where: str) -> list[str]:
-    """Take the tag away, say where the artifacts are, and bring back a run that is deleted in MLflow, if it still has it; returns notes."""
+def tell_restored(settings: Settings, records: Records, owner: str, where: str) -> list[str]:
+    """Of a run or model that is back in its place: take the tag away, say where the artifacts are, and bring back a run that is deleted in MLflow,
+    if it still has it; returns notes on what was not told."""
     tellers = _Tellers(settings)
-    run_back = tellers.of(item, lambda teller, told: teller.restore_run(told)) if item.run_id is not None else None
-    return _counted([run_back, tellers.of(item, lambda teller, told: teller.restored(told, where))])
+    items = {a.item.owner_id: a.item for a in Book(records).all() if a.state == "archived" and a.item.action == "archive" and owner in (a.item.owner_id, a.item.run_id)}
+    said = []
+    for item in items.values():
+        said.append(tellers.of(item, lambda teller, told: teller.restore_run(told)) if item.run_id is not None else None)
+        said.append(tellers.of(item, lambda teller, told: teller.restored(told, where)))
+    return _counted(list(dict.fromkeys(said)))
 
 
 def prune(items: Sequence[Item], settings: Settings, *, protects: Callable[[Item], str | None], active: Mapping[str, int], progress: Progress = silent) -> list[Pruned]:

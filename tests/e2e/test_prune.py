@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 from servers.smtp import smtp_server
 
 from runspend import pipeline
-from runspend.actions.archive.due import due_items
-from runspend.protection import open_protection
-from runspend.telling import Pruned, count_active, prune, tell_archived, tell_restored
-from runspend.warehouse import open_warehouse
+from runspend.outcome import Outcome
+from runspend.telling import tell_archived, tell_restored
 from runspend.warehouse.records import Records
 from tests.faults.old_runs import NOW, SMTP_PORT, Place
 
@@ -29,12 +27,8 @@ def place(tmp_path: Path) -> Iterator[Place]:
     SMTP_PORT.clear()
 
 
-def prune_due(place: Place) -> list[Pruned]:
-    settings = place.given()
-    warehouse = open_warehouse(settings)
-    with warehouse.reader() as reader:
-        items, active = due_items(reader, Records(settings.home), settings, NOW), count_active(reader)
-    return prune(items, settings, protects=open_protection(warehouse, settings, NOW), active=active)
+def prune_due(place: Place) -> Outcome:
+    return pipeline.archive_apply(place.given(), now=datetime.now(timezone.utc))
 
 
 def test_old_runs_are_deleted_softly_and_nothing_else_is(place: Place) -> None:
@@ -46,23 +40,23 @@ def test_old_runs_are_deleted_softly_and_nothing_else_is(place: Place) -> None:
     place.client.create_registered_model("fraud")
     version = place.client.create_model_version("fraud", place.uri_of(champion), champion).version
     place.client.set_registered_model_alias("fraud", "champion", version)
-    done = {p.item.owner_id: (p.state, p.reason) for p in prune_due(place)}
-    assert done == {
-        place.plain: ("pruned", None),
-        kept: ("protected", "its tag runspend.keep"),
-        champion: ("protected", "alias champion on fraud/1"),
-    }
+    outcome = prune_due(place)
+    assert outcome.changed == [f"deleted run {place.plain} (old) in MLflow, where it can be restored"], outcome
+    kept_notes = {note for note in outcome.notes if note.startswith("kept: ")}
+    assert kept_notes == {f"kept: run {kept} (old): its tag runspend.keep", f"kept: run {champion} (old): alias champion on fraud/1"}
     stages = {run_id: place.client.get_run(run_id).info.lifecycle_stage for run_id in (place.plain, kept, champion, place.young)}
     assert stages == {place.plain: "deleted", kept: "active", champion: "active", place.young: "active"}
     assert place.there(place.plain, uri)
-    assert sorted(p.state for p in prune_due(place)) == ["protected", "protected", "pruned"]  # nothing is left to do
+    again = prune_due(place)  # the tables do not know yet; nothing is left to do
+    assert (again.exit_code, place.client.get_run(place.plain).info.lifecycle_stage) == (0, "deleted")
 
     place.night(settings, NOW)  # the plan no longer has it; restored, it needs a notice of its own
     pipeline.archive_plan(settings, now=NOW)
     place.client.restore_run(place.plain)
     place.night(settings, NOW + timedelta(minutes=1))
     pipeline.archive_plan(settings, now=NOW + timedelta(minutes=1))
-    assert place.plain not in {p.item.owner_id for p in prune_due(place)}
+    assert prune_due(place).changed == []
+    assert place.client.get_run(place.plain).info.lifecycle_stage == "active"
 
 
 def test_an_archived_run_says_where_its_artifacts_went(place: Place) -> None:
@@ -72,13 +66,13 @@ def test_an_archived_run_says_where_its_artifacts_went(place: Place) -> None:
     assert place.is_archived(results, place.plain, uri)
     settings = place.given()
     for _ in range(2):
-        assert tell_archived(settings, list(results.values())) == []
+        assert tell_archived(settings, Records(settings.home)) == []
     tag = place.client.get_run(place.plain).data.tags["runspend.archived"]
     archive = results[place.plain].archive
     assert tag.startswith(f"{archive.to}/{archive.folder} since ") and tag.endswith(f"runspend archive restore {place.plain}")
     assert Path(tag.split(" since ")[0], "manifest.jsonl").is_file()
     place.client.delete_run(place.plain)
-    assert tell_restored(settings, archive.item, "in place") == []
+    assert tell_restored(settings, Records(settings.home), place.plain, "in place") == []
     run = place.client.get_run(place.plain)
     assert run.info.lifecycle_stage == "active"
     assert (run.data.tags.get("runspend.archived"), run.data.tags["runspend.restored"]) == (None, "in place")

@@ -13,6 +13,7 @@ from unit.policy_world import AGED, NOW, OLD, experiment, given_settings, planne
 from runspend.actions.archive.items import Item
 from runspend.errors import CapPassed
 from runspend.telling import prune, tell_archived
+from runspend.warehouse.records import Records
 
 POLICY = {"name": "old", "action": "prune", "select": {"unused_for": "90d"}}
 
@@ -125,4 +126,4 @@ def test_what_is_protected_or_may_not_be_written_stays(tmp_path: Path) -> None:
     )
     assert [(p.item.owner_id, p.state) for p in done] == [("a", "protected"), ("b", "failed")]
     assert done[1].reason == "prod: MLflow was not told of run b, because the server has no `write_token` in runspend.yaml"
-    assert tell_archived(given, []) == []
+    assert tell_archived(given, Records(given.home)) == []
