@@ -71,7 +71,7 @@ def ring_heartbeat(settings: Settings, outcome: Outcome, now: datetime) -> None:
     if settings.mail.heartbeat is None or outcome.exit_code != 0:
         return
     records = Records(settings.home)
-    night = last_good_night(settings, records, now)
+    night = last_good_night(settings, records)
     rung = records.get("heartbeats", "last")
     if night is None or (rung is not None and rung[0]["night"] == night):
         return

@@ -234,7 +234,8 @@ def test_a_server_that_stalls_is_left_alone(tmp_path: Path, monkeypatch: pytest.
     with smtp_server(Script(stall_at=moment, stall_seconds=0.5)) as server:
         began = time.monotonic()
         done = send(smtp(tmp_path, server.port), records)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 30
+        assert len([c for c in server.commands if c.startswith("EHLO")]) <= 3
         assert {d.outcome.state for d in done} == {"waiting"}
         assert "no answer in time" in done[0].outcome.reply
     with smtp_server() as server:

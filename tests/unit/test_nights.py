@@ -176,6 +176,9 @@ def test_the_heartbeat_is_called_once_after_a_good_night_and_after_no_other(tmp_
     ring_heartbeat(given, Outcome("alert"), NOW)
     assert here.calls == []  # there was no night yet
     note_night(given, NOW)
+    more = given.model_copy(update={"billing": [*given.billing, given.billing[0].model_copy(update={"name": "new"})]})
+    assert pipeline.alert(more, now=NOW).exit_code == 0
+    assert here.calls == []  # a bill that no night has read yet
     for _ in range(2):
         assert pipeline.alert(given, now=NOW).exit_code == 0
     assert here.calls == ["/canary"]

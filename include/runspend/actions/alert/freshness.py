@@ -99,12 +99,13 @@ def judge_freshness(settings: Settings, records: RecordStore, now: datetime) -> 
     return stale
 
 
-def last_good_night(settings: Settings, records: RecordStore, now: datetime) -> str | None:
-    """A name for the last night in which everything that is noted ended well and is fresh; None if something did not, or is not."""
+def last_good_night(settings: Settings, records: RecordStore) -> str | None:
+    """A name for the last night in which everything that is noted ended well; None if something did not. Whether it is fresh is judged above."""
     found = _current(settings, records)
     night = found.get("cost tables")
-    is_good = night is not None and all(value.get("is_good", True) for value in found.values()) and not judge_freshness(settings, records, now)
-    return str(night["last_good_at"]) if is_good and night is not None else None
+    if night is None or not all(value.get("is_good", False) for value in found.values()):
+        return None
+    return str(night["last_good_at"])
 
 
 def figures_are_this_old(records: RecordStore, now: datetime) -> Facts | None:
