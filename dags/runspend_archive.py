@@ -28,4 +28,9 @@ with DAG(
         """One mail to each owner of what is new in the plan."""
         return run_step(pipeline.archive_notify)
 
-    plan() >> notify()
+    @task(pool=POOL)
+    def apply() -> list[str]:
+        """What is due, moved with proof; what is not finished is gone on with next week, or by `runspend archive apply`."""
+        return run_step(pipeline.archive_apply)
+
+    plan() >> notify() >> apply()

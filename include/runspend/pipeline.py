@@ -472,11 +472,17 @@ def archive_notify(settings: Settings, *, now: datetime, progress: Progress = si
 
 
 def archive_apply(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
-    """Move what is due: announced, its grace period over, and still protected by nothing. May be killed and begun again anywhere."""
+    """Move what is due: announced, its grace period over, and still protected by nothing. May be killed and begun again anywhere.
+
+    Raises UsageError where `now` is not the machine's time: no grace period ends because somebody says so.
+    """
+    from runspend.archiving import refuse_other_times
     from runspend.moving import apply_due
     from runspend.warehouse.records import Records
 
     outcome = Outcome("archive apply")
+    if settings.retention:
+        refuse_other_times(now, "apply")
     progress("archive apply")
     apply_due(open_warehouse(settings), settings, Records(settings.home), outcome, now, progress)
     return outcome

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-ARCHIVE_TASKS = ("plan", "notify")
+ARCHIVE_TASKS = ("plan", "notify", "apply")
 NAMES = ("alert", "allocate", "archive", "extract", "load", "measure", "report")
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 

@@ -52,6 +52,14 @@ def test_an_old_run_is_planned_with_bytes_and_reason(tmp_path: Path) -> None:
     assert item.key == rows[0]["item_key"]
 
 
+def test_only_what_lies_there_now_counts(tmp_path: Path) -> None:
+    """Earlier stretches, earlier months of a store, and what is not MLflow's are no part of it."""
+    closed = stored("a", 5, valid_from=OLD, valid_to=NOW - timedelta(days=1))
+    before = stored("b", 7, month=date(2026, 10, 1))
+    (row,) = planned(tmp_path, given_settings(tmp_path, {}), runs=[run("a", **AGED), run("b", **AGED)], artifact_bytes=[stored("a"), closed, before])
+    assert (row["owner_id"], row["objects"], row["bytes"]) == ("a", 3, 1000)
+
+
 @pytest.mark.parametrize(
     ("facts", "bytes_facts", "experiment_facts", "reason"),
     [

@@ -76,7 +76,7 @@ def test_a_made_up_command_or_option_would_be_noticed() -> None:
     for command in (
         "runspend fly",
         "runspend nightly --faster",
-        "runspend archive apply",
+        "runspend archive fly",
         "runspend measure --accept prod:2026-10",
         "runspend status now",
     ):
