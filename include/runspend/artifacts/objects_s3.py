@@ -6,6 +6,8 @@ version for good: older versions stay hidden, and what somebody wrote meanwhile 
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -26,6 +28,7 @@ PART_BYTES = 64 << 20  # of a write in several parts; smaller objects are one re
 PARTS = 9_000  # S3 allows 10,000
 ONE_COPY = 5_000_000_000  # bytes; S3 copies larger objects in parts only
 COPY_PART = 1 << 30
+_MD5 = re.compile(r'"[0-9a-f]{32}"', re.ASCII)
 # What an object says of itself, and a copy onto itself must say again: some stores refuse one that changes the class alone.
 _KEPT = ("CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "ContentType", "Metadata")
 
@@ -74,12 +77,17 @@ class S3Objects:
         request = {"Bucket": self._bucket, "Key": self._prefix + obj.key, "IfMatch": obj.etag, **_version(obj)}
         with self._words(f"read {obj.key!r}"):
             reply = self._client.get_object(**request)
-            size = 0
+            md5, size = hashlib.md5(usedforsecurity=False), 0
             for chunk in reply["Body"].iter_chunks(CHUNK_BYTES):
+                md5.update(chunk)
                 size += len(chunk)
                 yield chunk
         if size != obj.size:
             raise OutcomeUnknown(self.uri, f"cannot read {obj.key!r} in {self.uri}: {size} bytes came, not {obj.size}. Nothing was done.")
+        # "Checking object integrity": of one put, unencrypted or with S3's own keys, the etag is the MD5 of the bytes.
+        is_md5 = _MD5.fullmatch(obj.etag) and reply.get("ServerSideEncryption") in (None, "AES256") and "SSECustomerAlgorithm" not in reply
+        if is_md5 and obj.etag != f'"{md5.hexdigest()}"':
+            raise OutcomeUnknown(self.uri, f"cannot read {obj.key!r} in {self.uri}: the bytes that came have another checksum than it. Nothing was done.")
 
     def write(self, key: str, chunks: Iterable[bytes], *, size: int) -> StoredObject:
         """One put, or many parts of one, on condition that the key is free."""
