@@ -34,10 +34,10 @@ class Outcome:
         self.is_worth_retrying |= isinstance(error, SourceUnreachable)
 
     def merge(self, other: Outcome) -> None:
-        """Take over what another step did."""
+        """Take over what another step did; what two steps found alike is said once."""
         self.changed += other.changed
         self.unchanged += other.unchanged
-        self.problems += other.problems
+        self.problems += [problem for problem in other.problems if problem not in self.problems]
         self.notes += other.notes
         self.found += other.found
         self.exit_code = max(self.exit_code, other.exit_code)

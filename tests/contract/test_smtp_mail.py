@@ -138,6 +138,7 @@ def test_untrusted_certificate_or_no_tls_sends_nothing(tmp_path: Path) -> None:
         assert {d.outcome.state for d in done} == {"waiting"}
         assert not [c for c in server.commands if not c.startswith("EHLO")]
         assert ("CERTIFICATE_VERIFY_FAILED" in done[0].outcome.reply) == (offered != "none"), done[0].outcome
+        assert done[0].outcome.reply.startswith(f"no TLS with 127.0.0.1:{server.port}, and without it nothing is sent: ")
 
 
 REPLIES: list[tuple[str, Script, dict[str, str], int]] = [
