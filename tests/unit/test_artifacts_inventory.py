@@ -167,7 +167,12 @@ def test_an_inventory_says_what_a_listing_says_and_more(inventory: Inventory) ->
             entry("r1/deep/b", 3, StorageClass="GLACIER"),
             entry("r10/x", 1),
         ],
-        [entry("r2/a b+c%41/ü#?", 7), entry("r2/gone", None, IsDeleteMarker=True, ETag="", StorageClass=""), entry("r2/gone", 50, IsLatest=False), entry("r3/copy", 10, ETag=entry("r1/a", 10)["ETag"], LastModifiedDate=WRITTEN + timedelta(days=1))],
+        [
+            entry("r2/a b+c%41/ü#?", 7),
+            entry("r2/gone", None, IsDeleteMarker=True, ETag="", StorageClass=""),
+            entry("r2/gone", 50, IsLatest=False),
+            entry("r3/copy", 10, ETag=entry("r1/a", 10)["ETag"], LastModifiedDate=WRITTEN + timedelta(days=1)),
+        ],
     )
     found = measure(inventory, "r1", "r10", "r2", "r3")
     assert (found.error, found.is_complete, found.objects, found.bytes, found.as_of) == (None, True, 5, 31, MADE)
@@ -249,6 +254,16 @@ def test_a_model_newer_than_the_inventory_is_not_dangling(inventory: Inventory) 
     found = measure(inventory, "r1", "r2")
     assert found.dangling is not None
     assert found.dangling.num_rows == 0
+
+
+def test_an_owner_with_nothing_but_old_versions_is_dangling(inventory: Inventory) -> None:
+    """Its bytes are billed, and nobody can load them."""
+    inventory.deliver([entry("r1/a", 1), entry("r2/a", 2)], made=MADE - timedelta(days=1))
+    months = dict(measure(inventory, "r1", "r2", now=NOW - timedelta(days=1)).tables)
+    inventory.deliver([entry("r1/a", 1, IsLatest=False), entry("r2/a", 2)])
+    found = measure(inventory, "r1", "r2", months=months)
+    assert found.dangling is not None
+    assert [(r["owner_id"], r["had_bytes"]) for r in found.dangling.to_pylist()] == [("r1", 1)]
 
 
 def lose(name: str) -> Callable[[Inventory, Path], object]:

@@ -25,7 +25,6 @@ _ENCODED_SEPARATOR = re.compile(r"%(?:25)*(?:2e|2f|5c|00|3f|23)", re.IGNORECASE)
 _AMBIGUOUS = re.compile(r"[\x00-\x1f\x7f-\x9f\\?#\u2028\u2029]")
 # Hosts of storage accounts, in all of Azure's clouds ("Azure Storage: endpoints"); nothing else is an account.
 _ACCOUNT = re.compile(r"([a-z0-9]{3,24})\.(?:blob|dfs)\.(core\.(?:windows\.net|chinacloudapi\.cn|usgovcloudapi\.net|cloudapi\.de))")
-_CONTAINER = re.compile(r"[a-z0-9$][a-z0-9-]{0,62}")
 _BEGINNINGS = {"s3": ("s3:",), "gs": ("gs:",), "azure": ("abfss:", "wasbs:", "https:"), "file": ("file:", "/")}
 
 
@@ -176,7 +175,7 @@ def _split_azure(uri: str) -> tuple[str, str] | None:
             return None  # a user's name: nothing MLflow writes
         container, _, path = path.partition("/")
     account = _ACCOUNT.fullmatch(host)
-    if account is None or not _CONTAINER.fullmatch(container):
+    if account is None or not container:
         return None
     return f"{container}@{account[1]}.{account[2]}", path
 
