@@ -44,12 +44,18 @@ _VERBS = {"tier": "put into another storage class", "archive": "moved to the arc
 
 
 def publish_plan(warehouse: Warehouse, settings: Settings, records: Records, outcome: Outcome, now: datetime) -> pa.Table:
-    """Make the plan anew, take back notices of what must stay, and publish `archive_plan` and `archives`; returns the plan."""
+    """Make the plan anew, take back notices of what must stay, and publish `archive_plan` and `archives`; returns the plan.
+
+    As of another time than the machine's it is a question only: nothing is noted, and no notice is taken back.
+    """
+    is_real = is_machine_time(now)
     settle_notices(records, lambda notice_id: _received(records, notice_id))
-    record_look(records, now)
+    if is_real:
+        record_look(records, now)
     with warehouse.reader() as reader:
         plan = current_plan(reader, records, settings, now)
-    withdraw_notices(records, plan_states(plan), now)
+    if is_real:
+        withdraw_notices(records, plan_states(plan), now)
     with warehouse.step("archive", make_load_id("archive", now)) as step:
         step.put("archive_plan", f"{now:%Y-%m}", "all", plan)
         for period, part in by_month("archives", archives_table(records)):
@@ -64,11 +70,15 @@ def wall_clock() -> datetime:
     return datetime.now(timezone.utc)
 
 
+def is_machine_time(now: datetime) -> bool:
+    """Whether a step was told the machine's time: an hour's start, a retry of yesterday."""
+    return abs(now - wall_clock()) <= OTHER_TIME
+
+
 def refuse_other_times(now: datetime, what: str) -> None:
     """Raise UsageError where a step that dates notices, or acts on their dates, is told another time than the machine's."""
-    clock = wall_clock()
-    if abs(now - clock) > OTHER_TIME:
-        raise UsageError(f"cannot {what} as of {now:%Y-%m-%d %H:%M}: this machine's clock says {clock:%Y-%m-%d %H:%M} UTC, and grace periods go by it. Leave out --now. Nothing was done.")
+    if not is_machine_time(now):
+        raise UsageError(f"cannot {what} as of {now:%Y-%m-%d %H:%M}: this machine's clock says {wall_clock():%Y-%m-%d %H:%M} UTC, and grace periods go by it. Leave out --now. Nothing was done.")
 
 
 def describe_states(plan: pa.Table) -> str:

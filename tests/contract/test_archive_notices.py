@@ -223,6 +223,10 @@ def test_the_commands(tmp_path: Path, server: Server) -> None:
     done = command(tmp_path, "archive", "notify", *now)
     assert done.returncode == 0, done.stderr
     assert published(settings, today)["a"]["state"] == "kept"
+    before = [Records(tmp_path).list(kind) for kind in ("archive_notices", "archive_clock")]
+    for other in (today - timedelta(days=400), today + timedelta(days=400)):  # a question, which changes nothing
+        assert command(tmp_path, "archive", "plan", "--now", other.isoformat()).returncode == 0
+    assert [Records(tmp_path).list(kind) for kind in ("archive_notices", "archive_clock")] == before
     assert len(Records(tmp_path).list("archive_keeps")) == 1
     assert not any("resnet-1" in str(mail.message.get_body(("plain",))) for mail in server.accepted)
 
