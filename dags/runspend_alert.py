@@ -1,6 +1,7 @@
 """When `costs` are new, and every six hours on a clock of its own: budget and stale-data mail.
 
-A decision is made once per budget, threshold and period, and its mail sent until the mail server has it.
+A decision is made once per budget, threshold and period, and its mail sent until the mail server has it. Nights that stay away
+and a warehouse that cannot be opened are told too: that is judged by notes under home.
 """
 
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, task
