@@ -1,0 +1,146 @@
+"""From a policy to the archive and back, over a real MLflow: announced, due a month later, applied, verified, restored, by command."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+from servers.smtp import smtp_server
+
+from runspend import archiving, pipeline
+from runspend.actions.archive.items import NOTE_NAME
+from runspend.config import Settings, load_settings
+from runspend.warehouse import Unit, open_warehouse
+from tests.e2e.test_archive_night import planned, read, write_mlflow
+
+NOW = datetime.now(timezone.utc)  # what is to come is never acted on: the notice is forty days old instead
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def finish_models(uri: str, ids: dict[str, str]) -> None:
+    """A model that is still being logged is left alone."""
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModelStatus
+
+    for name in ("m-base", "m-best", "m-other"):
+        MlflowClient(tracking_uri=uri, registry_uri=uri).finalize_logged_model(ids[name], LoggedModelStatus.READY)
+
+
+@pytest.fixture
+def announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Settings, dict[str, str], Path]]:
+    """A world whose owners were told forty days ago, and whose plan was looked at since."""
+    monkeypatch.setattr(archiving, "OTHER_TIME", timedelta(days=100_000))
+    ids = write_mlflow(tmp_path)
+    finish_models(f"sqlite:///{tmp_path}/mlflow.db", ids)
+    (tmp_path / "archive").mkdir()
+    with smtp_server() as server:
+        data: dict[str, Any] = {
+            "home": "home", "tracking": [{"name": "prod", "uri": f"sqlite:///{tmp_path}/mlflow.db"}],
+            "stores": [{"uri": "artifacts", "delete_credentials": "local"}, {"uri": "archive", "measure": "none"}], "archive": {"to": "archive"},
+            "retention": [{"name": "old", "select": {"unused_for": "90d", "kind": ["run", "model"]}, "action": "archive"}],
+            "mail": {"backend": "smtp", "host": "127.0.0.1", "port": server.port, "tls": "none", "operators": ["oncall@acme.com"]},
+        }  # fmt: skip
+        (tmp_path / "runspend.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
+        settings = load_settings(tmp_path / "runspend.yaml")
+        read(settings, NOW - timedelta(days=40))
+        assert pipeline.archive_notify(settings, now=NOW - timedelta(days=40)).exit_code == 0
+        for days in (30, 20, 10):
+            pipeline.archive_plan(settings, now=NOW - timedelta(days=days))
+        read(settings, NOW)
+        yield settings, ids, tmp_path
+
+
+def command(settings: Settings, *arguments: str) -> tuple[int, Any]:
+    """A command of `runspend archive` as a person runs it; its exit code and its JSON."""
+    done = subprocess.run(
+        [sys.executable, "-m", "runspend.cli", "archive", *arguments, "--config", str(settings.path), "--json"],
+        env={**os.environ}, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_what_is_due_is_archived_and_comes_back(announced: tuple[Settings, dict[str, str], Path]) -> None:
+    settings, ids, folder = announced
+    before = files(folder / "artifacts")
+    outcome = pipeline.archive_apply(settings, now=NOW)
+    assert outcome.exit_code == 0, outcome.problems
+    assert len(outcome.changed) == 2 and all(line.startswith("archived ") for line in outcome.changed), (outcome.changed, outcome.notes)
+    after = files(folder / "artifacts")
+    gone = {name for name in before if name not in after}
+    free = Path(urlsplit(f"{folder}/artifacts/1/{ids['free']}/artifacts").path)
+    assert gone == {f"1/{ids['free']}/artifacts/model/weights.bin", f"1/models/{ids['m-other']}/artifacts/model/weights.bin"}
+    assert (free / NOTE_NAME).read_text().startswith("Archived by Runspend.")
+    found = planned(settings, ids, NOW)
+    assert {name for name, state in found.items() if state == "archived"} == {"free", "m-other"}
+    rows = open_warehouse(settings).read(Unit("archive_objects", f"{NOW:%Y-%m}", "all"))
+    assert rows is not None and [(row["key"], row["state"]) for row in rows.to_pylist()] == [("model/weights.bin", "deleted")] * 2
+
+    assert pipeline.archive_apply(settings, now=NOW).changed == []
+    assert files(folder / "artifacts") == after
+    code, told = command(settings, "verify")
+    assert code == 0 and "2 archives, 2 objects" in told["notes"][0]
+    code, told = command(settings, "verify", "--full", "--yes")
+    assert code == 0 and told["notes"][0].endswith("2 objects read: every one is what was archived")
+    code, told = command(settings, "restore", ids["free"], "--to", str(folder / "back"))
+    assert code == 0 and told["objects"] == 1 and files(folder / "back") == {"model/weights.bin": before[f"1/{ids['free']}/artifacts/model/weights.bin"]}
+    assert command(settings, "restore", ids["free"])[0] == 0
+    assert command(settings, "restore", ids["trained"])[0] == 0  # the model is an archive of the run that made it
+    assert files(folder / "artifacts") == before
+
+
+def test_what_is_said_in_mlflow_on_the_last_day_is_heeded(announced: tuple[Settings, dict[str, str], Path]) -> None:
+    """Registered, or tagged, after everything was read: asked right before the deletes, MLflow says so."""
+    from mlflow import MlflowClient
+
+    settings, ids, folder = announced
+    before = files(folder / "artifacts")
+    uri = settings.tracking[0].uri
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    client.create_model_version("fraud", f"models:/{ids['m-other']}", ids["trained"], model_id=ids["m-other"])
+    client.set_tag(ids["free"], "runspend.keep", "yes")
+    outcome = pipeline.archive_apply(settings, now=NOW)
+    assert outcome.changed == [] and len(outcome.notes) == 2, outcome
+    assert any("registered as fraud/3" in note for note in outcome.notes) and any("runspend.keep" in note for note in outcome.notes)
+    assert files(folder / "artifacts") == before
+
+
+def test_a_server_that_cannot_be_asked_keeps_everything(announced: tuple[Settings, dict[str, str], Path]) -> None:
+    settings, _, folder = announced
+    before = files(folder / "artifacts")
+    (folder / "mlflow.db").rename(folder / "mlflow.db.away")
+    _, told = command(settings, "apply")  # a process of its own: this one has the database open
+    assert told["changed"] == [] and files(folder / "artifacts") == before
+    [note] = [note for note in told["notes"] if note.startswith("kept: ")]
+    assert note.startswith("kept: 2 items (old): whether MLflow still needs it cannot be told: "), told
+
+
+def test_a_full_reading_asks_first(announced: tuple[Settings, dict[str, str], Path]) -> None:
+    settings, _, _ = announced
+    done = subprocess.run([sys.executable, "-m", "runspend.cli", "archive", "verify", "--full", "--config", str(settings.path)], check=False, capture_output=True, text=True)
+    assert done.returncode == 2 and "0 objects, 0 bytes; requests and retrieval cost 0 USD" in done.stderr and "Nothing was read" in done.stderr
+
+
+def test_damage_is_a_failed_check(announced: tuple[Settings, dict[str, str], Path]) -> None:
+    settings, ids, folder = announced
+    assert pipeline.archive_apply(settings, now=NOW).exit_code == 0
+    [copy, _] = sorted((folder / "archive").rglob("data/*"))
+    copy.write_bytes(b"x" * copy.stat().st_size)
+    code, told = command(settings, "verify")
+    assert code == 4 and "has other bytes" in told["problems"][0]
+    owner = ids["free"] if f"/{ids['free']}/" in str(copy) else ids["trained"]
+    failed = subprocess.run([sys.executable, "-m", "runspend.cli", "archive", "restore", owner, "--to", str(folder / "b"), "--config", str(settings.path)], check=False, capture_output=True, text=True)
+    assert failed.returncode == 3 and "Nothing was restored" in failed.stderr and not (folder / "b").exists()
+    assert command(settings, "restore", owner, "--to", str(folder / "b"), "--partial")[0] == 5
