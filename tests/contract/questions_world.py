@@ -59,6 +59,7 @@ SETTINGS = {
     "retention": [
         {"name": "cold", "select": {"unused_for": "20d", "not_tag.stage": ["prod*", "x"], "experiment": "exp-*"}, "action": "delete"},
         {"name": "team", "select": {"older_than": "20d", "tag.team": "it's", "user": "some*"}, "action": "delete"},
+        {"name": "runs", "select": {"unused_for": "20d"}, "action": "prune"},
     ],
 }
 Command = Callable[..., str]

@@ -34,6 +34,8 @@ Site = tuple[str, int]  # file in the package, line
 
 # Places that ask what no command of the world reaches, and why.
 UNREACHED = {
+    "protection.py": "asked and judged in tests/unit/test_archive_reference.py: `archive apply` goes by the machine's clock",
+    "telling.py": "as protection.py",
     "billing/bigquery_table.py": "Google's client, which reads a bill: no reader of a warehouse",
     "billing/drawn.py": "asked and judged in tests/unit/test_machine_hours.py, which has machines that were measured",
 }

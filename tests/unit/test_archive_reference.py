@@ -31,7 +31,9 @@ from unit.test_alert_reference import Listening, plain
 from runspend.actions.archive.keeps import record_keep
 from runspend.actions.archive.states import current_plan
 from runspend.actions.archive.why import explain_why
+from runspend.protection import read_known
 from runspend.tables import TABLES
+from runspend.telling import count_active
 from runspend.warehouse.dialect import table_names
 from runspend.warehouse.records import Records
 
@@ -54,7 +56,7 @@ METRIC = {**KEY, "start_month": date(2026, 3, 1), "metric": "loss", "is_last": T
 TABLES_GIVEN: dict[str, Any] = {
     "runs": RUNS,
     "artifact_bytes": FOLDERS,
-    "experiments": [experiment(tags='{"stage": "dev"}'), experiment(experiment_id="9", tags=None)],
+    "experiments": [experiment(tags='{"stage": "dev"}'), experiment(experiment_id="9", tags=None, creation_time=OLD, last_update_time=OLD)],
     "model_uses": [use("base", "m-base"), use("tuned", "m-base", "input"), use("tuned", "m-tuned", step=3), use("tuned", "m-2", step=9), use("live", "m-2", "input"), use("tuned", "m-2", "source")],
     "model_versions": [version("fraud", 7, model_id="m-tuned", aliases='["champion","eu"]', stage="Production"), version("old", 1, source_uri=f"{PLACE}/base/artifacts/model")],
     "run_metrics": [METRIC | {"run_id": "tuned", "model_id": m, "step": s, "value": v} for m, s, v in (("m-tuned", 3, 0.5), ("", 9, 0.25), ("", 3, 9.0))],
@@ -75,6 +77,8 @@ POLICIES = [
     {"name": "two", "select": {"older_than": "30d", "larger_than": "1kB", "kind": ["checkpoint", "model"], "not_team": "n?p"}, "keep": {"best": 1, "by": "loss", "order": "max", "last": 1}},
     {"name": "three", "select": {"experiment": "resnet*", "kind": "run"}, "action": "tier", "to": "GLACIER_IR"},
     {"name": "four", "select": {"unused_for": "90d"}, "action": "delete"},
+    {"name": "five", "select": {"unused_for": "90d"}, "action": "prune"},
+    {"name": "six", "select": {"unused_for": "90d", "kind": "experiment"}, "action": "prune"},
 ]
 
 
@@ -95,6 +99,8 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, dict[str,
         plan = current_plan(listening, Records(home), given, NOW)
         assert {row["state"] for row in plan.to_pylist()} == {"planned", "protected"}
         explain_why(listening, Records(home), given, "tuned", NOW)
+        assert read_known(listening, "prod", NOW) is not None
+        assert count_active(listening) == {"prod": 8}
         record_keep(listening, Records(home), "aaaaaa", until=None, reason=None, now=NOW)
     found: list[tuple[str, dict[str, Any], pa.Table]] = listening.asked
     return found
