@@ -6,8 +6,9 @@ the plan and its notices are in `archiving.py`; what protects right before a del
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from runspend.actions.archive.book import Book
 from runspend.actions.archive.engine import Known, apply
@@ -30,6 +31,7 @@ from runspend.warehouse import Reader, Warehouse
 from runspend.warehouse.records import Records
 
 ACTIONS = ("tier", "archive", "delete")
+NOT_TOLD = "no mail server has taken a notice of them, so no grace period has begun: runspend archive notify"
 _STORED = """
 select store, sum(objects) as objects, sum(bytes) as bytes, logical_and(objects is not null and bytes is not null and is_complete) as is_known
 from artifact_bytes
@@ -55,15 +57,13 @@ def apply_due(warehouse: Warehouse, settings: Settings, records: Records, outcom
             known=known.get,
             progress=progress,
         )
-    except (CapPassed, LeaseLost, SourceError) as error:
-        outcome.fail(error)
-        results = []
-    tell_results(results, outcome)
-    outcome.notes += tell_archived(settings, records)
-    try:
+        tell_results(results, outcome)
         tell_pruned(prune(due, settings, protects=protects, active=active, progress=progress), outcome)
-    except CapPassed as error:
+        if not due and not results:
+            outcome.notes.append(why_nothing_is_due(plan.to_pylist()))
+    except (CapPassed, LeaseLost, SourceError) as error:  # whatever stops it stops all of it: nothing is pruned after a cap was passed
         outcome.fail(error)
+    outcome.notes += tell_archived(settings, records)
     publish_plan(warehouse, settings, records, Outcome("archive plan"), now)
     with warehouse.step("archive", make_load_id("archive", now)) as step:
         for period, part in by_month("archive_objects", objects_table(records)):
@@ -113,13 +113,37 @@ def tell_results(results: list[Result], outcome: Outcome) -> None:
             outcome.changed.append(f"archived {what} to {(archive.to or '').rstrip('/')}/{archive.folder}")
         elif result.state in ("tiered", "deleted"):
             outcome.changed.append(f"{result.state} {what}" + (f" to {item.to}" if item.action == "tier" else ""))
-        elif result.state in ("copied", "protected"):
-            outcome.notes.append(f"{'copied, not deleted' if result.state == 'copied' else 'kept'}: {item.name} ({item.policy}): {result.reason}")
-        else:
+        elif result.state not in ("copied", "protected"):
             failures.append(f"{item.name} ({item.policy}): {result.reason}")
+    outcome.notes += _waiting([result for result in results if result.state in ("copied", "protected")])
     if failures:
         outcome.fail(PartialFailure(f"cannot finish {len(failures)} of {len(results)} items; the next run goes on with them.", failures))
         outcome.problems += failures
+
+
+def _waiting(results: list[Result]) -> list[str]:
+    """What waits, and why: items that wait for the same stand in one line, counted."""
+    alike: dict[tuple[str, str, str | None], list[Item]] = {}
+    for result in results:
+        alike.setdefault((result.state, result.archive.item.policy, result.reason), []).append(result.archive.item)
+    return [
+        f"{'copied, not deleted' if state == 'copied' else 'kept'}: {items[0].name if len(items) == 1 else f'{len(items):,} items'} ({policy}): {reason}"
+        for (state, policy, reason), items in alike.items()
+    ]
+
+
+def why_nothing_is_due(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the plan holds instead, by state, with one reason of each."""
+    if not rows:
+        return "archive: nothing is due: no policy selects anything"
+    by_state: dict[str, list[str]] = {}
+    for row in rows:
+        by_state.setdefault(row["state"], []).append(row["reason"])
+    if "planned" in by_state:
+        by_state["planned"] = [NOT_TOLD] * len(by_state["planned"])
+    if "announced" in by_state:  # what is due first; why it was selected is in the plan
+        by_state["announced"] = [reason.rpartition("; ")[2] for reason in by_state["announced"]]
+    return f"archive: nothing is due: {', '.join(f'{len(reasons):,} {state} ({min(reasons)})' for state, reasons in sorted(by_state.items()))}"
 
 
 def tell_pruned(pruned: list[Pruned], outcome: Outcome) -> None:

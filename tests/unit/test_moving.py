@@ -1,0 +1,40 @@
+"""What `archive apply` says: each thing once, and why when there is nothing to do."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+from runspend.actions.archive.book import new_archive
+from runspend.actions.archive.work import Result
+from runspend.moving import tell_results, why_nothing_is_due
+from runspend.outcome import Outcome
+from tests.archive_world import ARCHIVE, make_item
+
+NOW = datetime(2026, 11, 25, tzinfo=timezone.utc)
+
+
+def result(number: int, state: str, reason: str) -> Result:
+    return Result(new_archive(make_item(owner_id=f"run{number}", prefix=f"1/run{number}/artifacts"), ARCHIVE, NOW), state, reason)
+
+
+def test_what_waits_for_the_same_is_said_once() -> None:
+    outcome = Outcome("archive apply")
+    waiting = [result(n, "copied", "it has no `delete_credentials`") for n in range(18)]
+    tell_results([*waiting, result(18, "protected", "alias champion on fraud/7"), result(19, "protected", "its tag runspend.keep")], outcome)
+    policy = waiting[0].archive.item.policy
+    assert outcome.notes == [
+        f"copied, not deleted: 18 items ({policy}): it has no `delete_credentials`",
+        f"kept: run run18 ({policy}): alias champion on fraud/7",
+        f"kept: run run19 ({policy}): its tag runspend.keep",
+    ]
+
+
+def test_nothing_due_says_what_there_is_instead() -> None:
+    def row(state: str, reason: str) -> dict[str, str]:
+        return {"state": state, "reason": reason}
+
+    assert why_nothing_is_due([]) == "archive: nothing is due: no policy selects anything"
+    rows = [row("planned", "unused for 90 days"), row("announced", "unused for 91 days; due from 2027-01-01"), row("announced", "unused for 99 days; due from 2026-12-25")]
+    assert why_nothing_is_due(rows) == (
+        "archive: nothing is due: 2 announced (due from 2026-12-25), 1 planned (no mail server has taken a notice of them, so no grace period has begun: runspend archive notify)"
+    )
