@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from servers.smtp import smtp_server
 
 from runspend import pipeline
+from runspend.actions.archive.book import Book, new_archive
+from runspend.actions.archive.items import Item
 from runspend.outcome import Outcome
-from runspend.telling import tell_archived, tell_restored
+from runspend.telling import prune, tell_archived, tell_restored
 from runspend.warehouse.records import Records
 from tests.faults.old_runs import NOW, SMTP_PORT, Place
 
@@ -76,3 +80,52 @@ def test_an_archived_run_says_where_its_artifacts_went(place: Place) -> None:
     run = place.client.get_run(place.plain)
     assert run.info.lifecycle_stage == "active"
     assert (run.data.tags.get("runspend.archived"), run.data.tags["runspend.restored"]) == (None, "in place")
+
+
+class KilledError(BaseException):
+    """As if the process had ended here."""
+
+
+def test_a_prune_may_be_killed_at_every_point(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs and their experiment are due, and an archive is to be told of: each point is passed once before it goes on, and all is done in the end."""
+    settings, records = place.given(), Records(place.folder / "home")
+    empty = place.make_experiment("empty")
+    runs = [place.plain, place.run("second")]
+    items = [_item("run", run_id) for run_id in runs] + [_item("experiment", empty)]
+    archived = place.run("archived")
+    book = Book(records)
+    archive = new_archive(replace(_item("run", archived), action="archive"), "s3://cold", NOW)
+    book.save(replace(archive, state="archived", objects=1, ended_at=NOW.isoformat()))
+    killed: set[tuple[str, int]] = set()
+
+    def work() -> list[str]:
+        passed: dict[str, int] = {}
+
+        def crash(name: str) -> None:
+            passed[name] = passed.get(name, 0) + 1
+            if (name, passed[name]) not in killed:
+                killed.add((name, passed[name]))
+                raise KilledError(name)
+
+        monkeypatch.setattr("runspend.telling.crash_point", crash)
+        assert tell_archived(settings, records) == []
+        return [p.state for p in prune(items, settings, protects=lambda item: None, active={"prod": 100})]
+
+    for _ in range(12):
+        try:
+            states = work()
+            break
+        except KilledError:
+            continue
+    assert states == ["pruned"] * 3
+    assert {name for name, _ in killed} == {"archive.told", "archive.before_prune", "archive.pruned"}
+    assert [place.client.get_run(run_id).info.lifecycle_stage for run_id in (*runs, archived)] == ["deleted", "deleted", "active"]
+    assert place.client.get_experiment(empty).lifecycle_stage == "deleted"
+    assert place.client.get_run(archived).data.tags["runspend.archived"].startswith(f"s3://cold/{archive.folder} since ")
+
+
+def _item(kind: Any, owner_id: str) -> Item:
+    run_id = owner_id if kind == "run" else None
+    return Item(
+        "old", "d", "prune", None, "prod", "default", kind, owner_id, "1", run_id, None, "mlflow:prod", f"default/{owner_id}", None, 0, 0
+    )
