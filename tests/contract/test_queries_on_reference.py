@@ -44,6 +44,7 @@ EMPTY = (
     "having sum(b.list_cost) != 0",  # bills that do not add up
     ") where false",  # only the columns are wanted
     "from dangling_owners",  # owners whose bytes are gone
+    "cost and byte_months, whose quotient",  # rates of buckets: the world's store is a folder
     "as month from",  # a table with nothing under the name that is given up
     "with hashed as",  # the sums by month of a table that holds nothing
 )
