@@ -405,7 +405,7 @@ def kill_once(home: Path, script: Script, moment: str) -> Counter[tuple[str, str
     return counts
 
 
-@pytest.mark.parametrize("rounds", [1, pytest.param(100, marks=pytest.mark.torture)])
+@pytest.mark.parametrize("rounds", [1, pytest.param(100, marks=[pytest.mark.torture, pytest.mark.timeout(3600)])])
 @pytest.mark.parametrize("moment", [*SERVER_MOMENTS, *CLIENT_MOMENTS])
 def test_killed_at_any_moment_mail_still_arrives(tmp_path: Path, moment: str, rounds: int) -> None:
     """SIGKILL once, then run again: every recipient has the mail; doubles only in the gap, with the same id and bytes."""
