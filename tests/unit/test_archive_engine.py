@@ -15,7 +15,7 @@ from runspend.actions.archive.engine import Known
 from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, Item
 from runspend.actions.archive.restore import restore
 from runspend.errors import CapPassed, LeaseLost, SourceRefused, SourceUnreachable, UsageError
-from tests.archive_world import ARCHIVE, PREFIX, SOURCE, Faults, Killed, MemoryRecords, World, make_item
+from tests.archive_world import ARCHIVE, KINDS, PREFIX, SOURCE, Faults, Killed, MemoryRecords, World, make_item
 
 FILES = {"model/MLmodel": b"flavors: {}\n", "model/weights.bin": b"w" * 3000, "notes ü.txt": b"", "empty/": b"", "copy.bin": b"w" * 3000}
 
@@ -41,6 +41,39 @@ def test_moves_a_run_and_leaves_a_note(world: World) -> None:
     note = world.source.objects[f"{PREFIX}/{NOTE_NAME}"].body.decode()
     assert note.startswith("Archived by Runspend.\n") and "runspend archive restore run1" in note
     assert f"{ARCHIVE}{ARCHIVE_FOLDER}/prod/1/run1/" in note and "The 5 files" in note and "(6,012 bytes)" in note
+
+
+def test_a_file_that_only_begins_like_the_note_is_archived(world: World) -> None:
+    body = b"Archived by Runspend.\nMy thesis, in a file of this name.\n"
+    world.put(NOTE_NAME, body)
+    assert states(world)[0][0] == "archived"
+    assert world.restorable() == {**FILES, NOTE_NAME: body}
+
+
+def test_more_than_was_announced_is_left_alone(world: World) -> None:
+    """Files brought along with their old times, after the last inventory."""
+    files, size = sum(not name.endswith("/") for name in FILES), sum(map(len, FILES.values()))
+    item = make_item(objects=files, bytes=size)
+    world.put("brought", b"old, and new here")
+    (state, reason), *_ = states(world, item)
+    assert state == "protected" and reason is not None and reason.startswith(f"it holds {files + 1} objects")
+    assert world.here() == {**FILES, "brought": b"old, and new here"}
+    del world.source.objects[f"{PREFIX}/brought"]
+    world.may_delete = False
+    assert states(world, item)[0][0] == "copied"
+    world.put("brought", b"old, and new here")
+    world.may_delete = True
+    assert states(world, item)[0][0] == "protected" and world.here() == {**FILES, "brought": b"old, and new here"}
+
+
+def test_what_is_protected_half_way_says_how_it_comes_back(world: World) -> None:
+    world.faults.plan = {}
+    world.apply_faulty({(f"delete {SOURCE}", 3): "kill before"})
+    gone = len(FILES) - len(world.here())
+    assert gone
+    world.protection = "alias champion on fraud/7"
+    other = make_item(owner_id="run2", run_id="run2", prefix="1/run2/artifacts")  # it is no longer due itself, and is told of all the same
+    assert states(world, other)[:1] == [("protected", f"alias champion on fraud/7. {gone} of its 5 objects are in the archive alone: runspend archive restore run1")]
 
 
 def test_equal_files_are_kept_once(world: World) -> None:
@@ -97,7 +130,7 @@ def test_protection_is_asked_after_the_copy_and_before_each_thousand(world: Worl
         asked.append((len(world.here()), len(world.restorable())))
         return "tagged keep" if len(asked) == 3 else None
 
-    assert states(world, protects=protects) == [("protected", "tagged keep")]
+    assert states(world, protects=protects) == [("protected", "tagged keep. 2,000 of its 2,505 objects are in the archive alone: runspend archive restore run1")]
     assert asked == [(2505, 2505), (1505, 2505), (505, 2505)]
     assert world.apply()[0].state == "archived" and world.restorable().items() >= FILES.items()
 
@@ -241,11 +274,47 @@ def test_copies_that_never_arrive_whole(world: World) -> None:
     assert world.here() == FILES
 
 
-def test_one_copy_of_many_that_arrives_damaged_is_copied_again(world: World) -> None:
-    world.faults.plan = {(f"write {ARCHIVE}", 2): "flipped"}
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("damage", ["flipped", "short"])
+def test_one_copy_of_many_that_arrives_damaged_is_copied_again(world: World, number: int, damage: str) -> None:
+    del world.source.objects[f"{PREFIX}/notes ü.txt"], world.source.objects[f"{PREFIX}/empty/"]
+    world.put("notes ü.txt", b"no empty one: that would grow")
+    world.faults.plan = {(f"write {ARCHIVE}", number): damage}
     assert states(world) == [("archived", None)]
-    assert world.restorable() == FILES
-    assert any(key.endswith("-1") for key in world.archive.objects)
+    assert world.restorable() == {name: body or b"no empty one: that would grow" for name, body in FILES.items() if name != "empty/"}
+    assert any(key.endswith(("-1", "manifest-2.jsonl")) for key in world.archive.objects)
+
+
+def test_one_object_that_cannot_be_copied_keeps_the_whole_run_in_place(world: World) -> None:
+    world.faults.plan = {(f"write {ARCHIVE}", 1): "refused"}
+    [(state, reason)] = states(world)
+    assert state == "partial" and reason is not None and "nothing more was deleted" in reason
+    assert world.here() == FILES and world.faults.made[f"delete {SOURCE}"] == 0
+    world.faults.plan = {}
+    assert states(world) == [("archived", None)]
+
+
+def test_a_copy_that_changed_after_it_was_read_back_is_made_anew(world: World) -> None:
+    world.may_delete = False
+    world.apply()
+    key = next(key for key, kept in world.archive.objects.items() if kept.body == FILES["model/MLmodel"])
+    world.archive.put(key, b"flavors: []\n")
+    world.may_delete = True
+    [(state, _)] = states(world)
+    assert state == "partial" and world.here() == {"model/MLmodel": FILES["model/MLmodel"]}
+    assert states(world) == [("archived", None)] and world.restorable() == FILES
+
+
+def test_what_is_written_between_copy_and_delete_is_left_and_told(world: World) -> None:
+    def write() -> None:
+        if any(what.startswith("list") and ARCHIVE in what for what in world.faults.made):
+            world.faults.after = lambda: None
+            world.put("model/MLmodel", b"new", world.now)
+
+    world.faults.after = write
+    [(state, reason)] = states(world)
+    assert state == "partial" and reason == "1 of 5 objects are still in their place. it was written again after it was copied"
+    assert world.here() == {"model/MLmodel": b"new"}
 
 
 # --- interrupted -------------------------------------------------------------------------------------------------------
@@ -269,8 +338,9 @@ def calls_of_a_run() -> int:
     return world.faults.calls
 
 
-@pytest.mark.parametrize("kind", ["kill before", "kill after"])
-def test_killed_at_every_call(kind: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_anything_at_every_call(kind: str) -> None:
+    """Killed, refused, not answered, lied to: at every call of the first run, and at another of the second."""
     for call in range(1, calls_of_a_run() + 1):
         world = World()
         for name, body in FILES.items():
