@@ -138,6 +138,42 @@ def test_no_answer_is_doubt_and_no_night_breaks(tmp_path: Path, chat: tuple[type
     assert [d.outcome.reply for d in spend(tmp_path / "other", nobody, MemoryRecords()).deliveries if d.recipient == "webhook"] == ["no answer: ConnectionError"]
 
 
+def test_a_server_that_never_ends_its_answer_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A letter at a time is within every timeout of a read. It is asked once a night, and who has the mail is on record before."""
+    monkeypatch.setattr("runspend.actions.alert.webhook.DEADLINE_SECONDS", 0.5)
+    is_over, asked = threading.Event(), list[dict[tuple[str, str], str]]()
+
+    class Slow(Chat):
+        def do_POST(self) -> None:
+            asked.append(dict(recipient_states(records)))
+            while not is_over.wait(0.05):
+                self.wfile.write(b"H")
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    given, records = world(tmp_path, f"http://127.0.0.1:{server.server_port}/services/{SECRET}", about=["budgets", "operators"]), MemoryRecords()
+    for cause in ("a", "b"):
+        operators.notify(settings(tmp_path), records, "REFUSED", cause, NOW, cause)
+    sent = spend(tmp_path, given, records).deliveries
+    is_over.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    assert {d.outcome.state for d in sent if d.recipient == "webhook"} == {"waiting"}
+    assert len(asked) == 1 and "accepted" in asked[0].values()
+    assert all(state == "accepted" for (_, recipient), state in recipient_states(records).items() if recipient != "webhook")
+
+
+def test_the_address_is_not_logged(tmp_path: Path, chat: tuple[type[Chat], str], caplog: pytest.LogCaptureFixture) -> None:
+    """Not even by the library that calls it, at the level of everything."""
+    caplog.set_level("DEBUG")
+    spend(tmp_path, world(tmp_path, chat[1]), MemoryRecords())
+    assert len(chat[0].posted) == 1
+    assert SECRET not in caplog.text
+
+
 def test_what_was_decided_before_is_not_posted(tmp_path: Path, chat: tuple[type[Chat], str]) -> None:
     """Switched on later, it does not post a year of crossings; without it nothing is posted."""
     here, address = chat

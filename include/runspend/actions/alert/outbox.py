@@ -24,7 +24,7 @@ from runspend.actions.alert.digest import write_digests
 from runspend.actions.alert.freshness import RecordStore, figures_are_this_old
 from runspend.actions.alert.message import Mail, address_of, as_bytes
 from runspend.actions.alert.send import Backend, Outcome, open_backend
-from runspend.actions.alert.webhook import WEBHOOK, post_mail
+from runspend.actions.alert.webhook import WEBHOOK, Webhook
 from runspend.config import Settings
 from runspend.warehouse.journal import crash_point
 
@@ -78,16 +78,15 @@ def send_outbox(settings: Settings, records: RecordStore, now: datetime) -> list
         waiting = _find_waiting(settings, records, now)
         if _make_digests(settings, records, now, waiting):
             waiting = _find_waiting(settings, records, now)
-        tried = []
+        tried, webhook = [], Webhook(settings.mail.webhook)
         with open_backend(settings.mail, settings.home) as backend:
             for mail, recipients, _ in waiting:
-                outcomes = _deliver(settings, backend, mail, recipients)
-                crash_point("outbox.sent")
-                for recipient in recipients:
-                    channel = WEBHOOK if recipient == WEBHOOK else settings.mail.backend
-                    set_outcome(records, mail, recipient, outcomes[recipient], now, channel)
-                    crash_point("outbox.recorded")
-                    tried.append(Delivery(mail, recipient, outcomes[recipient]))
+                for channel, outcomes in _deliver(settings, backend, webhook, mail, recipients):
+                    crash_point("outbox.sent")
+                    for recipient, outcome in outcomes.items():
+                        set_outcome(records, mail, recipient, outcome, now, channel)
+                        crash_point("outbox.recorded")
+                        tried.append(Delivery(mail, recipient, outcome))
         return tried
 
 
@@ -150,8 +149,16 @@ def _find_waiting(settings: Settings, records: RecordStore, now: datetime) -> li
     return [waiting for _, waiting in sorted(found, key=lambda item: item[0])]
 
 
-def _deliver(settings: Settings, backend: Backend, mail: Mail, recipients: Sequence[str]) -> dict[str, Outcome]:
-    """One outcome for each recipient, whatever the other side is."""
+def _deliver(settings: Settings, backend: Backend, webhook: Webhook, mail: Mail, recipients: Sequence[str]) -> Iterator[tuple[str, dict[str, Outcome]]]:
+    """By channel one outcome for each recipient, whatever the other side is. What a mail server took is told before a webhook is asked."""
+    addressed = [r for r in recipients if r != WEBHOOK]
+    if addressed:
+        yield settings.mail.backend, _mail_to(backend, mail, addressed)
+    if WEBHOOK in recipients:
+        yield WEBHOOK, {WEBHOOK: webhook.post(mail)}
+
+
+def _mail_to(backend: Backend, mail: Mail, recipients: Sequence[str]) -> dict[str, Outcome]:
     reachable = {r: address for r in recipients if (address := address_of(r))}
     outcomes = {r: Outcome("refused", "not an address that mail can be sent to") for r in recipients if r not in reachable}
     try:
@@ -161,8 +168,6 @@ def _deliver(settings: Settings, backend: Backend, mail: Mail, recipients: Seque
     if reachable:
         by_address = backend.deliver(mail, sorted(set(reachable.values())))
         outcomes |= {r: by_address[address] for r, address in reachable.items()}
-    if WEBHOOK in recipients and settings.mail.webhook is not None:
-        outcomes[WEBHOOK] = post_mail(settings.mail.webhook, mail)
     return outcomes
 
 

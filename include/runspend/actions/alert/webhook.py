@@ -6,7 +6,10 @@ which is why no error's own text is shown. Whether something is posted at all is
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from runspend.actions.alert.message import Mail
@@ -17,16 +20,32 @@ from runspend.values import address_secrets
 # A webhook as recipient of a mail, where addresses stand.
 WEBHOOK = "webhook"
 TIMEOUT_SECONDS = (10.0, 20.0)  # to connect; between two bytes
+DEADLINE_SECONDS = 60.0  # for all of one answer
+NO_ANSWER = "no answer"
 # Teams takes 28 KB a message, Slack 3,000 letters a block and 50 blocks.
 MOST_LETTERS = 20_000
 SLACK_LETTERS = 2_900
 TRY_AGAIN = (408, 425, 429)
 
 
-def post_mail(settings: WebhookSettings, mail: Mail) -> Outcome:
-    """Post a mail's subject and text. A 4xx is a refusal; no answer, a 5xx or "too many" is waiting."""
-    body = slack_body(mail) if settings.kind == "slack" else teams_body(mail)
-    return _call("POST", settings.url.get_secret_value(), body)
+class Webhook:
+    """Posts a night's mails. One that gave no answer is not asked again for every mail: those behind it must not wait."""
+
+    def __init__(self, settings: WebhookSettings | None) -> None:
+        self.settings = settings
+        self._given_up: str | None = None
+
+    def post(self, mail: Mail) -> Outcome:
+        """Post a mail's subject and text. A 4xx is a refusal; no answer, a 5xx or "too many" is waiting."""
+        if self.settings is None:
+            return Outcome("refused", "mail.webhook is not configured any more")
+        if self._given_up is not None:
+            return Outcome("waiting", self._given_up, was_tried=False)
+        body = slack_body(mail) if self.settings.kind == "slack" else teams_body(mail)
+        outcome = _call("POST", self.settings.url.get_secret_value(), body)
+        if outcome.reply.startswith(NO_ANSWER):
+            self._given_up = outcome.reply
+        return outcome
 
 
 def ring(address: str) -> Outcome:
@@ -55,19 +74,43 @@ def teams_body(mail: Mail) -> dict[str, Any]:
 
 
 def _call(method: str, address: str, body: dict[str, Any] | None) -> Outcome:
+    """In a thread that is left behind: a server that answers a letter at a time is within every timeout of `requests`."""
+    answers = list[Outcome]()
+    asking = threading.Thread(target=lambda: answers.append(_ask(method, address, body)), daemon=True)
+    asking.start()
+    asking.join(DEADLINE_SECONDS)
+    return answers[0] if answers else Outcome("waiting", f"{NO_ANSWER} in time")
+
+
+def _ask(method: str, address: str, body: dict[str, Any] | None) -> Outcome:
     import requests
 
     try:
-        with requests.request(method, address, json=body, timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True) as answer:
+        with _unlogged(), requests.request(method, address, json=body, timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True) as answer:
             code = answer.status_code
             said = next(answer.iter_content(200), b"")
     except (requests.RequestException, OSError, ValueError) as error:
-        return Outcome("waiting", f"no answer: {type(error).__name__}")
+        return Outcome("waiting", f"{NO_ANSWER}: {type(error).__name__}")
     if 200 <= code < 300:
         return Outcome("accepted", str(code))
     words = said.decode("utf-8", "replace")
     reply = str(code) if any(secret in words for secret in (address, *address_secrets(address))) else f"{code} {words}".strip()
     return Outcome("waiting" if code >= 500 or code in TRY_AGAIN else "refused", reply)
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """urllib3 logs the path of what it asks for, which is the secret, where somebody set the level to DEBUG."""
+    logger = logging.getLogger("urllib3.connectionpool")
+
+    def keep(record: logging.LogRecord) -> bool:
+        return record.levelno > logging.DEBUG
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
 
 
 def _shown(mail: Mail) -> str:
