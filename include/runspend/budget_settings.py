@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from decimal import Decimal
+from decimal import ROUND_FLOOR, Context, Decimal
 from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Discriminator, Field, PlainSerializer, Tag, model_validator
@@ -27,7 +27,13 @@ from runspend.values import (
 )
 
 Every = Literal["day", "week", "month", "quarter", "year"]
+_EXACT = Context(prec=76)
 ALL_MAILS = "all"  # the key of `notify` whose recipients get every mail of a budget
+
+
+def percent_used(spent: Decimal, amount: Decimal, unit: str = "0.1") -> Decimal:
+    """Percent of a budget, cut and not rounded, wherever it is shown: 99.97 % never reads as 100.0 %."""
+    return _EXACT.divide(_EXACT.multiply(spent, Decimal(100)), amount).quantize(Decimal(unit), ROUND_FLOOR, _EXACT)
 
 
 def _parse_notify(raw: object) -> object:

@@ -10,6 +10,7 @@ from typing import Any
 
 from runspend.actions.report import Night, plan_report, render_summary, summary_lines
 from runspend.actions.report.amounts import size
+from runspend.budget_settings import percent_used
 from runspend.config import Settings, find_settings
 from runspend.outcome import Outcome
 from runspend.warehouse import Reader, open_warehouse
@@ -57,8 +58,10 @@ def _built(labels: list[str]) -> tuple[str, ...]:
 
 def _budgets(reader: Reader) -> tuple[tuple[str, str], ...]:
     rows = reader.query(
-        "select budget, budget_period, amount, spent, currency, crossed, forecast, passes_on, not_judged, quiet from budget_status"
-        " where month = (select max(month) from budget_status) order by spent / amount desc, budget"
+        "select budget, budget_period, amount, spent, currency, crossed, forecast, passes_on, not_judged, quiet from ("
+        "select *, row_number() over (partition by budget order by month desc, budget_period desc) as place"
+        " from budget_status where judged_at = (select max(judged_at) from budget_status))"
+        " where place = 1 order by spent / amount desc, budget"
     ).to_pylist()
     return tuple(_budget(row) for row in rows)
 
@@ -67,14 +70,13 @@ def _budget(row: dict[str, Any]) -> tuple[str, str]:
     spent, amount, crossed, forecast = row["spent"], row["amount"], row["crossed"], row["forecast"]
     if spent is None or amount is None:
         return "⚠", f"{row['budget']} {row['budget_period']}: not judged: {row['not_judged']}"
-    share = float(spent) / float(amount)  # to look at: money is exact in the tables
-    will_pass = row["passes_on"] if share < 1 else None
-    mark = "✗" if share >= 1 else "▲" if crossed or will_pass else "✓"
+    will_pass = row["passes_on"] if spent < amount else None
+    mark = "✗" if spent >= amount else "▲" if crossed or will_pass else "✓"
     notes = [f"passed {crossed}"] if crossed else []
     if forecast is not None and (crossed or will_pass):
         notes.append(f"forecast {forecast:,.0f}" + (f", over around {will_pass.day} {will_pass:%b}" if will_pass else ""))
     notes += [row["quiet"]] if row["quiet"] else []
-    return mark, f"{row['budget']:<14} {spent:>12,.2f} / {amount:<10,.0f} {share:>7.1%}" + (f"   {' · '.join(notes)}" if notes else "")
+    return mark, f"{row['budget']:<14} {spent:>12,.2f} / {amount:<10,.0f} {percent_used(spent, amount):>6,}%" + (f"   {' · '.join(notes)}" if notes else "")
 
 
 def _archive(reader: Reader) -> tuple[tuple[str, str], ...]:

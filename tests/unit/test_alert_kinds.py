@@ -15,8 +15,12 @@ from click.testing import CliRunner
 from unit.alert_world import NOW, UTC, MemoryRecords, budget, cost, run, settings, source, warehouse
 from unit.test_alert_run import OVER, mails, step, subjects, text_of
 
+from runspend import summary
 from runspend.actions import alert
+from runspend.actions.alert.chart import SpendChart
+from runspend.actions.alert.digest import write_digests
 from runspend.actions.alert.overview import COLUMNS, list_budgets, say_quiet
+from runspend.actions.report.charts import bullet
 from runspend.cli import cli
 from runspend.errors import UsageError
 from runspend.tables import TABLES
@@ -215,6 +219,17 @@ def test_a_tag_cannot_send_mail_to_anywhere(tmp_path: Path, owner: str | None) -
     assert set(result.alerts["recipients"].to_pylist()) == {"{}"}
 
 
+def test_a_tag_cannot_keep_other_budgets_from_being_judged(tmp_path: Path) -> None:
+    """An amount with which the entry's thresholds make no sense is refused in words, alone."""
+    rules = {**TAGS, "actual": ["500 USD", "100%"]}
+    rows = [cost("2026-11-05", "950", experiment_id="13"), *OVER]
+    experiments = [tagged("500 USD / month"), tagged("900 USD / month", number="13", name="other")]
+    result = step(tmp_path, MemoryRecords(), settings(tmp_path, budget(notify=["b@acme.com"]), rules), cost_daily=rows, experiments=experiments)
+    (note,) = result.notes
+    assert note.startswith("experiment 12 of prod: its tag runspend.budget is not used: with 500 USD / month") and "same threshold twice" in note
+    assert sorted(m["To"] for m in mails(tmp_path).values()) == ["ana@acme.com", "b@acme.com"]
+
+
 def test_a_tag_cannot_pose_as_another_budget(tmp_path: Path) -> None:
     """An experiment named like a budget of the file is another budget; a hostile name is shown, not obeyed."""
     hostile = "vision\r\nBcc: evil@x.com <script>"
@@ -267,6 +282,28 @@ def test_a_snoozed_budget_is_told_when_the_snooze_ends_if_it_still_holds(tmp_pat
     assert subjects(tmp_path) == ["[runspend] vision has used 82.0 % of 5,000 USD for November"]
 
 
+def test_what_was_acknowledged_is_not_taken_back(tmp_path: Path) -> None:
+    """Nobody was told it, so a correction would be of a mail that nobody has."""
+    records, given = MemoryRecords(), settings(tmp_path, budget(forecast=[], actual=["80%", "100%"]))
+    quiet(tmp_path, records, given, "acknowledged", date(2026, 11, 26))
+    step(tmp_path, records, given, cost_daily=OVER)
+    result = step(tmp_path, records, given, datetime(2026, 11, 27, tzinfo=UTC), cost_daily=OVER[:1])
+    assert (mails(tmp_path), result.alerts["kind"].to_pylist()) == ({}, ["actual", "actual"])
+
+
+def test_a_snooze_that_outlasts_a_periods_judgement_loses_nothing(tmp_path: Path) -> None:
+    """Snoozed in December until January: what a late bill did to November is told then, though its fifteen days are over."""
+    records, given = MemoryRecords(), settings(tmp_path, budget(forecast=[], actual=["100%"]))
+    result = step(tmp_path, records, given, cost_daily=OVER[:2])
+    december = datetime(2026, 12, 5, 6, tzinfo=UTC)
+    quiet(tmp_path, records, given, "snoozed", now=december)
+    late, bill = [*OVER[:2], cost("2026-11-30", "2000")], [source(until=datetime(2026, 12, 4, tzinfo=UTC))]
+    for now in (december, datetime(2026, 12, 20, 6, tzinfo=UTC), datetime(2027, 1, 1, 6, tzinfo=UTC), datetime(2027, 1, 2, 6, tzinfo=UTC)):
+        assert mails(tmp_path) == {} or now.day == 2
+        result = step(tmp_path, records, given, now, cost_daily=late, sources=bill, budget_status=result.budget_status.to_pylist())
+    assert subjects(tmp_path) == ["[runspend] vision is over budget: 122.0 % of 5,000 USD for November"]
+
+
 def test_the_last_word_about_a_budget_counts(tmp_path: Path) -> None:
     """Said twice at one moment as well; unknown budgets and days that are over are refused in words."""
     records, given = MemoryRecords(), settings(tmp_path, budget())
@@ -317,6 +354,28 @@ def test_the_list_says_how_every_budget_stands(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert [r["last_mail"] for r in rows] == [None, "actual 100 %, 24 Nov", "forecast 100 %, 24 Nov", None]
     assert (rows[0]["reason"], rows[3]["quiet"]) == ("no alert step since it was added", "snoozed by ana until 2026-12-01: planned")
+
+
+def test_a_percentage_reads_the_same_wherever_it_stands(tmp_path: Path) -> None:
+    """Cut, never rounded up to what was not reached: on the screen, in the list, the page's bar, the mail's picture and a mail for many.
+    The screen shows each budget once, in the period that runs, however long that is."""
+    records = MemoryRecords()
+    entries = [budget(every="quarter", actual=["99%", "100%"], forecast=[]), budget("daily", "9000", every="day")]
+    rows = [cost("2026-10-05", "1000"), cost("2026-11-22", "3998.996")]
+    given = settings(tmp_path, *entries)
+    status = step(tmp_path, records, given, NOW - timedelta(days=1), cost_daily=rows).budget_status.to_pylist()
+    status = step(tmp_path, records, given, cost_daily=rows, budget_status=status).budget_status.to_pylist()
+    with warehouse(tmp_path / "list", budget_status=status, sources=[source()]) as reader:
+        listed = {r["budget"]: r["percent"] for r in list_budgets(reader, given, records, NOW)}
+        screen = summary._budgets(reader)
+    assert listed["vision"] == Decimal("99.9")
+    assert [line.split()[0] for _, line in screen] == ["vision", "daily"] and " 99.9%" in screen[0][1] and screen[0][0] == "▲"
+    assert "99.9 % of the budget" in str(bullet(Decimal("4998.996"), Decimal(5000)))
+    picture = SpendChart(date(2026, 11, 1), date(2026, 12, 1), (Decimal(0), Decimal("4998.996")), Decimal(5000), "USD")
+    assert picture.rows()[-1][-1] == "99 %"
+    alerts = [{**value, "title": "experiment resnet"} for value in records.list("alerts").values()]
+    (mail, _), = write_digests(given, "a@x.io", alerts, NOW, None)  # fmt: skip
+    assert "99.9 %" in mail.text and "experiment resnet 2026-Q4" in mail.text and "[runspend] vision has used 99.9 %" in subjects(tmp_path)[0]
 
 
 def test_the_commands(tmp_path: Path) -> None:

@@ -143,6 +143,17 @@ def test_a_crossing_in_the_last_hours_of_a_month_is_not_lost_to_a_late_bill(tmp_
     assert [r["budget_period"] for r in result.budget_status.to_pylist()] == ["2026-11", "2026-12"]
 
 
+def test_a_bill_that_comes_after_the_fifteen_days_is_still_judged(tmp_path: Path) -> None:
+    """November's last days are billed on 20 December, whole at once: the night that sees them is the first that can tell."""
+    records, given = MemoryRecords(), settings(tmp_path, budget(actual=["100%"]))
+    late = [*OVER[:2], cost("2026-11-30", "2000")]
+    status = list[dict[str, Any]]()
+    for day, rows, covered in (("2026-11-24", OVER[:2], "2026-11-22"), ("2026-12-18", OVER[:2], "2026-11-28"), ("2026-12-20", late, "2026-12-19"), ("2026-12-21", late, "2026-12-20")):
+        now, until = (datetime.fromisoformat(f"{one}T00:00+00:00") for one in (day, covered))
+        status = step(tmp_path, records, given, now, cost_daily=rows, sources=[source(until=until)], budget_status=status).budget_status.to_pylist()
+    assert subjects(tmp_path) == ["[runspend] vision is over budget: 122.0 % of 5,000 USD for November"]
+
+
 @pytest.mark.parametrize(
     ("selector", "spent"),
     [

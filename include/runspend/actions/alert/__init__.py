@@ -22,7 +22,7 @@ from runspend.actions.alert.message import Mail
 from runspend.actions.alert.outbox import Delivery, RecordStore, send_outbox
 from runspend.actions.alert.periods import BudgetPeriod, periods_to_judge
 from runspend.actions.alert.quiet import Quiet, read_quiet
-from runspend.actions.alert.rows import alerts_table, status_table
+from runspend.actions.alert.rows import alerts_table, read_judged_on, status_table
 from runspend.actions.alert.sections import period_name
 from runspend.actions.alert.series import Coverage, covered_until, first_open_day, read_coverage, read_series
 from runspend.actions.alert.tag_budgets import TAG_KEYS, read_tag_budgets
@@ -102,7 +102,8 @@ def judge(reader: Reader, settings: Settings, records: RecordStore, now: datetim
     coverage = read_coverage(reader)
     covered = first_open_day(coverage)
     first_judged = {b.name: _first_judged(records, b.name, budget_version(b, settings.currency), now) for b in budgets}
-    periods = {b.name: periods_to_judge(b.every, now, first_judged[b.name], covered) for b in budgets}
+    judged_on = read_judged_on(reader, now)
+    periods = {b.name: periods_to_judge(b.every, now, first_judged[b.name], covered, judged_on.get(b.name, {})) for b in budgets}
     reader, series, missing = _read_series(reader, settings, budgets, [p for ps in periods.values() for p in ps], now)
     statuses = []
     for budget, one in zip(budgets, series, strict=True):
@@ -208,10 +209,13 @@ def _first_judged(records: RecordStore, name: str, version: str, now: datetime) 
 
 
 def _told(records: RecordStore) -> Told:
-    """Every alert id decided, those a crash left out among them, and the last day each verdict rested on."""
+    """Every alert id decided, those a crash left out among them, and the last day each verdict rested on.
+
+    Of what was acknowledged there is no day: nobody was told it, so nobody is told that it is not so.
+    """
     told = dict[str, date | None]()
     for key, value in records.list("alerts").items():
-        through = date.fromisoformat(value["through"]) if value.get("through") else None
+        through = date.fromisoformat(value["through"]) if value.get("through") and "acknowledged" not in value else None
         told |= dict.fromkeys([key, *value.get("covers", ())], through)
     return told
 

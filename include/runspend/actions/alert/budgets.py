@@ -14,11 +14,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from decimal import ROUND_DOWN, Context, Decimal
+from decimal import Context, Decimal
 
 from runspend.actions.alert.anomalies import Anomaly, find_anomalies
 from runspend.actions.alert.forecast import Forecast, Seen, forecast_total
 from runspend.actions.alert.periods import BudgetPeriod, midnight
+from runspend.budget_settings import percent_used
 from runspend.config import Budget
 from runspend.errors import ConfigError
 
@@ -82,11 +83,8 @@ class Status:
 
     @property
     def percent(self) -> Decimal | None:
-        """Percent of the amount, cut (not rounded) to one decimal: 99.97 % never reads as 100.0 %."""
-        if self.spent is None:
-            return None
-        ratio = EXACT.divide(EXACT.multiply(self.spent, Decimal(100)), self.budget.amount)
-        return ratio.quantize(Decimal("0.1"), ROUND_DOWN, EXACT)
+        """Percent of the amount."""
+        return None if self.spent is None else percent_used(self.spent, self.budget.amount)
 
     @property
     def is_over(self) -> bool:

@@ -13,6 +13,8 @@ from decimal import ROUND_HALF_UP, Context, Decimal
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from runspend.budget_settings import percent_used
+
 if TYPE_CHECKING:
     from PIL import ImageDraw
 
@@ -181,7 +183,7 @@ def _dashed(drawing: ImageDraw.ImageDraw, points: Points, colour: str, width: in
 
 
 def _share(part: Decimal, budget: Decimal) -> str:
-    return f"{part * 100 / budget:.0f} %" if budget else ""
+    return f"{percent_used(part, budget, '1'):f} %" if budget else ""
 
 
 def _day(on: date) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from decimal import ROUND_DOWN, Context, Decimal
+from decimal import Context, Decimal
 from typing import Any
 
 from runspend.actions.alert.mail import Block, Envelope, Facts, Paragraph, Table, make_mail
 from runspend.actions.alert.message import Mail
 from runspend.actions.alert.texts import clean, money
+from runspend.budget_settings import percent_used
 from runspend.config import Settings
 
 EXACT = Context(prec=76)
@@ -62,9 +63,9 @@ def _counted(alerts: Sequence[Alert]) -> str:
 
 def _row(alert: Alert) -> tuple[str, ...]:
     why = alert["threshold"] if alert["kind"] in ("actual", "anomaly") else f"{alert['kind']} {alert['threshold']}"
-    used = EXACT.multiply(_ratio(alert), Decimal(100)).quantize(Decimal("0.1"), ROUND_DOWN, EXACT)
+    used = percent_used(Decimal(alert["spent"]), Decimal(alert["amount"]))
     of = f"{money(Decimal(alert['amount']), short=True)} {alert['currency']}"
-    return f"{clean(alert['budget'], 30)} {alert['budget_period']}", clean(why, 17), money(Decimal(alert["spent"])), of, f"{used} %"
+    return f"{clean(alert.get('title') or alert['budget'], 30)} {alert['budget_period']}", clean(why, 17), money(Decimal(alert["spent"])), of, f"{used} %"
 
 
 def _ratio(alert: Alert) -> Decimal:

@@ -15,8 +15,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from decimal import Decimal
+from decimal import ROUND_FLOOR, Context, Decimal
 
+EXACT = Context(prec=76)
 HISTORY = timedelta(days=400)  # a year back, and the four weeks beside it that tell a holiday from a quiet month
 LEAST_DAYS = 14  # with less there is no weekday to learn
 WINDOW, HALF_LIFE = 56, 14.0  # days
@@ -59,7 +60,7 @@ def forecast_total(
 
     `spent` is the period's exact cost before `covered`. `run_share` is the part of the history that runs cost: estimates speak for it alone.
     """
-    start, end, spent = max(period[0], covered), period[1], round(spent, 2)
+    start, end, spent = max(period[0], covered), period[1], spent.quantize(Decimal("0.01"), ROUND_FLOOR, EXACT)  # never up to a threshold
     first = min((day for day, cost in days.items() if cost and day < covered), default=covered)
     values = [float(days.get(first + timedelta(days=n), 0)) for n in range((covered - first).days)]
     left = (end - start).days

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
-from decimal import ROUND_DOWN, Decimal
+from decimal import Decimal
 from typing import Any
 
-from runspend.actions.alert.budgets import EXACT
 from runspend.actions.alert.outbox import RecordStore, recipient_states
 from runspend.actions.alert.periods import current_period
 from runspend.actions.alert.quiet import Quiet, QuietKind, read_quiet, set_quiet
 from runspend.actions.alert.sections import day_name
 from runspend.actions.alert.tag_budgets import read_tag_budgets
 from runspend.actions.alert.texts import money
+from runspend.budget_settings import percent_used
 from runspend.config import Budget, Settings
 from runspend.warehouse import Reader
 
@@ -70,7 +70,7 @@ def say_quiet(
 
 def _row(budget: Budget, currency: str, period: str, judged: Mapping[str, Any], last_mail: str | None, quiet: Quiet | None) -> dict[str, Any]:
     spent = judged.get("spent")
-    percent = None if spent is None else EXACT.divide(EXACT.multiply(spent, Decimal(100)), budget.amount).quantize(Decimal("0.1"), ROUND_DOWN, EXACT)
+    percent = None if spent is None else percent_used(spent, budget.amount)
     values = {
         "budget": budget.name, "title": budget.title, "state": _state(budget, judged), "budget_period": period, "spent": spent, "amount": budget.amount, "currency": currency,
         "percent": percent, "measure": budget.measure, "judged_on": budget.judged_on, "last_mail": last_mail, "quiet": str(quiet) if quiet else None, "owner": budget.owner,

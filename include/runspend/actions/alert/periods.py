@@ -6,8 +6,10 @@ Put here calendar arithmetic alone. What is spent of a period is judged in `budg
 from __future__ import annotations
 
 import calendar
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
+from types import MappingProxyType
 
 from runspend.budget_settings import Every
 
@@ -61,9 +63,12 @@ def current_period(every: Every, day: date) -> BudgetPeriod:
     return BudgetPeriod(date(day.year, 1, 1), date(day.year + 1, 1, 1), f"{day.year}")
 
 
-def periods_to_judge(every: Every, now: datetime, first_judged: datetime | None, covered: date | None = None) -> list[BudgetPeriod]:
+def periods_to_judge(
+    every: Every, now: datetime, first_judged: datetime | None, covered: date | None = None, judged_on: Mapping[str, date] = MappingProxyType({})
+) -> list[BudgetPeriod]:
     """The current period, and those that ended less than LATE_BILLS ago, or that bills do not reach the end of (`covered` is the first
-    day they do not wholly cover), and were already being judged when they ended.
+    day they do not wholly cover), and were already being judged when they ended. A period whose last verdict was on less than
+    all of it (`judged_on`: period name -> `covered` of that time) is judged once more when the bill is there.
 
     `first_judged` is when this budget version was first judged: a new installation says nothing of the months before it.
     """
@@ -71,10 +76,14 @@ def periods_to_judge(every: Every, now: datetime, first_judged: datetime | None,
     periods = [current]
     while first_judged is not None:
         end = periods[-1].start
-        waits_for_bill = covered is not None and covered < end and now - midnight(end) < VERY_LATE_BILLS
-        if first_judged >= midnight(end) or (now - midnight(end) >= LATE_BILLS and not waits_for_bill):
+        before = current_period(every, end - timedelta(days=1))
+        if covered is not None and covered < end:
+            is_open = now - midnight(end) < VERY_LATE_BILLS
+        else:
+            is_open = judged_on.get(before.name, end) < end
+        if first_judged >= midnight(end) or (now - midnight(end) >= LATE_BILLS and not is_open):
             break
-        periods.append(current_period(every, end - timedelta(days=1)))
+        periods.append(before)
     return periods[::-1]
 
 

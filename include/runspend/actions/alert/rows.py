@@ -6,8 +6,9 @@ Put here what a row holds. Judging and deciding do not belong here.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from runspend.warehouse import Reader
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+LOOK_BACK = timedelta(days=800)  # a year that ended, and the bills of its end
 
 
 def alerts_table(records: RecordStore) -> pa.Table:
@@ -45,6 +48,16 @@ def alerts_table(records: RecordStore) -> pa.Table:
             "decided_at": datetime.fromisoformat(value["decided_at"]),
         })  # fmt: skip
     return pa.Table.from_pylist(rows, schema=ALERTS.arrow_schema())
+
+
+def read_judged_on(reader: Reader, now: datetime) -> dict[str, dict[str, date]]:
+    """Budget -> period -> the first day that was not wholly billed when it was judged last; nothing of it counts that was judged in a snooze."""
+    found = defaultdict[str, dict[str, date]](dict)
+    query = "select budget, budget_period, covered_until, quiet from budget_status where month >= @first and covered_until is not null"
+    for row in reader.query(query, {"first": (now - LOOK_BACK).date()}).to_pylist():
+        is_snoozed = (row["quiet"] or "").startswith("snoozed")
+        found[row["budget"]][row["budget_period"]] = date.min if is_snoozed else row["covered_until"].astimezone(timezone.utc).date()
+    return found
 
 
 def status_table(

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any, cast
 
+from pydantic import ValidationError
+
 from runspend.actions.alert.message import address_of
 from runspend.actions.alert.series import sql
 from runspend.actions.alert.texts import clean
@@ -52,7 +54,12 @@ def read_tag_budgets(reader: Reader, settings: Settings) -> tuple[list[Budget], 
             notes.append(f"{where}: its tag runspend.budget is not used: {why}. It says {clean(row['budget'], 40)!r}; write {EXAMPLE}")
             continue
         owner = _owner(row["owner"], domains)
-        budget = _budget(row, match, rules, owner)
+        try:
+            budget = _budget(row, match, rules, owner)
+        except ValidationError as error:  # thresholds in money that the tag's amount makes one, or senseless: that budget alone is not judged
+            why = "; ".join(found["msg"].removeprefix("Value error, ") for found in error.errors(include_url=False))
+            notes.append(f"{where}: its tag runspend.budget is not used: with {clean(row['budget'], 40)} {clean(why, 200)}")
+            continue
         if not budget.everybody():
             notes.append(f"{where}: nobody is told of its budget: its owner, {clean(row['owner'] or 'none', 40)!r}, is no address in {_listed(domains)}")
         budgets.append(budget)

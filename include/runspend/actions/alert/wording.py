@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from decimal import ROUND_DOWN, Decimal
+from decimal import Decimal
 from typing import Any
 
 from runspend.actions.alert.anomalies import Anomaly
@@ -31,6 +31,7 @@ from runspend.actions.alert.sections import (
     which_runs,
 )
 from runspend.actions.alert.series import Coverage
+from runspend.budget_settings import percent_used
 from runspend.config import MailSettings
 
 MEASURES = {
@@ -224,7 +225,7 @@ def _ratio(alert: Mapping[str, Any]) -> Decimal:
 
 
 def _percent(alert: Mapping[str, Any]) -> Decimal:
-    return EXACT.multiply(_ratio(alert), Decimal(100)).quantize(Decimal("0.1"), ROUND_DOWN, EXACT)
+    return percent_used(Decimal(alert["spent"]), Decimal(alert["amount"]))
 
 
 def _whole(amount: Decimal) -> str:

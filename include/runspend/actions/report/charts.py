@@ -14,6 +14,7 @@ from decimal import Decimal
 from markupsafe import Markup, escape
 
 from runspend.actions.report.amounts import day, percent
+from runspend.budget_settings import percent_used
 
 PART_CLASS = {
     "run cost": "run",
@@ -170,7 +171,7 @@ def bullet(spent: Decimal, amount: Decimal, low: Decimal | None = None, high: De
     if low is not None and high is not None:
         left, right = float(low) / limit * scale, min(199.0, float(high) / limit * scale)
         body += [_rect(left, 11.25, max(right - left, 0), 1.5, "thin", "the forecast"), _rect(left, 8, 1.5, 8, "thin"), _rect(right, 8, 1.5, 8, "thin")]
-    return _svg(200, 24, f"{percent(ratio * 100)} of the budget", body, "bullet")
+    return _svg(200, 24, f"{percent(percent_used(spent, amount)) if amount else '–'} of the budget", body, "bullet")
 
 
 def heat_map(

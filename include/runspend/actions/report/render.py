@@ -26,6 +26,7 @@ from runspend.actions.report import amounts, charts
 from runspend.actions.report.figures import MEASURES, PARTS, PLATFORM, CurrencyFigures, ReportFigures, days_covered, month_after
 from runspend.actions.report.sheets import report_sheets, write_sheet
 from runspend.actions.report.words import coverage_words
+from runspend.budget_settings import percent_used
 
 TEMPLATES = Path(__file__).parent / "templates"
 WIDE, NARROW = 920, 350
@@ -90,7 +91,7 @@ def _page_words() -> dict[str, Any]:
 def _environment() -> Environment:
     made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     made.filters |= {
-        "money": amounts.money, "change": amounts.change, "percent": _percent, "size": amounts.size, "hours": amounts.hours,
+        "money": amounts.money, "used": percent_used, "change": amounts.change, "percent": _percent, "size": amounts.size, "hours": amounts.hours,
         "day": amounts.day, "instant": amounts.instant, "month": amounts.month_name, "span": _span, "rate": _rate,
         "coverage_words": coverage_words,
     }  # fmt: skip
