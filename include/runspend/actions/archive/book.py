@@ -41,6 +41,7 @@ class Archive:
     bytes: int = 0
     reason: str | None = None  # why it is not over, or not whole
     ended_at: str | None = None
+    is_cut: bool = False  # whether something of it may be gone from its place: recorded before the first delete, since single ones are not
 
     @property
     def is_over(self) -> bool:

@@ -93,7 +93,7 @@ def _act(work: Work, archive: Archive) -> Result:
 def _write_down(work: Work, items: Sequence[Item], clock: Callable[[], datetime]) -> tuple[list[Archive], dict[str, Result]]:
     """Every item as an archive that is open; those that cannot be, or need not be, as a result."""
     newest = {archive.item.key: archive for archive in work.book.all()}
-    begun = [a.item for a in newest.values() if a.state == "open" and any(e.state == "deleted" for e in work.book.every_entry(a))]
+    begun = [a.item for a in newest.values() if a.state == "open" and (a.is_cut or any(e.state == "deleted" for e in work.book.every_entry(a)))]
     archives, results = list[Archive](), dict[str, Result]()
     for item in {item.key: item for item in (*begun, *items)}.values():
         archive = newest.get(item.key)
@@ -145,7 +145,7 @@ def _list_objects(work: Work, archive: Archive) -> Archive | Result:
     cutoff = work.now - work.settings.archive.retention if item.action == "delete" else work.cutoff
     work.progress(f"{item.name}: list")
     found = _entries(work, archive)
-    chunks, objects, size = 0, 0, 0
+    chunks, objects, files, size = 0, 0, 0, 0
     is_begun = False
     while entries := list(islice(found, CHUNK_OBJECTS)):
         if not is_begun:
@@ -157,10 +157,13 @@ def _list_objects(work: Work, archive: Archive) -> Archive | Result:
             return Result(archive, "protected", f"{young.key!r} was written {young.modified[:16]}: it is younger than `{limit}`")
         book.save_entries(archive, chunks, entries)
         chunks, objects, size = chunks + 1, objects + len(entries), size + sum(e.size for e in entries)
+        files += sum(not e.key.endswith("/") for e in entries)
         if objects > MAX_ENTRIES:
             raise SourceRefused(item.store, f"cannot {item.action} {item.name}: it has more than {MAX_ENTRIES:,} objects. Pack them first. Nothing was moved.")
     if not objects:
         return Result(archive, "nothing", "there is nothing in its folder")
+    if more := _beyond_notice(item, files, size):
+        return Result(archive, "protected", more)
     return book.save(replace(archive, state="open", chunks=chunks, objects=objects, bytes=size))
 
 
@@ -180,10 +183,20 @@ def _look_again(work: Work, archive: Archive) -> Archive | Result:
     planned = [entry for entries in chunks for entry in entries if entry.state == "planned"]
     if young := next((entry for entry in planned if datetime.fromisoformat(entry.modified) > work.cutoff), None):
         return Result(archive, "protected", f"{young.key!r} was written {young.modified[:16]}: it is younger than `archive.margin`")
+    left = [entry for entries in chunks for entry in entries if not entry.is_settled]
+    if more := _beyond_notice(item, sum(not entry.key.endswith("/") for entry in left), sum(entry.size for entry in left)):
+        return Result(archive, "protected", more)
     for chunk, entries in enumerate(chunks):
         book.save_entries(archive, chunk, entries)
     every = [entry for entries in chunks for entry in entries]
     return book.save(replace(archive, chunks=len(chunks), objects=len(every), bytes=sum(entry.size for entry in every)))
+
+
+def _beyond_notice(item: Item, files: int, size: int) -> str | None:
+    """That a folder holds more than was counted and announced: files keep their times when they are copied, so age alone does not tell."""
+    if item.action == "delete" or item.objects is None or item.bytes is None or (files <= item.objects and size <= item.bytes):
+        return None
+    return f"it holds {files:,} objects ({size:,} bytes), more than the {item.objects:,} ({item.bytes:,} bytes) that were announced: run runspend measure and runspend archive notify"
 
 
 def _seen_again(entry: Entry, found: Entry | None) -> Entry:

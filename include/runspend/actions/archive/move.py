@@ -65,7 +65,7 @@ class _Move:
         crash_point("archive.manifest_put")
         protection = self.work.kept(self.item) or self._written_since(entries)
         if protection is not None:
-            return self._wait("protected", protection)
+            return self._wait("protected", self._half_gone(protection))
         try:
             self.deleter = self.work.open(self.item.store, "delete")
         except NotDone as error:
@@ -142,11 +142,13 @@ class _Move:
 
     def _delete(self) -> Result:
         self._list_copies()
+        if not self.archive.is_cut:
+            self.archive = self.book.save(replace(self.archive, is_cut=True))
         self._prove_conditions()
         for chunk in range(self.archive.chunks):
             protection = self.work.kept(self.item) if chunk else None  # asked a moment ago for the first
             if protection is not None:
-                return self._wait("protected", protection)
+                return self._wait("protected", self._half_gone(protection))
             self.work.each(self.archive, chunk, self._remove, lambda entry: entry.state == "copied", "removed")
         crash_point("archive.deleted")
         left = [entry for entry in self.book.every_entry(self.archive) if not entry.is_settled]
@@ -210,6 +212,15 @@ class _Move:
         yield f"\nThe {len(moved):,} files that were here ({sum(e.size for e in moved):,} bytes) were moved by the retention policy {self.item.policy!r}.\n"
         yield f"They lie, with a manifest of their names and checksums, in\n\n    {(self.archive.to or '').rstrip('/')}/{self.archive.folder}\n\n"
         yield f"To bring them back:\n\n    runspend archive restore {self.item.run_id or self.item.owner_id}\n"
+
+    def _half_gone(self, protection: str) -> str:
+        """What protects it, and, of an item that was cut off half-way, what is in the archive alone by now: whoever needs it needs that as well."""
+        if not self.archive.is_cut:
+            return protection
+        there = {found.key for found in self.source.list(self.item.prefix)}
+        gone = sum(entry.data is not None and entry.at(self.item.prefix).key not in there for entry in self.book.every_entry(self.archive))
+        owner = self.item.run_id or self.item.owner_id
+        return f"{protection}. {gone:,} of its {self.archive.objects:,} objects are in the archive alone: runspend archive restore {owner}" if gone else protection
 
     # --- when it does not go on -----------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ How an item is moved belongs in `move.py`, `tier.py` and `expire.py`.
 from __future__ import annotations
 
 import hashlib
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,11 @@ OpenStore = Callable[[ArtifactStore, Purpose], ObjectStore]
 BATCH = 64  # objects between two records of how far they got
 IN_MEMORY = 32 << 20  # bytes of one object; more of it waits on the disk
 NOTE_BEGINS = b"Archived by Runspend.\n"
+# The whole of it: a file of somebody's that only begins so is an artifact like any other. A policy's name has no line end in it.
+_NOTE = re.compile(
+    re.escape(NOTE_BEGINS) + rb"\nThe [\d,]+ files that were here \([\d,]+ bytes\) were moved by the retention policy [^\n]+\.\n"
+    rb"They lie, with a manifest of their names and checksums, in\n\n    [^\n]+\n\nTo bring them back:\n\n    runspend archive restore [^\n]+\n"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ def find_store(settings: Settings, uri: str) -> ArtifactStore:
 
 def is_note(name: str, store: ObjectStore, found: StoredObject) -> bool:
     """Whether an object in an item's folder is the note that Runspend left there, and not the item's."""
-    return name == NOTE_NAME and found.size < CHUNK_BYTES and b"".join(store.read(found)).startswith(NOTE_BEGINS)
+    return name == NOTE_NAME and found.size < CHUNK_BYTES and _NOTE.fullmatch(b"".join(store.read(found))) is not None
 
 
 def prove_conditions(obj: StoredObject, reader: ObjectStore, deleter: ObjectStore) -> None:
