@@ -373,13 +373,13 @@ def archive_restore(context: Context, run: str, to: Path | None, archive_id: str
 
     restored = restore(run, context.settings, to=to, archive_id=archive_id, take_damaged=partial, progress=context.progress)
     if to is None and not restored.problems:
-        restored.notes.extend(tell_restored(context.settings, Records(context.settings.home), run, f"in its place again since {context.now:%Y-%m-%d}"))
+        restored.notes.extend(tell_restored(context.settings, Records(context.settings.home), restored.owner, f"in its place again since {context.now:%Y-%m-%d}"))
     context.clear_progress()
     if context.as_json:
         _print_json(vars(restored))
     else:
         there = f", {restored.there_already:,} were there already" if restored.there_already else ""
-        click.echo(f"restored {run}: {restored.objects:,} objects, {restored.bytes:,} bytes to {', '.join(restored.places)}{there}")
+        click.echo(f"restored {restored.owner}: {restored.objects:,} objects, {restored.bytes:,} bytes to {', '.join(restored.places)}{there}")
         for label, sentences in (("note", restored.notes), ("problem", restored.problems)):
             for sentence in sentences:
                 click.echo(f"{label:9}{sentence}", err=label == "problem")

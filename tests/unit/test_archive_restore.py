@@ -20,6 +20,7 @@ from runspend.actions.archive.engine import Known, apply
 from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, Item
 from runspend.actions.archive.manifest import MAX_ENTRIES, check_key, read_manifest, write_manifest
 from runspend.actions.archive.restore import restore
+from runspend.actions.archive.verify import verify
 from runspend.artifacts.objects import ObjectStore, open_objects
 from runspend.config import ArtifactStore, Settings
 from runspend.errors import RunspendError, SourceRefused, UsageError
@@ -225,6 +226,31 @@ def test_what_a_killed_restore_left_is_swept(disk: Disk) -> None:
 def test_a_run_without_an_archive(disk: Disk) -> None:
     with pytest.raises(UsageError, match="cannot restore nobody: there is no archive of it"):
         restore("nobody", disk.settings)
+
+
+def test_an_owner_is_named_as_people_name_it(disk: Disk) -> None:
+    """By the beginning of its id; a model, which lies with its run, by its own."""
+    run, model = "3f1c9a7b" * 4, f"m-{'a' * 32}"
+    fill(disk.run, {"a": b"a"})
+    fill(disk.source / "1/models" / model / "artifacts", {"weights": b"w"})
+    model_item = disk.item(owner_kind="logged_model", owner_id=model, run_id=run, prefix=f"1/models/{model}/artifacts")
+    assert disk.apply(disk.item(owner_id=run, run_id=run), model_item) == ["archived", "archived"]
+    found = restore("3f1c9a7b", disk.settings, to=disk.folder / "run")
+    assert (found.owner, found.objects) == (run, 2)  # by which MLflow is told
+    found = restore(model, disk.settings, to=disk.folder / "model")
+    assert found.objects == 1 and [path.name for path in (disk.folder / "model").rglob("*") if path.is_file()] == ["weights"]
+    fill(disk.run, {"b": b"b"})
+    disk.apply(disk.item(owner_id="3f1c9aff", run_id="3f1c9aff"))
+    with pytest.raises(UsageError, match=r"3f1c9a may be 3f1c9a7b.*, 3f1c9aff"):
+        restore("3f1c9a", disk.settings, to=disk.folder / "which")
+
+
+def test_a_store_that_is_never_looked_into_stops_nobody(disk: Disk) -> None:
+    fill(disk.run, {"a": b"a"})
+    disk.apply()
+    given = disk.settings.model_copy(update={"stores": [ArtifactStore(uri="hdfs://name/mlflow", measure="none"), *disk.settings.stores]})
+    assert restore("run1", given, to=disk.folder / "there").objects == 1
+    assert verify(given, Records(disk.home), now=datetime.now(timezone.utc)).archives == 1
 
 
 def test_a_place_that_is_no_store_any_more(disk: Disk) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from runspend.actions.archive.book import as_folder
@@ -15,9 +16,14 @@ from runspend.actions.archive.items import ARCHIVE_FOLDER
 from runspend.actions.archive.manifest import Manifest, read_manifest
 from runspend.actions.archive.move import GENERATIONS, manifest_name
 from runspend.artifacts.objects import ObjectStore
-from runspend.errors import SourceRefused
+from runspend.artifacts.roots import parse_root
+from runspend.config import ArtifactStore, Settings
+from runspend.errors import SourceRefused, UsageError
 
-__all__ = ["Found", "find_archives", "load_manifest", "tombstone_of"]
+__all__ = ["Found", "find_archives", "find_owner", "load_manifest", "readable_stores", "tombstone_of"]
+
+SHORTEST_ID = 6  # characters that a run may be named by
+WITH_THEIR_RUN = ("m-", "tr-")
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,29 @@ def find_archives(store: ObjectStore, owner: str | None = None) -> Iterator[Foun
             for name in owners:
                 for archive_id in store.folders(f"{above}/{name}"):
                     yield Found(store, server, experiment, name, archive_id)
+
+
+def find_owner(store: ObjectStore, owner: str) -> Iterator[Found]:
+    """The archives of an owner as people name it: by its id; by what only its id begins with; a model or trace, which lies with its run, by its own."""
+    found = list(find_archives(store, owner))
+    if not found and len(owner) >= SHORTEST_ID:
+        every = list(find_archives(store))
+        found = [archive for archive in every if archive.owner.startswith(owner)]
+        if len({archive.owner for archive in found}) > 1:
+            raise UsageError(f"cannot tell whose archives are wanted: {owner} may be {', '.join(sorted({archive.owner for archive in found}))}. Give one whole id. Nothing was restored.")
+        if not found and owner.startswith(WITH_THEIR_RUN):
+            found = [archive for archive in every if (manifest := load_manifest(archive)) is not None and manifest.item.owner_id == owner]
+    yield from found
+
+
+def readable_stores(settings: Settings) -> list[ArtifactStore]:
+    """The stores of the allow-list that may hold archives: one of a kind that is never looked into stops nobody from reading the others."""
+    found = []
+    for store in settings.stores:
+        with suppress(SourceRefused):
+            parse_root(store)
+            found.append(store)
+    return found
 
 
 def load_manifest(found: Found) -> Manifest | None:

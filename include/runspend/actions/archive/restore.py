@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from runspend.actions.archive.book import as_folder
-from runspend.actions.archive.find import Found, find_archives, load_manifest, tombstone_of
+from runspend.actions.archive.find import Found, find_owner, load_manifest, readable_stores, tombstone_of
 from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, Item
 from runspend.actions.archive.manifest import Entry, Manifest
 from runspend.actions.archive.work import OpenStore, digest_of, find_store, held, is_note, parts_of
@@ -33,7 +33,7 @@ WORKERS = 8
 class Restored:
     """What came back, and what did not: `problems` has a sentence for each."""
 
-    owner: str
+    owner: str  # its whole id
     places: list[str] = field(default_factory=list)
     objects: int = 0
     bytes: int = 0
@@ -69,7 +69,9 @@ def restore(
     """
     progress(f"{owner}: look for its archives")
     archives = _load(owner, settings, archive_id, open_store)
-    result = Restored(owner)
+    items = [manifest.item for _, manifest in archives]
+    is_whole = any(owner in (item.owner_id, item.run_id) for item in items)
+    result = Restored(owner if is_whole else items[0].run_id or items[0].owner_id)
     wanted = _layout(archives, None if to is None else str(to))
     wanted = {target: _whole(copies, result, take_damaged=take_damaged) for target, copies in wanted.items()}
     with ThreadPoolExecutor(workers) as pool:
@@ -90,9 +92,9 @@ def restore(
 def _load(owner: str, settings: Settings, archive_id: str | None, open_store: OpenStore) -> list[tuple[Found, Manifest]]:
     """The manifests of every archive of an owner, oldest first by when they were written: an older plan may hold newer bytes."""
     loaded, gone, looked = list[tuple[Found, Manifest]](), list[str](), list[str]()
-    for store in settings.stores:
+    for store in readable_stores(settings):
         looked.append(store.uri)
-        for found in find_archives(open_store(store, "read"), owner):
+        for found in find_owner(open_store(store, "read"), owner):
             if archive_id is not None and found.archive_id != archive_id:
                 continue
             if why := tombstone_of(found):

@@ -15,7 +15,7 @@ from datetime import datetime
 from decimal import Decimal
 from urllib.parse import urlsplit
 
-from runspend.actions.archive.find import Found, find_archives, load_manifest, tombstone_of
+from runspend.actions.archive.find import Found, find_archives, load_manifest, readable_stores, tombstone_of
 from runspend.actions.archive.manifest import Entry, Manifest
 from runspend.actions.archive.money import EXACT, GB, PROVIDERS, list_prices
 from runspend.actions.archive.work import OpenStore, digest_of, find_store
@@ -153,7 +153,7 @@ def verify(
 
 def _listed(settings: Settings, result: Verified, open_store: OpenStore, progress: Progress) -> Iterator[_Copy]:
     """Every copy that is there and of its size; what is not is in `result`."""
-    for store in settings.stores:
+    for store in readable_stores(settings):
         opened = open_store(store, "read")
         try:
             archives = list(find_archives(opened))
