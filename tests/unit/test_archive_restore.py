@@ -245,6 +245,39 @@ def test_an_owner_is_named_as_people_name_it(disk: Disk) -> None:
         restore("3f1c9a", disk.settings, to=disk.folder / "which")
 
 
+@pytest.mark.parametrize("is_swapped", [False, True])
+def test_a_delete_that_is_killed_with_a_file_in_its_hands(disk: Disk, monkeypatch: pytest.MonkeyPatch, is_swapped: bool) -> None:
+    """Its own leaves nothing in the archive; somebody else's, swapped in at the last moment, is back in its place."""
+    fill(disk.run, {"a": b"a", "b": b"b"})
+    unlink, stat, aside = os.unlink, os.stat, ".runspend-delete-"
+
+    def killed(name: Any, *given: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    def swapped(name: Any, *given: Any, **options: Any) -> Any:
+        if str(name).startswith(aside) and not list(disk.run.glob(f"{aside}*")):
+            raise FileNotFoundError
+        if str(name).startswith(aside):
+            [path] = disk.run.glob(f"{aside}*")
+            path.write_bytes(b"theirs, newer")
+            killed(name)
+        return stat(name, *given, **options)
+
+    if is_swapped:
+        monkeypatch.setattr(os, "stat", swapped)
+    else:
+        monkeypatch.setattr(os, "unlink", lambda name, *given, **options: killed(name) if str(name).startswith(aside) else unlink(name, *given, **options))
+    with pytest.raises(KeyboardInterrupt):
+        disk.apply()
+    monkeypatch.undo()
+    assert disk.apply() == (["partial"] if is_swapped else ["archived"])
+    assert not list(disk.run.glob(f"{aside}*"))
+    if is_swapped:
+        assert b"theirs, newer" in [path.read_bytes() for path in disk.run.iterdir()]
+    restore("run1", disk.settings, to=disk.folder / "back")
+    assert {path.name: path.read_bytes() for path in (disk.folder / "back").iterdir()} == {"a": b"a", "b": b"b"}
+
+
 def test_a_store_that_is_never_looked_into_stops_nobody(disk: Disk) -> None:
     fill(disk.run, {"a": b"a"})
     disk.apply()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SCRATCH = re.compile(r"\.runspend-write-[0-9a-f]{32}\.tmp")
+_OWN = re.compile(_SCRATCH.pattern + r"|\.runspend-delete-[0-9a-f]{32}")  # nobody's files: the second is what a delete that was killed took aside
 _SCRATCH_SECONDS = 86_400  # no write lasts longer
 _LINK_ERRORS = (errno.ELOOP, errno.ENOTDIR)
 
@@ -48,7 +49,7 @@ class LocalObjects:
                 with self._open(path) as descriptor:
                     if descriptor is None:
                         continue
-                    names = sorted(name for name in os.listdir(descriptor) if not _SCRATCH.fullmatch(name))
+                    names = sorted(name for name in os.listdir(descriptor) if not _OWN.fullmatch(name))
                     if not names and path != folder:
                         yield _stored(f"{path}/", os.fstat(descriptor))
                     for name in names:
@@ -245,6 +246,9 @@ class LocalObjects:
         aside = f".runspend-delete-{hashlib.sha256(f'{obj.key} {obj.etag}'.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
         before = _look(parent, aside)
         if before is not None and _is_same(before, obj):  # a delete that was killed here
+            os.unlink(aside, dir_fd=parent)
+        elif before is not None:  # one that was killed with somebody else's file in its hands
+            os.link(aside, name, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
             os.unlink(aside, dir_fd=parent)
         found = _look(parent, name)
         if found is None:
