@@ -476,6 +476,7 @@ def archive_apply(settings: Settings, *, now: datetime, progress: Progress = sil
 
     Raises UsageError where `now` is not the machine's time: no grace period ends because somebody says so.
     """
+    from runspend.actions.archive import plan_notes
     from runspend.archiving import refuse_other_times
     from runspend.moving import apply_due
     from runspend.warehouse.records import Records
@@ -485,6 +486,7 @@ def archive_apply(settings: Settings, *, now: datetime, progress: Progress = sil
         refuse_other_times(now, "apply")
     progress("archive apply")
     apply_due(open_warehouse(settings), settings, Records(settings.home), outcome, now, progress)
+    outcome.notes += plan_notes(settings)
     return outcome
 
 

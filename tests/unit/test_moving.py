@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from pathlib import Path
 
+import pytest
+
+from runspend import moving
 from runspend.actions.archive.book import new_archive
 from runspend.actions.archive.work import Result
+from runspend.config import Settings
+from runspend.errors import CapPassed, LeaseLost, RunspendError, SourceRefused
 from runspend.moving import tell_results, why_nothing_is_due
-from runspend.outcome import Outcome
+from runspend.outcome import Outcome, silent
+from runspend.telling import Pruned
+from runspend.warehouse import open_warehouse
+from runspend.warehouse.records import Records
 from tests.archive_world import ARCHIVE, make_item
 
 NOW = datetime(2026, 11, 25, tzinfo=timezone.utc)
@@ -38,3 +47,19 @@ def test_nothing_due_says_what_there_is_instead() -> None:
     assert why_nothing_is_due(rows) == (
         "archive: nothing is due: 2 announced (due from 2026-12-25), 1 planned (no mail server has taken a notice of them, so no grace period has begun: runspend archive notify)"
     )
+
+
+@pytest.mark.parametrize("error", [CapPassed("too many", wanted=2, allowed=1), LeaseLost("another"), SourceRefused("s3://b", "the clocks differ")])
+def test_what_stops_the_archive_stops_the_pruning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: RunspendError) -> None:
+    def refuse(*_: object, **__: object) -> list[Result]:
+        raise error
+
+    def prune(*_: object, **__: object) -> list[Pruned]:
+        raise AssertionError("something was deleted in MLflow")
+
+    settings = Settings.model_validate({"home": str(tmp_path)})
+    monkeypatch.setattr(moving, "apply", refuse)
+    monkeypatch.setattr(moving, "prune", prune)
+    outcome = Outcome("archive apply")
+    moving.apply_due(open_warehouse(settings), settings, Records(tmp_path), outcome, datetime.now(timezone.utc), silent)
+    assert outcome.problems == [str(error)] and outcome.exit_code == error.exit_code

@@ -66,6 +66,8 @@ class Verified:
         told = f"{self.archives:,} archives, {self.objects:,} objects, {self.bytes:,} bytes listed; {self.read:,} objects read"
         if self.damaged or self.unknown:
             return f"{told}; {len(self.damaged)} damaged, {len(self.unknown)} archives unknown"
+        if not self.archives:
+            return "nothing is archived"
         if self.read == self.objects:
             return f"{told}: every one is what was archived"
         if self.read < min(self.objects - self.not_readable, sample_size(self.confidence, self.share)):
