@@ -57,7 +57,7 @@ SETTINGS = {
     ],
     "mail": {"backend": "file", "operators": ["ops@example.com"]},
     "retention": [
-        {"name": "cold", "select": {"unused_for": "20d", "not_tag.stage": ["prod*", "x"], "experiment": "exp-*"}, "action": "delete"},
+        {"name": "cold", "select": {"unused_for": "20d", "not_tag.stage": ["prod*", "x"], "experiment": "exp-*"}, "action": "tier", "to": "COLD"},
         {"name": "team", "select": {"older_than": "20d", "tag.team": "it's", "user": "some*"}, "action": "delete"},
         {"name": "runs", "select": {"unused_for": "20d"}, "action": "prune"},
     ],
@@ -250,6 +250,8 @@ def work(folder: Path, world: World, run: Command) -> None:
         run(step, *config, "--now", LATER)
     run("status", *config, "--now", LATER)
     run("explain", late, *config, "--now", LATER)
+    run("archive", "why", late, *config, "--now", LATER)
+    run("archive", "keep", late, *config, "--now", LATER)
     (folder / "runspend.yaml").write_text(json.dumps(SETTINGS).replace('"euro"', '"swiss"').replace('"lab"', '"labs"'), encoding="utf-8")
     for names in (("euro", "swiss"), ("lab", "labs")):
         run("rename", *names, *config, "--now", LATER)
