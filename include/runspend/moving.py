@@ -93,6 +93,8 @@ def _protection(
         state, reason = states.get(item.key, ("", ""))
         if state in ("protected", "kept"):
             return reason
+        if state in ("planned", "announced"):  # begun, and then restored or changed, so that its notice was taken back
+            return f"it waits for a notice and a grace period of its own again: {reason}"
         if digests.get(item.policy) != item.policy_digest:
             return f"the retention policy {item.policy!r} is another by now, or gone"
         keep = keep_of(read_keeps(records, now), vars(item))

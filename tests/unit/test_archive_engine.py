@@ -66,6 +66,21 @@ def test_more_than_was_announced_is_left_alone(world: World) -> None:
     assert states(world, item)[0][0] == "protected" and world.here() == {**FILES, "brought": b"old, and new here"}
 
 
+def test_what_changes_at_each_delete_is_not_called_archived(world: World) -> None:
+    """As hard links do on a disk, whose times change when one of them is removed."""
+    delete = world.source.delete
+
+    def touched(obj: Any) -> None:
+        if obj.key.endswith("copy.bin"):
+            world.put("copy.bin", FILES["copy.bin"])
+        delete(obj)
+
+    world.source.delete = touched  # type: ignore[method-assign]
+    assert states(world)[0][0] == "partial"
+    assert states(world) == [("partial", "'copy.bin' changes again and again; nothing more was deleted")]
+    assert world.here() == {"copy.bin": FILES["copy.bin"]} and f"{PREFIX}/{NOTE_NAME}" not in world.source.objects
+
+
 def test_what_is_protected_half_way_says_how_it_comes_back(world: World) -> None:
     world.faults.plan = {}
     world.apply_faulty({(f"delete {SOURCE}", 3): "kill before"})

@@ -63,3 +63,11 @@ def test_what_stops_the_archive_stops_the_pruning(monkeypatch: pytest.MonkeyPatc
     outcome = Outcome("archive apply")
     moving.apply_due(open_warehouse(settings), settings, Records(tmp_path), outcome, datetime.now(timezone.utc), silent)
     assert outcome.problems == [str(error)] and outcome.exit_code == error.exit_code
+
+
+@pytest.mark.parametrize("state", ["planned", "announced"])
+def test_what_was_begun_and_restored_waits_for_a_notice_again(tmp_path: Path, state: str) -> None:
+    settings = Settings.model_validate({"home": str(tmp_path)})
+    item = make_item()
+    protects = moving._protection(open_warehouse(settings), settings, Records(tmp_path), {item.key: (state, "unused for 90 days")}, NOW)
+    assert protects(item) == "it waits for a notice and a grace period of its own again: unused for 90 days"

@@ -54,9 +54,8 @@ class _Move:
         entries = list(self.book.every_entry(self.archive))
         if young := next((e for e in entries if e.state == "planned" and e.changes and self._is_young(e.modified)), None):
             return self._wait("protected", f"{young.key!r} was written {young.modified[:16]}, after it was planned")
-        if odd := next((e for e in entries if e.state == "changed"), None):
-            reason = f"{odd.key!r} changes again and again; nothing more was deleted"
-            return Result(self.book.end(self.archive, "partial", self.work.now, reason), "partial", reason)
+        if restless := self._restless(entries):
+            return restless
         if waiting := [e for e in entries if e.state == "planned"]:
             return self._wait("partial", f"{len(waiting)} of {len(entries)} objects are not in the archive, so nothing more was deleted. {waiting[0].reason or ''}")
         if all(e.state == "gone" for e in entries):
@@ -71,6 +70,14 @@ class _Move:
         except NotDone as error:
             return self._wait("copied", str(error))
         return self._delete()
+
+    def _restless(self, entries: list[Entry]) -> Result | None:
+        """An object that was another each time keeps its place, and the item is over without being archived."""
+        odd = next((entry for entry in entries if entry.state == "changed"), None)
+        if odd is None:
+            return None
+        reason = f"{odd.key!r} changes again and again; nothing more was deleted"
+        return Result(self.book.end(self.archive, "partial", self.work.now, reason), "partial", reason)
 
     # --- copy -----------------------------------------------------------------------------------------------------------
 
@@ -151,9 +158,12 @@ class _Move:
                 return self._wait("protected", self._half_gone(protection))
             self.work.each(self.archive, chunk, self._remove, lambda entry: entry.state == "copied", "removed")
         crash_point("archive.deleted")
-        left = [entry for entry in self.book.every_entry(self.archive) if not entry.is_settled]
+        entries = list(self.book.every_entry(self.archive))
+        left = [entry for entry in entries if not entry.is_settled]
         if left:
             return self._wait("partial", f"{len(left)} of {self.archive.objects} objects are still in their place. {left[0].reason or ''}")
+        if restless := self._restless(entries):
+            return restless
         self.source.prune(self.item.prefix)
         self._leave_note()
         crash_point("archive.note_left")
