@@ -6,7 +6,9 @@ happens only to a sender killed between the server's acceptance and the record o
 
 from __future__ import annotations
 
+import base64
 import json
+import smtplib
 import socket
 import ssl
 import subprocess
@@ -28,7 +30,7 @@ from runspend.actions import alert
 from runspend.actions.alert import operators, outbox
 from runspend.actions.alert.mail import Envelope, Paragraph, make_mail
 from runspend.actions.alert.outbox import Delivery, recipient_states, send_outbox
-from runspend.actions.alert.send import SmtpBackend
+from runspend.actions.alert.send import SmtpBackend, describe
 from runspend.config import Settings
 from runspend.warehouse.records import Records
 
@@ -109,6 +111,15 @@ def test_starttls_implicit_tls_and_login(tmp_path: Path, monkeypatch: pytest.Mon
         assert [(a.was_encrypted, a.login) for a in server.accepted] == [(True, "runspend")]
 
 
+@pytest.mark.parametrize("echo", ["AUTH PLAIN {blob}", "no such password: pa55-canary", "x" * 280 + " {blob}"])
+def test_a_server_that_repeats_the_login_is_not_quoted_with_it(tmp_path: Path, echo: str) -> None:
+    """"502 not implemented: AUTH PLAIN …" is what some say; it would stand in records, tables and mails."""
+    blob = base64.b64encode(b"\0runspend\0pa55-canary").decode()
+    given = smtp(tmp_path, 25, tls="none", username="runspend", password="pa55-canary")
+    said = describe(smtplib.SMTPAuthenticationError(535, echo.format(blob=blob).encode()), given.mail)
+    assert "canary" not in said and not any(blob[n : n + 8] in said for n in range(len(blob) - 7)) and said.startswith("535 ")
+
+
 def test_wrong_login_is_waiting_and_the_password_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is lost: it goes out once the password is put right. The password is in no outcome and no record."""
     context, certificate = make_certificate(tmp_path)
@@ -146,6 +157,7 @@ REPLIES: list[tuple[str, Script, dict[str, str], int]] = [
     ("550 one recipient", Script(rcpt_replies={BEN: "550 5.1.1 no such user"}), {ANA: "accepted", BEN: "refused"}, 1),
     ("553 one recipient", Script(rcpt_replies={ANA: "553 5.1.3 bad address"}), {ANA: "refused", BEN: "accepted"}, 1),
     ("551 all recipients", Script(rcpt_replies={ANA: "551 go away", BEN: "551 go away"}), {ANA: "refused", BEN: "refused"}, 0),
+    ("530 no login", Script(rcpt_replies={ANA: "530 Authentication required", BEN: "535 log in first"}), {ANA: "waiting", BEN: "waiting"}, 0),
     ("550 relaying denied", Script(rcpt_replies={ANA: "550 5.7.1 no relay", BEN: "554 Relay access denied"}), {ANA: "waiting", BEN: "waiting"}, 0),
     ("drop in the body", Script(drop_mid_data=True), {ANA: "waiting", BEN: "waiting"}, 0),
     ("450 one recipient", Script(rcpt_replies={BEN: "450 4.2.1 greylisted"}), {ANA: "accepted", BEN: "waiting"}, 1),
@@ -321,6 +333,19 @@ def test_refused_operators_make_no_loop(tmp_path: Path) -> None:
         done = operators.notify(given, records, "DAG FAILED", "runspend_load", NOW, "runspend_load failed at load")
     assert [d.outcome.state for d in done] == ["refused"]
     assert len(records.list("notices")) == 1
+
+
+def test_an_operator_who_is_refused_is_told_to_the_others(tmp_path: Path) -> None:
+    """Once for the address, whatever is refused to it afterwards; who is refused is not written to about it."""
+    with smtp_server(Script(rcpt_replies={"gone@acme.com": "550 5.1.1 no such user"})) as server:
+        records, given = MemoryRecords(), smtp(tmp_path, server.port, operators=["gone@acme.com", "oncall@acme.com"])
+        for night in range(3):
+            now = NOW + timedelta(days=night)
+            operators.notify(given, records, "DAG FAILED", "runspend_load", now, "runspend_load failed at load")
+            operators.tell_refused(given, records, now)
+    told = [a for a in server.accepted if "REFUSED" in a.message["Subject"]]
+    assert [a.recipients for a in told] == [["oncall@acme.com"]]
+    assert len(server.accepted) == 4
 
 
 SENDER = """

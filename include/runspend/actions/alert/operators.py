@@ -53,18 +53,19 @@ def notify(
 def tell_refused(settings: Settings, records: RecordStore, now: datetime) -> list[Delivery]:
     """Tell of every recipient a mail server refused for good or puts off again and again, once for each mail and recipient.
 
-    It is read from the records, so a refusal recorded by a process that was killed is told by the next. Operators' own mails
-    are left out: they would answer each other.
+    It is read from the records, so a refusal recorded by a process that was killed is told by the next. Of operators' own mails
+    one is told of each address, to the others: they would answer each other, and it is every mail.
     """
     if not settings.mail.operators:
         return []
     told = records.list("notices")
     is_new = False
     for value in records.list("outbox").values():
-        local_id = _notice_id("REFUSED", f"{value['message_id']} {value['recipient']}", "once")
-        is_put_off = value["state"] == "waiting" and value["attempts"] >= TRIES_TOLD
         is_ours = value["message_id"].startswith(f"<{LIST_NAME}.")
-        if not (value["state"] == "refused" or is_put_off) or "subject" not in value or local_id in told or is_ours:
+        local_id = _notice_id("REFUSED", value["recipient"] if is_ours else f"{value['message_id']} {value['recipient']}", "once")
+        is_put_off = value["state"] == "waiting" and value["attempts"] >= TRIES_TOLD
+        others = [r for r in settings.mail.operators if r != value["recipient"]] if is_ours else settings.mail.operators
+        if not (value["state"] == "refused" or is_put_off) or "subject" not in value or local_id in told or not others:
             continue
         then = "it is tried again" if is_put_off else "this mail is not sent again"
         blocks: list[Block] = [
@@ -77,7 +78,7 @@ def tell_refused(settings: Settings, records: RecordStore, now: datetime) -> lis
         ]
         what = f"was put off {value['attempts']} times" if is_put_off else "was refused"
         headline = f"a mail to {value['recipient']} {what}: {value['reply']}"
-        mail = _write(settings, "REFUSED", local_id, now, headline, blocks)
+        mail = _write(settings, "REFUSED", local_id, now, headline, blocks, others)
         is_new |= records.create("notices", local_id, {"kind": "REFUSED", "decided_at": now.isoformat(), "mail": mail.as_record()})
     return send_outbox(settings, records, now) if is_new else []
 
@@ -103,11 +104,11 @@ def _notice_id(kind: str, key: str, when: str) -> str:
     return f"{LIST_NAME}.{kind.replace(' ', '-')}.{cause}.{when}"
 
 
-def _write(settings: Settings, kind: Kind, local_id: str, now: datetime, headline: str, blocks: Sequence[Block]) -> Mail:
+def _write(settings: Settings, kind: Kind, local_id: str, now: datetime, headline: str, blocks: Sequence[Block], to: Sequence[str] = ()) -> Mail:
     return make_mail(
         Envelope(settings.mail.from_, LIST_NAME, kind.lower().replace(" ", "-")),
         local_id=local_id,
-        recipients=settings.mail.operators,
+        recipients=to or settings.mail.operators,
         subject=f"[runspend] {kind}: {headline}",
         blocks=[Paragraph(f"{kind}: {clean(headline, 400)}"), *blocks],
         now=now,

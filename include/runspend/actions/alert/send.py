@@ -22,6 +22,7 @@ from typing import Literal, Protocol
 
 from runspend.actions.alert.message import Mail, address_of, as_bytes, sender_host
 from runspend.mail_settings import MailSettings
+from runspend.redaction import redact_values
 from runspend.values import CONNECTION
 
 TIMEOUT_SECONDS = 30.0  # for one answer
@@ -29,6 +30,7 @@ TIMEOUT_SECONDS = 30.0  # for one answer
 DEADLINE_SECONDS = 600.0
 LOST_CONNECTIONS = 3
 # "Not you" (RFC 3463's 5.7, "relaying denied") is about the account or the network, which somebody puts right, not the address.
+NO_LOGIN = (530, 534, 535, 538)  # RFC 4954
 _OUR_FAULT = re.compile(rb"\b5\.7\.\d|\brelay", re.IGNORECASE)
 
 
@@ -149,7 +151,7 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
             if code in (250, 251, 252):
                 taken.append(recipient)
             else:
-                is_final = code >= 500 and not _OUR_FAULT.search(reply)
+                is_final = code >= 500 and code not in NO_LOGIN and not _OUR_FAULT.search(reply)
                 outcomes[recipient] = Outcome("refused" if is_final else "waiting", _said(code, reply))
         if not taken:
             self._give_up_transaction(code)
@@ -238,13 +240,18 @@ def _said(code: int, reply: bytes) -> str:
 
 
 def describe(error: Exception, settings: MailSettings) -> str:
-    """What went wrong, in words; what a server said is quoted."""
+    """What went wrong, in words; what a server said is quoted, without the login: some repeat the command they do not take."""
+    password = settings.password.get_secret_value() if settings.password else ""
+    return redact_values(_describe(error, settings), [password, f"\0{settings.username}\0{password}"] if password else [])[:300]
+
+
+def _describe(error: Exception, settings: MailSettings) -> str:
     if isinstance(error, smtplib.SMTPResponseException):
         said = error.smtp_error if isinstance(error.smtp_error, bytes) else str(error.smtp_error).encode()
-        return _said(error.smtp_code, said)
+        return f"{error.smtp_code} {said.decode('utf-8', 'replace')}"
     where = f"{settings.host}:{settings.port}"
     if isinstance(error, ssl.SSLError) or (settings.tls == "starttls" and isinstance(error, smtplib.SMTPNotSupportedError)):
-        return f"no TLS with {where}, and without it nothing is sent: {error}"[:300]
+        return f"no TLS with {where}, and without it nothing is sent: {error}"
     if isinstance(error, TimeoutError) or str(error).endswith("timed out"):  # smtplib says of most time-outs that the server hung up
         return f"{where} gave no answer in time"
-    return f"{where}: {type(error).__name__}: {error}"[:300]
+    return f"{where}: {type(error).__name__}: {error}"
