@@ -6,21 +6,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from runspend.actions.alert import operators
-from runspend.actions.alert.budgets import Series, Status, budget_version, judge_budget, judge_days
+from runspend.actions.alert.budgets import Series, Status, budget_version, judge_budget, judge_days, rules_of, with_rules
 from runspend.actions.alert.decisions import Decision, Told, alert_id, decide
 from runspend.actions.alert.figures import read_day_runs, read_figures, read_restated
 from runspend.actions.alert.first_night import begin, is_first_night, summarise
 from runspend.actions.alert.forecast import HISTORY
 from runspend.actions.alert.message import Mail
 from runspend.actions.alert.outbox import Delivery, RecordStore, send_outbox
-from runspend.actions.alert.periods import BudgetPeriod, periods_to_judge
+from runspend.actions.alert.periods import BudgetPeriod, midnight, periods_to_judge
 from runspend.actions.alert.quiet import Quiet, read_quiet
 from runspend.actions.alert.rows import alerts_table, read_judged_on, status_table
 from runspend.actions.alert.sections import period_name
@@ -101,16 +101,21 @@ def judge(reader: Reader, settings: Settings, records: RecordStore, now: datetim
         begin(records, now)
     coverage = read_coverage(reader)
     covered = first_open_day(coverage)
-    first_judged = {b.name: _first_judged(records, b.name, budget_version(b, settings.currency), now) for b in budgets}
+    first_judged = {b.name: _first_judged(records, b, budget_version(b, settings.currency), now) for b in budgets}
     judged_on = read_judged_on(reader, now)
-    periods = {b.name: periods_to_judge(b.every, now, first_judged[b.name], covered, judged_on.get(b.name, {})) for b in budgets}
-    reader, series, missing = _read_series(reader, settings, budgets, [p for ps in periods.values() for p in ps], now)
+    jobs = [(b, periods_to_judge(b.every, now, first_judged[b.name], covered, judged_on.get(b.name, {}))) for b in budgets]
+    for budget, since, edited in _edited(records, budgets, first_judged, settings.currency):
+        ended = periods_to_judge(budget.every, now, since, covered, judged_on.get(budget.name, {}))
+        jobs.append((budget, [p for p in ended if midnight(p.end) <= edited]))
+    jobs = [(budget, periods) for budget, periods in jobs if periods]
+    reader, series, missing = _read_series(reader, settings, [b for b, _ in jobs], [p for _, ps in jobs for p in ps], now)
     statuses = []
-    for budget, one in zip(budgets, series, strict=True):
+    for (budget, periods), one in zip(jobs, series, strict=True):
         open_day = covered or max((day for day, _ in one.billed), default=now.date())
-        found = [judge_budget(budget, settings.currency, p, one, open_day, now) for p in periods[budget.name]]
-        since = max(first_judged[budget.name].date(), open_day - NEWS)
-        statuses += [*found[:-1], _with_days(found[-1], one, open_day, since)]
+        found = [judge_budget(budget, settings.currency, p, one, open_day, now) for p in periods]
+        if periods[-1].end > now.date():
+            found[-1] = _with_days(found[-1], one, open_day, max(first_judged[budget.name].date(), open_day - NEWS))
+        statuses += found
     quiet = read_quiet(records, now)
     unjudged = [f"budget {s.budget.name} was not judged for {period_name(s.period)}: {s.not_judged}" for s in statuses if s.not_judged]
     decisions = decide(statuses, _told(records), now, [name for name, q in quiet.items() if q.kind == "snoozed"])
@@ -200,12 +205,30 @@ def _compose(writer: Writer, judgement: Judgement, decision: Decision, records: 
     return writer.budget_mail(decision, read_figures(reader, status, judgement.coverage, now), now)
 
 
-def _first_judged(records: RecordStore, name: str, version: str, now: datetime) -> datetime:
-    key = f"{name}.{version}"
-    records.create("budgets", key, {"budget": name, "version": version, "first_judged_at": now.isoformat()})
+def _first_judged(records: RecordStore, budget: Budget, version: str, now: datetime) -> datetime:
+    key = f"{budget.name}.{version}"
+    records.create("budgets", key, {"budget": budget.name, "version": version, "first_judged_at": now.isoformat(), "rules": rules_of(budget)})
     found = records.get("budgets", key)
     assert found is not None, "a record that was just made"
     return datetime.fromisoformat(found[0]["first_judged_at"])
+
+
+def _edited(records: RecordStore, budgets: Sequence[Budget], first_judged: Mapping[str, datetime], currency: str) -> Iterator[tuple[Budget, datetime, datetime]]:
+    """Each budget's version before the one there is: as it was, since when it was judged, and until when.
+
+    Budgets are edited at a month's beginning, when the bill of the old month's end is still to come: that is judged by the old rules.
+    """
+    before: dict[str, tuple[datetime, Budget]] = {}
+    by_name = {b.name: b for b in budgets}
+    for value in records.list("budgets").values():
+        budget, since = by_name.get(value["budget"]), datetime.fromisoformat(value["first_judged_at"])
+        if budget is None or "rules" not in value or since >= first_judged[budget.name]:
+            continue
+        old = with_rules(budget, value["rules"])
+        if budget_version(old, currency) == value["version"] and (budget.name not in before or since > before[budget.name][0]):
+            before[budget.name] = since, old
+    for name, (since, old) in before.items():
+        yield old, since, first_judged[name]
 
 
 def _told(records: RecordStore) -> Told:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Context, Decimal
+from typing import Any
 
 from runspend.actions.alert.anomalies import Anomaly, find_anomalies
 from runspend.actions.alert.forecast import Forecast, Seen, forecast_total
@@ -160,6 +161,17 @@ def budget_version(budget: Budget, currency: str) -> str:
         *([] if budget.judged_on == "bill" else [budget.judged_on]),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def rules_of(budget: Budget) -> dict[str, Any]:
+    """What a version decides by, as a JSON object: a period that ended before an edit is judged by the rules it had."""
+    kept = {key: getattr(budget, key) for key in ("every", "measure", "actual", "forecast", "judged_on")}
+    return {**kept, "for_": dict(budget.for_), "amount": f"{budget.amount:f}"}
+
+
+def with_rules(budget: Budget, rules: Mapping[str, Any]) -> Budget:
+    """The budget as it was by `rules_of`, with the owner and recipients it has now."""
+    return budget.model_copy(update={**rules, "amount": Decimal(rules["amount"])})
 
 
 def series_version(budget: Budget, currency: str) -> str:
