@@ -92,7 +92,7 @@ def test_every_line_of_the_full_file_is_right_when_switched_on(tmp_path: Path) -
     body = lines[next(i for i, line in enumerate(lines) if line.startswith("home:")) :]
     on = [line if line.startswith("# ---") else re.sub("^# ?", "", line) for line in body]
     path.write_text("\n".join(on), encoding="utf-8")
-    env = {"MLFLOW_TRACKING_TOKEN": "t-canary", "MLFLOW_DB_PASSWORD": "p-canary", "SMTP_PASSWORD": "s-canary"}
+    env = {"MLFLOW_TRACKING_TOKEN": "t-canary", "MLFLOW_WRITE_TOKEN": "w-canary", "MLFLOW_DB_PASSWORD": "p-canary", "SMTP_PASSWORD": "s-canary"}
     settings = load_settings(path, env)
     for section in (settings.budgets, settings.retention, settings.scope, settings.billing, settings.stores, settings.tracking[0].token):
         assert section
