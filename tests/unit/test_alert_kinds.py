@@ -67,6 +67,15 @@ def test_a_forecast_is_told_with_its_day_and_range_once(tmp_path: Path) -> None:
     assert step(tmp_path, records, given, NOW + timedelta(days=1), cost_daily=every_day()).sent == []
 
 
+def test_a_bill_that_ended_long_ago_makes_no_forecast_of_what_things_cost_then(tmp_path: Path) -> None:
+    """A provider that was left in June at 1,000 a day: 10 a day since is 300 a month, and no mail."""
+    rows = [*every_day("1000", "2026-01-01", "2026-05-31", source="old"), *every_day("10", "2026-06-01")]
+    bills = [source(), source("old", datetime(2026, 6, 1, tzinfo=UTC))]
+    result = step(tmp_path, MemoryRecords(), settings(tmp_path, budget()), cost_daily=rows, sources=bills)
+    assert subjects(tmp_path) == []
+    assert result.budget_status["forecast"].to_pylist() == [Decimal(300)]
+
+
 def test_estimates_of_days_not_billed_raise_a_forecast(tmp_path: Path) -> None:
     """Three runs burn 400 on the 23rd, which no bill reaches yet: the forecast knows, the figure does not count it, and the mail says so."""
     rows, runs = every_day(), [run("a", start_time=datetime(2026, 11, 22, 22, tzinfo=UTC))]

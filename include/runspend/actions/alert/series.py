@@ -14,6 +14,7 @@ from importlib.resources import files
 from typing import Any
 
 from runspend.actions.alert.budgets import Series
+from runspend.actions.alert.periods import VERY_LATE_BILLS
 from runspend.config import Budget
 from runspend.errors import ConfigError
 from runspend.selectors import glob_to_regex
@@ -90,8 +91,14 @@ def covered_until(coverage: Sequence[Coverage]) -> datetime | None:
 
 
 def first_open_day(coverage: Sequence[Coverage]) -> date | None:
-    """The first day that not every bill wholly covers; None where that is not known."""
-    until = covered_until(coverage)
+    """The first day that not every bill wholly covers; None where that is not known.
+
+    A bill that ended long before the others is dead, or an incident that operators are told of: the months since are no
+    forecast's to fill with what things cost then.
+    """
+    newest = max((c.covered_until for c in coverage if c.covered_until is not None), default=None)
+    alive = [c for c in coverage if newest is None or c.covered_until is None or newest - c.covered_until < VERY_LATE_BILLS]
+    until = covered_until(alive)
     return None if until is None else until.astimezone(timezone.utc).date()
 
 
