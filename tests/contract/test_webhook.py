@@ -183,6 +183,16 @@ def test_what_was_decided_before_is_not_posted(tmp_path: Path, chat: tuple[type[
     assert here.posted == []
 
 
+def test_what_was_decided_while_it_was_off_is_not_posted(tmp_path: Path, chat: tuple[type[Chat], str]) -> None:
+    """Switched on a second time it is as new as the first."""
+    here, address = chat
+    records = MemoryRecords()
+    send_outbox(world(tmp_path, address), records, NOW - timedelta(days=9))
+    spend(tmp_path, settings(tmp_path, budget()), records)
+    spend(tmp_path, world(tmp_path, address), records, 1)
+    assert here.posted == []
+
+
 def test_five_hundred_crossings_are_few_posts(tmp_path: Path, chat: tuple[type[Chat], str]) -> None:
     """Grouped as for any recipient; what a chat cannot take is in the mail, and the post says so."""
     here, address = chat

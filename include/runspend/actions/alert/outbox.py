@@ -177,13 +177,16 @@ def _is_for_webhook(settings: Settings, kind: str, mail: Mail) -> bool:
 
 
 def _webhook_since(settings: Settings, records: RecordStore, now: datetime) -> str | None:
-    """Since when a webhook is asked for: what was decided before is not posted. None without one."""
-    if settings.mail.webhook is None:
-        return None
-    records.create("webhooks", "since", {"since": now.isoformat()})
-    found = records.get("webhooks", "since")
-    assert found is not None, "a record that was just made"
-    return str(found[0]["since"])
+    """Since when a webhook is asked for, this time: what was decided before is not posted. None without one."""
+    wanted = None if settings.mail.webhook is None else now.isoformat()
+    if (found := records.get("webhooks", "since")) is None:
+        if wanted is not None:
+            records.create("webhooks", "since", {"since": wanted})
+    elif (found[0]["since"] is None) != (wanted is None):
+        records.replace("webhooks", "since", {"since": wanted}, found[1])
+    else:
+        return found[0]["since"] and str(found[0]["since"])
+    return wanted
 
 
 def _outbox_key(message_id: str, recipient: str) -> str:
