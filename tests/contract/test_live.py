@@ -300,6 +300,15 @@ def test_an_orphan_that_mlflow_knows_is_none(world: World) -> None:
         assert ask(world, Owner("orphan", f"7/{name}/artifacts")) == f"it belongs to {kind} {name} of prod"
 
 
+@pytest.mark.parametrize("name", ["d" * 32, f"m-{'d' * 32}"])
+def test_an_orphan_that_a_version_was_registered_from_is_kept(world: World, name: str) -> None:
+    """Its run or model is gone for good, its files are not, and somebody registered them since the tables were read."""
+    orphan = Owner("orphan", f"7/{name}/artifacts")
+    assert ask(world, orphan) is None
+    version = world.register(f"saved-{name[:3]}", f"s3://bucket/7/{name}/artifacts/model", None)
+    assert ask(world, orphan) == f"registered as saved-{name[:3]}/{version}"
+
+
 def test_a_server_that_is_not_there_protects(world: World) -> None:
     reason = ask(world, world.run_owner, uri="http://127.0.0.1:1")
     assert reason is not None and reason.startswith("whether MLflow still needs it cannot be told: ")

@@ -278,13 +278,19 @@ class LiveServer:
         workspaces: list[str | None] = [None] if there is None else [*there]
         for workspace in workspaces:
             with self._client.in_workspace(workspace):
-                for name in folder.split("/"):
+                parts = folder.split("/")
+                for above, name in zip(["", *parts], parts, strict=False):
+                    is_model, is_trace = MODEL_ID.fullmatch(name), TRACE_ID.fullmatch(name) or (above == "traces" and RUN_ID.fullmatch(name))
                     if RUN_ID.fullmatch(name) and self._get_run(name) is not None:
                         return f"it belongs to run {name} of {self.name}"
-                    if MODEL_ID.fullmatch(name) and self._client.find(lambda: self._client.store.get_logged_model(name, allow_deleted=True)) is not None:  # noqa: B023
+                    if is_model and self._client.find(lambda: self._client.store.get_logged_model(name, allow_deleted=True)) is not None:  # noqa: B023 (called at once)
                         return f"it belongs to model {name} of {self.name}"
-                    if TRACE_ID.fullmatch(name) and self._client.find(lambda: self._client.store.get_trace_info(name)) is not None:  # noqa: B023
+                    if is_trace and self._client.find(lambda: self._client.store.get_trace_info(name)) is not None:  # noqa: B023
                         return f"it belongs to trace {name} of {self.name}"
+                    if is_model or RUN_ID.fullmatch(name):  # gone from MLflow, which lets a version be registered from its files all the same
+                        ids = {"run_id": None if is_model else name, "model_id": name if is_model else None}
+                        if reason := self._ask_registry(workspace or DEFAULT_WORKSPACE).ask(**ids, is_run=not is_model):
+                            return reason
         return None
 
 
