@@ -1,4 +1,4 @@
-"""Once a week, paused until somebody wants it: plan what retention policies would move, tell the owners, act on what was announced long enough ago.
+"""Once a week, paused until somebody wants it: plan what retention policies would move, tell the owners, act on what was announced long enough ago; look once a month whether all archives are whole.
 
 No task waits: the date stands in `archive_plan`, and what is due is found by the run of that week. Without `delete_credentials` in
 `stores`, nothing is deleted. The parameters say nothing of what is acted on: that stands in runspend.yaml alone.
@@ -33,4 +33,10 @@ with DAG(
         """What is due, moved with proof; what is not finished is gone on with next week, or by `runspend archive apply`."""
         return run_step(pipeline.archive_apply)
 
+    @task(pool=POOL)
+    def verify() -> list[str]:
+        """Whether what was archived is still there, once a month."""
+        return run_step(pipeline.archive_verify_monthly)
+
     plan() >> notify() >> apply()
+    verify()

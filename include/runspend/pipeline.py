@@ -500,6 +500,18 @@ def archive_verify(settings: Settings, *, now: datetime, full: bool = False, pro
     return outcome
 
 
+def archive_verify_monthly(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
+    """`archive_verify`, unless a look in the month of `now` found everything whole: reading a sample may cost money, so not every week."""
+    from runspend.actions.archive.verify import was_whole
+    from runspend.warehouse.records import Records
+
+    if not was_whole(Records(settings.home), f"{now:%Y-%m}"):
+        return archive_verify(settings, now=now, progress=progress)
+    outcome = Outcome("archive verify")
+    outcome.unchanged.append(f"archives: verified in {now:%Y-%m}")
+    return outcome
+
+
 def nightly(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, accept: Sequence[str] = (), progress: Progress = silent) -> Outcome:
     """The whole line. A dead source does not stop it; the outcome's exit code says so."""
     outcome = Outcome("nightly")

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import sqlite3
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
+from runspend.actions.archive.book import Archive, Book
+from runspend.actions.archive.items import Item
+from runspend.warehouse.records import Records
 from tests.benchmarks.accuracy.cluster import DAY, G5, HOUR, M5, MINUTE, NOBODY, P4D, SHARED, Line, bill_line
 from tests.benchmarks.accuracy.files import write_bill, write_store
 from tests.benchmarks.accuracy.worlds import Size, World, bill_the_rest, run_job
@@ -54,6 +58,10 @@ SETTINGS = {
             "every": "quarter",
             "notify": ["ops@example.com"],
         },
+        {"name": "runs", "for": {"tag.team": "vis*", "param.lr": "0.1"}, "amount": 30, "notify": ["ops@example.com"]},
+        {"name": "steady", "for": {"team": "steady"}, "amount": 500, "notify": ["ops@example.com"]},
+        {"name": "dearer", "for": {"team": "once"}, "amount": "9.5", "actual": ["100%"], "notify": ["ops@example.com"]},
+        {"from": "experiment_tags", "notify": ["ops@example.com"]},
     ],
     "mail": {"backend": "file", "operators": ["ops@example.com"]},
     "retention": [
@@ -81,12 +89,12 @@ def make_world(folder: Path, schema: Path) -> World:
         run.tags["mlflow.source.git.commit"] = "c0ffee"
     parent = world.run(begin + HOUR, begin + 4 * HOUR, shared)
     world.run(begin + 2 * HOUR, begin + 3 * HOUR, shared, states=False).tags["mlflow.parentRunId"] = parent.run_id
-    ancestor = world.run(begin - 40 * DAY, begin - 40 * DAY + HOUR)  # of an earlier month
+    ancestor = world.run(begin - 40 * DAY, begin - 40 * DAY + HOUR, tags={"team": "it's"})  # of an earlier month
     world.run(begin + 3 * HOUR, begin + 3 * HOUR + MINUTE).tags["mlflow.parentRunId"] = ancestor.run_id
     alive = world.run(
         begin + DAY + HOUR, None, last_metric=begin + 2 * DAY + 5 * HOUR, tags={"team": "vision", "runspend.instance_id": shared.name}
     )
-    alive.params["gpu_count"] = "1"
+    alive.params |= {"gpu_count": "1", "lr": "0.1"}
     rented = world.machine(P4D, [(begin, begin + 2 * HOUR)], tags={"mlflow_run_id": world.run(begin, begin + HOUR).run_id})
     world.machine(G5, [(begin, begin + 2 * HOUR)], tags={"mlflow_run_id": "f" * 32, "team": "nlp"})
     world.machine(G5, [(begin, begin + 3 * HOUR)], tags={"eks:nodegroup-name": "gpu-spare", "Name": "a"})
@@ -97,6 +105,7 @@ def make_world(folder: Path, schema: Path) -> World:
     world.run(begin, begin + 2 * HOUR, params={"instance_type": M5.name})
     world.run(begin + 5 * HOUR, begin + 6 * HOUR).tags["runspend.instance_id"] = "i-0000000000000000f"  # of no bill
     world.run(begin + 7 * HOUR, begin + 8 * HOUR).tags["runspend.instance_id"] = rented.name  # of another time
+    bill_teams(world)
     world.run(begin + 3 * HOUR, begin + 3 * HOUR)
     world.bill_machines()
     run_job(world, "700001", begin + 9 * HOUR, is_sagemaker=False)
@@ -132,6 +141,7 @@ def make_world(folder: Path, schema: Path) -> World:
             SkuId="support",
         )
     )
+    world.experiment_tags["exp-9"] = {"runspend.budget": "50 USD / month", "owner": "ops@example.com"}
     bill_the_rest(world)
     del world.lines[-42:]  # of the other department's database six hours are enough
     (folder / "artifacts").mkdir(parents=True)
@@ -144,6 +154,18 @@ def make_world(folder: Path, schema: Path) -> World:
     db.close()
     (folder / "runspend.yaml").write_text(json.dumps(SETTINGS), encoding="utf-8")  # JSON is YAML
     return world
+
+
+def bill_teams(world: World) -> None:
+    """A team with a little every day since September and one dear run, and one whose only day is billed lower the second time."""
+    for team, cost, days in (("steady", "1", range(-35, 1)), ("once", "10", range(1))):
+        for day in days:
+            start = world.begin + day * DAY
+            tags = json.dumps({"team": team})
+            world.lines.append(bill_line(start, start + DAY, Decimal(cost), {NOBODY: Fraction(1)}, ResourceId=f"vol-{team}", SkuId="gp3", Tags=tags))
+    until = world.begin + 2 * DAY  # to where the bill reaches, so that the day is whole
+    start = until - 2 * HOUR
+    world.run(start, until, world.machine(P4D, [(start, until)]), tags={"team": "steady"})
 
 
 def keep_files(folder: Path, uris: list[str]) -> None:
@@ -169,12 +191,22 @@ def deliver(folder: Path, world: World, *, until: int, is_dearer: bool = False) 
     write_bill(folder / "bills" / "bill", lines, "", "1.2")
     euro = [
         bill_line(
-            world.begin + h * HOUR, world.begin + (h + 1) * HOUR, Decimal("0.70"), {NOBODY: Fraction(1)}, ResourceId=f"exo-{h % 2}", **EURO
+            world.begin + h * DAY // 2, world.begin + (h + 1) * DAY // 2, Decimal("0.70"), {NOBODY: Fraction(1)}, ResourceId=f"exo-{h % 2}", **EURO
         )
         for h in range(4)
     ]
-    euro[3].row["BilledCost"] = "a lot"  # for the quarantine
+    euro[0].row["BilledCost"] = "a lot"  # for the quarantine
     write_bill(folder / "bills" / "euro", euro, "", "1.2")
+
+
+def record_archive(folder: Path, run_id: str) -> None:
+    """What `archive apply` left of a run whose artifacts it moved in September."""
+    artifacts = f"1/{run_id}/artifacts"
+    item = Item(
+        "old", "0" * 8, "archive", str(folder / "cellar"), "lab", "default", "run", run_id, "1", run_id, None, str(folder / "artifacts"), artifacts, None, 1, 9
+    )  # fmt: skip
+    when = "2026-09-10T06:00:00+00:00"
+    Book(Records(folder / "home")).save(Archive("a" * 32, item, when, state="archived", to=item.to, objects=1, bytes=9, ended_at=when))
 
 
 def add_late_run(folder: Path, machine: str) -> str:
@@ -242,8 +274,11 @@ def work(folder: Path, world: World, run: Command) -> None:
             str(folder / f"{scope}.csv"),
             *now,
         )
+    record_archive(folder, next(one.run_id for one in world.runs if one.start < world.begin))
     run("archive", "plan", *now)
+    run("budgets", "list", *now)
     run("copy", "--from", str(folder / "home" / "warehouse"), "--to", str(folder / "copy"), *now)
+    shutil.rmtree(folder / "artifacts" / "1")  # by nobody's policy
     run("nightly", *config, "--now", LATER)  # the month is closed by then
     late = add_late_run(folder, world.machines[0].name)
     for step in ("extract", "allocate"):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-ARCHIVE_TASKS = ("plan", "notify", "apply")
+ARCHIVE_TASKS = ("plan", "notify", "apply", "verify")
 NAMES = ("alert", "allocate", "archive", "extract", "load", "measure", "report")
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 

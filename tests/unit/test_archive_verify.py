@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import pytest
 
-from runspend.actions.archive.verify import Verified, price_of_reading, sample_size, verify
+from runspend.actions.archive.verify import Verified, price_of_reading, sample_size, verify, was_whole
 from runspend.artifacts.objects import StoredObject
 from runspend.errors import SourceUnreachable
 from tests.archive_world import ARCHIVE, PREFIX, SOURCE, Kept, World, flipped, make_item
@@ -159,6 +159,11 @@ def test_the_price_of_reading_is_told_first(world: World) -> None:
 
 
 def test_each_look_is_recorded(world: World) -> None:
+    """A month counts as looked at when everything was whole."""
+    month = f"{world.now:%Y-%m}"
+    assert not was_whole(world.records, month)
     look(world)
-    [told] = world.records.list("archive_verifications").values()
+    world.records.create("archive_verifications", "2020-01-05", {"at": "2020-01-05", "damaged": ["a copy"], "unknown": []})
+    assert was_whole(world.records, month) and not was_whole(world.records, "2020-01")
+    [told] = [each for each in world.records.list("archive_verifications").values() if each["at"].startswith(month)]
     assert (told["objects"], told["read"], told["damaged"], told["unknown"]) == (500, 299, [], [])

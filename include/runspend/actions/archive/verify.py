@@ -25,7 +25,7 @@ from runspend.errors import NotDone, SourceError
 from runspend.outcome import Progress, silent
 from runspend.warehouse.records import Records
 
-__all__ = ["Reading", "Verified", "price_of_reading", "sample_size", "verify"]
+__all__ = ["Reading", "Verified", "price_of_reading", "sample_size", "verify", "was_whole"]
 
 CONFIDENCE, SHARE = 0.95, 0.01
 WORKERS = 8
@@ -151,6 +151,12 @@ def verify(
     told = {"at": now.isoformat(), "objects": result.objects, "read": result.read, "damaged": result.damaged, "unknown": result.unknown}
     records.create(KIND, now.isoformat(), told)
     return result
+
+
+def was_whole(records: Records, month: str) -> bool:
+    """Whether a look in that month (2026-11) found everything whole."""
+    looks = records.list(KIND).values()
+    return any(look["at"].startswith(month) and not look["damaged"] and not look["unknown"] for look in looks)
 
 
 def _listed(settings: Settings, result: Verified, open_store: OpenStore, progress: Progress) -> Iterator[_Copy]:
