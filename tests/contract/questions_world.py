@@ -163,6 +163,7 @@ def bill_teams(world: World) -> None:
             start = world.begin + day * DAY
             tags = json.dumps({"team": team})
             world.lines.append(bill_line(start, start + DAY, Decimal(cost), {NOBODY: Fraction(1)}, ResourceId=f"vol-{team}", SkuId="gp3", Tags=tags))
+    world.run(world.begin + 3 * HOUR, None, last_metric=world.begin + DAY, tags={"team": "once"})
     until = world.begin + 2 * DAY  # to where the bill reaches, so that the day is whole
     start = until - 2 * HOUR
     world.run(start, until, world.machine(P4D, [(start, until)]), tags={"team": "steady"})
@@ -200,13 +201,20 @@ def deliver(folder: Path, world: World, *, until: int, is_dearer: bool = False) 
 
 
 def record_archive(folder: Path, run_id: str) -> None:
-    """What `archive apply` left of a run whose artifacts it moved in September."""
-    artifacts = f"1/{run_id}/artifacts"
+    """What `archive apply` leaves of a run: its artifacts are not in their place, they went to the archive in September."""
+    place = folder_of(folder, run_id)
+    shutil.rmtree(place)
+    prefix, when = place.relative_to(folder / "artifacts").as_posix(), "2026-09-10T06:00:00+00:00"
     item = Item(
-        "old", "0" * 8, "archive", str(folder / "cellar"), "lab", "default", "run", run_id, "1", run_id, None, str(folder / "artifacts"), artifacts, None, 1, 9
+        policy="old", policy_digest="0" * 8, action="archive", to=str(folder / "cellar"), tracking_server="lab", workspace="default", owner_kind="run", owner_id=run_id,
+        experiment_id=prefix.partition("/")[0], run_id=run_id, artifact_uri=place.as_uri(), store=str(folder / "artifacts"), prefix=prefix, storage_class=None, objects=1, bytes=9,
     )  # fmt: skip
-    when = "2026-09-10T06:00:00+00:00"
     Book(Records(folder / "home")).save(Archive("a" * 32, item, when, state="archived", to=item.to, objects=1, bytes=9, ended_at=when))
+
+
+def folder_of(folder: Path, run_id: str) -> Path:
+    """Where a run's artifacts lie."""
+    return next((folder / "artifacts").glob(f"*/{run_id}/artifacts"))
 
 
 def add_late_run(folder: Path, machine: str) -> str:
@@ -223,9 +231,11 @@ def add_late_run(folder: Path, machine: str) -> str:
 def work(folder: Path, world: World, run: Command) -> None:
     """Nights, questions, an export, a rename: `run` is given the words of a command line."""
     config = ("--config", str(folder / "runspend.yaml"))
+    record_archive(folder, next(one.run_id for one in world.runs if one.start < world.begin))
     deliver(folder, world, until=DAY, is_dearer=True)
     run("nightly", *config, "--now", FIRST)
     deliver(folder, world, until=2 * DAY)
+    shutil.rmtree(folder_of(folder, world.runs[0].run_id))  # by no policy: its bytes are gone
     run("nightly", *config, "--now", SECOND)
     now = (*config, "--now", SECOND)
     for words in (
@@ -274,11 +284,9 @@ def work(folder: Path, world: World, run: Command) -> None:
             str(folder / f"{scope}.csv"),
             *now,
         )
-    record_archive(folder, next(one.run_id for one in world.runs if one.start < world.begin))
     run("archive", "plan", *now)
     run("budgets", "list", *now)
     run("copy", "--from", str(folder / "home" / "warehouse"), "--to", str(folder / "copy"), *now)
-    shutil.rmtree(folder / "artifacts" / "1")  # by nobody's policy
     run("nightly", *config, "--now", LATER)  # the month is closed by then
     late = add_late_run(folder, world.machines[0].name)
     for step in ("extract", "allocate"):

@@ -46,9 +46,8 @@ UNREACHED = {
 EMPTY = (
     "having sum(b.list_cost) != 0",  # bills that do not add up
     ") where false",  # only the columns are wanted
-    "where action = 'archive' and state = 'archived' and ended_at",  # archives past their retention: the world's records hold none
+    "where action = 'archive' and state = 'archived' and ended_at",  # what a `delete` may act on: nothing of this world yet; asked of an old archive in tests/unit/test_archive_reference.py
     "k.run_id = @run and",  # what keeps one run's bytes: the run has none; with rows in tests/unit/test_archive_reference.py
-    "from dangling_owners",  # owners whose bytes are gone
     "cost and byte_months, whose quotient",  # rates of buckets: the world's store is a folder
     "as month from",  # a table with nothing under the name that is given up
     "with hashed as",  # the sums by month of a table that holds nothing
