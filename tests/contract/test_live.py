@@ -128,6 +128,31 @@ def test_what_nobody_needs_is_not_protected(world: World) -> None:
     assert ask(world, Owner("orphan", f"1/{'0' * 32}/artifacts")) is None
 
 
+# Before the signs below are set: each adds to what is asked, and every request is spoiled in turn.
+def unnoticed_faults(world: World, asked: Owner, faults: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Every request of a clean round, spoiled in every one of these ways; those where the answer was "nothing protects it" all the same."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1" if "silence" in faults else "20")
+    known = world.known
+    with faulty_proxy(world.client.tracking_uri) as proxy:
+        assert ask(world, asked, known, uri=proxy.uri) is None  # the client remembers a server's version
+        proxy.begin()
+        assert ask(world, asked, known, uri=proxy.uri) is None
+        requests = [(n, request) for n, request in enumerate(proxy.seen) if not request.startswith("GET /version")]
+        assert len(requests) >= 8
+        unnoticed = []
+        for number, request in requests:
+            for fault in faults:
+                proxy.begin(fault, number)
+                if ask(world, asked, known, uri=proxy.uri) is None:
+                    unnoticed.append((fault, request))
+    return unnoticed
+
+
+def test_an_error_or_an_empty_page_protects(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert unnoticed_faults(world, world.model_owner, ("braces", "500"), monkeypatch) == []
+
+
 def tag(name: str, key: str, value: str) -> Callable[[World], None]:
     return lambda w: w.client.set_tag(w.ids[name], key, value)
 
@@ -325,30 +350,6 @@ def test_a_registry_elsewhere_is_asked(world: World, tmp_path: Path) -> None:
     client.create_model_version("other", "s3://bucket/x/model", world.ids["run"])
     assert ask(world, owner, known, registry=elsewhere) == "registered as other/1"
     assert "cannot be told" in (ask(world, owner, known, registry="http://127.0.0.1:1") or "")
-
-
-def unnoticed_faults(world: World, asked: Owner, faults: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Every request of a clean round, spoiled in every one of these ways; those where the answer was "nothing protects it" all the same."""
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1" if "silence" in faults else "20")
-    known = world.known
-    with faulty_proxy(world.client.tracking_uri) as proxy:
-        assert ask(world, asked, known, uri=proxy.uri) is None  # the client remembers a server's version
-        proxy.begin()
-        assert ask(world, asked, known, uri=proxy.uri) is None
-        requests = [(n, request) for n, request in enumerate(proxy.seen) if not request.startswith("GET /version")]
-        assert len(requests) >= 8
-        unnoticed = []
-        for number, request in requests:
-            for fault in faults:
-                proxy.begin(fault, number)
-                if ask(world, asked, known, uri=proxy.uri) is None:
-                    unnoticed.append((fault, request))
-    return unnoticed
-
-
-def test_an_error_or_an_empty_page_protects(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert unnoticed_faults(world, world.model_owner, ("braces", "500"), monkeypatch) == []
 
 
 @pytest.mark.torture
