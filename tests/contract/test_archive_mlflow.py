@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from servers.mlflow_client import mlflow_client
 
 from runspend.actions.archive.engine import Known, apply
 from runspend.actions.archive.items import NOTE_NAME, Item
@@ -25,9 +26,8 @@ sklearn_linear = pytest.importorskip("sklearn.linear_model")
 def tracked(tmp_path: Path) -> Iterator[str]:
     """A tracking database in a folder of its own."""
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    mlflow.set_tracking_uri(uri)
-    yield uri
-    mlflow.set_tracking_uri(None)
+    with mlflow_client(uri):
+        yield uri
 
 
 @pytest.mark.filterwarnings("ignore")

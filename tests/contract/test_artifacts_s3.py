@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pytest
+from servers.mlflow_client import mlflow_client
 from servers.s3 import S3Server, s3_server
 
 from runspend.artifacts import Measurement, allowed, measure_store, probe_store, resolve_artifact_uri
@@ -353,18 +354,14 @@ def test_what_mlflow_itself_writes_finds_its_owner(
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     import mlflow
 
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/ml.db")
-    try:
+    with mlflow_client(f"sqlite:///{tmp_path}/ml.db") as client:
         experiment = mlflow.create_experiment("e", artifact_location=f"s3://{bucket}/mlflow/1")
         with mlflow.start_run(experiment_id=experiment) as run:
             mlflow.log_text("hello", "notes/hello.txt")
         model = mlflow.initialize_logged_model("m", experiment_id=experiment)
         (tmp_path / "weights").write_bytes(b"x" * 100)
-        mlflow.MlflowClient().log_model_artifact(model.model_id, str(tmp_path / "weights"))
+        client.log_model_artifact(model.model_id, str(tmp_path / "weights"))
         model_uri = mlflow.get_logged_model(model.model_id).artifact_location
-    finally:
-        mlflow.set_tracking_uri(before)
     owners = [
         {"owner_kind": "run", "owner_id": run.info.run_id, "uri": run.info.artifact_uri},
         {"owner_kind": "logged_model", "owner_id": model.model_id, "uri": model_uri},

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from servers.mlflow_client import mlflow_client
 from servers.smtp import smtp_server
 
 from runspend import archiving, pipeline
@@ -105,14 +106,11 @@ def test_what_is_due_is_archived_and_comes_back(announced: tuple[Settings, dict[
 
 def test_what_is_said_in_mlflow_on_the_last_day_is_heeded(announced: tuple[Settings, dict[str, str], Path]) -> None:
     """Registered, or tagged, after everything was read: asked right before the deletes, MLflow says so."""
-    from mlflow import MlflowClient
-
     settings, ids, folder = announced
     before = files(folder / "artifacts")
-    uri = settings.tracking[0].uri
-    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-    client.create_model_version("fraud", f"models:/{ids['m-other']}", ids["trained"], model_id=ids["m-other"])
-    client.set_tag(ids["free"], "runspend.keep", "yes")
+    with mlflow_client(settings.tracking[0].uri) as client:
+        client.create_model_version("fraud", f"models:/{ids['m-other']}", ids["trained"], model_id=ids["m-other"])
+        client.set_tag(ids["free"], "runspend.keep", "yes")
     outcome = pipeline.archive_apply(settings, now=NOW)
     assert outcome.changed == [] and len(outcome.notes) == 2, outcome
     assert any("registered as fraud/3" in note for note in outcome.notes) and any("runspend.keep" in note for note in outcome.notes)

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from mlflow import MlflowClient
+from servers.mlflow_client import mlflow_client
 from servers.smtp import smtp_server
 
 from runspend import archiving, pipeline
@@ -33,10 +35,13 @@ def put(uri: str, name: str = "model/weights.bin") -> None:
 
 def write_mlflow(folder: Path) -> dict[str, str]:
     """Runs and models that are kept in every way, and some that nothing keeps; ids by name."""
-    from mlflow import MlflowClient
+    with mlflow_client(f"sqlite:///{folder}/mlflow.db") as client:
+        return write_with(client, folder)
+
+
+def write_with(client: MlflowClient, folder: Path) -> dict[str, str]:
     from mlflow.entities import LoggedModelInput, LoggedModelOutput
 
-    client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db", registry_uri=f"sqlite:///{folder}/mlflow.db")
     start = int(OLD.timestamp() * 1000)
     ids: dict[str, str] = {}
     free = client.create_experiment("fraud", artifact_location=f"file://{folder}/artifacts/1")
@@ -133,15 +138,13 @@ def test_what_mlflow_says_protects_and_the_rest_is_announced(world: tuple[Settin
 
 def test_a_registration_of_the_last_day_stops_it(world: tuple[Settings, dict[str, str], Any]) -> None:
     """Registered after the notice, on the day it would be moved."""
-    from mlflow import MlflowClient
-
     settings, ids, _ = world
     read(settings, NOW)
     assert pipeline.archive_notify(settings, now=NOW).exit_code == 0
     for day in (10, 20, 29):
         assert pipeline.archive_plan(settings, now=NOW + timedelta(days=day)).exit_code == 0
-    uri = settings.tracking[0].uri
-    MlflowClient(tracking_uri=uri, registry_uri=uri).create_model_version("fraud", f"models:/{ids['m-other']}", ids["trained"], model_id=ids["m-other"])
+    with mlflow_client(settings.tracking[0].uri) as client:
+        client.create_model_version("fraud", f"models:/{ids['m-other']}", ids["trained"], model_id=ids["m-other"])
     now = NOW + timedelta(days=30)
     read(settings, now)
     with open_warehouse(settings).reader() as reader:
