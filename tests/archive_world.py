@@ -20,7 +20,7 @@ from typing import Any
 
 from runspend.actions.archive.engine import Known, apply
 from runspend.actions.archive.find import find_archives, load_manifest, tombstone_of
-from runspend.actions.archive.items import NOTE_NAME, Item
+from runspend.actions.archive.items import NOTE_NAME, RETURNED_NAME, Item
 from runspend.actions.archive.work import Result
 from runspend.artifacts.objects import ObjectStore, StoredObject
 from runspend.config import ArtifactStore, Settings
@@ -78,11 +78,16 @@ class MemoryStore:
         yield body[: len(body) // 2]
         yield body[len(body) // 2 :]
 
-    def write(self, key: str, chunks: Iterable[bytes], *, size: int) -> StoredObject:
+    def write(
+        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, over: StoredObject | None = None
+    ) -> StoredObject:
         body = b"".join(chunks)
-        if key in self.objects or len(body) != size:
+        if over is not None:
+            self._same(over)
+        if (key in self.objects and over is None) or len(body) != size:
             raise NotDone(self.uri, f"{key!r} is taken, or {len(body)} is not {size}")
         self.put(key, body)
+        self.objects[key].storage_class = storage_class or "STANDARD"
         return self._stored(key)
 
     def delete(self, obj: StoredObject) -> None:
@@ -191,10 +196,12 @@ class FaultyStore:
         if kind == "no reply after":
             raise OutcomeUnknown(self.uri, "the connection broke")
 
-    def write(self, key: str, chunks: Iterable[bytes], *, size: int) -> StoredObject:
+    def write(
+        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, over: StoredObject | None = None
+    ) -> StoredObject:
         kind = self._ask("write")
         body = b"".join(chunks)
-        found = self._store.write(key, [body], size=size)
+        found = self._store.write(key, [body], size=size, storage_class=storage_class, unlike=unlike, over=over)
         if kind in ("short", "flipped"):  # the store kept something else than it was given, and says that all is well
             self._store.objects[key].body = body[:-1] if kind == "short" else flipped(body)
             found = self._store._stored(key)
@@ -350,15 +357,19 @@ class World:
         return sum(count for what, count in self.faults.made.items() if what.split()[0] in (*CHANGES, "record"))
 
     def restorable(self, owner: str = "run1") -> dict[str, bytes]:
-        """What the archive alone would bring back to the run's folder, looked at with eyes of its own: the newest of each name."""
+        """What the archive alone would bring back to the run's folder, looked at with eyes of its own: the newest of each name, of archives that
+        did not come back before the folder was archived again."""
         loaded = []
         for found in find_archives(self.archive, owner):
             with suppress(SourceError):
                 manifest = load_manifest(found)
                 if manifest is not None and tombstone_of(found) is None:
                     loaded.append((manifest.written_at, manifest.planned_at, found, manifest))
-        whole = {}
-        for _, _, found, manifest in sorted(loaded, key=lambda part: part[:2]):
+        whole, last = {}, max((part[0] for part in loaded), default="")
+        for written_at, _, found, manifest in sorted(loaded, key=lambda part: part[:2]):
+            came_back = self.archive.objects.get(f"{found.folder}/{RETURNED_NAME}")
+            if came_back is not None and written_at <= came_back.modified.isoformat() < last:
+                continue
             for entry in manifest.entries:
                 kept = self.archive.objects.get(f"{found.folder}/{entry.data}")
                 if kept is not None and hashlib.sha256(kept.body).hexdigest() == entry.sha256:

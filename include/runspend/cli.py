@@ -359,7 +359,7 @@ def archive_apply(context: Context) -> None:
 @archive.command("restore")
 @click.argument("run", metavar="RUN_ID")
 @click.option("--to", type=click.Path(file_okay=False, path_type=Path), help="A new folder, which MLflow can load from. Default: the place it came from.")
-@click.option("--archive", "archive_id", metavar="ID", help="Only this one of its archives. Default: all, the newest of each name.")
+@click.option("--archive", "archive_id", metavar="ID", help="Only this one of its archives. Default: as it was last archived, with what earlier ones took that never came back.")
 @click.option("--partial", is_flag=True, help="Of a damaged archive bring back what is whole.")
 @with_context
 def archive_restore(context: Context, run: str, to: Path | None, archive_id: str | None, partial: bool) -> None:
@@ -371,9 +371,10 @@ def archive_restore(context: Context, run: str, to: Path | None, archive_id: str
     from runspend.telling import tell_restored
     from runspend.warehouse.records import Records
 
-    restored = restore(run, context.settings, to=to, archive_id=archive_id, take_damaged=partial, progress=context.progress)
+    records = Records(context.settings.home)
+    restored = restore(run, context.settings, to=to, archive_id=archive_id, take_damaged=partial, records=records, now=context.now, progress=context.progress)
     if to is None and not restored.problems:
-        restored.notes.extend(tell_restored(context.settings, Records(context.settings.home), restored.owner, f"in its place again since {context.now:%Y-%m-%d}"))
+        restored.notes.extend(tell_restored(context.settings, records, restored.owner))
     context.clear_progress()
     if context.as_json:
         _print_json(vars(restored))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from runspend.actions.archive.book import Book
+from runspend.actions.archive.book import Archive, Book
 from runspend.actions.archive.items import Item
 from runspend.config import Settings
 from runspend.errors import CapPassed
@@ -22,7 +23,7 @@ from runspend.warehouse.records import Records
 __all__ = ["Pruned", "count_active", "prune", "tell_archived", "tell_restored"]
 
 
-TOLD = "archives_told"
+TOLD, NOT_TOLD = "archives_told", "archives_not_told"
 
 
 @dataclass(frozen=True)
@@ -35,32 +36,53 @@ class Pruned:
 
 
 def tell_archived(settings: Settings, records: Records) -> list[str]:
-    """Write `runspend.archived` onto everything that is archived whole and does not say so yet, in this run or an earlier one; returns notes on what was not told."""
-    tellers = _Tellers(settings)
-    said = []
-    for archive in Book(records).all():
-        item = archive.item
-        if archive.state != "archived" or not archive.objects or item.owner_kind == "orphan" or records.get(TOLD, archive.archive_id) is not None:
-            continue
-        where = f"{(archive.to or '').rstrip('/')}/{archive.folder} since {(archive.ended_at or archive.planned_at)[:10]}"
-        text = f"{where}; to bring it back: runspend archive restore {item.run_id or item.owner_id}"
-        said.append(tellers.of(item, lambda teller, told: teller.archived(told, text)))  # noqa: B023 (called at once)
-        crash_point("archive.told")
-        if said[-1] is None:
-            records.create(TOLD, archive.archive_id, {"owner": item.name})
+    """Write onto everything that is archived whole where it went, and onto what was brought back that it is back, unless it says so already, in this
+    run or an earlier one. What cannot be told is tried again each time; returns notes on it, one per item, the first time only."""
+    tellers, said = _Tellers(settings), list[str | None]()
+    for archive in _newest(Book(records).all()):
+        if archive.item.owner_kind != "orphan" and records.get(TOLD, _told_key(archive)) is None:
+            reason = tellers.of(archive.item, partial(_say, archive))
+            crash_point("archive.told")
+            said.append(_note_once(records, archive, reason))
     return _counted(said)
 
 
-def tell_restored(settings: Settings, records: Records, owner: str, where: str) -> list[str]:
+def tell_restored(settings: Settings, records: Records, owner: str) -> list[str]:
     """Of a run or model that is back in its place: take the tag away, say where the artifacts are, and bring back a run that is deleted in MLflow,
-    if it still has it; returns notes on what was not told."""
-    tellers = _Tellers(settings)
-    items = {a.item.owner_id: a.item for a in Book(records).all() if a.state == "archived" and a.item.action == "archive" and owner in (a.item.owner_id, a.item.run_id)}
-    said = []
-    for item in items.values():
-        said.append(tellers.of(item, lambda teller, told: teller.restore_run(told)) if item.run_id is not None else None)
-        said.append(tellers.of(item, lambda teller, told: teller.restored(told, where)))
+    if it still has it; returns notes on what was not told. `tell_archived` tries that again."""
+    tellers, said = _Tellers(settings), list[str | None]()
+    for archive in _newest(Book(records).all()):
+        item = archive.item
+        if archive.restored_at is None or owner not in (item.owner_id, item.run_id):
+            continue
+        if item.run_id is not None:
+            said.append(tellers.of(item, lambda teller, told: teller.restore_run(told)))
+        said.append(_note_once(records, archive, tellers.of(item, partial(_say, archive))))
     return _counted(list(dict.fromkeys(said)))
+
+
+def _newest(archives: Sequence[Archive]) -> list[Archive]:
+    """Of each owner the archive that tells where its artifacts are."""
+    return list({(a.item.tracking_server, a.item.workspace, a.item.owner_kind, a.item.owner_id): a for a in archives if a.state == "archived" and a.item.action == "archive" and a.objects}.values())
+
+
+def _say(archive: Archive, teller: Teller, told: Item) -> str | None:
+    if archive.restored_at is not None:
+        return teller.restored(told, f"in its place again since {archive.restored_at[:10]}")
+    where = f"{(archive.to or '').rstrip('/')}/{archive.folder} since {(archive.ended_at or archive.planned_at)[:10]}"
+    return teller.archived(told, f"{where}; to bring it back: runspend archive restore {told.run_id or told.owner_id}")
+
+
+def _told_key(archive: Archive) -> str:
+    return archive.archive_id if archive.restored_at is None else f"{archive.archive_id} {archive.restored_at}"
+
+
+def _note_once(records: Records, archive: Archive, reason: str | None) -> str | None:
+    """Record that it was told; a reason why not is a note the first time."""
+    if reason is None:
+        records.create(TOLD, _told_key(archive), {"owner": archive.item.name})
+        return None
+    return reason if records.create(NOT_TOLD, _told_key(archive), {"owner": archive.item.name, "reason": reason}) else None
 
 
 def prune(items: Sequence[Item], settings: Settings, *, protects: Callable[[Item], str | None], active: Mapping[str, int], progress: Progress = silent) -> list[Pruned]:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -19,7 +20,7 @@ from runspend.actions.archive.restore import restore
 from runspend.actions.archive.verify import verify
 from runspend.actions.archive.work import Result
 from runspend.artifacts import objects_s3
-from runspend.artifacts.objects import ObjectStore, open_objects
+from runspend.artifacts.objects import ObjectStore, StoredObject, open_objects
 from runspend.config import ArtifactStore, Settings
 from runspend.errors import NotDone, OutcomeUnknown, SourceError, SourceRefused
 from runspend.warehouse.records import Records
@@ -186,6 +187,45 @@ def test_there_and_back(server: S3Server, tmp_path: Path, versions: bool) -> Non
     assert buckets.here() == FILES and not result.problems and not result.notes
     if versions:  # what was moved is not billed a second time as an old version
         assert [v["Key"] for v in buckets.client.list_object_versions(Bucket=buckets.source)["Versions"] if not v["IsLatest"]] == []
+
+
+@pytest.mark.parametrize("versions", [False, True])
+def test_a_delete_that_was_under_way_does_not_take_what_came_back(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, versions: bool) -> None:
+    """An archiver that was stopped right before its deletes wakes after a restore: etags are made of the bytes, and yet they find none of them."""
+    monkeypatch.setattr(objects_s3, "PART_BYTES", 5 << 20)
+    buckets = Buckets(server, server.endpoint, tmp_path / "home", versions=versions)
+    large = os.urandom(6 << 20)
+    source = open_objects(buckets.settings.stores[0], "archive")
+    source.write(f"{PREFIX}/large", [large], size=len(large))  # in two parts, as it would come back
+    meant: list[StoredObject] = []
+    delete = objects_s3.S3Objects.delete
+    monkeypatch.setattr(objects_s3.S3Objects, "delete", lambda store, obj: (meant.append(obj), delete(store, obj))[1])
+    assert [(result.state, result.reason) for result in buckets.apply()] == [("archived", None)]
+    monkeypatch.undo()
+    monkeypatch.setattr(objects_s3, "PART_BYTES", 5 << 20)
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    assert restore("run1", buckets.settings).problems == []
+    back = {**FILES, "large": large}
+    assert buckets.here() == back and {obj.key for obj in meant} >= {f"{PREFIX}/{name}" for name in back}
+    deleter = open_objects(buckets.settings.stores[0], "delete")
+    for obj in meant:
+        with suppress(NotDone):
+            deleter.delete(obj)
+    assert buckets.here() == back
+
+
+def test_what_was_about_to_be_deleted_when_it_came_back_stays(server: S3Server, tmp_path: Path) -> None:
+    """Copied, not deleted yet, and asked back: what is there is not what the archiver means any more."""
+    buckets = Buckets(server, server.endpoint, tmp_path / "home", may_delete=False)
+    meant = list(open_objects(buckets.settings.stores[0], "read").list(PREFIX))
+    assert [result.state for result in buckets.apply()] == ["copied"]
+    assert restore("run1", buckets.settings).there_already == len(FILES)
+    deleter = open_objects(buckets.settings.stores[0].model_copy(update={"delete_credentials": "(env)"}), "delete")
+    for obj in meant:
+        with pytest.raises(NotDone):
+            deleter.delete(obj)
+    assert buckets.here() == FILES
 
 
 def test_without_delete_credentials_nothing_goes(server: S3Server, tmp_path: Path) -> None:

@@ -143,6 +143,48 @@ def test_only_the_object_that_was_meant_is_read_or_deleted(place: Place) -> None
         content(objects, theirs)
 
 
+@pytest.mark.parametrize("body", [b"abc", b""])
+def test_the_same_bytes_anew_are_another_object_to_who_meant_to_delete_it(place: Place, body: bytes) -> None:
+    """In its place, or after it was deleted; and not in place of what somebody wrote meanwhile."""
+    objects, deleting = place.open(), place.open("delete")
+    first = objects.write("r/x", [body], size=len(body))
+    second = objects.write("r/x", [body], size=len(body), over=first)
+    assert (content(objects, second), second.size) == (body, len(body))
+    for stale in (lambda: deleting.delete(first), lambda: objects.write("r/x", [body], size=len(body), over=first)):
+        with pytest.raises(NotDone):
+            stale()
+    assert objects.head("r/x") == second
+    deleting.delete(second)
+    third = objects.write("r/x", [body], size=len(body), unlike=second.etag)
+    with pytest.raises(NotDone):
+        deleting.delete(second)
+    assert content(objects, third) == body
+    with pytest.raises(NotDone):
+        objects.write("r/y", [body], size=len(body), over=third)
+    assert objects.head("r/y") is None
+
+
+CLASSES = {"s3": "STANDARD_IA", "abfss": "COOL", "gs": "NEARLINE"}
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_an_object_is_written_in_a_class(place: Place, monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
+    """Where the store has any; a folder refuses. (fake-gcs-server keeps the class.)"""
+    monkeypatch.setattr("runspend.artifacts.objects_google.AT_ONCE_BYTES", 1000 if large else 10**6)
+    monkeypatch.setattr("runspend.artifacts.objects_azure.BLOCK_BYTES", 1000 if large else 10**6)
+    monkeypatch.setattr("runspend.artifacts.objects_s3.PART_BYTES", 5 << 20)
+    objects, body = place.open(), bytes(range(256)) * (24_000 if large and place.store.uri.startswith("s3:") else 8)
+    storage_class = CLASSES.get(place.store.uri.partition(":")[0])
+    if storage_class is None:
+        with pytest.raises(NotDone, match="has no storage classes"):
+            objects.write("r/x", [body], size=len(body), storage_class="GLACIER_IR")
+        return
+    written = objects.write("r/x", [body], size=len(body), storage_class=storage_class)
+    assert (written.storage_class, content(objects, written)) == (storage_class, body)
+    with pytest.raises(NotDone):
+        objects.write("r/x", [body], size=len(body), storage_class=storage_class)
+
+
 def test_a_folder_ends_at_its_slash(place: Place) -> None:
     """run1 never lists run10 (mlflow#24821)."""
     objects = place.open()

@@ -14,6 +14,7 @@ from servers.smtp import smtp_server
 from runspend import pipeline
 from runspend.actions.archive.book import Book, new_archive
 from runspend.actions.archive.items import Item
+from runspend.actions.archive.restore import restore
 from runspend.outcome import Outcome
 from runspend.telling import prune, tell_archived, tell_restored
 from runspend.warehouse.records import Records
@@ -76,10 +77,15 @@ def test_an_archived_run_says_where_its_artifacts_went(place: Place) -> None:
     assert tag.startswith(f"{archive.to}/{archive.folder} since ") and tag.endswith(f"runspend archive restore {place.plain}")
     assert Path(tag.split(" since ")[0], "manifest.jsonl").is_file()
     place.client.delete_run(place.plain)
-    assert tell_restored(settings, Records(settings.home), place.plain, "in place") == []
+    records = Records(settings.home)
+    restore(place.plain, settings, records=records, now=NOW)
+    assert tell_restored(settings, records, place.plain) == []
     run = place.client.get_run(place.plain)
     assert run.info.lifecycle_stage == "active"
-    assert (run.data.tags.get("runspend.archived"), run.data.tags["runspend.restored"]) == (None, "in place")
+    assert (run.data.tags.get("runspend.archived"), run.data.tags["runspend.restored"]) == (None, f"in its place again since {NOW:%Y-%m-%d}")
+    place.client.delete_tag(place.plain, "runspend.restored")
+    assert tell_archived(settings, records) == []
+    assert "runspend.restored" not in place.client.get_run(place.plain).data.tags  # told once
 
 
 class KilledError(BaseException):

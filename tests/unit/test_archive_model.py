@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from runspend.actions.archive.items import NOTE_NAME
-from tests.archive_world import CALLS, KINDS, World
+from runspend.actions.archive.restore import restore
+from runspend.errors import SourceError, UsageError
+from tests.archive_world import CALLS, KINDS, Killed, World
 
 NAMES = st.sampled_from(["a", "model/MLmodel", "model/weights.bin", "ünï/ø.txt", "empty/", "deep/er/x"])
 BODIES = st.sampled_from([b"", b"hello", b"other", b"0" * 4000])
@@ -22,7 +24,7 @@ FAULTS = st.dictionaries(st.tuples(st.sampled_from(CALLS), st.integers(1, 4)) | 
 
 
 class ArchiveMachine(RuleBasedStateMachine):
-    """People write, remove and protect; the archive runs, well or badly."""
+    """People write, remove, protect and bring back; the archive runs, well or badly."""
 
     @initialize(names=st.sets(NAMES, min_size=1), body=BODIES)
     def begin(self, names: set[str], body: bytes) -> None:
@@ -71,6 +73,23 @@ class ArchiveMachine(RuleBasedStateMachine):
         if self.world.protection is not None or not self.world.may_delete:
             own = {key for key in before if key.endswith(NOTE_NAME)}
             assert before.keys() - own <= self.world.source.objects.keys(), "something was deleted that may not be"
+
+    @rule(plan=st.just({}) | FAULTS)
+    def bring_back(self, plan: dict[int | tuple[str, int], str]) -> None:
+        """Everything owned is in its place afterwards, unless something went wrong on the way."""
+        world = self.world
+        world.advance(seconds=1)
+        world.faults.plan, world.faults.calls = dict(plan), 0
+        world.faults.made.clear()
+        try:
+            restore("run1", world.settings, records=world.records, now=world.now, open_store=world.open, workers=1)  # type: ignore[arg-type]
+        except (Killed, SourceError, UsageError):
+            return
+        finally:
+            world.faults.plan, world.faults.is_dead = {}, False
+            world._take_lease_of_the_dead()
+        if not plan:
+            assert self.owned.items() <= world.here().items()
 
     @rule(call=st.sampled_from(CALLS), number=st.integers(1, 3), kind=st.sampled_from(KINDS))
     def run_with_one_fault(self, call: str, number: int, kind: str) -> None:

@@ -16,78 +16,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runspend.actions.archive.engine import Known, apply
-from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, Item
+from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME
 from runspend.actions.archive.manifest import MAX_ENTRIES, check_key, read_manifest, write_manifest
 from runspend.actions.archive.restore import restore
 from runspend.actions.archive.verify import verify
-from runspend.artifacts.objects import ObjectStore, open_objects
-from runspend.config import ArtifactStore, Settings
+from runspend.config import ArtifactStore
 from runspend.errors import RunspendError, SourceRefused, UsageError
 from runspend.warehouse.records import Records
-from tests.archive_world import PREFIX, SOURCE, MemoryStore, World, make_item
-
-OLD = datetime(2025, 1, 1, tzinfo=timezone.utc).timestamp()
-
-
-class Disk:
-    """Two folders and a home: a store with one run in it, and an archive."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.source, self.archive, self.home = folder / "source", folder / "archive", folder / "home"
-        for path in (self.source, self.archive, self.home):
-            path.mkdir(parents=True)
-        self.run = self.source / PREFIX
-        self.bucket = MemoryStore(SOURCE)
-        stores = [{"uri": str(self.source), "delete_credentials": "local"}, {"uri": str(self.archive)}]
-        self.settings = Settings.model_validate({"home": str(self.home), "stores": stores, "archive": {"to": str(self.archive), "max_percent": "99%"}})
-
-    def item(self, **changes: Any) -> Item:
-        return make_item(store=str(self.source), artifact_uri=str(self.run), **changes)
-
-    def apply(self, *items: Item) -> list[str]:
-        for path in [self.source, *self.source.rglob("*")]:
-            os.utime(path, (OLD, OLD))
-        now = datetime.now(timezone.utc)
-        results = apply(items or [self.item()], self.settings, Records(self.home), now=now, protects=lambda item: None, known=lambda uri: Known(10**6, 10**9), workers=2)
-        return [result.state for result in results]
-
-    def open(self, store: ArtifactStore, purpose: Any) -> ObjectStore:
-        """As always, but for the bucket that planted manifests name as their place."""
-        return self.bucket if store.uri == SOURCE else open_objects(store, purpose)
-
-    @property
-    def archived(self) -> Path:
-        """The folder of the only archive."""
-        [found] = (self.archive / ARCHIVE_FOLDER / "prod" / "1" / "run1").iterdir()
-        return found
+from tests.archive_disk import Disk, fill, tree_of
+from tests.archive_world import PREFIX, SOURCE, World, make_item
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Disk:
     return Disk(tmp_path / "disk")
-
-
-def fill(folder: Path, tree: dict[str, bytes]) -> None:
-    """Files, and for names that end in "/" folders."""
-    for name, body in tree.items():
-        path = folder / name
-        if name.endswith("/"):
-            path.mkdir(parents=True, exist_ok=True)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(body)
-
-
-def tree_of(folder: Path) -> dict[str, bytes | None]:
-    """Every file with its bytes and every folder, links not followed; the note is not of the tree."""
-    found: dict[str, bytes | None] = {}
-    for path in folder.rglob("*"):
-        name = str(path.relative_to(folder))
-        if name != NOTE_NAME:
-            found[name] = b"<link>" if path.is_symlink() else None if path.is_dir() else b"<device>" if not path.is_file() else b"<sparse>" if path.stat().st_size > 1 << 30 else path.read_bytes()
-    return found
 
 
 # --- there and back ------------------------------------------------------------------------------------------------------

@@ -57,8 +57,15 @@ class ObjectStore(Protocol):
         """The bytes of that state of the object, all of them or an error; NotDone when it is another by now."""
         ...
 
-    def write(self, key: str, chunks: Iterable[bytes], *, size: int) -> StoredObject:
-        """Make an object of exactly `size` bytes; NotDone, and nothing changed, when the key is taken. Safe from a power cut when it returns."""
+    def write(
+        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, over: StoredObject | None = None
+    ) -> StoredObject:
+        """Make an object of exactly `size` bytes; NotDone, and nothing changed, when the key is taken. Safe from a power cut when it returns.
+
+        storage_class: None is the store's own. unlike: an etag that the object must not get, where a store makes etags of the bytes: whoever still
+        means to delete the object of that etag finds another. over: write the same bytes anew in place of this object, if it still is in that
+        state, so that it is another to whoever meant to delete it.
+        """
         ...
 
     def delete(self, obj: StoredObject) -> None:

@@ -71,17 +71,22 @@ class AzureObjects:
         if size != obj.size:
             raise OutcomeUnknown(self.uri, f"cannot read {obj.key!r} in {self.uri}: {size} bytes came, not {obj.size}. Nothing was done.")
 
-    def write(self, key: str, chunks: Iterable[bytes], *, size: int) -> StoredObject:
-        """One put, or many blocks and a list of them, on condition that the key is free."""
+    def write(
+        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, over: StoredObject | None = None
+    ) -> StoredObject:
+        """One put, or many blocks and a list of them, on condition that the key is free, or still holds the object `over`."""
         block_size = max(BLOCK_BYTES, -(-size // BLOCKS))
         blocks = exactly(self.uri, key, in_pieces(chunks, block_size), size)
+        said = {"If_None_Match": "*"} if over is None else {"If_Match": over.etag}
+        if storage_class is not None:
+            said["x_ms_access_tier"] = storage_class.capitalize()
         with self._words(f"write {key!r}"):
             if size <= block_size:
                 data = b"".join(blocks)
-                with self._container.request("PUT", self._name(key), data=data, x_ms_blob_type="BlockBlob", If_None_Match="*") as reply:
+                with self._container.request("PUT", self._name(key), None, data, **{"x_ms_blob_type": "BlockBlob", **said}) as reply:
                     reply.read()
             else:
-                self._write_blocks(self._name(key), blocks)
+                self._write_blocks(self._name(key), blocks, said)
         found = self.head(key)
         if found is None:
             raise OutcomeUnknown(self.uri, f"cannot write {key!r} in {self.uri}: the store said that it is done, and has it not.")
@@ -148,7 +153,7 @@ class AzureObjects:
             raise SourceRefused(self.uri, f"cannot believe {self.uri}: {key!r} has no size, etag or time. Nothing was moved.")
         return StoredObject(key, blob.size, blob.etag, blob.version, blob.tier, blob.modified)
 
-    def _write_blocks(self, name: str, blocks: Iterator[bytes]) -> None:
+    def _write_blocks(self, name: str, blocks: Iterator[bytes], said: dict[str, str]) -> None:
         """Blocks that no list names are gone after a week by themselves."""
         ids = []
         for number, block in enumerate(blocks):
@@ -157,7 +162,7 @@ class AzureObjects:
                 reply.read()
         listed = "".join(f"<Latest>{escape(one)}</Latest>" for one in ids)
         body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{listed}</BlockList>'.encode()
-        with self._container.request("PUT", name, {"comp": "blocklist"}, body, If_None_Match="*") as reply:
+        with self._container.request("PUT", name, {"comp": "blocklist"}, body, **said) as reply:
             reply.read()
 
     @contextmanager

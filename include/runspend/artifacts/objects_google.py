@@ -5,10 +5,13 @@ Where a bucket keeps versions, deleting makes the object a version that is not c
 
 from __future__ import annotations
 
+import json
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from runspend.artifacts.google import GoogleBucket, microseconds, object_path
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from runspend.config import ArtifactStore
 
 AT_ONCE_BYTES = 64 << 20  # larger objects are sent as they come
+_BOUNDARY = uuid.uuid4().hex  # between the parts of an upload: nobody's bytes can know it
 
 
 class GoogleObjects:
@@ -73,13 +77,20 @@ class GoogleObjects:
         if size != obj.size:
             raise OutcomeUnknown(self.uri, f"cannot read {obj.key!r} in {self.uri}: {size} bytes came, not {obj.size}. Nothing was done.")
 
-    def write(self, key: str, chunks: Iterable[bytes], *, size: int) -> StoredObject:
-        """One upload on condition that the key is free. One that ends early is no object."""
+    def write(
+        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, over: StoredObject | None = None
+    ) -> StoredObject:
+        """One upload on condition that the key is free, or still holds the object `over`. One that ends early is no object."""
         self._path(key)
         pieces = exactly(self.uri, key, in_pieces(chunks, CHUNK_BYTES), size)
         data: bytes | Iterable[bytes] = b"".join(pieces) if size <= AT_ONCE_BYTES else pieces
-        query = {"uploadType": "media", "name": self._prefix + key, "ifGenerationMatch": "0"}
+        query = {"uploadType": "media", "name": self._prefix + key, "ifGenerationMatch": "0" if over is None else over.etag}
         said = {"Content_Type": "application/octet-stream", "Content_Length": str(size)}
+        if storage_class is not None:  # which is told in a part of its own, before the bytes
+            head, tail = _around(storage_class)
+            data = head + data + tail if isinstance(data, bytes) else chain([head], data, [tail])
+            query["uploadType"] = "multipart"
+            said = {"Content_Type": f"multipart/related; boundary={_BOUNDARY}", "Content_Length": str(len(head) + size + len(tail))}
         with self._words(f"write {key!r}"), self._bucket.request("POST", "/o", query, data, **said) as reply:
             reply.read()
         found = self.head(key)
@@ -162,6 +173,13 @@ class GoogleObjects:
             if error.is_refusal:
                 raise NotDone(self.uri, f"cannot {what} in {self.uri}: {error}. Nothing was done.") from error
             raise OutcomeUnknown(self.uri, f"cannot tell whether {self.uri} did {what}: {error}.") from error
+
+
+def _around(storage_class: str) -> tuple[bytes, bytes]:
+    """What stands before and after the bytes of an upload that names a storage class."""
+    told = json.dumps({"storageClass": storage_class})
+    head = f"--{_BOUNDARY}\r\nContent-Type: application/json\r\n\r\n{told}\r\n--{_BOUNDARY}\r\nContent-Type: application/octet-stream\r\n\r\n"
+    return head.encode(), f"\r\n--{_BOUNDARY}--\r\n".encode()
 
 
 def _status(error: NotDone) -> int | None:

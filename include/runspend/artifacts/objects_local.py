@@ -117,10 +117,16 @@ class LocalObjects:
         finally:
             os.close(descriptor)
 
-    def write(self, key: str, chunks: Iterable[bytes], *, size: int) -> StoredObject:
-        """A file of exactly these bytes, on the disk when this returns."""
+    def write(
+        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, over: StoredObject | None = None
+    ) -> StoredObject:
+        """A file of exactly these bytes, on the disk when this returns. `over`: the file stays, with another time. Every new file has an etag of its own."""
         folder, name = self._split(key)
+        if storage_class is not None:
+            raise NotDone(self.uri, f"cannot write {key!r} as {storage_class}: {self.uri} is a folder, which has no storage classes.")
         try:
+            if over is not None:
+                return self._touch(folder, name, over)
             with self._open(folder, make=True) as parent:
                 assert parent is not None
                 if key.endswith("/"):
@@ -239,6 +245,20 @@ class LocalObjects:
             finally:
                 os.unlink(scratch, dir_fd=parent)
             return os.fstat(descriptor)  # after the last change of its names, which are part of the etag's time
+        finally:
+            os.close(descriptor)
+
+    def _touch(self, folder: str, name: str, obj: StoredObject) -> StoredObject:
+        with self._open(folder) as parent:
+            descriptor = None if parent is None else self._open_file(parent, name)
+        if descriptor is None:
+            raise self._changed(obj.key)
+        try:
+            if _etag(os.fstat(descriptor)) != obj.etag:
+                raise self._changed(obj.key)
+            os.utime(descriptor)
+            os.fsync(descriptor)
+            return _stored(obj.key, os.fstat(descriptor))
         finally:
             os.close(descriptor)
 

@@ -28,6 +28,7 @@ PART_BYTES = 64 << 20  # of a write in several parts; smaller objects are one re
 PARTS = 9_000  # S3 allows 10,000
 ONE_COPY = 5_000_000_000  # bytes; S3 copies larger objects in parts only
 COPY_PART = 1 << 30
+_PARTS = re.compile(r'-(\d{1,5})"?$', re.ASCII)
 _MD5 = re.compile(r'"[0-9a-f]{32}"', re.ASCII)
 # What an object says of itself, and a copy onto itself must say again: some stores refuse one that changes the class alone.
 _KEPT = ("CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "ContentType", "Metadata")
@@ -89,18 +90,22 @@ class S3Objects:
         if is_md5 and obj.etag != f'"{md5.hexdigest()}"':
             raise OutcomeUnknown(self.uri, f"cannot read {obj.key!r} in {self.uri}: the bytes that came have another checksum than it. Nothing was done.")
 
-    def write(self, key: str, chunks: Iterable[bytes], *, size: int) -> StoredObject:
-        """One put, or many parts of one, on condition that the key is free."""
-        part_size = max(PART_BYTES, -(-size // PARTS))
+    def write(
+        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, over: StoredObject | None = None
+    ) -> StoredObject:
+        """One put, or many parts of one, on condition that the key is free, or still holds the object `over`."""
+        part_size, is_one = _part_size(size, unlike if over is None else over.etag)
         parts = exactly(self.uri, key, in_pieces(chunks, part_size), size)
         first = next(parts, b"")
-        target = {"Bucket": self._bucket, "Key": self._prefix + key}
+        target = {"Bucket": self._bucket, "Key": self._prefix + key} | ({} if storage_class is None else {"StorageClass": storage_class})
+        condition = {"IfNoneMatch": "*"} if over is None else {"IfMatch": over.etag}
         with self._words(f"write {key!r}"):
             if size <= part_size:
                 next(parts, None)  # so that the size is compared before anything is sent
-                self._client.put_object(**target, Body=first, IfNoneMatch="*")
+            if is_one:
+                self._client.put_object(**target, Body=first, **condition)
             else:
-                self._write_parts(target, chain([first], parts))
+                self._write_parts(target, chain([first], parts), condition)
         found = self.head(key)
         if found is None:
             raise OutcomeUnknown(self.uri, f"cannot write {key!r} in {self.uri}: the store said that it is done, and has it not.")
@@ -193,12 +198,12 @@ class S3Objects:
         version = found.get("VersionId")
         return StoredObject(key, size, found["ETag"], version, found.get("StorageClass") or "STANDARD", found["LastModified"].astimezone(timezone.utc))
 
-    def _write_parts(self, target: dict[str, Any], parts: Iterator[bytes]) -> None:
+    def _write_parts(self, target: dict[str, Any], parts: Iterator[bytes], condition: dict[str, str]) -> None:
         with self._upload(target) as (upload, done):
             for number, part in enumerate(parts, 1):
                 reply = self._client.upload_part(**upload, PartNumber=number, Body=part)
                 done.append({"PartNumber": number, "ETag": reply["ETag"]})
-            self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": done}, IfNoneMatch="*")
+            self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": done}, **condition)
 
     def _copy_parts(self, target: dict[str, Any], source: dict[str, Any], obj: StoredObject) -> None:
         """A copy of more than 5 GB onto itself."""
@@ -237,6 +242,22 @@ class S3Objects:
 def _status(error: object) -> int | None:
     response = getattr(error, "response", None)
     return response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
+
+
+def _part_size(size: int, unlike: str | None) -> tuple[int, bool]:
+    """Bytes of a part, and whether the object is one put. "Checking object integrity": the etag of one put is the MD5 of its bytes, that of parts
+    ends in how many they were. So equal bytes get another etag when they are written in another number of parts."""
+    part_size = max(PART_BYTES, -(-size // PARTS))
+    parts = 0 if size <= part_size else -(-size // part_size)
+    if unlike is not None and parts == _parts_of(unlike):
+        part_size, parts = part_size * 2, 1 if parts == 0 else parts // 2
+    return part_size, parts == 0
+
+
+def _parts_of(etag: str) -> int:
+    """In how many parts an object was written, 0 for one put."""
+    found = _PARTS.search(etag)
+    return int(found[1]) if found else 0
 
 
 def _version(obj: StoredObject) -> dict[str, str]:

@@ -41,6 +41,7 @@ class Archive:
     bytes: int = 0
     reason: str | None = None  # why it is not over, or not whole
     ended_at: str | None = None
+    restored_at: str | None = None  # when all of it was last brought back into its place
     is_cut: bool = False  # whether something of it may be gone from its place: recorded before the first delete, since single ones are not
 
     @property
@@ -64,8 +65,13 @@ class Book:
 
     def all(self) -> list[Archive]:
         """Every archive that was ever begun, oldest first."""
-        found = [Archive(**{**value, "item": Item(**value["item"])}) for value in self._records.list(ARCHIVES).values()]
+        found = [_archive(value) for value in self._records.list(ARCHIVES).values()]
         return sorted(found, key=lambda archive: (archive.planned_at, archive.archive_id))
+
+    def find(self, archive_id: str) -> Archive | None:
+        """An archive by its id; None where this home knows of none."""
+        found = self._records.get(ARCHIVES, archive_id)
+        return None if found is None else _archive(found[0])
 
     def save(self, archive: Archive) -> Archive:
         """Record the archive as it is now."""
@@ -87,8 +93,8 @@ class Book:
         self._put(OBJECTS, f"{archive.archive_id}/{chunk:06}", {"objects": [asdict(entry) for entry in entries]})
 
     def end(self, archive: Archive, state: ArchiveState, now: datetime, reason: str | None = None) -> Archive:
-        """Record that there is nothing left to do."""
-        return self.save(replace(archive, state=state, ended_at=now.isoformat(), reason=reason))
+        """Record that there is nothing left to do: what had come back meanwhile is gone again."""
+        return self.save(replace(archive, state=state, ended_at=now.isoformat(), reason=reason, restored_at=None))
 
     def _put(self, kind: str, key: str, value: dict[str, Any]) -> None:
         self._check()
@@ -97,6 +103,10 @@ class Book:
             return
         if not (self._records.create(kind, key, value) if found is None else self._records.replace(kind, key, value, found[1])):
             raise LeaseLost("cannot go on archiving: another archiver writes the same records. Nothing more was changed; it finishes the work.")
+
+
+def _archive(value: dict[str, Any]) -> Archive:
+    return Archive(**{**value, "item": Item(**value["item"])})
 
 
 def new_archive(item: Item, to: str | None, moment: datetime) -> Archive:

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["ARCHIVE_FOLDER", "NOTE_NAME", "Action", "Item", "OwnerKind"]
+__all__ = ["ARCHIVE_FOLDER", "NOTE_NAME", "RETURNED_NAME", "Action", "Item", "OwnerKind"]
 
 Action = Literal["tier", "archive", "delete", "prune"]
 OwnerKind = Literal["run", "logged_model", "checkpoint", "trace", "orphan", "experiment"]
@@ -16,6 +16,8 @@ OwnerKind = Literal["run", "logged_model", "checkpoint", "trace", "orphan", "exp
 ARCHIVE_FOLDER = "runspend-archive/v1"
 # What lies in an item's folder once its artifacts are archived; MLflow's page shows its text.
 NOTE_NAME = "archived-by-runspend.txt"
+# What lies beside the manifest of an archive once all of it was brought back into its place.
+RETURNED_NAME = "returned.json"
 
 
 @dataclass(frozen=True)

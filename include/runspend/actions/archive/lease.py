@@ -2,6 +2,8 @@
 
 An archiver that was stopped for longer than its lease finds another number when it wakes, and changes nothing. What is then
 still under way was asked for on a condition (an etag, a version, a key that is free), so it finds another state or the same work.
+A restore into place takes the lease as well, and what it writes has another etag than what was archived, also where stores make
+etags of the bytes: a delete that was under way does not take what came back.
 """
 
 from __future__ import annotations
@@ -52,8 +54,8 @@ class Lease:
             self._records.replace(KIND, KEY, {**found[0], "until": None}, found[1])
 
 
-def take_lease(records: Records, *, lasts: timedelta = LASTS) -> Lease:
-    """The lease, with a number higher than any before. Raises LeaseLost while somebody else has it.
+def take_lease(records: Records, *, lasts: timedelta = LASTS, to: str = "archive") -> Lease:
+    """The lease, with a number higher than any before. `to`: what it is wanted for, in words. Raises LeaseLost while somebody else has it.
 
     A holder on this machine whose process is gone does not hold it any more; one elsewhere does until its time is over.
     """
@@ -63,12 +65,12 @@ def take_lease(records: Records, *, lasts: timedelta = LASTS) -> Lease:
     held, token = found
     if held["until"] is not None and datetime.fromisoformat(held["until"]) > datetime.now(timezone.utc) and not _is_gone(held):
         raise LeaseLost(
-            f"cannot archive: process {held['process']} on {held['host']} is archiving (until {held['until'][:16]} at least). "
+            f"cannot {to}: process {held['process']} on {held['host']} is archiving or restoring (until {held['until'][:16]} at least). "
             "Wait for it, then try again. Nothing was changed."
         )
     number = held["number"] + 1
     if not records.replace(KIND, KEY, _holder(number, lasts), token):
-        raise LeaseLost("cannot archive: another archiver has just begun. Wait for it, then try again. Nothing was changed.")
+        raise LeaseLost(f"cannot {to}: somebody else has just begun. Wait for it, then try again. Nothing was changed.")
     return Lease(records, number, lasts)
 
 
@@ -126,10 +128,12 @@ class FencedObjects:
         """As the store."""
         return self._store.clock()
 
-    def write(self, key: str, chunks: Iterable[bytes], *, size: int) -> StoredObject:
+    def write(
+        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, over: StoredObject | None = None
+    ) -> StoredObject:
         """As the store, by whoever has the lease."""
         self._check()
-        return self._store.write(key, chunks, size=size)
+        return self._store.write(key, chunks, size=size, storage_class=storage_class, unlike=unlike, over=over)
 
     def delete(self, obj: StoredObject) -> None:
         """As the store, by whoever has the lease."""

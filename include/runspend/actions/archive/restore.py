@@ -1,7 +1,8 @@
 """Bring archives back, byte for byte: to their own place, or to a folder that MLflow loads from. The archive alone is needed.
 
 Everything is checked before the first write: the manifests, every name, that every copy is there and of its size, and that there
-is room. What is then read is compared with its sha256 before it is written. Nothing that is there is ever overwritten.
+is room. What is then read is compared with its sha256 before it is written. Nothing that is there is ever overwritten. Into their own
+place artifacts come back while nobody archives (`lease.py`), and so that no archiver that was stopped on its way can delete them.
 """
 
 from __future__ import annotations
@@ -10,19 +11,25 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
 from runspend.actions.archive.book import as_folder
 from runspend.actions.archive.find import Found, find_owner, load_manifest, readable_stores, tombstone_of
 from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, Item
+from runspend.actions.archive.lease import FencedObjects, Lease, take_lease
 from runspend.actions.archive.manifest import Entry, Manifest
+from runspend.actions.archive.returned import leave_out_older, note_returned
 from runspend.actions.archive.work import OpenStore, digest_of, find_store, held, is_note, parts_of
 from runspend.artifacts.objects import ObjectStore, open_objects
 from runspend.config import ArtifactStore, Settings
 from runspend.errors import NotDone, SourceError, SourceRefused, UsageError
 from runspend.outcome import Progress, silent
+from runspend.warehouse.journal import crash_point
+from runspend.warehouse.records import Records
 
 __all__ = ["Restored", "restore"]
 
@@ -58,39 +65,58 @@ def restore(
     to: Path | None = None,
     archive_id: str | None = None,
     take_damaged: bool = False,
+    records: Records | None = None,
+    now: datetime | None = None,
     open_store: OpenStore = open_objects,
     workers: int = WORKERS,
     progress: Progress = silent,
 ) -> Restored:
-    """Restore all archives of a run (or logged model, checkpoint, folder): to their own places, or below the new folder `to`.
+    """Restore a run (or logged model, checkpoint, folder) as it was last archived: to its own place, or below the new folder `to`.
 
-    Of a name that several archives have, the newest one's comes back. `take_damaged` brings back what is whole of an archive that
-    is damaged; without it, nothing. Raises UsageError when there is no such archive, SourceRefused before the first write.
+    That is the newest archive of each folder, and what older ones took that never came back; of a name that several have, the newest
+    one's. `archive_id`: that archive alone. `take_damaged` brings back what is whole of an archive that is damaged; without it, nothing.
+    Raises UsageError when there is no such archive, SourceRefused before the first write, LeaseLost while somebody archives.
     """
     progress(f"{owner}: look for its archives")
-    archives = _load(owner, settings, archive_id, open_store)
-    items = [manifest.item for _, manifest in archives]
-    is_whole = any(owner in (item.owner_id, item.run_id) for item in items)
-    result = Restored(owner if is_whole else items[0].run_id or items[0].owner_id)
-    wanted = _layout(archives, None if to is None else str(to))
-    wanted = {target: _whole(copies, result, take_damaged=take_damaged) for target, copies in wanted.items()}
-    with ThreadPoolExecutor(workers) as pool:
+    records = Records(settings.home) if records is None else records
+    with ThreadPoolExecutor(workers) as pool, _alone(records) if to is None else nullcontext() as lease:
+        archives, older = _load(owner, settings, archive_id, open_store)
+        items = [manifest.item for _, manifest in archives]
+        is_whole = any(owner in (item.owner_id, item.run_id) for item in items)
+        result = Restored(owner if is_whole else items[0].run_id or items[0].owner_id)
+        if older:
+            result.notes.append(f"left out, since what came back from it was archived again as it was then: {', '.join(found.archive_id for found, _ in older)} (--archive ID brings it back)")
+        wanted = _layout(archives, None if to is None else str(to))
+        wanted = {target: _whole(copies, result, take_damaged=take_damaged) for target, copies in wanted.items()}
         if to is not None:
             _restore_to_folder(to, wanted[str(to)], settings, result, pool, progress, take_damaged=take_damaged)
-        else:
-            opened = {uri: open_store(find_store(settings, uri), "archive") for uri in wanted}
+        if lease is not None:
+            opened = {uri: FencedObjects(open_store(find_store(settings, uri), "archive"), lease.check) for uri in wanted}
             for uri, copies in wanted.items():
                 _write_all(opened[uri], copies, settings, result, pool, progress)
                 result.places.append(uri)
-            _remove_notes(archives, settings, open_store, result)
+            crash_point("archive.restored")
+            _remove_notes(archives, settings, open_store, result, lease)
+            if not result.problems:
+                result.notes += note_returned(archives, settings, records, open_store, lease.check, now or datetime.now(timezone.utc))
     return result
+
+
+@contextmanager
+def _alone(records: Records) -> Iterator[Lease]:
+    """Nobody archives meanwhile."""
+    lease = take_lease(records, to="restore into place")
+    try:
+        yield lease
+    finally:
+        lease.release()
 
 
 # --- check before the first write ----------------------------------------------------------------------------------------
 
 
-def _load(owner: str, settings: Settings, archive_id: str | None, open_store: OpenStore) -> list[tuple[Found, Manifest]]:
-    """The manifests of every archive of an owner, oldest first by when they were written: an older plan may hold newer bytes."""
+def _load(owner: str, settings: Settings, archive_id: str | None, open_store: OpenStore) -> tuple[list[tuple[Found, Manifest]], list[tuple[Found, Manifest]]]:
+    """The archives of an owner with their manifests, oldest first by when those were written: an older plan may hold newer bytes. And those that newer ones stand for."""
     loaded, gone, looked = list[tuple[Found, Manifest]](), list[str](), list[str]()
     for store in readable_stores(settings):
         looked.append(store.uri)
@@ -104,7 +130,8 @@ def _load(owner: str, settings: Settings, archive_id: str | None, open_store: Op
     if not loaded:
         told = "; ".join(gone) or f"none is in {', '.join(looked) or 'any store: `stores` of runspend.yaml is empty'}"
         raise UsageError(f"cannot restore {owner}: there is no archive of it. {told}. Nothing was restored.")
-    return sorted(loaded, key=lambda pair: (pair[1].written_at, pair[1].planned_at))
+    loaded.sort(key=lambda pair: (pair[1].written_at, pair[1].planned_at))
+    return leave_out_older(loaded) if archive_id is None else (loaded, [])
 
 
 def _layout(archives: Sequence[tuple[Found, Manifest]], to: str | None) -> dict[str, list[_Copy]]:
@@ -230,18 +257,20 @@ def _write_one(target: ObjectStore, scratch: Path, copy: _Copy) -> bool:
         if (found.size, found.sha256) != (copy.entry.size, copy.entry.sha256):
             raise SourceRefused(copy.found.where, f"cannot restore {copy.key!r}: its copy {key!r} in {copy.found.store.uri} is damaged (sha256 {found.sha256}). It was not written")
         try:
-            target.write(copy.key, parts_of(found), size=found.size)
+            target.write(copy.key, parts_of(found), size=found.size, unlike=copy.entry.etag)
             return True
         except NotDone:
             there = target.head(copy.key)
             if there is None:
                 raise
-    if there.size != copy.entry.size or digest_of(target.read(there)) != copy.entry.sha256:
-        raise SourceRefused(target.uri, f"cannot restore {copy.key!r} to {target.uri}: something else is there. It was left as it is")
+        if there.size != copy.entry.size or digest_of(target.read(there)) != copy.entry.sha256:
+            raise SourceRefused(target.uri, f"cannot restore {copy.key!r} to {target.uri}: something else is there. It was left as it is")
+        if there.etag == copy.entry.etag:  # never deleted yet: an archiver that was stopped right before it does not find it so again
+            target.write(copy.key, parts_of(found), size=found.size, over=there)
     return False
 
 
-def _remove_notes(archives: Sequence[tuple[Found, Manifest]], settings: Settings, open_store: OpenStore, result: Restored) -> None:
+def _remove_notes(archives: Sequence[tuple[Found, Manifest]], settings: Settings, open_store: OpenStore, result: Restored, lease: Lease) -> None:
     """Take away the notes that say where the artifacts went, where that is allowed."""
     for item in {manifest.item.prefix: manifest.item for _, manifest in archives}.values():
         store = find_store(settings, item.store)
@@ -249,6 +278,6 @@ def _remove_notes(archives: Sequence[tuple[Found, Manifest]], settings: Settings
         try:
             found = reader.head(key)
             if found is not None and is_note(NOTE_NAME, reader, found):
-                open_store(store, "delete").delete(found)
+                FencedObjects(open_store(store, "delete"), lease.check).delete(found)
         except SourceError as error:
             result.notes.append(f"the note {key!r} was left in {store.uri}: {error}")

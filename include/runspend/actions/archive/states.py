@@ -75,7 +75,10 @@ def read_history(reader: Reader, records: Records, settings: Settings, now: date
 def judge(row: dict[str, Any], history: History, now: datetime) -> dict[str, Any]:
     """A row of the plan with its state, and the dates of its notice."""
     archive = history.archives.get((row["action"], row["store"], row["prefix"]))
-    if archive is not None and archive.state in DONE and _nothing_came_since(row, archive, history):
+    if archive is not None and archive.restored_at is not None:
+        if not _is_measured_since(row, archive.restored_at, history):
+            return {**row, "state": "protected", "reason": f"restored on {archive.restored_at[:10]}, and not measured since", "monthly_saving": None, "action_cost": None}
+    elif archive is not None and archive.state in DONE and _nothing_came_since(row, archive, history):
         return {**row, "state": archive.state, "reason": f"{archive.state} on {(archive.ended_at or archive.planned_at)[:10]}", "monthly_saving": None, "action_cost": None}
     if row["state"] == "protected":
         return row
@@ -93,10 +96,15 @@ def judge(row: dict[str, Any], history: History, now: datetime) -> dict[str, Any
 
 
 def _nothing_came_since(row: Mapping[str, Any], archive: Archive, history: History) -> bool:
-    """Whether the store was not measured since, or holds no more there than the note that was left."""
+    """Whether the store was not measured since, or holds no more there than the note that was left: one file, and not as large as what was archived."""
+    if row["action"] == "delete" or not _is_measured_since(row, archive.ended_at or archive.planned_at, history):
+        return True
+    return not row["objects"] or (row["objects"] == 1 and row["bytes"] != archive.bytes)
+
+
+def _is_measured_since(row: Mapping[str, Any], moment: str, history: History) -> bool:
     measured_at = history.read_at.get(("store", row["store"]))
-    ended_at = datetime.fromisoformat(archive.ended_at or archive.planned_at)
-    return measured_at is None or measured_at < ended_at or row["action"] == "delete" or (row["objects"] or 0) <= 1
+    return measured_at is not None and measured_at >= datetime.fromisoformat(moment)
 
 
 def _why_not_due(row: Mapping[str, Any], announced_at: datetime, grace: timedelta, history: History, now: datetime) -> str | None:

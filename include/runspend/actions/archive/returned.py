@@ -1,0 +1,65 @@
+"""That an archive was brought back into its place: a small object beside its manifest says so, and its record under home.
+
+What had come back lay in its folder when that was archived again, so the newer archive says what of it was still wanted, and a restore
+leaves the older one out. What was archived and never came back is not left out: nobody can have removed it from a place it was not in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from runspend.actions.archive.book import Book
+from runspend.actions.archive.find import Found
+from runspend.actions.archive.items import RETURNED_NAME
+from runspend.actions.archive.lease import FencedObjects
+from runspend.actions.archive.manifest import Manifest
+from runspend.actions.archive.work import OpenStore, find_store
+from runspend.config import Settings
+from runspend.errors import SourceError
+from runspend.warehouse.records import Records
+
+__all__ = ["leave_out_older", "note_returned"]
+
+Loaded = tuple[Found, Manifest]
+
+
+def leave_out_older(loaded: Sequence[Loaded]) -> tuple[list[Loaded], list[Loaded]]:
+    """The archives whose bytes make up the folders as they were last archived, and those that newer ones stand for. Asks the archive stores."""
+    kept, older = list[Loaded](), list[Loaded]()
+    for found, manifest in loaded:
+        came_back_at = _returned_at(found)
+        newer = max((datetime.fromisoformat(other.written_at) for _, other in loaded if _covers(other, manifest)), default=None)
+        # One that was not over when it came back may have gone on since: then its own manifest is newer than its return.
+        is_old = came_back_at is not None and newer is not None and datetime.fromisoformat(manifest.written_at) <= came_back_at < newer
+        (older if is_old else kept).append((found, manifest))
+    return kept, older
+
+
+def note_returned(loaded: Sequence[Loaded], settings: Settings, records: Records, open_store: OpenStore, check: Callable[[], None], now: datetime) -> list[str]:
+    """Say of archives that all of them is in its place again; returns a sentence for each that does not say so. `check` is asked before every change."""
+    book, notes = Book(records, check), list[str]()
+    for found, manifest in loaded:
+        key, text = f"{found.folder}/{RETURNED_NAME}", json.dumps({"store": manifest.item.store, "prefix": manifest.item.prefix}).encode()
+        try:
+            writer = FencedObjects(open_store(find_store(settings, found.store.uri), "archive"), check)
+            writer.write(key, [text], size=len(text), over=found.store.head(key))  # its time is what counts
+        except SourceError as error:
+            notes.append(f"that it came back could not be noted in {found.where}, so what is removed from its folder and archived again comes back with the next restore: {error}")
+        archive = book.find(found.archive_id)
+        if archive is not None:
+            book.save(replace(archive, restored_at=now.isoformat()))
+    return notes
+
+
+def _covers(other: Manifest, manifest: Manifest) -> bool:
+    """Whether the other archive is of the same folder, or of one around it."""
+    return other is not manifest and other.item.store == manifest.item.store and f"{manifest.item.prefix}/".startswith(f"{other.item.prefix}/")
+
+
+def _returned_at(found: Found) -> datetime | None:
+    """By the clock of the archive store, as the times of manifests are."""
+    told = found.store.head(f"{found.folder}/{RETURNED_NAME}")
+    return None if told is None else told.modified

@@ -1,0 +1,73 @@
+"""A small world of the archive on a disk: a store with one run in it, an archive, and a home, all folders."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from runspend.actions.archive.engine import Known, apply
+from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, Item
+from runspend.artifacts.objects import ObjectStore, open_objects
+from runspend.config import ArtifactStore, Settings
+from runspend.warehouse.records import Records
+from tests.archive_world import PREFIX, SOURCE, MemoryStore, make_item
+
+OLD = datetime(2025, 1, 1, tzinfo=timezone.utc).timestamp()
+
+
+class Disk:
+    """Two folders and a home: a store with one run in it, and an archive."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.source, self.archive, self.home = folder / "source", folder / "archive", folder / "home"
+        for path in (self.source, self.archive, self.home):
+            path.mkdir(parents=True)
+        self.run = self.source / PREFIX
+        self.bucket = MemoryStore(SOURCE)
+        stores = [{"uri": str(self.source), "delete_credentials": "local"}, {"uri": str(self.archive)}]
+        self.settings = Settings.model_validate({"home": str(self.home), "stores": stores, "archive": {"to": str(self.archive), "max_percent": "99%"}})
+
+    def item(self, **changes: Any) -> Item:
+        return make_item(store=str(self.source), artifact_uri=str(self.run), **changes)
+
+    def apply(self, *items: Item, is_old: bool = False) -> list[str]:
+        """One run of the archive, of files that were all written long ago: they are made old, unless they are already."""
+        for path in [] if is_old else [self.source, *self.source.rglob("*")]:
+            os.utime(path, (OLD, OLD))
+        now = datetime.now(timezone.utc)
+        results = apply(items or [self.item()], self.settings, Records(self.home), now=now, protects=lambda item: None, known=lambda uri: Known(10**6, 10**9), workers=2)
+        return [result.state for result in results]
+
+    def open(self, store: ArtifactStore, purpose: Any) -> ObjectStore:
+        """As always, but for the bucket that planted manifests name as their place."""
+        return self.bucket if store.uri == SOURCE else open_objects(store, purpose)
+
+    @property
+    def archived(self) -> Path:
+        """The folder of the only archive."""
+        [found] = (self.archive / ARCHIVE_FOLDER / "prod" / "1" / "run1").iterdir()
+        return found
+
+
+def fill(folder: Path, tree: dict[str, bytes]) -> None:
+    """Files, and for names that end in "/" folders."""
+    for name, body in tree.items():
+        path = folder / name
+        if name.endswith("/"):
+            path.mkdir(parents=True, exist_ok=True)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(body)
+
+
+def tree_of(folder: Path) -> dict[str, bytes | None]:
+    """Every file with its bytes and every folder, links not followed; the note is not of the tree."""
+    found: dict[str, bytes | None] = {}
+    for path in folder.rglob("*"):
+        name = str(path.relative_to(folder))
+        if name != NOTE_NAME:
+            found[name] = b"<link>" if path.is_symlink() else None if path.is_dir() else b"<device>" if not path.is_file() else b"<sparse>" if path.stat().st_size > 1 << 30 else path.read_bytes()
+    return found

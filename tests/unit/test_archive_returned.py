@@ -1,0 +1,285 @@
+"""What was brought back: an archiver that was stopped cannot take it again, it is as it was last archived, and MLflow is told, in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runspend import telling
+from runspend.actions.archive.book import Archive, Book, new_archive
+from runspend.actions.archive.find import find_archives, load_manifest
+from runspend.actions.archive.items import NOTE_NAME, RETURNED_NAME
+from runspend.actions.archive.lease import take_lease
+from runspend.actions.archive.manifest import Entry
+from runspend.actions.archive.restore import Restored, restore
+from runspend.config import Settings
+from runspend.errors import LeaseLost, NotDone
+from runspend.moving import read_known
+from runspend.telling import tell_archived, tell_restored
+from runspend.warehouse.records import Records
+from tests.archive_world import ARCHIVE, PREFIX, SOURCE, START, Killed, World, make_item
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    made = World()
+    yield made
+    made.close()
+
+
+def bring_back(world: World, **options: Any) -> Restored:
+    world.advance(seconds=1)
+    return restore("run1", world.settings, **{"records": world.records, "now": world.now, "open_store": world.open, "workers": 1, **options})
+
+
+def archived_entries(world: World) -> list[Entry]:
+    manifests = [manifest for found in find_archives(world.archive) if (manifest := load_manifest(found)) is not None]
+    return [entry for manifest in manifests for entry in manifest.entries]
+
+
+# --- nobody takes it again -----------------------------------------------------------------------------------------------
+
+
+def test_nobody_archives_while_something_comes_back(world: World) -> None:
+    world.put("a", b"a")
+    world.apply()
+    lease = take_lease(world.records)  # type: ignore[arg-type]
+    with pytest.raises(LeaseLost, match=r"cannot restore into place: process .* is archiving or restoring"):
+        bring_back(world)
+    assert world.here() == {}
+    restore("run1", world.settings, to=Path(world.folder) / "there", open_store=world.open, workers=1)  # beside its place nobody is in the way
+    lease.release()
+    assert bring_back(world).objects == 1 and world.here() == {"a": b"a"}
+    take_lease(world.records).release()  # type: ignore[arg-type]
+
+
+def test_a_restore_that_is_stopped_for_long_writes_no_more(world: World) -> None:
+    for name in "abc":
+        world.put(name, name.encode())
+    world.apply()
+    write = type(world.source).write
+
+    def taken_over(store: Any, key: str, *given: Any, **options: Any) -> Any:
+        world._take_lease_of_the_dead()
+        take_lease(world.records)  # type: ignore[arg-type]
+        return write(store, key, *given, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(world.source), "write", taken_over)
+        with pytest.raises(LeaseLost):
+            bring_back(world)
+    assert list(world.here()) == ["a"]  # what was under way
+
+
+def test_what_was_not_deleted_yet_is_not_found_as_it_was(world: World) -> None:
+    """Copied, and an archiver stopped right before its deletes: they are on a condition that holds no more."""
+    world.put("a", b"a")
+    world.may_delete = False
+    world.apply()
+    [entry] = archived_entries(world)
+    result = bring_back(world)
+    assert (result.objects, result.there_already, result.problems, world.here()) == (0, 1, [], {"a": b"a"})
+    with pytest.raises(NotDone):
+        world.source.delete(entry.at(PREFIX))
+    assert world.here() == {"a": b"a"}
+    state = world.source.head(f"{PREFIX}/a")
+    assert bring_back(world).there_already == 1 and world.source.head(f"{PREFIX}/a") == state  # once is enough
+
+
+# --- as it was last archived ---------------------------------------------------------------------------------------------
+
+
+def test_what_was_removed_after_it_came_back_stays_removed(world: World, tmp_path: Path) -> None:
+    for name in "abc":
+        world.put(name, name.encode())
+    world.apply()
+    bring_back(world)
+    del world.source.objects[f"{PREFIX}/b"]
+    world.put("c", b"newer")
+    world.advance(days=30)
+    assert [result.state for result in world.apply()] == ["archived"]
+    world.put("d", b"d", world.now)
+    world.advance(days=30)
+    assert [result.state for result in world.apply()] == ["archived"]  # d alone: the others are in the archive, and did not come back
+    first = min(find_archives(world.archive), key=lambda found: load_manifest(found).planned_at)  # type: ignore[union-attr]
+    result = bring_back(world)
+    assert world.here() == {"a": b"a", "c": b"newer", "d": b"d"}
+    [note] = result.notes
+    assert note == f"left out, since what came back from it was archived again as it was then: {first.archive_id} (--archive ID brings it back)"
+    restore("run1", world.settings, to=tmp_path / "first", archive_id=first.archive_id, open_store=world.open, workers=1)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "first").iterdir()} == {"a": b"a", "b": b"b", "c": b"c"}
+    assert world.restorable() == world.here()
+
+
+def test_what_came_back_and_went_on_to_the_archive_is_there(world: World) -> None:
+    """Brought back before its archive was over: that one goes on when the margin is over, and is whole."""
+    world.put("a", b"a")
+    world.may_delete = False
+    world.apply()
+    bring_back(world)
+    world.may_delete = True
+    for _ in range(2):
+        world.advance(days=30)
+        assert [result.state for result in world.apply()] == ["archived"]
+        assert Book(world.records).all()[-1].restored_at is None  # type: ignore[arg-type]
+        assert world.here() == {} and bring_back(world).objects == 1 and world.here() == {"a": b"a"}
+
+
+def test_what_came_back_in_part_is_not_left_out(world: World) -> None:
+    """Something else lay in the place of one: that it was not archived again does not mean that nobody wants it."""
+    for name in "ab":
+        world.put(name, name.encode())
+    world.apply()
+    world.put("a", b"another", world.now)
+    assert len(bring_back(world).problems) == 1
+    assert not [key for key in world.archive.objects if key.endswith(RETURNED_NAME)]
+    assert Book(world.records).all()[0].restored_at is None  # type: ignore[arg-type]
+
+
+def test_a_restore_may_be_killed_anywhere(world: World) -> None:
+    """Each store call and record once: the next one brings back everything, and says so."""
+    for name in "ab":
+        world.put(name, name.encode())
+    world.apply()
+    kept = {uri: dict(store.objects) for uri, store in world.stores.items()}
+    records = dict(world.records.values)
+    for call in range(1, 60):
+        for uri, store in world.stores.items():
+            store.objects = dict(kept[uri])
+        world.records.values = dict(records)
+        world.faults.plan, world.faults.calls = {call: "kill after"}, 0
+        try:
+            bring_back(world)
+            break
+        except Killed:
+            world.faults.plan, world.faults.is_dead = {}, False
+            world._take_lease_of_the_dead()
+        result = bring_back(world)
+        assert (result.problems, result.notes, world.here()) == ([], [], {"a": b"a", "b": b"b"}), call
+        assert f"{PREFIX}/{NOTE_NAME}" not in world.source.objects
+        assert Book(world.records).all()[0].restored_at is not None  # type: ignore[arg-type]
+        assert [key for key in world.archive.objects if key.endswith(RETURNED_NAME)]
+    assert 10 < call < 59
+
+
+def test_an_archive_that_may_not_be_written_is_restored_and_says_so(world: World) -> None:
+    world.put("a", b"a")
+    world.apply()
+    world.faults.plan = {(f"write {ARCHIVE}", 1): "refused"}
+    world.faults.made.clear()
+    result = bring_back(world)
+    assert world.here() == {"a": b"a"} and len(result.notes) == 1 and result.notes[0].startswith("that it came back could not be noted in ")
+
+
+def test_an_archive_that_came_back_may_expire(world: World) -> None:
+    """The word that it came back does not make it younger."""
+    world.put("a", b"a")
+    world.apply()
+    world.advance(days=300)
+    bring_back(world)
+    world.advance(days=100)
+    [found] = find_archives(world.archive)
+    assert [result.state for result in world.apply(make_item(action="delete", store=ARCHIVE, prefix=found.folder))] == ["deleted"]
+    assert {key.rpartition("/")[2] for key in world.archive.objects} == {RETURNED_NAME, "deleted.json"}
+
+
+# --- told, and counted ---------------------------------------------------------------------------------------------------
+
+
+class Words:
+    """MLflow's side of it: what was said, and whether it answers."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.said: list[tuple[str, str]] = []
+        self.refuses: str | None = None
+        for name in ("archived", "restored"):
+            monkeypatch.setattr(telling.Teller, name, self._listen(name))
+        monkeypatch.setattr(telling.Teller, "restore_run", lambda teller, owner: None)
+
+    def _listen(self, name: str) -> Any:
+        def heard(teller: Any, owner: Any, text: str) -> str | None:
+            if self.refuses is None:
+                self.said.append((name, owner.owner_id))
+            return self.refuses
+
+        return heard
+
+
+@pytest.fixture
+def words(monkeypatch: pytest.MonkeyPatch) -> Words:
+    return Words(monkeypatch)
+
+
+def given(tmp_path: Path) -> tuple[Settings, Records]:
+    return Settings.model_validate({"home": str(tmp_path), "tracking": [{"name": "prod", "uri": "http://127.0.0.1:1"}]}), Records(tmp_path)
+
+
+def record_archived(records: Records, run: str, days: int = 0, **changes: Any) -> Archive:
+    archive = replace(new_archive(make_item(owner_id=run, run_id=run, prefix=f"1/{run}"), ARCHIVE, START.replace(day=1 + days)), state="archived", objects=2, bytes=20, **changes)
+    return Book(records).save(archive)
+
+
+def test_what_cannot_be_told_is_tried_again_and_said_once(tmp_path: Path, words: Words) -> None:
+    settings, records = given(tmp_path)
+    for number in range(5):
+        record_archived(records, f"run{number}")
+    words.refuses = "prod: MLflow was not told of it: 503"
+    assert tell_archived(settings, records) == [words.refuses] * 3 + ["and 2 more that MLflow was not told of"]
+    record_archived(records, "run5")
+    assert tell_archived(settings, records) == [words.refuses]  # of the new one
+    assert tell_archived(settings, records) == []
+    words.refuses = None
+    assert tell_archived(settings, records) == []
+    assert sorted(words.said) == [("archived", f"run{number}") for number in range(6)]
+    assert tell_archived(settings, records) == [] and len(words.said) == 6
+
+
+def test_what_came_back_is_told_later_too(tmp_path: Path, words: Words) -> None:
+    """A server that was down when the run came back: nothing says archived of it afterwards, though that was never told either."""
+    settings, records = given(tmp_path)
+    old, new = record_archived(records, "run1"), record_archived(records, "run1", days=1)
+    words.refuses = "prod: MLflow was not told of it: 503"
+    assert len(tell_archived(settings, records)) == 1
+    Book(records).save(replace(old, restored_at=START.isoformat()))
+    Book(records).save(replace(new, restored_at=START.isoformat()))
+    assert tell_restored(settings, records, "run1") == [words.refuses]
+    words.refuses = None
+    assert tell_archived(settings, records) == [] and words.said == [("restored", "run1")]
+    Book(records).save(replace(new, restored_at=START.replace(day=28).isoformat()))
+    assert tell_restored(settings, records, "run1") == [] and words.said == [("restored", "run1")] * 2
+
+
+def test_an_older_archive_is_not_told_of_in_place_of_a_newer_one(tmp_path: Path, words: Words) -> None:
+    settings, records = given(tmp_path)
+    record_archived(records, "run1")
+    record_archived(records, "run1", days=1)
+    assert tell_archived(settings, records) == [] and words.said == [("archived", "run1")]
+
+
+class NothingMeasured:
+    """A warehouse that knows no store."""
+
+    def query(self, sql: str, parameters: Any = None) -> Any:
+        return self
+
+    def to_pylist(self) -> list[dict[str, Any]]:
+        return []
+
+
+def test_what_expired_is_no_part_of_the_whole(tmp_path: Path) -> None:
+    """Caps are a share of what an archive store that is not measured holds; what a policy deleted from it is not there any more."""
+    _, records = given(tmp_path)
+    gone = record_archived(records, "run1")
+    record_archived(records, "run2")
+    reader: Any = NothingMeasured()
+    assert read_known(reader, records)[ARCHIVE].objects == 4
+    expired = new_archive(make_item(action="delete", store=ARCHIVE, prefix=gone.folder), None, START)
+    Book(records).save(replace(expired, state="open"))
+    assert read_known(reader, records)[ARCHIVE].objects == 4
+    Book(records).save(replace(expired, state="deleted", objects=3))
+    assert (read_known(reader, records)[ARCHIVE].objects, read_known(reader, records)[ARCHIVE].bytes) == (2, 20)
+    assert SOURCE not in read_known(reader, records)
