@@ -5,13 +5,14 @@ Put here what the questions of `tracking/live.py` need of the warehouse. What pr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from runspend.actions.archive.items import Item
 from runspend.config import Settings
-from runspend.tracking.live import Known, LiveServer
+from runspend.tracking.live import LiveServer
+from runspend.tracking.live_known import Known
 from runspend.warehouse import Reader, Warehouse
 
 if TYPE_CHECKING:
@@ -69,13 +70,15 @@ def read_known(reader: Reader, server: str, now: datetime) -> Known | None:
     loose = ask(
         f"select workspace, concat('registered as ', model_name, '/', cast(model_version as string)) as label, source_uri from model_versions where {OF_SERVER} and run_id is null and source_uri is not null"
     ).to_pylist()
+    children = _lookup(ask(f"select parent_run_id as key, run_id as value from runs where {OF_SERVER} and parent_run_id is not null and purged_at is null"))
     return Known(
         read[0]["last_good_at"],
         deleted_runs=frozenset(row["run_id"] for row in stages if not row["is_purged"]),
         purged_runs=frozenset(row["run_id"] for row in stages if row["is_purged"]),
         deleted_experiments=frozenset(deleted.column("experiment_id").to_pylist()),
-        children_of=_lookup(ask(f"select parent_run_id as key, run_id as value from runs where {OF_SERVER} and parent_run_id is not null and purged_at is null")),
+        children_of=lambda run_id: children([run_id]),
         users_of=_lookup(ask(f"select model_id as key, run_id as value from model_uses where {OF_SERVER} and direction = 'input'")),
+        made_by=_lookup(ask(f"select run_id as key, model_id as value from model_uses where {OF_SERVER} and direction in ('source', 'output')")),
         open_runs={workspace: frozenset(row["value"] for row in rows) for workspace, rows in _by_workspace(still_open).items()},
         newest_run={row["workspace"]: (row["run_id"], int(row["start_time"].timestamp() * 1000)) for row in newest},
         registered_run={row["workspace"]: row["run_id"] for row in registered},
@@ -90,8 +93,9 @@ def _by_workspace(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]
     return found
 
 
-def _lookup(pairs: pa.Table) -> Callable[[str], frozenset[str]]:
-    """The values of a key, looked up in the columns: there may be a million, and few are asked for."""
+def _lookup(pairs: pa.Table) -> Callable[[Collection[str]], frozenset[str]]:
+    """The values of some keys, looked up in the columns: there may be a million, and few are asked for."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
-    return lambda key: frozenset(pairs.filter(pc.equal(pairs["key"], key)).column("value").to_pylist())
+    return lambda keys: frozenset(pairs.filter(pc.is_in(pairs["key"], value_set=pa.array(list(keys), pairs["key"].type))).column("value").to_pylist())

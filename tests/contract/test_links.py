@@ -17,6 +17,7 @@ from runspend.errors import SourceUnreachable
 from runspend.tracking import LINK_TABLES, Extract, extract_server
 from runspend.tracking.links import LinkSettings
 from runspend.tracking.links_api import ApiLinks
+from runspend.tracking.live_database import DatabaseUses
 from tests.contract.mlflow_servers import NOW, at, mlflow_server
 
 WANTED = LinkSettings(True, ("loss", "val acc"))
@@ -253,3 +254,17 @@ def test_a_registry_elsewhere_is_read(mlflow: Served, tmp_path: Path, via: str) 
     nights = Nights(tmp_path / "nights", server_of(mlflow, via, registry=elsewhere))
     nights.extract()
     assert [(r["model_name"], r["run_id"]) for r in nights.rows("model_versions")] == [("other", mlflow.ids["short"])]
+
+
+def test_the_database_is_asked_who_used_and_made_what(mlflow: Served) -> None:
+    """As it is asked right before bytes are deleted: any number of ids, whatever is in them, in one short look."""
+    ids = mlflow.ids
+    uses = DatabaseUses("prod", mlflow.database, ids["judge"])
+    assert uses.users_of([ids["net"]]) == uses.users_of([*(f"m-{n:032x}" for n in range(1_200)), ids["net"], "it's", "\0"]) == {ids["judge"]}
+    assert uses.users_of([ids["checkpoint"]]) == uses.made_by([ids["judge"]]) == frozenset()
+    assert uses.made_by([ids["short"], ids["long"]]) == {ids["net"], ids["gone"], ids["checkpoint"]}
+    with pytest.raises(SourceUnreachable, match="it leaves out run"):
+        DatabaseUses("prod", mlflow.database, "f" * 32).users_of([ids["net"]])
+    elsewhere = mlflow.database.replace("mlflow.db", "none.db").replace("/registry", "/none")
+    with pytest.raises(SourceUnreachable, match="cannot ask the database of prod"):
+        DatabaseUses("prod", elsewhere, None).users_of([ids["net"]])

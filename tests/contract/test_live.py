@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -14,7 +14,8 @@ from servers.faulty_proxy import FAULTS, faulty_proxy
 
 from runspend.config import TrackingServer
 from runspend.tracking.holds import holding_tag
-from runspend.tracking.live import Known, LiveServer
+from runspend.tracking.live import LiveServer
+from runspend.tracking.live_known import Known
 from tests.contract.mlflow_servers import mlflow_server
 
 NOW = datetime.now(timezone.utc)
@@ -36,6 +37,11 @@ class Owner:
     workspace: str = "default"
 
 
+def looked_up(pairs: Mapping[str, Collection[str]]) -> Callable[[Collection[str]], frozenset[str]]:
+    """What the tables say of some keys."""
+    return lambda keys: frozenset(value for key in keys for value in pairs.get(key, ()))
+
+
 @dataclass
 class World:
     """One family of runs on a shared server: a run with a parent, a child and a model, another run that used the model, and somebody registered."""
@@ -43,6 +49,8 @@ class World:
     client: Any
     experiment: str
     ids: dict[str, str] = field(default_factory=dict)
+    used: dict[str, set[str]] = field(default_factory=dict)  # what the tables say: model -> runs
+    made: dict[str, set[str]] = field(default_factory=dict)  # run -> models
 
     def run(self, name: str, *, parent: str | None = None, started: int = OLD, ended: bool = True) -> str:
         tags = {"mlflow.parentRunId": self.ids[parent]} if parent else {}
@@ -74,8 +82,9 @@ class World:
     def known(self) -> Known:
         return Known(
             READ_AT,
-            children_of={self.ids["run"]: frozenset({self.ids["child"]})}.__getitem__,
-            users_of={self.ids["model"]: frozenset({self.ids["user"]})}.__getitem__,
+            children_of=lambda run_id: frozenset({self.ids["child"]} if run_id == self.ids["run"] else ()),
+            users_of=looked_up(self.used),
+            made_by=looked_up(self.made),
             open_runs={"default": frozenset({self.ids["open"]})},
             newest_run={"default": (self.ids["newest"], OLD + 7_200_000)},
             registered_run={"default": self.ids["registered"]},
@@ -104,6 +113,7 @@ def make_world(uri: str, name: str) -> World:
     world.run("user", ended=False)
     client.log_inputs(world.ids["user"], models=[LoggedModelInput(world.ids["model"])])
     client.set_terminated(world.ids["user"], end_time=OLD + 3_600_000)
+    world.used, world.made = {world.ids["model"]: {world.ids["user"]}}, {world.ids["run"]: {world.ids["model"]}}
     world.run("registered")
     world.run("newest", started=OLD + 7_200_000)
     world.run("open", ended=False)
@@ -217,6 +227,11 @@ def share_folder(w: World) -> None:
     _set_artifact_uri(w, other, w.run_owner.artifact_uri or "")
 
 
+def spell_folder(spell: Callable[[str], str]) -> Callable[[World], None]:
+    """Another run has the folder, in other words."""
+    return lambda w: _set_artifact_uri(w, w.run("speller"), spell(w.run_owner.artifact_uri or ""))
+
+
 def lie_in_folder(w: World) -> None:
     _set_artifact_uri(w, w.run("inner"), f"{w.run_owner.artifact_uri}/inner/artifacts")
 
@@ -225,6 +240,22 @@ def _set_artifact_uri(w: World, run_id: str, uri: str) -> None:
     with sqlite3.connect(DATABASES[w.client.tracking_uri], timeout=30) as connection:
         connection.execute("update runs set artifact_uri = ? where run_uuid = ?", (uri, run_id))
     connection.close()
+
+
+def make_with(w: World, maker: str, made: str, used: str, *, started: int = OLD, known: bool = True) -> str:
+    """A run that used a model and made another. Returns the model it made."""
+    from mlflow.entities import LoggedModelInput, LoggedModelOutput, LoggedModelStatus
+
+    w.run(maker, started=started, ended=False)
+    w.client.log_inputs(w.ids[maker], models=[LoggedModelInput(w.ids[used])])
+    w.ids[made] = w.client.create_logged_model(w.experiment, name=made, source_run_id=w.ids[maker]).model_id
+    w.client.finalize_logged_model(w.ids[made], LoggedModelStatus.READY)
+    w.client.log_outputs(w.ids[maker], [LoggedModelOutput(w.ids[made], 0)])
+    w.client.set_terminated(w.ids[maker], end_time=started + 1_000)
+    if known:
+        w.used.setdefault(w.ids[used], set()).add(w.ids[maker])
+        w.made.setdefault(w.ids[maker], set()).add(w.ids[made])
+    return w.ids[made]
 
 
 RUN_SIGNALS: dict[str, tuple[Callable[[World], None], str]] = {
@@ -249,6 +280,9 @@ RUN_SIGNALS: dict[str, tuple[Callable[[World], None], str]] = {
     "its model registered": (register_model, "registered as nets/"),
     "shared folder": (share_folder, "shares its folder with run"),
     "run inside its folder": (lie_in_folder, "shares its folder with run"),
+    "shared, with doubled slashes": (spell_folder(lambda uri: uri.replace("/artifacts", "//artifacts/")), "shares its folder with run"),
+    "shared, with escapes": (spell_folder(lambda uri: uri.replace("artifacts", "%61rtifacts")), "shares its folder with run"),
+    "shared, with a host and dots": (spell_folder(lambda uri: uri.replace("mlflow-artifacts:/", "mlflow-artifacts://host/x/../")), "shares its folder with run"),
 }
 MODEL_SIGNALS: dict[str, tuple[Callable[[World], None], str]] = {
     "registered": (register_model, "registered as nets/"),
@@ -281,6 +315,110 @@ def test_a_sign_set_since_protects_a_model(world: World, signal: str) -> None:
     set_signal, expected = MODEL_SIGNALS[signal]
     set_signal(world)
     assert expected in (ask(world, owner, known) or "")
+
+
+WAYS = ["api", "database", "both"]  # http alone, the database as the tracking URI, and http with `database:` beside it
+
+
+def asked(world: World, owner: Owner, way: str, known: Known | None = None) -> str | None:
+    """The question, through one way of reading."""
+    database = f"sqlite:///{DATABASES[world.client.tracking_uri]}"
+    return ask(world, owner, known, **{"api": {}, "database": {"uri": database}, "both": {"database": database}}[way])
+
+
+def asked_each_way(world: World, owner: Owner, known: Known | None = None) -> set[str | None]:
+    """What all ways say: one thing, if they agree."""
+    return {asked(world, owner, way, known) for way in WAYS}
+
+
+def test_what_a_live_model_was_made_with_is_kept(world: World) -> None:
+    """The tables know who used it and what came of that, three runs on; registered is the last of it, since they were read."""
+    for number, used in enumerate(("model", "tuned0", "tuned1")):
+        make_with(world, f"tuner{number}", f"tuned{number}", used)
+    gone = f"m-{'c' * 32}"  # MLflow has lost it, and its files are left
+    world.used[gone] = {world.ids["tuner1"]}
+    owners, known = (world.model_owner, world.run_owner, Owner("orphan", f"7/models/{gone}/artifacts")), world.known
+    assert [asked_each_way(world, owner, known) for owner in owners] == [{None}, {None}, {None}]
+    version = world.register("judge", f"models:/{world.ids['tuned2']}", None, world.ids["tuned2"])
+    label = f"registered as judge/{version}"
+    behind = f"used by a run behind a live model: {label}"
+    assert [asked_each_way(world, owner, known) for owner in owners] == [{behind}, {f"a run behind a live model used what it made: {label}"}, {behind}]
+    unrelated = Owner("run", world.ids["newest"], world.ids["newest"], world.client.get_run(world.ids["newest"]).info.artifact_uri)
+    assert asked_each_way(world, unrelated, known) == {None}
+    world.client.set_registered_model_alias("judge", "champion", version)
+    assert asked_each_way(world, world.model_owner, known) == {f"used by a run behind a live model: alias champion on judge/{version}"}
+
+
+@pytest.mark.parametrize("registered", ["run", "folder", "before"])
+def test_a_live_model_that_was_made_since_keeps_what_it_was_made_with(world: World, registered: str) -> None:
+    """The tables know that `tuner` used the model; who used what `tuner` made came later, and so did the version, or it was known and named the run."""
+    make_with(world, "tuner", "tuned", "model")
+    made = make_with(world, "late", "made", "tuned", started=JUST_NOW, known=False)
+    known = world.known
+    assert asked_each_way(world, world.model_owner, known) == {None}
+    source, run_id = ("s3://elsewhere/x", world.ids["late"]) if registered != "folder" else (f"s3://bucket/1/models/{made}/artifacts", None)
+    version = world.register(f"late-{registered}", source, run_id)
+    if registered == "before":  # as if it had been registered before the tables were read: it is found by the run it names
+        known = replace(known, read_at=NOW + timedelta(hours=3))
+    label = f"registered as late-{registered}/{version}"
+    assert asked_each_way(world, world.model_owner, known) == {f"used by a run behind a live model: {label}"}
+    assert asked_each_way(world, world.run_owner, known) == {f"a run behind a live model used what it made: {label}"}
+
+
+def use_model_long_after_it_ended(w: World) -> None:
+    """MLflow takes inputs of a run that ended years ago; nothing of the run changes by it."""
+    from mlflow.entities import LoggedModelInput
+
+    w.client.log_inputs(w.ids["child"], models=[LoggedModelInput(w.ids["model"])])
+
+
+def use_model_in_a_run_with_an_old_date(w: World) -> None:
+    """As a copy from another server is written."""
+    from mlflow.entities import LoggedModelInput
+
+    w.run("copied", ended=False)
+    w.client.log_inputs(w.ids["copied"], models=[LoggedModelInput(w.ids["model"])])
+    w.client.set_terminated(w.ids["copied"], end_time=OLD + 1)
+
+
+@pytest.mark.parametrize("use", [use_model_since, use_model_in_old_open_run, use_model_long_after_it_ended, use_model_in_a_run_with_an_old_date])
+def test_the_database_tells_of_every_use(world: World, use: Callable[[World], None]) -> None:
+    """Through the API nobody can find the last two but by asking every run there is: docs/archive.md says so."""
+    owner, known = world.model_owner, world.known
+    assert asked_each_way(world, owner, known) == {None}
+    use(world)
+    for way in ("database", "both"):
+        assert "has used it since the tables were read" in (asked(world, owner, way, known) or ""), way
+
+
+SPOILT = {
+    "not there": None, "empty": "drop table alembic_version", "of another MLflow, or behind": "delete from runs where run_uuid = '{newest}'", "half upgraded": "drop table inputs",
+    "of a version to come": "update alembic_version set version_num = 'ffff'", "in an upgrade": "insert into alembic_version values ('ffff')",
+}  # fmt: skip
+
+
+def test_a_database_that_cannot_be_asked_protects(world: World, tmp_path: Path) -> None:
+    """What MLflow itself says is not enough where its database is configured beside it."""
+    owners, known = (world.model_owner, world.run_owner), world.known
+    for name, spoil in SPOILT.items():
+        copy = tmp_path / f"{name}.db"
+        if spoil is not None:
+            with sqlite3.connect(DATABASES[world.client.tracking_uri]) as here, sqlite3.connect(copy) as there:
+                here.backup(there)
+                there.execute("pragma foreign_keys = off")
+                there.execute(spoil.format(newest=world.ids["newest"]))
+            here.close()
+            there.close()
+        for owner in owners:
+            assert "cannot ask the database of prod" in (ask(world, owner, known, database=f"sqlite:///{copy}") or ""), name
+
+
+def test_a_model_that_everything_was_made_with_is_kept(world: World) -> None:
+    """Thousands of runs cannot be asked about in a few seconds."""
+    tuners = frozenset(f"{n:032x}" for n in range(5_001))
+    known = replace(world.known, users_of=lambda models: tuners if world.ids["tuned"] in models else looked_up(world.used)(models))
+    make_with(world, "tuner", "tuned", "model")
+    assert "cannot ask the registry about everything made with" in (ask(world, world.model_owner, known) or "")
 
 
 def test_another_models_version_does_not_protect_a_model(world: World) -> None:
@@ -318,6 +456,20 @@ def test_what_mlflow_no_longer_shows_is_protected_but_in_the_archive(world: Worl
 
 def test_a_run_whose_artifacts_lie_elsewhere_by_now_is_protected(world: World) -> None:
     assert "its artifacts lie in" in (ask(world, replace(world.run_owner, artifact_uri="s3://bucket/elsewhere")) or "")
+
+
+def test_a_folder_of_ones_own_choice_is_found_however_it_is_spelled(world: World) -> None:
+    """Without the run's id in it: by its plain words. A sibling whose name only begins alike is another place."""
+    own = world.ids["run"]
+    for number, (ours, theirs, is_shared) in enumerate((
+        ("s3://ml/team a/nets", "s3a://ML/team%20a//nets/", True), ("s3://ml/team%20a/nets", "s3n://ml/x/../team a/nets/deeper", True), ("/srv/team a/nets", "file:///srv/team%20a/nets", True),
+        ("s3://ml/team a/nets", "s3://ml/team a/nets2", False), ("s3://ml/team a/nets", "s3://ml2/team a/nets", False), ("s3://ml/team_a/nets", "s3://ml/teamXa/nets", False),
+    )):  # fmt: skip
+        other = world.run(f"other{number}")
+        _set_artifact_uri(world, own, ours)
+        _set_artifact_uri(world, other, theirs)
+        assert ask(world, world.run_owner) == (f"shares its folder with run {other}" if is_shared else None), (ours, theirs)
+        _set_artifact_uri(world, other, "s3://ml/away")
 
 
 def test_an_orphan_that_mlflow_knows_is_none(world: World) -> None:

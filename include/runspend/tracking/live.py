@@ -9,55 +9,24 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from runspend.config import TrackingServer
 from runspend.errors import SourceError, SourceUnreachable
 from runspend.tracking.client import DEFAULT_WORKSPACE, Client
+from runspend.tracking.database import database_uri
+from runspend.tracking.folders import find_folders, is_same_or_inside, like_pattern
 from runspend.tracking.holds import holding_tag
+from runspend.tracking.live_database import DatabaseUses
+from runspend.tracking.live_known import Known, Owner
 from runspend.tracking.live_registry import RegistryQuestions
-from runspend.tracking.live_uses import RecentUses
+from runspend.tracking.live_uses import LiveUses, RecentUses, ask_side_by_side, find_live_version
 
 PAGE_RUNS = 1_000
 DEEPEST = 10  # parents of parents that are looked at
 RUN_ID, MODEL_ID, TRACE_ID = re.compile(r"[0-9a-f]{32}"), re.compile(r"m-[0-9a-f]{32}"), re.compile(r"tr-[0-9a-f]{16,32}")
-
-
-class Owner(Protocol):
-    """What is asked about: an item of the archive is one."""
-
-    @property
-    def action(self) -> str: ...
-    @property
-    def workspace(self) -> str: ...
-    @property
-    def owner_kind(self) -> str: ...
-    @property
-    def owner_id(self) -> str: ...
-    @property
-    def run_id(self) -> str | None: ...
-    @property
-    def artifact_uri(self) -> str | None: ...
-
-
-@dataclass(frozen=True)
-class Known:
-    """What the last extract saw of a server: what a true answer must not leave out, and what has happened since."""
-
-    read_at: datetime
-    deleted_runs: frozenset[str] = frozenset()
-    purged_runs: frozenset[str] = frozenset()  # which MLflow no longer had
-    deleted_experiments: frozenset[str] = frozenset()
-    children_of: Callable[[str], frozenset[str]] = lambda run_id: frozenset()
-    users_of: Callable[[str], frozenset[str]] = lambda model_id: frozenset()  # runs that used a model
-    # by workspace:
-    open_runs: Mapping[str, frozenset[str]] = field(default_factory=dict)  # runs that had not ended
-    newest_run: Mapping[str, tuple[str, int]] = field(default_factory=dict)  # the run that started last, and when, in epoch milliseconds
-    registered_run: Mapping[str, str] = field(default_factory=dict)  # a run that some registered version names
-    loose_versions: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)  # label and source of versions that name no run
 
 
 class LiveServer:
@@ -74,7 +43,10 @@ class LiveServer:
         self._workspaces: list[str] | None = None
         self._has_asked = False
         self._has_own_registry = server.registry is None
-        self._recent: dict[str, RecentUses] = {}  # by workspace
+        self._database = database_uri(server)
+        self._is_copy = server.database is not None  # which may lag behind, or be a replica: MLflow is asked beside it
+        self._behind = server.artifacts
+        self._uses: dict[str, LiveUses] = {}  # by workspace
 
     def protects(self, owner: Owner) -> str | None:
         """What keeps the owner's artifacts where they are, in words like "alias champion on fraud/7"; None when nothing does."""
@@ -113,7 +85,7 @@ class LiveServer:
         reason = self._ask_model(model_id) if model_id else None
         reason = reason or (self._ask_run(owner, owner.run_id) if owner.run_id else None)
         reason = reason or self._ask_registry(owner.workspace).ask(run_id=owner.run_id, model_id=model_id, is_run=owner.owner_kind == "run")
-        return reason or (self._ask_users(owner.workspace, model_id) if model_id else None)
+        return reason or self._ask_uses(owner, model_id)
 
     def _ask_registry(self, workspace: str) -> RegistryQuestions:
         there = workspace if self._has_own_registry else DEFAULT_WORKSPACE
@@ -196,13 +168,16 @@ class LiveServer:
         return None
 
     def _ask_sharing(self, run: Any) -> str | None:
-        """Another run whose folder is this one, or lies in it. The run itself must be among those found."""
-        folder = run.info.artifact_uri.rstrip("/")
-        found = {r.info.run_id: r for r in self._search(self._experiment_ids(), f"attributes.artifact_uri LIKE {_quoted(folder + '%')}")}
+        """Another run whose folder is this one, or lies in it, however it is spelled. The run itself must be among those found."""
+        folders = find_folders(run.info.artifact_uri, self._behind)
+        found = {r.info.run_id: r for r in self._search(self._experiment_ids(), f"attributes.artifact_uri LIKE {_quoted(like_pattern(run.info.artifact_uri, run.info.run_id))}")}
         if run.info.run_id not in found:
-            raise SourceUnreachable(self.name, f"cannot ask {self.name} who shares {folder}: its answer leaves out run {run.info.run_id} itself.")
-        others = (r for run_id, r in sorted(found.items()) if run_id != run.info.run_id)
-        return next((f"shares its folder with run {r.info.run_id}" for r in others if f"{r.info.artifact_uri.rstrip('/')}/".startswith(f"{folder}/")), None)
+            raise SourceUnreachable(self.name, f"cannot ask {self.name} who shares {run.info.artifact_uri}: its answer leaves out run {run.info.run_id} itself.")
+        for run_id, other in sorted(found.items()):
+            theirs = find_folders(other.info.artifact_uri, self._behind)
+            if run_id != run.info.run_id and any(is_same_or_inside(folder, ours) for folder in theirs for ours in folders):
+                return f"shares its folder with run {run_id}"
+        return None
 
     def _experiment_ids(self) -> list[str]:
         from mlflow.entities import ViewType
@@ -233,18 +208,44 @@ class LiveServer:
             return "the model is still being logged"
         return holding_tag(model.tags, "its", self._today)
 
-    def _ask_users(self, workspace: str, model_id: str) -> str | None:
-        """Runs that used the model and run, or used it after the tables were read."""
-        for run_id in sorted(self._known.users_of(model_id)):
-            run = self._get_run(run_id)
-            if run is None or run.info.lifecycle_stage != "active":
-                continue
-            if reason := self._busy(run, f"run {run_id}, which uses it,"):
+    def _ask_uses(self, owner: Owner, model_id: str | None) -> str | None:
+        """Runs that use the model, and registered versions that were made with it: in the end, or with what the run made."""
+        uses = self._get_uses(owner.workspace)
+        if model_id:
+            uses.look(self._experiment_ids)
+            if reason := self._ask_users(uses, model_id):
                 return reason
-        if workspace not in self._recent:
-            newest, still_open = self._known.newest_run.get(workspace), self._known.open_runs.get(workspace, frozenset())
-            self._recent[workspace] = RecentUses(self._client, self._known.read_at, newest, still_open)
-        return self._recent[workspace].ask(model_id, self._experiment_ids())
+        models = {model_id} if model_id else uses.made_by([owner.run_id]) if owner.run_id and owner.owner_kind == "run" else frozenset[str]()
+        label = self._ask_lineage(owner.workspace, models)
+        return label and (f"used by a run behind a live model: {label}" if model_id else f"a run behind a live model used what it made: {label}")
+
+    def _ask_lineage(self, workspace: str, model_ids: Collection[str]) -> str | None:
+        """A registered version that was made with any of the models, however many runs lie between."""
+        if not model_ids:
+            return None
+        uses = self._get_uses(workspace)
+        uses.look(self._experiment_ids)
+        return find_live_version(model_ids, uses, self._ask_registry(workspace))
+
+    def _get_uses(self, workspace: str) -> LiveUses:
+        if workspace not in self._uses:
+            known = self._known
+            newest, still_open = known.newest_run.get(workspace), known.open_runs.get(workspace, frozenset())
+            recent = RecentUses(self._client, known.read_at, newest, still_open) if self._database is None or self._is_copy else None
+            database = DatabaseUses(self.name, self._database, newest[0] if newest else None) if self._database is not None else None
+            self._uses[workspace] = LiveUses(known.users_of, known.made_by, recent, database)
+        return self._uses[workspace]
+
+    def _ask_users(self, uses: LiveUses, model_id: str) -> str | None:
+        """Runs that used the model and run, or used it after the tables were read."""
+
+        def ask(run_id: str) -> str | None:
+            run = self._get_run(run_id)
+            return None if run is None or run.info.lifecycle_stage != "active" else self._busy(run, f"run {run_id}, which uses it,")
+
+        reasons = ask_side_by_side(ask, sorted(self._known.users_of([model_id])))
+        since = sorted(uses.users_since(model_id))
+        return next((reason for reason in reasons if reason), None) or (f"run {since[0]} has used it since the tables were read" if since else None)
 
     def _ask_trace(self, owner: Owner) -> str | None:
         trace = self._client.ask(lambda: self._client.store.get_trace_info(owner.owner_id))
@@ -291,6 +292,8 @@ class LiveServer:
                         ids = {"run_id": None if is_model else name, "model_id": name if is_model else None}
                         if reason := self._ask_registry(workspace or DEFAULT_WORKSPACE).ask(**ids, is_run=not is_model):
                             return reason
+                        if is_model and (label := self._ask_lineage(workspace or DEFAULT_WORKSPACE, [name])):
+                            return f"used by a run behind a live model: {label}"
         return None
 
 

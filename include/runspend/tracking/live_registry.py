@@ -5,7 +5,8 @@ Put here how it is asked, and how an answer that leaves something out is noticed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,6 +14,8 @@ from runspend.errors import SourceUnreachable
 from runspend.tracking.client import Client
 
 PAGE_VERSIONS = 1_000
+IDS_ASKED = 100  # in one request, whose filter stands in its address
+_IDS = re.compile(r"m-[0-9a-f]{32}|[0-9a-f]{32}")
 CLOCKS = timedelta(hours=1)  # that a server's may be behind ours
 
 
@@ -30,24 +33,37 @@ class RegistryQuestions:
         """A registered version that leans on the run or the model, in words: one with an alias first. `is_run`: whether all of the run is asked
         about, whatever model a version names."""
         ids = [text for text in (run_id if is_run else None, model_id) if text is not None]
-        found = [v for v in self._of_runs(run_id) if is_run or _may_be(v, model_id)]
+        found = [v for v in self._of_runs([] if run_id is None else [run_id]) if is_run or _may_be(v, model_id)]
         found += [v for v in self._registered_since() if any(text in (v.source or "") for text in ids)]
-        labels = [self._label(*key) for key in sorted({(v.name, str(v.version)) for v in found})]
-        labels += [label for label, source in self._loose if any(text in source for text in ids)]
+        return self._first(found, [label for label, source in self._loose if any(text in source for text in ids)])
+
+    def ask_any(self, run_ids: Collection[str], model_ids: Collection[str]) -> str | None:
+        """A registered version that names any of the runs or models, or lies in their folders, in words: one with an alias first."""
+        ids = {*run_ids, *model_ids}
+        found = self._of_runs(run_ids)
+        found += [v for v in self._registered_since() if v.run_id in ids or not ids.isdisjoint(_IDS.findall(v.source or ""))]
+        return self._first(found, [label for label, source in self._loose if not ids.isdisjoint(_IDS.findall(source))])
+
+    def _first(self, found: Sequence[Any], labels: list[str]) -> str | None:
+        labels = labels + [self._label(*key) for key in sorted({(v.name, str(v.version)) for v in found})]
         return min(labels, key=lambda label: (not label.startswith("alias "), label), default=None)
 
-    def _of_runs(self, run_id: str | None) -> list[Any]:
-        """Versions registered from the run. MLflow answers an unknown run and a page it lost alike, so another run is asked for with it."""
-        wanted = sorted({r for r in (run_id, self._control) if r is not None})
-        if not wanted:
-            return []
-        listed = ", ".join(f"'{r}'" for r in wanted)
-        found = list(self._pages(lambda token: self._client.registry.search_model_versions(f"run_id IN ({listed})", PAGE_VERSIONS, None, token)))
-        if self._control is not None and not any(v.run_id == self._control for v in found):
-            raise SourceUnreachable(
-                self._client.name, f"cannot ask the registry of {self._client.name}: its answer leaves out the versions of run {self._control}, which it had."
-            )
-        return [version for version in found if version.run_id == run_id]
+    def _of_runs(self, run_ids: Collection[str]) -> list[Any]:
+        """Versions registered from the runs. MLflow answers an unknown run and a page it lost alike, so another run is asked for with them."""
+        asked, versions = sorted(run_ids), list[Any]()
+        for start in range(0, max(len(asked), 1), IDS_ASKED):
+            part = set(asked[start : start + IDS_ASKED])
+            wanted = sorted(part | ({self._control} if self._control is not None else set()))
+            if not wanted:
+                return []
+            listed = ", ".join(f"'{r}'" for r in wanted)
+            found = list(self._pages(lambda token: self._client.registry.search_model_versions(f"run_id IN ({listed})", PAGE_VERSIONS, None, token)))  # noqa: B023 (called at once)
+            if self._control is not None and not any(v.run_id == self._control for v in found):
+                raise SourceUnreachable(
+                    self._client.name, f"cannot ask the registry of {self._client.name}: its answer leaves out the versions of run {self._control}, which it had."
+                )
+            versions += [version for version in found if version.run_id in part]
+        return versions
 
     def _registered_since(self) -> Iterator[Any]:
         """The newest versions, down to the last extract. There are some, new or not, where one is known."""
