@@ -13,7 +13,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from runspend.actions.alert.budgets import Series, judge_budget
-from runspend.actions.alert.forecast import LEAST_DAYS, Forecast, Seen, expect, find_holidays, forecast_total
+from runspend.actions.alert.forecast import Forecast, Seen, forecast_total
+from runspend.actions.alert.holidays import a_year_later, find_holidays
+from runspend.actions.alert.levels import LEAST_DAYS, find_step, look_ahead
 from runspend.actions.alert.periods import current_period
 from runspend.config import Budget
 
@@ -124,7 +126,8 @@ def test_any_history_gives_ordered_rounded_figures(costs: list[Decimal], day: in
         return
     assert found.low <= found.total <= found.high
     assert all(round(cost, 2) == cost and math.isfinite(cost) for cost in (found.low, found.total, found.high, found.likely))
-    assert found.low >= min(found.total, round(spent, 2) + Decimal(f"{seen[covered].billed + seen[covered].estimated:.2f}") - Decimal("0.01"))
+    if min(costs) >= 0:
+        assert found.low >= min(found.total, round(spent, 2) + Decimal(f"{seen[covered].billed + seen[covered].estimated:.2f}") - Decimal("0.01"))
     assert found == forecast_total(dict(reversed(days.items())), covered, NOVEMBER, spent, seen)
 
 
@@ -132,9 +135,72 @@ def test_scale_and_shift_of_a_series() -> None:
     """Ten times the money is ten times the forecast; seven days later is the same days later."""
     draw = random.Random(7)
     values = [draw.uniform(10, 100) for _ in range(90)]
-    plain = expect(values, date(2026, 8, 1), 20)
-    assert expect([10 * v for v in values], date(2026, 8, 1), 20) == pytest.approx([10 * v for v in plain])
-    assert expect(values, date(2026, 8, 8), 20) == plain
+    plain = look_ahead(values, date(2026, 8, 1), 20, 20)
+    tenfold, later = look_ahead([10 * v for v in values], date(2026, 8, 1), 20, 20), look_ahead(values, date(2026, 8, 8), 20, 20)
+    assert tenfold.days == pytest.approx([10 * v for v in plain.days]) and tenfold.errors == pytest.approx(plain.errors)
+    assert later == plain
+
+
+def noisy(level: float, days: int, draw: random.Random) -> list[float]:
+    return [level * draw.uniform(0.5, 1.5) for _ in range(days)]
+
+
+def test_a_history_begins_at_an_evident_step() -> None:
+    """Nine quiet days and then eleven times as much: what came before the step lowers nothing. Chance, one dear day and a fade are no step."""
+    draw = random.Random(3)
+    values = noisy(20, 9, draw) + noisy(220, 43, draw)
+    assert 9 <= find_step(values) <= 12  # the test of ranks may see it a low day late
+    found = look_ahead(values, COVERED - timedelta(days=52), 15, 15)
+    assert min(found.errors) < 0 < max(found.errors), "the replays agree with the level there is"
+    assert 0.85 < sum(found.days) / (15 * 220) < 1.15
+    assert find_step(noisy(100, 200, draw)) == 0
+    assert find_step([*noisy(100, 60, draw), 5000.0, *noisy(100, 60, draw)]) == 0
+    assert find_step([0.0] * 30) == 0
+    assert find_step(noisy(20, 60, draw) + noisy(100, 60, draw) + noisy(30, 60, draw)) in range(120, 124)
+    assert find_step(noisy(20, 60, draw) + noisy(100, 13, draw)) == 0, "two weeks are needed after it"
+
+
+def test_the_point_lies_inside_its_own_range() -> None:
+    """After a step as in the middle of growth: both sides of the range are possible."""
+    draw = random.Random(5)
+    stepped = noisy(20, 9, draw) + noisy(220, 43, draw)
+    growing = [value * 1.01**n for n, value in enumerate(noisy(10, 300, draw))]
+    for values in (stepped, growing):
+        first = COVERED - timedelta(days=len(values))
+        found = make({first + timedelta(days=n): Decimal(f"{value:.2f}") for n, value in enumerate(values)})
+        assert found.low < found.total < found.high
+
+
+def test_a_series_of_credits_has_a_range() -> None:
+    """Credits go on too, and may be fewer or more: the range has a width on either side of nothing."""
+    draw = random.Random(9)
+    days = {COVERED - timedelta(days=n + 1): Decimal(f"{value:.2f}") for n, value in enumerate(noisy(-100, 90, draw))}
+    found = make(days)
+    assert found.low < found.total < found.high < spent_before(days)
+    assert abs(float(found.total - spent_before(days)) / -1500 - 1) < 0.15
+    by_turns = {day: cost if day.toordinal() % 2 else -cost for day, cost in days.items()}
+    found = make(by_turns)
+    assert found.low < found.total < found.high
+    assert abs(found.total - spent_before(by_turns)) < 700, "what nearly cancels out explodes nowhere"
+
+
+@pytest.mark.parametrize(
+    ("day", "later"),
+    [
+        ("2025-11-27", "2026-11-26"),  # Thanksgiving and the day after
+        ("2025-11-28", "2026-11-27"),
+        ("2025-04-18", "2026-04-03"),  # Good Friday
+        ("2025-04-21", "2026-04-06"),  # Easter Monday
+        ("2025-05-29", "2026-05-14"),  # Ascension
+        ("2025-05-26", "2026-05-25"),  # Memorial Day, the last Monday
+        ("2025-09-01", "2026-09-07"),  # Labor Day
+        ("2025-12-25", "2026-12-25"),
+        ("2024-02-29", "2025-02-28"),
+    ],
+)
+def test_a_holiday_moves_with_its_calendar(day: str, later: str) -> None:
+    """By Easter, by the week of its month, else by its date."""
+    assert a_year_later(date.fromisoformat(day)) == date.fromisoformat(later)
 
 
 def test_a_budget_is_foreseen_to_pass_when_two_of_three_outcomes_do() -> None:
@@ -150,7 +216,8 @@ def test_a_budget_is_foreseen_to_pass_when_two_of_three_outcomes_do() -> None:
     forecast = judged("3000").forecast
     assert forecast is not None and forecast.low < forecast.likely < forecast.high
     assert [c.threshold.text for c in judged(str(forecast.likely)).foreseen] == ["100 %"]
-    assert judged(str(forecast.likely + Decimal("0.01"))).foreseen == ()
+    between = judged(str(forecast.likely + Decimal("0.01")))
+    assert forecast.likely + Decimal("0.01") < forecast.total and (between.foreseen, between.passes_on()) == ((), None), "the list and the mail say the same"
     (crossing,) = judged("2000").foreseen
     assert crossing.on == forecast.passes_on(Decimal(2000))
     assert judged("1000").foreseen == () and judged("1000").is_over

@@ -6,28 +6,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from runspend.actions.alert import operators
-from runspend.actions.alert.budgets import Series, Status, budget_version, judge_budget, judge_days, rules_of, with_rules
+from runspend.actions.alert.budgets import Series, Status, judge_budget, judge_days
 from runspend.actions.alert.decisions import Decision, Told, alert_id, decide
 from runspend.actions.alert.figures import read_day_runs, read_figures, read_restated
 from runspend.actions.alert.first_night import begin, is_first_night, summarise
 from runspend.actions.alert.forecast import HISTORY
 from runspend.actions.alert.message import Mail
 from runspend.actions.alert.outbox import Delivery, RecordStore, send_outbox
-from runspend.actions.alert.periods import BudgetPeriod, midnight, periods_to_judge
 from runspend.actions.alert.quiet import Quiet, read_quiet
 from runspend.actions.alert.rows import alerts_table, read_judged_on, status_table
 from runspend.actions.alert.sections import period_name
-from runspend.actions.alert.series import Coverage, covered_until, first_open_day, read_coverage, read_series
+from runspend.actions.alert.series import Coverage, covered_until, first_open_day, read_coverage, read_first_day, read_series
 from runspend.actions.alert.tag_budgets import TAG_KEYS, read_tag_budgets
+from runspend.actions.alert.versions import Job, plan_judging, read_versions, watched_since
 from runspend.actions.alert.wording import Writer, recipients_of
-from runspend.config import Budget, Settings
+from runspend.config import Settings
 from runspend.errors import PartialFailure, RunspendError, SourceError
 from runspend.rates import missing_rates, stretches
 from runspend.warehouse import Reader
@@ -101,24 +101,21 @@ def judge(reader: Reader, settings: Settings, records: RecordStore, now: datetim
         begin(records, now)
     coverage = read_coverage(reader)
     covered = first_open_day(coverage)
-    first_judged = {b.name: _first_judged(records, b, budget_version(b, settings.currency), now) for b in budgets}
-    judged_on = read_judged_on(reader, now)
-    jobs = [(b, periods_to_judge(b.every, now, first_judged[b.name], covered, judged_on.get(b.name, {}))) for b in budgets]
-    for budget, since, edited in _edited(records, budgets, first_judged, settings.currency):
-        ended = periods_to_judge(budget.every, now, since, covered, judged_on.get(budget.name, {}))
-        jobs.append((budget, [p for p in ended if midnight(p.end) <= edited]))
-    jobs = [(budget, periods) for budget, periods in jobs if periods]
-    reader, series, missing = _read_series(reader, settings, [b for b, _ in jobs], [p for _, ps in jobs for p in ps], now)
+    versions, alerts = read_versions(records, budgets, settings.currency, now), records.list("alerts")
+    jobs = _not_lost(reader, plan_judging(versions, alerts, read_judged_on(reader, now), covered, now))
+    reader, series, missing = _read_series(reader, settings, jobs, now)
     statuses = []
-    for (budget, periods), one in zip(jobs, series, strict=True):
+    for job, one in zip(jobs, series, strict=True):
         open_day = covered or max((day for day, _ in one.billed), default=now.date())
-        found = [judge_budget(budget, settings.currency, p, one, open_day, now) for p in periods]
-        if periods[-1].end > now.date():
-            found[-1] = _with_days(found[-1], one, open_day, max(first_judged[budget.name].date(), open_day - NEWS))
+        is_open = not job.is_closed
+        found = [replace(judge_budget(job.budget, settings.currency, p, one, open_day if is_open else None, now), is_closed=job.is_closed) for p in job.periods]
+        if is_open and job.periods[-1].end > now.date():
+            watched = watched_since(versions[job.budget.name], settings.currency)
+            found[-1] = _with_days(found[-1], one, open_day, max(watched, open_day - NEWS))
         statuses += found
     quiet = read_quiet(records, now)
-    unjudged = [f"budget {s.budget.name} was not judged for {period_name(s.period)}: {s.not_judged}" for s in statuses if s.not_judged]
-    decisions = decide(statuses, _told(records), now, [name for name, q in quiet.items() if q.kind == "snoozed"])
+    unjudged = [f"budget {s.budget.name} was not judged for {period_name(s.period)}: {s.not_judged}" for s in statuses if s.not_judged and not s.is_closed]
+    decisions = decide(statuses, _told(alerts), now, [name for name, q in quiet.items() if q.kind == "snoozed"])
     table = status_table(reader, statuses, covered_until(coverage), quiet, now)
     missing = missing if unjudged else None
     return Judgement(statuses, decisions, table, unjudged, refused_tags, coverage, quiet, reader, missing)
@@ -169,23 +166,33 @@ def run(open_reader: Callable[[], AbstractContextManager[Reader]], settings: Set
 
 
 def _read_series(
-    reader: Reader, settings: Settings, budgets: Sequence[Budget], periods: Sequence[BudgetPeriod], now: datetime
+    reader: Reader, settings: Settings, jobs: Sequence[Job], now: datetime
 ) -> tuple[Reader, list[Series], SourceError | None]:
-    """The budgets' series in their own currency as far as there are rates, the reader that converts, and what rates are missing."""
-    if not budgets:
+    """The jobs' series in the budgets' currency as far as there are rates, the reader that converts, and what rates are missing."""
+    if not jobs:
         return reader, [], None
-    first, end = min(p.start for p in periods), max(p.end for p in periods)
-    history = min(first, now.date() - HISTORY)
+    periods, budgets = [p for job in jobs for p in job.periods], [job.budget for job in jobs]
+    end, history = max(p.end for p in periods), min(*(p.start for p in periods), now.date() - HISTORY)
     series = read_series(reader, budgets, history, end)
     foreign = {(code, day) for one in series for (day, code), cost in one.billed.items() if code != settings.currency and cost}
     if not foreign:  # only then does anything have to be converted
         return reader, series, None
+    first = min((p.start for job in jobs if not job.is_closed for p in job.periods), default=end)
     rates = stretches(settings.rates.exchange, settings.currency)
     missing = missing_rates(rates, settings.currency, {(code, day) for code, day in foreign if first <= day < end})
     if rates:
         reader = reader.in_currency(settings.currency, rates)
         series = read_series(reader, budgets, history, end)
     return reader, series, missing
+
+
+def _not_lost(reader: Reader, jobs: Sequence[Job]) -> list[Job]:
+    """Without closed periods from before the cost tables begin: built anew from fewer bills, they say nothing of what was told."""
+    if not any(job.is_closed for job in jobs):
+        return list(jobs)
+    first = read_first_day(reader)
+    kept = [replace(job, periods=tuple(p for p in job.periods if not job.is_closed or (first is not None and p.end > first))) for job in jobs]
+    return [job for job in kept if job.periods]
 
 
 def _with_days(status: Status, series: Series, covered: date, since: date) -> Status:
@@ -205,39 +212,13 @@ def _compose(writer: Writer, judgement: Judgement, decision: Decision, records: 
     return writer.budget_mail(decision, read_figures(reader, status, judgement.coverage, now), now)
 
 
-def _first_judged(records: RecordStore, budget: Budget, version: str, now: datetime) -> datetime:
-    key = f"{budget.name}.{version}"
-    records.create("budgets", key, {"budget": budget.name, "version": version, "first_judged_at": now.isoformat(), "rules": rules_of(budget)})
-    found = records.get("budgets", key)
-    assert found is not None, "a record that was just made"
-    return datetime.fromisoformat(found[0]["first_judged_at"])
-
-
-def _edited(records: RecordStore, budgets: Sequence[Budget], first_judged: Mapping[str, datetime], currency: str) -> Iterator[tuple[Budget, datetime, datetime]]:
-    """Each budget's version before the one there is: as it was, since when it was judged, and until when.
-
-    Budgets are edited at a month's beginning, when the bill of the old month's end is still to come: that is judged by the old rules.
-    """
-    before: dict[str, tuple[datetime, Budget]] = {}
-    by_name = {b.name: b for b in budgets}
-    for value in records.list("budgets").values():
-        budget, since = by_name.get(value["budget"]), datetime.fromisoformat(value["first_judged_at"])
-        if budget is None or "rules" not in value or since >= first_judged[budget.name]:
-            continue
-        old = with_rules(budget, value["rules"])
-        if budget_version(old, currency) == value["version"] and (budget.name not in before or since > before[budget.name][0]):
-            before[budget.name] = since, old
-    for name, (since, old) in before.items():
-        yield old, since, first_judged[name]
-
-
-def _told(records: RecordStore) -> Told:
+def _told(alerts: Mapping[str, Mapping[str, Any]]) -> Told:
     """Every alert id decided, those a crash left out among them, and the last day each verdict rested on.
 
     Of what was acknowledged there is no day: nobody was told it, so nobody is told that it is not so.
     """
     told = dict[str, date | None]()
-    for key, value in records.list("alerts").items():
+    for key, value in alerts.items():
         through = date.fromisoformat(value["through"]) if value.get("through") and "acknowledged" not in value else None
         told |= dict.fromkeys([key, *value.get("covers", ())], through)
     return told

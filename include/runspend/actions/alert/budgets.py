@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Context, Decimal
+from functools import cached_property
 from typing import Any
 
 from runspend.actions.alert.anomalies import Anomaly, find_anomalies
@@ -59,6 +60,14 @@ class Series:
     of_runs: Mapping[tuple[date, str], Decimal] = field(default_factory=dict)
     estimated: Mapping[tuple[date, str], Decimal] = field(default_factory=dict)
 
+    @cached_property
+    def billed_by_day(self) -> Mapping[date, Mapping[str, Decimal]]:
+        """Day -> currency -> what is billed: a budget by day asks for each of 400 days."""
+        found = dict[date, dict[str, Decimal]]()
+        for (day, code), cost in self.billed.items():
+            found.setdefault(day, {})[code] = cost
+        return found
+
 
 @dataclass(frozen=True)
 class Status:
@@ -80,6 +89,7 @@ class Status:
     forecast: Forecast | None = None
     foreseen: tuple[Crossing, ...] = ()
     anomalies: tuple[Anomaly, ...] = ()
+    is_closed: bool = False  # judged for corrections alone: long over, or of an older version of the budget
     by_day: Mapping[date, Decimal] = field(default_factory=dict, compare=False)
 
     @property
@@ -188,7 +198,7 @@ def judge_budget(
     `covered` is the first day the bills do not wholly cover; with `now` and two weeks of history there is a forecast.
     """
     version, thresholds = budget_version(budget, currency), parse_thresholds(budget.actual, budget.amount, currency)
-    in_period = {key: cost for key, cost in series.billed.items() if period.start <= key[0] < period.end}
+    in_period = {(day, code): cost for day in period.days for code, cost in series.billed_by_day.get(day, {}).items()}
     others = sorted((code, day) for (day, code), cost in in_period.items() if code != currency and cost)
     if others:
         first = dict(reversed(others))  # the earliest day of each
@@ -251,7 +261,7 @@ def _foresee(budget: Budget, currency: str, spent: Decimal, forecast: Forecast |
     if forecast is None:
         return ()
     thresholds = parse_thresholds(budget.forecast, budget.amount, currency)
-    return tuple(Crossing(t, forecast.passes_on(t.level) or forecast.path[-1][0]) for t in thresholds if spent < t.level <= forecast.likely)
+    return tuple(Crossing(t, on) for t in thresholds if spent < t.level and (on := forecast.passes_on(t.level)))
 
 
 def _part_over(day: date, now: datetime) -> float:

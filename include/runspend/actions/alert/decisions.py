@@ -8,7 +8,8 @@ The rules, each decided once per (budget version, threshold, kind, period), for 
 * `correction`: a threshold that was told as passed is not passed any more, and the days it was told by no longer reach it. A
   credit of a later day is no correction; nor is one sent twice.
 * `anomaly`: a day far above its history, once per day and series, whatever the budget's amount is edited to.
-Nothing is decided in a period's first hours, nor while somebody snoozes the budget: what still holds afterwards is.
+Nothing is decided in a period's first hours, nor while somebody snoozes the budget: what still holds afterwards is. Of a period that is
+closed nothing is decided but corrections.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def decide(statuses: Iterable[Status], told: Told, now: datetime, snoozed: Colle
         if status.spent is None or status.budget.name in snoozed:
             continue
         if now >= status.period.quiet_until:
-            for items in (_crossings(status, told), _corrections(status, told)):
+            for items in ((() if status.is_closed else _crossings(status, told)), _corrections(status, told)):
                 if items:
                     decisions.append(Decision(status, items))
         for anomaly in status.anomalies:

@@ -6,7 +6,7 @@ Put here calendar arithmetic alone. What is spent of a period is judged in `budg
 from __future__ import annotations
 
 import calendar
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from types import MappingProxyType
@@ -36,6 +36,11 @@ class BudgetPeriod:
         return self.start.replace(day=1)
 
     @property
+    def days(self) -> Iterator[date]:
+        """All days of it."""
+        return (self.start + timedelta(days=n) for n in range((self.end - self.start).days))
+
+    @property
     def quiet_until(self) -> datetime:
         """Nothing is decided of the first hours: a quarter of a short period, a day of a long one."""
         return midnight(self.start) + min(QUIET_AT_MOST, (self.end - self.start) / 4)
@@ -61,6 +66,18 @@ def current_period(every: Every, day: date) -> BudgetPeriod:
         start = date(day.year, 3 * ((day.month - 1) // 3) + 1, 1)
         return BudgetPeriod(start, _add_months(start, 3), f"{day.year}-Q{(start.month + 2) // 3}")
     return BudgetPeriod(date(day.year, 1, 1), date(day.year + 1, 1, 1), f"{day.year}")
+
+
+def period_named(name: str) -> BudgetPeriod:
+    """The period of a name that `current_period` gave."""
+    if "W" in name:
+        return current_period("week", date.fromisocalendar(int(name[:4]), int(name[6:]), 1))
+    if "Q" in name:
+        return current_period("quarter", date(int(name[:4]), 3 * int(name[6:]) - 2, 1))
+    year, *rest = map(int, name.split("-"))
+    every: Every = "day" if len(rest) == 2 else "month" if rest else "year"
+    month, day = [*rest, 1, 1][:2]
+    return current_period(every, date(year, month, day))
 
 
 def periods_to_judge(

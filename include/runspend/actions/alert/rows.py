@@ -63,22 +63,32 @@ def read_judged_on(reader: Reader, now: datetime) -> dict[str, dict[str, date]]:
 def status_table(
     reader: Reader, statuses: Sequence[Status], covered_until: datetime | None, quiet: Mapping[str, Quiet], now: datetime
 ) -> pa.Table:
-    """Rows of all months the statuses touch: a month is replaced whole, so what others left there is carried over."""
+    """Rows of all months the statuses touch: a month is replaced whole, so what others left there is carried over.
+
+    A closed period's row is written anew only if the money in it changed, and if that version of the budget is the one it tells of.
+    """
     import pyarrow as pa
 
     rows: dict[tuple[str, str], Mapping[str, Any]] = {}
+    months = {s.period.month for s in statuses if not s.is_closed}
     if statuses:
-        months = {s.period.month for s in statuses}
+        touched = {s.period.month for s in statuses}
         columns = ", ".join(c.name for c in BUDGET_STATUS.columns)
         kept = reader.query(
-            f"select {columns} from budget_status where month >= @first and month <= @last", {"first": min(months), "last": max(months)}
+            f"select {columns} from budget_status where month >= @first and month <= @last", {"first": min(touched), "last": max(touched)}
         ).to_pylist()
         # A running period's row that nobody judged now is of a budget that is no longer configured.
         running = {current_period(every, now.date()).name for every in EVERY}
-        rows = {(r["budget"], r["budget_period"]): r for r in kept if r["month"] in months and r["budget_period"] not in running}
+        rows = {(r["budget"], r["budget_period"]): r for r in kept if r["month"] in touched and r["budget_period"] not in running}
     for status in statuses:
-        rows[(status.budget.name, status.period.name)] = _status_row(status, covered_until, quiet.get(status.budget.name), now)
-    return pa.Table.from_pylist([dict(rows[key]) for key in sorted(rows)], schema=BUDGET_STATUS.arrow_schema())
+        key = status.budget.name, status.period.name
+        if status.is_closed:
+            row = rows.get(key)
+            if row is None or row["budget_version"] != status.version or row["spent"] == status.spent:
+                continue
+            months.add(status.period.month)
+        rows[key] = _status_row(status, covered_until, quiet.get(status.budget.name), now)
+    return pa.Table.from_pylist([dict(rows[key]) for key in sorted(rows) if rows[key]["month"] in months], schema=BUDGET_STATUS.arrow_schema())
 
 
 def _status_row(status: Status, covered_until: datetime | None, quiet: Quiet | None, now: datetime) -> dict[str, Any]:

@@ -69,6 +69,12 @@ def read_series(reader: Reader, budgets: Sequence[Budget], first: date, end: dat
     return found
 
 
+def read_first_day(reader: Reader) -> date | None:
+    """The first day the cost tables know anything of; None without any."""
+    found: date | None = reader.query("select min(charge_date) as first_date from cost_daily").to_pylist()[0]["first_date"]
+    return found
+
+
 def read_coverage(reader: Reader) -> tuple[Coverage, ...]:
     """How far each bill reaches."""
     rows = reader.query(sql("covered")).to_pylist()

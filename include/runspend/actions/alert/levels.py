@@ -1,0 +1,210 @@
+"""What a day of a series of daily costs will cost: a few simple methods, mixed by how well each would have foretold this series.
+
+Put here arithmetic over one list of floats. Periods, bills and what is known of a day already are in `forecast.py`.
+
+A method is what each weekday costs, times a level: the average cost of late against those weekdays, where newer days weigh more. The
+methods differ in how fast a day is forgotten, and one goes on with the growth of the last eight weeks. All are replayed from
+earlier days of the history; the errors of the replays say how much each is worth, and how wrong the mix of them may be now.
+A history that holds an evident step begins at the step: what things cost before it says nothing any more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from itertools import accumulate
+
+from runspend.actions.alert.holidays import expect_again, find_holidays
+
+LEAST_DAYS = 14  # with less there is no weekday to learn
+HALF_LIVES = (2.0, 10.0, 60.0)  # days after which a day weighs half
+OF_TREND, OF_WEEKDAYS = 10.0, 100.0  # half-lives too
+BOLD = (True, False, False, True)  # methods that must be that much better where few replays speak for them: the fastest and the growing one
+CAUTION = 10.0
+PRIOR_DAYS = 0.7  # so many average days are mixed into what a weekday shows
+FOUR_WEEKS, DAMPING, FASTEST = 28, 0.98, 0.02  # growth: over what it is measured, how much of it is left a day later, at most a day
+REPLAYED, EVERY = 270, 3  # days back, and from each how-many-eth
+ALL_REPLAYED_BELOW = 90
+WEEK = 7
+SHARPNESS = 8  # of the errors' product: close to the best method alone, without jumps
+STEP_CHANCE, STEP_BY = 0.01, 2.0  # Pettitt's test, and both mean and median twice or half
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is expected of each day after a history, and how wrong that would have been before: sorted, as parts of what was expected, over
+    `reach` days each. `length` is of the history they are taken from."""
+
+    days: list[float]
+    errors: list[float]
+    reach: int
+    length: int
+
+
+@dataclass(frozen=True)
+class _Replay:
+    true: float
+    totals: list[float]  # by method
+    sizes: list[float]  # the same without signs
+    of_week: list[float]  # errors of the first week
+
+
+def look_ahead(values: Sequence[float], first: date, count: int, reach: int) -> Outlook:
+    """The `count` days after `values`, whose first day is `first`; errors over `reach` days, or fewer where the history is short."""
+    again = expect_again(find_holidays(values, first))
+    begin = find_step(values)
+    history = History(values[begin:], first + timedelta(days=begin), again)
+    reach = max(1, min(reach, (history.length - LEAST_DAYS) // 3))
+    replays = list(_replay(history, reach))
+    weights = _weigh(replays)
+    days = [
+        sum(w * cost for w, cost in zip(weights, costs, strict=True))
+        for costs in zip(*history.foretell(history.length, count), strict=True)
+    ]
+    errors = []
+    for replay in replays:
+        expected = sum(w * total for w, total in zip(weights, replay.totals, strict=True))
+        size = sum(w * total for w, total in zip(weights, replay.sizes, strict=True))
+        if size > 0:
+            errors.append((replay.true - expected) / size)
+    return Outlook(days, sorted(errors), reach, history.length)
+
+
+class History:
+    """Daily costs with sums over their beginnings, so that each method can be asked as of any day without adding them up again."""
+
+    def __init__(self, values: Sequence[float], first: date, resting: Mapping[date, float]) -> None:
+        self.length = len(values)
+        self.weekday = first.weekday()
+        self.resting = {(day - first).days: ratio for day, ratio in resting.items()}
+        self.totals = [0.0, *accumulate(values)]
+        self.sums = {half_life: self._weighted(values, half_life) for half_life in {*HALF_LIVES, OF_TREND, OF_WEEKDAYS}}
+
+    def foretell(self, n: int, count: int) -> list[list[float]]:
+        """By each method the `count` days after the first `n`, from those alone."""
+        weekdays = self._weekdays(n)
+        shape = [weekdays[(self.weekday + day) % WEEK] * self.resting.get(day, 1.0) for day in range(n, n + count)]
+        found = [self._at_level(n, half_life, weekdays, shape) for half_life in HALF_LIVES]
+        growing, growth = self._at_level(n, OF_TREND, weekdays, shape), self._growth(n)
+        if growth:
+            age, left = 1.0 / (2.0 ** (1.0 / OF_TREND) - 1.0), 1.0  # of the days the level is an average of
+            for place in range(count):
+                age, left = age + left, left * DAMPING
+                growing[place] *= math.exp(growth * age)
+        return [*found, growing]
+
+    def _weekdays(self, n: int) -> list[float]:
+        costs, weights = self._until(n, OF_WEEKDAYS)
+        together = sum(weights)
+        mean = sum(costs) / together if together else 0.0
+        prior = PRIOR_DAYS * together / max(1.0, min(n, 2 * OF_WEEKDAYS))
+        return [(cost + prior * mean) / (weight + prior) if weight + prior else mean for cost, weight in zip(costs, weights, strict=True)]
+
+    def _at_level(self, n: int, half_life: float, weekdays: Sequence[float], shape: Sequence[float]) -> list[float]:
+        costs, weights = self._until(n, half_life)
+        usual = sum(weight * cost for weight, cost in zip(weights, weekdays, strict=True))
+        if usual and (min(weekdays) >= 0 or max(weekdays) <= 0):
+            level = sum(costs) / usual
+            return [level * cost for cost in shape]
+        together = sum(weights)  # costs and credits by turns: a ratio of what nearly cancels out is anything
+        more = (sum(costs) - usual) / together if together else 0.0
+        return [cost + more for cost in shape]
+
+    def _growth(self, n: int) -> float:
+        if n < 2 * FOUR_WEEKS:
+            return 0.0
+        newer = self.totals[n] - self.totals[n - FOUR_WEEKS]
+        older = self.totals[n - FOUR_WEEKS] - self.totals[n - 2 * FOUR_WEEKS]
+        if newer * older <= 0:
+            return 0.0
+        return max(-FASTEST, min(FASTEST, math.log(newer / older) / FOUR_WEEKS))
+
+    def _weighted(self, values: Sequence[float], half_life: float) -> list[tuple[list[float], list[float]]]:
+        """By weekday, weighted sums of the costs and of the weights of each beginning. A day's weight doubles with its number: only ratios count."""
+        found: list[tuple[list[float], list[float]]] = [([0.0], [0.0]) for _ in range(WEEK)]
+        faster, weight = 2.0 ** (1.0 / half_life), 1.0
+        for n, value in enumerate(values):
+            costs, weights = found[(self.weekday + n) % WEEK]
+            counts = 0.0 if n in self.resting else weight
+            costs.append(costs[-1] + counts * value)
+            weights.append(weights[-1] + counts)
+            weight *= faster
+        return found
+
+    def _until(self, n: int, half_life: float) -> tuple[list[float], list[float]]:
+        """Those sums of the first `n` days, scaled so that the newest weighs about one."""
+        scale = 2.0 ** (-n / half_life)
+        places = [(n - (weekday - self.weekday) % WEEK + 6) // WEEK for weekday in range(WEEK)]
+        sums = self.sums[half_life]
+        return (
+            [sums[weekday][0][place] * scale for weekday, place in enumerate(places)],
+            [sums[weekday][1][place] * scale for weekday, place in enumerate(places)],
+        )
+
+
+def find_step(values: Sequence[float]) -> int:
+    """Where the last level of the history begins: after each change that is beyond chance (Pettitt, 1979) and at least twofold, if two weeks
+    are left after it; 0 without one."""
+    begin = 0
+    while len(values) - begin >= LEAST_DAYS + WEEK:
+        part = values[begin:]
+        place, chance = _most_likely_step(part)
+        if chance > STEP_CHANCE or len(part) - place < LEAST_DAYS:
+            break
+        before, after = sorted(part[max(0, place - FOUR_WEEKS) : place]), sorted(part[place : place + FOUR_WEEKS])
+        means = sum(before) / len(before), sum(after) / len(after)
+        medians = before[len(before) // 2], after[len(after) // 2]
+        if not (_is_far(*means) and _is_far(*medians)):
+            break
+        begin += place
+    return begin
+
+
+def _most_likely_step(values: Sequence[float]) -> tuple[int, float]:
+    """The place whose two sides differ most in rank, and the chance of as much without any step."""
+    n, ranks = len(values), dict[float, float]()
+    ordered, begin = sorted(values), 0
+    for place, value in enumerate(ordered):
+        if place + 1 == n or ordered[place + 1] != value:
+            ranks[value], begin = (begin + place) / 2 + 1, place + 1
+    found, most, apart = 1, 0.0, 0.0
+    for place, value in enumerate(values[:-1], 1):
+        apart += 2 * ranks[value] - (n + 1)
+        if abs(apart) > most:
+            found, most = place, abs(apart)
+    return found, 2 * math.exp(-6 * most**2 / (n**3 + n**2))
+
+
+def _is_far(one: float, other: float) -> bool:
+    return one != other and (one * other <= 0 or max(abs(one), abs(other)) >= STEP_BY * min(abs(one), abs(other)))
+
+
+def _replay(history: History, reach: int) -> list[_Replay]:
+    last, found = history.length - reach, []
+    is_long = last - LEAST_DAYS > ALL_REPLAYED_BELOW
+    begins = range(max(LEAST_DAYS, last - REPLAYED), last + 1, EVERY) if is_long else range(min(LEAST_DAYS, last), last + 1)
+    for begin in begins:
+        by_method, week = history.foretell(begin, reach), min(WEEK, reach)
+        true_week = history.totals[begin + week] - history.totals[begin]
+        found.append(_Replay(
+            history.totals[begin + reach] - history.totals[begin],
+            [sum(days) for days in by_method],
+            [sum(map(abs, days)) for days in by_method],
+            [true_week - sum(days[:week]) for days in by_method],
+        ))  # fmt: skip
+    return found
+
+
+def _weigh(replays: Sequence[_Replay]) -> list[float]:
+    """What part of the mix each method is: by its mean squared errors, over the whole reach times over a week, for many more weeks than
+    reaches fit into a history."""
+    scores = []
+    for method, is_bold in enumerate(BOLD):
+        whole = sum((replay.true - replay.totals[method]) ** 2 for replay in replays) / len(replays)
+        week = sum(replay.of_week[method] ** 2 for replay in replays) / len(replays)
+        scores.append(whole * week * (1.0 + CAUTION / len(replays)) ** (2 * is_bold))
+    best = min(scores)
+    found = [(best / score) ** SHARPNESS if best else float(not score) for score in scores]
+    return [share / sum(found) for share in found]

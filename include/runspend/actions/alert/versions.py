@@ -1,0 +1,125 @@
+"""Which version of each budget is judged in which of its periods.
+
+Put here what an edit, a late bill and a late restatement mean for that. Calendar arithmetic is in `periods.py`, judging in `budgets.py`.
+
+An edit of what a budget decides by makes a version. A period that ended before the edit is judged by the version it ended in. What was
+told as passed stays watched, by the version it was told by, until it is CORRECTED days old: only a correction can come of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+from runspend.actions.alert.budgets import budget_version, rules_of, series_version, with_rules
+from runspend.actions.alert.outbox import RecordStore
+from runspend.actions.alert.periods import BudgetPeriod, midnight, period_named, periods_to_judge
+from runspend.config import Budget
+
+# After a period's end. Bills are closed long before; what is changed later than this is bookkeeping, and nobody's night.
+CORRECTED = timedelta(days=400)
+
+
+@dataclass(frozen=True)
+class Version:
+    """A budget as it was decided by since then, and until another version was judged; None: still."""
+
+    budget: Budget
+    version: str
+    since: datetime
+    until: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A version of a budget and the periods it is judged in, oldest first. `is_closed`: nothing but corrections is decided of them."""
+
+    budget: Budget
+    periods: tuple[BudgetPeriod, ...]
+    is_closed: bool = False
+
+
+def read_versions(records: RecordStore, budgets: Sequence[Budget], currency: str, now: datetime) -> dict[str, list[Version]]:
+    """Each budget's versions, the present one last. Records when a version is judged for the first time."""
+    known, versions = records.list("budgets"), dict[str, list[Version]]()
+    by_name: dict[str, list[Mapping[str, Any]]] = {}
+    for value in known.values():
+        by_name.setdefault(value["budget"], []).append(value)
+    for budget in budgets:
+        version = budget_version(budget, currency)
+        since = _first_judged(records, known.get(f"{budget.name}.{version}"), budget, version, now)
+        # Who takes an edit back has the version of before the edit again, as if it had never ended.
+        old = [Version(b, v["version"], at) for v in by_name.get(budget.name, ()) if (at := _since(v)) < since and (b := _as_it_was(budget, v, currency))]
+        found = [*sorted(old, key=lambda one: one.since), Version(budget, version, since)]
+        versions[budget.name] = [Version(a.budget, a.version, a.since, b.since) for a, b in pairwise(found)] + found[-1:]
+    return versions
+
+
+def plan_judging(
+    versions: Mapping[str, Sequence[Version]],
+    alerts: Mapping[str, Mapping[str, Any]],
+    judged_on: Mapping[str, Mapping[str, date]],
+    covered: date | None,
+    now: datetime,
+) -> list[Job]:
+    """What is to be judged: the present version of every budget first, in its present period and those that ended lately.
+
+    `alerts` are the records of what was decided, `judged_on` and `covered` as in `periods_to_judge`.
+    """
+    jobs, planned = list[Job](), set[tuple[str, str, str]]()
+    for version in sorted((v for found in versions.values() for v in found), key=lambda v: v.until is not None):
+        name = version.budget.name
+        periods = periods_to_judge(version.budget.every, now, version.since, covered, judged_on.get(name, {}))
+        if version.until is not None:
+            periods = [p for p in periods if midnight(p.end) <= version.until]
+        if periods:
+            jobs.append(Job(version.budget, tuple(periods)))
+            planned |= {(name, version.version, p.name) for p in periods}
+    return [*jobs, *_for_corrections(versions, alerts, planned, now)]
+
+
+def watched_since(versions: Sequence[Version], currency: str) -> date:
+    """Since when anybody is told of this budget's days: an edit of its amount is no new beginning."""
+    present = series_version(versions[-1].budget, currency)
+    return min(v.since for v in versions if series_version(v.budget, currency) == present).date()
+
+
+def _for_corrections(
+    versions: Mapping[str, Sequence[Version]], alerts: Mapping[str, Mapping[str, Any]], planned: set[tuple[str, str, str]], now: datetime
+) -> Iterator[Job]:
+    by_version = {(name, v.version): v.budget for name, found in versions.items() for v in found}
+    told = dict[tuple[str, str], set[BudgetPeriod]]()
+    for value in alerts.values():
+        key = value["budget"], value.get("budget_version", "")
+        if value["kind"] != "actual" or not value.get("through") or "acknowledged" in value or key not in by_version:
+            continue
+        period = period_named(value["budget_period"])
+        if (*key, period.name) not in planned and now - midnight(period.end) < CORRECTED:
+            told.setdefault(key, set()).add(period)
+    for key, periods in told.items():
+        yield Job(by_version[key], tuple(sorted(periods)), is_closed=True)
+
+
+def _first_judged(records: RecordStore, known: Mapping[str, Any] | None, budget: Budget, version: str, now: datetime) -> datetime:
+    if known is None:
+        key = f"{budget.name}.{version}"
+        value = {"budget": budget.name, "version": version, "first_judged_at": now.isoformat(), "rules": rules_of(budget)}
+        made = (value, None) if records.create("budgets", key, value) else records.get("budgets", key)
+        assert made is not None, "a record that somebody else just made"
+        known = made[0]
+    return _since(known)
+
+
+def _since(value: Mapping[str, Any]) -> datetime:
+    return datetime.fromisoformat(value["first_judged_at"])
+
+
+def _as_it_was(budget: Budget, value: Mapping[str, Any], currency: str) -> Budget | None:
+    """The budget by the rules of a version; None where they are not known, or make another version today."""
+    if "rules" not in value:
+        return None
+    old = with_rules(budget, value["rules"])
+    return old if budget_version(old, currency) == value["version"] else None
