@@ -1,0 +1,5 @@
+"""`python -m runspend.cli`."""
+
+from runspend.cli import main
+
+main()

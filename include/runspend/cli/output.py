@@ -1,0 +1,69 @@
+"""How answers are printed: outcomes, rows, columns, JSON. What is answered does not belong here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runspend.cli.context import Context
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from runspend.config import Settings
+    from runspend.outcome import Outcome
+    from runspend.query_costs import QueryCosts
+
+
+def query(settings: Settings, sql: str, parameters: dict[str, Any] | None, *, native: bool = False) -> pa.Table:
+    """The rows of one question to the warehouse; `native`: in the engine's own SQL."""
+    from runspend.warehouse import open_warehouse
+
+    with open_warehouse(settings).reader() as reader:
+        return reader.query(sql, parameters, native=native)
+
+
+def print_query_costs(context: Context, found: QueryCosts) -> None:
+    """What each model would read, and what that costs."""
+    if context.as_json:
+        print_json([{"period": period, "model": model, "bytes": size} for period, model, size in found.sizes])
+    else:
+        click.echo("\n".join(found.lines()))
+
+
+def print_outcome(context: Context, outcome: Outcome) -> None:
+    """What a step did; ends the process with its exit code."""
+    if context.as_json:
+        print_json({"step": outcome.step, "exit_code": outcome.exit_code, "changed": outcome.changed, "unchanged": outcome.unchanged, "problems": outcome.problems, "notes": outcome.notes, "found": outcome.found})
+        raise SystemExit(outcome.exit_code)
+    for label, lines in (("changed", outcome.changed), ("found", outcome.found), ("note", outcome.notes), ("problem", outcome.problems)):
+        for line in lines:
+            click.echo(f"{label:9}{line}", err=label == "problem")
+    click.echo(f"{outcome.step}: {len(outcome.changed)} changed, {len(outcome.unchanged)} unchanged, {len(outcome.problems)} problems")
+    raise SystemExit(outcome.exit_code)
+
+
+def print_rows(context: Context, rows: pa.Table) -> None:
+    """Rows as a table, or as JSON."""
+    if context.as_json:
+        print_json(rows.to_pylist())
+        return
+    from runspend.questions import table_text
+
+    click.echo(table_text(rows), nl=False)
+
+
+def print_columns(lines: Sequence[tuple[str, ...]]) -> None:
+    """Cells as aligned text; nothing in a name may move the cursor."""
+    shown = [["".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cell) for cell in line] for line in lines]
+    widths = [max(len(cell) for cell in column) for column in zip(*shown, strict=True)]
+    for line in shown:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def print_json(value: Any) -> None:
+    """One JSON value; what JSON lacks as text."""
+    click.echo(json.dumps(value, indent=2, default=str, ensure_ascii=False))

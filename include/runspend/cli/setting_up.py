@@ -1,0 +1,114 @@
+"""From nothing to a first report: `init`, `doctor`, `config`, `try`, `demo`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import click
+
+from runspend.cli.context import Context, with_context
+from runspend.cli.night import DEMO_FOLDER, run_night
+from runspend.cli.output import print_json
+from runspend.errors import UsageError
+
+
+@click.command()
+@click.option("--full", is_flag=True, help="Write every key with its default and a comment.")
+@click.option("--force", is_flag=True, help="Overwrite a runspend.yaml that is there.")
+@with_context
+def init(context: Context, full: bool, force: bool) -> None:
+    """Write a runspend.yaml from what is found here: MLFLOW_TRACKING_URI, ./mlruns, AWS or gcloud settings.
+
+    Example: runspend init && runspend doctor
+    """
+    from runspend.starter import write_starter
+
+    path = context.config or Path("runspend.yaml")
+    for line in write_starter(path, full=full, force=force):
+        click.echo(line)
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Only try the connections; leave out what you would see, which reads the whole bill where no night has run.")
+@with_context
+def doctor(context: Context, quick: bool) -> None:
+    """Try every connection and say what is missing, and what you would see. Nothing is changed, nothing is sent.
+
+    Example: runspend doctor
+    """
+    from runspend.doctor import can_be_tried, diagnose, exit_code, render
+    from runspend.outlook import foresee, outlook_lines, render_outlook
+
+    findings = diagnose(context.settings, now=context.now)
+    outlook = None if quick or not can_be_tried(findings) else foresee(context.settings, now=context.now, progress=context.progress)
+    context.clear_progress()
+    if context.as_json:
+        seen = [] if outlook is None else [{"section": "outlook", "name": name, "level": "ok", "text": text} for name, text in outlook_lines(outlook)]
+        print_json([*({"section": f.section, "name": f.name, "level": f.level, "text": f.text} for f in findings), *seen])
+        raise SystemExit(exit_code(findings))
+    click.echo(render(findings))
+    if outlook is not None:
+        click.echo(f"\n{render_outlook(outlook)}", nl=False)
+    raise SystemExit(exit_code(findings))
+
+
+@click.command()
+@click.option("--show", is_flag=True, help="Print the configuration as it is understood, defaults filled in, secrets hidden.")
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of runspend.yaml.")
+@with_context
+def config(context: Context, show: bool, schema: bool) -> None:
+    """Show the configuration, or its JSON Schema.
+
+    Example: runspend config --show
+    """
+    from runspend.config import json_schema, show_settings
+
+    if schema:
+        print_json(json_schema())
+    elif show:
+        click.echo(show_settings(context.settings), nl=False)
+    else:
+        click.echo(str(context.settings.path))
+
+
+@click.command("try")
+@click.option("--tracking", required=True, help="Tracking URI of MLflow, e.g. http://mlflow:5000 or sqlite:///mlflow.db.")
+@click.option("--bill", required=True, help="A bill in any format that is read: a file, a folder, or a prefix in a store (s3://, gs://, abfss://).")
+@click.option("--folder", type=click.Path(path_type=Path), default=Path(".runspend-try"), show_default=True, help="The only folder that is written to.")
+@with_context
+def try_(context: Context, tracking: str, bill: str, folder: Path) -> None:
+    """A report on your own MLflow and bill in minutes. Writes one folder of its own, sends nothing.
+
+    Example: runspend try --tracking http://mlflow:5000 --bill ./last-month.csv.gz
+    """
+    from runspend.config import trial_settings
+
+    _empty_trial(folder)
+    context.__dict__["settings"] = Context.loaded = trial_settings(tracking, bill, folder)
+    run_night(context, (), (), is_trial=True)
+
+
+def _empty_trial(folder: Path) -> None:
+    """A trial starts from nothing: another bill in the same folder is not a newer version of the last one."""
+    marker = folder / ".trial"
+    if folder.exists() and any(folder.iterdir()) and not marker.exists():
+        raise UsageError(f"cannot use {folder}: it holds something that is not a trial of runspend. Name an empty or a new --folder. Nothing was changed.")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    marker.touch()
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path), default=DEMO_FOLDER)
+@with_context
+def demo(context: Context, folder: Path) -> None:
+    """Make a small company's month: MLflow stores, artifacts and bills, and a runspend.yaml that points at them.
+
+    Example: runspend demo && runspend nightly --config .runspend-demo/runspend.yaml
+    """
+    from runspend.demo import make_world
+
+    made = make_world(folder, progress=context.progress)
+    context.clear_progress()
+    click.echo(f"made {made.config} ({made.runs} runs, {made.machines} machines); its time is {made.now:%Y-%m-%dT%H:%M}")
