@@ -196,6 +196,83 @@ def test_another_version_of_the_policy_is_announced_anew(tmp_path: Path) -> None
         assert len(announce(reader, records, changed, now, accepted_at=now)) == 2
 
 
+def owned_by(owner: str | None, at: datetime = NOW) -> dict[str, Any]:
+    """Tables in which run a is somebody's."""
+    month = {"month": at.date().replace(day=1), "valid_from": at.replace(day=1)}
+    return {"runs": [run("a", **{**OWNED, "owner": owner, "user_name": None})], "artifact_bytes": [stored("a", **month)]}
+
+
+@pytest.mark.parametrize(
+    ("new", "told"), [("ben@acme.com", "ben@acme.com"), (None, "oncall@acme.com"), ("somebody", "oncall@acme.com")]
+)  # fmt: skip
+def test_another_owner_is_told_and_has_a_grace_period_of_their_own(tmp_path: Path, new: str | None, told: str) -> None:
+    """Ten days before it is due the run is somebody else's: they are told, and nothing happens for thirty days from then."""
+    records, given_ = Records(tmp_path), given_settings(tmp_path, {})
+    with world(tmp_path, **owned_by("ana@acme.com")) as reader:
+        assert [notice.recipients for notice in announce(reader, records, given_)] == [("ana@acme.com",)]
+    changed = look_daily(records, NOW, 20)
+    with world(tmp_path, changed, **owned_by(new, changed)) as reader:
+        assert states_of(reader, records, given_, changed) == {"a": "planned"}
+        (notice,) = announce(reader, records, given_, changed, accepted_at=changed)
+        assert notice.recipients == (told,)
+        assert announce(reader, records, given_, changed + DAY) == []
+        assert rows_of(reader, records, given_, changed)["a"]["earliest_at"] == changed + GRACE
+    due = look_daily(records, changed, 30)
+    for now, expected in ((NOW + GRACE, []), (due - DAY, []), (due, ["a"])):
+        with world(tmp_path, now, **owned_by(new, now)) as reader:
+            assert [item.owner_id for item in due_items(reader, records, given_, now)] == expected, now
+
+
+def test_an_owner_who_gets_it_back_is_told_again(tmp_path: Path) -> None:
+    """Each notice has an id of its own, or the third would be taken for the first, which was sent; also at one and the same hour."""
+    records, given_ = Records(tmp_path), given_settings(tmp_path, {})
+    for number, owner in enumerate(("ana@acme.com", "ben@acme.com", "ana@acme.com")):
+        with world(tmp_path, **owned_by(owner)) as reader:
+            assert [notice.recipients for notice in announce(reader, records, given_)] == [(owner,)]
+            assert states_of(reader, records, given_) == {"a": "announced"}
+        assert len(records.list(KIND)) == number + 1
+    small, grown = {**owned_by("ana@acme.com"), "artifact_bytes": [stored("a", bytes=900)]}, {**owned_by("ana@acme.com"), "artifact_bytes": [stored("a", bytes=1100)]}
+    for tables, notices in ((grown, 1), (small, 0), (grown, 0)):
+        with world(tmp_path, **tables) as reader:
+            assert len(announce(reader, records, given_)) == notices
+
+
+def test_a_notice_to_another_owner_that_was_cut_off_is_the_same_again(tmp_path: Path) -> None:
+    """Killed before its mail was written: the same id, and until then nobody counts as told."""
+    records, given_ = Records(tmp_path), given_settings(tmp_path, {})
+    with world(tmp_path, **owned_by("ana@acme.com")) as reader:
+        announce(reader, records, given_)
+    with world(tmp_path, **owned_by("ben@acme.com")) as reader:
+        plan = current_plan(reader, records, given_, NOW).to_pylist()
+        (before,) = plan_notices(plan, read_announcements(records), given_)
+        record_notice(records, before, NOW)
+        assert states_of(reader, records, given_) == {"a": "planned"}
+        assert [notice.notice_id for notice in announce(reader, records, given_, NOW + DAY)] == [before.notice_id]
+        assert states_of(reader, records, given_) == {"a": "announced"}
+
+
+def test_an_owner_whose_address_is_dead_is_not_asked_for_another(tmp_path: Path) -> None:
+    """Operators were told instead of ana; ben, whose it is now, has an address that works."""
+    records, given_ = Records(tmp_path), given_settings(tmp_path, {})
+    with world(tmp_path, **owned_by("ana@acme.com")) as reader:
+        announce(reader, records, given_, refused=frozenset({"ana@acme.com"}))
+    with world(tmp_path, **owned_by("ben@acme.com")) as reader:
+        assert [notice.recipients for notice in announce(reader, records, given_)] == [("ben@acme.com",)]
+
+
+def test_a_notice_from_before_owners_were_recorded_is_sent_again(tmp_path: Path) -> None:
+    """Whose it was then is not known."""
+    records, given_ = Records(tmp_path), given_settings(tmp_path, {})
+    with world(tmp_path, **owned_by("ana@acme.com")) as reader:
+        announce(reader, records, given_)
+        for key, value in records.list(KIND).items():
+            found = records.get(KIND, key)
+            assert found is not None
+            items = {item: {name: said[name] for name in ("policy_digest", "objects", "bytes")} for item, said in value["items"].items()}
+            assert records.replace(KIND, key, {**value, "items": items}, found[1])
+        assert len(announce(reader, records, given_)) == 1
+
+
 def test_a_refused_mail_goes_to_operators(tmp_path: Path) -> None:
     """A dead address begins no grace period; operators are told instead, once."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
@@ -374,6 +451,27 @@ def test_what_was_archived_stays_archived_until_something_new_lies_there(tmp_pat
     (row,) = table.to_pylist()
     assert (row["state"], row["owner_id"], row["store"], row["target"], row["objects"]) == ("archived", "a", "s3://ml", "s3://cold", 3)
     assert row["folder"].startswith("runspend-archive/v1/prod/12/a/")
+
+
+def test_what_was_brought_back_is_archived_no_more(tmp_path: Path) -> None:
+    """Until it is measured nobody knows what lies there, and the old notice is taken back; then it is planned like anything else."""
+    records, given_ = Records(tmp_path), given_settings(tmp_path, {})
+    with world(tmp_path) as reader:
+        announce(reader, records, given_)
+        row = rows_of(reader, records, given_)["a"]
+        moved(records, row, NOW - timedelta(hours=1))
+        [archive] = Book(records).all()
+        Book(records).save(replace(archive, restored_at=(NOW + timedelta(hours=1)).isoformat()))
+        back = rows_of(reader, records, given_)["a"]
+        assert (back["state"], back["reason"]) == ("protected", "restored on 2026-11-24, and not measured since")
+        assert explain_why(reader, records, given_, "a", NOW).lines == [
+            ("restored", f"run a: brought back into its place on 2026-11-24. Its archive is kept: s3://cold, {archive.folder}"),
+            ("policy", "cold (archive) selects run a: protected, restored on 2026-11-24, and not measured since"),
+        ]
+    later = NOW + 9 * DAY
+    with world(tmp_path, later, artifact_bytes=[stored("a", objects=1)]) as reader:
+        withdraw_notices(records, {row["item_key"]: (back["state"], back["reason"])}, NOW)
+        assert states_of(reader, records, given_, later) == {"a": "planned"}
 
 
 def test_a_deleted_archive_is_said_to_be_gone(tmp_path: Path) -> None:

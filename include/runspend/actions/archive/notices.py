@@ -3,6 +3,7 @@
 Put here what is recorded of notices. The words of the mail and its sending belong to whoever joins this with the outbox. One
 notice is one mail to one owner with all that is new to them. Its items are recorded before the mail is written, in records of at
 most 1,000; only one whose mail was written counts. So a kill anywhere leads to the same notice again, under the same id.
+A notice stands for an item as it was told, to whom it was told: another owner is told anew, and has a grace period of their own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -20,6 +21,7 @@ from runspend.warehouse.records import Records
 
 KIND = "archive_notices"
 CHUNK_ITEMS = 1_000
+UNKNOWN_OWNER = ""  # of a notice recorded before owners were: nobody's name, so the item is announced anew
 # Reasons that say that something could not be read: it protects, and the notice that is out still stands.
 _UNREAD = re.compile(r"\b(unknown|not known|not certain|no \S.* of it is known)\b")
 _ADDRESS = re.compile(r"[^@\s<>,;\"]+@[^@\s<>,;\"]+|[^\x00-\x1f\x7f<>]*<[^@\s<>,;\"]+@[^@\s<>,;\"]+>")
@@ -30,6 +32,8 @@ class Announcement:
     """The newest notice of an item. `accepted_at`: when a mail server took it; None while it waits, or was refused."""
 
     notice_id: str
+    turn: int  # how many notices of the item there were, this one among them
+    owner: str | None  # whose it was, whoever was written to
     policy_digest: str
     objects: int
     bytes: int
@@ -40,8 +44,8 @@ class Announcement:
     withdrawn_at: datetime | None
 
     def covers(self, row: Mapping[str, Any]) -> bool:
-        """Whether it still stands for what a row of the plan would do: the same policy, and no more than was announced."""
-        same = self.policy_digest == row["policy_digest"] and row["objects"] <= self.objects and row["bytes"] <= self.bytes
+        """Whether it still stands for what a row of the plan would do: the same policy and owner, and no more than was announced."""
+        same = (self.policy_digest, self.owner) == (row["policy_digest"], row["owner"]) and row["objects"] <= self.objects and row["bytes"] <= self.bytes
         return same and self.is_mailed and not self.is_refused and self.withdrawn_at is None
 
 
@@ -52,6 +56,7 @@ class Notice:
     notice_id: str
     recipients: tuple[str, ...]
     rows: Sequence[Mapping[str, Any]]
+    turns: Mapping[str, int] = field(default_factory=dict)  # by item key
 
 
 @dataclass(frozen=True)
@@ -65,13 +70,19 @@ class Received:
 def read_announcements(records: Records) -> dict[str, Announcement]:
     """Item key -> the newest notice of it."""
     found: dict[str, Announcement] = {}
-    for value in sorted(records.list(KIND).values(), key=lambda value: (value["decided_at"], value["notice_id"])):
+    for value in records.list(KIND).values():
         for key, item in value["items"].items():
-            found[key] = Announcement(
-                value["notice_id"], item["policy_digest"], item["objects"], item["bytes"], value["is_mailed"], value["is_refused"],
+            this = Announcement(
+                value["notice_id"], item.get("turn", 0), item.get("owner", UNKNOWN_OWNER), item["policy_digest"], item["objects"], item["bytes"], value["is_mailed"], value["is_refused"],
                 datetime.fromisoformat(value["decided_at"]), _moment(value["accepted_at"]), _moment(value["withdrawn"].get(key)),
             )  # fmt: skip
+            if key not in found or _order(this) > _order(found[key]):
+                found[key] = this
     return found
+
+
+def _order(notice: Announcement) -> tuple[int, bool, datetime, str]:
+    return notice.turn, notice.is_mailed, notice.decided_at, notice.notice_id
 
 
 def plan_notices(rows: Iterable[Mapping[str, Any]], told: Mapping[str, Announcement], settings: Settings) -> list[Notice]:
@@ -83,27 +94,32 @@ def plan_notices(rows: Iterable[Mapping[str, Any]], told: Mapping[str, Announcem
             recipients = _recipients(row, before, settings)
             if recipients:
                 by_owner.setdefault(recipients, []).append(row)
-    return [Notice(_notice_id(recipients, found, told), recipients, found) for recipients, found in sorted(by_owner.items())]
+    notices = []
+    for recipients, found in sorted(by_owner.items()):
+        turns = {row["item_key"]: _turn(told.get(row["item_key"])) for row in found}
+        notices.append(Notice(_notice_id(recipients, found, turns), recipients, found, turns))
+    return notices
 
 
 def _recipients(row: Mapping[str, Any], before: Announcement | None, settings: Settings) -> tuple[str, ...]:
     """The owner where that is an address; operators for what has none, and where the owner's server refused the last notice."""
-    is_refused = before is not None and before.is_refused and before.withdrawn_at is None
+    is_refused = before is not None and before.is_refused and before.withdrawn_at is None and before.owner == row["owner"]
     if row["owner"] and _ADDRESS.fullmatch(row["owner"]) and not is_refused:
         return (row["owner"],)
     return tuple(settings.mail.operators)
 
 
-def _notice_id(recipients: tuple[str, ...], rows: Sequence[Mapping[str, Any]], told: Mapping[str, Announcement]) -> str:
-    """The same for the same items as they are now; another one once an earlier notice of any of them was withdrawn or refused."""
-    items = sorted((row["item_key"], row["policy_digest"], row["objects"], row["bytes"], _generation(told.get(row["item_key"]))) for row in rows)
+def _notice_id(recipients: tuple[str, ...], rows: Sequence[Mapping[str, Any]], turns: Mapping[str, int]) -> str:
+    """The same for the same items as they are now; another one once an earlier notice of any of them was mailed or withdrawn."""
+    items = sorted((row["item_key"], row["policy_digest"], row["owner"], row["objects"], row["bytes"], turns[row["item_key"]]) for row in rows)
     return hashlib.sha256(json.dumps([recipients, items]).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def _generation(before: Announcement | None) -> str:
-    if before is None or (before.withdrawn_at is None and not before.is_refused):
-        return ""
-    return f"{before.notice_id} {before.withdrawn_at.isoformat() if before.withdrawn_at else 'refused'}"
+def _turn(before: Announcement | None) -> int:
+    """A notice that was decided, and cut off before its mail was written, is the same one again."""
+    if before is None:
+        return 1
+    return before.turn + (before.is_mailed or before.withdrawn_at is not None)
 
 
 def record_notice(records: Records, notice: Notice, now: datetime) -> None:
@@ -114,7 +130,10 @@ def record_notice(records: Records, notice: Notice, now: datetime) -> None:
 
 def _chunks(notice: Notice, now: datetime) -> Iterable[dict[str, Any]]:
     for start in range(0, len(notice.rows), CHUNK_ITEMS):
-        items = {row["item_key"]: {name: row[name] for name in ("policy_digest", "objects", "bytes")} for row in notice.rows[start : start + CHUNK_ITEMS]}
+        items = {
+            row["item_key"]: {name: row[name] for name in ("policy_digest", "owner", "objects", "bytes")} | {"turn": notice.turns[row["item_key"]]}
+            for row in notice.rows[start : start + CHUNK_ITEMS]
+        }  # fmt: skip
         yield {
             "notice_id": notice.notice_id, "recipients": list(notice.recipients), "decided_at": now.isoformat(), "items": items,
             "is_mailed": False, "is_refused": False, "accepted_at": None, "withdrawn": {},
