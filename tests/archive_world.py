@@ -95,6 +95,9 @@ class MemoryStore:
             self._same(obj)
             del self.objects[obj.key]
 
+    def why_no_tier(self) -> str | None:
+        return None
+
     def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
         self._same(obj)
         self.put(obj.key, self.objects[obj.key].body)
@@ -219,6 +222,9 @@ class FaultyStore:
         self._faults.done(kind)
         if kind == "no reply after":
             raise OutcomeUnknown(self.uri, "no reply")
+
+    def why_no_tier(self) -> str | None:
+        return self._store.why_no_tier()
 
     def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
         kind = self._ask("set_class")

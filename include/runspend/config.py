@@ -40,7 +40,7 @@ from runspend.identifiers import ATTACHED_TAG_KEYS, GROUP_TAG_KEYS, JOB_TAG_KEYS
 from runspend.mail_settings import MailSettings, WebhookSettings
 from runspend.mistakes import describe_mistakes
 from runspend.redaction import HIDDEN, redact_uri, redact_values, uri_secrets
-from runspend.retention import ArchiveSettings, RetentionKeep, RetentionPolicy, StorageRate
+from runspend.retention import ArchiveSettings, RetentionKeep, RetentionPolicy, StorageRate, why_no_class
 from runspend.values import (
     CONNECTION,
     SCHEME,
@@ -671,10 +671,14 @@ class Settings(Frozen):
         listed = ", ".join(sorted(stores)) or "none"
         if self.archive.to is not None and self.archive.to.rstrip("/") not in stores:
             _conflict(("archive", "to"), f"it is no store of this file. Add its `uri` to `stores`, the list of what may be touched. Stores are {listed}")
+        if self.archive.storage_class and self.archive.to and (why := why_no_class(self.archive.storage_class, self.archive.to)):
+            _conflict(("archive", "storage_class"), why)
         for i, policy in enumerate(self.retention):
             target = policy.to or self.archive.to
             if policy.action == "archive" and (target is None or target.rstrip("/") not in stores):
                 _conflict(("retention", i), f"`action: archive` needs a store to put archives in: `to` here, or `archive: {{to: …}}`, a `uri` of `stores`. Stores are {listed}")
+            if policy.action == "archive" and target and self.archive.storage_class and (why := why_no_class(self.archive.storage_class, target)):
+                _conflict(("archive", "storage_class"), f"for policy {policy.name}: {why}")
             amount = policy.select.get("saves_more_than", "")
             if " " in amount and not amount.endswith(f" {self.currency}"):
                 _conflict(("retention", i, "select"), f"saves_more_than is not in `currency`, {self.currency}. Savings are told in that currency")

@@ -206,10 +206,32 @@ def _short_skew(raw: object) -> timedelta:
     return duration
 
 
+def _parse_class(raw: object) -> str:
+    if isinstance(raw, str) and re.fullmatch(r"[A-Za-z][A-Za-z_]*", raw.strip(), re.ASCII):
+        return raw.strip().upper()
+    raise ValueError("a storage class of the archive store is needed: GLACIER_IR (S3), COLDLINE (Google), COOL (Azure)")
+
+
+StorageClass = Annotated[str, BeforeValidator(_parse_class), WithJsonSchema({"type": "string", "pattern": r"^\s*[A-Za-z][A-Za-z_]*\s*$"})]
+# Classes that a store reads from only after somebody asked it to, hours before: nothing written there can be read back and compared.
+UNREADABLE = {"s3": ("GLACIER", "DEEP_ARCHIVE"), "abfss": ("ARCHIVE",), "wasbs": ("ARCHIVE",)}
+
+
+def why_no_class(storage_class: str, target: str) -> str | None:
+    """Why copies in this store cannot be of that class, None when they can."""
+    scheme = target.partition("://")[0] if "://" in target else "file"
+    if scheme == "file":
+        return f"{target} is a folder, which has no storage classes. Leave it out"
+    if storage_class in UNREADABLE.get(scheme, ()):
+        return f"{storage_class} cannot be read at once, and every copy is read back before anything is deleted. Choose one that can: {'GLACIER_IR' if scheme == 's3' else 'COLD'}; the bucket's lifecycle rules may move copies on later"
+    return None
+
+
 class ArchiveSettings(Frozen):
     """Where archives go, and what stops a run of the archive before its first delete. Every cap has a value: none can be switched off."""
 
     to: Uri | None = None  # a store of the allow-list; policies may name another
+    storage_class: StorageClass | None = None  # of the copies; left out: what the bucket gives what is written into it
     max_objects: Count = 100_000  # changed by one `apply`
     max_bytes: Bytes = 10**12
     max_percent: Percent = Decimal("0.2")  # of the objects and of the bytes known in a store

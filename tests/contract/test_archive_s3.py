@@ -20,7 +20,7 @@ from runspend.actions.archive.restore import restore
 from runspend.actions.archive.verify import verify
 from runspend.actions.archive.work import Result
 from runspend.artifacts import objects_s3
-from runspend.artifacts.objects import ObjectStore, StoredObject, open_objects
+from runspend.artifacts.objects import KEEPS_VERSIONS, ObjectStore, StoredObject, open_objects
 from runspend.config import ArtifactStore, Settings
 from runspend.errors import NotDone, OutcomeUnknown, SourceError, SourceRefused
 from runspend.warehouse.records import Records
@@ -248,7 +248,11 @@ def test_tiers_in_place(server: S3Server, tmp_path: Path) -> None:
 def test_a_bucket_with_versions_is_not_tiered_in_place(server: S3Server, tmp_path: Path) -> None:
     buckets = Buckets(server, server.endpoint, tmp_path / "home", versions=True)
     [result] = buckets.apply(buckets.item(action="tier", to="GLACIER_IR"))
-    assert result.state == "partial" and "Use a lifecycle rule" in (result.reason or "")
+    assert (result.state, result.reason) == ("protected", KEEPS_VERSIONS) and "use a lifecycle rule" in KEEPS_VERSIONS
+    objects = open_objects(buckets.settings.stores[0], "archive")
+    with pytest.raises(NotDone, match="use a lifecycle rule"):
+        objects.set_class(next(iter(objects.list(PREFIX))), "GLACIER_IR")
+    assert [version["StorageClass"] for version in buckets.client.list_object_versions(Bucket=buckets.source)["Versions"]] == ["STANDARD"] * len(FILES)
 
 
 # --- a server that lies ---------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -391,3 +391,6 @@ def test_probe_asks_once(s3_server: S3Server, bucket: str) -> None:
     assert probe_store(store) == f"bucket {bucket} answers, nothing in it"
     put(s3_server, bucket, {"x": 1})
     assert probe_store(store) == f"bucket {bucket} answers"
+    with closing(s3_server.client()) as client:
+        client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    assert probe_store(store) == f"bucket {bucket} answers; it keeps versions, so no policy can `tier` in it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from importlib.resources import files
@@ -131,6 +132,34 @@ def test_an_archive_costs_what_newly_written_bytes_cost() -> None:
     rates = Rates(by_bucket, {}, LISTED, "USD")
     assert [rates.billed_where_written(store) for store in ("s3://a", "s3://b/", "s3://c", "s3://d", "/srv/a")] == [Decimal(1), Decimal(3), None, None, None]
     assert [bucket_of(u) for u in ("s3://ml", "s3://ml/", "gs://x", "s3://ml/a", "/srv/a", "file:///srv")] == ["ml", "ml", "x", None, None, None]
+
+
+def test_an_archive_of_a_class_of_its_own_by_hand() -> None:
+    """1 TB in 1,000 objects into GLACIER_IR: (0.023 - 0.004) x 1,024 a month; read once, written once, and read back, which that class asks 0.03 a GB for."""
+    cold = replace(LIST_ONLY, archive_class="GLACIER_IR")
+    found = price_item("archive", "s3://cold", "s3://ml", [part()], cold, NOW)
+    assert (found.monthly_saving, found.rates_from) == (Decimal("19.456"), "list")
+    assert found.action_cost == Decimal("0.0004") + Decimal("0.02") + Decimal("0.01") + Decimal("30.72")
+    tiny = price_item("archive", "s3://cold", "s3://ml", [part(objects=10**6, size=10**9)], cold, NOW)
+    assert tiny.monthly_saving == ((Decimal("0.023") * 10**9 - Decimal("0.004") * 131072 * 10**6) / GB).quantize(Decimal("1E-22"))
+    billed = replace(cold, by_bucket={("cold", "GLACIER_IR"): Decimal("0.001") / GB, ("cold", "STANDARD"): Decimal(1)}, by_class={"GLACIER_IR": Decimal("0.0005") / GB})
+    found = price_item("archive", "s3://cold", "s3://ml", [part()], billed, NOW)
+    assert (found.monthly_saving, found.rates_from) == (Decimal("22.528"), "bill and list")
+    assert price_item("archive", "s3://cold", "/srv/files", [part("LOCAL")], cold, NOW).action_cost == Decimal("0.02") + Decimal("0.01") + Decimal("30.72")
+    odd = price_item("archive", "s3://cold", "s3://ml", [part()], replace(cold, archive_class="ODD"), NOW)
+    assert (odd.monthly_saving, odd.action_cost) == (None, None)
+
+
+def test_the_plan_reckons_with_the_class_of_the_archive(tmp_path: Path) -> None:
+    """And a notice of another class does not stand for it."""
+    digests = set()
+    for archive, saving in (({"to": "s3://cold"}, None), ({"to": "s3://cold", "storage_class": "glacier_ir"}, Decimal("19.456")), ({"to": "s3://cold", "storage_class": "STANDARD_IA"}, Decimal("10.752"))):
+        given_ = given_settings(tmp_path, {})
+        given_ = Settings.model_validate({**given_.model_dump(include={"retention", "tracking"}), "stores": [{"uri": "s3://ml"}, {"uri": "s3://cold"}], "archive": archive})
+        [row] = planned(tmp_path, given_, runs=[run("a", **AGED)], artifact_bytes=[stored("a", TB)])
+        assert row["monthly_saving"] == saving
+        digests.add(row["policy_digest"])
+    assert len(digests) == 3
 
 
 def test_an_archive_of_unknown_class_has_the_rate_of_its_bucket() -> None:

@@ -43,6 +43,7 @@ class Listing:
     bytes: int | None = 0  # None as soon as one size is unknown
     requests: int = 0
     links: list[str] = field(default_factory=list)  # symbolic links that lead out of the root
+    keeps_versions: bool | None = None  # whether a bucket does, where it was asked
     notes: list[str] = field(default_factory=list)  # what the store does not tell, in words
 
     def count(self, totals: FolderTotals) -> None:

@@ -149,7 +149,8 @@ def probe_store(store: ArtifactStore, now: datetime | None = None) -> str:
     if root.scheme == "file":
         return f"folder /{root.folder} can be read" + (", no files in it" if is_empty else "")
     what = "container" if root.scheme == "azure" else "bucket"
-    told = "" if root.scheme == "s3" or tells_classes(store, root) else "; its listing tells no storage classes, and no versions that are not current"
+    versions = "; it keeps versions, so no policy can `tier` in it" if listing.keeps_versions else ""
+    told = versions if root.scheme == "s3" or tells_classes(store, root) else "; its listing tells no storage classes, and no versions that are not current"
     return f"{what} {root.bucket} answers" + (", nothing in it" if is_empty else "") + told
 
 

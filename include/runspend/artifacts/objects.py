@@ -18,10 +18,11 @@ from runspend.errors import NotDone, OutcomeUnknown
 if TYPE_CHECKING:
     from runspend.config import ArtifactStore
 
-__all__ = ["CHUNK_BYTES", "NotDone", "ObjectStore", "OutcomeUnknown", "Purpose", "StoredObject", "exactly", "in_pieces", "open_objects"]
+__all__ = ["CHUNK_BYTES", "KEEPS_VERSIONS", "NotDone", "ObjectStore", "OutcomeUnknown", "Purpose", "StoredObject", "exactly", "in_pieces", "open_objects"]
 
 Purpose = Literal["read", "archive", "delete"]
 CHUNK_BYTES = 1 << 20  # of what `read` yields
+KEEPS_VERSIONS = "its bucket keeps versions, so the old bytes would stay and be billed as well: use a lifecycle rule of the bucket"
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,10 @@ class ObjectStore(Protocol):
 
     def delete(self, obj: StoredObject) -> None:
         """Remove the object if it is still in that state (then, with versions, for good). One that is gone already is done."""
+        ...
+
+    def why_no_tier(self) -> str | None:
+        """Why `set_class` is refused for every object here, in words; None where it is not."""
         ...
 
     def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:

@@ -108,6 +108,10 @@ class AzureObjects:
             if status not in (404, 412) or self.head(obj.key) is not None:
                 raise
 
+    def why_no_tier(self) -> str | None:
+        """A tier is set on what is current, and makes no version."""
+        return None
+
     def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
         """Set the access tier. Azure knows no condition for it; what somebody wrote meanwhile would lie in that tier, and be whole."""
         found = self.head(obj.key)

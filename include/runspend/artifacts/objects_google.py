@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from runspend.artifacts.google import GoogleBucket, microseconds, object_path
-from runspend.artifacts.objects import CHUNK_BYTES, Purpose, StoredObject, exactly, in_pieces
+from runspend.artifacts.objects import CHUNK_BYTES, KEEPS_VERSIONS, Purpose, StoredObject, exactly, in_pieces
 from runspend.artifacts.rest import RestError
 from runspend.artifacts.roots import Root
 from runspend.errors import MissingExtra, NotDone, OutcomeUnknown, SourceRefused
@@ -113,16 +114,14 @@ class GoogleObjects:
             if _status(error) != 404:
                 raise
 
+    def why_no_tier(self) -> str | None:
+        """What is rewritten becomes a version of what it was. The store is asked once."""
+        return KEEPS_VERSIONS if self._keeps_versions else None
+
     def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
         """Rewrite the object in place, both ends on condition of its generation."""
-        with self._words("ask whether versions are kept"):
-            keeps_versions = (self._bucket.ask("GET", "", {"fields": "versioning"}).get("versioning") or {}).get("enabled")
-        if keeps_versions:
-            raise NotDone(
-                self.uri,
-                f"cannot move {obj.key!r} to {storage_class}: the bucket keeps versions, so the old bytes would stay and be billed as well. "
-                "Use a lifecycle rule of the bucket. Nothing was done.",
-            )
+        if why := self.why_no_tier():
+            raise NotDone(self.uri, f"cannot move {obj.key!r} in {self.uri} to {storage_class}: {why}. Nothing was done.")
         query = {"ifGenerationMatch": obj.etag, "ifSourceGenerationMatch": obj.etag}
         with self._words(f"move {obj.key!r} to {storage_class}"):
             self._bucket.rewrite(self._prefix + obj.key, query, storage_class)
@@ -143,6 +142,11 @@ class GoogleObjects:
         return parsedate_to_datetime(date).astimezone(timezone.utc)
 
     # --- inside ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _keeps_versions(self) -> bool:
+        with self._words("ask whether versions are kept"):
+            return bool((self._bucket.ask("GET", "", {"fields": "versioning"}).get("versioning") or {}).get("enabled"))
 
     def _folder(self, folder: str) -> str:
         return f"{self._prefix}{folder}/" if folder else self._prefix

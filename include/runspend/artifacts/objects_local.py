@@ -156,6 +156,10 @@ class LocalObjects:
         except OSError as error:
             raise NotDone(self.uri, f"cannot delete {obj.key!r} in {self.uri}: {error.strerror}. It stays.") from error
 
+    def why_no_tier(self) -> str | None:
+        """Folders have no storage classes."""
+        return f"{self.uri} is a folder, which has no storage classes"
+
     def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
         """Folders have no storage classes: NotDone."""
         raise NotDone(self.uri, f"cannot move {obj.key!r} to {storage_class}: {self.uri} is a folder, which has no storage classes.")

@@ -16,7 +16,7 @@ from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from runspend.artifacts.objects import CHUNK_BYTES, Purpose, StoredObject, exactly, in_pieces
+from runspend.artifacts.objects import CHUNK_BYTES, KEEPS_VERSIONS, Purpose, StoredObject, exactly, in_pieces
 from runspend.artifacts.roots import Root
 from runspend.artifacts.s3 import connect
 from runspend.errors import NotDone, OutcomeUnknown, SourceRefused
@@ -124,14 +124,14 @@ class S3Objects:
             with self._words(f"delete version {obj.version} of {obj.key!r}"):
                 self._client.delete_object(**target, VersionId=obj.version)
 
+    def why_no_tier(self) -> str | None:
+        """A copy of an object onto itself makes a version of what it was. The store is asked once."""
+        return KEEPS_VERSIONS if self._keeps_versions else None
+
     def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
         """Copy the object onto itself, both ends on condition of its etag."""
-        if self._keeps_versions:
-            raise NotDone(
-                self.uri,
-                f"cannot move {obj.key!r} to {storage_class}: the bucket keeps versions, so the old bytes would stay and be billed as well. "
-                "Use a lifecycle rule of the bucket. Nothing was done.",
-            )
+        if why := self.why_no_tier():
+            raise NotDone(self.uri, f"cannot move {obj.key!r} in {self.uri} to {storage_class}: {why}. Nothing was done.")
         target: dict[str, Any] = {"Bucket": self._bucket, "Key": self._prefix + obj.key}
         source = {"CopySource": {**target}, "CopySourceIfMatch": obj.etag}
         with self._words(f"move {obj.key!r} to {storage_class}"):

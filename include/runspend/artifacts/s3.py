@@ -46,7 +46,7 @@ def list_bucket(
     asked: dict[str, Any] = {"Bucket": root.bucket, "Prefix": prefix, "MaxKeys": page_size}
     pages = 0
     try:
-        keeps_versions = _keeps_versions(client, root, listing)
+        keeps_versions = listing.keeps_versions = _keeps_versions(client, root, listing)
         ask = client.list_object_versions if keeps_versions else client.list_objects_v2
         start = _start(after or {}, keeps_versions)
         first = start.get("StartAfter", "")

@@ -128,6 +128,10 @@ class FencedObjects:
         """As the store."""
         return self._store.clock()
 
+    def why_no_tier(self) -> str | None:
+        """As the store."""
+        return self._store.why_no_tier()
+
     def write(
         self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, over: StoredObject | None = None
     ) -> StoredObject:

@@ -36,11 +36,16 @@ class Rates:
     by_class: Mapping[str, Decimal]
     listed: Mapping[tuple[str, str], StorageRate]
     currency: str
+    archive_class: str | None = None  # of copies in the archive store, where it is set
 
     def billed_where_written(self, store: str) -> Decimal | None:
         """What a byte newly written there costs: of class STANDARD, or of the one class that is billed in it."""
         found = {storage_class: rate for (bucket, storage_class), rate in self.by_bucket.items() if bucket == bucket_of(store)}
         return found.get("STANDARD", next(iter(found.values())) if len(found) == 1 else None)
+
+    def billed(self, store: str, storage_class: str) -> Decimal | None:
+        """What a byte of a class costs in a store: in its own bucket, else the lowest of the buckets that have it."""
+        return self.by_bucket.get((bucket_of(store) or "", storage_class), self.by_class.get(storage_class))
 
     def list_price(self, store: str, storage_class: str) -> StorageRate | None:
         """The list prices of a class of the store's provider; None for folders and unknown classes."""
@@ -104,15 +109,14 @@ def _cost_there(action: str, to: str | None, store: str, part: Part, rates: Rate
     """Money the part costs a month where it goes: small objects count as large as the class bills them."""
     if action == "delete":
         return Decimal(0), None
-    if action == "archive":
+    if action == "archive" and rates.archive_class is None:
         rate = rates.billed_where_written(to or "")
         return (None, None) if rate is None else (EXACT.multiply(rate, Decimal(part.bytes)), "bill")
-    listed = rates.list_price(store, to or "")
+    place, storage_class = (store, to or "") if action == "tier" else (to or "", rates.archive_class or "")
+    listed, rate = rates.list_price(place, storage_class), rates.billed(place, storage_class)
     if listed is None:
-        rate = rates.by_class.get(to or "")
         return (None, None) if rate is None else (EXACT.multiply(rate, Decimal(part.bytes)), "bill")
     billed_bytes = max(part.bytes, part.objects * listed.minimum_object_bytes) + part.objects * listed.overhead_bytes
-    rate = rates.by_class.get(to or "")
     source = "list" if rate is None else "bill"
     return EXACT.multiply(EXACT.divide(listed.month_per_gb, Decimal(GB)) if rate is None else rate, Decimal(billed_bytes)), source
 
@@ -120,7 +124,7 @@ def _cost_there(action: str, to: str | None, store: str, part: Part, rates: Rate
 def _cost_of_moving(action: str, to: str | None, store: str, part: Part, rates: Rates, now: datetime) -> Decimal | None:
     """Early deletion, requests and retrieval. Of early deletion the most there can be: as if all were as young as the newest."""
     if "://" not in store or store.startswith("file:"):
-        return Decimal(0) if action == "delete" or not PROVIDERS.get(urlsplit(to or "").scheme) else _writes(to or "", "STANDARD", part, rates)
+        return Decimal(0) if action == "delete" else _copies(to or "", part, rates)
     here = rates.list_price(store, part.storage_class)
     if here is None:
         return None
@@ -129,20 +133,25 @@ def _cost_of_moving(action: str, to: str | None, store: str, part: Part, rates: 
     if action == "delete":
         return early
     read = EXACT.add(_times(here.read_per_1000, part.objects, 1000), _times(here.retrieve_per_gb, part.bytes, GB))
-    write = _writes(store, to or "", part, rates) if action == "tier" else _writes(to or "", "STANDARD", part, rates)
+    write = _writes(store, to or "", part, rates) if action == "tier" else _copies(to or "", part, rates)
     return None if write is None else EXACT.add(EXACT.add(early, read), write)
 
 
-def _writes(store: str, storage_class: str, part: Part, rates: Rates) -> Decimal | None:
-    """Putting every object there, and reading it back. A folder asks no money for it."""
+def _copies(store: str, part: Part, rates: Rates) -> Decimal | None:
+    """Putting every object into the archive, and reading it back, which some classes ask money for. A folder asks none."""
     provider = PROVIDERS.get(urlsplit(store).scheme)
     if provider is None:
         return Decimal(0)
-    standard = {"azure": "HOT"}.get(provider, "STANDARD") if storage_class == "STANDARD" else storage_class
-    there = rates.list_price(store, standard)
-    if there is None:
+    storage_class = rates.archive_class or {"azure": "HOT"}.get(provider, "STANDARD")
+    there, write = rates.list_price(store, storage_class), _writes(store, storage_class, part, rates)
+    if there is None or write is None:
         return None
-    return EXACT.add(_times(there.write_per_1000, part.objects, 1000), _times(there.read_per_1000, part.objects if storage_class == "STANDARD" else 0, 1000))
+    return EXACT.add(write, EXACT.add(_times(there.read_per_1000, part.objects, 1000), _times(there.retrieve_per_gb, part.bytes, GB)))
+
+
+def _writes(store: str, storage_class: str, part: Part, rates: Rates) -> Decimal | None:
+    there = rates.list_price(store, storage_class)
+    return None if there is None else _times(there.write_per_1000, part.objects, 1000)
 
 
 def _times(price: Decimal, amount: int, per: int) -> Decimal:
@@ -164,7 +173,7 @@ def read_rates(reader: Reader, settings: Settings, now: datetime) -> Rates:
         if (bucket := bucket_of(store)) is not None:
             by_bucket[bucket, storage_class] = rate.per_byte
             by_class[storage_class] = min(rate.per_byte, by_class.get(storage_class, rate.per_byte))
-    return Rates(by_bucket, by_class, list_prices(settings, now.date()), settings.currency)
+    return Rates(by_bucket, by_class, list_prices(settings, now.date()), settings.currency, settings.archive.storage_class)
 
 
 def list_prices(settings: Settings, day: date) -> dict[tuple[str, str], StorageRate]:

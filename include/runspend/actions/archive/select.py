@@ -111,4 +111,6 @@ def _condition(key: str, patterns: Sequence[str], bind: Callable[[object], str])
 def policy_digest(policy: RetentionPolicy, settings: Settings) -> str:
     """Changes with everything that decides what the policy does: a notice of another digest does not stand for it."""
     decides = f"{policy.model_dump_json(exclude={'name'})}|{settings.archive.to if policy.action == 'archive' and policy.to is None else ''}"
+    if policy.action == "archive" and settings.archive.storage_class is not None:
+        decides += f"|{settings.archive.storage_class}"
     return hashlib.sha256(decides.encode("utf-8", "surrogatepass")).hexdigest()[:16]
