@@ -47,17 +47,12 @@ def apply_due(warehouse: Warehouse, settings: Settings, records: Records, outcom
     with warehouse.reader() as reader:
         known, active = read_known(reader, records), count_active(reader)
     protects = _protection(warehouse, settings, records, plan_states(plan), now)
+    results: list[Result] = []  # as they come: what was done before the lease was lost is told as well
     try:
-        results = apply(
-            [item for item in due if item.action in ACTIONS],
-            settings,
-            records,
-            now=now,
-            protects=protects,
-            known=known.get,
-            progress=progress,
-        )
-        tell_results(results, outcome)
+        try:
+            apply([item for item in due if item.action in ACTIONS], settings, records, now=now, protects=protects, known=known.get, progress=progress, tell=results.append)
+        finally:
+            tell_results(results, outcome)
         tell_pruned(prune(due, settings, protects=protects, active=active, progress=progress), outcome)
         if not due and not results:
             outcome.notes.append(why_nothing_is_due(plan.to_pylist()))

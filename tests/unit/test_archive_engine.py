@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -14,7 +15,10 @@ from runspend.actions.archive.book import Book
 from runspend.actions.archive.engine import Known
 from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, Item
 from runspend.actions.archive.restore import restore
+from runspend.actions.archive.watch import ANSWER_SECONDS, Watch
+from runspend.actions.archive.work import Result
 from runspend.errors import CapPassed, LeaseLost, SourceRefused, SourceUnreachable, UsageError
+from runspend.tracking.live_uses import TRUSTED_SECONDS
 from tests.archive_world import ARCHIVE, KINDS, PREFIX, SOURCE, Faults, Killed, MemoryRecords, World, make_item
 
 FILES = {"model/MLmodel": b"flavors: {}\n", "model/weights.bin": b"w" * 3000, "notes ü.txt": b"", "empty/": b"", "copy.bin": b"w" * 3000}
@@ -136,18 +140,111 @@ def test_a_question_that_fails_protects(world: World, error: Exception) -> None:
     assert world.here() == FILES
 
 
-def test_protection_is_asked_after_the_copy_and_before_each_thousand(world: World) -> None:
+class Ticking:
+    """A clock of the machine that only goes on when a test says so."""
+
+    def __init__(self) -> None:
+        self.seconds = 1e6
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def ticking(monkeypatch: pytest.MonkeyPatch) -> Ticking:
+    clock = Ticking()
+    monkeypatch.setattr("runspend.actions.archive.watch.time", clock)
+    return clock
+
+
+def slow_change(world: World, store: str, change: str, ticking: Ticking, seconds: float) -> list[float]:
+    """Let each change of a store take so long; returns when each was made."""
+    made: list[float] = []
+    target = world.stores[store]
+    before = getattr(target, change)
+
+    def slow(*args: Any) -> Any:
+        made.append(ticking.seconds)
+        ticking.seconds += seconds
+        return before(*args)
+
+    setattr(target, change, slow)
+    return made
+
+
+@pytest.mark.parametrize(("seconds", "questions"), [(0.0, 1), (0.1, 3), (1.0, 21), (2.9, 31), (3.0, 62), (60.0, 62)])
+def test_nothing_is_deleted_on_an_answer_of_more_than_a_few_seconds(world: World, ticking: Ticking, seconds: float, questions: int) -> None:
+    """One question is enough for what is deleted in three seconds; where each delete takes longer, each is asked about. Nothing is deleted before a copy of all of it is there."""
+    for number in range(57):
+        world.put(f"many/{number}", b"%d" % number)
+    deleted = slow_change(world, SOURCE, "delete", ticking, seconds)
+    asked: list[float] = []
+
+    def protects(item: Item) -> str | None:
+        assert len(world.restorable()) == 62
+        asked.append(ticking.seconds)
+        return None
+
+    assert states(world, protects=protects) == [("archived", None)]
+    deleted = deleted[1:]  # the first only proves that the store keeps to conditions
+    assert len(deleted) == 62
+    assert all(any(0 <= moment - put < ANSWER_SECONDS for put in asked) for moment in deleted)
+    assert len(asked) <= questions + 1
+
+
+def test_protected_half_way_stops_it_in_the_middle_of_a_thousand(world: World, ticking: Ticking) -> None:
+    """Also where hundreds are deleted on one answer: what is left when the next one comes stays."""
     for number in range(2500):
         world.put(f"many/{number}", b"%d" % number)
+    slow_change(world, SOURCE, "delete", ticking, 0.01)
     asked = []
 
     def protects(item: Item) -> str | None:
-        asked.append((len(world.here()), len(world.restorable())))
-        return "tagged keep" if len(asked) == 3 else None
+        asked.append(len(world.here()))
+        return "tagged keep" if len(asked) == 4 else None
 
-    assert states(world, protects=protects) == [("protected", "tagged keep. 2,000 of its 2,505 objects are in the archive alone: runspend archive restore run1")]
-    assert asked == [(2505, 2505), (1505, 2505), (505, 2505)]
+    assert states(world, protects=protects) == [("protected", "tagged keep. 899 of its 2,505 objects are in the archive alone: runspend archive restore run1")]
+    assert asked == [2505, 2206, 1906, 1606]
     assert world.apply()[0].state == "archived" and world.restorable().items() >= FILES.items()
+
+
+def test_an_answer_that_takes_too_long_protects(world: World, ticking: Ticking) -> None:
+    """It is as old as its question. The second of a night may be quicker than the first; where it is not, nothing is deleted."""
+    took = iter([60.0, 1.0, 60.0, 60.0])
+
+    def protects(item: Item) -> str | None:
+        ticking.seconds += next(took)
+        return None
+
+    assert states(world, protects=protects) == [("archived", None)]
+    world.put("later", b"x")
+    [(state, reason)] = states(world, protects=protects)
+    assert state == "protected" and reason is not None and reason.startswith("whether anything protects it cannot be told in time: the answer took 60.0 seconds")
+    assert world.here() == {"later": b"x"} and next(took, None) is None
+
+
+def test_many_hands_ask_once(ticking: Ticking) -> None:
+    """Eight threads that delete at once share an answer; what protects is remembered."""
+    asked = []
+    watch = Watch(lambda: asked.append(1) or None)  # type: ignore[func-returns-value]
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda _: watch.reason(), range(100))) == {None}
+        assert len(asked) == 1
+        ticking.seconds += ANSWER_SECONDS
+        assert set(pool.map(lambda _: watch.reason(), range(100))) == {None}
+    assert len(asked) == 2
+    answers = iter([None, "tagged keep", None])
+    watch = Watch(lambda: next(answers))
+    found = []
+    for _ in range(4):
+        found.append(watch.reason())
+        ticking.seconds += ANSWER_SECONDS
+    assert found == [None, "tagged keep", "tagged keep", "tagged keep"]
+
+
+def test_five_seconds_in_all() -> None:
+    """As docs/archive.md says."""
+    assert ANSWER_SECONDS + TRUSTED_SECONDS == 5
 
 
 def test_without_credentials_everything_is_done_but_the_delete(world: World) -> None:
@@ -449,6 +546,54 @@ def test_an_archiver_that_lost_its_lease_changes_nothing(world: World) -> None:
         world.close()
 
 
+def test_what_was_done_before_the_lease_was_lost_is_told() -> None:
+    """Three items, and at every call another archiver takes over: each that is whole by then has been told of, once, and none that is not."""
+    items = [make_item(run_id=run, owner_id=run, prefix=f"1/{run}/artifacts") for run in ("run1", "run2", "run3")]
+
+    def one(call: int) -> tuple[list[Result], set[str], bool]:
+        world = World()
+        for item in items:
+            world.put("a", b"1", prefix=item.prefix)
+
+        def take_over() -> None:
+            if world.faults.calls >= call:
+                world.faults.after = lambda: None
+                found, token = world.records.values["archive_lease", "lease"]
+                world.records.values["archive_lease", "lease"] = {**found, "number": found["number"] + 1}, token + "'"
+
+        world.faults.after = take_over
+        told: list[Result] = []
+        is_lost = False
+        try:
+            world.apply(*items, tell=told.append)
+        except LeaseLost:
+            is_lost = True
+        whole = {archive.item.owner_id for archive in Book(world.records).all() if archive.state == "archived"}  # type: ignore[arg-type]
+        world.close()
+        return told, whole, is_lost
+
+    counts = set()
+    for call in range(1, 400):
+        told, whole, is_lost = one(call)
+        assert [result.archive.item.owner_id for result in told] == sorted(whole) and all(result.state == "archived" for result in told), call
+        counts.add((len(told), is_lost))
+        if not is_lost:
+            break
+    assert counts >= {(0, True), (1, True), (2, True), (3, False)}
+
+
+def test_what_cannot_begin_is_told_before_a_cap_stops_the_rest() -> None:
+    """A name that could not be restored is told of also on a night that does nothing."""
+    world = World(max_objects=1)
+    world.put("a\\b", b"poison", prefix="1/run2/artifacts")
+    for name in "ab":
+        world.put(name, b"1")
+    told: list[Result] = []
+    with pytest.raises(CapPassed):
+        world.apply(make_item(), make_item(run_id="run2", owner_id="run2", prefix="1/run2/artifacts"), tell=told.append)
+    assert [(result.archive.item.owner_id, result.state) for result in told] == [("run2", "failed")]
+
+
 # --- tier and delete -----------------------------------------------------------------------------------------------------
 
 
@@ -516,6 +661,35 @@ def test_an_archive_that_is_protected_does_not_go(world: World) -> None:
     assert states(world, item) == [("protected", "legal hold")]
     world.protection, world.may_delete = None, False
     assert world.apply(item)[0].state == "copied" and world.restorable() == FILES
+
+
+def protected_from(asked: list[float], number: int, ticking: Ticking) -> Any:
+    """Nothing protects until the nth question."""
+
+    def protects(item: Item) -> str | None:
+        asked.append(ticking.seconds)
+        return "legal hold" if len(asked) >= number else None
+
+    return protects
+
+
+def test_the_last_copy_is_asked_about_while_it_goes(world: World, ticking: Ticking) -> None:
+    """A hold that comes half-way keeps what is left, and says what is not."""
+    world.apply()
+    item = expiring(world)
+    world.advance(days=400)
+    slow_change(world, ARCHIVE, "delete", ticking, 2.0)
+    before = len(world.archive.objects)
+    assert states(world, item, protects=protected_from([], 2, ticking)) == [("protected", "legal hold. 1 of its 4 objects are deleted already")]
+    assert len(world.archive.objects) == before - 1 + 1  # and the tombstone
+    assert states(world, item) == [("deleted", None)]
+
+
+def test_a_class_is_asked_about_while_it_changes(world: World, ticking: Ticking) -> None:
+    """Nothing is lost by it, but who is told that a run is kept finds it as it was."""
+    changed = slow_change(world, SOURCE, "set_class", ticking, 2.0)
+    assert states(world, make_item(action="tier", to="GLACIER_IR"), protects=protected_from([], 2, ticking)) == [("protected", "legal hold")]
+    assert len(changed) == 2
 
 
 def test_nobody_restores_an_archive_that_is_going(world: World) -> None:

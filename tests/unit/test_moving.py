@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -63,6 +64,24 @@ def test_what_stops_the_archive_stops_the_pruning(monkeypatch: pytest.MonkeyPatc
     outcome = Outcome("archive apply")
     moving.apply_due(open_warehouse(settings), settings, Records(tmp_path), outcome, datetime.now(timezone.utc), silent)
     assert outcome.problems == [str(error)] and outcome.exit_code == error.exit_code
+
+
+def test_what_was_done_before_the_lease_was_lost_is_in_the_outcome(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Another archiver took over in the middle: what this one finished is no less done, and what went wrong no less wrong."""
+
+    def lose(*_: object, tell: Callable[[Result], None], **__: object) -> list[Result]:
+        for state, reason in (("archived", ""), ("partial", "1 of 2 objects are still in their place."), ("protected", "alias champion on fraud/7")):
+            tell(result(1, state, reason))
+        raise LeaseLost("cannot go on archiving: another archiver has taken over.")
+
+    settings = Settings.model_validate({"home": str(tmp_path)})
+    monkeypatch.setattr(moving, "apply", lose)
+    outcome = Outcome("archive apply")
+    moving.apply_due(open_warehouse(settings), settings, Records(tmp_path), outcome, datetime.now(timezone.utc), silent)
+    assert [line.split(" to ")[0] for line in outcome.changed] == ["archived run run1 (old runs): 0 objects, 0 bytes"]
+    assert outcome.notes[0] == "kept: run run1 (old runs): alias champion on fraud/7"
+    assert outcome.problems[1:] == ["run run1 (old runs): 1 of 2 objects are still in their place.", "cannot go on archiving: another archiver has taken over."]
+    assert outcome.exit_code == 5
 
 
 @pytest.mark.parametrize("state", ["planned", "announced"])

@@ -54,11 +54,13 @@ def apply(
     clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
     workers: int = WORKERS,
     progress: Progress = silent,
+    tell: Callable[[Result], None] = lambda result: None,
 ) -> list[Result]:
     """Act on items that are due, and go on with what an earlier run began to delete; one result each, in this order.
 
-    protects(item): what protects it now, in words, or None; asked right before its deletes. known(store): what an inventory
-    counted there, None when it is unknown. Raises CapPassed or SourceRefused before anything is changed, LeaseLost when
+    protects(item): what protects it now, in words, or None; asked right before each delete, or ANSWER_SECONDS before it.
+    known(store): what an inventory counted there, None when it is unknown. tell(result) is called as each item is done with:
+    it knows what was done where this raises. Raises CapPassed or SourceRefused before anything is changed, LeaseLost when
     another archiver is at work or takes over.
     """
     lease = take_lease(records, lasts=LASTS)
@@ -67,6 +69,9 @@ def apply(
         book = Book(records, lease.check)
         work = Work(settings, book, lease.check, now, protects, open_store, settings.home / "tmp" / "archive", pool, progress)
         archives, results = _write_down(work, items, clock)
+        for result in results.values():
+            if result.state != "open":
+                tell(result)
         _check_caps(work, archives, known)
         _check_clocks(work, archives, clock)
         crash_point("archive.planned")
@@ -75,6 +80,7 @@ def apply(
                 results[archive.item.key] = _act(work, archive)
             except (SourceError, OSError) as error:
                 results[archive.item.key] = Result(book.save(replace(archive, reason=str(error))), "failed", str(error))
+            tell(results[archive.item.key])
         return list(results.values())
     finally:
         lease.release()

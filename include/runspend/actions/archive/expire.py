@@ -30,7 +30,8 @@ def expire(work: Work, archive: Archive) -> Result:
     """Delete one archive. Raises SourceError, LeaseLost."""
     item, book = archive.item, work.book
     store = work.open(item.store, "archive")
-    protection = work.kept(item)
+    watch = work.watch(item)
+    protection = watch.reason()
     if protection is not None:
         return Result(book.save(replace(archive, reason=protection)), "protected", protection)
     try:
@@ -44,6 +45,8 @@ def expire(work: Work, archive: Archive) -> Result:
 
     def remove(entry: Entry) -> Entry:
         obj, is_known = entry.at(item.prefix), True
+        if watch.reason() is not None:
+            return entry
         try:
             deleter.delete(obj)
         except OutcomeUnknown:
@@ -55,6 +58,10 @@ def expire(work: Work, archive: Archive) -> Result:
 
     for chunk in range(archive.chunks):
         work.each(archive, chunk, remove, lambda entry: entry.state == "planned", "deleted")
+        if watch.found is not None:
+            gone = sum(entry.state == "deleted" for entry in book.every_entry(archive))
+            reason = f"{watch.found}. {gone:,} of its {archive.objects:,} objects are deleted already" if gone else watch.found
+            return Result(book.save(replace(archive, reason=reason)), "protected", reason)
     left = [entry for entry in book.every_entry(archive) if not entry.is_settled]
     if left:
         reason = f"{len(left)} of {archive.objects} objects are still there. {left[0].reason or ''}".strip()

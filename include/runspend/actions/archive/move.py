@@ -43,6 +43,7 @@ class _Move:
         assert archive.to is not None
         self.work, self.archive, self.item, self.book = work, archive, archive.item, work.book
         self.source, self.target = work.open(archive.item.store, "archive"), work.open(archive.to, "archive")
+        self.watch = work.watch(self.item)
         self.turns: dict[str, Lock] = {}
         self.read_back: dict[str, tuple[str, str]] = {}  # sha256 -> name and etag of a copy, tonight
         self.copies: dict[str, tuple[int, str]] = {}  # what lies in the archive right before the deletes
@@ -62,7 +63,7 @@ class _Move:
             return Result(self.book.end(self.archive, "archived", self.work.now, "everything was gone before it was copied"), "nothing")
         self._put_manifest(entries)
         crash_point("archive.manifest_put")
-        protection = self.work.kept(self.item) or self._written_since(entries)
+        protection = self.watch.reason() or self._written_since(entries)
         if protection is not None:
             return self._wait("protected", self._half_gone(protection))
         try:
@@ -151,12 +152,12 @@ class _Move:
         self._list_copies()
         if not self.archive.is_cut:
             self.archive = self.book.save(replace(self.archive, is_cut=True))
-        self._prove_conditions()
+        if self.watch.reason() is None:
+            self._prove_conditions()
         for chunk in range(self.archive.chunks):
-            protection = self.work.kept(self.item) if chunk else None  # asked a moment ago for the first
-            if protection is not None:
-                return self._wait("protected", self._half_gone(protection))
             self.work.each(self.archive, chunk, self._remove, lambda entry: entry.state == "copied", "removed")
+            if self.watch.found is not None:
+                return self._wait("protected", self._half_gone(self.watch.found))
         crash_point("archive.deleted")
         entries = list(self.book.every_entry(self.archive))
         left = [entry for entry in entries if not entry.is_settled]
@@ -187,6 +188,8 @@ class _Move:
         if self.copies.get(entry.data or "") != (entry.size, entry.copy_etag):
             return replace(entry, state="planned", reason="its copy in the archive is not the one that was read back")
         obj, is_known = entry.at(self.item.prefix), True
+        if self.watch.reason() is not None:
+            return entry  # told of once for all of the item
         crash_point("archive.before_delete")
         try:
             self.deleter.delete(obj)

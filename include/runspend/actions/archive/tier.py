@@ -20,10 +20,12 @@ __all__ = ["tier"]
 def tier(work: Work, archive: Archive) -> Result:
     """Move an item's objects to the class its policy names. Raises SourceError, LeaseLost."""
     item, book = archive.item, work.book
-    store, wanted = work.open(item.store, "archive"), item.to or ""
+    store, wanted, watch = work.open(item.store, "archive"), item.to or "", work.watch(item)
 
     def move(entry: Entry) -> Entry:
         obj = entry.at(item.prefix)
+        if watch.reason() is not None:
+            return entry
         crash_point("archive.before_tier")
         try:
             found = store.set_class(obj, wanted)
@@ -42,10 +44,9 @@ def tier(work: Work, archive: Archive) -> Result:
         return replace(entry, state="tiered", reason=None)
 
     for chunk in range(archive.chunks):
-        protection = work.kept(item)
-        if protection is not None:
-            return Result(book.save(replace(archive, reason=protection)), "protected", protection)
         work.each(archive, chunk, move, lambda entry: entry.state == "planned", "moved")
+        if watch.found is not None:
+            return Result(book.save(replace(archive, reason=watch.found)), "protected", watch.found)
     left = [entry for entry in book.every_entry(archive) if not entry.is_settled]
     if left:
         reason = f"{len(left)} of {archive.objects} objects are not of class {wanted}. {left[0].reason or ''}".strip()

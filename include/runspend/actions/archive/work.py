@@ -20,6 +20,7 @@ from runspend.actions.archive.book import CHUNK_OBJECTS, Archive, Book
 from runspend.actions.archive.items import NOTE_NAME, Item
 from runspend.actions.archive.lease import FencedObjects
 from runspend.actions.archive.manifest import Entry
+from runspend.actions.archive.watch import Watch
 from runspend.artifacts.objects import CHUNK_BYTES, ObjectStore, Purpose, StoredObject
 from runspend.config import ArtifactStore, Settings
 from runspend.errors import NotDone, RunspendError, SourceError, SourceRefused
@@ -86,6 +87,10 @@ class Work:
             return self.protects(item)
         except (RunspendError, OSError) as error:
             return f"whether anything protects it cannot be told: {error}"
+
+    def watch(self, item: Item) -> Watch:
+        """What protects an item, asked again and again while it is acted on."""
+        return Watch(lambda: self.kept(item))
 
     def each(self, archive: Archive, chunk: int, function: Callable[[Entry], Entry], wanted: Callable[[Entry], bool], what: str) -> None:
         """Let the function take every entry of a chunk that is wanted a step further, recorded batch by batch; an error in a store is its reason."""
