@@ -152,11 +152,15 @@ def test_untrusted_certificate_or_no_tls_sends_nothing(tmp_path: Path) -> None:
         assert done[0].outcome.reply.startswith(f"no TLS with 127.0.0.1:{server.port}, and without it nothing is sent: ")
 
 
+NOT_NOW = "refused, tried again"
 REPLIES: list[tuple[str, Script, dict[str, str], int]] = [
     ("accepted", Script(), {ANA: "accepted", BEN: "accepted"}, 1),
     ("550 one recipient", Script(rcpt_replies={BEN: "550 5.1.1 no such user"}), {ANA: "accepted", BEN: "refused"}, 1),
     ("553 one recipient", Script(rcpt_replies={ANA: "553 5.1.3 bad address"}), {ANA: "refused", BEN: "accepted"}, 1),
-    ("551 all recipients", Script(rcpt_replies={ANA: "551 go away", BEN: "551 go away"}), {ANA: "refused", BEN: "refused"}, 0),
+    ("551 all recipients", Script(rcpt_replies={ANA: "551 go away", BEN: "551 go away"}), {ANA: NOT_NOW, BEN: NOT_NOW}, 0),
+    ("550 without a reason", Script(rcpt_replies={BEN: "550 mailbox unavailable"}), {ANA: "accepted", BEN: NOT_NOW}, 1),
+    ("550 disabled for now", Script(rcpt_replies={BEN: "550 5.2.1 disabled, not accepting messages"}), {ANA: "accepted", BEN: NOT_NOW}, 1),
+    ("556 takes no mail", Script(rcpt_replies={BEN: "556 5.1.10 null MX"}), {ANA: "accepted", BEN: "refused"}, 1),
     ("530 no login", Script(rcpt_replies={ANA: "530 Authentication required", BEN: "535 log in first"}), {ANA: "waiting", BEN: "waiting"}, 0),
     ("550 relaying denied", Script(rcpt_replies={ANA: "550 5.7.1 no relay", BEN: "554 Relay access denied"}), {ANA: "waiting", BEN: "waiting"}, 0),
     ("drop in the body", Script(drop_mid_data=True), {ANA: "waiting", BEN: "waiting"}, 0),
@@ -168,7 +172,8 @@ REPLIES: list[tuple[str, Script, dict[str, str], int]] = [
     ("451 after queueing it", Script(data_reply="451 4.3.0 try later", keep_before_reply=True), {ANA: "waiting", BEN: "waiting"}, 1),
     ("421 after queueing it", Script(data_reply="421 4.3.2 closing", keep_before_reply=True), {ANA: "waiting", BEN: "waiting"}, 1),
     ("552 too large", Script(data_reply="552 5.3.4 too large"), {ANA: "refused", BEN: "refused"}, 0),
-    ("554 spam", Script(data_reply="554 5.7.1 spam"), {ANA: "refused", BEN: "refused"}, 0),
+    ("554 spam", Script(data_reply="554 5.7.1 spam"), {ANA: NOT_NOW, BEN: NOT_NOW}, 0),
+    ("554 without a reason", Script(data_reply="554 transaction failed"), {ANA: NOT_NOW, BEN: NOT_NOW}, 0),
     ("hang up after the body", Script(hang_up_after_data=True), {ANA: "waiting", BEN: "waiting"}, 1),
     ("530 at sender", Script(mail_reply="530 5.7.0 log in first"), {ANA: "waiting", BEN: "waiting"}, 0),
     ("451 at sender", Script(mail_reply="451 4.3.0 later"), {ANA: "waiting", BEN: "waiting"}, 0),
@@ -177,19 +182,20 @@ REPLIES: list[tuple[str, Script, dict[str, str], int]] = [
 
 @pytest.mark.parametrize(("what", "script", "expected", "taken"), REPLIES, ids=[r[0].replace(" ", "-") for r in REPLIES])
 def test_what_each_reply_means(tmp_path: Path, what: str, script: Script, expected: dict[str, str], taken: int) -> None:
-    """Per recipient: 5xx is refused and not tried again; doubt is waiting and tried again next run, never within the run."""
+    """Per recipient: a 5xx is refused, and tried again unless it is about the address or the mail; doubt is waiting and tried again next
+    run, never within the run."""
     records = MemoryRecords()
     message_id = queue(records)
     with smtp_server(script) as server:
         send(smtp(tmp_path, server.port), records)
-        assert states(records) == expected
+        assert states(records) == {r: "refused" if s == NOT_NOW else s for r, s in expected.items()}
         assert len(server.accepted) == taken
         for name in ("mail_reply", "data_reply"):
             setattr(script, name, None)
         script.rcpt_replies, script.hang_up_after_data, script.drop_mid_data = {}, False, False
         send(smtp(tmp_path, server.port), records)
         assert send(smtp(tmp_path, server.port), records) == []
-    final = {r: "accepted" if s == "waiting" else s for r, s in expected.items()}
+    final = {r: "refused" if s == "refused" else "accepted" for r, s in expected.items()}
     assert states(records) == final
     counts = received(server)
     for recipient, state in final.items():
@@ -326,6 +332,40 @@ def test_a_refused_address_is_an_incident(tmp_path: Path) -> None:
     assert json.loads(again.alerts["recipients"][0].as_py()) == {ANA: "accepted", BEN: "refused"}
 
 
+def test_a_refusal_that_may_be_policy_is_told_at_once_and_tried_for_four_days(tmp_path: Path) -> None:
+    """A bare 550 is as often greylisting as a wrong address: the operators hear of the first, and the mail is not lost if the server
+    changes its mind; after four days of it the refusal is for good."""
+    for days, state in ((3, "accepted"), (5, "refused")):
+        records = MemoryRecords()
+        queue(records)
+        script = Script(rcpt_replies={BEN: "550 access denied"})
+        with smtp_server(script) as server:
+            given = smtp(tmp_path / str(days), server.port)
+            for night in range(days):
+                send_outbox(given, records, NOW + timedelta(days=night))
+                operators.tell_refused(given, records, NOW + timedelta(days=night))
+            assert states(records)[BEN] == "refused"
+            script.rcpt_replies = {}
+            send_outbox(given, records, NOW + timedelta(days=days))
+            assert send_outbox(given, records, NOW + timedelta(days=days + 1)) == []
+        told = [a.message for a in server.accepted if "REFUSED" in a.message["Subject"]]
+        assert [m["Subject"] for m in told] == ["[runspend] REFUSED: a mail to ben@acme.com was refused: 550 access denied"]
+        body = told[0].get_body(("plain",))
+        assert body is not None and "it is tried again until 2026-11-28" in " ".join(body.get_content().split())
+        assert states(records)[BEN] == state
+
+
+def test_a_refusal_for_good_says_so(tmp_path: Path) -> None:
+    """The operators' mail tells what becomes of it."""
+    records = MemoryRecords()
+    queue(records)
+    with smtp_server(Script(rcpt_replies={BEN: "550 5.1.1 no such user"})) as server:
+        send(smtp(tmp_path, server.port), records)
+        operators.tell_refused(smtp(tmp_path, server.port), records, NOW)
+    body = server.accepted[1].message.get_body(("plain",))
+    assert body is not None and "this mail is not sent again" in " ".join(body.get_content().split())
+
+
 def test_refused_operators_make_no_loop(tmp_path: Path) -> None:
     """An operators' mail that is refused is reported, not answered with another one."""
     with smtp_server(Script(rcpt_replies={"oncall@acme.com": "550 no"})) as server:
@@ -445,7 +485,8 @@ FAULTS = {
     "accepts-then-fails": Script(data_reply="451 4.3.0 try later", keep_before_reply=True),
     "hangs-up-after-the-body": Script(hang_up_after_data=True),
     "drops-in-the-body": Script(drop_mid_data=True),
-    "refuses-one": Script(rcpt_replies={BEN: "550 no such user"}),
+    "refuses-one": Script(rcpt_replies={BEN: "550 not now"}),
+    "refuses-one-for-good": Script(rcpt_replies={BEN: "550 5.1.1 no such user"}),
     "closes-at-the-recipient": Script(rcpt_replies={BEN: "421 closing"}),
 }
 
@@ -461,7 +502,7 @@ def test_killed_at_a_hostile_server(tmp_path: Path, fault: str, moment: str) -> 
         left = states(Records(home))
         assert left[ANA] == "accepted"
         assert left[BEN] == ("accepted" if {r for _, r in counts} == {ANA, BEN} else "refused")
-        assert fault == "refuses-one" or left[BEN] == "accepted"
+        assert fault == "refuses-one-for-good" or left[BEN] == "accepted"
         assert max(counts.values()) <= 2
 
 

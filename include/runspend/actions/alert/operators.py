@@ -67,7 +67,9 @@ def tell_refused(settings: Settings, records: RecordStore, now: datetime) -> lis
         others = [r for r in settings.mail.operators if r != value["recipient"]] if is_ours else settings.mail.operators
         if not (value["state"] == "refused" or is_put_off) or "subject" not in value or local_id in told or not others:
             continue
-        then = "it is tried again" if is_put_off else "this mail is not sent again"
+        retried_until = value.get("retried_until", "")
+        is_final = value["state"] == "refused" and retried_until <= now.isoformat()
+        then = "this mail is not sent again" if is_final else f"it is tried again{'' if is_put_off else f' until {retried_until[:10]}'}"
         blocks: list[Block] = [
             *_found([f"Subject: {value['subject']}", f"Message-ID: {value['message_id']}"]),
             *_help(

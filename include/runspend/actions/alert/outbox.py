@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from email.errors import MessageError
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -33,6 +33,8 @@ __all__ = ["Delivery", "Receipt", "RecordStore", "State", "receipt", "recipient_
 MAIL_KINDS = ("alerts", "digests", "notices")
 # A recipient with more budget mails waiting than this gets one mail that lists them all.
 DIGEST_ABOVE = 5
+# A refusal that may be policy or greylisting is tried again as long as a mail server would keep a mail (RFC 5321 4.5.4.1: 4 to 5 days).
+REFUSED_FOR = timedelta(days=4)
 
 State = Literal["accepted", "refused", "waiting", "skipped"]
 
@@ -70,7 +72,7 @@ class Waiting(NamedTuple):
 
 
 def send_outbox(settings: Settings, records: RecordStore, now: datetime) -> list[Delivery]:
-    """Send every mail that a recipient still waits for, and record what happened; returns what was tried.
+    """Send every mail that a recipient still waits for, or was refused lately and not for good; record what happened, return what was tried.
 
     Two senders at once wait for each other, so neither sends what the other just did.
     """
@@ -108,17 +110,25 @@ def receipt(records: RecordStore, message_id: str, recipient: str) -> Receipt:
 
 
 def set_outcome(records: RecordStore, mail: Mail, recipient: str, outcome: Outcome, now: datetime, backend: str) -> None:
-    """Record what happened; an accepted mail stays accepted whatever another sender says later."""
+    """Record what happened; an accepted mail stays accepted whatever another sender says later.
+
+    `retried_until` is there while a refusal is not for good: counted from the first one.
+    """
     key = _outbox_key(mail.message_id, recipient)
     value = {
         "message_id": mail.message_id, "recipient": recipient, "kind": mail.kind, "subject": mail.subject, "state": outcome.state,
         "reply": outcome.reply, "at": now.isoformat(), "backend": backend, "attempts": int(outcome.was_tried),
     }  # fmt: skip
+    may_change = outcome.state == "waiting" or (outcome.state == "refused" and not outcome.is_final)
+    if may_change and outcome.state == "refused":
+        value["retried_until"] = (now + REFUSED_FOR).isoformat()
     while not records.create("outbox", key, value):
         found = records.get("outbox", key)
         if found is None:
             continue
         before, token = found
+        if "retried_until" in before and may_change:
+            value["retried_until"] = before["retried_until"]
         if before["state"] in ("accepted", "skipped") or records.replace(
             "outbox", key, {**value, "attempts": before["attempts"] + value["attempts"]}, token
         ):
@@ -132,7 +142,7 @@ def _find_waiting(settings: Settings, records: RecordStore, now: datetime) -> li
     after it was configured.
     """
     tries = {(r["message_id"], r["recipient"]): r for r in records.list("outbox").values()}
-    settled = {key for key, r in tries.items() if r["state"] != "waiting"} | set(_digested(records))
+    settled = {key for key, r in tries.items() if r["state"] != "waiting" and r.get("retried_until", "") <= now.isoformat()} | set(_digested(records))
     asked_since = _webhook_since(settings, records, now)
     found = []
     for kind in MAIL_KINDS:

@@ -32,15 +32,20 @@ LOST_CONNECTIONS = 3
 # "Not you" (RFC 3463's 5.7, "relaying denied") is about the account or the network, which somebody puts right, not the address.
 NO_LOGIN = (530, 534, 535, 538)  # RFC 4954
 _OUR_FAULT = re.compile(rb"\b5\.7\.\d|\brelay", re.IGNORECASE)
+# What RFC 3463 and 7505 say of the address or the mail itself. Any other 5xx may be policy, a blocklist or greylisting, a bare 550 above all
+# (RFC 5321 4.2.2), and change by tomorrow.
+_FOR_GOOD = re.compile(rb"\b5\.(1\.([1236]|10)|3\.4|6\.\d+)\b")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the other side said. `waiting`: not known to be delivered, to be tried again; `skipped`: mail is switched off."""
+    """What the other side said. `waiting`: not known to be delivered, to be tried again; `skipped`: mail is switched off. `refused` is said at
+    once, and tried again for some days unless it `is_final`."""
 
     state: Literal["accepted", "refused", "waiting", "skipped"]
     reply: str
     was_tried: bool = True  # False: the server had been given up before this mail's turn came
+    is_final: bool = True
 
 
 class Backend(Protocol):
@@ -151,8 +156,8 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
             if code in (250, 251, 252):
                 taken.append(recipient)
             else:
-                is_final = code >= 500 and code not in NO_LOGIN and not _OUR_FAULT.search(reply)
-                outcomes[recipient] = Outcome("refused" if is_final else "waiting", _said(code, reply))
+                is_ours = code in NO_LOGIN or _OUR_FAULT.search(reply)
+                outcomes[recipient] = Outcome("waiting", _said(code, reply)) if is_ours else _refusal(code, reply)
         if not taken:
             self._give_up_transaction(code)
             return
@@ -160,9 +165,9 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
             code, reply = smtp.data(as_bytes(mail))
         except smtplib.SMTPDataError as error:  # DATA itself was not accepted, so nothing was sent
             code, reply = error.smtp_code, error.smtp_error if isinstance(error.smtp_error, bytes) else error.smtp_error.encode()
-        state: Literal["accepted", "refused", "waiting"] = "accepted" if 200 <= code < 300 else "refused" if code >= 500 else "waiting"
-        outcomes |= dict.fromkeys(taken, Outcome(state, _said(code, reply)))
-        if state != "accepted":
+        is_taken = 200 <= code < 300
+        outcomes |= dict.fromkeys(taken, Outcome("accepted", _said(code, reply)) if is_taken else _refusal(code, reply))
+        if not is_taken:
             self._give_up_transaction(code)
 
     def _connected(self) -> smtplib.SMTP:
@@ -233,6 +238,11 @@ def _log_in(smtp: smtplib.SMTP, username: str, password: str) -> None:
     code, reply = smtp.docmd("AUTH", "PLAIN " + base64.b64encode(f"\0{username}\0{password}".encode()).decode("ascii"))
     if code not in (235, 503):
         raise smtplib.SMTPAuthenticationError(code, reply)
+
+
+def _refusal(code: int, reply: bytes) -> Outcome:
+    """A 4xx and nonsense wait; a 5xx is a refusal, for good where it is about the address or the mail."""
+    return Outcome("refused" if code >= 500 else "waiting", _said(code, reply), is_final=code < 500 or bool(_FOR_GOOD.search(reply)))
 
 
 def _said(code: int, reply: bytes) -> str:
