@@ -248,6 +248,61 @@ def test_local_folders_are_compared_without_their_scheme(tmp_path: Path) -> None
     assert states(rows) == {"a": "shares its folder with run b"}
 
 
+SPELLINGS = [
+    "s3://ml/N/a b/", "s3://ml/N//a b", "s3://ml/N/a%20b", "s3a://ml/N/a b", "s3n://ml/N/a b/", "S3://ML/N/a b", "s3://ml/N/x/../a b", "s3://ml/./N/a b", "s3://ml/N/%61%20b",
+    "s3:///ml/N/a b", "mlflow-artifacts:/N/a%20b", "mlflow-artifacts://host/N//a b/", "s3://ml/N/a b?x", "s3://ml/N\\a b",
+]  # fmt: skip
+LOCAL_SPELLINGS = ["file:/srv/files/N/a b", "file:///srv/files/N/a%20b/", "file://localhost/srv/files/N//a b", "/srv/files/./N/a b", "/srv//files/N/a b", "FILE:///srv/files/N/x/../a b"]
+
+
+def test_a_folder_that_is_spelled_in_two_ways_is_one(tmp_path: Path) -> None:
+    """Whose the inventory says it is stays; so does what lies in it and around it, and a folder that both spell so that it looks like nobody's."""
+    odd = [run(f"odd{n}", artifact_uri=uri.replace("N", str(n)), **AGED) for n, uri in enumerate(SPELLINGS)]
+    own = [run(f"own{n}", artifact_uri=f"s3://ml/{n}/a b", **AGED) for n in range(len(odd))]
+    near = [run(f"near{n}", artifact_uri=f"s3://ml/{n}/a b2", **AGED) for n in range(len(odd))]
+    found = [stored(f"{who}{n}", prefix=f"{n}/{name}") for who, name in (("own", "a b"), ("near", "a b2")) for n in range(len(odd))]
+    shared = {f"own{n}": f"shares its folder with run odd{n}" for n in range(len(odd))}
+    assert states(planned(tmp_path, given_settings(tmp_path, {}), runs=[*odd, *own, *near], artifact_bytes=found)) == {**shared, **{f"near{n}": "planned" for n in range(len(odd))}}
+    orphan = {"owner_kind": "orphan", "tracking_server": None, "workspace": None, "experiment_id": None, "confirmed_at": NOW}
+    for prefix, reason in (("{}/a b", "shares its folder with run odd{}"), ("{}/a b/c", "lies in the folder of run odd{}"), ("{}", "run odd{} lies in its folder")):
+        nobodys = [stored(f"orphan{n}", prefix=prefix.format(n), **orphan) for n in range(len(odd))]
+        rows = planned(tmp_path, given_settings(tmp_path, {"select": {"unused_for": "90d", "kind": "orphan"}}), runs=odd, artifact_bytes=nobodys)
+        assert states(rows) == {f"orphan{n}": reason.format(n) for n in range(len(odd))}, prefix
+
+
+@pytest.mark.parametrize("store", ["/srv/files", "file:///srv/files/", "/srv//files"])
+def test_a_local_folder_that_is_spelled_in_two_ways_is_one(tmp_path: Path, store: str) -> None:
+    """The store as well."""
+    odd = [run(f"odd{n}", artifact_uri=uri.replace("N", str(n)), **AGED) for n, uri in enumerate(LOCAL_SPELLINGS)]
+    own = [run(f"own{n}", artifact_uri=f"/srv/files/{n}/a b", **AGED) for n in range(len(odd))]
+    found = [stored(f"own{n}", store=store, prefix=f"{n}/a b", storage_class="LOCAL") for n in range(len(odd))]
+    given = given_settings(tmp_path, {}, stores=[{"uri": store}, {"uri": "s3://cold"}])
+    assert states(planned(tmp_path, given, runs=[*odd, *own], artifact_bytes=found)) == {f"own{n}": f"shares its folder with run odd{n}" for n in range(len(odd))}
+
+
+def test_a_store_and_what_stands_behind_a_server_may_be_spelled_oddly(tmp_path: Path) -> None:
+    """Azure's three names of one container."""
+    place = "box@account.dfs.core.windows.net"
+    given = given_settings(
+        tmp_path, {}, stores=[{"uri": "wasbs://box@account.blob.core.windows.net/ml"}, {"uri": "s3://cold"}],
+        tracking=[{"name": "prod", "uri": "http://mlflow", "artifacts": f"abfs://{place}/ml/"}],
+    )  # fmt: skip
+    runs = [run("a", artifact_uri=f"abfss://{place}/ml/12/a/artifacts", **AGED), run("b", artifact_uri="mlflow-artifacts:/12/a/artifacts", **AGED)]
+    found = [stored("a", store="wasbs://box@account.blob.core.windows.net/ml")]
+    assert states(planned(tmp_path, given, runs=runs, artifact_bytes=found)) == {"a": "shares its folder with run b"}
+
+
+def test_an_odd_spelling_protects_no_stranger(tmp_path: Path) -> None:
+    """Its own run, and a model of its own in the run's folder, lie there by right; registered versions are told by name."""
+    runs = [run("a", artifact_uri="s3a://ml/12/a/artifacts/", **AGED), run("b", **AGED)]
+    owners = [{**KEY, "owner_kind": "logged_model", "owner_id": "m-1", "experiment_id": "12", "uri": "s3a://ml/12/models/m-1//artifacts"}]
+    policy = {"select": {"unused_for": "90d", "kind": ["run", "model"]}}
+    tables: dict[str, Any] = {"runs": runs, "artifact_bytes": [stored("a"), stored("b"), model("m-1")], "artifact_owners": owners, "model_uses": [use("a", "m-1")]}
+    assert states(planned(tmp_path, given_settings(tmp_path, policy), **tables)) == dict.fromkeys(["a", "b", "m-1"], "planned")
+    versions = [version("fraud", 7, source_uri="s3://ml/12/b//artifacts/model", aliases='["champion"]'), version("far", 1, source_uri="models:/m-1"), version("hdfs", 1, source_uri="hdfs://ml/12/a")]
+    assert states(planned(tmp_path, given_settings(tmp_path, policy), model_versions=versions, **tables)) == {"a": "planned", "b": "alias champion on fraud/7", "m-1": "planned"}
+
+
 def test_running_relatives_protect(tmp_path: Path) -> None:
     """A parent, a child, a run that uses the model, and the run that makes it."""
     runs = [
@@ -476,5 +531,5 @@ def test_any_number_of_folders_is_one_question(tmp_path: Path) -> None:
         counting: Any = Counting()
         plan = plan_items(counting, given_settings(tmp_path, {}), NOW)
         assert plan.num_rows == 300
-        assert len(asked) == 2
+        assert len(asked) == 3
         assert plan_items(reader, given_settings(tmp_path, {}), NOW).equals(plan)

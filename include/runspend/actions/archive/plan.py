@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from runspend.actions.archive.items import ARCHIVE_FOLDER, Item
 from runspend.actions.archive.money import Part, Rates, price_item, read_rates
 from runspend.actions.archive.select import Selection, parse_select, policy_digest, selection_sql
+from runspend.actions.archive.shared import STORED, OddFolders
 from runspend.config import RetentionPolicy, Settings
 from runspend.tables import ARCHIVE_PLAN
+from runspend.tracking.folders import REGULAR, main_folder
 from runspend.warehouse import Reader
 
 if TYPE_CHECKING:
@@ -37,10 +39,10 @@ def plan_items(reader: Reader, settings: Settings, now: datetime) -> pa.Table:
     selections = [(policy, parse_select(policy)) for policy in settings.retention]
     if not selections:
         return schema.empty_table()
-    rates = read_rates(reader, settings, now)
+    rates, odd = read_rates(reader, settings, now), read_odd_folders(reader, settings)
     batches, taken = [], dict[tuple[str, str], str]()
     for policy, selection in selections:
-        rows = _rows(policy, selection, _read_candidates(reader, policy, selection, settings, now), rates, settings, now, taken)
+        rows = _rows(policy, selection, read_candidates(reader, policy, selection, settings, now, odd), rates, settings, now, taken)
         while batch := [row for row, _ in zip(rows, range(BATCH_ROWS), strict=False)]:
             batches.append(pa.Table.from_pylist(batch, schema=schema))
     return pa.concat_tables(batches).sort_by([(name, "ascending") for name in ARCHIVE_PLAN.sort]) if batches else schema.empty_table()
@@ -48,16 +50,29 @@ def plan_items(reader: Reader, settings: Settings, now: datetime) -> pa.Table:
 
 def policy_rows(reader: Reader, settings: Settings, policy: RetentionPolicy, selection: Selection, now: datetime, *, run_id: str) -> list[dict[str, Any]]:
     """Rows of one policy for one run and its models."""
-    candidates = _read_candidates(reader, policy, selection, settings, now, run_id)
+    candidates = read_candidates(reader, policy, selection, settings, now, read_odd_folders(reader, settings), run_id)
     return list(_rows(policy, selection, candidates, read_rates(reader, settings, now), settings, now, {}))
 
 
-def _read_candidates(
-    reader: Reader, policy: RetentionPolicy, selection: Selection, settings: Settings, now: datetime, run_id: str | None = None
+def read_candidates(
+    reader: Reader, policy: RetentionPolicy, selection: Selection, settings: Settings, now: datetime, odd: OddFolders, run_id: str | None = None
 ) -> Iterator[dict[str, Any]]:
+    """What a policy selects, one row per folder and storage class, with everything that protects it in `reasons`, one a line."""
     sql, parameters = plan_sql(policy, selection, settings, now, run_id=run_id)
+    tops = {store.uri: main_folder(store.uri) for store in settings.stores}
     for batch in reader.batches(sql, parameters, rows=BATCH_ROWS):
-        yield from batch.to_pylist()
+        for row in batch.to_pylist():
+            folder = f"{tops.get(row['store'], row['store'].rstrip('/'))}/{row['prefix']}"
+            reasons = [row["reasons"], *odd.reasons(row, folder)] if policy.action != "prune" else [row["reasons"]]
+            yield {**row, "reasons": "\n".join(filter(None, reasons))}
+
+
+def read_odd_folders(reader: Reader, settings: Settings) -> OddFolders:
+    """Owners that spell oddly where their files lie: few, on most servers none."""
+    pieces, parameters = _locations(settings)
+    sql = _fill("odd_folders", pieces | {"version_label": _sql("version_label").rstrip()})
+    rows = reader.query(sql, _used(sql, parameters | {"stored": STORED, "regular": REGULAR})).to_pylist()
+    return OddFolders(rows, {server.name: server.artifacts for server in settings.tracking})
 
 
 def plan_sql(policy: RetentionPolicy, selection: Selection, settings: Settings, now: datetime, *, run_id: str | None = None) -> tuple[str, dict[str, Any]]:
@@ -82,33 +97,49 @@ def plan_sql(policy: RetentionPolicy, selection: Selection, settings: Settings, 
         parameters["target"] = (policy.to or settings.archive.to or "").rstrip("/")
         condition += " and rtrim(k.store, '/') <> @target"
     stores = {f"store{i}": store.uri for i, store in enumerate(settings.stores)}
-    parameters |= stores
-    servers = {server.name: server.artifacts for server in settings.tracking if server.artifacts}
-    parameters |= {f"server{i}": name for i, name in enumerate(servers)} | {f"behind{i}": uri.rstrip("/") for i, uri in enumerate(servers.values()) if uri}
-    pieces = {
+    locations, places = _locations(settings)
+    parameters |= stores | places
+    pieces = locations | {
         "held": _sql(HELD[policy.action]).rstrip(),
         "kinds": selection.kinds_sql,
         "selector": condition,
         "stores": "true" if policy.action == "prune" else f"s.store in ({', '.join(f'@{name}' for name in stores)})" if stores else "false",
         "unfit": unfit, "unfit_reason": unfit_reason,
-        "folder_location": _location_sql("concat(rtrim(o.store, '/'), '/', o.prefix)", None, 0),
-        "run_location": _location_sql("artifact_uri", "tracking_server", len(servers)),
-        "owner_location": _location_sql("uri", "tracking_server", len(servers)),
-        "version_location": _location_sql("source_uri", "tracking_server", len(servers)),
+        "version_label": _sql("version_label").rstrip(),
     }  # fmt: skip
-    sql = _sql("plan")
-    for name, piece in pieces.items():
-        sql = sql.replace(f"{{{name}}}", piece)
-    return sql, {name: value for name, value in parameters.items() if f"@{name}" in sql}
+    sql = _fill("plan", pieces)
+    return sql, _used(sql, parameters)
 
 
-def _location_sql(uri: str, server: str | None, servers: int) -> str:
-    """A place as text that is equal for equal places: what stands behind `mlflow-artifacts:`, no `file://`, no slash at the end."""
-    if server is not None and servers:
-        behind = " ".join(f"when @server{i} then @behind{i}" for i in range(servers))
+def _locations(settings: Settings) -> tuple[dict[str, str], dict[str, Any]]:
+    """Where folders, runs, owners and versions lie, as SQL, and its parameters."""
+    servers = {server.name: server.artifacts for server in settings.tracking if server.artifacts}
+    tops = {store.uri: main_folder(store.uri) for store in settings.stores}
+    parameters = {f"server{i}": name for i, name in enumerate(servers)} | {f"behind{i}": main_folder(uri) for i, uri in enumerate(servers.values()) if uri}
+    parameters |= {f"kept{i}": uri for i, uri in enumerate(tops)} | {f"top{i}": top for i, top in enumerate(tops.values())}
+    top = f"case o.store {' '.join(f'when @kept{i} then @top{i}' for i in range(len(tops)))} else rtrim(o.store, '/') end" if tops else "rtrim(o.store, '/')"
+    behind = " ".join(f"when @server{i} then @behind{i}" for i in range(len(servers)))
+    pieces = {name: _location_sql(uri, behind) for name, uri in (("run", "artifact_uri"), ("owner", "uri"), ("version", "source_uri"))}
+    return {"folder_location": f"concat({top}, '/', o.prefix)"} | {f"{name}_location": piece for name, piece in pieces.items()}, parameters
+
+
+def _location_sql(uri: str, behind: str) -> str:
+    """A place as text that is equal for equal places, as far as they are spelled regularly: what stands behind `mlflow-artifacts:`, no `file://`, no slash at the end."""
+    if behind:
         path = f"regexp_replace({uri}, '^mlflow-artifacts:(?://[^/]*)?/*', '/')"
-        uri = f"if(starts_with({uri}, 'mlflow-artifacts:'), concat(case {server} {behind} end, {path}), {uri})"
+        uri = f"if(starts_with({uri}, 'mlflow-artifacts:'), concat(case tracking_server {behind} end, {path}), {uri})"
     return f"regexp_replace(regexp_replace({uri}, '^file:(?://)?', ''), '/+$', '')"
+
+
+def _fill(name: str, pieces: Mapping[str, str]) -> str:
+    sql = _sql(name)
+    for piece, text in pieces.items():
+        sql = sql.replace(f"{{{piece}}}", text)
+    return sql
+
+
+def _used(sql: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in parameters.items() if f"@{name}" in sql}
 
 
 def _rows(

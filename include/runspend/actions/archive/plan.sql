@@ -68,14 +68,7 @@ ranked as (
 ),
 versions as (
   select tracking_server, workspace, run_id, model_id, {version_location} as location,
-    concat(
-      case
-        when aliases is not null and aliases <> '[]' then concat('alias ', replace(replace(replace(aliases, '["', ''), '"]', ''), '","', ', '), ' on ')
-        else 'registered as '
-      end,
-      model_name, '/', cast(model_version as string),
-      if(stage in ('Production', 'Staging'), concat(' in stage ', stage), '')
-    ) as label
+    {version_label} as label
   from model_versions
 ),
 -- runs that a registered version came from, and those whose models they used, all the way up

@@ -11,7 +11,7 @@ from typing import Any
 
 from runspend.actions.archive.book import Archive
 from runspend.actions.archive.keeps import keep_of
-from runspend.actions.archive.plan import item_of, plan_sql, policy_rows, split_reasons
+from runspend.actions.archive.plan import item_of, policy_rows, read_candidates, read_odd_folders, split_reasons
 from runspend.actions.archive.select import Selection, parse_select
 from runspend.actions.archive.states import History, judge, read_history
 from runspend.config import RetentionPolicy, Settings
@@ -64,8 +64,7 @@ def _find_run(reader: Reader, run: str) -> tuple[str, str | None]:
 def _facts(reader: Reader, settings: Settings, run_id: str, now: datetime) -> list[dict[str, Any]]:
     """What protects the folders of the run and of its models, whatever policies say; one row per folder."""
     anything = RetentionPolicy.model_construct(name="", select={}, keep=None, action="archive", to="", grace=timedelta(days=30))
-    sql, parameters = plan_sql(anything, EVERYTHING, settings, now, run_id=run_id)
-    rows = reader.query(sql, parameters).to_pylist()
+    rows = read_candidates(reader, anything, EVERYTHING, settings, now, read_odd_folders(reader, settings), run_id)
     return list({(row["store"], row["prefix"], row["owner_kind"], row["owner_id"]): row for row in rows}.values())
 
 
