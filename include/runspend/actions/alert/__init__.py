@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from runspend.actions.alert.figures import read_day_runs, read_figures, read_res
 from runspend.actions.alert.first_night import begin, is_first_night, summarise
 from runspend.actions.alert.forecast import HISTORY
 from runspend.actions.alert.message import Mail
-from runspend.actions.alert.outbox import Delivery, RecordStore, send_outbox
+from runspend.actions.alert.outbox import DIGEST_ABOVE, Delivery, RecordStore, send_outbox
 from runspend.actions.alert.quiet import Quiet, read_quiet
 from runspend.actions.alert.rows import alerts_table, read_judged_on, status_table
 from runspend.actions.alert.sections import period_name
@@ -128,11 +129,13 @@ def record(settings: Settings, records: RecordStore, judgement: Judgement, now: 
     that a crash left out count as decided, and are made up for by the next run. Of an acknowledged budget there is no mail.
     """
     writer = Writer(settings.mail, str(settings.path or "runspend.yaml"))
+    mailed = Counter(r for d in judgement.decisions if d.status.budget.name not in judgement.quiet for r in recipients_of(d))
     for decision in judgement.decisions:
         lead, quiet = decision.lead, judgement.quiet.get(decision.status.budget.name)
         value = _alert_record(decision, now)
         if quiet is None:
-            value["mail"] = _compose(writer, judgement, decision, records, now).as_record()
+            is_listed = all(mailed[r] > DIGEST_ABOVE for r in recipients_of(decision))  # in a mail of many: nobody will see this one
+            value["mail"] = _compose(writer, judgement, decision, records, now, is_listed).as_record()
         else:
             value |= {"acknowledged": str(quiet), "recipients": recipients_of(decision)}
         value["items"] = [_item(decision, number) for number in range(len(decision.items))]
@@ -200,15 +203,18 @@ def _with_days(status: Status, series: Series, covered: date, since: date) -> St
     return replace(status, anomalies=judge_days(status.budget, status.currency, series, covered, since))
 
 
-def _compose(writer: Writer, judgement: Judgement, decision: Decision, records: RecordStore, now: datetime) -> Mail:
-    """The mail of a decision, with figures read for it."""
+def _compose(writer: Writer, judgement: Judgement, decision: Decision, records: RecordStore, now: datetime, in_short: bool) -> Mail:
+    """The mail of a decision, with figures read for it; in short without."""
     reader, status = judgement.reader, decision.status
     if decision.anomaly is not None:
-        return writer.anomaly_mail(decision, decision.anomaly, read_day_runs(reader, status, decision.anomaly.day), judgement.coverage, now)
+        runs = ((), 0) if in_short else read_day_runs(reader, status, decision.anomaly.day)
+        return writer.anomaly_mail(decision, decision.anomaly, runs, judgement.coverage, now)
     if decision.kind == "correction":
         told = records.get("alerts", alert_id(status, "actual", decision.lead.crossing.threshold))
         since = datetime.fromisoformat(told[0]["decided_at"]) if told else now
         return writer.correction_mail(decision, read_restated(reader, status, decision.lead.crossing.on, since), judgement.coverage, now)
+    if in_short:
+        return writer.short_mail(decision, judgement.coverage, now)
     return writer.budget_mail(decision, read_figures(reader, status, judgement.coverage, now), now)
 
 

@@ -190,6 +190,11 @@ def series_version(budget: Budget, currency: str) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
 
+def series_key(budget: Budget) -> str:
+    """Budgets of the same money have the same: it is read once."""
+    return json.dumps([{key: sorted(set(patterns)) for key, patterns in budget.for_.items()}, budget.measure], sort_keys=True)
+
+
 def judge_budget(
     budget: Budget, currency: str, period: BudgetPeriod, series: Series, covered: date | None = None, now: datetime | None = None
 ) -> Status:

@@ -13,7 +13,7 @@ from decimal import Decimal
 from importlib.resources import files
 from typing import Any
 
-from runspend.actions.alert.budgets import Series
+from runspend.actions.alert.budgets import Series, series_key
 from runspend.actions.alert.periods import VERY_LATE_BILLS
 from runspend.config import Budget
 from runspend.errors import ConfigError
@@ -41,6 +41,7 @@ RUN_COLUMNS = {key: f"r.{column}" for key, column in COST_COLUMNS.items() if key
 MODEL = "coalesce(json_value({runs}tags, '$.model'), json_value({runs}params, '$.model'))"
 MAPS = {"tag": "{runs}tags", "param": "{runs}params", "experiment_tag": "{experiments}tags"}
 BATCH = 200  # budgets of one scan: each is two sums of the query
+OF_EXPERIMENT = {"tracking", "workspace", "experiment_id"}  # what budgets in experiment tags select by; a key nobody may write is among it
 
 
 @dataclass(frozen=True)
@@ -54,19 +55,24 @@ class Coverage:
 
 
 def read_series(reader: Reader, budgets: Sequence[Budget], first: date, end: date) -> list[Series]:
-    """For each budget its billed and estimated money by (day, currency) in [first, end): a scan or two for all of them."""
-    found: list[Series] = [Series() for _ in budgets]
+    """For each budget its billed and estimated money by (day, currency) in [first, end): a scan or two for all of them, and for those of
+    the same money one series."""
     days = {"first_date": first, "end_date": end}
+    wanted = {series_key(budget): budget for budget in budgets}
+    found = dict[str, Series]()
+    of_experiments = {key: budget for key, budget in wanted.items() if set(budget.for_) == OF_EXPERIMENT}
+    for measure in {budget.measure for budget in of_experiments.values()}:
+        found |= _read_tagged(reader, {key: b for key, b in of_experiments.items() if b.measure == measure}, measure, days)
     for is_of_runs in (False, True):
-        numbered = [(n, b) for n, b in enumerate(budgets) if b.is_of_runs is is_of_runs]
+        numbered = [(n, b) for n, (key, b) in enumerate(wanted.items()) if b.is_of_runs is is_of_runs and key not in found]
         for start in range(0, len(numbered), BATCH):
             part = numbered[start : start + BATCH]
             billed = _rows(reader, "spend", part, days, is_of_runs)
             known = [(n, b) for n, b in part if "provider" not in b.for_]  # no estimate knows the provider
             estimated = _rows(reader, "estimates", known, days, is_of_runs) if known else []
-            for n, _ in part:
-                found[n] = Series(_column(billed, f"b{n}"), _column(billed, f"r{n}"), _column(estimated, f"b{n}"))
-    return found
+            for n, budget in part:
+                found[series_key(budget)] = Series(_column(billed, f"b{n}"), _column(billed, f"r{n}"), _column(estimated, f"b{n}"))
+    return [found[series_key(budget)] for budget in budgets]
 
 
 def read_first_day(reader: Reader) -> date | None:
@@ -170,6 +176,25 @@ def _rows(reader: Reader, name: str, budgets: Sequence[tuple[int, Budget]], days
             sums.append(f"sum(if({condition} and allocated_to = 'run', {measure}, null)) as r{n}")
     text = sql(name).replace("{costs}", costs).replace("{budgets}", ",\n  ".join(sums))
     found: list[dict[str, Any]] = reader.query(text, parameters).to_pylist()
+    return found
+
+
+def _read_tagged(reader: Reader, budgets: Mapping[str, Budget], measure: str, days: Mapping[str, date]) -> dict[str, Series]:
+    """The series of budgets of one experiment each, which may be thousands: grouped by experiment in the place of a sum for each."""
+    keys = {tuple(b.for_[name][0] for name in ("tracking", "workspace", "experiment_id")): key for key, b in budgets.items()}
+    found = {key: Series({}, {}, {}) for key in budgets}
+    shared = dict[tuple[date, str], tuple[date, str]]()
+    for name, columns in (("tagged_spend", ("billed", "of_runs")), ("tagged_estimates", ("estimated",))):
+        table = reader.query(sql(name).replace("{measure}", measure), dict(days))
+        for batch in table.to_batches(max_chunksize=10_000):
+            for row in batch.to_pylist():
+                key = keys.get((row["tracking_server"], row["workspace"], row["experiment_id"]))
+                if key is None:
+                    continue
+                day = row["charge_date"], row["billing_currency"]
+                for column in columns:
+                    if row[column] is not None:
+                        getattr(found[key], column)[shared.setdefault(day, day)] = row[column]
     return found
 
 

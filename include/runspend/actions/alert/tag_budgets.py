@@ -23,7 +23,7 @@ from runspend.config import Budget, Settings, TagBudgets
 from runspend.warehouse import Reader
 
 TAG_KEYS = ("experiment_tag.runspend.budget", "experiment_tag.owner")
-MOST = 1000  # budgets in tags that are judged; more are a mistake or an attack, and are told
+MOST = 5000  # budgets in tags that are judged; more are a mistake or an attack, and are told
 _TAG = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s{0,3}([A-Z]{3})\s{0,3}/\s{0,3}(day|week|month|quarter|year)", re.ASCII)
 EXAMPLE = '"500 USD / month"'
 

@@ -52,11 +52,18 @@ class Writer:
     def budget_mail(self, decision: Decision, figures: Figures, now: datetime) -> Mail:
         """The mail of crossings and forecasts, in the order people need it."""
         status, people = decision.status, self.settings.people
-        blocks: list[Block] = [Paragraph(_what_happened(decision, figures, now))]
+        expected = " If the runs below are expected, this can wait until morning." if figures.running else " No run of it is on right now."
+        blocks: list[Block] = [Paragraph(_what_happened(status, now) + expected)]
         if figures.running:
             blocks.append(running_now(figures, status, people, now))
         blocks += [chart] if (chart := spend_chart(status)) else []
         blocks += [what_drove_it(figures, status, people), how_sure(figures, status, now), what_you_can_do(status)]
+        return self._mail(decision, budget_subject(decision), [*blocks, Paragraph(self._footer(status))], now)
+
+    def short_mail(self, decision: Decision, coverage: Sequence[Coverage], now: datetime) -> Mail:
+        """The same without what has to be looked up, for a night in which so many break that all are listed in one mail."""
+        status = decision.status
+        blocks: list[Block] = [Paragraph(_what_happened(status, now)), Facts("HOW SURE", tuple(bill_ages(coverage, now))), what_you_can_do(status)]
         return self._mail(decision, budget_subject(decision), [*blocks, Paragraph(self._footer(status))], now)
 
     def correction_mail(self, decision: Decision, restated: Sequence[Restatement], coverage: Sequence[Coverage], now: datetime) -> Mail:
@@ -157,8 +164,7 @@ def recipients_of(decision: Decision) -> list[str]:
     return decision.status.budget.recipients(levels)
 
 
-def _what_happened(decision: Decision, figures: Figures, now: datetime) -> str:
-    status = decision.status
+def _what_happened(status: Status, now: datetime) -> str:
     assert status.spent is not None
     of = f"{money(status.budget.amount)} {status.currency} ({MEASURES[status.budget.measure]})"
     said = [f"{clean(status.budget.title, 40)} has spent {money(status.spent)} of {of} in {period_name(status.period)}."]
@@ -171,10 +177,7 @@ def _what_happened(decision: Decision, figures: Figures, now: datetime) -> str:
     said.append(_forecast_words(status).strip())
     if now.date() < status.period.end:
         said.append(f"{_days_left(status, now)} of the period {'is' if _days_left(status, now) == '1 day' else 'are'} left.")
-    said.append(
-        "Nothing was stopped."
-        + (" If the runs below are expected, this can wait until morning." if figures.running else " No run of it is on right now.")
-    )
+    said.append("Nothing was stopped.")
     return " ".join(text for text in said if text)
 
 
