@@ -6,17 +6,15 @@ Where blobs keep versions nothing is deleted: the bytes would stay as a version 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
 from runspend.artifacts.azure import AzureContainer, Blob, has_token
-from runspend.artifacts.objects import CHUNK_BYTES, Purpose, StoredObject, exactly, in_pieces
-from runspend.artifacts.rest import RestError
+from runspend.artifacts.objects import Purpose, StoredObject, exactly, in_pieces
+from runspend.artifacts.objects_rest import RestObjects, refusal_status
 from runspend.artifacts.roots import Root
-from runspend.errors import NotDone, OutcomeUnknown, SourceRefused
+from runspend.errors import NotDone, SourceRefused
 
 if TYPE_CHECKING:
     from runspend.config import ArtifactStore
@@ -25,11 +23,11 @@ BLOCK_BYTES = 64 << 20  # of a write in several parts; smaller objects are one r
 BLOCKS = 50_000  # Azure allows no more
 
 
-class AzureObjects:
+class AzureObjects(RestObjects):
     """Objects below a prefix of one container."""
 
     def __init__(self, store: ArtifactStore, root: Root, purpose: Purpose) -> None:
-        self.uri = store.uri
+        super().__init__(store.uri, root)
         credentials = store.delete_credentials if purpose == "delete" else store.credentials
         if not has_token(credentials):
             raise SourceRefused(
@@ -37,7 +35,6 @@ class AzureObjects:
                 f"cannot archive in {store.uri}: conditional deletes need a token. Write a SAS token or connection string into its credentials. Nothing was contacted.",
             )
         self._container = AzureContainer(root, endpoint=store.endpoint, credentials=credentials)
-        self._prefix = f"{root.folder}/" if root.folder else ""
 
     def list(self, folder: str) -> Iterator[StoredObject]:
         """Every object below a folder."""
@@ -63,13 +60,7 @@ class AzureObjects:
 
     def read(self, obj: StoredObject) -> Iterator[bytes]:
         """The bytes of the object while it has that etag."""
-        size = 0
-        with self._words(f"read {obj.key!r}"), self._container.request("GET", self._name(obj.key), If_Match=obj.etag) as reply:
-            while chunk := reply.read(CHUNK_BYTES):
-                size += len(chunk)
-                yield chunk
-        if size != obj.size:
-            raise OutcomeUnknown(self.uri, f"cannot read {obj.key!r} in {self.uri}: {size} bytes came, not {obj.size}. Nothing was done.")
+        yield from self._read(obj, self._container.request("GET", self._name(obj.key), If_Match=obj.etag))
 
     def write(
         self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, over: StoredObject | None = None
@@ -87,10 +78,7 @@ class AzureObjects:
                     reply.read()
             else:
                 self._write_blocks(self._name(key), blocks, said)
-        found = self.head(key)
-        if found is None:
-            raise OutcomeUnknown(self.uri, f"cannot write {key!r} in {self.uri}: the store said that it is done, and has it not.")
-        return found
+        return self._written(key)
 
     def delete(self, obj: StoredObject) -> None:
         """Delete on condition of the etag."""
@@ -104,8 +92,7 @@ class AzureObjects:
             with self._words(f"delete {obj.key!r}"), self._container.request("DELETE", self._name(obj.key), If_Match=obj.etag) as reply:
                 reply.read()
         except NotDone as error:
-            status = error.__cause__.status if isinstance(error.__cause__, RestError) else None
-            if status not in (404, 412) or self.head(obj.key) is not None:
+            if refusal_status(error) not in (404, 412) or self.head(obj.key) is not None:
                 raise
 
     def why_no_tier(self) -> str | None:
@@ -121,36 +108,13 @@ class AzureObjects:
         change = self._container.request("PUT", self._name(obj.key), {"comp": "tier"}, b"", x_ms_access_tier=tier)
         with self._words(f"move {obj.key!r} to {storage_class}"), change as reply:
             reply.read()
-        after = self.head(obj.key)
-        if after is None:
-            raise OutcomeUnknown(self.uri, f"cannot find {obj.key!r} in {self.uri} after it was moved to {storage_class}.")
-        return after
-
-    def prune(self, folder: str) -> None:
-        """A container has no folders that could be left."""
+        return self._moved(obj.key, storage_class)
 
     def clock(self) -> datetime:
         """The time in the headers of a reply."""
-        with self._words("ask for the time"), self._container.request("GET", query={"restype": "container", "comp": "list", "maxresults": "1"}) as reply:
-            date = reply.headers.get("Date")
-        if not date:
-            raise NotDone(self.uri, f"cannot tell what time it is for {self.uri}: its replies have no date.")
-        return parsedate_to_datetime(date).astimezone(timezone.utc)
+        return self._time_of(self._container.request("GET", query={"restype": "container", "comp": "list", "maxresults": "1"}))
 
     # --- inside ---------------------------------------------------------------------------------------------------------
-
-    def _folder(self, folder: str) -> str:
-        return f"{self._prefix}{folder}/" if folder else self._prefix
-
-    def _name(self, key: str) -> str:
-        if any(part in ("", ".", "..") for part in key.split("/")):
-            raise NotDone(self.uri, f"cannot use {key!r} in {self.uri}: a service may read it in two ways. Nothing was done.")
-        return self._prefix + key
-
-    def _own(self, name: str, prefix: str) -> str:
-        if not name.startswith(prefix):
-            raise SourceRefused(self.uri, f"cannot believe the listing of {self.uri}: it answered with {name!r}. Nothing was moved.")
-        return name[len(self._prefix) :]
 
     def _stored(self, key: str, blob: Blob) -> StoredObject:
         if blob.size is None or blob.etag in ("", '""') or blob.modified is None:
@@ -168,13 +132,3 @@ class AzureObjects:
         body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{listed}</BlockList>'.encode()
         with self._container.request("PUT", name, {"comp": "blocklist"}, body, **said) as reply:
             reply.read()
-
-    @contextmanager
-    def _words(self, what: str) -> Iterator[None]:
-        """NotDone where the service refused, OutcomeUnknown where it did not say."""
-        try:
-            yield
-        except RestError as error:
-            if error.is_refusal:
-                raise NotDone(self.uri, f"cannot {what} in {self.uri}: {error}. Nothing was done.") from error
-            raise OutcomeUnknown(self.uri, f"cannot tell whether {self.uri} did {what}: {error}.") from error

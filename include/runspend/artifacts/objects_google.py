@@ -8,18 +8,16 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from runspend.artifacts.google import GoogleBucket, microseconds, object_path
 from runspend.artifacts.objects import CHUNK_BYTES, KEEPS_VERSIONS, Purpose, StoredObject, exactly, in_pieces
-from runspend.artifacts.rest import RestError
+from runspend.artifacts.objects_rest import RestObjects, refusal_status
 from runspend.artifacts.roots import Root
-from runspend.errors import MissingExtra, NotDone, OutcomeUnknown, SourceRefused
+from runspend.errors import MissingExtra, NotDone, SourceRefused
 from runspend.google_clients import has_google_auth
 
 if TYPE_CHECKING:
@@ -29,16 +27,15 @@ AT_ONCE_BYTES = 64 << 20  # larger objects are sent as they come
 _BOUNDARY = uuid.uuid4().hex  # between the parts of an upload: nobody's bytes can know it
 
 
-class GoogleObjects:
+class GoogleObjects(RestObjects):
     """Objects below a prefix of one bucket. An object's etag is its generation, which changes whenever its bytes do."""
 
     def __init__(self, store: ArtifactStore, root: Root, purpose: Purpose) -> None:
         if not has_google_auth():
             raise MissingExtra("google-auth", "bigquery")
-        self.uri = store.uri
+        super().__init__(store.uri, root)
         credentials = store.delete_credentials if purpose == "delete" else store.credentials
         self._bucket = GoogleBucket(root.bucket, endpoint=store.endpoint, credentials=None if credentials is None else str(credentials))
-        self._prefix = f"{root.folder}/" if root.folder else ""
 
     def list(self, folder: str) -> Iterator[StoredObject]:
         """Every object below a folder, versions that are not current left out."""
@@ -63,20 +60,15 @@ class GoogleObjects:
             with self._words(f"look at {key!r}"):
                 found = self._bucket.ask("GET", self._path(key))
         except NotDone as error:
-            if _status(error) == 404:
+            if refusal_status(error) == 404:
                 return None
             raise
         return self._stored(key, found)
 
     def read(self, obj: StoredObject) -> Iterator[bytes]:
         """The bytes of that generation, as they are stored: compressed ones are not unpacked on the way."""
-        size, query = 0, {"alt": "media", "generation": obj.etag}
-        with self._words(f"read {obj.key!r}"), self._bucket.request("GET", self._path(obj.key), query, Accept_Encoding="gzip") as reply:
-            while chunk := reply.read(CHUNK_BYTES):
-                size += len(chunk)
-                yield chunk
-        if size != obj.size:
-            raise OutcomeUnknown(self.uri, f"cannot read {obj.key!r} in {self.uri}: {size} bytes came, not {obj.size}. Nothing was done.")
+        query = {"alt": "media", "generation": obj.etag}
+        yield from self._read(obj, self._bucket.request("GET", self._path(obj.key), query, Accept_Encoding="gzip"))
 
     def write(
         self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, over: StoredObject | None = None
@@ -94,10 +86,7 @@ class GoogleObjects:
             said = {"Content_Type": f"multipart/related; boundary={_BOUNDARY}", "Content_Length": str(len(head) + size + len(tail))}
         with self._words(f"write {key!r}"), self._bucket.request("POST", "/o", query, data, **said) as reply:
             reply.read()
-        found = self.head(key)
-        if found is None:
-            raise OutcomeUnknown(self.uri, f"cannot write {key!r} in {self.uri}: the store said that it is done, and has it not.")
-        return found
+        return self._written(key)
 
     def delete(self, obj: StoredObject) -> None:
         """Delete on condition of the generation; then, where it was kept as a version, that version for good."""
@@ -105,13 +94,13 @@ class GoogleObjects:
             with self._words(f"delete {obj.key!r}"):
                 self._bucket.ask("DELETE", self._path(obj.key), {"ifGenerationMatch": obj.etag})
         except NotDone as error:
-            if _status(error) not in (404, 412) or self.head(obj.key) is not None:
+            if refusal_status(error) not in (404, 412) or self.head(obj.key) is not None:
                 raise
         try:
             with self._words(f"delete generation {obj.etag} of {obj.key!r}"):
                 self._bucket.ask("DELETE", self._path(obj.key), {"generation": obj.etag})
         except NotDone as error:
-            if _status(error) != 404:
+            if refusal_status(error) != 404:
                 raise
 
     def why_no_tier(self) -> str | None:
@@ -125,21 +114,11 @@ class GoogleObjects:
         query = {"ifGenerationMatch": obj.etag, "ifSourceGenerationMatch": obj.etag}
         with self._words(f"move {obj.key!r} to {storage_class}"):
             self._bucket.rewrite(self._prefix + obj.key, query, storage_class)
-        found = self.head(obj.key)
-        if found is None:
-            raise OutcomeUnknown(self.uri, f"cannot find {obj.key!r} in {self.uri} after it was moved to {storage_class}.")
-        return found
-
-    def prune(self, folder: str) -> None:
-        """A bucket has no folders that could be left."""
+        return self._moved(obj.key, storage_class)
 
     def clock(self) -> datetime:
         """The time in the headers of a reply."""
-        with self._words("ask for the time"), self._bucket.request("GET", "/o", {"maxResults": "1", "prefix": self._prefix}) as reply:
-            date = reply.headers.get("Date")
-        if not date:
-            raise NotDone(self.uri, f"cannot tell what time it is for {self.uri}: its replies have no date.")
-        return parsedate_to_datetime(date).astimezone(timezone.utc)
+        return self._time_of(self._bucket.request("GET", "/o", {"maxResults": "1", "prefix": self._prefix}))
 
     # --- inside ---------------------------------------------------------------------------------------------------------
 
@@ -148,18 +127,8 @@ class GoogleObjects:
         with self._words("ask whether versions are kept"):
             return bool((self._bucket.ask("GET", "", {"fields": "versioning"}).get("versioning") or {}).get("enabled"))
 
-    def _folder(self, folder: str) -> str:
-        return f"{self._prefix}{folder}/" if folder else self._prefix
-
     def _path(self, key: str) -> str:
-        if any(part in ("", ".", "..") for part in key.split("/")):
-            raise NotDone(self.uri, f"cannot use {key!r} in {self.uri}: a service may read it in two ways. Nothing was done.")
-        return object_path(self._prefix + key)
-
-    def _own(self, name: str, prefix: str) -> str:
-        if not name.startswith(prefix):
-            raise SourceRefused(self.uri, f"cannot believe the listing of {self.uri}: it answered with {name!r}. Nothing was moved.")
-        return name[len(self._prefix) :]
+        return object_path(self._name(key))
 
     def _stored(self, key: str, found: dict[str, Any]) -> StoredObject:
         at = microseconds(found)
@@ -168,23 +137,9 @@ class GoogleObjects:
         modified = datetime.fromtimestamp(at // 1_000_000, timezone.utc).replace(microsecond=at % 1_000_000)
         return StoredObject(key, int(found["size"]), str(found["generation"]), None, str(found.get("storageClass") or "UNKNOWN"), modified)
 
-    @contextmanager
-    def _words(self, what: str) -> Iterator[None]:
-        """NotDone where the service refused, OutcomeUnknown where it did not say."""
-        try:
-            yield
-        except RestError as error:
-            if error.is_refusal:
-                raise NotDone(self.uri, f"cannot {what} in {self.uri}: {error}. Nothing was done.") from error
-            raise OutcomeUnknown(self.uri, f"cannot tell whether {self.uri} did {what}: {error}.") from error
-
 
 def _around(storage_class: str) -> tuple[bytes, bytes]:
     """What stands before and after the bytes of an upload that names a storage class."""
     told = json.dumps({"storageClass": storage_class})
     head = f"--{_BOUNDARY}\r\nContent-Type: application/json\r\n\r\n{told}\r\n--{_BOUNDARY}\r\nContent-Type: application/octet-stream\r\n\r\n"
     return head.encode(), f"\r\n--{_BOUNDARY}--\r\n".encode()
-
-
-def _status(error: NotDone) -> int | None:
-    return error.__cause__.status if isinstance(error.__cause__, RestError) else None
