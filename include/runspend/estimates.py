@@ -56,6 +56,8 @@ def estimate_parameters(now: datetime) -> dict[str, Any]:
         "now": hour,
         "window_start": hour - REACH,
         "window_end": hour,
+        "jobs_from": hour - REACH,
+        "jobs_until": hour - REACH,
         "lines_from": lines_from,
         "first_period": lines_from.date().replace(day=1),
         "month_start": month_start(hour),

@@ -13,6 +13,7 @@ from importlib import resources
 from typing import Any
 
 from runspend.config import Settings
+from runspend.months_beside import RUN_COLUMNS, no_reach, read_beside
 from runspend.warehouse import Reader, Unit, UnitState, Warehouse
 
 # A run without an end is alive if its last sign is this close to the end of the billed hours …
@@ -104,6 +105,8 @@ def allocation_inputs(warehouse: Warehouse, period: str, given: Mapping[str, Any
         charged = reader.query(CHARGED, {"period": first_day(period)}).to_pylist()[0]
         first, last = charged["first"] or _instant(period), charged["last"] or _instant(period)
         window = {"window_start": month_start(first), "window_end": _month_end(last)}
+        reach, beside = read_beside(reader, first_day(period), window)
+        window |= reach
         # What lies in the stores splits the bill's storage lines; what traces cost, the bills of LLM providers.
         bills |= {u: s for u, s in warehouse.states("artifact_bytes", "artifact_owners", "experiments", "trace_costs").items() if u.period in (period, "all")}
         inputs = common_inputs(bills, given)
@@ -113,10 +116,10 @@ def allocation_inputs(warehouse: Warehouse, period: str, given: Mapping[str, Any
         inputs |= {unit_name(u): s.digest for u, s in warehouse.states("runs").items() if (u.period, u.writer) in stored}
         frontiers = reader.query(FRONTIERS, {"period": first_day(period), "alive_hours": ALIVE_HOURS, "window_end": window["window_end"]})
         inputs |= {f"{BILLED_UNTIL}{row['source']}": row["billed_until"].isoformat() for row in frontiers.to_pylist()}
+        inputs |= {name: digest(rows) for name, rows in beside.items()}
         if charged["tagged"]:
             found = reader.query(
-                "select r.tracking_server, r.workspace, r.run_id, r.experiment_id, r.experiment_name, r.team, r.project, r.cost_center, r.owner, r.user_name, r.start_time, r.end_time,"
-                " r.gpu_count, r.cpu_request, r.memory_request_gb from runs r join (select distinct run_tag from billing_lines where billing_period = @period) t"
+                f"select {RUN_COLUMNS} from runs r join (select distinct run_tag from billing_lines where billing_period = @period) t"
                 " on t.run_tag = r.run_id order by r.run_id, r.tracking_server, r.workspace",
                 {"period": first_day(period)},
             )
@@ -134,6 +137,7 @@ def summary_inputs(
     runs = {u: s for u, s in warehouse.states("runs").items() if u.period == month}
     last = max((_time(s.extra.get("last_end")) or _instant(month) for s in runs.values()), default=_instant(month))
     window = {"window_start": _instant(month), "window_end": max(last, month_start(_instant(month) + timedelta(days=32))) + timedelta(microseconds=1)}
+    window |= no_reach(window["window_start"])
     with warehouse.reader() as reader:
         family = needed_runs(warehouse, reader, window)
     periods = {period for u in family.keys() | runs.keys() for period in reached.get(u.period, ())}

@@ -33,6 +33,7 @@ PLACING_MODELS = tuple(
         "settled_jobs",
         "known_machines",
         "attachable_machines",
+        "earlier_sizes",
         "machine_units",
         "platform_stores",
         "inside_resources",

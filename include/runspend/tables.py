@@ -146,7 +146,7 @@ RUNS = Table(
         Column("instance_type", "STRING", "Requested instance type."),
         Column("num_nodes", "INT64", "Requested number of machines."),
         Column("gpu_type", "STRING", "Requested GPU type."),
-        Column("gpu_count", "FLOAT64", "Requested GPUs per machine."),
+        Column("gpu_count", "FLOAT64", "Requested GPUs per machine; 0 for a run that says it wants none. Null when not stated, or stated as something that is no such number."),
         Column("gpu_memory_gb", "FLOAT64", "Requested GPU memory, GiB."),
         Column("cpu_request", "FLOAT64", "Requested CPU cores."),
         Column("memory_request_gb", "FLOAT64", "Requested memory, GiB."),

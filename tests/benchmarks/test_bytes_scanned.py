@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from runspend import inputs, ladder
+from runspend import inputs, ladder, months_beside
 from runspend.config import Settings
 from runspend.tables import TABLES
 from runspend.warehouse import Model, Unit, UnitState
@@ -137,6 +137,8 @@ def run_chain(folder: Path, *, runs: int, lines: int) -> tuple[list[Scan], list[
         "period": DAY,
         "window_start": dt.datetime(2026, 10, 1, tzinfo=utc),
         "window_end": dt.datetime(2026, 11, 1, tzinfo=utc),
+        "jobs_from": dt.datetime(2026, 10, 1, tzinfo=utc),
+        "jobs_until": dt.datetime(2026, 10, 1, tzinfo=utc),
     }
     ledger, lives = ladder.ledger_models(MONTH), ladder.run_costs_models(MONTH)
     chain.run(ledger, given)
@@ -152,6 +154,7 @@ def run_chain(folder: Path, *, runs: int, lines: int) -> tuple[list[Scan], list[
     for name, sql in {
         "what is charged": inputs.CHARGED,
         "how far bills reach": inputs.FRONTIERS,
+        "where jobs go on": months_beside.JOBS_BEYOND,
         "whose artifacts, once for all months": inputs.ARTIFACT_RUNS,
         "relatives, once for all months": inputs.OLDER_RELATIVES,
     }.items():

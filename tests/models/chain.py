@@ -160,13 +160,32 @@ def parameters_of(world: World, period: dt.date, settings: Settings = SETTINGS) 
         )
     ] or [(dt.datetime.combine(period, dt.time(), tzinfo=UTC),) * 2]
     first = min(start for start, _ in windows).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    beyond = jobs_beyond(world["billing_lines"], period) or [(first, first)]
     last = (max(end for _, end in windows) - dt.timedelta(microseconds=1)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return {
         **ladder.ledger_parameters(settings),
         "period": period,
         "window_start": first,
         "window_end": (last + dt.timedelta(days=32)).replace(day=1),
+        "jobs_from": min(start for start, _ in beyond),
+        "jobs_until": max(end for _, end in beyond),
     }
+
+
+def jobs_beyond(lines: Sequence[Mapping[str, Any]], period: dt.date) -> list[tuple[dt.datetime, dt.datetime]]:
+    """Windows in which jobs of the period are on the bill of the month before or after, without a day's pause."""
+    beside = [(period - dt.timedelta(days=1)).replace(day=1), (period + dt.timedelta(days=32)).replace(day=1)]
+    found = set()
+    for job in {l.get("job_key") for l in lines} - {None}:
+        windows = sorted({(l["charge_period_start"], l["charge_period_end"]) for l in lines if l.get("job_key") == job and l["billing_period"] in (period, *beside)})
+        lives: list[list[tuple[dt.datetime, dt.datetime]]] = []
+        for start, end in windows:
+            if not lives or start - max(e for _, e in lives[-1]) > dt.timedelta(days=1):
+                lives.append([])
+            lives[-1].append((start, end))
+        mine = {(l["charge_period_start"], l["charge_period_end"]) for l in lines if l.get("job_key") == job and l["billing_period"] == period}
+        found |= {window for life in lives if mine & set(life) for window in life if window not in mine}
+    return sorted(found)
 
 
 def run_on_duckdb(
@@ -194,7 +213,7 @@ def parameters_of_month(world: World, month: dt.date, settings: Settings = SETTI
     start = dt.datetime.combine(month, dt.time(), tzinfo=UTC)
     ends = [r["end_time"] or max(r["last_sign_at"] or r["start_time"], r["start_time"] + dt.timedelta(days=31)) for r in world["runs"] if r["start_month"] == month]
     after = (start + dt.timedelta(days=32)).replace(day=1)
-    return {**ladder.ledger_parameters(settings), "period": month, "window_start": start, "window_end": max([*ends, after]) + dt.timedelta(microseconds=1)}
+    return {**ladder.ledger_parameters(settings), "period": month, "window_start": start, "window_end": max([*ends, after]) + dt.timedelta(microseconds=1), "jobs_from": start, "jobs_until": start}
 
 
 def summarize_on_duckdb(

@@ -45,6 +45,7 @@ SETTLED = pa.schema([("source", pa.string()), ("line_id", pa.string())])
 WINDOW_START, WINDOW_END = dt.datetime(2026, 10, 1, tzinfo=UTC), dt.datetime(2026, 11, 1, tzinfo=UTC)
 PARAMETERS = {
     "period": DAY, "window_start": WINDOW_START, "window_end": WINDOW_END, "alive_hours": ALIVE_HOURS, "silent_hours": SILENT_HOURS, "rented_pools": "|rented|",
+    "jobs_from": WINDOW_START, "jobs_until": WINDOW_START,
 }  # fmt: skip
 
 

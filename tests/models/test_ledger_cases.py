@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections import defaultdict
 from decimal import Decimal
 from fractions import Fraction
@@ -53,3 +54,14 @@ def test_what_a_division_leaves_of_a_jobs_hour_is_not_overhead(tmp_path: Path) -
     assert sorted(r["run_id"] for r in ledger if r["charge_id"] == "line-0") == [f"run{n}" for n in range(7)]
     assert [(r["run_id"], r["effective_cost"]) for r in ledger if r["charge_id"] == "line-2"] == [("later", 1000)]
     assert {r["overhead_cost"] for r in ledger} == {0}
+
+
+def test_the_month_after_a_job_that_ran_over_its_end(tmp_path: Path) -> None:
+    """The job's last hour, in which nothing ran, is overhead of both its runs, also of the one that ended before midnight."""
+    world = read_world(Path(__file__).parent / "cost_allocations" / "a_job_runs_over_the_months_end")
+    ledger = run_on_duckdb(world, tmp_path, dt.date(2026, 11, 1))["cost_allocations"].to_pylist()
+    assert sorted((r["charge_id"], r["run_id"], r["effective_cost"], r["overhead_cost"]) for r in ledger if r["run_id"] in ("A", "B")) == [
+        ("line-2", "B", 10, 0),
+        ("line-3", "A", 5, 5),
+        ("line-3", "B", 5, 5),
+    ]

@@ -149,6 +149,8 @@ def test_lists_and_times_that_cannot_be_read_are_counted(world: World) -> None:
         ("num_nodes", "many", "num_nodes", None),
         ("gpu_type", "A100", "gpu_type", "A100"),
         ("gpu_count", "0.5", "gpu_count", 0.5),
+        ("gpu_count", "0", "gpu_count", 0.0),
+        ("gpu_count", "two", "gpu_count", None),
         ("gpu_count", "nan", "gpu_count", None),
         ("gpu_count", "-1", "gpu_count", None),
         ("gpu_count", "inf", "gpu_count", None),

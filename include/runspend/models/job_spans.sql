@@ -59,14 +59,14 @@ ended as (
 spans as (
   select
     tracking_server, workspace, run_id, job_key, gpu_count, cpu_request, memory_request_gb, mean_use_percent, run_end_rule,
-    greatest(start_time, @window_start) as span_start,
+    greatest(start_time, least(@window_start, @jobs_from)) as span_start,
     least(
       case run_end_rule
         when 'stated' then end_time
         when 'alive' then greatest(billed_until, coalesce(last_sign_at, start_time))
         when 'last_sign' then last_sign_at
         else timestamp_add(start_time, interval @silent_hours hour)
-      end, @window_end) as span_end
+      end, greatest(@window_end, @jobs_until)) as span_end
   from ended
 )
 select

@@ -15,7 +15,7 @@ jobs as (
 ),
 windows as (
   select
-    j.machine_number, w.job_key, w.life, w.charge_period_start, w.charge_period_end, w.machines, w.billed_nanoseconds * 64 as billed_ticks,
+    j.machine_number, w.job_key, w.life, w.is_of_period, w.charge_period_start, w.charge_period_end, w.machines, w.billed_nanoseconds * 64 as billed_ticks,
     -- the clock has no marks where no run reaches
     coalesce(b.busy_clock - a.busy_clock, 0) as clock_ticks
   from job_windows w
@@ -49,6 +49,7 @@ parts as (
   left join own o
     on o.machine_number = w.machine_number and o.run_number = l.run_number
     and o.charge_period_start = w.charge_period_start and o.charge_period_end = w.charge_period_end
+  where w.is_of_period
   window v as (partition by w.job_key, w.charge_period_start, w.charge_period_end order by l.run_number)
 ),
 busy as (

@@ -1,11 +1,15 @@
--- one row per job and charge window of its lines: the time they bill, and the stretch of the job's life the window belongs to
+-- one row per job and charge window of its lines: the time they bill, and the stretch of the job's life the window belongs to.
+-- A job that goes on over the month's end is whole: its windows on the bills of the months beside, between @jobs_from and @jobs_until, are there as well.
 with skus as (
   select
     job_key, charge_period_start, charge_period_end, coalesce(resource_key, '') as resource_key, coalesce(sku_id, '') as sku_id,
-    min(case when charge_category = 'Usage' then source end) as usage_source,
-    sum(case when charge_category = 'Usage' and charge_class is null and billed_nanoseconds > 0 then billed_nanoseconds end) as billed_nanoseconds
+    logical_or(billing_period = @period) as is_of_period,
+    min(case when charge_category = 'Usage' and billing_period = @period then source end) as usage_source,
+    sum(case when charge_category = 'Usage' and charge_class is null and billed_nanoseconds > 0 and billing_period = @period then billed_nanoseconds end) as billed_nanoseconds
   from billing_lines
-  where billing_period = @period and job_key is not null and run_tag is null
+  where billing_period in (cast(date_sub(@period, interval 1 month) as date), @period, cast(date_add(@period, interval 1 month) as date))
+    and (billing_period = @period or (charge_period_start >= @jobs_from and charge_period_end <= @jobs_until))
+    and job_key is not null and run_tag is null
     and charge_category in ('Usage', 'Credit', 'Adjustment') and coalesce(commitment_discount_status, '') <> 'Unused'
     and charge_period_end > charge_period_start
     and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000
@@ -14,8 +18,8 @@ with skus as (
 windows as (
   -- its machines work side by side: the longest is the job
   select
-    job_key, charge_period_start, charge_period_end, min(usage_source) as usage_source, max(billed_nanoseconds) as billed_nanoseconds,
-    count(distinct resource_key) as machines,
+    job_key, charge_period_start, charge_period_end, logical_or(is_of_period) as is_of_period, min(usage_source) as usage_source, max(billed_nanoseconds) as billed_nanoseconds,
+    count(distinct case when is_of_period then resource_key end) as machines,
     timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000 as window_nanoseconds
   from skus
   group by job_key, charge_period_start, charge_period_end
@@ -23,13 +27,13 @@ windows as (
 steps as (
   -- names are used again: where the bill shows nothing of a job for a day, another life of it begins
   select
-    job_key, charge_period_start, charge_period_end, usage_source, billed_nanoseconds, machines, window_nanoseconds,
+    job_key, charge_period_start, charge_period_end, is_of_period, usage_source, billed_nanoseconds, machines, window_nanoseconds,
     case when timestamp_diff(charge_period_start, max(charge_period_end) over (w rows between unbounded preceding and 1 preceding), microsecond) > 86400000000 then 1 else 0 end as begins
   from windows
   window w as (partition by job_key order by charge_period_start, charge_period_end)
 )
 select
-  job_key, charge_period_start, charge_period_end, usage_source, machines,
+  job_key, charge_period_start, charge_period_end, is_of_period, usage_source, machines,
   cast(least(coalesce(billed_nanoseconds, window_nanoseconds), window_nanoseconds) as int64) as billed_nanoseconds,
   cast(sum(begins) over (partition by job_key order by charge_period_start, charge_period_end rows between unbounded preceding and current row) as int64) as life
 from steps

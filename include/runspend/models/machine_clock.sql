@@ -16,8 +16,13 @@ marks as (
   group by machine_number, mark
 ),
 sizes as (
-  -- of the few machines whose size changed: what they had from this mark on
-  select m.machine_number, m.mark, last_value(m.units ignore nulls) over (partition by m.machine_number order by m.mark rows between unbounded preceding and current row) as units
+  -- of the few machines whose size changed: what they had from this mark on; what they had in a month that is only corrected ends with it
+  select
+    m.machine_number, m.mark,
+    last_value(m.units ignore nulls) over (
+      partition by m.machine_number, date(m.mark) < @period
+      order by m.mark
+      rows between unbounded preceding and current row) as units
   from marks m
   join (select distinct machine_number from machine_slots where units is not null) r on r.machine_number = m.machine_number
 ),

@@ -1,14 +1,23 @@
 -- one row per machine: what it has at most, whether that changed, and from when to when the period bills it (corrections of other times apart)
+with sizes as (
+  select
+    resource_key,
+    nullif(max(machine_gpus), 0) as machine_gpus,
+    nullif(max(machine_cpus), 0) as machine_cpus,
+    nullif(max(machine_memory_gb), 0) as machine_memory_gb,
+    coalesce(
+      min(nullif(machine_gpus, 0)) <> max(machine_gpus) or min(nullif(machine_cpus, 0)) <> max(machine_cpus) or min(nullif(machine_memory_gb, 0)) <> max(machine_memory_gb),
+      false) as is_resized,
+    min(case when charge_class is null and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000 then charge_period_start end) as billed_from,
+    max(case when charge_class is null and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000 then charge_period_end end) as billed_until
+  from billing_lines
+  where billing_period = @period and resource_key is not null
+  group by resource_key
+)
 select
-  resource_key,
-  nullif(max(machine_gpus), 0) as machine_gpus,
-  nullif(max(machine_cpus), 0) as machine_cpus,
-  nullif(max(machine_memory_gb), 0) as machine_memory_gb,
-  coalesce(
-    min(nullif(machine_gpus, 0)) <> max(machine_gpus) or min(nullif(machine_cpus, 0)) <> max(machine_cpus) or min(nullif(machine_memory_gb, 0)) <> max(machine_memory_gb),
-    false) as is_resized,
-  min(case when charge_class is null and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000 then charge_period_start end) as billed_from,
-  max(case when charge_class is null and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000 then charge_period_end end) as billed_until
-from billing_lines
-where billing_period = @period and resource_key is not null
-group by resource_key
+  s.resource_key, s.machine_gpus, s.machine_cpus, s.machine_memory_gb,
+  -- what it has now says nothing of the time that a late correction is of
+  s.is_resized or e.resource_key is not null as is_resized,
+  s.billed_from, s.billed_until
+from sizes s
+left join (select distinct resource_key from earlier_sizes) e on e.resource_key = s.resource_key

@@ -47,7 +47,7 @@ have as (
 stated as (
   select
     o.pool_number,
-    countif(o.gpu_count is null) = 0 as all_gpus, countif(o.gpu_count is not null) > 0 as some_gpus, countif(o.cpu_request is null) = 0 as all_cpus,
+    countif(o.gpu_count is null) = 0 and max(o.gpu_count) > 0 as all_gpus, countif(o.gpu_count > 0) > 0 as some_gpus, countif(o.cpu_request is null) = 0 as all_cpus,
     countif(o.memory_request_gb is null) = 0 as all_memory, countif(o.mean_use_percent is null) = 0 as all_use,
     -- whole GPUs and cores need no finer unit: small weights leave less to round
     case when min(o.gpu_count) >= 1 and max(mod(cast(round(o.gpu_count * 100) as int64), 100)) = 0 then 1 else 100 end as gpu_scale,
@@ -117,5 +117,7 @@ select
   nodes * case
     when machine_units is not null and (nodes > 1 or match_method = 'instance_type_time') then least(node_weight, machine_units)
     else node_weight
-  end as weight
+  end as weight,
+  -- more than there is on all nodes together; who states the sum of all for each has asked for no more
+  coalesce((nodes > 1 or match_method = 'instance_type_time') and node_weight > nodes * machine_units, false) as is_capped
 from weighed

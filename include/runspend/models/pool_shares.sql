@@ -82,15 +82,17 @@ targets as (
   where is_last_run and total_ticks > busy_ticks
 ),
 run_names as (
-  select distinct run_number, tracking_server, workspace, run_id from pool_claims
+  select pool_number, run_number, tracking_server, workspace, run_id, logical_or(is_capped) as is_capped
+  from pool_claims
+  group by pool_number, run_number, tracking_server, workspace, run_id
 )
 select
-  t.pool_number, t.window_start, t.window_end, r.tracking_server, r.workspace, r.run_id, t.run_end_rule, t.weight_kind, t.is_scaled,
+  t.pool_number, t.window_start, t.window_end, r.tracking_server, r.workspace, r.run_id, t.run_end_rule, t.weight_kind, t.is_scaled or coalesce(r.is_capped, false) as is_scaled,
   -- the run's part of what was billed, never more
   case when t.billed_microseconds > 0 then cast(round((t.ends_at - t.starts_at) / t.total_ticks * (t.billed_microseconds * 1000.0)) as int64) end as nanoseconds,
   t.starts_at / t.total_ticks as ratio_before,
   t.ends_at / t.total_ticks as ratio_upto,
   t.ends_at = t.total_ticks as is_last
 from targets t
-left join run_names r on r.run_number = t.run_number
+left join run_names r on r.pool_number = t.pool_number and r.run_number = t.run_number
 where t.ends_at > t.starts_at

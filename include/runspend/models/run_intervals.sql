@@ -44,7 +44,8 @@ kinds as (
   select
     resource_key,
     case
-      when countif(gpu_count is null) = 0 then 'gpu'
+      -- where nobody asks for a GPU there is none to share
+      when countif(gpu_count is null) = 0 and max(gpu_count) > 0 then 'gpu'
       when countif(cpu_request is null) = 0 then 'cpu'
       when countif(memory_request_gb is null) = 0 then 'memory'
       when countif(mean_use_percent is null) = 0 then 'use'

@@ -22,6 +22,7 @@ create macro written_instant(value) as
   case when regexp_full_match(value, '[0-9]{11,15}') then instant(try_cast(value as bigint)) else try_cast(value as timestamptz) end;
 
 create macro positive(x) as case when x > 0 and x < 1e15 then x end;
+create macro none_or_more(x) as case when x >= 0 and x < 1e15 then x + 0 end;
 create macro whole_number(value) as case when try_cast(value as double) between 0 and 1e15 then try_cast(try_cast(value as double) as bigint) end;
 
 -- 4, 0.5 or Kubernetes' 500m.

@@ -93,7 +93,7 @@ typed as (
     said_instance_type as instance_type,
     coalesce(whole_number(said_workers), whole_number(said_nodes)) as num_nodes,
     said_gpu_type as gpu_type,
-    positive(try_cast(said_gpu_count as double)) as gpu_count,
+    none_or_more(try_cast(said_gpu_count as double)) as gpu_count,
     gibibytes(said_gpu_memory) as gpu_memory_gb,
     cores(said_cpu) as cpu_request,
     gibibytes(said_memory) as memory_request_gb,

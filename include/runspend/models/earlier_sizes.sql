@@ -1,0 +1,15 @@
+-- one row per machine and earlier month of which a line of the period does not say what the machine has: what it had by that month's own bill
+with late as (
+  select distinct resource_key, cast(date_trunc(charge_date, month) as date) as month
+  from billing_lines
+  where billing_period = @period and charge_date < @period and resource_key is not null
+    and machine_gpus is null and machine_cpus is null and machine_memory_gb is null
+)
+select
+  l.resource_key, l.month,
+  nullif(max(b.machine_gpus), 0) as machine_gpus, nullif(max(b.machine_cpus), 0) as machine_cpus, nullif(max(b.machine_memory_gb), 0) as machine_memory_gb
+from late l
+join billing_lines b on b.resource_key = l.resource_key and b.billing_period = l.month
+where b.billing_period >= cast(date_trunc(date(@window_start), month) as date) and b.billing_period < @period
+group by l.resource_key, l.month
+having max(b.machine_gpus) > 0 or max(b.machine_cpus) > 0 or max(b.machine_memory_gb) > 0
