@@ -67,10 +67,13 @@ def apply_due(warehouse: Warehouse, settings: Settings, records: Records, outcom
 
 
 def read_known(reader: Reader, records: Records) -> dict[str, Known]:
-    """What is known to lie in each store: by its inventory, or, in an archive store that is not measured, by the records."""
+    """What is known to lie in each store: by its inventory, or, in an archive store that is not measured, by the records: what a policy
+    deleted from it since is no part of it."""
     known: dict[str, Known] = {}
-    for archive in Book(records).all():
-        if archive.to is not None and archive.state == "archived":
+    archives = Book(records).all()
+    expired = {(a.item.store.rstrip("/"), a.item.prefix) for a in archives if a.item.action == "delete" and a.state == "deleted"}
+    for archive in archives:
+        if archive.to is not None and archive.state == "archived" and (archive.to.rstrip("/"), archive.folder) not in expired:
             before = known.get(archive.to, Known(0, 0))
             known[archive.to] = Known(before.objects + archive.objects, before.bytes + archive.bytes)
     measured = reader.query(_STORED).to_pylist()

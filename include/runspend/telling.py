@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from runspend.actions.archive.book import Archive, Book
+from runspend.actions.archive.book import NOT_TOLD, TOLD, Archive, Book
 from runspend.actions.archive.items import Item
 from runspend.config import Settings
 from runspend.errors import CapPassed
@@ -21,9 +21,6 @@ from runspend.warehouse.journal import crash_point
 from runspend.warehouse.records import Records
 
 __all__ = ["Pruned", "count_active", "prune", "tell_archived", "tell_restored"]
-
-
-TOLD, NOT_TOLD = "archives_told", "archives_not_told"
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ def tell_archived(settings: Settings, records: Records) -> list[str]:
     run or an earlier one. What cannot be told is tried again each time; returns notes on it, one per item, the first time only."""
     tellers, said = _Tellers(settings), list[str | None]()
     for archive in _newest(Book(records).all()):
-        if archive.item.owner_kind != "orphan" and records.get(TOLD, _told_key(archive)) is None:
+        if archive.item.owner_kind != "orphan" and records.get(TOLD, archive.told_key) is None:
             reason = tellers.of(archive.item, partial(_say, archive))
             crash_point("archive.told")
             said.append(_note_once(records, archive, reason))
@@ -73,16 +70,12 @@ def _say(archive: Archive, teller: Teller, told: Item) -> str | None:
     return teller.archived(told, f"{where}; to bring it back: runspend archive restore {told.run_id or told.owner_id}")
 
 
-def _told_key(archive: Archive) -> str:
-    return archive.archive_id if archive.restored_at is None else f"{archive.archive_id} {archive.restored_at}"
-
-
 def _note_once(records: Records, archive: Archive, reason: str | None) -> str | None:
     """Record that it was told; a reason why not is a note the first time."""
     if reason is None:
-        records.create(TOLD, _told_key(archive), {"owner": archive.item.name})
+        records.create(TOLD, archive.told_key, {"owner": archive.item.name})
         return None
-    return reason if records.create(NOT_TOLD, _told_key(archive), {"owner": archive.item.name, "reason": reason}) else None
+    return reason if records.create(NOT_TOLD, archive.told_key, {"owner": archive.item.name, "reason": reason}) else None
 
 
 def prune(items: Sequence[Item], settings: Settings, *, protects: Callable[[Item], str | None], active: Mapping[str, int], progress: Progress = silent) -> list[Pruned]:

@@ -443,8 +443,8 @@ def test_what_was_archived_stays_archived_until_something_new_lies_there(tmp_pat
         moved(records, rows_of(reader, records, given_)["a"], NOW + timedelta(hours=1))
         assert rows_of(reader, records, given_)["a"]["reason"] == "archived on 2026-11-24"
     later = NOW + 9 * DAY
-    for objects, expected in ((1, "archived"), (2, "planned")):
-        with world(tmp_path, later, artifact_bytes=[stored("a", objects=objects)]) as reader:
+    for objects, size, expected in ((1, 310, "archived"), (0, 0, "archived"), (1, 1000, "planned"), (2, 310, "planned")):  # the note; nothing; the one file that was archived; more
+        with world(tmp_path, later, artifact_bytes=[stored("a", size, objects=objects)]) as reader:
             assert states_of(reader, records, given_, later) == {"a": expected}
     table = archives_table(records)
     assert table.schema == TABLES["archives"].arrow_schema()
@@ -514,6 +514,10 @@ def test_why_says_which_policy_is_after_it_and_since_when(tmp_path: Path) -> Non
         (first, second) = explain_why(reader, records, given_, "a", NOW).lines
         assert first[0] == "archived" and first[1].endswith("Bring it back: runspend archive restore a")
         assert second == ("policy", "cold (archive) selects run a: archived, archived on 2026-11-24")
+        records.create("archives_not_told", Book(records).all()[0].told_key, {"owner": "run a", "reason": "prod: MLflow was not told of run a: 503"})
+        assert explain_why(reader, records, given_, "a", NOW).lines[1] == ("not told", "prod: MLflow was not told of run a: 503; every apply tries again")
+        records.create("archives_told", Book(records).all()[0].told_key, {"owner": "run a"})
+        assert explain_why(reader, records, given_, "a", NOW).lines[1] == second
         assert explain_why(reader, records, given_settings(tmp_path), "b", NOW).lines == [("free", "nothing protects it, and no policy selects it: it stays where it is")]
         with pytest.raises(UsageError, match="no run has that id"):
             explain_why(reader, records, given_, "zzzzzz", NOW)

@@ -30,6 +30,7 @@ from runspend.actions.archive import plan_notes
 from runspend.actions.archive.items import Item
 from runspend.actions.archive.plan import item_of, plan_items
 from runspend.actions.archive.select import parse_select
+from runspend.artifacts.objects import KEEPS_VERSIONS
 from runspend.config import RetentionPolicy
 from runspend.errors import ConfigError
 from runspend.retention import SELECT_KEYS
@@ -430,6 +431,18 @@ def test_a_folder_has_no_classes(tmp_path: Path) -> None:
     found = [stored("a", store="/srv/files", storage_class="LOCAL")]
     rows = planned(tmp_path, given_settings(tmp_path, {"action": "tier", "to": "GLACIER_IR"}), runs=[run("a", **AGED)], artifact_bytes=found)
     assert states(rows) == {"a": "a folder of a file system has no storage classes"}
+
+
+def test_a_bucket_that_keeps_versions_is_not_tiered(tmp_path: Path) -> None:
+    """As far as versions were seen in it, and in it alone; archiving is no matter of theirs."""
+    runs = [run(name, **AGED) for name in "ab"]
+    found = [stored("a"), stored("b", store="s3://cold"), stored("x", 0, store="s3://cold", owner_kind="other", objects=0, noncurrent_objects=2)]
+    stores = [{"uri": "s3://ml"}, {"uri": "s3://cold"}]
+    rows = planned(tmp_path, given_settings(tmp_path, {"action": "tier", "to": "GLACIER_IR"}, stores=stores), runs=runs, artifact_bytes=found)
+    assert {row["run_id"]: row["state"] for row in rows} == {"a": "planned", "b": "protected"}
+    assert states(rows)["b"] == KEEPS_VERSIONS
+    moved = planned(tmp_path, given_settings(tmp_path, {"to": "s3://ml"}, stores=stores), runs=runs, artifact_bytes=found)
+    assert [(row["run_id"], row["state"]) for row in moved] == [("b", "planned")]
 
 
 def archived(owner_id: str, **more: Any) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from runspend.actions.archive.manifest import Entry
 from runspend.errors import LeaseLost
 from runspend.warehouse.records import Records
 
-__all__ = ["CHUNK_OBJECTS", "Archive", "ArchiveState", "Book", "new_archive"]
+__all__ = ["CHUNK_OBJECTS", "NOT_TOLD", "TOLD", "Archive", "ArchiveState", "Book", "new_archive"]
 
 ARCHIVES, OBJECTS = "archives", "archive_objects"
+TOLD, NOT_TOLD = "archives_told", "archives_not_told"  # what MLflow was told of, and why it could not be told
 CHUNK_OBJECTS = 1_000
 
 # listing: what is to be done is being written down · open: it is being done · the rest: it is over.
@@ -48,6 +49,11 @@ class Archive:
     def is_over(self) -> bool:
         """Whether there is nothing left to do; the item may be acted on anew."""
         return self.state not in ("listing", "open")
+
+    @property
+    def told_key(self) -> str:
+        """Of the record that MLflow was told where the artifacts are: in the archive, or in their place again."""
+        return self.archive_id if self.restored_at is None else f"{self.archive_id} {self.restored_at}"
 
     @property
     def folder(self) -> str:

@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 
 from runspend.actions.archive.book import CHUNK_OBJECTS, Archive, Book, new_archive
 from runspend.actions.archive.expire import TOMBSTONE, expire, is_archive_folder
-from runspend.actions.archive.items import ARCHIVE_FOLDER, Item
+from runspend.actions.archive.items import ARCHIVE_FOLDER, RETURNED_NAME, Item
 from runspend.actions.archive.lease import LASTS, take_lease
 from runspend.actions.archive.manifest import MAX_ENTRIES, Entry, check_key, folders_above, planned_entry
 from runspend.actions.archive.move import move
@@ -206,8 +206,9 @@ def _beyond_notice(item: Item, files: int, size: int) -> str | None:
 
 
 def _seen_again(entry: Entry, found: Entry | None) -> Entry:
-    """An entry as it stands, unless its place holds another object by now."""
-    if found is None or (found.etag == entry.etag and not entry.is_settled):
+    """An entry as it stands, unless its place holds another object by now. What is copied and of the same time is read again before it is deleted."""
+    is_same = found is not None and (found.etag == entry.etag or (entry.state == "copied" and (found.size, found.modified) == (entry.size, entry.modified)))
+    if found is None or (is_same and not entry.is_settled):
         return entry
     return found if entry.is_settled else entry.seen_as(found)
 
@@ -218,7 +219,7 @@ def _entries(work: Work, archive: Archive) -> Iterator[Entry]:
     store = work.open(item.store, "read")
     for found in store.list(item.prefix):
         name = found.key[len(item.prefix) + 1 :]
-        if is_note(name, store, found) or (item.action == "delete" and name == TOMBSTONE):
+        if is_note(name, store, found) or (item.action == "delete" and name in (TOMBSTONE, RETURNED_NAME)):
             continue
         if item.action == "tier" and (found.storage_class == item.to or found.key.endswith("/")):
             continue

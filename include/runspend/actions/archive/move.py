@@ -8,6 +8,7 @@ anywhere. What is to be moved, and whether it may be, is decided elsewhere.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from threading import Lock
@@ -23,7 +24,8 @@ from runspend.warehouse.journal import crash_point
 __all__ = ["manifest_name", "move"]
 
 COPIES = 3  # tries under names of their own before a copy that differs is given up
-GENERATIONS = 10  # manifests of one archive: a new one after objects changed and were copied again
+GENERATIONS = 1_000  # manifests of one archive: a new one each time that objects changed and were copied again
+NAMES = 8  # tries to delete a file while others of its names (hard links) are being deleted
 
 
 def move(work: Work, archive: Archive) -> Result:
@@ -113,7 +115,7 @@ class _Move:
             found = self.target.head(key)
             if found is None:
                 crash_point("archive.before_copy")
-                found = self._write(key, held)
+                found = self._write(key, held, self.work.settings.archive.storage_class)
                 crash_point("archive.after_copy")
             if self.read_back.get(held.sha256) == (data, found.etag) or (found.size == held.size and digest_of(self.target.read(found)) == held.sha256):
                 crash_point("archive.after_read_back")
@@ -121,9 +123,9 @@ class _Move:
                 return replace(entry, state="copied", sha256=held.sha256, data=data, copy_etag=found.etag, reason=None)
         raise SourceRefused(self.target.uri, f"cannot archive {entry.key!r}: {COPIES} copies in {self.target.uri} were read back and were not what was written. It stays.")
 
-    def _write(self, key: str, held: Held) -> StoredObject:
+    def _write(self, key: str, held: Held, storage_class: str | None = None) -> StoredObject:
         try:
-            return self.target.write(key, parts_of(held), size=held.size)
+            return self.target.write(key, parts_of(held), size=held.size, storage_class=storage_class)
         except (NotDone, OutcomeUnknown):
             found = self.target.head(key)  # somebody else's, or ours although nobody said so: it is read back in any case
             if found is None:
@@ -137,14 +139,22 @@ class _Move:
         kept = [entry for entry in entries if entry.data is not None]
         archive = self.archive
         lines = write_manifest(archive.archive_id, self.item, archive.planned_at, kept, len(kept), sum(e.size for e in kept))
+        where, odd = f"cannot archive {self.item.name} in {self.target.uri}", 0
         with held(lines, self.work.scratch) as written:
             for generation in range(1, GENERATIONS):
                 key = f"{archive.folder}/{manifest_name(generation)}"
-                found = self.target.head(key) or self._write(key, written)
+                older = self.target.head(key)
+                found = older or self._write(key, written)
                 if found.size == written.size and digest_of(self.target.read(found)) == written.sha256:
                     read_manifest(self.target.read(found), key)
                     return
-        raise SourceRefused(self.target.uri, f"cannot archive {self.item.name}: its manifest was read back from {self.target.uri} and was not what was written. Nothing was deleted.")
+                odd += older is None
+                if odd == COPIES:
+                    raise SourceRefused(self.target.uri, f"{where}: its manifest was read back {COPIES} times and was not what was written. Nothing more was deleted.")
+        raise SourceRefused(
+            self.target.uri,
+            f"{where}: it has {GENERATIONS - 1} manifests, one for each time that its folder had changed. Leave it to who writes there: runspend archive keep {self.item.run_id or self.item.owner_id}. Nothing more was deleted.",
+        )
 
     # --- delete ---------------------------------------------------------------------------------------------------------
 
@@ -192,7 +202,7 @@ class _Move:
             return entry  # told of once for all of the item
         crash_point("archive.before_delete")
         try:
-            self.deleter.delete(obj)
+            obj = self._delete_object(entry)
         except OutcomeUnknown:
             is_known = False
         except NotDone as error:
@@ -202,12 +212,35 @@ class _Move:
             return replace(entry, reason=str(error))
         crash_point("archive.after_delete")
         found = self.source.head(obj.key)
-        if found is None or (is_known and found.etag != entry.etag):  # a new object under the same name is nobody's to delete
+        if found is None or (is_known and found.etag != obj.etag):  # a new object under the same name is nobody's to delete
             crash_point("archive.after_confirm")
             return replace(entry, state="deleted", reason=None)
         if found.etag != entry.etag:
             return replace(entry.seen_as(planned_entry(entry.key, found)), reason="it was written again after it was copied")
         return replace(entry, reason=f"{obj.key!r} is still there, although it was deleted")
+
+    def _delete_object(self, entry: Entry) -> StoredObject:
+        """Delete an object on condition of its state; the state that it had. Raises NotDone, OutcomeUnknown.
+
+        Each name of a file (hard link) that is deleted changes the state of its other names: one of the same size and time is read once more, and
+        deleted in its new state if its bytes are those that were copied.
+        """
+        obj = entry.at(self.item.prefix)
+        try:
+            self.deleter.delete(obj)
+            return obj
+        except NotDone:
+            with self.turns.setdefault(entry.sha256 or "", Lock()):
+                for _ in range(NAMES):
+                    found = self.source.head(obj.key)
+                    if found is None or found.etag == obj.etag or (found.size, found.modified) != (obj.size, obj.modified):
+                        break
+                    with suppress(NotDone):  # another of its names went meanwhile
+                        if digest_of(self.source.read(found)) != entry.sha256 or self.watch.reason() is not None:
+                            break
+                        self.deleter.delete(found)
+                        return found
+            raise
 
     def _leave_note(self) -> None:
         """Say where the artifacts went, where MLflow's page looks for them. An older note of ours gives way."""

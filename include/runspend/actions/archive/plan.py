@@ -17,6 +17,7 @@ from runspend.actions.archive.items import ARCHIVE_FOLDER, Item
 from runspend.actions.archive.money import Part, Rates, price_item, read_rates
 from runspend.actions.archive.select import Selection, parse_select, policy_digest, selection_sql
 from runspend.actions.archive.shared import STORED, OddFolders
+from runspend.artifacts.objects import KEEPS_VERSIONS
 from runspend.config import RetentionPolicy, Settings
 from runspend.tables import ARCHIVE_PLAN
 from runspend.tracking.folders import REGULAR, main_folder
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 # Rows turned into Python values at a time: a policy may select a million folders.
 BATCH_ROWS = 20_000
 HELD = {"tier": "held_stored", "archive": "held_stored", "delete": "held_archived", "prune": "held_in_mlflow"}
+# A bucket that keeps versions is known by those that are not current; one without any says so when it is asked, before anything is moved.
+UNFIT_TO_TIER = f"""case
+        when s.only_class = 'LOCAL' then 'a folder of a file system has no storage classes'
+        when s.store in (select store from artifact_bytes where valid_to is null and noncurrent_objects > 0) then '{KEEPS_VERSIONS}'
+      end"""
 _PLACE = itemgetter("store", "prefix", "owner_kind", "owner_id")
 
 
@@ -86,13 +92,13 @@ def plan_sql(policy: RetentionPolicy, selection: Selection, settings: Settings, 
         "metric": keep.by if keep and keep.by else "", "sign": -1 if keep and keep.order == "max" else 1,
         "best": keep.best if keep and keep.best else 0, "last": keep.last if keep and keep.last else 0,
     }  # fmt: skip
-    unfit, unfit_reason = "false", ""
+    unfit = "cast(null as string)"
     if policy.action == "delete":
         parameters["archived_before"] = now - settings.archive.retention
     elif policy.action == "tier":
         parameters["target"] = policy.to
         condition += " and coalesce(k.only_class <> @target, true)"
-        unfit, unfit_reason = "coalesce(s.only_class = 'LOCAL', false)", "a folder of a file system has no storage classes"
+        unfit = UNFIT_TO_TIER
     elif policy.action == "archive":
         parameters["target"] = (policy.to or settings.archive.to or "").rstrip("/")
         condition += " and rtrim(k.store, '/') <> @target"
@@ -104,7 +110,7 @@ def plan_sql(policy: RetentionPolicy, selection: Selection, settings: Settings, 
         "kinds": selection.kinds_sql,
         "selector": condition,
         "stores": "true" if policy.action == "prune" else f"s.store in ({', '.join(f'@{name}' for name in stores)})" if stores else "false",
-        "unfit": unfit, "unfit_reason": unfit_reason,
+        "unfit": unfit,
         "version_label": _sql("version_label").rstrip(),
     }  # fmt: skip
     sql = _fill("plan", pieces)

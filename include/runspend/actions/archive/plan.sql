@@ -237,7 +237,7 @@ judged as (
       if(s.owner_kind in ('run', 'logged_model') and @best > 0 and (k.best_rank is null or k.is_unmeasured or not coalesce(t.is_measured, false)), concat('no ', @metric, ' of it is known, by which the best are kept'), null),
       if(s.owner_kind in ('run', 'logged_model') and @best > 0 and k.best_rank <= @best and not k.is_unmeasured, concat('among the best ', cast(@best as string), ' by ', @metric), null),
       if(s.owner_kind in ('run', 'logged_model') and @last > 0 and (k.last_rank is null or k.is_undated or k.last_rank <= @last), concat('among the last ', cast(@last as string)), null),
-      if({unfit}, '{unfit_reason}', null)
+      {unfit}
     ], '\n'), '') as reasons
   from selected s
   left join open_runs p on s.owner_kind = 'run' and p.tracking_server = s.tracking_server and p.workspace = s.workspace and p.run_id = s.parent_run_id

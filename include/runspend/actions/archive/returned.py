@@ -55,8 +55,8 @@ def note_returned(loaded: Sequence[Loaded], settings: Settings, records: Records
 
 
 def _covers(other: Manifest, manifest: Manifest) -> bool:
-    """Whether the other archive is of the same folder, or of one around it."""
-    return other is not manifest and other.item.store == manifest.item.store and f"{manifest.item.prefix}/".startswith(f"{other.item.prefix}/")
+    """Whether an archive is of the same folder, or of one around it."""
+    return other.item.store == manifest.item.store and f"{manifest.item.prefix}/".startswith(f"{other.item.prefix}/")
 
 
 def _returned_at(found: Found) -> datetime | None:

@@ -22,6 +22,9 @@ def tier(work: Work, archive: Archive) -> Result:
     item, book = archive.item, work.book
     store, wanted, watch = work.open(item.store, "archive"), item.to or "", work.watch(item)
 
+    if why := store.why_no_tier():
+        return Result(book.save(replace(archive, reason=why)), "protected", why)
+
     def move(entry: Entry) -> Entry:
         obj = entry.at(item.prefix)
         if watch.reason() is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from runspend.actions.archive.book import Archive
+from runspend.actions.archive.book import NOT_TOLD, TOLD, Archive
 from runspend.actions.archive.keeps import keep_of
 from runspend.actions.archive.plan import item_of, policy_rows, read_candidates, read_odd_folders, split_reasons
 from runspend.actions.archive.select import Selection, parse_select
@@ -37,7 +37,7 @@ def explain_why(reader: Reader, records: Records, settings: Settings, run: str, 
     """Everything known of the bytes of one run (its id, or six characters it begins with). Raises UsageError where there is no such run."""
     run_id, name = _find_run(reader, run)
     history = read_history(reader, records, settings, now)
-    lines = [line for archive in history.archives.values() if archive.item.run_id == run_id for line in _archived(archive)]
+    lines = [line for archive in history.archives.values() if archive.item.run_id == run_id for line in (*_archived(archive), *_told(archive, records))]
     facts = _facts(reader, settings, run_id, now)
     kept = [("kept", f"{_whose(row, run_id)}{reason}") for row in facts for reason in split_reasons(row["reasons"])]
     objections = [keep.sentence for row in facts if (keep := keep_of(history.keeps, row)) is not None]
@@ -69,15 +69,24 @@ def _facts(reader: Reader, settings: Settings, run_id: str, now: datetime) -> li
 
 
 def _policy_lines(reader: Reader, settings: Settings, policy: RetentionPolicy, run_id: str, history: History, now: datetime) -> list[tuple[str, str]]:
-    found = [judge(row, history, now) for row in policy_rows(reader, settings, policy, parse_select(policy), now, run_id=run_id)]
-    return [("policy", f"{policy.name} ({policy.action}) selects {item_of(row).name}: {row['state']}, {row['reason']}") for row in found if row["state"] != "protected"]
+    selected = [(row["state"], judge(row, history, now)) for row in policy_rows(reader, settings, policy, parse_select(policy), now, run_id=run_id)]
+    found = [row for planned, row in selected if "protected" not in (planned, row["state"]) or planned != row["state"]]  # what protects is said already
+    return [("policy", f"{policy.name} ({policy.action}) selects {item_of(row).name}: {row['state']}, {row['reason']}") for row in found]
 
 
 def _archived(archive: Archive) -> list[tuple[str, str]]:
     item = archive.item
+    if archive.restored_at is not None:
+        return [("restored", f"{item.name}: brought back into its place on {archive.restored_at[:10]}. Its archive is kept: {archive.to}, {archive.folder}")]
     if archive.state == "archived" and item.action == "archive":
         return [("archived", f"{item.name}: on {(archive.ended_at or archive.planned_at)[:10]} to {archive.to}, {archive.folder}. Bring it back: runspend archive restore {item.run_id}")]
     return [(archive.state, f"{item.name}: {item.action} begun on {archive.planned_at[:10]}" + (f", {archive.reason}" if archive.reason else ""))]
+
+
+def _told(archive: Archive, records: Records) -> list[tuple[str, str]]:
+    """Why MLflow does not say so: an apply says it once."""
+    found = None if records.get(TOLD, archive.told_key) else records.get(NOT_TOLD, archive.told_key)
+    return [] if found is None else [("not told", f"{found[0]['reason']}; every apply tries again")]
 
 
 def _whose(row: dict[str, Any], run_id: str) -> str:

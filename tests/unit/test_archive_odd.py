@@ -1,0 +1,149 @@
+"""Folders that are not as simple as most: files with several names, and folders that change from week to week."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runspend.actions.archive.move import COPIES, _Move
+from runspend.actions.archive.restore import restore
+from runspend.artifacts.objects_local import LocalObjects
+from tests.archive_disk import Disk, fill, tree_of
+from tests.archive_world import ARCHIVE, World
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Disk:
+    return Disk(tmp_path / "disk")
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    made = World()
+    yield made
+    made.close()
+
+
+# --- files with several names --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [2, 3, 40])
+def test_a_file_with_several_names_is_archived_in_one_run(disk: Disk, names: int) -> None:
+    """Each name that is deleted gives the others another time; one copy is kept, and every name comes back."""
+    fill(disk.run, {"model/0": b"weights", "log": b"l"})
+    for number in range(1, names):
+        os.link(disk.run / "model/0", disk.run / f"model/{number}")
+    before = tree_of(disk.run)
+    assert disk.apply() == ["archived"] and tree_of(disk.run) == {}
+    assert len(list((disk.archived / "data").iterdir())) == 2 and not (disk.archived / "manifest-2.jsonl").exists()
+    restore("run1", disk.settings)
+    assert tree_of(disk.run) == before
+
+
+def test_a_name_outside_the_folder_stays(disk: Disk) -> None:
+    fill(disk.run, {"a": b"a"})
+    os.link(disk.run / "a", disk.source / "snapshot")
+    assert disk.apply() == ["archived"] and (disk.source / "snapshot").read_bytes() == b"a"
+
+
+def test_a_file_that_was_written_through_another_name_stays(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As large as before and with its old time: its bytes are looked at, and they are not those that were copied."""
+    fill(disk.run, {"a": b"one", "b": b"b"})
+    os.link(disk.run / "a", disk.source / "outside")
+    was = _Move._put_manifest
+
+    def written_through(move: Any, entries: Any) -> None:
+        was(move, entries)
+        times = os.stat(disk.run / "a")
+        (disk.source / "outside").write_bytes(b"two")
+        os.utime(disk.run / "a", ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    monkeypatch.setattr(_Move, "_put_manifest", written_through)
+    assert disk.apply() == ["partial"]
+    monkeypatch.undo()
+    assert tree_of(disk.run) == {"a": b"two"}
+    assert disk.apply(is_old=True) == ["archived"]
+    restore("run1", disk.settings)
+    assert tree_of(disk.run) == {"a": b"two", "b": b"b"}
+
+
+def test_names_that_were_left_by_a_kill_are_no_change(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed again and again between two names: the item goes on, and is not given up as one that keeps changing."""
+    fill(disk.run, {"0": b"weights"})
+    for number in range(1, 6):
+        os.link(disk.run / "0", disk.run / str(number))
+    delete, gone = LocalObjects.delete, set[str]()
+
+    def killed(store: LocalObjects, obj: Any) -> None:
+        was_there = store.head(obj.key) is not None
+        delete(store, obj)
+        if was_there and obj.key not in gone:
+            gone.add(obj.key)
+            if len(gone) % 2 == 0:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(LocalObjects, "delete", killed)
+    for _ in range(20):
+        try:
+            states = disk.apply()
+            break
+        except KeyboardInterrupt:
+            continue
+    assert states == ["archived"] and tree_of(disk.run) == {}
+    monkeypatch.undo()
+    assert restore("run1", disk.settings).objects == 6
+
+
+# --- storage classes -----------------------------------------------------------------------------------------------------
+
+
+def test_copies_are_of_the_class_that_is_set_and_manifests_are_not() -> None:
+    """What is read to find an archive stays cheap to read."""
+    world = World(storage_class="glacier_ir")
+    world.put("a", b"a")
+    assert [result.state for result in world.apply()] == ["archived"]
+    assert {key.rpartition("/")[2].partition(".")[0]: kept.storage_class for key, kept in world.archive.objects.items()} == {
+        hashlib.sha256(b"a").hexdigest(): "GLACIER_IR", "manifest": "STANDARD",
+    }  # fmt: skip
+    world.close()
+
+
+# --- folders that change -------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_changes_each_week_has_a_manifest_for_each(world: World) -> None:
+    world.may_delete = False
+    for week in range(14):
+        world.put(str(week), b"%d" % week, world.now)
+        world.advance(days=10)
+        assert [(result.state, result.reason) for result in world.apply()] == [("copied", "it has no `delete_credentials`")], week
+    world.may_delete = True
+    assert [result.state for result in world.apply()] == ["archived"]
+    assert world.restorable() == {str(week): b"%d" % week for week in range(14)}
+    assert sum("manifest" in key for key in world.archive.objects) == 14
+
+
+def test_a_folder_that_changed_too_often_says_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runspend.actions.archive.move.GENERATIONS", 3)
+    world.may_delete = False
+    for week in range(3):
+        world.put(str(week), b"%d" % week, world.now)
+        world.advance(days=10)
+        [result] = world.apply()
+    assert result.state == "failed" and "it has 2 manifests, one for each time that its folder had changed" in (result.reason or "")
+    assert len(world.here()) == 3
+
+
+def test_a_store_that_spoils_every_manifest_is_found_out_at_once(world: World) -> None:
+    world.put("a", b"a")
+    world.faults.plan = {(f"write {ARCHIVE}", number): "flipped" for number in range(2, 9)}  # the first is the copy
+    [result] = world.apply()
+    world.faults.plan = {}
+    assert result.state == "failed" and f"its manifest was read back {COPIES} times and was not what was written" in (result.reason or "")
+    assert world.here() == {"a": b"a"} and sum("manifest" in key for key in world.archive.objects) == COPIES
+    assert [result.state for result in world.apply()] == ["archived"] and world.restorable() == {"a": b"a"}
