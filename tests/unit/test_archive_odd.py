@@ -77,23 +77,28 @@ def test_names_that_were_left_by_a_kill_are_no_change(disk: Disk, monkeypatch: p
     fill(disk.run, {"0": b"weights"})
     for number in range(1, 6):
         os.link(disk.run / "0", disk.run / str(number))
-    delete, gone = LocalObjects.delete, set[str]()
+    delete, gone, kills = LocalObjects.delete, set[str](), list[bool]()
 
     def killed(store: LocalObjects, obj: Any) -> None:
+        if kills[-1]:
+            raise KeyboardInterrupt
         was_there = store.head(obj.key) is not None
         delete(store, obj)
         if was_there and obj.key not in gone:
             gone.add(obj.key)
             if len(gone) % 2 == 0:
+                kills[-1] = True
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(LocalObjects, "delete", killed)
-    for _ in range(20):
+    for _ in range(10):
+        kills.append(False)
         try:
             states = disk.apply()
             break
         except KeyboardInterrupt:
             continue
+    assert kills == [True, True, True, False]
     assert states == ["archived"] and tree_of(disk.run) == {}
     monkeypatch.undo()
     assert restore("run1", disk.settings).objects == 6
