@@ -298,10 +298,11 @@ def test_an_odd_spelling_protects_no_stranger(tmp_path: Path) -> None:
     runs = [run("a", artifact_uri="s3a://ml/12/a/artifacts/", **AGED), run("b", **AGED)]
     owners = [{**KEY, "owner_kind": "logged_model", "owner_id": "m-1", "experiment_id": "12", "uri": "s3a://ml/12/models/m-1//artifacts"}]
     policy = {"select": {"unused_for": "90d", "kind": ["run", "model"]}}
-    tables: dict[str, Any] = {"runs": runs, "artifact_bytes": [stored("a"), stored("b"), model("m-1")], "artifact_owners": owners, "model_uses": [use("a", "m-1")]}
-    assert states(planned(tmp_path, given_settings(tmp_path, policy), **tables)) == dict.fromkeys(["a", "b", "m-1"], "planned")
+    found = [stored("a"), stored("b"), model("m-1"), stored("m-2", owner_kind="logged_model", prefix="12/a/artifacts/m-2")]
+    tables: dict[str, Any] = {"runs": runs, "artifact_bytes": found, "artifact_owners": owners, "model_uses": [use("a", "m-1"), use("a", "m-2")]}
+    assert states(planned(tmp_path, given_settings(tmp_path, policy), **tables)) == dict.fromkeys(["a", "b", "m-1", "m-2"], "planned")
     versions = [version("fraud", 7, source_uri="s3://ml/12/b//artifacts/model", aliases='["champion"]'), version("far", 1, source_uri="models:/m-1"), version("hdfs", 1, source_uri="hdfs://ml/12/a")]
-    assert states(planned(tmp_path, given_settings(tmp_path, policy), model_versions=versions, **tables)) == {"a": "planned", "b": "alias champion on fraud/7", "m-1": "planned"}
+    assert states(planned(tmp_path, given_settings(tmp_path, policy), model_versions=versions, **tables)) == {"a": "planned", "b": "alias champion on fraud/7", "m-1": "planned", "m-2": "planned"}
 
 
 def test_running_relatives_protect(tmp_path: Path) -> None:

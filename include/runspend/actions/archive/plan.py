@@ -65,12 +65,10 @@ def read_candidates(
 ) -> Iterator[dict[str, Any]]:
     """What a policy selects, one row per folder and storage class, with everything that protects it in `reasons`, one a line."""
     sql, parameters = plan_sql(policy, selection, settings, now, run_id=run_id)
-    tops = {store.uri: main_folder(store.uri) for store in settings.stores}
     for batch in reader.batches(sql, parameters, rows=BATCH_ROWS):
         for row in batch.to_pylist():
-            folder = f"{tops.get(row['store'], row['store'].rstrip('/'))}/{row['prefix']}"
-            reasons = [row["reasons"], *odd.reasons(row, folder)] if policy.action != "prune" else [row["reasons"]]
-            yield {**row, "reasons": "\n".join(filter(None, reasons))}
+            shared = odd.reasons(row, f"{row['store'].rstrip('/')}/{row['prefix']}") if policy.action != "prune" else []
+            yield {**row, "reasons": "\n".join(filter(None, [row["reasons"], *shared]))}
 
 
 def read_odd_folders(reader: Reader, settings: Settings) -> OddFolders:
