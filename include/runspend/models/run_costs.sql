@@ -13,41 +13,46 @@ bill_dimensions as (
   join month_runs m on m.tracking_server = b.tracking_server and m.workspace = b.workspace and m.run_id = b.run_id
   qualify row_number() over (partition by b.tracking_server, b.workspace, b.run_id order by b.billing_period desc) = 1
 ),
-costs as (
+days as (
+  -- a run's own, and those of its descendants, which count for its family alone
   select
-    d.tracking_server, d.workspace, d.run_id, d.billing_currency,
-    sum(d.list_cost) as list_cost, sum(d.contracted_cost) as contracted_cost, sum(d.effective_cost) as effective_cost, sum(d.billed_cost) as billed_cost,
-    sum(case when d.cost_kind = 'compute' then d.effective_cost end) as compute_cost,
-    sum(case when d.cost_kind = 'storage' then d.effective_cost end) as storage_cost,
-    sum(case when d.cost_kind = 'network' then d.effective_cost end) as network_cost,
-    sum(case when d.cost_kind = 'llm' then d.effective_cost end) as llm_cost,
-    sum(case when d.cost_kind = 'other' then d.effective_cost end) as other_cost,
-    sum(d.unused_cost) as unused_cost,
-    sum(d.overhead_cost) as overhead_cost,
-    -- whole microseconds are added, for a sum of floats depends on the order of the rows
-    sum(cast(round(d.machine_seconds * 1e6) as int64)) / 1e6 as machine_seconds,
-    sum(cast(round(d.gpu_seconds * 1e6) as int64)) / 1e6 as gpu_seconds,
-    min(d.charge_date) as first_charge_date, max(d.charge_date) as last_charge_date,
-    max(case d.confidence when 'low' then 4 when 'medium' then 3 when 'high' then 2 when 'exact' then 1 end) as worst,
-    countif(d.cost_status = 'provisional') as open_rows
+    d.tracking_server, d.run_id, d.billing_currency, true as is_own, d.charge_date, d.cost_kind, d.confidence, d.cost_status,
+    d.list_cost, d.contracted_cost, d.effective_cost, d.billed_cost, d.unused_cost, d.overhead_cost, d.machine_seconds, d.gpu_seconds,
+    d.effective_cost as cost_with_children
   from run_costs_daily d
   join month_runs m on m.tracking_server = d.tracking_server and m.workspace = d.workspace and m.run_id = d.run_id
-  group by d.tracking_server, d.workspace, d.run_id, d.billing_currency
-),
-family_costs as (
-  select a.tracking_server, a.ancestor_id, d.billing_currency, sum(d.effective_cost) as effective_cost
+  union all
+  select
+    a.tracking_server, a.ancestor_id, d.billing_currency, false, cast(null as date), cast(null as string), cast(null as string), cast(null as string),
+    cast(null as bignumeric), cast(null as bignumeric), cast(null as bignumeric), cast(null as bignumeric), cast(null as bignumeric), cast(null as bignumeric),
+    cast(null as float64), cast(null as float64), d.effective_cost
   from run_ancestors a
   join (select tracking_server, run_id from month_runs) m on m.tracking_server = a.tracking_server and m.run_id = a.ancestor_id
   join run_costs_daily d on d.tracking_server = a.tracking_server and d.run_id = a.run_id
-  group by a.tracking_server, a.ancestor_id, d.billing_currency
 ),
-currencies as (
-  select tracking_server, run_id, billing_currency from costs
-  union distinct
-  select tracking_server, ancestor_id, billing_currency from family_costs
+costs as (
+  select
+    tracking_server, run_id, billing_currency, logical_or(is_own) as is_charged,
+    sum(list_cost) as list_cost, sum(contracted_cost) as contracted_cost, sum(effective_cost) as effective_cost, sum(billed_cost) as billed_cost,
+    sum(case when cost_kind = 'compute' then effective_cost end) as compute_cost,
+    sum(case when cost_kind = 'storage' then effective_cost end) as storage_cost,
+    sum(case when cost_kind = 'network' then effective_cost end) as network_cost,
+    sum(case when cost_kind = 'llm' then effective_cost end) as llm_cost,
+    sum(case when cost_kind = 'other' then effective_cost end) as other_cost,
+    sum(unused_cost) as unused_cost,
+    sum(overhead_cost) as overhead_cost,
+    sum(cost_with_children) as cost_with_children,
+    -- whole microseconds are added, for a sum of floats depends on the order of the rows
+    sum(cast(round(machine_seconds * 1e6) as int64)) / 1e6 as machine_seconds,
+    sum(cast(round(gpu_seconds * 1e6) as int64)) / 1e6 as gpu_seconds,
+    min(charge_date) as first_charge_date, max(charge_date) as last_charge_date,
+    max(case confidence when 'low' then 4 when 'medium' then 3 when 'high' then 2 when 'exact' then 1 end) as worst,
+    countif(cost_status = 'provisional') as open_days
+  from days
+  group by tracking_server, run_id, billing_currency
 )
 select
-  m.tracking_server, m.workspace, m.run_id, m.start_month, coalesce(k.billing_currency, '') as billing_currency,
+  m.tracking_server, m.workspace, m.run_id, m.start_month, coalesce(c.billing_currency, '') as billing_currency,
   m.run_name, m.experiment_id, m.experiment_name, m.user_name, m.run_status, m.start_time, m.end_time, m.parent_run_id,
   -- what the run says comes before what its bill says where `dimensions` has it so
   case when m.team is not null and strpos(@team_before_bill, concat('|', m.team_from, '|')) > 0 then m.team else coalesce(b.line_team, m.team) end as team,
@@ -69,12 +74,10 @@ select
   coalesce(c.other_cost, bignumeric '0') as other_cost,
   coalesce(c.unused_cost, bignumeric '0') as unused_cost,
   coalesce(c.overhead_cost, bignumeric '0') as overhead_cost,
-  coalesce(c.effective_cost, bignumeric '0') + coalesce(f.effective_cost, bignumeric '0') as cost_with_children,
+  coalesce(c.cost_with_children, bignumeric '0') as cost_with_children,
   c.machine_seconds, c.gpu_seconds, c.first_charge_date, c.last_charge_date,
   case c.worst when 4 then 'low' when 3 then 'medium' when 2 then 'high' when 1 then 'exact' end as confidence,
-  case when c.run_id is null then 'none' when c.open_rows > 0 then 'provisional' else 'final' end as cost_status
+  case when not coalesce(c.is_charged, false) then 'none' when c.open_days > 0 then 'provisional' else 'final' end as cost_status
 from month_runs m
 left join bill_dimensions b on b.tracking_server = m.tracking_server and b.workspace = m.workspace and b.run_id = m.run_id
-left join currencies k on k.tracking_server = m.tracking_server and k.run_id = m.run_id
-left join costs c on c.tracking_server = m.tracking_server and c.workspace = m.workspace and c.run_id = m.run_id and c.billing_currency = k.billing_currency
-left join family_costs f on f.tracking_server = m.tracking_server and f.ancestor_id = m.run_id and f.billing_currency = k.billing_currency
+left join costs c on c.tracking_server = m.tracking_server and c.run_id = m.run_id

@@ -10,13 +10,15 @@ with charges as (
   where billing_period = @period and allocated_to = 'run'
   group by tracking_server, workspace, run_id, charge_date, cost_kind, source, billing_currency
 ),
-main_rows as (
+placed as (
   -- a day's machine time stands on one row: the run's compute, else its first kind
-  select tracking_server, workspace, run_id, charge_date, cost_kind, source, billing_currency
+  select
+    tracking_server, workspace, run_id, charge_date, cost_kind, source, billing_currency,
+    list_cost, contracted_cost, effective_cost, billed_cost, unused_cost, overhead_cost, worst, open_charges,
+    row_number() over (
+      partition by tracking_server, workspace, run_id, charge_date, source
+      order by case cost_kind when 'compute' then 0 else 1 end, cost_kind, billing_currency) as place
   from charges
-  qualify row_number() over (
-    partition by tracking_server, workspace, run_id, charge_date, source
-    order by case cost_kind when 'compute' then 0 else 1 end, cost_kind, billing_currency) = 1
 ),
 times as (
   -- a run on several machines may have a row for each share of the machines
@@ -32,9 +34,7 @@ select
   t.machine_seconds, t.gpu_seconds,
   case c.worst when 4 then 'low' when 3 then 'medium' when 2 then 'high' when 1 then 'exact' end as confidence,
   case when c.open_charges > 0 then 'provisional' else 'final' end as cost_status
-from charges c
-left join main_rows m
-  on m.tracking_server = c.tracking_server and m.workspace = c.workspace and m.run_id = c.run_id and m.charge_date = c.charge_date
-  and m.cost_kind = c.cost_kind and m.source = c.source and m.billing_currency = c.billing_currency
+from placed c
 left join times t
-  on t.tracking_server = m.tracking_server and t.workspace = m.workspace and t.run_id = m.run_id and t.charge_date = m.charge_date and t.source = m.source
+  on t.tracking_server = c.tracking_server and t.workspace = c.workspace and t.run_id = c.run_id and t.charge_date = c.charge_date and t.source = c.source
+  and c.place = 1
