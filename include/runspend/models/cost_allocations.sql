@@ -1,22 +1,13 @@
 -- one row per charge and target: a bill line or lines priced together, and the run, idle time or pot the money went to
-with floats as (
-  -- floats only as products, each once; the decimals come from them through integers, the same on every engine
+with products as (
+  -- a float is multiplied once; the decimals come from the products through integers, the same on every engine
   select
-    source, billing_period, charge_id, charge_date, charge_period_start, charge_period_end, service_provider_name, billing_account_id,
-    sub_account_id, region_id, service_name, charge_category, resource_id, invoice_id, cost_kind, billing_currency,
-    allocated_to, tracking_server, workspace, run_id, owner_id, match_method, confidence, reason, pool_key,
-    weight_kind, run_end_rule, is_scaled, line_team, line_project, line_cost_center, line_owner,
-    list_cost, contracted_cost, effective_cost, billed_cost, ratio_before, ratio_upto, is_last,
-    case when ratio_before > 0 then cast(cast(list_cost as string) as float64) * ratio_before end as list_before,
-    case when not is_last then cast(cast(list_cost as string) as float64) * ratio_upto end as list_upto,
-    case when ratio_before > 0 then cast(cast(contracted_cost as string) as float64) * ratio_before end as contracted_before,
-    case when not is_last then cast(cast(contracted_cost as string) as float64) * ratio_upto end as contracted_upto,
-    case when ratio_before > 0 then cast(cast(effective_cost as string) as float64) * ratio_before end as effective_before,
-    case when not is_last then cast(cast(effective_cost as string) as float64) * ratio_upto end as effective_upto,
-    case when ratio_before > 0 then cast(cast(billed_cost as string) as float64) * ratio_before end as billed_before,
-    case when not is_last then cast(cast(billed_cost as string) as float64) * ratio_upto end as billed_upto,
-    case when unused_ratio is not null then cast(cast(effective_cost as string) as float64) * unused_ratio end as unused,
-    case when overhead_ratio is not null then cast(cast(effective_cost as string) as float64) * overhead_ratio end as overhead
+    *,
+    list_float * ratio_before as list_before, list_float * ratio_upto as list_upto,
+    contracted_float * ratio_before as contracted_before, contracted_float * ratio_upto as contracted_upto,
+    effective_float * ratio_before as effective_before, effective_float * ratio_upto as effective_upto,
+    billed_float * ratio_before as billed_before, billed_float * ratio_upto as billed_upto,
+    effective_float * unused_ratio as unused, effective_float * overhead_ratio as overhead
   from placed_charges
 ),
 bounds as (
@@ -37,7 +28,7 @@ bounds as (
     case when is_last then billed_cost else cast(cast(trunc(billed_upto) as int64) + cast(round((billed_upto - trunc(billed_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as billed_to,
     cast(cast(trunc(unused) as int64) + cast(round((unused - trunc(unused)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) as unused_cost,
     cast(cast(trunc(overhead) as int64) + cast(round((overhead - trunc(overhead)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) as overhead_cost
-  from floats
+  from products
 )
 select
   b.source, b.billing_period, b.charge_id,

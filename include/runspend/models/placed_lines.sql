@@ -1,11 +1,23 @@
 -- one row per bill line and target, for the lines settled by the first three rules or by none: the run, idle time or pot it goes to, as two ends of a line from 0 to 1
-with lines as (
+with split_slots as (
+  -- windows that several have a part of: a decimal takes long to become a float, so it does so for the lines of these alone, and before there is a row for each part
+  select resource_key, charge_period_start, charge_period_end
+  from slot_targets
+  where ratio_before = 0 and not is_last
+),
+lines as (
   select
-    *,
-    is_inside and settled_by not in ('rest', 'job_id') as is_placed,
-    case when is_inside and settled_by = 'resource_id' then resource_key end as slot_resource_key,
-    case when settled_by = 'run_tag' then resource_key end as rented_resource_key
-  from ledger_lines
+    l.*,
+    l.is_inside and l.settled_by not in ('rest', 'job_id') as is_placed,
+    case when l.is_inside and l.settled_by = 'resource_id' then l.resource_key end as slot_resource_key,
+    case when l.settled_by = 'run_tag' then l.resource_key end as rented_resource_key,
+    case when s.resource_key is not null then cast(cast(l.list_cost as string) as float64) end as list_float,
+    case when s.resource_key is not null then cast(cast(l.contracted_cost as string) as float64) end as contracted_float,
+    case when s.resource_key is not null or l.settled_by = 'run_tag' then cast(cast(l.effective_cost as string) as float64) end as effective_float,
+    case when s.resource_key is not null then cast(cast(l.billed_cost as string) as float64) end as billed_float
+  from ledger_lines l
+  left join split_slots s
+    on s.resource_key = l.resource_key and s.charge_period_start = l.charge_period_start and s.charge_period_end = l.charge_period_end
 ),
 job_lines as (
   select * from ledger_lines where is_inside and settled_by = 'job_id'
@@ -17,6 +29,10 @@ select
   'run' as allocated_to, j.tracking_server, j.workspace, j.run_id, cast(null as string) as owner_id,
   'job_id' as match_method, 'exact' as confidence, cast(null as string) as reason, cast(null as string) as pool_key,
   j.weight_kind, j.run_end_rule, j.is_scaled, j.ratio_before, j.ratio_upto, j.is_last,
+  case when j.ratio_before > 0 or not j.is_last then cast(cast(l.list_cost as string) as float64) end as list_float,
+  case when j.ratio_before > 0 or not j.is_last then cast(cast(l.contracted_cost as string) as float64) end as contracted_float,
+  cast(cast(l.effective_cost as string) as float64) as effective_float,
+  case when j.ratio_before > 0 or not j.is_last then cast(cast(l.billed_cost as string) as float64) end as billed_float,
   -- what the job's machine had and its only run did not ask for, as a share of the line; overhead apart
   case
     when j.runs_in_window > 1 then cast(null as float64)
@@ -75,6 +91,7 @@ select
   coalesce(t.ratio_before, 0.0) as ratio_before,
   coalesce(t.ratio_upto, 1.0) as ratio_upto,
   coalesce(t.is_last, true) as is_last,
+  l.list_float, l.contracted_float, l.effective_float, l.billed_float,
   -- what a machine rented for the run had and the run did not ask for, as a share of the line
   case
     when g.gpu_count is not null and u.machine_gpus is not null then greatest(0.0, 1.0 - g.gpu_count / u.machine_gpus)

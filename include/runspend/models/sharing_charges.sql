@@ -56,6 +56,11 @@ select
   cast(null as string) as invoice_id, 'other' as cost_kind, billing_currency, list_cost, contracted_cost, effective_cost, billed_cost,
   allocated_to, tracking_server, workspace, run_id, cast(null as string) as owner_id, 'sharing' as match_method, cast(null as string) as confidence,
   policy as reason, pot as pool_key, cast(null as string) as weight_kind, cast(null as string) as run_end_rule, false as is_scaled,
-  ratio_before, ratio_upto, is_last, cast(null as float64) as unused_ratio, cast(null as float64) as overhead_ratio,
+  ratio_before, ratio_upto, is_last,
+  case when ratio_before > 0 or not is_last then cast(cast(list_cost as string) as float64) end as list_float,
+  case when ratio_before > 0 or not is_last then cast(cast(contracted_cost as string) as float64) end as contracted_float,
+  case when ratio_before > 0 or not is_last then cast(cast(effective_cost as string) as float64) end as effective_float,
+  case when ratio_before > 0 or not is_last then cast(cast(billed_cost as string) as float64) end as billed_float,
+  cast(null as float64) as unused_ratio, cast(null as float64) as overhead_ratio,
   cast(null as string) as line_team, cast(null as string) as line_project, cast(null as string) as line_cost_center, cast(null as string) as line_owner
 from rows_of_pots
