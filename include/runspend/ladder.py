@@ -117,7 +117,7 @@ def ledger_models(period: str) -> list[Model]:
         priced,
         *(Model(name, into=into) for name in SUM_MODELS),
         # a share of the days at a time; what is spread over several days comes after all of them
-        Model("named_charges", bucket_by="charge_date"),
+        Model("named_charges", bucket_by="charge_date", sums=True),
         Model("cost_daily", into=into, bucket_by="charge_date"),
         Model("long_charges", bucket_by="charge_date"),
         Model("spread_charges", fills="cost_daily", into=into),

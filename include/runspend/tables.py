@@ -22,13 +22,14 @@ SCHEMA_VERSION = 3
 
 @dataclass(frozen=True)
 class Column:
-    """One column: GoogleSQL type, meaning in one sentence, and whether a key or bookkeeping."""
+    """One column: GoogleSQL type, meaning in one sentence, and whether a key or bookkeeping. `words`: all a text can be, where models say it in words of their own."""
 
     name: str
     type: str
     meaning: str
     is_key: bool = False
     bookkeeping: bool = False
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ class Table:
         return pa.schema([pa.field(c.name, types[c.type]) for c in self.columns])
 
 
-def _key(name: str, type_: str, meaning: str) -> Column:
-    return Column(name, type_, meaning, is_key=True)
+def _key(name: str, type_: str, meaning: str, words: tuple[str, ...] = ()) -> Column:
+    return Column(name, type_, meaning, is_key=True, words=words)
 
 
 def _own(name: str, type_: str, meaning: str) -> Column:
@@ -116,6 +117,16 @@ OVERHEAD = Column("overhead_cost", "BIGNUMERIC", "Part of effective_cost that an
 CONFIDENCES = ("exact", "high", "medium", "low")
 TARGETS = ("run", "logged_model", "orphan", "idle", "shared", "unmatched", "out_of_scope")
 COST_KINDS = ("compute", "storage", "network", "llm", "other")
+ALLOCATED_TO = ("run", "logged_model", "orphan", "idle", "shared", "unmatched", "out_of_scope")
+MATCH_METHODS = ("run_tag", "job_id", "resource_id", "attached", "artifact_bytes", "llm_cost", "pool_time", "instance_type_time", "sharing", "none")
+CONFIDENCES = ("exact", "high", "medium", "low")
+COST_STATUSES = ("provisional", "final", "none")
+REASONS = (
+    "unknown_run", "no_run", "not_timed", "fee", "default_scope", "explicit_scope", "no_source_run", "not_mlflow", "trace", "incomplete_inventory",
+    "other_time", "other_account", "other_region", "proportional", "even",
+)  # fmt: skip
+WEIGHT_KINDS = ("gpu", "cpu", "memory", "use", "equal", "bytes", "list_cost")
+RUN_END_RULES = ("stated", "alive", "last_sign", "silent")
 
 RUNS = Table(
     "runs",
@@ -642,8 +653,8 @@ COST_ALLOCATIONS = Table(
         Column("charge_category", "STRING", "FOCUS ChargeCategory."),
         Column("resource_id", "STRING", "FOCUS ResourceId."),
         Column("invoice_id", "STRING", "FOCUS InvoiceId."),
-        Column("cost_kind", "STRING", "What the money bought: compute, storage, network, llm or other."),
-        Column("allocated_to", "STRING", "run, logged_model, orphan, idle, shared, unmatched or out_of_scope."),
+        Column("cost_kind", "STRING", "What the money bought: compute, storage, network, llm or other.", words=COST_KINDS),
+        Column("allocated_to", "STRING", "run, logged_model, orphan, idle, shared, unmatched or out_of_scope.", words=ALLOCATED_TO),
         *RUN_REFERENCE,
         Column("owner_id", "STRING", "Id of the logged model, where allocated_to is logged_model; null elsewhere."),
         Column("allocated_ratio", "FLOAT64", "Share of the charge. To look at; never compute a cost from it."),
@@ -651,14 +662,14 @@ COST_ALLOCATIONS = Table(
         CURRENCY,
         Column("unused_cost", "BIGNUMERIC", "Part of effective_cost that paid for units of a machine rented for the run which the run did not ask for."),
         OVERHEAD,
-        Column("match_method", "STRING", "Rule that settled the charge: run_tag, job_id, resource_id, attached, artifact_bytes, llm_cost, pool_time, instance_type_time; sharing for money `sharing` moved; none when no rule applied."),
-        Column("confidence", "STRING", "exact, high, medium or low; null when no rule applied."),
+        Column("match_method", "STRING", "Rule that settled the charge: run_tag, job_id, resource_id, attached, artifact_bytes, llm_cost, pool_time, instance_type_time; sharing for money `sharing` moved; none when no rule applied.", words=MATCH_METHODS),
+        Column("confidence", "STRING", "exact, high, medium or low; null when no rule applied.", words=CONFIDENCES),
         POOL_KEY,
-        Column("reason", "STRING", "Why the charge is where it is: unknown_run, no_run, not_timed, fee, default_scope, explicit_scope; no_source_run (traces without a run), not_mlflow, trace, incomplete_inventory (storage); other_time, other_account, other_region (a tag names the run, which did not run then, or whose machines are on the bill in another account or region); the policy of `sharing`."),
-        Column("weight_kind", "STRING", "What runs that shared the machine were weighed by: gpu, cpu, memory, use (measured) or equal; bytes for storage, list_cost for traces."),
-        Column("run_end_rule", "STRING", "Where the run's end came from: stated, alive, last_sign or silent."),
+        Column("reason", "STRING", "Why the charge is where it is: unknown_run, no_run, not_timed, fee, default_scope, explicit_scope; no_source_run (traces without a run), not_mlflow, trace, incomplete_inventory (storage); other_time, other_account, other_region (a tag names the run, which did not run then, or whose machines are on the bill in another account or region); the policy of `sharing`.", words=REASONS),
+        Column("weight_kind", "STRING", "What runs that shared the machine were weighed by: gpu, cpu, memory, use (measured) or equal; bytes for storage, list_cost for traces.", words=WEIGHT_KINDS),
+        Column("run_end_rule", "STRING", "Where the run's end came from: stated, alive, last_sign or silent.", words=RUN_END_RULES),
         Column("is_scaled", "BOOL", "Whether the runs claimed more than was billed, or asked for more units than the machine has, and were scaled down."),
-        Column("cost_status", "STRING", "provisional or final."),
+        Column("cost_status", "STRING", "provisional or final.", words=COST_STATUSES),
         *LINE_DIMENSIONS,
         BUILD_ID,
     ),
@@ -703,7 +714,7 @@ RUN_COSTS_DAILY = Table(
     (
         *RUN_KEY,
         _key("charge_date", "DATE", "UTC date of the charge's start."),
-        _key("cost_kind", "STRING", "What the money bought."),
+        _key("cost_kind", "STRING", "What the money bought.", words=COST_KINDS),
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         BILLING_PERIOD,
         _key("billing_currency", "STRING", "ISO 4217 code of the bill."),
@@ -712,8 +723,8 @@ RUN_COSTS_DAILY = Table(
         OVERHEAD,
         Column("machine_seconds", "FLOAT64", "The run's own share of its machines' time, seconds; shares of runs on one machine add up to its time."),
         Column("gpu_seconds", "FLOAT64", "machine_seconds x the machine's GPUs, where known."),
-        Column("confidence", "STRING", "Worst confidence among the charges behind the row."),
-        Column("cost_status", "STRING", "provisional if any charge behind the row is."),
+        Column("confidence", "STRING", "Worst confidence among the charges behind the row.", words=CONFIDENCES),
+        Column("cost_status", "STRING", "provisional if any charge behind the row is.", words=COST_STATUSES),
         BUILD_ID,
     ),
     is_public=True,
@@ -823,8 +834,8 @@ RUN_COSTS = Table(
         Column("gpu_seconds", "FLOAT64", "machine_seconds x the machines' GPUs, where known."),
         Column("first_charge_date", "DATE", "First day with a charge."),
         Column("last_charge_date", "DATE", "Last day with a charge."),
-        Column("confidence", "STRING", "Worst confidence among the charges; null for a run no bill reaches."),
-        Column("cost_status", "STRING", "provisional if any charge is, final, or none for a run no bill reaches."),
+        Column("confidence", "STRING", "Worst confidence among the charges; null for a run no bill reaches.", words=CONFIDENCES),
+        Column("cost_status", "STRING", "provisional if any charge is, final, or none for a run no bill reaches.", words=COST_STATUSES),
         BUILD_ID,
     ),
     is_public=True,
@@ -847,16 +858,16 @@ COST_DAILY = Table(
         Column("region_id", "STRING", "FOCUS RegionId."),
         Column("service_name", "STRING", "FOCUS ServiceName."),
         Column("charge_category", "STRING", "FOCUS ChargeCategory."),
-        Column("cost_kind", "STRING", "What the money bought."),
-        Column("allocated_to", "STRING", "run, logged_model, orphan, idle, shared, unmatched or out_of_scope."),
+        Column("cost_kind", "STRING", "What the money bought.", words=COST_KINDS),
+        Column("allocated_to", "STRING", "run, logged_model, orphan, idle, shared, unmatched or out_of_scope.", words=ALLOCATED_TO),
         Column("tracking_server", "STRING", "Name of the tracking server; null unless allocated to a run."),
         Column("workspace", "STRING", "MLflow workspace."),
         Column("experiment_id", "STRING", "MLflow experiment id."),
         Column("experiment_name", "STRING", "MLflow experiment name."),
         *DIMENSIONS,
         Column("user_name", "STRING", "mlflow.user."),
-        Column("confidence", "STRING", "exact, high, medium or low; null when no rule applied."),
-        Column("cost_status", "STRING", "provisional or final."),
+        Column("confidence", "STRING", "exact, high, medium or low; null when no rule applied.", words=CONFIDENCES),
+        Column("cost_status", "STRING", "provisional or final.", words=COST_STATUSES),
         CURRENCY,
         Column("is_spread", "BOOL", "Whether the charges behind the row last longer than a day and were spread over their days."),
         *COSTS,
@@ -874,7 +885,7 @@ UNALLOCATED_COSTS = Table(
     (
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         BILLING_PERIOD,
-        _key("allocated_to", "STRING", "idle or unmatched."),
+        _key("allocated_to", "STRING", "idle or unmatched.", words=ALLOCATED_TO),
         _key("resource_id", "STRING", "FOCUS ResourceId; empty when the lines name none."),
         _key("service_name", "STRING", "FOCUS ServiceName; empty when null."),
         _key("sub_account_id", "STRING", "FOCUS SubAccountId; empty when null."),
@@ -887,7 +898,7 @@ UNALLOCATED_COSTS = Table(
         Column("last_run_id", "STRING", "The run that used the resource last in the period."),
         Column("last_used_at", "TIMESTAMP", "When it stopped."),
         Column("suspected_owner", "STRING", "Owner, else user, of that run."),
-        Column("reason", "STRING", "Why no run has the money."),
+        Column("reason", "STRING", "Why no run has the money.", words=REASONS),
         BUILD_ID,
     ),
     sort=("allocated_to", "resource_id", "service_name"),

@@ -374,7 +374,7 @@ def test_texts_of_a_bucket_stay_texts(root: Path, sql: Path, monkeypatch: pytest
         with ParquetWarehouse(root, models=sql).step("allocate", "b") as step:
             step.run([*models, Model("kept")], {"period": MONTH}, keep=["kept"])
             found = step.connection.execute("select * from kept order by all").fetchall()
-            numbered = step.connection.execute("select count(*) from duckdb_types() where type_name like 'billing_lines.%'").fetchall()[0][0]
+            numbered = step.connection.execute("select count(*) from duckdb_types() where type_name like 'bucket.%'").fetchall()[0][0]
             assert step.publish()
         kept = ParquetWarehouse(root).read(Unit("cost_allocations", PERIOD, "all"))
         assert kept is not None
@@ -415,12 +415,14 @@ def test_a_failed_check_keeps_the_tables(root: Path, sql: Path) -> None:
 
 
 def test_a_model_must_select_the_table(root: Path, sql: Path) -> None:
-    """A column too few or too many, and a float where money belongs, are errors that name it."""
+    """A column too few or too many, a float where money belongs, and a word nobody knows, are errors that name it."""
+    fill(root, rows_of(LINES))
     text = CHARGES.format(source="billing_lines")
     for wrong, message in (
         (text.replace(" billed_cost,", " "), r"lacks \['billed_cost'\]"),
         (text.replace("cost_status", "cost_status, 1 as extra"), r"has \['extra'\] too much"),
         (text.replace(" billed_cost,", " cast(1.5 as float64) as billed_cost,"), r"\['billed_cost'\] are floats"),
+        (text.replace("'idle' as allocated_to", "'nobody' as allocated_to"), "'nobody'.* A word must be one that tables.py lists"),
     ):
         (sql / "cost_allocations.sql").write_text(wrong)
         with ParquetWarehouse(root, models=sql).step("allocate", "b") as step, pytest.raises(RunspendError, match=message):

@@ -108,6 +108,7 @@ class Model:
     fills: str | None = None  # the table, where the model adds rows to what another model of the step put into the same unit
     makes: str | None = None  # the temporary table, where several models may stand for the same one in a chain
     inline: bool = False  # takes no parameter and is read once, by the model after it: an engine need not keep its rows
+    sums: bool = False  # adds up what it reads before it does anything else: an engine has room for more of it at a time
 
     @property
     def target(self) -> str:

@@ -6,12 +6,12 @@ all, its row groups shared out among the buckets; by hash of the column every bu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runspend.tables import TABLES
 from runspend.warehouse import Model
 from runspend.warehouse.dialect import duckdb_sql, table_names
 from runspend.warehouse.engine import column_types, drop_relation, file_list, literal, quote, used
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 __all__ = ["ROWS_PER_BUCKET", "run_in_buckets"]
 
 ROWS_PER_BUCKET = 1_000_000
-# Texts that models hand on as they are, on most of many rows the same. What turns out to have more than FEW different ones stays as it is.
+SUMMED = 4  # times as many where they are added up first
+# Texts that models hand on as they are or join by, on most of many rows the same. What turns out to have more than FEW different ones stays as it is.
 FEW_TEXTS = frozenset((
-    "source", "service_provider_name", "billing_account_id", "sub_account_id", "region_id", "service_name", "charge_category", "resource_id",
+    "source", "service_provider_name", "billing_account_id", "sub_account_id", "region_id", "service_name", "charge_category", "resource_id", "resource_key",
     "invoice_id", "billing_currency", "cost_kind", "allocated_to", "confidence", "cost_status", "tracking_server", "workspace",
-    "experiment_id", "experiment_name", "team", "project", "cost_center", "owner", "user_name",
+    "experiment_id", "experiment_name", "team", "project", "cost_center", "owner", "user_name", "line_team", "line_project", "line_cost_center", "line_owner",
 ))  # fmt: skip
 FEW = 10_000
 
@@ -39,6 +40,7 @@ def run_in_buckets(step: ParquetStep, models: Sequence[Model], column: str, para
     connection = step.connection
     texts = {model.name: step.read_model(model) for model in models}
     read_by = {model.name: table_names(texts[model.name]) for model in models}
+    named = set(re.findall(r"\w+", " ".join(texts.values())))
     split = {}  # what the models read from outside and holds the column: name -> type of the column
     for name in sorted(set().union(*read_by.values()) - {model.target for model in models}):
         types = column_types(connection, name)
@@ -46,18 +48,19 @@ def run_in_buckets(step: ParquetStep, models: Sequence[Model], column: str, para
             split[name] = types[column]
     if not split:
         raise ValueError(f"cannot run {', '.join(texts)} by {column}: no table they read has that column.")
-    buckets = _cut(connection, {name: step.rows_source(name, parameters) for name in split}, column)
+    sums = models[0].sums
+    buckets = _cut(connection, {name: step.rows_source(name, parameters) for name in split}, column, ROWS_PER_BUCKET * (SUMMED if sums else 1))
     parts: dict[str, list[Path]] = {model.name: [] for model in models if model.into is not None}
     kept: dict[str, list[Path]] = {model.target: [] for model in models if model.into is None and model.target in later}
+    # what is added up at once is neither sorted nor written: to number its texts would not pay
+    columns = {name: {} if sums else {c: t for c, t in column_types(connection, name).items() if c in named} for name in split}
     connection.execute("create schema bucket")
     connection.execute("set search_path = 'bucket,main'")
     for low, high in buckets:
-        for name, type_ in split.items():
-            condition = _range(column, type_, low, high)
-            columns = "*"
-            if name in TABLES:
-                columns = _number_texts(connection, name, column_types(connection, name), f"(from {step.rows_source(name, parameters)} where {condition})")
-            connection.execute(f"create or replace view bucket.{quote(name)} as select {columns} from main.{quote(name)} where {condition}")
+        conditions = {name: _range(column, type_, low, high) for name, type_ in split.items()}
+        numbered = _number_texts(connection, "bucket", {name: (columns[name], f"(from {step.rows_source(name, parameters)} where {conditions[name]})") for name in split})
+        for name in split:
+            connection.execute(f"create or replace view bucket.{quote(name)} as select {numbered[name]} from main.{quote(name)} where {conditions[name]}")
         for position, model in enumerate(models):
             sql, given = duckdb_sql(texts[model.name]), used(texts[model.name], parameters)
             target = f"bucket.{quote(model.target)}"
@@ -82,19 +85,19 @@ def run_in_buckets(step: ParquetStep, models: Sequence[Model], column: str, para
         drop_relation(connection, name)
         rows = f"read_parquet({file_list(files)})"
         types = dict(connection.execute(f"select column_name, column_type from (describe from {rows})").fetchall())
-        columns = _number_texts(connection, name, types, rows)
-        connection.execute(f"create view main.{quote(name)} as select {columns} from {rows}")
+        numbered = _number_texts(connection, name, {name: (types, rows)})
+        connection.execute(f"create view main.{quote(name)} as select {numbered[name]} from {rows}")
     connection.execute("drop schema bucket cascade")
     for model in models:
         if model.into is not None:
             step.accept_parts(model, parts[model.name])
 
 
-def _cut(connection: duckdb.DuckDBPyConnection, sources: Mapping[str, str], column: str) -> list[tuple[object, object]]:
-    """Ranges (at least, below) of about ROWS_PER_BUCKET rows of the longest source; None is open. Nulls go with the lowest."""
+def _cut(connection: duckdb.DuckDBPyConnection, sources: Mapping[str, str], column: str, size: int) -> list[tuple[object, object]]:
+    """Ranges (at least, below) of about `size` rows of the longest source; None is open. Nulls go with the lowest."""
     rows = {name: connection.execute(f"select count(*) from {source}").fetchall()[0][0] for name, source in sources.items()}
     longest = max(rows, key=lambda name: (rows[name], name))
-    count = -(-rows[longest] // ROWS_PER_BUCKET)
+    count = -(-rows[longest] // size)
     found = connection.execute(
         f"""
         with counted as (
@@ -121,23 +124,27 @@ def _range(column: str, type_: str, low: object, high: object) -> str:
     return above if high is None else f"{above} and {below}"
 
 
-def _number_texts(connection: duckdb.DuckDBPyConnection, name: str, types: Mapping[str, str], rows: str) -> str:
-    """What to select of a table so that columns with few texts are numbers that stand for them: sorting and writing them takes half the time.
+def _number_texts(connection: duckdb.DuckDBPyConnection, family: str, sources: Mapping[str, tuple[Mapping[str, str], str]]) -> dict[str, str]:
+    """What to select of each table (by name: its columns with their types, its rows) so that columns with few texts are numbers that stand for them:
+    to sort and write them takes half the time. A column that several tables have has the same numbers in all, so that they join by number too.
 
-    To SQL they stay texts, and compare and sort as such: the numbers are given in the order of the texts.
+    To SQL they stay texts, and compare and sort as such: the numbers are given in the order of the texts. `family` tells the numbers of one call from others'.
     """
-    columns = [column for column, type_ in types.items() if type_ == "VARCHAR" and column in FEW_TEXTS]
-    if not columns:
-        return "*"
-    found = " union all ".join(f"select distinct {literal(c)} as name, {quote(c)} as value from {rows} where {quote(c)} is not null" for c in columns)
-    connection.execute(f"create or replace table bucket.texts_found as {found}")
-    few = connection.execute("select name from bucket.texts_found group by name having count(*) <= ? order by name", [FEW]).fetchall()
-    replaced = []
-    for (column,) in few:
-        number = f"main.{quote(f'{name}.{column}')}"
-        connection.execute(f"create or replace type {number} as enum (select value from bucket.texts_found where name = {literal(column)} order by value)")
-        replaced.append(f"cast({quote(column)} as {number}) as {quote(column)}")
-    return f"* replace ({', '.join(replaced)})" if replaced else "*"
+    texts = {name: [c for c, type_ in types.items() if type_ == "VARCHAR" and c in FEW_TEXTS] for name, (types, _) in sources.items()}
+    found = [
+        f"select distinct {literal(column)} as name, {quote(column)} as value from {rows} where {quote(column)} is not null"
+        for name, (_, rows) in sources.items()
+        for column in texts[name]
+    ]
+    few: list[tuple[str]] = []
+    if found:
+        connection.execute(f"create or replace table bucket.texts_found as {' union '.join(found)}")
+        few = connection.execute("select name from bucket.texts_found group by name having count(*) <= ? order by name", [FEW]).fetchall()
+    types = {column: f"main.{quote(f'{family}.{column}')}" for (column,) in few}
+    for column, type_ in types.items():
+        connection.execute(f"create or replace type {type_} as enum (select value from bucket.texts_found where name = {literal(column)} order by value)")
+    replaced = {name: [f"cast({quote(c)} as {types[c]}) as {quote(c)}" for c in columns if c in types] for name, columns in texts.items()}
+    return {name: f"* replace ({', '.join(casts)})" if casts else "*" for name, casts in replaced.items()}
 
 
 def _keep(connection: duckdb.DuckDBPyConnection, name: str, file: Path) -> Path:

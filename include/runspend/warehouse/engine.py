@@ -131,14 +131,21 @@ def declared(
 
 
 def _exact(column: Column, found: str) -> str:
-    """The column in its table's type. Texts that stand as numbers stay so: Parquet keeps the texts, and writing numbers is quicker."""
+    """The column in its table's type. Texts of which there are few are numbers that stand for them: sorting and writing those is quicker, and Parquet keeps the texts."""
     name = quote(column.name)
-    return name if column.type == "STRING" and found.startswith("ENUM") else f"cast({name} as {DUCKDB_TYPES[column.type]})"
+    if column.type == "STRING" and found.startswith("ENUM"):
+        return name
+    return f"cast({name} as {_numbers(column.words) if column.words else DUCKDB_TYPES[column.type]})"
 
 
 def _constant(text: str) -> str:
-    """One text for all rows, as a number that stands for it."""
-    return f"cast({literal(text)} as enum ({literal(text)}))"
+    """One text for all rows."""
+    return f"cast({literal(text)} as {_numbers([text])})"
+
+
+def _numbers(texts: Sequence[str]) -> str:
+    """The type of numbers that stand for these texts, in the order of the texts; any other text is a conversion error."""
+    return f"enum ({', '.join(literal(text) for text in sorted(texts))})"
 
 
 @dataclass(frozen=True)

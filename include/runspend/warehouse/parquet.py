@@ -454,9 +454,15 @@ class ParquetStep:
 
     def copy_sorted(self, model: Model, sql: str, parameters: Mapping[str, Any], target: Path) -> None:
         """Write the rows of a model that fills a table, in the table's types and order."""
+        import duckdb
+
         table = TABLES[_unit_of(model).table]
         exact = declared(self.connection, table, sql, parameters, self.build_id, model.name)
-        copy_parquet(self.connection, table, exact, parameters, target, row_group=ROW_GROUP)
+        try:
+            copy_parquet(self.connection, table, exact, parameters, target, row_group=ROW_GROUP)
+        except duckdb.ConversionException as error:
+            what = str(error).partition("\n")[0]
+            raise RunspendError(f"cannot fill {table.name} from model {model.name}: {what}. A word must be one that tables.py lists for its column. Nothing was changed.") from error
 
     def accept_parts(self, model: Model, parts: Sequence[Path]) -> None:
         """Stage what a model wrote, after what another model put into the same unit if it says so."""
