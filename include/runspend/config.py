@@ -70,6 +70,7 @@ from runspend.values import (
 from runspend.yamlfile import Loc, read_yaml_file, show_loc
 
 __all__ = [
+    "AnnotateSettings",
     "AnomalySettings",
     "ArchiveSettings",
     "ArtifactStore",
@@ -198,7 +199,7 @@ class TrackingServer(Frozen):
     workspaces: list[str] | Literal["all"] | None = None
     ui: str | None = None
     registry: str | None = None
-    via: Literal["auto", "database", "api"] = "auto"
+    via: Literal["auto", "database", "api", "system-tables"] = "auto"
     artifacts: Uri | None = None  # what stands behind mlflow-artifacts: URIs
     copy_: CopySettings = Field(default=CopySettings(), validation_alias=AliasChoices("copy", "copy_"), serialization_alias="copy")
     max_vanish: Ratio = 0.2
@@ -551,6 +552,13 @@ class RateSettings(Frozen):
         return self
 
 
+class AnnotateSettings(Frozen):
+    """Writing the cost back to MLflow. Off unless present."""
+
+    metric: str = "runspend/effective_cost"
+    token: Secret | None = None
+
+
 def _resolve_home(raw: object, info: ValidationInfo) -> object:
     if isinstance(raw, (str, Path)):
         if not str(raw).strip():
@@ -578,6 +586,7 @@ class Settings(Frozen):
     rates: RateSettings = RateSettings()
     # `budgets` of the file; read `budgets` and `tag_budgets` below.
     budget_entries: list[BudgetEntry] = Field(default=[], alias="budgets")
+    annotate: AnnotateSettings | None = None
     mail: MailSettings = MailSettings()
     retention: list[RetentionPolicy] = []
     archive: ArchiveSettings = ArchiveSettings()

@@ -21,8 +21,6 @@ _PATTERNS = {
     DIMENSION_PATTERN: "allowed are run.tag.KEY, run.param.KEY, run.user, experiment.tag.KEY, line.tag.KEY and {user: FILE.csv}",
 }
 _ALSO_NAMED = {"stores": "artifacts"}
-# Keys of earlier versions, which read them and did nothing.
-_NOT_DONE: dict[Loc, str] = {("annotate",): "costs are not written back to MLflow by this version, so the key would do nothing. Take it out"}
 
 
 def describe_mistakes(file: YamlFile, mistakes: Sequence[ErrorDetails], schema: dict[str, Any]) -> str:
@@ -68,8 +66,6 @@ def _describe_found(file: YamlFile, loc: Loc, value: object, schema: dict[str, A
 
 
 def _describe_unknown_key(loc: Loc, schema: dict[str, Any]) -> str:
-    if loc in _NOT_DONE:
-        return _NOT_DONE[loc]
     known = sorted(_schema_at(schema, loc[:-1]).get("properties", {}))
     near = difflib.get_close_matches(str(loc[-1]).lower(), known, n=1, cutoff=0.5)
     return f"unknown key. {f'Did you mean `{near[0]}`? ' if near else ''}Allowed are {', '.join(known)}"

@@ -34,6 +34,7 @@ tracking:
   - {name: b, uri: "http://mlflow?token=tok", username: u, password: "${S}"}
 billing:
   - {name: c, uri: "https://host/export?sv=1&sig=sig-canary-value"}
+annotate: {token: "${S}"}
 mail: {backend: smtp, host: mail, username: u, password: "${S}"}
 """
 

@@ -244,8 +244,8 @@ def test_an_empty_configuration_says_what_one_would_not_see(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "warned"),
     [
-        ("cloud", {"schedule"}),
-        ("databricks", set()),
+        ("cloud", {"schedule", "annotate"}),
+        ("databricks", {"eu-prod", "us-prod"}),
         ("one-box", set()),
     ],
 )
