@@ -77,7 +77,6 @@ class Figures:
     no_run: Decimal
     idle_elsewhere: Decimal
     coverage: tuple[Coverage, ...]
-    estimated: Decimal | None = None  # of time no bill reaches yet; None: nothing, or not known of what the budget selects
 
     @property
     def covered_until(self) -> datetime | None:
@@ -107,10 +106,9 @@ def read_figures(reader: Reader, status: Status, coverage: tuple[Coverage, ...],
     running = rows(
         "running", run_columns(), {"currency": status.currency, "alive_since": now - ALIVE_WITHIN, "now": now, "top": 2 * TOP}, of_runs
     )
-    failed = estimated = None
+    failed = None
     if "provider" not in budget.for_:  # run_costs_daily does not keep the provider
         failed = rows("failed", run_columns(own={"cost_kind": "c.cost_kind", "source": "c.source"}), base)[0]["spent"] or Decimal(0)
-        estimated = rows("estimated", run_columns(own={"cost_kind": "e.cost_kind", "source": "e.source"}), base)[0]["spent"]
     idle = rows("idle", {}, base, {})[0]["spent"] or Decimal(0)
 
     shown = tuple(Driver(_driver_name(r), r["last_user"] if r["first_user"] == r["last_user"] else None, *_spent(r)) for r in drivers)
@@ -134,7 +132,6 @@ def read_figures(reader: Reader, status: Status, coverage: tuple[Coverage, ...],
         by_confidence=by_confidence,
         no_run=_total(r for r in sureness if r["allocated_to"] != "run"),
         idle_elsewhere=idle - own_idle,
-        estimated=estimated,
         coverage=coverage,
     )
 

@@ -93,7 +93,7 @@ def how_sure(figures: Figures, status: Status, now: datetime) -> Facts:
     is_counted = status.budget.judged_on == "bill_and_estimates"
     if is_counted and status.estimated:
         facts.append(("", f"In the figure: {money(status.estimated)} {status.currency} is an estimate, for hours no bill reaches yet."))
-    estimated = None if is_counted else figures.estimated
+    estimated = Decimal(0) if is_counted else status.estimated
     since = f"about {money(estimated)} {status.currency} estimated since then" if estimated else "" if is_counted else "what ran since then"
     missing = [since] if since and (figures.coverage or estimated) else []
     if figures.idle_elsewhere > 0:
