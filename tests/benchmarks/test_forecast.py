@@ -140,6 +140,8 @@ def test_seasonal_series() -> None:
             replay(make_series(shape, seed), BEGIN + timedelta(days=62), 4, scores[-1])
     whole = check(scores, "all")
     assert whole.told_rightly / whole.told > 0.7
+    assert sum(sum(s.forecast) <= 1.03 * sum(s.holt_winters) for s in scores) == len(scores), "as good for every kind, better for most"
+    assert sum(sum(s.forecast) < sum(s.holt_winters) for s in scores) >= 7
 
 
 def test_accuracy_worlds() -> None:

@@ -19,10 +19,10 @@ from itertools import accumulate
 from runspend.actions.alert.holidays import expect_again, find_holidays
 
 LEAST_DAYS = 14  # with less there is no weekday to learn
-HALF_LIVES = (2.0, 10.0, 60.0)  # days after which a day weighs half
+HALF_LIVES = (2.0, 10.0, 120.0)  # days after which a day weighs half
 OF_TREND, OF_WEEKDAYS = 10.0, 100.0  # half-lives too
 BOLD = (True, False, False, True)  # methods that must be that much better where few replays speak for them: the fastest and the growing one
-CAUTION = 10.0
+CAUTION = 5.0
 PRIOR_DAYS = 0.7  # so many average days are mixed into what a weekday shows
 FOUR_WEEKS, DAMPING, FASTEST = 28, 0.98, 0.02  # growth: over what it is measured, how much of it is left a day later, at most a day
 REPLAYED, EVERY = 270, 3  # days back, and from each how-many-eth
