@@ -35,7 +35,9 @@ APART = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("folder", "spelling"), [(folder, spelling) for folder, spellings in SAME.items() for spelling in [folder, *spellings]])
+@pytest.mark.parametrize(
+    ("folder", "spelling"), [(folder, spelling) for folder, spellings in SAME.items() for spelling in [folder, *spellings]]
+)
 def test_spellings_of_one_folder_are_equal(folder: str, spelling: str) -> None:
     """Escapes, slashes, dots, schemes, hosts in capitals, accents in one character or two."""
     assert folder in find_folders(spelling, "s3://ml/")

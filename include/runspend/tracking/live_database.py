@@ -21,7 +21,9 @@ from runspend.tracking.database import postgres_uri, sqlite_path
 IDS_ASKED = 500  # in one query
 WAIT_SECONDS = 5.0  # for whoever is writing to a SQLite file
 USERS = "select source_id from inputs where source_type = 'RUN_INPUT' and destination_type = 'MODEL_INPUT' and destination_id in ({ids})"
-OUTPUTS = "select destination_id from inputs where source_type = 'RUN_OUTPUT' and destination_type = 'MODEL_OUTPUT' and source_id in ({ids})"
+OUTPUTS = (
+    "select destination_id from inputs where source_type = 'RUN_OUTPUT' and destination_type = 'MODEL_OUTPUT' and source_id in ({ids})"
+)
 SOURCES = "select model_id from logged_models where source_run_id in ({ids})"
 
 
@@ -71,7 +73,10 @@ class DatabaseUses:
         """Whether MLflow is new enough to have logged models. Raises SourceUnreachable for a database that is not the one that was read."""
         known = [str(found) for found in connection.scalars("select version_num from alembic_version")]
         if len(known) != 1 or known[0] not in revisions.REVISIONS:
-            raise SourceUnreachable(self._name, f"cannot ask the database of {self._name}: its schema revision is {' and '.join(known) or 'none'}, which Runspend does not know.")
+            raise SourceUnreachable(
+                self._name,
+                f"cannot ask the database of {self._name}: its schema revision is {' and '.join(known) or 'none'}, which Runspend does not know.",
+            )
         if self._newest is not None and not connection.scalars(f"select run_uuid from runs where run_uuid = {_quoted(self._newest)}"):
             raise SourceUnreachable(self._name, f"cannot ask the database of {self._name}: it leaves out run {self._newest}, which it had.")
         return revisions.is_at_least(known[0], revisions.LOGGED_MODELS_SINCE)

@@ -49,7 +49,11 @@ class LiveUses:
     """Uses in one workspace. `users_of` and `made_by` are what the last extract read; `recent` and `database` what is asked: None where it is not."""
 
     def __init__(
-        self, users_of: Callable[[Collection[str]], frozenset[str]], made_by: Callable[[Collection[str]], frozenset[str]], recent: RecentUses | None, database: DatabaseUses | None
+        self,
+        users_of: Callable[[Collection[str]], frozenset[str]],
+        made_by: Callable[[Collection[str]], frozenset[str]],
+        recent: RecentUses | None,
+        database: DatabaseUses | None,
     ) -> None:
         self._known_users, self._known_made = users_of, made_by
         self._recent, self._database = recent, database
@@ -90,7 +94,9 @@ def find_live_version(model_ids: Collection[str], uses: LiveUses, registry: Regi
         newest = uses.made_by(users) - models
         models |= newest
         if len(runs) > MOST_RUNS:
-            raise SourceUnreachable("mlflow", f"cannot ask the registry about everything made with {min(model_ids)}: {len(runs):,} runs and more.")
+            raise SourceUnreachable(
+                "mlflow", f"cannot ask the registry about everything made with {min(model_ids)}: {len(runs):,} runs and more."
+            )
     return registry.ask_any(runs, models - set(model_ids)) if runs else None
 
 
@@ -134,15 +140,23 @@ class RecentUses:
         conditions = (f"attributes.start_time >= {self._since_ms}", "attributes.status = 'RUNNING'")
         found = {run.info.run_id for condition in conditions for run in self._search(experiment_ids, condition)}
         if self._newest is not None and self._newest[0] not in found:
-            raise SourceUnreachable(self._client.name, f"cannot ask {self._client.name} which runs use a model: its answer leaves out run {self._newest[0]}, which it had.")
+            raise SourceUnreachable(
+                self._client.name,
+                f"cannot ask {self._client.name} which runs use a model: its answer leaves out run {self._newest[0]}, which it had.",
+            )
         left_out = set(self._open_runs) - found
         found |= left_out
         if len(found) > MOST_RUNS:
-            raise SourceUnreachable(self._client.name, f"cannot ask {self._client.name} which runs use a model: {len(found)} started since the last extract or run. Run runspend extract first.")
+            raise SourceUnreachable(
+                self._client.name,
+                f"cannot ask {self._client.name} which runs use a model: {len(found)} started since the last extract or run. Run runspend extract first.",
+            )
         again = sorted(run_id for run_id in found if not self._used.get(run_id, NOTHING._replace(has_ended=False)).has_ended)
         self._used |= dict(zip(again, ask_side_by_side(self._ask_run, again), strict=True))
         if restless := next((run_id for run_id in sorted(left_out) if not self._used[run_id].has_ended), None):
-            raise SourceUnreachable(self._client.name, f"cannot ask {self._client.name} which runs are running: its answer leaves out run {restless}.")
+            raise SourceUnreachable(
+                self._client.name, f"cannot ask {self._client.name} which runs are running: its answer leaves out run {restless}."
+            )
 
     def _ask_run(self, run_id: str) -> Used:
         run = self._client.find(lambda: self._client.store.get_run(run_id))

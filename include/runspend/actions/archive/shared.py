@@ -55,7 +55,11 @@ def _say(words: str, claim: Mapping[str, Any]) -> str:
 
 
 def _is_own(claim: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
-    return (claim["owner_kind"], claim["owner_id"], claim["tracking_server"]) == (row["owner_kind"], row["owner_id"], row["tracking_server"] or "")
+    return (claim["owner_kind"], claim["owner_id"], claim["tracking_server"]) == (
+        row["owner_kind"],
+        row["owner_id"],
+        row["tracking_server"] or "",
+    )
 
 
 def _is_its_run(claim: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
