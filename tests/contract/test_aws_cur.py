@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from runspend.billing import distinct, mapped, probe_source, staging
+from runspend.billing.needs import find_needs
 from runspend.billing.room import room_of
 from runspend.config import BillSource
 from runspend.errors import SourceRefused
@@ -301,7 +303,7 @@ def test_the_same_lines_whatever_the_parts_their_order_and_the_time_zone(tmp_pat
         monkeypatch.setenv("TZ", zone)
         time.tzset()
         if run:
-            room = replace(room_of(None), part_bytes=3_000 * run, share_rows=5 * run, kept_bytes=0)
+            room = replace(room_of(None), part_bytes=3_000 * run, share_rows=5 * run, asked_rows=7 * run, kept_bytes=0)
             monkeypatch.setattr(staging, "room_of", lambda memory, room=room: room)
         shuffled = rng.sample(lines, len(lines))
         for part in range(parts):
@@ -330,6 +332,17 @@ def test_asking_once_per_combination_finds_the_same_lines(tmp_path: Path, monkey
         assert [needs is not None for needs in distinct._kept.values()] == [True] * (least_rows == 1)
     assert found[0] == found[1]
     assert (found[0][0].num_rows, found[0][1].num_rows) == (2 * 9, 4)
+
+
+def test_what_answers_need_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A load finds it in needs.json and asks DuckDB, which would say the same, about none of it."""
+    recorded = json.loads(resources.files("runspend.billing.formats").joinpath("needs.json").read_text(encoding="utf-8"))
+    assert recorded == find_needs(), "run: python -m runspend.billing.needs > include/runspend/billing/formats/needs.json"
+    monkeypatch.setattr(distinct, "LEAST_ROWS", 1)
+    distinct._kept.clear()
+    for name, one in (("list", line("Usage", "10")), ("net", USED_NET)):
+        nights(tmp_path / name, write_cur(tmp_path / f"{name}.csv", [one])).load()
+    assert set(distinct._kept) == set(recorded)
 
 
 def test_a_query_that_looks_at_other_rows_is_asked_of_all(tmp_path: Path) -> None:

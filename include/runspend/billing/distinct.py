@@ -8,9 +8,11 @@ What is not told so is asked of every row. Which way is taken changes nothing bu
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from runspend.billing import columns
@@ -60,6 +62,10 @@ def _put_together(
 
     first = rows.column(ROW_NUMBER)[0] if rows.num_rows else pa.scalar(0)
     at = pc.subtract(one_piece(asked.column(ROW_NUMBER)), first)
+    if at.equals(pa.arange(0, rows.num_rows)):  # nearly always: each row is one, in its place
+        for name, column in answers.items():
+            asked = asked.append_column(name, column)
+        return asked
     counts = pc.value_counts(at)
     several = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     if len(several):
@@ -78,19 +84,36 @@ def _find_needs(
     con: duckdb.DuckDBPyConnection, columns_of_view: Sequence[str], query: str, names: Sequence[str], variables: str
 ) -> Needs | None:
     """Which columns of the view each named column of the query needs; None where rows are not told one by one. Kept."""
-    key = f"{variables} {','.join(names)} {query}"
+    key = key_of(query, names, variables)
     if key not in _kept:
-        needs: dict[str, frozenset[str]] = {}
-        for name in names:
-            [(_, text)] = con.execute(f"explain (format json) select {name} from ({query})").fetchall()
-            steps = list(_steps(json.loads(text)))
-            if not all(_is_row_by_row(step) for step in steps):
-                break
-            # What a scan hands on and what it filters by; a name that is found in vain makes an answer dearer, not wrong.
-            read = " ".join(json.dumps(step.get("extra_info")) for step in steps if "ARROW" in step["name"])
-            needs[name] = frozenset(set(re.findall(r"\w+", read)) & set(columns_of_view))
-        _kept[key] = needs if len(needs) == len(names) else None
+        recorded = _read_recorded().get(key)
+        _kept[key] = recorded if recorded is not None else ask_needs(con, columns_of_view, query, names)
     return _kept[key]
+
+
+def key_of(query: str, names: Sequence[str], variables: str) -> str:
+    """What decides what is needed, as a short text."""
+    return hashlib.sha256(f"{variables} {','.join(names)} {query}".encode()).hexdigest()[:24]
+
+
+def _read_recorded() -> dict[str, Needs]:
+    """What `needs.py` wrote of large formats."""
+    recorded = json.loads(files("runspend.billing.formats").joinpath("needs.json").read_text(encoding="utf-8"))
+    return {key: {name: frozenset((*one["all"], *besides)) for name, besides in one["besides"].items()} for key, one in recorded.items()}
+
+
+def ask_needs(con: duckdb.DuckDBPyConnection, columns_of_view: Sequence[str], query: str, names: Sequence[str]) -> Needs | None:
+    """The same, asked of DuckDB."""
+    needs: dict[str, frozenset[str]] = {}
+    for name in names:
+        [(_, text)] = con.execute(f"explain (format json) select {name} from ({query})").fetchall()
+        steps = list(_steps(json.loads(text)))
+        if not all(_is_row_by_row(step) for step in steps):
+            return None
+        # What a scan hands on and what it filters by; a name that is found in vain makes an answer dearer, not wrong.
+        read = " ".join(json.dumps(step.get("extra_info")) for step in steps if "ARROW" in step["name"])
+        needs[name] = frozenset(set(re.findall(r"\w+", read)) & set(columns_of_view))
+    return needs
 
 
 def _steps(plan: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
@@ -147,11 +170,13 @@ def _ask_combinations(
     count = distinct.num_rows
     if count * FEW > rows.num_rows:
         return {}
-    numbers = pa.array(range(count), pa.int64())
+    numbers = pa.arange(0, count)
     few = {f.name: distinct.column(f.name) if f.name in said else pa.nulls(count, f.type) for f in rows.schema}
     few |= {name: pa.repeat(value, count) for name, value in same.items()}
     con.register(view, pa.table({**few, ROW_NUMBER: numbers}))
-    found = con.sql(f"select {', '.join([ROW_NUMBER, *names])} from ({query})").to_arrow_table()
+    # As a table: a relation plans its query twice, which takes longer than answering for few rows.
+    con.execute(f"create or replace temp table answers as select {', '.join([ROW_NUMBER, *names])} from ({query})")
+    found = con.sql("from answers").to_arrow_table()
     places = pc.index_in(numbers, value_set=one_piece(found.column(ROW_NUMBER)))
     return {name: columns.spread(codes, _plain(found.column(name)).take(places)) for name in names}
 

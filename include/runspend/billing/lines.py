@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runspend.billing import columns
 from runspend.billing.census import CHOSEN, choose
-from runspend.billing.staging import LINE_ID, Staged, one_piece, sql_text
+from runspend.billing.staging import LINE_ID, Staged, ahead, one_piece, sql_text
 from runspend.tables import BILLING_LINES
 
 if TYPE_CHECKING:
@@ -48,14 +49,12 @@ def write_lines(
     staged.ease()
     groups = [order.slice(start, ROW_GROUP) for start in range(0, max(len(order), 1), ROW_GROUP)]
     schema = _take(staged, table, ids, positions, order.slice(0, 0)).schema
-    with pq.ParquetWriter(path, schema, **_layout(table, schema)) as writer, ThreadPoolExecutor(1) as ahead:
-        # One row group is put together while the one before it is written.
-        following = ahead.submit(_take, staged, table, ids, positions, groups[0])
-        for group in [*groups[1:], None]:
-            ready = following.result()
-            if group is not None:
-                following = ahead.submit(_take, staged, table, ids, positions, group)
-            writer.write_table(ready, row_group_size=ROW_GROUP)
+    taken = map(partial(_take, staged, table, ids, positions), groups)
+    with pq.ParquetWriter(path, schema, **_layout(table, schema)) as writer:
+        # One row group is put together while the one before it is written; a bill too large for memory has no room for two.
+        for group in taken if staged.is_mapped else ahead(taken):
+            writer.write_table(group, row_group_size=ROW_GROUP)
+            del group
 
 
 def _layout(table: pa.Table, schema: pa.Schema) -> dict[str, Any]:

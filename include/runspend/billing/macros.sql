@@ -1,9 +1,9 @@
 -- What the SQL of every format may use.
 
-create temp macro unreadable(name, found, allowed) as
+create macro unreadable(name, found, allowed) as
   name || ' is ' || coalesce('''' || found || '''', 'empty') || ', which is not ' || allowed;
 
-create temp macro provider_family(name) as case
+create macro provider_family(name) as case
   when lower(name) similar to '.*(amazon|aws).*' then 'aws'
   when lower(name) similar to '.*(microsoft|azure).*' then 'azure'
   when lower(name) like '%google%' then 'google'
@@ -13,30 +13,30 @@ end;
 
 -- FOCUS 1.0 to 1.2 name the seller in ProviderName and PublisherName; later versions in ServiceProviderName and
 -- HostProviderName. Bought from a cloud, both are the cloud; bought through one, the vendor is the publisher.
-create temp macro service_provider(stated, provider, publisher) as case
+create macro service_provider(stated, provider, publisher) as case
   when stated is not null then stated
   when publisher is null or publisher = provider then provider
   when provider_family(publisher) = provider_family(provider) then provider
   else coalesce(publisher, provider)
 end;
-create temp macro host_provider(stated, stated_service, provider) as
+create macro host_provider(stated, stated_service, provider) as
   coalesce(stated, case when stated_service is null then provider end);
 
 -- DuckDB asks ICU's calendar for every part of a TIMESTAMPTZ, a microsecond each; through the epoch it is arithmetic.
-create temp macro utc(t) as make_timestamp(epoch_us(t));
-create temp macro day_of(t) as cast(utc(t) as date);
-create temp macro month_of(t) as cast(date_trunc('month', utc(t)) as date);
-create temp macro is_plausible(t) as
+create macro utc(t) as make_timestamp(epoch_us(t));
+create macro day_of(t) as cast(utc(t) as date);
+create macro month_of(t) as cast(date_trunc('month', utc(t)) as date);
+create macro is_plausible(t) as
   coalesce(t >= timestamptz '2000-01-01 00:00:00+00' and t < timestamptz '2101-01-01 00:00:00+00', false);
 
 -- DuckDB cannot multiply two decimal(38, 22) (it would need 44 decimals), and bignum multiplies through doubles. Three limbs each
 -- (whole, the first 11 decimals, the last 11) have exact products that fit; only last times last, below 1e-22, is left out.
 -- So the product is exact where it has at most 22 decimals, else off by less than one in the 22nd. Null beyond 16 digits before the
 -- point. The limbs are wider than their digits: DuckDB multiplies decimals of up to 18 digits in 64 bits and fails where that is not enough.
-create temp macro limb_1(a) as cast(try_cast(a as decimal(16, 0)) as decimal(19, 0));
-create temp macro limb_2(a) as cast(a - limb_1(a) as decimal(19, 11));
-create temp macro limb_3(a) as cast(a - limb_1(a) - limb_2(a) as decimal(22, 22));
-create temp macro exact_product(a, b) as
+create macro limb_1(a) as cast(try_cast(a as decimal(16, 0)) as decimal(19, 0));
+create macro limb_2(a) as cast(a - limb_1(a) as decimal(19, 11));
+create macro limb_3(a) as cast(a - limb_1(a) - limb_2(a) as decimal(22, 22));
+create macro exact_product(a, b) as
   try_cast(limb_1(a) * limb_1(b) as decimal(38, 22))
   + try_cast(limb_1(a) * limb_2(b) as decimal(38, 22)) + try_cast(limb_2(a) * limb_1(b) as decimal(38, 22))
   + limb_1(a) * limb_3(b) + limb_3(a) * limb_1(b)
@@ -44,7 +44,7 @@ create temp macro exact_product(a, b) as
   + cast(limb_2(a) * limb_3(b) + limb_3(a) * limb_2(b) as decimal(38, 22));
 
 -- A text as DECIMAL(38, 18), null where that would lose a digit: a cast alone rounds without a word. 1E-7 and 0.10 are numbers, 1_000 is none.
-create temp macro exact_decimal(t) as case
+create macro exact_decimal(t) as case
   when contains(t, '_') then null
   when not contains(lower(t), 'e') and length(rtrim(split_part(trim(t), '.', 2), '0')) <= 18 then try_cast(t as decimal(38, 18))
   when contains(lower(t), 'e')
@@ -55,28 +55,28 @@ end;
 -- The product of two DECIMAL(38, 18) (exact_decimal) to 22 decimals, rounded once, half away from zero, behind them: wholes and
 -- fractions are multiplied apart, three of the four products have at most 18 decimals, the fourth 36 and a value below 1.
 -- Null beyond 16 digits before the point, which no cost column holds.
-create temp macro whole_part(d) as try_cast(trunc(d) as decimal(18, 0));
-create temp macro fraction_part(d) as cast(d - trunc(d) as decimal(18, 18));
-create temp macro rounded_product(a, b) as
+create macro whole_part(d) as try_cast(trunc(d) as decimal(18, 0));
+create macro fraction_part(d) as cast(d - trunc(d) as decimal(18, 18));
+create macro rounded_product(a, b) as
   try_cast(cast(whole_part(a) as decimal(19, 0)) * whole_part(b) as decimal(38, 22))
   + try_cast(cast(whole_part(a) as decimal(19, 0)) * fraction_part(b) as decimal(38, 22))
   + try_cast(cast(fraction_part(a) as decimal(19, 18)) * whole_part(b) as decimal(38, 22))
   + cast(cast(fraction_part(a) as decimal(19, 18)) * fraction_part(b) as decimal(38, 22));
 
 -- What opens with a key where an object is meant lacks its braces: Azure's tags and details.
-create temp macro json_braces(t) as case when trim(t) = '""' then null when starts_with(ltrim(t), '"') then '{' || t || '}' else t end;
+create macro json_braces(t) as case when trim(t) = '""' then null when starts_with(ltrim(t), '"') then '{' || t || '}' else t end;
 
 -- Days of Azure exports, of which only the form tells the order; null for all other texts.
-create temp macro azure_day(t) as case
+create macro azure_day(t) as case
   when regexp_full_match(t, '\d{4}-\d\d-\d\d([T ]\d\d:\d\d:\d\d([.]\d+)?Z?)?') then cast(try_cast(t as timestamp) as date)
   when regexp_full_match(t, '\d\d/\d\d/\d{4}') then cast(try_strptime(t, '%m/%d/%Y') as date)
 end;
 
 -- 1 / size where that has a finite number of decimals, else null. The shortest text of the double is the number meant.
-create temp macro block_inverse(size) as case
+create macro block_inverse(size) as case
   when size > 0 and exact_product(try_cast(cast(1.0e0 / size as varchar) as decimal(38, 22)), cast(size as decimal(38, 22))) = 1
     then try_cast(cast(1.0e0 / size as varchar) as decimal(38, 22))
 end;
 
 -- DuckDB reads 1_000 as a thousand; no bill writes that and means it.
-create temp macro number(t) as try_cast(case when not contains(t, '_') then t end as decimal(38, 22));
+create macro number(t) as try_cast(case when not contains(t, '_') then t end as decimal(38, 22));

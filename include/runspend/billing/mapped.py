@@ -11,15 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from runspend.billing import columns, distinct, splits, texts
-from runspend.billing.staging import Staged, StagedFile, delivered_fields, one_piece, sql_text
+from runspend.billing.staging import Staged, StagedFile, ahead, ask, delivered_fields, one_piece, sql_text
 from runspend.tables import FOCUS_COLUMNS
 
 if TYPE_CHECKING:
+    import duckdb
     import pyarrow as pa
 
     from runspend.billing.deliveries import Delivered
@@ -90,7 +92,7 @@ def stage(
         staged.con.execute(f"set variable {variable} = ?", [value])
     show_aside(staged, kinds)
     found = _Found()
-    _read_all(staged, delivered, header, wanted, kind, spelled, gathered, found, repr(variables), look)
+    _read_all(staged, delivered, header, wanted, _Plan(kind, spelled, gathered, variables or {}, look), found)
     dropped = tuple(h for h in header if h not in wanted)
     return StagedFile(version(header), found.rows, dropped, found.unreadable, is_aside=kind.sql is None, left_out=found.left_out)
 
@@ -99,7 +101,18 @@ def show_aside(staged: Staged, kinds: Sequence[Kind]) -> None:
     """The table of every kind that is kept aside, without rows where no file has brought any: the SQL of charges may name it."""
     for kind in kinds:
         if kind.sql is None and kind.splits_sql is None:
-            staged.keep_aside(kind.view, -1, _canonical(staged, None, dict.fromkeys(kind.columns, ()), kind.gathered))
+            staged.keep_aside(kind.view, -1, _canonical(staged.con, None, dict.fromkeys(kind.columns, ()), kind.gathered))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What becomes of each share of one file: its columns by those of its kind, who looks at them, what SQL asks for."""
+
+    kind: Kind
+    spelled: Mapping[str, Sequence[str]]
+    gathered: Mapping[str, Sequence[str]]
+    variables: Mapping[str, Any]
+    look: Callable[[pa.Table], None] | None
 
 
 @dataclass
@@ -111,60 +124,58 @@ class _Found:
     left_out: dict[str, int] = field(default_factory=dict)
 
 
-def _read_all(
-    staged: Staged,
-    delivered: Delivered,
-    header: Sequence[str],
-    wanted: Sequence[str],
-    kind: Kind,
-    spelled: Mapping[str, Sequence[str]],
-    gathered: Mapping[str, Sequence[str]],
-    found: _Found,
-    variables: str,
-    look: Callable[[pa.Table], None] | None,
-) -> None:
-    """The quick way, or where a row is odd the slow one, from the start."""
+def _read_all(staged: Staged, delivered: Delivered, header: Sequence[str], wanted: Sequence[str], plan: _Plan, found: _Found) -> None:
+    """The quick way, or where a row is odd the slow one, from the start. Three shares are at work: one is read, the one before it
+    judged by SQL, the one before that staged, each by a connection of its own."""
+    kind = plan.kind
 
     def keep(shares: Iterator[pa.Table]) -> None:
-        for share in shares:
-            view = _canonical(staged, share, spelled, gathered)
-            found.rows += view.num_rows
-            if look is not None:
-                look(view)
-            if kind.splits_sql is not None:
-                _weigh(staged, delivered, kind, view, found)
-            if kind.sql is None and kind.splits_sql is None:
-                staged.keep_aside(kind.view, delivered.index, view)
-            elif kind.sql is not None:
-                _map(staged, delivered, kind, view, found, variables)
+        with staged.con.cursor() as con, closing(ahead(_judged(con, shares, plan))) as views:
+            for view, judged in views:
+                found.rows += view.num_rows
+                if kind.splits_sql is not None:
+                    _weigh(staged, delivered, kind, view, found)
+                elif kind.sql is None:
+                    staged.keep_aside(kind.view, delivered.index, view)
+                if judged is not None:
+                    _stage_judged(staged, delivered, judged, found)
 
     import duckdb
     import pyarrow as pa
 
     source, name = delivered.source.name, delivered.name
     try:
-        # A connection of its own: the next share is read while this one is mapped.
-        with staged.con.cursor() as reader:
-            keep(_ahead(texts.read_quickly(reader, delivered.file, header, wanted, staged.room)))
+        with staged.con.cursor() as reader, closing(ahead(texts.read_quickly(reader, delivered.file, header, wanted, staged.room))) as shares:
+            keep(shares)
     except texts.NotPlain:
         staged.drop(delivered.index)
         found.rows, found.unreadable, found.left_out = 0, {}, {}
-        keep(texts.read_slowly(staged.con, source, name, delivered.file, header, wanted, staged.room.share_rows))
+        with staged.con.cursor() as reader:
+            keep(texts.read_slowly(reader, source, name, delivered.file, header, wanted, staged.room.share_rows))
     except (pa.ArrowException, OSError, UnicodeDecodeError, duckdb.NotImplementedException) as error:
         raise texts.refused(source, name, f"it cannot be read ({str(error).splitlines()[0]}). Deliver it again") from error
 
 
-def _ahead(shares: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The same, each got while the one before it is at work."""
-    with ThreadPoolExecutor(1) as beside:
-        following = beside.submit(next, shares, None)
-        while (share := following.result()) is not None:
-            following = beside.submit(next, shares, None)
-            yield share
+def _judged(con: duckdb.DuckDBPyConnection, shares: Iterator[pa.Table], plan: _Plan) -> Iterator[tuple[pa.Table, pa.Table | None]]:
+    """Each share as its kind's view, and what the format's SQL makes of it where it has charges."""
+    kind = plan.kind
+    for variable, value in plan.variables.items():
+        con.execute(f"set variable {variable} = ?", [value])
+    asked: _Asked | None = None
+    for share in shares:
+        view = _canonical(con, share, plan.spelled, plan.gathered)
+        if plan.look is not None:
+            plan.look(view)
+        con.register(kind.view, view)
+        if asked is None and kind.sql is not None:
+            asked = _ask_for(con, kind, kind.sql)
+        judged = asked and _with_trouble(distinct.run(con, kind.view, view, asked.query, asked.told, asked.others, repr(plan.variables)))
+        con.unregister(kind.view)
+        yield view, judged
 
 
 def _canonical(
-    staged: Staged, share: pa.Table | None, spelled: Mapping[str, Sequence[str]], gathered: Mapping[str, Sequence[str]]
+    con: duckdb.DuckDBPyConnection, share: pa.Table | None, spelled: Mapping[str, Sequence[str]], gathered: Mapping[str, Sequence[str]]
 ) -> pa.Table:
     """Columns by our names: of several spellings the first that has a value, of gathered ones a JSON object."""
     import pyarrow as pa
@@ -177,7 +188,7 @@ def _canonical(
         for column, names in spelled.items()
     }
     for column, names in gathered.items():
-        made[column] = _gather(staged, [coded[name] for name in names], names) if share is not None and names else nothing
+        made[column] = _gather(con, [coded[name] for name in names], names) if share is not None and names else nothing
     made[texts.ROW_NUMBER] = pa.nulls(0, pa.int64()) if share is None else coded[texts.ROW_NUMBER]
     return pa.table(made)
 
@@ -193,7 +204,7 @@ def _without_nulls(column: pa.DictionaryArray) -> pa.DictionaryArray:
     return columns.remap(column, pc.if_else(is_nothing, pa.scalar(None, pa.string()), column.dictionary))
 
 
-def _gather(staged: Staged, found: Sequence[pa.DictionaryArray], names: Sequence[str]) -> pa.DictionaryArray:
+def _gather(con: duckdb.DuckDBPyConnection, found: Sequence[pa.DictionaryArray], names: Sequence[str]) -> pa.DictionaryArray:
     """One JSON object of the columns that have a value, null where none has; made once per combination of values."""
     said = [(column, name) for column, name in zip(found, names, strict=True) if column.null_count < len(column)]
     if not said:
@@ -201,7 +212,7 @@ def _gather(staged: Staged, found: Sequence[pa.DictionaryArray], names: Sequence
     codes, distinct = columns.combine([column for column, _ in said], [f"v{i}" for i in range(len(said))])
     pairs = ", ".join(f"{{'k': {sql_text(name)}, 'v': v{i}}}" for i, (_, name) in enumerate(said))
     kept = f"list_filter([{pairs}], lambda pair: pair.v is not null)"
-    [objects] = staged.ask(distinct, f"case when len({kept}) > 0 then cast(to_json(map_from_entries({kept})) as varchar) end")
+    [objects] = ask(con, distinct, f"case when len({kept}) > 0 then cast(to_json(map_from_entries({kept})) as varchar) end")
     return columns.spread(codes, objects)
 
 
@@ -214,22 +225,45 @@ def _weigh(staged: Staged, delivered: Delivered, kind: Kind, view: pa.Table, fou
     staged.con.unregister(kind.view)
 
 
-def _map(staged: Staged, delivered: Delivered, kind: Kind, view: pa.Table, found: _Found, variables: str) -> None:
-    """One share of rows through the format's SQL, judged, into `staged`."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of every share, in the terms of `distinct.run`."""
 
-    assert kind.sql is not None
-    con = staged.con
-    con.register(kind.view, view)
-    query = files("runspend.billing.formats").joinpath(kind.sql).read_text(encoding="utf-8")
+    query: str
+    told: Sequence[str]
+    others: Sequence[str]
+
+
+def _ask_for(con: duckdb.DuckDBPyConnection, kind: Kind, sql: str) -> _Asked:
+    """The format's SQL, judging each row, over the view that is registered."""
+    query = files("runspend.billing.formats").joinpath(sql).read_text(encoding="utf-8")
     types = {str(row[0]): str(row[1]).upper() for row in con.execute(f"describe {query}").fetchall()}
     _check_columns(kind, types)
     told = [c.name for c in FOCUS_COLUMNS if c.name in types] + ["billing_period", "odd", "left_out"]
     told += [name for name in ("delivered_instance_type",) if name in types]
-    others = ["trouble", "odd_cost", "long_billed_cost", "unread", texts.ROW_NUMBER]
-    judged = _with_trouble(distinct.run(con, kind.view, view, _judging_sql(query, types), told, others, variables))
+    return _Asked(_judging_sql(query, types), told, ["trouble", "odd_cost", "long_billed_cost", "unread", texts.ROW_NUMBER])
+
+
+def needs_of(staged: Staged, kind: Kind, variables: Mapping[str, Any]) -> tuple[str, distinct.Needs]:
+    """The key under which `distinct.run` looks for what a kind's SQL needs, and what that is. ValueError where rows are not told one by one."""
+    con = staged.con
+    for variable, value in variables.items():
+        con.execute(f"set variable {variable} = ?", [value])
+    view = _canonical(con, None, dict.fromkeys(kind.columns, ()), kind.gathered)
+    con.register(kind.view, view)
+    asked = _ask_for(con, kind, str(kind.sql))
+    needs = distinct.ask_needs(con, view.column_names, asked.query, asked.told)
     con.unregister(kind.view)
+    if needs is None:
+        raise ValueError(f"cannot tell what {kind.sql} needs: it does not look at rows one by one.")
+    return distinct.key_of(asked.query, asked.told, repr(variables)), needs
+
+
+def _stage_judged(staged: Staged, delivered: Delivered, judged: pa.Table, found: _Found) -> None:
+    """One share of rows into `staged`, but for those that charge nothing."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     if judged.column("left_out").null_count < judged.num_rows:
         is_out = pc.and_(pc.is_valid(judged.column("left_out")), pc.is_null(judged.column("trouble")))
         _add_counts(found.left_out, judged.column("left_out").filter(is_out))
@@ -237,7 +271,7 @@ def _map(staged: Staged, delivered: Delivered, kind: Kind, view: pa.Table, found
     for texts_of_row in judged.filter(pc.is_null(judged.column("trouble"))).column("unread").drop_null().to_pylist():
         for name in texts_of_row:
             found.unreadable[name] = found.unreadable.get(name, 0) + 1
-    raw = _whole_rows_in_trouble(con, delivered, judged)
+    raw = _whole_rows_in_trouble(staged.con, delivered, judged)
     rows = judged.num_rows
     nulls = columns.Nulls(rows)
     made: dict[str, pa.Array] = {

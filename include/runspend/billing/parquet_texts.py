@@ -36,10 +36,13 @@ def read(con: duckdb.DuckDBPyConnection, path: Path, wanted: Sequence[str], shar
     strings = [name for name in wanted if pa.types.is_string(kinds[name])]
     with pq.ParquetFile(path, read_dictionary=strings, page_checksum_verification=True) as opened:
         batches: list[pa.RecordBatch] = []
+        left = opened.metadata.num_rows
         for batch in _batches(opened, list(dict.fromkeys(wanted)), share):
-            if sum(each.num_rows for each in batches) + batch.num_rows > share:
+            held = sum(each.num_rows for each in batches)
+            # A few rows at the end go with those before: planning a share's SQL takes as long as answering for 50,000 rows.
+            if held + batch.num_rows > share and (left - held) * 4 > share:
                 yield _columns_of(con, batches, wanted)
-                batches = []
+                batches, left = [], left - held
             batches.append(batch)
         if batches:
             yield _columns_of(con, batches, wanted)

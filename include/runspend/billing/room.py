@@ -21,6 +21,7 @@ class Room:
 
     engine_bytes: int  # DuckDB's limit, beyond which it spills
     kept_bytes: int  # of staged rows
+    asked_rows: int  # of distinct values, or of rows, that SQL is asked about at once
     share_rows: int  # that are texts at once, while two more shares of them are read and settled
     part_bytes: int  # of CSV parsed at once for a format that SQL maps
     quick_part_bytes: int  # and for FOCUS, whose texts are read as what they are
@@ -40,6 +41,7 @@ def room_of(memory: int | None) -> Room:
     return Room(
         engine_bytes=max(memory * 3 // 4, 256 * MIB),
         kept_bytes=memory // 4,
+        asked_rows=max(memory // 4096, 100_000),
         share_rows=min(max(memory // 16_384, 20_000), 250_000),
         part_bytes=min(max(memory // 32, 8 * MIB), 128 * MIB),
         quick_part_bytes=min(memory * 5 // 16, 1280 * MIB),

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import mmap
 import weakref
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from runspend.billing import columns
 from runspend.billing.room import room_of
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
+Item = TypeVar("Item")
 # Equal rows are equal lines, never one line twice: from the second on they carry their number.
 LINE_ID = "printf('%016x', row_hash) || coalesce('-' || ordinal, '')"
 
@@ -189,15 +191,18 @@ class Staged:
         return one_piece(self._rows.column(name))
 
     def ask(self, distinct: pa.Table, *expressions: str) -> list[pa.Array]:
-        """SQL expressions over a small table of distinct values, row by row, in its order."""
+        """SQL expressions over a table of distinct values, row by row, in its order. Many are asked for a part at a time: of a text that
+        every row has one of its own, what is asked, the answer and the copy that joins the answers are each as large as a bill."""
         import pyarrow as pa
 
-        # A join, which `in (select …)` is too, hands rows of large tables on as its threads come by them.
-        self.con.register("asked_rows", distinct.append_column("asked_at", pa.arange(0, distinct.num_rows)))
-        names = ", ".join(f"{e} as a{i}" for i, e in enumerate(expressions))
-        answer = self.con.sql(f"select asked_at, {names} from asked_rows").to_arrow_table()
-        self.con.unregister("asked_rows")
-        return _in_order(answer)
+        size = self.room.asked_rows
+        if distinct.num_rows <= size:
+            return ask(self.con, distinct, *expressions)
+        parts = []
+        for start in range(0, distinct.num_rows, size):
+            parts.append(ask(self.con, distinct.slice(start, size), *expressions))
+            self.ease()
+        return [pa.concat_arrays(pieces) for pieces in zip(*parts, strict=True)]
 
     def ask_of(self, name: str, *expressions: str) -> list[pa.Array]:
         """SQL expressions over the distinct values of one text column."""
@@ -275,6 +280,11 @@ class Staged:
         mapped = pa.ipc.open_file(pa.py_buffer(bytes_of_file)).read_all()
         return pa.table({name: mapped.column(name) if name in said else table.column(name) for name in table.column_names})
 
+    @property
+    def is_mapped(self) -> bool:
+        """Whether rows lie in files: the bill is too large for memory."""
+        return bool(self._maps)
+
     def drop_pages(self) -> None:
         """Give back the pages of mapped rows that lie in memory; whoever looks at one gets it again."""
         for bytes_of_file in self._maps:
@@ -287,6 +297,18 @@ class Staged:
         if self._maps:
             self.drop_pages()
             pa.default_memory_pool().release_unused()
+
+
+def ask(con: duckdb.DuckDBPyConnection, distinct: pa.Table, *expressions: str) -> list[pa.Array]:
+    """`Staged.ask`, by a connection of one's own."""
+    import pyarrow as pa
+
+    # A join, which `in (select …)` is too, hands rows of large tables on as its threads come by them.
+    con.register("asked_rows", distinct.append_column("asked_at", pa.arange(0, distinct.num_rows)))
+    names = ", ".join(f"{e} as a{i}" for i, e in enumerate(expressions))
+    answer = con.sql(f"select asked_at, {names} from asked_rows").to_arrow_table()
+    con.unregister("asked_rows")
+    return _in_order(answer)
 
 
 def _in_order(answer: pa.Table) -> list[pa.Array]:
@@ -319,6 +341,15 @@ def one_piece(column: pa.ChunkedArray) -> pa.Array:
     return joined.chunk(0) if isinstance(joined, pa.ChunkedArray) else joined
 
 
+def ahead(items: Iterator[Item]) -> Generator[Item]:
+    """The same, each got while the one before it is at work."""
+    with ThreadPoolExecutor(1) as beside:
+        following = beside.submit(next, items, None)
+        while (item := following.result()) is not None:
+            following = beside.submit(next, items, None)
+            yield item
+
+
 def wake() -> None:
     """Import what reading needs; called beside work that leaves the interpreter idle. Arrow looks for pandas at its first
     Python value, which is most of this second where pandas is installed."""
@@ -331,20 +362,23 @@ def wake() -> None:
 
 
 def open_engine(workdir: Path, memory: int | None = None) -> duckdb.DuckDBPyConnection:
-    """A DuckDB in memory that spills into the work folder, with the macros of the SQL files. It keeps rows in their order."""
+    """A DuckDB in memory that spills into the work folder, with the macros of the SQL files. It keeps rows in their order.
+
+    Nothing here is of one connection: a thread with a cursor of its own finds the same macros, tables and time zone.
+    """
     try:
         import duckdb
     except ImportError as error:
         raise MissingExtra("duckdb", "pipeline") from error
     workdir.mkdir(parents=True, exist_ok=True)
     con = duckdb.connect(":memory:", config={"allow_unsigned_extensions": "false", "autoinstall_known_extensions": "false"})
-    con.execute("set TimeZone = 'UTC'")
+    con.execute("set global TimeZone = 'UTC'")
     con.execute(f"set memory_limit = '{room_of(memory).engine_bytes}B'")
     con.execute(f"set temp_directory = {sql_text(str(workdir / 'spill'))}")
     con.execute(f"set max_temp_directory_size = '{max(free_bytes(workdir) // 2, 1 << 30)}B'")
-    con.execute("create temp table currencies as select unnest(?) as code", [currencies()])
+    con.execute("create table currencies as select unnest(?) as code", [currencies()])
     con.execute(files("runspend.billing").joinpath("macros.sql").read_text(encoding="utf-8"))
-    con.execute(f"create temp macro resource_key(id) as {resource_key_sql('id')}")
+    con.execute(f"create macro resource_key(id) as {resource_key_sql('id')}")
     return con
 
 

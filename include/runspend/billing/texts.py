@@ -78,7 +78,7 @@ def read_quickly(
     else:
         raise NotPlain
     for share in shares:
-        numbers = pa.array(range(rows + 1, rows + len(share[0]) + 1), pa.int64())
+        numbers = pa.arange(rows + 1, rows + len(share[0]) + 1)
         rows += len(numbers)
         yield pa.table([*share, numbers], names=[*wanted, ROW_NUMBER])
     if file.kind == "csv" and (rows != file.lines - 1 - _blank_lines_at_end(file.readable) or not ends_whole(file.readable, len(header))):

@@ -1,12 +1,12 @@
 -- What the SQL of Google's formats shares: lists of structs that come as texts, tags, and the FOCUS category of a service.
 
 -- The tokens of a list that is JSON, or the text Python gives of one: koku and nise write `[{'amount': -5e-06, 'full_name': None}]`.
-create or replace temp macro google_tokens(list_text) as regexp_extract_all(
+create or replace macro google_tokens(list_text) as regexp_extract_all(
   list_text,
   '''(?:[^''\\]|\\.)*''|"(?:[^"\\]|\\.)*"|-?[0-9]+(?:[.][0-9]*)?(?:[eE][-+]?[0-9]+)?|None|True|False|null|true|false|[][{},:]|\s+'
 );
 
-create or replace temp macro google_json_token(token) as case
+create or replace macro google_json_token(token) as case
   when token = 'None' then 'null'
   when token = 'True' then 'true'
   when token = 'False' then 'false'
@@ -19,20 +19,20 @@ end;
 
 -- Nothing between two tokens is ever skipped: a text that is half understood is not understood. (A macro is written out wherever
 -- it is used: what is dear is handed to a lambda, so that it is found once.)
-create or replace temp macro google_rewritten(list_text) as list_transform(
+create or replace macro google_rewritten(list_text) as list_transform(
   [google_tokens(list_text)],
   lambda tokens: case
     when array_to_string(tokens, '') = list_text then array_to_string(list_transform(tokens, lambda token: google_json_token(token)), '')
   end
 )[1];
 
-create or replace temp macro google_has_long_number(list_text) as regexp_matches(list_text, '[0-9.]{19}') and coalesce(
+create or replace macro google_has_long_number(list_text) as regexp_matches(list_text, '[0-9.]{19}') and coalesce(
   list_max(list_transform(regexp_extract_all(list_text, '[0-9]+[.][0-9]+'), lambda number: length(ltrim(replace(number, '.', ''), '0')))) > 17, false
 );
 
 -- The list as JSON, null where the text is none. JSON whose numbers are short is taken as it is: what DuckDB makes of a double's
 -- shortest text is the same number. All others have texts for numbers.
-create or replace temp macro google_json(list_text) as list_transform(
+create or replace macro google_json(list_text) as list_transform(
   [case when not google_has_long_number(list_text) and json_valid(list_text) then list_text else google_rewritten(list_text) end],
   lambda found: case
     when list_text is null then '[]'
@@ -42,7 +42,7 @@ create or replace temp macro google_json(list_text) as list_transform(
 
 -- Keys and values of a list of labels (its JSON, and where each has its key and its value); null where one has no key, or a value
 -- that is no text.
-create or replace temp macro google_labels(list_json, key_path, value_path) as case
+create or replace macro google_labels(list_json, key_path, value_path) as case
   when len(json_extract_string(list_json, key_path)) = json_array_length(list_json)
     and len(json_extract_string(list_json, value_path)) = json_array_length(list_json)
     and not list_has_any(json_type(list_json, value_path), ['OBJECT', 'ARRAY'])
@@ -54,29 +54,29 @@ create or replace temp macro google_labels(list_json, key_path, value_path) as c
 end;
 
 -- What Google says of itself. Users' keys have no colon, so it cannot be taken for theirs.
-create or replace temp macro google_own(labels) as list_transform(
+create or replace macro google_own(labels) as list_transform(
   labels, lambda label: {'key': case when starts_with(label.key, 'goog-') then label.key else 'goog:' || label.key end, 'value': label.value}
 );
 
 -- Those of `more` whose keys `labels` does not have, behind `labels`.
-create or replace temp macro google_beside(labels, more) as case
+create or replace macro google_beside(labels, more) as case
   when len(more) = 0 then labels
   else list_concat(labels, list_filter(more, lambda label: not list_contains(list_transform(labels, lambda other: other.key), label.key)))
 end;
 
 -- Labels as the text of a JSON object. A key that one list has twice is in it twice, and `settle.py` drops and counts such tags.
-create or replace temp macro google_tags(labels) as case
+create or replace macro google_tags(labels) as case
   when labels is null then 'no list of labels'
   when len(labels) > 0 then '{' || array_to_string(
     list_transform(labels, lambda label: cast(to_json(label.key) as varchar) || ':' || coalesce(cast(to_json(label.value) as varchar), 'null')), ','
   ) || '}'
 end;
 
-create or replace temp macro google_label_value(labels, name) as
+create or replace macro google_label_value(labels, name) as
   list_filter(labels, lambda label: label.key = 'goog:compute.googleapis.com/' || name)[1].value;
 
 -- What a machine is, as FOCUS names it in SkuPriceDetails. Google states memory in MB.
-create or replace temp macro google_machine(labels) as case
+create or replace macro google_machine(labels) as case
   when google_label_value(labels, 'machine_spec') is not null then json_object(
     'InstanceType', google_label_value(labels, 'machine_spec'),
     'CoreCount', google_label_value(labels, 'cores'),
@@ -86,28 +86,28 @@ end;
 
 -- The clock of the machine: the SKUs of cores and GPUs bill core-hours and GPU-hours, which say how long it ran only where the
 -- number of cores is known. Of a shared core a machine bills a part.
-create or replace temp macro google_is_clock(unit) as coalesce(regexp_full_match(lower(unit), '(second|minute|hour|day)s?'), false);
-create or replace temp macro google_is_of_cores(sku) as coalesce(regexp_matches(sku, '(?i)\b(core|v?cpu)s?\b'), false);
-create or replace temp macro google_whole_cores(labels) as case
+create or replace macro google_is_clock(unit) as coalesce(regexp_full_match(lower(unit), '(second|minute|hour|day)s?'), false);
+create or replace macro google_is_of_cores(sku) as coalesce(regexp_matches(sku, '(?i)\b(core|v?cpu)s?\b'), false);
+create or replace macro google_whole_cores(labels) as case
   when not coalesce(regexp_matches(google_label_value(labels, 'machine_spec'), '^(e2-(micro|small|medium)|f1-micro|g1-small)$'), false)
     then nullif(try_cast(google_label_value(labels, 'cores') as double), 0)
 end;
-create or replace temp macro google_clock_quantity(quantity, unit, sku, cores) as case
+create or replace macro google_clock_quantity(quantity, unit, sku, cores) as case
   when google_is_clock(unit) and google_is_of_cores(sku) and cores is not null then cast(try_cast(quantity as double) / cores as varchar)
   else quantity
 end;
-create or replace temp macro google_clock_unit(unit, sku, cores) as case
+create or replace macro google_clock_unit(unit, sku, cores) as case
   when google_is_clock(unit) and regexp_matches(sku, '(?i)\bgpus?\b') then 'GPU-' || unit
   when google_is_clock(unit) and google_is_of_cores(sku) and cores is null then 'vCPU-' || unit
   else unit
 end;
 
 -- A correction changes a month that is closed; months of invoices are those of Los Angeles.
-create or replace temp macro google_is_of_earlier_month(usage_start, month) as
+create or replace macro google_is_of_earlier_month(usage_start, month) as
   strftime(timezone('America/Los_Angeles', try_cast(usage_start as timestamptz)), '%Y%m') < month;
 
 -- FOCUS has a category for every service, Google's export has none. First that fits; what no pattern names is Other.
-create or replace temp macro google_service_category(service) as case
+create or replace macro google_service_category(service) as case
   when regexp_matches(service, '(?i)(vertex|gemini|\bAI\b|machine learning|\bML\b|dialogflow|generative|natural language|vision api|speech|translation|automl|notebooks|\bTPU\b|recommendations|document ai|agent)')
     then 'AI and Machine Learning'
   when regexp_matches(service, '(?i)(bigquery|dataflow|dataproc|looker|composer|pub/?sub|data fusion|dataplex|datastream|analytics)') then 'Analytics'

@@ -120,7 +120,7 @@ def _show_prices(staged: Staged) -> None:
     """The view `databricks_price_list` over the price lists that are there."""
     mapped.show_aside(staged, KINDS)
     query = files(__package__).joinpath("databricks_prices.sql").read_text(encoding="utf-8")
-    staged.con.execute(f"create or replace temp view databricks_price_list as {query}")
+    staged.con.execute(f"create or replace view databricks_price_list as {query}")
 
 
 def _check_prices(staged: Staged, delivered: Delivered) -> None:
