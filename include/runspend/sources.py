@@ -270,15 +270,18 @@ def owner_readings(warehouse: Warehouse, settings: Settings) -> Readings:
 
 def selector_keys(settings: Settings) -> set[str]:
     """Keys like "tag.K" that pools, policies and budgets select runs by, or that protect: they must be copied out of MLflow to be seen."""
-    from runspend.actions.alert import TAG_KEYS
-    from runspend.actions.archive import PROTECTION_KEYS
-
     keys = {key for pool in settings.pools for key in pool.runs}
     keys |= {key.removeprefix("not_") for policy in settings.retention for key in policy.select}
-    keys |= set(PROTECTION_KEYS) if settings.retention else set()
+    if settings.retention:
+        from runspend.actions.archive import PROTECTION_KEYS
+
+        keys |= set(PROTECTION_KEYS)
     keys |= {key for budget in settings.budgets for key in budget.for_}
     keys |= {"tag.model", "param.model"} if "model" in keys else set()
-    keys |= set(TAG_KEYS) if settings.tag_budgets else set()
+    if settings.tag_budgets:
+        from runspend.actions.alert import TAG_KEYS
+
+        keys |= set(TAG_KEYS)
     return {key for key in keys if key.partition(".")[0] in RUN_MAPS and "." in key}
 
 

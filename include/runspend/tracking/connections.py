@@ -43,6 +43,7 @@ def load_drivers() -> tuple[type[Exception], ...]:
         raise MissingExtra(str(error.name), "pipeline") from error
     import pyarrow as pa
 
+    pa.scalar(0)  # Arrow looks for pandas at its first Python value: now, while the kernel copies a SQLite file
     return OSError, pa.ArrowException, adbc_driver_manager.Error
 
 
