@@ -79,12 +79,10 @@ class MemoryStore:
         yield body[len(body) // 2 :]
 
     def write(
-        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, over: StoredObject | None = None
+        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None
     ) -> StoredObject:
         body = b"".join(chunks)
-        if over is not None:
-            self._same(over)
-        if (key in self.objects and over is None) or len(body) != size:
+        if key in self.objects or len(body) != size:
             raise NotDone(self.uri, f"{key!r} is taken, or {len(body)} is not {size}")
         self.put(key, body)
         self.objects[key].storage_class = storage_class or "STANDARD"
@@ -94,6 +92,13 @@ class MemoryStore:
         if obj.key in self.objects:
             self._same(obj)
             del self.objects[obj.key]
+
+    def renew(self, obj: StoredObject) -> StoredObject:
+        self._same(obj)
+        storage_class = obj.storage_class
+        self.put(obj.key, self.objects[obj.key].body)
+        self.objects[obj.key].storage_class = storage_class
+        return self._stored(obj.key)
 
     def why_no_tier(self) -> str | None:
         return None
@@ -200,11 +205,11 @@ class FaultyStore:
             raise OutcomeUnknown(self.uri, "the connection broke")
 
     def write(
-        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, over: StoredObject | None = None
+        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None
     ) -> StoredObject:
         kind = self._ask("write")
         body = b"".join(chunks)
-        found = self._store.write(key, [body], size=size, storage_class=storage_class, unlike=unlike, over=over)
+        found = self._store.write(key, [body], size=size, storage_class=storage_class, unlike=unlike)
         if kind in ("short", "flipped"):  # the store kept something else than it was given, and says that all is well
             self._store.objects[key].body = body[:-1] if kind == "short" else flipped(body)
             found = self._store._stored(key)
@@ -222,6 +227,14 @@ class FaultyStore:
         self._faults.done(kind)
         if kind == "no reply after":
             raise OutcomeUnknown(self.uri, "no reply")
+
+    def renew(self, obj: StoredObject) -> StoredObject:
+        kind = self._ask("renew")
+        found = self._store.renew(obj)
+        self._faults.done(kind)
+        if kind == "no reply after":
+            raise OutcomeUnknown(self.uri, "no reply")
+        return found
 
     def why_no_tier(self) -> str | None:
         return self._store.why_no_tier()

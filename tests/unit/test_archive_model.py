@@ -23,6 +23,9 @@ BODIES = st.sampled_from([b"", b"hello", b"other", b"0" * 4000])
 FAULTS = st.dictionaries(st.tuples(st.sampled_from(CALLS), st.integers(1, 4)) | st.integers(1, 60), st.sampled_from(KINDS), min_size=1, max_size=3)
 
 
+SPOILED = ("short", "flipped", "lie")
+
+
 class ArchiveMachine(RuleBasedStateMachine):
     """People write, remove, protect and bring back; the archive runs, well or badly."""
 
@@ -79,7 +82,8 @@ class ArchiveMachine(RuleBasedStateMachine):
         """Everything owned is in its place afterwards, unless something went wrong on the way."""
         world = self.world
         world.advance(seconds=1)
-        world.faults.plan, world.faults.calls = dict(plan), 0
+        # A store that keeps other bytes than it is given, and says that all is well, spoils what comes back; test_archive_returned.py: it is told of.
+        world.faults.plan, world.faults.calls = {call: "refused" if kind in SPOILED else kind for call, kind in plan.items()}, 0
         world.faults.made.clear()
         try:
             restore("run1", world.settings, records=world.records, now=world.now, open_store=world.open, workers=1)  # type: ignore[arg-type]

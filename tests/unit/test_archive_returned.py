@@ -167,6 +167,18 @@ def test_a_restore_may_be_killed_anywhere(world: World) -> None:
     assert 10 < call < 59
 
 
+def test_what_was_written_is_read_back(world: World) -> None:
+    """A store that keeps other bytes is told of, and what came back so does not count as back."""
+    for name in "ab":
+        world.put(name, name.encode())
+    world.apply()
+    world.faults.plan = {(f"write {SOURCE}", 1): "flipped"}
+    world.faults.made.clear()
+    [problem] = bring_back(world).problems
+    assert problem.startswith("cannot restore '1/run1/artifacts/a' to s3://source/root/: it was written and read back, and is not what was archived")
+    assert not [key for key in world.archive.objects if key.endswith(RETURNED_NAME)]
+
+
 def test_an_archive_that_may_not_be_written_is_restored_and_says_so(world: World) -> None:
     world.put("a", b"a")
     world.apply()

@@ -59,14 +59,17 @@ class ObjectStore(Protocol):
         ...
 
     def write(
-        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, over: StoredObject | None = None
+        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None
     ) -> StoredObject:
         """Make an object of exactly `size` bytes; NotDone, and nothing changed, when the key is taken. Safe from a power cut when it returns.
 
         storage_class: None is the store's own. unlike: an etag that the object must not get, where a store makes etags of the bytes: whoever still
-        means to delete the object of that etag finds another. over: write the same bytes anew in place of this object, if it still is in that
-        state, so that it is another to whoever meant to delete it.
+        means to delete the object of that etag finds another.
         """
+        ...
+
+    def renew(self, obj: StoredObject) -> StoredObject:
+        """Make it another state of the same bytes, if it still is in that one, so that whoever meant to delete it finds another; no byte leaves the store."""
         ...
 
     def delete(self, obj: StoredObject) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from runspend.config import ArtifactStore
 
 BLOCK_BYTES = 64 << 20  # of a write in several parts; smaller objects are one request
+_SAID = ("Cache-Control", "Content-Type", "Content-MD5", "Content-Encoding", "Content-Language", "Content-Disposition")
 BLOCKS = 50_000  # Azure allows no more
 
 
@@ -63,12 +64,12 @@ class AzureObjects(RestObjects):
         yield from self._read(obj, self._container.request("GET", self._name(obj.key), If_Match=obj.etag))
 
     def write(
-        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, over: StoredObject | None = None
+        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None
     ) -> StoredObject:
-        """One put, or many blocks and a list of them, on condition that the key is free, or still holds the object `over`."""
+        """One put, or many blocks and a list of them, on condition that the key is free."""
         block_size = max(BLOCK_BYTES, -(-size // BLOCKS))
         blocks = exactly(self.uri, key, in_pieces(chunks, block_size), size)
-        said = {"If_None_Match": "*"} if over is None else {"If_Match": over.etag}
+        said = {"If_None_Match": "*"}
         if storage_class is not None:
             said["x_ms_access_tier"] = storage_class.capitalize()
         with self._words(f"write {key!r}"):
@@ -94,6 +95,15 @@ class AzureObjects(RestObjects):
         except NotDone as error:
             if refusal_status(error) not in (404, 412) or self.head(obj.key) is not None:
                 raise
+
+    def renew(self, obj: StoredObject) -> StoredObject:
+        """Say of the blob again what it says of itself, on condition of its etag: that is a new one then ("Set Blob Properties")."""
+        with self._words(f"renew {obj.key!r}"):
+            with self._container.request("HEAD", self._name(obj.key), If_Match=obj.etag) as reply:
+                said = {f"x_ms_blob_{name.lower().replace('-', '_')}": reply.headers[name] for name in _SAID if reply.headers.get(name)}
+            with self._container.request("PUT", self._name(obj.key), {"comp": "properties"}, b"", **{"If_Match": obj.etag, **said}) as reply:
+                reply.read()
+        return self._written(obj.key)
 
     def why_no_tier(self) -> str | None:
         """A tier is set on what is current, and makes no version."""

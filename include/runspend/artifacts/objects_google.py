@@ -71,13 +71,13 @@ class GoogleObjects(RestObjects):
         yield from self._read(obj, self._bucket.request("GET", self._path(obj.key), query, Accept_Encoding="gzip"))
 
     def write(
-        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, over: StoredObject | None = None
+        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None
     ) -> StoredObject:
-        """One upload on condition that the key is free, or still holds the object `over`. One that ends early is no object."""
+        """One upload on condition that the key is free. One that ends early is no object."""
         self._path(key)
         pieces = exactly(self.uri, key, in_pieces(chunks, CHUNK_BYTES), size)
         data: bytes | Iterable[bytes] = b"".join(pieces) if size <= AT_ONCE_BYTES else pieces
-        query = {"uploadType": "media", "name": self._prefix + key, "ifGenerationMatch": "0" if over is None else over.etag}
+        query = {"uploadType": "media", "name": self._prefix + key, "ifGenerationMatch": "0"}
         said = {"Content_Type": "application/octet-stream", "Content_Length": str(size)}
         if storage_class is not None:  # which is told in a part of its own, before the bytes
             head, tail = _around(storage_class)
@@ -102,6 +102,12 @@ class GoogleObjects(RestObjects):
         except NotDone as error:
             if refusal_status(error) != 404:
                 raise
+
+    def renew(self, obj: StoredObject) -> StoredObject:
+        """Rewrite the object in place, both ends on condition of its generation."""
+        with self._words(f"renew {obj.key!r}"):
+            self._bucket.rewrite(self._prefix + obj.key, {"ifGenerationMatch": obj.etag, "ifSourceGenerationMatch": obj.etag}, obj.storage_class)
+        return self._written(obj.key)
 
     def why_no_tier(self) -> str | None:
         """What is rewritten becomes a version of what it was. The store is asked once."""

@@ -118,15 +118,13 @@ class LocalObjects:
             os.close(descriptor)
 
     def write(
-        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, over: StoredObject | None = None
+        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None
     ) -> StoredObject:
-        """A file of exactly these bytes, on the disk when this returns. `over`: the file stays, with another time. Every new file has an etag of its own."""
+        """A file of exactly these bytes, on the disk when this returns. Every new file has an etag of its own."""
         folder, name = self._split(key)
         if storage_class is not None:
             raise NotDone(self.uri, f"cannot write {key!r} as {storage_class}: {self.uri} is a folder, which has no storage classes.")
         try:
-            if over is not None:
-                return self._touch(folder, name, over)
             with self._open(folder, make=True) as parent:
                 assert parent is not None
                 if key.endswith("/"):
@@ -155,6 +153,27 @@ class LocalObjects:
                 os.fsync(parent)
         except OSError as error:
             raise NotDone(self.uri, f"cannot delete {obj.key!r} in {self.uri}: {error.strerror}. It stays.") from error
+
+    def renew(self, obj: StoredObject) -> StoredObject:
+        """Give the file the time it is now."""
+        folder, name = self._split(obj.key)
+        try:
+            with self._open(folder) as parent:
+                descriptor = None if parent is None else self._open_file(parent, name)
+        except OSError as error:
+            raise NotDone(self.uri, f"cannot open {obj.key!r} in {self.uri}: {error.strerror}.") from error
+        if descriptor is None:
+            raise self._changed(obj.key)
+        try:
+            if _etag(os.fstat(descriptor)) != obj.etag:
+                raise self._changed(obj.key)
+            os.utime(descriptor)
+            os.fsync(descriptor)
+            return _stored(obj.key, os.fstat(descriptor))
+        except OSError as error:
+            raise NotDone(self.uri, f"cannot renew {obj.key!r} in {self.uri}: {error.strerror}.") from error
+        finally:
+            os.close(descriptor)
 
     def why_no_tier(self) -> str | None:
         """Folders have no storage classes."""
@@ -249,20 +268,6 @@ class LocalObjects:
             finally:
                 os.unlink(scratch, dir_fd=parent)
             return os.fstat(descriptor)  # after the last change of its names, which are part of the etag's time
-        finally:
-            os.close(descriptor)
-
-    def _touch(self, folder: str, name: str, obj: StoredObject) -> StoredObject:
-        with self._open(folder) as parent:
-            descriptor = None if parent is None else self._open_file(parent, name)
-        if descriptor is None:
-            raise self._changed(obj.key)
-        try:
-            if _etag(os.fstat(descriptor)) != obj.etag:
-                raise self._changed(obj.key)
-            os.utime(descriptor)
-            os.fsync(descriptor)
-            return _stored(obj.key, os.fstat(descriptor))
         finally:
             os.close(descriptor)
 

@@ -91,21 +91,20 @@ class S3Objects:
             raise OutcomeUnknown(self.uri, f"cannot read {obj.key!r} in {self.uri}: the bytes that came have another checksum than it. Nothing was done.")
 
     def write(
-        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, over: StoredObject | None = None
+        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None
     ) -> StoredObject:
-        """One put, or many parts of one, on condition that the key is free, or still holds the object `over`."""
-        part_size, is_one = _part_size(size, unlike if over is None else over.etag)
+        """One put, or many parts of one, on condition that the key is free."""
+        part_size, is_one = _part_size(size, unlike)
         parts = exactly(self.uri, key, in_pieces(chunks, part_size), size)
         first = next(parts, b"")
         target = {"Bucket": self._bucket, "Key": self._prefix + key} | ({} if storage_class is None else {"StorageClass": storage_class})
-        condition = {"IfNoneMatch": "*"} if over is None else {"IfMatch": over.etag}
         with self._words(f"write {key!r}"):
             if size <= part_size:
                 next(parts, None)  # so that the size is compared before anything is sent
             if is_one:
-                self._client.put_object(**target, Body=first, **condition)
+                self._client.put_object(**target, Body=first, IfNoneMatch="*")
             else:
-                self._write_parts(target, chain([first], parts), condition)
+                self._write_parts(target, chain([first], parts))
         found = self.head(key)
         if found is None:
             raise OutcomeUnknown(self.uri, f"cannot write {key!r} in {self.uri}: the store said that it is done, and has it not.")
@@ -124,6 +123,20 @@ class S3Objects:
             with self._words(f"delete version {obj.version} of {obj.key!r}"):
                 self._client.delete_object(**target, VersionId=obj.version)
 
+    def renew(self, obj: StoredObject) -> StoredObject:
+        """Copy the object onto itself in another number of parts, both ends on condition of its etag."""
+        part_size, is_one = _part_size(obj.size, obj.etag)
+        with self._words(f"renew {obj.key!r}"):
+            target, source = self._onto_itself(obj, obj.storage_class)
+            if is_one:
+                self._client.copy_object(**target, **source, IfMatch=obj.etag, MetadataDirective="REPLACE", TaggingDirective="COPY")
+            else:
+                self._copy_parts(target, source, obj, part_size)
+        found = self.head(obj.key)
+        if found is None:
+            raise OutcomeUnknown(self.uri, f"cannot find {obj.key!r} in {self.uri} after it was renewed.")
+        return found
+
     def why_no_tier(self) -> str | None:
         """A copy of an object onto itself makes a version of what it was. The store is asked once."""
         return KEEPS_VERSIONS if self._keeps_versions else None
@@ -132,15 +145,12 @@ class S3Objects:
         """Copy the object onto itself, both ends on condition of its etag."""
         if why := self.why_no_tier():
             raise NotDone(self.uri, f"cannot move {obj.key!r} in {self.uri} to {storage_class}: {why}. Nothing was done.")
-        target: dict[str, Any] = {"Bucket": self._bucket, "Key": self._prefix + obj.key}
-        source = {"CopySource": {**target}, "CopySourceIfMatch": obj.etag}
         with self._words(f"move {obj.key!r} to {storage_class}"):
-            found = self._client.head_object(**target, IfMatch=obj.etag)
-            target |= {"StorageClass": storage_class, **{name: found[name] for name in _KEPT if found.get(name)}}
+            target, source = self._onto_itself(obj, storage_class)
             if obj.size <= ONE_COPY:
                 self._client.copy_object(**target, **source, IfMatch=obj.etag, MetadataDirective="REPLACE", TaggingDirective="COPY")
             else:
-                self._copy_parts(target, source, obj)
+                self._copy_parts(target, source, obj, COPY_PART)
         found = self.head(obj.key)
         if found is None:
             raise OutcomeUnknown(self.uri, f"cannot find {obj.key!r} in {self.uri} after it was moved to {storage_class}.")
@@ -198,20 +208,29 @@ class S3Objects:
         version = found.get("VersionId")
         return StoredObject(key, size, found["ETag"], version, found.get("StorageClass") or "STANDARD", found["LastModified"].astimezone(timezone.utc))
 
-    def _write_parts(self, target: dict[str, Any], parts: Iterator[bytes], condition: dict[str, str]) -> None:
+    def _write_parts(self, target: dict[str, Any], parts: Iterator[bytes]) -> None:
         with self._upload(target) as (upload, done):
             for number, part in enumerate(parts, 1):
                 reply = self._client.upload_part(**upload, PartNumber=number, Body=part)
                 done.append({"PartNumber": number, "ETag": reply["ETag"]})
-            self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": done}, **condition)
+            self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": done}, IfNoneMatch="*")
 
-    def _copy_parts(self, target: dict[str, Any], source: dict[str, Any], obj: StoredObject) -> None:
-        """A copy of more than 5 GB onto itself."""
+    def _onto_itself(self, obj: StoredObject, storage_class: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What a copy of an object onto itself says of its target and of its source."""
+        target: dict[str, Any] = {"Bucket": self._bucket, "Key": self._prefix + obj.key}
+        source = {"CopySource": {**target}, "CopySourceIfMatch": obj.etag}
+        found = self._client.head_object(**target, IfMatch=obj.etag)
+        return target | {"StorageClass": storage_class, **{name: found[name] for name in _KEPT if found.get(name)}}, source
+
+    def _copy_parts(self, target: dict[str, Any], source: dict[str, Any], obj: StoredObject, part_size: int) -> None:
+        """A copy onto itself in parts."""
         if self._client.get_object_tagging(Bucket=target["Bucket"], Key=target["Key"])["TagSet"]:
-            raise NotDone(self.uri, f"cannot move {obj.key!r} in {self.uri}: it is larger than 5 GB and has tags, which the copy would lose. Use a lifecycle rule of the bucket.")
+            raise NotDone(self.uri, f"cannot copy {obj.key!r} in {self.uri} onto itself in parts: it has tags, which the copy would lose. Use a lifecycle rule of the bucket.")
         with self._upload(target) as (upload, done):
-            for number, start in enumerate(range(0, obj.size, COPY_PART), 1):
-                reach = f"bytes={start}-{min(start + COPY_PART, obj.size) - 1}"
+            if not obj.size:  # of nothing no part can be copied
+                done.append({"PartNumber": 1, "ETag": self._client.upload_part(**upload, PartNumber=1, Body=b"")["ETag"]})
+            for number, start in enumerate(range(0, obj.size, part_size), 1):
+                reach = f"bytes={start}-{min(start + part_size, obj.size) - 1}"
                 reply = self._client.upload_part_copy(**upload, **source, PartNumber=number, CopySourceRange=reach)
                 done.append({"PartNumber": number, "ETag": reply["CopyPartResult"]["ETag"]})
             self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": done}, IfMatch=obj.etag)

@@ -128,16 +128,21 @@ class FencedObjects:
         """As the store."""
         return self._store.clock()
 
+    def renew(self, obj: StoredObject) -> StoredObject:
+        """As the store, by whoever has the lease."""
+        self._check()
+        return self._store.renew(obj)
+
     def why_no_tier(self) -> str | None:
         """As the store."""
         return self._store.why_no_tier()
 
     def write(
-        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, over: StoredObject | None = None
+        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None
     ) -> StoredObject:
         """As the store, by whoever has the lease."""
         self._check()
-        return self._store.write(key, chunks, size=size, storage_class=storage_class, unlike=unlike, over=over)
+        return self._store.write(key, chunks, size=size, storage_class=storage_class, unlike=unlike)
 
     def delete(self, obj: StoredObject) -> None:
         """As the store, by whoever has the lease."""

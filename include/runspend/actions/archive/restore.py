@@ -1,7 +1,7 @@
 """Bring archives back, byte for byte: to their own place, or to a folder that MLflow loads from. The archive alone is needed.
 
 Everything is checked before the first write: the manifests, every name, that every copy is there and of its size, and that there
-is room. What is then read is compared with its sha256 before it is written. Nothing that is there is ever overwritten. Into their own
+is room. What is then read is compared with its sha256 before it is written, and once more after. Nothing that is there is ever overwritten. Into their own
 place artifacts come back while nobody archives (`lease.py`), and so that no archiver that was stopped on its way can delete them.
 """
 
@@ -28,7 +28,6 @@ from runspend.artifacts.objects import ObjectStore, open_objects
 from runspend.config import ArtifactStore, Settings
 from runspend.errors import NotDone, SourceError, SourceRefused, UsageError
 from runspend.outcome import Progress, silent
-from runspend.warehouse.journal import crash_point
 from runspend.warehouse.records import Records
 
 __all__ = ["Restored", "restore"]
@@ -95,7 +94,6 @@ def restore(
             for uri, copies in wanted.items():
                 _write_all(opened[uri], copies, settings, result, pool, progress)
                 result.places.append(uri)
-            crash_point("archive.restored")
             _remove_notes(archives, settings, open_store, result, lease)
             if not result.problems:
                 result.notes += note_returned(archives, settings, records, open_store, lease.check, now or datetime.now(timezone.utc))
@@ -257,7 +255,9 @@ def _write_one(target: ObjectStore, scratch: Path, copy: _Copy) -> bool:
         if (found.size, found.sha256) != (copy.entry.size, copy.entry.sha256):
             raise SourceRefused(copy.found.where, f"cannot restore {copy.key!r}: its copy {key!r} in {copy.found.store.uri} is damaged (sha256 {found.sha256}). It was not written")
         try:
-            target.write(copy.key, parts_of(found), size=found.size, unlike=copy.entry.etag)
+            written = target.write(copy.key, parts_of(found), size=found.size, unlike=copy.entry.etag)
+            if written.size != copy.entry.size or digest_of(target.read(written)) != copy.entry.sha256:
+                raise SourceRefused(target.uri, f"cannot restore {copy.key!r} to {target.uri}: it was written and read back, and is not what was archived. Remove it, and restore again")
             return True
         except NotDone:
             there = target.head(copy.key)
@@ -266,7 +266,7 @@ def _write_one(target: ObjectStore, scratch: Path, copy: _Copy) -> bool:
         if there.size != copy.entry.size or digest_of(target.read(there)) != copy.entry.sha256:
             raise SourceRefused(target.uri, f"cannot restore {copy.key!r} to {target.uri}: something else is there. It was left as it is")
         if there.etag == copy.entry.etag:  # never deleted yet: an archiver that was stopped right before it does not find it so again
-            target.write(copy.key, parts_of(found), size=found.size, over=there)
+            target.renew(there)
     return False
 
 

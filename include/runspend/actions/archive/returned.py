@@ -45,7 +45,11 @@ def note_returned(loaded: Sequence[Loaded], settings: Settings, records: Records
         key, text = f"{found.folder}/{RETURNED_NAME}", json.dumps({"store": manifest.item.store, "prefix": manifest.item.prefix}).encode()
         try:
             writer = FencedObjects(open_store(find_store(settings, found.store.uri), "archive"), check)
-            writer.write(key, [text], size=len(text), over=found.store.head(key))  # its time is what counts
+            there = found.store.head(key)
+            if there is None:
+                writer.write(key, [text], size=len(text))
+            else:  # its time is what counts
+                writer.renew(there)
         except SourceError as error:
             notes.append(f"that it came back could not be noted in {found.where}, so what is removed from its folder and archived again comes back with the next restore: {error}")
         archive = book.find(found.archive_id)

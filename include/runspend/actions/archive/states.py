@@ -104,7 +104,7 @@ def _nothing_came_since(row: Mapping[str, Any], archive: Archive, history: Histo
 
 def _is_measured_since(row: Mapping[str, Any], moment: str, history: History) -> bool:
     measured_at = history.read_at.get(("store", row["store"]))
-    return measured_at is not None and measured_at >= datetime.fromisoformat(moment)
+    return measured_at is not None and measured_at > datetime.fromisoformat(moment)
 
 
 def _why_not_due(row: Mapping[str, Any], announced_at: datetime, grace: timedelta, history: History, now: datetime) -> str | None:
