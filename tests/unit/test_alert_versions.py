@@ -82,6 +82,17 @@ def test_what_an_older_version_told_is_corrected_too(tmp_path: Path) -> None:
     assert subjects(tmp_path).count(CORRECTION) == 1 and len(subjects(tmp_path)) == 2
 
 
+def test_what_an_edit_told_is_corrected_after_it_was_taken_back(tmp_path: Path) -> None:
+    """9,000, for a day 5,000, then 9,000 again."""
+    records = MemoryRecords()
+    for day, amount in (("2026-11-24", "9000"), ("2026-11-25", "5000"), ("2026-11-26", "9000")):
+        night(tmp_path, records, settings(tmp_path, budget(amount=amount, forecast=[], actual=["100%"])), day, OVER)
+    assert len(subjects(tmp_path)) == 1
+    for day in ("2026-11-27", "2026-11-28"):
+        night(tmp_path, records, settings(tmp_path, budget(amount="9000", forecast=[], actual=["100%"])), day, RESTATED)
+    assert subjects(tmp_path).count(CORRECTION) == 1 and len(subjects(tmp_path)) == 2
+
+
 def test_a_month_is_judged_by_what_held_when_it_ended_however_often_it_was_edited_since(tmp_path: Path) -> None:
     """Two edits in December; November's last bill comes after both."""
     records = MemoryRecords()

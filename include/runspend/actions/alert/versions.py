@@ -9,7 +9,7 @@ told as passed stays watched, by the version it was told by, until it is CORRECT
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -51,10 +51,11 @@ def read_versions(records: RecordStore, budgets: Sequence[Budget], currency: str
     for budget in budgets:
         version = budget_version(budget, currency)
         since = _first_judged(records, known.get(f"{budget.name}.{version}"), budget, version, now)
-        # Who takes an edit back has the version of before the edit again, as if it had never ended.
-        old = [Version(b, v["version"], at) for v in by_name.get(budget.name, ()) if (at := _since(v)) < since and (b := _as_it_was(budget, v, currency))]
-        found = [*sorted(old, key=lambda one: one.since), Version(budget, version, since)]
-        versions[budget.name] = [Version(a.budget, a.version, a.since, b.since) for a, b in pairwise(found)] + found[-1:]
+        was = [Version(b, v["version"], _since(v)) for v in by_name.get(budget.name, ()) if (b := _as_it_was(budget, v, currency))]
+        # Who takes an edit back has the version of before it again, as if it had never ended. What the edit told is still watched.
+        undone = [replace(one, until=one.since) for one in was if one.since >= since and one.version != version]
+        found = [*sorted((one for one in was if one.since < since), key=lambda one: one.since), Version(budget, version, since)]
+        versions[budget.name] = [*undone, *(replace(one, until=then.since) for one, then in pairwise(found)), found[-1]]
     return versions
 
 
