@@ -100,6 +100,8 @@ def test_what_is_due_is_archived_and_comes_back(announced: tuple[Settings, dict[
     code, told = command(settings, "restore", ids["free"], "--to", str(folder / "back"))
     assert code == 0 and told["objects"] == 1 and files(folder / "back") == {"model/weights.bin": before[f"1/{ids['free']}/artifacts/model/weights.bin"]}
     assert command(settings, "restore", ids["free"])[0] == 0
+    pipeline.archive_plan(settings, now=NOW)
+    assert planned(settings, ids, NOW)["free"].startswith("restored on ")  # one file, as the note was
     assert command(settings, "restore", ids["trained"])[0] == 0  # the model is an archive of the run that made it
     assert files(folder / "artifacts") == before
 

@@ -85,7 +85,7 @@ def archive_restore(context: Context, run: str, to: Path | None, archive_id: str
     from runspend.warehouse.records import Records
 
     records = Records(context.settings.home)
-    restored = restore(run, context.settings, to=to, archive_id=archive_id, take_damaged=partial, records=records, now=context.now, progress=context.progress)
+    restored = restore(run, context.settings, to=to, archive_id=archive_id, take_damaged=partial, records=records, progress=context.progress)
     if to is None and not restored.problems:
         restored.notes.extend(tell_restored(context.settings, records, restored.owner))
     context.clear_progress()
