@@ -68,7 +68,7 @@ def random_pools(seed: int, *, runs: int = 18, machines: int = 4, hours: int = 6
         if draw.random() < 0.25:
             row["num_nodes"] = draw.choice((1, 2, 4))
         if stated in ("gpus", "mixed") and (stated == "gpus" or draw.random() < 0.6):
-            row["gpu_count"] = draw.choice((0.5, 1.0, 2.0, 8.0, 16.0))
+            row["gpu_count"] = draw.choice((0.0, 0.5, 1.0, 2.0, 8.0, 16.0))
         if stated in ("cpus", "mixed") and draw.random() < 0.97:
             row["cpu_request"] = draw.choice((0.5, 2.0, 7.3, 16.0))
         if stated == "memory":
@@ -253,11 +253,11 @@ class _Pool:
             return max((l[column] for l in self.usage if self._machine(l) == machine and l.get(column)), default=None)
 
         def all_state(column: str) -> bool:
-            return bool(deciding) and all(self._asked(r, column) is not None for r in deciding)
+            return bool(deciding) and all(self._asked(r, column) is not None for r in deciding) and (column != "gpu_count" or any(self._asked(r, column) > 0 for r in deciding))
 
         known = [k for k in KINDS if names and all(has(m, k[1]) for m in names)]
         if self.sort == "type":
-            kinds = [k for k in known if k[0] == "gpu_count" and any(self._asked(r, "gpu_count") is not None for r in deciding)]
+            kinds = [k for k in known if k[0] == "gpu_count" and any((self._asked(r, "gpu_count") or 0) > 0 for r in deciding)]
         else:
             kinds = [k for k in known if all_state(k[0])]
         self.units: dict[str, int] | None = None
@@ -380,7 +380,7 @@ def _holder(run_id: str, runs: dict[str, dict[str, Any]], ancestors: dict[str, l
     holder = next((a for a in ancestors[run_id] if runs[a]["instance_type"]), None)
     if holder is None or runs[holder]["instance_type"].lower() != name:
         return None
-    return run_id if runs[run_id].get("num_nodes") or runs[run_id].get("gpu_count") else holder
+    return run_id if runs[run_id].get("num_nodes") or runs[run_id].get("gpu_count") is not None else holder
 
 
 def _clock(seconds: int) -> str:

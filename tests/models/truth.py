@@ -38,7 +38,7 @@ def random_world(seed: int, *, runs: int = 24, machines: int = 4, hours: int = 8
             if draw.random() < 0.7:
                 more["last_sign"] = f"{start + dt.timedelta(minutes=draw.randrange(1, 500)):%Y-%m-%dT%H:%M:%S}"
         if kind in ("gpus", "mixed") and (kind == "gpus" or draw.random() < 0.7):
-            more["gpu_count"] = draw.choice((0.5, 1.0, 2.0, 4.0, 8.0))
+            more["gpu_count"] = draw.choice((0.0, 0.5, 1.0, 2.0, 4.0, 8.0))
         if kind in ("cpus", "mixed"):
             more["cpu_request"] = draw.choice((0.5, 2.0, 7.3))
         if kind == "memory":
@@ -253,7 +253,7 @@ def _weights(deciding: dict[str, dict[str, Any]], runs: dict[str, dict[str, Any]
         return int(Decimal(str(value)).to_integral_value("ROUND_CEILING"))
 
     for column, scale, machine_column in (("gpu_count", 100, "machine_gpus"), ("cpu_request", 10, "machine_cpus")):
-        if deciding and all(r.get(column) is not None for r in deciding.values()):
+        if deciding and all(r.get(column) is not None for r in deciding.values()) and (column != "gpu_count" or any(r[column] > 0 for r in deciding.values())):
             have = most(machine_column)
             return {k: min(10000, max(1, whole((1 if r.get(column) is None else r[column]) * scale))) for k, r in runs.items()}, have * scale if have else None
     if deciding and all(r.get("memory_request_gb") is not None for r in deciding.values()):

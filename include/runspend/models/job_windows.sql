@@ -4,7 +4,7 @@ with skus as (
   select
     job_key, charge_period_start, charge_period_end, coalesce(resource_key, '') as resource_key, coalesce(sku_id, '') as sku_id,
     logical_or(billing_period = @period) as is_of_period,
-    min(case when charge_category = 'Usage' and billing_period = @period then source end) as usage_source,
+    min(case when charge_category = 'Usage' and charge_class is null and billing_period = @period then source end) as usage_source,
     sum(case when charge_category = 'Usage' and charge_class is null and billed_nanoseconds > 0 and billing_period = @period then billed_nanoseconds end) as billed_nanoseconds
   from billing_lines
   where billing_period in (cast(date_sub(@period, interval 1 month) as date), @period, cast(date_add(@period, interval 1 month) as date))

@@ -12,7 +12,8 @@ skus as (
   select
     m.machine_number, l.charge_period_start, l.charge_period_end, l.source, coalesce(l.sku_id, '') as sku_id,
     sum(case when l.charge_category = 'Usage' and l.charge_class is null and l.billed_nanoseconds > 0 then l.billed_nanoseconds end) as billed_nanoseconds,
-    countif(l.charge_category = 'Usage') as usage_lines,
+    -- a correction of an hour is no second hour
+    countif(l.charge_category = 'Usage' and l.charge_class is null) as usage_lines,
     max(case m.unit_kind
       when 'gpu' then nullif(l.machine_gpus, 0) * m.unit_scale
       when 'cpu' then nullif(l.machine_cpus, 0) * m.unit_scale
