@@ -22,6 +22,7 @@ from runspend.warehouse.records import Records
 from tests.benchmarks.accuracy.cluster import DAY, G5, HOUR, M5, MINUTE, NOBODY, P4D, SHARED, Line, bill_line
 from tests.benchmarks.accuracy.files import write_bill, write_store
 from tests.benchmarks.accuracy.worlds import Size, World, bill_the_rest, run_job
+from tests.contract.questions_beside import bill_bucket, bill_september, record_bucket
 
 EURO = {
     "BillingAccountId": "000033334444",
@@ -38,7 +39,7 @@ SETTINGS = {
         {"name": "lab", "uri": "sqlite:///mlflow.db", "copy": {"tags": ["team", "stage"], "params": ["lr"]}, "late_after": "400d"}
     ],
     "billing": [{"name": name, "format": "focus", "uri": f"bills/{name}", "late_after": "400d"} for name in ("bill", "euro")],
-    "stores": [{"uri": "artifacts"}],
+    "stores": [{"uri": "artifacts"}, {"uri": "cellar"}],
     "scope": {"include": [{"account": ["111122223333", "444455556666"]}]},
     "dimensions": {"team": ["run.tag.team", "experiment.tag.team", "line.tag.team"]},
     "pools": [{"name": "parts", "runs": {"experiment": "exp-9"}, "lines": {"tag.eks:nodegroup-name": "gpu-parts"}}],
@@ -48,16 +49,17 @@ SETTINGS = {
         "prices": [{"instance_type": M5.name, "price": "0.9", "currency": "USD"}],
     },
     "budgets": [
-        {"name": "all", "amount": 60, "actual": ["10%", "50%", "100%"], "notify": ["ops@example.com"]},
-        {"name": "vision", "for": {"team": ["vis*", "it's"]}, "amount": 20, "notify": ["ops@example.com"]},
-        {"name": "google", "for": {"provider": "AWS"}, "amount": 1, "every": "week", "notify": ["ops@example.com"]},
-        {"name": "compute", "for": {"cost_kind": "compute", "source": "b*"}, "amount": 5, "every": "quarter", "notify": ["ops@example.com"]},
+        {"name": "all", "amount": 60, "actual": ["10%", "50%", "100%"], "forecast": [], "notify": ["ops@example.com"]},
+        {"name": "vision", "for": {"team": ["vis*", "it's"]}, "amount": 20, "actual": ["100%", "540%"], "notify": ["ops@example.com"]},
+        {"name": "google", "for": {"provider": "AWS"}, "amount": 1, "every": "week", "forecast": [], "notify": ["ops@example.com"]},
+        {"name": "compute", "for": {"cost_kind": "compute", "source": "b*"}, "amount": 5, "every": "quarter", "forecast": [], "notify": ["ops@example.com"]},
         {"name": "runs", "for": {"tag.team": "vis*", "param.lr": "0.1"}, "amount": 30, "notify": ["ops@example.com"]},
         {"name": "steady", "for": {"team": "steady"}, "amount": 500, "notify": ["ops@example.com"]},
         {"name": "dearer", "for": {"team": "once"}, "amount": "9.5", "actual": ["100%"], "notify": ["ops@example.com"]},
         {"from": "experiment_tags", "notify": ["ops@example.com"]},
     ],
     "mail": {"backend": "file", "operators": ["ops@example.com"]},
+    "archive": {"retention": "30d"},
     "retention": [
         {"name": "cold", "select": {"unused_for": "20d", "not_tag.stage": ["prod*", "x"], "experiment": "exp-*"}, "action": "tier", "to": "COLD"},
         {"name": "team", "select": {"older_than": "20d", "tag.team": "it's", "user": "some*"}, "action": "delete"},
@@ -100,6 +102,7 @@ def make_world(folder: Path, schema: Path) -> World:
     world.run(begin + 5 * HOUR, begin + 6 * HOUR).tags["runspend.instance_id"] = "i-0000000000000000f"  # of no bill
     world.run(begin + 7 * HOUR, begin + 8 * HOUR).tags["runspend.instance_id"] = rented.name  # of another time
     bill_teams(world)
+    bill_september(world)
     world.run(begin + 3 * HOUR, begin + 3 * HOUR)
     world.bill_machines()
     run_job(world, "700001", begin + 9 * HOUR, is_sagemaker=False)
@@ -135,15 +138,19 @@ def make_world(folder: Path, schema: Path) -> World:
             SkuId="support",
         )
     )
+    world.experiment_tags[alive.experiment] = {"runspend.budget": "900 USD / month"}
     world.experiment_tags["exp-9"] = {"runspend.budget": "50 USD / month", "owner": "ops@example.com"}
+    bill_bucket(world)
     bill_the_rest(world)
     del world.lines[-42:]  # of the other department's database six hours are enough
     (folder / "artifacts").mkdir(parents=True)
+    (folder / "cellar").mkdir()
     (folder / "bills").mkdir()
     write_store(schema, folder / "mlflow.db", world, (folder / "artifacts").as_uri())
     with sqlite3.connect(folder / "mlflow.db") as db:
         db.execute("update runs set status = 'FAILED' where run_uuid = ?", [world.runs[1].run_id])
         db.execute("update runs set start_time = null where run_uuid = ?", [world.runs[-1].run_id])
+        db.execute("update runs set artifact_uri = replace(artifact_uri, '/artifacts', '//artifacts') where run_uuid = ?", [world.runs[3].run_id])
         keep_files(folder, [row[0] for row in db.execute("select artifact_uri from runs where end_time is not null order by run_uuid")])
     db.close()
     (folder / "runspend.yaml").write_text(json.dumps(SETTINGS), encoding="utf-8")  # JSON is YAML
@@ -228,6 +235,7 @@ def work(folder: Path, world: World, run: Command) -> None:
     record_archive(folder, next(one.run_id for one in world.runs if one.start < world.begin))
     deliver(folder, world, until=DAY, is_dearer=True)
     run("nightly", *config, "--now", FIRST)
+    record_bucket(folder / "runspend.yaml")
     deliver(folder, world, until=2 * DAY)
     shutil.rmtree(folder_of(folder, world.runs[0].run_id))  # by no policy: its bytes are gone
     run("nightly", *config, "--now", SECOND)
@@ -244,7 +252,7 @@ def work(folder: Path, world: World, run: Command) -> None:
         run("costs", "--as-of", "2026-10-06", *words, *now)
     run("costs", "--as-of", "2020-01-01", *now)
     run("check", *now)
-    for one in (*world.runs, "0" * 8):
+    for one in (*world.runs[4:16], *world.runs[-3:], "0" * 8):
         run("explain", one if isinstance(one, str) else one.run_id, "--history", *now)
     run("explain", world.runs[0].run_id, "--period", "2026-10", *now)
     lines = json.loads(
@@ -265,19 +273,7 @@ def work(folder: Path, world: World, run: Command) -> None:
     ):
         run("explain", *words, *now)
     for scope, version in (("all", "1.3"), ("platform", "1.4")):
-        run(
-            "export",
-            "focus",
-            "--period",
-            "2026-10",
-            "--scope",
-            scope,
-            "--focus-version",
-            version,
-            "--out",
-            str(folder / f"{scope}.csv"),
-            *now,
-        )
+        run("export", "focus", "--period", "2026-10", "--scope", scope, "--focus-version", version, "--out", str(folder / f"{scope}.csv"), *now)
     run("archive", "plan", *now)
     run("budgets", "list", *now)
     run("copy", "--from", str(folder / "home" / "warehouse"), "--to", str(folder / "copy"), *now)
@@ -287,7 +283,9 @@ def work(folder: Path, world: World, run: Command) -> None:
         run(step, *config, "--now", LATER)
     run("status", *config, "--now", LATER)
     run("explain", late, *config, "--now", LATER)
-    run("archive", "why", late, *config, "--now", LATER)
+    archived = next(one.run_id for one in world.runs if one.start < world.begin)
+    for one in (late, archived, min((folder / "artifacts").glob("*/*/artifacts/weights")).parents[1].name):
+        run("archive", "why", one, *config, "--now", LATER)
     run("archive", "keep", late, *config, "--now", LATER)
     (folder / "runspend.yaml").write_text(json.dumps(SETTINGS).replace('"euro"', '"swiss"').replace('"lab"', '"labs"'), encoding="utf-8")
     for names in (("euro", "swiss"), ("lab", "labs")):

@@ -46,9 +46,6 @@ UNREACHED = {
 EMPTY = (
     "having sum(b.list_cost) != 0",  # bills that do not add up
     ") where false",  # only the columns are wanted
-    "where action = 'archive' and state = 'archived' and ended_at",  # what a `delete` may act on: nothing of this world yet; asked of an old archive in tests/unit/test_archive_reference.py
-    "k.run_id = @run and",  # what keeps one run's bytes: the run has none; with rows in tests/unit/test_archive_reference.py
-    "cost and byte_months, whose quotient",  # rates of buckets: the world's store is a folder
     "as month from",  # a table with nothing under the name that is given up
     "with hashed as",  # the sums by month of a table that holds nothing
 )
@@ -73,10 +70,15 @@ class Listener:
 
     asked: dict[tuple[Any, ...], Question] = field(default_factory=dict)  # equal questions of equal tables once
     sites: set[Site] = field(default_factory=set)
+    tables: dict[tuple[Any, ...], tuple[pa.Table, int]] = field(default_factory=dict)  # what lay in which files, and a hash of it
 
     def listen(self, patch: pytest.MonkeyPatch) -> None:
         """From now on every question is written down."""
-        query = parquet._Answers.query
+        query, open_reader = parquet._Answers.query, parquet.ParquetReader.__init__
+
+        def opened(reader: Any, units: Mapping[Any, Path], *others: Any) -> None:
+            open_reader(reader, units, *others)
+            reader.files = [(unit.table, path.stat().st_ino, path.stat().st_mtime_ns) for unit, path in sorted(units.items())]
 
         def heard(reader: Any, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
             assert not native
@@ -84,8 +86,7 @@ class Listener:
             shown = reader.__dict__.setdefault("shown", {})  # a reader's view does not change
             for name in names:
                 if name not in shown:
-                    table = query(reader, f"select * from {name}")
-                    shown[name] = table, hash(repr(table.to_pydict()))
+                    shown[name] = self._shown(reader, name, query)
             rows, site = query(reader, sql, parameters), calling_site()
             self.sites.add(site)
             key = (sql, repr(parameters), *(shown[name][1] for name in names))
@@ -95,8 +96,17 @@ class Listener:
         def heard_batches(reader: Any, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
             return iter(heard(reader, sql, parameters).to_batches(max_chunksize=rows))
 
+        patch.setattr(parquet.ParquetReader, "__init__", opened)
         patch.setattr(parquet._Answers, "query", heard)
         patch.setattr(parquet._Answers, "batches", heard_batches)
+
+    def _shown(self, reader: Any, name: str, query: Any) -> tuple[pa.Table, int]:
+        """The rows of a table and a hash of them, read once as long as its files are the same. What is in another currency is in no file."""
+        key = (name, *(file for file in getattr(reader, "files", ()) if file[0] == name))
+        if key not in self.tables or not hasattr(reader, "files"):
+            table = query(reader, f"select * from {name}")
+            self.tables[key] = table, hash(repr(table.to_pydict()))
+        return self.tables[key]
 
     @property
     def questions(self) -> list[Question]:
