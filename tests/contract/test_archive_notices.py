@@ -132,7 +132,7 @@ def test_a_dead_address_is_told_to_operators(tmp_path: Path, server: Server) -> 
     """The owner's server refuses for good: operators have it at the next notify, and the time is theirs."""
     settings = settings_of(tmp_path, server.port)
     fill(settings)
-    server.script_handler.script = Script(rcpt_replies={"ana@acme.com": "550 no such person"})
+    server.script_handler.script = Script(rcpt_replies={"ana@acme.com": "550 5.1.1 no such person"})
     assert pipeline.archive_notify(settings, now=NOW).exit_code == 5
     assert {name: row["state"] for name, row in published(settings).items()} == {"a": "planned", "b": "planned", "c": "announced"}
     later = NOW + timedelta(days=1)
