@@ -113,6 +113,79 @@ def test_without_history_or_days_left_there_is_none() -> None:
     assert forecast_total({}, COVERED, NOVEMBER, Decimal(0), {}) is None
 
 
+def about_100(days: int, covered: date = COVERED, fee_day: int = 0, fee: float = 0) -> dict[date, Decimal]:
+    """About 100 a day, and a fee on one day of each month."""
+    draw, first = random.Random(1), covered - timedelta(days=days)
+    dates = [first + timedelta(days=n) for n in range(days)]
+    return {day: Decimal(f"{draw.uniform(80, 120) + (fee if day.day == fee_day else 0):.2f}") for day in dates}
+
+
+@pytest.mark.parametrize("cost", [-10_000, -1_000, 10_000])
+@pytest.mark.parametrize("ago", [1, 3, 8, 20, 60])
+def test_a_credit_or_a_fee_of_once_is_not_expected_again(cost: int, ago: int) -> None:
+    """It counts where it is, and the days to come cost what days cost."""
+    days = about_100(150)
+    days[COVERED - timedelta(days=ago)] = Decimal(cost)
+    found = make(days)
+    assert abs(found.total - spent_before(days) - 1500) < 75
+    assert found.high - found.low < 400
+
+
+def test_two_dear_days_in_a_row_may_be_a_level_that_stays() -> None:
+    """What the newest days cost counts at once."""
+    days = about_100(400)
+    days |= {COVERED - timedelta(days=n): Decimal(1000) for n in (1, 2)}
+    assert make(days).total > spent_before(days) + 15 * 115
+
+
+@pytest.mark.parametrize(("covered", "fee_day", "fees"), [
+    ("2026-11-16", 1, 0), ("2026-11-30", 1, 0), ("2026-12-01", 1, 1), ("2026-12-02", 1, 0), ("2026-11-30", 30, 1),
+])  # fmt: skip
+@pytest.mark.parametrize("fee", [-2000, 5000])
+def test_a_fee_of_every_month_is_expected_on_its_day(covered: str, fee_day: int, fees: int, fee: int) -> None:
+    """Once, where its day is still to come, and not a little on every day."""
+    on = date.fromisoformat(covered)
+    period = current_period("month", on)
+    days = about_100(100, on, fee_day, fee)
+    found = forecast_total(days, on, (period.start, period.end), Decimal(0), {})
+    assert found is not None
+    left = (period.end - on).days
+    assert abs(float(found.total) - left * 100 - fees * fee) < 6 * left + 10
+    assert found.high - found.low < 20 * left + 20
+
+
+def test_fees_of_quarters_and_of_last_days_and_those_that_ended() -> None:
+    """In a year's budget: two more quarters; six more last days of a month; of what stayed away when it was due nothing."""
+    on, first = date(2026, 6, 10), date(2026, 6, 10) - timedelta(days=400)
+    year = (date(2026, 1, 1), date(2027, 1, 1))
+    plain = forecast_total(about_100(400, on), on, year, Decimal(0), {})
+    assert plain is not None
+    quarters = [date(2025, 7, 1), date(2025, 10, 1), date(2026, 1, 1), date(2026, 4, 1)]
+    ends = [day for n in range(400) if (day := first + timedelta(days=n)) + timedelta(days=1) == (day + timedelta(days=1)).replace(day=1)]
+    for fees, more in ((quarters, 2), (ends, 7), (quarters[:-1], 0), (ends[:-1], 0)):
+        days = about_100(400, on)
+        for day in fees:
+            days[day] += 5000
+        found = forecast_total(days, on, year, Decimal(0), {})
+        assert found is not None
+        assert abs(found.total - plain.total - 5000 * more) < 100, (fees, more)
+
+
+def test_intervals_of_the_first_weeks() -> None:
+    """From two weeks on the total is inside as often as is said, and the figure never at an end of its own range."""
+    draw, held, count = random.Random(3), 0, 0
+    for length in range(LEAST_DAYS, LEAST_DAYS + 6):
+        for _ in range(60):
+            first = COVERED - timedelta(days=length)
+            days = {first + timedelta(days=n): Decimal(f"{100 * draw.lognormvariate(0, 0.3):.2f}") for n in range(length + 15)}
+            found, true = make(days), sum(cost for day, cost in days.items() if day >= NOVEMBER[0])
+            held, count = held + (found.low <= true <= found.high), count + 1
+            assert found.low < found.high
+            if length < LEAST_DAYS + 5:
+                assert found.low < found.total < found.high
+    assert held / count > 0.8
+
+
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(st.lists(st.decimals(-50, 5000, places=2, allow_nan=False), min_size=14, max_size=90), st.integers(1, 29), st.integers(0, 2**32))
 def test_any_history_gives_ordered_rounded_figures(costs: list[Decimal], day: int, seed: int) -> None:
@@ -195,7 +268,7 @@ def test_costs_and_credits_that_nearly_cancel_out_explode_nowhere() -> None:
 def test_a_method_that_many_replays_call_too_low_is_raised(monkeypatch: pytest.MonkeyPatch, count: int, total: int) -> None:
     """Ten to thirty percent too low, each time, twenty in the middle: the figure is the middle one. Few replays widen the range alone."""
     errors = sorted(0.1 + 0.2 * n / (count - 1) for n in range(count))
-    monkeypatch.setattr(forecast, "look_ahead", lambda values, first, ahead, reach: Outlook([100.0] * ahead, errors, 1, 10_000))
+    monkeypatch.setattr(forecast, "look_ahead", lambda values, first, ahead, reach: Outlook([100.0] * ahead, errors, 1, 10_000, [0.0] * ahead))
     days = {COVERED - timedelta(days=n + 20): Decimal(100) for n in range(90)}  # of another month: nothing is spent of this one
     found = forecast_total(days, COVERED, NOVEMBER, Decimal(0), {})
     assert found is not None

@@ -23,6 +23,7 @@ EXACT = Context(prec=76)
 HISTORY = timedelta(days=400)  # a year back, and the four weeks beside it that tell a holiday from a quiet month
 SLACK = 1.0  # replays overlap: so much wider where they are as long as the history they are taken from
 ENOUGH_REPLAYS = 60  # to believe them that the method is wrong on one side
+FEW_REPLAYS = 5  # below it the widest error seen counts both ways: percentiles of one or two are on one side
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,12 @@ def forecast_total(
     if len(values) < LEAST_DAYS or left < 1:
         return None
     outlook = look_ahead(values, first, (end - covered).days, left)
-    errors, model = _errors(outlook), outlook.days[-left:]
+    errors, model, again = _errors(outlook), outlook.days[-left:], outlook.again[-left:]
     shift = _shift(outlook, errors)
     path, sum_left = [], 0.0
     for number, cost in enumerate(model):
         day = start + timedelta(days=number)
-        sum_left += _of_day(cost + shift * abs(cost), seen.get(day, Seen()), run_share)
+        sum_left += _of_day(cost + shift * abs(cost) + again[number], seen.get(day, Seen()), run_share)
         path.append((day, spent + _cents(sum_left)))
     least = _known(seen) if min(values) >= 0 else -math.inf  # where there are credits, less may come than is known
     size = sum(map(abs, model))
@@ -98,6 +99,9 @@ def _errors(outlook: Outlook) -> tuple[float, float, float]:
         return -1.0, 1.0, 0.0
     apart = 1.0 + SLACK * outlook.reach / (outlook.length - LEAST_DAYS + 1)
     low, high, likely = (_quantile(outlook.errors, share) for share in (0.1, 0.9, 1 / 3))
+    if len(outlook.errors) < FEW_REPLAYS:
+        high = max(map(abs, outlook.errors))
+        low = -high
     return low * apart, high * apart, likely
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import accumulate
 
+from runspend.actions.alert.exceptional import set_apart
 from runspend.actions.alert.holidays import expect_again, find_holidays
 
 LEAST_DAYS = 14  # with less there is no weekday to learn
@@ -35,12 +36,13 @@ STEP_CHANCE, STEP_BY = 0.01, 2.0  # Pettitt's test, and both mean and median twi
 @dataclass(frozen=True)
 class Outlook:
     """What is expected of each day after a history, and how wrong that would have been before: sorted, as parts of what was expected, over
-    `reach` days each. `length` is of the history they are taken from."""
+    `reach` days each. `length` is of the history they are taken from. `again` comes to the days by the month, to the cent."""
 
     days: list[float]
     errors: list[float]
     reach: int
     length: int
+    again: list[float]
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,10 @@ class _Replay:
 
 def look_ahead(values: Sequence[float], first: date, count: int, reach: int) -> Outlook:
     """The `count` days after `values`, whose first day is `first`; errors over `reach` days, or fewer where the history is short."""
-    again = expect_again(find_holidays(values, first))
-    begin = find_step(values)
-    history = History(values[begin:], first + timedelta(days=begin), again)
+    usual, again = set_apart(values, first, count)
+    resting = expect_again(find_holidays(usual, first))
+    begin = find_step(usual)
+    history = History(usual[begin:], first + timedelta(days=begin), resting)
     reach = max(1, min(reach, (history.length - LEAST_DAYS) // 3))
     replays = list(_replay(history, reach))
     weights = _weigh(replays)
@@ -69,7 +72,7 @@ def look_ahead(values: Sequence[float], first: date, count: int, reach: int) -> 
         size = sum(w * total for w, total in zip(weights, replay.sizes, strict=True))
         if size > 0:
             errors.append((replay.true - expected) / size)
-    return Outlook(days, sorted(errors), reach, history.length)
+    return Outlook(days, sorted(errors), reach, history.length, again)
 
 
 class History:
