@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -68,6 +69,35 @@ def test_more_than_was_announced_is_left_alone(world: World) -> None:
     world.put("brought", b"old, and new here")
     world.may_delete = True
     assert states(world, item)[0][0] == "protected" and world.here() == {**FILES, "brought": b"old, and new here"}
+
+
+@pytest.mark.parametrize("anew", [{"objects": 5, "bytes": 9_000}, {"objects": 5, "bytes": 9_000, "policy_digest": "1" * 8}])
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_what_was_announced_anew_goes_on(world: World, anew: dict[str, Any], is_cut: bool) -> None:
+    """Begun under another notice: that one does not count for ever."""
+    first = make_item(objects=4, bytes=6_012)
+    protects = lambda item: None if item.policy_digest == anew.get("policy_digest", "0" * 8) else "another policy"  # noqa: E731
+    world.may_delete = is_cut
+    world.faults.plan = {(f"delete {SOURCE}", 3): "kill before"} if is_cut else {}
+    with pytest.raises(Killed) if is_cut else nullcontext():
+        world.apply(first)
+    world.faults.plan, world.faults.is_dead = {}, False
+    world._take_lease_of_the_dead()
+    world.may_delete = True
+    for number in range(3):
+        world.put(f"brought{number}", b"b" * 900)
+    assert states(world, first)[0][0] == "protected"
+    assert states(world, make_item(**anew | {"objects": 7}), protects=protects) == [("archived", None)]
+    assert world.here() == {} and world.restorable() == {**FILES, **{f"brought{number}": b"b" * 900 for number in range(3)}}
+
+
+def test_an_archive_that_is_to_go_elsewhere_begins_anew_unless_it_is_cut(world: World) -> None:
+    """A class that was announced before is not the one that a policy names now."""
+    world.protection = "legal hold"
+    assert states(world, make_item(action="tier", to="GLACIER_IR")) == [("protected", "legal hold")]
+    world.protection = None
+    assert states(world, make_item(action="tier", to="STANDARD_IA", policy_digest="1" * 8)) == [("tiered", None)]
+    assert {kept.storage_class for kept in world.source.objects.values() if kept.body} == {"STANDARD_IA"}
 
 
 def test_what_changes_at_each_delete_is_not_called_archived(world: World) -> None:
@@ -705,9 +735,28 @@ def test_nobody_restores_an_archive_that_is_going(world: World) -> None:
         world.apply(item)
     world.faults.plan, world.faults.is_dead = {}, False
     world._take_lease_of_the_dead()
-    with pytest.raises(UsageError, match="deleted its 4 objects"):
+    with pytest.raises(UsageError, match=r"deleted its 4 objects on .*, or was stopped on its way: --partial restores what is left"):
         restore("run1", world.settings, open_store=world.open)
+    left = {kept.body for key, kept in world.archive.objects.items() if "/data/" in key}
+    restored = restore("run1", world.settings, open_store=world.open, records=world.records, take_damaged=True, workers=1)  # type: ignore[arg-type]
+    assert restored.problems and set(world.here().values()) == left
     assert states(world, item) == [("deleted", None)]
+
+
+def test_an_archive_whose_deletion_never_began_is_brought_back(world: World) -> None:
+    """Killed behind the tombstone, and then somebody wants it kept: all of it is there."""
+    world.apply()
+    item = expiring(world)
+    world.advance(days=400)
+    world.faults.plan = {(f"delete {ARCHIVE}", 2): "kill before"}
+    with pytest.raises(Killed):
+        world.apply(item)
+    world.faults.plan, world.faults.is_dead = {}, False
+    world._take_lease_of_the_dead()
+    world.protection = "legal hold"
+    assert states(world, item) == [("protected", "legal hold")]
+    restored = restore("run1", world.settings, open_store=world.open, records=world.records, workers=1)  # type: ignore[arg-type]
+    assert restored.problems == [] and world.here() == FILES
 
 
 def test_records_of_two_archivers_never_mix() -> None:

@@ -185,6 +185,13 @@ def test_an_owner_is_named_as_people_name_it(disk: Disk) -> None:
     disk.apply(disk.item(owner_id="3f1c9aff", run_id="3f1c9aff"))
     with pytest.raises(UsageError, match=r"3f1c9a may be 3f1c9a7b.*, 3f1c9aff"):
         restore("3f1c9a", disk.settings, to=disk.folder / "which")
+    owners = disk.archive / ARCHIVE_FOLDER / "prod" / "1"  # as policies with stores of their own leave it
+    other = disk.folder / "other" / ARCHIVE_FOLDER / "prod" / "1"
+    other.mkdir(parents=True)
+    (owners / "3f1c9aff").rename(other / "3f1c9aff")
+    with_other = disk.settings.model_copy(update={"stores": [*disk.settings.stores, ArtifactStore(uri=str(disk.folder / "other"))]})
+    with pytest.raises(UsageError, match=r"3f1c9a may be 3f1c9a7b.*, 3f1c9aff"):
+        restore("3f1c9a", with_other, to=disk.folder / "which")
 
 
 @pytest.mark.parametrize("is_swapped", [False, True])

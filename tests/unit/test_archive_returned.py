@@ -115,8 +115,8 @@ def test_what_was_removed_after_it_came_back_stays_removed(world: World, tmp_pat
     assert world.restorable() == world.here()
 
 
-def test_what_came_back_and_went_on_to_the_archive_is_there(world: World) -> None:
-    """Brought back before its archive was over: that one goes on when the margin is over, and is whole."""
+def test_what_came_back_before_its_archive_was_over_is_archived_anew(world: World) -> None:
+    """When the margin is over, and is whole: as it is by then."""
     world.put("a", b"a")
     world.may_delete = False
     world.apply()
@@ -124,10 +124,31 @@ def test_what_came_back_and_went_on_to_the_archive_is_there(world: World) -> Non
     world.may_delete = True
     world.advance(days=30)
     assert [result.state for result in world.apply()] == ["archived"]
-    assert Book(world.records).all()[-1].restored_at is None  # type: ignore[arg-type]
+    assert [archive.state for archive in Book(world.records).all()] == ["partial", "archived"]  # type: ignore[arg-type]
     world.put("b", b"b")
     assert [result.state for result in world.apply()] == ["archived"]
-    assert world.here() == {} and bring_back(world).notes == [] and world.here() == {"a": b"a", "b": b"b"}
+    [note] = bring_back(world).notes
+    assert note.startswith("left out, ") and world.here() == {"a": b"a", "b": b"b"}
+
+
+def test_what_came_back_half_way_and_was_removed_stays_removed(world: World) -> None:
+    """Cut off between its deletes, brought back: nothing is done with it before it is due again, and then as it is."""
+    for name in "abc":
+        world.put(name, name.encode())
+    world.faults.plan = {(f"delete {SOURCE}", 3): "kill before"}
+    with pytest.raises(Killed):
+        world.apply()
+    world.faults.plan, world.faults.is_dead = {}, False
+    world._take_lease_of_the_dead()
+    assert sorted(world.here()) == ["b", "c"] and bring_back(world).objects == 1
+    del world.source.objects[f"{PREFIX}/a"]
+    world.advance(days=30)
+    written = set(world.archive.objects)
+    assert world.apply(make_item(prefix="1/other", owner_id="other", run_id="other"))[0].state == "nothing"
+    assert sorted(world.here()) == ["b", "c"] and set(world.archive.objects) == written
+    assert [result.state for result in world.apply()] == ["archived"]
+    bring_back(world)
+    assert world.here() == {"b": b"b", "c": b"c"} == world.restorable()
 
 
 def test_what_came_back_in_part_is_not_left_out(world: World) -> None:

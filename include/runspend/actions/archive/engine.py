@@ -98,18 +98,22 @@ def _act(work: Work, archive: Archive) -> Result:
 
 def _write_down(work: Work, items: Sequence[Item], clock: Callable[[], datetime]) -> tuple[list[Archive], dict[str, Result]]:
     """Every item as an archive that is open; those that cannot be, or need not be, as a result."""
+    due = {item.key for item in items}
     newest = {archive.item.key: archive for archive in work.book.all()}
     begun = [a.item for a in newest.values() if a.state == "open" and (a.is_cut or any(e.state == "deleted" for e in work.book.every_entry(a)))]
     archives, results = list[Archive](), dict[str, Result]()
     for item in {item.key: item for item in (*begun, *items)}.values():
         archive = newest.get(item.key)
-        if archive is None or archive.is_over:
-            archive = new_archive(item, _target(work, item), clock())
         try:
+            if archive is not None and archive.state == "open" and _came_back(work, archive):
+                archive = work.book.end(archive, "partial", work.now, "it came back into its place before all of it was archived")
+                if item.key not in due:
+                    continue
+            archive = _begin_or_go_on(archive, item, _target(work, item), clock())
             _check_place(work, item, archive.to)
             opened = _look_again(work, archive) if archive.state == "open" else _list_objects(work, archive)
         except SourceError as error:
-            results[item.key] = Result(archive, "failed", str(error))
+            results[item.key] = Result(archive or new_archive(item, _target(work, item), clock()), "failed", str(error))
             continue
         if isinstance(opened, Result):
             results[item.key] = opened
@@ -117,6 +121,21 @@ def _write_down(work: Work, items: Sequence[Item], clock: Callable[[], datetime]
             archives.append(opened)
             results[item.key] = Result(opened, "open")  # keeps the place; replaced once it was acted on
     return archives, results
+
+
+def _came_back(work: Work, archive: Archive) -> bool:
+    """Whether all that an open archive took is in its place again: what is there counts from then on, so it is archived anew."""
+    return archive.to is not None and work.open(archive.to, "read").head(f"{archive.folder}/{RETURNED_NAME}") is not None
+
+
+def _begin_or_go_on(archive: Archive | None, item: Item, to: str | None, moment: datetime) -> Archive:
+    """The archive that was begun, with what was announced of its item since; a new one where there is none, or where it would go elsewhere.
+
+    One that is cut goes on to where it was begun: the rest of it is there.
+    """
+    if archive is None or archive.is_over or (not archive.is_cut and (archive.to != to or (archive.item.to != item.to and item.action == "tier"))):
+        return new_archive(item, to, moment)
+    return replace(archive, item=replace(archive.item, policy_digest=item.policy_digest, objects=item.objects, bytes=item.bytes))
 
 
 def _target(work: Work, item: Item) -> str | None:

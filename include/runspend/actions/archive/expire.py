@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import product
 
 from runspend.actions.archive.book import Archive
 from runspend.actions.archive.items import ARCHIVE_FOLDER
@@ -56,8 +57,9 @@ def expire(work: Work, archive: Archive) -> Result:
             return replace(entry, reason=f"{obj.key!r} is still there" + (", although it was deleted" if is_known else ""))
         return replace(entry, state="deleted", reason=None)
 
-    for chunk in range(archive.chunks):
-        work.each(archive, chunk, remove, lambda entry: entry.state == "planned", "deleted")
+    # The manifest goes last: what is left of an archive that is protected half-way can be brought back.
+    for is_last, chunk in product((False, True), range(archive.chunks)):
+        work.each(archive, chunk, remove, lambda entry: entry.state == "planned" and entry.key.startswith("data/") is not is_last, "deleted")  # noqa: B023 (called at once)
         if watch.found is not None:
             gone = sum(entry.state == "deleted" for entry in book.every_entry(archive))
             reason = f"{watch.found}. {gone:,} of its {archive.objects:,} objects are deleted already" if gone else watch.found

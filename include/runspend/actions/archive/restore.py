@@ -79,7 +79,7 @@ def restore(
     progress(f"{owner}: look for its archives")
     records = Records(settings.home) if records is None else records
     with ThreadPoolExecutor(workers) as pool, _alone(records) if to is None else nullcontext() as lease:
-        archives, older = _load(owner, settings, archive_id, open_store)
+        archives, older = _load(owner, settings, archive_id, open_store, take_damaged=take_damaged)
         items = [manifest.item for _, manifest in archives]
         is_whole = any(owner in (item.owner_id, item.run_id) for item in items)
         result = Restored(owner if is_whole else items[0].run_id or items[0].owner_id)
@@ -113,7 +113,9 @@ def _alone(records: Records) -> Iterator[Lease]:
 # --- check before the first write ----------------------------------------------------------------------------------------
 
 
-def _load(owner: str, settings: Settings, archive_id: str | None, open_store: OpenStore) -> tuple[list[tuple[Found, Manifest]], list[tuple[Found, Manifest]]]:
+def _load(
+    owner: str, settings: Settings, archive_id: str | None, open_store: OpenStore, *, take_damaged: bool
+) -> tuple[list[tuple[Found, Manifest]], list[tuple[Found, Manifest]]]:
     """The archives of an owner with their manifests, oldest first by when those were written: an older plan may hold newer bytes. And those that newer ones stand for."""
     loaded, gone, looked = list[tuple[Found, Manifest]](), list[str](), list[str]()
     for store in readable_stores(settings):
@@ -121,15 +123,24 @@ def _load(owner: str, settings: Settings, archive_id: str | None, open_store: Op
         for found in find_owner(open_store(store, "read"), owner):
             if archive_id is not None and found.archive_id != archive_id:
                 continue
-            if why := tombstone_of(found):
-                gone.append(f"{found.where}: {why}")
-            elif manifest := load_manifest(found):
+            why, manifest = tombstone_of(found), load_manifest(found)
+            if manifest is not None and (why is None or take_damaged or not _missing(found, manifest)):  # one whose deletion was stopped before it began is whole
                 loaded.append((found, manifest))
+            elif why is not None:
+                gone.append(f"{found.where}: {why}" + ("" if manifest is None else ", or was stopped on its way: --partial restores what is left"))
     if not loaded:
         told = "; ".join(gone) or f"none is in {', '.join(looked) or 'any store: `stores` of runspend.yaml is empty'}"
         raise UsageError(f"cannot restore {owner}: there is no archive of it. {told}. Nothing was restored.")
+    if len(owners := sorted({found.owner for found, _ in loaded})) > 1:  # each of another store
+        raise UsageError(f"cannot tell whose archives are wanted: {owner} may be {', '.join(owners)}. Give one whole id. Nothing was restored.")
     loaded.sort(key=lambda pair: (pair[1].written_at, pair[1].planned_at))
     return leave_out_older(loaded) if archive_id is None else (loaded, [])
+
+
+def _missing(found: Found, manifest: Manifest) -> bool:
+    """Whether a copy that the manifest names is not there."""
+    held = {stored.key[len(found.folder) + 1 :] for stored in found.store.list(f"{found.folder}/data")}
+    return any(entry.data not in held for entry in manifest.entries)
 
 
 def _layout(archives: Sequence[tuple[Found, Manifest]], to: str | None) -> dict[str, list[_Copy]]:
