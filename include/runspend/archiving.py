@@ -49,8 +49,8 @@ def publish_plan(warehouse: Warehouse, settings: Settings, records: Records, out
     As of another time than the machine's it is a question only: nothing is noted, and no notice is taken back.
     """
     is_real = is_machine_time(now)
-    settle_notices(records, lambda notice_id: _received(records, notice_id))
     if is_real:
+        settle_notices(records, lambda notice_id: _received(records, notice_id, now))
         record_look(records, now)
     with warehouse.reader() as reader:
         plan = current_plan(reader, records, settings, now)
@@ -102,7 +102,7 @@ def notify_owners(settings: Settings, records: Records, plan: pa.Table, outcome:
         outcome.changed.append(f"notice {notice.notice_id[:8]} to {', '.join(notice.recipients)}: {len(notice.rows)} items")
     deliveries = alert.send(settings, records, now)
     crash_point("archive.notices_sent")
-    settle_notices(records, lambda notice_id: _received(records, notice_id))
+    settle_notices(records, lambda notice_id: _received(records, notice_id, now))
     failures = [f"{d.mail.subject} to {d.recipient}: {d.outcome.state}, {d.outcome.reply}" for d in deliveries if d.outcome.state in ("refused", "waiting")]
     if failures:
         outcome.fail(PartialFailure(f"cannot deliver {len(failures)} of {len(deliveries)} mails: {failures[0]}. What is not delivered begins no grace period.", failures))
@@ -112,12 +112,14 @@ def notify_owners(settings: Settings, records: Records, plan: pa.Table, outcome:
         outcome.notes.append(f"archive: nobody can be told of {nobody} items: their owner is no mail address and mail.operators is empty. They stay where they are")
 
 
-def _received(records: Records, notice_id: str) -> Received | None:
+def _received(records: Records, notice_id: str, now: datetime) -> Received | None:
+    """What became of a notice's mail. Whoever sends mails may be told any time: what is dated otherwise than a day before now counts from now."""
     receipts = read_receipts(records, notice_id)
     if not receipts:
         return None
     accepted = [receipt.accepted_at for receipt in receipts.values() if receipt.accepted_at is not None]
-    return Received(min(accepted, default=None), all(receipt.state == "refused" for receipt in receipts.values()))
+    since = min((at if now - OTHER_TIME <= at <= now else now for at in accepted), default=None)
+    return Received(since, all(receipt.state == "refused" for receipt in receipts.values()))
 
 
 def compose_notice(notice: Notice, settings: Settings, now: datetime) -> tuple[str, list[Block]]:

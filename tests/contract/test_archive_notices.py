@@ -128,6 +128,25 @@ def test_a_mail_that_waits_begins_nothing(tmp_path: Path, server: Server) -> Non
     assert {(row["state"], row["announced_at"]) for row in published(settings, later).values()} == {("announced", later)}
 
 
+@pytest.mark.parametrize("told", [NOW, NOW + timedelta(days=400)], ids=["past", "future"])
+def test_a_mail_that_leaves_under_another_date_is_of_the_day_it_was_noted(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, told: datetime) -> None:
+    """Alerts of another day made again send what waits: that day is not when anybody was told."""
+    settings = settings_of(tmp_path, server.port)
+    fill(settings)
+    server.script_handler.script = Script(data_reply="451 try again")
+    assert pipeline.archive_notify(settings, now=NOW).exit_code == 5
+    server.script_handler.script = Script()
+    later = NOW + timedelta(days=40)
+    fill(settings, later)
+    monkeypatch.setattr(archiving, "OTHER_TIME", timedelta(days=1))
+    monkeypatch.setattr(archiving, "wall_clock", lambda: later)
+    assert pipeline.alert(settings, now=told).exit_code == 0 and server.accepted
+    assert pipeline.archive_plan(settings, now=NOW).exit_code == 0  # a question, which notes nothing
+    assert {row["state"] for row in published(settings).values()} == {"planned"}
+    assert pipeline.archive_plan(settings, now=later).exit_code == 0
+    assert {(row["state"], row["announced_at"]) for row in published(settings, later).values()} == {("announced", later)}
+
+
 def test_a_dead_address_is_told_to_operators(tmp_path: Path, server: Server) -> None:
     """The owner's server refuses for good: operators have it at the next notify, and the time is theirs."""
     settings = settings_of(tmp_path, server.port)
