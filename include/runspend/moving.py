@@ -38,6 +38,11 @@ from artifact_bytes
 where valid_to is null
 group by store
 """
+_THERE = """
+select sum(objects) as objects
+from artifact_bytes
+where valid_to is null and store = @store and prefix = @prefix and month = (select max(month) from artifact_bytes where store = @store)
+"""
 
 
 def apply_due(warehouse: Warehouse, settings: Settings, records: Records, outcome: Outcome, now: datetime, progress: Progress) -> None:
@@ -95,10 +100,21 @@ def _protection(
             return f"it waits for a notice and a grace period of its own again: {reason}"
         if digests.get(item.policy) != item.policy_digest:
             return f"the retention policy {item.policy!r} is another by now, or gone"
+        if item.key not in states and _is_there(warehouse, item):
+            return f"the retention policy {item.policy!r} does not select it any more"
         keep = keep_of(read_keeps(records, now), vars(item))
         return live(item) if keep is None else keep.sentence
 
     return protects
+
+
+def _is_there(warehouse: Warehouse, item: Item) -> bool:
+    """Whether more than a note was counted in the place of an item that was begun: where nothing is left, no policy can select it, and it is finished."""
+    if item.action == "delete":
+        return True
+    with warehouse.reader() as reader:
+        [row] = reader.query(_THERE, {"store": item.store, "prefix": item.prefix}).to_pylist()
+    return (row["objects"] or 0) > 1
 
 
 def tell_results(results: list[Result], outcome: Outcome) -> None:

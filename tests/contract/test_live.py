@@ -288,7 +288,7 @@ MODEL_SIGNALS: dict[str, tuple[Callable[[World], None], str]] = {
     "registered": (register_model, "registered as nets/"),
     "its run registered from a folder": (register_run, "registered as fraud/"),
     "keep on its run": (tag("run", "runspend.keep", "yes"), "its run's tag runspend.keep"),
-    "hold on the experiment": (experiment_tag("runspend.hold", "yes"), "its run's experiment's tag runspend.hold"),
+    "hold on the experiment": (experiment_tag("runspend.hold", "yes"), "its experiment's tag runspend.hold"),
     "keep on the model": (lambda w: w.client.set_logged_model_tags(w.ids["model"], {"runspend.keep": "yes"}), "its tag runspend.keep"),
     "its run runs": (start_again("run"), "its run is running"),
     "a run that uses it runs": (start_again("user"), "which uses it, is running"),
@@ -419,6 +419,14 @@ def test_a_model_that_everything_was_made_with_is_kept(world: World) -> None:
     known = replace(world.known, users_of=lambda models: tuners if world.ids["tuned"] in models else looked_up(world.used)(models))
     make_with(world, "tuner", "tuned", "model")
     assert "cannot ask the registry about everything made with" in (ask(world, world.model_owner, known) or "")
+
+
+def test_a_hold_on_the_experiment_protects_a_model_without_a_run(world: World) -> None:
+    model = world.client.create_logged_model(world.experiment, name="alone").model_id
+    world.client.finalize_logged_model(model, "READY")
+    assert ask(world, Owner("logged_model", model, None)) is None
+    experiment_tag("runspend.hold", "yes")(world)
+    assert ask(world, Owner("logged_model", model, None)) == "legal hold: its experiment's tag runspend.hold"
 
 
 def test_another_models_version_does_not_protect_a_model(world: World) -> None:

@@ -6,19 +6,23 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from unit.policy_world import stored
 
 from runspend import moving
 from runspend.actions.archive.book import new_archive
+from runspend.actions.archive.select import policy_digest
 from runspend.actions.archive.work import Result
 from runspend.config import Settings
 from runspend.errors import CapPassed, LeaseLost, RunspendError, SourceRefused
 from runspend.moving import tell_results, why_nothing_is_due
 from runspend.outcome import Outcome, silent
+from runspend.tables import TABLES
 from runspend.telling import Pruned
 from runspend.warehouse import open_warehouse
 from runspend.warehouse.records import Records
-from tests.archive_world import ARCHIVE, make_item
+from tests.archive_world import ARCHIVE, PREFIX, SOURCE, make_item
 
 NOW = datetime(2026, 11, 25, tzinfo=timezone.utc)
 
@@ -90,3 +94,19 @@ def test_what_was_begun_and_restored_waits_for_a_notice_again(tmp_path: Path, st
     item = make_item()
     protects = moving._protection(open_warehouse(settings), settings, Records(tmp_path), {item.key: (state, "unused for 90 days")}, NOW)
     assert protects(item) == "it waits for a notice and a grace period of its own again: unused for 90 days"
+
+
+@pytest.mark.parametrize(("change", "objects", "is_kept"), [({}, 3, True), ({}, 1, False), ({}, None, False), ({"action": "delete"}, None, True)])
+def test_what_was_begun_and_is_selected_no_more_is_not_finished(tmp_path: Path, change: dict[str, str], objects: int | None, is_kept: bool) -> None:
+    """Cut off half-way, and used again since: its notice was taken back. Where nothing but the note is left, it is finished."""
+    policy = {"name": "cold", "select": {"unused_for": "90d"}, "action": change.get("action", "archive")}
+    settings = Settings.model_validate({"home": str(tmp_path), "retention": [policy], "stores": [{"uri": SOURCE}, {"uri": ARCHIVE}], "archive": {"to": ARCHIVE}})
+    warehouse = open_warehouse(settings)
+    rows = [] if objects is None else [stored("run1", store=SOURCE, prefix=PREFIX, objects=objects)]
+    with warehouse.step("measure", "b1") as step:
+        step.put("artifact_bytes", "2026-11", "test", pa.Table.from_pylist(rows, schema=TABLES["artifact_bytes"].arrow_schema()))
+        step.publish()
+    item = make_item(policy="cold", policy_digest=policy_digest(settings.retention[0], settings), **change)
+    protects = moving._protection(warehouse, settings, Records(tmp_path), {}, NOW)
+    expected = "the retention policy 'cold' does not select it any more" if is_kept else "its tracking server prod is not in runspend.yaml, so nothing can be asked"
+    assert protects(item) == expected

@@ -206,7 +206,8 @@ class LiveServer:
             raise SourceUnreachable(self.name, f"cannot ask {self.name} for model {model_id}: its answer tells of no model.")
         if str(model.status) == "PENDING":
             return "the model is still being logged"
-        return holding_tag(model.tags, "its", self._today)
+        experiment = self._get_experiment(model.experiment_id)  # it may have no run that would be asked for it
+        return holding_tag(model.tags, "its", self._today) or holding_tag(experiment.tags, "its experiment's", self._today)
 
     def _ask_uses(self, owner: Owner, model_id: str | None) -> str | None:
         """Runs that use the model, and registered versions that were made with it: in the end, or with what the run made."""
