@@ -124,3 +124,27 @@ def test_an_edit_loses_no_dear_day(tmp_path: Path) -> None:
     assert subjects(tmp_path) == ["[runspend] vision: 900.00 USD on 24 Nov, a usual day is 100.00"]
     night(tmp_path, records, settings(tmp_path, budget(amount="9500")), "2026-11-28", rows)
     assert len(subjects(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("then", ["9500", "5000"])
+def test_an_edit_that_was_taken_back_judges_no_month_that_ended_without_it(tmp_path: Path, then: str) -> None:
+    """9,000, for a day 5,000 by mistake, 9,000 again to the month's end; whatever is written in December, November was within 9,000."""
+    records = MemoryRecords()
+    for day, amount in (("2026-11-23", "9000"), ("2026-11-24", "5000"), ("2026-11-25", "9000"), ("2026-11-30", "9000")):
+        night(tmp_path, records, settings(tmp_path, budget(amount=amount, forecast=[], actual=["100%"])), day, OVER[:2])
+    for day in ("2026-12-02", "2026-12-03"):
+        night(tmp_path, records, settings(tmp_path, budget(amount=then, forecast=[], actual=["100%"])), day, OVER)
+    assert subjects(tmp_path) == []
+    night(tmp_path, records, settings(tmp_path, budget(amount=then, forecast=[], actual=["100%"])), "2026-12-04", [*OVER, cost("2026-12-03", "9500")])
+    assert len(subjects(tmp_path)) == 1
+
+
+def test_weeks_that_ended_while_nothing_ran_are_judged_when_it_runs_again(tmp_path: Path) -> None:
+    """Runspend stood still for a month. Each week that went over meanwhile is told of once, the one it stopped in too; none of before it was set up."""
+    records, given = MemoryRecords(), settings(tmp_path, budget(every="week", amount="500", forecast=[], actual=["100%"], anomalies=False))
+    rows = [cost(f"2026-{day}", "600") for day in ("09-24", "10-02", "10-07", "10-15", "10-27")]
+    status = night(tmp_path, records, given, "2026-09-30", rows[:1])
+    assert subjects(tmp_path) == []
+    for _ in range(2):
+        status = night(tmp_path, records, given, "2026-11-03", rows, status)
+        assert sorted(subjects(tmp_path)) == [f"[runspend] vision is over budget: 120.0 % of 500 USD for week {n} of 2026" for n in (40, 41, 42, 44)]

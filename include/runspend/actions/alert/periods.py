@@ -85,22 +85,27 @@ def periods_to_judge(
 ) -> list[BudgetPeriod]:
     """The current period, and those that ended less than LATE_BILLS ago, or that bills do not reach the end of (`covered` is the first
     day they do not wholly cover), and were already being judged when they ended. A period whose last verdict was on less than
-    all of it (`judged_on`: period name -> `covered` of that time) is judged once more when the bill is there.
+    all of it (`judged_on`: period name -> `covered` of that time) is judged once more when the bill is there; and so are those after the
+    last verdict, when nothing ran, if they ended less than VERY_LATE_BILLS ago.
 
     `first_judged` is when this budget version was first judged: a new installation says nothing of the months before it.
     """
     current = current_period(every, now.astimezone(timezone.utc).date())
-    periods = [current]
-    while first_judged is not None:
-        end = periods[-1].start
-        before = current_period(every, end - timedelta(days=1))
-        if covered is not None and covered < end:
-            is_open = now - midnight(end) < VERY_LATE_BILLS
+    periods, unjudged, end = [current], list[BudgetPeriod](), current.start
+    while first_judged is not None and first_judged < midnight(end):
+        before, age = current_period(every, end - timedelta(days=1)), now - midnight(end)
+        has_come, verdict = covered is None or covered >= end, judged_on.get(before.name)
+        if age < LATE_BILLS or (not has_come and age < VERY_LATE_BILLS):
+            periods.append(before)
+        elif has_come and verdict is None:  # of before the budget was there, or of an outage: an older one that was judged tells
+            unjudged += [before] if age < VERY_LATE_BILLS else []
         else:
-            is_open = judged_on.get(before.name, end) < end
-        if first_judged >= midnight(end) or (now - midnight(end) >= LATE_BILLS and not is_open):
-            break
-        periods.append(before)
+            is_open = has_come and verdict is not None and verdict < end
+            periods += [*unjudged, before] if is_open else unjudged
+            unjudged = []
+            if not is_open:
+                break
+        end = before.start
     return periods[::-1]
 
 

@@ -51,12 +51,14 @@ def alerts_table(records: RecordStore) -> pa.Table:
 
 
 def read_judged_on(reader: Reader, now: datetime) -> dict[str, dict[str, date]]:
-    """Budget -> period -> the first day that was not wholly billed when it was judged last; nothing of it counts that was judged in a snooze."""
+    """Budget -> period -> the first day that was not wholly billed when it was judged last; the end of time where no bill says; nothing of it
+    counts that was judged in a snooze."""
     found = defaultdict[str, dict[str, date]](dict)
-    query = "select budget, budget_period, covered_until, quiet from budget_status where month >= @first and covered_until is not null"
+    query = "select budget, budget_period, covered_until, quiet from budget_status where month >= @first"
     for row in reader.query(query, {"first": (now - LOOK_BACK).date()}).to_pylist():
-        is_snoozed = (row["quiet"] or "").startswith("snoozed")
-        found[row["budget"]][row["budget_period"]] = date.min if is_snoozed else row["covered_until"].astimezone(timezone.utc).date()
+        is_snoozed, until = (row["quiet"] or "").startswith("snoozed"), row["covered_until"]
+        open_day = until.astimezone(timezone.utc).date() if until else date.max
+        found[row["budget"]][row["budget_period"]] = date.min if is_snoozed else open_day
     return found
 
 

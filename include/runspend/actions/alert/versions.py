@@ -43,18 +43,24 @@ class Job:
 
 
 def read_versions(records: RecordStore, budgets: Sequence[Budget], currency: str, now: datetime) -> dict[str, list[Version]]:
-    """Each budget's versions, the present one last. Records when a version is judged for the first time."""
+    """Each budget's versions, the present one last. Records when a version is judged for the first time, and that an edit was taken back."""
     known, versions = records.list("budgets"), dict[str, list[Version]]()
-    by_name: dict[str, list[Mapping[str, Any]]] = {}
+    by_name: dict[str, list[dict[str, Any]]] = {}
     for value in known.values():
         by_name.setdefault(value["budget"], []).append(value)
     for budget in budgets:
         version = budget_version(budget, currency)
         since = _first_judged(records, known.get(f"{budget.name}.{version}"), budget, version, now)
-        was = [Version(b, v["version"], _since(v)) for v in by_name.get(budget.name, ()) if (b := _as_it_was(budget, v, currency))]
+        before = [v for v in by_name.get(budget.name, ()) if v["version"] != version]
         # Who takes an edit back has the version of before it again, as if it had never ended. What the edit told is still watched.
-        undone = [replace(one, until=one.since) for one in was if one.since >= since and one.version != version]
-        found = [*sorted((one for one in was if one.since < since), key=lambda one: one.since), Version(budget, version, since)]
+        taken_back = {v["version"] for v in before if "taken_back_at" in v or _since(v) >= since}
+        for value in before:
+            if value["version"] in taken_back and "taken_back_at" not in value:
+                _change(records, value, {"taken_back_at": now.isoformat()})
+        was = [Version(b, v["version"], _since(v)) for v in before if (b := _as_it_was(budget, v, currency))]
+        undone = [replace(one, until=one.since) for one in was if one.version in taken_back]
+        held = sorted((one for one in was if one.version not in taken_back), key=lambda one: one.since)
+        found = [*held, Version(budget, version, since)]
         versions[budget.name] = [*undone, *(replace(one, until=then.since) for one, then in pairwise(found)), found[-1]]
     return versions
 
@@ -111,7 +117,18 @@ def _first_judged(records: RecordStore, known: Mapping[str, Any] | None, budget:
         made = (value, None) if records.create("budgets", key, value) else records.get("budgets", key)
         assert made is not None, "a record that somebody else just made"
         known = made[0]
+    if "taken_back_at" in known:  # and is written once more: what ended meanwhile was not judged by it
+        known = _change(records, known, {"taken_back_at": None, "first_judged_at": now.isoformat()})
     return _since(known)
+
+
+def _change(records: RecordStore, value: Mapping[str, Any], more: Mapping[str, str | None]) -> Mapping[str, Any]:
+    """The record of a version with other times, None for none. Who comes second finds what it would have written."""
+    key = f"{value['budget']}.{value['version']}"
+    changed = {k: v for k, v in {**value, **more}.items() if v is not None}
+    if (found := records.get("budgets", key)) is not None:
+        records.replace("budgets", key, changed, found[1])
+    return changed
 
 
 def _since(value: Mapping[str, Any]) -> datetime:
