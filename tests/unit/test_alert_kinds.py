@@ -345,6 +345,14 @@ def test_the_first_night_sends_one_summary(tmp_path: Path) -> None:
     assert len(step(tmp_path, records, settings(tmp_path, *more), NOW + timedelta(days=2), cost_daily=OVER).sent) == 2
 
 
+def test_a_step_before_the_first_bill_is_no_first_night(tmp_path: Path) -> None:
+    """The clock of the alerts may strike before the first bill was ever read: the summary is of the night after that."""
+    records, given = MemoryRecords(), settings(tmp_path, budget(forecast=[]), budget("half", "9000", actual=["50%"], forecast=[]))
+    assert step(tmp_path, records, given, NOW - timedelta(hours=6), sources=[]).sent == []
+    step(tmp_path, records, given, cost_daily=OVER)
+    assert [m["Subject"] for m in mails(tmp_path).values()] == ["[runspend] Runspend watches 2 budgets for you: 1 over, 1 near it already"]
+
+
 # --- runspend budgets ------------------------------------------------------------------------------------------------------
 
 
@@ -363,6 +371,18 @@ def test_the_list_says_how_every_budget_stands(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert [r["last_mail"] for r in rows] == [None, "actual 100 %, 24 Nov", "forecast 100 %, 24 Nov", None]
     assert (rows[0]["reason"], rows[3]["quiet"]) == ("no alert step since it was added", "snoozed by ana until 2026-12-01: planned")
+
+
+def test_the_list_does_not_mix_an_edit_with_figures_of_before(tmp_path: Path) -> None:
+    """Another team's budget now, or another amount: what was judged of the old one says nothing of it."""
+    records = MemoryRecords()
+    result = step(tmp_path, records, settings(tmp_path, budget(amount="2800")), cost_daily=every_day())
+    edits = ((budget(amount="9000"), "not judged"), (budget(amount="2800", **{"for": {"team": "nlp"}}), "not judged"), (budget(amount="2800", owner="b@acme.com"), "will pass"))
+    for edited, state in edits:
+        with warehouse(tmp_path / f"list{len(list(tmp_path.iterdir()))}", budget_status=result.budget_status.to_pylist(), sources=[source()]) as reader:
+            (row,) = list_budgets(reader, settings(tmp_path, edited), records, NOW)
+        assert (row["state"], row["spent"] is None) == (state, state == "not judged")
+        assert row["reason"] == ("no alert step since it was changed" if state == "not judged" else None)
 
 
 def test_a_percentage_reads_the_same_wherever_it_stands(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ class AlertResult:
 
 def judge(reader: Reader, settings: Settings, records: RecordStore, now: datetime) -> Judgement:
     """Judge every budget in its current period (and those that ended lately, see `periods_to_judge`). Sends and records nothing
-    but the first time each budget version was judged."""
+    but when each budget version was judged first, and which were taken back."""
     tagged, refused_tags = read_tag_budgets(reader, settings)
     budgets = [*settings.budgets, *tagged]
     if budgets:
@@ -142,7 +142,8 @@ def record(settings: Settings, records: RecordStore, judgement: Judgement, now: 
         value["covers"] = [item.alert_id for item in decision.items]
         records.create("alerts", lead.alert_id, value)
     _complete_covered(records)
-    if is_first_night(records):
+    is_anything_known = any(s.by_day for s in judgement.statuses) or any(c.covered_until for c in judgement.coverage)
+    if is_anything_known and is_first_night(records):  # a step before the first bill is no night
         summarise(records, writer, judgement.statuses, now)
 
 

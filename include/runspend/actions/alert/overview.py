@@ -10,6 +10,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
+from runspend.actions.alert.budgets import budget_version
 from runspend.actions.alert.outbox import RecordStore, recipient_states
 from runspend.actions.alert.periods import current_period
 from runspend.actions.alert.quiet import Quiet, QuietKind, read_quiet, set_quiet
@@ -30,13 +31,16 @@ def list_budgets(reader: Reader, settings: Settings, records: RecordStore, now: 
     """One row of COLUMNS per budget, the nearest to its amount first; states: over, crossed, will pass, fine, not judged."""
     tagged, _ = read_tag_budgets(reader, settings)
     budgets = [*settings.budgets, *tagged]
-    columns = "budget, budget_period, amount, spent, estimated, forecast, forecast_low, forecast_high, passes_on, crossed, next_threshold, not_judged, covered_until, judged_at"
+    columns = "budget, budget_period, budget_version, amount, spent, estimated, forecast, forecast_low, forecast_high, passes_on, crossed, next_threshold, not_judged, covered_until, judged_at"
     judged = {(r["budget"], r["budget_period"]): r for r in reader.query(f"select {columns} from budget_status").to_pylist()}
     quiet, mails = read_quiet(records, now), _last_mails(records)
     rows = []
     for budget in budgets:
         period = current_period(budget.every, now.date()).name
-        rows.append(_row(budget, settings.currency, period, judged.get((budget.name, period), {}), mails.get((budget.name, period)), quiet.get(budget.name)))
+        found = judged.get((budget.name, period), {})
+        if found and found["budget_version"] != budget_version(budget, settings.currency):
+            found = {"spent": None, "not_judged": "no alert step since it was changed"}
+        rows.append(_row(budget, settings.currency, period, found, mails.get((budget.name, period)), quiet.get(budget.name)))
     return sorted(rows, key=lambda r: (r["percent"] is not None, -(r["percent"] or Decimal(0)), r["budget"]))
 
 
