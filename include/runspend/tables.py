@@ -586,7 +586,7 @@ BILLING_LOADS = Table(
         Column("null_effective_count", "INT64", "Rows whose EffectiveCost is null."),
         Column("rounded_cost", "BIGNUMERIC", "Sum of what the billed costs carried beyond 22 decimals and was rounded away."),
         Column("focus_version", "STRING", "FOCUS version told by the header."),
-        Column("covered_until", "TIMESTAMP", "Latest charge_period_end of Usage lines."),
+        Column("covered_until", "TIMESTAMP", "Latest charge_period_end of Usage lines of a day at most; of all where there are no such."),
         Column("is_invoiced", "BOOL", "Whether every line carries an InvoiceId: the provider says the period is final."),
         _own("loaded_at", "TIMESTAMP", "When the version was loaded."),
         LOAD_ID,

@@ -398,6 +398,19 @@ def test_machines_are_described_by_the_line_else_by_the_list(tmp_path: Path) -> 
     assert next(r for r in bill.lines() if r["resource_id"] == "d")["sku_price_details"] is None
 
 
+def test_a_line_of_a_whole_month_does_not_say_how_far_a_bill_reaches(tmp_path: Path) -> None:
+    """A DNS zone is usage from the 1st to the 1st, and stands in a bill whose days end on the 5th; where there is nothing else, it counts."""
+    zone = {"ChargePeriodStart": "2026-10-01T00:00:00Z", "ChargePeriodEnd": "2026-11-01T00:00:00Z"}
+    for rows, until in (([row(), row(**zone)], "2026-10-05T11:00Z"), ([row(**zone)], "2026-11-01T00:00Z")):
+        folder = tmp_path / f"{len(rows)}"
+        write_csv(folder / "oct.csv", rows)
+        bill = nights(folder, folder / "oct.csv")
+        bill.load()
+        [listed] = bill.rows("billing_loads")
+        assert listed["covered_until"] == datetime.fromisoformat(until)
+        assert probe_source(bill.source)["covered_until"] == listed["covered_until"]
+
+
 def test_coverage_and_invoicing_are_recorded(tmp_path: Path) -> None:
     until = {"ChargePeriodStart": "2026-10-31T22:00:00Z", "ChargePeriodEnd": "2026-10-31T23:00:00Z"}
     year = {"ChargeCategory": "Purchase", "ChargePeriodEnd": "2027-10-01T00:00:00Z"}

@@ -353,6 +353,18 @@ def test_a_step_before_the_first_bill_is_no_first_night(tmp_path: Path) -> None:
     assert [m["Subject"] for m in mails(tmp_path).values()] == ["[runspend] Runspend watches 2 budgets for you: 1 over, 1 near it already"]
 
 
+def test_a_bill_that_reaches_into_the_future_is_covered_until_now(tmp_path: Path) -> None:
+    """Its lines are of whole months: there is a forecast all the same, and a dear day is told of."""
+    days = [*every_day(last="2026-11-22"), cost("2026-11-23", "900")]
+    until = datetime(2026, 12, 1, tzinfo=NOW.tzinfo)
+    result = step(tmp_path, MemoryRecords(), settings(tmp_path, budget(amount="90000")), cost_daily=days, sources=[source(until=until)])
+    (row,) = result.budget_status.to_pylist()
+    assert (row["covered_until"], row["forecast"] is None) == (NOW, False)
+    step(tmp_path, records := MemoryRecords(), given := settings(tmp_path, budget(amount="8000")), NOW - timedelta(days=1), cost_daily=days[:-1])
+    step(tmp_path, records, given, cost_daily=days, sources=[source(until=until)])
+    assert subjects(tmp_path) == ["[runspend] vision: 900.00 USD on 23 Nov, a usual day is 100.00"]
+
+
 # --- runspend budgets ------------------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,12 @@ from typing import Any
 from runspend.billing.staging import LINE_ID, Staged
 
 EXACT = Context(prec=76)
+# How far a bill reaches. A line of a whole month (a DNS zone, a licence) is there from the 1st and ends in the future: it says nothing of the
+# days. Where all lines are such, it is all there is.
+REACH = (
+    "coalesce(max(charge_period_end) filter (charge_category = 'Usage' and trouble is null and charge_period_end - charge_period_start <= interval 25 hours), "
+    "max(charge_period_end) filter (charge_category = 'Usage' and trouble is null))"
+)
 COSTS = ("list_cost", "contracted_cost", "effective_cost", "billed_cost")
 
 
@@ -47,7 +53,7 @@ def read_totals(staged: Staged, period: str, file_indexes: Sequence[int]) -> lis
     sums = ", ".join(f"coalesce(sum({c}), 0)::decimal(38, 22)" for c in COSTS)
     rows = staged.con.execute(
         f"select billing_currency, count(*), {sums}, count(*) - count(list_cost), count(*) - count(contracted_cost), count(*) - count(effective_cost), "
-        "max(charge_period_end) filter (charge_category = 'Usage'), count(invoice_id) = count(*) "
+        f"{REACH}, count(invoice_id) = count(*) "
         f"from staged where trouble is null and {CHOSEN} group by 1 order by 1"
     ).fetchall()
     rounded = _rounded(staged)

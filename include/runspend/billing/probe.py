@@ -58,8 +58,7 @@ def probe_source(source: BillSource, keys: KeySettings | None = None, now: datet
                 if part.rows:
                     billed[part.currency] = counts.EXACT.add(billed.get(part.currency, Decimal(0)), part.billed)
             [(covered_until, good, bad_rows)] = staged.con.execute(
-                "select max(charge_period_end) filter (trouble is null and charge_category = 'Usage'), count(*) filter (trouble is null), "
-                "count(*) filter (trouble is not null) from staged"
+                f"select {counts.REACH}, count(*) filter (trouble is null), count(*) filter (trouble is not null) from staged"
             ).fetchall()
             evidence = counts.read_evidence(staged)
         shutil.rmtree(workdir / "unpacked", ignore_errors=True)

@@ -100,7 +100,7 @@ def judge(reader: Reader, settings: Settings, records: RecordStore, now: datetim
     budgets = [*settings.budgets, *tagged]
     if budgets:
         begin(records, now)
-    coverage = read_coverage(reader)
+    coverage = read_coverage(reader, now)
     covered = first_open_day(coverage)
     versions, alerts = read_versions(records, budgets, settings.currency, now), records.list("alerts")
     jobs = _not_lost(reader, plan_judging(versions, alerts, read_judged_on(reader, now), covered, now))

@@ -81,13 +81,13 @@ def read_first_day(reader: Reader) -> date | None:
     return found
 
 
-def read_coverage(reader: Reader) -> tuple[Coverage, ...]:
-    """How far each bill reaches."""
+def read_coverage(reader: Reader, now: datetime) -> tuple[Coverage, ...]:
+    """How far each bill reaches: not beyond now, whatever its lines of a whole month say."""
     rows = reader.query(sql("covered")).to_pylist()
     return tuple(
         Coverage(
             row["source"],
-            row["covered_until"],
+            None if row["covered_until"] is None else min(now, row["covered_until"]),
             None if row["usual_lag_seconds"] is None else timedelta(seconds=row["usual_lag_seconds"]),
             row["state"],
         )
