@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given as given_any
 from hypothesis import strategies as st
-from unit.alert_world import MemoryRecords, budget, cost, settings, source
+from unit.alert_world import NOW, MemoryRecords, budget, cost, settings, source
 from unit.test_alert_kinds import every_day
 from unit.test_alert_run import OVER, step, subjects
 
@@ -148,3 +148,18 @@ def test_weeks_that_ended_while_nothing_ran_are_judged_when_it_runs_again(tmp_pa
     for _ in range(2):
         status = night(tmp_path, records, given, "2026-11-03", rows, status)
         assert sorted(subjects(tmp_path)) == [f"[runspend] vision is over budget: 120.0 % of 500 USD for week {n} of 2026" for n in (40, 41, 42, 44)]
+
+
+def test_tables_that_know_less_than_they_did_take_nothing_back(tmp_path: Path) -> None:
+    """The warehouse was lost and is built anew: empty, then one of two bills, then bills that begin later, then all, restated."""
+    records, given = MemoryRecords(), settings(tmp_path, budget(every="quarter", forecast=[], actual=["100%"], anomalies=False))
+    rows = [cost("2026-10-01", "10"), *OVER[:2], cost("2026-11-22", "912.255", source="gcp")]
+    now = at("2026-11-25")
+    both = [source(), source("gcp")]
+    step(tmp_path, records, given, NOW, cost_daily=rows, sources=both)
+    assert len(subjects(tmp_path)) == 1
+    for known, bills in (([], []), (rows[:3], both[:1]), (rows[2:], both), (rows[:1], both[1:])):
+        step(tmp_path, records, given, now, cost_daily=known, sources=bills)
+        assert len(subjects(tmp_path)) == 1, (known, bills)
+    step(tmp_path, records, given, now, cost_daily=rows[:3], sources=both)
+    assert len(subjects(tmp_path)) == 2 and "[runspend] Correction: vision is under budget after all (4,110.13)" in subjects(tmp_path)

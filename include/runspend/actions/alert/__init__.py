@@ -19,12 +19,14 @@ from runspend.actions.alert.decisions import Decision, Told, alert_id, decide
 from runspend.actions.alert.figures import read_day_runs, read_figures, read_restated
 from runspend.actions.alert.first_night import begin, is_first_night, summarise
 from runspend.actions.alert.forecast import HISTORY
+from runspend.actions.alert.ground import Ground, read_ground
 from runspend.actions.alert.message import Mail
 from runspend.actions.alert.outbox import DIGEST_ABOVE, Delivery, RecordStore, send_outbox
+from runspend.actions.alert.periods import period_named
 from runspend.actions.alert.quiet import Quiet, read_quiet
 from runspend.actions.alert.rows import alerts_table, read_judged_on, status_table
 from runspend.actions.alert.sections import period_name
-from runspend.actions.alert.series import Coverage, covered_until, first_open_day, read_coverage, read_first_day, read_series
+from runspend.actions.alert.series import Coverage, covered_until, first_open_day, read_coverage, read_series
 from runspend.actions.alert.tag_budgets import TAG_KEYS, read_tag_budgets
 from runspend.actions.alert.versions import Job, plan_judging, read_versions, watched_since
 from runspend.actions.alert.wording import Writer, recipients_of
@@ -52,6 +54,7 @@ class Judgement:
     notes: list[str]
     refused_tags: list[str]
     coverage: tuple[Coverage, ...]
+    ground: Ground
     quiet: Mapping[str, Quiet]
     reader: Reader  # what the figures of mails are read from: money in the budgets' currency
     missing: SourceError | None = None  # the rates without which some were not judged
@@ -103,7 +106,8 @@ def judge(reader: Reader, settings: Settings, records: RecordStore, now: datetim
     coverage = read_coverage(reader, now)
     covered = first_open_day(coverage)
     versions, alerts = read_versions(records, budgets, settings.currency, now), records.list("alerts")
-    jobs = _not_lost(reader, plan_judging(versions, alerts, read_judged_on(reader, now), covered, now))
+    ground = read_ground(reader, coverage)
+    jobs = _not_lost(ground, plan_judging(versions, alerts, read_judged_on(reader, now), covered, now))
     reader, series, missing = _read_series(reader, settings, jobs, now)
     statuses = []
     for job, one in zip(jobs, series, strict=True):
@@ -116,10 +120,10 @@ def judge(reader: Reader, settings: Settings, records: RecordStore, now: datetim
         statuses += found
     quiet = read_quiet(records, now)
     unjudged = [f"budget {s.budget.name} was not judged for {period_name(s.period)}: {s.not_judged}" for s in statuses if s.not_judged and not s.is_closed]
-    decisions = decide(statuses, _told(alerts), now, [name for name, q in quiet.items() if q.kind == "snoozed"])
+    decisions = decide(statuses, _told(alerts, ground), now, [name for name, q in quiet.items() if q.kind == "snoozed"])
     table = status_table(reader, statuses, covered_until(coverage), quiet, now)
     missing = missing if unjudged else None
-    return Judgement(statuses, decisions, table, unjudged, refused_tags, coverage, quiet, reader, missing)
+    return Judgement(statuses, decisions, table, unjudged, refused_tags, coverage, ground, quiet, reader, missing)
 
 
 def record(settings: Settings, records: RecordStore, judgement: Judgement, now: datetime) -> None:
@@ -132,7 +136,7 @@ def record(settings: Settings, records: RecordStore, judgement: Judgement, now: 
     mailed = Counter(r for d in judgement.decisions if d.status.budget.name not in judgement.quiet for r in recipients_of(d))
     for decision in judgement.decisions:
         lead, quiet = decision.lead, judgement.quiet.get(decision.status.budget.name)
-        value = _alert_record(decision, now)
+        value = _alert_record(decision, now) | {"rests_on": judgement.ground.as_record()}
         if quiet is None:
             is_listed = all(mailed[r] > DIGEST_ABOVE for r in recipients_of(decision))  # in a mail of many: nobody will see this one
             value["mail"] = _compose(writer, judgement, decision, records, now, is_listed).as_record()
@@ -190,11 +194,9 @@ def _read_series(
     return reader, series, missing
 
 
-def _not_lost(reader: Reader, jobs: Sequence[Job]) -> list[Job]:
+def _not_lost(ground: Ground, jobs: Sequence[Job]) -> list[Job]:
     """Without closed periods from before the cost tables begin: built anew from fewer bills, they say nothing of what was told."""
-    if not any(job.is_closed for job in jobs):
-        return list(jobs)
-    first = read_first_day(reader)
+    first = ground.first_day
     kept = [replace(job, periods=tuple(p for p in job.periods if not job.is_closed or (first is not None and p.end > first))) for job in jobs]
     return [job for job in kept if job.periods]
 
@@ -219,14 +221,17 @@ def _compose(writer: Writer, judgement: Judgement, decision: Decision, records: 
     return writer.budget_mail(decision, read_figures(reader, status, judgement.coverage, now), now)
 
 
-def _told(alerts: Mapping[str, Mapping[str, Any]]) -> Told:
+def _told(alerts: Mapping[str, Mapping[str, Any]], ground: Ground) -> Told:
     """Every alert id decided, those a crash left out among them, and the last day each verdict rested on.
 
-    Of what was acknowledged there is no day: nobody was told it, so nobody is told that it is not so.
+    Of what was acknowledged there is no day: nobody was told it, so nobody is told that it is not so. Nor is there one where today's tables
+    know less than was known then.
     """
     told = dict[str, date | None]()
     for key, value in alerts.items():
-        through = date.fromisoformat(value["through"]) if value.get("through") and "acknowledged" not in value else None
+        through = None
+        if value.get("through") and "acknowledged" not in value and ground.is_as_wide_as(value.get("rests_on"), period_named(value["budget_period"])):
+            through = date.fromisoformat(value["through"])
         told |= dict.fromkeys([key, *value.get("covers", ())], through)
     return told
 
