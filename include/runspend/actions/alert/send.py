@@ -31,10 +31,10 @@ DEADLINE_SECONDS = 600.0
 LOST_CONNECTIONS = 3
 # "Not you" (RFC 3463's 5.7, "relaying denied") is about the account or the network, which somebody puts right, not the address.
 NO_LOGIN = (530, 534, 535, 538)  # RFC 4954
-_OUR_FAULT = re.compile(rb"\b5\.7\.\d|\brelay", re.IGNORECASE)
+_OUR_FAULT = re.compile(rb"(?<![\d.])5\.7\.\d+(?!\.?\d)|\brelay", re.IGNORECASE)
 # What RFC 3463 and 7505 say of the address or the mail itself. Any other 5xx may be policy, a blocklist or greylisting, a bare 550 above all
-# (RFC 5321 4.2.2), and change by tomorrow.
-_FOR_GOOD = re.compile(rb"\b5\.(1\.([1236]|10)|3\.4|6\.\d+)\b")
+# (RFC 5321 4.2.2), and change by tomorrow. A part of an IP address, which blocklists name, is no such code.
+_FOR_GOOD = re.compile(rb"(?<![\d.])5\.(1\.([1236]|10)|3\.4|6\.\d+)(?!\.?\d)")
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
             if code in (250, 251, 252):
                 taken.append(recipient)
             else:
-                is_ours = code in NO_LOGIN or _OUR_FAULT.search(reply)
+                is_ours = code in NO_LOGIN or (_OUR_FAULT.search(reply) and not _FOR_GOOD.search(reply))  # replies repeat addresses: relay@acme.com
                 outcomes[recipient] = Outcome("waiting", _said(code, reply)) if is_ours else _refusal(code, reply)
         if not taken:
             self._give_up_transaction(code)
