@@ -11,7 +11,7 @@ import datetime as dt
 import decimal
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -77,7 +77,7 @@ class GoogleSQL:
             self._set_type(declared.type, type_)
             parameter = request.params.add()
             parameter.name = name
-            self._encode(parameter.value, value, type_)
+            encoder(type_)(parameter.value, value)
         answer = engine.client.call_grpc_func("ZetaSqlLocalService_EvaluateQuery", request, engine.messages.EvaluateQueryResponse)
         done = engine.messages.UnprepareQueryRequest(prepared_query_id=answer.prepared.prepared_query_id)
         columns = [(column.name, self._type_name(column.type)) for column in answer.prepared.columns]
@@ -125,43 +125,11 @@ class GoogleSQL:
             self._set_type(column.type, field.type)
         content = request.table_content[name]
         content.table_data.SetInParent()
+        encoders = [encoder(field.type) for field in table.schema]
         for row in zip(*(column.to_pylist() for column in table.columns), strict=True):
-            cells = content.table_data.row.add()
-            for field, value in zip(table.schema, row, strict=True):
-                self._encode(cells.cell.add(), value, field.type)
-
-    def _encode(self, target: Any, value: Any, type_: pa.DataType) -> None:
-        if value is None:
-            return  # an empty message is NULL
-        if pa.types.is_list(type_):
-            target.array_value.SetInParent()
-            for element in value:
-                self._encode(target.array_value.element.add(), element, type_.value_type)
-            return
-        if pa.types.is_struct(type_):
-            target.struct_value.SetInParent()
-            for field in type_:
-                self._encode(target.struct_value.field.add(), value[field.name], field.type)
-            return
-        match googlesql_type(type_):
-            case "STRING":
-                target.string_value = value
-            case "INT64":
-                target.int64_value = value
-            case "FLOAT64":
-                target.double_value = value
-            case "BOOL":
-                target.bool_value = value
-            case "DATE":
-                target.date_value = (value - EPOCH_DATE).days
-            case "TIMESTAMP":
-                since = value - EPOCH
-                target.timestamp_value.seconds = since.days * 86_400 + since.seconds
-                target.timestamp_value.nanos = since.microseconds * 1_000
-            case "BIGNUMERIC":
-                target.bignumeric_value = _decimal_bytes(value, 38)
-            case "NUMERIC":
-                target.numeric_value = _decimal_bytes(value, 9)
+            cells = content.table_data.row.add().cell
+            for encode, value in zip(encoders, row, strict=True):
+                encode(cells.add(), value)
 
     def _decode(self, cell: Any) -> Any:
         kind = cell.WhichOneof("value")
@@ -250,9 +218,61 @@ def _read_bytes(client: Any, pointer: int, size: int) -> bytes:
     return ctypes.string_at(_address(client) + (pointer & 0xFFFFFFFF), size)
 
 
+def encoder(type_: pa.DataType) -> Callable[[Any, Any], None]:
+    """Puts a value of a type into a message of the service; an empty message is NULL."""
+    if pa.types.is_list(type_):
+        write = _list_encoder(encoder(type_.value_type))
+    elif pa.types.is_struct(type_):
+        write = _struct_encoder({field.name: encoder(field.type) for field in type_})
+    else:
+        write = ENCODERS[googlesql_type(type_)]
+
+    def encode(target: Any, value: Any) -> None:
+        if value is not None:
+            write(target, value)
+
+    return encode
+
+
+def _list_encoder(encode: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    def write(target: Any, value: Any) -> None:
+        target.array_value.SetInParent()
+        for element in value:
+            encode(target.array_value.element.add(), element)
+
+    return write
+
+
+def _struct_encoder(fields: Mapping[str, Callable[[Any, Any], None]]) -> Callable[[Any, Any], None]:
+    def write(target: Any, value: Any) -> None:
+        target.struct_value.SetInParent()
+        for name, encode in fields.items():
+            encode(target.struct_value.field.add(), value[name])
+
+    return write
+
+
+def _set_timestamp(target: Any, value: dt.datetime) -> None:
+    since = value - EPOCH
+    target.timestamp_value.seconds = since.days * 86_400 + since.seconds
+    target.timestamp_value.nanos = since.microseconds * 1_000
+
+
 def _decimal_bytes(value: decimal.Decimal, scale: int) -> bytes:
     number = int(EXACT.scaleb(value, scale))
     return number.to_bytes(max(1, (number.bit_length() + 8) // 8), "little", signed=True)
+
+
+ENCODERS: dict[str, Callable[[Any, Any], None]] = {
+    "STRING": lambda target, value: setattr(target, "string_value", value),
+    "INT64": lambda target, value: setattr(target, "int64_value", value),
+    "FLOAT64": lambda target, value: setattr(target, "double_value", value),
+    "BOOL": lambda target, value: setattr(target, "bool_value", value),
+    "DATE": lambda target, value: setattr(target, "date_value", (value - EPOCH_DATE).days),
+    "TIMESTAMP": _set_timestamp,
+    "BIGNUMERIC": lambda target, value: setattr(target, "bignumeric_value", _decimal_bytes(value, 38)),
+    "NUMERIC": lambda target, value: setattr(target, "numeric_value", _decimal_bytes(value, 9)),
+}
 
 
 def _stored(value: Any) -> Any:

@@ -8,18 +8,31 @@ from pathlib import Path
 import pytest
 
 from tests.faults.torture import torture
+from tests.tiny_world import make_store, make_tiny_world
 
 
-@pytest.mark.parametrize(
-    "kills",
-    [pytest.param(3, id="a few"), pytest.param(100, id="many", marks=[pytest.mark.torture, pytest.mark.timeout(5400)])],
-)
-def test_a_killed_night_is_finished_by_the_next(world: Path, made_world: Path, kills: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def assert_finished(config: Path, *, now: str, kills: int, mails: int) -> None:
     """From an empty home each time: whatever was under way, the next night comes to what an unharmed one does."""
-    home = world.parent
-    monkeypatch.chdir(made_world)  # the home itself is put back before each kill
-    command = [sys.executable, "-m", "runspend.cli", "nightly", "--config", str(world), "--now", "2026-11-24T06:00"]
+    home = config.parent
+    command = [sys.executable, "-m", "runspend.cli", "nightly", "--config", str(config), "--now", now]
     report = torture(command, state=home, warehouse=home / "warehouse", kills=kills, seed=kills)
     assert report.kills >= kills * 0.8
     assert report.faults == []
-    assert len(list((home / "mail").glob("*.eml"))) == 2
+    assert len(list((home / "mail").glob("*.eml"))) == mails
+
+
+def test_a_killed_night_of_two_runs_is_finished_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    make_store(store)
+    monkeypatch.chdir(store)  # the home itself is put back before each kill
+    config = make_tiny_world(tmp_path / "home", store)
+    config.write_text(config.read_text(encoding="utf-8").replace('"home": "home"', '"home": "."').replace("home/warehouse", "warehouse"), encoding="utf-8")
+    assert_finished(config, now="2026-11-04T06:00", kills=3, mails=1)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(5400)
+def test_a_killed_night_of_the_demo_is_finished_by_the_next(world: Path, made_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(made_world)
+    assert_finished(world, now="2026-11-24T06:00", kills=100, mails=2)

@@ -79,19 +79,19 @@ def parse(sql: str) -> exp.Expression:
     return statement
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def duckdb_sql(sql: str) -> str:
     """What DuckDB runs for a GoogleSQL query. Anything sqlglot says it cannot carry over is an error, not a warning."""
     tree = parse(sql)
     if not isinstance(tree, exp.Query):
         raise UsageError(f"cannot run {tree.key.upper()}: the warehouse is read-only here. Write a SELECT.")
     try:
-        return str(tree.transform(_type_literal).sql(dialect=_Engine, unsupported_level=ErrorLevel.RAISE, comments=False))
+        return str(tree.transform(_type_literal).sql(dialect=_Engine, unsupported_level=ErrorLevel.RAISE, comments=False, copy=False))
     except SqlglotError as error:
         raise UsageError(f"cannot run the SQL on DuckDB: {error}. Write it another way, or pass --native.") from error
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def table_names(sql: str) -> frozenset[str]:
     """Bare names of the tables a query reads; its own CTEs are left out."""
     tree = parse(sql)
@@ -109,7 +109,7 @@ def qualified(sql: str, prefix: str) -> str:
     return sql
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def parameter_names(sql: str) -> frozenset[str]:
     """Names of the `@parameters` a query uses."""
     return frozenset(p.name for p in parse(sql).find_all(exp.Parameter))
