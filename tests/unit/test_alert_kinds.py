@@ -101,6 +101,15 @@ def test_a_budget_judged_on_estimates_says_so(tmp_path: Path) -> None:
     assert "[runspend] Correction: vision is under budget after all (2,290.00)" in subjects(tmp_path)
 
 
+def test_estimates_are_not_told_as_what_others_cost(tmp_path: Path) -> None:
+    """Seven experiments of 300 to 306 and an estimate of 400: the two that are not named cost what the bill says of them."""
+    given = settings(tmp_path, budget(amount="2500", forecast=[], actual=["100%"], judged_on="bill_and_estimates"))
+    rows = [cost("2026-11-20", f"30{n}", experiment_id=f"{n}", experiment_name=f"sweep {n}") for n in range(7)]
+    step(tmp_path, MemoryRecords(), given, cost_daily=rows, runs=[run("a")], run_estimates=[estimate("a", "2026-11-23", "400")])
+    text = words(text_of(next(iter(mails(tmp_path).values()))))
+    assert "vision has spent 2,521.00 of 2,500.00 USD" in text and "2 others 24 % 601.00 0.00" in text
+
+
 def test_a_correction_names_the_bill_and_the_days_that_were_restated(tmp_path: Path) -> None:
     """From the versions loaded after the crossing was told; those before it are not to blame."""
     records, given = MemoryRecords(), settings(tmp_path, budget(forecast=[], actual=["100%"]))

@@ -116,7 +116,8 @@ def read_figures(reader: Reader, status: Status, coverage: tuple[Coverage, ...],
     others = None
     if other_count:
         total_before = drivers[0]["total_before"] or Decimal(0)
-        rest, rest_before = (status.spent or Decimal(0)), total_before
+        is_estimated = budget.judged_on == "bill_and_estimates"  # the bill alone says what drove it
+        rest, rest_before = EXACT.subtract(status.spent or Decimal(0), status.estimated if is_estimated else Decimal(0)), total_before
         for driver in shown:
             rest, rest_before = EXACT.subtract(rest, driver.spent), EXACT.subtract(rest_before, driver.spent_before)
         others = Driver(f"{other_count} others", None, rest, rest_before)
