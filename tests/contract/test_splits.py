@@ -159,7 +159,7 @@ WEIGHT = st.integers(1, 10**26).map(lambda units: Decimal(units).scaleb(-22)) | 
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(
     lines=st.lists(st.tuples(MONEY, MONEY, MONEY, MONEY), min_size=1, max_size=4),
     shares=st.dictionaries(st.text("abcdef", min_size=1, max_size=3), WEIGHT, min_size=1, max_size=6),
