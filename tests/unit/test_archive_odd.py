@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from runspend.actions.archive.items import ARCHIVE_FOLDER
 from runspend.actions.archive.move import COPIES, _Move
 from runspend.actions.archive.restore import restore
 from runspend.artifacts.objects_local import LocalObjects
+from runspend.config import ArtifactStore
 from tests.archive_disk import Disk, fill, tree_of
-from tests.archive_world import ARCHIVE, World
+from tests.archive_world import ARCHIVE, World, make_item
 
 
 @pytest.fixture
@@ -152,3 +154,22 @@ def test_a_store_that_spoils_every_manifest_is_found_out_at_once(world: World) -
     assert result.state == "failed" and f"its manifest was read back {COPIES} times and was not what was written" in (result.reason or "")
     assert world.here() == {"a": b"a"} and sum("manifest" in key for key in world.archive.objects) == COPIES
     assert [result.state for result in world.apply()] == ["archived"] and world.restorable() == {"a": b"a"}
+
+
+@pytest.mark.parametrize("is_linked", [False, True])
+def test_an_archive_is_never_moved_into_itself(tmp_path: Path, is_linked: bool) -> None:
+    """A store around the archive's, and an owner whose folder is said to be one of the archive's, or to hold it: also behind a link."""
+    disk = Disk(tmp_path / "disk")
+    fill(disk.run, {"a": b"a"})
+    assert disk.apply() == ["archived"]
+    place = str(disk.folder)
+    if is_linked:
+        (tmp_path / "link").symlink_to(disk.folder)
+        place = str(tmp_path / "link")
+    stores = [*disk.settings.stores, ArtifactStore.model_validate({"uri": place, "delete_credentials": "local"})]
+    disk.settings = disk.settings.model_copy(update={"stores": stores})
+    before = tree_of(disk.archive)
+    below = disk.archived.relative_to(disk.folder)
+    for prefix in (str(below), str(below / "data"), "archive", f"archive/{ARCHIVE_FOLDER}"):
+        assert disk.apply(make_item(store=place, prefix=prefix)) == ["failed"], prefix
+    assert tree_of(disk.archive) == before

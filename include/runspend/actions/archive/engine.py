@@ -157,9 +157,9 @@ def _check_place(work: Work, item: Item, to: str | None) -> None:
         if target is None:
             why = "no archive store is named. Set `to` of its policy or `archive.to`"
         elif (target.scheme, target.bucket) == (source.scheme, source.bucket):
-            place = PurePosixPath("/", source.folder, item.prefix)
-            if place in (archive := PurePosixPath("/", target.folder, ARCHIVE_FOLDER), *archive.parents):
-                why = "the archive lies inside it"
+            place, archive = (PurePosixPath("/", root.other_folder or root.folder, below) for root, below in ((source, item.prefix), (target, ARCHIVE_FOLDER)))
+            if place.is_relative_to(archive) or archive.is_relative_to(place):
+                why = "the archive lies inside it, or around it"
     if why is not None:
         raise SourceRefused(item.store, f"cannot {item.action} {item.name} in {item.store} ({item.prefix!r}): {why}. Nothing was moved.")
 
