@@ -18,7 +18,7 @@ from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, Item
 from runspend.actions.archive.restore import restore
 from runspend.actions.archive.watch import ANSWER_SECONDS, Watch
 from runspend.actions.archive.work import Result
-from runspend.errors import CapPassed, LeaseLost, SourceRefused, SourceUnreachable, UsageError
+from runspend.errors import CapPassed, LeaseLost, NotDone, SourceRefused, SourceUnreachable, UsageError
 from runspend.tracking.live_uses import TRUSTED_SECONDS
 from tests.archive_world import ARCHIVE, KINDS, PREFIX, SOURCE, Faults, Killed, MemoryRecords, World, make_item
 
@@ -463,6 +463,20 @@ def test_what_is_written_between_copy_and_delete_is_left_and_told(world: World) 
     assert world.here() == {"model/MLmodel": b"new"}
 
 
+def test_what_was_gone_before_it_was_copied_is_in_no_archive(world: World) -> None:
+    """So nobody is told that it lies there."""
+    read = world.source.read
+
+    def gone(obj: Any) -> Any:
+        world.source.objects.clear()
+        return read(obj)
+
+    world.source.read = gone  # type: ignore[method-assign]
+    assert states(world) == [("nothing", None)]
+    assert [(archive.state, archive.reason) for archive in Book(world.records).all()] == [("partial", "everything was gone before it was copied")]  # type: ignore[arg-type]
+    assert world.archive.objects == {}
+
+
 # --- interrupted -------------------------------------------------------------------------------------------------------
 
 
@@ -741,6 +755,24 @@ def test_nobody_restores_an_archive_that_is_going(world: World) -> None:
     restored = restore("run1", world.settings, open_store=world.open, records=world.records, take_damaged=True, workers=1)  # type: ignore[arg-type]
     assert restored.problems and set(world.here().values()) == left
     assert states(world, item) == [("deleted", None)]
+
+
+def test_the_manifest_stays_while_a_copy_does(world: World) -> None:
+    """One that a store keeps under a lock can still be brought back by its name."""
+    world.apply()
+    item = expiring(world)
+    world.advance(days=400)
+    delete = world.archive.delete
+
+    def locked(obj: Any) -> None:
+        if obj.size == 3000:
+            raise NotDone(ARCHIVE, "it is under a lock")
+        delete(obj)
+
+    world.archive.delete = locked  # type: ignore[method-assign]
+    assert states(world, item) == [("partial", "2 of 4 objects are still there. it is under a lock")]
+    restored = restore("run1", world.settings, open_store=world.open, records=world.records, take_damaged=True, workers=1)  # type: ignore[arg-type]
+    assert restored.objects == 2 and set(world.here().values()) == {b"w" * 3000}
 
 
 def test_an_archive_whose_deletion_never_began_is_brought_back(world: World) -> None:

@@ -94,8 +94,16 @@ def test_the_newest_of_each_name_comes_back(disk: Disk) -> None:
     disk.apply()
     fill(disk.run, {"a": b"second"})
     disk.apply()
-    restore("run1", disk.settings, to=disk.folder / "there")
+    assert restore("run1", disk.settings, to=disk.folder / "there").notes == []
     assert tree_of(disk.folder / "there") == {"a": b"second", "b": b"only the first has it"}
+    manifests = sorted(disk.archive.rglob("manifest.jsonl"), key=lambda path: path.stat().st_mtime_ns)
+    times = [path.stat().st_mtime_ns for path in manifests]
+    for path, time in zip(manifests, reversed(times), strict=True):  # a store that was copied elsewhere, in any order
+        os.utime(path, ns=(time, time))
+    [note] = restore("run1", disk.settings, to=disk.folder / "copied").notes
+    assert note.startswith("which of its archives is the newest is told by the times of their manifests, and they were planned in another order")
+    for path, time in zip(manifests, times, strict=True):
+        os.utime(path, ns=(time, time))
     for path, body in zip(sorted((disk.archive / ARCHIVE_FOLDER / "prod/1/run1").iterdir(), key=lambda p: (p / "manifest.jsonl").stat().st_mtime_ns), [b"first", b"second"], strict=True):
         restore("run1", disk.settings, to=disk.folder / path.name, archive_id=path.name)
         assert (disk.folder / path.name / "a").read_bytes() == body

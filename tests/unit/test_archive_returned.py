@@ -15,6 +15,7 @@ from runspend.actions.archive.find import find_archives, load_manifest
 from runspend.actions.archive.items import NOTE_NAME, RETURNED_NAME
 from runspend.actions.archive.lease import take_lease
 from runspend.actions.archive.manifest import Entry
+from runspend.actions.archive.notices import Notice, Received, read_announcements, record_notice, settle_notices
 from runspend.actions.archive.restore import Restored, restore
 from runspend.config import Settings
 from runspend.errors import LeaseLost, NotDone
@@ -149,6 +150,21 @@ def test_what_came_back_half_way_and_was_removed_stays_removed(world: World) -> 
     assert [result.state for result in world.apply()] == ["archived"]
     bring_back(world)
     assert world.here() == {"b": b"b", "c": b"c"} == world.restorable()
+
+
+def test_what_was_told_of_it_before_it_came_back_counts_no_more(world: World) -> None:
+    """Whether a plan is made before its store is measured again or not."""
+    world.put("a", b"a")
+    world.apply()
+    item, other = make_item(), make_item(prefix="1/run2/artifacts")
+    rows = [{"item_key": key, "policy_digest": "0" * 8, "owner": None, "objects": 1, "bytes": 1} for key in (item.key, other.key)]
+    record_notice(world.records, Notice("n", ("a@acme.com",), rows, {row["item_key"]: 1 for row in rows}), world.now)  # type: ignore[arg-type]
+    settle_notices(world.records, lambda notice_id: Received(world.now, False))  # type: ignore[arg-type]
+    told = read_announcements(world.records)  # type: ignore[arg-type]
+    assert all(told[row["item_key"]].covers(row) for row in rows)
+    bring_back(world)
+    told = read_announcements(world.records)  # type: ignore[arg-type]
+    assert [told[row["item_key"]].covers(row) for row in rows] == [False, True]
 
 
 def test_what_came_back_in_part_is_not_left_out(world: World) -> None:

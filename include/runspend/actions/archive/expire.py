@@ -57,8 +57,10 @@ def expire(work: Work, archive: Archive) -> Result:
             return replace(entry, reason=f"{obj.key!r} is still there" + (", although it was deleted" if is_known else ""))
         return replace(entry, state="deleted", reason=None)
 
-    # The manifest goes last: what is left of an archive that is protected half-way can be brought back.
+    # The manifest goes last: what is left of an archive that was stopped half-way can be brought back.
     for is_last, chunk in product((False, True), range(archive.chunks)):
+        if (is_last, chunk) == (True, 0) and any(entry.state == "planned" and entry.key.startswith("data/") for entry in book.every_entry(archive)):
+            break
         work.each(archive, chunk, remove, lambda entry: entry.state == "planned" and entry.key.startswith("data/") is not is_last, "deleted")  # noqa: B023 (called at once)
         if watch.found is not None:
             gone = sum(entry.state == "deleted" for entry in book.every_entry(archive))

@@ -62,7 +62,7 @@ class _Move:
         if waiting := [e for e in entries if e.state == "planned"]:
             return self._wait("partial", f"{len(waiting)} of {len(entries)} objects are not in the archive, so nothing more was deleted. {waiting[0].reason or ''}")
         if all(e.state == "gone" for e in entries):
-            return Result(self.book.end(self.archive, "archived", self.work.now, "everything was gone before it was copied"), "nothing")
+            return Result(self.book.end(self.archive, "partial", self.work.now, "everything was gone before it was copied"), "nothing")
         self._put_manifest(entries)
         crash_point("archive.manifest_put")
         protection = self.watch.reason() or self._written_since(entries)

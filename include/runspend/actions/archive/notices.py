@@ -163,6 +163,13 @@ def withdraw_notices(records: Records, states: Mapping[str, tuple[str, str]], no
             _change(records, key, {"withdrawn": dict.fromkeys(gone, now.isoformat())})
 
 
+def withdraw_notice(records: Records, item_key: str, now: datetime) -> None:
+    """Take back what was told of an item, whatever the plan says of it: it came back, and begins anew."""
+    for key, value in records.list(KIND).items():
+        if item_key in value["items"] and item_key not in value["withdrawn"]:
+            _change(records, key, {"withdrawn": {item_key: now.isoformat()}})
+
+
 def _is_over(found: tuple[str, str] | None) -> bool:
     if found is None:
         return True

@@ -85,6 +85,8 @@ def restore(
         result = Restored(owner if is_whole else items[0].run_id or items[0].owner_id)
         if older:
             result.notes.append(f"left out, since what came back from it was archived again as it was then: {', '.join(found.archive_id for found, _ in older)} (--archive ID brings it back)")
+        if [manifest.planned_at for _, manifest in archives] != sorted(manifest.planned_at for _, manifest in archives):
+            result.notes.append("which of its archives is the newest is told by the times of their manifests, and they were planned in another order: if that store was copied from elsewhere, look at each (--archive ID)")
         wanted = _layout(archives, None if to is None else str(to))
         wanted = {target: _whole(copies, result, take_damaged=take_damaged) for target, copies in wanted.items()}
         if to is not None:

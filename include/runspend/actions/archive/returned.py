@@ -16,6 +16,7 @@ from runspend.actions.archive.find import Found
 from runspend.actions.archive.items import RETURNED_NAME
 from runspend.actions.archive.lease import FencedObjects
 from runspend.actions.archive.manifest import Manifest
+from runspend.actions.archive.notices import withdraw_notice
 from runspend.actions.archive.work import OpenStore, find_store
 from runspend.config import Settings
 from runspend.errors import SourceError
@@ -55,6 +56,7 @@ def note_returned(loaded: Sequence[Loaded], settings: Settings, records: Records
         archive = book.find(found.archive_id)
         if archive is not None:
             book.save(replace(archive, restored_at=now.isoformat()))
+            withdraw_notice(records, archive.item.key, now)
     return notes
 
 
