@@ -362,6 +362,16 @@ def test_a_step_before_the_first_bill_is_no_first_night(tmp_path: Path) -> None:
     assert [m["Subject"] for m in mails(tmp_path).values()] == ["[runspend] Runspend watches 2 budgets for you: 1 over, 1 near it already"]
 
 
+def test_a_dear_day_where_most_cost_nothing_is_no_percentage_above_it(tmp_path: Path) -> None:
+    """Twelve trainings in four weeks, and one of another size: a usual day costs nothing, of which nothing is a percentage."""
+    days = [row for row in every_day(last="2026-11-24") if row["charge_date"].day % 5 in (0, 1)]
+    given, records = settings(tmp_path, budget(amount="8000", forecast=[])), MemoryRecords()
+    step(tmp_path, records, given, NOW, cost_daily=days)
+    result = step(tmp_path, records, given, NOW + timedelta(days=2), cost_daily=[*days, cost("2026-11-25", "900")], sources=[source(until=NOW + timedelta(days=2))])
+    assert result.alerts["threshold"].to_pylist() == ["above usual"]
+    assert "A usual day costs 0.00: this is more than any of the four weeks before." in words(text_of(next(iter(mails(tmp_path).values()))))
+
+
 def test_a_bill_that_reaches_into_the_future_is_covered_until_now(tmp_path: Path) -> None:
     """Its lines are of whole months: there is a forecast all the same, and a dear day is told of."""
     days = [*every_day(last="2026-11-22"), cost("2026-11-23", "900")]

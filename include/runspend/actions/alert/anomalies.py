@@ -30,9 +30,9 @@ class Anomaly:
     usual: Decimal
 
     @property
-    def percent_more(self) -> int:
-        """By how many percent it is more than a usual day."""
-        return int(EXACT.divide(EXACT.multiply(EXACT.subtract(self.spent, self.usual), Decimal(100)), self.usual)) if self.usual else 0
+    def percent_more(self) -> int | None:
+        """By how many percent it is more than a usual day; None where most days cost nothing."""
+        return int(EXACT.divide(EXACT.multiply(EXACT.subtract(self.spent, self.usual), Decimal(100)), self.usual)) if self.usual else None
 
 
 def find_anomalies(days: Mapping[date, Decimal], covered: date, since: date, ratio: Decimal, level: Decimal) -> tuple[Anomaly, ...]:

@@ -90,10 +90,10 @@ class Writer:
     def anomaly_mail(self, decision: Decision, anomaly: Anomaly, runs: tuple[tuple[DayRun, ...], int], coverage: Sequence[Coverage], now: datetime) -> Mail:
         """The mail of a day far above its history."""
         status, title = decision.status, clean(decision.status.budget.title, 40)
-        cost = f"{money(anomaly.spent)} {status.currency}"
+        cost, more = f"{money(anomaly.spent)} {status.currency}", anomaly.percent_more
         said = (
             f"{title} cost {cost} ({MEASURES[status.budget.measure]}) on {weekday(anomaly.day)}. A usual day costs {money(anomaly.usual)}: "
-            f"this is {anomaly.percent_more:,} % more, and more than any of the four weeks before. Nothing was stopped."
+            f"this is {'' if more is None else f'{more:,} % more, and '}more than any of the four weeks before. Nothing was stopped."
             + _forecast_words(status)
         )
         blocks: list[Block] = [Paragraph(said)]
