@@ -362,6 +362,16 @@ def test_a_step_before_the_first_bill_is_no_first_night(tmp_path: Path) -> None:
     assert [m["Subject"] for m in mails(tmp_path).values()] == ["[runspend] Runspend watches 2 budgets for you: 1 over, 1 near it already"]
 
 
+def test_what_a_mail_says_to_type_can_be_typed(tmp_path: Path) -> None:
+    """Also on the 2nd of a month, of the one before: the ack it names is taken, and is of the month that runs."""
+    records, given, now = MemoryRecords(), settings(tmp_path, budget(forecast=[], actual=["100%"])), datetime(2026, 12, 2, 6, tzinfo=NOW.tzinfo)
+    step(tmp_path, records, given, NOW, cost_daily=OVER[:2], sources=[source(until=NOW)])
+    step(tmp_path, records, given, now, cost_daily=OVER, sources=[source(until=now)])
+    (message,) = mails(tmp_path).values()
+    assert "runspend budgets ack vision --until 2027-01-01" in words(text_of(message)) and "for November" in message["Subject"]
+    quiet(tmp_path, records, given, "acknowledged", date(2027, 1, 1), now=now)
+
+
 def test_a_dear_day_where_most_cost_nothing_is_no_percentage_above_it(tmp_path: Path) -> None:
     """Twelve trainings in four weeks, and one of another size: a usual day costs nothing, of which nothing is a percentage."""
     days = [row for row in every_day(last="2026-11-24") if row["charge_date"].day % 5 in (0, 1)]

@@ -13,7 +13,7 @@ from runspend.actions.alert.budgets import EXACT, Status
 from runspend.actions.alert.chart import Outlook, SpendChart
 from runspend.actions.alert.figures import DayRun, Figures
 from runspend.actions.alert.mail import Facts, Table, clean, money, person
-from runspend.actions.alert.periods import BudgetPeriod
+from runspend.actions.alert.periods import BudgetPeriod, current_period
 from runspend.actions.alert.series import Coverage
 
 
@@ -112,13 +112,13 @@ def how_sure(figures: Figures, status: Status, now: datetime) -> Facts:
     return Facts("HOW SURE", tuple(facts))
 
 
-def what_you_can_do(status: Status) -> Facts:
-    """What to type, whom to ask."""
-    budget = status.budget
+def what_you_can_do(status: Status, now: datetime) -> Facts:
+    """What to type, whom to ask. Of a period that is over nobody can be quiet any more, of the present one they can."""
+    budget, until = status.budget, current_period(status.budget.every, now.date()).end
     facts = [
         ("See the runs", f"runspend costs --by experiment --since {status.period.start:%Y-%m}"),
         ("Stop one", "in MLflow or where it runs; Runspend never stops a run"),
-        (f"Quiet until {day_name(status.period.end)}", f"runspend budgets ack {budget.name} --until {status.period.end}"),
+        (f"Quiet until {day_name(until)}", f"runspend budgets ack {budget.name} --until {until}"),
     ]
     if budget.runbook:
         facts.append(("Runbook", clean(budget.runbook, 400)))

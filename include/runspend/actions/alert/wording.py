@@ -57,13 +57,13 @@ class Writer:
         if figures.running:
             blocks.append(running_now(figures, status, people, now))
         blocks += [chart] if (chart := spend_chart(status)) else []
-        blocks += [what_drove_it(figures, status, people), how_sure(figures, status, now), what_you_can_do(status)]
+        blocks += [what_drove_it(figures, status, people), how_sure(figures, status, now), what_you_can_do(status, now)]
         return self._mail(decision, budget_subject(decision), [*blocks, Paragraph(self._footer(status))], now)
 
     def short_mail(self, decision: Decision, coverage: Sequence[Coverage], now: datetime) -> Mail:
         """The same without what has to be looked up, for a night in which so many break that all are listed in one mail."""
         status = decision.status
-        blocks: list[Block] = [Paragraph(_what_happened(status, now)), Facts("HOW SURE", tuple(bill_ages(coverage, now))), what_you_can_do(status)]
+        blocks: list[Block] = [Paragraph(_what_happened(status, now)), Facts("HOW SURE", tuple(bill_ages(coverage, now))), what_you_can_do(status, now)]
         return self._mail(decision, budget_subject(decision), [*blocks, Paragraph(self._footer(status))], now)
 
     def correction_mail(self, decision: Decision, restated: Sequence[Restatement], coverage: Sequence[Coverage], now: datetime) -> Mail:
@@ -82,7 +82,7 @@ class Writer:
         )
         footer = f"Sent once. If it passes {highest.text} again in {period_name(status.period)} no second mail is sent: see `runspend budgets`."
         blocks: list[Block] = [
-            Paragraph(said), Facts("HOW SURE", tuple(bill_ages(coverage, now))), what_you_can_do(status), Paragraph(f"{footer} {self._source(status)}"),
+            Paragraph(said), Facts("HOW SURE", tuple(bill_ages(coverage, now))), what_you_can_do(status, now), Paragraph(f"{footer} {self._source(status)}"),
         ]  # fmt: skip
         short = f"({money(status.spent)}{'; ' + why if why else ''})"
         return self._mail(decision, f"[runspend] Correction: {title} is {where} after all {short}", blocks, now)
@@ -99,7 +99,7 @@ class Writer:
         blocks: list[Block] = [Paragraph(said)]
         if runs[0]:
             blocks.append(which_runs(*runs, anomaly.day, self.settings.people))
-        blocks += [Facts("HOW SURE", tuple(bill_ages(coverage, now))), what_you_can_do(status)]
+        blocks += [Facts("HOW SURE", tuple(bill_ages(coverage, now))), what_you_can_do(status, now)]
         blocks.append(Paragraph(f"Sent once for this day. {self._source(status)}"))
         return self._mail(decision, f"[runspend] {title}: {cost} on {day_name(anomaly.day)}, a usual day is {money(anomaly.usual)}", blocks, now)
 
