@@ -152,6 +152,24 @@ def test_what_came_back_half_way_and_was_removed_stays_removed(world: World) -> 
     assert world.here() == {"b": b"b", "c": b"c"} == world.restorable()
 
 
+def test_what_came_back_twice_is_noted_once(world: World) -> None:
+    """Renewing the word would need rights that who archives does not have."""
+    world.put("a", b"a")
+    world.apply()
+    bring_back(world)
+    world.source.objects.clear()
+    [noted] = [kept.modified for key, kept in world.archive.objects.items() if key.endswith(RETURNED_NAME)]
+    world.archive.renew = world.archive.set_class = None  # type: ignore[assignment,method-assign]
+    result = bring_back(world)
+    assert (result.objects, result.notes) == (1, []) and world.here() == {"a": b"a"}
+    assert [kept.modified for key, kept in world.archive.objects.items() if key.endswith(RETURNED_NAME)] == [noted]
+    del world.source.objects[f"{PREFIX}/a"]
+    world.put("b", b"b")
+    world.apply()
+    bring_back(world)
+    assert world.here() == {"b": b"b"}
+
+
 def test_what_was_told_of_it_before_it_came_back_counts_no_more(world: World) -> None:
     """Whether a plan is made before its store is measured again or not."""
     world.put("a", b"a")

@@ -285,7 +285,7 @@ def _write_one(target: ObjectStore, scratch: Path, copy: _Copy) -> bool:
 
 def _remove_notes(archives: Sequence[tuple[Found, Manifest]], settings: Settings, open_store: OpenStore, result: Restored, lease: Lease) -> None:
     """Take away the notes that say where the artifacts went, where that is allowed."""
-    for item in {manifest.item.prefix: manifest.item for _, manifest in archives}.values():
+    for item in {(manifest.item.store, manifest.item.prefix): manifest.item for _, manifest in archives}.values():
         store = find_store(settings, item.store)
         reader, key = open_store(store, "read"), f"{item.prefix}/{NOTE_NAME}"
         try:

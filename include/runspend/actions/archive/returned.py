@@ -49,7 +49,7 @@ def note_returned(loaded: Sequence[Loaded], settings: Settings, records: Records
             there = found.store.head(key)
             if there is None:
                 writer.write(key, [text], size=len(text))
-            else:  # its time is what counts
+            elif there.modified < datetime.fromisoformat(manifest.written_at):  # it went on to the archive since, and came back again
                 writer.renew(there)
         except SourceError as error:
             notes.append(f"that it came back could not be noted in {found.where}, so what is removed from its folder and archived again comes back with the next restore: {error}")
