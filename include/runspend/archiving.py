@@ -171,7 +171,7 @@ def _table(policy: RetentionPolicy, rows: Sequence[Mapping[str, Any]], settings:
     notes = []
     if len(rows) > LISTED:
         rest = largest[LISTED:]
-        notes.append(f"and {len(rest):,} more, {size_text(sum(row['bytes'] for row in rest))}: runspend archive plan lists them all")
+        notes.append(f"and {len(rest):,} more, {size_text(sum(row['bytes'] for row in rest))}: runspend sql \"select * from archive_plan where policy = '{policy.name}'\" lists them all")
     saving = sum((row["monthly_saving"] for row in rows if row["monthly_saving"] is not None), Decimal(0))
     cost = sum((row["action_cost"] for row in rows if row["action_cost"] is not None), Decimal(0))
     if saving or cost:

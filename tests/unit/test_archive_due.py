@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from unit.alert_world import MemoryRecords
 from unit.policy_world import AGED, NOW, OLD, experiment, given_settings, reads, run, sources, stored, use, version, warehouse
 
+from runspend import archiving
+from runspend.actions.alert.mail import Table
 from runspend.actions.archive.book import Book, new_archive
 from runspend.actions.archive.due import due_items
 from runspend.actions.archive.keeps import record_keep
@@ -312,6 +314,21 @@ def test_many_items_of_one_owner_are_one_mail_in_small_records(tmp_path: Path) -
 
 
 # --- clocks --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_mail_that_cannot_name_everything_says_what_does(tmp_path: Path) -> None:
+    """The largest by name, the rest counted, and a question that has an answer."""
+    records, given_ = Records(tmp_path), given_settings(tmp_path, {})
+    runs = [run(f"r{number:03}", **OWNED) for number in range(archiving.LISTED + 5)]
+    found = [stored(row["run_id"]) for row in runs]
+    with world(tmp_path, runs=runs, artifact_bytes=found) as reader:
+        [notice] = plan_notices(current_plan(reader, records, given_, NOW).to_pylist(), {}, given_)
+        assert len(notice.rows) == len(runs)
+        [table] = [block for block in archiving.compose_notice(notice, given_, NOW)[1] if isinstance(block, Table)]
+        [more, *_] = table.notes
+        assert len(table.rows) == archiving.LISTED and more.startswith("and 5 more, 5.0 kB: runspend sql ")
+        policy = given_.retention[0].name
+        assert f"select * from archive_plan where policy = '{policy}'" in more
 
 
 def test_a_clock_that_jumps_a_year_makes_nothing_due(tmp_path: Path) -> None:
