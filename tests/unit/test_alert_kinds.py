@@ -150,6 +150,14 @@ def test_an_anomalous_day_is_told_with_the_runs_that_did_it(tmp_path: Path) -> N
     assert message["X-Runspend-Kind"] == "budget-anomaly"
 
 
+def test_a_bill_that_comes_once_a_month_holds_back_no_anomaly(tmp_path: Path) -> None:
+    """It ended three weeks before the other: a day can only have cost more than is known of it."""
+    records, given, bills = MemoryRecords(), settings(tmp_path, budget(amount="8000")), [source(until=NOW), source("saas", datetime(2026, 11, 1, tzinfo=UTC))]
+    step(tmp_path, records, given, NOW - timedelta(days=2), cost_daily=every_day(last="2026-11-21"), sources=bills)
+    step(tmp_path, records, given, cost_daily=[*every_day(last="2026-11-22"), cost("2026-11-23", "900")], sources=bills)
+    assert subjects(tmp_path) == ["[runspend] vision: 900.00 USD on 23 Nov, a usual day is 100.00"]
+
+
 def test_different_people_are_told_at_different_thresholds(tmp_path: Path) -> None:
     """Who is named at 100 % hears of 100 % alone; `all` hears of both, in one mail each."""
     notify = {"all": ["team@acme.com"], "100%": ["boss@acme.com"]}

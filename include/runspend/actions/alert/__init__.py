@@ -115,8 +115,9 @@ def judge(reader: Reader, settings: Settings, records: RecordStore, now: datetim
         is_open = not job.is_closed
         found = [replace(judge_budget(job.budget, settings.currency, p, one, open_day if is_open else None, now), is_closed=job.is_closed) for p in job.periods]
         if is_open and job.periods[-1].end > now.date():
+            news_day = first_open_day(coverage, NEWS) or open_day  # a bill that comes once a month holds back no other's news
             watched = watched_since(versions[job.budget.name], settings.currency)
-            found[-1] = _with_days(found[-1], one, open_day, max(watched, open_day - NEWS))
+            found[-1] = _with_days(found[-1], one, news_day, max(watched, news_day - NEWS))
         statuses += found
     quiet = read_quiet(records, now)
     unjudged = [f"budget {s.budget.name} was not judged for {period_name(s.period)}: {s.not_judged}" for s in statuses if s.not_judged and not s.is_closed]

@@ -102,14 +102,14 @@ def covered_until(coverage: Sequence[Coverage]) -> datetime | None:
     return min(known) if known and len(known) == len(ends) else None
 
 
-def first_open_day(coverage: Sequence[Coverage]) -> date | None:
+def first_open_day(coverage: Sequence[Coverage], behind: timedelta = VERY_LATE_BILLS) -> date | None:
     """The first day that not every bill wholly covers; None where that is not known.
 
-    A bill that ended long before the others is dead, or an incident that operators are told of: the months since are no
+    A bill that ended so long before the others is dead, or an incident that operators are told of: the months since are no
     forecast's to fill with what things cost then.
     """
     newest = max((c.covered_until for c in coverage if c.covered_until is not None), default=None)
-    alive = [c for c in coverage if newest is None or c.covered_until is None or newest - c.covered_until < VERY_LATE_BILLS]
+    alive = [c for c in coverage if newest is None or c.covered_until is None or newest - c.covered_until < behind]
     until = covered_until(alive)
     return None if until is None else until.astimezone(timezone.utc).date()
 
