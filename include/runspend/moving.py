@@ -90,6 +90,7 @@ def _protection(
 ) -> Callable[[Item], str | None]:
     """Objections as they are recorded now, the plan, then MLflow itself."""
     digests = {policy.name: policy_digest(policy, settings) for policy in settings.retention}
+    by_size = {policy.name for policy in settings.retention if {"larger_than", "saves_more_than"} & set(policy.select)}  # half of an item may be too small for them
     live = open_protection(warehouse, settings, now)
 
     def protects(item: Item) -> str | None:
@@ -100,7 +101,7 @@ def _protection(
             return f"it waits for a notice and a grace period of its own again: {reason}"
         if digests.get(item.policy) != item.policy_digest:
             return f"the retention policy {item.policy!r} is another by now, or gone"
-        if item.key not in states and _is_there(warehouse, item):
+        if item.key not in states and (item.action == "delete" or (item.policy not in by_size and _is_there(warehouse, item))):
             return f"the retention policy {item.policy!r} does not select it any more"
         keep = keep_of(read_keeps(records, now), vars(item))
         return live(item) if keep is None else keep.sentence
@@ -110,8 +111,6 @@ def _protection(
 
 def _is_there(warehouse: Warehouse, item: Item) -> bool:
     """Whether more than a note was counted in the place of an item that was begun: where nothing is left, no policy can select it, and it is finished."""
-    if item.action == "delete":
-        return True
     with warehouse.reader() as reader:
         [row] = reader.query(_THERE, {"store": item.store, "prefix": item.prefix}).to_pylist()
     return (row["objects"] or 0) > 1

@@ -96,10 +96,15 @@ def test_what_was_begun_and_restored_waits_for_a_notice_again(tmp_path: Path, st
     assert protects(item) == "it waits for a notice and a grace period of its own again: unused for 90 days"
 
 
-@pytest.mark.parametrize(("change", "objects", "is_kept"), [({}, 3, True), ({}, 1, False), ({}, None, False), ({"action": "delete"}, None, True)])
-def test_what_was_begun_and_is_selected_no_more_is_not_finished(tmp_path: Path, change: dict[str, str], objects: int | None, is_kept: bool) -> None:
-    """Cut off half-way, and used again since: its notice was taken back. Where nothing but the note is left, it is finished."""
-    policy = {"name": "cold", "select": {"unused_for": "90d"}, "action": change.get("action", "archive")}
+@pytest.mark.parametrize(
+    ("change", "select", "objects", "is_kept"),
+    [({}, {}, 3, True), ({}, {}, 1, False), ({}, {}, None, False), ({}, {"larger_than": "1GB"}, 3, False), ({"action": "delete"}, {"larger_than": "1GB"}, None, True)],
+)
+def test_what_was_begun_and_is_selected_no_more_is_not_finished(
+    tmp_path: Path, change: dict[str, str], select: dict[str, str], objects: int | None, is_kept: bool
+) -> None:
+    """Cut off half-way, and used again since: its notice was taken back. Where nothing but the note is left, or only half as much, it is finished."""
+    policy = {"name": "cold", "select": {"unused_for": "90d", **select}, "action": change.get("action", "archive")}
     settings = Settings.model_validate({"home": str(tmp_path), "retention": [policy], "stores": [{"uri": SOURCE}, {"uri": ARCHIVE}], "archive": {"to": ARCHIVE}})
     warehouse = open_warehouse(settings)
     rows = [] if objects is None else [stored("run1", store=SOURCE, prefix=PREFIX, objects=objects)]
