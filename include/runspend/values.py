@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
+from email.utils import getaddresses, parseaddr
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -38,6 +39,9 @@ _DURATION = re.compile(r"(?:\d+(?:\.\d+)?\s*[wdhms]\s*)+")
 _SECONDS = {"w": 604800, "d": 86400, "h": 3600, "m": 60, "s": 1}
 SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?i?b)?", re.ASCII | re.IGNORECASE)
+_MAILBOX = re.compile(
+    r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*"
+)
 _UNITS = {"b": 1, "ib": 1, **{f"{p}b": 1000**n for n, p in enumerate("kmgtp", 1)}, **{f"{p}ib": 1024**n for n, p in enumerate("kmgtp", 1)}}
 
 
@@ -206,8 +210,20 @@ def address_secrets(address: str) -> list[str]:
     return [path] if len(path) > 5 else []
 
 
+def address_of(text: str) -> str | None:
+    """The address in "Name <a@b>" or "a@b", its domain in ASCII; None if there is none that plain SMTP can carry."""
+    if not text.isprintable() or len(getaddresses([text])) != 1:
+        return None
+    local, at, domain = parseaddr(text)[1].rpartition("@")
+    try:
+        address = f"{local}{at}{domain.encode('idna').decode('ascii')}"
+    except UnicodeError:
+        return None
+    return address if _MAILBOX.fullmatch(address) else None
+
+
 def _address(text: str) -> str:
-    if not re.fullmatch(r"[^@\s]+@[^@\s]+|[^\x00-\x1f\x7f<>]*<[^@\s<>]+@[^@\s<>]+>", text):
+    if not re.fullmatch(r"[^@\s]+@[^@\s]+|[^\x00-\x1f\x7f<>]*<[^@\s<>]+@[^@\s<>]+>", text) or address_of(text) is None:
         raise ValueError("a mail address is needed: ana@example.com or Ana <ana@example.com>")
     return text
 

@@ -45,6 +45,9 @@ def budget(**more: Any) -> Budget:
         ("{name: a, amount: 9, notify: [x@y.z]}\n  - {name: A, amount: 8, notify: [x@y.z]}", "the name 'A' is already taken by budgets"),
         ("{from: experiment_tags, notify: [owner]}\n  - {from: experiment_tags, notify: [x@y.z]}", "taken twice, first by budgets"),
         ("{from: experiment_tags, notify: []}", "notify"),
+        ("{name: a, amount: 9, notify: [ana@acme..com]}", "a mail address is needed"),  # no mail server would ever be asked
+        ("{name: a, amount: 9, notify: ['Smith, Ana <ana@acme.com>']}", "a mail address is needed"),
+        ("{name: a, amount: 9, notify: [ä@acme.com]}", "a mail address is needed"),
         ("{name: a, amount: 1e30, notify: [x@y.z]}", "an amount below 1,000,000,000,000,000 is needed"),
         ("{name: a, amount: 0.0000000000000000001, notify: [x@y.z]}", "at most 18 digits"),
         ("{name: a, amount: 9, actual: [٨٠%], notify: [x@y.z]}", "a threshold above zero is needed"),

@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from email.header import Header
 from email.headerregistry import Address
 from email.message import EmailMessage, MIMEPart
 from email.policy import SMTP
-from email.utils import getaddresses, parseaddr
+from email.utils import parseaddr
 from typing import Any
 
 from runspend.actions.alert.texts import clean
+from runspend.values import address_of as address_of
 
-_ADDRESS = re.compile(
-    r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*"
-)
 # The one picture of a mail, as its HTML names it.
 PICTURE_ID = "picture"
 
@@ -85,18 +82,6 @@ def _add_picture(message: EmailMessage, png: bytes) -> None:
     html = message.get_body(("html",))
     assert isinstance(html, MIMEPart), "a message whose HTML was just added"
     html.add_related(png, "image", "png", cid=f"<{PICTURE_ID}>", disposition="inline", filename="spend.png")
-
-
-def address_of(text: str) -> str | None:
-    """The address in "Name <a@b>" or "a@b", its domain in ASCII; None if there is none that plain SMTP can carry."""
-    if not text.isprintable() or len(getaddresses([text])) != 1:
-        return None
-    local, at, domain = parseaddr(text)[1].rpartition("@")
-    try:
-        address = f"{local}{at}{domain.encode('idna').decode('ascii')}"
-    except UnicodeError:
-        return None
-    return address if _ADDRESS.fullmatch(address) else None
 
 
 def sender_host(sender: str) -> str:
