@@ -16,6 +16,7 @@ from runspend.actions.archive.book import Book
 from runspend.actions.archive.engine import Known
 from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, Item
 from runspend.actions.archive.restore import restore
+from runspend.actions.archive.verify import verify
 from runspend.actions.archive.watch import ANSWER_SECONDS, Watch
 from runspend.actions.archive.work import Result
 from runspend.errors import CapPassed, LeaseLost, NotDone, SourceRefused, SourceUnreachable, UsageError
@@ -787,6 +788,8 @@ def test_an_archive_whose_deletion_never_began_is_brought_back(world: World) -> 
     world._take_lease_of_the_dead()
     world.protection = "legal hold"
     assert states(world, item) == [("protected", "legal hold")]
+    verified = verify(world.settings, world.records, now=world.now, open_store=world.open, workers=1)  # type: ignore[arg-type]
+    assert (verified.archives, verified.objects, verified.damaged) == (1, 3, [])
     restored = restore("run1", world.settings, open_store=world.open, records=world.records, workers=1)  # type: ignore[arg-type]
     assert restored.problems == [] and world.here() == FILES
 

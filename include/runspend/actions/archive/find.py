@@ -20,7 +20,7 @@ from runspend.artifacts.roots import parse_root
 from runspend.config import ArtifactStore, Settings
 from runspend.errors import SourceRefused, UsageError
 
-__all__ = ["Found", "find_archives", "find_owner", "load_manifest", "readable_stores", "tombstone_of"]
+__all__ = ["Found", "find_archives", "find_owner", "lacks_copies", "load_manifest", "readable_stores", "tombstone_of"]
 
 SHORTEST_ID = 6  # characters that a run may be named by
 WITH_THEIR_RUN = ("m-", "tr-")
@@ -112,3 +112,9 @@ def tombstone_of(found: Found) -> str | None:
         return f"the retention policy {told['policy']!r} deleted its {int(told['objects']):,} objects on {str(told['at'])[:10]!s}"
     except (ValueError, KeyError, TypeError):
         return "it was deleted; its tombstone cannot be read"
+
+
+def lacks_copies(found: Found, manifest: Manifest) -> bool:
+    """Whether a copy that the manifest names is not there. Lists them."""
+    held = {stored.key[len(found.folder) + 1 :] for stored in found.store.list(f"{found.folder}/data")}
+    return any(entry.data not in held for entry in manifest.entries)

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from runspend.actions.archive.book import as_folder
-from runspend.actions.archive.find import Found, find_owner, load_manifest, readable_stores, tombstone_of
+from runspend.actions.archive.find import Found, find_owner, lacks_copies, load_manifest, readable_stores, tombstone_of
 from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, Item
 from runspend.actions.archive.lease import FencedObjects, Lease, take_lease
 from runspend.actions.archive.manifest import Entry, Manifest
@@ -126,7 +126,7 @@ def _load(
             if archive_id is not None and found.archive_id != archive_id:
                 continue
             why, manifest = tombstone_of(found), load_manifest(found)
-            if manifest is not None and (why is None or take_damaged or not _missing(found, manifest)):  # one whose deletion was stopped before it began is whole
+            if manifest is not None and (why is None or take_damaged or not lacks_copies(found, manifest)):  # one whose deletion was stopped before it began is whole
                 loaded.append((found, manifest))
             elif why is not None:
                 gone.append(f"{found.where}: {why}" + ("" if manifest is None else ", or was stopped on its way: --partial restores what is left"))
@@ -137,12 +137,6 @@ def _load(
         raise UsageError(f"cannot tell whose archives are wanted: {owner} may be {', '.join(owners)}. Give one whole id. Nothing was restored.")
     loaded.sort(key=lambda pair: (pair[1].written_at, pair[1].planned_at))
     return leave_out_older(loaded) if archive_id is None else (loaded, [])
-
-
-def _missing(found: Found, manifest: Manifest) -> bool:
-    """Whether a copy that the manifest names is not there."""
-    held = {stored.key[len(found.folder) + 1 :] for stored in found.store.list(f"{found.folder}/data")}
-    return any(entry.data not in held for entry in manifest.entries)
 
 
 def _layout(archives: Sequence[tuple[Found, Manifest]], to: str | None) -> dict[str, list[_Copy]]:

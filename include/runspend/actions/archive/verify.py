@@ -15,7 +15,7 @@ from datetime import datetime
 from decimal import Decimal
 from urllib.parse import urlsplit
 
-from runspend.actions.archive.find import Found, find_archives, load_manifest, readable_stores, tombstone_of
+from runspend.actions.archive.find import Found, find_archives, lacks_copies, load_manifest, readable_stores, tombstone_of
 from runspend.actions.archive.manifest import Entry, Manifest
 from runspend.actions.archive.money import EXACT, GB, PROVIDERS, list_prices
 from runspend.actions.archive.work import OpenStore, digest_of, find_store
@@ -171,8 +171,9 @@ def _listed(settings: Settings, result: Verified, open_store: OpenStore, progres
         for found in archives:
             progress(f"{result.archives:,} archives listed")
             try:
-                if tombstone_of(found) is None:
-                    yield from _compared(found, load_manifest(found), result, settings, open_store)
+                manifest = load_manifest(found)
+                if tombstone_of(found) is None or (manifest is not None and not lacks_copies(found, manifest)):  # its deletion never began
+                    yield from _compared(found, manifest, result, settings, open_store)
             except SourceError as error:
                 result.unknown.append(str(error))
 
