@@ -20,6 +20,7 @@ from unit.alert_world import NOW, UTC, MemoryRecords, budget, cost, run, setting
 from runspend.actions import alert
 from runspend.actions.alert import operators
 from runspend.actions.alert.message import Mail
+from runspend.actions.alert.outbox import set_outcome
 from runspend.actions.alert.send import FileBackend, Outcome
 from runspend.tables import TABLES
 from runspend.warehouse.lint import lint
@@ -425,3 +426,19 @@ def test_the_warehouse_is_let_go_before_mail_leaves(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(FileBackend, "deliver", publish_meanwhile)
     assert len(alert.run(house.reader, settings(tmp_path, budget()), MemoryRecords(), NOW).sent) == 1
     assert house.states("cost_daily") == {}
+
+
+def test_a_thousand_refusals_are_one_mail_to_operators(tmp_path: Path) -> None:
+    """Whoever tags experiments may name people nobody knows: on-call hears of them once, together; of five at once one by one."""
+    records, given = MemoryRecords(), settings(tmp_path)
+    for count in (1000, 5):
+        for number in range(count):
+            mail = Mail(f"<budget.{count}.{number}@acme.com>", "budget-actual", "r@acme.com", (f"n{number}@acme.com",), f"subject {number}", "", "", "", "")
+            set_outcome(records, mail, f"n{number}@acme.com", Outcome("refused", "550 5.1.1 no such user"), NOW, "smtp")
+        for _ in range(2):
+            operators.tell_refused(given, records, NOW)
+        told = subjects(tmp_path)
+        assert sum(s.startswith("[runspend] REFUSED: 1000 mails were refused or put off, the first: a mail to n") for s in told) == 1
+        assert len(told) == (1 if count == 1000 else 6)
+    text = " ".join(text_of(next(m for m in mails(tmp_path).values() if "1000" in m["Subject"])).split())
+    assert "was refused: 550 5.1.1 no such user; this mail is not sent again" in text and "and 950 more" in text

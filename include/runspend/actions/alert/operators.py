@@ -6,20 +6,22 @@ Put here what any failure handler may call with nothing but settings and records
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
 from runspend.actions.alert.freshness import RecordStore, Stale, figures_are_this_old
 from runspend.actions.alert.mail import Block, Envelope, Facts, Paragraph, make_mail
 from runspend.actions.alert.message import Mail
-from runspend.actions.alert.outbox import Delivery, send_outbox
+from runspend.actions.alert.outbox import DIGEST_ABOVE, Delivery, send_outbox
 from runspend.actions.alert.texts import clean
 from runspend.config import Settings
 
 Kind = Literal["REFUSED", "CHECK FAILED", "DAG FAILED", "STALE", "NOT JUDGED", "NO WAREHOUSE", "TEST"]
 LIST_NAME = "operators"
 TRIES_TOLD = 5  # more than a day under Airflow
+MOST_LINES = 50  # of what was found
 
 
 def notify(
@@ -51,38 +53,69 @@ def notify(
 
 
 def tell_refused(settings: Settings, records: RecordStore, now: datetime) -> list[Delivery]:
-    """Tell of every recipient a mail server refused for good or puts off again and again, once for each mail and recipient.
+    """Tell of every recipient a mail server refused for good or puts off again and again, once for each mail and recipient; of more than
+    DIGEST_ABOVE at once in one mail: whoever tags experiments may name people by the thousand.
 
     It is read from the records, so a refusal recorded by a process that was killed is told by the next. Of operators' own mails
     one is told of each address, to the others: they would answer each other, and it is every mail.
     """
-    if not settings.mail.operators:
-        return []
-    told = records.list("notices")
-    is_new = False
+    found = list(_find_refused(settings, records, now))
+    written = [_write_refused(settings, now, found)] if len(found) > DIGEST_ABOVE else [(_write_one_refused(settings, now, one), [one]) for one in found]
+    for mail, members in written:
+        value = {"kind": "REFUSED", "decided_at": now.isoformat(), "mail": mail.as_record(), "members": [one.local_id for one in members]}
+        records.create("notices", mail.message_id.strip("<>").rpartition("@")[0], value)
+    return send_outbox(settings, records, now) if found else []
+
+
+@dataclass(frozen=True)
+class _Refused:
+    """A mail that a recipient has not got, and the operators to tell."""
+
+    local_id: str
+    subject: str
+    message_id: str
+    headline: str
+    then: str
+    to: tuple[str, ...]
+
+
+def _find_refused(settings: Settings, records: RecordStore, now: datetime) -> Iterator[_Refused]:
+    notices, operators = records.list("notices"), settings.mail.operators
+    told = {*notices, *(member for value in notices.values() for member in value.get("members", ()))}
     for value in records.list("outbox").values():
         is_ours = value["message_id"].startswith(f"<{LIST_NAME}.")
         local_id = _notice_id("REFUSED", value["recipient"] if is_ours else f"{value['message_id']} {value['recipient']}", "once")
         is_put_off = value["state"] == "waiting" and value["attempts"] >= TRIES_TOLD
-        others = [r for r in settings.mail.operators if r != value["recipient"]] if is_ours else settings.mail.operators
+        others = [r for r in operators if r != value["recipient"]] if is_ours else operators
         if not (value["state"] == "refused" or is_put_off) or "subject" not in value or local_id in told or not others:
             continue
         retried_until = value.get("retried_until", "")
         is_final = value["state"] == "refused" and retried_until <= now.isoformat()
         then = "this mail is not sent again" if is_final else f"it is tried again{'' if is_put_off else f' until {retried_until[:10]}'}"
-        blocks: list[Block] = [
-            *_found([f"Subject: {value['subject']}", f"Message-ID: {value['message_id']}"]),
-            *_help(
-                "The other recipients were sent to; what was decided is kept and shown in the alerts table.",
-                [("Correct the address", f"in {settings.path or 'runspend.yaml'}"), ("Tell them yourself", then)],
-            ),
-            Paragraph("Sent once for this mail and recipient."),
-        ]
         what = f"was put off {value['attempts']} times" if is_put_off else "was refused"
         headline = f"a mail to {value['recipient']} {what}: {value['reply']}"
-        mail = _write(settings, "REFUSED", local_id, now, headline, blocks, others)
-        is_new |= records.create("notices", local_id, {"kind": "REFUSED", "decided_at": now.isoformat(), "mail": mail.as_record()})
-    return send_outbox(settings, records, now) if is_new else []
+        yield _Refused(local_id, value["subject"], value["message_id"], headline, then, tuple(others))
+
+
+def _write_one_refused(settings: Settings, now: datetime, one: _Refused) -> Mail:
+    blocks: list[Block] = [
+        *_found([f"Subject: {one.subject}", f"Message-ID: {one.message_id}"]),
+        *_help(STILL_REFUSED, [("Correct the address", f"in {settings.path or 'runspend.yaml'}"), ("Tell them yourself", one.then)]),
+        Paragraph("Sent once for this mail and recipient."),
+    ]
+    return _write(settings, "REFUSED", one.local_id, now, one.headline, blocks, one.to)
+
+
+def _write_refused(settings: Settings, now: datetime, found: Sequence[_Refused]) -> tuple[Mail, Sequence[_Refused]]:
+    local_id = _notice_id("REFUSED", "\n".join(one.local_id for one in found), "many")
+    blocks: list[Block] = [
+        *_found([f"{one.headline}; {one.then}" for one in found]),
+        *_help(STILL_REFUSED, [("Correct the addresses", f"in {settings.path or 'runspend.yaml'}, or the tag owner of experiments"), ("See them all", "the column recipients of the table alerts")]),
+        Paragraph("Sent once for these mails and recipients."),
+    ]  # fmt: skip
+    to = [r for r in settings.mail.operators if all(r in one.to for one in found)] or settings.mail.operators
+    headline = f"{len(found)} mails were refused or put off, the first: {found[0].headline}"
+    return _write(settings, "REFUSED", local_id, now, headline, blocks, to), found
 
 
 def tell_stale(settings: Settings, records: RecordStore, stale: Sequence[Stale], now: datetime) -> list[Delivery]:
@@ -97,6 +130,7 @@ def tell_stale(settings: Settings, records: RecordStore, stale: Sequence[Stale],
     return notify(settings, records, "STALE", key, now, headline, details=[one.text for one in untold], still_works=STILL_STALE, do=DO_STALE)
 
 
+STILL_REFUSED = "The other recipients were sent to; what was decided is kept and shown in the alerts table."
 STILL_STALE = "What was read before stays in place. Budgets are judged on it and may be late: money spent since is not in it."
 DO_STALE = (("See the state", "runspend status"), ("Is the night paused?", "look at the DAGs or at cron"), ("Run it now", "runspend nightly"))
 
@@ -118,7 +152,8 @@ def _write(settings: Settings, kind: Kind, local_id: str, now: datetime, headlin
 
 
 def _found(details: Sequence[str]) -> list[Block]:
-    return [Facts("WHAT WAS FOUND", tuple(("", clean(line, 400)) for line in details[:50]))] if details else []
+    shown = [*details[:MOST_LINES], *([f"and {len(details) - MOST_LINES} more"] if len(details) > MOST_LINES else [])]
+    return [Facts("WHAT WAS FOUND", tuple(("", clean(line, 400)) for line in shown))] if details else []
 
 
 def _help(still_works: str, do: Sequence[tuple[str, str]]) -> list[Block]:
