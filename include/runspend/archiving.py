@@ -76,8 +76,8 @@ def is_machine_time(now: datetime) -> bool:
 
 
 def refuse_other_times(now: datetime, what: str) -> None:
-    """Raise UsageError where a step that dates notices, or acts on their dates, is told another time than the machine's."""
-    if not is_machine_time(now):
+    """Raise UsageError where a step that dates notices, or acts on their dates, is told another time than the machine's, above all one that is to come."""
+    if not is_machine_time(now) or now - wall_clock() > OTHER_TIME / 24:
         raise UsageError(f"cannot {what} as of {now:%Y-%m-%d %H:%M}: this machine's clock says {wall_clock():%Y-%m-%d %H:%M} UTC, and grace periods go by it. Leave out --now. Nothing was done.")
 
 
@@ -113,12 +113,13 @@ def notify_owners(settings: Settings, records: Records, plan: pa.Table, outcome:
 
 
 def _received(records: Records, notice_id: str, now: datetime) -> Received | None:
-    """What became of a notice's mail. Whoever sends mails may be told any time: what is dated otherwise than a day before now counts from now."""
+    """What became of a notice's mail. Whoever sends mails may be told any time: what is not dated shortly before it is noted counts from then."""
     receipts = read_receipts(records, notice_id)
     if not receipts:
         return None
     accepted = [receipt.accepted_at for receipt in receipts.values() if receipt.accepted_at is not None]
-    since = min((at if now - OTHER_TIME <= at <= now else now for at in accepted), default=None)
+    latest = wall_clock()
+    since = min((at if latest - OTHER_TIME / 12 <= at <= latest else max(now, latest) for at in accepted), default=None)
     return Received(since, all(receipt.state == "refused" for receipt in receipts.values()))
 
 

@@ -128,7 +128,7 @@ def test_a_mail_that_waits_begins_nothing(tmp_path: Path, server: Server) -> Non
     assert {(row["state"], row["announced_at"]) for row in published(settings, later).values()} == {("announced", later)}
 
 
-@pytest.mark.parametrize("told", [NOW, NOW + timedelta(days=400)], ids=["past", "future"])
+@pytest.mark.parametrize("told", [NOW, NOW + timedelta(days=39, hours=20), NOW + timedelta(days=400)], ids=["past", "today", "future"])
 def test_a_mail_that_leaves_under_another_date_is_of_the_day_it_was_noted(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, told: datetime) -> None:
     """Alerts of another day made again send what waits: that day is not when anybody was told."""
     settings = settings_of(tmp_path, server.port)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -329,6 +329,14 @@ def test_a_mail_that_cannot_name_everything_says_what_does(tmp_path: Path) -> No
         assert len(table.rows) == archiving.LISTED and more.startswith("and 5 more, 5.0 kB: runspend sql ")
         policy = given_.retention[0].name
         assert f"select * from archive_plan where policy = '{policy}'" in more
+
+
+@pytest.mark.parametrize(("hours", "is_refused"), [(-25, True), (-23, False), (0, False), (0.9, False), (2, True), (23, True), (8_760, True)])
+def test_no_grace_period_ends_because_somebody_says_so(monkeypatch: pytest.MonkeyPatch, hours: float, is_refused: bool) -> None:
+    """The start of an hour, a retry of yesterday: not tomorrow."""
+    monkeypatch.setattr(archiving, "wall_clock", lambda: NOW)
+    with pytest.raises(UsageError, match="cannot apply as of") if is_refused else nullcontext():
+        archiving.refuse_other_times(NOW + timedelta(hours=hours), "apply")
 
 
 def test_a_clock_that_jumps_a_year_makes_nothing_due(tmp_path: Path) -> None:
