@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from servers.gcs_conditions import serve_conditions
 from servers.odd_store import OddStore, Request, serve_odd_store
 from servers.s3 import S3Server, s3_server
 
+from runspend.artifacts.google import GoogleBucket
 from runspend.artifacts.objects import ObjectStore, StoredObject, open_objects
 from runspend.config import ArtifactStore
 from runspend.errors import NotDone, OutcomeUnknown, SourceError, SourceRefused
@@ -243,6 +245,32 @@ def test_a_class_is_set_on_condition_of_the_generation(gcs_server: GcsServer, gc
     assert objects.head("r/x") == after
 
 
+def test_what_an_object_says_of_itself_is_said_again_to_google(
+    gcs_server: GcsServer, gcs_with_conditions: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Google keeps of it what a rewrite tells; fake-gcs-server keeps the rest as well, so what is told is looked at."""
+    name = f"b-{uuid.uuid4().hex[:12]}"
+    gcs_server.create_bucket(name)
+    objects = open_objects(ArtifactStore(uri=f"gs://{name}/root", endpoint=gcs_with_conditions, credentials="anonymous"), "archive")
+    objects.write("r/x", [b"abc"], size=3)
+    bucket, told = GoogleBucket(name, endpoint=gcs_server.endpoint, credentials="anonymous"), list[dict[str, Any]]()
+    said = {"contentType": "text/csv", "metadata": {"who": "ana"}}
+    bucket.ask("PATCH", "/o/root%2Fr%2Fx", data=json.dumps(said).encode())
+    ask = GoogleBucket.ask
+
+    def listen(self: GoogleBucket, method: str, path: str, query: Any = None, data: bytes | None = None) -> dict[str, Any]:
+        told.extend([json.loads(data)] if data else [])
+        return ask(self, method, path, query, data)
+
+    monkeypatch.setattr(GoogleBucket, "ask", listen)
+    for change in (lambda obj: objects.set_class(obj, "COLDLINE"), objects.renew):
+        before = objects.head("r/x")
+        assert before is not None
+        change(before)
+    assert [one.pop("storageClass") for one in told] == ["COLDLINE", before.storage_class]
+    assert told == [said, said]
+
+
 def test_a_large_object_is_sent_to_google_as_it_comes(
     gcs_server: GcsServer, gcs_with_conditions: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,6 +393,22 @@ def test_each_call_ends_in_one_of_three_ways(
     ):
         with pytest.raises(outcome):
             call()
+
+
+def test_a_delete_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked again by itself would be so whatever protects by then."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "anybody")
+    obj = StoredObject("x", 3, '"0x1"', None, "STANDARD", datetime.now(timezone.utc))
+    with serve_odd_store() as server:
+        server.oddity = answers(503)
+        for uri in ("s3://b/m", "gs://b/m", "abfss://ccc@acme.dfs.core.windows.net/m"):
+            credentials = "(env)" if uri.startswith("s3") else "anonymous"
+            store = ArtifactStore(uri=uri, endpoint=server.endpoint, credentials=credentials, delete_credentials=credentials)
+            server.asked.clear()
+            with pytest.raises(OutcomeUnknown):
+                open_objects(store, "delete").delete(obj)
+            assert len(server.asked) == 1, uri
 
 
 def test_bytes_that_break_off_are_not_taken_for_all(rude: tuple[OddStore, ObjectStore]) -> None:

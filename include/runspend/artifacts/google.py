@@ -23,6 +23,7 @@ from runspend.google_clients import access_token, login_errors
 
 TOKEN_SECONDS = 1800  # of the hour it is good for
 _FIELDS = "nextPageToken,prefixes,items(name,size,storageClass,md5Hash,updated,timeDeleted,generation)"
+_KEPT = ("contentType", "contentEncoding", "contentLanguage", "contentDisposition", "cacheControl", "customTime", "metadata")
 _Items = list[dict[str, Any]]
 
 
@@ -57,10 +58,13 @@ class GoogleBucket:
         return said if isinstance(said, dict) else {}
 
     def rewrite(self, name: str, query: dict[str, str], storage_class: str) -> None:
-        """Copy an object onto itself in another class; large ones take several calls."""
+        """Copy an object onto itself in another class; large ones take several calls. What a request tells of the copy is all that the copy knows
+        of itself ("Objects: rewrite"), so everything is said again."""
         path, more = object_path(name), dict[str, str]()
+        found = self.ask("GET", path)
+        told = json.dumps({key: found[key] for key in _KEPT if found.get(key)} | {"storageClass": storage_class}).encode()
         while True:
-            said = self.ask("POST", f"{path}/rewriteTo{self._bucket.removeprefix('/storage/v1')}{path}", query | more, json.dumps({"storageClass": storage_class}).encode())
+            said = self.ask("POST", f"{path}/rewriteTo{self._bucket.removeprefix('/storage/v1')}{path}", query | more, told)
             if said.get("done"):
                 return
             more = {"rewriteToken": str(said["rewriteToken"])}

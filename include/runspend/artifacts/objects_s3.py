@@ -42,7 +42,8 @@ class S3Objects:
     def __init__(self, store: ArtifactStore, root: Root, purpose: Purpose) -> None:
         self.uri = store.uri
         profile = store.delete_credentials if purpose == "delete" else store.credentials
-        self._client, self._errors = connect(store.model_copy(update={"credentials": profile}))
+        # A delete that is tried again by itself would be so on an answer that is minutes old by then.
+        self._client, self._errors = connect(store.model_copy(update={"credentials": profile}), is_once=purpose == "delete")
         self._bucket = root.bucket
         self._prefix = f"{root.folder}/" if root.folder else ""
 

@@ -134,8 +134,8 @@ def _rows(store: ArtifactStore, page: dict[str, Any], prefix: str, keeps_version
         yield FolderTotals(folder, storage_class, 0, 0, None, None, versions, size)
 
 
-def connect(store: ArtifactStore) -> tuple[Any, tuple[type[Exception], ...]]:
-    """A client, and the exceptions it raises on purpose. Making it contacts nobody.
+def connect(store: ArtifactStore, *, is_once: bool = False) -> tuple[Any, tuple[type[Exception], ...]]:
+    """A client, and the exceptions it raises on purpose. Making it contacts nobody. is_once: whether it makes each request once, and never again by itself.
 
     Raises SourceUnreachable for credentials or an endpoint that cannot be used.
     """
@@ -148,7 +148,7 @@ def connect(store: ArtifactStore) -> tuple[Any, tuple[type[Exception], ...]]:
     config = Config(
         connect_timeout=10,
         read_timeout=60,
-        retries={"mode": "standard", "max_attempts": 4},
+        retries={"mode": "standard", "total_max_attempts": 1 if is_once else 5},
         user_agent_extra="runspend",
         s3={"addressing_style": "path"} if store.endpoint else {},
     )

@@ -197,14 +197,15 @@ class _Move:
         """Delete an object whose copy still is the one that was read back, and look whether it is gone."""
         if self.copies.get(entry.data or "") != (entry.size, entry.copy_etag):
             return replace(entry, state="planned", reason="its copy in the archive is not the one that was read back")
-        obj, is_known = entry.at(self.item.prefix), True
+        obj = entry.at(self.item.prefix)
+        unknown: str | None = None
         if self.watch.reason() is not None:
             return entry  # told of once for all of the item
         crash_point("archive.before_delete")
         try:
             obj = self._delete_object(entry)
-        except OutcomeUnknown:
-            is_known = False
+        except OutcomeUnknown as error:
+            unknown = str(error)
         except NotDone as error:
             found = self.source.head(obj.key)
             if found is not None and found.etag != entry.etag:
@@ -212,12 +213,12 @@ class _Move:
             return replace(entry, reason=str(error))
         crash_point("archive.after_delete")
         found = self.source.head(obj.key)
-        if found is None or (is_known and found.etag != obj.etag):  # a new object under the same name is nobody's to delete
+        if found is None or (unknown is None and found.etag != obj.etag):  # a new object under the same name is nobody's to delete
             crash_point("archive.after_confirm")
             return replace(entry, state="deleted", reason=None)
         if found.etag != entry.etag:
             return replace(entry.seen_as(planned_entry(entry.key, found)), reason="it was written again after it was copied")
-        return replace(entry, reason=f"{obj.key!r} is still there, although it was deleted")
+        return replace(entry, reason=unknown or f"{obj.key!r} is still there, although it was deleted")
 
     def _delete_object(self, entry: Entry) -> StoredObject:
         """Delete an object on condition of its state; the state that it had. Raises NotDone, OutcomeUnknown.
