@@ -75,18 +75,18 @@ def write_registry(uri: str) -> dict[str, str]:
         "of no run": client.create_model_version("fraud βeta", "s3://elsewhere/it's"),
     }
     client.create_registered_model("copies")
-    client.create_registered_model("plain")
+    client.create_registered_model("m-plain")
     plain = client.create_model_version(
-        "plain", f"mlflow-artifacts:/{experiment}/models/{last_checkpoint}/artifacts", long, model_id=last_checkpoint
+        "m-plain", f"mlflow-artifacts:/{experiment}/models/{last_checkpoint}/artifacts", long, model_id=last_checkpoint
     )
-    client.create_model_version("copies", f"models:/plain/{plain.version}", long)
+    client.create_model_version("copies", f"models:/m-plain/{plain.version}", long)
     client.set_registered_model_alias("fraud βeta", "champion", registered["of a model"].version)
     client.set_registered_model_alias("fraud βeta", "shadow", registered["of a model"].version)
     client._get_registry_client().store.transition_model_version_stage(
-        "plain", plain.version, "Production", False
+        "m-plain", plain.version, "Production", False
     )  # the client warns of stages
-    deleted = client.create_model_version("plain", "s3://gone/model", long)
-    client.delete_model_version("plain", deleted.version)
+    deleted = client.create_model_version("m-plain", "s3://gone/model", long)
+    client.delete_model_version("m-plain", deleted.version)
     client.register_prompt("asks", "Say {{what}}")
     return ids
 
@@ -158,11 +158,11 @@ def test_both_ways_give_equal_tables(mlflow: Served, both: dict[str, Nights]) ->
 def test_versions_say_what_they_were_registered_from(mlflow: Served, both: dict[str, Nights]) -> None:
     ids = mlflow.ids
     found = {(r["model_name"], r["model_version"]): r for r in both["database"].rows("model_versions")}
-    assert sorted(found) == [("copies", 1), ("fraud βeta", 1), ("fraud βeta", 2), ("fraud βeta", 3), ("plain", 1)]
+    assert sorted(found) == [("copies", 1), ("fraud βeta", 1), ("fraud βeta", 2), ("fraud βeta", 3), ("m-plain", 1)]
     net = found["fraud βeta", 1]
     assert (net["run_id"], net["model_id"], json.loads(net["aliases"])) == (ids["short"], ids["net"], ["champion", "shadow"])
     assert net["source_uri"] == f"mlflow-artifacts:/{ids['experiment']}/models/{ids['net']}/artifacts"
-    folder, elsewhere, plain, copy = found["fraud βeta", 2], found["fraud βeta", 3], found["plain", 1], found["copies", 1]
+    folder, elsewhere, plain, copy = found["fraud βeta", 2], found["fraud βeta", 3], found["m-plain", 1], found["copies", 1]
     assert (folder["run_id"], folder["model_id"], folder["source_uri"].rpartition("/")[2]) == (ids["long"], None, "model")
     assert (elsewhere["run_id"], elsewhere["source_uri"]) == (None, "s3://elsewhere/it's")
     assert (plain["stage"], plain["model_id"], plain["version_status"]) == ("Production", ids["checkpoint"], "READY")

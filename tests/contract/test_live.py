@@ -7,12 +7,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from servers.faulty_proxy import FAULTS, faulty_proxy
 
 from runspend.config import TrackingServer
+from runspend.tracking import live_registry
 from runspend.tracking.holds import holding_tag
 from runspend.tracking.live import LiveServer
 from runspend.tracking.live_known import Known
@@ -421,12 +423,37 @@ def test_a_model_that_everything_was_made_with_is_kept(world: World) -> None:
     assert "cannot ask the registry about everything made with" in (ask(world, world.model_owner, known) or "")
 
 
+@pytest.mark.parametrize("model_id", ["m-7", "", f"M-{'a' * 32}", f"m-{'a' * 32}\n"])
+def test_a_model_that_cannot_be_asked_about_is_protected(world: World, model_id: str) -> None:
+    for run_id in (None, world.ids["run"]):
+        assert "cannot be told" in (ask(world, Owner("logged_model", model_id, run_id)) or "")
+
+
+def test_an_experiment_of_traces_alone_is_not_deleted(world: World) -> None:
+    from mlflow.entities import TraceInfo, TraceLocation, TraceState
+
+    chats = world.client.create_experiment(f"{world.experiment} chats")
+    owner = Owner("experiment", chats, action="prune")
+    assert ask(world, owner) is None
+    info = TraceInfo(f"tr-{'7' * 32}", TraceLocation.from_experiment_id(chats), OLD, TraceState.OK)
+    world.client._tracking_client.store.start_trace(info)
+    assert ask(world, owner) == "it has traces"
+
+
 def test_a_hold_on_the_experiment_protects_a_model_without_a_run(world: World) -> None:
     model = world.client.create_logged_model(world.experiment, name="alone").model_id
     world.client.finalize_logged_model(model, "READY")
     assert ask(world, Owner("logged_model", model, None)) is None
     experiment_tag("runspend.hold", "yes")(world)
     assert ask(world, Owner("logged_model", model, None)) == "legal hold: its experiment's tag runspend.hold"
+
+
+@pytest.mark.parametrize(
+    ("source", "may_be"),
+    [(f"models:/m-{'a' * 32}", True), (f"models:/m-{'b' * 32}", False), ("models:/m-fraud/1", True), ("models:/fraud/1", True), (None, True)],
+)
+def test_a_version_of_the_models_run_may_be_the_models_unless_it_names_another(source: str | None, may_be: bool) -> None:
+    assert live_registry._may_be(SimpleNamespace(source=source), f"m-{'a' * 32}") is may_be
 
 
 def test_another_models_version_does_not_protect_a_model(world: World) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from unit.policy_world import AGED, NOW, OLD, experiment, given_settings, planned, run, stored, use, version
+from unit.policy_world import AGED, KEY, NOW, OLD, experiment, given_settings, planned, run, stored, use, version
 
 from runspend.actions.archive.items import Item
 from runspend.errors import CapPassed
@@ -47,7 +47,7 @@ def test_what_protects_a_runs_bytes_protects_the_run(tmp_path: Path) -> None:
     assert "alias champion on fraud/7" in found["maker"][1]
 
 
-def test_an_experiment_is_planned_once_it_has_no_active_run(tmp_path: Path) -> None:
+def test_an_experiment_is_planned_once_it_has_no_active_run_and_no_trace(tmp_path: Path) -> None:
     policy = {**POLICY, "select": {"unused_for": "90d", "kind": "experiment"}}
     aged = {"creation_time": OLD, "last_update_time": OLD}
     experiments = [
@@ -64,7 +64,9 @@ def test_an_experiment_is_planned_once_it_has_no_active_run(tmp_path: Path) -> N
         run("active", **AGED),
         run("late", experiment_id="14", start_time=OLD, end_time=NOW - timedelta(days=10), lifecycle_stage="deleted"),
     ]
-    found = states(tmp_path, policy, runs=runs, experiments=experiments)
+    experiments += [experiment(experiment_id="17", experiment_name="chats", **aged)]
+    traces = [{**KEY, "owner_kind": "trace", "owner_id": "tr-1", "experiment_id": "17", "uri": "s3://ml/17/traces/tr-1/artifacts"}]
+    found = states(tmp_path, policy, runs=runs, experiments=experiments, artifact_owners=traces)
     assert {owner: state for owner, (state, _) in found.items()} == {"13": "planned", "16": "protected"}
 
 

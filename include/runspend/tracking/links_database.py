@@ -32,7 +32,11 @@ where coalesce(v.current_stage, 'None') <> 'Deleted_Internal'
     select 1 from model_version_tags t where t.name = v.name {same_workspace_t} and t.key = 'mlflow.prompt.is_prompt' and lower(t.value) = 'true'
   )
 """
-STORAGE = "case when v.source like 'models:/%' and v.source not like 'models:/m-%' then coalesce(cast(v.storage_location as {text}), '') else '' end"
+# Of a copy of another version, whose model may be called m-fraud; models:/m-0123… is a logged model.
+STORAGE = (
+    "case when v.source like 'models:/%' and (v.source not like 'models:/m-%' or v.source like 'models:/%/%' or v.source like '%@%')"
+    " then coalesce(cast(v.storage_location as {text}), '') else '' end"
+)
 SQLITE_ALIASES = """(select json_group_array(alias) from (select cast(a.alias as text) as alias from registered_model_aliases a
         where a.name = v.name {same_workspace_a} and a.version = v.version order by cast(a.alias as blob)))"""
 POSTGRES_ALIASES = """coalesce((select json_agg(a.alias::text order by a.alias::text collate "C")::text from registered_model_aliases a

@@ -82,6 +82,8 @@ class LiveServer:
         if owner.owner_kind == "experiment":
             return self._ask_experiment(owner.owner_id)
         model_id = owner.owner_id if MODEL_ID.fullmatch(owner.owner_id) else None
+        if model_id is None and owner.owner_kind == "logged_model":
+            return f"whether MLflow still needs it cannot be told: {owner.owner_id!r} is no id of a model that it could be asked about"
         reason = self._ask_model(model_id) if model_id else None
         reason = reason or (self._ask_run(owner, owner.run_id) if owner.run_id else None)
         reason = reason or self._ask_registry(owner.workspace).ask(run_id=owner.run_id, model_id=model_id, is_run=owner.owner_kind == "run")
@@ -262,7 +264,8 @@ class LiveServer:
         return self._busy(run, "its run") or holding_tag(run.data.tags, "its run's", self._today)
 
     def _ask_experiment(self, experiment_id: str) -> str | None:
-        """An experiment is asked about to be deleted in MLflow, which deletes its runs with it: it may have none that are active."""
+        """An experiment is asked about to be deleted in MLflow, which deletes its runs with it: it may have none that are active, nor
+        traces, which belong to no run and which it takes no more of afterwards."""
         from mlflow.entities import ViewType
 
         experiment = self._get_experiment(experiment_id)
@@ -272,7 +275,8 @@ class LiveServer:
             return "it was restored after the tables were read"
         if self._client.ask(lambda: self._client.store.search_runs([experiment_id], "", ViewType.ACTIVE_ONLY, 1)):
             return "it has active runs"
-        return None
+        traces, _ = self._client.ask(lambda: self._client.store.search_traces(experiment_ids=[experiment_id], max_results=1))
+        return "it has traces" if traces else None
 
     def _find_owner(self, folder: str) -> str | None:
         """Whether MLflow knows a run, model or trace that an orphan's folder is named after."""

@@ -16,6 +16,7 @@ from runspend.tracking.client import Client
 PAGE_VERSIONS = 1_000
 IDS_ASKED = 100  # in one request, whose filter stands in its address
 _IDS = re.compile(r"m-[0-9a-f]{32}|[0-9a-f]{32}")
+_OF_MODEL = re.compile(r"models:/m-[^/@]+")  # models:/m-fraud/1 is a version of a registered model
 CLOCKS = timedelta(hours=1)  # that a server's may be behind ours
 
 
@@ -97,4 +98,4 @@ class RegistryQuestions:
 def _may_be(version: Any, model_id: str | None) -> bool:
     """Whether a version of the model's run may be of the model: it is not when it names another."""
     source = version.source or ""
-    return model_id is None or model_id in source or not source.startswith("models:/m-")
+    return model_id is None or model_id in source or _OF_MODEL.fullmatch(source) is None

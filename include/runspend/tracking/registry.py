@@ -6,6 +6,7 @@ Put here how versions are listed and with what aliases. What they protect does n
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 PAGE_VERSIONS = 10_000
 PAGE_MODELS = 1_000
 READINGS = 3
+_OF_MODEL = re.compile(r"models:/m-[^/@]+")  # models:/m-fraud/1 is a version of a registered model
 
 
 def read_versions(client: Client, workspaces: Sequence[str | None]) -> pa.Table:
@@ -73,7 +75,7 @@ def _pages(client: Client, ask: Any) -> tuple[list[Any], int]:
 def _row(client: Client, workspace: str, version: Any, aliases: Iterable[str]) -> tuple[Any, ...]:
     source = version.source or ""
     storage = ""
-    if source.startswith("models:/") and not source.startswith("models:/m-"):
+    if source.startswith("models:/") and not _OF_MODEL.fullmatch(source):
         storage = client.ask(lambda: client.registry.get_model_version_download_uri(version.name, version.version)) or ""
     listed = json.dumps(sorted(aliases, key=str.encode), ensure_ascii=False)
     stage = version.current_stage or "None"

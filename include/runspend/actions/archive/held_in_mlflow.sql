@@ -1,8 +1,14 @@
--- What MLflow itself holds: active runs, and active experiments without any. What a `prune` may act on; no bytes are its.
+-- What MLflow itself holds: active runs, and active experiments without any and without traces. What a `prune` may act on; no bytes are its.
 used as (
   select tracking_server, workspace, experiment_id, max(coalesce(end_time, last_sign_at, start_time)) as used_at,
     logical_or(lifecycle_stage = 'active' and purged_at is null) as has_active
   from runs
+  group by tracking_server, workspace, experiment_id
+),
+traced as (
+  select tracking_server, workspace, experiment_id
+  from artifact_owners
+  where owner_kind = 'trace'
   group by tracking_server, workspace, experiment_id
 ),
 held as (
@@ -16,5 +22,6 @@ held as (
     greatest(coalesce(e.last_update_time, e.creation_time), coalesce(u.used_at, e.creation_time)), cast(null as timestamp)
   from experiments e
   left join used u on u.tracking_server = e.tracking_server and u.workspace = e.workspace and u.experiment_id = e.experiment_id
-  where e.lifecycle_stage = 'active' and e.experiment_id <> '0' and not coalesce(u.has_active, false)
+  left join traced t on t.tracking_server = e.tracking_server and t.workspace = e.workspace and t.experiment_id = e.experiment_id
+  where e.lifecycle_stage = 'active' and e.experiment_id <> '0' and not coalesce(u.has_active, false) and t.experiment_id is null
 ),
