@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from datetime import timedelta
-from decimal import Decimal
+from decimal import Context, Decimal
 from email.utils import getaddresses, parseaddr
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
@@ -123,10 +123,11 @@ def _short_number(number: Decimal) -> Decimal:
 
 
 def _amount(number: Decimal) -> Decimal:
-    """What a column of the tables takes: 16 digits before the point."""
-    if number >= 10**15:
-        raise ValueError("an amount below 1,000,000,000,000,000 is needed")
-    return _short_number(number)
+    """What a column of the tables takes: 16 digits before the point and 22 after it."""
+    exponent = number.normalize(Context(prec=76)).as_tuple().exponent
+    if number >= 10**15 or (isinstance(exponent, int) and exponent < -22):
+        raise ValueError("an amount below 1,000,000,000,000,000 with at most 22 decimals is needed")
+    return number
 
 
 def _hour_price(number: Decimal) -> Decimal:

@@ -48,8 +48,8 @@ def budget(**more: Any) -> Budget:
         ("{name: a, amount: 9, notify: [ana@acme..com]}", "a mail address is needed"),  # no mail server would ever be asked
         ("{name: a, amount: 9, notify: ['Smith, Ana <ana@acme.com>']}", "a mail address is needed"),
         ("{name: a, amount: 9, notify: [ä@acme.com]}", "a mail address is needed"),
-        ("{name: a, amount: 1e30, notify: [x@y.z]}", "an amount below 1,000,000,000,000,000 is needed"),
-        ("{name: a, amount: 0.0000000000000000001, notify: [x@y.z]}", "at most 18 digits"),
+        ("{name: a, amount: 1e30, notify: [x@y.z]}", "an amount below 1,000,000,000,000,000 with"),
+        ("{name: a, amount: 0.00000000000000000000001, notify: [x@y.z]}", "at most 22 decimals"),
         ("{name: a, amount: 9, actual: [٨٠%], notify: [x@y.z]}", "a threshold above zero is needed"),
         ("{name: a, amount: 9, for: {'param.a\"b': x}, notify: [x@y.z]}", "has no JSON path"),
         ("{name: a, amount: 9, for: {'tag.a\\b': x}, notify: [x@y.z]}", "has no JSON path"),
