@@ -5,6 +5,7 @@ Conditions, classes and versions are each service's own and stay in its module.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timezone
@@ -19,18 +20,18 @@ from runspend.errors import NotDone, OutcomeUnknown, SourceRefused
 __all__ = ["RestObjects", "refusal_status"]
 
 
-class RestObjects:
+class RestObjects(ABC):
     """Objects below a prefix of one bucket or container. `head` is the service's own."""
 
     def __init__(self, uri: str, root: Root) -> None:
         self.uri = uri
         self._prefix = f"{root.folder}/" if root.folder else ""
 
+    @abstractmethod
     def head(self, key: str) -> StoredObject | None:
         """The object as it is now."""
-        raise NotImplementedError
 
-    def prune(self, folder: str) -> None:
+    def prune(self, folder: str) -> None:  # noqa: B027 - nothing to do here is the whole of it
         """There are no folders that could be left."""
 
     def _folder(self, folder: str) -> str:

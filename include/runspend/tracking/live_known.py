@@ -10,22 +10,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from runspend.tracking.tell import Told
+
 __all__ = ["Known", "Owner"]
 
 
-class Owner(Protocol):
+class Owner(Told, Protocol):
     """What is asked about: an item of the archive is one."""
 
     @property
     def action(self) -> str: ...
-    @property
-    def workspace(self) -> str: ...
-    @property
-    def owner_kind(self) -> str: ...
-    @property
-    def owner_id(self) -> str: ...
-    @property
-    def run_id(self) -> str | None: ...
     @property
     def artifact_uri(self) -> str | None: ...
 
