@@ -304,6 +304,113 @@ def test_a_mail_put_off_again_and_again_is_an_incident(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("reply", ["452 4.2.2 mailbox full", "450 4.2.0 greylisted", "451 later"])
+def test_who_is_put_off_alone_is_given_up_after_four_days(tmp_path: Path, reply: str) -> None:
+    """Told when it is put off again and again, told once more when it is given up; from then on nights are good. Others get theirs."""
+    script, errors = Script(rcpt_replies={BEN: reply}), []
+    with smtp_server(script) as server, warehouse(tmp_path / "w", cost_daily=[cost("2026-11-05", "5012.38")], sources=[source()]) as reader:
+        records, given = MemoryRecords(), smtp(tmp_path, server.port)
+        for six_hours in range(24):
+            result = alert.run(partial(nullcontext, reader), given, records, NOW + six_hours * timedelta(hours=6))
+            errors.append(bool(result.errors))
+        script.rcpt_replies = {}
+        assert send_outbox(given, records, NOW + timedelta(days=7)) == []
+    assert errors == [True] * 17 + [False] * 7
+    assert states(records)[BEN] == "refused"
+    told = [str(a.message["Subject"]) for a in server.accepted if a.recipients == ["oncall@acme.com"]]
+    assert [subject.rpartition(" times")[2] for subject in told] == [f": {reply}", f" since 2026-11-24 and is given up: {reply}"]
+    assert set(received(server).values()) == {1}
+
+
+def test_who_is_put_off_gets_the_mail_within_four_days(tmp_path: Path) -> None:
+    """A mailbox that is emptied on the fourth day loses nothing."""
+    records, script = MemoryRecords(), Script(rcpt_replies={BEN: "452 4.2.2 mailbox full"})
+    message_id = queue(records)
+    with smtp_server(script) as server:
+        given = smtp(tmp_path, server.port)
+        for hours in range(0, 96, 6):
+            send_and_tell(given, records, NOW + timedelta(hours=hours))
+        script.rcpt_replies = {}
+        send_outbox(given, records, NOW + timedelta(days=4))
+    assert states(records)[BEN] == "accepted"
+    assert received(server)[message_id, BEN] == 1
+
+
+OUTAGES = {
+    "421 to everybody": Script(rcpt_replies=dict.fromkeys((ANA, BEN, "oncall@acme.com"), "421 4.3.2 closing")),
+    "4xx to everybody": Script(rcpt_replies=dict.fromkeys((ANA, BEN, "oncall@acme.com"), "451 4.3.0 temporary lookup failure")),
+    "4xx to every sender": Script(mail_reply="452 4.3.1 no space"),
+    "4xx to every mail": Script(data_reply="451 4.3.0 no space"),
+}
+
+
+@pytest.mark.parametrize("outage", [*OUTAGES, "nothing listens"])
+def test_an_outage_of_the_server_gives_nobody_up(tmp_path: Path, outage: str) -> None:
+    """Ten days in which it takes no mail from anybody: every night says so, and when it is back everybody has the mail, once."""
+    records = MemoryRecords()
+    message_id = queue(records)
+    script = replace(OUTAGES.get(outage, Script()))
+    with smtp_server(script) as server, socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        given = smtp(tmp_path, closed.getsockname()[1] if outage == "nothing listens" else server.port)
+        for day in range(10):
+            done = send_outbox(given, records, NOW + timedelta(days=day))
+            assert {d.recipient for d in done} >= {ANA, BEN}
+            assert {d.outcome.state for d in done} == {"waiting"}
+            operators.tell_refused(given, records, NOW + timedelta(days=day))
+        assert set(states(records).values()) == {"waiting"}
+        script.rcpt_replies, script.mail_reply, script.data_reply = {}, None, None
+        send_outbox(smtp(tmp_path, server.port), records, NOW + timedelta(days=10))
+        assert send_outbox(smtp(tmp_path, server.port), records, NOW + timedelta(days=11)) == []
+    assert (received(server)[message_id, ANA], received(server)[message_id, BEN]) == (1, 1)
+    assert set(received(server).values()) == {1}
+
+
+def test_a_server_that_hangs_up_at_one_recipient_keeps_nobody_else_waiting(tmp_path: Path) -> None:
+    """421 at one of three: the others have the mail at the third try, the two spellings of one address in one."""
+    records = MemoryRecords()
+    message_id = queue(records, recipients=(ANA, f"Ana <{ANA}>", BEN, "eve@acme.com"))
+    with smtp_server(Script(rcpt_replies={BEN: "421 closing"})) as server:
+        for _ in range(3):
+            send(smtp(tmp_path, server.port), records)
+    assert states(records) == {ANA: "accepted", f"Ana <{ANA}>": "accepted", BEN: "waiting", "eve@acme.com": "accepted"}
+    assert received(server) == Counter({(message_id, ANA): 1, (message_id, "eve@acme.com"): 1})
+
+
+def test_a_sender_killed_while_it_gives_up_is_followed_by_one_that_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every point: told as given up once, nobody has a mail twice, and nobody is tried for ever."""
+    for point in ("outbox.sent", "outbox.recorded", "told"):
+        records = MemoryRecords()
+        queue(records)
+        with smtp_server(Script(rcpt_replies={BEN: "452 4.2.2 mailbox full"})) as server:
+            given, late = smtp(tmp_path / point, server.port), NOW + timedelta(days=4)
+            for hours in range(0, 96, 6):
+                send_and_tell(given, records, NOW + timedelta(hours=hours))
+            with monkeypatch.context() as patched:
+                patched.setattr(outbox, "crash_point", partial(die_at, point))
+                patched.setattr(operators, "_write", partial(die_at, "told", "told") if point == "told" else operators._write)
+                with pytest.raises(InterruptedError):
+                    send_and_tell(given, records, late)
+            for hours in (6, 12):
+                send_and_tell(given, records, late + timedelta(hours=hours))
+            assert send_outbox(given, records, late + timedelta(hours=18)) == []
+        told = [str(a.message["Subject"]) for a in server.accepted if "given up" in str(a.message["Subject"])]
+        assert (states(records)[BEN], len(told)) == ("refused", 1)
+        assert set(received(server).values()) == {1}
+
+
+def send_and_tell(given: Settings, records: Any, now: datetime) -> None:
+    """What each run does, without the judging."""
+    send_outbox(given, records, now)
+    operators.tell_refused(given, records, now)
+
+
+def die_at(point: str, reached: str, *_: Any) -> None:
+    """Stands for the end of the process."""
+    if reached == point:
+        raise InterruptedError(point)
+
+
 def test_a_refusal_recorded_by_a_killed_process_is_told_by_the_next(tmp_path: Path) -> None:
     """Between the record of a refusal and the mail about it nothing is lost."""
     records = MemoryRecords()

@@ -14,7 +14,7 @@ from typing import Literal
 from runspend.actions.alert.freshness import RecordStore, Stale, figures_are_this_old
 from runspend.actions.alert.mail import Block, Envelope, Facts, Paragraph, make_mail
 from runspend.actions.alert.message import Mail
-from runspend.actions.alert.outbox import DIGEST_ABOVE, Delivery, send_outbox
+from runspend.actions.alert.outbox import DIGEST_ABOVE, REFUSED_FOR, Delivery, send_outbox
 from runspend.actions.alert.texts import clean
 from runspend.config import Settings
 
@@ -53,8 +53,8 @@ def notify(
 
 
 def tell_refused(settings: Settings, records: RecordStore, now: datetime) -> list[Delivery]:
-    """Tell of every recipient a mail server refused for good or puts off again and again, once for each mail and recipient; of more than
-    DIGEST_ABOVE at once in one mail: whoever tags experiments may name people by the thousand.
+    """Tell of every recipient a mail server refused or puts off again and again, once for each mail and recipient, and once more when one that
+    was put off is given up; of more than DIGEST_ABOVE at once in one mail: whoever tags experiments may name people by the thousand.
 
     It is read from the records, so a refusal recorded by a process that was killed is told by the next. Of operators' own mails
     one is told of each address, to the others: they would answer each other, and it is every mail.
@@ -83,16 +83,21 @@ def _find_refused(settings: Settings, records: RecordStore, now: datetime) -> It
     notices, operators = records.list("notices"), settings.mail.operators
     told = {*notices, *(member for value in notices.values() for member in value.get("members", ()))}
     for value in records.list("outbox").values():
-        is_ours = value["message_id"].startswith(f"<{LIST_NAME}.")
-        local_id = _notice_id("REFUSED", value["recipient"] if is_ours else f"{value['message_id']} {value['recipient']}", "once")
+        is_ours, since = value["message_id"].startswith(f"<{LIST_NAME}."), value.get("put_off_since", "")
         is_put_off = value["state"] == "waiting" and value["attempts"] >= TRIES_TOLD
+        is_given_up = value["state"] == "refused" and since != ""
+        key = value["recipient"] if is_ours else f"{value['message_id']} {value['recipient']}"
+        local_id = _notice_id("REFUSED", key, "given-up" if is_given_up else "once")
         others = [r for r in operators if r != value["recipient"]] if is_ours else operators
         if not (value["state"] == "refused" or is_put_off) or "subject" not in value or local_id in told or not others:
             continue
-        retried_until = value.get("retried_until", "")
-        is_final = value["state"] == "refused" and retried_until <= now.isoformat()
-        then = "this mail is not sent again" if is_final else f"it is tried again{'' if is_put_off else f' until {retried_until[:10]}'}"
-        what = f"was put off {value['attempts']} times" if is_put_off else "was refused"
+        times, retried_until = f"was put off {value['attempts']} times", value.get("retried_until", "")
+        if is_given_up:
+            what, then = f"{times} since {since[:10]} and is given up", NOT_SENT_AGAIN
+        elif is_put_off:
+            what, then = times, f"it is tried again{f', and given up after {REFUSED_FOR.days} days of it' if since else ''}"
+        else:
+            what, then = "was refused", f"it is tried again until {retried_until[:10]}" if retried_until > now.isoformat() else NOT_SENT_AGAIN
         headline = f"a mail to {value['recipient']} {what}: {value['reply']}"
         yield _Refused(local_id, value["subject"], value["message_id"], headline, then, tuple(others))
 
@@ -130,6 +135,7 @@ def tell_stale(settings: Settings, records: RecordStore, stale: Sequence[Stale],
     return notify(settings, records, "STALE", key, now, headline, details=[one.text for one in untold], still_works=STILL_STALE, do=DO_STALE)
 
 
+NOT_SENT_AGAIN = "this mail is not sent again"
 STILL_REFUSED = "The other recipients were sent to; what was decided is kept and shown in the alerts table."
 STILL_STALE = "What was read before stays in place. Budgets are judged on it and may be late: money spent since is not in it."
 DO_STALE = (("See the state", "runspend status"), ("Is the night paused?", "look at the DAGs or at cron"), ("Run it now", "runspend nightly"))

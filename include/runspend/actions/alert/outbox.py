@@ -33,8 +33,9 @@ __all__ = ["Delivery", "Receipt", "RecordStore", "State", "receipt", "recipient_
 MAIL_KINDS = ("alerts", "digests", "notices")
 # A recipient with more budget mails waiting than this gets one mail that lists them all.
 DIGEST_ABOVE = 5
-# A refusal that may be policy or greylisting is tried again as long as a mail server would keep a mail (RFC 5321 4.5.4.1: 4 to 5 days).
+# A refusal that may be policy or greylisting, and a 4xx, are tried again as long as a mail server would keep a mail (RFC 5321 4.5.4.1: 4 to 5 days).
 REFUSED_FOR = timedelta(days=4)
+TRIED_TOGETHER = 2  # times that a mail goes to all its recipients in one transaction
 
 State = Literal["accepted", "refused", "waiting", "skipped"]
 
@@ -69,6 +70,7 @@ class Waiting(NamedTuple):
     mail: Mail
     recipients: list[str]
     alert: Mapping[str, Any] | None
+    attempts: int
 
 
 def send_outbox(settings: Settings, records: RecordStore, now: datetime) -> list[Delivery]:
@@ -82,11 +84,12 @@ def send_outbox(settings: Settings, records: RecordStore, now: datetime) -> list
             waiting = _find_waiting(settings, records, now)
         tried, webhook = [], Webhook(settings.mail.webhook)
         with open_backend(settings.mail, settings.home) as backend:
-            for mail, recipients, _ in waiting:
-                for channel, outcomes in _deliver(settings, backend, webhook, mail, recipients):
+            taken_last = _taken_last(records, now) if waiting else ""
+            for mail, recipients, _, attempts in waiting:
+                for channel, outcomes in _deliver(settings, backend, webhook, mail, recipients, attempts):
                     crash_point("outbox.sent")
                     for recipient, outcome in outcomes.items():
-                        set_outcome(records, mail, recipient, outcome, now, channel)
+                        set_outcome(records, mail, recipient, outcome, now, channel, taken_last)
                         crash_point("outbox.recorded")
                         tried.append(Delivery(mail, recipient, outcome))
         return tried
@@ -109,10 +112,11 @@ def receipt(records: RecordStore, message_id: str, recipient: str) -> Receipt:
     return Receipt(value["state"], datetime.fromisoformat(value["at"]), value.get("backend", ""), value["reply"])
 
 
-def set_outcome(records: RecordStore, mail: Mail, recipient: str, outcome: Outcome, now: datetime, backend: str) -> None:
+def set_outcome(records: RecordStore, mail: Mail, recipient: str, outcome: Outcome, now: datetime, backend: str, taken_last: str = "") -> None:
     """Record what happened; an accepted mail stays accepted whatever another sender says later.
 
-    `retried_until` is there while a refusal is not for good: counted from the first one.
+    `retried_until` is there while a refusal is not for good: counted from the first one. `put_off_since` is there while a recipient is put
+    off; after as long it is refused, if the server took another mail since (`taken_last`): else the trouble is the server's, and it waits.
     """
     key = _outbox_key(mail.message_id, recipient)
     value = {
@@ -122,6 +126,8 @@ def set_outcome(records: RecordStore, mail: Mail, recipient: str, outcome: Outco
     may_change = outcome.state == "waiting" or (outcome.state == "refused" and not outcome.is_final)
     if may_change and outcome.state == "refused":
         value["retried_until"] = (now + REFUSED_FOR).isoformat()
+    if outcome.is_put_off:
+        value["put_off_since"] = now.isoformat()
     while not records.create("outbox", key, value):
         found = records.get("outbox", key)
         if found is None:
@@ -129,10 +135,20 @@ def set_outcome(records: RecordStore, mail: Mail, recipient: str, outcome: Outco
         before, token = found
         if "retried_until" in before and may_change:
             value["retried_until"] = before["retried_until"]
+        if "put_off_since" in before and outcome.state == "waiting":
+            value["put_off_since"] = since = before["put_off_since"]
+            if outcome.is_put_off and since <= (now - REFUSED_FOR).isoformat() and since < taken_last:
+                value["state"] = "refused"
         if before["state"] in ("accepted", "skipped") or records.replace(
             "outbox", key, {**value, "attempts": before["attempts"] + value["attempts"]}, token
         ):
             return
+
+
+def _taken_last(records: RecordStore, now: datetime) -> str:
+    """When, before this run, a mail server last took a mail; "" for never."""
+    smtp = [r["at"] for r in records.list("outbox").values() if r["state"] == "accepted" and r.get("backend") == "smtp"]
+    return max((at for at in smtp if at < now.isoformat()), default="")
 
 
 def _find_waiting(settings: Settings, records: RecordStore, now: datetime) -> list[Waiting]:
@@ -155,15 +171,23 @@ def _find_waiting(settings: Settings, records: RecordStore, now: datetime) -> li
             recipients = [r for r in (*own, *([WEBHOOK] if is_posted else [])) if (mail.message_id, r) not in settled]
             if recipients:
                 attempts = max((tries[m]["attempts"] for r in recipients if (m := (mail.message_id, r)) in tries), default=0)
-                found.append(((attempts, value["decided_at"], key), Waiting(mail, recipients, value if kind == "alerts" else None)))
+                found.append(((attempts, value["decided_at"], key), Waiting(mail, recipients, value if kind == "alerts" else None, attempts)))
     return [waiting for _, waiting in sorted(found, key=lambda item: item[0])]
 
 
-def _deliver(settings: Settings, backend: Backend, webhook: Webhook, mail: Mail, recipients: Sequence[str]) -> Iterator[tuple[str, dict[str, Outcome]]]:
-    """By channel one outcome for each recipient, whatever the other side is. What a mail server took is told before a webhook is asked."""
+def _deliver(
+    settings: Settings, backend: Backend, webhook: Webhook, mail: Mail, recipients: Sequence[str], attempts: int
+) -> Iterator[tuple[str, dict[str, Outcome]]]:
+    """By channel one outcome for each recipient, whatever the other side is. What a mail server took is told before a webhook is asked.
+
+    The first tries are one transaction. After them each address has its own: a server that hangs up at one of them does so on that one alone.
+    """
     addressed = [r for r in recipients if r != WEBHOOK]
-    if addressed:
-        yield settings.mail.backend, _mail_to(backend, mail, addressed)
+    by_address = defaultdict[str | None, list[str]](list)
+    for recipient in addressed:
+        by_address[address_of(recipient)].append(recipient)
+    for together in list(by_address.values()) if attempts >= TRIED_TOGETHER else [addressed] if addressed else []:
+        yield settings.mail.backend, _mail_to(backend, mail, together)
     if WEBHOOK in recipients:
         yield WEBHOOK, {WEBHOOK: webhook.post(mail)}
 
@@ -211,7 +235,7 @@ def _digested(records: RecordStore) -> dict[tuple[str, str], str]:
 def _make_digests(settings: Settings, records: RecordStore, now: datetime, waiting: Sequence[Waiting]) -> bool:
     """Put a recipient's many budget mails into few; whether there were any."""
     by_recipient: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for _, recipients, alert in waiting:
+    for _, recipients, alert, _ in waiting:
         if alert is not None:
             for recipient in recipients:
                 by_recipient[recipient].append(alert)

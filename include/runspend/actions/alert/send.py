@@ -46,6 +46,7 @@ class Outcome:
     reply: str
     was_tried: bool = True  # False: the server had been given up before this mail's turn came
     is_final: bool = True
+    is_put_off: bool = False  # waiting because of this recipient or this mail (4xx), as far as one can tell, not of the server or the sender
 
 
 class Backend(Protocol):
@@ -241,8 +242,10 @@ def _log_in(smtp: smtplib.SMTP, username: str, password: str) -> None:
 
 
 def _refusal(code: int, reply: bytes) -> Outcome:
-    """A 4xx and nonsense wait; a 5xx is a refusal, for good where it is about the address or the mail."""
-    return Outcome("refused" if code >= 500 else "waiting", _said(code, reply), is_final=code < 500 or bool(_FOR_GOOD.search(reply)))
+    """A 4xx and nonsense put off, but 421, with which a server goes; a 5xx is a refusal, for good where it is about the address or the mail."""
+    if code < 500:
+        return Outcome("waiting", _said(code, reply), is_put_off=code != 421)
+    return Outcome("refused", _said(code, reply), is_final=bool(_FOR_GOOD.search(reply)))
 
 
 def _said(code: int, reply: bytes) -> str:
