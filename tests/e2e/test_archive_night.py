@@ -20,6 +20,7 @@ from runspend.actions.archive.due import due_items
 from runspend.config import Settings, load_settings
 from runspend.warehouse import Unit, open_warehouse
 from runspend.warehouse.records import Records
+from tests.mlflow_store import make_schema
 
 NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)
 OLD = datetime(2026, 3, 1, tzinfo=timezone.utc)
@@ -35,7 +36,7 @@ def put(uri: str, name: str = "model/weights.bin") -> None:
 
 def write_mlflow(folder: Path) -> dict[str, str]:
     """Runs and models that are kept in every way, and some that nothing keeps; ids by name."""
-    with mlflow_client(f"sqlite:///{folder}/mlflow.db") as client:
+    with mlflow_client(f"sqlite:///{make_schema(folder / 'mlflow.db')}") as client:
         return write_with(client, folder)
 
 

@@ -6,14 +6,15 @@ Trap b3 from end to end: a job of two tasks on a cluster, 4.00 of DBUs and 6.00 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from decimal import Decimal
 from pathlib import Path
+
+from servers.mlflow_client import mlflow_client
 
 from tests.databricks_files import list_price, task_run, usage, write
 from tests.e2e.conftest import Runspend
 from tests.focus_files import row, write_csv
+from tests.mlflow_store import make_schema
 
 CLUSTER = "1009-152321-abcd"
 BEGIN = 1791626400000  # 2026-10-10T10:00:00Z
@@ -22,31 +23,16 @@ RUNS = [  # name, start and end in minutes, what MLflow writes on Databricks
     ("task-b", 30, 60, {"jobRunID": "902", "jobID": "7", "cluster.id": CLUSTER}),
     ("notebook", 120, 180, {"notebookID": "555"}),
 ]
-STORE = """
-import json, sys
-from mlflow import MlflowClient
-uri, root, runs, begin = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4])
-client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-experiment = client.create_experiment("vit", artifact_location=root)
-for name, start, end, stated in runs:
-    tags = {"team": "genai", **{f"mlflow.databricks.{key}": value for key, value in stated.items()}}
-    run = client.create_run(experiment, start_time=begin + start * 60000, tags=tags, run_name=name)
-    client.set_terminated(run.info.run_id, end_time=begin + end * 60000)
-"""
 
 
 def test_a_night_over_exports_and_the_machines_bill(tmp_path: Path, runspend: Runspend) -> None:
     """Each task has half of the hour, both bills together; the notebook has its own line; nothing is left."""
-    command = [
-        sys.executable,
-        "-c",
-        STORE,
-        f"sqlite:///{tmp_path / 'mlflow.db'}",
-        (tmp_path / "artifacts").as_uri(),
-        json.dumps(RUNS),
-        str(BEGIN),
-    ]
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+    with mlflow_client(f"sqlite:///{make_schema(tmp_path / 'mlflow.db')}") as client:
+        experiment = client.create_experiment("vit", artifact_location=(tmp_path / "artifacts").as_uri())
+        for name, start, end, stated in RUNS:
+            tags = {"team": "genai", **{f"mlflow.databricks.{key}": value for key, value in stated.items()}}
+            run = client.create_run(experiment, start_time=BEGIN + start * 60_000, tags=tags, run_name=name)
+            client.set_terminated(run.info.run_id, end_time=BEGIN + end * 60_000)
     job = {"cluster_id": CLUSTER, "job_id": "7", "job_run_id": "815"}
     serverless = usage("2", "2026-10-10T12:00:00Z", metadata={"notebook_id": "555"}, billing_origin_product="INTERACTIVE")
     write(tmp_path / "bill" / "usage.parquet", [usage("8", metadata=job), serverless])

@@ -19,7 +19,8 @@ import uvicorn
 from runspend.config import load_settings
 from runspend.warehouse.parquet import ParquetWarehouse
 from runspend.web import LOOPBACK, create_app
-from tests.e2e.conftest import Runspend, run_command
+from tests.command import run_here
+from tests.e2e.conftest import Runspend
 from tests.models.chain import arrow, total
 from tests.tiny_world import make_store, make_tiny_world
 from tests.unit.hostile_names import PAYLOADS
@@ -34,7 +35,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "store").mkdir()
     make_store(folder / "store")
     config = make_tiny_world(folder / "world", folder / "store")
-    run_command("nightly", "--config", str(config), "--now", "2026-11-04T06:00")
+    run_here("nightly", "--config", str(config), "--now", "2026-11-04T06:00")
     return config
 
 

@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
-
-from tests.e2e.test_one_box import EXAMPLE, ask, runspend
-
-BEGIN = 1793491200000  # November
-STORE = """
-import json, sys
-from mlflow import MlflowClient
 from mlflow.entities import Metric
-uri, root, runs, begin = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4])
-client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-found = client.get_experiment_by_name("vit")
-experiment = found.experiment_id if found else client.create_experiment("vit", artifact_location=root)
-for user, start, end, watts in runs:
-    run = client.create_run(experiment, start_time=begin + start * 60000, tags={"mlflow.user": user}).info.run_id
-    points = [(step, begin + (start + step + 1) * 60000) for step in range(end - start)]
-    for at in range(0, len(points), 100):
-        client.log_batch(run, metrics=[Metric(f"system/gpu_{gpu}_power_usage_watts", watts + gpu, when, step) for step, when in points[at:at + 100] for gpu in range(4)])
-    client.set_terminated(run, end_time=begin + end * 60000)
-"""
+from servers.mlflow_client import mlflow_client
+
+from tests.e2e.test_one_box import BEGIN, EXAMPLE, ask, runspend
+from tests.mlflow_store import make_schema
+
 # User, start and end in minutes of November, watts of the first of four GPUs: the others draw 1, 2 and 3 more.
 EARLY = [("ana", 600, 720, 200.0), ("ben", 660, 810, 210.0)]
 LATE = [("cai", 1200, 1230, 0.1)]
@@ -36,8 +21,17 @@ NIGHT = "2026-12-01T07:00"
 
 
 def log(folder: Path, runs: list[tuple[str, int, int, float]]) -> None:
-    command = [sys.executable, "-c", STORE, f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri(), json.dumps(runs), str(BEGIN)]
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+    """Runs that log their four GPUs' watts once a minute, as MLflow's client writes them."""
+    with mlflow_client(f"sqlite:///{folder / 'mlflow.db'}") as client:
+        found = client.get_experiment_by_name("vit")
+        experiment = found.experiment_id if found else client.create_experiment("vit", artifact_location=(folder / "artifacts").as_uri())
+        for user, start, end, watts in runs:
+            run = client.create_run(experiment, start_time=BEGIN + start * 60_000, tags={"mlflow.user": user}).info.run_id
+            points = [(step, BEGIN + (start + step + 1) * 60_000) for step in range(end - start)]
+            for at in range(0, len(points), 100):
+                metrics = [Metric(f"system/gpu_{gpu}_power_usage_watts", watts + gpu, when, step) for step, when in points[at : at + 100] for gpu in range(4)]
+                client.log_batch(run, metrics=metrics)
+            client.set_terminated(run, end_time=BEGIN + end * 60_000)
 
 
 def power(*runs: tuple[str, int, int, float]) -> Fraction:
@@ -66,6 +60,7 @@ def exactly(cost: Fraction) -> Decimal:
 def box(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page's file, measured; two runs that overlap; the night of the first of December behind it."""
     folder = tmp_path_factory.mktemp("measured-box")
+    make_schema(folder / "mlflow.db")
     log(folder, EARLY)
     text = EXAMPLE.read_text(encoding="utf-8")
     for old, new in (

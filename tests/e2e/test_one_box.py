@@ -3,59 +3,47 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from servers.mlflow_client import mlflow_client
+
+from tests.command import run_here
+from tests.mlflow_store import make_schema
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "unit" / "examples" / "one-box.yaml"
+BEGIN = 1793491200000  # November
 RUNS = [  # experiment, user, GPUs asked for, start and end in hours of November
     ("vit", "ana", 4, 56, 62),
     ("vit", "ben", 2, 58, 66),
     ("asr", "cai", 2, 456, 480),
 ]
-STORE = """
-import json, sys
-from mlflow import MlflowClient
-uri, root, runs, begin = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), 1793491200000
-client, experiments = MlflowClient(tracking_uri=uri, registry_uri=uri), {}
-for experiment, user, gpus, start, end in runs:
-    if experiment not in experiments:
-        experiments[experiment] = client.create_experiment(experiment, artifact_location=root)
-    run = client.create_run(experiments[experiment], start_time=begin + start * 3600000, tags={"mlflow.user": user})
-    client.log_param(run.info.run_id, "gpu_count", gpus)
-    client.set_terminated(run.info.run_id, end_time=begin + end * 3600000)
-"""
+
+
+def log(folder: Path) -> None:
+    """The runs, as MLflow's client writes them."""
+    with mlflow_client(f"sqlite:///{make_schema(folder / 'mlflow.db')}") as client:
+        experiments: dict[str, str] = {}
+        for experiment, user, gpus, start, end in RUNS:
+            if experiment not in experiments:
+                experiments[experiment] = client.create_experiment(experiment, artifact_location=(folder / "artifacts").as_uri())
+            run = client.create_run(experiments[experiment], start_time=BEGIN + start * 3_600_000, tags={"mlflow.user": user}).info.run_id
+            client.log_param(run, "gpu_count", gpus)
+            client.set_terminated(run, end_time=BEGIN + end * 3_600_000)
 
 
 def runspend(folder: Path, *arguments: str) -> str:
-    """A command as cron starts it: no terminal, nobody's credentials."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("AWS", "GOOGLE", "AZURE", "DATABRICKS"))}
-    environment |= {"HOME": str(folder), "AWS_EC2_METADATA_DISABLED": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    done = subprocess.run(
-        [sys.executable, "-m", "runspend.cli", *arguments],
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    """What a command says."""
+    return run_here(*arguments, cwd=folder).stdout
 
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example's file over a store here, since October, with the night of the first of December behind it."""
     folder = tmp_path_factory.mktemp("box")
-    command = [sys.executable, "-c", STORE, f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri(), json.dumps(RUNS)]
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+    log(folder)
     text = EXAMPLE.read_text(encoding="utf-8").replace("sqlite:////srv/mlflow/mlflow.db", "sqlite:///mlflow.db")
     assert "from: 2026-01-01" in text
     (folder / "runspend.yaml").write_text(text.replace("from: 2026-01-01", "from: 2026-10-01"), encoding="utf-8")

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from servers.mlflow_client import mlflow_client
 
-Runspend = Callable[..., subprocess.CompletedProcess[str]]
+from tests.e2e.conftest import Runspend
+from tests.mlflow_store import make_schema
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "start-slurm.md"
-RUNS = [  # job, user, start and end in minutes of 23 November, 20:00
+BEGIN = 1795464000000  # 23 November, 20:00
+RUNS = [  # job, user, start and end in minutes
     ("48211", "ana", 4, 595),
     ("48300", "ben", 782, 898),
     ("48301", "cai", 782, 830),
     ("48301", "dan", 832, 895),
 ]
-STORE = """
-import json, sys
-from mlflow import MlflowClient
-uri, root, runs, begin = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), 1795464000000
-client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-experiment = client.create_experiment("segment", artifact_location=root)
-for job, user, start, end in runs:
-    run = client.create_run(experiment, start_time=begin + start * 60000, tags={"mlflow.user": user, "slurm_job_id": job})
-    client.set_terminated(run.info.run_id, end_time=begin + end * 60000)
-"""
 
 
 def fence(language: str) -> str:
@@ -40,8 +31,11 @@ def fence(language: str) -> str:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page's configuration and job list beside a store."""
     folder = tmp_path_factory.mktemp("cluster")
-    command = [sys.executable, "-c", STORE, f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri(), json.dumps(RUNS)]
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+    with mlflow_client(f"sqlite:///{make_schema(folder / 'mlflow.db')}") as client:
+        experiment = client.create_experiment("segment", artifact_location=(folder / "artifacts").as_uri())
+        for job, user, start, end in RUNS:
+            run = client.create_run(experiment, start_time=BEGIN + start * 60_000, tags={"mlflow.user": user, "slurm_job_id": job})
+            client.set_terminated(run.info.run_id, end_time=BEGIN + end * 60_000)
     (folder / "runspend.yaml").write_text(fence("yaml"), encoding="utf-8")
     (folder / "sacct").mkdir()
     (folder / "sacct" / "2026-11.txt").write_text(fence("csv"), encoding="utf-8")

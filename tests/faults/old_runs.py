@@ -26,6 +26,7 @@ from runspend.config import Settings
 from runspend.protection import open_protection
 from runspend.warehouse import open_warehouse
 from runspend.warehouse.records import Records
+from tests.mlflow_store import make_schema
 
 NOW = datetime.now(timezone.utc).replace(microsecond=0)
 OLD = NOW - timedelta(days=400)
@@ -51,7 +52,7 @@ class Place:
         from mlflow import MlflowClient
 
         self.folder.mkdir(parents=True)
-        self.uri = f"sqlite:///{self.folder / 'mlflow.db'}"
+        self.uri = f"sqlite:///{make_schema(self.folder / 'mlflow.db')}"
         self.client: Any = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         self.art = self.folder / "art"
         self.experiment = self.make_experiment("fraud")

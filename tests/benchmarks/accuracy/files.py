@@ -6,25 +6,14 @@ Rows go into the store by plain SQL, as MLflow's client would have left them: a 
 from __future__ import annotations
 
 import csv
-import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from tests.benchmarks.accuracy.cluster import COLUMNS, Line, Run
 from tests.benchmarks.accuracy.worlds import World
-
-SCHEMA = "import sys; from mlflow import MlflowClient; MlflowClient(tracking_uri=sys.argv[1], registry_uri=sys.argv[1]).search_experiments()"
-
-
-def make_schema(path: Path) -> Path:
-    """An empty store, made by MLflow itself in a process of its own: to be copied for every world."""
-    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
-    subprocess.run([sys.executable, "-c", SCHEMA, f"sqlite:///{path}"], check=True, env=environment, cwd=path.parent, stdin=subprocess.DEVNULL, capture_output=True, timeout=300)
-    return path
+from tests.mlflow_store import make_schema as make_schema
 
 
 def write_store(schema: Path, path: Path, world: World, artifact_root: str) -> None:

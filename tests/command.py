@@ -1,0 +1,37 @@
+"""The command line as a user types it: in a process of its own, or here, where nothing has to come up first."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import chdir
+from pathlib import Path
+from unittest.mock import patch
+
+from click.testing import CliRunner
+
+from runspend.cli import main
+
+
+def run_here(*arguments: str, cwd: Path | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """`runspend …` in this process, nobody watching; another exit code than `code` fails the test."""
+    found = 0
+    with CliRunner().isolation() as (out, err, _), chdir(cwd or Path.cwd()), patch.object(sys, "argv", ["runspend", *arguments]):
+        try:
+            main()
+        except SystemExit as end:
+            found = int(end.code or 0)
+        sys.stdout.flush()
+        done = subprocess.CompletedProcess(sys.argv, found, out.getvalue().decode(), err.getvalue().decode())
+    return _checked(done, code)
+
+
+def run_process(*arguments: str, cwd: Path | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """`runspend …` in a process of its own; another exit code than `code` fails the test."""
+    command = [sys.executable, "-m", "runspend.cli", *arguments]
+    return _checked(subprocess.run(command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=500, check=False), code)
+
+
+def _checked(done: subprocess.CompletedProcess[str], code: int) -> subprocess.CompletedProcess[str]:
+    assert done.returncode == code, f"exit code {done.returncode}, expected {code}\n{done.stdout}\n{done.stderr}"
+    return done
