@@ -233,6 +233,32 @@ def test_another_currency_is_reported_to_operators_not_added(tmp_path: Path) -> 
     assert result.alerts.num_rows == 0
 
 
+def test_a_month_without_a_rate_is_told_every_night_until_it_has_one(tmp_path: Path) -> None:
+    """However long it is over, and however well the months after it were judged: by name, never in silence; then it is judged, once."""
+    records, status = MemoryRecords(), list[dict[str, Any]]()
+    rows = [*OVER, cost("2026-11-06", "1000", billing_currency="EUR"), cost("2026-12-02", "10"), cost("2027-01-02", "10")]
+
+    def night(day: str, rate_from: str) -> alert.AlertResult:
+        now, rate = datetime.fromisoformat(f"{day}T06:00+00:00"), {"from": "EUR", "to": "USD", "rate": "1.2", "date": rate_from}
+        given = settings(tmp_path, budget(actual=["100%"], forecast=[]), rates={"exchange": [rate]})
+        result = step(tmp_path, records, given, now, cost_daily=rows, sources=[source(until=now)], budget_status=status)
+        months = set(result.budget_status["month"].to_pylist())
+        status[:] = [*(r for r in status if r["month"] not in months), *result.budget_status.to_pylist()]
+        return result
+
+    why = "budget vision was not judged for November: no rate from EUR to USD for 2026-11-06: write it under rates.exchange"
+    days = ("2026-11-24", "2026-12-10", "2026-12-20", "2027-01-20", "2027-03-20")
+    for day in days:
+        result = night(day, "2026-11-07")
+        assert (result.notes, [e.exit_code for e in result.errors]) == ([why], [3])
+    assert subjects(tmp_path) == [f"[runspend] NOT JUDGED: 1 budget was not judged: {why}"] * len(days)
+    for day in ("2027-03-21", "2027-03-22"):
+        result = night(day, "2026-11-01")
+        assert (result.notes, result.errors) == ([], [])
+    assert [s for s in subjects(tmp_path) if "NOT JUDGED" not in s] == ["[runspend] vision is over budget: 124.2 % of 5,000 USD for November"]
+    assert set(result.budget_status["budget_period"].to_pylist()) == {"2027-03"}
+
+
 def test_the_mail_tells_what_runs_what_drove_it_and_how_sure(tmp_path: Path) -> None:
     """Figures of the tables, in the order people need them; a run of another team, an ended and a silent one are not running now."""
     start = datetime(2026, 11, 22, 20, tzinfo=UTC)

@@ -92,6 +92,7 @@ def periods_to_judge(
     """
     current = current_period(every, now.astimezone(timezone.utc).date())
     periods, unjudged, end = [current], list[BudgetPeriod](), current.start
+    unsettled = {name for name, verdict in judged_on.items() if verdict == date.min}
     while first_judged is not None and first_judged < midnight(end):
         before, age = current_period(every, end - timedelta(days=1)), now - midnight(end)
         has_come, verdict = covered is None or covered >= end, judged_on.get(before.name)
@@ -103,7 +104,8 @@ def periods_to_judge(
             is_open = has_come and verdict is not None and verdict < end
             periods += [*unjudged, before] if is_open else unjudged
             unjudged = []
-            if not is_open:
+            unsettled.discard(before.name)
+            if not is_open and not unsettled:
                 break
         end = before.start
     return periods[::-1]

@@ -51,14 +51,14 @@ def alerts_table(records: RecordStore) -> pa.Table:
 
 
 def read_judged_on(reader: Reader, now: datetime) -> dict[str, dict[str, date]]:
-    """Budget -> period -> the first day that was not wholly billed when it was judged last; the end of time where no bill says; nothing of it
-    counts that was judged in a snooze."""
+    """Budget -> period -> the first day that was not wholly billed when it was judged last; the end of time where no bill says, the
+    beginning where it was snoozed or could not be judged."""
     found = defaultdict[str, dict[str, date]](dict)
-    query = "select budget, budget_period, covered_until, quiet from budget_status where month >= @first"
+    query = "select budget, budget_period, covered_until, not_judged, quiet from budget_status where month >= @first"
     for row in reader.query(query, {"first": (now - LOOK_BACK).date()}).to_pylist():
-        is_snoozed, until = (row["quiet"] or "").startswith("snoozed"), row["covered_until"]
+        is_unsettled, until = row["not_judged"] is not None or (row["quiet"] or "").startswith("snoozed"), row["covered_until"]
         open_day = until.astimezone(timezone.utc).date() if until else date.max
-        found[row["budget"]][row["budget_period"]] = date.min if is_snoozed else open_day
+        found[row["budget"]][row["budget_period"]] = date.min if is_unsettled else open_day
     return found
 
 
