@@ -173,3 +173,27 @@ def test_an_archive_is_never_moved_into_itself(tmp_path: Path, is_linked: bool) 
     for prefix in (str(below), str(below / "data"), "archive", f"archive/{ARCHIVE_FOLDER}"):
         assert disk.apply(make_item(store=place, prefix=prefix)) == ["failed"], prefix
     assert tree_of(disk.archive) == before
+
+
+# --- folders of a bucket ---------------------------------------------------------------------------------------------------
+
+
+def test_markers_of_folders_are_archived_and_come_back(world: World) -> None:
+    """Also that of the item's own folder, and one of a folder that holds more; nothing is left to be selected again."""
+    files = {"": b"", "model/": b"", "model/w": b"w", "empty/": b""}
+    for name, body in files.items():
+        world.put(name, body)
+    assert [result.state for result in world.apply()] == ["archived"] and world.here() == {}
+    assert world.restorable() == files
+    to = Path(world.folder) / "there"
+    restore("run1", world.settings, to=to, open_store=world.open)
+    assert tree_of(to) == {"model": None, "model/w": b"w", "empty": None}
+    result = restore("run1", world.settings, open_store=world.open, records=world.records)
+    assert result.problems == [] and world.here() == files
+
+
+def test_a_name_of_a_folder_with_bytes_is_told_of_before_anything_is_copied(world: World) -> None:
+    world.put("model/", b"bytes")
+    [result] = world.apply()
+    assert (result.state, world.here(), world.archive.objects) == ("failed", {"model/": b"bytes"}, {})
+    assert "the name 'model/' could not be restored: it is named like a folder, and has bytes" in (result.reason or "")

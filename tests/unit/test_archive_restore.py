@@ -20,6 +20,7 @@ from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME
 from runspend.actions.archive.manifest import MAX_ENTRIES, check_key, read_manifest, write_manifest
 from runspend.actions.archive.restore import restore
 from runspend.actions.archive.verify import verify
+from runspend.artifacts.objects_local import LocalObjects
 from runspend.config import ArtifactStore
 from runspend.errors import RunspendError, SourceRefused, UsageError
 from runspend.warehouse.records import Records
@@ -87,6 +88,45 @@ def test_what_is_there_is_never_overwritten(disk: Disk) -> None:
     result = restore("run1", disk.settings)
     assert [result.objects, result.there_already] == [0, 1] and "something else is there" in result.problems[0]
     assert tree_of(disk.run) == {"a": b"new", "b": b"same"}
+
+
+def test_two_restores_into_one_folder_do_not_mix(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second is refused while the first writes; what a restore that was killed left is in nobody's way."""
+    fill(disk.run, {"a": b"first", "b/c": b"c"})
+    disk.apply()
+    there, tries, refusals = disk.folder / "there", list[str](), list[str]()
+    fill(disk.folder / ".there.runspend-restore", {"a": b"of a restore that was killed", "odd": b""})
+    (disk.folder / ".there.runspend-restore.lock").touch()
+    write = LocalObjects.write
+
+    def write_meanwhile(store: LocalObjects, key: str, *parts: Any, **options: Any) -> Any:
+        if store.uri.endswith(".runspend-restore") and not tries:
+            tries.append(key)
+            with pytest.raises(UsageError) as refusal:
+                restore("run1", disk.settings, to=there)
+            refusals.append(str(refusal.value))
+        return write(store, key, *parts, **options)
+
+    monkeypatch.setattr(LocalObjects, "write", write_meanwhile)
+    assert restore("run1", disk.settings, to=there, workers=1).objects == 2
+    assert "another restore is writing there" in refusals[0]
+    assert tree_of(there) == {"a": b"first", "b": None, "b/c": b"c"} and not list(disk.folder.glob(".*"))
+
+
+def test_what_another_restore_has_just_brought_stays_whole(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(disk.run, {"a": b"a"})
+    disk.apply()
+    there, usage = disk.folder / "there", shutil.disk_usage
+
+    def bring(folder: Path) -> Any:
+        monkeypatch.undo()
+        fill(there, {"a": b"another's"})
+        return usage(folder)
+
+    monkeypatch.setattr(shutil, "disk_usage", bring)
+    with pytest.raises(UsageError, match="something is there"):
+        restore("run1", disk.settings, to=there)
+    assert tree_of(there) == {"a": b"another's"} and not list(disk.folder.glob(".*"))
 
 
 def test_the_newest_of_each_name_comes_back(disk: Disk) -> None:
@@ -301,7 +341,7 @@ ENTRIES: dict[str, Any] = {
         ("sha256", "é" * 64), ("sha256", "A" * 64), ("data", "data/../../../etc/passwd"), ("data", "/etc/passwd"), ("data", "data/" + "0" * 64), ("data", ""), ("data", None),
         ("data", entry_of()["data"] + "-0"), ("data", entry_of()["data"] + "-10"), ("data", entry_of()["data"] + "/x"), ("data", entry_of()["data"] + "\n"),
         ("copy_etag", None), ("copy_etag", 5), ("etag", None), ("version", 5), ("storage_class", None), ("modified", "yesterday"), ("modified", "2026-01-01T00:00:00"),
-        ("modified", None), ("type", "symlink"), ("linkname", "/etc"), ("mode", 0o4755), ("key", None), ("key", 5), ("key", ["a"]), ("state", "deleted"), ("key", "folder/"),
+        ("modified", None), ("type", "symlink"), ("linkname", "/etc"), ("mode", 0o4755), ("key", None), ("key", 5), ("key", ["a"]), ("state", "deleted"), ("key", "folder/"), ("key", ""),
     ]},
     "no key": {name: value for name, value in entry_of().items() if name != "key"},
     "a list": [1, 2],

@@ -38,8 +38,8 @@ class RestObjects(ABC):
         return f"{self._prefix}{folder}/" if folder else self._prefix
 
     def _name(self, key: str) -> str:
-        """The name of a key in the bucket."""
-        if any(part in ("", ".", "..") for part in key.split("/")):
+        """The name of a key in the bucket; one that ends in "/" is the marker of a folder."""
+        if any(part in ("", ".", "..") for part in key.removesuffix("/").split("/")):
             raise NotDone(self.uri, f"cannot use {key!r} in {self.uri}: a service may read it in two ways. Nothing was done.")
         return self._prefix + key
 

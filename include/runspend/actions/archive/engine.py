@@ -17,7 +17,7 @@ from runspend.actions.archive.book import CHUNK_OBJECTS, Archive, Book, new_arch
 from runspend.actions.archive.expire import TOMBSTONE, expire, is_archive_folder
 from runspend.actions.archive.items import ARCHIVE_FOLDER, RETURNED_NAME, Item
 from runspend.actions.archive.lease import LASTS, take_lease
-from runspend.actions.archive.manifest import MAX_ENTRIES, Entry, check_key, folders_above, planned_entry
+from runspend.actions.archive.manifest import MAX_ENTRIES, Entry, check_entry, check_key, folders_above, planned_entry
 from runspend.actions.archive.move import move
 from runspend.actions.archive.tier import tier
 from runspend.actions.archive.work import OpenStore, Protects, Result, Work, find_store, is_note
@@ -182,7 +182,7 @@ def _list_objects(work: Work, archive: Archive) -> Archive | Result:
             return Result(archive, "protected", f"{young.key!r} was written {young.modified[:16]}: it is younger than `{limit}`")
         book.save_entries(archive, chunks, entries)
         chunks, objects, size = chunks + 1, objects + len(entries), size + sum(e.size for e in entries)
-        files += sum(not e.key.endswith("/") for e in entries)
+        files += sum(not e.is_folder for e in entries)
         if objects > MAX_ENTRIES:
             raise SourceRefused(item.store, f"cannot {item.action} {item.name}: it has more than {MAX_ENTRIES:,} objects. Pack them first. Nothing was moved.")
     if not objects:
@@ -209,7 +209,7 @@ def _look_again(work: Work, archive: Archive) -> Archive | Result:
     if young := next((entry for entry in planned if datetime.fromisoformat(entry.modified) > work.cutoff), None):
         return Result(archive, "protected", f"{young.key!r} was written {young.modified[:16]}: it is younger than `archive.margin`")
     left = [entry for entries in chunks for entry in entries if not entry.is_settled]
-    if more := _beyond_notice(item, sum(not entry.key.endswith("/") for entry in left), sum(entry.size for entry in left)):
+    if more := _beyond_notice(item, sum(not entry.is_folder for entry in left), sum(entry.size for entry in left)):
         return Result(archive, "protected", more)
     for chunk, entries in enumerate(chunks):
         book.save_entries(archive, chunk, entries)
@@ -242,9 +242,10 @@ def _entries(work: Work, archive: Archive) -> Iterator[Entry]:
             continue
         if item.action == "tier" and (found.storage_class == item.to or found.key.endswith("/")):
             continue
-        if why := check_key(name):
+        entry = planned_entry(name, found)
+        if why := check_entry(entry):
             raise SourceRefused(item.store, f"cannot {item.action} {item.name}: the name {name!r} could not be restored: {why}. Nothing was moved.")
-        yield planned_entry(name, found)
+        yield entry
 
 
 # --- limits ------------------------------------------------------------------------------------------------------------

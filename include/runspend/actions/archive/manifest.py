@@ -19,7 +19,7 @@ from runspend.actions.archive.items import Item, OwnerKind
 from runspend.artifacts.objects import StoredObject
 from runspend.errors import SourceRefused
 
-__all__ = ["MAX_ENTRIES", "Entry", "Manifest", "check_key", "folders_above", "planned_entry", "read_manifest", "write_manifest"]
+__all__ = ["MAX_ENTRIES", "Entry", "Manifest", "check_entry", "check_key", "folders_above", "planned_entry", "read_manifest", "write_manifest"]
 
 MAX_ENTRIES = 1_000_000  # more is neither archived nor restored
 MAX_LINE_BYTES = 1 << 16
@@ -37,7 +37,7 @@ EntryState = Literal["planned", "copied", "deleted", "tiered", "gone", "changed"
 class Entry:
     """One object of an item, and how far it got. `reason` says why it got no further."""
 
-    key: str  # below the item's folder
+    key: str  # below the item's folder; "" is a bucket's marker of that folder itself
     size: int  # bytes
     etag: str
     version: str | None
@@ -49,6 +49,11 @@ class Entry:
     copy_etag: str | None = None  # of the copy that was read back
     changes: int = 0  # how often the source changed after it was planned
     reason: str | None = None
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it stands for a folder: an empty one of a disk, a bucket's marker of one. It has no bytes."""
+        return not self.key or self.key.endswith("/")
 
     @property
     def is_settled(self) -> bool:
@@ -84,6 +89,13 @@ class Manifest:
 def planned_entry(key: str, found: StoredObject) -> Entry:
     """The entry of an object that was listed, under its key below the item's folder."""
     return Entry(key, found.size, found.etag, found.version, found.storage_class, found.modified.isoformat())
+
+
+def check_entry(entry: Entry) -> str | None:
+    """Why an object cannot be archived or restored, None when it can."""
+    if entry.is_folder and entry.size:
+        return "it is named like a folder, and has bytes"
+    return check_key(entry.key) if entry.key else None
 
 
 def folders_above(keys: Iterable[str]) -> set[str]:
@@ -228,15 +240,16 @@ def _check_entry(value: dict[str, Any], where: str, number: int) -> Entry:
         wanted = (int,) if name == "size" else (str, type(None)) if name == "version" else (str,)
         if type(value[name]) not in wanted:
             _refuse(where, number, f"{name} is {value[name]!r}")
-    if why := check_key(value["key"]):
+    entry = Entry(**value, state="copied")
+    if why := check_entry(entry):
         _refuse(where, number, f"the name {value['key']!r} cannot be restored: {why}")
-    if not 0 <= value["size"] < 1 << 60 or (value["key"].endswith("/") and value["size"]):
+    if not 0 <= value["size"] < 1 << 60:
         _refuse(where, number, f"the size is {value['size']}")
     if not _SHA256.fullmatch(value["sha256"]) or not re.fullmatch(rf"data/{value['sha256']}(-[1-9])?", value["data"], re.ASCII):
         _refuse(where, number, "its bytes are not named by their sha256")
     if not _is_time(value["modified"]):
         _refuse(where, number, f"the time is {value['modified']!r}")
-    return Entry(**value, state="copied")
+    return entry
 
 
 def _is_time(text: str) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
+from itertools import product
 from threading import Lock
 
 from runspend.actions.archive.book import Archive
@@ -164,8 +165,9 @@ class _Move:
             self.archive = self.book.save(replace(self.archive, is_cut=True))
         if self.watch.reason() is None:
             self._prove_conditions()
-        for chunk in range(self.archive.chunks):
-            self.work.each(self.archive, chunk, self._remove, lambda entry: entry.state == "copied", "removed")
+        # Folders last: some stores delete none that holds anything, and say that they did.
+        for is_folder, chunk in product((False, True), range(self.archive.chunks)):
+            self.work.each(self.archive, chunk, self._remove, lambda entry: entry.state == "copied" and entry.is_folder is is_folder, "removed")  # noqa: B023 (called at once)
             if self.watch.found is not None:
                 return self._wait("protected", self._half_gone(self.watch.found))
         crash_point("archive.deleted")
@@ -183,7 +185,7 @@ class _Move:
     def _prove_conditions(self) -> None:
         """With an object that has its copy, as everything here has: no file of ours is left anywhere when this is cut off."""
         for entry in self.book.every_entry(self.archive):
-            if entry.state == "copied" and not entry.key.endswith("/") and self.copies.get(entry.data or "") == (entry.size, entry.copy_etag):
+            if entry.state == "copied" and not entry.is_folder and self.copies.get(entry.data or "") == (entry.size, entry.copy_etag):
                 found = self.source.head(entry.at(self.item.prefix).key)
                 if found is not None and found.etag == entry.etag:
                     prove_conditions(found, self.source, self.deleter)

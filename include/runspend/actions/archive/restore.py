@@ -7,6 +7,7 @@ place artifacts come back while nobody archives (`lease.py`), and so that no arc
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -150,7 +151,8 @@ def _layout(archives: Sequence[tuple[Found, Manifest]], to: str | None) -> dict[
         target, below = (item.store, item.prefix) if to is None else (to, _below(item, roots))
         for entry in manifest.entries:
             key = f"{below}/{entry.key}" if below else entry.key
-            copies[target, key] = _Copy(found, entry, key)
+            if key:  # the marker of the folder itself is no more than the new folder
+                copies[target, key] = _Copy(found, entry, key)
     wanted: dict[str, list[_Copy]] = {}
     for (target, _), copy in copies.items():
         wanted.setdefault(target, []).append(copy)
@@ -204,28 +206,56 @@ def _restore_to_folder(
 ) -> None:
     """All of it into a new folder, which appears at once and whole; after an error there is none."""
     to = Path(os.path.abspath(to))
-    if to.is_symlink() or (to.exists() and (not to.is_dir() or any(to.iterdir()))):
-        raise UsageError(f"cannot restore to {to}: something is there. Name a new folder, or an empty one. Nothing was restored.")
+    _check_free(to)
     to.parent.mkdir(parents=True, exist_ok=True)
     size, free = sum(copy.entry.size for copy in copies), shutil.disk_usage(to.parent).free
     if size > free:
         raise SourceRefused(str(to), f"cannot restore to {to}: {size:,} bytes are needed and {free:,} are free. Nothing was restored.")
     growing = to.with_name(f".{to.name}.runspend-restore")
-    if growing.is_symlink():
-        raise UsageError(f"cannot restore to {to}: {growing} is a link. Remove it. Nothing was restored.")
-    if growing.exists():
-        shutil.rmtree(growing)  # of a restore that was killed
-    growing.mkdir()
-    try:
-        before = len(result.problems)
-        _write_all(open_objects(ArtifactStore(uri=str(growing)), "archive"), copies, settings, result, pool, progress)
-        if result.problems[before:] and not take_damaged:
-            raise SourceRefused(result.owner, f"cannot restore {result.owner}: {result.problems[before]}. Nothing was restored.")
-        os.rename(growing, to)
-    except BaseException:
-        shutil.rmtree(growing, ignore_errors=True)
-        raise
+    with _only_one(to, growing.with_name(f"{growing.name}.lock")):
+        _check_free(to)  # another restore may have ended meanwhile
+        if growing.is_symlink():
+            raise UsageError(f"cannot restore to {to}: {growing} is a link. Remove it. Nothing was restored.")
+        if growing.exists():
+            shutil.rmtree(growing)  # of a restore that was killed
+        growing.mkdir()
+        try:
+            before = len(result.problems)
+            _write_all(open_objects(ArtifactStore(uri=str(growing)), "archive"), copies, settings, result, pool, progress)
+            if result.problems[before:] and not take_damaged:
+                raise SourceRefused(result.owner, f"cannot restore {result.owner}: {result.problems[before]}. Nothing was restored.")
+            os.rename(growing, to)
+        except BaseException:
+            shutil.rmtree(growing, ignore_errors=True)
+            raise
     result.places.append(str(to))
+
+
+def _check_free(to: Path) -> None:
+    """Raises UsageError when something is in the way."""
+    if to.is_symlink() or (to.exists() and (not to.is_dir() or any(to.iterdir()))):
+        raise UsageError(f"cannot restore to {to}: something is there. Name a new folder, or an empty one. Nothing was restored.")
+
+
+@contextmanager
+def _only_one(to: Path, lock: Path) -> Iterator[None]:
+    """Nobody else restores to the same folder meanwhile. A lock file that was left by a restore that was killed locks nothing."""
+    try:
+        file = os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+    except OSError as error:
+        raise UsageError(f"cannot restore to {to}: {lock} cannot be written: {error.strerror}. Name another folder. Nothing was restored.") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_alone = os.path.samestat(os.fstat(file.fileno()), os.lstat(lock))
+        except (BlockingIOError, FileNotFoundError):
+            is_alone = False
+        if not is_alone:  # or it was removed by one that has just ended
+            raise UsageError(f"cannot restore to {to}: another restore is writing there. Wait for it, or name another folder. Nothing was restored.")
+        try:
+            yield
+        finally:
+            lock.unlink()
 
 
 def _write_all(target: ObjectStore, copies: Sequence[_Copy], settings: Settings, result: Restored, pool: ThreadPoolExecutor, progress: Progress) -> None:
