@@ -11,7 +11,7 @@ import hashlib
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -45,6 +45,7 @@ class Kept:
     etag: str
     modified: datetime
     storage_class: str = "STANDARD"
+    told: dict[str, str] = field(default_factory=dict)
 
 
 class MemoryStore:
@@ -79,13 +80,14 @@ class MemoryStore:
         yield body[len(body) // 2 :]
 
     def write(
-        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None
+        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, told: Mapping[str, str] | None = None
     ) -> StoredObject:
         body = b"".join(chunks)
         if key in self.objects or len(body) != size:
             raise NotDone(self.uri, f"{key!r} is taken, or {len(body)} is not {size}")
         self.put(key, body)
         self.objects[key].storage_class = storage_class or "STANDARD"
+        self.objects[key].told = dict(told or {})
         return self._stored(key)
 
     def delete(self, obj: StoredObject) -> None:
@@ -121,7 +123,7 @@ class MemoryStore:
 
     def _stored(self, key: str) -> StoredObject:
         kept = self.objects[key]
-        return StoredObject(key, len(kept.body), kept.etag, None, kept.storage_class, kept.modified)
+        return StoredObject(key, len(kept.body), kept.etag, None, kept.storage_class, kept.modified, kept.told)
 
 
 @dataclass
@@ -205,11 +207,11 @@ class FaultyStore:
             raise OutcomeUnknown(self.uri, "the connection broke")
 
     def write(
-        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None
+        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, told: Mapping[str, str] | None = None
     ) -> StoredObject:
         kind = self._ask("write")
         body = b"".join(chunks)
-        found = self._store.write(key, [body], size=size, storage_class=storage_class, unlike=unlike)
+        found = self._store.write(key, [body], size=size, storage_class=storage_class, unlike=unlike, told=told)
         if kind in ("short", "flipped"):  # the store kept something else than it was given, and says that all is well
             self._store.objects[key].body = body[:-1] if kind == "short" else flipped(body)
             found = self._store._stored(key)

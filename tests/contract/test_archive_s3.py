@@ -189,6 +189,19 @@ def test_there_and_back(server: S3Server, tmp_path: Path, versions: bool) -> Non
         assert [v["Key"] for v in buckets.client.list_object_versions(Bucket=buckets.source)["Versions"] if not v["IsLatest"]] == []
 
 
+def test_what_an_object_says_of_itself_comes_back(server: S3Server, tmp_path: Path) -> None:
+    """Each what it said, though equal bytes are kept once: without its encoding a packed file would be opened as it is."""
+    buckets = Buckets(server, server.endpoint, tmp_path / "home")
+    for name, kind in (("a", "text/csv"), ("b", "application/json")):
+        buckets.put(name, b"packed", ContentType=kind, ContentEncoding="gzip", Metadata={"who": name})
+    assert [result.state for result in buckets.apply()] == ["archived"] and buckets.here() == {}
+    assert restore("run1", buckets.settings).problems == []
+    heads = [buckets.client.head_object(Bucket=buckets.source, Key=f"{PREFIX}/{name}") for name in ("a", "b")]
+    assert [(head["ContentType"], head["ContentEncoding"], head["Metadata"]) for head in heads] == [
+        ("text/csv", "gzip", {"who": "a"}), ("application/json", "gzip", {"who": "b"})
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("versions", [False, True])
 def test_a_delete_that_was_under_way_does_not_take_what_came_back(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, versions: bool) -> None:
     """An archiver that was stopped right before its deletes wakes after a restore: etags are made of the bytes, and yet they find none of them."""

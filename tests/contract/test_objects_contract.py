@@ -186,6 +186,31 @@ def test_the_same_bytes_anew_are_another_object_to_who_meant_to_delete_it(place:
     assert (fourth.etag != third.etag, content(objects, fourth)) == (True, body)
 
 
+SAYS = {
+    "cache-control": "no-store", "content-disposition": "inline", "content-encoding": "gzip", "content-language": "de", "content-type": "text/csv", "meta.made_By": "ana", "mode": "640",
+}  # fmt: skip
+
+
+def as_named(place: Place, name: str) -> str:
+    """S3's names of metadata are in lower case, whatever is sent."""
+    return name.lower() if place.store.uri.startswith("s3:") else name
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_an_object_says_of_itself_what_it_was_told_to(place: Place, monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
+    """By `head`, whatever way it was written; a folder has modes and nothing else, the others have no modes."""
+    monkeypatch.setattr("runspend.artifacts.objects_google.AT_ONCE_BYTES", 1000 if large else 10**6)
+    monkeypatch.setattr("runspend.artifacts.objects_azure.BLOCK_BYTES", 1000 if large else 10**6)
+    monkeypatch.setattr("runspend.artifacts.objects_s3.PART_BYTES", 5 << 20)
+    objects, body = place.open(), bytes(range(256)) * (24_000 if large and place.store.uri.startswith("s3:") else 8)
+    written = objects.write("r/x", [body], size=len(body), told=SAYS)
+    is_folder = place.store.uri.startswith("/")
+    assert dict(written.told) == {as_named(place, name): value for name, value in SAYS.items() if (name == "mode") is is_folder}
+    found = objects.head("r/x")
+    assert found is not None and found.told == written.told and content(objects, found) == body
+    assert objects.renew(found).told == written.told
+
+
 CLASSES = {"s3": "STANDARD_IA", "abfss": "COOL", "gs": "NEARLINE"}
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME
+from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, RETURNED_NAME
 from runspend.actions.archive.manifest import MAX_ENTRIES, check_key, read_manifest, write_manifest
 from runspend.actions.archive.restore import restore
 from runspend.actions.archive.verify import verify
@@ -24,8 +25,8 @@ from runspend.artifacts.objects_local import LocalObjects
 from runspend.config import ArtifactStore
 from runspend.errors import RunspendError, SourceRefused, UsageError
 from runspend.warehouse.records import Records
-from tests.archive_disk import Disk, fill, tree_of
-from tests.archive_world import PREFIX, SOURCE, World, make_item
+from tests.archive_disk import OLD, Disk, fill, tree_of
+from tests.archive_world import PREFIX, SOURCE, MemoryStore, World, make_item
 
 
 @pytest.fixture
@@ -88,6 +89,43 @@ def test_what_is_there_is_never_overwritten(disk: Disk) -> None:
     result = restore("run1", disk.settings)
     assert [result.objects, result.there_already] == [0, 1] and "something else is there" in result.problems[0]
     assert tree_of(disk.run) == {"a": b"new", "b": b"same"}
+
+
+def test_files_come_back_with_their_modes(disk: Disk) -> None:
+    """In a folder of their own with their times too; in their place they are as new as they are in use. Nobody becomes another user by a mode."""
+    modes = {"script": 0o750, "open": 0o666, "shut": 0o200, "as its owner": 0o4755, "empty/": 0o500}
+    fill(disk.run, dict.fromkeys(modes, b""))
+    for name, mode in modes.items():
+        (disk.run / name).chmod(mode)
+    os.chmod(disk.run / "shut", 0o400)
+    began = datetime.now(timezone.utc).timestamp()
+    disk.apply()
+    wanted = {"script": 0o750, "open": 0o666, "shut": 0o400, "as its owner": 0o755, "empty/": 0o700}
+    restore("run1", disk.settings, to=disk.folder / "there")
+    assert {name: stat.S_IMODE((disk.folder / "there" / name).stat().st_mode) for name in modes} == wanted
+    assert {(disk.folder / "there" / name).stat().st_mtime for name in modes if name != "empty/"} == {OLD}
+    restore("run1", disk.settings)
+    assert {name: stat.S_IMODE((disk.run / name).stat().st_mode) for name in modes} == wanted
+    assert all((disk.run / name).stat().st_mtime >= began - 1 for name in modes)
+
+
+def test_an_object_that_came_back_as_something_else_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one that was never deleted, the store makes another state: what it made is read."""
+    world = World()
+    world.put("a", b"whole")
+    world.may_delete = False
+    assert [result.state for result in world.apply()] == ["copied"]
+    renew = MemoryStore.renew
+
+    def spoil(store: MemoryStore, obj: Any) -> Any:
+        renew(store, obj)
+        store.objects[obj.key].body = b"whine"
+        return store.head(obj.key)
+
+    monkeypatch.setattr(MemoryStore, "renew", spoil)
+    result = restore("run1", world.settings, open_store=world.open, records=world.records)  # type: ignore[arg-type]
+    assert "is not what was archived" in result.problems[0] and not any(key.endswith(RETURNED_NAME) for key in world.archive.objects)
+    world.close()
 
 
 def test_two_restores_into_one_folder_do_not_mix(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,7 +379,9 @@ ENTRIES: dict[str, Any] = {
         ("sha256", "é" * 64), ("sha256", "A" * 64), ("data", "data/../../../etc/passwd"), ("data", "/etc/passwd"), ("data", "data/" + "0" * 64), ("data", ""), ("data", None),
         ("data", entry_of()["data"] + "-0"), ("data", entry_of()["data"] + "-10"), ("data", entry_of()["data"] + "/x"), ("data", entry_of()["data"] + "\n"),
         ("copy_etag", None), ("copy_etag", 5), ("etag", None), ("version", 5), ("storage_class", None), ("modified", "yesterday"), ("modified", "2026-01-01T00:00:00"),
-        ("modified", None), ("type", "symlink"), ("linkname", "/etc"), ("mode", 0o4755), ("key", None), ("key", 5), ("key", ["a"]), ("state", "deleted"), ("key", "folder/"), ("key", ""),
+        ("modified", None), ("type", "symlink"), ("linkname", "/etc"), ("mode", 0o4755), ("told", None), ("told", []), ("told", {"mode": "4755"}), ("told", {"mode": "٧٧٧"}), ("told", {"mode": 644}),
+        ("told", {"content-type": "text/csv\r\nx: y"}), ("told", {"x-amz-acl": "public-read"}), ("told", {"meta.a: b": "c"}), ("told", {"meta.": "c"}),
+        ("told", {"content-type": ""}), ("told", {"meta.a": "b" * 8192}), ("told", {"modified": "2026-01-01T00:00:00+00:00"}), ("key", None), ("key", 5), ("key", ["a"]), ("state", "deleted"), ("key", "folder/"), ("key", ""),
     ]},
     "no key": {name: value for name, value in entry_of().items() if name != "key"},
     "a list": [1, 2],

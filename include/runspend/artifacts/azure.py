@@ -13,7 +13,7 @@ import hmac
 import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -23,11 +23,14 @@ from xml.etree import ElementTree
 
 from pydantic import SecretStr
 
+from runspend.artifacts.objects import carried
 from runspend.artifacts.rest import RestError, asked, tried
 from runspend.artifacts.roots import Root
 from runspend.blob_clients import ANONYMOUS, connection_string
 
 VERSION = "2021-08-06"
+METADATA = "x-ms-meta-"  # names of a blob's metadata may have underscores, and no dashes
+PROPERTIES = ("cache-control", "content-disposition", "content-encoding", "content-language", "content-type")
 _RIGHTS = "rwdlacut"  # of a token made of the key, which may do anything itself
 
 
@@ -43,6 +46,19 @@ class Blob:
     md5: str | None  # hexadecimal; None where nobody said one when it was written
     version: str | None
     is_current: bool
+    told: dict[str, str] = field(default_factory=dict)  # of one that was looked at, what it says of itself
+
+
+class _Exact(str):
+    """A header's name that urllib sends as it is: Azure keeps the case of metadata's names, and so must who reads them."""
+
+    def capitalize(self) -> str:
+        """Itself."""
+        return self
+
+    def title(self) -> str:
+        """Itself."""
+        return self
 
 
 _Page = tuple[list[Blob], list[str], str]
@@ -69,7 +85,7 @@ class AzureContainer:
         """One request and its open reply; header names with underscores for dashes. Raises RestError, also while the reply is read."""
         query_text = "&".join(part for part in (urlencode(query or {}, quote_via=quote), self._token) if part)
         url = f"{self._url}{f'/{quote(name)}' if name else ''}?{query_text}"
-        said = {key.replace("_", "-"): value for key, value in headers.items()}
+        said = {_Exact(key) if key.startswith(METADATA) else key.replace("_", "-"): value for key, value in headers.items()}
         request = urllib.request.Request(url, data=data, method=method, headers={"x-ms-version": VERSION, "User-Agent": "runspend", **said})
         with asked(request, code=lambda found: found.get("x-ms-error-code") or "") as reply:
             yield reply
@@ -145,6 +161,7 @@ def _looked_at(name: str, headers: Any) -> Blob:
         _hexadecimal(headers.get("Content-MD5")),
         headers.get("x-ms-version-id"),
         True,
+        carried({name: headers.get(name) for name in PROPERTIES} | {f"meta.{name[len(METADATA) :]}": value for name, value in headers.items() if name.lower().startswith(METADATA)}),
     )
 
 

@@ -7,8 +7,9 @@ Nothing is retried blindly here, nothing is decided here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -18,10 +19,15 @@ from runspend.errors import NotDone, OutcomeUnknown
 if TYPE_CHECKING:
     from runspend.config import ArtifactStore
 
-__all__ = ["CHUNK_BYTES", "KEEPS_VERSIONS", "NotDone", "ObjectStore", "OutcomeUnknown", "Purpose", "StoredObject", "exactly", "in_pieces", "open_objects"]
+__all__ = ["CHUNK_BYTES", "KEEPS_VERSIONS", "NotDone", "ObjectStore", "OutcomeUnknown", "Purpose", "StoredObject", "carried", "exactly", "in_pieces", "open_objects"]
 
 Purpose = Literal["read", "archive", "delete"]
 CHUNK_BYTES = 1 << 20  # of what `read` yields
+# What an object says of itself beside its bytes, and a copy that comes back says again: `carried` tells what of it.
+_TOLD = ("cache-control", "content-disposition", "content-encoding", "content-language", "content-type", "custom-time", "mode")
+_META = re.compile(r"meta\.[A-Za-z0-9!#$%&'*+.^_`|~-]{1,200}", re.ASCII)
+_MODE = re.compile(r"[0-7]{3}", re.ASCII)
+TOLD_CHARACTERS = 8192  # in all; the clouds allow no more of an object
 KEEPS_VERSIONS = "its bucket keeps versions, so the old bytes would stay and be billed as well: use a lifecycle rule of the bucket"
 
 
@@ -35,6 +41,8 @@ class StoredObject:
     version: str | None  # of a store that keeps versions
     storage_class: str
     modified: datetime  # UTC
+    # From `head`: content type and the like by the names of `_TOLD`, metadata of its writer's own as `meta.NAME`, of a file its mode (644).
+    told: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 class ObjectStore(Protocol):
@@ -59,12 +67,12 @@ class ObjectStore(Protocol):
         ...
 
     def write(
-        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None
+        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, told: Mapping[str, str] | None = None
     ) -> StoredObject:
         """Make an object of exactly `size` bytes; NotDone, and nothing changed, when the key is taken. Safe from a power cut when it returns.
 
         storage_class: None is the store's own. unlike: an etag that the object must not get, where a store makes etags of the bytes: whoever still
-        means to delete the object of that etag finds another.
+        means to delete the object of that etag finds another. told: what it is to say of itself; what such a store does not know is left out.
         """
         ...
 
@@ -119,6 +127,17 @@ def open_objects(store: ArtifactStore, purpose: Purpose) -> ObjectStore:
     from runspend.artifacts.objects_google import GoogleObjects
 
     return GoogleObjects(store, root, purpose)
+
+
+def carried(found: Mapping[str, str | None]) -> dict[str, str]:
+    """What of this an archive keeps and brings back: names that are known, and values that can be said in one line."""
+    kept, left = dict[str, str](), TOLD_CHARACTERS
+    for name, value in sorted(found.items()):
+        is_known = bool(value and _MODE.fullmatch(value)) if name == "mode" else name in _TOLD or _META.fullmatch(name)
+        if value and is_known and value.isprintable() and len(name) + len(value) <= left:
+            kept[name] = value
+            left -= len(name) + len(value)
+    return kept
 
 
 def in_pieces(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:

@@ -5,12 +5,12 @@ Where blobs keep versions nothing is deleted: the bytes would stay as a version 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
-from runspend.artifacts.azure import AzureContainer, Blob, has_token
+from runspend.artifacts.azure import METADATA, PROPERTIES, AzureContainer, Blob, has_token
 from runspend.artifacts.objects import Purpose, StoredObject, exactly, in_pieces
 from runspend.artifacts.objects_rest import RestObjects, refusal_status
 from runspend.artifacts.roots import Root
@@ -64,12 +64,12 @@ class AzureObjects(RestObjects):
         yield from self._read(obj, self._container.request("GET", self._name(obj.key), If_Match=obj.etag))
 
     def write(
-        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None
+        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, told: Mapping[str, str] | None = None
     ) -> StoredObject:
         """One put, or many blocks and a list of them, on condition that the key is free."""
         block_size = max(BLOCK_BYTES, -(-size // BLOCKS))
         blocks = exactly(self.uri, key, in_pieces(chunks, block_size), size)
-        said = {"If_None_Match": "*"}
+        said = {"If_None_Match": "*", **_headers(told or {})}
         if storage_class is not None:
             said["x_ms_access_tier"] = storage_class.capitalize()
         with self._words(f"write {key!r}"):
@@ -129,7 +129,7 @@ class AzureObjects(RestObjects):
     def _stored(self, key: str, blob: Blob) -> StoredObject:
         if blob.size is None or blob.etag in ("", '""') or blob.modified is None:
             raise SourceRefused(self.uri, f"cannot believe {self.uri}: {key!r} has no size, etag or time. Nothing was moved.")
-        return StoredObject(key, blob.size, blob.etag, blob.version, blob.tier, blob.modified)
+        return StoredObject(key, blob.size, blob.etag, blob.version, blob.tier, blob.modified, blob.told)
 
     def _write_blocks(self, name: str, blocks: Iterator[bytes], said: dict[str, str]) -> None:
         """Blocks that no list names are gone after a week by themselves."""
@@ -142,3 +142,10 @@ class AzureObjects(RestObjects):
         body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{listed}</BlockList>'.encode()
         with self._container.request("PUT", name, {"comp": "blocklist"}, body, **said) as reply:
             reply.read()
+
+
+def _headers(told: Mapping[str, str]) -> dict[str, str]:
+    """What a write says of the blob: properties as "Put Blob" names them, and metadata."""
+    plain = {name: value for name, value in told.items() if value.isascii()}
+    properties = {f"x-ms-blob-{name}": plain[name] for name in PROPERTIES if name in plain}
+    return properties | {f"{METADATA}{name.removeprefix('meta.')}": value for name, value in plain.items() if name.startswith("meta.")}

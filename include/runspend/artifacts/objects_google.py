@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from runspend.artifacts.google import GoogleBucket, microseconds, object_path
-from runspend.artifacts.objects import CHUNK_BYTES, KEEPS_VERSIONS, Purpose, StoredObject, exactly, in_pieces
+from runspend.artifacts.objects import CHUNK_BYTES, KEEPS_VERSIONS, Purpose, StoredObject, carried, exactly, in_pieces
 from runspend.artifacts.objects_rest import RestObjects, refusal_status
 from runspend.artifacts.roots import Root
 from runspend.errors import MissingExtra, NotDone, SourceRefused
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from runspend.config import ArtifactStore
 
 AT_ONCE_BYTES = 64 << 20  # larger objects are sent as they come
+_SAID = {
+    "cacheControl": "cache-control", "contentDisposition": "content-disposition", "contentEncoding": "content-encoding", "contentLanguage": "content-language",
+    "contentType": "content-type", "customTime": "custom-time",
+}  # fmt: skip
 _BOUNDARY = uuid.uuid4().hex  # between the parts of an upload: nobody's bytes can know it
 
 
@@ -71,7 +75,7 @@ class GoogleObjects(RestObjects):
         yield from self._read(obj, self._bucket.request("GET", self._path(obj.key), query, Accept_Encoding="gzip"))
 
     def write(
-        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None
+        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, told: Mapping[str, str] | None = None
     ) -> StoredObject:
         """One upload on condition that the key is free. One that ends early is no object."""
         self._path(key)
@@ -79,8 +83,9 @@ class GoogleObjects(RestObjects):
         data: bytes | Iterable[bytes] = b"".join(pieces) if size <= AT_ONCE_BYTES else pieces
         query = {"uploadType": "media", "name": self._prefix + key, "ifGenerationMatch": "0"}
         said = {"Content_Type": "application/octet-stream", "Content_Length": str(size)}
-        if storage_class is not None:  # which is told in a part of its own, before the bytes
-            head, tail = _around(storage_class)
+        resource = _resource(told or {}) | ({} if storage_class is None else {"storageClass": storage_class})
+        if resource:  # which is told in a part of its own, before the bytes
+            head, tail = _around(resource)
             data = head + data + tail if isinstance(data, bytes) else chain([head], data, [tail])
             query["uploadType"] = "multipart"
             said = {"Content_Type": f"multipart/related; boundary={_BOUNDARY}", "Content_Length": str(len(head) + size + len(tail))}
@@ -141,11 +146,21 @@ class GoogleObjects(RestObjects):
         if found.get("size") is None or not found.get("generation") or at is None:
             raise SourceRefused(self.uri, f"cannot believe {self.uri}: {key!r} has no size, generation or time. Nothing was moved.")
         modified = datetime.fromtimestamp(at // 1_000_000, timezone.utc).replace(microsecond=at % 1_000_000)
-        return StoredObject(key, int(found["size"]), str(found["generation"]), None, str(found.get("storageClass") or "UNKNOWN"), modified)
+        return StoredObject(key, int(found["size"]), str(found["generation"]), None, str(found.get("storageClass") or "UNKNOWN"), modified, _told(found))
 
 
-def _around(storage_class: str) -> tuple[bytes, bytes]:
-    """What stands before and after the bytes of an upload that names a storage class."""
-    told = json.dumps({"storageClass": storage_class})
-    head = f"--{_BOUNDARY}\r\nContent-Type: application/json\r\n\r\n{told}\r\n--{_BOUNDARY}\r\nContent-Type: application/octet-stream\r\n\r\n"
+def _told(found: dict[str, Any]) -> dict[str, str]:
+    return carried({name: found.get(field) for field, name in _SAID.items()} | {f"meta.{name}": value for name, value in (found.get("metadata") or {}).items()})
+
+
+def _resource(told: Mapping[str, str]) -> dict[str, Any]:
+    """What an upload says of the object, as Google describes one."""
+    metadata = {name.removeprefix("meta."): value for name, value in told.items() if name.startswith("meta.")}
+    return {field: told[name] for field, name in _SAID.items() if name in told} | ({"metadata": metadata} if metadata else {})
+
+
+def _around(resource: dict[str, Any]) -> tuple[bytes, bytes]:
+    """What stands before and after the bytes of an upload that says more than its bytes."""
+    told, kind = json.dumps(resource), resource.get("contentType", "application/octet-stream")
+    head = f"--{_BOUNDARY}\r\nContent-Type: application/json\r\n\r\n{told}\r\n--{_BOUNDARY}\r\nContent-Type: {kind}\r\n\r\n"
     return head.encode(), f"\r\n--{_BOUNDARY}--\r\n".encode()

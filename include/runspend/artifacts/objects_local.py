@@ -13,7 +13,7 @@ import re
 import stat
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
@@ -118,9 +118,9 @@ class LocalObjects:
             os.close(descriptor)
 
     def write(
-        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None
+        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, told: Mapping[str, str] | None = None
     ) -> StoredObject:
-        """A file of exactly these bytes, on the disk when this returns. Every new file has an etag of its own."""
+        """A file of exactly these bytes, on the disk when this returns. Every new file has an etag of its own. Of `told` it takes `mode`, and `modified` (ISO 8601)."""
         folder, name = self._split(key)
         if storage_class is not None:
             raise NotDone(self.uri, f"cannot write {key!r} as {storage_class}: {self.uri} is a folder, which has no storage classes.")
@@ -129,9 +129,11 @@ class LocalObjects:
                 assert parent is not None
                 if key.endswith("/"):
                     os.mkdir(name, dir_fd=parent)
+                    if mode := (told or {}).get("mode"):
+                        os.chmod(name, int(mode, 8) | stat.S_IRWXU, dir_fd=parent)
                     found = os.stat(name, dir_fd=parent, follow_symlinks=False)
                 else:
-                    found = self._write_file(parent, name, key, chunks, size)
+                    found = self._write_file(parent, name, key, chunks, size, told or {})
                 os.fsync(parent)
         except FileExistsError as error:
             raise NotDone(self.uri, f"cannot write {key!r} in {self.uri}: it is there already. Nothing was changed.") from error
@@ -250,7 +252,7 @@ class LocalObjects:
         except FileNotFoundError:
             return None
 
-    def _write_file(self, parent: int, name: str, key: str, chunks: Iterable[bytes], size: int) -> os.stat_result:
+    def _write_file(self, parent: int, name: str, key: str, chunks: Iterable[bytes], size: int, told: Mapping[str, str]) -> os.stat_result:
         scratch = f".runspend-write-{uuid.uuid4().hex}.tmp"
         descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666, dir_fd=parent)
         try:
@@ -263,6 +265,11 @@ class LocalObjects:
                         written, view = written + count, view[count:]
                 if written != size:
                     raise NotDone(self.uri, f"cannot write {key!r} in {self.uri}: {written} bytes came, not {size}. Nothing was changed.")
+                if mode := told.get("mode"):
+                    os.fchmod(descriptor, int(mode, 8) | stat.S_IRUSR)  # what nobody may read could not be read back
+                if modified := told.get("modified"):
+                    at = round(datetime.fromisoformat(modified).timestamp() * 10**6) * 1000
+                    os.utime(descriptor, ns=(at, at))
                 os.fsync(descriptor)
                 os.link(scratch, name, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
             finally:
@@ -343,4 +350,4 @@ def _stored(key: str, found: os.stat_result) -> StoredObject:
     size = 0 if key.endswith("/") else found.st_size
     # To the microsecond and never later: a float of seconds would round.
     modified = datetime.fromtimestamp(found.st_mtime_ns // 10**9, timezone.utc).replace(microsecond=found.st_mtime_ns // 1000 % 10**6)
-    return StoredObject(key, size, _etag(found), None, STORAGE_CLASS, modified)
+    return StoredObject(key, size, _etag(found), None, STORAGE_CLASS, modified, {"mode": f"{found.st_mode & 0o777:03o}"})

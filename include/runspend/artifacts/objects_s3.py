@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -16,7 +16,7 @@ from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from runspend.artifacts.objects import CHUNK_BYTES, KEEPS_VERSIONS, Purpose, StoredObject, exactly, in_pieces
+from runspend.artifacts.objects import CHUNK_BYTES, KEEPS_VERSIONS, Purpose, StoredObject, carried, exactly, in_pieces
 from runspend.artifacts.roots import Root
 from runspend.artifacts.s3 import connect
 from runspend.errors import NotDone, OutcomeUnknown, SourceRefused
@@ -31,7 +31,8 @@ COPY_PART = 1 << 30
 _PARTS = re.compile(r'-(\d{1,5})"?$', re.ASCII)
 _MD5 = re.compile(r'"[0-9a-f]{32}"', re.ASCII)
 # What an object says of itself, and a copy onto itself must say again: some stores refuse one that changes the class alone.
-_KEPT = ("CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "ContentType", "Metadata")
+_SAID = {"CacheControl": "cache-control", "ContentDisposition": "content-disposition", "ContentEncoding": "content-encoding", "ContentLanguage": "content-language", "ContentType": "content-type"}
+_KEPT = (*_SAID, "Metadata")
 
 Parts = list[dict[str, Any]]
 
@@ -92,13 +93,13 @@ class S3Objects:
             raise OutcomeUnknown(self.uri, f"cannot read {obj.key!r} in {self.uri}: the bytes that came have another checksum than it. Nothing was done.")
 
     def write(
-        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None
+        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, told: Mapping[str, str] | None = None
     ) -> StoredObject:
         """One put, or many parts of one, on condition that the key is free."""
         part_size, is_one = _part_size(size, unlike)
         parts = exactly(self.uri, key, in_pieces(chunks, part_size), size)
         first = next(parts, b"")
-        target = {"Bucket": self._bucket, "Key": self._prefix + key} | ({} if storage_class is None else {"StorageClass": storage_class})
+        target = {"Bucket": self._bucket, "Key": self._prefix + key} | ({} if storage_class is None else {"StorageClass": storage_class}) | _said(told or {})
         with self._words(f"write {key!r}"):
             if size <= part_size:
                 next(parts, None)  # so that the size is compared before anything is sent
@@ -207,7 +208,8 @@ class S3Objects:
         if size is None or not found.get("ETag") or found.get("LastModified") is None:
             raise SourceRefused(self.uri, f"cannot believe {self.uri}: {key!r} has no size, etag or time. Nothing was moved.")
         version = found.get("VersionId")
-        return StoredObject(key, size, found["ETag"], version, found.get("StorageClass") or "STANDARD", found["LastModified"].astimezone(timezone.utc))
+        told = carried({name: found.get(field) for field, name in _SAID.items()} | {f"meta.{name}": value for name, value in found.get("Metadata", {}).items()})
+        return StoredObject(key, size, found["ETag"], version, found.get("StorageClass") or "STANDARD", found["LastModified"].astimezone(timezone.utc), told)
 
     def _write_parts(self, target: dict[str, Any], parts: Iterator[bytes]) -> None:
         with self._upload(target) as (upload, done):
@@ -262,6 +264,13 @@ class S3Objects:
 def _status(error: object) -> int | None:
     response = getattr(error, "response", None)
     return response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
+
+
+def _said(told: Mapping[str, str]) -> dict[str, Any]:
+    """What a write says of the object. Headers are ASCII: S3 itself encodes what is not."""
+    plain = {name: value for name, value in told.items() if value.isascii()}
+    metadata = {name.removeprefix("meta."): value for name, value in plain.items() if name.startswith("meta.")}
+    return {field: plain[name] for field, name in _SAID.items() if name in plain} | ({"Metadata": metadata} if metadata else {})
 
 
 def _part_size(size: int, unlike: str | None) -> tuple[int, bool]:

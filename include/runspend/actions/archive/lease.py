@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -138,11 +138,11 @@ class FencedObjects:
         return self._store.why_no_tier()
 
     def write(
-        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None
+        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, told: Mapping[str, str] | None = None
     ) -> StoredObject:
         """As the store, by whoever has the lease."""
         self._check()
-        return self._store.write(key, chunks, size=size, storage_class=storage_class, unlike=unlike)
+        return self._store.write(key, chunks, size=size, storage_class=storage_class, unlike=unlike, told=told)
 
     def delete(self, obj: StoredObject) -> None:
         """As the store, by whoever has the lease."""

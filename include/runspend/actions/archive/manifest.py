@@ -10,13 +10,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from itertools import chain
 from typing import Any, Literal, NoReturn, get_args
 
 from runspend.actions.archive.items import Item, OwnerKind
-from runspend.artifacts.objects import StoredObject
+from runspend.artifacts.objects import StoredObject, carried
 from runspend.errors import SourceRefused
 
 __all__ = ["MAX_ENTRIES", "Entry", "Manifest", "check_entry", "check_key", "folders_above", "planned_entry", "read_manifest", "write_manifest"]
@@ -47,6 +47,7 @@ class Entry:
     sha256: str | None = None  # of what was read from the source, and read back from the archive
     data: str | None = None  # the copy's key below the archive's folder
     copy_etag: str | None = None  # of the copy that was read back
+    told: dict[str, str] = field(default_factory=dict, hash=False)  # what it said of itself when it was copied: StoredObject.told
     changes: int = 0  # how often the source changed after it was planned
     reason: str | None = None
 
@@ -125,7 +126,7 @@ def write_manifest(archive_id: str, item: Item, planned_at: str, entries: Iterab
     """The lines of a manifest. `objects` and `size` are how many entries there are, and their bytes."""
     digest = hashlib.sha256()
     head = {"runspend_archive": VERSION, "archive_id": archive_id, "planned_at": planned_at, "item": asdict(item), "objects": objects, "bytes": size}
-    lines = ({name: getattr(entry, name) for name in _LINE} for entry in entries)
+    lines = ({name: getattr(entry, name) for name in _LINE} | ({"told": entry.told} if entry.told else {}) for entry in entries)
     for value in chain([head], lines):
         line = json.dumps(value, ensure_ascii=True).encode() + b"\n"
         digest.update(line)
@@ -234,12 +235,15 @@ def _check_head(value: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _check_entry(value: dict[str, Any], where: str, number: int) -> Entry:
-    if value.keys() != set(_LINE):
-        _refuse(where, number, f"it has other fields than {', '.join(_LINE)}")
+    if value.keys() - {"told"} != set(_LINE):
+        _refuse(where, number, f"it has other fields than {', '.join(_LINE)} and told")
     for name in _LINE:
         wanted = (int,) if name == "size" else (str, type(None)) if name == "version" else (str,)
         if type(value[name]) not in wanted:
             _refuse(where, number, f"{name} is {value[name]!r}")
+    told = value.get("told", {})
+    if type(told) is not dict or any(type(text) is not str for text in told.values()) or carried(told) != told:
+        _refuse(where, number, f"what it says of itself is {told!r}")
     entry = Entry(**value, state="copied")
     if why := check_entry(entry):
         _refuse(where, number, f"the name {value['key']!r} cannot be restored: {why}")

@@ -63,7 +63,7 @@ class _Move:
         if waiting := [e for e in entries if e.state == "planned"]:
             return self._wait("partial", f"{len(waiting)} of {len(entries)} objects are not in the archive, so nothing more was deleted. {waiting[0].reason or ''}")
         if all(e.state == "gone" for e in entries):
-            return Result(self.book.end(self.archive, "partial", self.work.now, "everything was gone before it was copied"), "nothing")
+            return Result(self.book.end(replace(self.archive, objects=0, bytes=0), "partial", self.work.now, "everything was gone before it was copied"), "nothing")
         self._put_manifest(entries)
         crash_point("archive.manifest_put")
         protection = self.watch.reason() or self._written_since(entries)
@@ -91,6 +91,7 @@ class _Move:
         if self._is_young(entry.modified):
             return entry  # it changed since it was planned: the item waits until it is old enough
         try:
+            told = self._told(obj)
             with held(self.source.read(obj), self.work.scratch) as found:
                 if found.size != entry.size:
                     raise SourceRefused(self.source.uri, f"cannot copy {obj.key!r}: {found.size} bytes came, not {entry.size}. It stays where it is.")
@@ -98,7 +99,7 @@ class _Move:
                 if found.md5 != entry.etag.strip('"') and digest_of(self.source.read(obj)) != found.sha256:
                     raise SourceRefused(self.source.uri, f"cannot copy {obj.key!r}: read twice, it was not the same. It stays where it is.")
                 with self.turns.setdefault(found.sha256, Lock()):  # of equal files one is written, and the others find it
-                    return self._place(entry, found)
+                    return self._place(replace(entry, told=told), found)
         except NotDone:
             there = self.source.head(obj.key)
             if there is None:
@@ -107,6 +108,13 @@ class _Move:
                 raise
             again = entry.seen_as(planned_entry(entry.key, there))
             return self._copy(again) if again.state == "planned" and not self._is_young(again.modified) else again
+
+    def _told(self, obj: StoredObject) -> dict[str, str]:
+        """What the object says of itself. Raises NotDone when it is another by now."""
+        found = self.source.head(obj.key)
+        if found is None or found.etag != obj.etag:
+            raise NotDone(self.source.uri, f"cannot copy {obj.key!r}: it is not what it was when it was listed. It stays where it is.")
+        return dict(found.told)
 
     def _place(self, entry: Entry, held: Held) -> Entry:
         """Put the bytes into the archive under their sha256, and believe nothing but what is read back from there."""

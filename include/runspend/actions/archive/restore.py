@@ -25,7 +25,7 @@ from runspend.actions.archive.lease import FencedObjects, Lease, take_lease
 from runspend.actions.archive.manifest import Entry, Manifest
 from runspend.actions.archive.returned import leave_out_older, note_returned
 from runspend.actions.archive.work import OpenStore, digest_of, find_store, held, is_note, parts_of
-from runspend.artifacts.objects import ObjectStore, open_objects
+from runspend.artifacts.objects import ObjectStore, StoredObject, open_objects
 from runspend.config import ArtifactStore, Settings
 from runspend.errors import NotDone, SourceError, SourceRefused, UsageError
 from runspend.outcome import Progress, silent
@@ -221,7 +221,7 @@ def _restore_to_folder(
         growing.mkdir()
         try:
             before = len(result.problems)
-            _write_all(open_objects(ArtifactStore(uri=str(growing)), "archive"), copies, settings, result, pool, progress)
+            _write_all(open_objects(ArtifactStore(uri=str(growing)), "archive"), copies, settings, result, pool, progress, keeps_times=True)
             if result.problems[before:] and not take_damaged:
                 raise SourceRefused(result.owner, f"cannot restore {result.owner}: {result.problems[before]}. Nothing was restored.")
             os.rename(growing, to)
@@ -258,9 +258,12 @@ def _only_one(to: Path, lock: Path) -> Iterator[None]:
             lock.unlink()
 
 
-def _write_all(target: ObjectStore, copies: Sequence[_Copy], settings: Settings, result: Restored, pool: ThreadPoolExecutor, progress: Progress) -> None:
+def _write_all(
+    target: ObjectStore, copies: Sequence[_Copy], settings: Settings, result: Restored, pool: ThreadPoolExecutor, progress: Progress, *, keeps_times: bool = False
+) -> None:
+    """keeps_times: whether files get the times of what was archived. In their own place they do not: what came back is in use."""
     scratch = settings.home / "tmp" / "restore"
-    for number, (copy, outcome) in enumerate(_tried(partial(_write_one, target, scratch), copies, pool), 1):
+    for number, (copy, outcome) in enumerate(_tried(partial(_write_one, target, scratch, keeps_times), copies, pool), 1):
         progress(f"{result.owner}: {number:,} of {len(copies):,} objects")
         if isinstance(outcome, str):
             result.problems.append(outcome)
@@ -282,7 +285,7 @@ def _tried(write: Callable[[_Copy], bool], copies: Sequence[_Copy], pool: Thread
     return pool.map(tried, copies)
 
 
-def _write_one(target: ObjectStore, scratch: Path, copy: _Copy) -> bool:
+def _write_one(target: ObjectStore, scratch: Path, keeps_times: bool, copy: _Copy) -> bool:
     """True when it was written, False when it was there already, the same. Raises SourceRefused for bytes that are not what was archived."""
     key = f"{copy.found.folder}/{copy.entry.data}"
     stored = copy.found.store.head(key)
@@ -291,10 +294,9 @@ def _write_one(target: ObjectStore, scratch: Path, copy: _Copy) -> bool:
     with held(copy.found.store.read(stored), scratch) as found:
         if (found.size, found.sha256) != (copy.entry.size, copy.entry.sha256):
             raise SourceRefused(copy.found.where, f"cannot restore {copy.key!r}: its copy {key!r} in {copy.found.store.uri} is damaged (sha256 {found.sha256}). It was not written")
+        told = copy.entry.told | ({"modified": copy.entry.modified} if keeps_times else {})
         try:
-            written = target.write(copy.key, parts_of(found), size=found.size, unlike=copy.entry.etag)
-            if written.size != copy.entry.size or digest_of(target.read(written)) != copy.entry.sha256:
-                raise SourceRefused(target.uri, f"cannot restore {copy.key!r} to {target.uri}: it was written and read back, and is not what was archived. Remove it, and restore again")
+            _check_back(target, target.write(copy.key, parts_of(found), size=found.size, unlike=copy.entry.etag, told=told), copy)
             return True
         except NotDone:
             there = target.head(copy.key)
@@ -303,8 +305,14 @@ def _write_one(target: ObjectStore, scratch: Path, copy: _Copy) -> bool:
         if there.size != copy.entry.size or digest_of(target.read(there)) != copy.entry.sha256:
             raise SourceRefused(target.uri, f"cannot restore {copy.key!r} to {target.uri}: something else is there. It was left as it is")
         if there.etag == copy.entry.etag:  # never deleted yet: an archiver that was stopped right before it does not find it so again
-            target.renew(there)
+            _check_back(target, target.renew(there), copy)
     return False
+
+
+def _check_back(target: ObjectStore, written: StoredObject, copy: _Copy) -> None:
+    """Raises SourceRefused for an object that is not what was archived."""
+    if written.size != copy.entry.size or digest_of(target.read(written)) != copy.entry.sha256:
+        raise SourceRefused(target.uri, f"cannot restore {copy.key!r} to {target.uri}: it was written and read back, and is not what was archived. Remove it, and restore again")
 
 
 def _remove_notes(archives: Sequence[tuple[Found, Manifest]], settings: Settings, open_store: OpenStore, result: Restored, lease: Lease) -> None:
