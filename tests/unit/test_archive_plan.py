@@ -456,15 +456,16 @@ def archived(owner_id: str, **more: Any) -> dict[str, Any]:
 
 
 def test_only_archives_are_deleted_and_only_after_their_retention(tmp_path: Path) -> None:
-    """What lies in its place is never deleted by a policy; what protects a run protects its archive."""
-    runs = [run("a", **AGED), run("b", **AGED), run("kept", tags='{"runspend.keep": "1"}', **AGED), run("live", **AGED), run("half", **AGED), run("gone", **AGED)]
+    """What lies in its place is never deleted by a policy; what protects a run protects its archive. One that ended in part goes like any other, one that is open never."""
+    runs = [run("a", **AGED), run("b", **AGED), run("kept", tags='{"runspend.keep": "1"}', **AGED), run("live", **AGED), run("half", **AGED), run("begun", **AGED), run("nothing", **AGED), run("gone", **AGED)]
     archives = [
-        archived("a"), archived("b", ended_at=NOW - timedelta(days=364)), archived("kept"), archived("live"), archived("half", state="partial"), archived("gone", state="deleted"),
+        archived("a"), archived("b", ended_at=NOW - timedelta(days=364)), archived("kept"), archived("live"), archived("half", state="partial"), archived("begun", state="open", ended_at=None),
+        archived("nothing", state="partial", objects=0, bytes=0), archived("gone", state="deleted"),
         archived("a", archive_id="t", action="tier", target=None, folder=None),
     ]  # fmt: skip
     given = given_settings(tmp_path, {"action": "delete"})
     rows = planned(tmp_path, given, runs=runs, archives=archives, artifact_bytes=[stored("a"), stored("x")], model_versions=[version("fraud", 1, run_id="live")])
-    assert states(rows) == {"a": "planned", "kept": "its tag runspend.keep", "live": "it made a model: registered as fraud/1"}
+    assert states(rows) == {"a": "planned", "half": "planned", "kept": "its tag runspend.keep", "live": "it made a model: registered as fraud/1"}
     item = item_of(rows[0])
     assert (item.action, item.store, item.prefix, item.to, item.bytes) == ("delete", "s3://cold", "runspend-archive/v1/prod/12/a/id-a", None, 1000)
 
