@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 
 from runspend import ladder
@@ -272,22 +273,36 @@ NAMES = {
     "runs": ("run_id", "parent_run_id", "job_key", "pool_key", "instance_type"),
     "run_resources": ("run_id", "resource_id", "resource_key"),
     "artifact_bytes": ("owner_id",),
-    "period_states": (),
+    "trace_costs": ("run_id",),
 }
 
 
 def merge_worlds(worlds: Mapping[str, World]) -> World:
-    """Several small worlds side by side in one, each with a bill, a server and machines of its own."""
+    """Several small worlds side by side in one, each with bills, servers and machines of its own; one without a name keeps its names."""
     merged: World = {name: [] for name in INPUTS}
     for name, world in worlds.items():
-        for table, columns in NAMES.items():
+        mine = f"{name}." if name else ""
+        for table in INPUTS:
             for row in world.get(table, []):
-                own: dict[str, Any] = {c: f"{name}.{row[c]}" for c in columns if row.get(c) is not None}
-                own |= {"source": name} if "source" in row else {"tracking_server": name}
-                own |= {"group_keys": [f"{name}.{key}" for key in row["group_keys"]]} if row.get("group_keys") else {}
-                own |= {c: row[c].replace("://", f"://{name}.") for c in ("artifact_uri", "store") if row.get(c)}
+                own: dict[str, Any] = {c: mine + row[c] for c in (*NAMES.get(table, ()), "source", "tracking_server") if row.get(c)}
+                own |= {"group_keys": [mine + key for key in row["group_keys"]]} if row.get("group_keys") else {}
+                own |= {c: row[c].replace("://", f"://{mine}") for c in ("artifact_uri", "store") if row.get(c)}
                 merged[table].append(row | own)
     return merged
+
+
+def rows_of(table: pa.Table, name: str) -> list[dict[str, Any]]:
+    """The rows of one of the worlds side by side, with the names it has by itself."""
+    mine = f"{name}."
+
+    def alone(value: Any) -> Any:
+        if isinstance(value, list):
+            return [alone(item) for item in value]
+        return value.removeprefix(mine) if isinstance(value, str) else value
+
+    column = "source" if "source" in table.column_names else "tracking_server"
+    chosen = table.filter(pc.starts_with(table[column].cast(pa.string()), mine))
+    return [{key: alone(value) for key, value in row.items()} for row in chosen.to_pylist()]
 
 
 def total(amounts: Iterable[Decimal]) -> Decimal:
@@ -319,16 +334,8 @@ def loads_of(world: World) -> list[dict[str, Any]]:
 
 
 def put_world(step: Any, world: World) -> None:
-    """Stage the inputs of a world: a unit per bill and period, per server and start month."""
-    for table, rows in (("billing_lines", world["billing_lines"]), ("billing_loads", loads_of(world))):
-        for source, period in sorted({(r["source"], r["billing_period"]) for r in rows}):
-            mine = [r for r in rows if (r["source"], r["billing_period"]) == (source, period)]
-            step.put(table, f"{period:%Y-%m}", source, arrow(table, mine))
-    for table in ("runs", "run_resources"):
-        for server, month in sorted({(r["tracking_server"], r["start_month"]) for r in world[table]}):
-            mine = [r for r in world[table] if (r["tracking_server"], r["start_month"]) == (server, month)]
-            step.put(table, f"{month:%Y-%m}", server, arrow(table, mine))
-    for table, column in (("artifact_bytes", "month"), ("trace_costs", "month"), ("period_states", "billing_period"), ("artifact_owners", None), ("experiments", None)):
-        rows = world.get(table, [])
+    """Stage the inputs of a world: a unit per table and month."""
+    for table, rows in {**world, "billing_loads": loads_of(world)}.items():
+        column = TABLES[table].period_column
         for period in sorted({f"{row[column]:%Y-%m}" if column else "all" for row in rows}):
             step.put(table, period, "test", arrow(table, [row for row in rows if column is None or f"{row[column]:%Y-%m}" == period]))

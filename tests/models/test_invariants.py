@@ -1,6 +1,6 @@
 """What must hold for every world the ledger may meet (`faults.md` 3, invariants 1, 2 and 15), tried on worlds that hypothesis makes up.
 
-A drawn world and what is done to it (lines split, weights doubled, days later, a twin beside every run) stand side by side in one
+Several drawn worlds and what is done to them (lines split, weights doubled, days later, a twin beside every run) stand side by side in one
 build, each with a bill, a server and machines of its own: one step of the product judges them all.
 """
 
@@ -19,17 +19,18 @@ import pyarrow as pa
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from tests.models.chain import World, line, make_run, merge_worlds, run_on_duckdb, total
+from tests.models.chain import World, line, make_run, merge_worlds, rows_of, run_on_duckdb, total
 
 MEASURES = ("list_cost", "contracted_cost", "effective_cost", "billed_cost")
 LATER = dt.timedelta(days=9)
 UNITS = ("machine_gpus", "machine_cpus", "machine_memory_gb")
 POTS = ("idle", "shared", "unmatched", "out_of_scope")
 
-# Fewer and slower than most: each example is a whole build of a month's ledger.
-examples = settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+# Few, each of several worlds: an example is a whole build of a month's ledger, which hardly hangs on how many stand in it.
+WORLDS = 5
+examples = settings(max_examples=3, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
-Costs = dict[tuple[str, str], dict[str, Fraction]]  # (world, charge) -> run or pot -> effective cost
+Costs = dict[str, dict[str, Fraction]]  # charge -> run or pot -> effective cost
 
 
 # --- worlds ---------------------------------------------------------------------------------------------------------------
@@ -95,6 +96,11 @@ def lines(draw: st.DrawFn) -> list[dict[str, Any]]:
     return made
 
 
+def several(*drawn: st.SearchStrategy[Any]) -> st.SearchStrategy[list[tuple[Any, ...]]]:
+    """Worlds that stand side by side, each drawn by itself."""
+    return st.lists(st.tuples(*drawn), min_size=WORLDS, max_size=WORLDS)
+
+
 def build(run_rows: list[dict[str, Any]], line_rows: list[dict[str, Any]]) -> World:
     """Rows as the chain wants them."""
     world: World = {"billing_lines": [line(n, id=f"line-{n}", **row) for n, row in enumerate(line_rows)], "billing_loads": [], "runs": [], "run_resources": []}
@@ -154,12 +160,11 @@ def ledger_of(world: World) -> pa.Table:
         return run_on_duckdb(world, Path(folder))["cost_allocations"]
 
 
-def costs_of(ledger: pa.Table) -> Costs:
+def costs_of(rows: list[dict[str, Any]]) -> Costs:
     """Who got what of each charge; out-of-scope charges are sums and have no lines."""
     costs: Costs = defaultdict(lambda: defaultdict(Fraction))
-    for row in ledger.to_pylist():
-        target = (row["run_id"] or row["allocated_to"]).removeprefix(f"{row['source']}.")
-        costs[row["source"], row["charge_id"]][target] += Fraction(row["effective_cost"])
+    for row in rows:
+        costs[row["charge_id"]][row["run_id"] or row["allocated_to"]] += Fraction(row["effective_cost"])
     return costs
 
 
@@ -173,43 +178,72 @@ def assert_close(found: dict[str, Fraction], expected: dict[str, Fraction], whol
 
 
 @examples
-@given(run_rows=runs(), line_rows=lines())
-def test_invariants_of_the_split(run_rows: list[dict[str, Any]], line_rows: list[dict[str, Any]]) -> None:
+@given(drawn=several(runs(), lines()))
+def test_invariants_of_the_split(drawn: list[tuple[Any, ...]]) -> None:
     """Conserved exactly; nobody below zero or above the line; equal runs pay equal; splitting, doubling and shifting change nothing."""
-    world = build(run_rows, line_rows)
-    variants = {"base": world, "split": split_lines(world), "double": double_weights(world), "later": shift_days(world), "twins": add_twins(world)}
-    ledger = ledger_of(merge_worlds(variants))
-    rows = ledger.to_pylist()
-    for name, variant in variants.items():
-        for measure in MEASURES:
-            assert total(r[measure] for r in rows if r["source"] == name) == total(l[measure] for l in variant["billing_lines"]), (name, measure)
-    costs = costs_of(ledger)
-    amount = {(name, l["line_id"]): Fraction(l["effective_cost"]) for name, variant in variants.items() for l in variant["billing_lines"]}
-    for key, of_charge in costs.items():
-        if key not in amount:  # out of scope: a sum over lines
-            continue
-        whole = amount[key]
-        for target, cost in of_charge.items():
-            assert min(whole, 0) <= cost <= max(whole, 0), (key, target, cost, whole)
-        if key[0] == "base":
-            event(f"targets of a line: {len(of_charge)}")
-            for name in ("double", "later"):
-                assert_close(costs[name, key[1]], of_charge, whole, (name, key))
-            parts: dict[str, Fraction] = defaultdict(Fraction)
-            for half in ("/1", "/2"):
-                for target, cost in costs["split", key[1] + half].items():
-                    parts[target] += cost
-            assert_close(parts, of_charge, whole, ("split", key))
-        if key[0] == "twins" and not any(l["line_id"] == key[1] and l.get("run_tag") for l in variants["twins"]["billing_lines"]):
-            singles = {t: c for t, c in of_charge.items() if f"{t}-twin" in {r["run_id"] for r in variants["twins"]["runs"]}}
-            assert_close({t: of_charge.get(f"{t}-twin", Fraction(0)) for t in singles}, singles, whole, ("twins", key))
+    worlds: dict[str, World] = {}
+    for number, rows in enumerate(drawn):
+        world = build(*rows)
+        variants = {"base": world, "split": split_lines(world), "double": double_weights(world), "later": shift_days(world), "twins": add_twins(world)}
+        worlds |= {f"{number}-{name}": variant for name, variant in variants.items()}
+    ledger = ledger_of(merge_worlds(worlds))
+    ledgers = {name: rows_of(ledger, name) for name in worlds}
+    costs = {name: costs_of(rows) for name, rows in ledgers.items()}
+    for name, world in worlds.items():
+        assert_conserved(ledgers[name], world)
+        for line_id, whole in amounts_of(world).items():
+            for target, cost in costs[name][line_id].items():
+                assert min(whole, 0) <= cost <= max(whole, 0), (name, line_id, target, cost, whole)
+    for number in range(len(drawn)):
+        base, split, double, later, twins = (costs[f"{number}-{name}"] for name in ("base", "split", "double", "later", "twins"))
+        for line_id, whole in amounts_of(worlds[f"{number}-base"]).items():
+            event(f"targets of a line: {len(base[line_id])}")
+            assert_close(double[line_id], base[line_id], whole, ("double", line_id))
+            assert_close(later[line_id], base[line_id], whole, ("later", line_id))
+            assert_close(summed(split[line_id + "/1"], split[line_id + "/2"]), base[line_id], whole, ("split", line_id))
+        assert_twins_pay_equal(worlds[f"{number}-twins"], twins)
+
+
+def amounts_of(world: World) -> dict[str, Fraction]:
+    """What each line costs, but those that no ledger keeps one by one: they are out of scope."""
+    return {l["line_id"]: Fraction(l["effective_cost"]) for l in world["billing_lines"] if l["scope"] is not None}
+
+
+def assert_conserved(ledger: list[dict[str, Any]], world: World) -> None:
+    """To the last decimal, in each of the four costs."""
+    for measure in MEASURES:
+        assert total(r[measure] for r in ledger) == total(l[measure] for l in world["billing_lines"]), measure
+
+
+def summed(*parts: dict[str, Fraction]) -> dict[str, Fraction]:
+    """Who got what in all."""
+    found: dict[str, Fraction] = defaultdict(Fraction)
+    for part in parts:
+        for target, cost in part.items():
+            found[target] += cost
+    return found
+
+
+def of_runs(costs: dict[str, Fraction]) -> dict[str, Fraction]:
+    """What runs pay, and what nobody does."""
+    return summed(*({"nobody" if target in POTS else target: cost} for target, cost in costs.items()))
+
+
+def assert_twins_pay_equal(world: World, costs: Costs) -> None:
+    """What a run pays of a line that names none, its twin pays too."""
+    ids = {r["run_id"] for r in world["runs"]}
+    tagged = {l["line_id"] for l in world["billing_lines"] if l.get("run_tag")}
+    for line_id, whole in amounts_of(world).items():
+        if line_id not in tagged:
+            singles = {t: c for t, c in costs[line_id].items() if f"{t}-twin" in ids}
+            assert_close({t: costs[line_id].get(f"{t}-twin", Fraction(0)) for t in singles}, singles, whole, ("twins", line_id))
 
 
 @examples
-@given(run_rows=runs(), line_rows=lines(), seed=st.integers(0, 2**32 - 1))
-def test_order_of_rows_does_not_matter(run_rows: list[dict[str, Any]], line_rows: list[dict[str, Any]], seed: int) -> None:
+@given(drawn=several(runs(), lines()), seed=st.integers(0, 2**32 - 1))
+def test_order_of_rows_does_not_matter(drawn: list[tuple[Any, ...]], seed: int) -> None:
     """The same rows in another order give the same ledger, to the last decimal."""
-    world = build(run_rows, line_rows)
+    world = merge_worlds({f"{number}": build(*rows) for number, rows in enumerate(drawn)})
     draw = random.Random(seed)
     shuffled = {table: draw.sample(rows, len(rows)) for table, rows in world.items()}
     assert sorted_rows(ledger_of(world)) == sorted_rows(ledger_of(shuffled))
@@ -220,42 +254,45 @@ def sorted_rows(ledger: pa.Table) -> list[str]:
 
 
 @examples
-@given(run_rows=runs(), line_rows=lines(), hours=st.integers(1, 3))
-def test_no_part_no_money(run_rows: list[dict[str, Any]], line_rows: list[dict[str, Any]], hours: int) -> None:
+@given(drawn=several(runs(), lines(), st.integers(1, 3)))
+def test_no_part_no_money(drawn: list[tuple[Any, ...]]) -> None:
     """Runs without a part of a machine's time (of no length, before or after it, elsewhere, a parent its children cover) get nothing, and take nothing from others."""
-    world = build(run_rows, line_rows)
-    gpus = {"gpu_count": 1.0} if run_rows and all("gpu_count" in r for r in run_rows) else {}
-    nobodies = [
-        {"id": "no-length", "at": f"{clock(30)}..{clock(30)}", "on": ["m0"], **gpus},
-        {"id": "before", "at": window(-48, -30), "on": ["m0", "m1"], **gpus},
-        {"id": "after", "at": window(24, 26), "on": ["m0"], **gpus},
-        {"id": "elsewhere", "at": window(0, 5), "on": ["m9"], **gpus},
-        {"id": "nowhere", "at": window(0, 5), "on": [], **gpus},
-        {"id": "covered", "at": f"{clock(10)}..{clock(60 * hours)}", "on": ["m1"], **gpus},
-    ]
-    covering = [{"id": "child", "at": f"{clock(10)}..{clock(60 * hours)}", "on": ["m1"], "parent": "covered", **gpus}]
-    with_nobodies = build([*run_rows, *nobodies, *covering], line_rows)
-    without = build([*run_rows, *({k: v for k, v in row.items() if k != "parent"} for row in covering)], line_rows)
-    costs = costs_of(ledger_of(merge_worlds({"base": without, "more": with_nobodies})))
-    names = {row["id"] for row in nobodies}
-    amount = {l["line_id"]: Fraction(l["effective_cost"]) for l in world["billing_lines"]}
-    for (name, charge), of_charge in costs.items():
-        assert names.isdisjoint(of_charge), (name, charge, of_charge)
-        if name == "base" and charge in amount:
+    worlds: dict[str, World] = {}
+    names: set[str] = set()
+    for number, (run_rows, line_rows, hours) in enumerate(drawn):
+        gpus = {"gpu_count": 1.0} if run_rows and all("gpu_count" in r for r in run_rows) else {}
+        nobodies = [
+            {"id": "no-length", "at": f"{clock(30)}..{clock(30)}", "on": ["m0"], **gpus},
+            {"id": "before", "at": window(-48, -30), "on": ["m0", "m1"], **gpus},
+            {"id": "after", "at": window(24, 26), "on": ["m0"], **gpus},
+            {"id": "elsewhere", "at": window(0, 5), "on": ["m9"], **gpus},
+            {"id": "nowhere", "at": window(0, 5), "on": [], **gpus},
+            {"id": "covered", "at": f"{clock(10)}..{clock(60 * hours)}", "on": ["m1"], **gpus},
+        ]
+        covering = [{"id": "child", "at": f"{clock(10)}..{clock(60 * hours)}", "on": ["m1"], "parent": "covered", **gpus}]
+        names |= {row["id"] for row in nobodies}
+        worlds[f"{number}-more"] = build([*run_rows, *nobodies, *covering], line_rows)
+        worlds[f"{number}-base"] = build([*run_rows, *({k: v for k, v in row.items() if k != "parent"} for row in covering)], line_rows)
+    ledger = ledger_of(merge_worlds(worlds))
+    for number in range(len(drawn)):
+        base, more = (costs_of(rows_of(ledger, f"{number}-{name}")) for name in ("base", "more"))
+        for costs in (base, more):
+            assert all(names.isdisjoint(of_charge) for of_charge in costs.values()), (number, costs)
+        for line_id, whole in amounts_of(worlds[f"{number}-base"]).items():
             # a machine that only an idle run names is known to serve runs: its empty hours are idle then, not nobody's
-            found, expected = ({("nobody" if t in POTS else t): c for t, c in one.items()} for one in (costs["more", charge], of_charge))
-            assert_close(found, expected, amount[charge], charge)
+            assert_close(of_runs(more[line_id]), of_runs(base[line_id]), whole, (number, line_id))
 
 
 @examples
-@given(run_rows=runs(), cost=amounts, hours=st.integers(1, 24))
-def test_hours_add_up_to_the_day(run_rows: list[dict[str, Any]], cost: Decimal, hours: int) -> None:
+@given(drawn=several(runs(), amounts, st.integers(1, 24)))
+def test_hours_add_up_to_the_day(drawn: list[tuple[Any, ...]]) -> None:
     """A machine at one price: 24 lines of an hour and one line of the day give every run the same."""
-    ended = [row for row in run_rows if not row["at"].endswith("..")]
-    day = build(ended, [{"at": window(0, 24), "on": "m0", "cost": cost * 24, "hours": 24, "machine_gpus": hours}])
-    by_hour = build(ended, [{"at": window(h, h + 1), "on": "m0", "cost": cost, "hours": 1, "machine_gpus": hours} for h in range(24)])
-    sums: dict[str, dict[str, Fraction]] = defaultdict(lambda: defaultdict(Fraction))
-    for (name, _), of_charge in costs_of(ledger_of(merge_worlds({"day": day, "hours": by_hour}))).items():
-        for target, amount in of_charge.items():
-            sums[name]["nobody" if target in POTS else target] += amount
-    assert_close(sums["hours"], sums["day"], Fraction(cost) * 24, "day")
+    worlds: dict[str, World] = {}
+    for number, (run_rows, cost, gpus) in enumerate(drawn):
+        ended = [row for row in run_rows if not row["at"].endswith("..")]
+        worlds[f"{number}-day"] = build(ended, [{"at": window(0, 24), "on": "m0", "cost": cost * 24, "hours": 24, "machine_gpus": gpus}])
+        worlds[f"{number}-hours"] = build(ended, [{"at": window(h, h + 1), "on": "m0", "cost": cost, "hours": 1, "machine_gpus": gpus} for h in range(24)])
+    ledger = ledger_of(merge_worlds(worlds))
+    for number, (_, cost, _) in enumerate(drawn):
+        day, hours = (summed(*costs_of(rows_of(ledger, f"{number}-{name}")).values()) for name in ("day", "hours"))
+        assert_close(of_runs(hours), of_runs(day), Fraction(cost) * 24, number)

@@ -1,4 +1,4 @@
-"""Every worked case of the ledger, and the awkward ones found since: on DuckDB as the product runs it, and on the reference."""
+"""Every worked case of the ledger, and the awkward ones found since: on DuckDB as the product runs it. On the reference they are in test_reference.py."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from collections import defaultdict
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from tests.models.chain import line, make_run, read_settings, read_world, run_on_duckdb
+from runspend import ladder
+from tests.models.chain import DAY, World, line, make_run, read_settings, read_world, run_on_duckdb
+from tests.models.side_by_side import companies
 
 CASES = sorted(p.parent for p in Path(__file__).parent.glob("cost_allocations/*/expect.yaml"))
 
@@ -22,14 +25,19 @@ def exact(value: object) -> Fraction:
     return Fraction(above) / Fraction(below or 1)
 
 
-@pytest.mark.parametrize("folder", CASES, ids=lambda p: p.name)
-def test_case(folder: Path, tmp_path: Path) -> None:
-    """Each target has the stated cost to 15 digits, all targets are stated, and the sum is the bill exactly."""
-    world = read_world(folder)
-    ledger = run_on_duckdb(world, tmp_path, settings=read_settings(folder))["cost_allocations"].to_pylist()
-    lines = [l for l in world["billing_lines"] if l["billing_period"] == ledger[0]["billing_period"]]
-    assert sum(r["effective_cost"] for r in ledger) == sum(l["effective_cost"] for l in lines)
+@pytest.fixture(scope="module")
+def ledgers(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, list[dict[str, Any]]]:
+    """The ledger of every case, many of them built at once."""
+    found = {}
+    for company in companies(CASES):
+        ledger = run_on_duckdb(company.world, tmp_path_factory.mktemp("company"), settings=company.settings)["cost_allocations"]
+        found |= {folder: company.rows(ledger, folder) for folder in company.folders}
+    return found
 
+
+def assert_as_expected(folder: Path, world: World, ledger: list[dict[str, Any]]) -> None:
+    """Each target has the stated cost to 15 digits, all targets are stated, and the sum is the bill exactly."""
+    assert sum(r["effective_cost"] for r in ledger) == sum(l["effective_cost"] for l in world["billing_lines"] if l["billing_period"] == DAY)
     got: dict[str, list[dict[str, object]]] = defaultdict(list)
     for row in ledger:
         got[row["run_id"] or row["allocated_to"]].append(row)
@@ -42,6 +50,20 @@ def test_case(folder: Path, tmp_path: Path) -> None:
         for column, value in row.items():
             wanted = Decimal(str(value)) if column.endswith("_cost") else value
             assert {r[column] for r in rows} == {wanted}, column
+
+
+@pytest.mark.parametrize("folder", CASES, ids=lambda p: p.name)
+def test_case(folder: Path, ledgers: dict[Path, list[dict[str, Any]]]) -> None:
+    """As expected in a build of many cases, each with bills, servers and machines of its own."""
+    assert_as_expected(folder, read_world(folder), ledgers[folder])
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("folder", CASES, ids=lambda p: p.name)
+def test_case_by_itself(folder: Path, tmp_path: Path) -> None:
+    """As expected where there is nothing else."""
+    world = read_world(folder)
+    assert_as_expected(folder, world, run_on_duckdb(world, tmp_path, settings=read_settings(folder))["cost_allocations"].to_pylist())
 
 
 def test_what_a_division_leaves_of_a_jobs_hour_is_not_overhead(tmp_path: Path) -> None:
@@ -65,3 +87,9 @@ def test_the_month_after_a_job_that_ran_over_its_end(tmp_path: Path) -> None:
         ("line-3", "A", 5, 5),
         ("line-3", "B", 5, 5),
     ]
+
+
+def test_where_there_is_nothing_there_is_nothing_to_split(tmp_path: Path) -> None:
+    """No bill and no runs: every table is there, without rows."""
+    tables = run_on_duckdb({"billing_lines": [], "billing_loads": [], "runs": [], "run_resources": []}, tmp_path)
+    assert {name: rows.num_rows for name, rows in tables.items()} == dict.fromkeys(("cost_allocations", *ladder.LEDGER_SUMS), 0)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import yaml
 
 from runspend import ladder
 from runspend.config import Settings
@@ -34,7 +35,6 @@ from tests.models.chain import (
     parameters_of,
     parameters_of_month,
     query_reference,
-    read_settings,
     read_world,
     run_on_duckdb,
     run_on_reference,
@@ -46,8 +46,6 @@ from tests.reference import GoogleSQL, exact_value
 
 FOLDERS = sorted(p.parent for p in Path(__file__).parent.glob("*/*/expect.yaml"))
 CASES = [folder for folder in FOLDERS if not (folder / "settings.yaml").exists()]
-# A query takes the reference implementation a third of a second before it sees a row: cases stand side by side in a few worlds.
-GROUPS = 4
 SHARED = next(folder for folder in FOLDERS if folder.name == "fees_spread_in_proportion_idle_spread_evenly")
 SITUATIONS = {
     "a_charge_of_three_days_is_spread_evenly", "a_disk_that_names_its_machine", "a_job_shares_its_overhead_by_own_time", "default_scope_leaves_out_the_database",
@@ -95,40 +93,24 @@ def compare(
         assert query_reference(reference, sql, theirs, {"period": period}).rows == [], name
 
 
-@pytest.mark.parametrize("group", range(GROUPS))
-def test_every_case(reference: GoogleSQL, group: int, tmp_path: Path) -> None:
-    """The situations of all case folders."""
-    folders = CASES[group::GROUPS]
-    assert folders
-    compare(reference, merge_worlds({f"{f.parent.name}.{f.name}": read_world(f) for f in folders}), tmp_path)
+def random_worlds() -> dict[str, World]:
+    """Situations nobody thought of; in the last one sums of a dozen unequal shares: the order in which an engine adds them does not show."""
+    worlds = {f"world-{seed}": random_world(seed, runs=10, machines=2, hours=4) for seed in range(6)}
+    return worlds | {"many": random_world(17, runs=30, machines=6, hours=3)}
 
 
-@pytest.mark.parametrize("folder", [f for f in FOLDERS if f not in CASES], ids=lambda f: f.name)
-def test_every_setting(reference: GoogleSQL, folder: Path, tmp_path: Path) -> None:
-    """The situations that need something in `runspend.yaml`."""
-    compare(reference, read_world(folder), tmp_path, settings=read_settings(folder))
+def test_every_case(reference: GoogleSQL, tmp_path: Path) -> None:
+    """The situations of all case folders and some random ones, side by side: most of what a query takes, it takes before it sees a row."""
+    worlds = {folder.name: read_world(folder) for folder in CASES} | random_worlds()
+    # a tag says what a job is called by itself, not in a world of several
+    worlds[""] = read_world(Path(__file__).parent / "cost_allocations" / "runs_of_a_jobs_tasks_share_the_job")
+    compare(reference, merge_worlds(worlds), tmp_path)
 
 
 def test_a_period_that_begins_with_runs_of_the_month_before(reference: GoogleSQL, tmp_path: Path) -> None:
     """November of the case that crosses the month's end: runs and machines reach in from outside the period."""
     world = read_world(Path(__file__).parent / "cost_allocations" / "over_the_months_end_october")
     compare(reference, world, tmp_path, dt.date(2026, 11, 1))
-
-
-def test_names_a_tag_gives_a_job(reference: GoogleSQL, tmp_path: Path) -> None:
-    """By itself: in a world of several, jobs have longer names than the tag says."""
-    compare(reference, read_world(Path(__file__).parent / "cost_allocations" / "runs_of_a_jobs_tasks_share_the_job"), tmp_path)
-
-
-@pytest.mark.parametrize("seeds", [range(3), range(3, 6)], ids=str)
-def test_random_worlds(reference: GoogleSQL, seeds: range, tmp_path: Path) -> None:
-    """Situations nobody thought of."""
-    compare(reference, merge_worlds({f"world-{seed}": random_world(seed, runs=10, machines=2, hours=4) for seed in seeds}), tmp_path)
-
-
-def test_a_machine_shared_by_many(reference: GoogleSQL, tmp_path: Path) -> None:
-    """Sums of a dozen unequal shares: the order in which an engine adds them does not show."""
-    compare(reference, random_world(17, runs=30, machines=6, hours=3), tmp_path)
 
 
 def everything() -> World:
@@ -153,14 +135,21 @@ def everything() -> World:
 
 
 def test_every_model_has_rows(reference: GoogleSQL, tmp_path: Path) -> None:
-    """No model is compared with nothing only: in one world each gives rows. Those of the estimates are in test_estimates.py."""
+    """No model is compared with nothing only: in one world each gives rows. Those of the estimates are in test_estimates.py.
+
+    With everything that a case says in `runspend.yaml`, and those cases beside it.
+    """
+    said = [folder for folder in FOLDERS if folder not in CASES]
+    world = merge_worlds({"": everything(), **{folder.name: read_world(folder) for folder in said}})
+    settings = Settings(**{key: value for folder in said for key, value in yaml.safe_load((folder / "settings.yaml").read_text()).items()})
     counted: Counter[str] = Counter()
-    compare(reference, everything(), tmp_path, settings=read_settings(SHARED), counted=counted)
+    compare(reference, world, tmp_path, settings=settings, counted=counted)
     names = {m.name for m in (*ladder.ledger_models("2026-10"), *ladder.run_costs_models("2026-10"))}
     assert {name for name in names if not counted[name]} == set()
     assert names | {m.name for m in estimate_models()} == {path.stem for path in (PACKAGE / "models").glob("*.sql")}
 
 
+@pytest.mark.torture
 def test_types_without_data(reference: GoogleSQL) -> None:
     """Over tables without rows, too, a model that fills a table gives its columns in its types: what `create table as` makes of it."""
     empty = {name: table.arrow_schema().empty_table() for name, table in TABLES.items()}

@@ -13,10 +13,9 @@ import pytest
 import yaml
 
 from runspend.config import Settings
-from runspend.warehouse import buckets
-from tests.models.chain import SETTINGS, World, line, make_run, moment, read_settings, read_world, run_on_duckdb, summarize_on_duckdb, total
+from tests.models.chain import SETTINGS, World, line, make_run, moment, run_on_duckdb, summarize_on_duckdb, total
+from tests.models.side_by_side import companies
 from tests.models.test_ledger_cases import exact
-from tests.models.truth import random_world
 
 TABLES = ("run_costs", "run_costs_daily", "cost_daily", "unallocated_costs")
 CASES = sorted(p.parent for table in TABLES for p in Path(__file__).parent.glob(f"{table}/*/expect.yaml"))
@@ -41,18 +40,26 @@ def assert_row(got: dict[str, Any], expected: dict[str, Any]) -> None:
             assert got[column] == value, (column, got[column])
 
 
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, list[dict[str, Any]]]:
+    """The rows of every case, many of them built at once."""
+    found = {}
+    for company in companies(CASES):
+        built = build(company.world, tmp_path_factory.mktemp("company"), company.settings)
+        found |= {folder: company.rows(built[folder.parent.name], folder) for folder in company.folders}
+    return found
+
+
 @pytest.mark.parametrize("folder", CASES, ids=lambda p: f"{p.parent.name}/{p.name}")
-def test_case(folder: Path, tmp_path: Path) -> None:
+def test_case(folder: Path, tables: dict[Path, list[dict[str, Any]]]) -> None:
     """The table has exactly the rows of `expect.yaml`, in the columns it names."""
-    world = read_world(folder)
-    tables = build(world, tmp_path, read_settings(folder))
     expected = yaml.safe_load((folder / "expect.yaml").read_text())
     names = [c for c in expected[0] if not c.endswith(("_cost", "_seconds")) and c not in ("cost_with_children", "last_used_at")]
 
     def place(row: dict[str, Any]) -> list[str]:
         return [str(row[name]) for name in names]
 
-    rows = sorted(tables[folder.parent.name].to_pylist(), key=place)
+    rows = sorted(tables[folder], key=place)
     expected.sort(key=place)
     assert [place(row) for row in rows] == [place(row) for row in expected]
     for got, wanted in zip(rows, expected, strict=True):
@@ -65,14 +72,17 @@ def test_there_are_cases_of_every_table() -> None:
     assert {folder.parent.name for folder in CASES} == set(TABLES)
 
 
-@pytest.mark.parametrize("cost", ["10.00", "-0.0000000000000000000007", "9999999.0827499841274349353", "0"])
-def test_a_spread_charge_adds_up_to_itself(cost: str, tmp_path: Path) -> None:
+def test_a_spread_charge_adds_up_to_itself(tmp_path: Path) -> None:
     """31 days of a month's charge are the charge, to the last decimal, in each of the four costs."""
-    world: World = {"billing_lines": [line(0, at="2026-10-01T00:00:00..2026-11-01T00:00:00", on=None, cost=cost, charge_category="Purchase")], "billing_loads": [], "runs": [], "run_resources": []}
-    rows = run_on_duckdb(world, tmp_path)["cost_daily"].to_pylist()
-    assert [row["charge_date"].day for row in rows] == list(range(1, 32))
-    for measure in ("list_cost", "contracted_cost", "effective_cost", "billed_cost"):
-        assert total(row[measure] for row in rows) == world["billing_lines"][0][measure]
+    costs = ("10.00", "-0.0000000000000000000007", "9999999.0827499841274349353", "0")
+    month = {"at": "2026-10-01T00:00:00..2026-11-01T00:00:00", "on": None, "charge_category": "Purchase"}
+    lines = [line(n, cost=cost, source=f"bill-{n}", **month) for n, cost in enumerate(costs)]
+    rows = run_on_duckdb({"billing_lines": lines, "billing_loads": [], "runs": [], "run_resources": []}, tmp_path)["cost_daily"].to_pylist()
+    for charge in lines:
+        days = [row for row in rows if row["source"] == charge["source"]]
+        assert [row["charge_date"].day for row in days] == list(range(1, 32))
+        for measure in ("list_cost", "contracted_cost", "effective_cost", "billed_cost"):
+            assert total(row[measure] for row in days) == charge[measure]
 
 
 def test_the_order_of_rows_does_not_show(tmp_path: Path) -> None:
@@ -99,14 +109,3 @@ def test_the_order_of_rows_does_not_show(tmp_path: Path) -> None:
 
         assert rows(first)
         assert rows(first) == rows(second), name
-
-
-def test_shares_of_the_machines_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bill worked through a few machines at a time gives the tables of one worked through at once."""
-    world = random_world(5, runs=30, machines=7, hours=6)
-    whole = build(world, tmp_path / "whole")
-    monkeypatch.setattr(buckets, "ROWS_PER_BUCKET", 10)
-    parts = build(world, tmp_path / "parts")
-    for name in ("cost_allocations", *TABLES):
-        assert whole[name].num_rows
-        assert sorted(whole[name].to_pylist(), key=str) == sorted(parts[name].to_pylist(), key=str), name

@@ -13,26 +13,38 @@ import pyarrow as pa
 import pytest
 
 from runspend.warehouse import buckets
-from tests.models.chain import World, line, make_run, merge_worlds, read_world, run_on_duckdb
+from tests.models.chain import World, line, make_run, merge_worlds, read_world, rows_of, run_on_duckdb, summarize_on_duckdb
 from tests.models.test_reference import CASES
 from tests.models.truth import random_world
 
 MEASURES = ("list_cost", "contracted_cost", "effective_cost", "billed_cost")
-TABLES = ("cost_allocations", "charge_lines", "run_costs_daily", "cost_daily", "unallocated_costs")
+TABLES = ("cost_allocations", "charge_lines", "run_costs_daily", "run_costs", "cost_daily", "unallocated_costs")
 
 
 def sorted_rows(world: World, root: Path) -> dict[str, list[str]]:
-    found = run_on_duckdb(world, root)
+    found = run_on_duckdb(world, root) | summarize_on_duckdb(world, root)
     return {name: sorted(repr(row) for row in found[name].to_pylist()) for name in TABLES}
 
 
-def test_shares_of_the_machines_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All cases and a random world side by side: cut into a hundred shares or none, every table has the same rows."""
-    worlds = {f"{f.parent.name}.{f.name}": read_world(f) for f in CASES} | {"random": random_world(5)}
-    world = merge_worlds(worlds)
-    whole = sorted_rows(world, tmp_path / "whole")
-    monkeypatch.setattr(buckets, "ROWS_PER_BUCKET", 3)
-    assert sorted_rows(world, tmp_path / "shares") == whole
+@pytest.fixture(scope="module")
+def worlds() -> World:
+    """All cases and two random worlds side by side."""
+    cases = {folder.name: read_world(folder) for folder in CASES}
+    return merge_worlds(cases | {"random": random_world(5), "machines": random_world(5, runs=30, machines=7, hours=6)})
+
+
+@pytest.fixture(scope="module")
+def whole(worlds: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Worked through at once."""
+    return sorted_rows(worlds, tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.parametrize("rows", [30, pytest.param(3, marks=pytest.mark.torture)], ids=["a dozen", "a hundred"])
+def test_shares_of_the_machines_do_not_show(rows: int, worlds: World, whole: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut into a dozen shares or none, every table has the same rows."""
+    monkeypatch.setattr(buckets, "ROWS_PER_BUCKET", rows)
+    assert all(whole.values())
+    assert sorted_rows(worlds, tmp_path) == whole
 
 
 def pool_world(seed: int) -> World:
@@ -71,7 +83,7 @@ def test_charges_laid_end_to_end(seed: int, pools: dict[str, World], laid: dict[
     """Every run has the same part of what its pool's hour cost, of what was credited too; rows are at most charges and runs, not their product."""
     name = f"pool{seed:02d}"
     world = pools[name]
-    ledger, charges = ([row for row in laid[table].to_pylist() if row["source"] == name] for table in ("cost_allocations", "charge_sums"))
+    ledger, charges = (rows_of(laid[table], name) for table in ("cost_allocations", "charge_sums"))
     targets = [t for t in laid["pooled_targets"].to_pylist() if f"{name}." in t["target_key"]]
     parts = {t["run_id"] or t["allocated_to"]: Fraction(t["ratio_upto"]) - Fraction(t["ratio_before"]) for t in targets}
     assert len(parts) > 1 or len(world["runs"]) == 1

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections import defaultdict
 from fractions import Fraction
-from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from tests.models.chain import run_on_duckdb, total
+from tests.models.chain import merge_worlds, rows_of, run_on_duckdb, total
 from tests.models.truth import random_world, true_costs
 
+SEEDS = range(24)
 
-@pytest.mark.parametrize("seed", range(24))
-def test_every_share_is_true(seed: int, tmp_path: Path) -> None:
+
+@pytest.fixture(scope="module")
+def ledgers(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    """The ledgers of all the worlds, each with a bill, a server and machines of its own."""
+    return run_on_duckdb(merge_worlds({f"world-{seed}": random_world(seed) for seed in SEEDS}), tmp_path_factory.mktemp("worlds"))["cost_allocations"]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_share_is_true(seed: int, ledgers: pa.Table) -> None:
     """Each target of each line has its true part to 1e-9 of the line, nobody else has any, and the four sums are the bill exactly."""
     world = random_world(seed)
-    ledger = run_on_duckdb(world, tmp_path)["cost_allocations"].to_pylist()
+    ledger = rows_of(ledgers, f"world-{seed}")
     for measure in ("list_cost", "contracted_cost", "effective_cost", "billed_cost"):
         assert total(row[measure] for row in ledger) == total(l[measure] for l in world["billing_lines"]), measure
 
