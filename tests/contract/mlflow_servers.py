@@ -86,6 +86,24 @@ print(*ids)
 """
 
 
+# `mlflow server`, which would start uvicorn in a second process and import everything a second time.
+SERVER = """
+import os, sys
+import mlflow.server
+import uvicorn
+from mlflow.cli import cli
+
+
+def serve(command, extra_env, **options):
+    os.environ.update(extra_env)
+    uvicorn.main(command[command.index("uvicorn") + 1 :])
+
+
+mlflow.server._exec_cmd = serve
+cli(["server", *sys.argv[1:]])
+"""
+
+
 @dataclass(frozen=True)
 class Served:
     """One running server: its address, and its database as Runspend and as SQLAlchemy name it."""
@@ -111,7 +129,7 @@ def mlflow_server(folder: Path, database: str, *options: str) -> Iterator[str]:
     port = free_port()
     env = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     env |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [sys.executable, "-c", SERVER, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", database, "--artifacts-destination", str(folder / "artifacts"), *options]
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -42,10 +43,16 @@ def served(server: Served, via: str, **options: Any) -> TrackingServer:
     return TrackingServer.model_validate({"name": "prod", "uri": server.uri, "database": server.database, "via": via, **options})
 
 
-@pytest.fixture(params=["mlflow_on_sqlite", "mlflow_on_postgres"])
+@pytest.fixture(scope="module", params=["mlflow_on_sqlite", "mlflow_on_postgres"])
 def mlflow(request: pytest.FixtureRequest) -> Served:
     found: Served = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture(scope="module")
+def from_database(mlflow: Served, tmp_path_factory: pytest.TempPathFactory) -> tuple[Extract, dict[tuple[str, str], pa.Table]]:
+    """What the database of a server gives, nothing asked for beside it."""
+    return extract(served(mlflow, "database"), tmp_path_factory.mktemp("database") / "out")
 
 
 @pytest.mark.parametrize("copy", [{}, {"tags": "all", "params": "all"}])
@@ -90,8 +97,8 @@ def test_power_is_the_same_both_ways(mlflow: Served, tmp_path: Path) -> None:
     assert found == {}
 
 
-def test_every_kind_of_run_is_there(mlflow: Served, tmp_path: Path) -> None:
-    result, tables = extract(served(mlflow, "database"), tmp_path / "out")
+def test_every_kind_of_run_is_there(mlflow: Served, from_database: tuple[Extract, dict[tuple[str, str], pa.Table]]) -> None:
+    result, tables = from_database
     runs = {r["run_id"]: r for (table, _), rows in tables.items() if table == "runs" for r in rows.to_pylist()}
     by_name = {name: runs[run_id] for name, run_id in mlflow.run_ids.items() if run_id in runs}
     assert sorted(p for t, p in tables if t == "runs") == ["1970-01", "2026-09", "2026-10", "2026-11", "2106-02"]
@@ -118,8 +125,8 @@ def test_every_kind_of_run_is_there(mlflow: Served, tmp_path: Path) -> None:
     assert len(result.warnings) == 2
 
 
-def test_traces_are_added_up_by_day_run_user_and_model(mlflow: Served, tmp_path: Path) -> None:
-    _, tables = extract(served(mlflow, "database"), tmp_path / "out")
+def test_traces_are_added_up_by_day_run_user_and_model(mlflow: Served, from_database: tuple[Extract, dict[tuple[str, str], pa.Table]]) -> None:
+    _, tables = from_database
     parent = mlflow.run_ids["parent"]
     found = [
         (str(r["charge_date"]), r["run_id"], r["user_name"], r["model"], r["traces"], r["input_tokens"], r["output_tokens"], str(r["list_cost"].normalize()))
@@ -187,7 +194,7 @@ def test_metrics_of_postgres_are_looked_up_and_never_scanned(mlflow_on_postgres:
 def test_a_statement_that_takes_too_long_is_cut_off_without_the_password(
     mlflow_on_postgres: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runspend.tracking.database.STATEMENT_TIMEOUT_MS", 50)
+    monkeypatch.setattr("runspend.tracking.database.STATEMENT_TIMEOUT_MS", 500)
     with (
         DatabaseReader(served(mlflow_on_postgres, "database"), mlflow_on_postgres.database, tmp_path, **SILENT) as reader,
         pytest.raises(SourceUnreachable, match="statement timeout"),
@@ -238,19 +245,26 @@ def test_sqlite_keeps_serving_while_it_is_read(mlflow_on_sqlite: Served, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def database_at(folder: Path, revision: str) -> Path:
-    """An empty SQLite database of MLflow as it was at a revision of its schema."""
+READ = (OLDEST_SUPPORTED, "867495a8f9d4", "400f98739977", "1b5f0d9ad7c1", REVISIONS[-1])
+
+
+@pytest.fixture(scope="module")
+def databases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Empty SQLite databases of MLflow as they were at revisions of its schema, one made of the other: to be copied."""
     import sqlalchemy
     from alembic import command
     from mlflow.store.db.utils import _get_alembic_config
     from mlflow.store.tracking.dbmodels.initial_models import Base
 
-    path = folder / f"{revision}.db"
+    folder = tmp_path_factory.mktemp("revisions")
+    path, made = folder / "mlflow.db", {}
     engine = sqlalchemy.create_engine(f"sqlite:///{path}")
     Base.metadata.create_all(engine)
     engine.dispose()
-    command.upgrade(_get_alembic_config(f"sqlite:///{path}"), revision)
-    return path
+    for revision in sorted(READ, key=REVISIONS.index):
+        command.upgrade(_get_alembic_config(f"sqlite:///{path}"), revision)
+        made[revision] = Path(shutil.copy(path, folder / f"{revision}.db"))
+    return made
 
 
 def test_the_known_revisions_are_those_of_the_installed_mlflow() -> None:
@@ -261,9 +275,9 @@ def test_the_known_revisions_are_those_of_the_installed_mlflow() -> None:
     assert tuple(reversed(chain)) == REVISIONS[: len(chain)]
 
 
-@pytest.mark.parametrize("revision", [OLDEST_SUPPORTED, "867495a8f9d4", "400f98739977", "1b5f0d9ad7c1", REVISIONS[-1]])
-def test_every_schema_of_the_range_can_be_read(tmp_path: Path, revision: str) -> None:
-    path = database_at(tmp_path, revision)
+@pytest.mark.parametrize("revision", READ)
+def test_every_schema_of_the_range_can_be_read(databases: dict[str, Path], tmp_path: Path, revision: str) -> None:
+    path = Path(shutil.copy(databases[revision], tmp_path))
     db = sqlite3.connect(path)
     db.execute("insert into experiments (experiment_id, name, lifecycle_stage) values (7, 'old', 'active')")
     db.execute(
@@ -317,20 +331,25 @@ KILLED = """
 """
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.02, 0.05, 0.1, 0.2, 0.4])
-def test_a_killed_extract_leaves_whole_files_only_and_an_untouched_database(tmp_path: Path, delay: float) -> None:
-    path = database_at(tmp_path, REVISIONS[-1])
+@pytest.fixture(scope="module")
+def many(databases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[tuple[str, str], pa.Table]]:
+    """A database of 20,000 runs, and what an extract makes of it that is left alone."""
+    folder = tmp_path_factory.mktemp("many")
+    path = Path(shutil.copy(databases[REVISIONS[-1]], folder / "mlflow.db"))
     db = sqlite3.connect(path)
     db.execute("insert into experiments (experiment_id, name, workspace, lifecycle_stage) values (1, 'e', 'default', 'active')")
-    many = [(f"{i:032x}", "n", "FINISHED", 1793880000000 + i * 60_000, 1793880000000 + i * 60_000, "active", 1) for i in range(20_000)]
-    db.executemany(
-        "insert into runs (run_uuid, name, status, start_time, end_time, lifecycle_stage, experiment_id) values (?, ?, ?, ?, ?, ?, ?)", many
-    )
+    rows = [(f"{i:032x}", "n", "FINISHED", 1793880000000 + i * 60_000, 1793880000000 + i * 60_000, "active", 1) for i in range(20_000)]
+    db.executemany("insert into runs (run_uuid, name, status, start_time, end_time, lifecycle_stage, experiment_id) values (?, ?, ?, ?, ?, ?, ?)", rows)
     db.commit()
     db.close()
+    return path, extract(TrackingServer(name="prod", uri=f"sqlite:///{path}"), folder / "calm")[1]
+
+
+@pytest.mark.parametrize("delay", [pytest.param(delay, marks=[] if delay in (0.02, 0.2) else pytest.mark.torture) for delay in (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)])
+def test_a_killed_extract_leaves_whole_files_only_and_an_untouched_database(many: tuple[Path, dict[tuple[str, str], pa.Table]], tmp_path: Path, delay: float) -> None:
+    path, expected = many
     before = path.read_bytes()
     server = TrackingServer(name="prod", uri=f"sqlite:///{path}")
-    _, expected = extract(server, tmp_path / "calm")
     killed = tmp_path / "killed"
     killed.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
