@@ -132,14 +132,20 @@ MEANINGS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("item", "meaning"), MEANINGS, ids=[f"{n}-{item['line_item_line_item_type']}" for n, (item, _) in enumerate(MEANINGS)]
-)
-def test_a_line_item_type_means(tmp_path: Path, item: dict[str, str], meaning: tuple[str, str, str | None, str, str, str]) -> None:
-    [found] = loaded(tmp_path, [item]).lines()
-    category, frequency, correction, *amounts = meaning
-    assert (found["charge_category"], found["charge_frequency"], found["charge_class"]) == (category, frequency, correction)
-    assert [found[name] for name in ("billed_cost", "effective_cost", "list_cost")] == [Decimal(a) for a in amounts]
+def by_account(bill: Nights) -> list[dict[str, Any]]:
+    """The lines of a bill by their account, of which each has its own: in the order of `in_accounts`."""
+    return sorted(bill.lines(), key=lambda found: str(found["sub_account_id"]))
+
+
+def in_accounts(items: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
+    return [{**item, "line_item_usage_account_id": f"{n:012}"} for n, item in enumerate(items)]
+
+
+def test_a_line_item_type_means(tmp_path: Path) -> None:
+    bill = loaded(tmp_path, in_accounts(item for item, _ in MEANINGS))
+    for found, (item, (category, frequency, correction, *amounts)) in zip(by_account(bill), MEANINGS, strict=True):
+        assert (found["charge_category"], found["charge_frequency"], found["charge_class"]) == (category, frequency, correction), item
+        assert [found[name] for name in ("billed_cost", "effective_cost", "list_cost")] == [Decimal(a) for a in amounts], item
 
 
 def test_commitments_are_named_on_what_they_cover_and_what_they_leave_unused(tmp_path: Path) -> None:
@@ -182,25 +188,24 @@ def test_what_a_line_says_of_its_place_and_machine(tmp_path: Path) -> None:
     assert {name: found[name] for name in said} == said
 
 
-@pytest.mark.parametrize(
-    ("said", "name", "category"),
-    [
-        ({"line_item_product_code": "AmazonSageMaker", "line_item_usage_type": "USE1-Train:ml.p3.2xlarge"}, "Amazon SageMaker", "AI and Machine Learning"),
-        ({"line_item_product_code": "AmazonBedrock"}, "Amazon Bedrock", "AI and Machine Learning"),
-        ({"line_item_product_code": "AmazonEC2"}, "Amazon Elastic Compute Cloud", "Compute"),
-        ({"line_item_product_code": "AmazonEC2", "line_item_usage_type": "EBS:VolumeUsage.gp3"}, "Amazon Elastic Compute Cloud", "Storage"),
-        ({"line_item_product_code": "AmazonEC2", "line_item_usage_type": "USE1-DataTransfer-Out-Bytes"}, "Amazon Elastic Compute Cloud", "Networking"),
-        ({"line_item_product_code": "AmazonEC2", "line_item_usage_type": "NatGateway-Hours"}, "Amazon Elastic Compute Cloud", "Networking"),
-        ({"line_item_product_code": "AmazonS3", "line_item_usage_type": "TimedStorage-ByteHrs"}, "Amazon Simple Storage Service", "Storage"),
-        ({"line_item_product_code": "AmazonS3", "product_product_family": "Data Transfer"}, "Amazon Simple Storage Service", "Networking"),
-        ({"line_item_product_code": "AmazonX", "product_servicecode": "AmazonXService"}, "AmazonXService", "Other"),
-        ({"line_item_product_code": "AmazonX", "product_servicecode": ""}, "AmazonX", "Other"),
-        ({"line_item_product_code": "AmazonEC2", "product": '{"product_name":"EC2 as named"}'}, "EC2 as named", "Compute"),
-    ],
-)  # fmt: skip
-def test_services_by_name_and_category(tmp_path: Path, said: dict[str, str], name: str, category: str) -> None:
-    [found] = loaded(tmp_path, [line(**said)]).lines()
-    assert (found["service_name"], found["service_category"]) == (name, category)
+SERVICES = [
+    ({"line_item_product_code": "AmazonSageMaker", "line_item_usage_type": "USE1-Train:ml.p3.2xlarge"}, "Amazon SageMaker", "AI and Machine Learning"),
+    ({"line_item_product_code": "AmazonBedrock"}, "Amazon Bedrock", "AI and Machine Learning"),
+    ({"line_item_product_code": "AmazonEC2"}, "Amazon Elastic Compute Cloud", "Compute"),
+    ({"line_item_product_code": "AmazonEC2", "line_item_usage_type": "EBS:VolumeUsage.gp3"}, "Amazon Elastic Compute Cloud", "Storage"),
+    ({"line_item_product_code": "AmazonEC2", "line_item_usage_type": "USE1-DataTransfer-Out-Bytes"}, "Amazon Elastic Compute Cloud", "Networking"),
+    ({"line_item_product_code": "AmazonEC2", "line_item_usage_type": "NatGateway-Hours"}, "Amazon Elastic Compute Cloud", "Networking"),
+    ({"line_item_product_code": "AmazonS3", "line_item_usage_type": "TimedStorage-ByteHrs"}, "Amazon Simple Storage Service", "Storage"),
+    ({"line_item_product_code": "AmazonS3", "product_product_family": "Data Transfer"}, "Amazon Simple Storage Service", "Networking"),
+    ({"line_item_product_code": "AmazonX", "product_servicecode": "AmazonXService"}, "AmazonXService", "Other"),
+    ({"line_item_product_code": "AmazonX", "product_servicecode": ""}, "AmazonX", "Other"),
+    ({"line_item_product_code": "AmazonEC2", "product": '{"product_name":"EC2 as named"}'}, "EC2 as named", "Compute"),
+]  # fmt: skip
+
+
+def test_services_by_name_and_category(tmp_path: Path) -> None:
+    bill = loaded(tmp_path, in_accounts(line(**{"product": "", **said}) for said, _, _ in SERVICES))
+    assert [(found["service_name"], found["service_category"]) for found in by_account(bill)] == [(name, category) for _, name, category in SERVICES]
 
 
 def test_buckets_and_storage_classes_are_told_by_usage_type(tmp_path: Path) -> None:
@@ -249,10 +254,15 @@ TAGGED = [
 ]
 
 
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> Nights:
+    """The tagged lines, of a CUR 2.0 CSV."""
+    return loaded(tmp_path_factory.mktemp("expected"), TAGGED)
+
+
 @pytest.mark.parametrize("name", ["legacy.csv", "legacy.csv.gz", "athena.parquet", "two.csv", "two.csv.gz", "two.parquet"])
-def test_the_same_lines_whatever_the_spelling_and_kind_of_file(tmp_path: Path, name: str) -> None:
+def test_the_same_lines_whatever_the_spelling_and_kind_of_file(tmp_path: Path, expected: Nights, name: str) -> None:
     """The lines of a CUR 2.0 CSV, but for tags, whose keys are left as each report has them."""
-    expected = loaded(tmp_path / "expected", TAGGED)
     spelled = {"legacy": legacy, "athena": athena, "two": list}[name.split(".")[0]](TAGGED)
     bill = nights(tmp_path, write_cur(tmp_path / name, spelled))
     assert only(bill.load()).state == "loaded"
@@ -691,12 +701,10 @@ def test_18c_nineteen_decimals_of_a_real_report(tmp_path: Path, samples: Path) -
     assert (len(bill.lines("2018-06")), bill.total("2018-06")) == (19, Decimal("0.0827499841274349353"))
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("35.2E-7", "0.00000352"), ("1.7166668039999999e-06", "0.0000017166668039999999"), ("-0", "0"), ("0.000000060000000000000000000", "0.00000006")],
-)  # fmt: skip
-def test_18d_decimals_however_they_are_written(tmp_path: Path, text: str, value: str) -> None:
-    assert loaded(tmp_path, [line("Usage", text)]).total() == Decimal(value)
+def test_18d_decimals_however_they_are_written(tmp_path: Path) -> None:
+    written = {"35.2E-7": "0.00000352", "1.7166668039999999e-06": "0.0000017166668039999999", "-0": "0", "0.000000060000000000000000000": "0.00000006"}
+    bill = loaded(tmp_path, in_accounts(line("Usage", text) for text in written))
+    assert [found["billed_cost"] for found in by_account(bill)] == [Decimal(value) for value in written.values()]
 
 
 def test_18_a_double_of_parquet_is_the_shortest_text_that_means_it(tmp_path: Path) -> None:
@@ -718,35 +726,28 @@ TAGS = [
 ]
 
 
-@pytest.mark.parametrize(("said", "run", "job"), TAGS)
-def test_23_runs_and_jobs_are_found_by_tags_of_cur_2(tmp_path: Path, said: dict[str, str], run: str | None, job: str | None) -> None:
-    for name in ("cur.csv", "cur.parquet"):
-        bill = nights(tmp_path / f"of {name}", write_cur(tmp_path / name, [line(resource_tags=json.dumps(said))]))
-        bill.load()
-        [found] = bill.lines()
-        assert (json.loads(found["tags"]), found["run_tag"], found["job_key"]) == (said, run, job)
+@pytest.mark.parametrize("name", ["cur.csv", "cur.parquet"])
+def test_23_runs_and_jobs_are_found_by_tags_of_cur_2(tmp_path: Path, name: str) -> None:
+    bill = nights(tmp_path, write_cur(tmp_path / name, in_accounts(line(resource_tags=json.dumps(said)) for said, _, _ in TAGS)))
+    bill.load()
+    assert [(json.loads(found["tags"]), found["run_tag"], found["job_key"]) for found in by_account(bill)] == TAGS
 
 
 @pytest.mark.parametrize(
-    ("column", "run", "job"),
+    "columns",
     [
-        ("resourceTags/user:mlflow_run_id", "1", None),
-        ("resourceTags/user:mlflow.run_id", "1", None),
-        ("resource_tags_user_mlflow_run_id", "1", None),
-        ("resourceTags/user:JobRunId", None, "1"),
-        ("resource_tags_user_job_run_id", None, "1"),
-        ("resourceTags/aws:batch:job-id", None, "1"),
-        ("resource_tags_aws_batch_job_id", None, "1"),
+        {"resourceTags/user:mlflow_run_id": ("1", None), "resourceTags/user:JobRunId": (None, "1")},
+        {"resourceTags/user:mlflow.run_id": ("1", None), "resourceTags/aws:batch:job-id": (None, "1")},
+        {"resource_tags_user_mlflow_run_id": ("1", None), "resource_tags_user_job_run_id": (None, "1"), "resource_tags_aws_batch_job_id": (None, "1")},
     ],
 )
-def test_23_runs_and_jobs_are_found_by_tag_columns(tmp_path: Path, column: str, run: str | None, job: str | None) -> None:
+def test_23_runs_and_jobs_are_found_by_tag_columns(tmp_path: Path, columns: dict[str, tuple[str | None, str | None]]) -> None:
     [one] = legacy([line()])
-    bill = nights(tmp_path, write_csv(tmp_path / "cur.csv", [{**one, column: "1"}, {**one, column: ""}]))
+    empty = {**one, **dict.fromkeys(columns, "")}
+    bill = nights(tmp_path, write_csv(tmp_path / "cur.csv", [empty, *({**empty, column: "1"} for column in columns)]))
     bill.load()
-    assert {(each["tags"], each["run_tag"], each["job_key"]) for each in bill.lines()} == {
-        (json.dumps({column: "1"}, separators=(",", ":")), run, job),
-        (None, None, None),
-    }
+    expected = {(json.dumps({column: "1"}, separators=(",", ":")), run, job) for column, (run, job) in columns.items()}
+    assert {(each["tags"], each["run_tag"], each["job_key"]) for each in bill.lines()} == expected | {(None, None, None)}
 
 
 def test_23_tags_that_cannot_be_read_do_not_take_their_cost_along(tmp_path: Path) -> None:
@@ -853,8 +854,7 @@ def test_b11_any_net_amount_says_that_costs_are_net(tmp_path: Path, parts: list[
     assert both(bill) == (Decimal(8), Decimal(13))
 
 
-@pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet"])
-@pytest.mark.parametrize("is_by_manifest", [True, False])
+@pytest.mark.parametrize(("kind", "is_by_manifest"), [("csv", True), ("csv.gz", False), ("parquet", True), ("parquet", False)])
 def test_b11_a_part_of_zero_net_costs_follows_the_other_parts_of_its_month(tmp_path: Path, kind: str, is_by_manifest: bool) -> None:
     """The discount's own lines cost nothing net. In a month without net costs zeros say nothing."""
     off = line("EdpDiscount", "-2", **{**NET, "line_item_net_unblended_cost": "0"})
