@@ -32,6 +32,7 @@ from runspend.warehouse import Model, Unit, open_warehouse
 from runspend.warehouse.objects import BucketWarehouse
 from runspend.warehouse.parquet import ParquetWarehouse
 from runspend.warehouse.s3 import Bucket
+from tests.command import run_here, run_process
 from tests.faults.world import PERIOD, TOGETHER, rows_of
 from tests.servers.s3 import S3Server, s3_server
 from tests.tiny_world import make_store, make_tiny_world
@@ -460,31 +461,22 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_night_in_a_bucket_is_the_night_in_a_folder(store: Path, s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
-    """`runspend nightly` writes the same content digests into both, twice; SQL and doctor work over the bucket."""
+    """`runspend nightly` writes the same content digests into both, into the bucket twice; SQL and doctor work over the bucket."""
     found = []
     world = make_tiny_world(tmp_path / "world", store)
-    for name in ("folder", "bucket"):
+    for name, nights in (("folder", 1), ("bucket", 2)):
         config = world.with_name(f"{name}.yaml")
         place = {"uri": f"s3://{bucket}/{PREFIX}", "endpoint": s3_server.endpoint} if name == "bucket" else {"uri": "tables"}
         config.write_text(json.dumps({**json.loads(world.read_text()), "home": name, "warehouse": place}))
-        for _ in range(2):
-            run("nightly", "--config", str(config), "--now", "2026-11-04T06:00")
-        states = open_warehouse(load_settings(config)).states()
-        found.append({unit: state.digest for unit, state in states.items() if unit.table not in ("sources", "builds")})
-    assert found[0] == found[1]
+        for _ in range(nights):
+            run_here("nightly", "--config", str(config), "--now", "2026-11-04T06:00")
+            states = open_warehouse(load_settings(config)).states()
+            found.append({unit: state.digest for unit, state in states.items() if unit.table not in ("sources", "builds")})
+    assert found[0] == found[1] == found[2]
     assert len(found[1]) > 5
-    total = run("sql", "--config", str(config), "select sum(effective_cost) as spent from cost_daily")
+    total = run_process("sql", "--config", str(config), "select sum(effective_cost) as spent from cost_daily").stdout
     assert "960" in total
-    assert "warehouse" in run("doctor", "--config", str(config))
-
-
-def run(*arguments: str) -> str:
-    """The command as a user types it."""
-    done = subprocess.run(
-        [sys.executable, "-m", "runspend.cli", *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert "warehouse" in run_here("doctor", "--config", str(config)).stdout
 
 
 if __name__ == "__main__":

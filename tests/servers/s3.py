@@ -16,8 +16,10 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -61,6 +63,15 @@ class S3Server:
 
 
 @contextmanager
+def remember_descriptions() -> Iterator[None]:
+    """Read botocore's descriptions of services once: each session of its own would, and most of a client's making is that."""
+    import botocore.session
+
+    with patch.object(botocore.session, "create_loader", cache(botocore.session.create_loader)):
+        yield
+
+
+@contextmanager
 def serve_s3() -> Iterator[S3Server]:
     """Start the server in a folder of its own, and end it with everything it started."""
     program = _find_program()
@@ -98,7 +109,7 @@ def serve_s3() -> Iterator[S3Server]:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """One server for all tests of a run; take a bucket of your own in it."""
-    with serve_s3() as server:
+    with remember_descriptions(), serve_s3() as server:
         yield server
 
 
