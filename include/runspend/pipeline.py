@@ -75,7 +75,7 @@ def extract(settings: Settings, names: Sequence[str] | None = None, *, now: date
                 known_months=sorted(u.period for u in kept if u.table == "runs"),
                 known_trace_months=sorted(u.period for u in kept if u.table == "trace_costs"),
                 settings_of={u.period: state.extra.get("settings") for u, state in kept.items() if u.table == "runs"},
-                billed_months=rebuilt_months(warehouse, server.name),
+                billed_months=partial(rebuilt_months, warehouse, server.name),
                 selector_keys=selector_keys(settings),
                 pools=settings.pools,
                 measured=find_measured(settings),

@@ -199,7 +199,7 @@ def test_months_written_under_other_settings_are_read_again_through_the_api(monk
             return ["2024-01", "2024-02", "2026-11"]
 
     chosen = [
-        extract._months_to_read(Api(), None, ["2024-01", "2024-02", "2026-11"], {"2024-02"}, lambda table, period: None, NOW + timedelta(days=i))  # type: ignore[arg-type]
+        extract._months_to_read(Api(), None, ["2024-01", "2024-02", "2026-11"], lambda: {"2024-02"}, lambda table, period: None, NOW + timedelta(days=i))  # type: ignore[arg-type]
         for i in range(7)
     ]
     assert all("2024-02" in months for months in chosen if months is not None)

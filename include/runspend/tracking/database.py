@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 USE_KEYS_PER_QUERY = 200
 POINTS_PER_QUERY = 500_000
-CHUNK_ROWS = 2_500  # runs of SQLite read by one query
+CHUNK_ROWS = 4_096  # runs of SQLite read by one query: two whole vectors of DuckDB
 READERS = 2  # … and queries at a time: building the maps is the slowest part of an extract
 STATEMENT_TIMEOUT_MS = 600_000
-PIECE_BYTES = 2**25
+PIECE_BYTES = 2**27  # after each, the interpreter has to be waited for
 COPY_BYTES = 2**18  # what fits into the processor's cache: four times as quick as 4 MB
 LOCK_SECONDS = 1.0  # that a writer may be kept waiting by a copy in one go; MLflow's wait for 5
 STEP_PAGES = 25_000

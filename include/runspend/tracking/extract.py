@@ -47,7 +47,7 @@ def extract_server(
     previous: Previous,
     months: Sequence[str] | None = None,
     known_months: Sequence[str] = (),
-    billed_months: Collection[str] = (),
+    billed_months: Callable[[], Collection[str]] = tuple,
     workdir: Path,
     load_id: str,
     progress: Callable[[str], None] = lambda text: None,
@@ -63,7 +63,7 @@ def extract_server(
     """Read a server into Parquet files under `workdir`.
 
     `months` restricts the start months; None reads what the design's policy says: all of them from a database, through
-    the API what `choose_months` chooses. `known_months` are those the warehouse holds: one that MLflow no longer has any
+    the API what `choose_months` chooses, which alone asks for `billed_months`. `known_months` are those the warehouse holds: one that MLflow no longer has any
     run of is read as empty; `settings_of` says under which `extras["settings"]` each was written: one that differs is read
     again. `known_trace_months` are those of `trace_costs`. `selector_keys` ("tag.K", "param.K", "experiment_tag.K") are copied beside the allow-list, because pools, budgets
     and policies select by them. `accept` names months, or "experiments", whose shrinking is known. Of `measured` machines the runs'
@@ -79,7 +79,7 @@ def extract_server(
                 if "experiments" not in accept:
                     _check_experiments(server, experiments, previous("experiments", "all"))
                 outdated = [month for month, written in (settings_of or {}).items() if written != rows.settings_digest]
-                chosen = _months_to_read(reader, months, known_months, {*billed_months, *outdated}, previous, now)
+                chosen = _months_to_read(reader, months, known_months, lambda: {*billed_months(), *outdated}, previous, now)
                 progress(f"{server.name}: {experiments} experiments; reading runs")
                 _load_runs(reader, rows, chosen, previous)
                 trace_months = _trace_months_to_read(reader, months, known_trace_months, outdated, now)
@@ -177,7 +177,7 @@ def choose_months(
 
 
 def _months_to_read(
-    reader: raw.Reader, months: Sequence[str] | None, known: Sequence[str], billed: Collection[str], previous: Previous, now: datetime
+    reader: raw.Reader, months: Sequence[str] | None, known: Sequence[str], billed: Callable[[], Collection[str]], previous: Previous, now: datetime
 ) -> list[str] | None:
     if months is not None:
         return sorted(set(months))
@@ -185,7 +185,7 @@ def _months_to_read(
         return None
     found = reader.list_months()
     open_months = [m for m in known if _has_open_runs(previous("runs", m))]
-    return choose_months(found, known, now=now, open_months=open_months, billed_months=billed)
+    return choose_months(found, known, now=now, open_months=open_months, billed_months=billed())
 
 
 def _trace_months_to_read(

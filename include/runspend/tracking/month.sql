@@ -1,5 +1,6 @@
 -- The runs of one start month: what MLflow has now, and what the warehouse had and MLflow no longer has. From `fresh_runs`, `fresh_resources`, `previous_runs`.
-with now_there as (
+-- `now_there` is asked for twice: kept in between, it would be copied once more.
+with now_there as not materialized (
   select * from fresh_runs where start_month = $month
 ),
 machines as (

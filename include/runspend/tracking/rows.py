@@ -7,9 +7,7 @@ themselves are in the `.sql` files next door. How rows are fetched belongs to `d
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
@@ -35,7 +33,6 @@ from runspend.tracking.places import (
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
 RESOURCE_KEYS = (
     "runspend.resources",
@@ -109,7 +106,6 @@ class Rows:
         links = settings.links
         self.wanted = raw.Keys(sort_keys({*MLFLOW_KEYS, *self._copied_tags}), sort_keys(params), metrics=links.metrics if links.wanted else None)
         self._parts: dict[str, str] = {}
-        self._beside = ThreadPoolExecutor(1)  # writes files, one at a time
         self._con = duckdb.connect(
             config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(workdir / "spill"), "preserve_insertion_order": False}
         )
@@ -138,7 +134,6 @@ class Rows:
         return self._con
 
     def close(self) -> None:
-        self._beside.shutdown()
         self._con.close()
 
     def _create(self, name: str, table: Table, *more: str) -> None:
@@ -339,7 +334,7 @@ class Rows:
             columns_gone=", ".join(f"r.{c}" for c in there)
             + ", r.resource_ids, r.mean_use_percent, coalesce(r.purged_at, $now::timestamptz) as purged_at",
         )
-        writing = self._begin(runs, month, select, {**parameters, "now": self._now})
+        of_runs = self.write(runs, month, select, {**parameters, "now": self._now})
         of_resources = self.write(
             resources,
             month,
@@ -349,7 +344,7 @@ class Rows:
             " order by resource_key, run_id, workspace, resource_id, used_ordinal",
             parameters,
         )
-        files = {"runs": writing.result(), "run_resources": of_resources}
+        files = {"runs": of_runs, "run_resources": of_resources}
         if self.reads_power:
             self._register("previous_power", TABLES["machine_power"], previous_power)
             select = _sql("power_month.sql", columns=_columns(TABLES["machine_power"]))
@@ -391,41 +386,20 @@ class Rows:
         return {"first_start": _iso(first), "last_end": _iso(last), "has_open_runs": is_open, "runs": count, "settings": self.settings_digest}
 
     def write(self, table: Table, period: str, select: str, parameters: dict[str, Any]) -> Path:
-        """By pyarrow: DuckDB marks columns that happen to hold no null as required, and the files of one table must agree."""
-        return self._begin(table, period, select, parameters).result()
-
-    def _begin(self, table: Table, period: str, select: str, parameters: dict[str, Any]) -> Future[Path]:
-        """The same, still being written: the next rows are asked for meanwhile."""
-        import pyarrow.parquet as pq
-
+        """The file of the rows of a query, which are the table's in columns, types and order."""
         target = self._workdir / f"{table.name}-{period}.parquet"
         unfinished = target.with_suffix(".unfinished")
-        schema = table.arrow_schema()
-        writer = pq.ParquetWriter(unfinished, schema, compression="zstd")
-        written: deque[Future[None]] = deque()
-        for batch in self._con.sql(select, params=parameters).to_arrow_reader(ROW_GROUP):
-            written.append(self._beside.submit(_write_batch, writer, schema, batch))
-            if len(written) > 2:  # no more than two wait
-                written.popleft().result()
-
-        def finish() -> Path:
-            for each in written:
-                each.result()
-            writer.close()
-            unfinished.replace(target)
-            return target
-
-        return self._beside.submit(finish)
+        name = str(unfinished).replace("'", "''")
+        # A column that DuckDB can prove to hold no null is marked as required, and the files of one table must agree.
+        self._con.execute("set disabled_optimizers = 'statistics_propagation'")
+        self._con.execute(f"copy ({select}) to '{name}' (format parquet, compression zstd, compression_level 1, row_group_size {ROW_GROUP})", parameters)
+        self._con.execute("reset disabled_optimizers")
+        unfinished.replace(target)
+        return target
 
     def _one(self, sql: str, parameters: dict[str, Any] | None = None) -> tuple[Any, ...]:
         [row] = self._con.execute(sql, parameters or {}).fetchall()  # an aggregate without groups always has one row
         return tuple(row)
-
-
-def _write_batch(writer: pq.ParquetWriter, schema: pa.Schema, batch: pa.RecordBatch) -> None:
-    import pyarrow as pa
-
-    writer.write_table(pa.Table.from_batches([batch]).cast(schema), row_group_size=ROW_GROUP)
 
 
 class _Guarded:
