@@ -42,6 +42,21 @@ def loaded(tmp_path: Path, rows: Sequence[Mapping[str, Any]], write: Write = wri
     return bill
 
 
+def each_its_own(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, each of a project of its own."""
+    return [{**row, "project": {"id": f"p{n:03}", "name": "ML", "labels": []}} for n, row in enumerate(rows)]
+
+
+def in_order(bill: Nights, period: str = "2026-10") -> list[dict[str, Any]]:
+    """The lines of a bill in the order of their projects."""
+    return sorted(bill.lines(period), key=lambda line: str(line["sub_account_id"]))
+
+
+def set_aside(bill: Nights) -> list[dict[str, Any]]:
+    """The rows in quarantine, as they stood in the file."""
+    return sorted(bill.rows("billing_quarantine"), key=lambda row: int(row["row_number"]))
+
+
 # --- samples -----------------------------------------------------------------------------------------------------------
 
 
@@ -107,34 +122,34 @@ def test_18_what_is_finer_than_the_warehouse_is_counted_as_rounded(tmp_path: Pat
     assert bill.total() + load["rounded_cost"] == 20 * Decimal(cost) - 5
 
 
-@pytest.mark.parametrize(
-    "spoilt",
-    [
-        "[{'name': 'FreeTrial', 'amount': -5e-06",  # cut
-        "[{'name': 'it\\x27s', 'amount': -5}]",  # an escape JSON has not
-        "[{'amount': nan}]",
-        "[{'amount': Decimal('-5')}]",
-        "[{'name': 'no amount'}]",
-        "[{'amount': 'five'}]",
-        "[{'amount': '-1_0'}]",
-        "[-5]",
-        "{'amount': -5}",
-        "-5",
-    ],
-)
-def test_credits_that_cannot_be_read_set_the_row_aside_and_are_never_none(tmp_path: Path, spoilt: str) -> None:
-    path = write_csv(tmp_path / "bill.csv", [gcp("1"), gcp("2", credits=[credit("-1")])])
+SPOILT = [
+    "[{'name': 'FreeTrial', 'amount': -5e-06",  # cut
+    "[{'name': 'it\\x27s', 'amount': -5}]",  # an escape JSON has not
+    "[{'amount': nan}]",
+    "[{'amount': Decimal('-5')}]",
+    "[{'name': 'no amount'}]",
+    "[{'amount': 'five'}]",
+    "[{'amount': '-1_0'}]",
+    "[-5]",
+    "{'amount': -5}",
+    "-5",
+]
+
+
+def test_credits_that_cannot_be_read_set_the_row_aside_and_are_never_none(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "bill.csv", [gcp("1"), *(gcp("2", credits=[credit("-1")]) for _ in SPOILT)])
     with path.open(newline="") as file:
         lines = list(csv.DictReader(file))
-    lines[1]["credits"] = spoilt
+    for line, spoilt in zip(lines[1:], SPOILT, strict=True):
+        line["credits"] = spoilt
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(lines[0]))
         writer.writeheader()
         writer.writerows(lines)
     bill = nights(tmp_path, path)
-    assert only(bill.load()).extra["quarantined"] == 1
-    [row] = bill.rows("billing_quarantine")
-    assert row["row_number"] == 2 and row["reason"].startswith("credits is '") and json.loads(row["raw"])["credits"] == spoilt
+    assert only(bill.load()).extra["quarantined"] == len(SPOILT)
+    for number, (row, spoilt) in enumerate(zip(set_aside(bill), SPOILT, strict=True), 2):
+        assert row["row_number"] == number and row["reason"].startswith("credits is '") and json.loads(row["raw"])["credits"] == spoilt
     assert bill.total() == 1
 
 
@@ -191,42 +206,39 @@ def test_20_the_invoice_says_the_month_and_hours_stay_utc(tmp_path: Path) -> Non
     assert {line["charge_class"] for line in lines} == {None}
 
 
-@pytest.mark.parametrize(
-    ("row", "category", "charge_class"),
-    [
-        (gcp("-5", "2026-10-20T10:00:00Z", "202611", cost_type="adjustment"), "Adjustment", "Correction"),
-        (gcp("-5", "2026-11-20T10:00:00Z", "202611", cost_type="adjustment"), "Adjustment", None),
-        # Half past eleven at night on 31 October in Los Angeles, and half past midnight.
-        (gcp("-5", "2026-11-01T06:30:00Z", "202611", cost_type="adjustment"), "Adjustment", "Correction"),
-        (gcp("-5", "2026-11-01T07:30:00Z", "202611", cost_type="adjustment"), "Adjustment", None),
-        (gcp("-5", "2026-10-20T10:00:00Z", "202611", adjustment_info={"type": "USAGE_CORRECTION"}), "Usage", "Correction"),
-        (gcp("-5", "2026-11-20T10:00:00Z", "202611", cost_type="adjustment", adjustment_info={"type": "GOODWILL"}), "Credit", None),
-        (gcp("5", "2026-10-20T10:00:00Z", "202611"), "Usage", None),  # late, nothing else
-        (gcp("5", "2026-11-20T10:00:00Z", "202611", cost_type="tax"), "Tax", None),
-        (gcp("0.01", "2026-11-20T10:00:00Z", "202611", cost_type="rounding_error"), "Adjustment", None),
-    ],
-)
-def test_what_a_line_is_and_whether_it_corrects_a_closed_month(
-    tmp_path: Path, row: dict[str, Any], category: str, charge_class: str | None
-) -> None:
-    bill = loaded(tmp_path, [row])
-    [line] = bill.lines("2026-11")
-    assert (line["charge_category"], line["charge_class"], line["billed_cost"]) == (category, charge_class, Decimal(row["cost"]))
+KINDS = [
+    # row, category, class
+    (gcp("-5", "2026-10-20T10:00:00Z", "202611", cost_type="adjustment"), "Adjustment", "Correction"),
+    (gcp("-5", "2026-11-20T10:00:00Z", "202611", cost_type="adjustment"), "Adjustment", None),
+    # Half past eleven at night on 31 October in Los Angeles, and half past midnight.
+    (gcp("-5", "2026-11-01T06:30:00Z", "202611", cost_type="adjustment"), "Adjustment", "Correction"),
+    (gcp("-5", "2026-11-01T07:30:00Z", "202611", cost_type="adjustment"), "Adjustment", None),
+    (gcp("-5", "2026-10-20T10:00:00Z", "202611", adjustment_info={"type": "USAGE_CORRECTION"}), "Usage", "Correction"),
+    (gcp("-5", "2026-11-20T10:00:00Z", "202611", cost_type="adjustment", adjustment_info={"type": "GOODWILL"}), "Credit", None),
+    (gcp("5", "2026-10-20T10:00:00Z", "202611"), "Usage", None),  # late, nothing else
+    (gcp("5", "2026-11-20T10:00:00Z", "202611", cost_type="tax"), "Tax", None),
+    (gcp("0.01", "2026-11-20T10:00:00Z", "202611", cost_type="rounding_error"), "Adjustment", None),
+]
 
 
-@pytest.mark.parametrize(
-    ("changed", "reason"),
-    [
-        ({"invoice": {"month": "202613"}}, "invoice.month is '202613', which is not a month such as 202610"),
-        ({"invoice": {"month": "2026-10"}}, "invoice.month is '2026-10', which is not a month such as 202610"),
-        ({"cost_type": "gift"}, "cost_type is 'gift', which is not regular, tax, adjustment or rounding_error"),
-        ({"cost": "$1.00"}, "BilledCost is '$1.00', which is not a plain decimal number"),
-        ({"usage_end_time": "T30:00:00Z"}, "ChargePeriodEnd is 'T30:00:00Z', which is not a UTC time such as 2026-10-01T00:00:00Z"),
-    ],
-)
-def test_a_row_that_cannot_be_placed_is_set_aside_with_its_reason(tmp_path: Path, changed: dict[str, Any], reason: str) -> None:
-    bill = loaded(tmp_path, [gcp("1"), gcp("2") | changed])
-    assert [row["reason"] for row in bill.rows("billing_quarantine")] == [reason]
+def test_what_a_line_is_and_whether_it_corrects_a_closed_month(tmp_path: Path) -> None:
+    bill = loaded(tmp_path, each_its_own([row for row, _, _ in KINDS]))
+    found = [(line["charge_category"], line["charge_class"], line["billed_cost"]) for line in in_order(bill, "2026-11")]
+    assert found == [(category, charge_class, Decimal(row["cost"])) for row, category, charge_class in KINDS]
+
+
+MISPLACED = [
+    ({"invoice": {"month": "202613"}}, "invoice.month is '202613', which is not a month such as 202610"),
+    ({"invoice": {"month": "2026-10"}}, "invoice.month is '2026-10', which is not a month such as 202610"),
+    ({"cost_type": "gift"}, "cost_type is 'gift', which is not regular, tax, adjustment or rounding_error"),
+    ({"cost": "$1.00"}, "BilledCost is '$1.00', which is not a plain decimal number"),
+    ({"usage_end_time": "T30:00:00Z"}, "ChargePeriodEnd is 'T30:00:00Z', which is not a UTC time such as 2026-10-01T00:00:00Z"),
+]
+
+
+def test_a_row_that_cannot_be_placed_is_set_aside_with_its_reason(tmp_path: Path) -> None:
+    bill = loaded(tmp_path, [gcp("1"), *(gcp("2") | changed for changed, _ in MISPLACED)])
+    assert [row["reason"] for row in set_aside(bill)] == [reason for _, reason in MISPLACED]
     assert bill.total() == 1
 
 
@@ -234,12 +246,11 @@ def test_a_row_that_cannot_be_placed_is_set_aside_with_its_reason(tmp_path: Path
 
 
 @pytest.mark.parametrize(("write", "ending"), FILES)
-@pytest.mark.parametrize("key", ["mlflow-run-id", "mlflow_run_id"])
-def test_23_a_label_names_the_run(tmp_path: Path, write: Write, ending: str, key: str) -> None:
-    bill = loaded(
-        tmp_path, [gcp(labels=[{"key": key, "value": RUN}]), gcp("2", labels=[{"key": "team", "value": "vision"}])], write, ending
-    )
-    assert {line["run_tag"]: line["billed_cost"] for line in bill.lines()} == {RUN: 1, None: 2}
+def test_23_a_label_names_the_run(tmp_path: Path, write: Write, ending: str) -> None:
+    named = [{"mlflow-run-id": RUN}, {"mlflow_run_id": "0" * 32}, {"team": "vision"}]
+    rows = [gcp(str(n), labels=[{"key": key, "value": value} for key, value in said.items()]) for n, said in enumerate(named)]
+    bill = loaded(tmp_path, rows, write, ending)
+    assert {line["run_tag"]: line["billed_cost"] for line in bill.lines()} == {RUN: 0, "0" * 32: 1, None: 2}
 
 
 def test_23_labels_come_before_tags_projects_and_google(tmp_path: Path) -> None:
@@ -264,11 +275,11 @@ def test_23_a_key_twice_in_one_list_costs_the_tags_and_not_the_money(tmp_path: P
     assert {line["billed_cost"]: line["tags"] for line in bill.lines()} == {1: None, 2: '{"a":"1"}'}
 
 
-@pytest.mark.parametrize("spoilt", [[{"key": "a", "value": {"b": "1"}}], [{"value": "no key"}], ["a"]])
-def test_23_labels_that_are_none_are_dropped_and_counted(tmp_path: Path, spoilt: list[Any]) -> None:
-    bill = nights(tmp_path, write_csv(tmp_path / "bill.csv", [gcp("1", labels=spoilt)]))
-    assert bill.load().extra["warnings"]["unreadable_tags"] == 1
-    assert [(line["billed_cost"], line["tags"]) for line in bill.lines()] == [(1, None)]
+def test_23_labels_that_are_none_are_dropped_and_counted(tmp_path: Path) -> None:
+    spoilt: list[list[Any]] = [[{"key": "a", "value": {"b": "1"}}], [{"value": "no key"}], ["a"]]
+    bill = nights(tmp_path, write_csv(tmp_path / "bill.csv", [gcp("1", labels=found) for found in spoilt]))
+    assert bill.load().extra["warnings"]["unreadable_tags"] == 3
+    assert [(line["billed_cost"], line["tags"]) for line in bill.lines()] == [(1, None)] * 3
 
 
 def test_24_texts_stay_what_they_are(tmp_path: Path) -> None:
@@ -291,32 +302,32 @@ def of_machine(spec: str, cores: str, memory: str = "30720") -> list[dict[str, s
     return [{"key": f"compute.googleapis.com/{name}", "value": value} for name, value in found.items()]
 
 
-@pytest.mark.parametrize(
-    ("sku", "system_labels", "usage", "quantity", "unit", "nanoseconds"),
-    [
-        # Eight cores for a quarter of an hour are two core-hours, and a quarter of an hour of the machine.
-        ("N1 Predefined Instance Core running in Americas", of_machine("n1-standard-8", "8"), ("7200", "seconds", "2", "hour"), "0.25", "hour", 900_000_000_000),
-        ("N1 Predefined Instance Core running in Americas", [], ("7200", "seconds", "2", "hour"), "2", "vCPU-hour", None),
-        ("E2 Instance Core running in Americas", of_machine("e2-medium", "2"), ("3600", "seconds", "1", "hour"), "1", "vCPU-hour", None),
-        ("Nvidia Tesla A100 GPU running in Americas", of_machine("a2-highgpu-8g", "96"), ("28800", "seconds", "8", "hour"), "8", "GPU-hour", None),
-        ("N1 Predefined Instance Ram running in Americas", of_machine("n1-standard-8", "8"), ("9e13", "byte-seconds", "30", "gibibyte hour"), "9e13", "byte-seconds", None),
-        ("External IP Charge on a Standard VM", of_machine("n1-standard-8", "8"), ("900", "seconds", "0.25", "hour"), "0.25", "hour", 900_000_000_000),
-        ("Dataproc", [], ("900", "seconds", "0.01", "month"), "900", "seconds", 900_000_000_000),
-    ],
-)  # fmt: skip
-def test_time_is_that_of_the_machine(
-    tmp_path: Path,
-    sku: str,
-    system_labels: list[dict[str, str]],
-    usage: tuple[str, str, str, str],
-    quantity: str,
-    unit: str,
-    nanoseconds: int | None,
-) -> None:
-    used = dict(zip(("amount", "unit", "amount_in_pricing_units", "pricing_unit"), usage, strict=True))
-    [line] = loaded(tmp_path, [gcp(sku={"id": "S", "description": sku}, system_labels=system_labels, usage=used)]).lines()
-    assert (line["consumed_quantity"], line["consumed_unit"], line["billed_nanoseconds"]) == (Decimal(quantity), unit, nanoseconds)
-    assert (line["pricing_quantity"], line["pricing_unit"]) == (Decimal(usage[2]), usage[3])
+TIMES = [
+    # SKU, system labels, usage, consumed quantity and unit, nanoseconds of a machine
+    # Eight cores for a quarter of an hour are two core-hours, and a quarter of an hour of the machine.
+    ("N1 Predefined Instance Core running in Americas", of_machine("n1-standard-8", "8"), ("7200", "seconds", "2", "hour"), "0.25", "hour", 900_000_000_000),
+    ("N1 Predefined Instance Core running in Americas", [], ("7200", "seconds", "2", "hour"), "2", "vCPU-hour", None),
+    ("E2 Instance Core running in Americas", of_machine("e2-medium", "2"), ("3600", "seconds", "1", "hour"), "1", "vCPU-hour", None),
+    ("Nvidia Tesla A100 GPU running in Americas", of_machine("a2-highgpu-8g", "96"), ("28800", "seconds", "8", "hour"), "8", "GPU-hour", None),
+    ("N1 Predefined Instance Ram running in Americas", of_machine("n1-standard-8", "8"), ("9e13", "byte-seconds", "30", "gibibyte hour"), "9e13", "byte-seconds", None),
+    ("External IP Charge on a Standard VM", of_machine("n1-standard-8", "8"), ("900", "seconds", "0.25", "hour"), "0.25", "hour", 900_000_000_000),
+    ("Dataproc", [], ("900", "seconds", "0.01", "month"), "900", "seconds", 900_000_000_000),
+]  # fmt: skip
+
+
+def test_time_is_that_of_the_machine(tmp_path: Path) -> None:
+    rows = [
+        gcp(
+            sku={"id": "S", "description": sku},
+            system_labels=system_labels,
+            usage=dict(zip(("amount", "unit", "amount_in_pricing_units", "pricing_unit"), usage, strict=True)),
+        )
+        for sku, system_labels, usage, *_ in TIMES
+    ]
+    bill = loaded(tmp_path, each_its_own(rows))
+    for line, (sku, _, usage, quantity, unit, nanoseconds) in zip(in_order(bill), TIMES, strict=True):
+        assert (line["consumed_quantity"], line["consumed_unit"], line["billed_nanoseconds"]) == (Decimal(quantity), unit, nanoseconds), sku
+        assert (line["pricing_quantity"], line["pricing_unit"]) == (Decimal(usage[2]), usage[3]), sku
 
 
 def test_the_machine_is_known_by_its_number_and_its_kind(tmp_path: Path) -> None:
@@ -330,19 +341,19 @@ def test_the_machine_is_known_by_its_number_and_its_kind(tmp_path: Path) -> None
     assert (bucket["resource_id"], bucket["storage_key"], bucket["service_category"]) == ("my-bucket", "my-bucket", "Storage")
 
 
-@pytest.mark.parametrize(
-    ("service", "category"),
-    [
-        ("Compute Engine", "Compute"), ("Kubernetes Engine", "Compute"), ("Cloud Run", "Compute"), ("Vertex AI", "AI and Machine Learning"),
-        ("Vertex AI API", "AI and Machine Learning"), ("Gemini API", "AI and Machine Learning"), ("Cloud Natural Language", "AI and Machine Learning"),
-        ("Cloud Storage", "Storage"), ("Cloud Filestore", "Storage"), ("BigQuery", "Analytics"), ("Cloud Dataproc", "Analytics"), ("Cloud SQL", "Databases"),
-        ("Networking", "Networking"), ("Cloud Logging", "Management and Governance"), ("Secret Manager", "Security"), ("Artifact Registry", "Developer Tools"),
-        ("Something New", "Other"),
-    ],
-)  # fmt: skip
-def test_every_service_has_a_category(tmp_path: Path, service: str, category: str) -> None:
-    [line] = loaded(tmp_path, [gcp(service={"id": "1", "description": service})]).lines()
-    assert (line["service_name"], line["service_category"], line["service_provider_name"]) == (service, category, "Google Cloud")
+SERVICES = {
+    "Compute Engine": "Compute", "Kubernetes Engine": "Compute", "Cloud Run": "Compute", "Vertex AI": "AI and Machine Learning",
+    "Vertex AI API": "AI and Machine Learning", "Gemini API": "AI and Machine Learning", "Cloud Natural Language": "AI and Machine Learning",
+    "Cloud Storage": "Storage", "Cloud Filestore": "Storage", "BigQuery": "Analytics", "Cloud Dataproc": "Analytics", "Cloud SQL": "Databases",
+    "Networking": "Networking", "Cloud Logging": "Management and Governance", "Secret Manager": "Security", "Artifact Registry": "Developer Tools",
+    "Something New": "Other",
+}  # fmt: skip
+
+
+def test_every_service_has_a_category(tmp_path: Path) -> None:
+    bill = loaded(tmp_path, each_its_own([gcp(service={"id": "1", "description": service}) for service in SERVICES]))
+    found = [(line["service_name"], line["service_category"], line["service_provider_name"]) for line in in_order(bill)]
+    assert found == [(service, category, "Google Cloud") for service, category in SERVICES.items()]
 
 
 def test_what_others_sell_through_google_is_theirs(tmp_path: Path) -> None:
