@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from runspend import archiving, pipeline
 from runspend.actions.archive.items import NOTE_NAME
 from runspend.config import Settings, load_settings
 from runspend.warehouse import Unit, open_warehouse
+from tests.command import run_here, run_process
 from tests.e2e.test_archive_night import planned, read, write_mlflow
 
 NOW = datetime.now(timezone.utc)  # what is to come is never acted on: the notice is forty days old instead
@@ -63,12 +62,9 @@ def announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple
         yield settings, ids, tmp_path
 
 
-def command(settings: Settings, *arguments: str) -> tuple[int, Any]:
-    """A command of `runspend archive` as a person runs it; its exit code and its JSON."""
-    done = subprocess.run(
-        [sys.executable, "-m", "runspend.cli", "archive", *arguments, "--config", str(settings.path), "--json"],
-        env={**os.environ}, check=False, capture_output=True, text=True,
-    )  # fmt: skip
+def command(settings: Settings, *arguments: str, run: Callable[..., subprocess.CompletedProcess[str]] = run_here) -> tuple[int, Any]:
+    """A command of `runspend archive`; its exit code and its JSON."""
+    done = run("archive", *arguments, "--config", str(settings.path), "--json", code=None)
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
 
@@ -123,15 +119,15 @@ def test_a_server_that_cannot_be_asked_keeps_everything(announced: tuple[Setting
     settings, _, folder = announced
     before = files(folder / "artifacts")
     (folder / "mlflow.db").rename(folder / "mlflow.db.away")
-    _, told = command(settings, "apply")  # a process of its own: this one has the database open
+    _, told = command(settings, "apply", run=run_process)  # a process of its own: this one has the database open
     assert told["changed"] == [] and files(folder / "artifacts") == before
     assert sum(note.startswith("kept: ") for note in told["notes"]) == 2, told
 
 
 def test_a_full_reading_asks_first(announced: tuple[Settings, dict[str, str], Path]) -> None:
     settings, _, _ = announced
-    done = subprocess.run([sys.executable, "-m", "runspend.cli", "archive", "verify", "--full", "--config", str(settings.path)], check=False, capture_output=True, text=True)
-    assert done.returncode == 2 and "0 objects, 0 bytes; requests and retrieval cost 0 USD" in done.stderr and "Nothing was read" in done.stderr
+    done = run_here("archive", "verify", "--full", "--config", str(settings.path), code=2)
+    assert "0 objects, 0 bytes; requests and retrieval cost 0 USD" in done.stderr and "Nothing was read" in done.stderr
 
 
 def test_damage_is_a_failed_check(announced: tuple[Settings, dict[str, str], Path]) -> None:
@@ -142,6 +138,6 @@ def test_damage_is_a_failed_check(announced: tuple[Settings, dict[str, str], Pat
     code, told = command(settings, "verify")
     assert code == 4 and "has other bytes" in told["problems"][0]
     owner = ids["free"] if f"/{ids['free']}/" in str(copy) else ids["trained"]
-    failed = subprocess.run([sys.executable, "-m", "runspend.cli", "archive", "restore", owner, "--to", str(folder / "b"), "--config", str(settings.path)], check=False, capture_output=True, text=True)
-    assert failed.returncode == 3 and "Nothing was restored" in failed.stderr and not (folder / "b").exists()
+    failed = run_here("archive", "restore", owner, "--to", str(folder / "b"), "--config", str(settings.path), code=3)
+    assert "Nothing was restored" in failed.stderr and not (folder / "b").exists()
     assert command(settings, "restore", owner, "--to", str(folder / "b"), "--partial")[0] == 5

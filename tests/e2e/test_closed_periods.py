@@ -18,7 +18,8 @@ from runspend.explain.figures import NoCost
 from runspend.outcome import Outcome
 from runspend.questions import status_of
 from runspend.warehouse import Unit, open_warehouse
-from tests.tiny_world import NOW, make_store, make_tiny_world
+from tests.kept_world import KeptWorld
+from tests.tiny_world import NOW, make_store
 
 DECEMBER, FINAL, CLOSED, LATER = (datetime(*day, 6, tzinfo=timezone.utc) for day in ((2026, 12, 10), (2026, 12, 20), (2027, 2, 20), (2027, 2, 21)))
 COST_TABLES = ("cost_allocations", "run_costs_daily", "cost_daily", "unallocated_costs", "run_costs")
@@ -34,10 +35,24 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, store: Path) -> KeptWorld:
+    """A tiny world as it was before its first night, after it, and when its month was closed."""
+    world = KeptWorld(tmp_path_factory.mktemp("world"), store)
+    world.keep("new")
+    settings = load_settings(world.config)
+    night(settings, NOW)
+    world.keep("first")
+    night(settings, FINAL)
+    night(settings, CLOSED)
+    world.keep("closed")
+    return world
+
+
 @pytest.fixture
-def config(tmp_path: Path, store: Path) -> Path:
-    """A tiny world before its first night."""
-    return make_tiny_world(tmp_path / "tiny", store)
+def config(world: KeptWorld) -> Path:
+    """After the first night."""
+    return world.put_back("first")
 
 
 @pytest.fixture
@@ -98,7 +113,6 @@ def page_of(settings: Settings, folder: Path) -> str:
 
 def test_tables_change_when_a_month_becomes_final_and_not_with_the_days(settings: Settings) -> None:
     """Ten days unchanged and fifteen after its end; from then on the same tables for ever."""
-    night(settings, NOW)
     first = digests(settings)
     assert (state(settings)["state"], statuses(settings)) == ("open", {"provisional"})
     night(settings, DECEMBER)
@@ -118,7 +132,6 @@ def test_tables_change_when_a_month_becomes_final_and_not_with_the_days(settings
 
 def test_a_late_tag_moves_a_final_month_and_no_closed_one(settings: Settings, config: Path) -> None:
     """The closed month keeps every digest; what it was spared is noted, stands in `status`, and is taken in when asked for."""
-    night(settings, NOW)
     night(settings, FINAL)
     retag(config, "nlp")
     night(settings, FINAL + timedelta(days=1))
@@ -140,11 +153,9 @@ def test_a_late_tag_moves_a_final_month_and_no_closed_one(settings: Settings, co
     assert night(settings, LATER).notes == []
 
 
-def test_explain_says_how_a_closed_month_takes_a_late_run_in(settings: Settings, config: Path) -> None:
+def test_explain_says_how_a_closed_month_takes_a_late_run_in(settings: Settings, config: Path, world: KeptWorld) -> None:
     """Somebody logs a run of a closed month: no cost, and the advice is what gives it one."""
-    night(settings, NOW)
-    night(settings, FINAL)
-    night(settings, CLOSED)
+    world.put_back("closed")
     run_id = "f" * 32
     with sqlite3.connect(config.parent / "mlflow.db") as store:
         for table, column in (("runs", "run_uuid"), ("tags", "run_uuid")):
@@ -164,11 +175,9 @@ def test_explain_says_how_a_closed_month_takes_a_late_run_in(settings: Settings,
     assert no_cost() is None
 
 
-def test_a_closed_month_follows_its_bill(settings: Settings, config: Path) -> None:
+def test_a_closed_month_follows_its_bill(settings: Settings, config: Path, world: KeptWorld) -> None:
     """A restated line rebuilds it, and it stays closed; the same rows in another file do not."""
-    night(settings, NOW)
-    night(settings, FINAL)
-    night(settings, CLOSED)
+    world.put_back("closed")
     kept = digests(settings)
     part = config.parent / "bills" / "bill" / "part.csv"
     header, *lines = part.read_text().splitlines()
@@ -186,8 +195,9 @@ def test_a_closed_month_follows_its_bill(settings: Settings, config: Path) -> No
     assert "Restated since it was closed: +24.00 effective." in page
 
 
-def test_an_invoice_on_every_line_of_a_month_that_is_over_is_final(settings: Settings, config: Path) -> None:
+def test_an_invoice_on_every_line_of_a_month_that_is_over_is_final(settings: Settings, config: Path, world: KeptWorld) -> None:
     """On some of them it is not, and neither in the running month."""
+    world.put_back("new")
     part = config.parent / "bills" / "bill" / "part.csv"
     header, *lines = part.read_text().splitlines()
     part.write_text("\n".join([f"{header},InvoiceId", *(f"{line},{'x-1' if number else ''}" for number, line in enumerate(lines))]) + "\n")
@@ -202,7 +212,6 @@ def test_an_invoice_on_every_line_of_a_month_that_is_over_is_final(settings: Set
 
 def test_a_source_that_does_not_answer_proves_nothing(settings: Settings, config: Path) -> None:
     """A bill that could not be read for ten days may have changed meanwhile: it stays open until it is read again."""
-    night(settings, NOW)
     bills = config.parent / "bills"
     bills.rename(config.parent / "away")
     for step in (pipeline.load, pipeline.allocate):

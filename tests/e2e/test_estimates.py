@@ -20,6 +20,7 @@ from runspend.config import Settings, load_settings
 from runspend.outcome import Outcome
 from runspend.summary import summarize_night
 from runspend.warehouse import open_warehouse
+from tests.kept_world import KeptWorld
 from tests.tiny_world import DAY, MACHINE, make_store, make_tiny_world
 
 COST_TABLES = ("cost_allocations", "run_costs_daily", "run_costs", "cost_daily", "unallocated_costs", "billing_lines")
@@ -55,6 +56,15 @@ def rows(settings: Settings, sql: str) -> list[dict[str, Any]]:
 
 
 def night(settings: Settings, hour: int) -> Outcome:
+    """A night up to its tables; `whole_night` also tells people."""
+    outcome = pipeline.extract(settings, now=DAY + timedelta(hours=hour))
+    for step in (pipeline.load, pipeline.settle):
+        outcome.merge(step(settings, now=DAY + timedelta(hours=hour)))
+    assert (outcome.exit_code, outcome.problems) == (0, [])
+    return outcome
+
+
+def whole_night(settings: Settings, hour: int) -> Outcome:
     outcome = pipeline.nightly(settings, now=DAY + timedelta(hours=hour))
     assert (outcome.exit_code, outcome.problems) == (0, [])
     return outcome
@@ -107,7 +117,7 @@ def test_people_see_estimates_beside_the_sums_and_not_in_them(config: Path) -> N
     settings = load_settings(config)
     settings = settings.model_copy(update={"budget_entries": [settings.budgets[0].model_copy(update={"amount": Decimal(40)})]})
     deliver(config, 1)
-    outcome = night(settings, 6)
+    outcome = whole_night(settings, 6)
     screen = summarize_night(settings, outcome, now=DAY + timedelta(hours=6), seconds=1, is_watched=True)
     assert re.search(r"^  since then, estimated +120\.0000 +2 Nov 01:00 UTC → 2 Nov 04:00 UTC; not in the sums above$", screen, re.MULTILINE)
     assert re.search(r"^  bill +40\.0000 ", screen, re.MULTILINE)
@@ -119,7 +129,7 @@ def test_people_see_estimates_beside_the_sums_and_not_in_them(config: Path) -> N
     mail = next((settings.home / "mail").glob("budget*.eml")).read_text()
     assert "about 120.00 USD" in mail
     deliver(config, 4, "50")
-    night(settings, 7)
+    whole_night(settings, 7)
     assert "How good estimates were" in (settings.home / "reports" / "2026-11.html").read_text()
 
 
@@ -144,24 +154,55 @@ from datetime import datetime
 from pathlib import Path
 from runspend import pipeline
 from runspend.config import load_settings
-pipeline.nightly(load_settings(Path(sys.argv[1])), now=datetime.fromisoformat(sys.argv[2]))
+getattr(pipeline, sys.argv[1])(load_settings(Path(sys.argv[2])), now=datetime.fromisoformat(sys.argv[3]))
 """
 
 
-@pytest.mark.parametrize("after", [1, 4, 8])
-def test_a_killed_night_neither_loses_nor_doubles_an_error(config: Path, after: int) -> None:
-    """Killed at several points while hours turn from estimated to billed: the next night ends as one that was never killed."""
-    settings = load_settings(config)
-    deliver(config, 1)
+def begin(step: str, config: Path, **environment: str) -> subprocess.Popen[bytes]:
+    """A step of the pipeline in a process of its own, at seven."""
+    command = [sys.executable, "-c", KILLED, step, str(config), (DAY + timedelta(hours=7)).isoformat()]
+    return subprocess.Popen(command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="module")
+def guessed(tmp_path_factory: pytest.TempPathFactory, store: Path) -> KeptWorld:
+    """A world whose night saw one hour of the bill; as it was then, and when the ledger had the whole bill and the estimates did not."""
+    world = KeptWorld(tmp_path_factory.mktemp("guessed"), store)
+    settings = load_settings(world.config)
+    deliver(world.config, 1)
     night(settings, 6)
-    deliver(config, 24, "50")
-    moment = DAY + timedelta(hours=7)
-    child = subprocess.Popen([sys.executable, "-c", KILLED, str(config), moment.isoformat()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deliver(world.config, 24, "50")
+    world.keep("guessed")
+    for step in (pipeline.load, pipeline.allocate):
+        assert step(settings, now=DAY + timedelta(hours=7)).problems == []
+    world.keep("allocated")
+    return world
+
+
+@pytest.mark.parametrize("point", ["publish.before_journal", "publish.after_first_move", "publish.after_moves"])
+def test_a_killed_estimate_neither_loses_nor_doubles_an_error(guessed: KeptWorld, point: str) -> None:
+    """Killed while hours turn from estimated to billed: the next night ends as one that was never killed."""
+    config = guessed.put_back("allocated")
+    assert begin("estimate", config, RUNSPEND_CRASH_AT=point).wait(120) == -signal.SIGKILL
+    assert_judged_once(config)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("after", [1, 4, 8])
+def test_a_killed_night_neither_loses_nor_doubles_an_error(guessed: KeptWorld, after: int) -> None:
+    """The same of a whole night, killed at several moments."""
+    config = guessed.put_back("guessed")
+    child = begin("nightly", config)
     try:
-        child.wait(timeout=after)
+        child.wait(after)
     except subprocess.TimeoutExpired:
-        os.kill(child.pid, signal.SIGKILL)
+        child.kill()
         child.wait()
+    assert_judged_once(config)
+
+
+def assert_judged_once(config: Path) -> None:
+    settings = load_settings(config)
     night(settings, 7)
     assert estimates(settings) == []
     assert rows(settings, "select estimated_cost, actual_cost from estimate_errors") == [{"estimated_cost": 120, "actual_cost": 150}]

@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from runspend import pipeline
 from runspend.cli import cli
 from runspend.config import load_settings
-from tests.tiny_world import MACHINE, NOW, make_store, make_tiny_world
+from tests.kept_world import KeptWorld
+from tests.tiny_world import MACHINE, NOW, make_store
 
 AT = f"{NOW:%Y-%m-%dT%H:%M}"
 
@@ -26,10 +27,26 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, store: Path) -> KeptWorld:
+    """A tiny world before its first night and after it: 24 hours of a machine, 4 of them used by runs."""
+    world = KeptWorld(tmp_path_factory.mktemp("world"), store)
+    world.keep("new")
+    pipeline.nightly(load_settings(world.config), now=NOW)
+    world.keep("first")
+    return world
+
+
 @pytest.fixture
-def config(tmp_path: Path, store: Path) -> Path:
-    """A tiny world before its first night: 24 hours of a machine, 4 of them used by runs."""
-    return make_tiny_world(tmp_path / "tiny", store)
+def config(world: KeptWorld) -> Path:
+    """Before the first night."""
+    return world.put_back("new")
+
+
+@pytest.fixture
+def after(world: KeptWorld) -> Path:
+    """After the first night."""
+    return world.put_back("first")
 
 
 def say(*arguments: str) -> str:
@@ -45,29 +62,28 @@ def rung(screen: str, words: str) -> str:
     return re.sub(r" +", " ", line.strip())
 
 
-def test_before_the_first_night_it_is_tried_and_nothing_is_kept(config: Path) -> None:
+def test_before_the_first_night_it_is_tried_and_nothing_is_kept(config: Path, world: KeptWorld) -> None:
     """The dry run shows what the night will."""
     before = sorted(p for p in config.parent.rglob("*"))
     screen = say("doctor", "--config", str(config))
     assert "(tried now, nothing was kept; artifact stores were not listed)" in screen
     assert rung(screen, "by machine") == "by machine 100.0 % 960.00 USD, high confidence, of it idle 800.00"
     assert sorted(p for p in config.parent.rglob("*")) == before
-    pipeline.nightly(load_settings(config), now=NOW)
+    config = world.put_back("first")
     after = say("doctor", "--config", str(config))
     assert "(from the last night's tables)" in after
     assert [line for line in after.splitlines() if "%" in line] == [line for line in screen.splitlines() if "%" in line]
 
 
-def test_other_settings_are_tried_anew(config: Path) -> None:
+def test_other_settings_are_tried_anew(after: Path) -> None:
     """What the last night says of its own settings is not told of others: here a scope leaves the machine out."""
-    pipeline.nightly(load_settings(config), now=NOW)
-    settings: dict[str, Any] = json.loads(config.read_text())
-    config.write_text(json.dumps({**settings, "scope": {"exclude": [{"resource": MACHINE}]}}))
-    screen = say("doctor", "--config", str(config))
+    settings: dict[str, Any] = json.loads(after.read_text())
+    after.write_text(json.dumps({**settings, "scope": {"exclude": [{"resource": MACHINE}]}}))
+    screen = say("doctor", "--config", str(after))
     assert "(tried now, nothing was kept" in screen
     assert "960.00 USD besides" in rung(screen, "out of scope")
-    config.write_text(json.dumps({**settings, "mail": {"backend": "none"}}))
-    assert "(from the last night's tables)" in say("doctor", "--config", str(config))
+    after.write_text(json.dumps({**settings, "mail": {"backend": "none"}}))
+    assert "(from the last night's tables)" in say("doctor", "--config", str(after))
 
 
 def test_quick_leaves_it_out_and_json_has_it(config: Path) -> None:
@@ -96,12 +112,11 @@ def test_a_trial_ends_with_what_one_would_see(config: Path, tmp_path: Path) -> N
     assert '    - {source: "bill", account: []}' not in screen
 
 
-def test_costs_by_team_say_how_many_runs_have_one(config: Path) -> None:
+def test_costs_by_team_say_how_many_runs_have_one(after: Path) -> None:
     """Under the table, in money."""
-    pipeline.nightly(load_settings(config), now=NOW)
-    screen = say("costs", "--by", "team", "--config", str(config))
+    screen = say("costs", "--by", "team", "--config", str(after))
     assert screen.splitlines()[-1] == "team: 100.0 % of run cost has one (run.tag.team 100.0 %)"
-    assert "team: " not in say("costs", "--by", "experiment", "--config", str(config))
+    assert "team: " not in say("costs", "--by", "experiment", "--config", str(after))
 
 
 def test_a_month_after_every_bill_is_said_so(config: Path) -> None:

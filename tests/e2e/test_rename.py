@@ -21,10 +21,13 @@ from runspend.renaming import rename
 from runspend.tables import TABLES
 from runspend.warehouse import Unit, open_warehouse
 from runspend.warehouse.parquet import ParquetWarehouse
+from tests.command import run_here
 from tests.faults.torture import torn_files
+from tests.kept_world import KeptWorld
 from tests.tiny_world import NOW, make_store, make_tiny_world
 
 FINAL, CLOSED, LATER = (datetime(*day, 6, tzinfo=timezone.utc) for day in ((2026, 12, 20), (2027, 2, 20), (2027, 2, 21)))
+BILLS = {"bill": 24, "other": 5}
 POINTS = ("publish.staged", "publish.before_journal", "publish.after_journal", "publish.after_first_move", "publish.after_moves", "publish.after_journal_dropped")
 
 
@@ -36,10 +39,29 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, store: Path) -> KeptWorld:
+    """A tiny world with two bills, as it was after its first night and when its month was closed."""
+    world = KeptWorld(tmp_path_factory.mktemp("world"), store, BILLS)
+    settings = load_settings(world.config)
+    night(settings)
+    world.keep("first")
+    for now in (FINAL, CLOSED):
+        night(settings, now)
+    world.keep("closed")
+    return world
+
+
 @pytest.fixture
-def config(tmp_path: Path, store: Path) -> Path:
-    """A tiny world with two bills, before its first night."""
-    return make_tiny_world(tmp_path / "tiny", store, {"bill": 24, "other": 5})
+def config(world: KeptWorld) -> Path:
+    """After the first night."""
+    return world.put_back("first")
+
+
+@pytest.fixture
+def closed(world: KeptWorld) -> Path:
+    """When its month is closed."""
+    return world.put_back("closed")
 
 
 def night(settings: Settings, now: datetime = NOW) -> list[str]:
@@ -88,7 +110,6 @@ def ask(settings: Settings, sql: str) -> list[dict[str, Any]]:
 def test_after_the_next_night_it_is_as_if_it_had_always_had_that_name(config: Path, tmp_path: Path, store: Path, key: str, old: str, new: str) -> None:
     """Rows, records of reads and history come along; the cost tables have the digests of a warehouse that never knew the old name."""
     settings = load_settings(config)
-    night(settings)
     before = ask(settings, "select last_good_at, row_count, covered_until from sources order by row_count, covered_until")
     settings = name(config, key, old, new)
     outcome = rename(settings, old, new, now=NOW)
@@ -97,7 +118,7 @@ def test_after_the_next_night_it_is_as_if_it_had_always_had_that_name(config: Pa
     assert ask(settings, "select last_good_at, row_count, covered_until from sources order by row_count, covered_until") == before
     assert night(settings) == []
     assert mentions(settings, old) == set()
-    fresh = make_tiny_world(tmp_path / "fresh", store, {"bill": 24, "other": 5})
+    fresh = make_tiny_world(tmp_path / "fresh", store, BILLS)
     shutil.rmtree(fresh.parent / "bills")
     shutil.copytree(config.parent / "bills", fresh.parent / "bills")  # with the times of delivery
     never = name(fresh, key, old, new)
@@ -107,14 +128,12 @@ def test_after_the_next_night_it_is_as_if_it_had_always_had_that_name(config: Pa
 
 
 @pytest.mark.parametrize(("key", "old", "new"), [("tracking", "lab", "zoo"), ("billing", "bill", "aws")])
-def test_a_closed_month_is_renamed_in_place(config: Path, key: str, old: str, new: str) -> None:
+def test_a_closed_month_is_renamed_in_place(closed: Path, key: str, old: str, new: str) -> None:
     """Nothing is built again and no figure moves; the month does not look changed afterwards."""
-    settings = load_settings(config)
-    for now in (NOW, FINAL, CLOSED):
-        night(settings, now)
+    settings = load_settings(closed)
     sums = "select allocated_to, charge_date, run_id, sum(effective_cost) as cost from cost_allocations group by allocated_to, charge_date, run_id order by 1, 2, 3"
     before = ask(settings, sums)
-    settings = name(config, key, old, new)
+    settings = name(closed, key, old, new)
     rename(settings, old, new, now=LATER)
     assert mentions(settings, old) == set()
     cost_tables = {u: d for u, d in digests(settings).items() if u.table.startswith(("cost_", "run_costs"))}
@@ -127,7 +146,6 @@ def test_a_closed_month_is_renamed_in_place(config: Path, key: str, old: str, ne
 def test_names_that_do_not_fit_are_refused(config: Path) -> None:
     """What is still configured, what is not yet, what has rows, what is of another kind, what is unknown; each time nothing changes."""
     settings = load_settings(config)
-    night(settings)
     before = digests(settings)
     with pytest.raises(ConfigError, match="'lab': it is still configured"):
         rename(settings, "lab", "zoo", now=NOW)
@@ -147,7 +165,6 @@ def test_names_that_do_not_fit_are_refused(config: Path) -> None:
 
 def test_killed_anywhere_it_is_done_or_not_begun(config: Path) -> None:
     """At each point of the publish; the next command finishes it, and the same rename then says that it is done."""
-    night(load_settings(config))
     settings = name(config, "tracking", "lab", "zoo")
     before = digests(settings)
     home, kept = settings.home, settings.home.with_name("kept")
@@ -155,16 +172,15 @@ def test_killed_anywhere_it_is_done_or_not_begun(config: Path) -> None:
     rename(settings, "lab", "zoo", now=NOW)
     after = digests(settings)
     assert before != after
-    command = [sys.executable, "-m", "runspend.cli", "rename", "lab", "zoo", "--config", str(config), "--now", f"{NOW:%Y-%m-%dT%H:%M}"]
+    command = ["rename", "lab", "zoo", "--config", str(config), "--now", f"{NOW:%Y-%m-%dT%H:%M}"]
     for point in POINTS:
         shutil.rmtree(home)
         shutil.copytree(kept, home)
-        done = subprocess.run(command, env={**os.environ, "RUNSPEND_CRASH_AT": point}, capture_output=True, check=False)
+        done = subprocess.run([sys.executable, "-m", "runspend.cli", *command], env={**os.environ, "RUNSPEND_CRASH_AT": point}, capture_output=True, check=False)
         assert done.returncode == -signal.SIGKILL, point
         assert torn_files(home / "warehouse") == []
         seen = digests(settings)
         assert seen == (before if point in POINTS[:2] else after), point
         assert ParquetWarehouse(home / "warehouse").verify() == []
-        again = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert again.returncode == (0 if seen == before else 2), again.stderr
+        run_here(*command, code=0 if seen == before else 2)
         assert digests(settings) == after
