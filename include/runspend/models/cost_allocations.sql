@@ -26,8 +26,8 @@ bounds as (
     case when is_last then effective_cost else cast(cast(trunc(effective_upto) as int64) + cast(round((effective_upto - trunc(effective_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as effective_to,
     case when ratio_before = 0 then bignumeric '0' else cast(cast(trunc(billed_before) as int64) + cast(round((billed_before - trunc(billed_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as billed_from,
     case when is_last then billed_cost else cast(cast(trunc(billed_upto) as int64) + cast(round((billed_upto - trunc(billed_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as billed_to,
-    cast(cast(trunc(unused) as int64) + cast(round((unused - trunc(unused)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) as unused_cost,
-    cast(cast(trunc(overhead) as int64) + cast(round((overhead - trunc(overhead)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) as overhead_cost
+    case when unused = 0 then bignumeric '0' else cast(cast(trunc(unused) as int64) + cast(round((unused - trunc(unused)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as unused_cost,
+    case when overhead = 0 then bignumeric '0' else cast(cast(trunc(overhead) as int64) + cast(round((overhead - trunc(overhead)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as overhead_cost
   from products
 )
 select

@@ -25,7 +25,7 @@ __all__ = ["ROWS_PER_BUCKET", "run_in_buckets"]
 
 ROWS_PER_BUCKET = 1_000_000
 SUMMED = 4  # times as many where they are added up first
-# Texts that models hand on as they are or join by, on most of many rows the same. What turns out to have more than FEW different ones stays as it is.
+# Texts that models hand on as they are or join by, on most of many rows the same. What turns out to have more than about FEW different ones stays as it is.
 FEW_TEXTS = frozenset((
     "source", "service_provider_name", "billing_account_id", "sub_account_id", "region_id", "service_name", "charge_category", "resource_id", "resource_key",
     "invoice_id", "billing_currency", "cost_kind", "allocated_to", "confidence", "cost_status", "tracking_server", "workspace",
@@ -36,10 +36,10 @@ FEW = 10_000
 
 def run_in_buckets(step: ParquetStep, models: Sequence[Model], column: str, parameters: Mapping[str, Any], later: set[str]) -> None:
     """Run the models, all of them for one bucket, then all for the next. `later`: tables that models after these read as these leave them."""
-    step.refresh_views()
     connection = step.connection
     texts = {model.name: step.read_model(model) for model in models}
     read_by = {model.name: table_names(texts[model.name]) for model in models}
+    step.refresh_views(set().union(*read_by.values()))
     named = set(re.findall(r"\w+", " ".join(texts.values())))
     split = {}  # what the models read from outside and holds the column: name -> type of the column
     for name in sorted(set().union(*read_by.values()) - {model.target for model in models}):
@@ -131,18 +131,21 @@ def _number_texts(connection: duckdb.DuckDBPyConnection, family: str, sources: M
     To SQL they stay texts, and compare and sort as such: the numbers are given in the order of the texts. `family` tells the numbers of one call from others'.
     """
     texts = {name: [c for c, type_ in types.items() if type_ == "VARCHAR" and c in FEW_TEXTS] for name, (types, _) in sources.items()}
-    found = [
-        f"select distinct {literal(column)} as name, {quote(column)} as value from {rows} where {quote(column)} is not null"
-        for name, (_, rows) in sources.items()
-        for column in texts[name]
-    ]
-    few: list[tuple[str]] = []
-    if found:
-        connection.execute(f"create or replace table bucket.texts_found as {' union '.join(found)}")
-        few = connection.execute("select name from bucket.texts_found group by name having count(*) <= ? order by name", [FEW]).fetchall()
-    types = {column: f"main.{quote(f'{family}.{column}')}" for (column,) in few}
+    many: set[str] = set()
+    for name, columns in texts.items():
+        if columns:
+            counts = connection.execute(f"select {', '.join(f'approx_count_distinct({quote(c)})' for c in columns)} from {sources[name][1]}").fetchall()[0]
+            many |= {column for column, count in zip(columns, counts, strict=True) if count > FEW}
+    found: dict[str, list[str]] = {}  # column -> where its texts are
+    for number, (name, columns) in enumerate(texts.items()):
+        if few := [column for column in columns if column not in many]:
+            lists = ", ".join(f"list(distinct {quote(c)}) as {quote(c)}" for c in few)
+            connection.execute(f"create or replace table bucket.texts_{number} as select {lists} from {sources[name][1]}")
+            for column in few:
+                found.setdefault(column, []).append(f"select unnest({quote(column)}) as value from bucket.texts_{number}")
+    types = {column: f"main.{quote(f'{family}.{column}')}" for column in sorted(found)}
     for column, type_ in types.items():
-        connection.execute(f"create or replace type {type_} as enum (select value from bucket.texts_found where name = {literal(column)} order by value)")
+        connection.execute(f"create or replace type {type_} as enum (select distinct value from ({' union all '.join(found[column])}) where value is not null order by value)")
     replaced = {name: [f"cast({quote(c)} as {types[c]}) as {quote(c)}" for c in columns if c in types] for name, columns in texts.items()}
     return {name: f"* replace ({', '.join(casts)})" if casts else "*" for name, casts in replaced.items()}
 

@@ -7,7 +7,7 @@ decimal of its own digits, so that int64 x literal fits. Running SQL and the mea
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import ClassVar
 
 import sqlglot
@@ -40,6 +40,12 @@ class _Generator(DuckDBGenerator):  # type: ignore[misc]  # sqlglot's metaclass 
         exp.TimestampDiff: lambda self, node: self.sql(_microseconds(node)) if _is_microseconds(node) else DuckDBGenerator.TRANSFORMS[type(node)](self, node),
     }
 
+    def cast_sql(self, node: exp.Cast, safe_prefix: str | None = None) -> str:
+        """`bignumeric '0.000000000000000001'` as DECIMAL(18, 18): with (38, 22) its product would need 44 decimals."""
+        if is_decimal_literal(node):
+            node.set("to", _type_of(node.this.this))
+        return str(super().cast_sql(node, safe_prefix=safe_prefix))
+
 
 def _whole(generator: _Generator, node: exp.Expression) -> str:
     return f"({generator.sql(node)})" if isinstance(node, (exp.Binary, exp.Unary, exp.Case)) else str(generator.sql(node))
@@ -64,9 +70,32 @@ class _Engine(DuckDB):  # type: ignore[misc]  # sqlglot's metaclass hides the ty
     Generator = _Generator
 
 
-@lru_cache(maxsize=256)
-def parse(sql: str) -> exp.Expression:
-    """The syntax tree of one GoogleSQL statement. All who ask get the same one: change a copy."""
+class _Statement:
+    """What is asked of a statement, from one reading of it."""
+
+    def __init__(self, sql: str) -> None:
+        self._sql = sql
+        self._trees = [tree := _read(sql)]
+        own = {cte.alias_or_name for cte in tree.find_all(exp.CTE)}
+        self.tables = frozenset({t.name for t in tree.find_all(exp.Table) if t.name and not t.db} - own)
+        self.parameters = frozenset(p.name for p in tree.find_all(exp.Parameter))
+
+    @cached_property
+    def duckdb(self) -> str:
+        """The statement as DuckDB runs it. Writing it changes the tree, which is thrown away; copying it first would take as long as half the reading."""
+        tree = self._trees.pop() if self._trees else _read(self._sql)
+        if not isinstance(tree, exp.Query):
+            raise UsageError(f"cannot run {tree.key.upper()}: the warehouse is read-only here. Write a SELECT.")
+        try:
+            return str(tree.sql(dialect=_Engine, unsupported_level=ErrorLevel.RAISE, comments=False, copy=False))
+        except SqlglotError as error:
+            raise UsageError(f"cannot run the SQL on DuckDB: {error}. Write it another way, or pass --native.") from error
+
+
+_statement = lru_cache(maxsize=4096)(_Statement)
+
+
+def _read(sql: str) -> exp.Expression:
     try:
         statements = [s for s in sqlglot.parse(sql, read="bigquery") if s is not None and not isinstance(s, exp.Semicolon)]
     except SqlglotError as error:
@@ -79,24 +108,25 @@ def parse(sql: str) -> exp.Expression:
     return statement
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
+def parse(sql: str) -> exp.Expression:
+    """The syntax tree of one GoogleSQL statement. All who ask get the same one: change a copy."""
+    return _read(sql)
+
+
 def duckdb_sql(sql: str) -> str:
     """What DuckDB runs for a GoogleSQL query. Anything sqlglot says it cannot carry over is an error, not a warning."""
-    tree = parse(sql)
-    if not isinstance(tree, exp.Query):
-        raise UsageError(f"cannot run {tree.key.upper()}: the warehouse is read-only here. Write a SELECT.")
-    try:
-        return str(tree.transform(_type_literal).sql(dialect=_Engine, unsupported_level=ErrorLevel.RAISE, comments=False, copy=False))
-    except SqlglotError as error:
-        raise UsageError(f"cannot run the SQL on DuckDB: {error}. Write it another way, or pass --native.") from error
+    return _statement(sql).duckdb
 
 
-@lru_cache(maxsize=4096)
 def table_names(sql: str) -> frozenset[str]:
     """Bare names of the tables a query reads; its own CTEs are left out."""
-    tree = parse(sql)
-    own = {cte.alias_or_name for cte in tree.find_all(exp.CTE)}
-    return frozenset({t.name for t in tree.find_all(exp.Table) if t.name and not t.db} - own)
+    return _statement(sql).tables
+
+
+def parameter_names(sql: str) -> frozenset[str]:
+    """Names of the `@parameters` a query uses."""
+    return _statement(sql).parameters
 
 
 def qualified(sql: str, prefix: str) -> str:
@@ -109,25 +139,16 @@ def qualified(sql: str, prefix: str) -> str:
     return sql
 
 
-@lru_cache(maxsize=4096)
-def parameter_names(sql: str) -> frozenset[str]:
-    """Names of the `@parameters` a query uses."""
-    return frozenset(p.name for p in parse(sql).find_all(exp.Parameter))
-
-
-def _type_literal(node: exp.Expression) -> exp.Expression:
-    """`bignumeric '0.000000000000000001'` as DECIMAL(18, 18): with (38, 22) its product would need 44 decimals."""
-    if is_decimal_literal(node):
-        assert isinstance(node, exp.Cast)
-        try:
-            _, digits, exponent = Decimal(node.this.this).as_tuple()
-        except InvalidOperation as error:
-            raise UsageError(f"cannot read the literal {node.this.this!r}: it is not a decimal number.") from error
-        assert isinstance(exponent, int)
-        scale = max(-exponent, 0)
-        precision = max(len(digits) + max(exponent, 0), scale, 1)
-        node.set("to", exp.DataType.build(f"DECIMAL({precision}, {scale})", dialect="duckdb"))
-    return node
+def _type_of(literal: str) -> exp.DataType:
+    """The decimal type that holds just these digits."""
+    try:
+        _, digits, exponent = Decimal(literal).as_tuple()
+    except InvalidOperation as error:
+        raise UsageError(f"cannot read the literal {literal!r}: it is not a decimal number.") from error
+    assert isinstance(exponent, int)
+    scale = max(-exponent, 0)
+    precision = max(len(digits) + max(exponent, 0), scale, 1)
+    return exp.DataType.build(f"DECIMAL({precision}, {scale})", dialect="duckdb")
 
 
 DECIMALS = (exp.DType.BIGDECIMAL, exp.DType.DECIMAL)

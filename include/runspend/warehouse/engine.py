@@ -105,7 +105,8 @@ def copy_parquet(
     order = f"order by {', '.join(quote(c) for c in table.sort)}" if table.sort else ""
     connection.execute(
         f"copy (select * from ({sql} union all select {nothing} from never.rows where number = 2) {order}) "
-        f"to {literal(target)} (format parquet, compression zstd, compression_level 1, row_group_size {row_group})",  # level 3: 20 % more time, 3 % fewer bytes
+        # level 3: 20 % more time, 3 % fewer bytes; dictionaries of any length: 20 % more time, 1 % more bytes
+        f"to {literal(target)} (format parquet, compression zstd, compression_level 1, dictionary_size_limit 5000, row_group_size {row_group})",
         parameters,
     )
 

@@ -18,6 +18,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -49,7 +50,7 @@ from runspend.warehouse.engine import (
     stream,
     used,
 )
-from runspend.warehouse.exchange import exchange
+from runspend.warehouse.exchange import DATED, SUMMED, exchange
 from runspend.warehouse.journal import Folder, Stage, crash_point, fsync_file, fsync_folder, read_json, write_json
 from runspend.warehouse.splice import splice
 
@@ -241,12 +242,17 @@ class _Answers:
 
     _connection: duckdb.DuckDBPyConnection
 
+    def _show(self, names: Collection[str]) -> None:
+        """See to it that these tables can be read; other names are passed over."""
+        raise NotImplementedError
+
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
         """Rows of one GoogleSQL statement (`native`: DuckDB's own dialect). Money is decimal128(38, 22)."""
         import duckdb
 
         given = parameters or {}
         try:
+            self._show(TABLES.keys() if native else table_names(sql))
             if native:
                 statements = self._connection.extract_statements(sql)
                 if len(statements) != 1 or statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
@@ -261,6 +267,7 @@ class _Answers:
         import duckdb
 
         try:
+            self._show(table_names(sql))
             yield from stream(self._connection, duckdb_sql(sql), used(sql, parameters or {}), rows)
         except duckdb.Error as error:
             raise UsageError(f"cannot run the SQL: {error}. `runspend sql --tables` lists tables and columns.") from error
@@ -270,27 +277,31 @@ class ParquetReader(_Answers):
     """Read-only SQL over the published tables of one build."""
 
     def __init__(self, units: Mapping[Unit, Path], columns: Mapping[str, list[str]], scratch: Path) -> None:
-        files: dict[str, list[Path]] = {name: [] for name in TABLES}
+        self._hidden: dict[str, list[Path]] = {name: [] for name in TABLES}  # tables nobody asked for yet, and their files
         for unit, path in units.items():
-            files[unit.table].append(path)
+            self._hidden[unit.table].append(path)
+        self._columns = columns
         self._connection = connect(scratch, memory=MEMORY)
-        for table in TABLES.values():
-            create_view(self._connection, table, files[table.name], columns[table.name])
         self._second = self._connection.cursor()  # for `in_currency`; its settings cannot be made later
         self._second.execute("set TimeZone = 'UTC'")
-        restrict(self._connection, [path for paths in files.values() for path in paths])
+        restrict(self._connection, units.values())
 
     def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
         """The same view with the cost tables' money in one currency, by charge date, exact to 22 decimals; what has no rate stays in its own.
 
         One at a time: asked again, an earlier one answers as the new one does.
         """
+        self._show((*DATED, *SUMMED))
         exchange(self._second, currency, rates)
         return ExchangedReader(self, self._second)
 
     def tables(self) -> list[str]:
         """Tables that can be asked, public ones first."""
         return sorted(TABLES, key=lambda name: (not TABLES[name].is_public, name))
+
+    def _show(self, names: Collection[str]) -> None:
+        for name in sorted(self._hidden.keys() & names):
+            create_view(self._connection, TABLES[name], self._hidden.pop(name), self._columns[name])
 
     def close(self) -> None:
         """Let go of the engine."""
@@ -309,6 +320,9 @@ class ExchangedReader(_Answers):
         """In another one."""
         return self._reader.in_currency(currency, rates)
 
+    def _show(self, names: Collection[str]) -> None:
+        self._reader._show(names)
+
 
 class ParquetStep:
     """Units being replaced together. Nothing is visible to anybody until `publish`."""
@@ -322,6 +336,8 @@ class ParquetStep:
         self._fresh: set[str] = set()  # tables whose view shows what is staged by now
         self._done = False
         self._files = 0
+        self._joiner = ThreadPoolExecutor(1)
+        self._joined: dict[tuple[Path, ...], Future[Path]] = {}
         self.connection = connect(stage.path / "spill", memory=MEMORY)
 
     def put(self, table: str, period: str, writer: str, rows: Path | pa.Table, *, extra: Mapping[str, Any] | None = None) -> UnitState:
@@ -373,11 +389,13 @@ class ParquetStep:
                 place += len(together)
                 run_in_buckets(self, together, column, parameters, later=self._read_by(models[place:]) | set(keep))
                 self._drop_all_but(self._read_by(models[place:]) | set(keep))
+                self._join_whole(models[place:])
                 continue
             for model in together:
                 place += 1
                 self.run_one(model, parameters)
                 self._drop_all_but(self._read_by(models[place:]) | set(keep))
+                self._join_whole(models[place:])
 
     def _read_by(self, models: Sequence[Model]) -> set[str]:
         """Tables these models read as they find them, not as one of them makes them."""
@@ -388,6 +406,13 @@ class ParquetStep:
             made |= {model.target} if model.into is None else set()
         return read
 
+    def _join_whole(self, later: Sequence[Model]) -> None:
+        """Join the parts of units that none of these models adds to, beside whatever is computed meanwhile: it is the disk that takes the time."""
+        growing = {model.into and _unit_of(model) for model in later}
+        for unit, staged in self._staged.items():
+            if len(staged.parts) > 1 and unit not in growing and staged.parts not in self._joined:
+                self._joined[staged.parts] = self._joiner.submit(_join, staged.parts, self._new_file(unit))
+
     def _drop_all_but(self, read: Collection[str]) -> None:
         found = self.connection.execute("select table_name from duckdb_tables() where schema_name = 'main'").fetchall()
         for (name,) in found:
@@ -396,9 +421,9 @@ class ParquetStep:
 
     def check(self, names: Sequence[str], parameters: Mapping[str, Any]) -> None:
         """Run `checks/*.sql` over what would be published; raises CheckFailed with the failing rows."""
-        self.refresh_views()
         for name in names:
             text = (self._warehouse.checks / f"{name}.sql").read_text(encoding="utf-8")
+            self.refresh_views(table_names(text))
             result = self.connection.execute(f"select * from ({duckdb_sql(text)}) limit 20", used(text, parameters))
             names = [column[0] for column in result.description or ()]
             rows = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
@@ -417,15 +442,15 @@ class ParquetStep:
         if self._done:
             raise RunspendError("cannot publish a step twice: begin another step.")
         self._done = True
+        self._join_whole(())
         for unit, staged in self._staged.items():
             if len(staged.parts) > 1:
-                file = self._new_file(unit)
-                splice(staged.parts, file)
-                self._staged[unit] = replace(staged, parts=(file,))
+                self._staged[unit] = replace(staged, parts=(self._joined[staged.parts].result(),))
         return self._warehouse.replace(self._staged, self._dropped, inputs or {}, stage=self.stage, build_id=self.build_id)
 
     def close(self) -> None:
         """Let go of the engine."""
+        self._joiner.shutdown(cancel_futures=True)
         self.connection.close()
 
     # What `buckets.py` uses.
@@ -442,7 +467,7 @@ class ParquetStep:
     def run_one(self, model: Model, parameters: Mapping[str, Any]) -> None:
         """Run a model over everything at once."""
         text = self.read_model(model)
-        self.refresh_views()
+        self.refresh_views(table_names(text))
         sql, given = duckdb_sql(text), used(text, parameters)
         if model.into is None:
             drop_relation(self.connection, model.target)
@@ -479,15 +504,14 @@ class ParquetStep:
         files = [f for unit, parts in self._visible().items() if unit.table == name and unit.period == period for f in parts]
         return f"read_parquet({file_list(files)}, hive_partitioning = false)" if files else f"main.{quote(name)}"
 
-    def refresh_views(self) -> None:
-        """Show the published units, with the staged ones in their place."""
-        columns = self._published[1]
-        for table in TABLES.values():
-            if table.name not in self._fresh:
-                files = {unit: parts for unit, parts in self._visible().items() if unit.table == table.name}
-                old = files.keys() - self._staged.keys()
-                create_view(self.connection, table, [f for parts in files.values() for f in parts], columns[table.name] if old else [c.name for c in table.columns])
-                self._fresh.add(table.name)
+    def refresh_views(self, names: Collection[str]) -> None:
+        """Show what is published of these tables, with what is staged in its place; other names are passed over."""
+        for name in sorted((TABLES.keys() & names) - self._fresh):
+            table = TABLES[name]
+            files = {unit: parts for unit, parts in self._visible().items() if unit.table == name}
+            is_new = files.keys() <= self._staged.keys()
+            create_view(self.connection, table, [f for parts in files.values() for f in parts], [c.name for c in table.columns] if is_new else self._published[1][name])
+            self._fresh.add(name)
 
     def _visible(self) -> dict[Unit, tuple[Path, ...]]:
         """The files of the units as they would be after publishing."""
@@ -509,6 +533,12 @@ class ParquetStep:
         self._dropped.discard(unit)
         self._fresh.discard(unit.table)
         return state_of(record)
+
+
+def _join(parts: Sequence[Path], file: Path) -> Path:
+    splice(parts, file)
+    fsync_file(file)
+    return file
 
 
 def _pin(path: Path, pin: Path) -> Path:

@@ -28,7 +28,7 @@ Struct = dict[int, tuple[int, Any]]  # field number -> (type, value)
 
 
 def splice(parts: Sequence[Path], target: Path) -> None:
-    """Write the row groups of all parts, in order, as one file. The parts have the same schema and are removed."""
+    """Write the row groups of all parts, in order, as one file. The parts have the same schema and stay."""
     whole: Struct | None = None
     with target.open("wb") as out:
         out.write(MAGIC)
@@ -38,7 +38,6 @@ def splice(parts: Sequence[Path], target: Path) -> None:
             with part.open("rb") as source:
                 source.seek(len(MAGIC))
                 _copy(source, out, length - len(MAGIC))
-            part.unlink()
             for group in footer[ROW_GROUPS][1][1]:
                 _move(group, shift)
             if whole is None:
