@@ -327,6 +327,29 @@ def test_the_same_lines_whatever_the_parts_their_order_and_the_time_zone(tmp_pat
     assert len(seen) == 1
 
 
+def test_times_with_a_zone_in_parquet_are_the_same_rows_in_every_time_zone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are set aside too: what is said of them is said in UTC."""
+    first = datetime(2026, 10, 1, tzinfo=timezone.utc)
+    lines = [line("Usage", f"{n}.5", **hour) for n, hour in enumerate(hours(first, 3))]
+    lines.append(line("Usage", "7", line_item_usage_start_date="1970-01-01T00:00:00Z"))
+    table = parquet_table(lines)
+    zoned = [column.cast(pa.timestamp("us", "UTC")) if pa.types.is_timestamp(column.type) else column for column in table.columns]
+    pq.write_table(pa.table(zoned, names=table.column_names), tmp_path / "cur.parquet")
+    found = []
+    for zone in ("UTC", "Asia/Tokyo", "America/Los_Angeles"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        bill = nights(tmp_path / zone.replace("/", "-"), tmp_path / "cur.parquet")
+        bill.load()
+        found.append([bill.store[name, "2026-10"].drop_columns(["load_id"]).to_pylist() for name in ("billing_lines", "billing_quarantine")])
+    monkeypatch.undo()
+    time.tzset()
+    good, [aside] = found[0]
+    assert sorted(each["charge_period_start"] for each in good) == [first + timedelta(hours=n) for n in range(3)]
+    assert aside["reason"] == "ChargePeriodStart is '1970-01-01 00:00:00+00', which is not a UTC time such as 2026-10-01T00:00:00Z"
+    assert found[1:] == [found[0]] * 2
+
+
 def test_asking_once_per_combination_finds_the_same_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether SQL sees every row or each combination of values once: the same lines, of rows that become none, one or two."""
     path = write_cur(tmp_path / "cur.csv", [*TAGGED, line("Usage", "one"), line(line_item_currency_code="?")] * 2)
