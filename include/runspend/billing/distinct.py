@@ -71,6 +71,9 @@ def _put_together(
     if len(several):
         single = pc.invert(pc.is_in(at, value_set=several))
         asked, at = asked.filter(single), at.filter(single)
+    if len(at) > 1 and not pc.all(pc.less(at.slice(0, len(at) - 1), at.slice(1))).as_py():
+        order = pc.sort_indices(at)  # a join hands on rows as they come where they are fewer than what is looked up
+        asked, at = asked.take(order), at.take(order)
     for name, column in answers.items():
         asked = asked.append_column(name, column.take(at))
     if not len(several):

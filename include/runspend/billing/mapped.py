@@ -32,6 +32,7 @@ SQL_TYPES = {"STRING": "varchar", "BIGNUMERIC": "decimal(38, 22)", "TIMESTAMP": 
 FOCUS_NAMES = {c.name: "".join(part.capitalize() for part in c.name.split("_")) for c in FOCUS_COLUMNS}
 TIMES = ("billing_period_start", "billing_period_end", "charge_period_start", "charge_period_end")
 OTHERS = ("delivered_instance_type", "trouble", "left_out", "long_billed_cost")
+UNREAD = "unread_"  # and a column's name: whether its value could not be read
 
 
 @dataclass(frozen=True)
@@ -241,7 +242,14 @@ def _ask_for(con: duckdb.DuckDBPyConnection, kind: Kind, sql: str) -> _Asked:
     _check_columns(kind, types)
     told = [c.name for c in FOCUS_COLUMNS if c.name in types] + ["billing_period", "odd", "left_out"]
     told += [name for name in ("delivered_instance_type",) if name in types]
-    return _Asked(_judging_sql(query, types), told, ["trouble", "odd_cost", "long_billed_cost", "unread", texts.ROW_NUMBER])
+    told += [f"{UNREAD}{name}" for name in _may_be_unread(types)]
+    return _Asked(_judging_sql(query, types), told, ["trouble", "odd_cost", "long_billed_cost", texts.ROW_NUMBER])
+
+
+def _may_be_unread(types: Mapping[str, str]) -> list[str]:
+    """Columns that the SQL selects as the texts they are, and whose value may become null; without a cost or its times a row is set aside."""
+    needed = (*TIMES, "billed_cost")
+    return [c.name for c in FOCUS_COLUMNS if c.type != "STRING" and types.get(c.name) == "VARCHAR" and c.name not in needed]
 
 
 def needs_of(staged: Staged, kind: Kind, variables: Mapping[str, Any]) -> tuple[str, distinct.Needs]:
@@ -267,10 +275,12 @@ def _stage_judged(staged: Staged, delivered: Delivered, judged: pa.Table, found:
     if judged.column("left_out").null_count < judged.num_rows:
         is_out = pc.and_(pc.is_valid(judged.column("left_out")), pc.is_null(judged.column("trouble")))
         _add_counts(found.left_out, judged.column("left_out").filter(is_out))
-        judged = judged.filter(pc.invert(is_out))
-    for texts_of_row in judged.filter(pc.is_null(judged.column("trouble"))).column("unread").drop_null().to_pylist():
-        for name in texts_of_row:
-            found.unreadable[name] = found.unreadable.get(name, 0) + 1
+        judged = _only(judged, pc.indices_nonzero(pc.invert(is_out)))
+    for name in [name for name in judged.column_names if name.startswith(UNREAD) and judged.column(name).null_count < judged.num_rows]:
+        is_unread = pc.and_(pc.is_valid(judged.column(name)), pc.is_null(judged.column("trouble")))
+        if count := pc.sum(is_unread).as_py():
+            focus_name = FOCUS_NAMES[name.removeprefix(UNREAD)]
+            found.unreadable[focus_name] = found.unreadable.get(focus_name, 0) + count
     raw = _whole_rows_in_trouble(staged.con, delivered, judged)
     rows = judged.num_rows
     nulls = columns.Nulls(rows)
@@ -287,6 +297,20 @@ def _stage_judged(staged: Staged, delivered: Delivered, judged: pa.Table, found:
         coded = several.map(lambda field: _coded(judged, field.name, field.type), wanted)
         made |= {field.name: column for field, column in zip(wanted, coded, strict=True)}
     staged.add(delivered.index, pa.table({wanted.name: made[wanted.name] for wanted in delivered_fields()}))
+
+
+def _only(judged: pa.Table, places: pa.Array) -> pa.Table:
+    """The rows at these places."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    nulls = columns.Nulls(len(places))
+
+    def taken(column: pa.ChunkedArray) -> pa.Array:
+        return nulls.of(column.type) if column.null_count == len(column) else pc.take(one_piece(column), places, boundscheck=False)
+
+    with ThreadPoolExecutor() as several:
+        return pa.table(list(several.map(taken, judged.columns)), names=judged.column_names)
 
 
 def _with_trouble(judged: pa.Table) -> pa.Table:
@@ -330,8 +354,8 @@ def _check_columns(kind: Kind, types: Mapping[str, str]) -> None:
 
 def _judging_sql(query: str, types: Mapping[str, str]) -> str:
     """Every staged column of what a format's SQL selects, what is wrong with each row (by its SQL, its times and currency, its
-    cost), and which of its values were unreadable."""
-    typed, unread = [], {}
+    cost), and of every column whether its value was unreadable."""
+    typed = []
     for column in FOCUS_COLUMNS:
         kind, name = SQL_TYPES[column.type], column.name
         if name not in types:
@@ -339,7 +363,6 @@ def _judging_sql(query: str, types: Mapping[str, str]) -> str:
         elif types[name] == "VARCHAR" and column.type != "STRING":
             read = f"number({name})" if column.type == "BIGNUMERIC" else f"try_cast({name} as {kind})"
             typed.append(f"{read} as {name}, {name} as {name}_text")
-            unread[FOCUS_NAMES[name]] = f"({name} is null and {name}_text is not null)"
         else:
             typed.append(f"cast({name} as {kind}) as {name}")
             if name in (*TIMES, "billed_cost"):
@@ -360,13 +383,12 @@ def _judging_sql(query: str, types: Mapping[str, str]) -> str:
         else "case when length(billed_cost_text) - instr(billed_cost_text, '.') > 22 or contains(lower(billed_cost_text), 'e') then billed_cost_text end"
     )
     names = ", ".join("upper(trim(billing_currency)) as billing_currency" if c.name == "billing_currency" else c.name for c in FOCUS_COLUMNS)
-    listed = ", ".join(f"case when {is_bad} then {sql_text(name)} end" for name, is_bad in unread.items())
+    unread = [f"case when {name} is null and {name}_text is not null then true end as {UNREAD}{name}" for name in _may_be_unread(types)]
     return (
         f"with mapped as ({query}\n), typed as (select {', '.join(typed)}, {texts.ROW_NUMBER} from mapped), "
         f"judged as (select *, coalesce({', '.join(checks)}) as odd, {cost_check} as odd_cost, {long_cost} as long_cost from typed) "
         f"select {names}, delivered_instance_type, month_of(billing_period_start) as billing_period, trouble, odd, odd_cost, "
-        f"long_cost as long_billed_cost, {texts.ROW_NUMBER}, left_out, case when {' or '.join(unread.values()) or 'false'} "
-        f"then list_filter([{listed or 'null'}], lambda name: name is not null) end as unread from judged"
+        f"{', '.join(['long_cost as long_billed_cost', texts.ROW_NUMBER, 'left_out', *unread])} from judged"
     )
 
 

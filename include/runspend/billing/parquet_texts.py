@@ -7,6 +7,7 @@ strings. A file with any other kind among the wanted columns is for `texts.read_
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,13 @@ def _columns_of(con: duckdb.DuckDBPyConnection, batches: Sequence[pa.RecordBatch
     import pyarrow as pa
 
     table = pa.Table.from_batches(batches)
-    return [_texts_of(con, one_piece(table.column(name))) for name in wanted]
+
+    def texts_of(name: str) -> pa.DictionaryArray:
+        with con.cursor() as own:
+            return _texts_of(own, one_piece(table.column(name)))
+
+    with ThreadPoolExecutor(2) as several:  # each column at work takes memory of its own
+        return list(several.map(texts_of, wanted))
 
 
 def _is_known(kind: pa.DataType) -> bool:

@@ -241,18 +241,22 @@ class Staged:
         if all(column.num_chunks == 1 for column in table.columns):
             return
         self._files = {}
-        names, found = table.column_names, []
+        names = table.column_names
         nulls = columns.Nulls(table.num_rows)
         is_large = table.get_total_buffer_size() > self.room.kept_bytes
-        for name in names:
+
+        def joined(name: str) -> pa.Array | pa.ChunkedArray:
             chunked = table.column(name)
             if chunked.null_count == table.num_rows:
-                found.append(nulls.of(chunked.type))
-                continue
-            column = pa.table({name: one_piece(chunked)})
-            found.append(self._map(column).column(name) if is_large else column.column(name))
-            self.ease()
-        self._show(pa.table(found, names=names))
+                return nulls.of(chunked.type)
+            column = one_piece(chunked)
+            if is_large:
+                column = self._map(pa.table({name: column})).column(name)
+                self.ease()
+            return column
+
+        with ThreadPoolExecutor(1 if is_large else None) as several:
+            self._show(pa.table(list(several.map(joined, names)), names=names))
 
     def _keep(self, table: pa.Table) -> pa.Table:
         """The table; once rows are more than may be kept, all of them lie in files that are mapped: memory need not hold a large bill."""
