@@ -12,6 +12,7 @@ from datetime import date, datetime, timezone
 from decimal import Decimal
 from email import message_from_bytes, policy
 from email.message import EmailMessage
+from functools import cache
 from typing import Any
 
 import html5lib
@@ -97,6 +98,12 @@ def shape(document: str) -> list[Any]:
     return [(element.tag, sorted(element.attrib), element.attrib.get("style"), element.attrib.get("href")) for element in tree.iter()]
 
 
+@cache
+def harmless_shape() -> list[Any]:
+    """Of a mail with no hostile name."""
+    return shape(make("x", runbook="x").html)
+
+
 def parts(message: EmailMessage) -> tuple[str, str]:
     text, markup = message.get_body(("plain",)), message.get_body(("html",))
     assert text is not None
@@ -104,11 +111,12 @@ def parts(message: EmailMessage) -> tuple[str, str]:
     return str(text.get_content()), str(markup.get_content())
 
 
-def test_five_thousand_fuzzed_names_make_five_thousand_mails() -> None:
+@pytest.mark.parametrize("names", [500, pytest.param(5000, marks=pytest.mark.torture)])
+def test_fuzzed_names_make_as_many_mails(names: int) -> None:
     """Newline, NUL, surrogates, RTL, encoded words, huge: the header set is exactly the expected one and the body is whole."""
     chance = random.Random(20261124)
     reference = make("x")
-    for _ in range(5000):
+    for _ in range(names):
         name = "".join(
             chance.choice(PIECES) if chance.random() < 0.8 else chr(chance.randrange(0x110000)) for _ in range(chance.randrange(1, 9))
         )
@@ -138,7 +146,7 @@ def test_five_thousand_fuzzed_names_make_five_thousand_mails() -> None:
 def test_any_name_gives_the_same_structure(name: str, experiment: str, user: str) -> None:
     """The HTML has the elements of a harmless mail, no more; the text stays 72 wide with no control character; headers are exact."""
     mail = make(name, experiment=experiment, user=user or "ana", runbook=name or "x")
-    assert shape(mail.html) == shape(make("x", user=user or "ana", runbook="x").html)
+    assert shape(mail.html) == harmless_shape()
     assert parsed(mail).keys() == HEADERS
     assert not re.search(
         r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]", mail.text + mail.html.replace("\n", "")
@@ -148,11 +156,11 @@ def test_any_name_gives_the_same_structure(name: str, experiment: str, user: str
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_markup_in_names_stays_text(payload: str) -> None:
     """Known payloads, in ten places each: no element, attribute or address beyond the template's, and nothing that is fetched."""
-    mail = make(payload, experiment=payload, user=payload, runbook=payload)
-    assert shape(mail.html) == shape(make("x", runbook="x").html)
-    tags = {str(element[0]).rpartition("}")[2] for element in shape(mail.html)}
+    found = shape(make(payload, experiment=payload, user=payload, runbook=payload).html)
+    assert found == harmless_shape()
+    tags = {str(element[0]).rpartition("}")[2] for element in found}
     assert tags <= {"html", "head", "meta", "title", "style", "body", "div", "p", "img", "table", "tbody", "tr", "th", "td", "h2"}
-    assert "url(" not in "".join(str(element[2]) for element in shape(mail.html))
+    assert "url(" not in "".join(str(element[2]) for element in found)
 
 
 def test_only_an_http_runbook_is_a_link() -> None:
