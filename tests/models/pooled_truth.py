@@ -23,7 +23,7 @@ Key = tuple[str, str]  # line id, target
 KINDS = (("gpu_count", "machine_gpus", 100), ("cpu_request", "machine_cpus", 10), ("memory_request_gb", "machine_memory_gb", 1))
 MOST = {"gpu_count": 10_000, "cpu_request": 10_000, "memory_request_gb": 10_000}
 HOUR = dt.timedelta(hours=1)
-LINE_KEYS = ("source", "line_id", "resource_key", "pool_key", "instance_type", "storage_key")
+LINE_KEYS = ("source", "line_id", "resource_key", "pool_key", "instance_type")
 
 
 def merge_pool_worlds(worlds: Mapping[str, World]) -> World:
@@ -31,11 +31,14 @@ def merge_pool_worlds(worlds: Mapping[str, World]) -> World:
     merged: World = {"lines": [], "runs": [], "artifacts": [], "traces": [], "next_lines": []}
     for name, world in worlds.items():
         def own(text: str | None, name: str = name) -> str | None:
-            return None if text is None else text if text.startswith("rented") else f"{name}.{text}"
+            return None if text is None else f"{name}.{text}"
 
-        for line in world["lines"]:
-            merged["lines"].append({**line, **{column: own(line.get(column)) for column in LINE_KEYS}})
-        merged["next_lines"] += [{**line, **{column: own(line.get(column)) for column in LINE_KEYS}} for line in world.get("next_lines", [])]
+        accounts = {row["store"].partition("@")[2].partition(".")[0].lower() for row in world["artifacts"]}  # their names have no dots
+        for table in ("lines", "next_lines"):
+            for line in world.get(table, []):
+                key = line.get("storage_key")
+                stored = {"storage_key": f"{name}-{key}" if key in accounts else own(key)}
+                merged[table].append({**line, **{column: own(line.get(column)) for column in LINE_KEYS}, **stored})
         for run in world["runs"]:
             merged["runs"].append({**run, **{column: own(run.get(column)) for column in ("tracking_server", "pool_key", "instance_type")}})
         for row in world["artifacts"]:
@@ -44,6 +47,11 @@ def merge_pool_worlds(worlds: Mapping[str, World]) -> World:
             merged["artifacts"].append({**row, "store": store, "tracking_server": own(row["tracking_server"])})
         merged["traces"] += [{**row, "tracking_server": own(row["tracking_server"])} for row in world["traces"]]
     return merged
+
+
+def rented_in(worlds: Mapping[str, World]) -> dict[str, str]:
+    """What the models are told of these worlds' rented pool."""
+    return {"rented_pools": "|".join(["", *(f"{name}.rented" for name in worlds), ""])}
 
 
 def random_pools(seed: int, *, runs: int = 18, machines: int = 4, hours: int = 6) -> World:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,19 @@ import pyarrow as pa
 import pytest
 
 from tests.models.chain import World
-from tests.models.pooled_chain import MODELS, RUNGS, exact, line_parts, read_case, run_pools, run_pools_on_reference, settle, target_name
-from tests.models.pooled_truth import merge_pool_worlds, random_bytes, random_pools, true_bytes, true_parts
+from tests.models.pooled_chain import (
+    MODELS,
+    PARAMETERS,
+    RUNGS,
+    exact,
+    line_parts,
+    read_case,
+    run_pools,
+    run_pools_on_reference,
+    settle,
+    target_name,
+)
+from tests.models.pooled_truth import merge_pool_worlds, random_bytes, random_pools, rented_in, true_bytes, true_parts
 from tests.reference import GoogleSQL, exact_value
 
 CASES = sorted((Path(__file__).parent / "pooled").glob("*.yaml"))
@@ -46,13 +58,46 @@ def assert_targets_cover(found: Mapping[str, pa.Table]) -> None:
         assert len({(l["source"], l["line_id"]) for l in lines}) == len(lines)
 
 
+Parts = dict[tuple[str, str], Fraction]  # (line, target) -> part
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Several worlds worked through at once, each with a bill, a server, pools, types and buckets of its own."""
+
+    world: World
+    found: Mapping[str, pa.Table]
+
+    def targets(self, name: str) -> dict[str, list[dict[str, Any]]]:
+        """Line -> its targets, of one of them."""
+        return {line.removeprefix(f"{name}."): rows for line, rows in settle(self.world, self.found).items() if line.startswith(f"{name}.")}
+
+    def parts(self) -> dict[str, Parts]:
+        """Of each of them."""
+        parts: dict[str, Parts] = defaultdict(dict)
+        for (line, target), part in line_parts(self.world, self.found).items():
+            name, _, line_id = line.partition(".")
+            parts[name][line_id, target] = part
+        return parts
+
+
+def worked_through(worlds: Mapping[str, World]) -> SideBySide:
+    world = merge_pool_worlds(worlds)
+    found = run_pools(world, PARAMETERS | rented_in(worlds))
+    assert_targets_cover(found)
+    return SideBySide(world, found)
+
+
+@pytest.fixture(scope="module")
+def cases() -> SideBySide:
+    return worked_through({path.stem: read_case(path)[0] for path in CASES})
+
+
 @pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)
-def test_case(path: Path) -> None:
+def test_case(path: Path, cases: SideBySide) -> None:
     """Each target has the stated cost and says what is stated of it; all targets are stated."""
     world, expected = read_case(path)
-    found = run_pools(world)
-    assert_targets_cover(found)
-    settled = settle(world, found)
+    settled = cases.targets(path.stem)
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     costs: dict[str, Fraction] = defaultdict(Fraction)
     for line in world["lines"]:
@@ -68,39 +113,46 @@ def test_case(path: Path) -> None:
             assert {row[column] for row in rows[target]} == {value}, (target, column)
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_time_against_brute_force(seed: int) -> None:
+POOLS, BYTES = range(40), range(10)
+
+
+@pytest.fixture(scope="module")
+def pool_parts() -> dict[str, Parts]:
+    return worked_through({f"world{seed}": random_pools(seed) for seed in POOLS}).parts()
+
+
+@pytest.fixture(scope="module")
+def byte_parts() -> dict[str, Parts]:
+    return worked_through({f"world{seed}": random_bytes(seed) for seed in BYTES}).parts()
+
+
+@pytest.mark.parametrize("seed", POOLS)
+def test_time_against_brute_force(seed: int, pool_parts: dict[str, Parts]) -> None:
     """Pools and types of a random world: every line's parts are those found slice by slice in fractions."""
-    world = random_pools(seed)
-    found = run_pools(world)
-    assert_targets_cover(found)
-    got, truth = line_parts(world, found), true_parts(world)
+    got, truth = pool_parts[f"world{seed}"], true_parts(random_pools(seed))
     assert truth
     assert {key for key in got.keys() ^ truth.keys() if abs(got.get(key, Fraction(0)) - truth.get(key, Fraction(0))) > Fraction(1, 10**8)} == set()
     wrong = {key: (float(got[key]), float(truth[key])) for key in got.keys() & truth.keys() if abs(got[key] - truth[key]) > Fraction(1, 10**8)}
     assert wrong == {}
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_bytes_against_brute_force(seed: int) -> None:
+@pytest.mark.parametrize("seed", BYTES)
+def test_bytes_against_brute_force(seed: int, byte_parts: dict[str, Parts]) -> None:
     """Stored bytes of a random world: every owner's part is its bytes x time over all of them."""
-    world = random_bytes(seed)
-    found = run_pools(world)
-    assert_targets_cover(found)
-    got, truth = line_parts(world, found), true_bytes(world)
+    got, truth = byte_parts[f"world{seed}"], true_bytes(random_bytes(seed))
     assert got.keys() == truth.keys()
     wrong = {key: (float(got[key]), float(truth[key])) for key in truth if abs(got[key] - truth[key]) > Fraction(1, 10**12)}
     assert wrong == {}
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_order_of_rows_does_not_matter(seed: int) -> None:
-    """The same world in another order gives the same rows, to the last bit."""
-    world = merge_pool_worlds({"pools": random_pools(seed), "bytes": random_bytes(seed)})
-    draw = random.Random(seed)
+def test_order_of_rows_does_not_matter() -> None:
+    """The same worlds in another order give the same rows, to the last bit."""
+    worlds = {f"pools{seed}": random_pools(seed) for seed in range(3)} | {f"bytes{seed}": random_bytes(seed) for seed in range(3)}
+    world, parameters = merge_pool_worlds(worlds), PARAMETERS | rented_in(worlds)
+    draw = random.Random(1)
     other = {name: draw.sample(rows, len(rows)) for name, rows in world.items()}
     assert other != world
-    ours, theirs = run_pools(world), run_pools(other)
+    ours, theirs = run_pools(world, parameters), run_pools(other, parameters)
     for name in MODELS:
         assert multiset(ours[name]) == multiset(theirs[name]), name
 
@@ -110,23 +162,15 @@ def reference() -> GoogleSQL:
     return GoogleSQL()
 
 
-def compare(reference: GoogleSQL, world: World) -> None:
-    ours, theirs = run_pools(world), run_pools_on_reference(reference, world)
+def test_both_engines_give_the_same_rows(reference: GoogleSQL) -> None:
+    """All cases, and situations nobody thought of, side by side: equal rows of every model."""
+    worlds = {path.stem: read_case(path)[0] for path in CASES} | {f"world-{seed}": (random_pools if seed % 2 else random_bytes)(seed) for seed in range(100, 106)}
+    world, parameters = merge_pool_worlds(worlds), PARAMETERS | rented_in(worlds)
+    ours, theirs = run_pools(world, parameters), run_pools_on_reference(reference, world, parameters)
     for name in MODELS:
         mine, other = multiset(ours[name]), multiset(theirs[name])
         assert (mine - other, other - mine) == (Counter(), Counter()), name
-    assert sum(ours[f"{rung}_targets"].num_rows for _, rung in RUNGS)
-
-
-@pytest.mark.parametrize("group", range(2))
-def test_cases_on_the_reference(reference: GoogleSQL, group: int) -> None:
-    """All cases side by side: equal rows of every model on both engines."""
-    compare(reference, merge_pool_worlds({path.stem: read_case(path)[0] for path in CASES[group::2]}))
-
-
-def test_random_worlds_on_the_reference(reference: GoogleSQL) -> None:
-    """Situations nobody thought of."""
-    compare(reference, merge_pool_worlds({f"world-{seed}": (random_pools if seed % 2 else random_bytes)(seed) for seed in range(100, 106)}))
+        assert mine, name
 
 
 def test_lines_and_owners_do_not_multiply() -> None:
