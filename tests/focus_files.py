@@ -123,7 +123,8 @@ class Nights:
         return self.store[table, period].to_pylist() if (table, period) in self.store else []
 
     def total(self, period: str = "2026-10", column: str = "billed_cost") -> Decimal:
-        return sum((r[column] for r in self.lines(period) if r[column] is not None), Decimal(0))
+        lines = self.store.get(("billing_lines", period))
+        return sum((cost for cost in lines[column].to_pylist() if cost is not None), Decimal(0)) if lines is not None else Decimal(0)
 
 
 def nights(tmp_path: Path, uri: Path | str, **settings: Any) -> Nights:

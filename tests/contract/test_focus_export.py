@@ -239,12 +239,15 @@ def validator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = next((found for name in ("python3.13", "python3.12") if (found := shutil.which(name)) and works(found)), None)
     if python is None:
         pytest.skip("focus-validator did not run: it needs Python 3.12 or newer, and there is none on PATH")
-    folder = tmp_path_factory.mktemp("validator")
-    subprocess.run([python, "-m", "venv", str(folder)], capture_output=True, check=True)
-    pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:", "--no-binary", "focus-validator", "-r", str(VALIDATOR_PINS)]
-    done = subprocess.run(pip, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"focus-validator did not run: it cannot be installed ({done.stderr.strip()[-200:]})")
+    uv = shutil.which("uv", path=str(Path(sys.executable).parent))
+    if uv is None:
+        pytest.skip("focus-validator did not run: there is no uv beside this Python")
+    folder = tmp_path_factory.mktemp("validator") / "venv"
+    install = [uv, "pip", "install", "--quiet", "--python", str(folder), "--no-deps", "--only-binary", ":all:", "--no-binary", "focus-validator", "-r", str(VALIDATOR_PINS)]
+    for command in ([uv, "venv", "--quiet", "--python", python, str(folder)], install):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            pytest.skip(f"focus-validator did not run: it cannot be installed ({done.stderr.strip()[-200:]})")
     return folder
 
 
