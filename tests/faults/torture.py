@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,8 +42,10 @@ class Report:
     faults: list[str] = field(default_factory=list)
 
 
-def torture(command: Sequence[str], *, state: Path, warehouse: Path, kills: int, seed: int, watch: bool = True) -> Report:
-    """Kill `command` `kills` times, each time from the state the folder is in now."""
+def torture(
+    command: Sequence[str], *, state: Path, warehouse: Path, kills: int, seed: int, watch: bool = True, repeat: Callable[[], object] | None = None
+) -> Report:
+    """Kill `command` `kills` times, each time from the state the folder is in now. `repeat`: how it is run after a kill, if not as it is."""
     report = Report()
     moments = random.Random(seed)
     kept = state.with_name(state.name + ".before-torture")
@@ -61,7 +63,10 @@ def torture(command: Sequence[str], *, state: Path, warehouse: Path, kills: int,
             label = f"kill {number}"
             _kill_once(command, moments.uniform(0, lasts), warehouse, report, watch=watch, label=label)
             report.faults += [f"{label}: {fault}" for fault in torn_files(warehouse)]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            if repeat is None:
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            else:
+                repeat()
             found = digests(warehouse)
             for unit in sorted(found.keys() | wanted.keys()):
                 if found.get(unit) != wanted.get(unit):
