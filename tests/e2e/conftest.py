@@ -33,7 +33,7 @@ def copy_world(made_world: Path, home: Path) -> Path:
     text = (made_world / "runspend.yaml").read_text()
     for name in ("prod", "research"):
         text = text.replace(f"sqlite:///{name}/", f"sqlite:///{made_world}/{name}/").replace(f"uri: {name}/artifacts", f"uri: {made_world}/{name}/artifacts")
-    shutil.copytree(made_world / "bills", home / "bills")
+    shutil.copytree(made_world / "bills", home / "bills", dirs_exist_ok=True)
     (home / "runspend.yaml").write_text(text)
     return home / "runspend.yaml"
 

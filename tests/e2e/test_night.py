@@ -6,8 +6,10 @@ import csv
 import datetime as dt
 import gzip
 import json
+import shutil
 import sqlite3
 from collections import defaultdict
+from collections.abc import Iterator
 from decimal import Decimal
 from email import message_from_bytes, policy
 from fractions import Fraction
@@ -17,18 +19,29 @@ from typing import Any
 import pytest
 
 from runspend.warehouse import open_warehouse
-from tests.e2e.conftest import Runspend
+from tests.command import run_process
+from tests.e2e.conftest import Runspend, copy_world
 from tests.models.chain import total
 from tests.models.truth import UTC, World, true_costs
 
 NOW = ("--now", "2026-11-24T06:00")
 
 
+@pytest.fixture(scope="module")
+def night(made_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configuration of a world over which one night has run, as cron runs it. To change it, ask for `own_night`."""
+    config = copy_world(made_world, tmp_path_factory.mktemp("night"))
+    run_process("nightly", "--config", str(config), *NOW)
+    return config
+
+
 @pytest.fixture
-def night(world: Path, runspend: Runspend) -> Path:
-    """The configuration of a world over which one night has run."""
-    runspend("nightly", "--config", str(world), *NOW)
-    return world
+def own_night(night: Path, tmp_path: Path) -> Iterator[Path]:
+    """The same one, to be changed: it is put back afterwards."""
+    kept = shutil.copytree(night.parent, tmp_path / "kept")
+    yield night
+    shutil.rmtree(night.parent)
+    shutil.copytree(kept, night.parent)
 
 
 def bill_rows(folder: Path) -> list[dict[str, str]]:
@@ -171,20 +184,20 @@ def test_the_budget_that_broke_is_told_once(night: Path) -> None:
     assert f"{spent:,.2f}" in over.get_body(("plain",)).get_content()
 
 
-def test_a_dead_source_does_not_stop_the_night(night: Path, runspend: Runspend) -> None:
+def test_a_dead_source_does_not_stop_the_night(own_night: Path, runspend: Runspend) -> None:
     """A broken bill file and a dead server: exit 3, their good data stay, operators are told, the rest goes on."""
-    before = digests(night)
-    broken = night.parent / "bills" / "aws" / "focus-2026-11.csv.gz"
+    before = digests(own_night)
+    broken = own_night.parent / "bills" / "aws" / "focus-2026-11.csv.gz"
     broken.write_bytes(broken.read_bytes()[:-9])
-    night.write_text(night.read_text().replace("mlflow.db\"}", "gone.db\"}"))
-    done = runspend("nightly", "--config", str(night), *NOW, code=3)
-    after = digests(night)
+    own_night.write_text(own_night.read_text().replace("mlflow.db\"}", "gone.db\"}"))
+    done = runspend("nightly", "--config", str(own_night), *NOW, code=3)
+    after = digests(own_night)
     noted = ("sources", "billing_loads")  # where what was refused is written down
     assert {u: d for u, d in after.items() if u.table not in noted} == {u: d for u, d in before.items() if u.table not in noted}
     assert "focus-2026-11.csv.gz" in done.stdout + done.stderr
-    subjects = [message_from_bytes(p.read_bytes(), policy=policy.default)["Subject"] for p in (night.parent / "mail").glob("operators*.eml")]
+    subjects = [message_from_bytes(p.read_bytes(), policy=policy.default)["Subject"] for p in (own_night.parent / "mail").glob("operators*.eml")]
     assert len(subjects) == 2
-    status = runspend("status", "--config", str(night), *NOW, code=3)
+    status = runspend("status", "--config", str(own_night), *NOW, code=3)
     assert status.stdout.startswith("TROUBLE")
 
 
