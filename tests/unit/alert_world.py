@@ -1,4 +1,4 @@
-"""Rows and settings for the tests of alerts and of the archive plan, in a real Parquet warehouse."""
+"""Rows and settings for the tests of alerts and of the archive plan, in memory or in a real Parquet warehouse."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 from runspend.config import Settings
 from runspend.tables import TABLES
 from runspend.warehouse import Reader
+from runspend.warehouse.dialect import duckdb_sql, table_names
+from runspend.warehouse.engine import fetch, narrow, used
 from runspend.warehouse.parquet import ParquetWarehouse
 
 NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)
@@ -96,9 +99,42 @@ def budget(name: str = "vision", amount: str = "5000", **more: Any) -> dict[str,
     return {"name": name, "for": {"team": "vision"}, "amount": amount, "notify": ["vision-leads@acme.com"], **more}
 
 
+class MemoryReader:
+    """What a warehouse's reader answers, over rows in memory that stay as they are: a question is worked out once."""
+
+    def __init__(self, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        self._tables = tables
+        self._known: set[str] = set()
+        self._answers: dict[tuple[str, str], pa.Table] = {}
+        self._connection = duckdb.connect()
+        self._connection.execute("set TimeZone = 'UTC'")
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
+        assert not native
+        for name in (table_names(sql) & TABLES.keys()) - self._known:
+            rows = [dict(row) for row in self._tables.get(name, ())]
+            self._connection.register(name, pa.Table.from_pylist(rows, schema=TABLES[name].arrow_schema()))
+            self._known.add(name)
+        given = used(sql, parameters or {})
+        asked = sql, repr(sorted(given.items()))
+        if asked not in self._answers:
+            self._answers[asked] = narrow(fetch(self._connection, duckdb_sql(sql), given))
+        return self._answers[asked]
+
+    def batches(self, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
+        yield from self.query(sql, parameters).to_batches(max_chunksize=rows)
+
+
+def in_memory(**tables: Sequence[Mapping[str, Any]]) -> Reader:
+    """A reader over these rows and nothing else."""
+    assert tables.keys() <= TABLES.keys()
+    reader: Any = MemoryReader(tables)
+    return reader
+
+
 @contextmanager
 def warehouse(root: Path, **tables: Sequence[Mapping[str, Any]]) -> Iterator[Reader]:
-    """A reader over a warehouse that holds these rows and nothing else."""
+    """The same of a real warehouse."""
     house = ParquetWarehouse(root)
     with house.step("test", "b1") as step:
         for name, rows in tables.items():

@@ -8,16 +8,12 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import duckdb
-import pyarrow as pa
-from unit.alert_world import NOW, UTC, run, settings
+from unit.alert_world import NOW, UTC, in_memory, run, settings
 
 from runspend.actions.archive.plan import plan_items
 from runspend.config import Settings
 from runspend.tables import TABLES
 from runspend.warehouse import Reader
-from runspend.warehouse.dialect import duckdb_sql
-from runspend.warehouse.engine import fetch, narrow, used
 
 __all__ = ["AGED", "NOW", "OLD", "UTC", "experiment", "given_settings", "model", "planned", "reads", "run", "sources", "stored", "use", "version", "warehouse"]
 
@@ -29,28 +25,10 @@ POLICY = {"name": "cold", "select": {"unused_for": "90d"}, "action": "archive"}
 KEY = {"tracking_server": "prod", "workspace": "default"}
 
 
-class MemoryReader:
-    """What a warehouse's reader answers, over rows in memory: a warehouse on disk takes a second to publish."""
-
-    def __init__(self, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        self._connection = duckdb.connect()
-        self._connection.execute("set TimeZone = 'UTC'")
-        for name, table in TABLES.items():
-            self._connection.register(name, pa.Table.from_pylist([dict(row) for row in tables.get(name, ())], schema=table.arrow_schema()))
-
-    def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
-        assert not native
-        return narrow(fetch(self._connection, duckdb_sql(sql), used(sql, parameters or {})))
-
-    def batches(self, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
-        yield from self.query(sql, parameters).to_batches(max_chunksize=rows)
-
-
 @contextmanager
 def warehouse(root: Path, **tables: Sequence[Mapping[str, Any]]) -> Iterator[Reader]:
     """A reader over these rows and nothing else."""
-    reader: Any = MemoryReader(tables)
-    yield reader
+    yield in_memory(**tables)
 
 
 def given_settings(home: Path, *policies: Mapping[str, Any], **more: Any) -> Settings:

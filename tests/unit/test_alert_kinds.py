@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from unit.alert_world import NOW, UTC, MemoryRecords, budget, cost, run, settings, source, warehouse
+from unit.alert_world import NOW, UTC, MemoryRecords, budget, cost, in_memory, run, settings, source
 from unit.test_alert_run import OVER, mails, step, subjects, text_of
 
 from runspend import summary
@@ -280,8 +280,7 @@ def test_without_the_entry_tags_do_nothing(tmp_path: Path) -> None:
 
 
 def quiet(home: Path, records: Any, given: Any, kind: Any, until: date | None = None, name: str = "vision", now: datetime = NOW) -> None:
-    with warehouse(home / f"q{len(list(home.glob('q*')))}", sources=[source()]) as reader:
-        say_quiet(reader, given, records, name, kind, until, "ana", "planned", now)
+    say_quiet(in_memory(sources=[source()]), given, records, name, kind, until, "ana", "planned", now)
 
 
 def test_an_acknowledged_budget_is_recorded_and_not_mailed(tmp_path: Path) -> None:
@@ -412,8 +411,8 @@ def test_the_list_says_how_every_budget_stands(tmp_path: Path) -> None:
     result = step(tmp_path, records, settings(tmp_path, *entries), cost_daily=every_day())
     given = settings(tmp_path, *entries, budget("new", "5", owner="ana@acme.com"))
     quiet(tmp_path, records, given, "snoozed", name="calm")
-    with warehouse(tmp_path / "list", budget_status=result.budget_status.to_pylist(), sources=[source()]) as reader:
-        rows = list_budgets(reader, given, records, NOW)
+    reader = in_memory(budget_status=result.budget_status.to_pylist(), sources=[source()])
+    rows = list_budgets(reader, given, records, NOW)
     assert all(tuple(row) == COLUMNS for row in rows)
     assert [(r["budget"], r["state"], r["next_threshold"]) for r in rows] == [
         ("new", "not judged", None), ("small", "over", None), ("vision", "will pass", "80 %"), ("calm", "fine", "80 %"),
@@ -428,8 +427,8 @@ def test_the_list_does_not_mix_an_edit_with_figures_of_before(tmp_path: Path) ->
     result = step(tmp_path, records, settings(tmp_path, budget(amount="2800")), cost_daily=every_day())
     edits = ((budget(amount="9000"), "not judged"), (budget(amount="2800", **{"for": {"team": "nlp"}}), "not judged"), (budget(amount="2800", owner="b@acme.com"), "will pass"))
     for edited, state in edits:
-        with warehouse(tmp_path / f"list{len(list(tmp_path.iterdir()))}", budget_status=result.budget_status.to_pylist(), sources=[source()]) as reader:
-            (row,) = list_budgets(reader, settings(tmp_path, edited), records, NOW)
+        reader = in_memory(budget_status=result.budget_status.to_pylist(), sources=[source()])
+        (row,) = list_budgets(reader, settings(tmp_path, edited), records, NOW)
         assert (row["state"], row["spent"] is None) == (state, state == "not judged")
         assert row["reason"] == ("no alert step since it was changed" if state == "not judged" else None)
 
@@ -443,9 +442,9 @@ def test_a_percentage_reads_the_same_wherever_it_stands(tmp_path: Path) -> None:
     given = settings(tmp_path, *entries)
     status = step(tmp_path, records, given, NOW - timedelta(days=1), cost_daily=rows).budget_status.to_pylist()
     status = step(tmp_path, records, given, cost_daily=rows, budget_status=status).budget_status.to_pylist()
-    with warehouse(tmp_path / "list", budget_status=status, sources=[source()]) as reader:
-        listed = {r["budget"]: r["percent"] for r in list_budgets(reader, given, records, NOW)}
-        screen = summary._budgets(reader)
+    reader = in_memory(budget_status=status, sources=[source()])
+    listed = {r["budget"]: r["percent"] for r in list_budgets(reader, given, records, NOW)}
+    screen = summary._budgets(reader)
     assert listed["vision"] == Decimal("99.9")
     assert [line.split()[0] for _, line in screen] == ["vision", "daily"] and " 99.9%" in screen[0][1] and screen[0][0] == "▲"
     assert "99.9 % of the budget" in str(bullet(Decimal("4998.996"), Decimal(5000)))
@@ -487,6 +486,7 @@ def test_an_alert_killed_on_the_first_night_is_still_a_summary(tmp_path: Path) -
         pass
 
     entries = [budget(), budget("half", "9000", actual=["50%"], forecast=[])]
+    reader = in_memory(cost_daily=OVER, sources=[source()])
     for moment in range(24):
         home, records, left = tmp_path / str(moment), MemoryRecords(), [moment]
         given = settings(home, *entries)
@@ -496,11 +496,10 @@ def test_an_alert_killed_on_the_first_night_is_still_a_summary(tmp_path: Path) -
             if left[0] < 0:
                 raise Killed
 
-        with warehouse(home / "w", cost_daily=OVER, sources=[source()]) as reader:
-            records.before = records.after = tick  # type: ignore[method-assign]  # the seam this class is for
-            try:
-                alert.run(partial(nullcontext, reader), given, records, NOW)
-            except Killed:
-                records.before = records.after = lambda operation: None  # type: ignore[method-assign]  # as above
-                alert.run(partial(nullcontext, reader), given, records, NOW)
+        records.before = records.after = tick  # type: ignore[method-assign]  # the seam this class is for
+        try:
+            alert.run(partial(nullcontext, reader), given, records, NOW)
+        except Killed:
+            records.before = records.after = lambda operation: None  # type: ignore[method-assign]  # as above
+            alert.run(partial(nullcontext, reader), given, records, NOW)
         assert subjects(home) == ["[runspend] Runspend watches 2 budgets for you: 1 over, 1 near it already"], moment

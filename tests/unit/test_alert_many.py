@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.alert_world import NOW, UTC, MemoryRecords, budget, cost, run, settings, source, warehouse
+from unit.alert_world import NOW, UTC, MemoryRecords, budget, cost, in_memory, run, settings, source, warehouse
 from unit.test_alert_kinds import TAGS, estimate, tagged
 from unit.test_alert_reference import Listening
 from unit.test_alert_run import mails, text_of
@@ -34,9 +34,8 @@ def judged(folder: Path, count: int, *budgets: Any) -> tuple[dict[str, tuple[Dec
         "runs": [run(f"r{n}", experiment_id=str(n), start_time=datetime(2026, 11, 23, tzinfo=UTC)) for n in numbers],
         "run_estimates": [estimate(f"r{n}", "2026-11-23", str(n * 10)) for n in numbers],
     }
-    with warehouse(folder / "w", **tables) as reader:
-        listening = Listening(reader)
-        found = alert.judge(listening, settings(folder, TAGS, *budgets), MemoryRecords(), NOW)
+    listening = Listening(in_memory(**tables))
+    found = alert.judge(listening, settings(folder, TAGS, *budgets), MemoryRecords(), NOW)
     return {s.budget.title: (s.spent, s.estimated) for s in found.statuses}, len(listening.asked)
 
 

@@ -1,4 +1,4 @@
-"""The alert step over a real Parquet warehouse: once per threshold, nothing lost at a crash, many budgets in one mail."""
+"""The alert step: once per threshold, nothing lost at a crash, many budgets in one mail."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from unit.alert_world import NOW, UTC, MemoryRecords, budget, cost, run, settings, source, warehouse
+from unit.alert_world import NOW, UTC, MemoryRecords, budget, cost, in_memory, run, settings, source, warehouse
 
 from runspend.actions import alert
 from runspend.actions.alert import operators
@@ -54,8 +54,7 @@ def text_of(message: EmailMessage) -> str:
 
 
 def step(home: Path, records: Any, given: Any, now: datetime = NOW, **tables: Any) -> alert.AlertResult:
-    with warehouse(home / f"w{len(list(home.glob('w*')))}", **{"sources": [source()], **tables}) as reader:
-        return alert.run(partial(nullcontext, reader), given, records, now)
+    return alert.run(partial(nullcontext, in_memory(**{"sources": [source()], **tables})), given, records, now)
 
 
 def test_several_thresholds_at_once_make_one_mail_and_all_are_recorded(tmp_path: Path) -> None:
@@ -241,7 +240,8 @@ def test_a_month_without_a_rate_is_told_every_night_until_it_has_one(tmp_path: P
     def night(day: str, rate_from: str) -> alert.AlertResult:
         now, rate = datetime.fromisoformat(f"{day}T06:00+00:00"), {"from": "EUR", "to": "USD", "rate": "1.2", "date": rate_from}
         given = settings(tmp_path, budget(actual=["100%"], forecast=[]), rates={"exchange": [rate]})
-        result = step(tmp_path, records, given, now, cost_daily=rows, sources=[source(until=now)], budget_status=status)
+        with warehouse(tmp_path / day, cost_daily=rows, sources=[source(until=now)], budget_status=status) as reader:
+            result = alert.run(partial(nullcontext, reader), given, records, now)
         months = set(result.budget_status["month"].to_pylist())
         status[:] = [*(r for r in status if r["month"] not in months), *result.budget_status.to_pylist()]
         return result
@@ -329,6 +329,7 @@ def test_killed_at_any_write_the_next_run_makes_up_for_it(tmp_path: Path) -> Non
     want = step(tmp_path, reference, given, cost_daily=OVER)
     moments = 2 * reference.writes
     assert moments > 12
+    reader = in_memory(cost_daily=OVER, sources=[source()])
     for moment in range(moments):
         home = tmp_path / f"home{moment}"
         records, left = MemoryRecords(), [moment]
@@ -340,13 +341,12 @@ def test_killed_at_any_write_the_next_run_makes_up_for_it(tmp_path: Path) -> Non
 
         records.before, records.after = tick, tick  # type: ignore[method-assign]  # the seam this class is for
         given = settings(home, budget(), budget("small", "100"))
-        with warehouse(tmp_path / f"w-{moment}", cost_daily=OVER, sources=[source()]) as reader:
-            with pytest.raises(Killed):
-                alert.run(partial(nullcontext, reader), given, records, NOW)
-            records.before = records.after = lambda operation: None  # type: ignore[method-assign]  # as above
-            result = alert.run(partial(nullcontext, reader), given, records, NOW)
-            before = records.writes
-            assert alert.run(partial(nullcontext, reader), given, records, NOW).sent == []
+        with pytest.raises(Killed):
+            alert.run(partial(nullcontext, reader), given, records, NOW)
+        records.before = records.after = lambda operation: None  # type: ignore[method-assign]  # as above
+        result = alert.run(partial(nullcontext, reader), given, records, NOW)
+        before = records.writes
+        assert alert.run(partial(nullcontext, reader), given, records, NOW).sent == []
         assert records.writes == before
         assert result.alerts.equals(want.alerts)
         assert set(mails(home)) == set(mails(tmp_path / "ref"))

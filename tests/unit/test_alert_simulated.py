@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from email import message_from_bytes
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
-from unit.alert_world import MemoryRecords, budget, cost, settings, source
+from unit.alert_world import MemoryRecords, budget, cost, in_memory, settings, source
 
 from runspend.actions import alert
-from runspend.tables import TABLES
 from runspend.warehouse import Reader
-from runspend.warehouse.parquet import ParquetWarehouse
 
 UTC = timezone.utc
 BEGIN = date(2026, 1, 1)
@@ -68,23 +64,11 @@ class Bill:
         return max((day for day, at in self.arrives.items() if at <= now), default=BEGIN - timedelta(days=1)) + timedelta(days=1)
 
 
-@contextmanager
-def reading(folder: Path, now: datetime, bills: dict[str, Bill]) -> Iterator[Reader]:
+def reading(now: datetime, bills: dict[str, Bill]) -> Reader:
     """The warehouse as that night's load left it."""
     rows = [cost(day.isoformat(), amount, team=team) for team, bill in bills.items() for day, amount in bill.known(now).items()]
     until = min(bill.covered(now) for bill in bills.values())
-    house = ParquetWarehouse(folder)
-    with house.step("night", f"{now:%Y%m%d%H}") as step:
-        by_month: dict[str, list[dict[str, Any]]] = {}
-        for row in rows:
-            by_month.setdefault(f"{row['billing_period']:%Y-%m}", []).append(row)
-        for month, part in by_month.items():
-            step.put("cost_daily", month, "all", pa.Table.from_pylist(part, schema=TABLES["cost_daily"].arrow_schema()))
-        reach = source(until=datetime(until.year, until.month, until.day, tzinfo=UTC))
-        step.put("sources", "all", "aws", pa.Table.from_pylist([reach], schema=TABLES["sources"].arrow_schema()))
-        assert step.publish()
-    with house.reader() as reader:
-        yield reader
+    return in_memory(cost_daily=rows, sources=[source(until=datetime(until.year, until.month, until.day, tzinfo=UTC))])
 
 
 def mails(home: Path) -> Counter[str]:
@@ -137,24 +121,24 @@ def simulate(home: Path, days: int, seed: int, crashes: float, hours: tuple[int,
             now = datetime(BEGIN.year, 1, 1, hour, tzinfo=UTC) + timedelta(days=number)
             if number < 3:
                 continue  # nothing is billed yet
-            with reading(home / "warehouse", now, bills) as reader:
-                first = first or now
-                if draw.random() < crashes:
-                    left = [draw.randrange(0, 8)]
+            reader = reading(now, bills)
+            first = first or now
+            if draw.random() < crashes:
+                left = [draw.randrange(0, 8)]
 
-                    def tick(operation: str, left: list[int] = left) -> None:
-                        left[0] -= 1
-                        if left[0] < 0:
-                            raise Killed(operation)
+                def tick(operation: str, left: list[int] = left) -> None:
+                    left[0] -= 1
+                    if left[0] < 0:
+                        raise Killed(operation)
 
-                    records.before = records.after = tick  # type: ignore[method-assign]  # the seam this class is for
-                    try:
-                        alert.run(partial(nullcontext, reader), given, records, now)
-                    except Killed:
-                        kills += 1
-                    records.before = records.after = lambda operation: None  # type: ignore[method-assign]  # as above
-                result = alert.run(partial(nullcontext, reader), given, records, now)
-                oracle.night(now, first, bills)
+                records.before = records.after = tick  # type: ignore[method-assign]  # the seam this class is for
+                try:
+                    alert.run(partial(nullcontext, reader), given, records, now)
+                except Killed:
+                    kills += 1
+                records.before = records.after = lambda operation: None  # type: ignore[method-assign]  # as above
+            result = alert.run(partial(nullcontext, reader), given, records, now)
+            oracle.night(now, first, bills)
     assert result is not None
     return oracle, result.alerts, kills
 

@@ -118,7 +118,7 @@ class ArchiveMachine(RuleBasedStateMachine):
 
 
 TestArchive = ArchiveMachine.TestCase
-TestArchive.settings = settings(max_examples=200, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck))
+TestArchive.settings = settings(max_examples=60, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.torture

@@ -66,7 +66,7 @@ def there_and_back(folder: Path, tree: dict[str, bytes]) -> None:
         assert tree_of(disk.run) == before and not (disk.run / NOTE_NAME).exists() and not result.notes
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(TREES)
 def test_generated_trees_come_back_identical(tmp_path: Path, tree: Any) -> None:
     there_and_back(tmp_path / "world", flat(tree) if tree != {} else {})
