@@ -19,7 +19,7 @@ from sqlglot.optimizer.pushdown_projections import pushdown_projections
 from sqlglot.optimizer.qualify import qualify
 from sqlglot.optimizer.scope import Scope, traverse_scope
 
-from runspend.warehouse.dialect import parse
+from runspend.warehouse.googlesql import parse
 
 MINIMUM = 10 * 2**20  # bytes billed of each table a query reads, at least
 SIZES = {"BIGINT": 8, "INTEGER": 8, "HUGEINT": 8, "DOUBLE": 8, "BOOLEAN": 1, "DATE": 8, "TIMESTAMP": 8, "TIMESTAMP WITH TIME ZONE": 8}

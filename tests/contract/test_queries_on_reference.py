@@ -22,8 +22,9 @@ from click.testing import CliRunner
 import runspend
 from runspend.cli import cli
 from runspend.errors import UsageError
-from runspend.warehouse import parquet
-from runspend.warehouse.dialect import parameter_names, parse, table_names
+from runspend.warehouse import reader as published
+from runspend.warehouse.dialect import parameter_names, table_names
+from runspend.warehouse.googlesql import parse
 from runspend.warehouse.lint import lint
 from tests.benchmarks.accuracy.files import make_schema
 from tests.contract import questions_world
@@ -74,7 +75,7 @@ class Listener:
 
     def listen(self, patch: pytest.MonkeyPatch) -> None:
         """From now on every question is written down."""
-        query, open_reader = parquet._Answers.query, parquet.ParquetReader.__init__
+        query, open_reader = published._Answers.query, published.ParquetReader.__init__
 
         def opened(reader: Any, units: Mapping[Any, Path], *others: Any) -> None:
             open_reader(reader, units, *others)
@@ -96,9 +97,9 @@ class Listener:
         def heard_batches(reader: Any, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
             return iter(heard(reader, sql, parameters).to_batches(max_chunksize=rows))
 
-        patch.setattr(parquet.ParquetReader, "__init__", opened)
-        patch.setattr(parquet._Answers, "query", heard)
-        patch.setattr(parquet._Answers, "batches", heard_batches)
+        patch.setattr(published.ParquetReader, "__init__", opened)
+        patch.setattr(published._Answers, "query", heard)
+        patch.setattr(published._Answers, "batches", heard_batches)
 
     def _shown(self, reader: Any, name: str, query: Any) -> tuple[pa.Table, int]:
         """The rows of a table and a hash of them, read once as long as its files are the same. What is in another currency is in no file."""

@@ -374,7 +374,7 @@ def test_the_check_fails(check: str, rows: list[dict[str, Any]], difference: obj
 
 def test_the_models_stand_for_those_that_read_the_bill() -> None:
     """A column that a later model of the chain needs and an estimate's model lacks would be found here first."""
-    from runspend.warehouse.dialect import parse
+    from runspend.warehouse.googlesql import parse
 
     def columns(name: str) -> set[str]:
         return set(parse((PACKAGE / "models" / f"{name}.sql").read_text(encoding="utf-8")).named_selects)

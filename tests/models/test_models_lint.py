@@ -13,7 +13,8 @@ from sqlglot import exp
 
 from runspend import estimates, ladder
 from runspend.tables import TABLES
-from runspend.warehouse.dialect import parameter_names, parse, table_names
+from runspend.warehouse.dialect import parameter_names, table_names
+from runspend.warehouse.googlesql import parse
 from tests.models.chain import DAY, PACKAGE, moment, parameters_of, parameters_of_month
 
 LEDGER, SUMMARY = ladder.ledger_models("2026-10"), ladder.run_costs_models("2026-10")

@@ -12,7 +12,7 @@ import pytest
 from runspend.config import load_settings
 from runspend.pipeline import allocate
 from runspend.warehouse import Model
-from runspend.warehouse.parquet import ParquetStep
+from runspend.warehouse.step import ParquetStep
 from tests.benchmarks.ledger_world import NOW, make_ledger_world
 
 Plan = dict[str, Any]

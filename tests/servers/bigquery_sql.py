@@ -1,7 +1,7 @@
 """One GoogleSQL statement as DuckDB's, with the meaning BigQuery's documentation gives it.
 
 Part of the emulator of the tests, run by its own Python. The translation of types, literals and functions is the product's
-(`runspend.warehouse.dialect`); added here is what BigQuery has and a folder of files has not: parameters with types, names of
+(`runspend.warehouse.googlesql`); added here is what BigQuery has and a folder of files has not: parameters with types, names of
 tables with a project and a dataset, errors of a division by zero, DDL and DML. Running statements does not belong here.
 """
 
@@ -18,7 +18,7 @@ from sqlglot import exp
 from sqlglot.errors import ErrorLevel, SqlglotError
 
 from runspend.errors import UsageError
-from runspend.warehouse import dialect
+from runspend.warehouse import googlesql
 from tests.servers.bigquery_decimals import widen
 
 DML = (exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.TruncateTable)
@@ -183,7 +183,7 @@ def prepare(tree: exp.Expression, place: Place) -> exp.Expression:
 def duckdb_text(tree: exp.Expression) -> str:
     """What DuckDB runs. What sqlglot cannot carry over is an error."""
     try:
-        return str(tree.sql(dialect=dialect._Engine, unsupported_level=ErrorLevel.RAISE, comments=False))
+        return str(tree.sql(dialect=googlesql._Engine, unsupported_level=ErrorLevel.RAISE, comments=False))
     except SqlglotError as error:
         raise Refused(f"The emulator cannot run this: {error}", "notImplemented") from error
 
@@ -204,7 +204,7 @@ def _literal(node: exp.Expression) -> exp.Expression:
     """`bignumeric '0.01'` is a decimal of its own digits, so that a product with INT64 fits; `numeric` stays NUMERIC; 0.5 is a FLOAT64."""
     if isinstance(node, exp.Cast) and not node.to.expressions and node.to.this == exp.DType.BIGDECIMAL:
         try:
-            return dialect._type_literal(node)
+            return googlesql._type_literal(node)
         except UsageError as error:
             raise Refused(f"Invalid BIGNUMERIC literal: {error}") from error
     if isinstance(node, exp.Literal) and not node.is_string and "." in node.this and "e" not in node.this.lower():

@@ -33,8 +33,8 @@ from runspend.warehouse.bigquery_jobs import Jobs, NotAllowed, NotThere, Stateme
 from runspend.warehouse.bigquery_rows import rows_of
 from runspend.warehouse.bigquery_step import BigQueryStep
 from runspend.warehouse.bigquery_tables import PUBLISHED, WRITER, Places, column_names, make_tables, quoted, schema_digest
-from runspend.warehouse.dialect import parse
 from runspend.warehouse.engine import used
+from runspend.warehouse.googlesql import parse
 from runspend.warehouse.journal import Folder
 
 __all__ = ["BigQueryReader", "BigQueryWarehouse", "Head"]

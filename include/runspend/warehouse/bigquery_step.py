@@ -42,9 +42,10 @@ from runspend.warehouse.bigquery_tables import (
 )
 from runspend.warehouse.contents import PIECES, PREFIX, Sums, sums_sql
 from runspend.warehouse.dialect import table_names
-from runspend.warehouse.engine import FILLED, connect, measure_rows, month_of, used
+from runspend.warehouse.engine import FILLED, MEMORY, connect, measure_rows, month_of, used
+from runspend.warehouse.files import conform, difference, rename_rows
 from runspend.warehouse.journal import crash_point
-from runspend.warehouse.parquet import MEMORY, checked_unit, conform, difference, rename_rows
+from runspend.warehouse.parquet import checked_unit
 
 if TYPE_CHECKING:
     from runspend.warehouse.bigquery import BigQueryWarehouse

@@ -23,7 +23,7 @@ from typing import Any
 from runspend.errors import ConfigError
 from runspend.tables import SCHEMA_VERSION, TABLES, Column, Table
 from runspend.warehouse.bigquery_jobs import AlreadyThere, Changed, Jobs, NotAllowed, NotThere, Statement
-from runspend.warehouse.dialect import qualified
+from runspend.warehouse.googlesql import qualified
 
 __all__ = ["DAY_MS", "PUBLISHED", "WRITER", "Places", "column_names", "empty_table", "make_dataset", "make_tables", "quoted", "schema_digest", "schema_of", "sweep_steps", "type_of"]
 

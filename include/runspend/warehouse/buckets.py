@@ -19,7 +19,7 @@ from runspend.warehouse.engine import column_types, drop_relation, file_list, li
 if TYPE_CHECKING:
     import duckdb
 
-    from runspend.warehouse.parquet import ParquetStep
+    from runspend.warehouse.step import ParquetStep
 
 __all__ = ["ROWS_PER_BUCKET", "run_in_buckets"]
 

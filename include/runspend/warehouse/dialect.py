@@ -1,117 +1,24 @@
-"""One dialect, two engines: GoogleSQL files become DuckDB's SQL here, and what cannot is refused by `lint.py`.
+"""What is asked of a GoogleSQL statement, remembered. sqlglot is imported when the first one is read: what only stores rows needs none.
 
-Money keeps its digits: BIGNUMERIC is DECIMAL(38, 22), NUMERIC is DECIMAL(38, 9), and a `bignumeric '…'` literal is a
-decimal of its own digits, so that int64 x literal fits. Running SQL and the meaning of tables do not belong here.
+How a statement becomes DuckDB's belongs in `googlesql.py`.
 """
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
-from functools import cached_property, lru_cache
-from typing import ClassVar
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import sqlglot
-from sqlglot import exp
-from sqlglot.dialects.duckdb import DuckDB
-from sqlglot.errors import ErrorLevel, SqlglotError
-from sqlglot.generators.duckdb import DuckDBGenerator
+if TYPE_CHECKING:
+    from runspend.warehouse.googlesql import Statement
 
-from runspend.errors import UsageError
-
-__all__ = ["DECIMALS", "duckdb_sql", "is_decimal_literal", "parameter_names", "parse", "qualified", "table_names"]
+__all__ = ["duckdb_sql", "parameter_names", "table_names"]
 
 
-class _Generator(DuckDBGenerator):  # type: ignore[misc]  # sqlglot's metaclass hides the type
-    """sqlglot's generator, put right where DuckDB would answer otherwise."""
+@lru_cache(maxsize=4096)
+def _statement(sql: str) -> Statement:
+    from runspend.warehouse.googlesql import Statement
 
-    # Its own types lose digits of money: (38, 5) and (18, 3).
-    TYPE_PARAM_SETTINGS: ClassVar = {
-        **DuckDBGenerator.TYPE_PARAM_SETTINGS,
-        exp.DType.BIGDECIMAL: ((38, 22), (38, 38)),
-        exp.DType.DECIMAL: ((38, 9), (38, 38)),
-    }
-    TRANSFORMS: ClassVar = {
-        **DuckDBGenerator.TRANSFORMS,
-        # DuckDB's count_if is null where no row counts, and 128 bits wide.
-        exp.CountIf: lambda self, node: self.sql(_count_cases(node)),
-        # sqlglot forgets the parentheses: div(a + 1, 2) would be a + 1 // 2, and b * div(a, 2) be b * a // 2.
-        exp.IntDiv: lambda self, node: f"({_whole(self, node.this)} // {_whole(self, node.expression)})",
-        # Its date_diff of times with a zone asks a calendar: fifty times slower than a subtraction.
-        exp.TimestampDiff: lambda self, node: self.sql(_microseconds(node)) if _is_microseconds(node) else DuckDBGenerator.TRANSFORMS[type(node)](self, node),
-    }
-
-    def cast_sql(self, node: exp.Cast, safe_prefix: str | None = None) -> str:
-        """`bignumeric '0.000000000000000001'` as DECIMAL(18, 18): with (38, 22) its product would need 44 decimals."""
-        if is_decimal_literal(node):
-            node.set("to", _type_of(node.this.this))
-        return str(super().cast_sql(node, safe_prefix=safe_prefix))
-
-
-def _whole(generator: _Generator, node: exp.Expression) -> str:
-    return f"({generator.sql(node)})" if isinstance(node, (exp.Binary, exp.Unary, exp.Case)) else str(generator.sql(node))
-
-
-def _is_microseconds(node: exp.TimestampDiff) -> bool:
-    return bool(node.text("unit").upper() == "MICROSECOND")
-
-
-def _microseconds(node: exp.TimestampDiff) -> exp.Paren:
-    return exp.paren(exp.Sub(this=exp.func("epoch_us", node.this), expression=exp.func("epoch_us", node.expression)))
-
-
-def _count_cases(node: exp.CountIf) -> exp.Count:
-    distinct = isinstance(node.this, exp.Distinct)
-    condition = node.this.expressions[0] if distinct else node.this
-    case = exp.Case().when(condition, condition if distinct else exp.Literal.number(1))
-    return exp.Count(this=exp.Distinct(expressions=[case]) if distinct else case)
-
-
-class _Engine(DuckDB):  # type: ignore[misc]  # sqlglot's metaclass hides the type
-    Generator = _Generator
-
-
-class _Statement:
-    """What is asked of a statement, from one reading of it."""
-
-    def __init__(self, sql: str) -> None:
-        self._sql = sql
-        self._trees = [tree := _read(sql)]
-        own = {cte.alias_or_name for cte in tree.find_all(exp.CTE)}
-        self.tables = frozenset({t.name for t in tree.find_all(exp.Table) if t.name and not t.db} - own)
-        self.parameters = frozenset(p.name for p in tree.find_all(exp.Parameter))
-
-    @cached_property
-    def duckdb(self) -> str:
-        """The statement as DuckDB runs it. Writing it changes the tree, which is thrown away; copying it first would take as long as half the reading."""
-        tree = self._trees.pop() if self._trees else _read(self._sql)
-        if not isinstance(tree, exp.Query):
-            raise UsageError(f"cannot run {tree.key.upper()}: the warehouse is read-only here. Write a SELECT.")
-        try:
-            return str(tree.sql(dialect=_Engine, unsupported_level=ErrorLevel.RAISE, comments=False, copy=False))
-        except SqlglotError as error:
-            raise UsageError(f"cannot run the SQL on DuckDB: {error}. Write it another way, or pass --native.") from error
-
-
-_statement = lru_cache(maxsize=4096)(_Statement)
-
-
-def _read(sql: str) -> exp.Expression:
-    try:
-        statements = [s for s in sqlglot.parse(sql, read="bigquery") if s is not None and not isinstance(s, exp.Semicolon)]
-    except SqlglotError as error:
-        raise UsageError(f"cannot read the SQL: {error}. Write one GoogleSQL SELECT, or pass --native.") from error
-    if len(statements) != 1:
-        raise UsageError(f"cannot run the SQL: it holds {len(statements)} statements. Write exactly one SELECT.")
-    statement = statements[0]
-    if not isinstance(statement, exp.Expression):
-        raise UsageError(f"cannot run the SQL: {statement!r} is not a statement. Write exactly one SELECT.")
-    return statement
-
-
-@lru_cache(maxsize=256)
-def parse(sql: str) -> exp.Expression:
-    """The syntax tree of one GoogleSQL statement. All who ask get the same one: change a copy."""
-    return _read(sql)
+    return Statement(sql)
 
 
 def duckdb_sql(sql: str) -> str:
@@ -127,39 +34,3 @@ def table_names(sql: str) -> frozenset[str]:
 def parameter_names(sql: str) -> frozenset[str]:
     """Names of the `@parameters` a query uses."""
     return _statement(sql).parameters
-
-
-def qualified(sql: str, prefix: str) -> str:
-    """The query's own text with `prefix` before each bare table name, as a view needs it; nothing else in it changes."""
-    tree = parse(sql)
-    own = {cte.alias_or_name for cte in tree.find_all(exp.CTE)}
-    places = {t.this.meta["start"]: t.this.meta["end"] + 1 for t in tree.find_all(exp.Table) if t.name and not t.db and t.name not in own}
-    for start, end in sorted(places.items(), reverse=True):
-        sql = f"{sql[:start]}`{prefix}.{sql[start:end].strip('`')}`{sql[end:]}"
-    return sql
-
-
-def _type_of(literal: str) -> exp.DataType:
-    """The decimal type that holds just these digits."""
-    try:
-        _, digits, exponent = Decimal(literal).as_tuple()
-    except InvalidOperation as error:
-        raise UsageError(f"cannot read the literal {literal!r}: it is not a decimal number.") from error
-    assert isinstance(exponent, int)
-    scale = max(-exponent, 0)
-    precision = max(len(digits) + max(exponent, 0), scale, 1)
-    return exp.DataType.build(f"DECIMAL({precision}, {scale})", dialect="duckdb")
-
-
-DECIMALS = (exp.DType.BIGDECIMAL, exp.DType.DECIMAL)
-
-
-def is_decimal_literal(node: exp.Expr) -> bool:
-    """Whether it is `bignumeric '…'` or `numeric '…'`."""
-    return (
-        isinstance(node, exp.Cast)
-        and isinstance(node.this, exp.Literal)
-        and node.this.is_string
-        and node.to.this in DECIMALS
-        and not node.to.expressions
-    )

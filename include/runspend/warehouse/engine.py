@@ -24,7 +24,7 @@ except ImportError as missing:
     raise MissingExtra(missing.name or "duckdb", "pipeline") from missing
 
 __all__ = [
-    "DUCKDB_TYPES", "FILLED", "Content", "column_types", "connect", "copy_parquet", "create_view", "declared", "drop_relation", "fetch", "file_list", "literal", "measure_rows", "month_of", "narrow", "quote",
+    "DUCKDB_TYPES", "FILLED", "MEMORY", "ROW_GROUP", "Content", "column_types", "connect", "copy_parquet", "create_view", "declared", "drop_relation", "fetch", "file_list", "literal", "measure_rows", "month_of", "narrow", "quote",
     "restrict", "stream", "used",
 ]  # fmt: skip
 
@@ -38,6 +38,8 @@ DUCKDB_TYPES = {
     "BIGNUMERIC": "DECIMAL(38, 22)",
     "ARRAY<STRING>": "VARCHAR[]",
 }
+MEMORY = "2600MB"  # what DuckDB keeps of a step or a reader before it spills
+ROW_GROUP = 122_880
 FILLED = ("build_id", "load_id")  # bookkeeping the warehouse fills where a model does not
 
 

@@ -2,7 +2,7 @@
 engines take it. Models, checks and every question Python asks must be free of it.
 
 Whether two engines agree on a text is tested on Google's reference implementation; what is known to go wrong is told here, at
-once. How GoogleSQL becomes DuckDB's SQL belongs in `dialect.py`.
+once. How GoogleSQL becomes DuckDB's SQL belongs in `googlesql.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import sqlglot
 from sqlglot import exp
 
 from runspend.errors import UsageError
-from runspend.warehouse.dialect import DECIMALS, duckdb_sql, is_decimal_literal, parse
+from runspend.warehouse.dialect import duckdb_sql
+from runspend.warehouse.googlesql import DECIMALS, is_decimal_literal, parse
 
 __all__ = ["RESERVED", "lint"]
 

@@ -12,7 +12,7 @@ of ours take them from the stage: they see one build and never wait. Those copie
 until they are done or, when nobody renewed the number for `LEASE` seconds of the store's clock, finishes them. Somebody who
 lost the lease without knowing can do no harm: what he would copy is gone from the stage, what he would remove has another ETag.
 
-SQL runs on this machine over a cache of files named by their SHA-256. How it runs belongs in `parquet.py`, requests in `s3.py`.
+SQL runs on this machine over a cache of files named by their SHA-256. How it runs belongs in `reader.py` and `step.py`, requests in `s3.py`.
 """
 
 from __future__ import annotations
@@ -38,19 +38,12 @@ import pyarrow.parquet as pq
 from runspend.errors import ConfigError, RunspendError
 from runspend.tables import SCHEMA_VERSION, TABLES
 from runspend.warehouse import Unit, UnitState
+from runspend.warehouse.files import add_columns, as_own_file, with_columns
 from runspend.warehouse.journal import Folder, crash_point, fsync_file, fsync_folder
-from runspend.warehouse.parquet import (
-    PACKAGE,
-    ParquetReader,
-    ParquetStep,
-    Staged,
-    add_columns,
-    as_own_file,
-    sha256_of,
-    state_of,
-    with_columns,
-)
+from runspend.warehouse.parquet import PACKAGE, Staged, sha256_of, state_of
+from runspend.warehouse.reader import ParquetReader
 from runspend.warehouse.s3 import Bucket, NotAllowed
+from runspend.warehouse.step import ParquetStep
 
 __all__ = ["BucketWarehouse"]
 

@@ -1,0 +1,112 @@
+"""SQL over the published Parquet files of one build.
+
+What is published belongs in `parquet.py`, how DuckDB is asked in `engine.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runspend.errors import UsageError
+from runspend.tables import TABLES
+from runspend.warehouse import Unit
+from runspend.warehouse.dialect import duckdb_sql, table_names
+from runspend.warehouse.engine import MEMORY, connect, create_view, fetch, narrow, restrict, stream, used
+from runspend.warehouse.exchange import DATED, SUMMED, exchange
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+    from runspend.rates import Stretch
+
+__all__ = ["ExchangedReader", "ParquetReader"]
+
+
+class _Answers:
+    """SQL over what one connection shows."""
+
+    _connection: duckdb.DuckDBPyConnection
+
+    def _show(self, names: Collection[str]) -> None:
+        """See to it that these tables can be read; other names are passed over."""
+        raise NotImplementedError
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
+        """Rows of one GoogleSQL statement (`native`: DuckDB's own dialect). Money is decimal128(38, 22)."""
+        import duckdb
+
+        given = parameters or {}
+        try:
+            self._show(TABLES.keys() if native else table_names(sql))
+            if native:
+                statements = self._connection.extract_statements(sql)
+                if len(statements) != 1 or statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
+                    raise UsageError("cannot run the SQL: the warehouse is read-only here. Write exactly one SELECT.")
+                return fetch(self._connection, sql, dict(given))
+            return narrow(fetch(self._connection, duckdb_sql(sql), used(sql, given)))
+        except duckdb.Error as error:
+            raise UsageError(f"cannot run the SQL: {error}. `runspend sql --tables` lists tables and columns.") from error
+
+    def batches(self, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
+        """The same rows as `query`, about `rows` at a time; what the engine has to keep of them it spills to disk."""
+        import duckdb
+
+        try:
+            self._show(table_names(sql))
+            yield from stream(self._connection, duckdb_sql(sql), used(sql, parameters or {}), rows)
+        except duckdb.Error as error:
+            raise UsageError(f"cannot run the SQL: {error}. `runspend sql --tables` lists tables and columns.") from error
+
+
+class ParquetReader(_Answers):
+    """Read-only SQL over the published tables of one build."""
+
+    def __init__(self, units: Mapping[Unit, Path], columns: Mapping[str, list[str]], scratch: Path) -> None:
+        self._hidden: dict[str, list[Path]] = {name: [] for name in TABLES}  # tables nobody asked for yet, and their files
+        for unit, path in units.items():
+            self._hidden[unit.table].append(path)
+        self._columns = columns
+        self._connection = connect(scratch, memory=MEMORY)
+        self._second = self._connection.cursor()  # for `in_currency`; its settings cannot be made later
+        self._second.execute("set TimeZone = 'UTC'")
+        restrict(self._connection, units.values())
+
+    def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
+        """The same view with the cost tables' money in one currency, by charge date, exact to 22 decimals; what has no rate stays in its own.
+
+        One at a time: asked again, an earlier one answers as the new one does.
+        """
+        self._show((*DATED, *SUMMED))
+        exchange(self._second, currency, rates)
+        return ExchangedReader(self, self._second)
+
+    def tables(self) -> list[str]:
+        """Tables that can be asked, public ones first."""
+        return sorted(TABLES, key=lambda name: (not TABLES[name].is_public, name))
+
+    def _show(self, names: Collection[str]) -> None:
+        for name in sorted(self._hidden.keys() & names):
+            create_view(self._connection, TABLES[name], self._hidden.pop(name), self._columns[name])
+
+    def close(self) -> None:
+        """Let go of the engine."""
+        self._second.close()
+        self._connection.close()
+
+
+class ExchangedReader(_Answers):
+    """What a reader shows, with the cost tables' money in one currency."""
+
+    def __init__(self, reader: ParquetReader, connection: duckdb.DuckDBPyConnection) -> None:
+        self._reader = reader
+        self._connection = connection
+
+    def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
+        """In another one."""
+        return self._reader.in_currency(currency, rates)
+
+    def _show(self, names: Collection[str]) -> None:
+        self._reader._show(names)
