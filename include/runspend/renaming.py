@@ -2,7 +2,8 @@
 
 Names are keys: every unit of the old writer becomes one of the new, its column of names rewritten, and so do rows of others
 that refer to it; all in one publish. Cost tables of open months are left to the next night, which finds their inputs changed.
-Those of closed months are not built again, so they are rewritten here.
+Those of closed months are not built again, so they are rewritten here. Of budgets that select by the name it is noted: what was told
+of them stays told.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
+from runspend.actions.alert.renames import note_rename
 from runspend.config import Settings
 from runspend.errors import ConfigError
 from runspend.inputs import BILL, BILLED_UNTIL, TAGGED_RUNS, digest, json_text, parse_unit, unit_name
@@ -19,6 +21,7 @@ from runspend.outcome import Outcome
 from runspend.sources import arrow_rows, make_load_id
 from runspend.tables import TABLES
 from runspend.warehouse import Reader, Step, Unit, UnitState, open_warehouse
+from runspend.warehouse.records import Records
 
 # Kind of a source -> the column that holds its name.
 COLUMN = {"tracking": "tracking_server", "bill": "source"}
@@ -30,6 +33,7 @@ def rename(settings: Settings, old: str, new: str, *, now: datetime) -> Outcome:
     warehouse = open_warehouse(settings)
     states = warehouse.states()
     kind = _agree(settings, states, old, new)
+    note_rename(Records(settings.home), kind, old, new)
     moved: dict[Unit, Unit] = {}
     with warehouse.reader() as reader:
         builds = reader.query("select * from builds").to_pylist()
@@ -54,7 +58,7 @@ def rename(settings: Settings, old: str, new: str, *, now: datetime) -> Outcome:
     return outcome
 
 
-def _agree(settings: Settings, states: Mapping[Unit, UnitState], old: str, new: str) -> str:
+def _agree(settings: Settings, states: Mapping[Unit, UnitState], old: str, new: str) -> Literal["tracking", "bill"]:
     """The kind of what is renamed; an error where the names do not fit what is configured and what has rows."""
     configured = {**{s.name: "tracking" for s in settings.tracking}, **{s.name: "bill" for s in settings.billing}}
     tables = {u.table for u in states if u.writer == old} - {"sources", "builds"}
@@ -65,7 +69,7 @@ def _agree(settings: Settings, states: Mapping[Unit, UnitState], old: str, new: 
         raise ConfigError(f"cannot rename {old!r}: the warehouse holds nothing of it. It may have been renamed already. {nothing}")
     if new not in configured:
         raise ConfigError(f"cannot rename to {new!r}: it is not configured. Configured are {', '.join(configured) or 'none'}. {nothing}")
-    kind = "bill" if "billing_loads" in tables else "tracking" if tables & {"runs", "experiments"} else "store"
+    kind: Literal["bill", "tracking", "store"] = "bill" if "billing_loads" in tables else "tracking" if tables & {"runs", "experiments"} else "store"
     if kind == "store":
         raise ConfigError(f"cannot rename {old!r}: a store is known by its URI. Run: runspend forget {old}. {nothing}")
     if kind != configured[new]:

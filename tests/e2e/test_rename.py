@@ -21,6 +21,7 @@ from runspend.renaming import rename
 from runspend.tables import TABLES
 from runspend.warehouse import Unit, open_warehouse
 from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.records import Records
 from tests.command import run_here
 from tests.faults.torture import torn_files
 from tests.kept_world import KeptWorld
@@ -114,6 +115,7 @@ def test_after_the_next_night_it_is_as_if_it_had_always_had_that_name(config: Pa
     settings = name(config, key, old, new)
     outcome = rename(settings, old, new, now=NOW)
     assert outcome.changed
+    assert [(r["old"], r["new"]) for r in Records(settings.home).list("renames").values()] == [(old, new)]  # budgets follow: test_alert_renames.py
     assert mentions(settings, old) & {t for t, table in TABLES.items() if table.writer != "all"} == set()
     assert ask(settings, "select last_good_at, row_count, covered_until from sources order by row_count, covered_until") == before
     assert night(settings) == []

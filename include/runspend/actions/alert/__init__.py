@@ -24,6 +24,7 @@ from runspend.actions.alert.message import Mail
 from runspend.actions.alert.outbox import DIGEST_ABOVE, Delivery, RecordStore, send_outbox
 from runspend.actions.alert.periods import period_named
 from runspend.actions.alert.quiet import Quiet, read_quiet
+from runspend.actions.alert.renames import settle_renames
 from runspend.actions.alert.rows import alerts_table, read_judged_on, status_table
 from runspend.actions.alert.sections import period_name
 from runspend.actions.alert.series import Coverage, covered_until, first_open_day, read_coverage, read_series
@@ -98,7 +99,8 @@ class AlertResult:
 
 def judge(reader: Reader, settings: Settings, records: RecordStore, now: datetime) -> Judgement:
     """Judge every budget in its current period (and those that ended lately, see `periods_to_judge`). Sends and records nothing
-    but when each budget version was judged first, and which were taken back."""
+    but when each budget version was judged first, which were taken back, and what names they select by now."""
+    settle_renames(reader, records, settings.currency)
     tagged, refused_tags = read_tag_budgets(reader, settings)
     budgets = [*settings.budgets, *tagged]
     if budgets:
@@ -214,8 +216,9 @@ def _compose(writer: Writer, judgement: Judgement, decision: Decision, records: 
         runs = ((), 0) if in_short else read_day_runs(reader, status, decision.anomaly.day)
         return writer.anomaly_mail(decision, decision.anomaly, runs, judgement.coverage, now)
     if decision.kind == "correction":
-        told = records.get("alerts", alert_id(status, "actual", decision.lead.crossing.threshold))
-        since = datetime.fromisoformat(told[0]["decided_at"]) if told else now
+        told_as = alert_id(status, "actual", decision.lead.crossing.threshold)
+        told = [datetime.fromisoformat(v["decided_at"]) for v in records.list("alerts").values() if v["alert_id"] == told_as]
+        since = min(told, default=now)
         return writer.correction_mail(decision, read_restated(reader, status, decision.lead.crossing.on, since), judgement.coverage, now)
     if in_short:
         return writer.short_mail(decision, judgement.coverage, now)
@@ -229,20 +232,21 @@ def _told(alerts: Mapping[str, Mapping[str, Any]], ground: Ground) -> Told:
     know less than was known then.
     """
     told = dict[str, date | None]()
-    for key, value in alerts.items():
+    for value in alerts.values():
         through = None
         if value.get("through") and "acknowledged" not in value and ground.is_as_wide_as(value.get("rests_on"), period_named(value["budget_period"])):
             through = date.fromisoformat(value["through"])
-        told |= dict.fromkeys([key, *value.get("covers", ())], through)
+        told |= dict.fromkeys([value["alert_id"], *value.get("covers", ())], through)
     return told
 
 
 def _complete_covered(records: RecordStore) -> None:
     found = records.list("alerts")
+    known = {value["alert_id"] for value in found.values()}
     for key, value in found.items():
         whole = {k: v for k, v in value.items() if k not in ("mail", "covers", "items")}
         for item in value.get("items", ()):
-            if item["alert_id"] not in found:
+            if item["alert_id"] not in known:
                 records.create("alerts", item["alert_id"], {**whole, **item, **({"mail_of": key} if value.get("mail") else {})})
 
 

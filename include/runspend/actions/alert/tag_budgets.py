@@ -68,6 +68,12 @@ def read_tag_budgets(reader: Reader, settings: Settings) -> tuple[list[Budget], 
     return budgets, notes
 
 
+def tag_name(tracking_server: str, workspace: str, experiment_id: str) -> str:
+    """What the budget in an experiment's tag is called."""
+    digest = hashlib.sha256(f"{tracking_server}\0{workspace}\0{experiment_id}".encode()).hexdigest()[:8]
+    return f"tag.{re.sub('[^A-Za-z0-9_-]+', '-', str(experiment_id))[:30]}.{digest}"
+
+
 def _refusal(match: re.Match[str] | None, currency: str) -> str | None:
     if match is None:
         return "it is no amount, currency and period"
@@ -78,9 +84,8 @@ def _refusal(match: re.Match[str] | None, currency: str) -> str | None:
 
 def _budget(row: dict[str, Any], match: re.Match[str], rules: TagBudgets, owner: str | None) -> TagBudget:
     key = [row["tracking_server"], row["workspace"], row["experiment_id"]]
-    digest = hashlib.sha256("\0".join(map(str, key)).encode()).hexdigest()[:8]
     made = TagBudget(
-        name=f"tag.{re.sub('[^A-Za-z0-9_-]+', '-', str(row['experiment_id']))[:30]}.{digest}",
+        name=tag_name(*key),
         experiment=row["experiment_name"] or row["experiment_id"],
         amount=Decimal(match[1]),
         every=cast(Every, match[3]),

@@ -137,7 +137,7 @@ def _since(value: Mapping[str, Any]) -> datetime:
 
 def _as_it_was(budget: Budget, value: Mapping[str, Any], currency: str) -> Budget | None:
     """The budget by the rules of a version; None where they are not known, or make another version today."""
-    if "rules" not in value:
+    if not value.get("rules"):
         return None
     old = with_rules(budget, value["rules"])
     return old if budget_version(old, currency) == value["version"] else None

@@ -1,0 +1,92 @@
+"""What was told of a budget stays told when a tracking server or bill that it selects by gets another name.
+
+Put here the rewriting of records by which such budgets are known: their versions, what was decided of them, who is quiet about them.
+`runspend rename` notes the new name. The records follow as soon as the cost tables have it: until then spend is found by the old one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, Literal
+
+from runspend.actions.alert.budgets import budget_version, rules_of, series_version, with_rules
+from runspend.actions.alert.decisions import slug
+from runspend.actions.alert.freshness import RecordStore
+from runspend.actions.alert.series import OF_EXPERIMENT
+from runspend.actions.alert.tag_budgets import tag_name
+from runspend.config import Budget
+from runspend.warehouse import Reader
+
+KIND = "renames"
+# Kind of what is renamed -> the key of selectors that names it, and the column of the cost tables.
+SELECTED_BY = {"tracking": ("tracking", "tracking_server"), "bill": ("source", "source")}
+
+
+def note_rename(records: RecordStore, kind: Literal["tracking", "bill"], old: str, new: str) -> None:
+    """Write down that a tracking server or bill has another name. Said again, it counts again."""
+    key, value = f"{kind} {old} {new}", {"kind": kind, "old": old, "new": new, "is_settled": False}
+    if not records.create(KIND, key, value):
+        _change(records, KIND, key, value)
+
+
+def settle_renames(reader: Reader, records: RecordStore, currency: str) -> None:
+    """Let the records follow each noted rename that the cost tables have followed. Killed anywhere, the next call goes on."""
+    for key, value in records.list(KIND).items():
+        if value["is_settled"]:
+            continue
+        name, column = SELECTED_BY[value["kind"]]
+        if reader.query(f"select 1 as found from cost_daily where {column} = @old limit 1", {"old": value["old"]}).num_rows:
+            continue
+        for version in records.list("budgets").values():
+            _follow(records, version, name, value["old"], value["new"], currency)
+        _change(records, KIND, key, {"is_settled": True})
+
+
+def _follow(records: RecordStore, value: Mapping[str, Any], name: str, old: str, new: str, currency: str) -> None:
+    """Move one version of a budget, and what was told by it, if it selects by the old name."""
+    if not value.get("rules") or old not in value["rules"]["for_"].get(name, ()):
+        return
+    before = with_rules(Budget.model_construct(name=value["budget"], amount=Decimal(0), notify=[]), value["rules"])
+    if budget_version(before, currency) != value["version"]:
+        return
+    after = before.model_copy(update={"for_": {**before.for_, name: [new if pattern == old else pattern for pattern in before.for_[name]]}})
+    if set(before.for_) == OF_EXPERIMENT and before.name == _name_in_tag(before):
+        after = after.model_copy(update={"name": _name_in_tag(after)})
+    version = budget_version(after, currency)
+    moved = {**value, "budget": after.name, "version": version, "rules": rules_of(after)}
+    key = f"{after.name}.{version}"
+    if not records.create("budgets", key, moved) and (there := records.get("budgets", key)) is not None:  # judged by the new name already, or renamed back
+        _change(records, "budgets", key, {**moved, "first_judged_at": min(value["first_judged_at"], there[0]["first_judged_at"])})
+    _move_alerts(records, (before, value["version"]), (after, version), currency)
+    for key, quiet in records.list("quiet").items():
+        if quiet["budget"] == before.name:
+            _change(records, "quiet", key, {"budget": after.name})
+    _change(records, "budgets", f"{before.name}.{value['version']}", {"rules": None})  # judged by it, there would be no money: a false correction
+
+
+def _move_alerts(records: RecordStore, before: tuple[Budget, str], after: tuple[Budget, str], currency: str) -> None:
+    old_series, new_series = (series_version(budget, currency) for budget, _ in (before, after))
+
+    def renamed(alert_id: str) -> str:
+        rest, _, version = alert_id.removeprefix(slug(before[0].name)).rpartition(".")
+        return f"{slug(after[0].name)}{rest}.{new_series if version == old_series else after[1]}"
+
+    for key, alert in records.list("alerts").items():
+        if (alert["budget"], alert.get("budget_version")) != (before[0].name, before[1]):
+            continue
+        more: dict[str, Any] = {"budget": after[0].name, "budget_version": after[1], "alert_id": renamed(alert["alert_id"])}
+        if "items" in alert:
+            more["items"] = [{**item, "alert_id": renamed(item["alert_id"])} for item in alert["items"]]
+            more["covers"] = [renamed(covered) for covered in alert["covers"]]
+        _change(records, "alerts", key, more)  # whose key stays what it was
+
+
+def _name_in_tag(budget: Budget) -> str:
+    tracking, workspace, experiment_id = (budget.for_[key][0] for key in ("tracking", "workspace", "experiment_id"))
+    return tag_name(tracking, workspace, experiment_id)
+
+
+def _change(records: RecordStore, kind: str, key: str, more: Mapping[str, Any]) -> None:
+    while (found := records.get(kind, key)) is not None and not records.replace(kind, key, {**found[0], **more}, found[1]):
+        pass
