@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from google.cloud import bigquery
 
-from tests.servers.bigquery import PROJECT, BigQueryServer, bigquery_server
+from tests.servers.bigquery import PROJECT, BigQueryServer
 
-__all__ = ["Dataset", "bigquery_server", "dataset", "scalar"]
+__all__ = ["Dataset", "dataset", "scalar"]
 
 
 class Dataset:

@@ -26,20 +26,20 @@ from runspend.errors import NotDone, OutcomeUnknown, SourceError, SourceRefused
 from runspend.warehouse.records import Records
 from tests.archive_world import PREFIX, make_item
 from tests.servers.lying_s3 import Asked, LyingS3, Reply, honest, serve_lying_s3
-from tests.servers.s3 import S3Server, s3_server  # noqa: F401
+from tests.servers.s3 import S3Server
 
 FILES = {"model/MLmodel": b"flavors: {}\n", "model/weights.bin": b"w" * 300_000, "ünï & co.txt": b"", "plot #1?.png": b"p" * 70_000}
 
 
 @pytest.fixture
-def server(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:  # noqa: F811
+def server(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
     return s3_server
 
 
 @pytest.fixture(scope="module")
-def liar(s3_server: S3Server) -> Iterator[LyingS3]:  # noqa: F811
+def liar(s3_server: S3Server) -> Iterator[LyingS3]:
     with serve_lying_s3(s3_server.endpoint) as liar:
         yield liar
 

@@ -18,15 +18,13 @@ from urllib.parse import parse_qs, urlsplit
 import obstore
 import pyarrow as pa
 import pytest
-from servers.azure import AzureServer, azure_server
-from servers.gcs import GcsServer, gcs_server
+from servers.azure import AzureServer
+from servers.gcs import GcsServer
 from servers.odd_store import OddStore, Request, serve_odd_store
 
 from runspend.artifacts import Measurement, measure_store, probe_store
 from runspend.config import ArtifactStore, Settings, redact, show_settings
 from runspend.errors import SourceError, SourceRefused, SourceUnreachable
-
-__all__ = ["azure_server", "gcs_server"]
 
 NOW = datetime(2026, 10, 14, 2, tzinfo=timezone.utc)
 RUN = "0123456789abcdef0123456789abcde"

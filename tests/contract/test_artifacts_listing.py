@@ -20,12 +20,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pyarrow as pa
 import pytest
-from servers.s3 import S3Server, s3_server
+from servers.s3 import S3Server
 
 from runspend.artifacts import Measurement, measure_store, store_slug
 from runspend.config import ArtifactStore
-
-__all__ = ["s3_server"]
 
 NOW = datetime(2026, 10, 14, 2, tzinfo=timezone.utc)
 HOUR = timedelta(hours=1)

@@ -18,13 +18,11 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pytest
 from servers.mlflow_client import mlflow_client
-from servers.s3 import S3Server, s3_server
+from servers.s3 import S3Server
 
 from runspend.artifacts import Measurement, allowed, measure_store, probe_store, resolve_artifact_uri
 from runspend.config import ArtifactStore
 from runspend.errors import SourceRefused, SourceUnreachable
-
-__all__ = ["s3_server"]
 
 UTC = timezone.utc
 NOW = datetime(2026, 10, 14, 2, tzinfo=UTC)

@@ -19,10 +19,10 @@ import pytest
 from google.api_core.exceptions import BadRequest, Conflict, GoogleAPIError, InternalServerError, NotFound
 from google.cloud import bigquery
 
-from tests.contract.emulated import Dataset, bigquery_server, dataset, scalar
+from tests.contract.emulated import Dataset, dataset, scalar
 from tests.servers.bigquery import PROJECT, BigQueryServer
 
-__all__ = ["bigquery_server", "dataset"]
+__all__ = ["dataset"]
 
 UTC = dt.timezone.utc
 AT = dt.datetime(2026, 10, 1, 12, 30, 0, 1, tzinfo=UTC)

@@ -25,7 +25,7 @@ from runspend.warehouse import Model
 from runspend.warehouse.bigquery_tables import schema_of, type_of
 from runspend.warehouse.contents import sums_sql
 from runspend.warehouse.dialect import duckdb_sql, parameter_names
-from tests.contract.emulated import Dataset, bigquery_server, dataset, scalar
+from tests.contract.emulated import Dataset, dataset, scalar
 from tests.models.chain import (
     DAY,
     FILLED,
@@ -47,7 +47,7 @@ from tests.models.test_reference import CASES, SHARED, assert_equal, everything
 from tests.models.truth import random_world
 from tests.servers.bigquery import PROJECT
 
-__all__ = ["bigquery_server", "dataset"]
+__all__ = ["dataset"]
 
 
 class Chain:

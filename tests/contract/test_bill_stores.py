@@ -18,18 +18,16 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from focus_files import Nights, csv_text, month, nights, only, row
-from servers.azure import AzureServer, azure_server
-from servers.gcs import GcsServer, gcs_server
+from servers.azure import AzureServer
+from servers.gcs import GcsServer
 from servers.odd_store import OddStore, Request, serve_odd_store
-from servers.s3 import S3Server, s3_server
+from servers.s3 import S3Server
 
 from runspend.billing import places, probe_source
 from runspend.billing.blobs import open_blobs
 from runspend.billing.versions import loads_table
 from runspend.config import BillSource, ScopeSettings, Settings, redact, show_settings
 from runspend.errors import SourceRefused, SourceUnreachable
-
-__all__ = ["azure_server", "gcs_server", "s3_server"]
 
 
 @dataclass

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pytest
 from focus_files import csv_text, nights, only, row
-from servers.s3 import S3Server, s3_server
+from servers.s3 import S3Server
 
 from runspend.errors import SourceUnreachable
-
-__all__ = ["s3_server"]
 
 
 @pytest.fixture

@@ -23,9 +23,7 @@ from runspend.errors import ConfigError, MissingExtra, SourceUnreachable
 from tests.contract.test_gcp_focus import of_view
 from tests.focus_files import Nights, nights
 from tests.gcp_files import SCHEMA, arrow_table, credit, gcp, labels
-from tests.servers.bigquery import PROJECT, BigQueryServer, bigquery_server
-
-__all__ = ["bigquery_server"]
+from tests.servers.bigquery import PROJECT, BigQueryServer
 
 RUN = "0" * 31 + "1"
 TYPES = {"string": "STRING", "double": "FLOAT64", "timestamp[us, tz=UTC]": "TIMESTAMP", "bool": "BOOL", "decimal128(38, 9)": "NUMERIC"}

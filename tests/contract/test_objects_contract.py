@@ -13,18 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers.azure import AzureServer, azure_server
-from servers.gcs import GcsServer, gcs_server
+from servers.azure import AzureServer
+from servers.gcs import GcsServer
 from servers.gcs_conditions import serve_conditions
 from servers.odd_store import OddStore, Request, serve_odd_store
-from servers.s3 import S3Server, s3_server
+from servers.s3 import S3Server
 
 from runspend.artifacts.google import GoogleBucket
 from runspend.artifacts.objects import ObjectStore, StoredObject, open_objects
 from runspend.config import ArtifactStore
 from runspend.errors import NotDone, OutcomeUnknown, SourceError, SourceRefused
-
-__all__ = ["azure_server", "gcs_server", "s3_server"]
 
 ODD_NAMES = ["a b", "a+b", "%41", "😀", "it's", "a&b", "ü", "u\u0308", "<x>", "x;y=z", "a,b", "~$!"]
 

@@ -34,10 +34,8 @@ from runspend.warehouse.parquet import ParquetWarehouse
 from runspend.warehouse.s3 import Bucket
 from tests.command import run_here, run_process
 from tests.faults.world import PERIOD, TOGETHER, rows_of
-from tests.servers.s3 import S3Server, s3_server
+from tests.servers.s3 import S3Server
 from tests.tiny_world import make_store, make_tiny_world
-
-__all__ = ["s3_server"]
 
 LINES = TABLES["billing_lines"]
 UNIT = Unit("billing_lines", PERIOD, "aws")
