@@ -56,6 +56,7 @@ class ParquetStep:
         self._fresh: set[str] = set()  # tables whose view shows what is staged by now
         self._done = False
         self._files = 0
+        self._texts: dict[str, str] = {}  # of models, each read once
         self._joiner = ThreadPoolExecutor(1)
         self._joined: dict[tuple[Path, ...], Future[Path]] = {}
         self.connection = connect(stage.path / "spill", memory=MEMORY)
@@ -182,7 +183,9 @@ class ParquetStep:
 
     def read_model(self, model: Model) -> str:
         """The model's GoogleSQL."""
-        return (self._warehouse.models / f"{model.name}.sql").read_text(encoding="utf-8")
+        if model.name not in self._texts:
+            self._texts[model.name] = (self._warehouse.models / f"{model.name}.sql").read_text(encoding="utf-8")
+        return self._texts[model.name]
 
     def run_one(self, model: Model, parameters: Mapping[str, Any]) -> None:
         """Run a model over everything at once."""
