@@ -1,4 +1,4 @@
-"""An HTTP proxy before a real server that spoils one answer: the n-th request gets an error, an empty or garbled body, silence, or no answer at all."""
+"""An HTTP proxy before a real server that spoils the answers to one request: it gets an error, an empty or garbled body, silence, or no answer at all."""
 
 from __future__ import annotations
 
@@ -18,24 +18,27 @@ SILENT_SECONDS = 1.5
 
 @dataclass
 class FaultyProxy:
-    """`fault` spoils the requests whose number is `spoiled` and, as clients try again, all that ask the same after it."""
+    """`fault` spoils `request` whenever it is asked, but the first `good` times."""
 
     uri: str = ""
     fault: str | None = None
-    spoiled: int = -1
+    request: str = ""
+    good: int = 0
     seen: list[str] = field(default_factory=list)
-    _spoiled_path: str = ""
 
-    def begin(self, fault: str | None = None, spoiled: int = -1) -> None:
-        self.fault, self.spoiled, self._spoiled_path = fault, spoiled, ""
+    def begin(self, fault: str | None = None, request: str = "", good: int = 0) -> None:
+        self.fault, self.request, self.good = fault, request, good
         self.seen.clear()
+
+    @property
+    def has_spoiled(self) -> bool:
+        """Whether the request was asked often enough."""
+        return self.seen.count(self.request) > self.good
 
     def note(self, request: str) -> str | None:
         """The fault for this request."""
         self.seen.append(request)
-        if len(self.seen) - 1 == self.spoiled:
-            self._spoiled_path = request
-        return self.fault if request == self._spoiled_path else None
+        return self.fault if request == self.request and self.has_spoiled else None
 
 
 @contextmanager
