@@ -294,6 +294,7 @@ def work(folder: Path, world: World, run: Command) -> None:
     (folder / "runspend.yaml").write_text(json.dumps(SETTINGS).replace('"euro"', '"swiss"').replace('"lab"', '"labs"'), encoding="utf-8")
     for names in (("euro", "swiss"), ("lab", "labs")):
         run("rename", *names, *config, "--now", LATER)
+    run("alert", *config, "--now", LATER)  # its records follow the new names
     settings = {name: value for name, value in SETTINGS.items() if name != "scope"}
     (folder / "runspend.yaml").write_text(json.dumps(settings), encoding="utf-8")
     run("doctor", *config, "--now", LATER)

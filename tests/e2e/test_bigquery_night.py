@@ -6,8 +6,6 @@ The server is an emulator, unless `make test-bigquery` names Google's.
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -30,9 +28,12 @@ from runspend.warehouse.parquet import ParquetWarehouse
 from tests.benchmarks.accuracy.cluster import moment
 from tests.benchmarks.accuracy.files import make_schema, write_bill, write_settings, write_store
 from tests.benchmarks.accuracy.worlds import Maker, make_world
+from tests.command import run_here
 from tests.contract.test_accuracy_on_reference import MAKERS, SMALLEST
+from tests.e2e.conftest import copy_world
 from tests.e2e.test_night import NOW, bill_rows
 from tests.faults.world import rows_of
+from tests.mlflow_store import run_script
 from tests.models.chain import total
 from tests.servers.bigquery_target import Target, bigquery_server, bigquery_target
 
@@ -60,44 +61,54 @@ class Place:
         return open_warehouse(self.settings)
 
 
-def make_home(made_world: Path, home: Path, warehouse: WarehouseSettings | None) -> Path:
-    """The demo's configuration over copies of its bills."""
-    home.mkdir(exist_ok=True)
-    shutil.copytree(made_world / "bills", home / "bills", dirs_exist_ok=True)
-    text = (made_world / "runspend.yaml").read_text()
-    for name in ("prod", "research"):
-        text = text.replace(f"sqlite:///{name}/", f"sqlite:///{made_world}/{name}/").replace(
-            f"uri: {name}/artifacts", f"uri: {made_world}/{name}/artifacts"
-        )
+# A sixth of the demo's jobs, on as many machines and days.
+SMALLER = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from runspend.demo import plan, world
+plan.TEAMS = tuple(replace(team, jobs=team.jobs // 6) for team in plan.TEAMS)
+world.CONFIG = world.CONFIG.replace("amount: 1700", "amount: 100").replace("format: focus", "format: focus, late_after: 30d")
+world.make_world(Path(sys.argv[1]))
+"""
+
+
+@pytest.fixture(scope="module")
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A demo world with fewer runs, the last of them some days ago; vision is over budget all the same. Read-only: `make_home` copies it."""
+    folder = tmp_path_factory.mktemp("demo") / "world"
+    run_script(SMALLER, str(folder), cwd=folder.parent)
+    return folder
+
+
+def make_home(small_world: Path, home: Path, warehouse: WarehouseSettings | None) -> Path:
+    """The world's configuration over copies of its bills, with this warehouse."""
+    config = copy_world(small_world, home)
     if warehouse is not None:
         given = {
             name: value
             for name, value in warehouse.model_dump(mode="json").items()
             if name in ("uri", "endpoint", "credentials") and value is not None
         }
-        text += f"\nwarehouse: {given}\n"
-    (home / "runspend.yaml").write_text(text)
-    return home / "runspend.yaml"
+        config.write_text(f"{config.read_text()}\nwarehouse: {given}\n")
+    return config
 
 
 def run_night(config: Path) -> Place:
-    command = [sys.executable, "-m", "runspend.cli", "nightly", "--config", str(config), *NOW]
-    done = subprocess.run(command, cwd=config.parent, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=3000, check=False)
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    said = done.stdout
-    return Place(config, said.replace(str(config.parent), "HOME"))
+    """A night, and what it says."""
+    return Place(config, run_here("nightly", "--config", str(config), *NOW, cwd=config.parent).stdout.replace(str(config.parent), "HOME"))
 
 
 @pytest.fixture(scope="module")
-def folder(made_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
+def folder(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
     """A night in a folder."""
-    return run_night(make_home(made_world, tmp_path_factory.mktemp("folder") / "home", None))
+    return run_night(make_home(small_world, tmp_path_factory.mktemp("folder") / "home", None))
 
 
 @pytest.fixture(scope="module")
-def bigquery(made_world: Path, tmp_path_factory: pytest.TempPathFactory, bigquery_target: Target) -> Place:
+def bigquery(small_world: Path, tmp_path_factory: pytest.TempPathFactory, bigquery_target: Target) -> Place:
     """A night in BigQuery."""
-    return run_night(make_home(made_world, tmp_path_factory.mktemp("bigquery") / "home", bigquery_target.settings()))
+    return run_night(make_home(small_world, tmp_path_factory.mktemp("bigquery") / "home", bigquery_target.settings()))
 
 
 def contents(warehouse: Warehouse, tables: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
@@ -185,7 +196,7 @@ class Killed(BaseException):
     """Stands for the end of a process between two builds."""
 
 
-def test_a_warehouse_moves_to_bigquery(folder: Place, made_world: Path, bigquery_target: Target, tmp_path: Path) -> None:
+def test_a_warehouse_moves_to_bigquery(folder: Place, small_world: Path, bigquery_target: Target, tmp_path: Path) -> None:
     """Killed half way and begun again; equal in every digest and row; and the next night finds nothing to do."""
     source, home = folder.warehouse, tmp_path / "home"
     shutil.copytree(folder.config.parent, home, ignore=shutil.ignore_patterns("warehouse"))
@@ -206,7 +217,7 @@ def test_a_warehouse_moves_to_bigquery(folder: Place, made_world: Path, bigquery
     assert_equal(source, target)
     assert copy(source, target, progress=lambda _: None).changed == []
     before = target.states()
-    run_night(make_home(made_world, home, settings))
+    run_night(make_home(small_world, home, settings))
     after = target.states()
     built = ("cost_allocations", "run_costs", "cost_daily", "billing_lines", "runs", "artifact_bytes")
     assert {u: s for u, s in after.items() if u.table in built} == {u: s for u, s in before.items() if u.table in built}

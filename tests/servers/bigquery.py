@@ -63,7 +63,7 @@ def serve_bigquery() -> Iterator[BigQueryServer]:
         process = subprocess.Popen(
             [str(PYTHON), "-m", "tests.servers.bigquery_launcher", "0", "0"],
             cwd=home,
-            env={"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": f"{ROOT}:{ROOT / 'include'}", "PYTHONDONTWRITEBYTECODE": "1"},
+            env={"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": f"{ROOT}:{ROOT / 'include'}"},
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
