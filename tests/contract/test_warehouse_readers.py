@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pytest
 
+from runspend.errors import UsageError
 from runspend.tables import TABLES, Table
 from runspend.warehouse.parquet import ParquetWarehouse
 from tests.faults.world import TOGETHER, publish_version, rows_of
@@ -119,6 +120,54 @@ def test_our_reader_agrees(root: Path, table: Table) -> None:
         rows = reader.query(f"select * from {table.name}")
     assert rows.schema.equals(table.arrow_schema())
     assert rows.num_rows == (200 if table.period_column else 100)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "with runs as (select * from runs) select * from runs",
+        "select r.* from runs as r, (with runs as (select 1 as one) select * from runs)",
+        "select * from Runs",
+        "select * from main.runs",
+        "select * from main.RUNS",
+    ],
+)
+def test_a_table_is_found_however_it_is_named(root: Path, sql: str) -> None:
+    """Views are made only of what a statement names, and it may name a table by another's name, in other letters or with its schema."""
+    with ParquetWarehouse(root).reader() as reader:
+        assert reader.query(sql).num_rows == 200
+    with ParquetWarehouse(root).reader() as reader:
+        assert sum(batch.num_rows for batch in reader.batches(sql, rows=64)) == 200
+
+
+def test_who_mistypes_a_table_is_told_of_one_like_it(root: Path) -> None:
+    """Also of those nobody asked for yet."""
+    with ParquetWarehouse(root).reader() as reader, pytest.raises(UsageError, match='Did you mean "run_costs"'):
+        reader.query("select * from run_cost")
+
+
+def test_another_table_is_shown_while_rows_are_on_their_way(root: Path) -> None:
+    """Who reads in a currency does not disturb who reads as billed, nor the other way round."""
+    with ParquetWarehouse(root).reader() as reader:
+        batches = reader.batches("select * from runs", rows=16)
+        read = next(batches).num_rows
+        exchanged = reader.in_currency("EUR", [])
+        assert exchanged.query("select * from experiments").num_rows == 100
+        assert read + sum(batch.num_rows for batch in batches) == 200
+
+
+def test_a_damaged_file_is_told_each_time_it_is_asked_for(tmp_path: Path) -> None:
+    """Not as a table that there is not."""
+    warehouse = ParquetWarehouse(tmp_path)
+    with warehouse.step("fill", "b") as step:
+        step.put("runs", "2026-09", "one", rows_of(TABLES["runs"], period="2026-09", cost="1"))
+        step.publish()
+    [path] = tmp_path.glob("runs/*/*.parquet")
+    path.write_bytes(b"PAR1")
+    with warehouse.reader() as reader:
+        for _ in range(2):
+            with pytest.raises(UsageError, match=r"one\.parquet"):
+                reader.query("select * from runs")
 
 
 @pytest.mark.parametrize("point", ["publish.before_journal", "publish.after_first_move", "publish.after_moves"])

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from sqlglot import exp
 
 import runspend
 from runspend.errors import UsageError
 from runspend.warehouse.dialect import duckdb_sql, parameter_names, table_names
+from runspend.warehouse.googlesql import Statement
 from runspend.warehouse.lint import lint
 
 PACKAGE = Path(runspend.__file__).parent
@@ -195,3 +197,15 @@ def test_only_one_select_is_translated(sql: str) -> None:
     """Anything that is not one query is refused before it reaches the engine."""
     with pytest.raises(UsageError):
         duckdb_sql(sql)
+
+
+def test_two_threads_may_ask_for_one_statement_at_once() -> None:
+    """The tree is there once: who finds it taken away reads the text again."""
+
+    class TakenMeanwhile(list[exp.Expression]):
+        def __bool__(self) -> bool:
+            return True
+
+    statement = Statement("select 1 as n")
+    statement._trees = TakenMeanwhile()
+    assert statement.duckdb == "SELECT 1 AS n"

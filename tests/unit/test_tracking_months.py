@@ -171,6 +171,27 @@ def test_what_is_still_in_the_write_ahead_log_is_read(world: World) -> None:
     kept.close()
 
 
+def test_a_copy_from_a_slow_disk_looks_for_a_writer_often(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 MB/s are enough: no piece takes a second, after which a writer that waits is given way."""
+    world.add_run("r")
+    reader, now, left, longest = world.open(), 0.0, 2**28, 0.0
+
+    def copy_slowly(original: int, copy: int, most: int, *places: int) -> int:
+        nonlocal now, left, longest
+        size = min(most, left)
+        now, left, longest = now + size / 20e6, left - size, max(longest, size / 20e6)
+        return size
+
+    reader.isolation_level = None
+    monkeypatch.setattr(database.os, "copy_file_range", copy_slowly)
+    monkeypatch.setattr(database.os, "pread", lambda *_: b"")
+    monkeypatch.setattr(database.time, "monotonic", lambda: now)
+    assert database._copy_locked(reader, world.path, tmp_path / "copy.db")
+    assert left == 0 and 0 < longest < database.LOCK_SECONDS
+    monkeypatch.undo()
+    reader.close()
+
+
 def test_a_copy_in_one_go_gives_way_to_a_writer_that_waits(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world.add_run("r")
     reader, writer, target = world.open(), world.open(), tmp_path / "copy.db"

@@ -36,7 +36,7 @@ POINTS_PER_QUERY = 500_000
 CHUNK_ROWS = 4_096  # runs of SQLite read by one query: two whole vectors of DuckDB
 READERS = 2  # … and queries at a time: building the maps is the slowest part of an extract
 STATEMENT_TIMEOUT_MS = 600_000
-PIECE_BYTES = 2**27  # after each, the interpreter has to be waited for
+PIECE_BYTES = 2**23, 2**27  # of a copy in one go, at first and at most: after each, the interpreter has to be waited for
 COPY_BYTES = 2**18  # what fits into the processor's cache: four times as quick as 4 MB
 LOCK_SECONDS = 1.0  # that a writer may be kept waiting by a copy in one go; MLflow's wait for 5
 STEP_PAGES = 25_000
@@ -513,11 +513,11 @@ def copy_sqlite(name: str, path: Path, target: Path, progress: Callable[[str], N
                 connection.close()
 
 
-def _copy_piece(original: int, copy: int, at: int) -> int:
-    """Copy what lies there, at most PIECE_BYTES; how much it was. By the kernel where it can: the drivers' import keeps the
+def _copy_piece(original: int, copy: int, at: int, most: int) -> int:
+    """Copy what lies there, at most so many bytes; how much it was. By the kernel where it can: the drivers' import keeps the
     interpreter busy meanwhile, and every piece has to wait for it."""
     try:
-        if size := os.copy_file_range(original, copy, PIECE_BYTES, at, at):
+        if size := os.copy_file_range(original, copy, most, at, at):
             return size
     except (AttributeError, OSError):  # another system, or two file systems
         pass
@@ -539,11 +539,13 @@ def _copy_locked(source: sqlite3.Connection, path: Path, target: Path) -> bool:
         until = time.monotonic() + LOCK_SECONDS
         journal = path.with_name(path.name + "-journal")
         with path.open("rb", buffering=0) as original, target.open("wb", buffering=0) as copy:
-            at = 0
-            while size := _copy_piece(original.fileno(), copy.fileno(), at):
-                at += size
-                if time.monotonic() > until and journal.exists():
+            at, most, began = 0, PIECE_BYTES[0], time.monotonic()
+            while size := _copy_piece(original.fileno(), copy.fileno(), at, most):
+                at, now = at + size, time.monotonic()
+                if now > until and journal.exists():
                     return False
+                most = min(2 * most, PIECE_BYTES[1]) if now - began < LOCK_SECONDS / 4 else PIECE_BYTES[0]  # a slow disk takes seconds for a large one
+                began = now
         return True
     finally:
         source.execute("rollback")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from runspend.warehouse.googlesql import Statement
 
-__all__ = ["duckdb_sql", "parameter_names", "table_names"]
+__all__ = ["duckdb_sql", "names_read", "parameter_names", "table_names"]
 
 
 @lru_cache(maxsize=4096)
@@ -29,6 +29,11 @@ def duckdb_sql(sql: str) -> str:
 def table_names(sql: str) -> frozenset[str]:
     """Bare names of the tables a query reads; its own CTEs are left out."""
     return _statement(sql).tables
+
+
+def names_read(sql: str) -> frozenset[str]:
+    """Last names of whatever a query reads rows of: its own CTEs, tables with a schema before them, and bare ones."""
+    return _statement(sql).names
 
 
 def parameter_names(sql: str) -> frozenset[str]:

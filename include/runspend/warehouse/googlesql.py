@@ -71,7 +71,9 @@ class Statement:
         self._sql = sql
         self._trees = [tree := _read(sql)]
         own = {cte.alias_or_name for cte in tree.find_all(exp.CTE)}
-        self.tables = frozenset({t.name for t in tree.find_all(exp.Table) if t.name and not t.db} - own)
+        found = [t for t in tree.find_all(exp.Table) if t.name]
+        self.tables = frozenset({t.name for t in found if not t.db} - own)
+        self.names = frozenset(t.name for t in found)
         self.parameters = frozenset(p.name for p in tree.find_all(exp.Parameter))
 
     @cached_property
@@ -80,7 +82,10 @@ class Statement:
 
         Writing it changes the tree, which is thrown away; copying it first would take as long as half the reading.
         """
-        tree = self._trees.pop() if self._trees else _read(self._sql)
+        try:
+            tree = self._trees.pop()
+        except IndexError:  # another thread was quicker
+            tree = _read(self._sql)
         if not isinstance(tree, exp.Query):
             raise UsageError(f"cannot run {tree.key.upper()}: the warehouse is read-only here. Write a SELECT.")
         try:

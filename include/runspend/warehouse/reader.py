@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from runspend.errors import UsageError
 from runspend.tables import TABLES
 from runspend.warehouse import Unit
-from runspend.warehouse.dialect import duckdb_sql, table_names
+from runspend.warehouse.dialect import duckdb_sql, names_read, table_names
 from runspend.warehouse.engine import MEMORY, connect, create_view, fetch, narrow, restrict, stream, used
 from runspend.warehouse.exchange import DATED, SUMMED, exchange
 
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from runspend.rates import Stretch
 
 __all__ = ["ExchangedReader", "ParquetReader"]
+
+
+def _asked(sql: str) -> Collection[str]:
+    """Tables that a GoogleSQL statement may read; all, if it names one that there is not: the engine tells of those that are like it."""
+    if table_names(sql) - TABLES.keys():
+        return TABLES.keys()
+    return {name.lower() for name in names_read(sql)}
 
 
 class _Answers:
@@ -40,7 +47,7 @@ class _Answers:
 
         given = parameters or {}
         try:
-            self._show(TABLES.keys() if native else table_names(sql))
+            self._show(TABLES.keys() if native else _asked(sql))
             if native:
                 statements = self._connection.extract_statements(sql)
                 if len(statements) != 1 or statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
@@ -55,7 +62,7 @@ class _Answers:
         import duckdb
 
         try:
-            self._show(table_names(sql))
+            self._show(_asked(sql))
             yield from stream(self._connection, duckdb_sql(sql), used(sql, parameters or {}), rows)
         except duckdb.Error as error:
             raise UsageError(f"cannot run the SQL: {error}. `runspend sql --tables` lists tables and columns.") from error
@@ -72,6 +79,7 @@ class ParquetReader(_Answers):
         self._connection = connect(scratch, memory=MEMORY)
         self._second = self._connection.cursor()  # for `in_currency`; its settings cannot be made later
         self._second.execute("set TimeZone = 'UTC'")
+        self._views = self._connection.cursor()  # which never has rows on the way, as the others may
         restrict(self._connection, units.values())
 
     def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
@@ -89,10 +97,12 @@ class ParquetReader(_Answers):
 
     def _show(self, names: Collection[str]) -> None:
         for name in sorted(self._hidden.keys() & names):
-            create_view(self._connection, TABLES[name], self._hidden.pop(name), self._columns[name])
+            create_view(self._views, TABLES[name], self._hidden[name], self._columns[name])
+            del self._hidden[name]
 
     def close(self) -> None:
         """Let go of the engine."""
+        self._views.close()
         self._second.close()
         self._connection.close()
 
