@@ -93,3 +93,39 @@ def count_down(left: list[int], operation: str) -> None:
     left[0] -= 1
     if left[0] < 0:
         raise Killed(operation)
+
+
+@pytest.mark.parametrize(("kind", "key", "column", "old"), KINDS)
+@pytest.mark.parametrize("every", ["month", "year"])
+def test_nothing_is_told_between_a_rename_and_the_night_after_it(tmp_path: Path, kind: Any, key: str, column: str, old: str, every: str) -> None:
+    """Then closed months have the new name and open ones the old: by either alone, what was passed would be less, or be passed anew."""
+    records = MemoryRecords()
+    given = {name: settings(tmp_path, budget(every=every, **{"for": {key: [name]}})) for name in (old, "new")}
+    closed, still_open = [cost("2026-10-05", "5100")], [cost("2026-11-05", "120")]
+    step(tmp_path, records, given[old], NOW - timedelta(days=35), cost_daily=of(column, old, closed))
+    step(tmp_path, records, given[old], cost_daily=of(column, old, [*closed, *still_open]))
+    told = subjects(tmp_path)
+    note_rename(records, kind, old, "new")
+    between = step(tmp_path, records, given["new"], NOW + timedelta(hours=6), cost_daily=[*of(column, "new", closed), *of(column, old, still_open)])
+    assert [s for s in subjects(tmp_path) if "not judged" not in s] == told
+    assert [note for note in between.notes if f"still say {old} for new" in note]
+    after = step(tmp_path, records, given["new"], NOW + timedelta(days=1), cost_daily=of(column, "new", [*closed, *still_open]))
+    assert [s for s in subjects(tmp_path) if "not judged" not in s] == told and not after.notes
+    assert told == [f"[runspend] vision is over budget: 102.0 % of 5,000 USD for {'2026' if every == 'year' else 'October'}"]
+
+
+def test_renames_follow_each_other_before_any_night(tmp_path: Path) -> None:
+    """And in whatever order their notes are read; one that was taken back is none, whatever the name becomes later."""
+    records = MemoryRecords()
+    given = {name: settings(tmp_path, budget(**{"for": {"tracking": [name]}})) for name in ("z", "m", "a", "k")}
+    tables = {name: of("tracking_server", name) for name in given}
+    step(tmp_path, records, given["z"], cost_daily=tables["z"])
+    note_rename(records, "tracking", "z", "m")
+    note_rename(records, "tracking", "m", "a")
+    step(tmp_path, records, given["a"], NOW + timedelta(days=1), cost_daily=tables["a"])
+    note_rename(records, "tracking", "a", "m")
+    note_rename(records, "tracking", "m", "a")
+    step(tmp_path, records, given["a"], NOW + timedelta(days=2), cost_daily=tables["a"])
+    note_rename(records, "tracking", "a", "z")
+    step(tmp_path, records, given["z"], NOW + timedelta(days=3), cost_daily=tables["z"])
+    assert subjects(tmp_path) == [OVER_BUDGET]

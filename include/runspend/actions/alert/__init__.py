@@ -14,7 +14,7 @@ from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from runspend.actions.alert import operators
-from runspend.actions.alert.budgets import Series, Status, judge_budget, judge_days
+from runspend.actions.alert.budgets import Series, Status, judge_budget, judge_days, not_judged
 from runspend.actions.alert.decisions import Decision, Told, alert_id, decide
 from runspend.actions.alert.figures import read_day_runs, read_figures, read_restated
 from runspend.actions.alert.first_night import begin, is_first_night, summarise
@@ -100,7 +100,7 @@ class AlertResult:
 def judge(reader: Reader, settings: Settings, records: RecordStore, now: datetime) -> Judgement:
     """Judge every budget in its current period (and those that ended lately, see `periods_to_judge`). Sends and records nothing
     but when each budget version was judged first, which were taken back, and what names they select by now."""
-    settle_renames(reader, records, settings.currency)
+    unfinished = settle_renames(reader, records, settings.currency)
     tagged, refused_tags = read_tag_budgets(reader, settings)
     budgets = [*settings.budgets, *tagged]
     if budgets:
@@ -113,6 +113,9 @@ def judge(reader: Reader, settings: Settings, records: RecordStore, now: datetim
     reader, series, missing = _read_series(reader, settings, jobs, now)
     statuses = []
     for job, one in zip(jobs, series, strict=True):
+        if why := next((why for rename in unfinished if (why := rename.why_not_judged(job.budget))), None):
+            statuses += [not_judged(job.budget, settings.currency, p, why) for p in job.periods if not job.is_closed]
+            continue
         open_day = covered or max((day for day, _ in one.billed), default=now.date())
         is_open = not job.is_closed
         found = [replace(judge_budget(job.budget, settings.currency, p, one, open_day if is_open else None, now), is_closed=job.is_closed) for p in job.periods]

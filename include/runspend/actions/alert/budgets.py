@@ -202,13 +202,13 @@ def judge_budget(
 
     `covered` is the first day the bills do not wholly cover; with `now` and two weeks of history there is a forecast.
     """
-    version, thresholds = budget_version(budget, currency), parse_thresholds(budget.actual, budget.amount, currency)
     in_period = {(day, code): cost for day in period.days for code, cost in series.billed_by_day.get(day, {}).items()}
     others = sorted((code, day) for (day, code), cost in in_period.items() if code != currency and cost)
     if others:
         first = dict(reversed(others))  # the earliest day of each
         why = ", ".join(f"no rate from {code} to {currency} for {day}" for code, day in sorted(first.items()))
-        return Status(budget, currency, version, period, thresholds, None, not_judged=f"{why}: write it under rates.exchange")
+        return not_judged(budget, currency, period, f"{why}: write it under rates.exchange")
+    version, thresholds = budget_version(budget, currency), parse_thresholds(budget.actual, budget.amount, currency)
     estimates = {day: cost for (day, code), cost in series.estimated.items() if code == currency and period.start <= day < period.end}
     by_day = {day: cost for (day, code), cost in in_period.items() if code == currency}
     if budget.judged_on == "bill_and_estimates":
@@ -221,6 +221,12 @@ def judge_budget(
         budget, currency, version, period, thresholds, spent, crossed,
         estimated=_total(estimates.values()), forecast=forecast, foreseen=_foresee(budget, currency, spent, forecast), by_day=by_day,
     )  # fmt: skip
+
+
+def not_judged(budget: Budget, currency: str, period: BudgetPeriod, why: str) -> Status:
+    """No verdict on one budget in one period."""
+    thresholds = parse_thresholds(budget.actual, budget.amount, currency)
+    return Status(budget, currency, budget_version(budget, currency), period, thresholds, None, not_judged=why)
 
 
 def judge_days(budget: Budget, currency: str, series: Series, covered: date, since: date) -> tuple[Anomaly, ...]:

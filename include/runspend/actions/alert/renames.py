@@ -6,9 +6,10 @@ Put here the rewriting of records by which such budgets are known: their version
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from runspend.actions.alert.budgets import budget_version, rules_of, series_version, with_rules
 from runspend.actions.alert.decisions import slug
@@ -16,6 +17,7 @@ from runspend.actions.alert.freshness import RecordStore
 from runspend.actions.alert.series import OF_EXPERIMENT
 from runspend.actions.alert.tag_budgets import tag_name
 from runspend.config import Budget
+from runspend.selectors import glob_to_regex
 from runspend.warehouse import Reader
 
 KIND = "renames"
@@ -23,24 +25,57 @@ KIND = "renames"
 SELECTED_BY = {"tracking": ("tracking", "tracking_server"), "bill": ("source", "source")}
 
 
+class Unfinished(NamedTuple):
+    """A rename that the cost tables have followed in closed months only: by either name alone a budget's money is not whole."""
+
+    key: str  # of selectors
+    old: str
+    new: str
+
+    def why_not_judged(self, budget: Budget) -> str | None:
+        """Why a budget cannot be judged yet; None for one that selects by neither name, or by both."""
+        patterns = budget.for_.get(self.key, ())
+        is_by_old, is_by_new = (any(re.search(glob_to_regex(pattern), name) for pattern in patterns) for name in (self.old, self.new))
+        if is_by_old == is_by_new:
+            return None
+        return f"cost tables of open months still say {self.old} for {self.new}: the next night, or `runspend allocate`, builds them"
+
+
 def note_rename(records: RecordStore, kind: Literal["tracking", "bill"], old: str, new: str) -> None:
-    """Write down that a tracking server or bill has another name. Said again, it counts again."""
-    key, value = f"{kind} {old} {new}", {"kind": kind, "old": old, "new": new, "is_settled": False}
-    if not records.create(KIND, key, value):
-        _change(records, KIND, key, value)
+    """Write down that a tracking server or bill has another name. Said again, it counts again.
+
+    What was to become `old` and is not yet becomes `new` at once: renames are settled in no order.
+    """
+    _note(records, kind, old, new)
+    for key, value in records.list(KIND).items():
+        if (value["kind"], value["new"], value["is_settled"]) == (kind, old, False):
+            if value["old"] != new:
+                _note(records, kind, value["old"], new)
+            _change(records, KIND, key, {"is_settled": True})
 
 
-def settle_renames(reader: Reader, records: RecordStore, currency: str) -> None:
-    """Let the records follow each noted rename that the cost tables have followed. Killed anywhere, the next call goes on."""
+def settle_renames(reader: Reader, records: RecordStore, currency: str) -> list[Unfinished]:
+    """Let the records follow each noted rename that the cost tables have followed; those that they follow in part. Killed anywhere, the next call goes on."""
+    unfinished = []
     for key, value in records.list(KIND).items():
         if value["is_settled"]:
             continue
         name, column = SELECTED_BY[value["kind"]]
-        if reader.query(f"select 1 as found from cost_daily where {column} = @old limit 1", {"old": value["old"]}).num_rows:
+        query = f"select distinct {column} as name from cost_daily where {column} in (@old, @new)"
+        found = set(reader.query(query, {"old": value["old"], "new": value["new"]})["name"].to_pylist())
+        if value["old"] in found:
+            unfinished += [Unfinished(name, value["old"], value["new"])] if value["new"] in found else []
             continue
         for version in records.list("budgets").values():
             _follow(records, version, name, value["old"], value["new"], currency)
         _change(records, KIND, key, {"is_settled": True})
+    return unfinished
+
+
+def _note(records: RecordStore, kind: str, old: str, new: str) -> None:
+    key, value = f"{kind} {old} {new}", {"kind": kind, "old": old, "new": new, "is_settled": False}
+    if not records.create(KIND, key, value):
+        _change(records, KIND, key, value)
 
 
 def _follow(records: RecordStore, value: Mapping[str, Any], name: str, old: str, new: str, currency: str) -> None:
