@@ -377,6 +377,17 @@ def test_a_server_that_hangs_up_at_one_recipient_keeps_nobody_else_waiting(tmp_p
     assert received(server) == Counter({(message_id, ANA): 1, (message_id, "eve@acme.com"): 1})
 
 
+def test_however_many_a_server_hangs_up_at_nobody_else_waits_for_ever(tmp_path: Path) -> None:
+    """After three lost connections a run is over: the next begins with who was not tried."""
+    records, bad = MemoryRecords(), [f"bad{n}@acme.com" for n in range(4)]
+    message_id = queue(records, recipients=(*bad, ANA))
+    with smtp_server(Script(rcpt_replies=dict.fromkeys(bad, "421 closing"))) as server:
+        for _ in range(4):
+            send(smtp(tmp_path, server.port), records)
+    assert states(records) == {**dict.fromkeys(bad, "waiting"), ANA: "accepted"}
+    assert received(server) == Counter({(message_id, ANA): 1})
+
+
 def test_a_sender_killed_while_it_gives_up_is_followed_by_one_that_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At every point: told as given up once, nobody has a mail twice, and nobody is tried for ever."""
     for point in ("outbox.sent", "outbox.recorded", "told"):

@@ -129,3 +129,15 @@ def test_renames_follow_each_other_before_any_night(tmp_path: Path) -> None:
     note_rename(records, "tracking", "a", "z")
     step(tmp_path, records, given["z"], NOW + timedelta(days=3), cost_daily=tables["z"])
     assert subjects(tmp_path) == [OVER_BUDGET]
+
+
+def test_a_rename_that_is_taken_back_forgets_no_month(tmp_path: Path) -> None:
+    """What the bill says late of the month before is judged since when the budget was, whatever it was called meanwhile."""
+    records, given = MemoryRecords(), {name: settings(tmp_path, budget(**{"for": {"tracking": [name]}})) for name in ("prod", "new")}
+    december, low = NOW + timedelta(days=8), OVER[:1]
+    step(tmp_path, records, given["prod"], cost_daily=low)
+    for day, (old, new) in enumerate((("prod", "new"), ("new", "prod"))):
+        note_rename(records, "tracking", old, new)
+        step(tmp_path, records, given[new], december + timedelta(days=day), cost_daily=of("tracking_server", new, low))
+    step(tmp_path, records, given["prod"], december + timedelta(days=2), cost_daily=OVER)
+    assert subjects(tmp_path) == [OVER_BUDGET]

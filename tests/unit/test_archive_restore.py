@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -21,9 +22,10 @@ from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, RETURNED_N
 from runspend.actions.archive.manifest import MAX_ENTRIES, check_key, read_manifest, write_manifest
 from runspend.actions.archive.restore import restore
 from runspend.actions.archive.verify import verify
+from runspend.artifacts.objects import open_objects
 from runspend.artifacts.objects_local import LocalObjects
 from runspend.config import ArtifactStore
-from runspend.errors import RunspendError, SourceRefused, UsageError
+from runspend.errors import NotDone, RunspendError, SourceRefused, UsageError
 from runspend.warehouse.records import Records
 from tests.archive_disk import OLD, Disk, fill, tree_of
 from tests.archive_world import PREFIX, SOURCE, MemoryStore, World, make_item
@@ -149,6 +151,58 @@ def test_two_restores_into_one_folder_do_not_mix(disk: Disk, monkeypatch: pytest
     assert restore("run1", disk.settings, to=there, workers=1).objects == 2
     assert "another restore is writing there" in refusals[0]
     assert tree_of(there) == {"a": b"first", "b": None, "b/c": b"c"} and not list(disk.folder.glob(".*"))
+
+
+@pytest.mark.parametrize("lock", ["a link", "not there"])
+def test_a_lock_file_that_is_no_lock(disk: Disk, monkeypatch: pytest.MonkeyPatch, lock: str) -> None:
+    """A link leads nowhere, and a disk without locks is named."""
+    fill(disk.run, {"a": b"a"})
+    disk.apply()
+    path, outside = disk.folder / ".there.runspend-restore.lock", disk.folder / "outside"
+    if lock == "a link":
+        path.symlink_to(outside)
+    else:
+        monkeypatch.setattr("fcntl.flock", no_locks)
+    with pytest.raises(UsageError, match=r"cannot be (written|locked): "):
+        restore("run1", disk.settings, to=disk.folder / "there")
+    assert not outside.exists() and not (disk.folder / "there").exists()
+
+
+def test_a_lock_file_that_somebody_removed_meanwhile(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(disk.run, {"a": b"a"})
+    disk.apply()
+    write = LocalObjects.write
+
+    def write_without(store: LocalObjects, key: str, *parts: Any, **options: Any) -> Any:
+        (disk.folder / ".there.runspend-restore.lock").unlink(missing_ok=True)
+        return write(store, key, *parts, **options)
+
+    monkeypatch.setattr(LocalObjects, "write", write_without)
+    assert restore("run1", disk.settings, to=disk.folder / "there").objects == 1
+    assert tree_of(disk.folder / "there") == {"a": b"a"}
+
+
+def no_locks(*_: Any) -> None:
+    """As a network disk without a lock server."""
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+def test_a_folder_that_is_swapped_for_a_link_gives_nobody_its_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the link points to keeps its own."""
+    (tmp_path / "store").mkdir()
+    (tmp_path / "outside").mkdir(mode=0o700)
+    mkdir = os.mkdir
+
+    def swapped(name: str, *_: Any, dir_fd: int, **__: Any) -> None:
+        mkdir(name, dir_fd=dir_fd)
+        os.rmdir(name, dir_fd=dir_fd)
+        os.symlink(tmp_path / "outside", name, dir_fd=dir_fd)
+
+    store = open_objects(ArtifactStore(uri=str(tmp_path / "store")), "archive")
+    monkeypatch.setattr(os, "mkdir", swapped)
+    with pytest.raises(NotDone):
+        store.write("empty/", [], size=0, told={"mode": "777"})
+    assert stat.S_IMODE((tmp_path / "outside").stat().st_mode) == 0o700
 
 
 def test_what_another_restore_has_just_brought_stays_whole(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:

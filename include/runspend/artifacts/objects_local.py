@@ -128,10 +128,7 @@ class LocalObjects:
             with self._open(folder, make=True) as parent:
                 assert parent is not None
                 if key.endswith("/"):
-                    os.mkdir(name, dir_fd=parent)
-                    if mode := (told or {}).get("mode"):
-                        os.chmod(name, int(mode, 8) | stat.S_IRWXU, dir_fd=parent)
-                    found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+                    found = self._make_folder(parent, name, told or {})
                 else:
                     found = self._write_file(parent, name, key, chunks, size, told or {})
                 os.fsync(parent)
@@ -251,6 +248,16 @@ class LocalObjects:
             return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
         except FileNotFoundError:
             return None
+
+    def _make_folder(self, parent: int, name: str, told: Mapping[str, str]) -> os.stat_result:
+        os.mkdir(name, dir_fd=parent)
+        descriptor = os.open(name, _FOLDER, dir_fd=parent)  # chmod by name would follow a link that was put there since
+        try:
+            if mode := told.get("mode"):
+                os.fchmod(descriptor, int(mode, 8) | stat.S_IRWXU)
+            return os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
 
     def _write_file(self, parent: int, name: str, key: str, chunks: Iterable[bytes], size: int, told: Mapping[str, str]) -> os.stat_result:
         scratch = f".runspend-write-{uuid.uuid4().hex}.tmp"

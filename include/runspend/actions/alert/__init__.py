@@ -113,7 +113,7 @@ def judge(reader: Reader, settings: Settings, records: RecordStore, now: datetim
     reader, series, missing = _read_series(reader, settings, jobs, now)
     statuses = []
     for job, one in zip(jobs, series, strict=True):
-        if why := next((why for rename in unfinished if (why := rename.why_not_judged(job.budget))), None):
+        if why := next(filter(None, (rename.why_not_judged(job.budget) for rename in unfinished)), None):
             statuses += [not_judged(job.budget, settings.currency, p, why) for p in job.periods if not job.is_closed]
             continue
         open_day = covered or max((day for day, _ in one.billed), default=now.date())

@@ -35,6 +35,7 @@ MAIL_KINDS = ("alerts", "digests", "notices")
 DIGEST_ABOVE = 5
 # A refusal that may be policy or greylisting, and a 4xx, are tried again as long as a mail server would keep a mail (RFC 5321 4.5.4.1: 4 to 5 days).
 REFUSED_FOR = timedelta(days=4)
+NOT_TRIED: Mapping[str, Any] = {"attempts": 0}
 TRIED_TOGETHER = 2  # times that a mail goes to all its recipients in one transaction
 
 State = Literal["accepted", "refused", "waiting", "skipped"]
@@ -154,7 +155,7 @@ def _taken_last(records: RecordStore, now: datetime) -> str:
 def _find_waiting(settings: Settings, records: RecordStore, now: datetime) -> list[Waiting]:
     """Every mail with the recipients that still wait for it: those tried least first, then the oldest decision.
 
-    So a mail that a server chokes on cannot keep others from leaving. A webhook is one more recipient of what is decided
+    So a mail, or a recipient, that a server chokes on cannot keep others waiting. A webhook is one more recipient of what is decided
     after it was configured.
     """
     tries = {(r["message_id"], r["recipient"]): r for r in records.list("outbox").values()}
@@ -168,10 +169,10 @@ def _find_waiting(settings: Settings, records: RecordStore, now: datetime) -> li
             mail = Mail.from_record(value["mail"])
             is_posted = asked_since is not None and value["decided_at"] >= asked_since and _is_for_webhook(settings, kind, mail)
             own = tuple(r for r in mail.recipients if r != WEBHOOK or kind == "digests")
-            recipients = [r for r in (*own, *([WEBHOOK] if is_posted else [])) if (mail.message_id, r) not in settled]
-            if recipients:
-                attempts = max((tries[m]["attempts"] for r in recipients if (m := (mail.message_id, r)) in tries), default=0)
-                found.append(((attempts, value["decided_at"], key), Waiting(mail, recipients, value if kind == "alerts" else None, attempts)))
+            tried = {r: tries.get((mail.message_id, r), NOT_TRIED)["attempts"] for r in (*own, *([WEBHOOK] if is_posted else [])) if (mail.message_id, r) not in settled}
+            if tried:
+                attempts = max(tried.values())
+                found.append(((attempts, value["decided_at"], key), Waiting(mail, sorted(tried, key=tried.__getitem__), value if kind == "alerts" else None, attempts)))
     return [waiting for _, waiting in sorted(found, key=lambda item: item[0])]
 
 

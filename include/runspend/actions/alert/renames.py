@@ -6,8 +6,7 @@ Put here the rewriting of records by which such budgets are known: their version
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple
 
@@ -17,7 +16,7 @@ from runspend.actions.alert.freshness import RecordStore
 from runspend.actions.alert.series import OF_EXPERIMENT
 from runspend.actions.alert.tag_budgets import tag_name
 from runspend.config import Budget
-from runspend.selectors import glob_to_regex
+from runspend.selectors import matches
 from runspend.warehouse import Reader
 
 KIND = "renames"
@@ -35,7 +34,7 @@ class Unfinished(NamedTuple):
     def why_not_judged(self, budget: Budget) -> str | None:
         """Why a budget cannot be judged yet; None for one that selects by neither name, or by both."""
         patterns = budget.for_.get(self.key, ())
-        is_by_old, is_by_new = (any(re.search(glob_to_regex(pattern), name) for pattern in patterns) for name in (self.old, self.new))
+        is_by_old, is_by_new = (any(matches(pattern, name) for pattern in patterns) for name in (self.old, self.new))
         if is_by_old == is_by_new:
             return None
         return f"cost tables of open months still say {self.old} for {self.new}: the next night, or `runspend allocate`, builds them"
@@ -91,8 +90,11 @@ def _follow(records: RecordStore, value: Mapping[str, Any], name: str, old: str,
     version = budget_version(after, currency)
     moved = {**value, "budget": after.name, "version": version, "rules": rules_of(after)}
     key = f"{after.name}.{version}"
-    if not records.create("budgets", key, moved) and (there := records.get("budgets", key)) is not None:  # judged by the new name already, or renamed back
-        _change(records, "budgets", key, {**moved, "first_judged_at": min(value["first_judged_at"], there[0]["first_judged_at"])})
+    while not records.create("budgets", key, moved):  # judged by the new name already, or renamed back: then it was never taken back
+        there = records.get("budgets", key)
+        since = value["first_judged_at"] if there is None else min(value["first_judged_at"], there[0]["first_judged_at"])
+        if there is not None and records.replace("budgets", key, {**moved, "first_judged_at": since}, there[1]):
+            break
     _move_alerts(records, (before, value["version"]), (after, version), currency)
     for key, quiet in records.list("quiet").items():
         if quiet["budget"] == before.name:

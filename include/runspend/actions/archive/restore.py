@@ -250,12 +250,14 @@ def _only_one(to: Path, lock: Path) -> Iterator[None]:
             is_alone = os.path.samestat(os.fstat(file.fileno()), os.lstat(lock))
         except (BlockingIOError, FileNotFoundError):
             is_alone = False
+        except OSError as error:
+            raise UsageError(f"cannot restore to {to}: {lock} cannot be locked: {error.strerror}. Name a folder of another disk. Nothing was restored.") from error
         if not is_alone:  # or it was removed by one that has just ended
             raise UsageError(f"cannot restore to {to}: another restore is writing there. Wait for it, or name another folder. Nothing was restored.")
         try:
             yield
         finally:
-            lock.unlink()
+            lock.unlink(missing_ok=True)
 
 
 def _write_all(
