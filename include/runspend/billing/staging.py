@@ -255,7 +255,10 @@ class Staged:
                 self.ease()
             return column
 
-        with ThreadPoolExecutor(1 if is_large else None) as several:
+        if is_large:
+            self._show(pa.table([joined(name) for name in names], names=names))
+            return
+        with ThreadPoolExecutor() as several:
             self._show(pa.table(list(several.map(joined, names)), names=names))
 
     def _keep(self, table: pa.Table) -> pa.Table:
