@@ -392,8 +392,10 @@ class Rows:
         name = str(unfinished).replace("'", "''")
         # A column that DuckDB can prove to hold no null is marked as required, and the files of one table must agree.
         self._con.execute("set disabled_optimizers = 'statistics_propagation'")
-        self._con.execute(f"copy ({select}) to '{name}' (format parquet, compression zstd, compression_level 1, row_group_size {ROW_GROUP})", parameters)
-        self._con.execute("reset disabled_optimizers")
+        try:
+            self._con.execute(f"copy ({select}) to '{name}' (format parquet, compression zstd, compression_level 1, row_group_size {ROW_GROUP})", parameters)
+        finally:
+            self._con.execute("reset disabled_optimizers")
         unfinished.replace(target)
         return target
 
