@@ -67,6 +67,15 @@ def test_a_forecast_is_told_with_its_day_and_range_once(tmp_path: Path) -> None:
     assert step(tmp_path, records, given, NOW + timedelta(days=1), cost_daily=every_day()).sent == []
 
 
+def test_a_day_that_is_over_is_not_foretold(tmp_path: Path) -> None:
+    """On the 29th, with a bill that ends on the 22nd, the 28th is behind us: it is likely passed already."""
+    later = datetime(2026, 11, 29, 6, tzinfo=UTC)
+    step(tmp_path, MemoryRecords(), settings(tmp_path, budget(amount="2800")), later, cost_daily=every_day())
+    assert subjects(tmp_path) == ["[runspend] vision has likely passed 2,800 USD around 28 Nov (billed 2,200.00, 78.5 %)"]
+    (message,) = mails(tmp_path).values()
+    assert "Has likely crossed 100 % around 28 Nov: not all of it is billed." in words(text_of(message))
+
+
 def test_a_bill_that_ended_long_ago_makes_no_forecast_of_what_things_cost_then(tmp_path: Path) -> None:
     """A provider that was left in June at 1,000 a day: 10 a day since is 300 a month, and no mail."""
     rows = [*every_day("1000", "2026-01-01", "2026-05-31", source="old"), *every_day("10", "2026-06-01")]

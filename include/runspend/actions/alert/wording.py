@@ -58,13 +58,13 @@ class Writer:
             blocks.append(running_now(figures, status, people, now))
         blocks += [chart] if (chart := spend_chart(status)) else []
         blocks += [what_drove_it(figures, status, people), how_sure(figures, status, now), what_you_can_do(status, now)]
-        return self._mail(decision, budget_subject(decision), [*blocks, Paragraph(self._footer(status))], now)
+        return self._mail(decision, budget_subject(decision, now), [*blocks, Paragraph(self._footer(status))], now)
 
     def short_mail(self, decision: Decision, coverage: Sequence[Coverage], now: datetime) -> Mail:
         """The same without what has to be looked up, for a night in which so many break that all are listed in one mail."""
         status = decision.status
         blocks: list[Block] = [Paragraph(_what_happened(status, now)), Facts("HOW SURE", tuple(bill_ages(coverage, now))), what_you_can_do(status, now)]
-        return self._mail(decision, budget_subject(decision), [*blocks, Paragraph(self._footer(status))], now)
+        return self._mail(decision, budget_subject(decision, now), [*blocks, Paragraph(self._footer(status))], now)
 
     def correction_mail(self, decision: Decision, restated: Sequence[Restatement], coverage: Sequence[Coverage], now: datetime) -> Mail:
         """The mail that takes a crossing back."""
@@ -78,7 +78,7 @@ class Writer:
             f"({MEASURES[status.budget.measure]}) in {period_name(status.period)}. You were told that it had passed "
             f"{', '.join(item.crossing.threshold.text for item in decision.items)}, by what was known of {day_name(decision.lead.crossing.on)}. "
             + (f"Since then {why}." if why else "Since then costs of it moved elsewhere: tags, rules or rates changed.")
-            + _forecast_words(status)
+            + _forecast_words(status, now)
         )
         footer = f"Sent once. If it passes {highest.text} again in {period_name(status.period)} no second mail is sent: see `runspend budgets`."
         blocks: list[Block] = [
@@ -94,7 +94,7 @@ class Writer:
         said = (
             f"{title} cost {cost} ({MEASURES[status.budget.measure]}) on {weekday(anomaly.day)}. A usual day costs {money(anomaly.usual)}: "
             f"this is {'' if more is None else f'{more:,} % more, and '}more than any of the four weeks before. Nothing was stopped."
-            + _forecast_words(status)
+            + _forecast_words(status, now)
         )
         blocks: list[Block] = [Paragraph(said)]
         if runs[0]:
@@ -146,14 +146,17 @@ class Writer:
         return f'Budget "{clean(status.budget.name)}", {self.config_path}, version {status.version}.'
 
 
-def budget_subject(decision: Decision) -> str:
+def budget_subject(decision: Decision, now: datetime) -> str:
     """ "[runspend] vision is over budget: 100.2 % of 5,000 USD for November", or "… will pass 5,000 USD around 22 Nov (now 4,410.00, 88 %)"."""
     status, lead = decision.status, decision.lead
     title, amount = clean(status.budget.title, 40), f"{money(status.budget.amount, short=True)} {status.currency}"
     if lead.kind == "forecast":
         assert status.spent is not None
         level = amount if lead.crossing.threshold.level == status.budget.amount else f"{lead.crossing.threshold.text} of {amount}"
-        return f"[runspend] {title} will pass {level} around {day_name(lead.crossing.on)} (now {money(status.spent)}, {status.percent} %)"
+        day, billed = day_name(lead.crossing.on), f"{money(status.spent)}, {status.percent} %"
+        if lead.crossing.on < now.date():
+            return f"[runspend] {title} has likely passed {level} around {day} (billed {billed})"
+        return f"[runspend] {title} will pass {level} around {day} (now {billed})"
     of = f"{status.percent} % of {amount} for {period_name(status.period)}"
     return f"[runspend] {title} " + (f"is over budget: {of}" if status.is_over else f"has used {of}")
 
@@ -174,14 +177,14 @@ def _what_happened(status: Status, now: datetime) -> str:
         said += [", ".join(f"{c.threshold.text} was on {day_name(c.on)}" for c in lower) + "."] if lower else []
     if status.budget.judged_on == "bill_and_estimates" and status.estimated:
         said.append(f"Of it {money(status.estimated)} {status.currency} is estimated: no bill reaches those hours yet.")
-    said.append(_forecast_words(status).strip())
+    said.append(_forecast_words(status, now).strip())
     if now.date() < status.period.end:
         said.append(f"{_days_left(status, now)} of the period {'is' if _days_left(status, now) == '1 day' else 'are'} left.")
     said.append("Nothing was stopped.")
     return " ".join(text for text in said if text)
 
 
-def _forecast_words(status: Status) -> str:
+def _forecast_words(status: Status, now: datetime) -> str:
     """ " Forecast for 30 November: 6,580 USD (80 % sure: 6,240 to 6,930). It will cross 100 % around 23 Nov."; empty without one."""
     forecast = status.forecast
     if forecast is None:
@@ -189,7 +192,7 @@ def _forecast_words(status: Status) -> str:
     last = status.period.end - timedelta(days=1)
     text = f" Forecast for {last.day} {last:%B}: {_whole(forecast.total)} {status.currency} (80 % sure: {_whole(forecast.low)} to {_whole(forecast.high)})."
     if not status.is_over and (on := status.passes_on()):
-        text += f" Will cross 100 % around {day_name(on)}."
+        text += f" Has likely crossed 100 % around {day_name(on)}: not all of it is billed." if on < now.date() else f" Will cross 100 % around {day_name(on)}."
     return text
 
 
