@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import random
 from collections.abc import Iterable
@@ -148,6 +149,41 @@ UNREADABLE = [
     ("ChargePeriodEnd", "2026-02-30", Decimal("4.20")),
     ("BillingPeriodStart", "infinity", Decimal("4.20")),
 ]
+
+
+@pytest.mark.parametrize("name", ["bill.jsonl", "bill.ndjson.gz"])
+def test_json_lines_are_the_same_bill_as_csv(tmp_path: Path, name: str) -> None:
+    """Numbers keep every digit, objects are what their texts are in a CSV, and what is null or left out is null."""
+    odd = [
+        row("0.0000000600000000000001", Tags='{"team":"vision","n":"1"}', RegionId="NULL"),
+        row("1.5", ConsumedQuantity="12", SkuPriceDetails='{"InstanceType":"m6i.large"}'),
+        row("-2.25", Tags="", ChargeClass="Correction"),
+    ]
+    objects = []
+    for each in odd:
+        told = {k: json.loads(v) if k in ("Tags", "SkuPriceDetails") and v else v for k, v in each.items()}
+        objects.append(json.dumps({**told, "Tags": told["Tags"] or None}).replace(f'"BilledCost": "{each["BilledCost"]}"', f'"BilledCost": {each["BilledCost"]}'))
+    text = "\n".join(objects).encode() + b"\n"
+    as_json = nights(tmp_path / "json", write_bytes(tmp_path / name, gzip.compress(text, mtime=0) if name.endswith(".gz") else text))
+    as_csv = nights(tmp_path / "csv", write_csv(tmp_path / "bill.csv", odd, header=list(dict.fromkeys(k for each in odd for k in each))))
+    as_json.load()
+    as_csv.load()
+    assert as_json.total() == Decimal("-0.7499999399999999999999")
+    assert [r["line_id"] for r in as_json.lines()] == [r["line_id"] for r in as_csv.lines()]
+    assert {r["focus_version"] for r in as_json.rows("billing_loads")} == {"1.1"}
+
+
+def test_a_row_of_json_that_cannot_be_read_is_kept_whole(tmp_path: Path) -> None:
+    good, bad = row("1.00", x_note="kept"), row("1.00", x_note="kept") | {"BilledCost": "$1"}
+    text = "\n".join(json.dumps(each | {"ListUnitPrice": "dear"}) for each in (good, bad))
+    bill = nights(tmp_path, write_bytes(tmp_path / "bill.jsonl", text.encode()))
+    load = bill.load()
+    assert bill.total() == Decimal("1.00")
+    [kept] = bill.rows("billing_quarantine")
+    assert (kept["reason"], kept["row_number"]) == ("BilledCost is '$1', which is not a plain decimal number", 2)
+    assert json.loads(kept["raw"]) == bad | {"ListUnitPrice": "dear"}
+    assert only(load).extra["unreadable"] == {"BilledCost": 1, "ListUnitPrice": 2}
+    assert load.extra["dropped_columns"] == ["x_note"]
 
 
 def test_rows_that_cannot_be_read_are_kept_whole_and_counted(tmp_path: Path) -> None:

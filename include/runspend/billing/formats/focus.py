@@ -1,4 +1,4 @@
-"""FOCUS Cost and Usage files, versions 1.0 to 1.4, as CSV or Parquet, into the engine's `staged` table.
+"""FOCUS Cost and Usage files, versions 1.0 to 1.4, as CSV, Parquet or JSON, into the engine's `staged` table.
 
 Put here what is particular to the FOCUS format: how its versions are told apart, which columns must be there, how texts
 become types. What every bill goes through afterwards is `settle.py`. It does not go the way of `mapped.py`: its columns are
@@ -9,7 +9,7 @@ Source: FinOps Open Cost and Usage Specification, https://focus.finops.org
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,6 +56,8 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
     source, name, file, file_index = delivered.source.name, delivered.name, delivered.file, delivered.index
     path = file.readable
     header = texts.read_header(source, name, file)
+    if file.kind == "json":  # a field of an object ("Tags.team") is part of its column
+        header = list(dict.fromkeys(field.split(".")[0] for field in header))
     _check_header(source, name, header)
     readable = [*COLUMNS, *EXTRA_COLUMNS, *INSTANCE_COLUMNS]
     dropped = tuple(h for h in header if h not in readable)
@@ -64,6 +66,10 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
         if file.kind == "parquet":
             _view_parquet(staged.con, path, file_index)
             rows = _judge(staged, file_index)
+        elif file.kind == "json":
+            _view_json(staged.con, header, path, file_index)
+            rows = _judge(staged, file_index)
+            unreadable = _count_unreadable(staged.con, _json_refs(header), texts.exact_json_sql(path))
         else:
             quick = quick_csv.read(staged, path, header, file.lines, file_index)
             rows, unreadable = (quick, {}) if quick is not None else _read_any(staged, source, name, path, header, file_index)
@@ -108,7 +114,8 @@ def _read_tolerantly(
     texts.check_row_ends(staged.con, source, name, path, len(header))
     _view_csv(staged.con, header, path, file_index)
     rows = _judge(staged, file_index)
-    return rows, _count_unreadable(staged.con, header, path)
+    refs = {name: f"c{i}" for i, name in enumerate(header)}
+    return rows, _count_unreadable(staged.con, refs, texts.csv_sql(path, ["varchar"] * len(header), NULL_TEXTS))
 
 
 def _judge(staged: Staged, file_index: int) -> int:
@@ -171,6 +178,20 @@ def _view_parquet(con: duckdb.DuckDBPyConnection, path: Path, file_index: int) -
     _create_view(con, relation, texts, typed, texts, raw, "file_row_number + 1", file_index)
 
 
+def _json_refs(header: Sequence[str]) -> dict[str, str]:
+    """Column -> SQL for its text; that of an object or list is its JSON."""
+    nulls = ", ".join(sql_text(t) for t in NULL_TEXTS)
+    values = {name: f"json_extract_string(json, {sql_text('/' + name.replace('~', '~0').replace('/', '~1'))})" for name in header}
+    return {name: f"case when {value} in ({nulls}) then null else {value} end" for name, value in values.items()}
+
+
+def _view_json(con: duckdb.DuckDBPyConnection, header: Sequence[str], path: Path, file_index: int) -> None:
+    """Every value as the text it is, and as its type where that can be read."""
+    refs = _json_refs(header)
+    typed = {n: ref if COLUMNS[n].type == "STRING" else _typed(ref, COLUMNS[n].type) for n, ref in refs.items() if n in COLUMNS}
+    _create_view(con, texts.exact_json_sql(path), refs, typed, refs, "json", "row_number() over ()", file_index)
+
+
 def _create_view(
     con: duckdb.DuckDBPyConnection,
     relation: str,
@@ -193,12 +214,9 @@ def _create_view(
     con.execute(f"create or replace temp view delivered as select {', '.join(select)} from {relation}")
 
 
-def _count_unreadable(con: duckdb.DuckDBPyConnection, header: Sequence[str], path: Path) -> dict[str, int]:
+def _count_unreadable(con: duckdb.DuckDBPyConnection, refs: Mapping[str, str], relation: str) -> dict[str, int]:
     """How many values of typed columns were neither null nor readable: they are null in the warehouse, and reported."""
-    names = [n for n in header if n in COLUMNS and COLUMNS[n].type != "STRING"]
-    counts = ", ".join(
-        f"count(*) filter (c{header.index(n)} is not null and {_typed(f'c{header.index(n)}', COLUMNS[n].type)} is null)"
-        for n in names
-    )
-    [row] = con.execute(f"select {counts} from {texts.csv_sql(path, ['varchar'] * len(header), NULL_TEXTS)}").fetchall()
-    return {name: count for name, count in zip(names, row, strict=True) if count}
+    typed = {name: (ref, _typed(ref, COLUMNS[name].type)) for name, ref in refs.items() if name in COLUMNS and COLUMNS[name].type != "STRING"}
+    counts = ", ".join(f"count(*) filter ({ref} is not null and {value} is null)" for ref, value in typed.values())
+    [row] = con.execute(f"select {counts} from {relation}").fetchall()
+    return {name: count for name, count in zip(typed, row, strict=True) if count}
