@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import random
 from collections.abc import Iterable
@@ -171,6 +172,19 @@ def test_json_lines_are_the_same_bill_as_csv(tmp_path: Path, name: str) -> None:
     assert as_json.total() == Decimal("-0.7499999399999999999999")
     assert [r["line_id"] for r in as_json.lines()] == [r["line_id"] for r in as_csv.lines()]
     assert {r["focus_version"] for r in as_json.rows("billing_loads")} == {"1.1"}
+
+
+@pytest.mark.parametrize("delimiter", [";", "|", "\t"])
+def test_columns_may_be_separated_by_other_signs(tmp_path: Path, delimiter: str) -> None:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, [*ROW, "x_note"], delimiter=delimiter, lineterminator="\r\n")
+    writer.writeheader()
+    writer.writerows([row("1.25", x_note=f"a{delimiter}b, c"), row("2.50", x_note=""), row("two", x_note="")])
+    bill = nights(tmp_path, write_bytes(tmp_path / "bill.csv", out.getvalue().encode("utf-8-sig")))
+    bill.load()
+    assert bill.total() == Decimal("3.75")
+    [kept] = bill.rows("billing_quarantine")
+    assert json.loads(kept["raw"])["BilledCost"] == "two"
 
 
 def test_a_row_of_json_that_cannot_be_read_is_kept_whole(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from runspend.billing import quick_csv, texts
 from runspend.billing.deliveries import Delivered
 from runspend.billing.focus_columns import COLUMNS, EXTRA_COLUMNS, INSTANCE_COLUMNS, NULL_TEXTS, TIMES
 from runspend.billing.staging import Staged, StagedFile, delivered_fields, one_piece, sql_text
+from runspend.billing.verify import MAX_LINE_BYTES
 
 if TYPE_CHECKING:
     import duckdb
@@ -111,11 +112,15 @@ def _read_tolerantly(
     staged: Staged, source: str, name: str, path: Path, header: Sequence[str], file_index: int
 ) -> tuple[int, dict[str, int]]:
     """Rows of any CSV, odd ones with their number and their text: how many, and how many values of each column could not be read."""
-    texts.check_row_ends(staged.con, source, name, path, len(header))
-    _view_csv(staged.con, header, path, file_index)
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as opened:
+        delimiter = texts.delimiter_of(opened.readline(MAX_LINE_BYTES))
+    if delimiter == ",":
+        texts.check_row_ends(staged.con, source, name, path, len(header))
+    relation = texts.csv_sql(path, ["varchar"] * len(header), NULL_TEXTS, delimiter)
+    _view_csv(staged.con, header, relation, file_index)
     rows = _judge(staged, file_index)
     refs = {name: f"c{i}" for i, name in enumerate(header)}
-    return rows, _count_unreadable(staged.con, refs, texts.csv_sql(path, ["varchar"] * len(header), NULL_TEXTS))
+    return rows, _count_unreadable(staged.con, refs, relation)
 
 
 def _judge(staged: Staged, file_index: int) -> int:
@@ -139,7 +144,7 @@ def _judge(staged: Staged, file_index: int) -> int:
     return int(rows)
 
 
-def _view_csv(con: duckdb.DuckDBPyConnection, header: Sequence[str], path: Path, file_index: int) -> None:
+def _view_csv(con: duckdb.DuckDBPyConnection, header: Sequence[str], relation: str, file_index: int) -> None:
     """Every value as the text it is, and as its type where that can be read."""
     at = {name: f"c{i}" for i, name in enumerate(header)}
     typed = {
@@ -148,7 +153,7 @@ def _view_csv(con: duckdb.DuckDBPyConnection, header: Sequence[str], path: Path,
         if name in COLUMNS
     }
     raw = f"json_object({', '.join(f'{sql_text(n)}, {ref}' for n, ref in at.items())})"
-    _create_view(con, texts.csv_sql(path, ["varchar"] * len(header), NULL_TEXTS), at, typed, at, raw, "row_number() over ()", file_index)
+    _create_view(con, relation, at, typed, at, raw, "row_number() over ()", file_index)
 
 
 def _typed(text: str, kind: str) -> str:
