@@ -129,6 +129,27 @@ def test_a_number_in_json_keeps_every_digit(tmp_path: Path, cost: str) -> None:
     assert bill.total() == Decimal(cost)
 
 
+@pytest.mark.parametrize("where", ["first", "last"])
+def test_an_empty_object_of_json_takes_nothing_from_other_rows(tmp_path: Path, where: str) -> None:
+    """BigQuery leaves out what is null: the resource of a tax is {}, as is what a usual charge says of adjustments."""
+    usage = gcp_files.gcp("2.00", labels=[{"key": "team", "value": "vision"}]) | {"adjustment_info": {}}
+    tax = gcp_files.gcp("0.50", cost_type="tax", resource={}, project={}) | {"adjustment_info": {}}
+    credit = gcp_files.gcp("-1.00", cost_type="adjustment") | {"adjustment_info": {"id": "a1", "type": "GOODWILL"}}
+    rows = [tax, usage, credit] if where == "first" else [credit, usage, tax]
+    bill = nights(tmp_path, gcp_files.write_jsonl(tmp_path / "bill.jsonl", rows), format="gcp")
+    bill.load()
+    found = {r["billed_cost"]: (r["charge_category"], r["resource_key"], r["sub_account_id"]) for r in bill.lines()}
+    assert found == {Decimal(2): ("Usage", "4711", "ml"), Decimal("0.5"): ("Tax", None, None), Decimal(-1): ("Credit", "4711", "ml")}
+
+
+def test_an_object_of_json_that_names_a_cost_twice_is_refused(tmp_path: Path) -> None:
+    """Readers of JSON take the first of two, or the last."""
+    text = json.dumps(gcp_files.flat(gcp_files.gcp("2")), default=str)
+    bill = nights(tmp_path, write_bytes(tmp_path / "a.jsonl", f"{text}\n{text[:-1]}, \"cost\": 99}}\n".encode()), format="gcp")
+    with pytest.raises(SourceRefused, match="names cost more than once"):
+        bill.load()
+
+
 def test_amortised_usage_with_a_commitments_id_and_no_pricing_model_is_covered(tmp_path: Path) -> None:
     """Usage 2, covered usage 0.6 and 0.4 unused; the reservation was bought for 31."""
     none = {"PricingModel": ""}

@@ -365,12 +365,18 @@ def _json_leaves(source: str, name: str, path: Path) -> dict[str, str]:
     import duckdb
 
     # Grouping structures as they are keeps every row's in memory; most rows have one of a few.
-    query = f"select distinct cast(json_structure(json) as varchar) from read_json_objects({sql_text(str(path))}, maximum_object_size = {MAX_LINE_BYTES})"
+    query = (
+        "select distinct cast(json_structure(json) as varchar), case when len(json_keys(json)) <> len(list_distinct(json_keys(json))) then json_keys(json) end "
+        f"from read_json_objects({sql_text(str(path))}, maximum_object_size = {MAX_LINE_BYTES})"
+    )
     try:
         with duckdb.connect(":memory:") as con:
-            structures = [json.loads(text) for (text,) in con.execute(query).fetchall()]
+            found = con.execute(query).fetchall()
     except duckdb.Error as error:
         raise refused(source, name, f"it is no JSON ({str(error).splitlines()[0]}). Deliver it again") from error
+    if repeated := sorted({key for _, keys in found for key in keys or () if keys.count(key) > 1}):
+        raise refused(source, name, f"an object of it names {', '.join(repeated)} more than once. Export each column once")
+    structures = [json.loads(text) for text, _ in found]
     leaves: dict[str, str] = {}
 
     def add(name: str, pointer: str, kind: Any) -> None:
@@ -385,10 +391,12 @@ def _json_leaves(source: str, name: str, path: Path) -> dict[str, str]:
 
 
 def _merge_structures(one: Any, other: Any) -> Any:
-    """What both structures have. A field that is an object here and null there is an object."""
+    """What both structures have. A field that is an object here and null or empty ({}, of which DuckDB says JSON) there is an object."""
     if isinstance(one, dict) and isinstance(other, dict):
         return {key: _merge_structures(one.get(key, "NULL"), other.get(key, "NULL")) for key in {**one, **other}}
-    return one if other == "NULL" else other if one == "NULL" else one if one == other else "JSON"
+    if other in ("NULL", "JSON") or one == other:
+        return one
+    return other if one in ("NULL", "JSON") else "MIXED"
 
 
 def _quoted(name: str) -> str:
