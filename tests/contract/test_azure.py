@@ -202,6 +202,21 @@ def test_22_days_are_inclusive_and_months_come_first(tmp_path: Path) -> None:
     assert bill.total("2026-02") == Decimal("7.00")
 
 
+def test_22_days_of_parquet_may_be_instants_in_utc(tmp_path: Path) -> None:
+    """As Spark writes them; CSV made of such a file shows the zone."""
+    (tmp_path / "in").mkdir()
+    days = {"Date": 5, "BillingPeriodStartDate": 1, "BillingPeriodEndDate": 31}
+    instants = {name: datetime(2026, 10, day, tzinfo=timezone.utc) for name, day in days.items()}
+    times = {name: pa.array([at], pa.timestamp("us", "UTC")) for name, at in instants.items()}
+    pq.write_table(pa.table({**{name: [value] for name, value in COST.items()}, **times}), tmp_path / "in/a.parquet")
+    shown = {name: at.isoformat() for name, at in instants.items()}
+    write_bytes(tmp_path / "in/b.csv", text([cost("2.00", **shown)]).encode())
+    bill = nights(tmp_path, tmp_path / "in", format="azure", delivery="parts")
+    bill.load()
+    assert {(line["charge_date"], line["billing_period_end"].date()) for line in bill.lines()} == {(date(2026, 10, 5), date(2026, 11, 1))}
+    assert bill.total() == Decimal(3)
+
+
 def test_22_a_file_of_ambiguous_days_is_read_month_first_whatever_its_rows_say(tmp_path: Path) -> None:
     bill = loaded(tmp_path, [cost("1.00", Date=f"10/{day:02d}/2026") for day in range(1, 13)])
     assert [line["charge_date"] for line in sorted(bill.lines(), key=lambda line: line["charge_date"])] == [

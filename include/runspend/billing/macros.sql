@@ -68,7 +68,7 @@ create macro json_braces(t) as case when trim(t) = '""' then null when starts_wi
 
 -- Days of Azure exports, of which only the form tells the order; null for all other texts.
 create macro azure_day(t) as case
-  when regexp_full_match(t, '\d{4}-\d\d-\d\d([T ]\d\d:\d\d:\d\d([.]\d+)?Z?)?') then cast(try_cast(t as timestamp) as date)
+  when regexp_full_match(t, '\d{4}-\d\d-\d\d([T ]\d\d:\d\d:\d\d([.]\d+)?(Z|[+]00(:?00)?)?)?') then cast(try_cast(t as timestamp) as date)
   when regexp_full_match(t, '\d\d/\d\d/\d{4}') then cast(try_strptime(t, '%m/%d/%Y') as date)
 end;
 
