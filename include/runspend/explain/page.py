@@ -5,6 +5,7 @@ Style sheet, frame and Content-Security-Policy are the report's. Nothing on the 
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -37,6 +38,7 @@ def run_as_page(e: RunExplanation, *, full: bool = False) -> str:
     )
 
 
+@cache
 def _environment() -> Environment:
     made = Environment(loader=FileSystemLoader([TEMPLATES, report.TEMPLATES]), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     made.filters |= {"clean": clean, "size": size, "money": money, "change": lambda value: change(value, places_of(value))}

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,7 @@ def _page_words() -> dict[str, Any]:
     return {"style": Markup(style), "policy": _policy(style), "version": __version__}
 
 
+@cache
 def _environment() -> Environment:
     made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     made.filters |= {
