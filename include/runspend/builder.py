@@ -7,6 +7,7 @@ Belongs to `pipeline.py`. What is built, and from what, does not belong here.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +46,12 @@ class Builder:
         self._kind = kind
         self._now = now
         self._progress = progress
+
+    def beside(self, kind: str) -> Builder:
+        """The builder of another kind, which need not read again what stands in the warehouse."""
+        other = copy(self)
+        other._kind = kind
+        return other
 
     @cached_property
     def built(self) -> dict[tuple[str, str], dict[str, Any]]:

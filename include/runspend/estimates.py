@@ -75,8 +75,7 @@ def estimate_inputs(warehouse: Warehouse, settings: Settings, parameters: Mappin
         if first_day(unit.period) >= parameters["first_period"]
     }
     read |= warehouse.states("trace_costs")
-    with warehouse.reader() as reader:
-        read |= needed_runs(warehouse, reader, {"window_start": parameters["window_start"], "window_end": parameters["window_end"]})
+    read |= needed_runs(warehouse, {"window_start": parameters["window_start"], "window_end": parameters["window_end"]})
     given = {"now": parameters["now"].isoformat(), "prices": price_list(settings).to_pylist()}
     return common_inputs(read, given)
 

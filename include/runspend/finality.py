@@ -141,17 +141,22 @@ class Finality:
     def _newest(self) -> str | None:
         return max((period for _, period in self._bills), default=None)
 
-    @cached_property
+    @property
     def _before(self) -> list[dict[str, Any]]:
+        return self._known[0]
+
+    @cached_property
+    def _known(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+        """The rows before tonight, what is known of each bill in place, and how each bill was last read."""
+        questions = ("select * from period_states order by billing_period, source", BILLS, "select * from sources where kind = 'bill'")
         with self._warehouse.reader() as reader:
-            rows: list[dict[str, Any]] = reader.query("select * from period_states order by billing_period, source").to_pylist()
-        return rows
+            before, loads, tries = (reader.query(question).to_pylist() for question in questions)
+        return before, loads, tries
 
     @cached_property
     def _bills(self) -> dict[tuple[str, str], Bill]:
-        with self._warehouse.reader() as reader:
-            loads = reader.query(BILLS).to_pylist()
-            tries = {row["source"]: row for row in reader.query("select * from sources where kind = 'bill'").to_pylist()}
+        _, loads, rows = self._known
+        tries = {row["source"]: row for row in rows}
         lines = self._warehouse.states("billing_lines")
         configured = {source.name for source in self._settings.billing}
         bills = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import date, datetime, timedelta, timezone
 from importlib import resources
 from typing import Any
@@ -110,8 +111,8 @@ def allocation_inputs(warehouse: Warehouse, period: str, given: Mapping[str, Any
         # What lies in the stores splits the bill's storage lines; what traces cost, the bills of LLM providers.
         bills |= {u: s for u, s in warehouse.states("artifact_bytes", "artifact_owners", "experiments", "trace_costs").items() if u.period in (period, "all")}
         inputs = common_inputs(bills, given)
-        inputs |= {unit_name(u): s.digest for u, s in needed_runs(warehouse, reader, window).items()}
-        lying = _ask_once(reader, ARTIFACT_RUNS, warehouse.states("runs", "artifact_bytes"))
+        inputs |= {unit_name(u): s.digest for u, s in needed_runs(warehouse, window, reader).items()}
+        lying = _ask_once(warehouse, ARTIFACT_RUNS, warehouse.states("runs", "artifact_bytes"), reader)
         stored = {(f"{row['start_month']:%Y-%m}", row["tracking_server"]) for row in lying if row["month"] == first_day(period)}
         inputs |= {unit_name(u): s.digest for u, s in warehouse.states("runs").items() if (u.period, u.writer) in stored}
         frontiers = reader.query(FRONTIERS, {"period": first_day(period), "alive_hours": ALIVE_HOURS, "window_end": window["window_end"]})
@@ -138,8 +139,7 @@ def summary_inputs(
     last = max((_time(s.extra.get("last_end")) or _instant(month) for s in runs.values()), default=_instant(month))
     window = {"window_start": _instant(month), "window_end": max(last, month_start(_instant(month) + timedelta(days=32))) + timedelta(microseconds=1)}
     window |= no_reach(window["window_start"])
-    with warehouse.reader() as reader:
-        family = needed_runs(warehouse, reader, window)
+    family = needed_runs(warehouse, window)
     periods = {period for u in family.keys() | runs.keys() for period in reached.get(u.period, ())}
     daily = {u: s for u, s in warehouse.states("run_costs_daily", "run_bill_dimensions").items() if u.period in periods}
     inputs = common_inputs(daily | family | runs, given)
@@ -220,8 +220,11 @@ def common_inputs(units: Mapping[Unit, UnitState], given: Mapping[str, Any]) -> 
     return inputs | {"models": _models_digest(), "settings": digest(dict(given))}
 
 
-def needed_runs(warehouse: Warehouse, reader: Reader, window: Mapping[str, datetime]) -> dict[Unit, UnitState]:
-    """Units of `runs`, and of `run_resources` beside them, that hold a run which may have run in the window, or an ancestor of one."""
+def needed_runs(warehouse: Warehouse, window: Mapping[str, datetime], reader: Reader | None = None) -> dict[Unit, UnitState]:
+    """Units of `runs`, and of `run_resources` beside them, that hold a run which may have run in the window, or an ancestor of one.
+
+    `reader`: one that is open already; without it one is opened if there is something to ask.
+    """
     states = warehouse.states("runs", "run_resources")
     window_start, window_end = window["window_start"], window["window_end"]
     months = {
@@ -232,7 +235,7 @@ def needed_runs(warehouse: Warehouse, reader: Reader, window: Mapping[str, datet
         and (_time(s.extra.get("last_end")) or window_start) >= window_start
     }
     older: dict[tuple[str, str], set[tuple[str, str]]] = {}
-    for row in _ask_once(reader, OLDER_RELATIVES, warehouse.states("runs")):
+    for row in _ask_once(warehouse, OLDER_RELATIVES, warehouse.states("runs"), reader):
         older.setdefault((f"{row['start_month']:%Y-%m}", row["tracking_server"]), set()).add((f"{row['older_month']:%Y-%m}", row["tracking_server"]))
     months |= {relative for month in months for relative in older.get(month, ())}
     return {u: s for u, s in states.items() if (u.period, u.writer) in months}
@@ -242,11 +245,12 @@ def needed_runs(warehouse: Warehouse, reader: Reader, window: Mapping[str, datet
 _answers: dict[str, tuple[str, list[dict[str, Any]]]] = {}
 
 
-def _ask_once(reader: Reader, sql: str, read: Mapping[Unit, UnitState]) -> list[dict[str, Any]]:
+def _ask_once(warehouse: Warehouse, sql: str, read: Mapping[Unit, UnitState], reader: Reader | None) -> list[dict[str, Any]]:
     """The rows of a question about all months, which reads these units alone."""
     asked_of = digest(sorted((*unit, state.digest) for unit, state in read.items()))
     if sql not in _answers or _answers[sql][0] != asked_of:
-        _answers[sql] = (asked_of, reader.query(sql).to_pylist())
+        with warehouse.reader() if reader is None else nullcontext(reader) as asked:
+            _answers[sql] = (asked_of, asked.query(sql).to_pylist())
     return _answers[sql][1]
 
 

@@ -32,10 +32,9 @@ from runspend.sources import (
     make_load_id,
     note_superseded,
     own_units,
-    owner_readings,
-    owners,
     publish_read,
     published,
+    read_owners,
     reading,
     rebuilt_months,
     selector_keys,
@@ -113,13 +112,14 @@ def measure(settings: Settings, names: Sequence[str] | None = None, *, now: date
         late_after = timedelta(days=9) if store.inventory else timedelta(hours=48)  # inventories come daily or weekly
         with reading(warehouse, settings, outcome, store.uri, "store", late_after, now, writer=name) as report, work_folder(settings) as workdir:
             kept = own_units(warehouse, name, "artifact_bytes", "dangling_owners")
+            owners, readings = read_owners(warehouse, settings)
             result = artifacts.measure_store(
                 store,
-                owners(warehouse, settings),
+                owners,
                 now=now,
                 previous=partial(published(warehouse, name), "artifact_bytes"),
                 known_dangling=warehouse.read(Unit("dangling_owners", "all", name)),
-                readings=owner_readings(warehouse, settings),
+                readings=readings,
                 workdir=workdir,
                 kept=workdir.parent,
                 load_id=make_load_id(name, now),
@@ -262,7 +262,7 @@ def allocate(settings: Settings, *, now: datetime, periods: Sequence[str] | None
         if held_back is None:
             ledger.build(period, inputs, partial(_build_ledger, period=period, parameters={**given, **window}), forced=is_forced)
     outcome.notes += finality.notes()
-    lives = Builder(warehouse, settings, outcome, "summarize", now, progress)
+    lives = ledger.beside("summarize")
     reached = reached_months(warehouse)
     for month in sorted({u.period for u in warehouse.states("runs")}):
         inputs, window = summary_inputs(warehouse, month, reached, given)

@@ -239,11 +239,12 @@ def unread_notes(source: str, period: str, extra: Mapping[str, Any]) -> list[str
     return notes
 
 
-def owners(warehouse: Warehouse, settings: Settings) -> pa.Table:
-    """(owner_kind, owner_id, tracking_server, workspace, experiment_id, is_purged, uri) of everything that may own artifacts."""
+def read_owners(warehouse: Warehouse, settings: Settings) -> tuple[pa.Table, Readings]:
+    """(owner_kind, owner_id, tracking_server, workspace, experiment_id, is_purged, uri) of everything that may own artifacts; and when the
+    tracking server that was read longest ago was read well, None for one that never was."""
     import pyarrow as pa
 
-    from runspend.artifacts import resolve_artifact_uri
+    from runspend.artifacts import Readings, resolve_artifact_uri
 
     with warehouse.reader() as reader:
         rows = reader.query(
@@ -251,21 +252,13 @@ def owners(warehouse: Warehouse, settings: Settings) -> pa.Table:
             " artifact_uri as uri from runs where artifact_uri is not null"
             " union all select owner_kind, owner_id, tracking_server, workspace, experiment_id, false, uri from artifact_owners where uri is not null"
         )
+        tries = reader.query("select source, last_good_at from sources where kind = 'tracking' and last_good_at is not null").to_pylist()
     behind = {server.name: server.artifacts for server in settings.tracking}
     resolved = [resolve_artifact_uri(uri, behind.get(server)) for uri, server in zip(rows["uri"].to_pylist(), rows["tracking_server"].to_pylist(), strict=True)]
     rows = rows.set_column(rows.schema.get_field_index("uri"), "uri", pa.array(resolved, pa.string()))
-    return rows.filter(rows["uri"].is_valid())
-
-
-def owner_readings(warehouse: Warehouse, settings: Settings) -> Readings:
-    """When the tracking server that was read longest ago was read well; None for one that never was."""
-    from runspend.artifacts import Readings
-
-    names = {server.name for server in settings.tracking}
-    with warehouse.reader() as reader:
-        rows = reader.query("select source, last_good_at from sources where kind = 'tracking' and last_good_at is not null").to_pylist()
-    read = [row["last_good_at"] for row in rows if row["source"] in names]
-    return Readings(min(read) if read and len(read) == len(names) else None, len(names))
+    read = [row["last_good_at"] for row in tries if row["source"] in behind]
+    readings = Readings(min(read) if read and len(read) == len(behind) else None, len(behind))
+    return rows.filter(rows["uri"].is_valid()), readings
 
 
 def selector_keys(settings: Settings) -> set[str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from runspend.warehouse import Model
 from runspend.warehouse.dialect import duckdb_sql, table_names
-from runspend.warehouse.engine import column_types, drop_relation, file_list, literal, quote, used
+from runspend.warehouse.engine import column_types, file_list, literal, quote, used
 
 if TYPE_CHECKING:
     import duckdb
@@ -82,11 +82,10 @@ def run_in_buckets(step: ParquetStep, models: Sequence[Model], column: str, para
                 connection.execute(f"drop table if exists bucket.{quote(name)}")
     connection.execute("set search_path = 'main'")
     for name, files in kept.items():
-        drop_relation(connection, name)
         rows = f"read_parquet({file_list(files)})"
         types = dict(connection.execute(f"select column_name, column_type from (describe from {rows})").fetchall())
         numbered = _number_texts(connection, name, {name: (types, rows)})
-        connection.execute(f"create view main.{quote(name)} as select {numbered[name]} from {rows}")
+        step.show_made(name, f"select {numbered[name]} from {rows}")
     connection.execute("drop schema bucket cascade")
     for model in models:
         if model.into is not None:

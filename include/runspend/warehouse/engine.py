@@ -24,7 +24,7 @@ except ImportError as missing:
     raise MissingExtra(missing.name or "duckdb", "pipeline") from missing
 
 __all__ = [
-    "DUCKDB_TYPES", "FILLED", "MEMORY", "ROW_GROUP", "Content", "column_types", "connect", "copy_parquet", "create_view", "declared", "drop_relation", "fetch", "file_list", "literal", "measure_rows", "month_of", "narrow", "quote",
+    "DUCKDB_TYPES", "FILLED", "MEMORY", "ROW_GROUP", "Content", "column_types", "connect", "copy_parquet", "create_view", "declared", "fetch", "file_list", "literal", "measure_rows", "month_of", "narrow", "quote",
     "restrict", "stream", "used",
 ]  # fmt: skip
 
@@ -83,13 +83,6 @@ def create_view(connection: duckdb.DuckDBPyConnection, table: Table, files: Sequ
         columns = ", ".join(f"cast(null as {DUCKDB_TYPES[c.type]}) as {quote(c.name)}" for c in table.columns)
         source = "where false"
     connection.execute(f"create or replace view main.{quote(table.name)} as select {columns} {source}")
-
-
-def drop_relation(connection: duckdb.DuckDBPyConnection, name: str) -> None:
-    """Forget a table or view, if there is one of that name."""
-    found = connection.execute("select table_type from information_schema.tables where table_schema = 'main' and table_name = ?", [name]).fetchall()
-    for (kind,) in found:
-        connection.execute(f"drop {'view' if kind == 'VIEW' else 'table'} main.{quote(name)}")
 
 
 def column_types(connection: duckdb.DuckDBPyConnection, name: str) -> dict[str, str]:

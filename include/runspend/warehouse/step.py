@@ -30,7 +30,6 @@ from runspend.warehouse.engine import (
     copy_parquet,
     create_view,
     declared,
-    drop_relation,
     file_list,
     measure_rows,
     quote,
@@ -57,6 +56,7 @@ class ParquetStep:
         self._done = False
         self._files = 0
         self._texts: dict[str, str] = {}  # of models, each read once
+        self._made: dict[str, str] = {}  # by models without `into`, in the schema main: name -> table or view
         self._joiner = ThreadPoolExecutor(1)
         self._joined: dict[tuple[Path, ...], Future[Path]] = {}
         self.connection = connect(stage.path / "spill", memory=MEMORY)
@@ -135,10 +135,8 @@ class ParquetStep:
                 self._joined[staged.parts] = self._joiner.submit(_join, staged.parts, self._new_file(unit))
 
     def _drop_all_but(self, read: Collection[str]) -> None:
-        found = self.connection.execute("select table_name from duckdb_tables() where schema_name = 'main'").fetchall()
-        for (name,) in found:
-            if name not in read:
-                self.connection.execute(f"drop table main.{quote(name)}")
+        for name in self._made.keys() - read:
+            self.drop_made(name)
 
     def check(self, names: Sequence[str], parameters: Mapping[str, Any]) -> None:
         """Run `checks/*.sql` over what would be published; raises CheckFailed with the failing rows."""
@@ -176,6 +174,17 @@ class ParquetStep:
 
     # What `buckets.py` uses.
 
+    def drop_made(self, name: str) -> None:
+        """Forget the rows of a model without `into`, if there are any by that name."""
+        if kind := self._made.pop(name, None):
+            self.connection.execute(f"drop {kind} main.{quote(name)}")
+
+    def show_made(self, name: str, sql: str) -> None:
+        """Show the rows of a query as those of a model without `into`, in place of what has the name."""
+        self.drop_made(name)
+        self.connection.execute(f"create view main.{quote(name)} as {sql}")
+        self._made[name] = "view"
+
     def part_file(self, name: str) -> Path:
         """Where to put one bucket's rows of a model: no two answers are the same."""
         self._files += 1
@@ -193,8 +202,9 @@ class ParquetStep:
         self.refresh_views(table_names(text))
         sql, given = duckdb_sql(text), used(text, parameters)
         if model.into is None:
-            drop_relation(self.connection, model.target)
+            self.drop_made(model.target)
             self.connection.execute(f"create table main.{quote(model.target)} as {sql}", given)
+            self._made[model.target] = "table"
             return
         target = self._new_file(_unit_of(model))
         self.copy_sorted(model, sql, given, target)
