@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from email import message_from_bytes, policy
 from pathlib import Path
@@ -48,7 +49,21 @@ def config(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 @pytest.fixture
-def run_dag(dag_bag: Any) -> Callable[..., Any]:
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run without a scheduler waits for nobody: the second that Airflow's loop rests where no task can begin is left out."""
+    from airflow.sdk.definitions import dag
+
+    rest = time.sleep
+
+    def sleep(seconds: float) -> None:
+        if sys._getframe(1).f_code.co_filename != dag.__file__:
+            rest(seconds)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+
+
+@pytest.fixture
+def run_dag(dag_bag: Any, unhurried: None) -> Callable[..., Any]:
     """Run a DAG as an asset would (no logical date); returns {task: state}, mapped tasks as "task[name]", the whole under "dag"."""
 
     def run(name: str, **conf: Any) -> dict[str, str]:

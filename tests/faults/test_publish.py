@@ -156,8 +156,8 @@ def test_a_disk_that_fails_at_any_call_leaves_old_or_new(tmp_path: Path, monkeyp
 
         return call
 
-    first = tmp_path / "first"
-    publish_version(first, 1)
+    first, two = tmp_path / "first", TOGETHER[:2]
+    publish_version(first, 1, two)
     outcomes = set()
     for number in range(1, 1000):
         root = tmp_path / f"warehouse-{number}"
@@ -167,14 +167,14 @@ def test_a_disk_that_fails_at_any_call_leaves_old_or_new(tmp_path: Path, monkeyp
             for name in real:
                 patch.setattr(os, name, failing(name, number))
             with contextlib.suppress(OSError):
-                publish_version(root, 2)
+                publish_version(root, 2, two)
         calls_made = calls
         assert torn_files(root) == []
-        (seen,) = versions_seen(root)
+        (seen,) = versions_seen(root, two)
         outcomes.add(seen)
         assert list((root / "_runspend" / "stage").iterdir()) == []
-        publish_version(root, 2)
-        assert versions_seen(root) == {"build-2"}
+        publish_version(root, 2, two)
+        assert versions_seen(root, two) == {"build-2"}
         assert ParquetWarehouse(root).verify() == []
         if calls_made < number:
             break
@@ -188,7 +188,7 @@ def test_torture_finds_equal_digests(tmp_path: Path, monkeypatch: pytest.MonkeyP
     root = tmp_path / "state" / "warehouse"
     publish_version(root, 1)
     command = [sys.executable, "-m", "tests.faults.world", str(root), "publish", "2"]
-    report = torture(command, state=tmp_path / "state", warehouse=root, kills=4, seed=3)
+    report = torture(command, state=tmp_path / "state", warehouse=root, kills=4, seed=3, repeat=lambda: publish_version(root, 2))
     assert report.faults == []
     assert report.kills + report.finished == 4
 

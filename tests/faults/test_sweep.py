@@ -11,9 +11,9 @@ from runspend.warehouse.parquet import ParquetWarehouse
 def _stage_and_leave(root: Path, rounds: int) -> None:
     warehouse = ParquetWarehouse(root)
     for _ in range(rounds):
-        with warehouse.step("tidy", "build") as step:
+        with warehouse.folder.stage("tidy") as stage:
             for number in range(20):
-                (step.stage / f"file-{number}").write_bytes(b"x")
+                (stage.path / f"file-{number}").write_bytes(b"x")
 
 
 def _open(root: Path, rounds: int) -> None:

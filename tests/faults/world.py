@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import sys
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -50,19 +51,19 @@ def rows_of(table: Table, *, count: int = ROWS, period: str = PERIOD, source: st
     return pa.Table.from_pylist(rows, schema=table.arrow_schema())
 
 
-def publish_version(root: Path, version: int) -> None:
-    """Replace one unit of each table of TOGETHER by its next version, all at once; from version 2 on a unit of billing_lines goes."""
+def publish_version(root: Path, version: int, tables: Sequence[str] = TOGETHER) -> None:
+    """Replace one unit of each table by its next version, all at once; from version 2 on a unit of billing_lines goes."""
     with ParquetWarehouse(root).step("fault", f"build-{version}") as step:
-        for name in TOGETHER:
+        for name in tables:
             step.put(name, PERIOD, "all", rows_of(TABLES[name], cost=str(version), build_id=f"build-{version}"))
         if version > 1:
             step.drop("billing_lines", PERIOD, "gone")
         step.publish()
 
 
-def versions_seen(root: Path) -> set[str]:
-    """The builds a reader of ours sees in the tables of TOGETHER: always one."""
-    sql = " union distinct ".join(f"select distinct build_id from {name}" for name in TOGETHER)
+def versions_seen(root: Path, tables: Sequence[str] = TOGETHER) -> set[str]:
+    """The builds a reader of ours sees in these tables: always one."""
+    sql = " union distinct ".join(f"select distinct build_id from {name}" for name in tables)
     with ParquetWarehouse(root).reader() as reader:
         return set(reader.query(sql)["build_id"].to_pylist())
 
