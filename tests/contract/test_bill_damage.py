@@ -142,6 +142,14 @@ def test_an_empty_object_of_json_takes_nothing_from_other_rows(tmp_path: Path, w
     assert found == {Decimal(2): ("Usage", "4711", "ml"), Decimal("0.5"): ("Tax", None, None), Decimal(-1): ("Credit", "4711", "ml")}
 
 
+def test_json_of_nothing_but_braces_is_refused(tmp_path: Path) -> None:
+    deep = '{"a":' * 20_000 + "1" + "}" * 20_000
+    text = json.dumps(gcp_files.flat(gcp_files.gcp("2")), default=str)
+    bill = nights(tmp_path, write_bytes(tmp_path / "a.jsonl", f"{text}\n{deep}\n".encode()), format="gcp")
+    with pytest.raises(SourceRefused, match=r"a\.jsonl .* objects in objects"):
+        bill.load()
+
+
 def test_an_object_of_json_that_names_a_cost_twice_is_refused(tmp_path: Path) -> None:
     """Readers of JSON take the first of two, or the last."""
     text = json.dumps(gcp_files.flat(gcp_files.gcp("2")), default=str)

@@ -376,7 +376,6 @@ def _json_leaves(source: str, name: str, path: Path) -> dict[str, str]:
         raise refused(source, name, f"it is no JSON ({str(error).splitlines()[0]}). Deliver it again") from error
     if repeated := sorted({key for _, keys in found for key in keys or () if keys.count(key) > 1}):
         raise refused(source, name, f"an object of it names {', '.join(repeated)} more than once. Export each column once")
-    structures = [json.loads(text) for text, _ in found]
     leaves: dict[str, str] = {}
 
     def add(name: str, pointer: str, kind: Any) -> None:
@@ -386,7 +385,10 @@ def _json_leaves(source: str, name: str, path: Path) -> dict[str, str]:
         elif name:
             leaves[name] = f"json_extract_string(json, {sql_text(pointer)})"
 
-    add("", "", reduce(_merge_structures, structures, {}))
+    try:
+        add("", "", reduce(_merge_structures, [json.loads(text) for text, _ in found], {}))
+    except RecursionError as error:
+        raise refused(source, name, "it has objects in objects, deeper than any bill. Check what wrote it") from error
     return leaves
 
 
