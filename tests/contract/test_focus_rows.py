@@ -351,6 +351,30 @@ def test_doubles_in_parquet_are_the_numbers_their_writer_meant(tmp_path: Path) -
     assert bill.total() == 2 * sum((Decimal(str(v)) for v in values), Decimal(0))
 
 
+def test_decimals_of_more_digits_than_the_engine_has_stay_exact(tmp_path: Path) -> None:
+    """BIGNUMERIC, as BigQuery exports it: 76 digits, of which DuckDB makes doubles."""
+    costs = [Decimal("0.1"), Decimal("-1234567890123456.0000000000000000000001"), Decimal("1E-22"), Decimal("3E-30")]
+    wide = pa.array(costs, pa.decimal256(76, 38))
+    columns: dict[str, object] = {name: [ROW[name]] * len(costs) for name in ROW}
+    quantities = pa.array([None, *costs[1:]], pa.decimal256(76, 38))
+    pq.write_table(pa.table({**columns, "BilledCost": wide, "EffectiveCost": wide, "ConsumedQuantity": quantities}), tmp_path / "oct.parquet")
+    bill = nights(tmp_path, tmp_path / "oct.parquet")
+    bill.load()
+    for name in ("billed_cost", "effective_cost"):
+        assert sorted(r[name] for r in bill.lines()) == sorted([*costs[:3], Decimal(0)])
+    assert sorted(r["consumed_quantity"] for r in bill.lines() if r["consumed_quantity"]) == costs[1:3]
+    assert [r["rounded_cost"] for r in bill.rows("billing_loads")] == [Decimal(0)], "3E-30 is below what is counted"
+
+
+def test_a_text_of_parquet_that_is_no_number_is_reported(tmp_path: Path) -> None:
+    columns = {name: [ROW[name]] * 2 for name in ROW}
+    pq.write_table(pa.table({**columns, "EffectiveCost": ["1.00", "dear"]}), tmp_path / "oct.parquet")
+    bill = nights(tmp_path, tmp_path / "oct.parquet")
+    load = bill.load()
+    assert only(load).extra["unreadable"] == {"EffectiveCost": 1}
+    assert (bill.total(), bill.total(column="effective_cost")) == (Decimal(2), Decimal(1))
+
+
 def test_a_row_of_parquet_that_cannot_be_read_is_quarantined(tmp_path: Path) -> None:
     columns = {name: [ROW[name]] * 3 for name in ROW}
     pq.write_table(pa.table({**columns, "BilledCost": [1.0, None, float("nan")]}), tmp_path / "oct.parquet")

@@ -14,10 +14,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.focus_files import NOW, Nights, nights, only
-from tests.gcp_files import credit, gcp, labels, write_csv, write_jsonl, write_parquet
+from tests.gcp_files import SCHEMA, credit, gcp, labels, write_csv, write_jsonl, write_parquet
 
 RUN = "0" * 31 + "1"
 Write = Callable[[Path, Sequence[Mapping[str, Any]]], Path]
@@ -428,6 +430,31 @@ def test_times_are_read_in_every_spelling_exports_have(tmp_path: Path) -> None:
     spelled = ["2026-10-05T10:00:00", "2026-10-05 10:00:00 UTC", "2026-10-05 10:00:00+00:00", "2026-10-05T12:00:00+02:00"]
     bill = loaded(tmp_path, [gcp() | {"usage_start_time": text} for text in spelled])
     assert {line["charge_period_start"] for line in bill.lines()} == {datetime(2026, 10, 5, 10, tzinfo=timezone.utc)}
+
+
+def test_18_bignumeric_keeps_all_its_digits(tmp_path: Path) -> None:
+    """A view of the export with exact costs, exported as Parquet: decimals of 76 digits, in credits too."""
+    wide = pa.decimal256(76, 38)
+
+    def widened(kind: pa.DataType) -> pa.DataType:
+        if pa.types.is_floating(kind):
+            return wide
+        if pa.types.is_struct(kind):
+            return pa.struct([field.with_type(widened(field.type)) for field in kind])
+        return pa.list_(kind.value_field.with_type(widened(kind.value_type))) if pa.types.is_list(kind) else kind
+
+    schema = pa.schema([field.with_type(widened(field.type)) for field in SCHEMA])
+    row = gcp("0") | {"cost": Decimal("12.0000000000000000000003"), "cost_at_list": Decimal("0.1")}
+    row["credits"] = [credit("0") | {"amount": Decimal("-0.0000000000000000000001")}]
+    row["usage"] = {name: Decimal(3600) if name == "amount" else value for name, value in row["usage"].items() if name != "amount_in_pricing_units"}
+    times = {name: datetime.fromisoformat(row[name]) for name in ("usage_start_time", "usage_end_time", "export_time")}
+    path = tmp_path / "in" / "bill.parquet"
+    path.parent.mkdir()
+    pq.write_table(pa.Table.from_pylist([row | times], schema), path)
+    bill = nights(tmp_path, path.parent, format="gcp")
+    bill.load()
+    assert bill.total() == Decimal("12.0000000000000000000002")
+    assert bill.total(column="list_cost") == Decimal("0.1")
 
 
 def test_18_numbers_of_json_keep_all_their_digits(tmp_path: Path) -> None:

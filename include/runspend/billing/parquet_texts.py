@@ -73,7 +73,7 @@ def _is_known(kind: pa.DataType) -> bool:
 
     if pa.types.is_map(kind):
         return bool(pa.types.is_string(kind.key_type) and pa.types.is_string(kind.item_type))
-    known = (pa.types.is_string, pa.types.is_floating, pa.types.is_integer, pa.types.is_decimal, pa.types.is_timestamp, pa.types.is_date)
+    known = (pa.types.is_string, pa.types.is_floating, pa.types.is_integer, pa.types.is_decimal128, pa.types.is_timestamp, pa.types.is_date)
     return any(is_kind(kind) for is_kind in known)
 
 

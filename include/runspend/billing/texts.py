@@ -22,6 +22,7 @@ from runspend.billing import columns, parquet_texts
 from runspend.billing.room import Room
 from runspend.billing.staging import one_piece, sql_text
 from runspend.billing.verify import MAX_LINE_BYTES, VerifiedFile
+from runspend.billing.wide_decimals import narrowed
 from runspend.errors import SourceRefused
 
 if TYPE_CHECKING:
@@ -266,8 +267,9 @@ def _relation(
 ) -> str:
     """SQL for the wanted columns as texts and `row_number`, the first row being 1."""
     if file.kind == "parquet":
-        leaves = _parquet_leaves(file.readable)
-        relation, number = f"read_parquet({sql_text(str(file.readable))}, file_row_number = true)", "file_row_number + 1"
+        path = narrowed(file.readable, work_folder(con))
+        leaves = _parquet_leaves(path)
+        relation, number = f"read_parquet({sql_text(str(path))}, file_row_number = true)", "file_row_number + 1"
     elif file.kind == "json":
         leaves = _json_leaves(source, name, file.readable)
         relation, number = exact_json_sql(file.readable), "row_number() over ()"

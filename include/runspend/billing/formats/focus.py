@@ -19,6 +19,7 @@ from runspend.billing.deliveries import Delivered
 from runspend.billing.focus_columns import COLUMNS, EXTRA_COLUMNS, INSTANCE_COLUMNS, NULL_TEXTS, TIMES
 from runspend.billing.staging import Staged, StagedFile, delivered_fields, one_piece, sql_text
 from runspend.billing.verify import MAX_LINE_BYTES
+from runspend.billing.wide_decimals import narrowed
 
 if TYPE_CHECKING:
     import duckdb
@@ -65,8 +66,7 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
     unreadable: dict[str, int] = {}
     try:
         if file.kind == "parquet":
-            _view_parquet(staged.con, path, file_index)
-            rows = _judge(staged, file_index)
+            rows, unreadable = _read_parquet(staged, path, file_index)
         elif file.kind == "json":
             _view_json(staged.con, header, path, file_index)
             rows = _judge(staged, file_index)
@@ -160,9 +160,15 @@ def _typed(text: str, kind: str) -> str:
     return f"number({text})" if kind == "BIGNUMERIC" else f"try_cast({text} as {DUCKDB_TYPES[kind]})"
 
 
-def _view_parquet(con: duckdb.DuckDBPyConnection, path: Path, file_index: int) -> None:
-    """Parquet's own types, through text: the shortest text of a double is the number its writer meant."""
-    relation = f"read_parquet({sql_text(str(path))}, file_row_number = true)"
+def _read_parquet(staged: Staged, path: Path, file_index: int) -> tuple[int, dict[str, int]]:
+    """Rows of a Parquet file: how many, and how many texts in the place of numbers or times could not be read."""
+    relation = f"read_parquet({sql_text(str(narrowed(path, texts.work_folder(staged.con))))}, file_row_number = true)"
+    as_texts = _view_parquet(staged.con, relation, file_index)
+    return _judge(staged, file_index), _count_unreadable(staged.con, as_texts, relation)
+
+
+def _view_parquet(con: duckdb.DuckDBPyConnection, relation: str, file_index: int) -> dict[str, str]:
+    """Parquet's own types, through text: the shortest text of a double is the number its writer meant. Returns the columns that are texts."""
     kinds = {str(row[0]): str(row[1]).upper() for row in con.execute(f"describe select * from {relation}").fetchall()}
     kinds.pop("file_row_number")
     nulls = ", ".join(sql_text(t) for t in NULL_TEXTS)
@@ -181,6 +187,7 @@ def _view_parquet(con: duckdb.DuckDBPyConnection, path: Path, file_index: int) -
             )  # fmt: skip
     raw = f"cast(json_object({', '.join(f'{sql_text(n)}, {t}' for n, t in texts.items())}) as varchar)"
     _create_view(con, relation, texts, typed, texts, raw, "file_row_number + 1", file_index)
+    return {name: text for name, text in texts.items() if kinds[name] == "VARCHAR"}
 
 
 def _json_refs(header: Sequence[str]) -> dict[str, str]:
@@ -223,5 +230,5 @@ def _count_unreadable(con: duckdb.DuckDBPyConnection, refs: Mapping[str, str], r
     """How many values of typed columns were neither null nor readable: they are null in the warehouse, and reported."""
     typed = {name: (ref, _typed(ref, COLUMNS[name].type)) for name, ref in refs.items() if name in COLUMNS and COLUMNS[name].type != "STRING"}
     counts = ", ".join(f"count(*) filter ({ref} is not null and {value} is null)" for ref, value in typed.values())
-    [row] = con.execute(f"select {counts} from {relation}").fetchall()
+    [row] = con.execute(f"select {counts} from {relation}").fetchall() if typed else [()]
     return {name: count for name, count in zip(typed, row, strict=True) if count}

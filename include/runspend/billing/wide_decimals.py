@@ -1,0 +1,45 @@
+"""Parquet files with decimals of more than 38 digits, such as BigQuery's BIGNUMERIC: the engine would make doubles of them.
+
+Put here how such a file becomes one the engine reads exactly, its wide decimals being texts, wherever in a structure they lie.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BATCH_ROWS = 65_536
+
+
+def narrowed(path: Path, folder: Path) -> Path:
+    """The file itself, or where it has wide decimals a copy in `folder` with texts in their place."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pq.read_schema(path)
+    target = pa.schema([field.with_type(_narrow(field.type)) for field in schema])
+    if target.equals(schema):
+        return path
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".parquet", delete=False) as made:
+        copy = Path(made.name)
+    with pq.ParquetFile(path, page_checksum_verification=True) as opened, pq.ParquetWriter(copy, target) as writer:
+        for batch in opened.iter_batches(batch_size=BATCH_ROWS):
+            writer.write_table(pa.Table.from_batches([batch]).cast(target))
+    return copy
+
+
+def _narrow(kind: pa.DataType) -> pa.DataType:
+    """A type with texts in the place of wide decimals."""
+    import pyarrow as pa
+
+    if pa.types.is_decimal256(kind):
+        return pa.string()
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_narrow(field.type)) for field in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_narrow(kind.value_type)))
+    return kind
