@@ -37,15 +37,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, store: Path) -> KeptWorld:
-    """A tiny world as it was before its first night, after it, and when its month was closed."""
+    """A tiny world as it was before its first night, and after each of the nights that nothing but time brought."""
     world = KeptWorld(tmp_path_factory.mktemp("world"), store)
     world.keep("new")
     settings = load_settings(world.config)
-    night(settings, NOW)
-    world.keep("first")
-    night(settings, FINAL)
-    night(settings, CLOSED)
-    world.keep("closed")
+    for moment, now in (("first", NOW), ("december", DECEMBER), ("final", FINAL), ("closed", CLOSED)):
+        night(settings, now)
+        world.keep(moment)
     return world
 
 
@@ -111,18 +109,18 @@ def page_of(settings: Settings, folder: Path) -> str:
         return write_report(plan_report(reader, "2026-11", settings=settings, now=LATER), folder).read_text(encoding="utf-8")
 
 
-def test_tables_change_when_a_month_becomes_final_and_not_with_the_days(settings: Settings) -> None:
+def test_tables_change_when_a_month_becomes_final_and_not_with_the_days(settings: Settings, world: KeptWorld) -> None:
     """Ten days unchanged and fifteen after its end; from then on the same tables for ever."""
     first = digests(settings)
     assert (state(settings)["state"], statuses(settings)) == ("open", {"provisional"})
-    night(settings, DECEMBER)
+    world.put_back("december")
     assert digests(settings) == first
-    night(settings, FINAL)
+    world.put_back("final")
     last = digests(settings)
     assert last != first
     assert (state(settings)["state"], state(settings)["final_since"]) == ("final", datetime(2026, 12, 16, tzinfo=timezone.utc))
     assert statuses(settings) == {"final"}
-    night(settings, CLOSED)
+    world.put_back("closed")
     assert state(settings)["closed_since"] == datetime(2027, 2, 14, tzinfo=timezone.utc)
     assert digests(settings) == last
     before = open_warehouse(settings).states()
@@ -130,13 +128,13 @@ def test_tables_change_when_a_month_becomes_final_and_not_with_the_days(settings
     assert {u: s for u, s in open_warehouse(settings).states().items() if u.table == "period_states"} == {u: s for u, s in before.items() if u.table == "period_states"}
 
 
-def test_a_late_tag_moves_a_final_month_and_no_closed_one(settings: Settings, config: Path) -> None:
+def test_a_late_tag_moves_a_final_month_and_no_closed_one(settings: Settings, config: Path, world: KeptWorld) -> None:
     """The closed month keeps every digest; what it was spared is noted, stands in `status`, and is taken in when asked for."""
-    night(settings, FINAL)
+    world.put_back("final")
     retag(config, "nlp")
     night(settings, FINAL + timedelta(days=1))
     assert teams(settings) == {"nlp"}
-    night(settings, CLOSED)
+    world.put_back("closed")
     kept = digests(settings)
     retag(config, "late")
     outcome = night(settings, LATER)

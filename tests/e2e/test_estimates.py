@@ -79,11 +79,28 @@ def estimates(settings: Settings) -> list[tuple[int, Decimal]]:
     return [(r["estimated_from"].hour, r["cost"]) for r in found]
 
 
-def test_an_estimate_stands_until_its_hour_is_billed_and_then_is_judged(config: Path) -> None:
+@pytest.fixture(scope="module")
+def guessed(tmp_path_factory: pytest.TempPathFactory, store: Path) -> KeptWorld:
+    """A world whose nights at two and at six saw one hour of the bill; as it was after each, when the whole bill was there, and when
+    the ledger had it and the estimates did not."""
+    world = KeptWorld(tmp_path_factory.mktemp("guessed"), store)
+    settings = load_settings(world.config)
+    deliver(world.config, 1)
+    for hour, moment in ((2, "at two"), (6, "at six")):
+        night(settings, hour)
+        world.keep(moment)
+    deliver(world.config, 24, "50")
+    world.keep("delivered")
+    for step in (pipeline.load, pipeline.allocate):
+        assert step(settings, now=DAY + timedelta(hours=7)).problems == []
+    world.keep("allocated")
+    return world
+
+
+def test_an_estimate_stands_until_its_hour_is_billed_and_then_is_judged(guessed: KeptWorld) -> None:
     """The first hour billed: three are estimated at its price. Two more come at 50: one is left, the error is 20. All come: none is left."""
+    config = guessed.put_back("at six")
     settings = load_settings(config)
-    deliver(config, 1)
-    night(settings, 6)
     assert estimates(settings) == [(1, 40), (2, 40), (3, 40)]
     assert rows(settings, "select sum(effective_cost) as c from cost_daily") == [{"c": 40}]
     deliver(config, 3, "50")
@@ -101,15 +118,13 @@ def test_an_estimate_stands_until_its_hour_is_billed_and_then_is_judged(config: 
     assert len(rows(settings, errors)) == 2
 
 
-def test_estimates_change_no_figure_of_the_bill(config: Path) -> None:
-    """The cost tables of a night hang on the bill alone: an hour later, with another estimate, they are the same."""
-    settings = load_settings(config)
-    deliver(config, 1)
-    night(settings, 2)
-    before, guessed = digests(settings), estimates(settings)
-    night(settings, 6)
+def test_estimates_change_no_figure_of_the_bill(guessed: KeptWorld) -> None:
+    """The cost tables of a night hang on the bill alone: some hours later, with another estimate, they are the same."""
+    settings = load_settings(guessed.put_back("at two"))
+    before, first = digests(settings), estimates(settings)
+    guessed.put_back("at six")
     assert digests(settings) == before
-    assert estimates(settings) != guessed
+    assert estimates(settings) != first
 
 
 def test_people_see_estimates_beside_the_sums_and_not_in_them(config: Path) -> None:
@@ -164,21 +179,6 @@ def begin(step: str, config: Path, **environment: str) -> subprocess.Popen[bytes
     return subprocess.Popen(command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-@pytest.fixture(scope="module")
-def guessed(tmp_path_factory: pytest.TempPathFactory, store: Path) -> KeptWorld:
-    """A world whose night saw one hour of the bill; as it was then, and when the ledger had the whole bill and the estimates did not."""
-    world = KeptWorld(tmp_path_factory.mktemp("guessed"), store)
-    settings = load_settings(world.config)
-    deliver(world.config, 1)
-    night(settings, 6)
-    deliver(world.config, 24, "50")
-    world.keep("guessed")
-    for step in (pipeline.load, pipeline.allocate):
-        assert step(settings, now=DAY + timedelta(hours=7)).problems == []
-    world.keep("allocated")
-    return world
-
-
 @pytest.mark.parametrize("point", ["publish.before_journal", "publish.after_first_move", "publish.after_moves"])
 def test_a_killed_estimate_neither_loses_nor_doubles_an_error(guessed: KeptWorld, point: str) -> None:
     """Killed while hours turn from estimated to billed: the next night ends as one that was never killed."""
@@ -191,7 +191,7 @@ def test_a_killed_estimate_neither_loses_nor_doubles_an_error(guessed: KeptWorld
 @pytest.mark.parametrize("after", [1, 4, 8])
 def test_a_killed_night_neither_loses_nor_doubles_an_error(guessed: KeptWorld, after: int) -> None:
     """The same of a whole night, killed at several moments."""
-    config = guessed.put_back("guessed")
+    config = guessed.put_back("delivered")
     child = begin("nightly", config)
     try:
         child.wait(after)

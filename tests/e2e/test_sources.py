@@ -50,14 +50,21 @@ def test_a_late_bill_is_told_and_ends_with_3(config: Path) -> None:
     assert any(unit.table == "run_costs" for unit in open_warehouse(settings.warehouse.uri).states())
 
 
+def build(settings: Settings) -> None:
+    """What a night does with bills, up to the cost tables; trouble fails the test."""
+    for step in (pipeline.load, pipeline.allocate):
+        assert step(settings, now=NOW).problems == []
+
+
 def test_forget_removes_a_bill_that_is_no_longer_configured(config: Path) -> None:
     """Kept and reported until it is forgotten; afterwards the ledger is that of a night that never had it."""
     settings = load_settings(config)
-    pipeline.nightly(settings, now=NOW)
+    pipeline.extract(settings, now=NOW)
+    build(settings)
     with pytest.raises(ConfigError, match="it is configured"):
         pipeline.forget(settings, "other", now=NOW)
     settings = change(config, billing=json.loads(config.read_text())["billing"][:1])
-    pipeline.nightly(settings, now=NOW)
+    build(settings)
     warehouse = open_warehouse(settings.warehouse.uri)
     with warehouse.reader() as reader:
         assert set(reader.query("select distinct source from cost_daily")["source"].to_pylist()) == {"bill", "other"}
@@ -115,11 +122,11 @@ def test_what_somebody_else_replaced_is_not_told_as_changed(
 
 
 def test_folders_of_killed_nights_are_swept(config: Path) -> None:
-    """A work folder whose lock nobody holds is gone after the next night."""
+    """A work folder whose lock nobody holds is gone after the next step that needs one."""
     settings = load_settings(config)
     left = settings.home / "work" / "work-killed"
     left.mkdir(parents=True)
     (left / "half.parquet").write_bytes(b"x")
-    pipeline.nightly(settings, now=NOW)
+    pipeline.extract(settings, now=NOW)
     assert not left.exists()
     assert [p.name for p in (settings.home / "work").iterdir()] == [".lock"]
