@@ -236,6 +236,8 @@ def unread_notes(source: str, period: str, extra: Mapping[str, Any]) -> list[str
         notes.append(f"{source} {period}: {extra['quarantined']} rows cannot be read and are in no sum: see billing_quarantine")
     for column, count in (extra.get("unreadable") or {}).items():
         notes.append(f"{source} {period}: {column} of {count} rows cannot be read and counts as null")
+    if extra.get("without_effective_cost"):
+        notes.append(f"{source} {period}: {extra['without_effective_cost']} rows tell no EffectiveCost and are in no sum of it")
     return notes
 
 

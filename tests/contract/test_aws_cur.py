@@ -30,6 +30,7 @@ from runspend.billing.needs import find_needs
 from runspend.billing.room import room_of
 from runspend.config import BillSource
 from runspend.errors import SourceRefused
+from runspend.sources import unread_notes
 from tests.cur_files import LINE, NET, athena, legacy, line, month, parquet_table, write_cur
 from tests.focus_files import NOW, Nights, csv_text, nights, only, row, write_bytes, write_csv
 
@@ -100,7 +101,40 @@ def hours(first: datetime, count: int) -> list[dict[str, str]]:
     ]
 
 
+def without(lines: Sequence[Mapping[str, str]], *columns: str) -> list[dict[str, str]]:
+    """The lines of an export that was asked for without some columns."""
+    return [{name: value for name, value in each.items() if name not in columns} for each in lines]
+
+
 PLAN_HOUR = [covered("1.006", "0.6036"), negation("-1.006"), plan_fee("0.70", "0.70", "0.6036")]
+
+
+# --- exports without the columns that tell of commitments ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("write", ["quick", "slow"])
+def test_a_fee_whose_unused_part_the_export_does_not_tell_is_reported(tmp_path: Path, write: str) -> None:
+    """What the plan left unused is in no sum then, and nobody would know."""
+    said = {"line_item_line_item_description": "two\nlines"} if write == "slow" else {}
+    lines = [*PLAN_HOUR, plan_fee("0.70", "0.70", "0.60"), reservation_fee("44.64", "1.44"), line("Usage", "1", **said)]
+    path = tmp_path / "cur.csv"
+    missing = ("savings_plan_total_commitment_to_date", "reservation_unused_recurring_fee")
+    cur = without(lines, *missing)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for each in cur for name in each)), restval="")
+        writer.writeheader()
+        writer.writerows(cur)
+    bill = nights(tmp_path, path, format="aws-cur")
+    told = only(bill.load()).extra["unreadable"]
+    assert told == {"savings_plan_total_commitment_to_date": 2, "reservation_unused_recurring_fee": 1}
+    assert both(bill) == (Decimal("47.04"), Decimal("1.6036"))
+
+
+def test_usage_without_its_effective_cost_is_reported(tmp_path: Path) -> None:
+    bill = nights(tmp_path, write_cur(tmp_path / "cur.csv", [covered("1.006", ""), discounted(""), line("Usage", "1")]), format="aws-cur")
+    outcome = only(bill.load())
+    assert bill.total(column="effective_cost") == Decimal(1)
+    assert unread_notes("bill", "2026-10", outcome.extra) == ["bill 2026-10: 2 rows tell no EffectiveCost and are in no sum of it"]
 
 
 # --- what line item types mean -------------------------------------------------------------------------------------------

@@ -99,6 +99,7 @@ def build_period(
         "version_number": number,
         "rows": sum(t.row_count for t in totals),
         "quarantined": len(quarantine),
+        "without_effective_cost": sum(t.null_effective_count for t in totals),
         "duplicates": [name for f in files if f.index in chosen for name in f.copies],
         "dropped_columns": sorted({c for f in files if f.staged and f.index in chosen for c in f.staged.dropped_columns}),
         "unreadable": _summed(f.staged.unreadable for f in files if f.staged and f.index in chosen),

@@ -9,12 +9,12 @@ queries" (how Athena spells legacy columns).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING
 
-from runspend.billing import mapped, texts
+from runspend.billing import columns, mapped, texts
 from runspend.billing.deliveries import Delivered
 from runspend.billing.mapped import Kind
 from runspend.billing.staging import Staged, StagedFile
@@ -95,6 +95,11 @@ NET_OF = {
     "savings_plan_savings_plan_effective_cost": "savings_plan_net_savings_plan_effective_cost",
 }
 NET_COLUMNS = (*NET_OF.values(), "split_line_item_net_split_cost", "split_line_item_net_unused_cost")
+# What of a commitment nobody used is told beside its fee: without these columns it is in no sum.
+UNUSED_OF = {
+    "SavingsPlanRecurringFee": ("savings_plan_total_commitment_to_date", "savings_plan_used_commitment"),
+    "RIFee": ("reservation_unused_recurring_fee",),
+}
 KINDS = (
     Kind(
         view="cur",
@@ -151,7 +156,7 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
     has_siblings = all(_spelled(net, header) for column, net in NET_OF.items() if _spelled(column, header))
     try:
         # Most files have none: that is found out while they are read. One that has tells it soon, and is read again.
-        found = mapped.stage(staged, delivered, KINDS, cur_version, {"is_net": False}, look if has_siblings else None)
+        found = _stage(staged, delivered, header, look if has_siblings else None)
         return replace(found, reading=ZEROS if zeros else None)
     except _NetCosts:
         return stage_again(staged, delivered)
@@ -160,7 +165,28 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
 def stage_again(staged: Staged, delivered: Delivered) -> StagedFile:
     """The rows of one file in the place of those it has, with net costs."""
     staged.drop(delivered.index)
-    return replace(mapped.stage(staged, delivered, KINDS, cur_version, {"is_net": True}), reading=NET)
+    header = texts.read_header(delivered.source.name, delivered.name, delivered.file)
+    return replace(_stage(staged, delivered, header, None, is_net=True), reading=NET)
+
+
+def _stage(
+    staged: Staged, delivered: Delivered, header: Sequence[str], look: Callable[[pa.Table], None] | None, *, is_net: bool = False
+) -> StagedFile:
+    """The rows of one file in one view of its costs; fees whose unused part the file has no column for count as unreadable."""
+    lacking = {kind: lacked for kind, needed in UNUSED_OF.items() if (lacked := next((c for c in needed if _spelled(c, header) is None), None))}
+    fees: dict[str, int] = {}
+
+    def see(rows: pa.Table) -> None:
+        if look is not None:
+            look(rows)
+        if rows.num_rows and rows.column(texts.ROW_NUMBER)[0].as_py() == 1:
+            fees.clear()  # a file may be read from its start again
+        for kind, count in columns.count_values(rows.column("line_item_line_item_type").chunk(0)).items() if rows.num_rows and lacking else ():
+            fees[kind] = fees.get(kind, 0) + count
+
+    found = mapped.stage(staged, delivered, KINDS, cur_version, {"is_net": is_net}, see if look or lacking else None)
+    untold = {lacked: fees[kind] for kind, lacked in lacking.items() if fees.get(kind)}
+    return replace(found, unreadable={**found.unreadable, **untold})
 
 
 def read_again(staged: Staged, files: Mapping[int, StagedFile]) -> list[int]:
