@@ -43,7 +43,8 @@ class Kind:
     headers, the first that has a value wins; `required` must be there. `gathered` are columns that hold a JSON object of all
     header columns that start with a prefix (tags that have a column each). With `sql`, the name of a SQL file beside the
     module, its rows are charges; without, they are kept aside, whole, as a table for the SQL of others. `splits_sql` is a SQL
-    file that selects weights from the same rows: who had what of a machine whose line is to be split (`splits.py`).
+    file that selects weights from the same rows: who had what of a machine whose line is to be split (`splits.py`). Where
+    `splits_of` names a column and values of it, no other row is a weight.
     """
 
     view: str
@@ -52,6 +53,7 @@ class Kind:
     sql: str | None = None
     gathered: Mapping[str, Sequence[str]] = field(default_factory=dict)
     splits_sql: str | None = None
+    splits_of: tuple[str, Sequence[str]] | None = None
 
 
 def kind_of(kinds: Sequence[Kind], header: Sequence[str]) -> Kind | None:
@@ -131,7 +133,7 @@ def _read_all(staged: Staged, delivered: Delivered, header: Sequence[str], wante
     kind = plan.kind
 
     def keep(shares: Iterator[pa.Table]) -> None:
-        with staged.con.cursor() as con, closing(ahead(_judged(con, shares, plan))) as views:
+        with staged.con.cursor() as con, closing(ahead(_judged(con, shares, plan, staged.answers))) as views:
             for view, judged in views:
                 found.rows += view.num_rows
                 if kind.splits_sql is not None:
@@ -157,12 +159,15 @@ def _read_all(staged: Staged, delivered: Delivered, header: Sequence[str], wante
         raise texts.refused(source, name, f"it cannot be read ({str(error).splitlines()[0]}). Deliver it again") from error
 
 
-def _judged(con: duckdb.DuckDBPyConnection, shares: Iterator[pa.Table], plan: _Plan) -> Iterator[tuple[pa.Table, pa.Table | None]]:
-    """Each share as its kind's view, and what the format's SQL makes of it where it has charges."""
+def _judged(
+    con: duckdb.DuckDBPyConnection, shares: Iterator[pa.Table], plan: _Plan, answers: dict[str, distinct.Known]
+) -> Iterator[tuple[pa.Table, pa.Table | None]]:
+    """Each share as its kind's view, and what the format's SQL makes of it where it has charges. `answers` are those of files before."""
     kind = plan.kind
     for variable, value in plan.variables.items():
         con.execute(f"set variable {variable} = ?", [value])
     asked: _Asked | None = None
+    variables = repr(plan.variables)
     for share in shares:
         view = _canonical(con, share, plan.spelled, plan.gathered)
         if plan.look is not None:
@@ -170,7 +175,8 @@ def _judged(con: duckdb.DuckDBPyConnection, shares: Iterator[pa.Table], plan: _P
         con.register(kind.view, view)
         if asked is None and kind.sql is not None:
             asked = _ask_for(con, kind, kind.sql)
-        judged = asked and _with_trouble(distinct.run(con, kind.view, view, asked.query, asked.told, asked.others, repr(plan.variables)))
+            known = answers.setdefault(distinct.key_of(asked.query, asked.told, variables), distinct.Known())
+        judged = asked and _with_trouble(distinct.run(con, kind.view, view, asked.query, asked.told, asked.others, variables, known))
         con.unregister(kind.view)
         yield view, judged
 
@@ -219,6 +225,8 @@ def _gather(con: duckdb.DuckDBPyConnection, found: Sequence[pa.DictionaryArray],
 
 def _weigh(staged: Staged, delivered: Delivered, kind: Kind, view: pa.Table, found: _Found) -> None:
     """The weights in one share of rows, kept for the lines of the bill."""
+    if kind.splits_of is not None and not columns.has_any(one_piece(view.column(kind.splits_of[0])), kind.splits_of[1]):
+        return
     staged.con.register(kind.view, view)
     query = files("runspend.billing.formats").joinpath(str(kind.splits_sql)).read_text(encoding="utf-8")
     for why, count in splits.keep_weights(staged, delivered.index, query).items():
@@ -373,7 +381,7 @@ def _judging_sql(query: str, types: Mapping[str, str]) -> str:
             f"case when not is_plausible({name}) then unreadable('{FOCUS_NAMES[name]}', {name}_text, 'a UTC time such as 2026-10-01T00:00:00Z') end"
             for name in TIMES
         ),
-        "case when billing_currency is null or upper(trim(billing_currency)) not in (select code from currencies) "
+        "case when billing_currency is null or not is_currency(upper(trim(billing_currency))) "
         "then unreadable('BillingCurrency', billing_currency, 'an ISO 4217 code such as USD') end",
     ]
     cost_check = "case when billed_cost is null then unreadable('BilledCost', billed_cost_text, 'a plain decimal number') end"

@@ -96,7 +96,7 @@ def _complete(staged: Staged, delivered: dict[str, pa.Array], file_index: int) -
     codes, known = staged.ask(
         pa.table({"currency": currency.dictionary}),
         "upper(trim(currency))",
-        "upper(trim(currency)) in (select code from currencies)",
+        "is_currency(upper(trim(currency)))",
     )
     if not pc.all(known, min_count=0).as_py():
         return None

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
+    from runspend.billing import distinct
+
 Item = TypeVar("Item")
 # Equal rows are equal lines, never one line twice: from the second on they carry their number.
 LINE_ID = "printf('%016x', row_hash) || coalesce('-' || ordinal, '')"
@@ -100,6 +102,7 @@ class Staged:
         self._mapped = 0
         self._maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
         self._aside: set[str] = set()
+        self.answers: dict[str, distinct.Known] = {}  # what SQL said of files before (`mapped.py`), as long as it looks up the same
         # What the bill's digest is of: rows as they were delivered, before any was replaced by its parts.
         self.delivered_rows = "(select file_index, billing_period, 1 as rows, row_hash::hugeint as hash_sum, row_hash as hash_xor from staged)"
         self._rows = staged_schema().empty_table()
@@ -166,11 +169,13 @@ class Staged:
         )
         self.con.unregister("aside")
         self._aside.add(name)
+        self.answers.clear()
 
     def drop(self, file_index: int) -> None:
         """Forget the rows of one file."""
         for name in self._aside:
             self.con.execute(f"delete from {name} where file_index = {file_index}")
+            self.answers.clear()
         if self._files.pop(file_index, None) is not None:
             self._put_together()
 
@@ -383,7 +388,8 @@ def open_engine(workdir: Path, memory: int | None = None) -> duckdb.DuckDBPyConn
     con.execute(f"set memory_limit = '{room_of(memory).engine_bytes}B'")
     con.execute(f"set temp_directory = {sql_text(str(workdir / 'spill'))}")
     con.execute(f"set max_temp_directory_size = '{max(free_bytes(workdir) // 2, 1 << 30)}B'")
-    con.execute("create table currencies as select unnest(?) as code", [currencies()])
+    # A look-up that is no join: DuckDB hands on joined rows as its threads come by them.
+    con.execute(f"create macro is_currency(code) as length(code) = 3 and contains('|{'|'.join(currencies())}|', '|' || code || '|')")
     con.execute(files("runspend.billing").joinpath("macros.sql").read_text(encoding="utf-8"))
     con.execute(f"create macro resource_key(id) as {resource_key_sql('id')}")
     return con

@@ -112,6 +112,7 @@ KINDS = (
         gathered={"tag_columns": ("resourceTags/", "resource_tags_")},
         sql="aws_cur.sql",
         splits_sql="aws_cur_splits.sql",
+        splits_of=("line_item_operation", ("EKSPod-EC2", "ECSTask-EC2")),
     ),
 )  # fmt: skip
 

@@ -1,46 +1,7 @@
 -- One row per line item that charges something, and one more per commitment fee for the part of the commitment nobody used.
 -- View `cur`, columns by their CUR 2.0 names. Every amount is that of one view of the costs: net of private discounts or not.
 -- Sources: AWS, "Line item details", "Savings Plans details", "Reservation details", "Understanding split cost allocation data".
-with services(code, known_name, known_category) as (
-  values
-    ('AmazonSageMaker', 'Amazon SageMaker', 'AI and Machine Learning'),
-    ('AmazonBedrock', 'Amazon Bedrock', 'AI and Machine Learning'),
-    ('AmazonBedrockService', 'Amazon Bedrock', 'AI and Machine Learning'),
-    ('AmazonComprehend', 'Amazon Comprehend', 'AI and Machine Learning'),
-    ('AmazonRekognition', 'Amazon Rekognition', 'AI and Machine Learning'),
-    ('AmazonTextract', 'Amazon Textract', 'AI and Machine Learning'),
-    ('MachineLearningSavingsPlans', 'Savings Plans for AWS Machine Learning', 'AI and Machine Learning'),
-    ('AmazonEC2', 'Amazon Elastic Compute Cloud', 'Compute'),
-    ('AmazonECS', 'Amazon Elastic Container Service', 'Compute'),
-    ('AmazonEKS', 'Amazon Elastic Kubernetes Service', 'Compute'),
-    ('AWSLambda', 'AWS Lambda', 'Compute'),
-    ('AWSBatch', 'AWS Batch', 'Compute'),
-    ('ComputeSavingsPlans', 'Savings Plans for AWS Compute usage', 'Compute'),
-    ('AmazonS3', 'Amazon Simple Storage Service', 'Storage'),
-    ('AmazonEFS', 'Amazon Elastic File System', 'Storage'),
-    ('AmazonFSx', 'Amazon FSx', 'Storage'),
-    ('AmazonECR', 'Amazon EC2 Container Registry (ECR)', 'Storage'),
-    ('AmazonGlacier', 'Amazon Glacier', 'Storage'),
-    ('AWSBackup', 'AWS Backup', 'Storage'),
-    ('AWSDataTransfer', 'AWS Data Transfer', 'Networking'),
-    ('AmazonVPC', 'Amazon Virtual Private Cloud', 'Networking'),
-    ('AWSELB', 'Elastic Load Balancing', 'Networking'),
-    ('AmazonCloudFront', 'Amazon CloudFront', 'Networking'),
-    ('AmazonRoute53', 'Amazon Route 53', 'Networking'),
-    ('AmazonRDS', 'Amazon Relational Database Service', 'Databases'),
-    ('AmazonDynamoDB', 'Amazon DynamoDB', 'Databases'),
-    ('AmazonElastiCache', 'Amazon ElastiCache', 'Databases'),
-    ('AmazonRedshift', 'Amazon Redshift', 'Analytics'),
-    ('AmazonAthena', 'Amazon Athena', 'Analytics'),
-    ('ElasticMapReduce', 'Amazon Elastic MapReduce', 'Analytics'),
-    ('AWSGlue', 'AWS Glue', 'Analytics'),
-    ('AmazonKinesis', 'Amazon Kinesis', 'Analytics'),
-    ('AmazonCloudWatch', 'AmazonCloudWatch', 'Management and Governance'),
-    ('AWSCloudTrail', 'AWS CloudTrail', 'Management and Governance'),
-    ('awskms', 'AWS Key Management Service', 'Security'),
-    ('AWSSecretsManager', 'AWS Secrets Manager', 'Security')
-),
-in_one_view as (
+with in_one_view as (
   select
     *,
     coalesce(line_item_line_item_type, 'none') as line_type,
@@ -120,9 +81,47 @@ named as (
     *,
     line_type in ('Fee', 'RIFee', 'SavingsPlanRecurringFee', 'SavingsPlanUpfrontFee') and commitment is not null as is_commitment,
     case commitment when 'Spend' then savings_plan_savings_plan_a_r_n when 'Usage' then reservation_reservation_a_r_n end as commitment_id,
-    coalesce(product_name, json_extract_string(product, '$.product_name')) as stated_service
+    coalesce(product_name, json_extract_string(product, '$.product_name')) as stated_service,
+    -- What AWS calls a service, and what it is; a look-up in a table would be a join, behind which rows come in any order.
+    map {
+      'AmazonSageMaker': ['Amazon SageMaker', 'AI and Machine Learning'],
+      'AmazonBedrock': ['Amazon Bedrock', 'AI and Machine Learning'],
+      'AmazonBedrockService': ['Amazon Bedrock', 'AI and Machine Learning'],
+      'AmazonComprehend': ['Amazon Comprehend', 'AI and Machine Learning'],
+      'AmazonRekognition': ['Amazon Rekognition', 'AI and Machine Learning'],
+      'AmazonTextract': ['Amazon Textract', 'AI and Machine Learning'],
+      'MachineLearningSavingsPlans': ['Savings Plans for AWS Machine Learning', 'AI and Machine Learning'],
+      'AmazonEC2': ['Amazon Elastic Compute Cloud', 'Compute'],
+      'AmazonECS': ['Amazon Elastic Container Service', 'Compute'],
+      'AmazonEKS': ['Amazon Elastic Kubernetes Service', 'Compute'],
+      'AWSLambda': ['AWS Lambda', 'Compute'],
+      'AWSBatch': ['AWS Batch', 'Compute'],
+      'ComputeSavingsPlans': ['Savings Plans for AWS Compute usage', 'Compute'],
+      'AmazonS3': ['Amazon Simple Storage Service', 'Storage'],
+      'AmazonEFS': ['Amazon Elastic File System', 'Storage'],
+      'AmazonFSx': ['Amazon FSx', 'Storage'],
+      'AmazonECR': ['Amazon EC2 Container Registry (ECR)', 'Storage'],
+      'AmazonGlacier': ['Amazon Glacier', 'Storage'],
+      'AWSBackup': ['AWS Backup', 'Storage'],
+      'AWSDataTransfer': ['AWS Data Transfer', 'Networking'],
+      'AmazonVPC': ['Amazon Virtual Private Cloud', 'Networking'],
+      'AWSELB': ['Elastic Load Balancing', 'Networking'],
+      'AmazonCloudFront': ['Amazon CloudFront', 'Networking'],
+      'AmazonRoute53': ['Amazon Route 53', 'Networking'],
+      'AmazonRDS': ['Amazon Relational Database Service', 'Databases'],
+      'AmazonDynamoDB': ['Amazon DynamoDB', 'Databases'],
+      'AmazonElastiCache': ['Amazon ElastiCache', 'Databases'],
+      'AmazonRedshift': ['Amazon Redshift', 'Analytics'],
+      'AmazonAthena': ['Amazon Athena', 'Analytics'],
+      'ElasticMapReduce': ['Amazon Elastic MapReduce', 'Analytics'],
+      'AWSGlue': ['AWS Glue', 'Analytics'],
+      'AmazonKinesis': ['Amazon Kinesis', 'Analytics'],
+      'AmazonCloudWatch': ['AmazonCloudWatch', 'Management and Governance'],
+      'AWSCloudTrail': ['AWS CloudTrail', 'Management and Governance'],
+      'awskms': ['AWS Key Management Service', 'Security'],
+      'AWSSecretsManager': ['AWS Secrets Manager', 'Security']
+    }[line_item_product_code] as known
   from charges
-  left join services on code = line_item_product_code
 )
 select
   row_number,
@@ -155,12 +154,12 @@ select
   coalesce(bill_invoicing_entity, if(is_marketplace, null, line_item_legal_entity), 'AWS') as invoice_issuer_name,
   if(is_marketplace, coalesce(line_item_legal_entity, 'AWS Marketplace'), 'AWS') as service_provider_name,
   'AWS' as host_provider_name,
-  coalesce(stated_service, known_name, product_servicecode, line_item_product_code) as service_name,
+  coalesce(stated_service, known[1], product_servicecode, line_item_product_code) as service_name,
   case
     when product_product_family = 'Data Transfer' or contains(line_item_usage_type, 'DataTransfer') then 'Networking'
     when line_item_product_code = 'AmazonEC2' and contains(line_item_usage_type, 'EBS:') then 'Storage'
     when line_item_product_code = 'AmazonEC2' and regexp_matches(line_item_usage_type, 'NatGateway|LoadBalancer') then 'Networking'
-    else coalesce(known_category, 'Other')
+    else coalesce(known[2], 'Other')
   end as service_category,
   if(is_unused or is_commitment, coalesce(commitment_id, line_item_resource_id), line_item_resource_id) as resource_id,
   product_region_code as region_id,

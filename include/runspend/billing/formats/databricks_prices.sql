@@ -33,7 +33,7 @@ priced as (
       case when sku_name is null then unreadable('sku_name', sku_name, 'the name of a SKU') end,
       case when cloud is null then unreadable('cloud', cloud, 'AWS, AZURE or GCP') end,
       case when usage_unit is null then unreadable('usage_unit', usage_unit, 'a unit such as DBU') end,
-      case when currency_code not in (select code from currencies) or currency_code is null
+      case when not is_currency(currency_code) or currency_code is null
         then unreadable('currency_code', currency_code, 'an ISO 4217 code such as USD') end,
       case when not is_plausible(valid_from) then unreadable('price_start_time', price_start_time, 'a UTC time such as 2026-03-01T00:00:00Z') end,
       case when price_end_time is not null and valid_to is null

@@ -23,7 +23,7 @@ judged as (
         then unreadable('ChargePeriodStart', charge_period_start_text, 'a UTC time such as 2026-10-01T00:00:00Z')
       when not is_plausible(charge_period_end)
         then unreadable('ChargePeriodEnd', charge_period_end_text, 'a UTC time such as 2026-10-01T01:00:00Z')
-      when currency_code is null or currency_code not in (select code from currencies)
+      when currency_code is null or not is_currency(currency_code)
         then unreadable('BillingCurrency', currency_text, 'an ISO 4217 code such as USD')
       when billed_cost is null or contains(billed_cost_text, '_')
         then unreadable('BilledCost', billed_cost_text, 'a plain decimal number')
