@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,17 @@ def rivals_of(files: Sequence[ArrivedFile]) -> list[list[ArrivedFile]]:
     """Files apart by label: those of two labels complement each other; one without a label complements none."""
     labels: list[str | None] = [*sorted({f.label for f in files if f.label})] or [None]
     return [[f for f in files if f.label in (label, None)] for label in labels]
+
+
+def stage_each(
+    tonight: Tonight, staged: Staged, files: Sequence[ArrivedFile], beside: Sequence[ArrivedFile], bad: dict[str, SourceRefused]
+) -> None:
+    """Stage files one after the other; refusals are noted. Of files of one format the next may be read while one is staged."""
+    for file, following in pairwise(files):
+        if not following.bring and following.format == file.format:
+            staged.following[file.index] = _delivered(tonight, following, ())
+    for file in files:
+        stage_or_note(tonight, staged, file, beside, bad)
 
 
 def stage_or_note(
@@ -255,7 +267,7 @@ def _stage(tonight: Tonight, staged: Staged, file: ArrivedFile, beside: Sequence
         _recognize_file(tonight, file)
     tonight.progress(f"{name}: reading {file.name}")
     others = tuple((f.name, f.label) for f in beside)
-    delivered = Delivered(tonight.source, file.name, file.verified, file.index, file.label, others)
+    delivered = _delivered(tonight, file, others)
     file.staged = getattr(format_module(file.format), way)(staged, delivered)
     stated = file.delivered.stated_rows
     if stated is not None and file.staged.rows != stated:
@@ -267,6 +279,10 @@ def _stage(tonight: Tonight, staged: Staged, file: ArrivedFile, beside: Sequence
             raise refused(tonight, f"{file.name} changed while it was read", None)
     else:
         file.verified.readable.unlink()  # its rows are in the engine; the disk may be small
+
+
+def _delivered(tonight: Tonight, file: ArrivedFile, beside: tuple[tuple[str, str | None], ...]) -> Delivered:
+    return Delivered(tonight.source, file.name, file.verified, file.index, file.label, beside)
 
 
 def combine(staged: Staged, files: Sequence[ArrivedFile]) -> tuple[dict[str, Any], list[FedPeriod]]:

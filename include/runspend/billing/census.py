@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Context, Decimal
-from typing import Any
+from typing import Any, TypeAlias
 
-from runspend.billing.staging import LINE_ID, Staged
+from runspend.billing.staging import LINE_ID, Beside, Staged
 
 EXACT = Context(prec=76)
 # How far a bill reaches. A line of a whole month (a DNS zone, a licence) is there from the 1st and ends in the future: it says nothing of the
@@ -21,10 +21,11 @@ REACH = (
     "coalesce(max(charge_period_end) filter (charge_category = 'Usage' and trouble is null and charge_period_end - charge_period_start <= interval 25 hours), "
     "max(charge_period_end) filter (charge_category = 'Usage' and trouble is null))"
 )
+DaySums: TypeAlias = dict[tuple[Any, str, str, str], tuple[Decimal, ...]]
 COSTS = ("list_cost", "contracted_cost", "effective_cost", "billed_cost")
 
 
-def choose(staged: Staged, period: str, file_indexes: Sequence[int]) -> None:
+def choose(staged: Staged | Beside, period: str, file_indexes: Sequence[int]) -> None:
     staged.con.execute(f"set variable period = date '{period}-01'")
     staged.con.execute("create or replace temp table chosen_files as select unnest(?)::integer as file_index", [list(file_indexes)])
 
@@ -132,7 +133,7 @@ def read_quarantine(staged: Staged, period: str, file_indexes: Sequence[int]) ->
     return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
 
-def read_day_sums(staged: Staged, period: str, file_indexes: Sequence[int]) -> dict[tuple[Any, str, str, str], tuple[Decimal, ...]]:
+def read_day_sums(staged: Staged | Beside, period: str, file_indexes: Sequence[int]) -> DaySums:
     """(charge date, service, sub-account, currency) -> the four costs, in the order of COSTS."""
     choose(staged, period, file_indexes)
     sums = ", ".join(f"coalesce(sum({c}), 0)::decimal(38, 22)" for c in COSTS)
@@ -170,7 +171,7 @@ def find_overlap_of_exports(staged: Staged, period: str, exports: Mapping[int, s
     return next(iter(pairs), None)
 
 
-def read_charge_range(staged: Staged, period: str, file_indexes: Sequence[int]) -> dict[str, str | None]:
+def read_charge_range(staged: Staged | Beside, period: str, file_indexes: Sequence[int]) -> dict[str, str | None]:
     """First and last instant that lines of the period charge for, ISO texts: what runs can overlap them."""
     choose(staged, period, file_indexes)
     [(first, last)] = staged.con.execute(
@@ -179,7 +180,7 @@ def read_charge_range(staged: Staged, period: str, file_indexes: Sequence[int]) 
     return {"first_charge_start": first and first.isoformat(), "last_charge_end": last and last.isoformat()}
 
 
-def read_bill_digest(staged: Staged, period: str, file_indexes: Sequence[int]) -> str:
+def read_bill_digest(staged: Staged | Beside, period: str, file_indexes: Sequence[int]) -> str:
     """Digest of the rows as they were delivered, whatever the files, their order, the settings, or how lines were split by what
     is not the bill's: equal while the bill is."""
     choose(staged, period, file_indexes)

@@ -24,6 +24,7 @@ from runspend.billing.arrivals import (
     recognize,
     rivals_of,
     stage_alike,
+    stage_each,
     stage_or_note,
     verify_all,
 )
@@ -188,8 +189,8 @@ def _try_manifest(
             digests = [f.digest for f in files]
             if not bad and version_of(digests, tonight.settings_of(period)) == tonight.book(period).version:
                 return leave_unchanged(tonight, period, fed_by(files, [], [f.index for f in files], period))
-            for file in [*aside, *files]:
-                stage_or_note(tonight, staged, file, files, bad)
+            stage_each(tonight, staged, aside, files, bad)
+            stage_each(tonight, staged, files, files, bad)
             stage_alike(tonight, staged, files, bad)
             if bad:
                 at_fault |= {f.export for f in delivery.files if f.entry.name in bad}
@@ -240,11 +241,9 @@ def _load_files(tonight: Tonight, folder: Folder, found: Sequence[Delivery]) -> 
         names = ", ".join(file.name for file in aside)
         raise refused(tonight, f"{names} is looked up for charges, and there is no file of charges beside it. Put the usage there", None)
     with Staged(workdir, tonight.memory) as staged:
-        for file in aside:
-            stage_or_note(tonight, staged, file, files, bad)
+        stage_each(tonight, staged, aside, files, bad)
         known = _known_periods(tonight, files)
-        for file in [f for f in files if f.index not in known]:
-            stage_or_note(tonight, staged, file, files, bad)
+        stage_each(tonight, staged, [f for f in files if f.index not in known], files, bad)
         touched = counts.read_periods(staged) | _stale_periods(tonight, files, known)
         left = [f for f in files if f.index in known]
         while again := [f for f in left if known[f.index] & touched]:

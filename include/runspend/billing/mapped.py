@@ -17,7 +17,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from runspend.billing import columns, distinct, splits, texts
-from runspend.billing.staging import Staged, StagedFile, ahead, ask, delivered_fields, one_piece, sql_text
+from runspend.billing.staging import Ahead, Staged, StagedFile, ask, delivered_fields, one_piece, sql_text
 from runspend.tables import FOCUS_COLUMNS
 
 if TYPE_CHECKING:
@@ -80,6 +80,33 @@ def stage(
     `variables` are what the SQL file asks for with `getvariable`. `version(header)` names the variant of the format. `look` sees
     each share of rows, by the columns of the view, before they are mapped.
     """
+    layout = _lay_out(delivered, kinds)
+    for variable, value in (variables or {}).items():
+        staged.con.execute(f"set variable {variable} = ?", [value])
+    show_aside(staged, kinds)
+    found = _Found()
+    _read_all(staged, delivered, kinds, _Plan(layout, variables or {}, look), found)
+    dropped = tuple(h for h in layout.header if h not in layout.wanted)
+    return StagedFile(version(layout.header), found.rows, dropped, found.unreadable, is_aside=layout.kind.sql is None, left_out=found.left_out)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Which columns of a file are read: those of its kind by how its header spells them, those that are gathered."""
+
+    kind: Kind
+    header: Sequence[str]
+    spelled: Mapping[str, Sequence[str]]
+    gathered: Mapping[str, Sequence[str]]
+
+    @property
+    def wanted(self) -> list[str]:
+        """The names in the header."""
+        return list(dict.fromkeys([h for names in (*self.spelled.values(), *self.gathered.values()) for h in names]))
+
+
+def _lay_out(delivered: Delivered, kinds: Sequence[Kind]) -> _Layout:
+    """How to read a file by its header. Raises SourceRefused for one of another format, or without a column that is needed."""
     source, name = delivered.source.name, delivered.name
     header = texts.read_header(source, name, delivered.file)
     kind = kind_of(kinds, header)
@@ -90,14 +117,7 @@ def stage(
     if missing := [kind.columns[column][0] for column in kind.required if not spelled[column]]:
         raise texts.refused(source, name, f"it lacks {', '.join(missing)}. Add them to the export")
     gathered = {c: [h for h in header if h.startswith(tuple(prefixes))] for c, prefixes in kind.gathered.items()}
-    wanted = list(dict.fromkeys([h for names in (*spelled.values(), *gathered.values()) for h in names]))
-    for variable, value in (variables or {}).items():
-        staged.con.execute(f"set variable {variable} = ?", [value])
-    show_aside(staged, kinds)
-    found = _Found()
-    _read_all(staged, delivered, header, wanted, _Plan(kind, spelled, gathered, variables or {}, look), found)
-    dropped = tuple(h for h in header if h not in wanted)
-    return StagedFile(version(header), found.rows, dropped, found.unreadable, is_aside=kind.sql is None, left_out=found.left_out)
+    return _Layout(kind, header, spelled, gathered)
 
 
 def show_aside(staged: Staged, kinds: Sequence[Kind]) -> None:
@@ -111,9 +131,7 @@ def show_aside(staged: Staged, kinds: Sequence[Kind]) -> None:
 class _Plan:
     """What becomes of each share of one file: its columns by those of its kind, who looks at them, what SQL asks for."""
 
-    kind: Kind
-    spelled: Mapping[str, Sequence[str]]
-    gathered: Mapping[str, Sequence[str]]
+    layout: _Layout
     variables: Mapping[str, Any]
     look: Callable[[pa.Table], None] | None
 
@@ -127,13 +145,13 @@ class _Found:
     left_out: dict[str, int] = field(default_factory=dict)
 
 
-def _read_all(staged: Staged, delivered: Delivered, header: Sequence[str], wanted: Sequence[str], plan: _Plan, found: _Found) -> None:
+def _read_all(staged: Staged, delivered: Delivered, kinds: Sequence[Kind], plan: _Plan, found: _Found) -> None:
     """The quick way, or where a row is odd the slow one, from the start. Three shares are at work: one is read, the one before it
     judged by SQL, the one before that staged, each by a connection of its own."""
-    kind = plan.kind
+    layout, kind = plan.layout, plan.layout.kind
 
     def keep(shares: Iterator[pa.Table]) -> None:
-        with staged.con.cursor() as con, closing(ahead(_judged(con, shares, plan, staged.answers))) as views:
+        with staged.con.cursor() as con, closing(Ahead(_judged(con, shares, plan, staged.answers))) as views:
             for view, judged in views:
                 found.rows += view.num_rows
                 if kind.splits_sql is not None:
@@ -148,28 +166,46 @@ def _read_all(staged: Staged, delivered: Delivered, header: Sequence[str], wante
 
     source, name = delivered.source.name, delivered.name
     try:
-        with staged.con.cursor() as reader, closing(ahead(texts.read_quickly(reader, delivered.file, header, wanted, staged.room))) as shares:
+        with closing(_begun(staged, delivered, kinds)) as shares:
             keep(shares)
     except texts.NotPlain:
         staged.drop(delivered.index)
         found.rows, found.unreadable, found.left_out = 0, {}, {}
         with staged.con.cursor() as reader:
-            keep(texts.read_slowly(reader, source, name, delivered.file, header, wanted, staged.room.share_rows))
+            keep(texts.read_slowly(reader, source, name, delivered.file, layout.header, layout.wanted, staged.room.share_rows))
     except (pa.ArrowException, OSError, UnicodeDecodeError, duckdb.NotImplementedException) as error:
         raise texts.refused(source, name, f"it cannot be read ({str(error).splitlines()[0]}). Deliver it again") from error
+
+
+def _read_quickly(staged: Staged, delivered: Delivered, kinds: Sequence[Kind]) -> Iterator[pa.Table]:
+    """The shares of a file; behind the last one the file that follows is begun, so that no core waits between two files."""
+    layout, following = _lay_out(delivered, kinds), staged.following.get(delivered.index)
+    with staged.con.cursor() as reader:
+        yield from texts.read_quickly(reader, delivered.file, layout.header, layout.wanted, staged.room)
+    if following is not None and following.index not in staged.begun:
+        staged.begun[following.index] = kinds, Ahead(_read_quickly(staged, following, kinds))
+
+
+def _begun(staged: Staged, delivered: Delivered, kinds: Sequence[Kind]) -> Ahead[pa.Table]:
+    """The shares of a file, of which the first may be there already."""
+    begun_as, shares = staged.begun.pop(delivered.index, (kinds, None))
+    if shares is not None and begun_as is not kinds:
+        shares.close()
+        shares = None
+    return shares or Ahead(_read_quickly(staged, delivered, kinds))
 
 
 def _judged(
     con: duckdb.DuckDBPyConnection, shares: Iterator[pa.Table], plan: _Plan, answers: dict[str, distinct.Known]
 ) -> Iterator[tuple[pa.Table, pa.Table | None]]:
     """Each share as its kind's view, and what the format's SQL makes of it where it has charges. `answers` are those of files before."""
-    kind = plan.kind
+    layout, kind = plan.layout, plan.layout.kind
     for variable, value in plan.variables.items():
         con.execute(f"set variable {variable} = ?", [value])
     asked: _Asked | None = None
     variables = repr(plan.variables)
     for share in shares:
-        view = _canonical(con, share, plan.spelled, plan.gathered)
+        view = _canonical(con, share, layout.spelled, layout.gathered)
         if plan.look is not None:
             plan.look(view)
         con.register(kind.view, view)

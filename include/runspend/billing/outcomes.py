@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from pathlib import Path
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from runspend.billing import census as counts
 from runspend.billing import lines, versions
 from runspend.billing.arrivals import ArrivedFile
-from runspend.billing.census import FedPeriod
-from runspend.billing.staging import Staged
+from runspend.billing.census import DaySums, FedPeriod
+from runspend.billing.staging import Beside, Staged
 from runspend.billing.tonight import Tonight, refused
 from runspend.billing.versions import FedFile, VersionFacts, plain, version_of
 from runspend.errors import SourceRefused
@@ -76,13 +77,16 @@ def build_period(
         return record_refusal(tonight, period, facts, why)
     tonight.progress(f"{tonight.source.name}: writing {period}, {sum(t.row_count for t in totals):,} rows")
     path = tonight.workdir / f"billing_lines-{period}.parquet"
-    lines.write_lines(staged, tonight.source.name, period, chosen, tonight.load_id, path, is_scoped=tonight.rules.is_scoped)
+    with staged.beside() as rows, ThreadPoolExecutor(1) as beside:  # one core of two is idle while lines are written
+        telling = beside.submit(_tell_of_rows, rows, period, chosen) if not staged.is_mapped else None
+        lines.write_lines(staged, tonight.source.name, period, chosen, tonight.load_id, path, is_scoped=tonight.rules.is_scoped)
+        day_sums, told = telling.result() if telling is not None else _tell_of_rows(rows, period, chosen)
     number = book.next_number
     changes = versions.add_changes(
         tonight.source.name,
         period,
         tonight.previous("bill_changes", period),
-        counts.read_day_sums(staged, period, chosen),
+        day_sums,
         version,
         number,
         tonight.load_id,
@@ -104,10 +108,15 @@ def build_period(
         "dropped_columns": sorted({c for f in files if f.staged and f.index in chosen for c in f.staged.dropped_columns}),
         "unreadable": _summed(f.staged.unreadable for f in files if f.staged and f.index in chosen),
         "left_out": _summed(f.staged.left_out for f in files if f.staged and f.index in chosen),
-        **counts.read_charge_range(staged, period, chosen),
-        "bill_digest": counts.read_bill_digest(staged, period, chosen),
+        **told,
     }
     return PeriodLoad(period, "loaded", tables, None, extra)
+
+
+def _tell_of_rows(rows: Beside, period: str, chosen: Sequence[int]) -> tuple[DaySums, dict[str, Any]]:
+    """Differences are told by these sums per day; and what the version's lines are told with."""
+    told = {**counts.read_charge_range(rows, period, chosen), "bill_digest": counts.read_bill_digest(rows, period, chosen)}
+    return counts.read_day_sums(rows, period, chosen), told
 
 
 def _summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from runspend.billing import columns, splits
 from runspend.billing.machines import describe_machine, instance_types
-from runspend.billing.staging import Staged, sql_text
+from runspend.billing.staging import Beside, Staged, sql_text
 from runspend.config import DimensionSettings, KeySettings, Pool, ScopeSettings
 from runspend.identifiers import job_key_sql, pool_key_sql, resource_job_sql, storage_class_sql, storage_key_sql, tag_forms
 from runspend.selectors import Selector, glob_to_regex
@@ -46,6 +47,7 @@ TIME_UNITS = {
     3600 * SECOND_NS: ("h", "hr", "hrs", "hour", "hours"),
     86400 * SECOND_NS: ("d", "day", "days"),
 }
+TIME_SQL = "case when consumed_quantity >= 0 then try_cast(round(cast(consumed_quantity as double) * unit_nanoseconds) as bigint) end"
 # A flat object of texts, as most bills write tags; anything else is read value by value.
 PLAIN_TAGS = r'\{\s*("[^"\\\x00-\x1f]*"\s*:\s*"[^"\\\x00-\x1f]*"\s*(,\s*"[^"\\\x00-\x1f]*"\s*:\s*"[^"\\\x00-\x1f]*"\s*)*)?\}'
 
@@ -97,14 +99,16 @@ def settle_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:
     _find_billed_time(staged)
     pools = {w.source: select_rows(staged, w.lines, source) for w in rules.weights if w.lines is not None}
     splits.split_lines(staged, rules.weights, pools, found, is_by_file=rules.is_by_file, has_own=rules.pods == "split")
-    _count_repeats(staged)
-    _find_machines(staged)
-    _read_tags(staged, rules, found)
-    _find_storage(staged)
-    _find_pools(staged, source, rules)
-    _settle_parts(staged)
-    _settle_scope(staged, source, rules, found)
-    _reject_negative_prices(staged, found)
+    with staged.beside() as rows, ThreadPoolExecutor(1) as beside:
+        finding = beside.submit(_find_repeats, rows) if not staged.is_mapped else None
+        _find_machines(staged)
+        _read_tags(staged, rules, found)
+        _find_storage(staged)
+        _find_pools(staged, source, rules)
+        _settle_parts(staged)
+        _settle_scope(staged, source, rules, found)
+        _reject_negative_prices(staged, found)
+        _count_repeats(staged, finding.result() if finding is not None else _find_repeats(rows))
     return found
 
 
@@ -226,12 +230,16 @@ def _reject_negative_prices(staged: Staged, found: dict[str, Any]) -> None:
             staged.set(**{name: pc.if_else(negative, pa.scalar(None, column.type), column)})
 
 
-def _count_repeats(staged: Staged) -> None:
+def _find_repeats(rows: Beside) -> pa.Table:
+    """Hashes that several rows of a period have."""
+    return rows.con.sql("select row_hash from staged group by billing_period, row_hash having count(*) > 1").to_arrow_table()
+
+
+def _count_repeats(staged: Staged, repeated: pa.Table) -> None:
     """Rows that another row equals get their ordinal among them."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    repeated = staged.con.sql("select row_hash from staged group by billing_period, row_hash having count(*) > 1").to_arrow_table()
     if not repeated.num_rows:
         return
     staged.con.register("repeated", repeated)
@@ -271,14 +279,18 @@ def _find_machines(staged: Staged) -> None:
 def _find_billed_time(staged: Staged) -> None:
     """The quantity of a plain time in nanoseconds. A negative one takes time back; it never says how long a machine ran."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     units = staged.column("consumed_unit")
     nanoseconds = pa.array([plain_time(unit) for unit in units.dictionary.to_pylist()], pa.int64())
-    staged.set(unit_nanoseconds=columns.spread(units.indices, nanoseconds))
-    billed = staged.ask_rows(
-        "case when consumed_quantity >= 0 and allocated_method_id is null then try_cast(round(cast(consumed_quantity as double) * unit_nanoseconds) as bigint) end"
-    )
-    staged.set(billed_nanoseconds=billed)
+    unit_nanoseconds = columns.spread(units.indices, nanoseconds)
+    is_time = pc.and_(pc.is_valid(unit_nanoseconds), pc.is_null(staged.column("allocated_method_id")))
+    billed = pa.nulls(len(units), pa.int64())
+    if pc.any(is_time, min_count=0).as_py():
+        quantities = staged.column("consumed_quantity").filter(is_time)
+        times = staged.ask_values({"consumed_quantity": quantities, "unit_nanoseconds": unit_nanoseconds.filter(is_time)}, TIME_SQL)
+        billed = pc.replace_with_mask(billed, is_time, times)
+    staged.set(unit_nanoseconds=unit_nanoseconds, billed_nanoseconds=billed)
 
 
 def plain_time(unit: str) -> int | None:
@@ -390,11 +402,11 @@ def _find_storage(staged: Staged) -> None:
         f"case when regexp_matches(resource_id, '(?i)(:s3|storage|://|/buckets/)') or not regexp_matches(resource_id, '[/:]') then {storage_key_sql('resource_id', 'service_name')} end",
     )
     key = columns.spread(codes, keys)
-    names = ("sku_price_details", "delivered_instance_type", "sku_meter")
-    codes, distinct = columns.combine([staged.column(name) for name in names], names)
     if key.null_count == len(key):
         staged.set(storage_key=key, storage_class=key)
         return
+    names = ("sku_price_details", "delivered_instance_type", "sku_meter")
+    codes, distinct = columns.combine([staged.column(name) for name in names], names)
     said = ["json_extract_string(sku_price_details, '$.StorageClass')", "json_extract_string(sku_price_details, '$.x_StorageClass')"]
     [classes] = staged.ask(
         distinct, f"coalesce({', '.join(storage_class_sql(text) for text in (*said, 'delivered_instance_type', 'sku_meter'))})"
@@ -443,7 +455,7 @@ def _settle_parts(staged: Staged) -> None:
     key = columns.first_of([columns.remap(allocated, keys), staged.column("resource_key")])
     alone = pc.and_not(is_part, in_pool)
     pod_alone = pc.and_(is_pod, alone)
-    share = staged.ask_rows("case when consumed_quantity >= 0 then try_cast(round(cast(consumed_quantity as double) * unit_nanoseconds) as bigint) end")
+    share = staged.ask_rows(TIME_SQL)
     nothing = pa.array([[]], pa.list_(pa.string()))
     groups = staged.column("group_keys")
     changed = {

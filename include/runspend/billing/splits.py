@@ -148,7 +148,7 @@ def _note_delivered(staged: Staged) -> None:
     """What the bill's digest is of, once lines are split: the rows before, and the bill's own weights."""
     own = f"union all select file_index, billing_period, 1, hash({', '.join(WEIGHT_COLUMNS)})::hugeint, hash({', '.join(WEIGHT_COLUMNS)}) from {OWN}"
     staged.con.execute(
-        "create temp table delivered_rows as select file_index, billing_period, sum(rows) as rows, sum(hash_sum) as hash_sum, bit_xor(hash_xor) as hash_xor "
+        "create table delivered_rows as select file_index, billing_period, sum(rows) as rows, sum(hash_sum) as hash_sum, bit_xor(hash_xor) as hash_xor "
         f"from (from {staged.delivered_rows} {own if OWN in staged.aside else ''}) group by all"
     )
     staged.delivered_rows = "delivered_rows"

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import mmap
 import weakref
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from runspend.billing import distinct
+    from runspend.billing.deliveries import Delivered
 
 Item = TypeVar("Item")
 # Equal rows are equal lines, never one line twice: from the second on they carry their number.
@@ -85,6 +87,14 @@ class StagedFile:
     reading: str | None = None  # which of its format's ways of reading it was, where what is beside it may ask for another
 
 
+@dataclass(frozen=True)
+class Beside:
+    """Rows that are staged, by a connection of one's own; its view `staged` shows them."""
+
+    con: duckdb.DuckDBPyConnection
+    delivered_rows: str
+
+
 class Staged:
     """Rows of tonight's files. `con` is the engine; its view `staged` always shows all of them."""
 
@@ -102,6 +112,8 @@ class Staged:
         self._mapped = 0
         self._maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
         self._aside: set[str] = set()
+        self.following: dict[int, Delivered] = {}  # by a file's index the one that is staged next
+        self.begun: dict[int, tuple[object, Ahead[pa.Table]]] = {}  # by its index a file that is read before its turn, and how (`mapped.py`)
         self.answers: dict[str, distinct.Known] = {}  # what SQL said of files before (`mapped.py`), as long as it looks up the same
         # What the bill's digest is of: rows as they were delivered, before any was replaced by its parts.
         self.delivered_rows = "(select file_index, billing_period, 1 as rows, row_hash::hugeint as hash_sum, row_hash as hash_xor from staged)"
@@ -111,9 +123,18 @@ class Staged:
     def __enter__(self) -> Staged:
         return self
 
+    @contextmanager
+    def beside(self) -> Iterator[Beside]:
+        """The rows as they are now, for the questions of another thread."""
+        with self.con.cursor() as con:
+            con.register("staged", self._rows)
+            yield Beside(con, self.delivered_rows)
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         import pyarrow as pa
 
+        for _, reading in self.begun.values():
+            reading.close()
         self.con.close()
         pa.set_memory_pool(self._memory)
 
@@ -219,6 +240,18 @@ class Staged:
         """A SQL expression over every row, in order."""
         [answer] = self.ask(self._rows, expression)
         return answer
+
+    def ask_values(self, found: Mapping[str, pa.Array], expression: str) -> pa.Array:
+        """A SQL expression over columns of numbers that have one length, asked once per combination where those are few."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if any(columns.nearly_all_differ(column) for column in found.values()):
+            [answer] = self.ask(pa.table(found), expression)
+            return answer
+        codes, distinct = columns.combine([pc.dictionary_encode(column) for column in found.values()], list(found))
+        [answer] = self.ask(distinct, expression)
+        return columns.spread(codes, answer)
 
     def _put_together(self) -> None:
         import pyarrow as pa
@@ -353,13 +386,24 @@ def one_piece(column: pa.ChunkedArray) -> pa.Array:
     return joined.chunk(0) if isinstance(joined, pa.ChunkedArray) else joined
 
 
-def ahead(items: Iterator[Item]) -> Generator[Item]:
-    """The same, each got while the one before it is at work."""
-    with ThreadPoolExecutor(1) as beside:
-        following = beside.submit(next, items, None)
-        while (item := following.result()) is not None:
-            following = beside.submit(next, items, None)
-            yield item
+class Ahead(Iterator[Item]):
+    """The same items, each got while the one before it is at work; the first one from now on. To be closed."""
+
+    def __init__(self, items: Iterator[Item]) -> None:
+        self._beside = ThreadPoolExecutor(1)
+        self._items = items
+        self._following = self._beside.submit(next, items, None)
+
+    def __next__(self) -> Item:
+        item = self._following.result()
+        if item is None:
+            raise StopIteration
+        self._following = self._beside.submit(next, self._items, None)
+        return item
+
+    def close(self) -> None:
+        """Wait for what is at work, and let go."""
+        self._beside.shutdown()
 
 
 def wake() -> None:
