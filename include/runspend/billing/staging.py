@@ -336,12 +336,13 @@ class Staged:
             bytes_of_file.madvise(mmap.MADV_DONTNEED)
 
     def ease(self) -> None:
-        """The same, and what Arrow keeps of memory that was freed: between the steps of a bill that is too large for memory."""
+        """The same, and what libraries keep of memory that was freed: between the steps of a bill that is too large for memory, or may be."""
         import pyarrow as pa
 
-        if self._maps:
+        if self._maps or self.room.is_tight:
             self.drop_pages()
             pa.default_memory_pool().release_unused()
+            give_back()
 
 
 def ask(con: duckdb.DuckDBPyConnection, distinct: pa.Table, *expressions: str) -> list[pa.Array]:
@@ -404,6 +405,14 @@ class Ahead(Iterator[Item]):
     def close(self) -> None:
         """Wait for what is at work, and let go."""
         self._beside.shutdown()
+
+
+def give_back() -> None:
+    """Give what the C library keeps of memory that threads have freed back to the system, where it can: it keeps some for every thread."""
+    import ctypes
+
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def wake() -> None:
