@@ -62,6 +62,30 @@ def test_lines_have_the_ids_of_their_own_rows_and_the_files_that_were_chosen(tmp
     assert dict(zip(found.column(0).to_pylist(), found.column(1).to_pylist(), strict=True)) == wanted
 
 
+@pytest.mark.parametrize("file_indexes", [[0, 1], [1]])
+def test_ids_of_rows_that_all_differ_are_what_sql_says_of_them(tmp_path: Path, file_indexes: list[int]) -> None:
+    """Of all rows, and of those of some files; hashes that begin with zeros are among them."""
+    with Staged(tmp_path) as staged:
+        for file_index in range(2):
+            stage_numbered(staged, file_index, 2000, resource_id=pa.array([f"i-{file_index}-{n}" for n in range(2000)]).dictionary_encode())
+        staged.join_up()
+        settle.settle_rows(staged, "aws", settle.Rules())
+        said = staged.con.sql(f"select {staging.LINE_ID} as id, resource_id from staged where list_contains({file_indexes}, file_index)").fetchall()
+        write_lines(staged, "aws", "2026-10", file_indexes, "load", tmp_path / "lines.parquet", is_scoped=False)
+    found = pq.read_table(tmp_path / "lines.parquet", columns=["line_id", "resource_id"]).to_pylist()
+    assert {(row["line_id"], row["resource_id"]) for row in found} == set(said)
+    assert any(line_id.startswith("00") for line_id, _ in said) and len(found) == len(said)
+
+
+@pytest.mark.parametrize(
+    ("code", "known"),
+    [("USD", True), ("EUR", True), ("usd", False), ("US", False), ("XXY", False), ("D|E", False), ("|US", False), ("", False), (None, None)],
+)
+def test_a_currency_is_one_of_the_codes_and_nothing_like_one(tmp_path: Path, code: str | None, known: bool | None) -> None:
+    with Staged(tmp_path) as staged:
+        assert staged.con.execute("select is_currency(?::varchar)", [code]).fetchall() == [(known,)]
+
+
 @pytest.mark.parametrize("kept_bytes", [0, 1 << 30])
 def test_texts_that_nearly_all_differ_make_the_lines_they_would_if_equal_ones_were_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_bytes: int

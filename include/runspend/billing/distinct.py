@@ -166,7 +166,7 @@ def _ask_few(
     if unknown:
         few = pa.concat_tables(unknown.values(), promote_options="default")
         said = {name: few.column(name) for name in few.column_names if name != SHARED}
-        said |= {c: known.shared.column(c).take(few.column(SHARED).cast(pa.int64())) for c in known.shared.column_names}
+        said |= known.what_all_need(few.column(SHARED))
         numbers = pa.arange(0, few.num_rows)
         empty = {f.name: pa.nulls(few.num_rows, f.type) for f in rows.schema if f.name not in said}
         con.register(view, pa.table(said | empty | {ROW_NUMBER: numbers}))
@@ -206,10 +206,10 @@ class _Answered:
 
 
 class Known:
-    """The answers to one query, kept for rows to come. What all of its columns need is numbered: `shared` has a row for each number."""
+    """The answers to one query, kept for rows to come. What all of its columns need is numbered."""
 
     def __init__(self) -> None:
-        self.shared: pa.Table | None = None
+        self._shared: pa.Table | None = None  # a row for each number
         self._answered: dict[tuple[str, ...], _Answered] = {}
 
     def number(self, combinations: pa.Table) -> pa.Array:
@@ -217,14 +217,21 @@ class Known:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        if self.shared is None or self.shared.num_rows + combinations.num_rows > MOST_KNOWN:
-            self.shared, self._answered = combinations, {}
+        if self._shared is None or self._shared.num_rows + combinations.num_rows > MOST_KNOWN:
+            self._shared, self._answered = combinations, {}
             return pa.arange(0, combinations.num_rows)
-        places = _places(combinations, self.shared)
+        places = _places(combinations, self._shared)
         if places.null_count:
-            self.shared = pa.concat_tables([self.shared, combinations.filter(pc.is_null(places))])
-            places = _places(combinations, self.shared)
+            self._shared = pa.concat_tables([self._shared, combinations.filter(pc.is_null(places))])
+            places = _places(combinations, self._shared)
         return places
+
+    def what_all_need(self, numbers: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
+        """The columns that all need, by these numbers."""
+        import pyarrow as pa
+
+        rows = self._shared.take(numbers.cast(pa.int64())) if self._shared is not None else pa.table({})
+        return {name: rows.column(name) for name in rows.column_names}
 
     def places(self, names: tuple[str, ...], combinations: pa.Table) -> pa.Array:
         """Where each of these combinations stands; null for one that is unknown."""

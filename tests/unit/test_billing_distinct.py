@@ -1,0 +1,67 @@
+"""SQL asked once per combination: what was answered for rows before is what is asked of each row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from runspend.billing import distinct
+from runspend.billing.staging import Staged
+
+QUERY = """
+  select row_number, kind || '/' || coalesce(place, 'nowhere') as named, hour || 'h' as at_hour, cost from bill where kind <> 'none'
+  union all
+  select row_number, 'rest of ' || kind, hour || 'h', '0' from bill where kind = 'fee'
+"""
+TOLD, OTHERS = ["named", "at_hour"], ["cost", "row_number"]
+
+
+def rows_of(first: int, kinds: Sequence[str], places: Sequence[str | None], hours: Sequence[str]) -> pa.Table:
+    """Rows with every combination of these, numbered from `first`, each with a cost of its own."""
+    every = [(kind, place, hour) for kind in kinds for place in places for hour in hours]
+    texts = {name: pa.array([row[i] for row in every], pa.string()) for i, name in enumerate(("kind", "place", "hour"))}
+    texts["cost"] = pa.array([f"{first}.{i}" for i in range(len(every))])
+    coded = {name: column.dictionary_encode() for name, column in texts.items()}
+    return pa.table({**coded, "row_number": pa.array(range(first, first + len(every)), pa.int64())})
+
+
+SHARES = (
+    rows_of(1, ["use", "fee", "none"], ["here", None], ["1", "2"]),
+    rows_of(101, ["use", "fee"], ["here", "there", None], ["2", "3"]),  # a place and an hour that are new
+    rows_of(201, ["use", "tax"], ["here"], ["1", "2"]),  # of all of them a kind that is new
+    rows_of(301, ["fee", "use"], ["there", "here"], ["3"]),  # nothing that is new
+)
+
+
+@pytest.fixture(params=[50_000, 3], ids=["all kept", "few kept"])
+def known(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> distinct.Known:
+    """Answers, kept for one query; every share is large enough to be asked by combination."""
+    for name, value in (("LEAST_ROWS", 1), ("FEW", 1), ("FEW_VALUES", 1), ("MOST_KNOWN", request.param)):
+        monkeypatch.setattr(distinct, name, value)
+    distinct._kept.clear()
+    return distinct.Known()
+
+
+def test_answers_are_those_of_every_row_whatever_shares_came_before(tmp_path: Path, known: distinct.Known) -> None:
+    with Staged(tmp_path) as staged:
+        for share in SHARES:
+            found = distinct.run(staged.con, "bill", share, QUERY, TOLD, OTHERS, "", known)
+            staged.con.register("bill", share)
+            each = staged.con.sql(f"select {', '.join([*TOLD, *OTHERS])} from ({QUERY})").to_arrow_table()
+            rows, wanted = (sorted(table.select([*OTHERS, *TOLD]).to_pylist(), key=str) for table in (found, each))
+            assert rows == wanted
+
+
+def test_what_was_answered_before_is_not_asked_again(tmp_path: Path, known: distinct.Known) -> None:
+    """A table of answers is made where a share has something new, and only for that."""
+    asked = []
+    with Staged(tmp_path) as staged:
+        for share in (SHARES[1], SHARES[1], SHARES[3], SHARES[2]):
+            distinct.run(staged.con, "bill", share, QUERY, TOLD, OTHERS, "", known)
+            made = staged.con.execute("select count(*) from duckdb_tables() where table_name = 'answers'").fetchall()[0][0]
+            asked.append(bool(made) and staged.con.execute("select count(*) from answers").fetchall()[0][0] > 0)
+            staged.con.execute("drop table if exists answers")
+    assert asked == ([True, False, False, True] if distinct.MOST_KNOWN > 3 else [True] * 4)
