@@ -28,7 +28,6 @@ from runspend.sources import (
     arrow_rows,
     by_month,
     chosen,
-    covered_until,
     make_load_id,
     note_superseded,
     own_units,
@@ -187,7 +186,7 @@ def load(settings: Settings, names: Sequence[str] | None = None, *, now: datetim
             else:
                 rows = sum(s.rows for s in own_units(warehouse, source.name, "billing_lines").values())
                 with warehouse.step("load", make_load_id(source.name, now)) as step:
-                    report.good(step, covered_until=covered_until(warehouse, source.name), rows=rows)
+                    report.good(step, covered_until=result.covered_until, rows=rows)
                     step.publish()
     return outcome
 

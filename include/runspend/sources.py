@@ -221,14 +221,6 @@ def rebuilt_months(warehouse: Warehouse, server: str) -> list[str]:
     return sorted(f"{period:%Y-%m}" for period in rows.column("billing_period").to_pylist())
 
 
-def covered_until(warehouse: Warehouse, source: str) -> datetime | None:
-    """How far a bill reaches: the latest end of its Usage lines."""
-    with warehouse.reader() as reader:
-        rows = reader.query("select max(covered_until) as latest from billing_loads where source = @source and state = 'current'", {"source": source})
-    latest: datetime | None = rows.column("latest")[0].as_py()
-    return latest
-
-
 def unread_notes(source: str, period: str, extra: Mapping[str, Any]) -> list[str]:
     """What of a bill could not be read, in words: rows set aside, and values taken for null in rows that count."""
     notes = []

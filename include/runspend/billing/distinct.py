@@ -54,7 +54,9 @@ def run(
     """
     con.register(view, rows)
     names = ", ".join([*told, *others])
-    needs = _find_needs(con, rows.column_names, query, told, variables) if rows.num_rows >= LEAST_ROWS else None
+    if rows.num_rows < LEAST_ROWS:
+        return _ask_once(con, f"select {names} from ({query})")
+    needs = _find_needs(con, rows.column_names, query, told, variables)
     if needs is None:
         return con.sql(f"select {names} from ({query})").to_arrow_table()
     answers = _ask_few(con, view, rows, query, told, needs, known)
@@ -62,6 +64,12 @@ def run(
     left = [name for name in told if name not in answers]
     asked = con.sql(f"select {', '.join([*left, *others])} from ({query})").to_arrow_table()
     return _put_together(con, view, rows, f"select {names} from ({query})", asked, answers)
+
+
+def _ask_once(con: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
+    """The answers for few rows. By way of a table: a relation plans its query twice, which takes longer than answering."""
+    con.execute(f"create or replace temp table answers as {query}")
+    return con.sql("from answers").to_arrow_table()
 
 
 def _put_together(
@@ -171,9 +179,7 @@ def _ask_few(
         empty = {f.name: pa.nulls(few.num_rows, f.type) for f in rows.schema if f.name not in said}
         con.register(view, pa.table(said | empty | {ROW_NUMBER: numbers}))
         asked = ", ".join([ROW_NUMBER, *(name for group in unknown for name in group.names)])
-        # As a table: a relation plans its query twice, which takes longer than answering for few rows.
-        con.execute(f"create or replace temp table answers as select {asked} from ({query})")
-        found = con.sql("from answers").to_arrow_table()
+        found = _ask_once(con, f"select {asked} from ({query})")
         first, at = 0, one_piece(found.column(ROW_NUMBER))
         for group, combinations in unknown.items():
             places = pc.index_in(numbers.slice(first, combinations.num_rows), value_set=at)

@@ -46,6 +46,7 @@ from runspend.billing.outcomes import (
     build_period,
     fed_again,
     fed_by,
+    find_covered_until,
     leave_unchanged,
     missing_periods,
     record_refusal,
@@ -115,6 +116,7 @@ def load_source(
     load = _load_manifests(tonight, folder, found.found) if found.is_by_manifest else _load_files(tonight, folder, found.found)
     load.periods += missing_periods(tonight, {p.period for p in load.periods})
     load.periods.sort(key=lambda p: p.period)
+    load.covered_until = find_covered_until(tonight, load.periods)
     load.extra["ignored_files"] = list(found.ignored)
     if unread := _files_like_bills(found):
         load.extra.setdefault("warnings", {})["files that are not read"] = ", ".join(unread[:3]) + (f" and {len(unread) - 3} more" if unread[3:] else "")

@@ -44,11 +44,13 @@ class PeriodLoad:
 
 @dataclass
 class Load:
-    """What one bill brought. `error` is what was refused without belonging to a period."""
+    """What one bill brought. `error` is what was refused without belonging to a period. `covered_until` is how far the bill reaches
+    once its tables are published: the latest end of its Usage lines."""
 
     source: str
     periods: list[PeriodLoad]
     error: SourceRefused | None = None
+    covered_until: datetime | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -215,6 +217,14 @@ def missing_periods(tonight: Tonight, seen: Collection[str]) -> list[PeriodLoad]
         }
         outcomes.append(PeriodLoad(period, "loaded", tables, None, {"version": facts.version, "rows": 0}))
     return outcomes
+
+
+def find_covered_until(tonight: Tonight, outcomes: Sequence[PeriodLoad]) -> datetime | None:
+    """The latest end of Usage lines over the versions that will be in place, tonight's and those of before."""
+    tables = ((outcome.period, outcome.tables.get("billing_loads")) for outcome in outcomes)
+    made = {period: table.to_pylist() for period, table in tables if table is not None and not isinstance(table, Path)}
+    rows = [row for period, book in tonight.books.items() for row in made.get(period, book.rows)]
+    return max((row["covered_until"] for row in rows if row["state"] == "current" and row["covered_until"]), default=None)
 
 
 def _quarantine_table(tonight: Tonight, period: str, rows: Sequence[dict[str, Any]], names: dict[int, str]) -> pa.Table:

@@ -161,6 +161,8 @@ def _settle_enumerations(staged: Staged, found: dict[str, Any]) -> None:
 def _settle_tags(staged: Staged, found: dict[str, Any]) -> None:
     """Tags become a JSON object of texts, or null."""
     column = staged.column("tags")
+    if not len(column.dictionary):
+        return
     [odd] = staged.ask_of(
         "tags",
         f"case when not regexp_full_match(tags, {sql_text(PLAIN_TAGS)}) then true else len(json_keys(tags)) <> len(list_distinct(json_keys(tags))) end",
@@ -206,6 +208,8 @@ def _settle_json(staged: Staged, found: dict[str, Any]) -> None:
     """The other JSON columns keep their text; what is no JSON object becomes null and is counted."""
     for name in JSON_COLUMNS:
         column = staged.column(name)
+        if not len(column.dictionary):
+            continue
         [kept] = staged.ask_of(name, f"case when json_valid({name}) and json_type({name}) = 'OBJECT' then {name} end")
         if not kept.null_count:
             continue
@@ -322,8 +326,10 @@ def _read_tags(staged: Staged, rules: Rules, found: dict[str, Any]) -> None:
         *(tags.value_sql(rules.line_tags(dimension)) for dimension in DIMENSIONS),
     )
     allocated = staged.column("allocated_tags")  # of the pod or task that a part of the resource's cost is allocated to
-    parts = Tags(staged, "allocated_tags")
-    part_run, part_job = staged.ask_of("allocated_tags", parts.value_sql(keys.run_id), job_key_sql(parts.value_sql(keys.job)))
+    part_run = part_job = _texts([])
+    if len(allocated.dictionary):
+        parts = Tags(staged, "allocated_tags")
+        part_run, part_job = staged.ask_of("allocated_tags", parts.value_sql(keys.run_id), job_key_sql(parts.value_sql(keys.job)))
     staged.set(
         run_tag=columns.first_of([columns.remap(allocated, part_run), columns.remap(column, run)]),
         job_key=columns.first_of([columns.remap(allocated, part_job), staged.column("resource_job"), columns.remap(column, job)]),
