@@ -282,10 +282,14 @@ class Staged:
         names = table.column_names
         nulls = columns.Nulls(table.num_rows)
         is_large = table.get_total_buffer_size() > self.room.kept_bytes
+        # The pieces of a column go as soon as it is joined: nothing else may hold them.
+        pieces = {name: table.column(name) for name in names}
+        del table
+        self._show(staged_schema().empty_table())
 
         def joined(name: str) -> pa.Array | pa.ChunkedArray:
-            chunked = table.column(name)
-            if chunked.null_count == table.num_rows:
+            chunked = pieces.pop(name)
+            if chunked.null_count == len(chunked):
                 return nulls.of(chunked.type)
             column = one_piece(chunked)
             if is_large:
