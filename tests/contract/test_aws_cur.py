@@ -130,6 +130,15 @@ def test_a_fee_whose_unused_part_the_export_does_not_tell_is_reported(tmp_path: 
     assert both(bill) == (Decimal("47.04"), Decimal("1.6036"))
 
 
+@pytest.mark.parametrize(
+    "fee", [plan_fee("0.70", "1,5", "0.60"), plan_fee("0.70", "0.70", "some"), reservation_fee("0.70", "?"), reservation_fee("0.70", "0", "?")]
+)
+def test_an_unused_part_that_is_no_number_is_reported(tmp_path: Path, fee: Mapping[str, str]) -> None:
+    bill = nights(tmp_path, write_cur(tmp_path / "cur.csv", [fee, line("Usage", "1")]), format="aws-cur")
+    assert only(bill.load()).extra["unreadable"] == {"EffectiveCost": 1}
+    assert sorted((r["billed_cost"], r["effective_cost"]) for r in bill.lines()) == [(Decimal("0.70"), None), (Decimal(1), Decimal(1))]
+
+
 def test_usage_without_its_effective_cost_is_reported(tmp_path: Path) -> None:
     bill = nights(tmp_path, write_cur(tmp_path / "cur.csv", [covered("1.006", ""), discounted(""), line("Usage", "1")]), format="aws-cur")
     outcome = only(bill.load())

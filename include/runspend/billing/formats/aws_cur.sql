@@ -37,7 +37,14 @@ meant as (
       when line_type = 'Refund' and commitment = 'Spend' then 'Purchase'
       when line_type = 'Refund' or ends_with(line_type, 'Discount') then 'Usage'
       else 'Adjustment'
-    end as category
+    end as category,
+    -- An amount that is no number leaves it open what was unused: then so is the effective cost of the fee, which is told.
+    case
+      when line_type = 'SavingsPlanRecurringFee' and number(savings_plan_total_commitment_to_date) is null then savings_plan_total_commitment_to_date
+      when line_type = 'SavingsPlanRecurringFee' and number(savings_plan_used_commitment) is null then savings_plan_used_commitment
+      when line_type = 'RIFee' and unused_upfront_fee is not null and number(unused_upfront_fee) is null then unused_upfront_fee
+      when line_type = 'RIFee' and number(unused_recurring_fee) is null then unused_recurring_fee
+    end as odd_unused
   from in_one_view
 ),
 charges as (
@@ -47,7 +54,7 @@ charges as (
     case
       when line_type = 'SavingsPlanCoveredUsage' then plan_cost
       when line_type = 'DiscountedUsage' then reservation_cost
-      when commitment is not null then '0'  -- a fee is spread over what it covers
+      when commitment is not null then coalesce(odd_unused, '0')  -- a fee is spread over what it covers
       else cost
     end as effective,
     case
