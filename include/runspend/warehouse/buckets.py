@@ -97,6 +97,8 @@ def _cut(connection: duckdb.DuckDBPyConnection, sources: Mapping[str, str], colu
     rows = {name: connection.execute(f"select count(*) from {source}").fetchall()[0][0] for name, source in sources.items()}
     longest = max(rows, key=lambda name: (rows[name], name))
     count = -(-rows[longest] // size)
+    if count <= 1:
+        return [(None, None)]
     found = connection.execute(
         f"""
         with counted as (
