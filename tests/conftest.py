@@ -12,10 +12,14 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from tests.servers.bigquery import BigQueryServer
+    from tests.servers.bigquery_target import Target
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = Path(os.environ.get("RUNSPEND_SAMPLES", ROOT.parent / "shared" / "data"))
@@ -131,3 +135,24 @@ def samples() -> Path:
     if not SAMPLES.is_dir():
         pytest.skip(f"no sample bills in {SAMPLES}: set RUNSPEND_SAMPLES to the folder that has them")
     return SAMPLES
+
+
+# What several folders use is brought in here, once a worker, when the first test asks for it: nothing of it is imported before.
+
+
+@pytest.fixture(scope="session")
+def bigquery_server() -> Iterator[BigQueryServer]:
+    """One emulator of BigQuery for all tests of a run; take a dataset of your own in it."""
+    from tests.servers.bigquery import serve_tests
+
+    with serve_tests() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def bigquery_target(request: pytest.FixtureRequest) -> Iterator[Target]:
+    """Where warehouses in BigQuery are made: a project of the emulator, or of Google's in `make test-bigquery`."""
+    from tests.servers.bigquery_target import target_of_tests
+
+    with target_of_tests(request) as target:
+        yield target

@@ -32,9 +32,7 @@ from tests.contract.test_warehouse import CHARGES
 from tests.faults.world import rows_of
 from tests.models.chain import run_on_duckdb, summarize_on_duckdb
 from tests.reference import exact_rows
-from tests.servers.bigquery_target import Target, bigquery_target, only_real
-
-__all__ = ["bigquery_target"]
+from tests.servers.bigquery_target import Target, only_real
 
 LINES = TABLES["billing_lines"]
 MONTHS = (f"{year}-{month:02}" for year in itertools.count(2001) for month in range(1, 13))

@@ -35,9 +35,7 @@ from tests.e2e.test_night import NOW, bill_rows
 from tests.faults.world import rows_of
 from tests.mlflow_store import run_script
 from tests.models.chain import total
-from tests.servers.bigquery_target import Target, bigquery_server, bigquery_target
-
-__all__ = ["bigquery_server", "bigquery_target"]
+from tests.servers.bigquery_target import Target
 
 # Where they lie and when they were read: files and homes of the two nights are not the same, and no two nights begin at once.
 OF_PLACE_AND_TIME = ("builds", "sources", "billing_loads", "alerts", "alert_states", "reports", "archive_plan")  # the plan: where an archive would go
@@ -61,15 +59,19 @@ class Place:
         return open_warehouse(self.settings)
 
 
-# A sixth of the demo's jobs, on as many machines and days.
+# A sixth of the demo's jobs, from the last day of October on, and the bill of November: its ledger reaches back to runs of October.
 SMALLER = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from runspend.demo import plan, world
+from runspend.demo import bills, plan, world
 plan.TEAMS = tuple(replace(team, jobs=team.jobs // 6) for team in plan.TEAMS)
+plan.BEGIN = bills.BEGIN = plan.BEGIN.replace(day=31)
 world.CONFIG = world.CONFIG.replace("amount: 1700", "amount: 100").replace("format: focus", "format: focus, late_after: 30d")
-world.make_world(Path(sys.argv[1]))
+folder = Path(sys.argv[1])
+world.make_world(folder)
+for path in folder.glob("bills/*/focus-2026-10.*"):
+    path.unlink()
 """
 
 

@@ -30,9 +30,7 @@ from runspend.warehouse import bigquery_swap as swap_module
 from runspend.warehouse.bigquery import BigQueryWarehouse
 from runspend.warehouse.bigquery_tables import quoted
 from tests.faults.world import PERIOD, TOGETHER, rows_of
-from tests.servers.bigquery_target import Request, Target, bigquery_server, bigquery_target, losing_replies
-
-__all__ = ["bigquery_server", "bigquery_target"]
+from tests.servers.bigquery_target import Request, Target, losing_replies
 
 REPOSITORY = Path(__file__).parents[2]
 BEGAN = dt.datetime.now(dt.timezone.utc)

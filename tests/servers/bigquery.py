@@ -81,9 +81,9 @@ def serve_bigquery() -> Iterator[BigQueryServer]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
-def bigquery_server() -> Iterator[BigQueryServer]:
-    """One server for all tests of a run; take a dataset of your own in it."""
+@contextmanager
+def serve_tests() -> Iterator[BigQueryServer]:
+    """The server of the fixture `bigquery_server`; tests that ask for it are skipped where it is not installed."""
     if not PYTHON.exists():
         pytest.skip(f"no emulator of BigQuery in {PYTHON.parents[1]}: see tests/servers/bigquery.py for how to have it")
     with serve_bigquery() as server:

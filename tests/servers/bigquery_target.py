@@ -23,9 +23,9 @@ import pytest
 
 from runspend.config import WarehouseSettings
 from runspend.warehouse.bigquery_jobs import Jobs
-from tests.servers.bigquery import PROJECT, bigquery_server
+from tests.servers.bigquery import PROJECT
 
-__all__ = ["Request", "Target", "bigquery_server", "bigquery_target", "losing_replies", "only_emulator", "only_real"]
+__all__ = ["Request", "Target", "losing_replies", "only_emulator", "only_real", "target_of_tests"]
 
 REAL = os.environ.get("RUNSPEND_BIGQUERY", "")
 GOOGLE = "https://bigquery.googleapis.com"
@@ -68,8 +68,8 @@ class Target:
         client.close()
 
 
-@pytest.fixture(scope="session")
-def bigquery_target(request: pytest.FixtureRequest) -> Iterator[Target]:
+@contextmanager
+def target_of_tests(request: pytest.FixtureRequest) -> Iterator[Target]:
     """The emulator, unless RUNSPEND_BIGQUERY names a dataset of Google's whose name ours begin with."""
     if REAL:
         project, _, dataset = REAL.partition("/")
