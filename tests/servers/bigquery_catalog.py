@@ -154,14 +154,11 @@ def _columns(session: Session, source: exp.Expression | None, declared: list[exp
     definitions = [d for d in declared if isinstance(d, exp.ColumnDef)]
     if source is None:
         return f"({', '.join(_definition(d) for d in definitions)})"
-    sql = session.typed(prepare(source.copy(), session.place), stored=not is_view)
-    columns = session.describe(sql)
+    sql, columns = session.typed(duckdb_text(prepare(source, session.place), copy=False), stored=not is_view)
     if not declared or is_view:
-        names = [d.name for d in declared] or [column for column, _ in columns]
+        names = [d.name for d in declared] or columns
         return f"{'(' + ', '.join(map(quote, names)) + ') ' if is_view else ''}as {sql}"
-    shown = [
-        f"cast({quote(old)} as {duckdb_text(d.args['kind'])}) as {quote(d.name)}" for (old, _), d in zip(columns, definitions, strict=True)
-    ]
+    shown = [f"cast({quote(old)} as {duckdb_text(d.args['kind'])}) as {quote(d.name)}" for old, d in zip(columns, definitions, strict=True)]
     return f"as select {', '.join(shown)} from ({sql})"
 
 

@@ -123,18 +123,22 @@ def _columns_read(session: Any, tree: exp.Expression, place: Place, asked: set[s
     return found
 
 
-MEASURED: dict[Name, tuple[Any, dict[str, int]]] = {}  # since when a table is as it is, bytes of its columns
+MEASURED: dict[Name, tuple[Any, dict[str, int]]] = {}  # since when a table is as it is, bytes of those columns somebody asked for
 
 
 def _bytes_of(ctx: Any, name: Name, named: set[str] | None) -> int:
     meta = ctx.catalog.get_table(name.project, name.dataset, name.table)
     since = meta.last_modified_time, meta.num_rows
-    if MEASURED.get(name, (None,))[0] != since:
-        columns = catalog.columns_of(ctx, name)
-        sums = ", ".join(f"coalesce(sum(case when {quote(c)} is not null then {_size(quote(c), type_)} end), 0)" for c, type_, _ in columns)
+    known = dict(MEASURED[name][1]) if MEASURED.get(name, (None,))[0] == since else {}
+    columns = {field.name.lower() for field in meta.schema_.fields}
+    asked = columns if named is None else columns & named
+    if asked - known.keys():
+        missing = [(column, type_) for column, type_, _ in catalog.columns_of(ctx, name) if column.lower() in asked - known.keys()]
+        sums = ", ".join(f"coalesce(sum(case when {quote(c)} is not null then {_size(quote(c), type_)} end), 0)" for c, type_ in missing)
         found = ctx.engine.execute(f"select {sums} from {name.quoted}").fetchone()
-        MEASURED[name] = since, {column.lower(): int(size) for (column, _, _), size in zip(columns, found, strict=True)}
-    return sum(size for column, size in MEASURED[name][1].items() if named is None or column in named)
+        known |= {column.lower(): int(size) for (column, _), size in zip(missing, found, strict=True)}
+        MEASURED[name] = since, known
+    return sum(known[column] for column in asked)
 
 
 def _size(column: str, type_: str) -> str:

@@ -6,6 +6,7 @@ Part of the emulator of the tests, run by its own Python. The emulator reads and
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from bqemulator.scripting.parser import parse_script
 from sqlglot import exp
 
 from tests.servers.bigquery_session import EMPTY, Session, transaction_word
-from tests.servers.bigquery_sql import TYPES, Refused, parse, typed_literal
+from tests.servers.bigquery_sql import TYPES, Refused, read_tree, typed_literal
 
 ASSERT = re.compile(
     r"\s*assert\b(?P<condition>.*?)(?:\bas\s+(?P<text>'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")\s*)?", re.IGNORECASE | re.DOTALL
@@ -93,6 +94,7 @@ def literal_of(variable: Any) -> exp.Expression:
     return typed_literal({"type": name}, {"value": None if value is None else str(value)})
 
 
+@lru_cache(maxsize=512)
 def is_script(sql: str) -> bool:
     """Whether a query is more than one statement, or one that is no SQL by itself."""
     statements = parse_script(sql).statements
@@ -105,7 +107,7 @@ def statement_type(sql: str) -> str:
         word = transaction_word(sql.strip())
         return f"{word}_TRANSACTION" if word else "SCRIPT"
     try:
-        tree = parse(sql)
+        tree = read_tree(sql)
     except Refused:
         return ""
     return "SELECT" if isinstance(tree, exp.Query) else str(_classify_parsed_tree(tree))

@@ -93,11 +93,12 @@ class Place:
 
 def parse(sql: str) -> exp.Expression:
     """The tree of one statement, the caller's to change."""
-    return _parsed(sql).copy()
+    return read_tree(sql).copy()
 
 
 @lru_cache(maxsize=512)
-def _parsed(sql: str) -> exp.Expression:
+def read_tree(sql: str) -> exp.Expression:
+    """The tree of one statement, everybody's: to look at."""
     try:
         trees = [tree for tree in sqlglot.parse(sql, read="bigquery") if tree is not None and not isinstance(tree, exp.Semicolon)]
     except SqlglotError as error:
@@ -110,7 +111,7 @@ def _parsed(sql: str) -> exp.Expression:
 
 
 def bind(tree: exp.Expression, parameters: Sequence[Mapping[str, Any]], variables: Mapping[str, exp.Expression]) -> exp.Expression:
-    """The statement with each `@name`, each `?` and each variable of the script as a literal of its type."""
+    """The statement, changed in place: each `@name`, each `?` and each variable of the script is a literal of its type."""
     named = {str(p["name"]).lower(): p for p in parameters if p.get("name")}
     unnamed = iter([p for p in parameters if not p.get("name")])
 
@@ -134,7 +135,7 @@ def bind(tree: exp.Expression, parameters: Sequence[Mapping[str, Any]], variable
             return variables[node.name.lower()].copy()
         return node
 
-    return tree.transform(replace)
+    return tree.transform(replace, copy=False)
 
 
 def typed_literal(kind: Mapping[str, Any], given: Mapping[str, Any]) -> exp.Expression:
@@ -170,9 +171,9 @@ def _untyped_literal(kind: Mapping[str, Any], given: Mapping[str, Any]) -> exp.E
 
 
 def prepare(tree: exp.Expression, place: Place) -> exp.Expression:
-    """The statement with BigQuery's meaning of literals, divisions and dates, and every table by the name it has in DuckDB."""
+    """The statement, changed in place: BigQuery's meaning of literals, divisions and dates, and every table by the name it has in DuckDB."""
     widen(tree)
-    tree = tree.transform(_literal)
+    tree = tree.transform(_literal, copy=False)
     _raise_on_zero(tree)
     _keep_types(tree)
     _name_results(tree)
@@ -180,10 +181,10 @@ def prepare(tree: exp.Expression, place: Place) -> exp.Expression:
     return tree
 
 
-def duckdb_text(tree: exp.Expression) -> str:
-    """What DuckDB runs. What sqlglot cannot carry over is an error."""
+def duckdb_text(tree: exp.Expression, *, copy: bool = True) -> str:
+    """What DuckDB runs. What sqlglot cannot carry over is an error. Without a copy the tree is spent."""
     try:
-        return str(tree.sql(dialect=googlesql._Engine, unsupported_level=ErrorLevel.RAISE, comments=False))
+        return str(tree.sql(dialect=googlesql._Engine, unsupported_level=ErrorLevel.RAISE, comments=False, copy=copy))
     except SqlglotError as error:
         raise Refused(f"The emulator cannot run this: {error}", "notImplemented") from error
 
@@ -218,8 +219,9 @@ def _raise_on_zero(tree: exp.Expression) -> None:
         if isinstance(divisor, exp.Literal) and float(divisor.this):
             continue
         error = exp.Anonymous(this="error", expressions=[exp.Literal.string("division by zero")])
-        is_zero = exp.EQ(this=exp.paren(node.expression.copy()), expression=exp.Literal.number(0))
-        node.replace(exp.paren(exp.Case(ifs=[exp.If(this=is_zero, true=error)], default=node.copy()), copy=False))
+        is_zero = exp.EQ(this=exp.paren(node.expression.copy(), copy=False), expression=exp.Literal.number(0))
+        hole = _take_out(node)
+        hole.replace(exp.paren(exp.Case(ifs=[exp.If(this=is_zero, true=error)], default=node), copy=False))
 
 
 TEXT_OF = "bigquery_text"  # a macro: decimals without zeros at their end
@@ -229,18 +231,25 @@ DATES = (exp.DateTrunc, exp.DateAdd, exp.DateSub)  # a TIMESTAMP without a zone 
 TIMES = (exp.UnixToTime, exp.StrToTime)  # the same
 
 
+def _take_out(node: exp.Expression) -> exp.Expression:
+    """What stands in a node's place until another is put there, around the node itself: copies of copies cost more than all else."""
+    hole = exp.Null()
+    node.replace(hole)
+    return hole
+
+
 def _keep_types(tree: exp.Expression) -> None:
     for node in reversed(list(tree.find_all(*DATES, *TIMES))):
         kind = exp.DType.DATE if isinstance(node, DATES) else exp.DType.TIMESTAMPTZ
         if not (isinstance(node.parent, exp.Cast) and node.parent.to.this == kind):
-            node.replace(exp.cast(node.copy(), kind))
+            _take_out(node).replace(exp.cast(node, kind, copy=False))
     for node in reversed(list(tree.find_all(exp.Cast))):
         if (
             node.to.this in (exp.DType.TEXT, exp.DType.VARCHAR)
             and not isinstance(node.this, (exp.Literal, exp.Null))
             and type(node) is exp.Cast
         ):
-            node.replace(exp.Anonymous(this=TEXT_OF, expressions=[node.this.copy()]))
+            node.replace(exp.Anonymous(this=TEXT_OF, expressions=[node.this]))
 
 
 def _name_results(tree: exp.Expression) -> None:
