@@ -192,6 +192,7 @@ def test_real_outputs(tmp_path: Path, samples: Path) -> None:
             b'{"code":500,"message":"no data for window"}',
             r"it is no answer of OpenCost's /allocation, which has a list `data` \(no data for window\)",
         ),
+        ("a.json", b'{"a":' * 20_000 + b"1" + b"}" * 20_000, r"no answer of OpenCost's /allocation, which has a list `data`\. Save"),
         ("a.json", b'{"data": [', "it is no JSON"),
         ("a.csv", b"Date,Pod\n2026-10-05,a\n", "header"),
         ("a.csv", csv_export({"Pod": "a", "CPUCost": "much"}), "unreadable, row 1: a time or a cost cannot be read"),

@@ -11,7 +11,6 @@ Source: OpenCost, "Allocation API", "CSV export"; opencost-parquet-exporter (its
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from importlib.resources import files
@@ -89,10 +88,11 @@ def _stage_answers(staged: Staged, delivered: Delivered) -> StagedFile:
             "create or replace temp table answers as select json from "
             f"read_json_objects({sql_text(str(delivered.file.readable))}, maximum_object_size = {MAX_LINE_BYTES})"
         )
-        odd = con.execute("select json from answers where json_type(json, '$.data') is distinct from 'ARRAY' limit 1").fetchall()
+        odd = con.execute(
+            "select json_extract_string(json, '$.message') from answers where json_type(json, '$.data') is distinct from 'ARRAY' limit 1"
+        ).fetchall()
         if odd:
-            said = json.loads(odd[0][0])
-            message = said.get("message", "") if isinstance(said, dict) else ""
+            [(message,)] = odd
             raise texts.refused(
                 source,
                 name,
