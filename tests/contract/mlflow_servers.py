@@ -23,6 +23,8 @@ from typing import Any
 
 import pytest
 
+from tests.mlflow_store import make_schema
+
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 NOW = datetime(2026, 11, 25, 6, tzinfo=timezone.utc)
@@ -125,7 +127,10 @@ def free_port() -> int:
 
 @contextmanager
 def mlflow_server(folder: Path, database: str, *options: str) -> Iterator[str]:
-    """`mlflow server` on a free port; its output is in `server.log` of the folder."""
+    """`mlflow server` on a free port; its output is in `server.log` of the folder. A new database on SQLite is a copy of one that MLflow made."""
+    path = Path(database.removeprefix("sqlite:///"))
+    if database.startswith("sqlite:///") and not path.exists():
+        make_schema(path)
     port = free_port()
     env = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     env |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -155,7 +160,7 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -
             with urllib.request.urlopen(url, timeout=2):
                 return
         except (urllib.error.URLError, OSError):
-            time.sleep(0.25)
+            time.sleep(0.1)
     raise RuntimeError(f"mlflow server did not become healthy: {log.read_text()[-2000:]}")
 
 

@@ -17,21 +17,22 @@ from runspend.actions.archive.restore import restore
 from runspend.config import Settings
 from runspend.warehouse.records import Records
 from tests.archive_world import make_item
+from tests.mlflow_store import make_schema
 
 mlflow = pytest.importorskip("mlflow")
-sklearn_linear = pytest.importorskip("sklearn.linear_model")
 
 
 @pytest.fixture
 def tracked(tmp_path: Path) -> Iterator[str]:
     """A tracking database in a folder of its own."""
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    uri = f"sqlite:///{make_schema(tmp_path / 'mlflow.db')}"
     with mlflow_client(uri):
         yield uri
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_scikit_learn_model_comes_back_and_loads(tmp_path: Path, tracked: str) -> None:
+    sklearn_linear = pytest.importorskip("sklearn.linear_model")
     artifacts = tmp_path / "artifacts"
     experiment_id = mlflow.create_experiment("fraud", artifact_location=str(artifacts))
     model = sklearn_linear.LinearRegression().fit([[0.0], [1.0], [2.0]], [1.0, 3.0, 5.0])

@@ -6,6 +6,7 @@ import hashlib
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -167,8 +168,9 @@ def test_many_parts_and_many_pages(server: S3Server, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(objects_s3, "COPY_PART", 5 << 20)
     moved = store.set_class(written, "GLACIER_IR")
     assert (moved.size, moved.storage_class) == (len(body), "GLACIER_IR") and b"".join(store.read(moved)) == body
-    for number in range(1_050):
-        client.put_object(Bucket=bucket, Key=f"run1/{number}")
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(client.put_object, Bucket=bucket, Key=f"run1/{number}") for number in range(1_050)]:
+            done.result()
     client.put_object(Bucket=bucket, Key="run10/x", Body=b"")
     assert len(list(store.list("run1"))) == 1_050 and sorted(store.folders("")) == ["run1", "run10"]
 

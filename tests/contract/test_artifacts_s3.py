@@ -23,6 +23,7 @@ from servers.s3 import S3Server
 from runspend.artifacts import Measurement, allowed, measure_store, probe_store, resolve_artifact_uri
 from runspend.config import ArtifactStore
 from runspend.errors import SourceRefused, SourceUnreachable
+from tests.mlflow_store import make_schema
 
 UTC = timezone.utc
 NOW = datetime(2026, 10, 14, 2, tzinfo=UTC)
@@ -208,9 +209,10 @@ def broken_second_page(server: S3Server) -> Iterator[str]:
         yield endpoint
 
 
-def test_a_page_that_fails_half_way_leaves_bytes_unknown(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
+def test_a_page_that_fails_half_way_leaves_bytes_unknown(s3_server: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Page 2 of 3 answers 503: unknown where nothing was known, the good figures where they were, and the next night is right."""
-    put(s3_server, bucket, {f"1/{RUN}{n % 2}/artifacts/{n}": 1 for n in range(2001)})
+    monkeypatch.setattr("runspend.artifacts.measure._PAGE", 100)
+    put(s3_server, bucket, {f"1/{RUN}{n % 2}/artifacts/{n}": 1 for n in range(201)})
     first, second = (f"s3://{bucket}/1/{RUN}{n}/artifacts" for n in range(2))
     good, months = ArtifactStore(uri=f"s3://{bucket}", endpoint=s3_server.endpoint), {}
     with broken_second_page(s3_server) as endpoint:
@@ -230,7 +232,7 @@ def test_a_page_that_fails_half_way_leaves_bytes_unknown(s3_server: S3Server, bu
         assert [(r["bytes"], r["valid_from"]) for r in rows(found) if r["owner_id"] == f"{RUN}1"] == [(None, NOW + timedelta(days=1))]
         months |= found.tables
     found = measure(good, run_owners(first, second), tmp_path, now=NOW + timedelta(days=2), months=months)
-    assert {r["owner_id"][-1]: r["bytes"] for r in rows(found) if r["valid_to"] is None} == {"0": 1001, "1": 1000}
+    assert {r["owner_id"][-1]: r["bytes"] for r in rows(found) if r["valid_to"] is None} == {"0": 101, "1": 100}
 
 
 def test_a_missing_bucket_is_unreachable(s3_server: S3Server, tmp_path: Path) -> None:
@@ -352,7 +354,7 @@ def test_what_mlflow_itself_writes_finds_its_owner(
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     import mlflow
 
-    with mlflow_client(f"sqlite:///{tmp_path}/ml.db") as client:
+    with mlflow_client(f"sqlite:///{make_schema(tmp_path / 'ml.db')}") as client:
         experiment = mlflow.create_experiment("e", artifact_location=f"s3://{bucket}/mlflow/1")
         with mlflow.start_run(experiment_id=experiment) as run:
             mlflow.log_text("hello", "notes/hello.txt")

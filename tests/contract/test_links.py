@@ -19,6 +19,7 @@ from runspend.tracking.links import LinkSettings
 from runspend.tracking.links_api import ApiLinks
 from runspend.tracking.live_database import DatabaseUses
 from tests.contract.mlflow_servers import NOW, at, mlflow_server
+from tests.mlflow_store import make_schema
 
 WANTED = LinkSettings(True, ("loss", "val acc"))
 
@@ -246,7 +247,7 @@ def test_without_policies_nothing_of_it_is_read(mlflow: Served, tmp_path: Path, 
 def test_a_registry_elsewhere_is_read(mlflow: Served, tmp_path: Path, via: str) -> None:
     from mlflow import MlflowClient
 
-    elsewhere = f"sqlite:///{tmp_path / 'registry.db'}"
+    elsewhere = f"sqlite:///{make_schema(tmp_path / 'registry.db')}"
     client = MlflowClient(tracking_uri=elsewhere, registry_uri=elsewhere)
     client.create_registered_model("other")
     client.create_model_version("other", "s3://models/other/x", mlflow.ids["short"])

@@ -23,6 +23,7 @@ from runspend.tracking.holds import holding_tag
 from runspend.tracking.live import LiveServer
 from runspend.tracking.live_known import Known
 from tests.contract.mlflow_servers import mlflow_server
+from tests.mlflow_store import make_schema
 
 NOW = datetime.now(timezone.utc)
 READ_AT = NOW - timedelta(hours=3)
@@ -551,7 +552,7 @@ def test_a_server_that_is_not_there_protects(world: World) -> None:
 def test_a_registry_elsewhere_is_asked(world: World, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
-    elsewhere = f"sqlite:///{tmp_path / 'registry.db'}"
+    elsewhere = f"sqlite:///{make_schema(tmp_path / 'registry.db')}"
     owner, known = world.run_owner, replace(world.known, registered_run={})
     assert ask(world, owner, known, registry=elsewhere) is None
     client = MlflowClient(tracking_uri=elsewhere, registry_uri=elsewhere)

@@ -56,7 +56,7 @@ def chat() -> Iterator[tuple[type[Chat], str]]:
     """A webhook on this machine and its address."""
     handler = type("Here", (Chat,), {"posted": [], "codes": [200], "hangs_up": False})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield handler, f"http://127.0.0.1:{server.server_port}/services/{SECRET}"
     server.shutdown()
@@ -151,7 +151,7 @@ def test_a_server_that_never_ends_its_answer_holds_nobody_up(tmp_path: Path, mon
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     given, records = world(tmp_path, f"http://127.0.0.1:{server.server_port}/services/{SECRET}", about=["budgets", "operators"]), MemoryRecords()
     for cause in ("a", "b"):

@@ -102,7 +102,7 @@ def serve_odd_store(host: str = "127.0.0.1") -> Iterator[OddStore]:
     server = ThreadingHTTPServer((host, 0), Handler)
     server.daemon_threads = True
     store.endpoint = f"http://{host}:{server.server_port}/acme"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
         yield store

@@ -13,8 +13,9 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -63,11 +64,18 @@ class S3Server:
 
 
 @contextmanager
-def remember_descriptions() -> Iterator[None]:
-    """Read botocore's descriptions of services once: each session of its own would, and most of a client's making is that."""
+def hurry_client() -> Iterator[None]:
+    """Tries that fail are made again without a wait, as often as ever. And botocore's descriptions of services are read once:
+    each session of its own would, and most of a client's making is that."""
+    import botocore.retryhandler
     import botocore.session
+    from botocore.retries.standard import ExponentialBackoff
 
-    with patch.object(botocore.session, "create_loader", cache(botocore.session.create_loader)):
+    with (
+        patch.object(botocore.session, "create_loader", cache(botocore.session.create_loader)),
+        patch.object(ExponentialBackoff, "delay_amount", lambda self, context: 0.0),
+        patch.object(botocore.retryhandler, "delay_exponential", lambda base, growth_factor, attempts: 0.0),
+    ):
         yield
 
 
@@ -85,32 +93,53 @@ def serve_s3() -> Iterator[S3Server]:
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
     keys.write_text(json.dumps({"identities": [identity]}))
-    options = [f"-{name}.port={http}" for name, http in zip(names, ports, strict=False)]
-    options += [f"-{name}.port.grpc={grpc}" for name, grpc in zip(names, ports[len(names) :], strict=True)]
-    options += [f"-s3.config={keys}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=2000", "-master.volumeSizeLimitMB=64"]
-    log = (folder / "weed.log").open("wb")
-    process = subprocess.Popen(
-        [str(program), "server", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}", *options],
-        cwd=folder,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        server = S3Server(f"http://127.0.0.1:{ports[names.index('s3')]}")
-        _wait_until_ready(server, process, folder / "weed.log")
-        yield server
-    finally:
-        _end(process)
-        log.close()
-        shutil.rmtree(folder, ignore_errors=True)
+    port, grpc = dict(zip(names, ports, strict=False)), dict(zip(names, ports[len(names) :], strict=True))
+    options = [f"-{name}.port{kind}={found[name]}" for name in names if name != "volume" for kind, found in (("", port), (".grpc", grpc))]
+    options += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=64", "-master.telemetry=false"]
+    here = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}"]
+    started: list[subprocess.Popen[bytes]] = []
+    with (folder / "weed.log").open("wb") as log:
+
+        def start(*command: str) -> None:
+            everything = [str(program), *command, *here]
+            started.append(subprocess.Popen(everything, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True))
+
+        try:
+            start("server", "-s3", "-volume=false", f"-s3.config={keys}", *options)
+            # Where it comes before the master leads, a volume server asks again five seconds later.
+            _wait_for(started, folder / "weed.log", lambda: _ask_master(port["master"], "cluster/status", lambda said: said.get("IsLeader")))
+            master = f"127.0.0.1:{port['master']}.{grpc['master']}"
+            start("volume", f"-master={master}", f"-port={port['volume']}", f"-port.grpc={grpc['volume']}", "-max=2000")
+            server = S3Server(f"http://127.0.0.1:{port['s3']}")
+            _wait_for(started, folder / "weed.log", lambda: _ask_master(port["master"], "dir/status", lambda said: said["Topology"]["Max"]))
+            _wait_for(started, folder / "weed.log", lambda: _share_volumes(port["filer"]))
+            _wait_for(started, folder / "weed.log", lambda: _try_bucket(server))
+            yield server
+        finally:
+            for process in started:
+                _end(process)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """One server for all tests of a run; take a bucket of your own in it."""
-    with remember_descriptions(), serve_s3() as server:
+    with hurry_client(), serve_s3() as server:
         yield server
+
+
+def _ask_master(port: int, what: str, is_so: Callable[[dict[str, Any]], Any]) -> None:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{what}", timeout=30) as answer:
+        if not is_so(json.load(answer)):
+            raise OSError(f"it is not so yet by {what} of the master")
+
+
+def _share_volumes(filer_port: int) -> None:
+    """Keep all buckets in the same files: the first object of a bucket with files of its own waits a fifth of a second for them."""
+    rule = json.dumps({"version": 1, "locations": [{"locationPrefix": "/buckets/", "collection": "tests"}]}).encode()
+    url = f"http://127.0.0.1:{filer_port}/etc/seaweedfs/filer.conf?collection=tests"
+    with urllib.request.urlopen(urllib.request.Request(url, rule, {"Content-Type": "application/json"}, method="PUT"), timeout=30):
+        pass
 
 
 def _find_program() -> Path:
@@ -141,25 +170,28 @@ def _free_ports(count: int) -> list[int]:
         return ports
 
 
-def _wait_until_ready(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
+def _try_bucket(server: S3Server) -> None:
     """Ready is when an object can be written and read: the S3 port opens before the volumes are there."""
+    with closing(server.client()) as client:
+        client.create_bucket(Bucket="ready")
+        client.put_object(Bucket="ready", Key="ready", Body=b"ready")
+        client.delete_object(Bucket="ready", Key="ready")
+        client.delete_bucket(Bucket="ready")
+
+
+def _wait_for(started: list[subprocess.Popen[bytes]], log: Path, works: Callable[[], None]) -> None:
+    """Until it does; RuntimeError when a process has ended, or after 90 seconds."""
     from botocore.exceptions import BotoCoreError, ClientError
 
-    client, deadline = server.client(), time.monotonic() + 90
+    deadline = time.monotonic() + 90
     while True:
         try:
-            client.create_bucket(Bucket="ready")
-            client.put_object(Bucket="ready", Key="ready", Body=b"ready")
-            client.delete_object(Bucket="ready", Key="ready")
-            client.delete_bucket(Bucket="ready")
-            client.close()
+            works()
             return
-        except (BotoCoreError, ClientError) as error:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(
-                    f"the S3 server of the tests did not start: {error}\n{log.read_text(errors='replace')[-3000:]}"
-                ) from error
-            time.sleep(0.3)
+        except (BotoCoreError, ClientError, OSError) as error:
+            if any(process.poll() is not None for process in started) or time.monotonic() > deadline:
+                raise RuntimeError(f"the S3 server of the tests did not start: {error}\n{log.read_text(errors='replace')[-3000:]}") from error
+            time.sleep(0.05)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, timezone
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ class MemoryReader:
         self._tables = tables
         self._known: set[str] = set()
         self._answers: dict[tuple[str, str], pa.Table] = {}
-        self._connection = duckdb.connect()
+        self._connection = _database().cursor()  # rows that are registered are a connection's own
         self._connection.execute("set TimeZone = 'UTC'")
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
@@ -123,6 +124,12 @@ class MemoryReader:
 
     def batches(self, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
         yield from self.query(sql, parameters).to_batches(max_chunksize=rows)
+
+
+@cache
+def _database() -> duckdb.DuckDBPyConnection:
+    """One engine for all readers of a process, with one thread: opening one takes as long as a question of so few rows."""
+    return duckdb.connect(config={"threads": 1})
 
 
 def in_memory(**tables: Sequence[Mapping[str, Any]]) -> Reader:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from datetime import date, datetime, timedelta, timezone
 from decimal import Context, Decimal
+from functools import cache
 from typing import Any
 
 import duckdb
@@ -20,24 +21,39 @@ NOVEMBER = date(2026, 11, 1)
 
 
 class TableReader:
-    """A `warehouse.Reader` over Arrow tables in memory."""
+    """A `warehouse.Reader` over rows in memory."""
 
     def __init__(self, rows: Mapping[str, list[dict[str, Any]]]) -> None:
-        self._connection = duckdb.connect(":memory:")
+        for name, given in rows.items():
+            columns = set(TABLES[name].arrow_schema().names)
+            for row in given:
+                assert set(row) <= columns, (name, set(row) - columns)
+        self._rows = rows
+        self._known: set[str] = set()
+        self._connection = _database().cursor()  # rows that are registered are a connection's own
         self._connection.execute("set TimeZone = 'UTC'")
-        for name, table in TABLES.items():
-            schema = table.arrow_schema()
-            self._connection.register(
-                name, pa.Table.from_pylist([{c: r.get(c) for c in schema.names} for r in rows.get(name, [])], schema=schema)
-            )
-            for row in rows.get(name, []):
-                assert set(row) <= set(schema.names), (name, set(row) - set(schema.names))
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
         """Rows of one GoogleSQL statement."""
-        text = sql if native else sqlglot.transpile(sql, read="bigquery", write="duckdb", unsupported_level=sqlglot.ErrorLevel.RAISE)[0]
+        for name in TABLES.keys() & set(re.findall(r"\w+", sql)) - self._known:
+            schema = TABLES[name].arrow_schema()
+            rows = [{column: row.get(column) for column in schema.names} for row in self._rows.get(name, [])]
+            self._connection.register(name, pa.Table.from_pylist(rows, schema=schema))
+            self._known.add(name)
+        text = sql if native else _on_duckdb(sql)
         assert set(re.findall(r"@(\w+)", sql)) == set(parameters or {})
         return self._connection.sql(text, params=dict(parameters or {})).to_arrow_table()
+
+
+@cache
+def _database() -> duckdb.DuckDBPyConnection:
+    """One engine for all readers of a process, with one thread: opening one takes as long as a question of so few rows."""
+    return duckdb.connect(config={"threads": 1})
+
+
+@cache
+def _on_duckdb(sql: str) -> str:
+    return sqlglot.transpile(sql, read="bigquery", write="duckdb", unsupported_level=sqlglot.ErrorLevel.RAISE)[0]
 
 
 def costs(effective: str | Decimal, **more: str) -> dict[str, Decimal]:

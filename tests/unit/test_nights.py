@@ -47,7 +47,7 @@ def watcher() -> Iterator[tuple[type[Watcher], str]]:
     """A heartbeat address on this machine."""
     handler = type("Here", (Watcher,), {"calls": [], "code": 200})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield handler, f"http://127.0.0.1:{server.server_port}/canary"
     server.shutdown()
