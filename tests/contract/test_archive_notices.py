@@ -24,8 +24,10 @@ from runspend.tables import TABLES
 from runspend.warehouse import Unit, open_warehouse
 from runspend.warehouse.parquet import ParquetWarehouse
 from runspend.warehouse.records import Records
+from tests.command import run_here
 
 REPOSITORY = Path(__file__).parents[2]
+OTHER_TIME = archiving.OTHER_TIME
 OWNED = {"owner": "ana@acme.com", **AGED}
 RUNS = [run("a" * 32, run_name="resnet-1", **OWNED), run("b" * 32, run_name="resnet-2", **OWNED), run("c" * 32, owner=None, **AGED)]
 
@@ -195,9 +197,12 @@ STEP = "import sys; from runspend import cli; sys.argv = ['runspend', *sys.argv[
 
 
 def command(home: Path, *words: str, crash_at: str = "") -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own."""
-    arguments = [sys.executable, "-c", STEP, *words, "--config", str(home / "runspend.yaml")]
-    return subprocess.run(arguments, cwd=REPOSITORY, env={**os.environ, "RUNSPEND_CRASH_AT": crash_at}, capture_output=True, text=True, check=False)
+    """The command line: here, or in a process of its own that is killed."""
+    arguments = [*words, "--config", str(home / "runspend.yaml")]
+    if not crash_at:
+        return run_here(*arguments, cwd=REPOSITORY, code=None)
+    environment = {**os.environ, "RUNSPEND_CRASH_AT": crash_at}
+    return subprocess.run([sys.executable, "-c", STEP, *arguments], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("point", ["archive.notice_recorded", "archive.notice_written", "archive.notices_sent"])
@@ -216,8 +221,9 @@ def test_killed_anywhere_each_owner_has_one_notice(tmp_path: Path, server: Serve
         assert len(mails(server)) == 2
 
 
-def test_the_commands(tmp_path: Path, server: Server) -> None:
+def test_the_commands(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """plan, keep, why and notify as people type them; a notice cannot be dated back or forth."""
+    monkeypatch.setattr(archiving, "OTHER_TIME", OTHER_TIME)
     settings = settings_of(tmp_path, server.port)
     today = this_hour()
     fill(settings, today)

@@ -61,32 +61,39 @@ def test_only_what_lies_there_now_counts(tmp_path: Path) -> None:
     assert (row["owner_id"], row["objects"], row["bytes"]) == ("a", 3, 1000)
 
 
-@pytest.mark.parametrize(
-    ("facts", "bytes_facts", "experiment_facts", "reason"),
-    [
-        ({"end_time": None, "run_status": "RUNNING"}, {}, {}, "it is running, or never said that it ended"),
-        ({"run_status": "RUNNING"}, {}, {}, "it is running, or never said that it ended"),
-        ({"end_time": None}, {}, {}, "it is running, or never said that it ended"),
-        ({"purged_at": NOW}, {}, {}, "MLflow no longer shows the run: it may only be hidden"),
-        ({"tags": '{"runspend.keep": ""}'}, {}, {}, "its tag runspend.keep"),
-        ({"tags": '{"runspend.keep": "forever"}'}, {}, {}, "its tag runspend.keep"),
-        ({"tags": '{"runspend.keep": "2026-11-24"}'}, {}, {}, "its tag runspend.keep"),
-        ({}, {}, {"tags": '{"runspend.keep": "true"}'}, "its experiment's tag runspend.keep"),
-        ({"tags": '{"runspend.hold": "case 17"}'}, {}, {}, "legal hold: tag runspend.hold"),
-        ({}, {}, {"tags": '{"runspend.hold": ""}'}, "legal hold: its experiment's tag runspend.hold"),
-        ({"tags": '{"stage": "Production "}'}, {}, {}, "its tag stage is production"),
-        ({}, {}, {"tags": '{"stage": "production"}'}, "its experiment's tag stage is production"),
-        ({}, {"experiment_id": "99"}, {}, "its experiment, which may protect it, is not known"),
-        ({}, {"bytes": None}, {}, "its bytes are unknown: the listing did not finish"),
-        ({}, {"objects": None}, {}, "its bytes are unknown: the listing did not finish"),
-        ({}, {"is_complete": False}, {}, "its bytes are unknown: the listing did not finish"),
-        ({}, {"store": "s3://gone"}, {}, "its store is no longer in `stores`"),
-    ],
-)
-def test_what_protects(tmp_path: Path, facts: dict[str, Any], bytes_facts: dict[str, Any], experiment_facts: dict[str, Any], reason: str) -> None:
+PROTECTS: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = [  # of a run, of its bytes, of its experiment, and the reason
+    ({"end_time": None, "run_status": "RUNNING"}, {}, {}, "it is running, or never said that it ended"),
+    ({"run_status": "RUNNING"}, {}, {}, "it is running, or never said that it ended"),
+    ({"end_time": None}, {}, {}, "it is running, or never said that it ended"),
+    ({"purged_at": NOW}, {}, {}, "MLflow no longer shows the run: it may only be hidden"),
+    ({"tags": '{"runspend.keep": ""}'}, {}, {}, "its tag runspend.keep"),
+    ({"tags": '{"runspend.keep": "forever"}'}, {}, {}, "its tag runspend.keep"),
+    ({"tags": '{"runspend.keep": "2026-11-24"}'}, {}, {}, "its tag runspend.keep"),
+    ({}, {}, {"tags": '{"runspend.keep": "true"}'}, "its experiment's tag runspend.keep"),
+    ({"tags": '{"runspend.hold": "case 17"}'}, {}, {}, "legal hold: tag runspend.hold"),
+    ({}, {}, {"tags": '{"runspend.hold": ""}'}, "legal hold: its experiment's tag runspend.hold"),
+    ({"tags": '{"stage": "Production "}'}, {}, {}, "its tag stage is production"),
+    ({}, {}, {"tags": '{"stage": "production"}'}, "its experiment's tag stage is production"),
+    ({}, {"experiment_id": "99"}, {}, "its experiment, which may protect it, is not known"),
+    ({}, {"bytes": None}, {}, "its bytes are unknown: the listing did not finish"),
+    ({}, {"objects": None}, {}, "its bytes are unknown: the listing did not finish"),
+    ({}, {"is_complete": False}, {}, "its bytes are unknown: the listing did not finish"),
+    ({}, {"store": "s3://gone"}, {}, "its store is no longer in `stores`"),
+]
+
+
+def test_what_protects(tmp_path: Path) -> None:
     """Each protection is named; a protected row has no money."""
-    rows = planned(tmp_path, given_settings(tmp_path, {}), runs=[run("a", **{**AGED, **facts})], artifact_bytes=[stored("a", **bytes_facts)], experiments=[experiment(**experiment_facts)])
-    assert [(r["state"], r["reason"], r["monthly_saving"], r["action_cost"]) for r in rows] == [("protected", reason, None, None)]
+    facts = {f"r{n}": case for n, case in enumerate(PROTECTS)}
+    rows = planned(
+        tmp_path,
+        given_settings(tmp_path, {}),
+        runs=[run(name, **{**AGED, "experiment_id": name, **of_run}) for name, (of_run, *_) in facts.items()],
+        artifact_bytes=[stored(name, **{"experiment_id": name, **of_bytes}) for name, (_, of_bytes, *_) in facts.items()],
+        experiments=[experiment(experiment_id=name, **of_experiment) for name, (_, _, of_experiment, _) in facts.items()],
+    )
+    found = {r["owner_id"]: (r["state"], r["reason"], r["monthly_saving"], r["action_cost"]) for r in rows}
+    assert found == {name: ("protected", reason, None, None) for name, (*_, reason) in facts.items()} and len(rows) == len(facts)
 
 
 def test_bytes_of_a_run_nobody_knows_stay(tmp_path: Path) -> None:
