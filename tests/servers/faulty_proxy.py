@@ -18,13 +18,17 @@ SILENT_SECONDS = 1.5
 
 @dataclass
 class FaultyProxy:
-    """`fault` spoils `request` whenever it is asked, but the first `good` times."""
+    """`fault` spoils `request` whenever it is asked, but the first `good` times.
+
+    Where nobody changes what the server has, `answers` may be {}: what it answered once is then not asked for again.
+    """
 
     uri: str = ""
     fault: str | None = None
     request: str = ""
     good: int = 0
     seen: list[str] = field(default_factory=list)
+    answers: dict[str, tuple[int, bytes, str]] | None = None
 
     def begin(self, fault: str | None = None, request: str = "", good: int = 0) -> None:
         self.fault, self.request, self.good = fault, request, good
@@ -50,13 +54,17 @@ def faulty_proxy(behind: str) -> Iterator[FaultyProxy]:
 
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            fault = proxy.note(f"{self.command} {self.path} {body.decode(errors='replace')}")
+            asked = f"{self.command} {self.path} {body.decode(errors='replace')}"
+            fault = proxy.note(asked)
             if fault == "silence":
                 time.sleep(SILENT_SECONDS)
             if fault in ("silence", "drop"):
                 self.close_connection = True
                 return
-            status, content, kind = self._pass_on(body)
+            known = proxy.answers
+            status, content, kind = known[asked] if known and asked in known else self._pass_on(body)
+            if known is not None:
+                known[asked] = status, content, kind
             if fault in ("500", "403", "404"):
                 status, content = int(fault), b'{"error_code": "INTERNAL_ERROR", "message": "spoiled"}' if fault == "500" else b"spoiled"
             content = {"empty": b"", "braces": b"{}", "garbage": b"<html>hello</html>", "cut": content[: len(content) // 2]}.get(
