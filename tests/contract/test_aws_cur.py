@@ -954,6 +954,16 @@ def test_b11_a_part_of_zero_net_costs_follows_the_other_parts_of_its_month(tmp_p
     assert {each.state for each in bill.load().periods} == {"unchanged"}
 
 
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet"])
+def test_b11_parts_of_zero_net_costs_behind_each_other_are_each_read_again(tmp_path: Path, kind: str) -> None:
+    off = line("EdpDiscount", "-2", **{**NET, "line_item_net_unblended_cost": "0"})
+    for n, lines in enumerate([[off], [off] * 2, [off] * 3, [USED_NET], [RESERVED_NET]]):
+        write_cur(tmp_path / f"in/cur-{n}.{kind}", lines)
+    bill = nights(tmp_path, tmp_path / "in", delivery="parts")
+    load = bill.load()
+    assert (load.error, both(bill), len(bill.lines())) == (None, (Decimal(8), Decimal(13)), 8)
+
+
 def test_b11_a_row_without_net_price_has_its_net_effective_cost(tmp_path: Path) -> None:
     covered_net = {**NET, **covered("7.00", "6.00"), "savings_plan_net_savings_plan_effective_cost": "5.00"}
     bill = loaded(tmp_path, [USED_NET, covered_net, line("Usage", "1", **NET)])

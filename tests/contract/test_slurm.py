@@ -329,6 +329,14 @@ def test_job_names_hold_what_they_like(tmp_path: Path) -> None:
     assert "it has 14 fields where the header has 13" in str(only(nights.load()).error)
 
 
+def test_a_job_name_in_quotes_is_the_same_in_every_file(tmp_path: Path) -> None:
+    for number in ("100", "101", "102"):
+        write_bytes(tmp_path / f"sacct/{number}.txt", text([job(JobIDRaw=number, JobName='"resnet"')]))
+    nights = Nights(tmp_path / "work", source(tmp_path / "sacct", delivery="parts"))
+    nights.load()
+    assert {line["resource_id"]: line["resource_name"] for line in nights.lines()} == dict.fromkeys(("100", "101", "102"), "'resnet'")
+
+
 def test_auto_knows_it_by_its_header(tmp_path: Path) -> None:
     """Such a CSV beside `slurm:` prices needs no format; without prices it is refused and says what to write."""
     path = write_bytes(tmp_path / "jobs.csv", text([job()]))

@@ -83,6 +83,7 @@ def stage_each(
             staged.following[file.index] = _delivered(tonight, following, ())
     for file in files:
         stage_or_note(tonight, staged, file, beside, bad)
+    staged.let_go()  # a file that is staged again later is another by then
 
 
 def stage_or_note(

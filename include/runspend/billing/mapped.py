@@ -182,14 +182,14 @@ def _read_quickly(staged: Staged, delivered: Delivered, kinds: Sequence[Kind]) -
     layout, following = _lay_out(delivered, kinds), staged.following.get(delivered.index)
     with staged.con.cursor() as reader:
         yield from texts.read_quickly(reader, delivered.file, layout.header, layout.wanted, staged.room)
-    if following is not None and following.index not in staged.begun:
-        staged.begun[following.index] = kinds, Ahead(_read_quickly(staged, following, kinds))
+    if following is not None and not staged.begun:  # files without rows would begin one another, each with a thread
+        staged.begun[following.index] = (kinds, following.file), Ahead(_read_quickly(staged, following, kinds))
 
 
 def _begun(staged: Staged, delivered: Delivered, kinds: Sequence[Kind]) -> Ahead[pa.Table]:
-    """The shares of a file, of which the first may be there already."""
-    begun_as, shares = staged.begun.pop(delivered.index, (kinds, None))
-    if shares is not None and begun_as is not kinds:
+    """The shares of a file, of which the first may be there already: of what its format hands on, which may be another file (SLURM)."""
+    begun_as, shares = staged.begun.pop(delivered.index, (None, None))
+    if shares is not None and begun_as != (kinds, delivered.file):
         shares.close()
         shares = None
     return shares or Ahead(_read_quickly(staged, delivered, kinds))

@@ -113,7 +113,7 @@ class Staged:
         self._maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
         self._aside: set[str] = set()
         self.following: dict[int, Delivered] = {}  # by a file's index the one that is staged next
-        self.begun: dict[int, tuple[object, Ahead[pa.Table]]] = {}  # by its index a file that is read before its turn, and how (`mapped.py`)
+        self.begun: dict[int, tuple[object, Ahead[pa.Table]]] = {}  # by its index what is read before its turn, and as what (`mapped.py`)
         self.answers: dict[str, distinct.Known] = {}  # what SQL said of files before (`mapped.py`), as long as it looks up the same
         # What the bill's digest is of: rows as they were delivered, before any was replaced by its parts.
         self.delivered_rows = "(select file_index, billing_period, 1 as rows, row_hash::hugeint as hash_sum, row_hash as hash_xor from staged)"
@@ -133,10 +133,16 @@ class Staged:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         import pyarrow as pa
 
-        for _, reading in self.begun.values():
-            reading.close()
+        self.let_go()
         self.con.close()
         pa.set_memory_pool(self._memory)
+
+    def let_go(self) -> None:
+        """Read no file before its turn, and forget what is read of those that were not asked for."""
+        self.following.clear()
+        while self.begun:  # one that is at its end may just begin another
+            _, (_, reading) = self.begun.popitem()
+            reading.close()
 
     @property
     def rows(self) -> pa.Table:
