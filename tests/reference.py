@@ -195,6 +195,11 @@ def _start_engine() -> _Engine:
     wasm_client.WasmClient.write_bytes = _write_bytes
     wasm_client.WasmClient.read_bytes = _read_bytes
 
+    with (folder / "lock").open("w") as lock:  # of several processes the first compiles, the others wait for it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        settings.write_text(f'[cache]\ndirectory = "{folder}"\n', encoding="utf-8")
+        client = ZetaSqlLocalService.get_instance().wasm_client
+
     language = LanguageOptions.maximum_features()
     language.product_mode = ProductMode.PRODUCT_EXTERNAL
     options = AnalyzerOptions(language_options=language).to_proto()
@@ -202,10 +207,6 @@ def _start_engine() -> _Engine:
     options.default_timezone = "UTC"
     functions = ZetaSQLBuiltinFunctionOptions(language_options=language)
     catalog = CatalogBuilder("warehouse").with_builtin_functions(functions).build().to_proto()
-    with (folder / "lock").open("w") as lock:  # of several processes the first compiles, the others wait for it
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        settings.write_text(f'[cache]\ndirectory = "{folder}"\n', encoding="utf-8")
-        client = ZetaSqlLocalService.get_instance().wasm_client
     _started.append(_Engine(client, local_service_pb2, type_pb2, empty_pb2.Empty, options, catalog))
     return _started[0]
 
