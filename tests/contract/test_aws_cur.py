@@ -964,6 +964,25 @@ def test_b11_parts_of_zero_net_costs_behind_each_other_are_each_read_again(tmp_p
     assert (load.error, both(bill), len(bill.lines())) == (None, (Decimal(8), Decimal(13)), 8)
 
 
+def test_tags_that_differ_in_case_are_two_whichever_way_a_file_is_read(tmp_path: Path) -> None:
+    """A line break in a field makes a file that is read slowly; a row that is set aside keeps every column by its name."""
+    tagged = line(resource_tags='{"user_Team": "a", "user_team": "b"}', line_item_line_item_description="one\ntwo")
+    bill = loaded(tmp_path, legacy([tagged, {**tagged, "line_item_unblended_cost": "?"}]))
+    [found], [aside] = bill.lines(), bill.rows("billing_quarantine")
+    assert set(json.loads(found["tags"]).values()) == {"a", "b"}
+    raw = json.loads(aside["raw"])
+    assert (raw["resourceTags/user:Team"], raw["resourceTags/user:team"]) == ("a", "b")
+
+
+def test_a_file_damaged_behind_a_row_that_is_set_aside_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row is looked up in a file whose end no share has reached."""
+    monkeypatch.setattr(staging, "room_of", lambda memory: replace(room_of(memory), part_bytes=1))
+    path = write_cur(tmp_path / "cur.csv", [line(), line("Usage", "?"), *[line()] * 20])
+    path.write_bytes(path.read_bytes()[:-60])
+    with pytest.raises(SourceRefused, match=r"line 23: it has \d+ fields where the header has"):
+        nights(tmp_path, path).load()
+
+
 def test_b11_a_row_without_net_price_has_its_net_effective_cost(tmp_path: Path) -> None:
     covered_net = {**NET, **covered("7.00", "6.00"), "savings_plan_net_savings_plan_effective_cost": "5.00"}
     bill = loaded(tmp_path, [USED_NET, covered_net, line("Usage", "1", **NET)])

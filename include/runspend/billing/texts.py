@@ -123,16 +123,28 @@ def read_slowly(
     except (duckdb.OutOfMemoryException, duckdb.InternalException):
         raise  # ours, not the file's
     except duckdb.Error as error:
-        raise refused(source, name, f"{explain(str(error))}. Deliver it again, or fix what writes it") from error
+        raise _unread(source, name, error) from error
+
+
+def _unread(source: str, name: str, error: Exception) -> SourceRefused:
+    return refused(source, name, f"{explain(str(error))}. Deliver it again, or fix what writes it")
 
 
 def read_whole_rows(con: duckdb.DuckDBPyConnection, source: str, name: str, file: VerifiedFile, numbers: Sequence[int]) -> dict[int, str]:
-    """A few rows with every column, as JSON objects: what is set aside is kept whole."""
+    """A few rows with every column, as JSON objects: what is set aside is kept whole. Raises SourceRefused where the file is damaged
+    behind them."""
+    import duckdb
+
     header = read_header(source, name, file)
-    relation = _relation(con, source, name, file, header, list(dict.fromkeys(header)))
-    found = con.execute(f"select * from ({relation}) where {ROW_NUMBER} in (select unnest(?))", [list(numbers)])
-    names = [d[0] for d in found.description or ()]
-    rows = [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+    names = list(dict.fromkeys(header))
+    try:
+        relation = _relation(con, source, name, file, header, names)
+        found = con.execute(f"select * from ({relation}) where {ROW_NUMBER} in (select unnest(?))", [list(numbers)]).fetchall()
+    except (duckdb.OutOfMemoryException, duckdb.InternalException):
+        raise  # ours, not the file's
+    except duckdb.Error as error:
+        raise _unread(source, name, error) from error
+    rows = [dict(zip([*names, ROW_NUMBER], row, strict=True)) for row in found]
     return {row.pop(ROW_NUMBER): json.dumps(row, ensure_ascii=False) for row in rows}
 
 
@@ -315,7 +327,8 @@ def _shares(con: duckdb.DuckDBPyConnection, query: str, wanted: Sequence[str], s
     [(rows,)] = con.execute("select count(*) from texts").fetchall()
     for start in range(0, rows, share_rows):
         share = con.sql(f"from texts where rowid >= {start} and rowid < {start + share_rows} order by rowid").to_arrow_table()
-        coded = [one_piece(share.column(name)).cast(pa.string()).dictionary_encode() for name in wanted]
+        # By their places: of names that differ in case alone DuckDB makes others.
+        coded = [one_piece(column).cast(pa.string()).dictionary_encode() for column in share.columns[:-1]]
         yield pa.table([*coded, one_piece(share.column(ROW_NUMBER))], names=[*wanted, ROW_NUMBER])
     con.execute("drop table texts")
 
