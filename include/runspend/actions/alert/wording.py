@@ -147,7 +147,8 @@ class Writer:
 
 
 def budget_subject(decision: Decision, now: datetime) -> str:
-    """ "[runspend] vision is over budget: 100.2 % of 5,000 USD for November", or "… will pass 5,000 USD around 22 Nov (now 4,410.00, 88 %)"."""
+    """ "[runspend] vision is over budget: 100.2 % of 5,000 USD for November", or "… will pass 5,000 USD around 22 Nov (now 4,410.00, 88 %)";
+    of a day that is over "… has likely passed 5,000 USD around 22 Nov (billed 4,410.00, 88 %)"."""
     status, lead = decision.status, decision.lead
     title, amount = clean(status.budget.title, 40), f"{money(status.budget.amount, short=True)} {status.currency}"
     if lead.kind == "forecast":
@@ -185,7 +186,7 @@ def _what_happened(status: Status, now: datetime) -> str:
 
 
 def _forecast_words(status: Status, now: datetime) -> str:
-    """ " Forecast for 30 November: 6,580 USD (80 % sure: 6,240 to 6,930). It will cross 100 % around 23 Nov."; empty without one."""
+    """ " Forecast for 30 November: 6,580 USD (80 % sure: 6,240 to 6,930). Will cross 100 % around 23 Nov."; empty without one."""
     forecast = status.forecast
     if forecast is None:
         return ""
