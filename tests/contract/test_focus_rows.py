@@ -19,6 +19,7 @@ from focus_files import ROW, csv_text, month, nights, only, row, write_bytes, wr
 
 from runspend.billing import probe_source
 from runspend.config import BillSource, ScopeSettings
+from runspend.errors import SourceRefused
 from runspend.tables import BILL_CHANGES, BILLING_LINES, BILLING_LOADS, BILLING_QUARANTINE
 
 WIDE = Context(prec=76)
@@ -62,8 +63,6 @@ def test_the_generated_bill_loads_to_the_last_digit(tmp_path: Path, samples: Pat
 
 @pytest.mark.parametrize("name", ["simple_saas_agreements_a1", "saas_spend_agreements_b2", "commitment_discount_purchase_scenario_2"])
 def test_the_specs_odd_examples_are_refused_loudly(tmp_path: Path, samples: Path, name: str) -> None:
-    from runspend.errors import SourceRefused
-
     with pytest.raises(SourceRefused):
         nights(tmp_path, samples / f"focus_spec_1_2_examples/{name}.csv").load()
 
@@ -185,6 +184,15 @@ def test_columns_may_be_separated_by_other_signs(tmp_path: Path, delimiter: str)
     assert bill.total() == Decimal("3.75")
     [kept] = bill.rows("billing_quarantine")
     assert json.loads(kept["raw"])["BilledCost"] == "two"
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "|", "\t"])
+def test_an_empty_field_too_many_at_a_row_s_end_is_refused(tmp_path: Path, delimiter: str) -> None:
+    """A stray sign before it would have moved each value into the column beside its own."""
+    text = csv_text([row("1.25", x_note="a"), row("2.50", x_note="b")]).replace(",", delimiter).replace(f"{delimiter}b\n", f"{delimiter}b{delimiter}\n")
+    bill = nights(tmp_path, write_bytes(tmp_path / "bill.csv", text.encode()))
+    with pytest.raises(SourceRefused, match=r"line 3: it has 18 fields where the header has 17"):
+        bill.load()
 
 
 def test_a_row_of_json_that_cannot_be_read_is_kept_whole(tmp_path: Path) -> None:

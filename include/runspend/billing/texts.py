@@ -92,7 +92,7 @@ def _read_lines(file: VerifiedFile, header: Sequence[str], wanted: Sequence[str]
     import pyarrow.csv as arrow_csv
 
     read = arrow_csv.ReadOptions(block_size=BLOCK_BYTES, column_names=list(header))
-    parse = arrow_csv.ParseOptions(delimiter=_delimiter(file.readable))
+    parse = arrow_csv.ParseOptions(delimiter=find_delimiter(file.readable))
     convert = arrow_csv.ConvertOptions(
         column_types=dict.fromkeys(wanted, columns.text_type()), include_columns=list(wanted), null_values=[""], strings_can_be_null=True
     )
@@ -198,7 +198,7 @@ def ends_whole(path: Path, width: int) -> bool:
         tail = file.read().rstrip(b"\r\n")
     last = tail[tail.rfind(b"\n") + 1 :].decode("utf-8-sig", errors="replace")
     try:
-        [fields] = csv.reader([last], strict=True, delimiter=_delimiter(path))
+        [fields] = csv.reader([last], strict=True, delimiter=find_delimiter(path))
     except (csv.Error, ValueError):
         return False
     return len(fields) == width
@@ -244,21 +244,21 @@ def even_row_ends(path: Path, width: int, folder: Path) -> Path | None:
     return target
 
 
-def check_row_ends(con: duckdb.DuckDBPyConnection, source: str, name: str, path: Path, width: int) -> None:
-    """DuckDB drops one empty field too many at a row's end, even if a stray comma shifted the fields before it.
+def check_row_ends(con: duckdb.DuckDBPyConnection, source: str, name: str, path: Path, width: int, delimiter: str) -> None:
+    """DuckDB drops one empty field too many at a row's end, even if a stray delimiter shifted the fields before it.
 
-    Lines that end in a comma and hold too many are found by counting; the CSV module, slow and exact, then judges.
+    Lines that end in a delimiter and hold too many are found by counting; the CSV module, slow and exact, then judges.
     """
     [row] = con.execute(
         "select count(*) from (select regexp_replace(line, '\"[^\"]*\"', '', 'g') as line from read_csv("
         f"{sql_text(str(path))}, auto_detect = false, header = true, delim = '\x01', quote = '', escape = '', columns = {{'line': 'varchar'}}, "
-        f"max_line_size = {MAX_LINE_BYTES}) where ends_with(line, ',')) where length(line) - length(replace(line, ',', '')) >= {width}"
+        f"max_line_size = {MAX_LINE_BYTES}) where ends_with(line, {sql_text(delimiter)})) where length(line) - length(replace(line, {sql_text(delimiter)}, '')) >= {width}"
     ).fetchall()
     if not row[0]:
         return
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         csv.field_size_limit(MAX_LINE_BYTES)
-        reader = csv.reader(file, strict=True)
+        reader = csv.reader(file, strict=True, delimiter=delimiter)
         for fields in reader:
             if len(fields) > width:
                 raise refused(
@@ -266,7 +266,8 @@ def check_row_ends(con: duckdb.DuckDBPyConnection, source: str, name: str, path:
                 )
 
 
-def _delimiter(path: Path) -> str:
+def find_delimiter(path: Path) -> str:
+    """What separates the fields of a CSV file, by its header line."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as opened:
         return delimiter_of(opened.readline(MAX_LINE_BYTES))
 
@@ -305,11 +306,10 @@ def _sound_csv(con: duckdb.DuckDBPyConnection, source: str, name: str, path: Pat
     """`csv_sql` of the file, or of a copy with even row ends where the file's own are what DuckDB stumbles over."""
     import duckdb
 
-    delimiter = _delimiter(path)
+    delimiter = find_delimiter(path)
     relation = csv_sql(path, ["varchar"] * width, ("",), delimiter)
     try:
-        if delimiter == ",":
-            check_row_ends(con, source, name, path, width)
+        check_row_ends(con, source, name, path, width, delimiter)
         con.execute(f"select count(*) from {relation}")
     except duckdb.InvalidInputException as error:
         even = even_row_ends(path, width, work_folder(con)) if "state machine" in str(error) and delimiter == "," else None

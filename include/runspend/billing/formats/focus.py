@@ -18,7 +18,6 @@ from runspend.billing import quick_csv, texts
 from runspend.billing.deliveries import Delivered
 from runspend.billing.focus_columns import COLUMNS, EXTRA_COLUMNS, INSTANCE_COLUMNS, NULL_TEXTS, TIMES
 from runspend.billing.staging import Staged, StagedFile, delivered_fields, one_piece, sql_text
-from runspend.billing.verify import MAX_LINE_BYTES
 from runspend.billing.wide_decimals import narrowed
 
 if TYPE_CHECKING:
@@ -112,10 +111,8 @@ def _read_tolerantly(
     staged: Staged, source: str, name: str, path: Path, header: Sequence[str], file_index: int
 ) -> tuple[int, dict[str, int]]:
     """Rows of any CSV, odd ones with their number and their text: how many, and how many values of each column could not be read."""
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as opened:
-        delimiter = texts.delimiter_of(opened.readline(MAX_LINE_BYTES))
-    if delimiter == ",":
-        texts.check_row_ends(staged.con, source, name, path, len(header))
+    delimiter = texts.find_delimiter(path)
+    texts.check_row_ends(staged.con, source, name, path, len(header), delimiter)
     relation = texts.csv_sql(path, ["varchar"] * len(header), NULL_TEXTS, delimiter)
     _view_csv(staged.con, header, relation, file_index)
     rows = _judge(staged, file_index)
