@@ -525,20 +525,20 @@ def test_products_of_long_decimals_are_exact(tmp_path: Path) -> None:
         return Decimal(chance.choice([1, -1])) * (whole + Decimal(chance.randrange(10**places)).scaleb(-places, WIDE))
 
     pairs = [(some(), some()) for _ in range(3000)] + [(Decimal("9999999999999998.5"), Decimal(1)), (Decimal("1e-22"), Decimal("1e-22"))]
-    con = open_engine(tmp_path)
-    con.register("pairs", pa.table({"a": [f"{a:f}" for a, _ in pairs], "b": [f"{b:f}" for _, b in pairs]}))
-    found = con.execute("select exact_product(cast(a as decimal(38, 22)), cast(b as decimal(38, 22))) from pairs").fetchall()
-    unit = Decimal(1).scaleb(-22)
-    exact = 0
-    for (a, b), (product,) in zip(pairs, found, strict=True):
-        true = WIDE.multiply(a, b)
-        assert abs(WIDE.subtract(product, true)) < unit
-        if WIDE.quantize(true, unit) == true:
-            exact += 1
-            assert product == true
-    assert exact > 500
-    [(too_large,)] = con.execute("select exact_product(cast('9e9' as decimal(38, 22)), cast('9e9' as decimal(38, 22)))").fetchall()
-    assert too_large is None
+    with open_engine(tmp_path) as con:
+        con.register("pairs", pa.table({"a": [f"{a:f}" for a, _ in pairs], "b": [f"{b:f}" for _, b in pairs]}))
+        found = con.execute("select exact_product(cast(a as decimal(38, 22)), cast(b as decimal(38, 22))) from pairs").fetchall()
+        unit = Decimal(1).scaleb(-22)
+        exact = 0
+        for (a, b), (product,) in zip(pairs, found, strict=True):
+            true = WIDE.multiply(a, b)
+            assert abs(WIDE.subtract(product, true)) < unit
+            if WIDE.quantize(true, unit) == true:
+                exact += 1
+                assert product == true
+        assert exact > 500
+        [(too_large,)] = con.execute("select exact_product(cast('9e9' as decimal(38, 22)), cast('9e9' as decimal(38, 22)))").fetchall()
+        assert too_large is None
 
 
 def test_a_quantity_that_is_no_number_is_counted_and_the_cost_stays(tmp_path: Path) -> None:

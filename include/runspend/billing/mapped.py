@@ -151,7 +151,7 @@ def _read_all(staged: Staged, delivered: Delivered, kinds: Sequence[Kind], plan:
     layout, kind = plan.layout, plan.layout.kind
 
     def keep(shares: Iterator[pa.Table]) -> None:
-        with staged.con.cursor() as con, closing(Ahead(_judged(con, shares, plan, staged.answers))) as views:
+        with staged.cursor() as con, closing(Ahead(_judged(con, shares, plan, staged.answers))) as views:
             for view, judged in views:
                 found.rows += view.num_rows
                 if kind.splits_sql is not None:
@@ -171,7 +171,7 @@ def _read_all(staged: Staged, delivered: Delivered, kinds: Sequence[Kind], plan:
     except texts.NotPlain:
         staged.drop(delivered.index)
         found.rows, found.unreadable, found.left_out = 0, {}, {}
-        with staged.con.cursor() as reader:
+        with staged.cursor() as reader:
             keep(texts.read_slowly(reader, source, name, delivered.file, layout.header, layout.wanted, staged.room.share_rows))
     except (pa.ArrowException, OSError, UnicodeDecodeError, duckdb.NotImplementedException) as error:
         raise texts.refused(source, name, f"it cannot be read ({str(error).splitlines()[0]}). Deliver it again") from error
@@ -180,7 +180,7 @@ def _read_all(staged: Staged, delivered: Delivered, kinds: Sequence[Kind], plan:
 def _read_quickly(staged: Staged, delivered: Delivered, kinds: Sequence[Kind]) -> Iterator[pa.Table]:
     """The shares of a file; behind the last one the file that follows is begun, so that no core waits between two files."""
     layout, following = _lay_out(delivered, kinds), staged.following.get(delivered.index)
-    with staged.con.cursor() as reader:
+    with staged.cursor() as reader:
         yield from texts.read_quickly(reader, delivered.file, layout.header, layout.wanted, staged.room)
     if following is not None and not staged.begun:  # files without rows would begin one another, each with a thread
         staged.begun[following.index] = (kinds, following.file), Ahead(_read_quickly(staged, following, kinds))

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from runspend.billing import columns
 from runspend.billing.room import room_of
 from runspend.billing.verify import free_bytes
+from runspend.engines import lent
 from runspend.errors import MissingExtra
 from runspend.identifiers import resource_key_sql
 from runspend.tables import FOCUS_COLUMNS
@@ -96,13 +97,15 @@ class Beside:
 
 
 class Staged:
-    """Rows of tonight's files. `con` is the engine; its view `staged` always shows all of them."""
+    """Rows of tonight's files."""
 
     def __init__(self, workdir: Path, memory: int | None = None) -> None:
         import pyarrow as pa
 
         self.room = room_of(memory)
-        self.con = open_engine(workdir, memory)
+        self._engine = open_engine(workdir, memory)
+        self._con = self._engine.__enter__()
+        self._is_shown = False
         # Arrow's usual allocator gives every block of parsing back to the system at once: a fifth of the time a load takes.
         self._memory = pa.default_memory_pool()
         if "jemalloc" in pa.supported_memory_backends():
@@ -118,15 +121,26 @@ class Staged:
         # What the bill's digest is of: rows as they were delivered, before any was replaced by its parts.
         self.delivered_rows = "(select file_index, billing_period, 1 as rows, row_hash::hugeint as hash_sum, row_hash as hash_xor from staged)"
         self._rows = staged_schema().empty_table()
-        self._show(self._rows)
 
     def __enter__(self) -> Staged:
         return self
 
+    @property
+    def con(self) -> duckdb.DuckDBPyConnection:
+        """The engine. Its view `staged` shows all rows there are when it is asked for."""
+        if not self._is_shown:
+            self._con.register("staged", self._rows)
+            self._is_shown = True
+        return self._con
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A connection of a thread's own, without the view `staged`."""
+        return self._con.cursor()
+
     @contextmanager
     def beside(self) -> Iterator[Beside]:
         """The rows as they are now, for the questions of another thread."""
-        with self.con.cursor() as con:
+        with self.cursor() as con:
             con.register("staged", self._rows)
             yield Beside(con, self.delivered_rows)
 
@@ -134,7 +148,7 @@ class Staged:
         import pyarrow as pa
 
         self.let_go()
-        self.con.close()
+        self._engine.__exit__(kind, error, trace)
         pa.set_memory_pool(self._memory)
 
     def let_go(self) -> None:
@@ -161,13 +175,13 @@ class Staged:
 
     def _with_hash(self, table: pa.Table) -> pa.Table:
         """The rows with `row_hash`, of the FOCUS columns."""
-        self.con.register("hashed", table)
+        self._con.register("hashed", table)
         # A constant null counts as the null of every row does, and takes no time.
         sql_types = {"STRING": "varchar", "BIGNUMERIC": "decimal(38, 22)", "TIMESTAMP": "timestamptz"}
         is_empty = {c.name: table.column(c.name).null_count == table.num_rows for c in FOCUS_COLUMNS}
         names = ", ".join(f"cast(null as {sql_types[c.type]})" if is_empty[c.name] else c.name for c in FOCUS_COLUMNS)
-        hashes = self.con.sql(f"select hash({names}) as row_hash from hashed").to_arrow_table()
-        self.con.unregister("hashed")
+        hashes = self._con.sql(f"select hash({names}) as row_hash from hashed").to_arrow_table()
+        self._con.unregister("hashed")
         return table.append_column("row_hash", one_piece(hashes.column(0)))
 
     def replace(self, is_kept: pa.Array, parts: Iterable[pa.Table]) -> None:
@@ -189,19 +203,19 @@ class Staged:
 
     def keep_aside(self, name: str, file_index: int, table: pa.Table) -> None:
         """Rows that are no charges, as the table `name` (all texts, and `file_index`) for the SQL of those that are."""
-        self.con.register("aside", table)
-        self.con.execute(
+        self._con.register("aside", table)
+        self._con.execute(
             f"create table if not exists {name} as select *, {file_index} as file_index from aside limit 0; "
             f"insert into {name} by name select *, {file_index} as file_index from aside"
         )
-        self.con.unregister("aside")
+        self._con.unregister("aside")
         self._aside.add(name)
         self.answers.clear()
 
     def drop(self, file_index: int) -> None:
         """Forget the rows of one file."""
         for name in self._aside:
-            self.con.execute(f"delete from {name} where file_index = {file_index}")
+            self._con.execute(f"delete from {name} where file_index = {file_index}")
             self.answers.clear()
         if self._files.pop(file_index, None) is not None:
             self._put_together()
@@ -229,10 +243,10 @@ class Staged:
 
         size = self.room.asked_rows
         if distinct.num_rows <= size:
-            return ask(self.con, distinct, *expressions)
+            return ask(self._con, distinct, *expressions)
         parts = []
         for start in range(0, distinct.num_rows, size):
-            parts.append(ask(self.con, distinct.slice(start, size), *expressions))
+            parts.append(ask(self._con, distinct.slice(start, size), *expressions))
             self.ease()
         return [pa.concat_arrays(pieces) for pieces in zip(*parts, strict=True)]
 
@@ -266,8 +280,10 @@ class Staged:
         self._show(tables[0] if len(tables) == 1 else pa.concat_tables(tables))
 
     def _show(self, table: pa.Table) -> None:
+        if self._is_shown:  # the engine holds them otherwise
+            self._con.unregister("staged")
+            self._is_shown = False
         self._rows = table
-        self.con.register("staged", table)
 
     def keep(self, kept: pa.Array) -> None:
         """Forget the rows for which `kept` is false; called once all files are there."""
@@ -436,21 +452,25 @@ def wake() -> None:
     pa.scalar(0)
 
 
-def open_engine(workdir: Path, memory: int | None = None) -> duckdb.DuckDBPyConnection:
+@contextmanager
+def open_engine(workdir: Path, memory: int | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB in memory that spills into the work folder, with the macros of the SQL files. It keeps rows in their order.
 
     Nothing here is of one connection: a thread with a cursor of its own finds the same macros, tables and time zone.
     """
+    workdir.mkdir(parents=True, exist_ok=True)
+    with lent("bills", _make_engine, workdir / "spill", memory=f"{room_of(memory).engine_bytes}B") as con:
+        con.execute(f"set max_temp_directory_size = '{max(free_bytes(workdir) // 2, 1 << 30)}B'")
+        yield con
+
+
+def _make_engine() -> duckdb.DuckDBPyConnection:
     try:
         import duckdb
     except ImportError as error:
         raise MissingExtra("duckdb", "pipeline") from error
-    workdir.mkdir(parents=True, exist_ok=True)
     con = duckdb.connect(":memory:", config={"allow_unsigned_extensions": "false", "autoinstall_known_extensions": "false"})
     con.execute("set global TimeZone = 'UTC'")
-    con.execute(f"set memory_limit = '{room_of(memory).engine_bytes}B'")
-    con.execute(f"set temp_directory = {sql_text(str(workdir / 'spill'))}")
-    con.execute(f"set max_temp_directory_size = '{max(free_bytes(workdir) // 2, 1 << 30)}B'")
     # A look-up that is no join: DuckDB hands on joined rows as its threads come by them.
     con.execute(f"create macro is_currency(code) as length(code) = 3 and contains('|{'|'.join(currencies())}|', '|' || code || '|')")
     con.execute(files("runspend.billing").joinpath("macros.sql").read_text(encoding="utf-8"))

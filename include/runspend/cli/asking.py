@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from runspend.cli.context import Context, day_end, months, with_context
-from runspend.cli.output import print_json, print_rows, query
+from runspend.cli.output import print_json, print_rows
 from runspend.errors import UsageError
 
 
@@ -135,7 +135,9 @@ def sql(context: Context, statement: str | None, tables: bool, native: bool, exp
 
         click.echo(question_cost(context.settings, statement))
         return
-    print_rows(context, query(context.settings, statement, None, native=native))
+    from runspend.warehouse import open_warehouse
+
+    print_rows(context, open_warehouse(context.settings).answer(statement, native=native))
 
 
 @click.command()

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from runspend.query_costs import QueryCosts
 
 
-def query(settings: Settings, sql: str, parameters: dict[str, Any] | None, *, native: bool = False) -> pa.Table:
-    """The rows of one question to the warehouse; `native`: in the engine's own SQL."""
+def query(settings: Settings, sql: str, parameters: dict[str, Any]) -> pa.Table:
+    """The rows of one question to the warehouse."""
     from runspend.warehouse import open_warehouse
 
     with open_warehouse(settings).reader() as reader:
-        return reader.query(sql, parameters, native=native)
+        return reader.query(sql, parameters)
 
 
 def print_query_costs(context: Context, found: QueryCosts) -> None:

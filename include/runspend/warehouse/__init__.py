@@ -135,6 +135,10 @@ class Warehouse(Protocol):
         """One consistent view: no publish is seen half done."""
         ...
 
+    def answer(self, sql: str, *, native: bool = False) -> pa.Table:
+        """Rows of one statement that people wrote: it reads the published tables and nothing else."""
+        ...
+
     def step(self, name: str, build_id: str) -> AbstractContextManager[Step]:
         """Begin replacing units. Leaving without `publish` throws the staged rows away."""
         ...

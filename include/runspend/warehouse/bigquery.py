@@ -114,6 +114,11 @@ class BigQueryWarehouse:
             self._reading.reader = outer
             reader.close()
 
+    def answer(self, sql: str, *, native: bool = False) -> pa.Table:
+        """Rows of one statement that people wrote: no other kind than SELECT is run."""
+        with self.reader() as reader:
+            return reader.query(sql, native=native)
+
     @contextmanager
     def step(self, name: str, build_id: str) -> Iterator[BigQueryStep]:
         """Begin replacing units. Leaving without `publish` throws the staged rows away."""

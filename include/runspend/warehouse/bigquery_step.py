@@ -42,7 +42,7 @@ from runspend.warehouse.bigquery_tables import (
 )
 from runspend.warehouse.contents import PIECES, PREFIX, Sums, sums_sql
 from runspend.warehouse.dialect import table_names
-from runspend.warehouse.engine import FILLED, MEMORY, connect, measure_rows, month_of, used
+from runspend.warehouse.engine import FILLED, empty_engine, measure_rows, month_of, used
 from runspend.warehouse.files import conform, difference, rename_rows
 from runspend.warehouse.journal import crash_point
 from runspend.warehouse.parquet import checked_unit
@@ -100,11 +100,8 @@ class BigQueryStep:
         else:
             file = self._folder / f"{uuid.uuid4().hex}.parquet"
             pq.write_table(conform(rows, TABLES[table], self.build_id), file, compression="zstd")
-        connection = connect(self._folder / "spill", memory=MEMORY)
-        try:
+        with empty_engine(self._folder / "spill") as connection:
             content = measure_rows(connection, TABLES[table], file, period)
-        finally:
-            connection.close()
         state = UnitState(content.digest, content.rows, self.build_id, dict(extra or {}))
         own = self._folder / f"{uuid.uuid4().hex}.parquet"
         shutil.move(file, own)
@@ -146,11 +143,8 @@ class BigQueryStep:
         file = self._warehouse.fetch(unit, self._folder)
         if file is None:
             raise RunspendError(f"cannot rename {' '.join(unit)}: it is gone. Run it again when no night runs. Nothing was changed.")
-        connection = connect(self._folder / "spill", memory=MEMORY)
-        try:
+        with empty_engine(self._folder / "spill") as connection:
             renamed_file = rename_rows(connection, TABLES[unit.table], file, names, self._folder / f"{uuid.uuid4().hex}.parquet")
-        finally:
-            connection.close()
         if target != unit:
             self.drop(*unit)
         return self.put(*target, renamed_file, extra=extra)

@@ -9,10 +9,12 @@ import datetime as dt
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runspend.engines import lent
 from runspend.errors import MissingExtra, RunspendError, UsageError
 from runspend.tables import Column, Table
 from runspend.warehouse.dialect import parameter_names
@@ -24,8 +26,8 @@ except ImportError as missing:
     raise MissingExtra(missing.name or "duckdb", "pipeline") from missing
 
 __all__ = [
-    "DUCKDB_TYPES", "FILLED", "MEMORY", "ROW_GROUP", "Content", "column_types", "connect", "copy_parquet", "create_view", "declared", "fetch", "file_list", "literal", "measure_rows", "month_of", "narrow", "quote",
-    "restrict", "stream", "used",
+    "DUCKDB_TYPES", "FILLED", "MEMORY", "ROW_GROUP", "Content", "column_types", "copy_parquet", "create_view", "declared", "empty_engine", "fetch", "file_list", "literal", "measure_rows", "month_of",
+    "narrow", "quote", "restrict", "stream", "used",
 ]  # fmt: skip
 
 DUCKDB_TYPES = {
@@ -43,13 +45,10 @@ ROW_GROUP = 122_880
 FILLED = ("build_id", "load_id")  # bookkeeping the warehouse fills where a model does not
 
 
-def connect(scratch: Path, *, memory: str) -> duckdb.DuckDBPyConnection:
-    """An empty database that spills into `scratch`, in UTC, that never downloads anything."""
-    connection = duckdb.connect(
+def _open() -> duckdb.DuckDBPyConnection:
+    engine = duckdb.connect(
         config={
             "threads": len(os.sched_getaffinity(0)),
-            "memory_limit": memory,
-            "temp_directory": str(scratch),
             "max_temp_directory_size": "100GB",
             "preserve_insertion_order": False,
             "autoload_known_extensions": False,
@@ -58,14 +57,19 @@ def connect(scratch: Path, *, memory: str) -> duckdb.DuckDBPyConnection:
             "python_enable_replacements": False,
         }
     )
-    connection.execute("set TimeZone = 'UTC'")
-    connection.execute("create schema never")
-    connection.execute("create table never.rows as select unnest([1, 3]) as number")
-    return connection
+    engine.execute("set global TimeZone = 'UTC'")
+    engine.execute("create schema never")
+    engine.execute("create table never.rows as select unnest([1, 3]) as number")
+    return engine
+
+
+def empty_engine(spill: Path) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+    """An empty database, for as long as it is lent, that spills into the folder `spill`, in UTC, that never downloads anything."""
+    return lent("warehouse", _open, spill, memory=MEMORY)
 
 
 def restrict(connection: duckdb.DuckDBPyConnection, files: Iterable[Path]) -> None:
-    """From here on the connection reads these files and nothing else, and cannot be told otherwise."""
+    """From here on the engine reads these files and nothing else, and cannot be told otherwise."""
     connection.execute(f"set allowed_paths = {file_list(files)}")
     connection.execute("set enable_external_access = false")
     connection.execute("set lock_configuration = true")

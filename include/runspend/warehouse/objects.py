@@ -26,7 +26,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -38,12 +38,13 @@ import pyarrow.parquet as pq
 from runspend.errors import ConfigError, RunspendError
 from runspend.tables import SCHEMA_VERSION, TABLES
 from runspend.warehouse import Unit, UnitState
+from runspend.warehouse.engine import empty_engine
 from runspend.warehouse.files import add_columns, as_own_file, with_columns
 from runspend.warehouse.journal import Folder, crash_point, fsync_file, fsync_folder
 from runspend.warehouse.parquet import PACKAGE, Staged, sha256_of, state_of
 from runspend.warehouse.reader import ParquetReader
 from runspend.warehouse.s3 import Bucket, NotAllowed
-from runspend.warehouse.step import ParquetStep
+from runspend.warehouse.step import ParquetStep, begin
 
 __all__ = ["BucketWarehouse"]
 
@@ -135,26 +136,27 @@ class BucketWarehouse:
     @contextmanager
     def reader(self) -> Iterator[ParquetReader]:
         """One consistent view: no publish is seen half done. Nobody waits for it."""
-        with self._folder.stage("read") as stage:
+        with self._folder.stage("read") as stage, empty_engine(stage.path / "spill") as connection:
             units, head = self._pin(stage.path / "pinned", self._seen())
-            reader = ParquetReader(units, head.columns, stage.path)
-            outer = getattr(self._reading, "head", None)
-            self._reading.head = head
-            try:
-                yield reader
-            finally:
-                self._reading.head = outer
-                reader.close()
+            with closing(ParquetReader(units, head.columns, connection)) as reader:
+                outer = getattr(self._reading, "head", None)
+                self._reading.head = head
+                try:
+                    yield reader
+                finally:
+                    self._reading.head = outer
+
+    def answer(self, sql: str, *, native: bool = False) -> pa.Table:
+        """Rows of one statement that people wrote: it reads the published tables and nothing else."""
+        with self.reader() as reader:
+            reader.guard()
+            return reader.query(sql, native=native)
 
     @contextmanager
     def step(self, name: str, build_id: str) -> Iterator[ParquetStep]:
         """Begin replacing units. Leaving without `publish` throws the staged rows away."""
-        with self._folder.stage(name) as stage:
-            step = ParquetStep(self, stage, build_id)
-            try:
-                yield step
-            finally:
-                step.close()
+        with self._folder.stage(name) as stage, begin(self, stage, build_id) as step:
+            yield step
 
     def verify(self) -> list[Unit]:
         """Units whose object is not, byte for byte, the file that was published. Reads every object."""

@@ -16,7 +16,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -108,26 +108,30 @@ class ParquetWarehouse:
     @contextmanager
     def reader(self) -> Iterator[ParquetReader]:
         """One consistent view: no publish is seen half done. Publishing waits until it is closed."""
+        from runspend.warehouse.engine import empty_engine
         from runspend.warehouse.reader import ParquetReader
 
-        with self.folder.shared(), tempfile.TemporaryDirectory(prefix="runspend-") as scratch:
-            reader = ParquetReader({unit: self.path(unit) for unit in self.records()}, self.columns(), Path(scratch))
-            try:
-                yield reader
-            finally:
-                reader.close()
+        with (
+            self.folder.shared(),
+            tempfile.TemporaryDirectory(prefix="runspend-") as scratch,
+            empty_engine(Path(scratch) / "spill") as connection,
+            closing(ParquetReader({unit: self.path(unit) for unit in self.records()}, self.columns(), connection)) as reader,
+        ):
+            yield reader
+
+    def answer(self, sql: str, *, native: bool = False) -> pa.Table:
+        """Rows of one statement that people wrote: it reads the published tables and nothing else."""
+        with self.reader() as reader:
+            reader.guard()
+            return reader.query(sql, native=native)
 
     @contextmanager
     def step(self, name: str, build_id: str) -> Iterator[ParquetStep]:
         """Begin replacing units. Leaving without `publish` throws the staged rows away."""
-        from runspend.warehouse.step import ParquetStep
+        from runspend.warehouse.step import begin
 
-        with self.folder.stage(name) as stage:
-            step = ParquetStep(self, stage, build_id)
-            try:
-                yield step
-            finally:
-                step.close()
+        with self.folder.stage(name) as stage, begin(self, stage, build_id) as step:
+            yield step
 
     def verify(self) -> list[Unit]:
         """Units whose file is not, byte for byte, the one that was published. Reads every file."""

@@ -13,7 +13,7 @@ from runspend.errors import UsageError
 from runspend.tables import TABLES
 from runspend.warehouse import Unit
 from runspend.warehouse.dialect import duckdb_sql, names_read, table_names
-from runspend.warehouse.engine import MEMORY, connect, create_view, fetch, narrow, restrict, stream, used
+from runspend.warehouse.engine import create_view, fetch, narrow, restrict, stream, used
 from runspend.warehouse.exchange import DATED, SUMMED, exchange
 
 if TYPE_CHECKING:
@@ -71,16 +71,19 @@ class _Answers:
 class ParquetReader(_Answers):
     """Read-only SQL over the published tables of one build."""
 
-    def __init__(self, units: Mapping[Unit, Path], columns: Mapping[str, list[str]], scratch: Path) -> None:
+    def __init__(self, units: Mapping[Unit, Path], columns: Mapping[str, list[str]], connection: duckdb.DuckDBPyConnection) -> None:
         self._hidden: dict[str, list[Path]] = {name: [] for name in TABLES}  # tables nobody asked for yet, and their files
         for unit, path in units.items():
             self._hidden[unit.table].append(path)
         self._columns = columns
-        self._connection = connect(scratch, memory=MEMORY)
-        self._second = self._connection.cursor()  # for `in_currency`; its settings cannot be made later
-        self._second.execute("set TimeZone = 'UTC'")
+        self._files = list(units.values())
+        self._connection = connection
+        self._second = self._connection.cursor()  # for `in_currency`
         self._views = self._connection.cursor()  # which never has rows on the way, as the others may
-        restrict(self._connection, units.values())
+
+    def guard(self) -> None:
+        """From here on it reads the published tables and nothing else: what it is asked next people have written."""
+        restrict(self._connection, self._files)
 
     def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
         """The same view with the cost tables' money in one currency, by charge date, exact to 22 decimals; what has no rate stays in its own.
@@ -101,10 +104,9 @@ class ParquetReader(_Answers):
             del self._hidden[name]
 
     def close(self) -> None:
-        """Let go of the engine."""
+        """Let go of what it has of its own."""
         self._views.close()
         self._second.close()
-        self._connection.close()
 
 
 class ExchangedReader(_Answers):

@@ -6,13 +6,14 @@ Where the files lie and become visible belongs in `parquet.py` and `objects.py`,
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,13 +24,12 @@ from runspend.warehouse import Model, Unit, UnitState
 from runspend.warehouse.buckets import run_in_buckets
 from runspend.warehouse.dialect import duckdb_sql, table_names
 from runspend.warehouse.engine import (
-    MEMORY,
     ROW_GROUP,
     Content,
-    connect,
     copy_parquet,
     create_view,
     declared,
+    empty_engine,
     file_list,
     measure_rows,
     quote,
@@ -40,14 +40,29 @@ from runspend.warehouse.journal import Stage, fsync_file
 from runspend.warehouse.parquet import Place, Staged, checked_unit, state_of
 from runspend.warehouse.splice import splice
 
-__all__ = ["ParquetStep"]
+if TYPE_CHECKING:
+    import duckdb
+
+__all__ = ["ParquetStep", "begin"]
+
+
+@contextmanager
+def begin(warehouse: Place, stage: Stage, build_id: str) -> Iterator[ParquetStep]:
+    """A step, for as long as its engine is lent."""
+    with empty_engine(stage.path / "spill") as connection:
+        step = ParquetStep(warehouse, stage, build_id, connection)
+        try:
+            yield step
+        finally:
+            step.close()
 
 
 class ParquetStep:
     """Units being replaced together. Nothing is visible to anybody until `publish`."""
 
-    def __init__(self, warehouse: Place, stage: Stage, build_id: str) -> None:
+    def __init__(self, warehouse: Place, stage: Stage, build_id: str, connection: duckdb.DuckDBPyConnection) -> None:
         self.build_id = build_id
+        self.connection = connection
         self._warehouse = warehouse
         self.stage = stage.path
         self._staged: dict[Unit, Staged] = {}
@@ -59,7 +74,6 @@ class ParquetStep:
         self._made: dict[str, str] = {}  # by models without `into`, in the schema main: name -> table or view
         self._joiner = ThreadPoolExecutor(1)
         self._joined: dict[tuple[Path, ...], Future[Path]] = {}
-        self.connection = connect(stage.path / "spill", memory=MEMORY)
 
     def put(self, table: str, period: str, writer: str, rows: Path | pa.Table, *, extra: Mapping[str, Any] | None = None) -> UnitState:
         """Stage rows from outside: a Parquet file with the columns of `tables.py` (it is moved), or an Arrow table."""
@@ -168,9 +182,8 @@ class ParquetStep:
         return self._warehouse.replace(self._staged, self._dropped, inputs or {}, stage=self.stage, build_id=self.build_id)
 
     def close(self) -> None:
-        """Let go of the engine."""
+        """Wait for what is under way."""
         self._joiner.shutdown(cancel_futures=True)
-        self.connection.close()
 
     # What `buckets.py` uses.
 

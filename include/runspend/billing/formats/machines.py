@@ -104,8 +104,7 @@ class Months:
 
     def _write(self, months: Sequence[tuple[datetime, datetime]]) -> None:
         query = files("runspend.billing.formats").joinpath("machines.sql").read_text(encoding="utf-8")
-        con = open_engine(self.folder)
-        try:
+        with open_engine(self.folder) as con:
             con.execute(TABLES)
             for start, end in months:
                 self._fill(con, start, end)
@@ -117,8 +116,6 @@ class Months:
                 }.items():
                     con.execute(f"set variable {variable} = ?", [value])
                 con.execute(f"copy ({query}) to {sql_text(str(self.folder / f'{start:%Y-%m}.csv'))} (format csv, header true)")
-        finally:
-            con.close()
 
     def _fill(self, con: duckdb.DuckDBPyConnection, start: datetime, end: datetime) -> None:
         """The tables that `machines.sql` reads, of one month."""
