@@ -1,7 +1,7 @@
 # Two commands matter: `make nightly` and `make test`. Each does all of its own set-up, in .venv; nothing else is needed
 # but Python 3.11 to 3.13 and make (as root on a Debian, `make test` also installs a browser and docker-compose).
 .DEFAULT_GOAL := help
-.PHONY: help nightly demo test test-bigquery lint torture bench up system
+.PHONY: help nightly demo test test-bigquery lint torture bench up system imported
 .DELETE_ON_ERROR:
 
 VENV := .venv
@@ -29,7 +29,7 @@ demo: $(VENV)/.ready-nightly ## make the demo world anew in .runspend-demo/
 
 # Set-up waits for disks and registries, and tests for their servers: each does more at once than there are processors.
 test: $(VENV)/.ready-dev ## every check and test but torture and benchmarks (ARGS="-k …" narrows it)
-	@$(MAKE) --no-print-directory --jobs 4 lint system $(VENV)/.ready-azurite $(VENV)/.ready-bigquery
+	@$(MAKE) --no-print-directory --jobs 5 lint imported system $(VENV)/.ready-azurite $(VENV)/.ready-bigquery
 	@$(BIN)/pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-bigquery: $(VENV)/.ready-dev ## the tests of the BigQuery warehouse on Google's, in datasets of their own (PROJECT=… DATASET=…)
@@ -86,6 +86,10 @@ $(VENV)/.ready-bigquery: tests/servers/bigquery.txt | $(VENV)/.ready-dev
 	if $(BIN)/python -m venv $(VENV)/bigquery >$(VENV)/bigquery.log 2>&1 && \
 	  $(BIN)/uv pip install --quiet --python $(VENV)/bigquery --requirement tests/servers/bigquery.txt >>$(VENV)/bigquery.log 2>&1; \
 	then touch $@; else echo "cannot install bqemulator: see $(VENV)/bigquery.log. The tests that need it will say so."; fi
+
+# Whoever imports all tests for the first time compiles them and what they import: done once, while set-up waits, and not by every worker.
+imported: $(VENV)/.ready-dev
+	@$(BIN)/pytest --collect-only --quiet --quiet >$(VENV)/collect.log 2>&1 || { cat $(VENV)/collect.log; exit 1; }
 
 # What some tests need from the system. A test whose tool is missing says so; none is passed by default.
 system:

@@ -49,16 +49,20 @@ def run_in_buckets(step: ParquetStep, models: Sequence[Model], column: str, para
     if not split:
         raise ValueError(f"cannot run {', '.join(texts)} by {column}: no table they read has that column.")
     sums = models[0].sums
-    buckets = _cut(connection, {name: step.rows_source(name, parameters) for name in split}, column, ROWS_PER_BUCKET * (SUMMED if sums else 1))
+    sources = {name: step.rows_source(name, parameters) for name in split}
+    rows = {name: connection.execute(f"select count(*) from {source}").fetchall()[0][0] for name, source in sources.items()}
+    longest = max(rows, key=lambda name: (rows[name], name))
+    buckets = _cut(connection, sources[longest], rows[longest], column, ROWS_PER_BUCKET * (SUMMED if sums else 1))
     parts: dict[str, list[Path]] = {model.name: [] for model in models if model.into is not None}
     kept: dict[str, list[Path]] = {model.target: [] for model in models if model.into is None and model.target in later}
-    # what is added up at once is neither sorted nor written: to number its texts would not pay
-    columns = {name: {} if sums else {c: t for c, t in column_types(connection, name).items() if c in named} for name in split}
+    # what is added up at once is neither sorted nor written, and a few rows are as soon sorted as counted: to number their texts would not pay
+    is_numbered = len(buckets) > 1 or rows[longest] > FEW
+    columns = {name: {c: t for c, t in column_types(connection, name).items() if c in named} if is_numbered and not sums else {} for name in split}
     connection.execute("create schema bucket")
     connection.execute("set search_path = 'bucket,main'")
     for low, high in buckets:
         conditions = {name: _range(column, type_, low, high) for name, type_ in split.items()}
-        numbered = _number_texts(connection, "bucket", {name: (columns[name], f"(from {step.rows_source(name, parameters)} where {conditions[name]})") for name in split})
+        numbered = _number_texts(connection, "bucket", {name: (columns[name], f"(from {sources[name]} where {conditions[name]})") for name in split})
         for name in split:
             connection.execute(f"create or replace view bucket.{quote(name)} as select {numbered[name]} from main.{quote(name)} where {conditions[name]}")
         for position, model in enumerate(models):
@@ -82,27 +86,25 @@ def run_in_buckets(step: ParquetStep, models: Sequence[Model], column: str, para
                 connection.execute(f"drop table if exists bucket.{quote(name)}")
     connection.execute("set search_path = 'main'")
     for name, files in kept.items():
-        rows = f"read_parquet({file_list(files)})"
-        types = dict(connection.execute(f"select column_name, column_type from (describe from {rows})").fetchall())
-        numbered = _number_texts(connection, name, {name: (types, rows)})
-        step.show_made(name, f"select {numbered[name]} from {rows}")
+        source = f"read_parquet({file_list(files)})"
+        types_of_all = connection.execute(f"select column_name, column_type from (describe from {source})").fetchall() if is_numbered else []
+        numbered = _number_texts(connection, name, {name: (dict(types_of_all), source)})
+        step.show_made(name, f"select {numbered[name]} from {source}")
     connection.execute("drop schema bucket cascade")
     for model in models:
         if model.into is not None:
             step.accept_parts(model, parts[model.name])
 
 
-def _cut(connection: duckdb.DuckDBPyConnection, sources: Mapping[str, str], column: str, size: int) -> list[tuple[object, object]]:
-    """Ranges (at least, below) of about `size` rows of the longest source; None is open. Nulls go with the lowest."""
-    rows = {name: connection.execute(f"select count(*) from {source}").fetchall()[0][0] for name, source in sources.items()}
-    longest = max(rows, key=lambda name: (rows[name], name))
-    count = -(-rows[longest] // size)
+def _cut(connection: duckdb.DuckDBPyConnection, source: str, rows: int, column: str, size: int) -> list[tuple[object, object]]:
+    """Ranges (at least, below) of about `size` of a source's rows; None is open. Nulls go with the lowest."""
+    count = -(-rows // size)
     if count <= 1:
         return [(None, None)]
     found = connection.execute(
         f"""
         with counted as (
-          select {quote(column)} as value, count(*) as n from {sources[longest]} where {quote(column)} is not null group by 1
+          select {quote(column)} as value, count(*) as n from {source} where {quote(column)} is not null group by 1
         ),
         placed as (
           select value, (sum(n) over (order by value) - n) * {count} // sum(n) over () as bucket from counted
