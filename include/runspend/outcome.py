@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from runspend.errors import RunspendError, SourceUnreachable
 
@@ -24,6 +25,7 @@ class Outcome:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     found: list[str] = field(default_factory=list)  # figures, for whoever runs the step by itself
+    reported: dict[str, Any] = field(default_factory=dict)  # billing period -> what its page shows
     exit_code: int = 0
     is_worth_retrying: bool = False  # a source did not answer: it may, in a minute
 
@@ -40,5 +42,6 @@ class Outcome:
         self.problems += [problem for problem in other.problems if problem not in self.problems]
         self.notes += other.notes
         self.found += other.found
+        self.reported |= other.reported
         self.exit_code = max(self.exit_code, other.exit_code)
         self.is_worth_retrying |= other.is_worth_retrying

@@ -398,6 +398,7 @@ def report(settings: Settings, *, now: datetime, periods: Sequence[str] | None =
         for period, build_id in report_builds(warehouse, folder, periods).items():
             progress(f"report {period}")
             figures = reports.plan_report(reader, period, settings=settings, now=now)
+            outcome.reported[period] = figures
             outcome.changed.append(str(reports.write_report(figures, folder)))
             if figures.problem:
                 outcome.fail(SourceError("rates", figures.problem))

@@ -24,7 +24,7 @@ def summarize_night(settings: Settings, outcome: Outcome, *, now: datetime, seco
     warehouse = open_warehouse(settings)
     with warehouse.reader() as reader:
         periods = sorted({u.period for u in warehouse.states("cost_daily")}, reverse=True)
-        figures = [plan_report(reader, period, settings=settings, now=now) for period in periods[:2]]
+        figures = [outcome.reported.get(period) or plan_report(reader, period, settings=settings, now=now) for period in periods[:2]]
         night = Night(
             now=now,
             seconds=seconds,

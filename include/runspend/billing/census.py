@@ -26,6 +26,7 @@ COSTS = ("list_cost", "contracted_cost", "effective_cost", "billed_cost")
 
 
 def choose(staged: Staged | Beside, period: str, file_indexes: Sequence[int]) -> None:
+    """Say which rows the questions of this connection are about: those of a period in some files."""
     staged.con.execute(f"set variable period = date '{period}-01'")
     staged.con.execute("create or replace temp table chosen_files as select unnest(?)::integer as file_index", [list(file_indexes)])
 
@@ -57,7 +58,7 @@ def read_totals(staged: Staged, period: str, file_indexes: Sequence[int]) -> lis
         f"{REACH}, count(invoice_id) = count(*) "
         f"from staged where trouble is null and {CHOSEN} group by 1 order by 1"
     ).fetchall()
-    rounded = _rounded(staged)
+    rounded = _rounded(staged) if staged.has("long_billed_cost") else {}
     return [Totals(r[0], r[1], (r[2], r[3], r[4], r[5]), r[6], r[7], r[8], r[9], r[10], rounded.get(r[0], Decimal(0))) for r in rows]
 
 
@@ -123,6 +124,8 @@ def read_evidence(staged: Staged) -> dict[str, Any]:
 
 def read_quarantine(staged: Staged, period: str, file_indexes: Sequence[int]) -> list[dict[str, Any]]:
     """The period's rows that could not be read, whole."""
+    if not staged.has("trouble"):
+        return []
     choose(staged, period, file_indexes)
     result = staged.con.execute(
         f"select {LINE_ID} as line_id, file_index, row_number, trouble as reason, "
@@ -133,9 +136,8 @@ def read_quarantine(staged: Staged, period: str, file_indexes: Sequence[int]) ->
     return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
 
-def read_day_sums(staged: Staged | Beside, period: str, file_indexes: Sequence[int]) -> DaySums:
-    """(charge date, service, sub-account, currency) -> the four costs, in the order of COSTS."""
-    choose(staged, period, file_indexes)
+def read_day_sums(staged: Staged | Beside) -> DaySums:
+    """(charge date, service, sub-account, currency) of the rows that are chosen -> the four costs, in the order of COSTS."""
     sums = ", ".join(f"coalesce(sum({c}), 0)::decimal(38, 22)" for c in COSTS)
     rows = staged.con.execute(
         f"select day_of(charge_period_start), coalesce(service_name, ''), coalesce(sub_account_id, ''), billing_currency, {sums} "
@@ -171,19 +173,17 @@ def find_overlap_of_exports(staged: Staged, period: str, exports: Mapping[int, s
     return next(iter(pairs), None)
 
 
-def read_charge_range(staged: Staged | Beside, period: str, file_indexes: Sequence[int]) -> dict[str, str | None]:
-    """First and last instant that lines of the period charge for, ISO texts: what runs can overlap them."""
-    choose(staged, period, file_indexes)
+def read_charge_range(staged: Staged | Beside) -> dict[str, str | None]:
+    """First and last instant that the lines that are chosen charge for, ISO texts: what runs can overlap them."""
     [(first, last)] = staged.con.execute(
         f"select min(charge_period_start), max(charge_period_end) from staged where trouble is null and {CHOSEN}"
     ).fetchall()
     return {"first_charge_start": first and first.isoformat(), "last_charge_end": last and last.isoformat()}
 
 
-def read_bill_digest(staged: Staged | Beside, period: str, file_indexes: Sequence[int]) -> str:
-    """Digest of the rows as they were delivered, whatever the files, their order, the settings, or how lines were split by what
+def read_bill_digest(staged: Staged | Beside) -> str:
+    """Digest of the rows that are chosen as they were delivered, whatever the files, their order, the settings, or how lines were split by what
     is not the bill's: equal while the bill is."""
-    choose(staged, period, file_indexes)
     [row] = staged.con.execute(
         f"select coalesce(sum(rows), 0), coalesce(sum(hash_sum), 0), coalesce(bit_xor(hash_xor), 0) from {staged.delivered_rows} where {CHOSEN}"
     ).fetchall()

@@ -117,8 +117,8 @@ def build_period(
 
 def _tell_of_rows(rows: Beside, period: str, chosen: Sequence[int]) -> tuple[DaySums, dict[str, Any]]:
     """Differences are told by these sums per day; and what the version's lines are told with."""
-    told = {**counts.read_charge_range(rows, period, chosen), "bill_digest": counts.read_bill_digest(rows, period, chosen)}
-    return counts.read_day_sums(rows, period, chosen), told
+    counts.choose(rows, period, chosen)
+    return counts.read_day_sums(rows), {**counts.read_charge_range(rows), "bill_digest": counts.read_bill_digest(rows)}
 
 
 def _summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:

@@ -118,6 +118,8 @@ def split_lines(
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if not others and not (has_own and OWN in staged.aside):
+        return
     con = staged.con
     if not _gather_weights(staged, others, has_own):
         return

@@ -232,6 +232,10 @@ class Staged:
         self._show(table)
         self.ease()
 
+    def has(self, name: str) -> bool:
+        """Whether any row says something in a column."""
+        return bool(self._rows.column(name).null_count < self._rows.num_rows)
+
     def column(self, name: str) -> pa.Array:
         """One column, in one piece."""
         return one_piece(self._rows.column(name))
