@@ -42,7 +42,7 @@ lint: $(VENV)/.ready-dev ## ruff, mypy --strict and the layers of the import gra
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
-torture: $(VENV)/.ready-dev ## the long fault tests: kills, races, full disks
+torture: $(VENV)/.ready-dev ## the long tests: kills, races, full disks, whole ledgers on the reference
 	@$(BIN)/pytest -m torture $(ARGS)
 
 bench: $(VENV)/.ready-dev ## measure speed and memory beside pandas and MLflow's own client (needs 2 quiet cores)

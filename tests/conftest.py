@@ -78,8 +78,29 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+# Files that share a server which starts slowly: one worker runs them, one after the other.
+TOGETHER = {
+    "bigquery": ("contract/test_bigquery_emulator", "contract/test_bigquery_models", "contract/test_bigquery_warehouse", "contract/test_gcp_bigquery", "e2e/test_bigquery_night", "faults/test_bigquery_swap"),
+    "s3": ("contract/test_archive_s3", "contract/test_artifacts_listing", "contract/test_artifacts_s3", "contract/test_focus_s3", "contract/test_warehouse_s3"),
+}  # fmt: skip
+SCOPES = {f"tests/{name}.py": server for server, names in TOGETHER.items() for name in names}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A worker gets whole files, and all files of one server."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByServer(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return SCOPES.get(file, file)
+
+    return ByServer(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 def pytest_collection_finish() -> None:
-    """All is imported."""
+    """All is imported. A process that only hands tests out imports none and does not come here."""
     gc.enable()
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["lent"]
 
+KEPT = 2  # of a kind: a step reads while it writes; each has threads of its own
 _idle: dict[str, list[duckdb.DuckDBPyConnection]] = {}
 
 
@@ -27,7 +28,10 @@ def lent(kind: str, make: Callable[[], duckdb.DuckDBPyConnection], spill: Path, 
     given back; what is temporary, set or registered by its connections goes with them. An engine that spilled, was locked, or whose user failed, is closed.
     """
     waiting = _idle.setdefault(kind, [])
-    engine = waiting.pop() if waiting else make()
+    try:
+        engine = waiting.pop()
+    except IndexError:  # none, or another thread has it
+        engine = make()
     try:
         engine.execute(f"set memory_limit = '{memory}'")
         engine.execute("set temp_directory = $spill", {"spill": str(spill)})
@@ -37,18 +41,22 @@ def lent(kind: str, make: Callable[[], duckdb.DuckDBPyConnection], spill: Path, 
             engine.close()  # it cannot be set otherwise any more
             return
         _clear(engine)
+        engine.execute(f"set memory_limit = '{memory}'")  # which gives what it has no use for back to the system
     except BaseException:
         engine.close()
         raise
-    waiting.append(engine)
+    if len(waiting) < KEPT:
+        waiting.append(engine)
+    else:
+        engine.close()
 
 
 def _clear(engine: duckdb.DuckDBPyConnection) -> None:
     """Drop what the schema main holds, but for macros."""
+    own = "schema_name = 'main' and database_name = current_database() and not internal"
     found = engine.execute(
-        "select 'view', view_name from duckdb_views() where schema_name = 'main' and not internal "
-        "union all select 'table', table_name from duckdb_tables() where schema_name = 'main' and not internal "
-        "union all select 'type', type_name from duckdb_types() where schema_name = 'main' and not internal and database_name <> 'system'"
+        f"select 'view', view_name from duckdb_views() where {own} union all select 'table', table_name from duckdb_tables() where {own} "
+        f"union all select 'type', type_name from duckdb_types() where {own}"
     ).fetchall()
     for kind, name in sorted(found):  # tables before the types of their columns
         quoted = name.replace('"', '""')
@@ -56,9 +64,10 @@ def _clear(engine: duckdb.DuckDBPyConnection) -> None:
 
 
 def _close_idle() -> None:
-    for engines in _idle.values():
-        while engines:
-            engines.pop().close()
+    for waiting in list(_idle.values()):
+        for engine in waiting:
+            engine.close()
+        waiting.clear()
 
 
 os.register_at_fork(before=_close_idle)  # an engine's threads do not live on in a child, which could not even close it

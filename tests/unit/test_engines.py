@@ -1,0 +1,163 @@
+"""Engines are lent, and kept for the next: nobody finds what somebody left, and nobody gets one that cannot be set any more."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from runspend import engines
+
+made: list[duckdb.DuckDBPyConnection] = []
+
+
+def make() -> duckdb.DuckDBPyConnection:
+    engine = duckdb.connect(":memory:")
+    engine.execute("create schema kept; create table kept.rows as select 1 as a; create macro twice(x) as 2 * x")
+    made.append(engine)
+    return engine
+
+
+@pytest.fixture(autouse=True)
+def none_idle() -> Iterator[None]:
+    """Each test begins with no engine, and leaves none."""
+    made.clear()
+    yield
+    for engine in engines._idle.pop("test", []):
+        engine.close()
+
+
+def lent(tmp_path: Path, memory: str = "200MB") -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+    return engines.lent("test", make, tmp_path / "spill", memory=memory)
+
+
+def test_nobody_finds_what_somebody_left(tmp_path: Path) -> None:
+    """Tables, views, types, temporary and registered ones, variables and settings of the connection; what was made with the engine stays."""
+    with lent(tmp_path) as con:
+        con.execute("create type colour as enum ('red'); create table \"a \"\"b\" (c colour); create view v as select * from \"a \"\"b\"")
+        con.execute("create temp table t as select 1 as a; create or replace temp macro half(x) as x / 2; set variable seen = 7; set TimeZone = 'Asia/Tokyo'")
+        con.register("w", pa.table({"a": [1]}))
+        con.execute("set search_path = 'kept,main'")
+    with lent(tmp_path) as con:
+        assert con.execute("select count(*) from duckdb_tables() where schema_name <> 'kept'").fetchall() == [(0,)]
+        assert con.execute("select count(*) from duckdb_views() where not internal").fetchall() == [(0,)]
+        assert con.execute("select count(*) from duckdb_types() where type_name = 'colour'").fetchall() == [(0,)]
+        assert con.execute("select getvariable('seen'), current_setting('TimeZone') <> 'Asia/Tokyo', current_schema()").fetchall() == [(None, True, "main")]
+        for gone in ("from t", "from w", "select half(2)", "from rows"):
+            with pytest.raises(duckdb.CatalogException):
+                con.execute(gone)
+        assert con.execute("select a, twice(a) from kept.rows").fetchall() == [(1, 2)]
+    assert len(made) == 1
+
+
+def test_memory_and_folder_are_those_of_who_asks(tmp_path: Path) -> None:
+    for folder, memory, said in (("one", "100MB", "95.3 MiB"), ("two", "300MB", "286.1 MiB")):
+        with lent(tmp_path / folder, memory) as con:
+            assert con.execute("select current_setting('memory_limit'), current_setting('temp_directory')").fetchall() == [(said, str(tmp_path / folder / "spill"))]
+    assert len(made) == 1
+
+
+def test_two_at_once_are_two(tmp_path: Path) -> None:
+    with lent(tmp_path / "one") as one, lent(tmp_path / "two") as two:
+        one.execute("create table t as select 1 as a")
+        with pytest.raises(duckdb.CatalogException):
+            two.execute("from t")
+    assert len(made) == 2
+
+
+def test_many_at_once_are_not_all_kept(tmp_path: Path) -> None:
+    """A burst of requests to the web pages leaves no engine a request, each with its threads."""
+    with ExitStack() as several:
+        for number in range(engines.KEPT + 3):
+            several.enter_context(lent(tmp_path / str(number)))
+    assert len(engines._idle["test"]) == engines.KEPT and len(made) == engines.KEPT + 3
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not say what memory a process has")
+def test_memory_is_given_back(tmp_path: Path) -> None:
+    """An engine that waits holds nothing of what it held."""
+    found = subprocess.run([sys.executable, "-c", FILLED], cwd=tmp_path, check=True, timeout=120, capture_output=True, text=True)
+    before, full, after = map(int, found.stdout.split())
+    assert full - before > 300 and after - before < (full - before) / 3, found.stdout
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_one_whose_user_failed_is_closed(tmp_path: Path, error: type[BaseException]) -> None:
+    def fail() -> None:
+        with lent(tmp_path) as con:
+            con.execute("create table t as select 1 as a")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    with lent(tmp_path):
+        assert len(made) == 2
+    with pytest.raises(duckdb.ConnectionException):
+        made[0].execute("select 1")
+
+
+def test_one_that_is_locked_is_closed(tmp_path: Path) -> None:
+    with lent(tmp_path) as con:
+        con.execute("set enable_external_access = false; set lock_configuration = true")
+    with lent(tmp_path):
+        assert len(made) == 2
+
+
+def test_one_that_spilled_is_closed(tmp_path: Path) -> None:
+    """DuckDB does not take another folder for an engine that has used one."""
+    with lent(tmp_path, "60MB") as con:
+        con.execute("set threads = 1; create table t as select range as a, repeat(hash(range)::varchar, 8) as b from range(600_000)")
+        assert (tmp_path / "spill").exists()
+    with lent(tmp_path / "next") as con:
+        assert con.execute("select 1").fetchall() == [(1,)]
+    assert len(made) == 2
+
+
+FILLED = """
+from pathlib import Path
+import duckdb
+from runspend import engines
+
+def megabytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 // 1_000_000
+
+with engines.lent("test", lambda: duckdb.connect(":memory:"), Path("spill"), memory="2GB") as con:
+    before = megabytes()
+    con.execute("create table t as select range as a, hash(range) as b, repeat(hash(range)::varchar, 2) as c from range(8_000_000)")
+    full = megabytes()
+assert len(engines._idle["test"]) == 1
+print(before, full, megabytes())
+"""
+
+FORK = """
+import os, sys
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+import duckdb
+from runspend import engines
+
+def ask():
+    with engines.lent("test", lambda: duckdb.connect(":memory:"), Path("spill"), memory="100MB") as con:
+        assert con.execute("select count(*) from range(1000000) where range % 3 = 0").fetchall() == [(333334,)]
+
+ask()
+assert len(engines._idle["test"]) == 1
+child = os.fork()
+if not child:
+    assert engines._idle["test"] == []
+    ask()
+    sys.exit(7)  # through the interpreter's end, which closes what is there
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+ask()
+"""
+
+
+def test_a_child_has_engines_of_its_own(tmp_path: Path) -> None:
+    """The threads of an engine do not live on in a child: one that it took over would wait for them for ever."""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], cwd=tmp_path, check=True, timeout=120)
