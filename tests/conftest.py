@@ -54,7 +54,7 @@ QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "AWS_EC2_ME
 
 def pytest_configure(config: pytest.Config) -> None:
     """Clean the environment before anything is imported: Airflow reads its own once and for all."""
-    gc.disable()  # importing Airflow, MLflow and 6,000 tests makes much to look through and no garbage: 6 of 14 s
+    gc.disable()  # importing Airflow, MLflow and 6,000 tests makes much to look through and no garbage: 4 of 12 s
     if IS_GOOGLE:
         os.environ.setdefault("CLOUDSDK_CONFIG", str(Path.home() / ".config" / "gcloud"))
     kept = ("RUNSPEND_SAMPLES", *(WITH_GOOGLE if IS_GOOGLE else ()))

@@ -127,7 +127,7 @@ class Staged:
 
     @property
     def con(self) -> duckdb.DuckDBPyConnection:
-        """The engine. Its view `staged` shows all rows there are when it is asked for."""
+        """The engine, for the thread that stages. Its view `staged` shows the rows there are now: whoever changes them asks for it anew."""
         if not self._is_shown:
             self._con.register("staged", self._rows)
             self._is_shown = True

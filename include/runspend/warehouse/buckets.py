@@ -87,8 +87,8 @@ def run_in_buckets(step: ParquetStep, models: Sequence[Model], column: str, para
     connection.execute("set search_path = 'main'")
     for name, files in kept.items():
         source = f"read_parquet({file_list(files)})"
-        types_of_all = connection.execute(f"select column_name, column_type from (describe from {source})").fetchall() if is_numbered else []
-        numbered = _number_texts(connection, name, {name: (dict(types_of_all), source)})
+        types = dict(connection.execute(f"select column_name, column_type from (describe from {source})").fetchall()) if is_numbered else {}
+        numbered = _number_texts(connection, name, {name: (types, source)})
         step.show_made(name, f"select {numbered[name]} from {source}")
     connection.execute("drop schema bucket cascade")
     for model in models:
