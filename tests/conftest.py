@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
+from tests.kept import FOLDER
+
 if TYPE_CHECKING:
     from tests.servers.bigquery import BigQueryServer
     from tests.servers.bigquery_target import Target
@@ -62,6 +64,9 @@ def pytest_configure(config: pytest.Config) -> None:
         del os.environ[name]  # where the samples are, the workers need to know too
     home = Path(tempfile.mkdtemp(prefix="runspend-tests-"))
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+    if not hasattr(config, "workerinput"):  # workers have the folder of whoever started them
+        (home / "kept").mkdir()
+        os.environ[FOLDER] = str(home / "kept")
     os.environ.update(QUIET)
     os.environ.update(
         {
@@ -80,7 +85,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # Files that share a server which starts slowly: one worker runs them, one after the other.
 TOGETHER = {
+    "airflow": ("dags/test_dag_files", "dags/test_dag_runs", "dags/test_plugin", "dags/test_settings"),
     "bigquery": ("contract/test_bigquery_emulator", "contract/test_bigquery_models", "contract/test_bigquery_warehouse", "contract/test_gcp_bigquery", "e2e/test_bigquery_night", "faults/test_bigquery_swap"),
+    "mlflow": ("contract/test_links", "contract/test_live", "contract/test_tell", "contract/test_tracking"),
     "s3": ("contract/test_archive_s3", "contract/test_artifacts_listing", "contract/test_artifacts_s3", "contract/test_focus_s3", "contract/test_warehouse_s3"),
 }  # fmt: skip
 SCOPES = {f"tests/{name}.py": server for server, names in TOGETHER.items() for name in names}
@@ -100,7 +107,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_finish() -> None:
-    """All is imported. A process that only hands tests out imports none and does not come here."""
+    """All is imported, and stays. A process that only hands tests out imports none and does not come here."""
+    gc.freeze()  # there is no garbage in it, and looking through it again and again took 3 % of the tests' time
+    gc.set_threshold(10_000, 10, 20)
     gc.enable()
 
 

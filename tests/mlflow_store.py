@@ -1,4 +1,4 @@
-"""MLflow's databases on SQLite. MLflow takes seconds to make one, so each process makes it once and copies it."""
+"""MLflow's databases on SQLite. MLflow takes seconds to make one, so it is made once a run and copied."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from functools import cache
 from pathlib import Path
+
+from tests.kept import made_once
 
 # In a process of its own: MLflow migrates a database with the help of much that tests treat as an error.
 SCHEMA = "import sys; from mlflow import MlflowClient; MlflowClient(tracking_uri=sys.argv[1], registry_uri=sys.argv[1]).search_experiments()"
@@ -16,7 +16,7 @@ SCHEMA = "import sys; from mlflow import MlflowClient; MlflowClient(tracking_uri
 
 def make_schema(path: Path) -> Path:
     """An empty store as MLflow itself makes it."""
-    shutil.copyfile(_schema(), path)
+    shutil.copyfile(made_once("mlflow-schema", _write_schema) / "mlflow.db", path)
     return path
 
 
@@ -26,13 +26,6 @@ def run_script(script: str, *arguments: str, cwd: Path) -> None:
     subprocess.run([sys.executable, "-c", script, *arguments], check=True, env=environment, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, timeout=300)
 
 
-def kept_folder(name: str) -> Path:
-    """A folder that goes with this process's home."""
-    return Path(tempfile.mkdtemp(prefix=name, dir=os.environ["HOME"]))
-
-
-@cache
-def _schema() -> Path:
-    path = kept_folder("mlflow-schema-") / "mlflow.db"
-    run_script(SCHEMA, f"sqlite:///{path}", cwd=path.parent)
-    return path
+def _write_schema(folder: Path) -> None:
+    folder.mkdir()
+    run_script(SCHEMA, f"sqlite:///{folder / 'mlflow.db'}", cwd=folder)

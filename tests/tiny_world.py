@@ -12,10 +12,10 @@ import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
-from functools import cache
 from pathlib import Path
 
-from tests.mlflow_store import kept_folder, make_schema, run_script
+from tests.kept import made_once
+from tests.mlflow_store import make_schema, run_script
 
 NOW = datetime(2026, 11, 4, 6, tzinfo=timezone.utc)
 DAY = datetime(2026, 11, 2, tzinfo=timezone.utc)
@@ -43,20 +43,18 @@ def make_store(folder: Path, day: datetime = DAY) -> None:
     """Write `mlflow.db` and `artifacts/`. Its artifact URIs are those of `folder`; the ids of its runs are those of every store of that day."""
     (folder / "artifacts" / "model").mkdir(parents=True)
     (folder / "artifacts" / "model" / "weights").write_bytes(b"x" * 1000)
-    made = _written(int(day.timestamp() * 1000))
+    begin = int(day.timestamp() * 1000)
+    made = made_once(f"tiny-store-{begin}", lambda kept: _write_store(kept, begin))
     shutil.copyfile(made / "mlflow.db", folder / "mlflow.db")
     with closing(sqlite3.connect(folder / "mlflow.db")) as db, db:
         for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
             db.execute(f"update {table} set {column} = replace({column}, ?, ?)", (made.as_uri(), folder.as_uri()))
 
 
-@cache
-def _written(begin: int) -> Path:
-    """The folder of a store as MLflow's client leaves it, begun at these milliseconds: made once a process, to be copied."""
-    folder = kept_folder("tiny-store-")
+def _write_store(folder: Path, begin: int) -> None:
+    folder.mkdir()
     make_schema(folder / "mlflow.db")
     run_script(STORE, f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri(), MACHINE, str(begin), cwd=folder)
-    return folder
 
 
 def make_tiny_world(folder: Path, store: Path, bills: Mapping[str, int] | None = None, *, day: datetime = DAY) -> Path:

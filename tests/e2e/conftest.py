@@ -10,16 +10,15 @@ from pathlib import Path
 import pytest
 
 from tests.command import run_here, run_process
+from tests.kept import made_once
 
 Runspend = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
-def made_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_world() -> Path:
     """The demo world as `runspend demo` makes it. Read-only: `world` is a copy to run nights on."""
-    folder = tmp_path_factory.mktemp("demo") / "world"
-    run_process("demo", str(folder), cwd=folder.parent)
-    return folder
+    return made_once("demo", lambda folder: run_process("demo", str(folder), cwd=folder.parent))
 
 
 @pytest.fixture
