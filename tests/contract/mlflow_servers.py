@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -17,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +23,7 @@ from typing import Any
 import pytest
 
 from tests.mlflow_store import make_schema
+from tests.servers.mlflow_process import log_traces, start_server
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -37,73 +37,6 @@ SURROGATE_FREE_ODDITIES = (
     " padded ",
     "é vs é",
 )
-
-
-# Traces as MLflow's own client logs them, in a process of its own: the client keeps its server for the whole process.
-TRACES = """
-import sys
-import mlflow
-from mlflow.tracing.trace_manager import InMemoryTraceManager
-
-uri, experiment, run_id = sys.argv[1:]
-mlflow.set_tracking_uri(uri)
-client = mlflow.MlflowClient()
-
-
-def price(span, dollars):
-    span.set_attribute("mlflow.llm.cost", {"input_cost": dollars / 4, "output_cost": dollars * 3 / 4, "total_cost": dollars})
-
-
-def trace(start_ms, calls, own=None, **said):
-    start = start_ms * 1_000_000
-    root = client.start_trace("chat", experiment_id=experiment, start_time_ns=start)
-    if own is not None:
-        price(root, own)
-    for model, tokens, dollars in calls:
-        span = client.start_span("llm", trace_id=root.trace_id, parent_id=root.span_id, start_time_ns=start, span_type="CHAT_MODEL")
-        if model is not None:
-            span.set_attribute("mlflow.llm.model", model)
-        if tokens is not None:
-            span.set_attribute("mlflow.chat.tokenUsage", dict(zip(("input_tokens", "output_tokens", "total_tokens"), (*tokens, sum(tokens)))))
-        if dollars is not None:
-            price(span, dollars)
-        client.end_span(root.trace_id, span.span_id, end_time_ns=start + 10**9)
-    with InMemoryTraceManager.get_instance().get_trace(root.trace_id) as kept:
-        kept.info.trace_metadata.update({"mlflow.user": "root", **said})
-    client.end_trace(root.trace_id, end_time_ns=start + 2 * 10**9)
-    return root.trace_id
-
-
-ids = [
-    trace(1793577599999, [("gpt-4o", (100, 20), 0.00125)], **{"mlflow.sourceRun": run_id, "mlflow.trace.user": "grace \u65e5\u672c"}),  # the last of 1 November
-    trace(1793577600000, [("gpt-4o", (100, 20), 0.1), ("gpt-4o", (1, 2), 0.2)], **{"mlflow.sourceRun": run_id, "mlflow.trace.user": "grace \u65e5\u672c"}),
-    trace(1793577600001, [("gpt-4o", (1, 1), 1e-07), ("opus", (10, 10), 0.7)], **{"mlflow.user": "ada"}),
-    trace(1793577600002, [("gpt-4o", None, 0.25)], own=0.5),  # the root's cost holds the call's
-    trace(1793577600003, [("of no known price", (5, 5), None)]),
-    trace(1793577600004, []),
-    trace(1790812800000, [(None, (3, 4), 3.0)]),  # 1 October
-]
-mlflow.flush_trace_async_logging()
-print(*ids)
-"""
-
-
-# `mlflow server`, which would start uvicorn in a second process and import everything a second time.
-SERVER = """
-import os, sys
-import mlflow.server
-import uvicorn
-from mlflow.cli import cli
-
-
-def serve(command, extra_env, **options):
-    os.environ.update(extra_env)
-    uvicorn.main(command[command.index("uvicorn") + 1 :])
-
-
-mlflow.server._exec_cmd = serve
-cli(["server", *sys.argv[1:]])
-"""
 
 
 @dataclass(frozen=True)
@@ -132,29 +65,22 @@ def mlflow_server(folder: Path, database: str, *options: str) -> Iterator[str]:
     if database.startswith("sqlite:///") and not path.exists():
         make_schema(path)
     port = free_port()
-    env = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
-    env |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    command = [sys.executable, "-c", SERVER, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", database, "--artifacts-destination", str(folder / "artifacts"), *options]
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True)
-        try:
-            _wait_until_healthy(process, f"http://127.0.0.1:{port}/health", folder / "server.log")
-            yield f"http://127.0.0.1:{port}"
-        finally:
+    process = start_server(folder, ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--backend-store-uri", database, "--artifacts-destination", str(folder / "artifacts"), *options])
+    try:
+        _wait_until_healthy(process, f"http://127.0.0.1:{port}/health", folder / "server.log")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        assert process.pid is not None
+        for last in (signal.SIGTERM, signal.SIGKILL):
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                os.killpg(process.pid, last)
+            process.join(20)
 
 
-def _wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def _wait_until_healthy(process: BaseProcess, url: str, log: Path) -> None:
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
-        if process.poll() is not None:
+        if not process.is_alive():
             raise RuntimeError(f"mlflow server ended: {log.read_text()[-2000:]}")
         try:
             with urllib.request.urlopen(url, timeout=2):
@@ -313,9 +239,7 @@ def write_world(uri: str) -> dict[str, str]:
         )
     )
     ids["trace"] = trace.trace_id
-    told = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
-    logged = subprocess.run([sys.executable, "-c", TRACES, uri, vision, parent], env=told, check=True, capture_output=True, text=True)
-    ids["traces"] = logged.stdout.strip()
+    ids["traces"] = " ".join(log_traces(uri, vision, parent))
     return ids
 
 

@@ -1,0 +1,113 @@
+"""MLflow in processes of its own that need not import it: they are forked from one that has. Importing takes 6 s of a processor.
+
+What is run in such a process is a function of this module. Nothing here may import pytest.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+
+@cache
+def context() -> ForkServerContext:
+    """The process that has imported MLflow; it ends with this one."""
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(["mlflow.server.handlers", "mlflow.cli", "uvicorn", "fastapi", __name__])
+    return forks
+
+
+def environment() -> dict[str, str]:
+    """This process's, without what it tells MLflow's client."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")} | QUIET
+
+
+def start_server(folder: Path, options: list[str]) -> BaseProcess:
+    """`mlflow server` with these options, a group of processes of its own; its output is in `server.log` of the folder."""
+    process = context().Process(target=_serve, args=(folder, options, environment()))
+    process.start()
+    return process
+
+
+def log_traces(uri: str, experiment: str, run_id: str) -> list[str]:
+    """Log the world's traces with MLflow's own client; their ids. MLflow's client keeps its server for the whole process."""
+    with ProcessPoolExecutor(1, context()) as pool:
+        return pool.submit(_log_traces, uri, experiment, run_id, environment()).result()
+
+
+def _begin(told: Mapping[str, str]) -> None:
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(told)
+
+
+def _serve(folder: Path, options: list[str], told: Mapping[str, str]) -> None:
+    """As the command does, but for uvicorn, which it would start in a second process to import everything a second time."""
+    _begin(told)
+    os.chdir(folder)
+    log = os.open("server.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    import mlflow.server
+    import uvicorn
+    from mlflow.cli import cli
+
+    def serve(command: list[str], extra_env: Mapping[str, str], **options: Any) -> None:
+        os.environ.update(extra_env)
+        uvicorn.main(command[command.index("uvicorn") + 1 :])
+
+    mlflow.server._exec_cmd = serve
+    cli(["server", *options])
+
+
+def _log_traces(uri: str, experiment: str, run_id: str, told: Mapping[str, str]) -> list[str]:
+    _begin(told)
+    import mlflow
+    from mlflow.tracing.trace_manager import InMemoryTraceManager
+
+    mlflow.set_tracking_uri(uri)
+    client = mlflow.MlflowClient()
+
+    def price(span: Any, dollars: float) -> None:
+        span.set_attribute("mlflow.llm.cost", {"input_cost": dollars / 4, "output_cost": dollars * 3 / 4, "total_cost": dollars})
+
+    def trace(start_ms: int, calls: list[tuple[str | None, tuple[int, int] | None, float | None]], own: float | None = None, **said: str) -> str:
+        start = start_ms * 1_000_000
+        root = client.start_trace("chat", experiment_id=experiment, start_time_ns=start)
+        if own is not None:
+            price(root, own)
+        for model, tokens, dollars in calls:
+            span = client.start_span("llm", trace_id=root.trace_id, parent_id=root.span_id, start_time_ns=start, span_type="CHAT_MODEL")
+            if model is not None:
+                span.set_attribute("mlflow.llm.model", model)
+            if tokens is not None:
+                span.set_attribute("mlflow.chat.tokenUsage", {"input_tokens": tokens[0], "output_tokens": tokens[1], "total_tokens": sum(tokens)})
+            if dollars is not None:
+                price(span, dollars)
+            client.end_span(root.trace_id, span.span_id, end_time_ns=start + 10**9)
+        with InMemoryTraceManager.get_instance().get_trace(root.trace_id) as kept:
+            kept.info.trace_metadata.update({"mlflow.user": "root", **said})
+        client.end_trace(root.trace_id, end_time_ns=start + 2 * 10**9)
+        return str(root.trace_id)
+
+    of_run = {"mlflow.sourceRun": run_id, "mlflow.trace.user": "grace 日本"}
+    ids = [
+        trace(1793577599999, [("gpt-4o", (100, 20), 0.00125)], **of_run),  # the last of 1 November
+        trace(1793577600000, [("gpt-4o", (100, 20), 0.1), ("gpt-4o", (1, 2), 0.2)], **of_run),
+        trace(1793577600001, [("gpt-4o", (1, 1), 1e-07), ("opus", (10, 10), 0.7)], **{"mlflow.user": "ada"}),
+        trace(1793577600002, [("gpt-4o", None, 0.25)], own=0.5),  # the root's cost holds the call's
+        trace(1793577600003, [("of no known price", (5, 5), None)]),
+        trace(1793577600004, []),
+        trace(1790812800000, [(None, (3, 4), 3.0)]),  # 1 October
+    ]
+    mlflow.flush_trace_async_logging()
+    return ids
