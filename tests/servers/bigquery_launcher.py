@@ -48,6 +48,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
+from bqemulator import server
+from bqemulator.api.middleware import GzipRequestMiddleware
 from bqemulator.api.routes import datasets, tabledata, tables
 from bqemulator.api.routes import jobs as job_routes
 from bqemulator.catalog.memory_repository import MemoryCatalogRepository
@@ -237,6 +239,18 @@ def get_job(project_id: str, job_id: str, ctx: _Ctx, location: str | None = Quer
     return found
 
 
+def put_speed_right() -> None:
+    """No metrics, no access log, no ids in logs: half of what a request took."""
+    create = server.create_app
+
+    def create_app(context: Any) -> Any:
+        app = create(context)
+        app.user_middleware = [each for each in app.user_middleware if each.cls is GzipRequestMiddleware]
+        return app
+
+    server.create_app = create_app
+
+
 def replace_route(router: APIRouter, name: str, endpoint: Any) -> None:
     """Answer a route of the emulator by ourselves."""
     [route] = [r for r in router.routes if r.name == name]
@@ -253,6 +267,7 @@ def main() -> None:
     resources.put_schemas_right()
     put_connections_right()
     uploads.put_uploads_right()
+    put_speed_right()
     ours = (
         (job_routes.router, (insert_job, query, get_query_results, get_job)),
         (tables.router, (resources.insert_table, resources.patch_table, resources.delete_table, resources.list_tables)),
