@@ -30,27 +30,13 @@ SMALLEST = Size(1, 1)
 OUTPUTS = ("cost_allocations", *ladder.LEDGER_SUMS)
 
 
-def together(name: str, *parts: Maker) -> Maker:
-    """Several worlds in one cluster and one bill."""
-
-    def make(world: World) -> None:
-        for part in parts:
-            part(world)
-            world.billed = len(world.machines)
-        experiments = {run.experiment for run in world.runs}
-        world.experiment_tags = {name: tags for name, tags in world.experiment_tags.items() if name in experiments}
-
-    make.__name__ = name
-    return make
-
-
 SHARING = (worlds.shared_gpus, worlds.shared_cores, worlds.autoscaled, worlds.spot, worlds.parallel_runs, worlds.restated)
 # A chain of models takes the reference ten seconds however few rows there are: so worlds stand side by side. What looks at all
 # machines of a cluster comes first; jobs are billed for three days more, so they come last. Months' ends and stored bytes are
 # compared in `tests/models/test_reference.py`.
 MAKERS = (
-    together("stated", worlds.reused_names, worlds.one_run_a_machine, worlds.sweeps, worlds.multi_node, worlds.zombies, worlds.silent_dead, worlds.daily_bills, *SHARING),
-    together("unstated", worlds.pools, worlds.types_gpus, worlds.types_shared, worlds.attached, worlds.rented, worlds.jobs),
+    worlds.together("stated", worlds.reused_names, worlds.one_run_a_machine, worlds.sweeps, worlds.multi_node, worlds.zombies, worlds.silent_dead, worlds.daily_bills, *SHARING),
+    worlds.together("unstated", worlds.pools, worlds.types_gpus, worlds.types_shared, worlds.attached, worlds.rented, worlds.jobs),
 )
 
 

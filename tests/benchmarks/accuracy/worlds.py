@@ -669,6 +669,20 @@ WORLDS: dict[str, tuple[Maker, ...]] = {
 }  # fmt: skip
 
 
+def together(name: str, *parts: Maker) -> Maker:
+    """Several worlds in one cluster and one bill. What looks at all machines comes first; jobs, billed for three days more, come last."""
+
+    def make(world: World) -> None:
+        for part in parts:
+            part(world)
+            world.billed = len(world.machines)
+        experiments = {run.experiment for run in world.runs}
+        world.experiment_tags = {name: tags for name, tags in world.experiment_tags.items() if name in experiments}
+
+    make.__name__ = name
+    return make
+
+
 def make_world(maker: Maker, size: Size, seed: int) -> World:
     """The world of a seed. Its bill lines are numbered, so that they can be found again."""
     world = World(maker.__name__, random.Random(f"{seed} {maker.__name__}"), size)
