@@ -184,7 +184,9 @@ def prepare(tree: exp.Expression, place: Place) -> exp.Expression:
 def duckdb_text(tree: exp.Expression, *, copy: bool = True) -> str:
     """What DuckDB runs. What sqlglot cannot carry over is an error. Without a copy the tree is spent."""
     try:
-        return str(tree.sql(dialect=googlesql._Engine, unsupported_level=ErrorLevel.RAISE, comments=False, copy=copy))
+        tree = tree.copy() if copy else tree
+        googlesql.put_right(tree)
+        return str(tree.sql(dialect="duckdb", unsupported_level=ErrorLevel.RAISE, comments=False, copy=False))
     except SqlglotError as error:
         raise Refused(f"The emulator cannot run this: {error}", "notImplemented") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from decimal import Decimal
 from pathlib import Path
 
@@ -209,3 +210,11 @@ def test_two_threads_may_ask_for_one_statement_at_once() -> None:
     statement = Statement("select 1 as n")
     statement._trees = TakenMeanwhile()
     assert statement.duckdb == "SELECT 1 AS n"
+
+
+def test_sqlglots_compiled_build_will_do() -> None:
+    """Who installs `sqlglot[c]` beside Runspend has classes that nobody can inherit from: none of ours does."""
+    modules = [importlib.import_module(f"runspend.warehouse.{path.stem}") for path in (PACKAGE / "warehouse").glob("*.py") if "sqlglot" in path.read_text(encoding="utf-8")]
+    ours = [value for module in modules for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__]
+    assert Statement in ours
+    assert [each for each in ours if any(base.__module__.startswith("sqlglot") for base in each.__mro__)] == []

@@ -8,60 +8,50 @@ from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
 from functools import cached_property, lru_cache
-from typing import ClassVar
 
 import sqlglot
 from sqlglot import exp
-from sqlglot.dialects.duckdb import DuckDB
 from sqlglot.errors import ErrorLevel, SqlglotError
-from sqlglot.generators.duckdb import DuckDBGenerator
 
 from runspend.errors import UsageError
 
-__all__ = ["DECIMALS", "Statement", "is_decimal_literal", "parse", "qualified"]
+__all__ = ["DECIMALS", "Statement", "is_decimal_literal", "parse", "put_right", "qualified"]
 
 
-class _Generator(DuckDBGenerator):  # type: ignore[misc]  # sqlglot's metaclass hides the type
-    """sqlglot's generator, put right where DuckDB would answer otherwise."""
-
-    # Its own types lose digits of money: (38, 5) and (18, 3).
-    TYPE_PARAM_SETTINGS: ClassVar = {
-        **DuckDBGenerator.TYPE_PARAM_SETTINGS,
-        exp.DType.BIGDECIMAL: ((38, 22), (38, 38)),
-        exp.DType.DECIMAL: ((38, 9), (38, 38)),
-    }
-    TRANSFORMS: ClassVar = {
-        **DuckDBGenerator.TRANSFORMS,
-        # DuckDB's count_if is null where no row counts, and 128 bits wide.
-        exp.CountIf: lambda self, node: self.sql(_count_cases(node)),
-        # sqlglot forgets the parentheses: div(a + 1, 2) would be a + 1 // 2, and b * div(a, 2) be b * a // 2.
-        exp.IntDiv: lambda self, node: f"({_whole(self, node.this)} // {_whole(self, node.expression)})",
-        # Its date_diff of times with a zone asks a calendar: fifty times slower than a subtraction.
-        exp.TimestampDiff: lambda self, node: self.sql(_microseconds(node)) if _is_microseconds(node) else DuckDBGenerator.TRANSFORMS[type(node)](self, node),
-    }
+# DuckDB's own types of these names lose digits of money.
+_TYPES = {exp.DType.BIGDECIMAL: "DECIMAL(38, 22)", exp.DType.DECIMAL: "DECIMAL(38, 9)"}
 
 
-def _whole(generator: _Generator, node: exp.Expression) -> str:
-    return f"({generator.sql(node)})" if isinstance(node, (exp.Binary, exp.Unary, exp.Case)) else str(generator.sql(node))
+def put_right(tree: exp.Expression) -> None:
+    """Change in place what sqlglot would write otherwise than DuckDB has to be asked. sqlglot's generator can't be told: its compiled build has no subclasses."""
+    for node in reversed(list(tree.find_all(exp.DataType, exp.CountIf, exp.IntDiv, exp.TimestampDiff))):  # what stands within another comes first
+        if isinstance(node, exp.DataType):
+            if node.this in _TYPES and not node.expressions:
+                wide = exp.DataType.build(_TYPES[node.this], dialect="duckdb")
+                node.set("expressions", wide.expressions)
+                node.set("this", wide.this)
+        elif isinstance(node, exp.CountIf):
+            node.replace(_count_cases(node))
+        elif isinstance(node, exp.IntDiv):
+            # sqlglot forgets the parentheses: div(a + 1, 2) would be a + 1 // 2, and b * div(a, 2) be b * a // 2
+            whole = exp.IntDiv(this=_whole(node.this), expression=_whole(node.expression))
+            node.replace(exp.paren(whole, copy=False))
+        elif node.text("unit").upper() == "MICROSECOND":
+            # its date_diff of times with a zone asks a calendar: fifty times slower than a subtraction
+            since = exp.Sub(this=exp.func("epoch_us", node.this), expression=exp.func("epoch_us", node.expression))
+            node.replace(exp.paren(since, copy=False))
 
 
-def _is_microseconds(node: exp.TimestampDiff) -> bool:
-    return bool(node.text("unit").upper() == "MICROSECOND")
-
-
-def _microseconds(node: exp.TimestampDiff) -> exp.Paren:
-    return exp.paren(exp.Sub(this=exp.func("epoch_us", node.this), expression=exp.func("epoch_us", node.expression)))
+def _whole(node: exp.Expression) -> exp.Expression:
+    return exp.paren(node, copy=False) if isinstance(node, (exp.Binary, exp.Unary, exp.Case)) and not isinstance(node, exp.Paren) else node
 
 
 def _count_cases(node: exp.CountIf) -> exp.Count:
+    """DuckDB's count_if is null where no row counts, and 128 bits wide."""
     distinct = isinstance(node.this, exp.Distinct)
     condition = node.this.expressions[0] if distinct else node.this
     case = exp.Case().when(condition, condition if distinct else exp.Literal.number(1))
     return exp.Count(this=exp.Distinct(expressions=[case]) if distinct else case)
-
-
-class _Engine(DuckDB):  # type: ignore[misc]  # sqlglot's metaclass hides the type
-    Generator = _Generator
 
 
 class Statement:
@@ -89,7 +79,9 @@ class Statement:
         if not isinstance(tree, exp.Query):
             raise UsageError(f"cannot run {tree.key.upper()}: the warehouse is read-only here. Write a SELECT.")
         try:
-            return str(tree.transform(_type_literal, copy=False).sql(dialect=_Engine, unsupported_level=ErrorLevel.RAISE, comments=False, copy=False))
+            tree = tree.transform(_type_literal, copy=False)
+            put_right(tree)
+            return str(tree.sql(dialect="duckdb", unsupported_level=ErrorLevel.RAISE, comments=False, copy=False))
         except SqlglotError as error:
             raise UsageError(f"cannot run the SQL on DuckDB: {error}. Write it another way, or pass --native.") from error
 
