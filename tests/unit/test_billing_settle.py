@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from runspend import billing
 from runspend.billing.deliveries import _resolve, period_of_name
+from runspend.billing.line_tags import canonical_tags, json_path
 from runspend.billing.machines import describe_machine, instance_types
 from runspend.billing.places import Entry
-from runspend.billing.settle import canonical_tags, json_path, plain_time, select_rows
+from runspend.billing.settle import plain_time, select_rows
 from runspend.billing.staging import Staged, currencies, delivered_fields
 
 HOUR = 3600 * 10**9

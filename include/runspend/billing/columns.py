@@ -6,7 +6,7 @@ whatever looks at a text looks at the distinct ones, in SQL, and the rows are to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -196,3 +196,10 @@ def _tell_apart(mixed: pa.Array, digits: Sequence[pa.Array], sizes: Sequence[int
         found.append(pc.subtract(rest, pc.multiply(before, pa.scalar(size, pa.int64()))))
         rest = before
     return coded.indices, [*(digit.take(rest) for digit in digits), *reversed(found)]
+
+
+def texts(values: Iterable[str | None]) -> pa.Array:
+    """Texts as they are."""
+    import pyarrow as pa
+
+    return pa.array(list(values), pa.string())

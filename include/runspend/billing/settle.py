@@ -1,24 +1,24 @@
 """What is settled once at load, whoever wrote the bill: canonical texts, the run, job and machine behind a line, pools, scope.
 
-Put here the order in which it is settled, and the small rules about texts. What identifies things is in `identifiers.py`,
-how texts stand for rows in `columns.py`; versions of a bill belong to `versions.py`. Whatever is settled comes from the
+Put here the order in which it is settled, and the small rules about texts. What tags say is in `line_tags.py`, what identifies
+things in `identifiers.py`, how texts stand for rows in `columns.py`; versions of a bill belong to `versions.py`. Whatever is settled comes from the
 line and the configuration alone, never from runs.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from runspend.billing import columns, splits
+from runspend.billing.line_tags import json_path, read_tags, settle_tags
 from runspend.billing.machines import describe_machine, instance_types
 from runspend.billing.staging import Beside, Staged, sql_text
 from runspend.config import DimensionSettings, KeySettings, Pool, ScopeSettings
-from runspend.identifiers import job_key_sql, pool_key_sql, resource_job_sql, storage_class_sql, storage_key_sql, tag_forms
+from runspend.identifiers import pool_key_sql, resource_job_sql, storage_class_sql, storage_key_sql
 from runspend.selectors import Selector, glob_to_regex
 
 if TYPE_CHECKING:
@@ -48,8 +48,6 @@ TIME_UNITS = {
     86400 * SECOND_NS: ("d", "day", "days"),
 }
 TIME_SQL = "case when consumed_quantity >= 0 then try_cast(round(cast(consumed_quantity as double) * unit_nanoseconds) as bigint) end"
-# A flat object of texts, as most bills write tags; anything else is read value by value.
-PLAIN_TAGS = r'\{\s*("[^"\\\x00-\x1f]*"\s*:\s*"[^"\\\x00-\x1f]*"\s*(,\s*"[^"\\\x00-\x1f]*"\s*:\s*"[^"\\\x00-\x1f]*"\s*)*)?\}'
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def settle_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:
     """Bring all staged rows into one form and find what their lines say. Returns what was changed, by kind, as counts."""
     found: dict[str, Any] = {}
     _settle_enumerations(staged, found)
-    _settle_tags(staged, found)
+    settle_tags(staged, found)
     _settle_json(staged, found)
     _find_resources(staged)
     _find_billed_time(staged)
@@ -102,7 +100,7 @@ def settle_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:
     with staged.beside() as rows, ThreadPoolExecutor(1) as beside:
         finding = beside.submit(_find_repeats, rows) if not staged.is_mapped else None
         _find_machines(staged)
-        _read_tags(staged, rules, found)
+        read_tags(staged, rules.keys, {dimension: rules.line_tags(dimension) for dimension in DIMENSIONS}, found)
         _find_storage(staged)
         _find_pools(staged, source, rules)
         _settle_parts(staged)
@@ -155,53 +153,7 @@ def _settle_enumerations(staged: Staged, found: dict[str, Any]) -> None:
         for value, spelling in sorted(zip(values, known, strict=True)):
             if value not in allowed and rows[value]:
                 found.setdefault("respelled_values" if spelling else "unknown_values", {})[f"{name}: {value}"] = rows[value]
-        staged.set(**{name: columns.remap(column, _texts(new or old for new, old in zip(known, values, strict=True)))})
-
-
-def _settle_tags(staged: Staged, found: dict[str, Any]) -> None:
-    """Tags become a JSON object of texts, or null."""
-    column = staged.column("tags")
-    if not len(column.dictionary):
-        return
-    [odd] = staged.ask_of(
-        "tags",
-        f"case when not regexp_full_match(tags, {sql_text(PLAIN_TAGS)}) then true else len(json_keys(tags)) <> len(list_distinct(json_keys(tags))) end",
-    )
-    if True not in odd.to_pylist():
-        return
-    values = column.dictionary.to_pylist()
-    canonical = [canonical_tags(value) if is_odd else value for value, is_odd in zip(values, odd.to_pylist(), strict=True)]
-    lost = {value for value, kept in zip(values, canonical, strict=True) if kept is None}
-    if lost:
-        rows = columns.count_values(column)
-        found["unreadable_tags"] = sum(rows[value] for value in lost)
-    staged.set(tags=columns.remap(column, _texts(canonical)))
-
-
-def canonical_tags(text: str) -> str | None:
-    """Tags as a flat JSON object of texts and nulls; None when they are not one (nested, a key twice, no JSON).
-
-    A tag without a value is `true` in FOCUS and stays the text "true"; numbers keep their digits. Azure writes some without braces.
-    """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        if len(set(keys)) != len(keys):
-            raise ValueError("a key twice")
-        return dict(pairs)
-
-    try:
-        whole = f"{{{text}}}" if text.lstrip().startswith('"') else text
-        tags = json.loads(whole, object_pairs_hook=unique, parse_float=str, parse_int=str, parse_constant=str)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(tags, dict) or any(isinstance(v, (dict, list)) for v in tags.values()):
-        return None
-    if any("\ud800" <= c <= "\udfff" or c == "\0" for pair in tags.items() for part in pair if isinstance(part, str) for c in part):
-        return None  # half a character, or one no database keeps
-    return json.dumps(
-        {k: ("true" if v else "false") if isinstance(v, bool) else v for k, v in tags.items()}, ensure_ascii=False, separators=(",", ":")
-    )
+        staged.set(**{name: columns.remap(column, columns.texts(new or old for new, old in zip(known, values, strict=True)))})
 
 
 def _settle_json(staged: Staged, found: dict[str, Any]) -> None:
@@ -304,98 +256,6 @@ def plain_time(unit: str) -> int | None:
         return None
     word = match[2].lower()
     return next((int(match[1] or 1) * ns for ns, words in TIME_UNITS.items() if word in words), None)
-
-
-def _read_tags(staged: Staged, rules: Rules, found: dict[str, Any]) -> None:
-    """What tags say: the run, the job, the machine a line hangs on, what it shares with machines, dimensions."""
-    column = staged.column("tags")
-    tags = Tags(staged, "tags")
-    if collisions := tags.collisions(rules):
-        found["colliding_tag_keys"] = collisions
-    keys = rules.keys
-    shared = [f"{sql_text(key + '|')} || {tags.value_sql([key])}" for key in dict.fromkeys((*keys.job, *keys.groups)) if tags.has([key])]
-    groups = (
-        f"nullif(array_to_string(list_filter([{', '.join(shared)}], lambda g: g is not null), chr(31)), '')" if shared else "null::varchar"
-    )
-    run, job, machine, group_texts, *lines = staged.ask_of(
-        "tags",
-        tags.value_sql(keys.run_id),
-        job_key_sql(tags.value_sql(keys.job)),
-        f"resource_key({tags.value_sql(keys.attached_to)})",
-        groups,
-        *(tags.value_sql(rules.line_tags(dimension)) for dimension in DIMENSIONS),
-    )
-    allocated = staged.column("allocated_tags")  # of the pod or task that a part of the resource's cost is allocated to
-    part_run = part_job = _texts([])
-    if len(allocated.dictionary):
-        parts = Tags(staged, "allocated_tags")
-        part_run, part_job = staged.ask_of("allocated_tags", parts.value_sql(keys.run_id), job_key_sql(parts.value_sql(keys.job)))
-    staged.set(
-        run_tag=columns.first_of([columns.remap(allocated, part_run), columns.remap(column, run)]),
-        job_key=columns.first_of([columns.remap(allocated, part_job), staged.column("resource_job"), columns.remap(column, job)]),
-        attached_to=_of_another(staged, columns.remap(column, machine)),
-        group_keys=_group_keys(staged, columns.remap(column, group_texts)),
-        **{f"line_{name}": columns.remap(column, values) for name, values in zip(DIMENSIONS, lines, strict=True)},
-    )
-
-
-class Tags:
-    """SQL for the values of tags, over the distinct texts of the bill; keys the bill does not have cost nothing."""
-
-    def __init__(self, staged: Staged, name: str) -> None:
-        import pyarrow as pa
-
-        self.name = name
-        staged.con.register("tag_texts", pa.table({"tags": staged.column(name).dictionary}))
-        self.keys = sorted(row[0] for row in staged.con.execute("select distinct unnest(json_keys(tags)) from tag_texts").fetchall())
-        staged.con.unregister("tag_texts")
-
-    def has(self, names: Iterable[str]) -> bool:
-        return any(form in self.keys for name in names for form in tag_forms(name))
-
-    def value_sql(self, names: Sequence[str]) -> str:
-        """The value of the first of these keys that is set, in any form exports give them; trimmed, null when empty."""
-        there = [form for name in names for form in tag_forms(name) if form in self.keys]
-        values = [f"nullif(trim(json_extract_string({self.name}, {sql_text(json_path(form))})), '')" for form in dict.fromkeys(there)]
-        return f"coalesce({', '.join([*values, 'null::varchar'])})"
-
-    def collisions(self, rules: Rules) -> list[str]:
-        """Keys that differ in case or signs only ("Team and team"): each is read as itself, and people ought to know.
-
-        Forms of one configured key are no collision: they are looked for on purpose.
-        """
-        keys = rules.keys
-        wanted = (*keys.run_id, *keys.job, *keys.attached_to, *keys.groups)
-        meant = {form for name in wanted for form in tag_forms(name)}
-        folded: dict[str, list[str]] = {}
-        for key in self.keys:
-            if key not in meant:
-                folded.setdefault(re.sub(r"[^a-z0-9]", "_", key.lower().removeprefix("user_").removeprefix("user:")), []).append(key)
-        return [" and ".join(same) for same in folded.values() if len(same) > 1]
-
-
-def _of_another(staged: Staged, machines: pa.Array) -> pa.Array:
-    """The machine that the line of another resource names; a machine's own id in its tags says nothing."""
-    if machines.null_count == len(machines):
-        return machines
-    codes, distinct = columns.combine([machines, staged.column("resource_key")], ["named", "own"])
-    [others] = staged.ask(distinct, "case when named is distinct from own then named end")
-    return columns.spread(codes, others)
-
-
-def _group_keys(staged: Staged, texts: pa.Array) -> pa.Array:
-    """Lists of account|key|value, closest first."""
-    import pyarrow as pa
-
-    account = columns.first_of([staged.column("sub_account_id"), staged.column("billing_account_id")])
-    if texts.null_count == len(texts):
-        return pa.ListArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), len(texts) + 1), pa.array([], pa.string()))
-    codes, distinct = columns.combine([account, texts], ["account", "groups"])
-    [lists] = staged.ask(
-        distinct,
-        "coalesce(list_transform(string_split(groups, chr(31)), lambda g: coalesce(account, '') || '|' || g), cast([] as varchar[]))",
-    )
-    return columns.spread(codes, lists.cast(pa.list_(pa.string())))
 
 
 def _find_storage(staged: Staged) -> None:
@@ -535,14 +395,3 @@ def _matching_sql(value: str, patterns: Sequence[str]) -> str:
         f"regexp_matches({value}, {sql_text(glob_to_regex(p))})" if re.search(r"[*?]", p) else f"{value} = {sql_text(p)}" for p in patterns
     ]
     return f"coalesce({' or '.join(tests)}, false)"
-
-
-def json_path(key: str) -> str:
-    """The JSON path of a top-level key, whatever characters it has."""
-    return '$."' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _texts(values: Iterable[str | None]) -> pa.Array:
-    import pyarrow as pa
-
-    return pa.array(list(values), pa.string())
