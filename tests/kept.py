@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ def made_once(name: str, make: Callable[[Path], object]) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)  # others wait for it
         done = kept / f"{name}.done"
         if not done.exists():
+            shutil.rmtree(kept / name, ignore_errors=True)  # of one that failed
             make(kept / name)
             done.touch()
     return kept / name

@@ -23,7 +23,8 @@ __all__ = ["s3_server"]
 
 # A night takes two seconds however little happened: what differs only in what happened on the machines happens in one cluster.
 ALIKE = (worlds.reused_names, worlds.one_run_a_machine, worlds.parallel_runs, worlds.sweeps, worlds.multi_node, worlds.shared_gpus, worlds.shared_cores, worlds.daily_bills, worlds.zombies)
-CASES = [("resource_id", together("machines", *ALIKE)), *((rule, maker) for rule, makers in WORLDS.items() for maker in makers if maker not in (*ALIKE, artifacts))]
+TOGETHER = together("machines", *ALIKE)
+CASES = [("resource_id", TOGETHER), *((rule, maker) for rule, makers in WORLDS.items() for maker in makers if maker not in (*ALIKE, artifacts))]
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,8 @@ def test_costs_are_true(rule: str, maker: Maker, tmp_path: Path, schema: Path) -
     judgement = judged(maker, tmp_path / "world", schema)
     assert judgement.faults == []
     assert judgement.rules[rule].to_runs > 0
+    if maker is TOGETHER:
+        assert judgement.world.bar == worlds.WITH_IDS and judgement.world.is_told  # none of them has loosened it for all
 
 
 def test_storage_costs_are_true(tmp_path: Path, schema: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,7 +107,6 @@ def test_every_case(reference: GoogleSQL, tmp_path: Path) -> None:
     compare(reference, merge_worlds(worlds), tmp_path)
 
 
-@pytest.mark.torture
 def test_a_period_that_begins_with_runs_of_the_month_before(reference: GoogleSQL, tmp_path: Path) -> None:
     """November of the case that crosses the month's end: runs and machines reach in from outside the period."""
     world = read_world(Path(__file__).parent / "cost_allocations" / "over_the_months_end_october")

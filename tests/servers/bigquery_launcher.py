@@ -49,7 +49,7 @@ from typing import Any
 
 import pyarrow as pa
 from bqemulator import server
-from bqemulator.api.middleware import GzipRequestMiddleware
+from bqemulator.api.middleware import AccessLogMiddleware, CorrelationIdMiddleware, MetricsMiddleware
 from bqemulator.api.routes import datasets, tabledata, tables
 from bqemulator.api.routes import jobs as job_routes
 from bqemulator.catalog.memory_repository import MemoryCatalogRepository
@@ -245,7 +245,7 @@ def put_speed_right() -> None:
 
     def create_app(context: Any) -> Any:
         app = create(context)
-        app.user_middleware = [each for each in app.user_middleware if each.cls is GzipRequestMiddleware]
+        app.user_middleware = [each for each in app.user_middleware if each.cls not in (MetricsMiddleware, AccessLogMiddleware, CorrelationIdMiddleware)]
         return app
 
     server.create_app = create_app

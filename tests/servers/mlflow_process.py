@@ -10,10 +10,12 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
@@ -23,6 +25,8 @@ def context() -> ForkServerContext:
     """The process that has imported MLflow; it ends with this one."""
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["mlflow.server.handlers", "mlflow.cli", "uvicorn", "fastapi", __name__])
+    with patch.dict(os.environ, environment(), clear=True):  # which MLflow reads when it is imported
+        forkserver.ensure_running()
     return forks
 
 
@@ -33,7 +37,7 @@ def environment() -> dict[str, str]:
 
 def start_server(folder: Path, options: list[str]) -> BaseProcess:
     """`mlflow server` with these options, a group of processes of its own; its output is in `server.log` of the folder."""
-    process = context().Process(target=_serve, args=(folder, options, environment()))
+    process = context().Process(target=_serve, args=(folder, options, environment()), daemon=True)  # it does not outlive this one
     process.start()
     return process
 

@@ -65,6 +65,19 @@ def test_decimals_keep_their_digits(expression: str, type_: str) -> None:
         assert con.sql(f"select column_type from (describe {translated})").fetchall() == [(type_,)]
 
 
+@pytest.mark.parametrize("index", ["timestamp_diff(b, a, microsecond)", "div(timestamp_diff(b, a, microsecond), 1)", "countif(true) over ()"])
+def test_what_is_written_anew_is_still_a_whole_number(index: str) -> None:
+    """DuckDB counts places in a list from 1: sqlglot adds it to what it knows to be one."""
+    times = "timestamp '2026-10-01 00:00:00' as a, timestamp '2026-10-01 00:00:00.000001' as b"
+    assert run(f"select ['x', 'y', 'z'][offset({index})] from (select {times})") == [("y",)]
+
+
+@pytest.mark.parametrize("expression", ["numeric '1e40'", "cast(x as numeric(40, 2))", "bignumeric '12345678901234567890123456789012345678901'"])
+def test_more_digits_than_duckdb_has_are_refused(expression: str) -> None:
+    with pytest.raises(UsageError, match="more digits than DuckDB's 38"):
+        duckdb_sql(f"select {expression} as v from (select 1 as x)")
+
+
 FORBIDDEN = {
     "timestamp_diff(a, b, hour)": "use microsecond",
     "timestamp_diff(a, b, day)": "use microsecond",

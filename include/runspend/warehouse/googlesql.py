@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 
 import sqlglot
 from sqlglot import exp
-from sqlglot.errors import ErrorLevel, SqlglotError
+from sqlglot.errors import ErrorLevel, SqlglotError, UnsupportedError
 
 from runspend.errors import UsageError
 
@@ -30,6 +30,8 @@ def put_right(tree: exp.Expression) -> None:
                 wide = exp.DataType.build(_TYPES[node.this], dialect="duckdb")
                 node.set("expressions", wide.expressions)
                 node.set("this", wide.this)
+            elif node.this in _TYPES and any(int(part.name) > 38 for part in node.expressions):
+                raise UnsupportedError(f"{node.sql(dialect='bigquery')} has more digits than DuckDB's 38")
         elif isinstance(node, exp.CountIf):
             node.replace(_count_cases(node))
         elif isinstance(node, exp.IntDiv):
@@ -38,7 +40,7 @@ def put_right(tree: exp.Expression) -> None:
             node.replace(exp.paren(whole, copy=False))
         elif node.text("unit").upper() == "MICROSECOND":
             # its date_diff of times with a zone asks a calendar: fifty times slower than a subtraction
-            since = exp.Sub(this=exp.func("epoch_us", node.this), expression=exp.func("epoch_us", node.expression))
+            since = exp.Sub(this=exp.UnixMicros(this=node.this), expression=exp.UnixMicros(this=node.expression))
             node.replace(exp.paren(since, copy=False))
 
 
