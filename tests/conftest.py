@@ -108,7 +108,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 def pytest_collection_finish() -> None:
     """All is imported, and stays. A process that only hands tests out imports none and does not come here."""
-    gc.freeze()  # there is no garbage in it, and looking through it again and again took 3 % of the tests' time
+    gc.freeze()  # there is no garbage in it; full collections took 2 % of the tests' time
     gc.set_threshold(10_000, 10, 20)
     gc.enable()
 

@@ -199,7 +199,7 @@ def _tell_apart(mixed: pa.Array, digits: Sequence[pa.Array], sizes: Sequence[int
 
 
 def texts(values: Iterable[str | None]) -> pa.Array:
-    """Texts as they are."""
+    """An Arrow array of texts, none of them coded."""
     import pyarrow as pa
 
     return pa.array(list(values), pa.string())

@@ -30,7 +30,7 @@ def put_right(tree: exp.Expression) -> None:
                 wide = exp.DataType.build(_TYPES[node.this], dialect="duckdb")
                 node.set("expressions", wide.expressions)
                 node.set("this", wide.this)
-            elif node.this in _TYPES and any(int(part.name) > 38 for part in node.expressions):
+            elif node.this in _TYPES and any(part.name.isdigit() and int(part.name) > 38 for part in node.expressions):
                 raise UnsupportedError(f"{node.sql(dialect='bigquery')} has more digits than DuckDB's 38")
         elif isinstance(node, exp.CountIf):
             node.replace(_count_cases(node))
