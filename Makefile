@@ -1,13 +1,18 @@
 # Two commands matter: `make nightly` and `make test`. Each does all of its own set-up, in .venv; nothing else is needed
 # but Python 3.11 to 3.13 and make (as root on a Debian, `make test` also installs a browser and docker-compose).
 .DEFAULT_GOAL := help
-.PHONY: help nightly demo test test-bigquery lint torture bench up system imported
+.PHONY: help nightly demo test test-bigquery lint torture bench up lock sbom audit system imported
 .DELETE_ON_ERROR:
 
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --constraint constraints.txt
-PINS := pyproject.toml constraints.txt
+# Whatever is installed is in a lock, with its hashes, and a wheel: nothing of it runs before it is checked. We ourselves are built
+# with the backend of requirements/build.txt, which is installed first.
+LOCKED := --quiet --require-hashes --only-binary :all:
+UV := VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install
+INSTALL := $(UV) $(LOCKED) --constraint requirements/lock.txt --requirements pyproject.toml
+INSTALL_US := $(UV) --quiet --no-deps --no-build-isolation --editable .
+PINS := pyproject.toml requirements/lock.txt
 ARGS ?=
 ON_BIGQUERY := tests/contract/test_bigquery_warehouse.py tests/faults/test_bigquery_swap.py tests/e2e/test_bigquery_night.py
 
@@ -48,6 +53,9 @@ torture: $(VENV)/.ready-dev ## the long tests: kills, races, full disks, whole l
 bench: $(VENV)/.ready-dev ## measure speed and memory beside pandas and MLflow's own client (needs 2 quiet cores)
 	@$(BIN)/pytest -m bench -s tests/benchmarks $(ARGS)
 
+lock: $(VENV)/.ready-build ## write the locks of requirements/ anew for what pyproject.toml asks (ARGS=--upgrade: the newest versions)
+	@$(BIN)/python requirements/lock.py $(ARGS)
+
 up: .env ## production on one host with Docker: Airflow, PostgreSQL, MLflow, an S3 store, a mail catcher
 	docker compose up --build --detach --wait
 
@@ -63,16 +71,16 @@ $(BIN)/python:
 	    echo "making $(VENV) with $$($$python --version)"; exec $$python -m venv $(VENV); fi; done; \
 	echo "cannot make $(VENV): no Python from 3.11 to 3.13 with venv on PATH. Install one (Debian: apt-get install python3 python3-venv)." >&2; exit 2
 
-$(BIN)/uv: | $(BIN)/python
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+$(VENV)/.ready-build: requirements/build.txt | $(BIN)/python
+	@$(BIN)/python -m pip install --disable-pip-version-check $(LOCKED) --no-deps --requirement $< && touch $@
 
-$(VENV)/.ready-nightly: $(PINS) | $(BIN)/uv
+$(VENV)/.ready-nightly: $(PINS) $(VENV)/.ready-build
 	@echo "installing runspend[pipeline,demo,airflow]"
-	@$(INSTALL) --editable '.[pipeline,demo,airflow]' && touch $@
+	@$(INSTALL) --extra pipeline --extra demo --extra airflow && $(INSTALL_US) && touch $@
 
-$(VENV)/.ready-dev: $(PINS) | $(BIN)/uv
+$(VENV)/.ready-dev: $(PINS) $(VENV)/.ready-build
 	@echo "installing runspend[dev]"
-	@$(INSTALL) --editable '.[dev]' && touch $@ $(VENV)/.ready-nightly
+	@$(INSTALL) --extra dev && $(INSTALL_US) && touch $@ $(VENV)/.ready-nightly
 
 # Microsoft's Azure server, for some tests. Where it cannot be had they say so.
 $(VENV)/.ready-azurite: tests/servers/azurite/package-lock.json | $(VENV)/.ready-dev
@@ -84,7 +92,7 @@ $(VENV)/.ready-azurite: tests/servers/azurite/package-lock.json | $(VENV)/.ready
 $(VENV)/.ready-bigquery: tests/servers/bigquery.txt | $(VENV)/.ready-dev
 	@echo "installing bqemulator"; \
 	if $(BIN)/python -m venv $(VENV)/bigquery >$(VENV)/bigquery.log 2>&1 && \
-	  $(BIN)/uv pip install --quiet --python $(VENV)/bigquery --requirement tests/servers/bigquery.txt >>$(VENV)/bigquery.log 2>&1; \
+	  $(BIN)/uv pip install --python $(VENV)/bigquery $(LOCKED) --requirement tests/servers/bigquery.txt >>$(VENV)/bigquery.log 2>&1; \
 	then touch $@; else echo "cannot install bqemulator: see $(VENV)/bigquery.log. The tests that need it will say so."; fi
 
 # Whoever imports all tests for the first time compiles them and what they import: done once, while set-up waits, and not by every worker.

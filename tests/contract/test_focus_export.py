@@ -243,7 +243,8 @@ def validator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if uv is None:
         pytest.skip("focus-validator did not run: there is no uv beside this Python")
     folder = tmp_path_factory.mktemp("validator") / "venv"
-    install = [uv, "pip", "install", "--quiet", "--python", str(folder), "--no-deps", "--only-binary", ":all:", "--no-binary", "focus-validator", "-r", str(VALIDATOR_PINS)]
+    install = [uv, "pip", "install", "--quiet", "--python", str(folder), "--no-deps", "--only-binary", ":all:", "--no-binary", "focus-validator"]
+    install += ["--require-hashes", "--require-build-hashes", "--build-constraints", str(VALIDATOR_PINS), "--requirement", str(VALIDATOR_PINS)]
     for command in ([uv, "venv", "--quiet", "--python", python, str(folder)], install):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:

@@ -41,7 +41,7 @@ def test_make_alone_prints_one_line_of_help_for_each_target() -> None:
 def test_every_target_sets_itself_up(tmp_path: Path, target: str) -> None:
     """In a clean clone each target begins by making .venv (shown by a dry run)."""
     shutil.copy(ROOT / "Makefile", tmp_path)
-    for name in ("pyproject.toml", "constraints.txt", "tests/servers/bigquery.txt", "tests/servers/azurite/package-lock.json"):
+    for name in ("pyproject.toml", "requirements/lock.txt", "requirements/build.txt", "tests/servers/bigquery.txt", "tests/servers/azurite/package-lock.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     done = run("make", "--dry-run", target, cwd=tmp_path)
@@ -58,30 +58,6 @@ def test_no_python_is_said_in_words(tmp_path: Path) -> None:
     done = run(shutil.which("make") or "make", ".venv/bin/python", cwd=tmp_path, env={"PATH": str(empty)})
     assert done.returncode != 0
     assert "no Python from 3.11 to 3.13" in done.stderr and "apt-get install" in done.stderr
-
-
-def test_constraints_pin_every_package_and_name_no_address() -> None:
-    """Every line is a name and a version; every package that pyproject.toml asks for is among them."""
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
-    assert not [line for line in lines if not re.fullmatch(r"[a-z0-9._-]+==[0-9][^ ;]*( ; .+)?", line)]
-    pinned = {re.split("==", line)[0] for line in lines}
-    text = (ROOT / "pyproject.toml").read_text()
-    asked = {
-        re.sub(r"[-_.]+", "-", name).lower()
-        for name in re.findall(
-            r'^\s+"([A-Za-z0-9_.-]+)(?:[<>=!~][^"]*)?",$', text.split("[project.scripts]")[0].split("dependencies = [", 1)[1], re.M
-        )
-    }
-    assert len(asked) > 30 and asked <= pinned
-    assert "apache-airflow==3.3.2" in lines
-
-
-def test_what_is_installed_is_what_is_pinned() -> None:
-    """`make` installed with the constraints: the tests speak of the versions that users get."""
-    from importlib.metadata import version
-
-    for name in ("apache-airflow", "mlflow", "duckdb", "pyarrow", "sqlglot", "pydantic"):
-        assert f"{name}=={version(name)}\n" in (ROOT / "constraints.txt").read_text()
 
 
 @pytest.fixture
