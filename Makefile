@@ -13,6 +13,8 @@ UV := VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install
 INSTALL := $(UV) $(LOCKED) --constraint requirements/lock.txt --requirements pyproject.toml
 INSTALL_US := $(UV) --quiet --no-deps --no-build-isolation --editable .
 PINS := pyproject.toml requirements/lock.txt
+# Who kills make ends its tests too, with all that they started (tests/reaper.py).
+PYTEST := TESTS_END_WITH=$$PPID exec $(BIN)/pytest
 ARGS ?=
 ON_BIGQUERY := tests/contract/test_bigquery_warehouse.py tests/faults/test_bigquery_swap.py tests/e2e/test_bigquery_night.py
 
@@ -35,12 +37,12 @@ demo: $(VENV)/.ready-nightly ## make the demo world anew in .runspend-demo/
 # Set-up waits for disks and registries, and tests for their servers: each does more at once than there are processors.
 test: $(VENV)/.ready-dev ## every check and test but torture and benchmarks (ARGS="-k …" narrows it)
 	@$(MAKE) --no-print-directory --jobs 5 lint imported system $(VENV)/.ready-azurite $(VENV)/.ready-bigquery
-	@$(BIN)/pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 2)) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(PYTEST) -n $$(($$(getconf _NPROCESSORS_ONLN) + 2)) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-bigquery: $(VENV)/.ready-dev ## the tests of the BigQuery warehouse on Google's, in datasets of their own (PROJECT=… DATASET=…)
 	@if [ -z "$(PROJECT)" ] || [ -z "$(DATASET)" ]; then \
 	  echo "cannot test on BigQuery: no PROJECT or no DATASET. Run: make test-bigquery PROJECT=my-project DATASET=runspend_test" >&2; exit 2; fi
-	@RUNSPEND_BIGQUERY="$(PROJECT)/$(DATASET)" $(BIN)/pytest --timeout 3600 $(ON_BIGQUERY) $(ARGS)
+	@RUNSPEND_BIGQUERY="$(PROJECT)/$(DATASET)" $(PYTEST) --timeout 3600 $(ON_BIGQUERY) $(ARGS)
 
 lint: $(VENV)/.ready-dev ## ruff, mypy --strict and the layers of the import graph
 	@$(BIN)/ruff check .
@@ -48,10 +50,10 @@ lint: $(VENV)/.ready-dev ## ruff, mypy --strict and the layers of the import gra
 	@$(BIN)/lint-imports --no-cache
 
 torture: $(VENV)/.ready-dev ## the long tests: kills, races, full disks, whole ledgers on the reference
-	@$(BIN)/pytest -m torture $(ARGS)
+	@$(PYTEST) -m torture $(ARGS)
 
 bench: $(VENV)/.ready-dev ## measure speed and memory beside pandas and MLflow's own client (needs 2 quiet cores)
-	@$(BIN)/pytest -m bench -s tests/benchmarks $(ARGS)
+	@$(PYTEST) -m bench -s tests/benchmarks $(ARGS)
 
 lock: $(VENV)/.ready-build ## write the locks of requirements/ anew for what pyproject.toml asks (ARGS=--upgrade: the newest versions)
 	@$(BIN)/python requirements/lock.py $(ARGS)

@@ -10,7 +10,6 @@ import ipaddress
 import os
 import shutil
 import socket
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
+from tests import reaper
 from tests.kept import FOLDER
 
 if TYPE_CHECKING:
@@ -62,9 +62,12 @@ def pytest_configure(config: pytest.Config) -> None:
     kept = ("RUNSPEND_SAMPLES", *(WITH_GOOGLE if IS_GOOGLE else ()))
     for name in [name for name in os.environ if name.startswith(FOREIGN) and name not in kept]:
         del os.environ[name]  # where the samples are, the workers need to know too
-    home = Path(tempfile.mkdtemp(prefix="runspend-tests-"))
+    is_worker = hasattr(config, "workerinput")
+    if not is_worker:
+        reaper.start()
+    home = reaper.make_folder("tests")
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
-    if not hasattr(config, "workerinput"):  # workers have the folder of whoever started them
+    if not is_worker:  # workers have the folder of whoever started them
         (home / "kept").mkdir()
         os.environ[FOLDER] = str(home / "kept")
     os.environ.update(QUIET)

