@@ -573,6 +573,7 @@ class Settings(Frozen):
     home: Annotated[Path, BeforeValidator(_resolve_home), Field(validate_default=True)] = Path(".runspend")
     currency: Currency = "USD"
     memory: ByteSize | None = None  # that loading a bill may take, e.g. 2GB; None: half the machine's, 4 GiB at most
+    load_timeout: Duration = timedelta(hours=6)  # that loading one bill may take
     schedule: Schedule = Schedule()
     warehouse: WarehouseSettings = WarehouseSettings()
     tracking: list[TrackingServer] = []

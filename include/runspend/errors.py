@@ -29,6 +29,17 @@ class RunspendError(Exception):
 
     exit_code = 1
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it is, not made again from its message: so it comes whole out of another process."""
+        return _copied, (type(self), self.args, self.__dict__)
+
+
+def _copied(kind: type[RunspendError], args: tuple[Any, ...], known: dict[str, Any]) -> RunspendError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(known)
+    return error
+
 
 class UsageError(RunspendError):
     """The command cannot run as it was typed."""

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from runspend import loading
 from runspend.builder import Builder, note_report, report_builds
 from runspend.config import BillSource, Settings
 from runspend.errors import CheckFailed, ConfigError, SourceError, SourceRefused
@@ -147,9 +148,8 @@ def measure(settings: Settings, names: Sequence[str] | None = None, *, now: date
 
 def load(settings: Settings, names: Sequence[str] | None = None, *, now: datetime, accept: Sequence[str] = (), progress: Progress = silent) -> Outcome:
     """Bills into `billing_lines`, `billing_quarantine`, `billing_loads`, `bill_changes`: all billing periods of one source at a time."""
-    from runspend import billing
-
     outcome = Outcome("load")
+    loading.prepare(settings)
     warehouse = open_warehouse(settings)
     weights = Splitters(settings, progress)
     for source in chosen({s.name: s for s in settings.billing}, names, "bill"):
@@ -158,7 +158,8 @@ def load(settings: Settings, names: Sequence[str] | None = None, *, now: datetim
             continue
         with reading(warehouse, settings, outcome, source.name, "bill", source.late_after, now) as report:
             read = partial(
-                billing.load_source,
+                loading.load_bill,
+                settings,
                 source,
                 now=now,
                 scope=settings.scope,
@@ -171,7 +172,6 @@ def load(settings: Settings, names: Sequence[str] | None = None, *, now: datetim
                 accept=accept,
                 load_id=make_load_id(source.name, now),
                 progress=progress,
-                memory=settings.memory,
             )
             result = _load_bill(warehouse, settings, outcome, source.name, read, now)
             refused = [error for error in (result.error, *(period.error for period in result.periods)) if error is not None]
@@ -515,6 +515,7 @@ def archive_verify_monthly(settings: Settings, *, now: datetime, progress: Progr
 def nightly(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, accept: Sequence[str] = (), progress: Progress = silent) -> Outcome:
     """The whole line. A dead source does not stop it; the outcome's exit code says so."""
     outcome = Outcome("nightly")
+    loading.prepare(settings)
     outcome.merge(extract(settings, now=now, accept=accept, progress=progress))
     outcome.merge(measure(settings, now=now, progress=progress))
     outcome.merge(load(settings, now=now, accept=accept, progress=progress))

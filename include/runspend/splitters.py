@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from runspend import loading
 from runspend.config import BillSource, Settings
 from runspend.errors import SourceError, SourceRefused
 from runspend.outcome import Progress
@@ -27,12 +28,10 @@ class Splitters:
 
     def read(self, source: BillSource) -> Read:
         """What a source holds now. Raises SourceError, the same one to everybody who asks."""
-        from runspend import billing
-
         if source.name not in self._read:
             try:
                 with work_folder(self._settings) as workdir:
-                    self._read[source.name] = billing.read_weights(source, workdir=workdir, progress=self._progress)
+                    self._read[source.name] = loading.read_weights(self._settings, source, workdir=workdir, progress=self._progress)
             except SourceError as error:
                 self._read[source.name] = error
         found = self._read[source.name]

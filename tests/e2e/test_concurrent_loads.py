@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from runspend import billing, pipeline
+from runspend import loading, pipeline
 from runspend.config import load_settings
 from runspend.outcome import Outcome
 from runspend.warehouse import Unit, open_warehouse
@@ -55,7 +55,7 @@ def versions(folder: Path) -> list[tuple[int, str, Decimal]]:
 @pytest.fixture
 def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object], int], None]:
     """Have something done between a load's reading and its publishing, the first so many times that it reads."""
-    read = billing.load_source
+    read = loading.load_bill
 
     def arrange(do: Callable[[], object], times: int) -> None:
         left = [do] * times
@@ -63,12 +63,12 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]
         def slow(*arguments: object, **options: object) -> object:
             result = read(*arguments, **options)
             if left:
-                monkeypatch.setattr(billing, "load_source", read)
+                monkeypatch.setattr(loading, "load_bill", read)
                 left.pop()()
-                monkeypatch.setattr(billing, "load_source", slow)
+                monkeypatch.setattr(loading, "load_bill", slow)
             return result
 
-        monkeypatch.setattr(billing, "load_source", slow)
+        monkeypatch.setattr(loading, "load_bill", slow)
 
     return arrange
 

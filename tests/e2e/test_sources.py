@@ -79,20 +79,20 @@ def test_forget_removes_a_bill_that_is_no_longer_configured(config: Path) -> Non
 
 def test_a_slower_load_does_not_replace_a_newer_one(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two loads of one bill at once: the one that read first and publishes last reads again, finds nothing new, and says so."""
-    from runspend import billing
+    from runspend import loading
 
     settings = load_settings(config)
     part = config.parent / "bills" / "bill" / "part.csv"
-    read = billing.load_source
+    read = loading.load_bill
 
     def slow(*arguments: object, **options: object) -> object:
         result = read(*arguments, **options)
-        monkeypatch.setattr(billing, "load_source", read)
+        monkeypatch.setattr(loading, "load_bill", read)
         part.write_text(part.read_text().replace("40.0000000000", "41.0000000000"))
         pipeline.load(settings, ["bill"], now=NOW + timedelta(hours=1))
         return result
 
-    monkeypatch.setattr(billing, "load_source", slow)
+    monkeypatch.setattr(loading, "load_bill", slow)
     outcome = pipeline.load(settings, ["bill"], now=NOW)
     assert any("superseded" in note for note in outcome.notes)
     assert (outcome.changed, outcome.unchanged) == ([], ["billing_lines 2026-11 bill"])

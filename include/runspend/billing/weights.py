@@ -40,7 +40,7 @@ class Read:
     left_out: Mapping[str, int]
 
 
-def read_weights(source: BillSource, *, workdir: Path, progress: Callable[[str], None]) -> Read:
+def read_weights(source: BillSource, *, workdir: Path, progress: Callable[[str], None], memory: int | None = None) -> Read:
     """Read every file of a source. Raises SourceUnreachable, or SourceRefused for one file that cannot be read: weights that lack
     some would move money between pods, silently."""
     module = format_module(source.format)
@@ -53,7 +53,7 @@ def read_weights(source: BillSource, *, workdir: Path, progress: Callable[[str],
         )
     left_out: dict[str, int] = {}
     seen: dict[str, str] = {}
-    with Staged(workdir / "engine") as staged:
+    with Staged(workdir / "engine", memory) as staged:
         for index, entry in enumerate(entries):
             progress(f"{source.name}: reading {entry.name}")
             file = verify_file(
