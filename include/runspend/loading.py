@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from runspend import own_process
 from runspend.config import BillSource, Settings
@@ -119,22 +120,36 @@ def _size(count: int) -> str:
 
 def warm() -> None:
     """Import what reading bills needs; what is not installed the call says."""
-    import_module("runspend.billing")
-    with contextlib.suppress(ImportError):
-        import_module("duckdb")
-        import_module("runspend.billing.staging").wake()
+    for name in ("runspend.billing", "runspend.billing.formats.focus", "duckdb", "pyarrow.compute", "pyarrow.csv", "pyarrow.parquet"):
+        with contextlib.suppress(ImportError):
+            import_module(name)
 
 
 def _load_here(source: BillSource, **given: Any) -> Load:
     from runspend import billing
 
+    if source.format != "databricks":  # whose client needs it
+        _do_without_pandas()
     return _without_running_out(source, f"cannot load bill {source.name}", lambda: billing.load_source(source, **given), given["memory"])
 
 
 def _read_weights_here(source: BillSource, *, memory: int, **given: Any) -> Read:
     from runspend import billing
 
+    _do_without_pandas()
     return _without_running_out(source, f"cannot read {source.name}", lambda: billing.read_weights(source, memory=memory, **given), memory)
+
+
+class _WithoutPandas:
+    """Arrow imports pandas, where it is installed, to recognize its values: half a second for each bill, which has none."""
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError("bills are read without pandas", name=name)
+
+
+def _do_without_pandas() -> None:
+    sys.meta_path.insert(0, cast(Any, _WithoutPandas()))
 
 
 def _without_running_out(source: BillSource, cannot: str, read: Callable[[], Found], memory: int) -> Found:

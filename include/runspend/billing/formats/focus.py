@@ -14,14 +14,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runspend.billing import quick_csv, texts
+from runspend.billing import columns, quick_csv, texts
 from runspend.billing.deliveries import Delivered
 from runspend.billing.focus_columns import COLUMNS, EXTRA_COLUMNS, INSTANCE_COLUMNS, NULL_TEXTS, TIMES
-from runspend.billing.staging import Staged, StagedFile, delivered_fields, one_piece, sql_text
+from runspend.billing.staging import Staged, StagedFile, delivered_fields, sql_text
 from runspend.billing.wide_decimals import narrowed
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
 REQUIRED = (
     "BilledCost", "EffectiveCost", "ListCost", "ContractedCost", "BillingCurrency", "BillingAccountId", "BillingPeriodStart",
@@ -67,8 +68,9 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
         if file.kind == "parquet":
             rows, unreadable = _read_parquet(staged, path, file_index)
         elif file.kind == "json":
-            _view_json(staged.con, header, path, file_index)
-            rows = _judge(staged, file_index)
+            with staged.cursor() as con:
+                _view_json(con, header, path, file_index)
+                rows = _judge(staged, con, file_index)
             unreadable = _count_unreadable(staged.con, _json_refs(header), texts.exact_json_sql(path))
         else:
             quick = quick_csv.read(staged, path, header, file.lines, file_index)
@@ -114,31 +116,35 @@ def _read_tolerantly(
     delimiter = texts.find_delimiter(path)
     texts.check_row_ends(staged.con, source, name, path, len(header), delimiter)
     relation = texts.csv_sql(path, ["varchar"] * len(header), NULL_TEXTS, delimiter)
-    _view_csv(staged.con, header, relation, file_index)
-    rows = _judge(staged, file_index)
+    with staged.cursor() as con:
+        _view_csv(con, header, relation, file_index)
+        rows = _judge(staged, con, file_index)
     refs = {name: f"c{i}" for i, name in enumerate(header)}
     return rows, _count_unreadable(staged.con, refs, relation)
 
 
-def _judge(staged: Staged, file_index: int) -> int:
-    """Stage the rows of the view `delivered`, judged one by one; how many. A share at a time: uncoded texts are large."""
+def _judge(staged: Staged, con: duckdb.DuckDBPyConnection, file_index: int) -> int:
+    """Stage the rows of the view `delivered`, judged one by one; how many. A share at a time, as the engine comes by them: all of them
+    as uncoded texts are many times the file."""
     import pyarrow as pa
 
     query = files("runspend.billing.formats").joinpath("focus.sql").read_text(encoding="utf-8")
-    staged.con.execute(f"create or replace temp table judged as {query}")
-    [(rows,)] = staged.con.execute("select count(*) from judged").fetchall()
-    share_rows = 2 * staged.room.share_rows  # its rows are narrow
-    for start in range(0, max(rows, 1), share_rows):
-        share = staged.con.sql(f"from judged where rowid >= {start} and rowid < {start + share_rows} order by rowid").to_arrow_table()
-        coded = {
-            field.name: one_piece(share.column(field.name)).cast(pa.string()).dictionary_encode()
-            if pa.types.is_dictionary(field.type)
-            else one_piece(share.column(field.name)).cast(field.type)
-            for field in delivered_fields()
-        }
+    rows = 0
+    for batch in con.sql(query).to_arrow_reader(2 * staged.room.share_rows):  # its rows are narrow
+        nulls = columns.Nulls(batch.num_rows)
+        coded = {field.name: _coded(batch.column(field.name), field.type, nulls) for field in delivered_fields()}
         staged.add(file_index, pa.table(coded))
-    staged.con.execute("drop table judged")
-    return int(rows)
+        rows += batch.num_rows
+    return rows
+
+
+def _coded(column: pa.Array, kind: pa.DataType, nulls: columns.Nulls) -> pa.Array:
+    """A column in its staged type; those without a value are one and the same."""
+    import pyarrow as pa
+
+    if column.null_count == len(column):
+        return nulls.of(kind)
+    return column.cast(pa.string()).dictionary_encode() if pa.types.is_dictionary(kind) else column.cast(kind)
 
 
 def _view_csv(con: duckdb.DuckDBPyConnection, header: Sequence[str], relation: str, file_index: int) -> None:
@@ -160,8 +166,10 @@ def _typed(text: str, kind: str) -> str:
 def _read_parquet(staged: Staged, path: Path, file_index: int) -> tuple[int, dict[str, int]]:
     """Rows of a Parquet file: how many, and how many texts in the place of numbers or times could not be read."""
     relation = f"read_parquet({sql_text(str(narrowed(path, texts.work_folder(staged.con))))}, file_row_number = true)"
-    as_texts = _view_parquet(staged.con, relation, file_index)
-    return _judge(staged, file_index), _count_unreadable(staged.con, as_texts, relation)
+    with staged.cursor() as con:
+        as_texts = _view_parquet(con, relation, file_index)
+        rows = _judge(staged, con, file_index)
+    return rows, _count_unreadable(staged.con, as_texts, relation)
 
 
 def _view_parquet(con: duckdb.DuckDBPyConnection, relation: str, file_index: int) -> dict[str, str]:
