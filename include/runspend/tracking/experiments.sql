@@ -1,16 +1,16 @@
--- One row per experiment, from `raw_experiments`.
+-- One row per experiment, from `raw_experiments`. What has the shape of a secret is replaced in every text.
 insert into fresh_experiments by name
 select
   $server as tracking_server,
   coalesce(nullif(workspace, ''), 'default') as workspace,
   experiment_id,
-  nullif(experiment_name, '') as experiment_name,
+  redacted(nullif(experiment_name, '')) as experiment_name,
   nullif(lifecycle_stage, '') as lifecycle_stage,
-  nullif(artifact_location, '') as artifact_location,
+  redacted(nullif(artifact_location, '')) as artifact_location,
   instant(creation_ms) as creation_time,
   instant(last_update_ms) as last_update_time,
   case when getvariable('copies_all_tags') then all_but_secrets(tags)
-       else copied(getvariable('copied_experiment_tags'), json_extract_string(tags, getvariable('copied_experiment_tag_paths'))) end as tags,
-  json_extract_string(tags, getvariable('experiment_tag_paths')) as dimension_values,
+       else copied(getvariable('copied_experiment_tags'), json_extract_string(redacted_document(tags), getvariable('copied_experiment_tag_paths'))) end as tags,
+  json_extract_string(redacted_document(tags), getvariable('experiment_tag_paths')) as dimension_values,
   $load_id as load_id
 from raw_experiments;

@@ -51,12 +51,23 @@ create macro copied(keys, found) as
   case when list_count(found) = 0 then '{}'
        else cast(to_json(map(list_where(keys, is_there(found)), list_where(found, is_there(found)))) as varchar) end;
 
--- All keys but those that look like a secret, by name or by value.
-create macro looks_secret(key, value) as
-  regexp_matches(key, '(?i)(passw|passwd|\bpwd\b|secret|token|api[_-]?key|apikey|access[_-]?key|private[_-]?key|credential|\bauth\b|connection[_-]?string|\bdsn\b|\bsas\b)')
-  or regexp_matches(value, '(AKIA|ASIA)[0-9A-Z]{16}|-----BEGIN|://[^/\s:@]*:[^/\s@]+@|\b(gh[pousr]_|github_pat_|glpat-|xox[abprs]-|sk-|hf_|dapi)[A-Za-z0-9_-]{16,}|\beyJ[A-Za-z0-9_-]{10,}\.|(?i)(password|secret|token|sig)=[^&\s]{4,}');
+-- What a JSON object holds, every value as text.
+create macro pairs_of(document) as map_entries(cast(cast(document as json) as map(varchar, varchar)));
+
+-- A JSON object with whatever has the shape of a secret in its values replaced. Its keys stay: two of them could become one.
+create macro redacted_document(document) as
+  cast(to_json(map_from_entries(list_transform(pairs_of(document), lambda pair: {'key': pair.key, 'value': redacted(pair.value)}))) as varchar);
+
+-- All keys but those that look like a secret, by name or by value. A text that is not `is_suspect` needs no look at its values.
+create macro is_secret_key(key) as
+  regexp_matches(key, '(?i)(passw|passwd|\bpwd\b|secret|token|api[_-]?key|apikey|access[_-]?key|private[_-]?key|credential|\bauth\b|\bauthorization\b|connection[_-]?string|\bdsn\b|\bsas\b)');
+create macro is_secret_value(value) as
+  regexp_matches(value, '(AKIA|ASIA)[0-9A-Z]{16}|-----BEGIN|://[^/\s:@]*:[^/\s@]+@|\b(gh[pousr]_|github_pat_|glpat-|xox[abprs]-|sk-|hf_|dapi)[A-Za-z0-9_-]{16,}|\beyJ[A-Za-z0-9_-]{10,}\.|(?i)(password|secret|token|sig)=[^&\s]{4,}')
+  or redacted(value) <> value;
+create macro chosen_pairs(pairs) as cast(to_json(map_from_entries(list_sort(pairs))) as varchar);
+create macro all_but_secret_keys(document) as chosen_pairs(list_filter(pairs_of(document), lambda pair: not is_secret_key(pair.key)));
 create macro all_but_secrets(document) as
-  cast(to_json(map_from_entries(list_sort(list_filter(map_entries(cast(cast(document as json) as map(varchar, varchar))), lambda pair: not looks_secret(pair.key, pair.value))))) as varchar);
+  chosen_pairs(list_filter(pairs_of(document), lambda pair: not is_secret_key(pair.key) and not is_secret_value(pair.key) and not is_secret_value(pair.value)));
 
 -- A float of MLflow as money: the decimal it is written as.
 create macro money(x) as try_cast(cast(x as varchar) as decimal(38, 22));

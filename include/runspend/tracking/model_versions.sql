@@ -11,13 +11,13 @@ with found as (
 select
   $server as tracking_server,
   v.workspace,
-  v.model_name,
+  redacted(v.model_name) as model_name,
   v.version as model_version,
   nullif(v.run_id, '') as run_id,
   v.model_id,
-  coalesce(o.uri, nullif(v.storage, ''), nullif(v.source, '')) as source_uri,
+  redacted(coalesce(o.uri, nullif(v.storage, ''), nullif(v.source, ''))) as source_uri,
   v.stage,
-  cast(to_json(cast(cast(v.aliases as json) as varchar[])) as varchar) as aliases,
+  cast(to_json(list_transform(cast(cast(v.aliases as json) as varchar[]), lambda alias: redacted(alias))) as varchar) as aliases,
   nullif(v.status, '') as version_status,
   instant(v.creation_ms) as creation_time,
   $load_id as load_id

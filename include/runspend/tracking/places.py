@@ -19,6 +19,7 @@ from pathlib import Path
 from runspend.config import DimensionSettings, Pool, TrackingServer
 from runspend.errors import ConfigError
 from runspend.identifiers import RUN_JOB_KEYS, job_key_sql, pool_key_sql
+from runspend.secret_shapes import macros_sql
 from runspend.selectors import glob_to_regex, matches
 from runspend.tracking.links import LinkSettings
 
@@ -175,7 +176,7 @@ def digest_settings(server: TrackingServer, settings: RowSettings, places: Place
         "pools": [[pool.name, pool.runs, pool.equal] for pool in settings.pools],
         "job_keys": list(settings.job_keys),
         "selector_keys": sorted(settings.selector_keys),
-        "rules": [*rules, job_key_sql("said_job")],
+        "rules": [*rules, macros_sql(), job_key_sql("said_job")],
         "measured": [settings.measured.resource_ids, settings.measured.of_pool],
         "links": [settings.links.wanted, settings.links.metrics],
     }

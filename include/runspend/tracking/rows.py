@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from runspend.config import TrackingServer
 from runspend.errors import MissingExtra, SourceRefused
 from runspend.identifiers import resource_key_sql
+from runspend.secret_shapes import macros_sql
 from runspend.tables import TABLES, Table
 from runspend.tracking import raw
 from runspend.tracking.places import (
@@ -110,6 +111,7 @@ class Rows:
             config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(workdir / "spill"), "preserve_insertion_order": False}
         )
         self._con.execute("set TimeZone = 'UTC'")
+        self._con.execute(macros_sql())
         self._con.execute(_sql("macros.sql"))
         self._set_variables(settings)
         self._create("fresh_experiments", TABLES["experiments"], "dimension_values varchar[]")
@@ -308,7 +310,7 @@ class Rows:
         table = TABLES["artifact_owners"]
         self._con.register("raw_owners", owners)
         select = (
-            "select $server as tracking_server, e.workspace, o.owner_kind, o.owner_id, nullif(o.experiment_id, '') as experiment_id, o.uri, $load_id as load_id"
+            "select $server as tracking_server, e.workspace, o.owner_kind, o.owner_id, nullif(o.experiment_id, '') as experiment_id, redacted(o.uri) as uri, $load_id as load_id"
             " from raw_owners o join fresh_experiments e on e.experiment_id = o.experiment_id"
         )
         path = self.write(table, "all", f"select {_columns(table)} from ({select}) order by owner_kind, owner_id, workspace", self._names)
@@ -331,15 +333,15 @@ class Rows:
             columns=_columns(runs),
             columns_there=", ".join(f"r.{c}" for c in there)
             + ", case when r.resource_kind = 'one' then [r.resource_text] else coalesce(m.resource_ids, []) end as resource_ids, u.mean_use_percent, null::timestamptz as purged_at",
-            columns_gone=", ".join(f"r.{c}" for c in there)
-            + ", r.resource_ids, r.mean_use_percent, coalesce(r.purged_at, $now::timestamptz) as purged_at",
+            columns_gone=_cleaned(runs, there)  # what an earlier version copied is cleaned as well
+            + ", list_transform(r.resource_ids, lambda id: redacted(id)) as resource_ids, r.mean_use_percent, coalesce(r.purged_at, $now::timestamptz) as purged_at",
         )
         of_runs = self.write(runs, month, select, {**parameters, "now": self._now})
         of_resources = self.write(
             resources,
             month,
             f"select {_columns(resources)} from (select {_columns(resources)} from fresh_resources where start_month = $month union all"
-            f" select {_columns(resources)} from previous_resources r where not exists (select 1 from fresh_runs n"
+            f" select {_cleaned(resources, [c.name for c in resources.columns])} from previous_resources r where not exists (select 1 from fresh_runs n"
             " where n.start_month = $month and n.workspace = r.workspace and n.run_id = r.run_id))"
             " order by resource_key, run_id, workspace, resource_id, used_ordinal",
             parameters,
@@ -439,6 +441,13 @@ def _first_day(month: str) -> date:
 
 def _columns(table: Table) -> str:
     return ", ".join(c.name for c in table.columns)
+
+
+def _cleaned(table: Table, names: Sequence[str]) -> str:
+    """SQL of these columns of `r`, whatever has the shape of a secret replaced in every text."""
+    texts = {c.name for c in table.columns if c.type == "STRING"} - {"tracking_server", "workspace", "run_id", "experiment_id", "load_id", "params_digest"}
+    cleaners = {name: "redacted_document" if name in ("tags", "params") else "redacted" for name in texts}
+    return ", ".join(f"{cleaners[name]}(r.{name}) as {name}" if name in texts else f"r.{name}" for name in names)
 
 
 def _iso(moment: datetime | None) -> str | None:

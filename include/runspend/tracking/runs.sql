@@ -2,12 +2,29 @@
 -- MLflow writes user_id 'unknown' where nobody said. The places of the dimensions, {team} and so on, the job and the pool are written by `places.py`.
 -- `resource_kind` and `resource_text` go to `run_resources.sql`, `use_keys` to `use_keys.sql`.
 insert into fresh_runs by name
-with found as (
+-- What has the shape of a secret is replaced before anything else looks at it; `said_tags` and `said_params` are what `all_but_secrets` chooses from.
+with looked_at as (
+  select r.*, is_suspect(concat_ws(chr(10), run_name, user_id, artifact_uri, tags, params)) as is_suspected from raw_runs r
+),
+cleaned as (
   select
-    r.*,
-    json_extract_string(r.tags, getvariable('tag_paths')) as t,
-    json_extract_string(r.params, getvariable('param_paths')) as p
-  from raw_runs r
+    l.* replace (
+      case when is_suspected then redacted(run_name) else run_name end as run_name,
+      case when is_suspected then redacted(user_id) else user_id end as user_id,
+      case when is_suspected then redacted(artifact_uri) else artifact_uri end as artifact_uri,
+      case when is_suspected then redacted_document(tags) else tags end as tags,
+      case when is_suspected then redacted_document(params) else params end as params
+    ),
+    tags as said_tags,
+    params as said_params
+  from looked_at l
+),
+found as (
+  select
+    c.*,
+    json_extract_string(c.tags, getvariable('tag_paths')) as t,
+    json_extract_string(c.params, getvariable('param_paths')) as p
+  from cleaned c
 ),
 people as (
   select f.*, coalesce(said(tag_value(t, 'mlflow.user')), nullif(said(user_id), 'unknown')) as person from found f
@@ -105,9 +122,9 @@ typed as (
     -- Not JSON: a run's params come in the order they were logged in; joined text is cheaper to make and to sort.
     -- `nullif`, not `case`, under which every list is made and sorted twice.
     md5(array_to_string(list_sort(string_split(nullif(param_list, ''), chr(31))), chr(31))) as params_digest,
-    case when getvariable('copies_all_tags') then all_but_secrets(tags)
+    case when getvariable('copies_all_tags') then case when is_suspected then all_but_secrets(said_tags) else all_but_secret_keys(tags) end
          else {copied_tags} end as tags,
-    case when getvariable('copies_all_params') then all_but_secrets(params)
+    case when getvariable('copies_all_params') then case when is_suspected then all_but_secrets(said_params) else all_but_secret_keys(params) end
          else {copied_params} end as params,
     $load_id as load_id,
     case when is_listed then 'list' when is_ids then 'ids' when one_id is not null then 'one' end as resource_kind,

@@ -15,7 +15,7 @@ by_model as (
 ),
 -- Tokens are counted for a whole trace: they stand with the model that cost most of it.
 parts as (
-  select t.trace_id, coalesce(m.model, '') as model, coalesce(m.cost, money(t.total_cost)) as cost,
+  select t.trace_id, redacted(coalesce(m.model, '')) as model, coalesce(m.cost, money(t.total_cost)) as cost,
     row_number() over (partition by t.trace_id order by m.cost desc, m.model) = 1 as is_dearest
   from raw_traces t left join by_model m on m.trace_id = t.trace_id
 ),
@@ -23,8 +23,8 @@ known as (
   select
     t.*,
     e.workspace,
-    coalesce(case when not list_contains(getvariable('not_a_person'), said(trace_user)) then said(trace_user) end,
-             case when not list_contains(getvariable('not_a_person'), said(mlflow_user)) then said(mlflow_user) end, '') as user_name,
+    redacted(coalesce(case when not list_contains(getvariable('not_a_person'), said(trace_user)) then said(trace_user) end,
+             case when not list_contains(getvariable('not_a_person'), said(mlflow_user)) then said(mlflow_user) end, '')) as user_name,
     coalesce(instant_utc(start_ms), timestamp '1970-01-01') as start_utc
   from raw_traces t join fresh_experiments e on e.experiment_id = t.experiment_id
 )
