@@ -1,7 +1,7 @@
 """What secrets look like in text that other programs wrote: one list of patterns for Python and for DuckDB.
 
 Put here the shapes alone. Python and RE2 read each pattern alike, so there is no look-around and no back reference; a test compares both
-over a corpus. Group 1 is what stands before the secret and stays, group 2 (where there is one) what stands behind it. A secret without a
+over a corpus. Group 1 is what stands before the secret and stays; a text that ends each match, and stays as well, is named beside it. A secret without a
 shape cannot be found: a 40-digit hexadecimal key of W&B is a git commit to everybody else, unless its name stands before it.
 """
 
@@ -14,11 +14,12 @@ from runspend.redaction import HIDDEN
 __all__ = ["holds_secret", "macros_sql", "redact_secrets"]
 
 # A value ends at a blank, a quote, an ampersand, an angle bracket or a control character; a quoted one at its quote.
-_VALUE = r"""(?:\\*"[^"\\\x00-\x1f]+|\\*'[^'\\\x00-\x1f]+|[^\x00-\x20"'&<>\\]+)"""
+_ONE = r"""(?:\\*"[^"\\\x00-\x1f]+|\\*'[^'\\\x00-\x1f]+|[^\x00-\x20"'&<>\\]*[^\x00-\x20"'&<>\\=:])"""
+_VALUE = rf"{_ONE}(?:(?:[ \t]{{1,3}}[=:][ \t]{{0,3}}|[=:]{{1,3}}[ \t]{{1,3}}){_ONE})*"  # of `password=a,token = b` the second is part of the first one's value
 _IS = r"""(?:[\\"']{0,3}[ \t]{0,3}(?:[=:]|%3[dD])[ \t]{0,3})"""
 _NAME_BEFORE = r"(?:^|[^A-Za-z0-9])[A-Za-z0-9_.-]{0,64}?"
 _NAMES = (
-    r"passwords?|passwd|passphrase|pwd|secret|secret[_-]?key|api[_-]?keys?|x-functions-key|access[_-]?key(?:[_-]?id)?|secret[_-]?access[_-]?key|account[_-]?key|"
+    r"passwords?|passwd|passphrase|pwd|secret[_-]?key|api[_-]?keys?|x-functions-key|access[_-]?key(?:[_-]?id)?|secret[_-]?access[_-]?key|account[_-]?key|"
     r"shared[_-]?access[_-]?key|private[_-]?key|encryption[_-]?key|master[_-]?key|credentials?|client[_-]?secret|"
     r"(?:access|auth|api|bearer|refresh|session|security|id|csrf|oauth2?|private|personal|deploy|bot|github|gitlab|gh|hf|hugging_?face|slack|wandb|"
     r"databricks|mlflow|tracking|jwt|sas|write|read|service|user|job|pat|vault|bitbucket|npm|pypi)[_-]?token"
@@ -46,15 +47,18 @@ _SHAPES: tuple[tuple[str, str], ...] = (
     (r"((?:^|[?&;\x1e \"']|amp;)(?:[Ss][Ii][Gg]|[Xx]-(?:[Aa]mz|[Gg]oog)-(?:[Ss]ignature|[Cc]redential|[Ss]ecurity-[Tt]oken)|[Ss]ignature|AWSAccessKeyId|GoogleAccessId|Key-Pair-Id)=)[^\x00-\x20&\"'<>#]+", ""),
     (r"([?&](?:[Kk]ey|[Tt]oken|[Aa]uth|[Cc]ode|[Pp]olicy)=)[^\x00-\x20&\"'<>#]{8,}", ""),
     (r"(https?://(?:hooks\.slack\.com/(?:services|workflows|triggers)/|[a-z0-9.-]*webhook\.office\.com/|(?:[a-z]+\.)?discord(?:app)?\.com/api/webhooks/))[^\x00-\x20\"'<>]+", ""),
-    (r"((?i:\b(?:proxy-)?authorization)[\"'\\]{0,3}[ \t]*(?:[=:]|%3[aA])[ \t\"'\\]*(?i:bearer|basic|token|apikey|digest|negotiate|aws4-hmac-sha256)?[ \t:]*)[^\x00-\x20\"'\\]{6,}[^\x00-\x1f\"'\\]*", ""),
+    (r"((?i:\b(?:proxy-)?authorization)[\"'\\]{0,3}[ \t]{0,3}(?:[=:]|%3[aA])[ \t]{0,3}[\"'\\]{0,3})(?:(?i:bearer|basic|token|apikey|digest|negotiate|aws4-hmac-sha256)[ \t:]{1,3})?[^\x00-\x20\"'\\]{6,}[^\x00-\x1f\"'\\]*", ""),
     (r"((?i:\bbearer)(?:[ \t:=]{1,3}|\+|%20))(?:[A-Za-z]*[0-9._~+/=%-][A-Za-z0-9._~+/=%-]{4,}|[A-Za-z]{20,})", ""),
     (r"((?i:\bbasic)[ \t]{1,3})(?:[A-Za-z0-9+/]{6,}={1,2}|[A-Za-z0-9+/]{24,})", ""),
     (rf"({_NAME_BEFORE}(?i:{_NAMES}){_IS}){_VALUE}", ""),
+    (rf"({_NAME_BEFORE}(?i:secret)[\\\"']{{0,3}}[ \t]{{0,3}}(?:=|%3[dD])[ \t]{{0,3}}){_VALUE}", ""),
+    (rf"((?:^|[^A-Za-z0-9:])[A-Za-z0-9_.-]{{0,64}}?(?i:secret){_IS}){_VALUE}", ""),  # arn:aws:secretsmanager:…:secret:NAME is no secret
     (rf"((?:^|[^A-Za-z0-9_.-])(?i:token){_IS}){_VALUE}", ""),
     (rf"({_NAME_BEFORE}(?i:[_-]token){_IS})[A-Za-z0-9._~+/=-]{{16,}}", ""),
     (r"((?:^|[ \t])--?(?i:[A-Za-z0-9-]*(?:password|passwd|passphrase|secret|api-?key|access-?key|(?:access|auth|api|hf|github|bearer)-token)|token)[ \t]+)[^\x00-\x20-][^\x00-\x20]*", ""),
     (rf"((?:^|[^A-Za-z0-9]))(?:{_VENDORS})", ""),
-    (r"((?:^|[^A-Za-z0-9/_.-]))sk-[A-Za-z0-9]{20,}", ""),
+    (r"((?:^|[^A-Za-z0-9/_.-])sk-)[A-Za-z0-9]{20,}", ""),
+    (r"(/sk-)[A-Za-z0-9]{40,}", ""),  # a folder may be called sk- and 32 digits
     (r"((?:^|[^A-Za-z0-9_~.-]))[A-Za-z0-9_~.-]{3}[78]Q~[A-Za-z0-9_~.-]{30,36}", ""),
 )  # fmt: skip
 # What a text must hold for any shape to be in it. Most texts hold none of it, and nothing more is asked of them.
@@ -66,7 +70,7 @@ _SUSPECT = (
 )
 
 
-_COMPILED = tuple((re.compile(pattern, re.ASCII), rf"\g<1>{HIDDEN}{after}") for pattern, after in _SHAPES)
+_COMPILED = tuple((re.compile(pattern, re.ASCII), rf"\g<1>{HIDDEN}{end}", end) for pattern, end in _SHAPES)
 _SUSPECT_TEXT = re.compile(_SUSPECT, re.ASCII)
 
 
@@ -74,8 +78,9 @@ def redact_secrets(text: str) -> str:
     """The text with everything that has the shape of a secret replaced by ***."""
     if not _SUSPECT_TEXT.search(text):
         return text
-    for pattern, kept in _COMPILED:
-        text = pattern.sub(kept, text)
+    for pattern, kept, end in _COMPILED:
+        head = text.rfind(end) + len(end) if end else len(text)  # behind the last end nothing can match, and Python would look from each beginning
+        text = pattern.sub(kept, text[:head]) + text[head:] if head >= len(end) else text
     return text
 
 
@@ -87,8 +92,8 @@ def holds_secret(text: str) -> bool:
 def macros_sql() -> str:
     """DuckDB macros: `is_suspect(text)`, quick, true of every text that holds a secret; `redacted(text)`, what `redact_secrets` gives."""
     replaced = "value"
-    for pattern, after in _SHAPES:
-        kept = _quoted(rf"\1{HIDDEN}{after}")
+    for pattern, end in _SHAPES:
+        kept = _quoted(rf"\1{HIDDEN}{end}")
         replaced = f"regexp_replace({replaced}, {_quoted(pattern)}, {kept}, 'g')"
     return (
         f"create macro is_suspect(value) as regexp_matches(value, {_quoted(_SUSPECT)});\n"

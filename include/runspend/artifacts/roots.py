@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from runspend.errors import SourceRefused
+from runspend.redaction import HIDDEN
 
 if TYPE_CHECKING:
     from runspend.config import ArtifactStore
@@ -25,6 +26,13 @@ _ENCODED_SEPARATOR = re.compile(r"%(?:25)*(?:2e|2f|5c|00|3f|23)", re.IGNORECASE)
 _AMBIGUOUS = re.compile(r"[\x00-\x1f\x7f-\x9f\\?#\u2028\u2029]")
 # Hosts of storage accounts, in all of Azure's clouds ("Azure Storage: endpoints"); nothing else is an account.
 _ACCOUNT = re.compile(r"([a-z0-9]{3,24})\.(?:blob|dfs)\.(core\.(?:windows\.net|chinacloudapi\.cn|usgovcloudapi\.net|cloudapi\.de))")
+# What extraction leaves of a login or a signature in an address: no part of the place. A query is left out only if it is a signed one, whole.
+_LOGIN = re.compile(r"^(s3|gs|https)://\*\*\*@")
+_SIGNED_PARAMETER = (
+    r"(?:[Xx]-(?:[Aa]mz|[Gg]oog)-[A-Za-z-]+|sv|ss|srt|sp|se|st|spr|sip|si|sr|sig|skoid|sktid|skt|ske|sks|skv|saoid|suoid|scid|sdd|ses|"
+    r"AWSAccessKeyId|GoogleAccessId|Signature|Expires|Policy|Key-Pair-Id|token)=[^&#?]*"
+)
+_SIGNATURE = re.compile(rf"\?(?=[^#?]*=\*\*\*(?:&|$)){_SIGNED_PARAMETER}(?:&{_SIGNED_PARAMETER})*$")
 _BEGINNINGS = {"s3": ("s3:",), "gs": ("gs:",), "azure": ("abfss:", "wasbs:", "https:"), "file": ("file:", "/")}
 
 
@@ -131,7 +139,8 @@ def store_slug(uri: str) -> str:
 
 
 def _split(uri: str | None) -> tuple[str, str, str] | None:
-    """(scheme, bucket, folder) of a URI that can be read in one way only."""
+    """(scheme, bucket, folder) of a URI that can be read in one way only. Redacted logins and signatures are left out."""
+    uri = _SIGNATURE.sub("", _LOGIN.sub(r"\1://", uri)) if uri and HIDDEN in uri else uri
     if not uri or _AMBIGUOUS.search(uri) or _ENCODED_SEPARATOR.search(uri):
         return None
     scheme, bucket = "file", ""
