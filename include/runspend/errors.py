@@ -11,6 +11,7 @@
     │   └── OutcomeUnknown        3  … was to change an object and did not say whether it did
     ├── CheckFailed               4  a check returned rows: the tables in place stay
     ├── ArchiveDamaged            4  a copy in the archive is not what was archived
+    ├── RecordRefused             4  a file of Runspend's own says what Runspend never writes: nothing of it was done
     ├── CapPassed                 4  more would be changed than the settings allow: nothing was
     ├── LeaseLost                 5  somebody else is doing the same work, or has taken it over
     └── PartialFailure            5  some of a list was done, the rest is listed
@@ -105,6 +106,16 @@ class ArchiveDamaged(RunspendError):
     """A copy in an archive is missing, or is not what was archived. The message says all that is known of it."""
 
     exit_code = 4
+
+
+class RecordRefused(RunspendError):
+    """A journal, record or state file of Runspend's own says what Runspend never writes. Nothing of it was done."""
+
+    exit_code = 4
+
+    def __init__(self, file: object, message: str) -> None:
+        super().__init__(message)
+        self.file = str(file)
 
 
 class CapPassed(RunspendError):

@@ -9,7 +9,7 @@ import click
 
 from runspend.cli.context import Context, day_end, months, with_context
 from runspend.cli.output import print_json, print_rows
-from runspend.errors import UsageError
+from runspend.errors import RecordRefused, UsageError
 
 
 @click.command()
@@ -143,13 +143,16 @@ def sql(context: Context, statement: str | None, tables: bool, native: bool, exp
 @click.command()
 @with_context
 def status(context: Context) -> None:
-    """One line and an exit code, for monitors: 0 all fresh, 3 a source is late, refused or was never read.
+    """One line and an exit code, for monitors: 0 all fresh, 3 a source is late, refused or was never read, 4 a file of Runspend's own is refused.
 
     Example: runspend status
     """
     from runspend.questions import status_of
 
-    code, line, rows = status_of(context.settings, context.now)
+    try:
+        code, line, rows = status_of(context.settings, context.now)
+    except RecordRefused as error:
+        code, line, rows = error.exit_code, str(error), []
     if context.as_json:
         print_json({"exit_code": code, "status": line, "sources": rows})
     else:

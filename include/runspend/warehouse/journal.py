@@ -6,22 +6,31 @@ drops the note. Whoever comes next finishes the moves of a publish that was kill
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import re
 import shutil
 import signal
+import stat
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runspend.errors import RunspendError
+from runspend.errors import RecordRefused, RunspendError
+from runspend.warehouse.own_files import Inside, own_folder, read_json, refused, write_whole
+from runspend.warehouse.units import is_staged_name
 
 __all__ = ["Folder", "Stage", "crash_point", "fsync_file", "fsync_folder", "read_json", "write_json"]
+
+
+REFUSED_JOURNAL = (
+    "Find out who can write there, then move the journal out of the folder and run the pipeline: it builds again what a publish may have left undone."
+)
 
 
 def crash_point(name: str) -> None:
@@ -44,23 +53,7 @@ fsync_folder = fsync_file  # a folder is synced the same way: its names, not its
 
 def write_json(path: Path, value: object) -> None:
     """A whole JSON file or none."""
-    scratch = path.with_name(path.name + ".tmp")
-    with scratch.open("w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, path)
-    fsync_folder(path.parent)
-
-
-def read_json(path: Path) -> Any:
-    """The value of a JSON file, None when there is no such file."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise RunspendError(f"cannot read {path}: {error}. The file is damaged; restore it from a copy.") from error
+    write_whole(path, json.dumps(value, ensure_ascii=False, sort_keys=True).encode("utf-8"), is_alone=True)
 
 
 class Stage:
@@ -68,7 +61,8 @@ class Stage:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.mkdir(parents=True)
+        own_folder(path.parent)
+        path.mkdir()
         self._lock = os.open(path / "owner.lock", os.O_RDWR | os.O_CREAT, 0o644)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
@@ -81,11 +75,21 @@ class Stage:
             os.close(self._lock)
 
 
-class Folder:
-    """The bookkeeping of a warehouse folder, all of it under `<root>/_runspend/`."""
+def no_target(_: str) -> bool:
+    """A folder in which nothing is ever published by a journal."""
+    return False
 
-    def __init__(self, root: Path) -> None:
+
+class Folder:
+    """The bookkeeping of a warehouse folder, all of it under `<root>/_runspend/`.
+
+    `is_target`: whether a journal may move a file to a name below the root, and `is_removable`, whether it may remove one. Whoever can
+    write to the folder could have written the journal: what is not a move from the stage to such a name is refused, and nothing is done.
+    """
+
+    def __init__(self, root: Path, *, is_target: Callable[[str], bool] = no_target, is_removable: Callable[[str], bool] = no_target) -> None:
         self.root = root
+        self._is_target, self._is_removable = is_target, is_removable
         self.home = root / "_runspend"
         self._journal = self.home / "journal.json"
         self._lock = self.home / "lock"
@@ -101,7 +105,7 @@ class Folder:
         while True:
             descriptor = os.open(self._lock, os.O_RDONLY)
             fcntl.flock(descriptor, fcntl.LOCK_SH)
-            if not self._journal.exists():
+            if not os.path.lexists(self._journal):
                 break
             os.close(descriptor)
             if not os.access(self.home, os.W_OK):
@@ -130,9 +134,11 @@ class Folder:
 
     def recover(self) -> None:
         """Finish a publish that was killed and sweep the staging folders of dead processes."""
+        if self.home.is_symlink():
+            raise refused(self.home, "it is a link, and Runspend moves and removes files in it", do="Make it a folder, or set warehouse.uri to the place that it leads to.")
         if not os.access(self.home, os.W_OK):  # nothing there yet, or somebody who may only read
             return
-        if self._journal.exists():
+        if os.path.lexists(self._journal):
             with self.exclusive():
                 self._sweep()
             return
@@ -176,62 +182,109 @@ class Folder:
 
     def commit(self, moves: Sequence[tuple[Path, Path]], removals: Sequence[Path], note: dict[str, Any]) -> None:
         """Make all moves and removals, or none. The caller holds the exclusive lock; every source is fsynced."""
-        folders = {target.parent for _, target in moves}
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
         relative = [[str(source.relative_to(self.root)), str(target.relative_to(self.root))] for source, target in moves]
         journal = {**note, "moves": relative, "removals": [str(p.relative_to(self.root)) for p in removals]}
+        self._check(journal)  # a folder that somebody replaced by a link is found before anything is promised
         crash_point("publish.before_journal")
         write_json(self._journal, journal)
         crash_point("publish.after_journal")
         self._finish_journal()
 
     def _finish_journal(self) -> None:
+        """Make the moves of a journal, all of which are checked before the first. Raises RecordRefused, and nothing is done."""
         journal = read_json(self._journal)
         if journal is None:
             return
-        folders: set[Path] = set()
+        self._check(journal)
+        inside, folders = Inside(self.root), set[str]()
         for number, (source, target) in enumerate(journal["moves"]):
-            path = self.root / target
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if (self.root / source).exists():  # else it was moved before the kill
-                os.replace(self.root / source, path)
-            folders.add(path.parent)
+            inside.move(source, target)
+            folders.add(target.rpartition("/")[0])
             if number == 0:
                 crash_point("publish.after_first_move")
         for target in journal["removals"]:
-            (self.root / target).unlink(missing_ok=True)
-            folders.add((self.root / target).parent)
+            inside.remove(target)
+            folders.add(target.rpartition("/")[0])
         crash_point("publish.after_moves")
         for folder in sorted(folders):
-            while not folder.exists() or not any(folder.iterdir()):  # what a dropped unit leaves behind
-                if folder.exists():
-                    folder.rmdir()
-                folder = folder.parent
-            fsync_folder(folder)
+            inside.settle(folder)  # a dropped unit may leave it empty
         self._journal.unlink()
         fsync_folder(self.home)
         crash_point("publish.after_journal_dropped")
 
+    def _check(self, journal: Any) -> None:
+        """Raise RecordRefused unless every move is from the stage to a unit's name, and every removal of one."""
+        if not isinstance(journal, dict) or not {"moves", "removals"} <= journal.keys() <= {"moves", "removals", "build_id", "upgrade"}:
+            raise self._refused("it is not a list of moves and removals")
+        moves, removals = journal["moves"], journal["removals"]
+        if not isinstance(moves, list) or not all(isinstance(move, list) and len(move) == 2 and all(isinstance(name, str) for name in move) for move in moves):
+            raise self._refused("its moves are not pairs of names")
+        if not isinstance(removals, list) or not all(isinstance(name, str) for name in removals):
+            raise self._refused("its removals are not names")
+        sources, changed = [source for source, _ in moves], [*(target for _, target in moves), *removals]
+        for name in (name for name in sources if not is_staged_name(name)):
+            raise self._refused(f"it moves {name!r}, which is not a file of a step")
+        for name in [*(t for _, t in moves if not self._is_target(t)), *(n for n in removals if not self._is_removable(n))]:
+            raise self._refused(f"it changes {name!r}, which is not the name of a unit")
+        if len({*sources}) < len(sources) or len({*changed}) < len(changed):
+            raise self._refused("it names a file twice")
+        inside = Inside(self.root)
+        for source, target in moves:
+            there = [inside.is_file(name) for name in (source, target)]  # both are looked at: a link is refused in either place
+            if not any(there):
+                raise self._refused(f"it moves {source!r}, which is neither there nor moved already")
+        for name in removals:
+            inside.is_file(name)
+
+    def _refused(self, why: str) -> RecordRefused:
+        return refused(self._journal, why, do=REFUSED_JOURNAL)
+
     def _journal_names(self, stage: Stage) -> bool:
-        if not self._journal.exists():
-            return False
+        """Whether a journal still needs files of the stage: of one that cannot be understood, it may."""
         prefix = str(stage.path.relative_to(self.root)) + "/"
-        journal = read_json(self._journal)
-        return journal is not None and any(source.startswith(prefix) for source, _ in journal["moves"])
+        try:
+            journal = read_json(self._journal)
+            if journal is None:
+                return False
+            self._check(journal)
+        except RecordRefused:
+            return True
+        return any(source.startswith(prefix) for source, _ in journal["moves"])
 
     def _sweep(self) -> None:
-        """Remove staging folders whose owner is gone. The caller holds the exclusive lock, and no journal is left."""
-        if not self._stages.exists():
+        """Remove staging folders whose owner is gone. The caller holds the exclusive lock, and no journal is left.
+
+        What is not a folder of its own with a lock of its own is nothing that a step made, and stays.
+        """
+        try:
+            stages = os.open(self._stages, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
             return
-        for path in self._stages.iterdir():
-            lock = path / "owner.lock"
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:  # its owner lives
-                continue
-            else:
-                shutil.rmtree(path)
-            finally:
-                os.close(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+                raise
+            raise refused(self._stages, "it is a link, and Runspend removes folders in it", do="Remove the link, then run the command again.") from error
+        try:
+            for name in os.listdir(stages):
+                if stat.S_ISDIR(os.stat(name, dir_fd=stages, follow_symlinks=False).st_mode):
+                    _sweep_one(name, stages)
+        finally:
+            os.close(stages)
+
+
+def _sweep_one(name: str, stages: int) -> None:
+    """Remove one staging folder, unless its owner lives or its lock is not a file."""
+    try:
+        descriptor = os.open(f"{name}/owner.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o660, dir_fd=stages)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENOTDIR):
+            return
+        raise
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:  # its owner lives
+        return
+    else:
+        shutil.rmtree(name, dir_fd=stages)  # which follows no link, at the top or below
+    finally:
+        os.close(descriptor)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -25,6 +24,7 @@ from runspend.errors import ConfigError
 from runspend.tables import SCHEMA_VERSION, TABLES
 from runspend.warehouse import Unit, UnitState
 from runspend.warehouse.journal import Folder, crash_point, fsync_file, fsync_folder, read_json, write_json
+from runspend.warehouse.units import SCHEMA_NAME, check_schema, check_state, checked_unit, file_name, is_unit_name, state_name, unit_of_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,7 +75,7 @@ class ParquetWarehouse:
         self.root = root.absolute()
         self.models = models
         self.checks = checks
-        self.folder = Folder(self.root)
+        self.folder = Folder(self.root, is_target=lambda name: name == SCHEMA_NAME or is_unit_name(name), is_removable=is_unit_name)
         self.folder.recover()
         self.columns()  # refuses a warehouse newer than the code
 
@@ -140,24 +140,24 @@ class ParquetWarehouse:
 
     def path(self, unit: Unit) -> Path:
         """The unit's file."""
-        place = self.root if TABLES[unit.table].is_public else self.root / "_internal"
-        return place / unit.table / f"period={unit.period}" / f"{unit.writer}.parquet"
+        return self.root / file_name(unit)
 
     def state_path(self, unit: Unit) -> Path:
         """What is known of the unit, beside its file and moved with it."""
-        return self.folder.home / "units" / unit.table / unit.period / f"{unit.writer}.json"
+        return self.root / state_name(unit)
 
     def records(self, *tables: str) -> dict[Unit, dict[str, Any]]:
         """The state file of every published unit. The caller holds a lock."""
         found: dict[Unit, dict[str, Any]] = {}
         for table in tables or TABLES:
             for path in sorted((self.folder.home / "units" / table).glob("*/*.json")):
-                found[Unit(table, path.parent.name, path.stem)] = read_json(path)
+                unit = unit_of_text(f"{table}/{path.parent.name}/{path.stem}", path)
+                found[unit] = check_state(read_json(path), path, unit)
         return found
 
     def columns(self) -> dict[str, list[str]]:
         """Columns that the published files of every table have."""
-        schema = read_json(self.folder.home / "schema.json")
+        schema = self._schema()
         if schema is None:
             return {t.name: [c.name for c in t.columns] for t in TABLES.values()}
         if schema["version"] > SCHEMA_VERSION:
@@ -167,10 +167,15 @@ class ParquetWarehouse:
             )
         return {table: schema["tables"].get(table, []) for table in TABLES}
 
+    def _schema(self) -> dict[str, Any] | None:
+        path = self.root / SCHEMA_NAME
+        value = read_json(path)
+        return None if value is None else check_schema(value, path)
+
     def upgrade(self, stage: Path) -> None:
         """Give files of an older version the columns they lack. The caller holds the exclusive lock."""
-        target = self.folder.home / "schema.json"
-        schema = read_json(target)
+        target = self.root / SCHEMA_NAME
+        schema = self._schema()
         if schema is not None and schema["version"] == SCHEMA_VERSION:
             return
         from runspend.warehouse.files import add_columns
@@ -234,18 +239,6 @@ def _pin(path: Path, pin: Path) -> Path:
             return path
         raise
     return pin
-
-
-def checked_unit(table: str, period: str, writer: str) -> Unit:
-    """The unit of that name; ValueError where it would lie somewhere odd."""
-    if table not in TABLES:
-        raise ValueError(f"cannot write table {table!r}: tables.py does not know it.")
-    dated = TABLES[table].period_column is not None
-    if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])" if dated else "all", period):
-        raise ValueError(f"cannot write {table} for period {period!r}: it takes {'YYYY-MM' if dated else 'all'}.")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", writer):
-        raise ValueError(f"cannot write {table} as {writer!r}: a writer starts with a letter or digit; the rest may have ._- too.")
-    return Unit(table, period, writer)
 
 
 def state_of(record: Mapping[str, Any]) -> UnitState:
