@@ -14,7 +14,8 @@ from typing import Any
 from airflow.sdk import Asset, Param, get_current_context, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from runspend.errors import UsageError
+from runspend.errors import RecordRefused, UsageError
+from runspend.nights import tell_refused_file
 from runspend_settings import read_settings
 
 RUNS = Asset("runs", group="runspend")
@@ -104,6 +105,10 @@ def run_step(step: Callable[..., Any], *names: Sequence[str], **options: Any) ->
     except UsageError as error:  # the configuration or the parameters: trying again would not help
         context["ti"].xcom_push("outcome", {"exit_code": error.exit_code, "problems": [str(error)]})
         raise AirflowFailException(str(error)) from error
+    except RecordRefused as error:  # nor would it here
+        tell_refused_file(read_settings(), error, read_now(context))
+        context["ti"].xcom_push("outcome", {"exit_code": error.exit_code, "problems": [str(error)]})
+        raise NotAllDone(str(error)) from error
     context["ti"].xcom_push("outcome", {key: getattr(outcome, key) for key in ("exit_code", "changed", "unchanged", "problems", "notes")})
     if outcome.exit_code:
         raise (NoAnswer if outcome.is_worth_retrying else NotAllDone)("\n".join(outcome.problems))

@@ -288,7 +288,7 @@ class MemoryRecords:
     def replace(self, kind: str, key: str, value: dict[str, Any], token: str) -> bool:
         return self.values[kind, key][1] == token and self._change(kind, key, value)
 
-    def list(self, kind: str) -> dict[str, dict[str, Any]]:
+    def list(self, kind: str, refused: object = None) -> dict[str, dict[str, Any]]:
         return {key: copy.deepcopy(value) for (found, key), (value, _) in sorted(self.values.items()) if found == kind}
 
     def _change(self, kind: str, key: str, value: dict[str, Any]) -> bool:

@@ -17,6 +17,7 @@ from runspend.config import Settings
 from runspend.errors import CheckFailed
 from runspend.inputs import digest, first_day, json_text, parse_unit, read_builds
 from runspend.outcome import Outcome, Progress
+from runspend.own_files import read_bytes, write_whole
 from runspend.sources import arrow_rows, tell_operators
 from runspend.warehouse import Step, Unit, Warehouse
 
@@ -26,14 +27,14 @@ def report_builds(warehouse: Warehouse, folder: Path, periods: Sequence[str] | N
     built = {unit.period: state.build_id for unit, state in warehouse.states("cost_daily").items()}
     if periods:
         return {period: built[period] for period in periods if period in built}
-    written = {path.stem: path.read_text(encoding="utf-8") for path in (folder / ".builds").glob("*")}
-    return {period: build for period, build in sorted(built.items()) if written.get(period) != build or period == max(built)}
+    written = {path.name: read_bytes(path, most_bytes=10_000) for path in (folder / ".builds").glob("????-??")}
+    return {period: build for period, build in sorted(built.items()) if written.get(period) != build.encode() or period == max(built)}
 
 
 def note_report(folder: Path, period: str, build_id: str) -> None:
     """Remember the build a page shows."""
     (folder / ".builds").mkdir(exist_ok=True)
-    (folder / ".builds" / period).write_text(build_id, encoding="utf-8")
+    write_whole(folder / ".builds" / period, build_id.encode())
 
 
 class Builder:

@@ -6,12 +6,12 @@ Put here what happens around the steps of `pipeline.py` and needs no warehouse. 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from runspend.config import Settings, redact
-from runspend.errors import CheckFailed, PartialFailure, SourceError, UsageError
+from runspend.errors import CheckFailed, PartialFailure, RecordRefused, SourceError, UsageError
 from runspend.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -41,6 +41,31 @@ def tell_stale(settings: Settings, outcome: Outcome, now: datetime) -> None:
 
 
 @contextmanager
+def telling_of_refused(settings: Settings, now: datetime) -> Iterator[None]:
+    """A file of Runspend's own that cannot be believed is told to operators, once a file and night, before it ends the command."""
+    try:
+        yield
+    except RecordRefused as error:
+        tell_refused_file(settings, error, now)
+        raise
+
+
+def tell_refused_file(settings: Settings, error: RecordRefused, now: datetime) -> None:
+    """Mail operators which file is refused. That mail goes out beside records that are refused themselves."""
+    from runspend.actions.alert import operators
+    from runspend.warehouse.records import Records
+
+    why = redact(str(error), settings)
+    with suppress(RecordRefused):  # it is raised by whoever met it first
+        operators.notify(
+            settings, Records(settings.home), "REFUSED", f"file {error.file}", now, why,
+            still_works="Nothing was moved, removed or sent because of the file. The figures stay as they are until it is dealt with.",
+            do=[("Who can write there?", f"ls -la {error.file}"), ("Then see the state", "runspend status")],
+            next_try="Runspend looks again at the next pipeline run.",
+        )  # fmt: skip
+
+
+@contextmanager
 def telling_of_the_warehouse(settings: Settings, outcome: Outcome, now: datetime) -> Iterator[None]:
     """Whatever keeps budgets from being judged is told before it ends the step: the alarm cannot need what has failed."""
     from runspend.actions.alert import operators
@@ -49,6 +74,8 @@ def telling_of_the_warehouse(settings: Settings, outcome: Outcome, now: datetime
 
     try:
         yield
+    except RecordRefused:
+        raise  # told by its file
     except Exception as error:
         why = redact(f"{type(error).__name__}: {error}", settings)
         records = Records(settings.home)

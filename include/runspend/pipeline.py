@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from runspend import loading
 from runspend.builder import Builder, note_report, report_builds
 from runspend.config import BillSource, Settings
-from runspend.errors import CheckFailed, ConfigError, SourceError, SourceRefused
+from runspend.errors import CheckFailed, ConfigError, RecordRefused, SourceError, SourceRefused
 from runspend.estimates import CHECKS as ESTIMATE_CHECKS
 from runspend.estimates import estimate_inputs, estimate_parameters, fill_estimates
 from runspend.finality import Finality, is_bill
 from runspend.inputs import allocation_inputs, first_day, reached_months, summary_inputs
 from runspend.ladder import LEDGER_CHECKS, LEDGER_SUMS, RUN_CHECKS, ledger_models, ledger_parameters, run_costs_models
-from runspend.nights import note_step, ring_heartbeat, tell_stale, telling_of_the_warehouse
+from runspend.nights import note_step, ring_heartbeat, tell_refused_file, tell_stale, telling_of_the_warehouse
 from runspend.outcome import Outcome, Progress, silent
 from runspend.query_costs import QueryCosts, models_cost
 from runspend.sources import (
@@ -513,16 +513,24 @@ def archive_verify_monthly(settings: Settings, *, now: datetime, progress: Progr
 
 
 def nightly(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, accept: Sequence[str] = (), progress: Progress = silent) -> Outcome:
-    """The whole line. A dead source does not stop it; the outcome's exit code says so."""
+    """The whole line. A dead source does not stop it; the outcome's exit code says so. Nor does a file of Runspend's own that is refused."""
     outcome = Outcome("nightly")
     loading.prepare(settings)
-    outcome.merge(extract(settings, now=now, accept=accept, progress=progress))
-    outcome.merge(measure(settings, now=now, progress=progress))
-    outcome.merge(load(settings, now=now, accept=accept, progress=progress))
-    outcome.merge(settle(settings, now=now, periods=periods, progress=progress))
-    outcome.merge(_alert(settings, now, progress))
-    if settings.retention:
-        outcome.merge(archive_plan(settings, now=now, progress=progress))
-    outcome.merge(report(settings, now=now, progress=progress))  # last: the page shows what was judged and planned tonight
+    steps: list[Callable[[], Outcome]] = [
+        lambda: extract(settings, now=now, accept=accept, progress=progress),
+        lambda: measure(settings, now=now, progress=progress),
+        lambda: load(settings, now=now, accept=accept, progress=progress),
+        lambda: settle(settings, now=now, periods=periods, progress=progress),
+        lambda: _alert(settings, now, progress),
+        *([lambda: archive_plan(settings, now=now, progress=progress)] if settings.retention else []),
+        lambda: report(settings, now=now, progress=progress),  # last: the page shows what was judged and planned tonight
+    ]
+    for step in steps:
+        try:
+            outcome.merge(step())
+        except RecordRefused as error:
+            if str(error) not in outcome.problems:
+                outcome.fail(error)
+            tell_refused_file(settings, error, now)
     ring_heartbeat(settings, outcome, now)
     return outcome

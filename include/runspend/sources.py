@@ -20,6 +20,7 @@ from runspend.config import Settings, redact
 from runspend.errors import ConfigError, PartialFailure, SourceError, SourceRefused
 from runspend.inputs import first_day
 from runspend.outcome import Outcome
+from runspend.own_files import own_folder
 from runspend.selectors import RUN_MAPS
 from runspend.tables import TABLES
 from runspend.warehouse import Step, Unit, UnitState, Warehouse
@@ -144,8 +145,7 @@ def reading(
 @contextmanager
 def work_folder(settings: Settings) -> Iterator[Path]:
     """A folder under `home` for files on their way, on the disk of the warehouse, gone afterwards."""
-    root = settings.home / "work"
-    root.mkdir(parents=True, exist_ok=True)
+    root = own_folder(settings.home / "work")
     with (root / ".lock").open("w") as gate:
         fcntl.flock(gate, fcntl.LOCK_EX)  # nobody sweeps between a folder's making and its locking
         _sweep(root)
@@ -161,8 +161,8 @@ def work_folder(settings: Settings) -> Iterator[Path]:
 
 
 def _sweep(root: Path) -> None:
-    """Remove the folders of processes that were killed: those whose lock nobody holds."""
-    for folder in (path for path in root.glob("work-*") if path.is_dir()):
+    """Remove the folders of processes that were killed: those whose lock nobody holds. A link is none of them."""
+    for folder in (path for path in root.glob("work-*") if path.is_dir() and not path.is_symlink()):
         with (root / f"{folder.name}.lock").open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

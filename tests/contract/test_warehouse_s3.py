@@ -26,7 +26,7 @@ from botocore.exceptions import ClientError
 
 from runspend import tables
 from runspend.config import Settings, WarehouseSettings, load_settings
-from runspend.errors import CheckFailed, ConfigError, RunspendError
+from runspend.errors import CheckFailed, ConfigError, RecordRefused, RunspendError
 from runspend.tables import TABLES
 from runspend.warehouse import Model, Unit, open_warehouse
 from runspend.warehouse.objects import BucketWarehouse
@@ -359,6 +359,54 @@ def test_who_read_an_older_head_is_refused_by_the_store(opened: Open, monkeypatc
 
 
 # --- refused -------------------------------------------------------------------------------------------------------------
+
+
+HEADS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a list": lambda head: [head],
+    "no units": lambda head: {name: value for name, value in head.items() if name != "units"},
+    "a number that is a text": lambda head: {**head, "number": "7"},
+    "a unit that climbs": lambda head: {**head, "units": {"billing_lines/2026-10/../../x": head["units"]["billing_lines/2026-10/aws"]}},
+    "a unit of no table": lambda head: {**head, "units": {"secrets/2026-10/aws": head["units"]["billing_lines/2026-10/aws"]}},
+    "a file of the cache that climbs": lambda head: {**head, "units": {"billing_lines/2026-10/aws": {**head["units"]["billing_lines/2026-10/aws"], "sha256": "../../victim"}}},
+    "a copy from outside the stage": lambda head: {**head, "copies": [["secret.txt", KEY, 1]]},
+    "a copy from another prefix": lambda head: {**head, "copies": [["_runspend/stage/../../secret.txt", KEY, 1]]},
+    "a copy to outside": lambda head: {**head, "copies": [[f"_runspend/stage/{'a' * 32}/0.parquet", "../other/secret.txt", 1]]},
+    "a copy over the head": lambda head: {**head, "copies": [[f"_runspend/stage/{'a' * 32}/0.parquet", "_runspend/head.json", 1]]},
+    "a copy of two": lambda head: {**head, "copies": [[f"_runspend/stage/{'a' * 32}/0.parquet", KEY]]},
+    "a copy of less than nothing": lambda head: {**head, "copies": [[f"_runspend/stage/{'a' * 32}/0.parquet", KEY, -1]]},
+    "copies that are a map": lambda head: {**head, "copies": {KEY: 1}},
+    "a removal of somebody else's": lambda head: {**head, "removals": [["secret.txt", '"x"']]},
+    "a removal of what is published": lambda head: {**head, "removals": [[KEY, '"x"']]},
+    "a removal without an etag": lambda head: {**head, "removals": [["runs/period=2026-10/lab.parquet", ""]]},
+    "a schema that is a text": lambda head: {**head, "schema": "9"},
+    "columns that are SQL": lambda head: {**head, "schema": {"version": 1, "tables": {"runs": ['a" from read_text(1) --']}}},
+}
+KEY = "_internal/billing_lines/period=2026-10/aws.parquet"
+
+
+def test_a_tampered_head_is_refused_and_nothing_is_done(opened: Open, s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
+    """Whoever can write to the bucket could have written it: every object and every file of the cache is what it was."""
+    warehouse = opened(lease=0.0)
+    fill(warehouse, rows_of(LINES), UNIT)
+    client, head = s3_server.client(), f"{PREFIX}/_runspend/head.json"
+    for name in ("secret.txt", "other/secret.txt"):
+        client.put_object(Bucket=bucket, Key=f"{PREFIX}/{name}", Body=b"somebody else's")
+    (tmp_path / "victim.parquet").write_text("somebody else's")
+    good = json.loads(client.get_object(Bucket=bucket, Key=head)["Body"].read())
+    before = {key: client.get_object(Bucket=bucket, Key=f"{PREFIX}/{key}")["Body"].read() for key in keys(s3_server, bucket)}
+    bodies = {name: json.dumps(change(good)).encode() for name, change in HEADS.items()}
+    bodies |= {"broken off": json.dumps(good).encode()[:-7], "nested deeply": b"[" * 100_000, "nothing": b""}
+    for name, body in bodies.items():
+        client.put_object(Bucket=bucket, Key=head, Body=body)
+        for act in (warehouse.states, lambda: opened("other", lease=0.0), lambda: fill(warehouse, rows_of(LINES), UNIT)):
+            with pytest.raises(RecordRefused, match=r"head\.json") as error:
+                act()
+            assert error.value.exit_code == 4, name
+        client.put_object(Bucket=bucket, Key=head, Body=before["_runspend/head.json"])
+        found = {key: client.get_object(Bucket=bucket, Key=f"{PREFIX}/{key}")["Body"].read() for key in keys(s3_server, bucket)}
+        assert {key: body for key, body in found.items() if "/stage/" not in key} == before, name
+        assert (tmp_path / "victim.parquet").read_text() == "somebody else's"
+    assert warehouse.verify() == []
 
 
 def test_a_damaged_object_is_named(opened: Open, s3_server: S3Server, bucket: str) -> None:

@@ -52,7 +52,7 @@ class MemoryRecords:
         self.after(f"replace {kind}")
         return True
 
-    def list(self, kind: str) -> dict[str, dict[str, Any]]:
+    def list(self, kind: str, refused: object = None) -> dict[str, dict[str, Any]]:
         return {key: value for (k, key), (value, _) in sorted(self.kept.items()) if k == kind}
 
     def before(self, operation: str) -> None:

@@ -28,12 +28,12 @@ print(made)
 def test_a_record_is_made_once(tmp_path: Path) -> None:
     """The second create changes nothing and says so."""
     records = Records(tmp_path)
-    assert records.create("alerts", "ml/2026-10/80 %", {"spent": "1.50"})
-    assert not records.create("alerts", "ml/2026-10/80 %", {"spent": "9"})
-    found = records.get("alerts", "ml/2026-10/80 %")
+    assert records.create("things", "ml/2026-10/80 %", {"spent": "1.50"})
+    assert not records.create("things", "ml/2026-10/80 %", {"spent": "9"})
+    found = records.get("things", "ml/2026-10/80 %")
     assert found is not None
     assert found[0] == {"spent": "1.50"}
-    assert records.get("alerts", "other") is None
+    assert records.get("things", "other") is None
 
 
 def test_replace_needs_the_last_state(tmp_path: Path) -> None:
@@ -56,10 +56,10 @@ def test_list_is_by_key_whatever_the_key_holds(tmp_path: Path) -> None:
     records = Records(tmp_path)
     keys = ["a/b", "a b", "a-b", "Zoë", "../x", "", "x" * 500, "日本"]
     for key in keys:
-        assert records.create("alerts", key, {"key": key})
-    assert records.list("alerts") == {key: {"key": key} for key in sorted(keys)}
+        assert records.create("things", key, {"key": key})
+    assert records.list("things") == {key: {"key": key} for key in sorted(keys)}
     assert records.list("nothing") == {}
-    assert all(tmp_path / "records" / "alerts" == path.parent for path in tmp_path.rglob("*.json"))
+    assert all(tmp_path / "records" / "things" == path.parent for path in tmp_path.rglob("*.json"))
 
 
 def test_a_damaged_record_is_an_error(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from runspend.artifacts.listing import FolderTotals, Listing, Page
-from runspend.errors import MissingExtra, SourceError
+from runspend.errors import MissingExtra, RecordRefused, SourceError
+from runspend.own_files import own_folder, read_json, write_whole
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 # A page listed this long ago still counts: a listing of a large bucket takes hours anyway, and tomorrow night is a new one.
 RESUME_WITHIN = timedelta(hours=12)
 _PART_ROWS = 50_000
+_OWN = re.compile(r"[0-9]{6}\.parquet|state\.json(\.new|\.tmp)?", re.ASCII)
+_MOST_PARTS = 1_000_000
 _COUNTS = ("objects", "bytes", "oldest", "newest", "noncurrent_objects", "noncurrent_bytes")
 
 
@@ -84,9 +88,9 @@ class Staging:
         return self.after is not None and self.parts > 0
 
     def clear(self) -> None:
-        """Remove every file of it."""
+        """Remove every file of it, and none that it would not have made."""
         for path in self.folder.iterdir():
-            if path.name != ".lock":
+            if _OWN.fullmatch(path.name):
                 path.unlink()
 
     def _part(self, number: int) -> Path:
@@ -103,17 +107,11 @@ class Staging:
             "objects": self._listing.objects,
             "bytes": self._listing.bytes,
         }
-        new = self.folder / "state.json.new"
-        new.write_text(json.dumps(state), encoding="utf-8")
-        _sync(new)
-        os.replace(new, self.folder / "state.json")
+        write_whole(self.folder / "state.json", json.dumps(state).encode(), is_alone=True)
 
     def _take_up(self, now: datetime) -> None:
         """Go on with what is in the folder, if it is of the same store and young enough; else begin anew."""
-        try:
-            state = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):  # none, or not one of ours
-            state = {}
+        state = self._read_state()
         if not (
             state
             and all(self._part(n).exists() for n in range(state["parts"]))
@@ -126,12 +124,24 @@ class Staging:
         self._listing.objects, self._listing.bytes = state["objects"], state["bytes"]
         self.resumed = self._listing.objects
 
+    def _read_state(self) -> dict[str, Any]:
+        """The state as `_save` writes it; empty where there is none, or not one of ours: then the listing begins again."""
+        try:
+            state = read_json(self.folder / "state.json", most_bytes=1 << 20) or {}
+            counts = [state["parts"], state["objects"], *([state["bytes"]] if state["bytes"] is not None else [])]
+            is_ours = all(type(count) is int and count >= 0 for count in counts) and state["parts"] <= _MOST_PARTS
+            is_ours &= isinstance(state["after"], dict) and all(isinstance(text, str) for text in state["after"].values())
+            is_ours &= datetime.fromisoformat(state["began_at"]).tzinfo is not None
+        except (RecordRefused, LookupError, TypeError, ValueError):
+            return {}
+        return state if is_ours else {}
+
 
 @contextmanager
 def locked(folder: Path | None, otherwise: Path) -> Iterator[Path]:
     """The folder for this process alone; `otherwise`, gone afterwards, when there is none, or another process lists the same store."""
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+        own_folder(folder)
         with (folder / ".lock").open("w") as lock:
             if _is_mine(lock):
                 yield folder

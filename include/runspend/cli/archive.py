@@ -26,8 +26,10 @@ def archive_plan(context: Context) -> None:
     Example: runspend archive plan
     """
     from runspend import pipeline
+    from runspend.nights import telling_of_refused
 
-    outcome = pipeline.archive_plan(context.settings, now=context.now, progress=context.progress)
+    with telling_of_refused(context.settings, context.now):
+        outcome = pipeline.archive_plan(context.settings, now=context.now, progress=context.progress)
     context.clear_progress()
     if not context.as_json:
         sql = (
@@ -47,8 +49,10 @@ def archive_notify(context: Context) -> None:
     Example: runspend archive notify
     """
     from runspend import pipeline
+    from runspend.nights import telling_of_refused
 
-    outcome = pipeline.archive_notify(context.settings, now=context.now, progress=context.progress)
+    with telling_of_refused(context.settings, context.now):
+        outcome = pipeline.archive_notify(context.settings, now=context.now, progress=context.progress)
     context.clear_progress()
     print_outcome(context, outcome)
 
@@ -63,8 +67,10 @@ def archive_apply(context: Context) -> None:
     Example: runspend archive apply
     """
     from runspend import pipeline
+    from runspend.nights import telling_of_refused
 
-    outcome = pipeline.archive_apply(context.settings, now=context.now, progress=context.progress)
+    with telling_of_refused(context.settings, context.now):
+        outcome = pipeline.archive_apply(context.settings, now=context.now, progress=context.progress)
     context.clear_progress()
     print_outcome(context, outcome)
 

@@ -47,6 +47,7 @@ def _step(name: str, help_text: str, *, what: str | None, options: Sequence[Call
 
     def command(context: Context, **given: Any) -> None:
         from runspend import pipeline
+        from runspend.nights import telling_of_refused
 
         names = given.pop("names", ())
         arguments: tuple[Any, ...] = (context.settings, names or None) if what else (context.settings,)
@@ -63,7 +64,8 @@ def _step(name: str, help_text: str, *, what: str | None, options: Sequence[Call
 
             print_outcome(context, send_test_mail(context.settings, address, context.now))
             return
-        outcome = step(*arguments, now=context.now, progress=context.progress, **given)
+        with telling_of_refused(context.settings, context.now):
+            outcome = step(*arguments, now=context.now, progress=context.progress, **given)
         context.clear_progress()
         print_outcome(context, outcome)
 

@@ -92,6 +92,8 @@ def try_(context: Context, tracking: str, bill: str, folder: Path) -> None:
 def _empty_trial(folder: Path) -> None:
     """A trial starts from nothing: another bill in the same folder is not a newer version of the last one."""
     marker = folder / ".trial"
+    if folder.is_symlink():
+        raise UsageError(f"cannot use {folder}: it is a link, and a trial empties its folder first. Name the folder itself. Nothing was changed.")
     if folder.exists() and any(folder.iterdir()) and not marker.exists():
         raise UsageError(f"cannot use {folder}: it holds something that is not a trial of runspend. Name an empty or a new --folder. Nothing was changed.")
     shutil.rmtree(folder, ignore_errors=True)

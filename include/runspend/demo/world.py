@@ -11,6 +11,7 @@ from pathlib import Path
 from runspend.demo.bills import write_bills
 from runspend.demo.plan import NOW, TEAMS, Plan, draw_plan
 from runspend.demo.stores import write_stores
+from runspend.errors import UsageError
 
 CONFIG = """\
 # The demo world. Everything it reads and writes is in this folder; delete the folder and it is gone.
@@ -65,6 +66,7 @@ def make_world(folder: Path, *, progress: Callable[[str], None] = lambda _: None
     config = folder / "runspend.yaml"
     plan = draw_plan()
     if not config.exists():
+        _begin(folder)
         ids = write_stores_in_place(folder, plan, progress)
         shutil.rmtree(folder / "bills", ignore_errors=True)
         write_bills(folder / "bills", plan, _run_tags(plan, ids))
@@ -73,6 +75,15 @@ def make_world(folder: Path, *, progress: Callable[[str], None] = lambda _: None
         draft.write_text(CONFIG, encoding="utf-8")
         draft.replace(config)
     return World(config, NOW, plan.count_runs(), len(plan.machines))
+
+
+def _begin(folder: Path) -> None:
+    """Mark a folder as one in which a killed attempt may be removed. Raises UsageError where something of somebody else's is in it."""
+    marker = folder / ".runspend-demo"
+    if folder.exists() and any(folder.iterdir()) and not marker.is_file():
+        raise UsageError(f"cannot make the demo in {folder}: something is in it already. Name a new folder, or an empty one. Nothing was changed.")
+    folder.mkdir(parents=True, exist_ok=True)
+    marker.touch()
 
 
 def write_stores_in_place(folder: Path, plan: Plan, progress: Callable[[str], None]) -> dict[int, str]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from runspend.errors import RecordRefused, RunspendError
-from runspend.warehouse.own_files import Inside, own_folder, read_json, refused, write_whole
+from runspend.own_files import Inside, own_folder, read_json, refused, write_whole
 from runspend.warehouse.units import is_staged_name
 
 __all__ = ["Folder", "Stage", "crash_point", "fsync_file", "fsync_folder", "read_json", "write_json"]

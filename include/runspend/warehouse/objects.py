@@ -36,6 +36,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runspend.errors import ConfigError, RunspendError
+from runspend.own_files import json_value, refused
 from runspend.tables import SCHEMA_VERSION, TABLES
 from runspend.warehouse import Unit, UnitState
 from runspend.warehouse.engine import empty_engine
@@ -45,6 +46,7 @@ from runspend.warehouse.parquet import PACKAGE, Staged, sha256_of, state_of
 from runspend.warehouse.reader import ParquetReader
 from runspend.warehouse.s3 import Bucket, NotAllowed
 from runspend.warehouse.step import ParquetStep, begin
+from runspend.warehouse.units import check_copies, check_removals, check_schema, check_state, file_name, unit_of_text
 
 __all__ = ["BucketWarehouse"]
 
@@ -163,7 +165,7 @@ class BucketWarehouse:
         with self._folder.stage("verify") as stage:
             head = self._settled()
             target = stage.path / "object"
-            return [unit for unit, record in head.units.items() if self.bucket.download(_key(unit), target) != record["sha256"]]
+            return [unit for unit, record in head.units.items() if self.bucket.download(file_name(unit), target) != record["sha256"]]
 
     # What `ParquetStep` uses.
 
@@ -196,7 +198,7 @@ class BucketWarehouse:
                 new,
                 units={unit: record for unit, record in new.units.items() if unit not in dropped} | records,
                 copies=(*new.copies, *copies),
-                removals=tuple((_key(unit), etag) for unit in gone if (etag := self.bucket.etag(_key(unit))) is not None),
+                removals=tuple((file_name(unit), etag) for unit in gone if (etag := self.bucket.etag(file_name(unit))) is not None),
             )
             if time.time() - uploaded > DAY / 2:  # others sweep the stage after a day
                 raise RunspendError(
@@ -219,25 +221,26 @@ class BucketWarehouse:
         found = self.bucket.get(HEAD)
         if found is None:
             return _Head()
-        try:
-            value = json.loads(found.body)
-        except ValueError as error:
-            raise RunspendError(
-                f"cannot read {self.bucket.uri}/{HEAD}: {error}. The object is damaged; restore an older version."
-            ) from error
-        schema = value["schema"]
+        where = f"{self.bucket.uri}/{HEAD}"
+        value = json_value(found.body, where)
+        if not isinstance(value, dict) or not value.keys() >= {"number", "schema", "units", "copies", "removals"}:
+            raise refused(where, "it is not the head of a warehouse")
+        schema = check_schema(value["schema"], where)
         if schema["version"] > SCHEMA_VERSION:
             raise ConfigError(
                 f"cannot use warehouse {self.bucket.where}: it has schema version {schema['version']}, this runspend knows {SCHEMA_VERSION}. "
                 "Install the newer runspend. Nothing was changed."
             )
+        if type(value["number"]) is not int or value["number"] < 0 or not isinstance(value["units"], dict):
+            raise refused(where, "its number or its units are of another type")
+        units = {unit_of_text(name, where): check_state(record, where) for name, record in value["units"].items()}
         return _Head(
             number=value["number"],
-            units={Unit(*name.split("/")): record for name, record in value["units"].items()},
+            units=units,
             version=schema["version"],
             columns={table: schema["tables"].get(table, []) for table in TABLES},
-            copies=tuple((source, target, size) for source, target, size in value["copies"]),
-            removals=tuple((key, etag) for key, etag in value["removals"]),
+            copies=check_copies(value["copies"], units, where),
+            removals=check_removals(value["removals"], units, where),
             etag=found.etag,
             age=found.age,
         )
@@ -334,7 +337,7 @@ class BucketWarehouse:
             newer = self._head()
             if newer.number == head.number:
                 raise RunspendError(
-                    f"cannot read {self.bucket.uri}/{_key(lost[0])}: it is not what was published. "
+                    f"cannot read {self.bucket.uri}/{file_name(lost[0])}: it is not what was published. "
                     "Somebody changed or removed the object; restore it, or load that source again."
                 )
             head = newer
@@ -353,7 +356,7 @@ class BucketWarehouse:
             pass
         else:
             return pin
-        for key in (head.staged.get(_key(unit)), _key(unit)):
+        for key in (head.staged.get(file_name(unit)), file_name(unit)):
             if key is not None and self.bucket.download(key, pin) == sha256:
                 self._keep(pin, sha256)
                 return pin
@@ -370,7 +373,7 @@ class BucketWarehouse:
         scratch.unlink(missing_ok=True)  # both were the same file already
 
     def _upload(self, place: str, files: Mapping[Unit, Path]) -> tuple[tuple[str, str, int], ...]:
-        copies = {unit: (f"{place}/{number}.parquet", _key(unit), files[unit].stat().st_size) for number, unit in enumerate(sorted(files))}
+        copies = {unit: (f"{place}/{number}.parquet", file_name(unit), files[unit].stat().st_size) for number, unit in enumerate(sorted(files))}
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(lambda unit: self.bucket.upload(copies[unit][0], files[unit]), copies))
         return tuple(copies.values())
@@ -392,11 +395,6 @@ class BucketWarehouse:
 def _hold(head: _Head, inputs: Mapping[Unit, str | None]) -> bool:
     """Whether every input still has the digest the build read."""
     return all((head.units[unit]["digest"] if unit in head.units else None) == digest for unit, digest in inputs.items())
-
-
-def _key(unit: Unit) -> str:
-    place = "" if TABLES[unit.table].is_public else "_internal/"
-    return f"{place}{unit.table}/period={unit.period}/{unit.writer}.parquet"
 
 
 def _link(file: Path, name: Path) -> None:

@@ -17,9 +17,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runspend.errors import RunspendError
+from runspend.errors import RecordRefused
+from runspend.own_files import json_value, own_folder, read_bytes
+from runspend.own_files import refused as refused_file
+from runspend.warehouse.record_shapes import problem_of
 
 __all__ = ["Records"]
+
+MOST_BYTES = 16 << 20  # a thousand objects of an archive, each with the longest names, are 8 MB
 
 
 class Records:
@@ -31,7 +36,7 @@ class Records:
     def create(self, kind: str, key: str, value: dict[str, Any]) -> bool:
         """Make the record. False, and nothing changed, if it is there already. True only once it is on disk."""
         path = self._path(kind, key)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        own_folder(path.parent)
         scratch = _write_scratch(path, key, value)
         try:
             os.link(scratch, path)  # create-if-absent and never half a file, which O_EXCL alone would not give
@@ -45,43 +50,60 @@ class Records:
     def get(self, kind: str, key: str) -> tuple[dict[str, Any], str] | None:
         """The record and a token of its present state; None when there is none."""
         path = self._path(kind, key)
-        try:
-            text = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        return _parse(path, text)["value"], _token(text)
+        text = read_bytes(path, most_bytes=MOST_BYTES)
+        return None if text is None else (self._parse(kind, path, text)[1], _token(text))
 
     def replace(self, kind: str, key: str, value: dict[str, Any], token: str) -> bool:
         """Change the record if it still is in the state `token` tells of. False, and nothing changed, otherwise."""
         path = self._path(kind, key)
         with self._locked(path.parent):
-            try:
-                if _token(path.read_bytes()) != token:
-                    return False
-            except FileNotFoundError:
+            text = read_bytes(path, most_bytes=MOST_BYTES)
+            if text is None or _token(text) != token:
                 return False
             os.replace(_write_scratch(path, key, value), path)
             _fsync_folder(path.parent)
         return True
 
-    def list(self, kind: str) -> dict[str, dict[str, Any]]:
-        """Every record of a kind, by key."""
+    def list(self, kind: str, refused: list[RecordRefused] | None = None) -> dict[str, dict[str, Any]]:
+        """Every record of a kind, by key. Those that cannot be believed are put into `refused`; without it the first of them is raised."""
         found = {}
         for path in sorted((self._root / kind).glob("*.json")):
-            record = _parse(path, path.read_bytes())
-            found[record["key"]] = record["value"]
+            try:
+                text = read_bytes(path, most_bytes=MOST_BYTES)
+                if text is not None:  # else it was removed meanwhile
+                    key, value = self._parse(kind, path, text)
+                    found[key] = value
+            except RecordRefused as error:
+                if refused is None:
+                    raise
+                refused.append(error)
         return dict(sorted(found.items()))
+
+    def where(self, kind: str, key: str) -> Path:
+        """The file of a record, for people."""
+        return self._path(kind, key)
+
+    def _parse(self, kind: str, path: Path, text: bytes) -> tuple[str, dict[str, Any]]:
+        """Key and value of a record. Raises RecordRefused for one that Runspend would not have written, or not there."""
+        record = json_value(text, path)
+        if not isinstance(record, dict) or not isinstance(record.get("key"), str) or not isinstance(record.get("value"), dict):
+            raise refused_file(path, "it is not a record")
+        if self._path(kind, record["key"]) != path:
+            raise refused_file(path, f"it is the record of {record['key']!r}")
+        if problem := problem_of(kind, record["key"], record["value"]):
+            raise refused_file(path, problem)
+        return record["key"], record["value"]
 
     def _path(self, kind: str, key: str) -> Path:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", kind):
             raise ValueError(f"cannot keep records of kind {kind!r}: a kind is a lower-case word.")
         readable = re.sub(r"[^A-Za-z0-9.-]+", "-", key).strip("-.")[:80]
-        return self._root / kind / f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+        return self._root / kind / f"{readable}-{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}.json"
 
     @contextmanager
     def _locked(self, folder: Path) -> Iterator[None]:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        own_folder(folder)
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o660)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -91,22 +113,12 @@ class Records:
 
 def _write_scratch(path: Path, key: str, value: dict[str, Any]) -> Path:
     scratch = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
-    with scratch.open("w", encoding="utf-8") as file:
+    with scratch.open("x", encoding="utf-8") as file:
         # The nonce makes every state's token its own, also when a value comes back to what it was.
         json.dump({"key": key, "value": value, "nonce": uuid.uuid4().hex}, file, ensure_ascii=False, sort_keys=True)
         file.flush()
         os.fsync(file.fileno())
     return scratch
-
-
-def _parse(path: Path, text: bytes) -> dict[str, Any]:
-    try:
-        record = json.loads(text)
-    except ValueError as error:
-        raise RunspendError(f"cannot read the record {path}: {error}. The file is damaged; restore it from a copy.") from error
-    if not isinstance(record, dict) or not isinstance(record.get("key"), str) or not isinstance(record.get("value"), dict):
-        raise RunspendError(f"cannot read the record {path}: it is not a record. Move it out of the folder.")
-    return record
 
 
 def _token(text: bytes) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runspend.errors import ConfigError, MissingExtra, SourceUnreachable
+from runspend.own_files import MOST_BYTES, refused
 
 __all__ = ["Bucket", "NotAllowed", "Object"]
 
@@ -62,6 +63,9 @@ class Bucket:
         with self._words(f"read {key}"):
             try:
                 answer = self._client.get_object(Bucket=self.name, Key=self.prefix + key)
+                if answer["ContentLength"] > MOST_BYTES:
+                    where, why = f"{self.uri}/{key}", f"it has {answer['ContentLength']:,} bytes, and Runspend writes {MOST_BYTES:,} at most"
+                    raise refused(where, why, do="Restore an older version of the object.")
                 return Object(answer["Body"].read(), answer["ETag"], _age(answer, answer["LastModified"]))
             except self._errors as error:
                 if _code(error) in ("NoSuchKey", "404"):

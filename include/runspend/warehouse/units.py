@@ -7,17 +7,19 @@ Runspend would not write, is refused with the name of its file.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
+from runspend.own_files import refused
 from runspend.tables import TABLES
 from runspend.warehouse import Unit
-from runspend.warehouse.own_files import refused
 
-__all__ = ["SCHEMA_NAME", "check_schema", "check_state", "checked_unit", "file_name", "is_staged_name", "is_unit_name", "state_name", "unit_of_text"]
+__all__ = ["SCHEMA_NAME", "check_copies", "check_removals", "check_schema", "check_state", "checked_unit", "file_name", "is_staged_name", "is_unit_name", "state_name", "unit_of_text"]
 
 SCHEMA_NAME = "_runspend/schema.json"
 _STAGED = re.compile(r"_runspend/stage/[A-Za-z0-9_-][A-Za-z0-9_.-]*/[A-Za-z0-9_-][A-Za-z0-9_.-]*\.(?:parquet|json)", re.ASCII)
+_IN_BUCKET = re.compile(r"_runspend/stage/[0-9a-f]{32}/(?:upgrade-[0-9]+/)?[0-9]+\.parquet", re.ASCII)
 _WRITER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _COLUMN = re.compile(r"[a-z][a-z0-9_]{0,99}", re.ASCII)
@@ -118,6 +120,31 @@ def check_schema(value: Any, where: object) -> dict[str, Any]:
         if not isinstance(columns, list) or not all(isinstance(c, str) and _COLUMN.fullmatch(c) for c in columns) or len(set(columns)) < len(columns):
             raise refused(where, f"the columns of {table!r} are not names")
     return value
+
+
+def check_copies(value: Any, units: Collection[Unit], where: object) -> tuple[tuple[str, str, int], ...]:
+    """The copies of a bucket's head: from objects of the stage to the names of units that it has. Raises RecordRefused."""
+    found = value if isinstance(value, list) else [value]
+    targets = {file_name(unit) for unit in units}
+    for copy in found:
+        if not isinstance(copy, list) or len(copy) != 3 or not isinstance(copy[0], str) or not isinstance(copy[1], str) or not _is_count(copy[2]):
+            raise refused(where, f"{copy!r} is not a copy")
+        if not _IN_BUCKET.fullmatch(copy[0]) or copy[1] not in targets:
+            raise refused(where, f"it copies {copy[0]!r} to {copy[1]!r}, which is not from the stage to a unit")
+    if len({source for source, _, _ in found}) < len(found) or len({target for _, target, _ in found}) < len(found):
+        raise refused(where, "it copies an object twice")
+    return tuple((source, target, size) for source, target, size in found)
+
+
+def check_removals(value: Any, units: Collection[Unit], where: object) -> tuple[tuple[str, str], ...]:
+    """The removals of a bucket's head: of the names of units that it no longer has. Raises RecordRefused."""
+    kept = {file_name(unit) for unit in units}
+    for removal in value if isinstance(value, list) else [value]:
+        if not isinstance(removal, list) or len(removal) != 2 or not all(isinstance(text, str) and text for text in removal):
+            raise refused(where, f"{removal!r} is not a removal")
+        if not is_unit_name(removal[0]) or not removal[0].endswith(".parquet") or removal[0] in kept:
+            raise refused(where, f"it removes {removal[0]!r}, which is not the name of a unit that is gone")
+    return tuple((key, etag) for key, etag in value)
 
 
 def _is_time(text: str) -> bool:

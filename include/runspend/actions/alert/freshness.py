@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from runspend.actions.alert.mail import Facts
 from runspend.actions.alert.texts import clean
 from runspend.config import Settings
+from runspend.errors import RecordRefused
 
 KIND = "reads"
 HOUR = timedelta(hours=1)
@@ -34,8 +35,8 @@ class RecordStore(Protocol):
         """Write the record if it is still the one the token came with."""
         ...
 
-    def list(self, kind: str) -> dict[str, dict[str, Any]]:
-        """All records of a kind."""
+    def list(self, kind: str, refused: list[RecordRefused] | None = None) -> dict[str, dict[str, Any]]:
+        """All records of a kind; those that cannot be believed are put into `refused`, without it they are an error."""
         ...
 
 
@@ -111,7 +112,7 @@ def last_good_night(settings: Settings, records: RecordStore) -> str | None:
 def figures_are_this_old(records: RecordStore, now: datetime) -> Facts | None:
     """What every mail says of its figures: how far each bill reaches, and when the cost tables were built. None before the first night."""
     facts = []
-    for name, value in sorted(records.list(KIND).items()):
+    for name, value in sorted(records.list(KIND, []).items()):  # the mail goes out without what cannot be believed
         reaches, good = _time(value, "covered_until"), _time(value, "last_good_at")
         if value["kind"] == "bill" and reaches is not None:
             facts.append(("", f"Bill {clean(name)} is complete to {reaches:%d %b %H:%M} UTC: {_hours(now - reaches)} hours old."))

@@ -22,10 +22,12 @@ from typing import Any, Literal, NamedTuple
 
 from runspend.actions.alert.digest import write_digests
 from runspend.actions.alert.freshness import RecordStore, figures_are_this_old
-from runspend.actions.alert.message import Mail, address_of, as_bytes
+from runspend.actions.alert.message import Mail, address_of, as_bytes, sender_host
 from runspend.actions.alert.send import Backend, Outcome, open_backend
+from runspend.actions.alert.tag_budgets import known_domains
 from runspend.actions.alert.webhook import WEBHOOK, Webhook
 from runspend.config import Settings
+from runspend.errors import RecordRefused
 from runspend.warehouse.journal import crash_point
 
 __all__ = ["Delivery", "Receipt", "RecordStore", "State", "receipt", "recipient_states", "send_outbox", "set_outcome"]
@@ -36,6 +38,7 @@ DIGEST_ABOVE = 5
 # A refusal that may be policy or greylisting, and a 4xx, are tried again as long as a mail server would keep a mail (RFC 5321 4.5.4.1: 4 to 5 days).
 REFUSED_FOR = timedelta(days=4)
 NOT_TRIED: Mapping[str, Any] = {"attempts": 0}
+UNKNOWN_DOMAIN = "its domain is in no address of runspend.yaml, so no mail is sent there"
 TRIED_TOGETHER = 2  # times that a mail goes to all its recipients in one transaction
 
 State = Literal["accepted", "refused", "waiting", "skipped"]
@@ -77,12 +80,14 @@ class Waiting(NamedTuple):
 def send_outbox(settings: Settings, records: RecordStore, now: datetime) -> list[Delivery]:
     """Send every mail that a recipient still waits for, or was refused lately and not for good; record what happened, return what was tried.
 
-    Two senders at once wait for each other, so neither sends what the other just did.
+    Two senders at once wait for each other, so neither sends what the other just did. A record that cannot be believed keeps its own
+    mail alone: the others are sent, then RecordRefused is raised.
     """
     with _one_at_a_time(settings.home):
-        waiting = _find_waiting(settings, records, now)
+        refused = list[RecordRefused]()
+        waiting = _find_waiting(settings, records, now, refused)
         if _make_digests(settings, records, now, waiting):
-            waiting = _find_waiting(settings, records, now)
+            waiting = _find_waiting(settings, records, now, refused)
         tried, webhook = [], Webhook(settings.mail.webhook)
         with open_backend(settings.mail, settings.home) as backend:
             taken_last = _taken_last(records, now) if waiting else ""
@@ -93,6 +98,8 @@ def send_outbox(settings: Settings, records: RecordStore, now: datetime) -> list
                         set_outcome(records, mail, recipient, outcome, now, channel, taken_last)
                         crash_point("outbox.recorded")
                         tried.append(Delivery(mail, recipient, outcome))
+        if refused:
+            raise refused[0]
         return tried
 
 
@@ -148,28 +155,30 @@ def set_outcome(records: RecordStore, mail: Mail, recipient: str, outcome: Outco
 
 def _taken_last(records: RecordStore, now: datetime) -> str:
     """When, before this run, a mail server last took a mail; "" for never."""
-    smtp = [r["at"] for r in records.list("outbox").values() if r["state"] == "accepted" and r.get("backend") == "smtp"]
+    smtp = [r["at"] for r in records.list("outbox", []).values() if r["state"] == "accepted" and r.get("backend") == "smtp"]
     return max((at for at in smtp if at < now.isoformat()), default="")
 
 
-def _find_waiting(settings: Settings, records: RecordStore, now: datetime) -> list[Waiting]:
+def _find_waiting(settings: Settings, records: RecordStore, now: datetime, refused: list[RecordRefused]) -> list[Waiting]:
     """Every mail with the recipients that still wait for it: those tried least first, then the oldest decision.
 
     So a mail, or a recipient, that a server chokes on cannot keep others waiting. A webhook is one more recipient of what is decided
-    after it was configured.
+    after it was configured. What cannot be believed is in `refused`.
     """
-    tries = {(r["message_id"], r["recipient"]): r for r in records.list("outbox").values()}
-    settled = {key for key, r in tries.items() if r["state"] != "waiting" and r.get("retried_until", "") <= now.isoformat()} | set(_digested(records))
+    tries = {(r["message_id"], r["recipient"]): r for r in records.list("outbox", refused).values()}
+    settled = {key for key, r in tries.items() if r["state"] != "waiting" and r.get("retried_until", "") <= now.isoformat()} | set(_digested(records, refused))
     asked_since = _webhook_since(settings, records, now)
     found = []
     for kind in MAIL_KINDS:
-        for key, value in records.list(kind).items():
+        for key, value in records.list(kind, refused).items():
             if not value.get("mail"):
                 continue
             mail = Mail.from_record(value["mail"])
             is_posted = asked_since is not None and value["decided_at"] >= asked_since and _is_for_webhook(settings, kind, mail)
             own = tuple(r for r in mail.recipients if r != WEBHOOK or kind == "digests")
             tried = {r: tries.get((mail.message_id, r), NOT_TRIED)["attempts"] for r in (*own, *([WEBHOOK] if is_posted else [])) if (mail.message_id, r) not in settled}
+            if refused:
+                tried = {r: times for r, times in tried.items() if times or _is_untried(records, mail.message_id, r)}
             if tried:
                 attempts = max(tried.values())
                 found.append(((attempts, value["decided_at"], key), Waiting(mail, sorted(tried, key=tried.__getitem__), value if kind == "alerts" else None, attempts)))
@@ -188,14 +197,19 @@ def _deliver(
     for recipient in addressed:
         by_address[address_of(recipient)].append(recipient)
     for together in list(by_address.values()) if attempts >= TRIED_TOGETHER else [addressed] if addressed else []:
-        yield settings.mail.backend, _mail_to(backend, mail, together)
+        yield settings.mail.backend, _mail_to(settings, backend, mail, together)
     if WEBHOOK in recipients:
         yield WEBHOOK, {WEBHOOK: webhook.post(mail)}
 
 
-def _mail_to(backend: Backend, mail: Mail, recipients: Sequence[str]) -> dict[str, Outcome]:
-    reachable = {r: address for r in recipients if (address := address_of(r))}
-    outcomes = {r: Outcome("refused", "not an address that mail can be sent to") for r in recipients if r not in reachable}
+def _mail_to(settings: Settings, backend: Backend, mail: Mail, recipients: Sequence[str]) -> dict[str, Outcome]:
+    """By recipient what became of the mail. It leaves for domains that runspend.yaml names alone, whoever wrote the record of the mail."""
+    domains = set(known_domains(settings))
+    addresses = {r: address for r in recipients if (address := address_of(r))}
+    reachable = {r: address for r, address in addresses.items() if address.rpartition("@")[2].casefold() in domains}
+    if sender_host(mail.sender).casefold() not in domains | {sender_host(settings.mail.from_).casefold()}:
+        return dict.fromkeys(recipients, Outcome("refused", f"its sender is {mail.sender!r}, and mail.from of runspend.yaml is of another domain"))
+    outcomes = {r: Outcome("refused", UNKNOWN_DOMAIN if r in addresses else "not an address that mail can be sent to") for r in recipients if r not in reachable}
     try:
         as_bytes(mail)
     except (ValueError, MessageError) as error:  # such a mail must not keep those behind it; its refusal is told to operators
@@ -228,9 +242,17 @@ def _outbox_key(message_id: str, recipient: str) -> str:
     return hashlib.sha256(f"{message_id} {recipient}".encode()).hexdigest()[:40]
 
 
-def _digested(records: RecordStore) -> dict[tuple[str, str], str]:
+def _is_untried(records: RecordStore, message_id: str, recipient: str) -> bool:
+    """Whether nothing is recorded of a mail and recipient: where the record cannot be believed, the mail may have been sent."""
+    try:
+        return records.get("outbox", _outbox_key(message_id, recipient)) is None
+    except RecordRefused:
+        return False
+
+
+def _digested(records: RecordStore, refused: list[RecordRefused] | None = None) -> dict[tuple[str, str], str]:
     """(Message-ID, recipient) -> Message-ID of the digest that stands for it."""
-    return {(member, d["recipient"]): d["mail"]["message_id"] for d in records.list("digests").values() for member in d["members"]}
+    return {(member, d["recipient"]): d["mail"]["message_id"] for d in records.list("digests", refused).values() for member in d["members"]}
 
 
 def _make_digests(settings: Settings, records: RecordStore, now: datetime, waiting: Sequence[Waiting]) -> bool:

@@ -7,7 +7,7 @@ here. Airflow's SmtpHook is not used for sending: it drops refused recipients an
 from __future__ import annotations
 
 import base64
-import os
+import hashlib
 import re
 import smtplib
 import socket
@@ -22,6 +22,7 @@ from typing import Literal, Protocol
 
 from runspend.actions.alert.message import Mail, address_of, as_bytes, sender_host
 from runspend.mail_settings import MailSettings
+from runspend.own_files import write_whole
 from runspend.redaction import redact_values
 from runspend.values import CONNECTION
 
@@ -29,6 +30,7 @@ TIMEOUT_SECONDS = 30.0  # for one answer
 # All of a night's mails together: a server that answers a letter at a time, or stalls at each mail, holds nobody up for longer.
 DEADLINE_SECONDS = 600.0
 LOST_CONNECTIONS = 3
+LONGEST_NAME = 200  # characters of a file's, which file systems allow 255 of
 # "Not you" (RFC 3463's 5.7, "relaying denied") is about the account or the network, which somebody puts right, not the address.
 NO_LOGIN = (530, 534, 535, 538)  # RFC 4954
 _OUR_FAULT = re.compile(rb"(?<![\d.])5\.7\.\d+(?!\.?\d)|\brelay", re.IGNORECASE)
@@ -84,19 +86,11 @@ class FileBackend(AbstractContextManager["FileBackend"]):
     def deliver(self, mail: Mail, recipients: Sequence[str]) -> dict[str, Outcome]:
         """All accepted, once the file and its folder are on disk."""
         name = re.sub(r"[^A-Za-z0-9._-]", "_", mail.message_id.strip("<>").rpartition("@")[0])
+        if len(name) > LONGEST_NAME:
+            name = f"{name[:LONGEST_NAME - 17]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
         path = self.folder / f"{name}.eml"
         self.folder.mkdir(parents=True, exist_ok=True)
-        staged = self.folder / f".{name}.part"
-        with staged.open("wb") as file:
-            file.write(as_bytes(mail))
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
-        folder = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_whole(path, as_bytes(mail))
         return dict.fromkeys(recipients, Outcome("accepted", str(path)))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -45,7 +45,7 @@ def read_tag_budgets(reader: Reader, settings: Settings) -> tuple[list[Budget], 
         return [], []
     rules, budgets, notes = settings.tag_budgets[0], list[Budget](), list[str]()
     rows = reader.query(sql("tagged")).to_pylist()
-    domains = set(_domains(settings))
+    domains = set(known_domains(settings))
     for row in rows[:MOST]:
         where = f"experiment {clean(row['experiment_id'], 30)} of {clean(row['tracking_server'], 30)}"
         match = _TAG.fullmatch(str(row["budget"]).strip()[:64])
@@ -107,7 +107,7 @@ def _owner(owner: str | None, domains: set[str]) -> str | None:
     return address if address and address.rpartition("@")[2].casefold() in domains else None
 
 
-def _domains(settings: Settings) -> Iterator[str]:
+def known_domains(settings: Settings) -> Iterator[str]:
     """Domains that the file itself sends mail from or to."""
     named = [settings.mail.from_, *settings.mail.operators, *(r for b in settings.budgets for r in b.everybody())]
     named += [r for rules in settings.tag_budgets for r in rules.notify]

@@ -20,7 +20,7 @@ from runspend.actions.archive.lease import LASTS, take_lease
 from runspend.actions.archive.manifest import MAX_ENTRIES, Entry, check_entry, check_key, folders_above, planned_entry
 from runspend.actions.archive.move import move
 from runspend.actions.archive.tier import tier
-from runspend.actions.archive.work import OpenStore, Protects, Result, Work, find_store, is_note
+from runspend.actions.archive.work import OpenStore, Protects, Result, Work, find_store, holds_own_files, is_note
 from runspend.artifacts.objects import open_objects
 from runspend.artifacts.roots import parse_root
 from runspend.config import Settings
@@ -152,6 +152,8 @@ def _check_place(work: Work, item: Item, to: str | None) -> None:
         why = None if is_archive_folder(item.prefix) else "only an archive can be deleted by a policy"
     elif f"{item.prefix}/".startswith(f"{ARCHIVE_FOLDER.partition('/')[0]}/"):
         why = "it is the archive itself"
+    elif holds_own_files(work.settings, find_store(work.settings, item.store), item.prefix):
+        why = "Runspend's own files lie in it, or around it"
     elif item.action == "archive":
         target = None if to is None else parse_root(find_store(work.settings, to))
         if target is None:

@@ -19,12 +19,14 @@ from typing import Any
 
 from runspend.artifacts.objects import ObjectStore, StoredObject
 from runspend.errors import LeaseLost
+from runspend.own_files import refused
 from runspend.warehouse.records import Records
 
 __all__ = ["FencedObjects", "Lease", "take_lease"]
 
 KIND, KEY = "archive_lease", "lease"
 LASTS = timedelta(minutes=15)
+LONGEST = timedelta(days=1)  # far more than a lease lasts, and than clocks of machines differ
 
 
 class Lease:
@@ -63,6 +65,7 @@ def take_lease(records: Records, *, lasts: timedelta = LASTS, to: str = "archive
     found = records.get(KIND, KEY)
     assert found is not None
     held, token = found
+    _check(held, records)
     if held["until"] is not None and datetime.fromisoformat(held["until"]) > datetime.now(timezone.utc) and not _is_gone(held):
         raise LeaseLost(
             f"cannot {to}: process {held['process']} on {held['host']} is archiving or restoring (until {held['until'][:16]} at least). "
@@ -72,6 +75,17 @@ def take_lease(records: Records, *, lasts: timedelta = LASTS, to: str = "archive
     if not records.replace(KIND, KEY, _holder(number, lasts), token):
         raise LeaseLost(f"cannot {to}: somebody else has just begun. Wait for it, then try again. Nothing was changed.")
     return Lease(records, number, lasts)
+
+
+def _check(held: dict[str, Any], records: Records) -> None:
+    """Raise RecordRefused for a lease that lasts longer than any is taken for: it would keep every archiver waiting. Of a process that is gone it does not."""
+    if held["until"] is None:
+        return
+    if not {"host", "process", "machine", "began"} <= held.keys():
+        raise refused(records.where(KIND, KEY), "it names no holder")
+    if datetime.fromisoformat(held["until"]) > datetime.now(timezone.utc) + LONGEST and not _is_gone(held):
+        do = "See that nobody archives or restores, then move the record away."
+        raise refused(records.where(KIND, KEY), f"it is held until {held['until'][:16]}, and no lease lasts that long", do=do)
 
 
 def _holder(number: int, lasts: timedelta) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, Item
 from runspend.actions.archive.lease import FencedObjects, Lease, take_lease
 from runspend.actions.archive.manifest import Entry, Manifest
 from runspend.actions.archive.returned import leave_out_older, note_returned
-from runspend.actions.archive.work import OpenStore, digest_of, find_store, held, is_note, parts_of
+from runspend.actions.archive.work import OpenStore, digest_of, find_store, held, holds_own_files, is_note, parts_of
 from runspend.artifacts.objects import ObjectStore, StoredObject, open_objects
 from runspend.config import ArtifactStore, Settings
 from runspend.errors import NotDone, SourceError, SourceRefused, UsageError
@@ -89,6 +89,8 @@ def restore(
         if [manifest.planned_at for _, manifest in archives] != sorted(manifest.planned_at for _, manifest in archives):
             result.notes.append("which of its archives is the newest is told by the times of their manifests, and they were planned in another order: if that store was copied from elsewhere, look at each (--archive ID)")
         wanted = _layout(archives, None if to is None else str(to))
+        if to is None:
+            _check_places(archives, settings)
         wanted = {target: _whole(copies, result, take_damaged=take_damaged) for target, copies in wanted.items()}
         if to is not None:
             _restore_to_folder(to, wanted[str(to)], settings, result, pool, progress, take_damaged=take_damaged)
@@ -159,6 +161,14 @@ def _layout(archives: Sequence[tuple[Found, Manifest]], to: str | None) -> dict[
     if to is not None:
         _check_tree(wanted.setdefault(to, []))
     return wanted
+
+
+def _check_places(archives: Sequence[tuple[Found, Manifest]], settings: Settings) -> None:
+    """Raises SourceRefused where a manifest would write among Runspend's own files: whoever can write to the archive could have written it."""
+    for found, manifest in archives:
+        item = manifest.item
+        if holds_own_files(settings, find_store(settings, item.store), item.prefix):
+            raise SourceRefused(found.where, f"cannot restore {found.where}: Runspend's own files lie in its place, {item.prefix!r} of {item.store}. Nothing was restored.")
 
 
 def _below(item: Item, roots: set[str]) -> str:

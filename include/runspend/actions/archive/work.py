@@ -6,6 +6,7 @@ How an item is moved belongs in `move.py`, `tier.py` and `expire.py`.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -22,14 +23,16 @@ from runspend.actions.archive.lease import FencedObjects
 from runspend.actions.archive.manifest import Entry
 from runspend.actions.archive.watch import Watch
 from runspend.artifacts.objects import CHUNK_BYTES, ObjectStore, Purpose, StoredObject
+from runspend.artifacts.roots import parse_root
 from runspend.config import ArtifactStore, Settings
 from runspend.errors import NotDone, RunspendError, SourceError, SourceRefused
 from runspend.outcome import Progress
 
-__all__ = ["NOTE_BEGINS", "Protects", "Result", "Work", "digest_of", "find_store", "held"]
+__all__ = ["NOTE_BEGINS", "Protects", "Result", "Work", "digest_of", "find_store", "held", "holds_own_files"]
 
 Protects = Callable[[Item], str | None]
 OpenStore = Callable[[ArtifactStore, Purpose], ObjectStore]
+OWN_FOLDERS = ("airflow", "cache", "mail", "records", "reports", "tmp", "warehouse", "work")  # under home
 BATCH = 64  # objects between two records of how far they got
 IN_MEMORY = 32 << 20  # bytes of one object; more of it waits on the disk
 NOTE_BEGINS = b"Archived by Runspend.\n"
@@ -119,6 +122,19 @@ def find_store(settings: Settings, uri: str) -> ArtifactStore:
         if store.uri.rstrip("/") == uri.rstrip("/"):
             return store
     raise SourceRefused(uri, f"cannot use {uri}: it is not in `stores` of runspend.yaml. Add it there. Nothing was contacted.")
+
+
+def holds_own_files(settings: Settings, store: ArtifactStore, folder: str) -> bool:
+    """Whether a folder of a store on this machine holds files of Runspend's own, or lies among them: home, and a warehouse in a folder."""
+    root = parse_root(store)
+    if root.scheme != "file":
+        return False
+    top, home = Path(os.path.realpath(f"/{root.folder}")), Path(os.path.realpath(settings.home))
+    place = Path(os.path.realpath(top / folder))
+    own = [home / name for name in OWN_FOLDERS] if top.is_relative_to(home) else [home]  # of the demo, all stores lie under home
+    warehouse = settings.warehouse.uri.removeprefix("file://")
+    own += [Path(os.path.realpath(warehouse))] if "://" not in warehouse else []
+    return any(place.is_relative_to(path) or path.is_relative_to(place) for path in own)
 
 
 def is_note(name: str, store: ObjectStore, found: StoredObject) -> bool:

@@ -1,0 +1,222 @@
+"""What records of each kind must look like before anything is done by them.
+
+Whoever can write under home could have written a record. A record whose fields are of other types than the code that reads them
+expects, or that names a place or an address in a way Runspend never writes, is refused with its file: see `Records`. What was
+added by later versions is let through; what is missing was missing in older ones as well, unless it is asked for here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import date, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+__all__ = ["problem_of"]
+
+Test = Callable[[Any], bool]
+
+LONGEST = 100_000  # characters of a text that is not the body of a mail
+LARGEST = 1 << 62
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_MESSAGE_ID = re.compile(r"<[!-;=?-~]{1,800}@[!-;=?-~]{1,200}>", re.ASCII)
+_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+def problem_of(kind: str, key: str, value: Mapping[str, Any]) -> str | None:
+    """What is wrong with a record, in words; None when nothing is, or nothing is known of its kind."""
+    shape = SHAPES.get(kind)
+    if shape is None:
+        return None
+    for name, test in shape.items():
+        is_optional = name.endswith("?")
+        name = name.removesuffix("?")
+        if name not in value:
+            if not is_optional:
+                return f"it has no {name}"
+        elif not test(value[name]):
+            return f"{name} is {value[name]!r}"
+    if kind in CLOSED and (more := value.keys() - {name.removesuffix("?") for name in shape}):
+        return f"it has {', '.join(sorted(more))}, which no such record has"
+    if kind == "archives" and key != value["archive_id"]:
+        return f"it is the record of the archive {value['archive_id']}"
+    return None
+
+
+# --- what a field may be -------------------------------------------------------------------------------------------------
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= LONGEST
+
+
+def _line(value: Any) -> bool:
+    """Text that goes into a header of a mail."""
+    return _text(value) and not _CONTROL.search(value)
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < LARGEST
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < LARGEST
+
+
+def _flag(value: Any) -> bool:
+    return type(value) is bool
+
+
+def _time(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and datetime.fromisoformat(value).tzinfo is not None
+    except ValueError:
+        return False
+
+
+def _day(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(date.fromisoformat(value))
+    except ValueError:
+        return False
+
+
+def _money(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and len(value) < 200 and Decimal(value).is_finite()
+    except InvalidOperation:
+        return False
+
+
+def _or_none(test: Test) -> Test:
+    return lambda value: value is None or test(value)
+
+
+def _list_of(test: Test) -> Test:
+    return lambda value: isinstance(value, list) and all(map(test, value))
+
+
+def _map_of(test: Test) -> Test:
+    return lambda value: isinstance(value, dict) and all(map(test, value.values()))
+
+
+def _one_of(*words: str) -> Test:
+    return lambda value: value in words
+
+
+def _shaped(shape: Mapping[str, Test], *, is_closed: bool = False) -> Test:
+    """A map with these fields; `is_closed`: and no others."""
+    names = {name.removesuffix("?"): test for name, test in shape.items()}
+    required = {name for name in shape if not name.endswith("?")}
+
+    def test(value: Any) -> bool:
+        return (
+            isinstance(value, dict)
+            and required <= value.keys()
+            and (not is_closed or value.keys() <= names.keys())
+            and all(names[name](found) for name, found in value.items() if name in names)
+        )
+
+    return test
+
+
+def _message_id(value: Any) -> bool:
+    return isinstance(value, str) and _MESSAGE_ID.fullmatch(value) is not None
+
+
+def _place(value: Any) -> bool:
+    """A folder below the root of a store, readable in one way."""
+    return _text(value) and not _CONTROL.search(value) and "\\" not in value and not {"", ".", ".."} & set(value.split("/"))
+
+
+def _object(value: Any) -> bool:
+    """The key of an object below such a folder: "" and a slash at the end stand for folders."""
+    return value == "" or (isinstance(value, str) and _place(value.removesuffix("/")))
+
+
+def _like(pattern: re.Pattern[str]) -> Test:
+    return lambda value: isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+# --- the kinds -----------------------------------------------------------------------------------------------------------
+
+_MAIL = _shaped(
+    {
+        "message_id": _message_id, "kind": _line, "sender": _line, "recipients": _list_of(_line), "subject": _line, "date": _line,
+        "text": lambda value: isinstance(value, str), "html": lambda value: isinstance(value, str), "list_id": _line,
+        "reply_to?": _or_none(_line), "thread?": _or_none(_message_id), "picture?": _or_none(lambda value: isinstance(value, str)),
+    },
+    is_closed=True,
+)  # fmt: skip
+
+_ITEM = _shaped(
+    {
+        **dict.fromkeys(("policy", "policy_digest", "tracking_server", "workspace", "owner_id", "store"), _text),
+        **dict.fromkeys(("to", "experiment_id", "run_id", "artifact_uri", "storage_class"), _or_none(_text)),
+        "action": _one_of("tier", "archive", "delete", "prune"),
+        "owner_kind": _one_of("run", "logged_model", "checkpoint", "trace", "orphan", "experiment"),
+        "prefix": _place, "objects": _or_none(_count), "bytes": _or_none(_count),
+    },
+    is_closed=True,
+)  # fmt: skip
+
+_ENTRY = _shaped(
+    {
+        "key": _object, "size": _count, "etag": _text, "version": _or_none(_text), "storage_class": _text, "modified": _time,
+        "state": _one_of("planned", "copied", "deleted", "tiered", "gone", "changed"), "sha256": _or_none(_like(_SHA256)),
+        "data": _or_none(_like(re.compile(r"data/[0-9a-f]{64}(-[1-9])?", re.ASCII))), "copy_etag": _or_none(_text), "told?": _map_of(_text),
+        "changes": _count, "reason": _or_none(_text),
+    },
+    is_closed=True,
+)  # fmt: skip
+
+_NOTICE_ITEM = _shaped({"policy_digest": _text, "owner?": _or_none(_text), "objects": _count, "bytes": _count, "turn?": _count})
+
+SHAPES: Mapping[str, Mapping[str, Test]] = {
+    "alerts": {
+        "alert_id": _text, "kind": _one_of("actual", "forecast", "correction", "anomaly"), "month": _day, "budget": _text, "budget_period": _text,
+        "spent": _money, "amount": _money, "forecast?": _or_none(_money), "currency": _text, "threshold": _text, "decided_at": _time,
+        "through?": _or_none(_day), "mail?": _or_none(_MAIL), "mail_of?": _text, "covers?": _list_of(_text),
+        "items?": _list_of(_shaped({"alert_id": _text, "kind": _text, "threshold": _text})), "recipients?": _list_of(_line),
+    },
+    "digests": {"recipient": _line, "members": _list_of(_message_id), "decided_at": _time, "mail": _MAIL},
+    "notices": {"kind": _line, "key?": _text, "decided_at": _time, "mail": _MAIL, "members?": _list_of(_text)},
+    "outbox": {
+        "message_id": _message_id, "recipient": _line, "kind?": _line, "subject?": _line, "state": _one_of("accepted", "refused", "waiting", "skipped"),
+        "reply": _text, "at": _time, "backend?": _text, "attempts": _count, "retried_until?": _time, "put_off_since?": _time,
+    },
+    "budgets": {"budget": _text, "version": _text, "first_judged_at": _time, "rules?": _or_none(lambda value: isinstance(value, dict)), "taken_back_at?": _time},
+    "quiet": {"budget": _text, "kind": _text, "until": _day, "by": _or_none(_text), "at": _time, "note": _or_none(_text), "number": _count},
+    "renames": {"kind": _one_of("tracking", "bill"), "old": _text, "new": _text, "is_settled": _flag},
+    "reads": {
+        "kind": _text, "last_tried_at?": _time, "last_good_at?": _time, "first_missed_at?": _time, "covered_until?": _or_none(_time),
+        "late_after_seconds?": _number, "is_good?": _flag,
+    },
+    "webhooks": {"since": _or_none(_time)},
+    "heartbeats": {"night": _text, "at": _time},
+    "archives": {
+        "archive_id": _like(_ID), "item": _ITEM, "planned_at": _time, "to": _or_none(_text), "chunks": _count, "objects": _count, "bytes": _count,
+        "state": _one_of("listing", "open", "archived", "tiered", "deleted", "partial"), "reason": _or_none(_text), "ended_at": _or_none(_time),
+        "restored_at?": _or_none(_time), "is_cut?": _flag,
+    },
+    "archive_objects": {"objects": _list_of(_ENTRY)},
+    "archives_told": {"owner": _text},
+    "archives_not_told": {"owner": _text, "reason": _text},
+    "archive_lease": {
+        "number": _count, "until": _or_none(_time), "host?": _text, "process?": _count, "machine?": _or_none(_text), "began?": _or_none(_text),
+    },
+    "archive_clock": {"looks": _list_of(_time)},
+    "archive_keeps": {
+        "kind": _one_of("run", "experiment"), "tracking_server": _text, "workspace": _text, "id": _text, "name": _or_none(_text), "until": _day,
+        "reason": _or_none(_text), "at": _time,
+    },
+    "archive_notices": {
+        "notice_id": _text, "recipients": _list_of(_line), "decided_at": _time, "items": _map_of(_NOTICE_ITEM), "is_mailed": _flag,
+        "is_refused": _flag, "accepted_at": _or_none(_time), "withdrawn": _map_of(_time),
+    },
+    "archive_verifications": {"at": _time, "objects": _count, "read": _count, "damaged": _list_of(_text), "unknown": _list_of(_text)},
+}  # fmt: skip
+
+CLOSED = ("archives", "archive_objects", "archive_keeps")  # whose fields become those of a class

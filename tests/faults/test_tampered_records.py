@@ -1,0 +1,431 @@
+"""Records under home that somebody else wrote: refused by name, or kept to the places and addresses that runspend.yaml names."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers.smtp import smtp_server
+
+from runspend import pipeline
+from runspend.actions.alert.notices import write_archive_notice
+from runspend.actions.alert.outbox import send_outbox
+from runspend.actions.archive.lease import take_lease
+from runspend.artifacts.listing import Listing
+from runspend.artifacts.staging import Staging
+from runspend.builder import note_report
+from runspend.cli.setting_up import _empty_trial
+from runspend.config import Settings
+from runspend.demo import make_world
+from runspend.errors import RecordRefused, RunspendError, UsageError
+from runspend.sources import work_folder
+from runspend.warehouse.records import Records
+from tests.command import run_here
+from tests.faults.decoys import make_decoys, seen
+
+NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)
+AT = NOW.isoformat()
+SHA = "a" * 64
+ID = "b" * 32
+
+
+@pytest.fixture
+def decoys(tmp_path: Path) -> Path:
+    return make_decoys(tmp_path / "elsewhere")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+def settings(home: Path, **mail: Any) -> Settings:
+    return Settings.model_validate({"home": home, "mail": {"from": "Runspend <runspend@acme.com>", "operators": ["oncall@acme.com"], **mail}})
+
+
+MAIL: dict[str, Any] = {
+    "message_id": "<archive.1@acme.com>", "kind": "archive-notice", "sender": "Runspend <runspend@acme.com>", "recipients": ["ana@acme.com"],
+    "subject": "[runspend] notice", "date": "Tue, 24 Nov 2026 06:00:00 +0000", "text": "a notice\n", "html": "<p>a notice</p>",
+    "list_id": "Runspend archive <archive.runspend.acme.com>", "reply_to": None, "thread": None, "picture": None,
+}  # fmt: skip
+ITEM = {
+    "policy": "old runs", "policy_digest": "0" * 16, "action": "archive", "to": None, "tracking_server": "prod", "workspace": "default", "owner_kind": "run",
+    "owner_id": "run1", "experiment_id": "1", "run_id": "run1", "artifact_uri": "file:///store/1/run1/artifacts", "store": "/store",
+    "prefix": "1/run1/artifacts", "storage_class": "STANDARD", "objects": 3, "bytes": 100,
+}  # fmt: skip
+ENTRY = {
+    "key": "model/weights", "size": 9, "etag": "1-2-3-4", "version": None, "storage_class": "STANDARD", "modified": AT, "state": "copied", "sha256": SHA,
+    "data": f"data/{SHA}", "copy_etag": "5-6-7-8", "told": {"mode": "644"}, "changes": 0, "reason": None,
+}  # fmt: skip
+GOOD: dict[str, tuple[str, dict[str, Any]]] = {
+    "notices": ("archive.1", {"kind": "ARCHIVE NOTICE", "decided_at": AT, "mail": MAIL}),
+    "digests": ("digest.1@acme.com", {"recipient": "ana@acme.com", "members": ["<a@acme.com>"], "decided_at": AT, "mail": MAIL}),
+    "alerts": (
+        "vision.2026-11.actual.80.v1",
+        {
+            "alert_id": "vision.2026-11.actual.80.v1", "kind": "actual", "month": "2026-11-01", "budget": "vision", "budget_period": "2026-11",
+            "spent": "12.50", "amount": "10", "forecast": None, "currency": "USD", "threshold": "80 %", "decided_at": AT, "through": "2026-11-20",
+            "mail": MAIL, "covers": [], "items": [],
+        },
+    ),
+    "outbox": ("1", {"message_id": "<archive.1@acme.com>", "recipient": "ana@acme.com", "state": "waiting", "reply": "", "at": AT, "backend": "smtp", "attempts": 1}),
+    "reads": ("aws", {"kind": "bill", "last_tried_at": AT, "is_good": True, "late_after_seconds": 3600.0, "last_good_at": AT, "covered_until": None}),
+    "archives": (
+        ID,
+        {
+            "archive_id": ID, "item": ITEM, "planned_at": AT, "state": "open", "to": "/archive", "chunks": 1, "objects": 1, "bytes": 9, "reason": None,
+            "ended_at": None, "restored_at": None, "is_cut": False,
+        },
+    ),
+    "archive_objects": (f"{ID}/000000", {"objects": [ENTRY]}),
+    "archive_lease": ("lease", {"number": 3, "until": None}),
+    "archive_clock": ("looks", {"looks": [AT]}),
+    "archive_keeps": ("k", {"kind": "run", "tracking_server": "prod", "workspace": "default", "id": "run1", "name": None, "until": "2027-01-01", "reason": None, "at": AT}),
+    "archive_notices": (
+        "n.0000",
+        {
+            "notice_id": "n", "recipients": ["ana@acme.com"], "decided_at": AT, "is_mailed": True, "is_refused": False, "accepted_at": AT, "withdrawn": {},
+            "items": {"c" * 40: {"policy_digest": "0", "owner": "ana@acme.com", "objects": 1, "bytes": 1, "turn": 1}},
+        },
+    ),
+    "heartbeats": ("last", {"night": AT, "at": AT}),
+}  # fmt: skip
+
+# kind, where in the value, what somebody wrote there
+TAMPERED: list[tuple[str, str, Any]] = [
+    ("notices", "mail.message_id", "<a@acme.com>\r\nBcc: mallory@evil.example"),
+    ("notices", "mail.message_id", "../../../../tmp/x"),
+    ("notices", "mail.list_id", "x\r\nBcc: mallory@evil.example"),
+    ("notices", "mail.thread", "x\r\n\r\nanother body"),
+    ("notices", "mail.recipients", "mallory@evil.example"),
+    ("notices", "mail.recipients", ["a@acme.com\r\nRCPT TO:<mallory@evil.example>"]),
+    ("notices", "mail.recipients", [["mallory@evil.example"]]),
+    ("notices", "mail.text", None),
+    ("notices", "mail.attach", "/etc/passwd"),
+    ("notices", "decided_at", "yesterday"),
+    ("notices", "mail", "a text"),
+    ("digests", "members", "all"),
+    ("digests", "members", ["*"]),
+    ("digests", "recipient", 7),
+    ("alerts", "mail.picture", 7),
+    ("alerts", "amount", "NaN"),
+    ("alerts", "amount", 12.5),
+    ("alerts", "kind", "anything"),
+    ("alerts", "month", "2026-13-01"),
+    ("alerts", "items", [{"alert_id": "x"}]),
+    ("outbox", "state", "sent"),
+    ("outbox", "attempts", -1),
+    ("outbox", "attempts", "many"),
+    ("outbox", "at", 0),
+    ("outbox", "retried_until", "9999"),
+    ("reads", "last_good_at", "2026-11-24T06:00:00"),
+    ("reads", "late_after_seconds", "x"),
+    ("archives", "archive_id", "../../../victim"),
+    ("archives", "archive_id", "c" * 32),
+    ("archives", "item.prefix", "../../elsewhere"),
+    ("archives", "item.prefix", "/etc"),
+    ("archives", "item.prefix", ""),
+    ("archives", "item.prefix", "a//b"),
+    ("archives", "item.action", "remove"),
+    ("archives", "item.more", 1),
+    ("archives", "state", "verified"),
+    ("archives", "chunks", 10**30),
+    ("archives", "chunks", -1),
+    ("archives", "planned_at", None),
+    ("archives", "more", True),
+    ("archive_objects", "objects.0.key", "../run2/artifacts/model"),
+    ("archive_objects", "objects.0.key", "a/../../b"),
+    ("archive_objects", "objects.0.key", "/etc/passwd"),
+    ("archive_objects", "objects.0.data", "../../../../etc/passwd"),
+    ("archive_objects", "objects.0.data", f"data/{SHA}/../../x"),
+    ("archive_objects", "objects.0.state", "verified"),
+    ("archive_objects", "objects.0.size", 1.5),
+    ("archive_objects", "objects.0.told", {"mode": 0o4755}),
+    ("archive_objects", "objects", {}),
+    ("archive_lease", "number", "4"),
+    ("archive_lease", "number", -1),
+    ("archive_lease", "number", True),
+    ("archive_lease", "until", "for ever"),
+    ("archive_clock", "looks", ["x"]),
+    ("archive_keeps", "until", "never"),
+    ("archive_keeps", "more", 1),
+    ("archive_notices", "accepted_at", "2020"),
+    ("archive_notices", "items", []),
+    ("archive_notices", "withdrawn", {"x": None}),
+    ("heartbeats", "at", {}),
+]
+
+
+def write(home: Path, kind: str, key: str, value: object) -> Path:
+    """A record as anybody could write it."""
+    path = Records(home).where(kind, key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"key": key, "value": value, "nonce": "0"}))
+    return path
+
+
+def changed(value: dict[str, Any], where: str, to: Any) -> dict[str, Any]:
+    value = copy.deepcopy(value)
+    *above, name = where.split(".")
+    place: Any = value
+    for part in above:
+        place = place[int(part) if part.isdigit() else part]
+    place[name] = to
+    return value
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_records_as_runspend_writes_them_are_believed(home: Path, kind: str) -> None:
+    """What is refused below is refused for what was changed in it."""
+    key, value = GOOD[kind]
+    write(home, kind, key, value)
+    assert Records(home).list(kind) == {key: value}
+
+
+@pytest.mark.parametrize(("kind", "where", "to"), TAMPERED)
+def test_a_tampered_record_is_refused_by_name(home: Path, tmp_path: Path, decoys: Path, kind: str, where: str, to: Any) -> None:
+    """Nothing is done by it, and it stays where it is, to be looked at."""
+    key, value = GOOD[kind]
+    path = write(home, kind, key, changed(value, where, to))
+    before = seen(tmp_path)
+    for ask in (lambda: Records(home).get(kind, key), lambda: Records(home).list(kind)):
+        with pytest.raises(RecordRefused) as error:
+            ask()
+        assert (error.value.file, error.value.exit_code) == (str(path), 4)
+    assert seen(tmp_path) == before
+
+
+def copied(path: Path, _: Path) -> None:
+    path.with_name("another-0123456789abcdef.json").write_bytes(path.read_bytes())
+
+
+def linked(path: Path, decoys: Path) -> None:
+    path.unlink()
+    path.symlink_to(decoys / "victim.txt")
+
+
+def piped(path: Path, _: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def grown(path: Path, _: Path) -> None:
+    with path.open("ab") as file:
+        file.truncate(1 << 30)
+
+
+def cut(path: Path, _: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def nested(path: Path, _: Path) -> None:
+    path.write_text("[" * 200_000)
+
+
+def halved(path: Path, _: Path) -> None:
+    path.write_text(path.read_text().replace('"night"', '"\\ud800"'))
+
+
+@pytest.mark.parametrize("change", [copied, linked, piped, grown, cut, nested, halved])
+def test_a_file_that_is_not_the_record_of_its_name_is_refused(home: Path, decoys: Path, change: Callable[[Path, Path], None]) -> None:
+    """A copy under another name, a link, a pipe, a gigabyte, a piece, a hundred thousand brackets, half a character."""
+    key, value = GOOD["heartbeats"]
+    path, before = write(home, "heartbeats", key, value), seen(decoys)
+    change(path, decoys)
+    with pytest.raises(RecordRefused, match="heartbeats"):
+        Records(home).list("heartbeats")
+    assert seen(decoys) == before
+
+
+# --- mails ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mailbox(home: Path) -> Iterator[tuple[Settings, Any]]:
+    with smtp_server() as server:
+        yield settings(home, backend="smtp", host="127.0.0.1", port=server.port, tls="none"), server
+
+
+OUTSIDE = ["mallory@evil.example", "Ana <ana@acme.com.evil.example>", "ana@notacme.com", "acme.com@evil.example", '"ana@acme.com"@evil.example']
+
+
+def test_no_queued_mail_leaves_for_a_domain_that_the_settings_do_not_name(home: Path, mailbox: tuple[Settings, Any]) -> None:
+    """Whoever writes a record can have Runspend mail those it mails anyway, and nobody else; in nobody else's name."""
+    given, server = mailbox
+    for number, recipient in enumerate(OUTSIDE):
+        mail = {**MAIL, "message_id": f"<archive.out{number}@acme.com>", "recipients": [recipient, "ana@acme.com"]}
+        write(home, "notices", f"archive.out{number}", {"kind": "ARCHIVE NOTICE", "decided_at": AT, "mail": mail})
+    forged = {**MAIL, "message_id": "<archive.forged@acme.com>", "sender": "CEO <ceo@bank.example>"}
+    write(home, "notices", "archive.forged", {"kind": "ARCHIVE NOTICE", "decided_at": AT, "mail": forged})
+    became = {(d.mail.message_id, d.recipient): d.outcome for d in send_outbox(given, Records(home), NOW)}
+    assert {r for accepted in server.accepted for r in accepted.recipients} == {"ana@acme.com"}
+    assert {accepted.sender for accepted in server.accepted} == {"runspend@acme.com"}
+    assert len(server.accepted) == len(OUTSIDE)
+    for number, recipient in enumerate(OUTSIDE):
+        outcome = became[f"<archive.out{number}@acme.com>", recipient]
+        assert (outcome.state, outcome.is_final) == ("refused", True)
+    assert send_outbox(given, Records(home), NOW + timedelta(hours=1)) == []
+
+
+def test_a_tampered_record_keeps_its_own_mail_alone(home: Path, mailbox: tuple[Settings, Any]) -> None:
+    """The others are sent, then it is named; a mail whose delivery cannot be believed is not sent twice."""
+    given, server = mailbox
+    records = Records(home)
+    for name in ("a", "b", "c"):
+        write_archive_notice(given.mail, records, name, ["ana@acme.com"], f"notice {name}", [], NOW)
+    bad = records.where("notices", "archive.b")
+    bad.write_text(bad.read_text().replace('"message_id": "<', '"message_id": "'))
+    with pytest.raises(RecordRefused) as error:
+        send_outbox(given, records, NOW)
+    assert error.value.file == str(bad)
+    assert sorted(accepted.message["Subject"] for accepted in server.accepted) == ["[runspend] notice a", "[runspend] notice c"]
+    [*_, told] = sorted((home / "records" / "outbox").glob("*.json"))
+    told.write_text("{")
+    for _ in range(3):
+        with pytest.raises(RecordRefused):
+            send_outbox(given, records, NOW)
+    assert len(server.accepted) == 2
+
+
+# --- the night -----------------------------------------------------------------------------------------------------------
+
+
+def operators_mails(home: Path) -> list[str]:
+    return [path.read_text() for path in sorted((home / "mail").glob("operators.REFUSED*.eml"))]
+
+
+def test_a_refused_journal_is_told_once_and_status_says_so(tmp_path: Path, home: Path, decoys: Path) -> None:
+    """A pipeline run that meets it ends with 4 and one mail, however often it is run; `status` and single steps say the same."""
+    config = tmp_path / "runspend.yaml"
+    config.write_text(json.dumps({"home": "home", "mail": {"backend": "file", "operators": ["oncall@acme.com"]}}))
+    journal = home / "warehouse" / "_runspend" / "journal.json"
+    journal.parent.mkdir(parents=True)
+    (journal.parent / "lock").touch()
+    journal.write_text(json.dumps({"moves": [[str(decoys / "victim.txt"), str(decoys / "below" / "victim.parquet")]], "removals": [], "build_id": "b"}))
+    before = seen(decoys)
+    for command in (["nightly"], ["nightly"], ["allocate"], ["status"], ["status", "--json"], ["sql", "select 1"], ["costs"]):
+        done = run_here(*command, "--config", str(config), "--now", "2026-11-24T06:00", code=4)
+        assert "journal.json" in done.stdout + done.stderr
+        assert "Traceback" not in done.stdout + done.stderr
+    [mail] = operators_mails(home)
+    assert "journal.json" in mail
+    assert seen(decoys) == before
+    assert journal.exists()
+
+
+def test_a_refused_record_does_not_silence_its_own_alarm(home: Path) -> None:
+    """Operators are told of a notice that cannot be believed, by a mail of the same kind of record."""
+    bad = write(home, "notices", "archive.1", changed(GOOD["notices"][1], "mail.message_id", "x"))
+    outcome = pipeline.nightly(settings(home), now=NOW)
+    assert outcome.exit_code == 4
+    assert any(str(bad) in problem for problem in outcome.problems)
+    [mail] = operators_mails(home)
+    assert "archive.1" in mail
+
+
+# --- the archive's lease -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("until", ["9999-12-31T23:59:59+00:00", (datetime.now(timezone.utc) + timedelta(days=30)).isoformat()])
+def test_a_lease_for_ever_is_refused_and_a_lease_without_a_holder(home: Path, until: str) -> None:
+    """It would stop every archiver and restore; somebody has to look at it."""
+    path = write(home, "archive_lease", "lease", {"number": 3, "until": until, "host": "elsewhere", "process": 1, "machine": "m", "began": "1"})
+    with pytest.raises(RecordRefused, match="no lease lasts that long"):
+        take_lease(Records(home))
+    write(home, "archive_lease", "lease", {"number": 3, "until": AT})
+    with pytest.raises(RecordRefused, match="no holder"):
+        take_lease(Records(home))
+    path.unlink()
+    take_lease(Records(home)).release()
+
+
+# --- folders that Runspend empties ---------------------------------------------------------------------------------------
+
+
+def test_a_listing_removes_only_what_a_listing_makes(home: Path, decoys: Path) -> None:
+    """Its folder may hold, or be a link to, what is somebody else's."""
+    folder = home / "listing"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    (folder / "000000.parquet").write_text("a part")
+    (folder / "state.json").write_text(json.dumps({"parts": -1, "after": None}))
+    Staging(folder, Listing(), what={}, now=NOW)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+STATES = ["[]", "null", "{", '{"parts": "1"}', '{"parts": 1e99}', '{"parts": 0, "after": "x", "objects": 0, "bytes": 0, "began_at": "2026-11-24T05:00:00+00:00"}']
+STATES += ['{"parts": 0, "after": {}, "objects": -5, "bytes": 0, "began_at": "2026-11-24T05:00:00+00:00"}', '{"parts": 0, "after": {}, "objects": 0, "bytes": 0, "began_at": 5}']
+
+
+@pytest.mark.parametrize("text", STATES)
+def test_a_listings_state_that_is_not_ours_begins_it_again(home: Path, text: str) -> None:
+    """Nothing is counted that was not listed."""
+    (home / "state.json").write_text(text)
+    staging = Staging(home, listing := Listing(), what={}, now=NOW)
+    assert (staging.parts, staging.after, listing.objects) == (0, None, 0)
+
+
+def test_a_work_folder_that_is_a_link_is_not_swept(home: Path, decoys: Path) -> None:
+    """Folders of killed processes are removed in a folder of our own only."""
+    (decoys / "work-abcdefgh").mkdir()
+    (decoys / "work-abcdefgh" / "thesis.txt").write_text("mine")
+    before = seen(decoys)
+    (home / "work").symlink_to(decoys, target_is_directory=True)
+    with pytest.raises(RecordRefused, match="is a link"), work_folder(settings(home)):
+        pass
+    (home / "work").unlink()
+    (home / "work").mkdir()
+    (home / "work" / "work-abcdefgh").symlink_to(decoys, target_is_directory=True)
+    with work_folder(settings(home)):
+        pass
+    assert seen(decoys) == before
+
+
+def test_a_pages_marker_that_is_a_link_is_replaced(home: Path, decoys: Path) -> None:
+    """What it leads to is not written over."""
+    before = seen(decoys)
+    (home / ".builds").mkdir()
+    (home / ".builds" / "2026-11").symlink_to(decoys / "victim.txt")
+    note_report(home, "2026-11", "b1")
+    assert seen(decoys) == before
+    assert (home / ".builds" / "2026-11").read_text() == "b1"
+
+
+def test_a_mail_file_that_is_a_link_is_replaced(home: Path, decoys: Path) -> None:
+    """As is the draft that it had until now."""
+    before = seen(decoys)
+    (home / "mail").mkdir()
+    for name in ("archive.1.eml", ".archive.1.part"):
+        (home / "mail" / name).symlink_to(decoys / "victim.txt")
+    write(home, "notices", *GOOD["notices"])
+    send_outbox(settings(home), Records(home), NOW)
+    assert seen(decoys) == before
+    assert "a notice" in (home / "mail" / "archive.1.eml").read_text()
+
+
+def test_the_demo_removes_nobodys_bills(tmp_path: Path) -> None:
+    """It removes what a killed attempt left: a folder that holds anything else is refused."""
+    for name in ("bills", "prod", "research"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.csv").write_text("mine")
+    before = seen(tmp_path)
+    with pytest.raises(UsageError, match="something is in it"):
+        make_world(tmp_path)
+    assert seen(tmp_path) == before
+
+
+def test_a_trial_does_not_empty_what_a_link_leads_to(tmp_path: Path, decoys: Path) -> None:
+    """Not even where the marker of a trial lies."""
+    (decoys / ".trial").touch()
+    before = seen(decoys)
+    (tmp_path / "trial").symlink_to(decoys, target_is_directory=True)
+    with pytest.raises(RunspendError, match="it is a link"):
+        _empty_trial(tmp_path / "trial")
+    assert seen(decoys) == before
