@@ -23,6 +23,7 @@ from typing import Any
 
 from runspend.errors import RecordRefused, RunspendError
 from runspend.own_files import Inside, own_folder, read_json, refused, write_whole
+from runspend.warehouse.locks import Locks, open_lock
 from runspend.warehouse.units import is_staged_name
 
 __all__ = ["Folder", "Stage", "crash_point", "fsync_file", "fsync_folder", "read_json", "write_json"]
@@ -63,7 +64,7 @@ class Stage:
         self.path = path
         own_folder(path.parent)
         path.mkdir()
-        self._lock = os.open(path / "owner.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        self._lock = open_lock(path / "owner.lock", create=True)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def close(self, *, keep: bool) -> None:
@@ -92,45 +93,37 @@ class Folder:
         self._is_target, self._is_removable = is_target, is_removable
         self.home = root / "_runspend"
         self._journal = self.home / "journal.json"
-        self._lock = self.home / "lock"
+        self.locks = Locks(self.home)
         self._stages = self.home / "stage"
         self._reading = threading.local()
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Nobody publishes meanwhile, and no publish is half done. Many may hold it."""
-        if not self._lock.exists():  # nothing was ever published: nothing to be kept from
-            yield
-            return
-        while True:
-            descriptor = os.open(self._lock, os.O_RDONLY)
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
-            if not os.path.lexists(self._journal):
-                break
-            os.close(descriptor)
+        """Nobody publishes meanwhile, and no publish is half done. Publishers wait for whoever holds it: open files under it, read them after it."""
+        while self.locks.file.exists():  # else nothing was ever published: nothing to be kept from
+            with self.locks.shared():
+                if not os.path.lexists(self._journal):
+                    self._reading.depth = getattr(self._reading, "depth", 0) + 1
+                    try:
+                        yield
+                    finally:
+                        self._reading.depth -= 1
+                    return
             if not os.access(self.home, os.W_OK):
                 raise RunspendError(f"cannot read {self.root}: a publish was killed half way. Run any runspend command as somebody who may write there.")
             self.recover()
-        self._reading.depth = getattr(self._reading, "depth", 0) + 1
-        try:
-            yield
-        finally:
-            self._reading.depth -= 1
-            os.close(descriptor)
+        yield
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Nobody reads or publishes meanwhile. A killed publish is finished first."""
         if getattr(self._reading, "depth", 0):
-            raise RunspendError("cannot publish: this thread still holds a reader of the same warehouse. Close the reader first.")
+            raise RunspendError("cannot publish: this thread still holds the shared lock of the same warehouse. Nothing was changed.")
         self.home.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        self.locks.make()
+        with self.locks.exclusive():
             self._finish_journal()
             yield
-        finally:
-            os.close(descriptor)
 
     def recover(self) -> None:
         """Finish a publish that was killed and sweep the staging folders of dead processes."""
@@ -142,18 +135,12 @@ class Folder:
             with self.exclusive():
                 self._sweep()
             return
-        if not self._lock.exists():
+        if not self.locks.file.exists() or not self._is_anybody_dead():
             return
-        descriptor = os.open(self._lock, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # somebody reads or publishes: the next one sweeps
-            return
-        else:
-            self._finish_journal()
-            self._sweep()
-        finally:
-            os.close(descriptor)
+        with self.locks.at_once() as is_ours:  # else somebody reads or publishes: the next one sweeps
+            if is_ours:
+                self._finish_journal()
+                self._sweep()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:
@@ -161,7 +148,7 @@ class Folder:
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
             raise ValueError(f"cannot name a step {name!r}: use letters, digits, dots and dashes.")
         self.home.mkdir(parents=True, exist_ok=True)
-        self._lock.touch(exist_ok=True)
+        self.locks.make()
         with self.shared():  # a sweep holds the exclusive lock: it cannot see the folder before it is locked
             stage = Stage(self._stages / f"{name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
         try:
@@ -173,12 +160,8 @@ class Folder:
     @contextmanager
     def _unswept(self) -> Iterator[None]:
         """Nobody sweeps meanwhile: a folder that is going away has no lock any more that would say whose it is."""
-        descriptor = os.open(self._lock, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        with self.locks.shared():
             yield
-        finally:
-            os.close(descriptor)
 
     def commit(self, moves: Sequence[tuple[Path, Path]], removals: Sequence[Path], note: dict[str, Any]) -> None:
         """Make all moves and removals, or none. The caller holds the exclusive lock; every source is fsynced."""
@@ -250,6 +233,23 @@ class Folder:
         except RecordRefused:
             return True
         return any(source.startswith(prefix) for source, _ in journal["moves"])
+
+    def _is_anybody_dead(self) -> bool:
+        """Whether a staging folder looks as if its owner were gone: a sweep, which keeps readers out, looks again."""
+        for path in self._stages.iterdir() if self._stages.exists() else ():
+            try:
+                descriptor = open_lock(path / "owner.lock")
+            except OSError:  # not locked yet, or nothing that a step made: the sweep decides
+                return True
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            else:
+                return True
+            finally:
+                os.close(descriptor)
+        return False
 
     def _sweep(self) -> None:
         """Remove staging folders whose owner is gone. The caller holds the exclusive lock, and no journal is left.
