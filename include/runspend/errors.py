@@ -2,6 +2,7 @@
 
     RunspendError                 1  a bug, if nothing below fits
     ├── UsageError                2  wrong before anything ran: the command line
+    │   ├── SqlRefused            2  … a statement: it does not only read, its engine refuses it, or it takes too long
     │   ├── ConfigError           2  … the configuration: names the file, the line, the key, the value, what is allowed
     │   └── MissingExtra          2  … a package that is not installed: names the extra that brings it
     ├── SourceError               3  one source of the night; the others go on, its last good data stay
@@ -10,6 +11,7 @@
     │   ├── NotDone               3  … refused to change an object, or it is another by now: nothing happened
     │   └── OutcomeUnknown        3  … was to change an object and did not say whether it did
     ├── CheckFailed               4  a check returned rows: the tables in place stay
+    ├── WarehouseDamaged          4  files of the warehouse are not what was published: they are not read
     ├── ArchiveDamaged            4  a copy in the archive is not what was archived
     ├── RecordRefused             4  a file of Runspend's own says what Runspend never writes: nothing of it was done
     ├── CapPassed                 4  more would be changed than the settings allow: nothing was
@@ -46,6 +48,10 @@ class UsageError(RunspendError):
     """The command cannot run as it was typed."""
 
     exit_code = 2
+
+
+class SqlRefused(UsageError):
+    """A statement was not answered: it does more than read, the engine does not accept it, or it took longer than it was given."""
 
 
 class ConfigError(UsageError):
@@ -100,6 +106,19 @@ class CheckFailed(RunspendError):
         self.check = check
         self.rows = list(rows)
         self.period = period
+
+
+class WarehouseDamaged(RunspendError):
+    """Units of the warehouse are not what was published. Nothing was read from them. `units`: each by its name, and what is wrong with it."""
+
+    exit_code = 4
+
+    def __init__(self, units: Mapping[str, str], then: str = "") -> None:
+        shown = "; ".join(f"{unit}: {why}" for unit, why in list(units.items())[:3])
+        more = f"; and {len(units) - 3} more" if len(units) > 3 else ""
+        then = then or "No figure was made from it. Run: runspend nightly (reads or builds it again where its sources are there). See all: runspend verify --full"
+        super().__init__(f"cannot read damaged data: {shown}{more}. {then}")
+        self.units = dict(units)
 
 
 class ArchiveDamaged(RunspendError):

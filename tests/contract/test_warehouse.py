@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import random
 import threading
+import time
 from decimal import Decimal
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from runspend import tables
 from runspend.errors import CheckFailed, ConfigError, RunspendError, UsageError
 from runspend.tables import TABLES
-from runspend.warehouse import Model, Unit, open_warehouse
+from runspend.warehouse import Model, Unit, moments, open_warehouse, pins
 from runspend.warehouse import buckets as buckets_module
 from runspend.warehouse.parquet import ParquetWarehouse
 from tests.faults.world import PERIOD, rows_of
@@ -248,28 +249,80 @@ def test_native_and_parameters(root: Path) -> None:
             reader.query("select @month")
 
 
-def test_publishing_inside_a_reader_is_refused_not_deadlocked(root: Path) -> None:
-    """The lock would wait for ourselves."""
+def test_publishing_inside_a_reader_waits_for_nobody(root: Path) -> None:
+    """The reader holds no lock: it goes on seeing its build, and so does whatever else its thread asks that warehouse."""
     fill(root, rows_of(LINES))
-    warehouse = ParquetWarehouse(root)
-    with warehouse.reader(), warehouse.step("fill", "b") as step:
-        step.put("billing_lines", PERIOD, "aws", rows_of(LINES, cost="2"))
-        with pytest.raises(RunspendError, match="Close the reader first"):
-            step.publish()
-
-
-def test_a_reader_keeps_its_build_while_another_publishes(root: Path) -> None:
-    """A publish waits for the reader, and the reader's answer does not change."""
-    fill(root, rows_of(LINES))
-    warehouse = ParquetWarehouse(root)
-    other = threading.Thread(target=fill, args=(root, rows_of(LINES, cost="2")))
+    warehouse, unit = ParquetWarehouse(root), Unit("billing_lines", PERIOD, "aws")
+    before = warehouse.states()[unit]
     with warehouse.reader() as reader:
+        after = fill(root, rows_of(LINES, cost="2", count=20))
+        assert after != before.digest
+        assert warehouse.states()[unit] == before
+        assert reader.query("select max(billed_cost) as c from billing_lines").to_pylist() == [{"c": Decimal("1.0000000000000000000000")}]
+        rows, file = warehouse.read(unit), warehouse.fetch(unit, root)
+        assert rows is not None and file is not None and pq.read_table(file).equals(rows)
+        assert set(rows["billed_cost"].to_pylist()) == {Decimal("1.0000000000000000000000")}
+    assert warehouse.states()[unit].digest == after
+
+
+@pytest.mark.parametrize("way", ["descriptors", "second names", "many descriptors"])
+def test_a_reader_keeps_its_build_while_another_publishes(root: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A publish does not wait for the reader, and the reader's answers do not change, in whichever way its files are kept."""
+    if way != "descriptors":
+        monkeypatch.setattr(pins, "FEW", 0)
+    if way == "many descriptors":
+        monkeypatch.setattr(moments, "pin_by_link", lambda *_: None)
+    fill(root, rows_of(LINES))
+    fill(root, rows_of(TABLES["runs"]), table="runs")
+    with ParquetWarehouse(root).reader() as reader:
+        other = threading.Thread(target=fill, args=(root, rows_of(LINES, cost="2")))
         other.start()
-        other.join(timeout=1)
+        other.join(timeout=10)
+        assert not other.is_alive()
+        for _ in range(2):
+            assert reader.query("select max(billed_cost) as c from billing_lines").to_pylist() == [{"c": Decimal("1.0000000000000000000000")}]
+        assert reader.query("select count(*) as n from runs").to_pylist() == [{"n": 50}]
+    assert ask(root, "select max(billed_cost) as c from billing_lines") == [{"c": Decimal("2.0000000000000000000000")}]
+    assert not list((root / "_runspend" / "stage").iterdir())
+
+
+def test_a_reader_without_another_way_keeps_publishers_waiting_for_a_while_only(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where files cannot be kept the lock is held, until a deadline: then what it asks is stopped, and a sentence says why."""
+    monkeypatch.setattr(pins, "FEW", 0)
+    monkeypatch.setattr(moments, "pin_by_link", lambda *_: None)
+    monkeypatch.setattr(moments, "room_for_descriptors", lambda: 0)
+    monkeypatch.setattr(moments, "HOLD", 1.5)
+    fill(root, rows_of(LINES))
+    other = threading.Thread(target=fill, args=(root, rows_of(LINES, cost="2")))
+    with ParquetWarehouse(root).reader() as reader:
+        other.start()
+        other.join(timeout=0.5)
         assert other.is_alive()
         assert reader.query("select max(billed_cost) as c from billing_lines").to_pylist() == [{"c": Decimal("1.0000000000000000000000")}]
-    other.join()
-    assert ask(root, "select max(billed_cost) as c from billing_lines") == [{"c": Decimal("2.0000000000000000000000")}]
+        with pytest.raises(RunspendError, match=r"publishers waited 1.5 s for it"):
+            reader.query("select count(*) as n from range(100000) a, range(100000) b, range(1000) c", native=True)
+        with pytest.raises(RunspendError, match="cannot go on reading"):
+            reader.query("select 1 as one")
+        other.join(timeout=10)
+        assert not other.is_alive()
+        assert ask(root, "select max(billed_cost) as c from billing_lines") == [{"c": Decimal("2.0000000000000000000000")}]
+
+
+def test_a_reader_that_holds_the_lock_and_its_thread_do_not_wait_for_each_other(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a publisher waits at the turnstile for this reader, the reader's own thread may open the warehouse again."""
+    monkeypatch.setattr(pins, "FEW", 0)
+    monkeypatch.setattr(moments, "pin_by_link", lambda *_: None)
+    monkeypatch.setattr(moments, "room_for_descriptors", lambda: 0)
+    fill(root, rows_of(LINES))
+    other = threading.Thread(target=fill, args=(root, rows_of(LINES, cost="2")))
+    with ParquetWarehouse(root).reader():
+        other.start()
+        time.sleep(0.5)
+        assert ask(root, "select count(*) as n from billing_lines") == [{"n": 50}]
+        with pytest.raises(RunspendError, match="Close the reader first"):
+            fill(root, rows_of(LINES, cost="3"))
+    other.join(timeout=10)
+    assert not other.is_alive()
 
 
 def test_a_bit_flip_is_found(root: Path) -> None:

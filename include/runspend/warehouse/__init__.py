@@ -135,8 +135,8 @@ class Warehouse(Protocol):
         """One consistent view: no publish is seen half done."""
         ...
 
-    def answer(self, sql: str, *, native: bool = False) -> pa.Table:
-        """Rows of one statement that people wrote: it reads the published tables and nothing else."""
+    def answer(self, sql: str, *, native: bool = False, timeout: float | None = None) -> pa.Table:
+        """Rows of one statement that people wrote: it reads the published tables and nothing else, for `timeout` seconds at most."""
         ...
 
     def step(self, name: str, build_id: str) -> AbstractContextManager[Step]:

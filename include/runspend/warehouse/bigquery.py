@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from sqlglot import exp
 
 from runspend.config import WarehouseSettings
-from runspend.errors import ConfigError, RunspendError, UsageError
+from runspend.errors import ConfigError, RunspendError, SqlRefused
 from runspend.rates import Stretch
 from runspend.tables import SCHEMA_VERSION, TABLES
 from runspend.warehouse import Unit, UnitState
@@ -114,10 +114,10 @@ class BigQueryWarehouse:
             self._reading.reader = outer
             reader.close()
 
-    def answer(self, sql: str, *, native: bool = False) -> pa.Table:
-        """Rows of one statement that people wrote: no other kind than SELECT is run."""
+    def answer(self, sql: str, *, native: bool = False, timeout: float | None = None) -> pa.Table:
+        """Rows of one statement that people wrote: no other kind than SELECT is run, for `timeout` seconds at most."""
         with self.reader() as reader:
-            return reader.query(sql, native=native)
+            return reader.answer(sql, native=native, timeout=timeout)
 
     @contextmanager
     def step(self, name: str, build_id: str) -> Iterator[BigQueryStep]:
@@ -208,6 +208,14 @@ class BigQueryReader:
         with self._moment() as session:
             return _as_said(self._jobs.ask(statement, dataset=self._places.internal, labels=READING, session=session), sql)
 
+    def answer(self, sql: str, *, native: bool, timeout: float | None) -> pa.Table:
+        """Rows of one statement that people wrote. BigQuery itself says of which kind it is, whatever our parser makes of it."""
+        statement = self._only_reading(sql, {}, native)
+        if not native:
+            self._refuse_all_but_select(statement)
+        with self._moment() as session:
+            return _as_said(self._jobs.ask(statement, dataset=self._places.internal, labels=READING, session=session, timeout=timeout), sql)
+
     def batches(self, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
         """The same rows as `query`, at most `rows` at a time."""
         statement = self._only_reading(sql, parameters or {}, False)
@@ -242,14 +250,18 @@ class BigQueryReader:
 
     def _only_reading(self, sql: str, parameters: Mapping[str, Any], native: bool) -> Statement:
         if native:
-            kind, _, _ = self._jobs.bytes_of(Statement(sql, parameters), dataset=self._places.internal)
-            if kind != "SELECT":
-                raise UsageError("cannot run the SQL: the warehouse is read-only here. Write exactly one SELECT.")
-            return Statement(sql, parameters)
+            return self._refuse_all_but_select(Statement(sql, parameters))
         tree = parse(sql)
         if not isinstance(tree, exp.Query):
-            raise UsageError(f"cannot run {tree.key.upper()}: the warehouse is read-only here. Write a SELECT.")
+            raise SqlRefused(f"cannot run {tree.key.upper()}: the warehouse is read-only here. Write a SELECT. Nothing was run.")
         return Statement(sql, used(sql, parameters))
+
+
+    def _refuse_all_but_select(self, statement: Statement) -> Statement:
+        kind, _, _ = self._jobs.bytes_of(statement, dataset=self._places.internal)
+        if kind != "SELECT":
+            raise SqlRefused(f"cannot run the SQL: the warehouse is read-only here, and BigQuery calls it {kind}. Write exactly one SELECT. Nothing was run.")
+        return statement
 
 
 class ExchangedReader:

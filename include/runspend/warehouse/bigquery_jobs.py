@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from runspend.config import WarehouseSettings
-from runspend.errors import ConfigError, MissingExtra, RunspendError, SourceUnreachable, UsageError
+from runspend.errors import ConfigError, MissingExtra, RunspendError, SourceUnreachable, SqlRefused, UsageError
 from runspend.google_clients import bigquery_clients, read_credentials
 from runspend.warehouse.bigquery_values import exact, parameter
 
@@ -70,11 +70,14 @@ class Jobs:
         return self._clients[0]
 
     def ask(
-        self, statement: Statement, *, dataset: str, labels: Mapping[str, str], session: str | None = None, at_most: int | None = None
+        self, statement: Statement, *, dataset: str, labels: Mapping[str, str], session: str | None = None, at_most: int | None = None, timeout: float | None = None
     ) -> pa.Table:
-        """Rows of one query, over the Storage API as Arrow, or the first few of them without it. Money is decimal128(38, 22)."""
+        """Rows of one query, over the Storage API as Arrow, or the first few of them without it. Money is decimal128(38, 22).
+
+        SqlRefused when it takes longer than `timeout` seconds: the job is told to stop.
+        """
         with self.words():
-            rows = self._rows(statement, dataset, labels, session, at_most)
+            rows = self._rows(statement, dataset, labels, session, at_most, timeout)
             return exact(rows.to_arrow(bqstorage_client=self._storage if at_most is None else None, create_bqstorage_client=False))
 
     def stream(self, statement: Statement, *, dataset: str, labels: Mapping[str, str], session: str | None = None) -> Iterator[pa.RecordBatch]:
@@ -238,13 +241,20 @@ class Jobs:
         assert self._clients is not None
         return self._clients[1]
 
-    def _rows(self, statement: Statement, dataset: str, labels: Mapping[str, str], session: str | None, at_most: int | None = None) -> Any:
+    def _rows(self, statement: Statement, dataset: str, labels: Mapping[str, str], session: str | None, at_most: int | None = None, timeout: float | None = None) -> Any:
+        from concurrent.futures import TimeoutError as TookTooLong  # another than Python's own before 3.11
+
         from google.cloud.bigquery import ConnectionProperty
 
         config = self._config(statement, dataset, labels)
         if session is not None:
             config.connection_properties = [ConnectionProperty("session_id", session)]
-        return self.client.query(statement.sql, job_config=config, location=self.location).result(max_results=at_most)
+        job = self.client.query(statement.sql, job_config=config, location=self.location)
+        try:
+            return job.result(max_results=at_most, **({} if timeout is None else {"timeout": timeout}))
+        except TookTooLong as error:
+            job.cancel()
+            raise SqlRefused(f"cannot answer: it took longer than {timeout:g} s and was stopped. Nothing was changed. Ask for less, or give it longer with --timeout.") from error
 
     def _config(self, statement: Statement, dataset: str, labels: Mapping[str, str]) -> Any:
         from google.cloud.bigquery import QueryJobConfig

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from runspend.engines import lent
-from runspend.errors import MissingExtra, RunspendError, UsageError
+from runspend.errors import MissingExtra, RunspendError, SqlRefused
 from runspend.tables import Column, Table
 from runspend.warehouse.dialect import parameter_names
 
@@ -26,7 +26,7 @@ except ImportError as missing:
     raise MissingExtra(missing.name or "duckdb", "pipeline") from missing
 
 __all__ = [
-    "DUCKDB_TYPES", "FILLED", "MEMORY", "ROW_GROUP", "Content", "column_types", "copy_parquet", "create_view", "declared", "empty_engine", "fetch", "file_list", "literal", "measure_rows", "month_of",
+    "DUCKDB_TYPES", "FILLED", "MEMORY", "ROW_GROUP", "Content", "column_types", "copy_parquet", "create_view", "declared", "empty_engine", "fetch", "file_list", "guarded_engine", "literal", "measure_rows", "month_of",
     "narrow", "quote", "restrict", "stream", "used",
 ]  # fmt: skip
 
@@ -58,24 +58,42 @@ def _open() -> duckdb.DuckDBPyConnection:
         }
     )
     engine.execute("set global TimeZone = 'UTC'")
+    return engine
+
+
+def _open_for_steps() -> duckdb.DuckDBPyConnection:
+    engine = _open()
     engine.execute("create schema never")
     engine.execute("create table never.rows as select unnest([1, 3]) as number")
     return engine
 
 
+def _open_for_people() -> duckdb.DuckDBPyConnection:
+    from runspend.warehouse.read_only import ReadOnlyFiles
+
+    engine = _open()
+    engine.register_filesystem(ReadOnlyFiles())
+    return engine
+
+
 def empty_engine(spill: Path) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
     """An empty database, for as long as it is lent, that spills into the folder `spill`, in UTC, that never downloads anything."""
-    return lent("warehouse", _open, spill, memory=MEMORY)
+    return lent("warehouse", _open_for_steps, spill, memory=MEMORY)
 
 
-def restrict(connection: duckdb.DuckDBPyConnection, files: Iterable[Path]) -> None:
-    """From here on the engine reads these files and nothing else, and cannot be told otherwise."""
-    connection.execute(f"set allowed_paths = {file_list(files)}")
+def guarded_engine(spill: Path) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+    """The same for statements that people wrote: it holds nothing, and reads files by the names of `read_only.offered`. `restrict` it before it is asked."""
+    return lent("people", _open_for_people, spill, memory=MEMORY)
+
+
+def restrict(connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> None:
+    """From here on the engine opens these names and nothing else, and cannot be told otherwise."""
+    connection.execute(f"set allowed_paths = {file_list(names)}")
     connection.execute("set enable_external_access = false")
     connection.execute("set lock_configuration = true")
 
 
-def create_view(connection: duckdb.DuckDBPyConnection, table: Table, files: Sequence[Path], present: Iterable[str]) -> None:
+def create_view(connection: duckdb.DuckDBPyConnection, table: Table, files: Sequence[Path | str], present: Iterable[str]) -> None:
     """The table by its bare name, over these files; columns the files do not have yet (`present` lists those they have) are null."""
     known = set(present)
     if files:
@@ -190,7 +208,7 @@ def used(sql: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     names = parameter_names(sql)
     missing = sorted(names - parameters.keys())
     if missing:
-        raise UsageError(f"cannot run the SQL: no value for @{', @'.join(missing)}. Given: {', '.join(sorted(parameters)) or 'none'}.")
+        raise SqlRefused(f"cannot run the SQL: no value for @{', @'.join(missing)}. Given: {', '.join(sorted(parameters)) or 'none'}.")
     return {name: parameters[name] for name in names}
 
 
@@ -198,7 +216,7 @@ def fetch(connection: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str,
     """All rows of a query."""
     relation = connection.sql(sql, params=parameters) if parameters else connection.sql(sql)
     if relation is None:
-        raise UsageError("cannot run the SQL: it returns no rows. Write a SELECT.")
+        raise SqlRefused("cannot run the SQL: it returns no rows. Write a SELECT.")
     return relation.to_arrow_table()
 
 
@@ -206,7 +224,7 @@ def stream(connection: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str
     """The rows of a query, about `rows` at a time."""
     relation = connection.sql(sql, params=parameters) if parameters else connection.sql(sql)
     if relation is None:
-        raise UsageError("cannot run the SQL: it returns no rows. Write a SELECT.")
+        raise SqlRefused("cannot run the SQL: it returns no rows. Write a SELECT.")
     yield from relation.to_arrow_reader(rows)
 
 
@@ -228,7 +246,7 @@ def literal(value: object) -> str:
     return "'" + str(value).replace("'", "''") + "'"
 
 
-def file_list(files: Iterable[Path]) -> str:
+def file_list(files: Iterable[Path | str]) -> str:
     """A list of files, as read_parquet takes it."""
     return "[" + ", ".join(literal(f) for f in files) + "]"
 

@@ -13,7 +13,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import ErrorLevel, SqlglotError, UnsupportedError
 
-from runspend.errors import UsageError
+from runspend.errors import SqlRefused
 
 __all__ = ["DECIMALS", "Statement", "is_decimal_literal", "parse", "put_right", "qualified"]
 
@@ -79,25 +79,29 @@ class Statement:
         except IndexError:  # another thread was quicker
             tree = _read(self._sql)
         if not isinstance(tree, exp.Query):
-            raise UsageError(f"cannot run {tree.key.upper()}: the warehouse is read-only here. Write a SELECT.")
+            raise SqlRefused(f"cannot run {tree.key.upper()}: the warehouse is read-only here. Write a SELECT.")
         try:
             tree = tree.transform(_type_literal, copy=False)
             put_right(tree)
             return str(tree.sql(dialect="duckdb", unsupported_level=ErrorLevel.RAISE, comments=False, copy=False))
+        except RecursionError as error:
+            raise SqlRefused("cannot run the SQL: it is nested too deeply. Write it in simpler steps.") from error
         except SqlglotError as error:
-            raise UsageError(f"cannot run the SQL on DuckDB: {error}. Write it another way, or pass --native.") from error
+            raise SqlRefused(f"cannot run the SQL on DuckDB: {error}. Write it another way, or pass --native.") from error
 
 
 def _read(sql: str) -> exp.Expression:
     try:
         statements = [s for s in sqlglot.parse(sql, read="bigquery") if s is not None and not isinstance(s, exp.Semicolon)]
     except SqlglotError as error:
-        raise UsageError(f"cannot read the SQL: {error}. Write one GoogleSQL SELECT, or pass --native.") from error
+        raise SqlRefused(f"cannot read the SQL: {error}. Write one GoogleSQL SELECT, or pass --native.") from error
+    except RecursionError as error:
+        raise SqlRefused("cannot read the SQL: it is nested too deeply. Write it in simpler steps.") from error
     if len(statements) != 1:
-        raise UsageError(f"cannot run the SQL: it holds {len(statements)} statements. Write exactly one SELECT.")
+        raise SqlRefused(f"cannot run the SQL: it holds {len(statements)} statements. Write exactly one SELECT.")
     statement = statements[0]
     if not isinstance(statement, exp.Expression):
-        raise UsageError(f"cannot run the SQL: {statement!r} is not a statement. Write exactly one SELECT.")
+        raise SqlRefused(f"cannot run the SQL: {statement!r} is not a statement. Write exactly one SELECT.")
     return statement
 
 
@@ -124,7 +128,7 @@ def _type_literal(node: exp.Expression) -> exp.Expression:
         try:
             _, digits, exponent = Decimal(node.this.this).as_tuple()
         except InvalidOperation as error:
-            raise UsageError(f"cannot read the literal {node.this.this!r}: it is not a decimal number.") from error
+            raise SqlRefused(f"cannot read the literal {node.this.this!r}: it is not a decimal number.") from error
         assert isinstance(exponent, int)
         scale = max(-exponent, 0)
         precision = max(len(digits) + max(exponent, 0), scale, 1)

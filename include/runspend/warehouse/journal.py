@@ -17,13 +17,13 @@ import stat
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from runspend.errors import RecordRefused, RunspendError
 from runspend.own_files import Inside, own_folder, read_json, refused, write_whole
-from runspend.warehouse.locks import Locks, open_lock
+from runspend.warehouse.locks import Locks, SharedLock, open_lock
 from runspend.warehouse.units import is_staged_name
 
 __all__ = ["Folder", "Stage", "crash_point", "fsync_file", "fsync_folder", "read_json", "write_json"]
@@ -81,6 +81,9 @@ def no_target(_: str) -> bool:
     return False
 
 
+_holding = threading.local()  # shared locks of each thread, by folder
+
+
 class Folder:
     """The bookkeeping of a warehouse folder, all of it under `<root>/_runspend/`.
 
@@ -95,30 +98,60 @@ class Folder:
         self._journal = self.home / "journal.json"
         self.locks = Locks(self.home)
         self._stages = self.home / "stage"
-        self._reading = threading.local()
+
+    def hold(self) -> SharedLock | None:
+        """The shared lock, at a moment when no publish is half done: this thread's, if it has one, for a waiting publisher keeps a second one from it.
+
+        None where nothing was ever published: there is nothing to be kept from.
+        """
+        for lock in self._held():
+            if lock.is_held:
+                return lock
+        while self.locks.file.exists():
+            lock = self.locks.shared()
+            if not os.path.lexists(self._journal):
+                return lock
+            lock.release()
+            if not os.access(self.home, os.W_OK):
+                raise RunspendError(f"cannot read {self.root}: a publish was killed half way. Run any runspend command as somebody who may write there.")
+            self.recover()
+        return None
+
+    @contextmanager
+    def keeping(self, lock: SharedLock | None) -> Iterator[None]:
+        """Hold that lock until then."""
+        mine = self._held()
+        if lock is None or lock in mine:
+            yield
+            return
+        mine.append(lock)
+        try:
+            yield
+        finally:
+            mine.remove(lock)
+            lock.release()
 
     @contextmanager
     def shared(self) -> Iterator[None]:
         """Nobody publishes meanwhile, and no publish is half done. Publishers wait for whoever holds it: open files under it, read them after it."""
-        while self.locks.file.exists():  # else nothing was ever published: nothing to be kept from
-            with self.locks.shared():
-                if not os.path.lexists(self._journal):
-                    self._reading.depth = getattr(self._reading, "depth", 0) + 1
-                    try:
-                        yield
-                    finally:
-                        self._reading.depth -= 1
-                    return
-            if not os.access(self.home, os.W_OK):
-                raise RunspendError(f"cannot read {self.root}: a publish was killed half way. Run any runspend command as somebody who may write there.")
-            self.recover()
-        yield
+        with self.keeping(self.hold()):
+            yield
+
+    def _held(self) -> list[SharedLock]:
+        """Locks of this folder that this thread has, whichever object it took them through."""
+        if not hasattr(_holding, "locks"):
+            _holding.locks = {}
+        held: dict[Path, list[SharedLock]] = _holding.locks
+        return held.setdefault(self.home, [])
+
+    def _is_reading(self) -> bool:
+        return any(lock.is_held for lock in self._held())
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Nobody reads or publishes meanwhile. A killed publish is finished first."""
-        if getattr(self._reading, "depth", 0):
-            raise RunspendError("cannot publish: this thread still holds the shared lock of the same warehouse. Nothing was changed.")
+        if self._is_reading():
+            raise RunspendError("cannot publish: this thread still holds a reader of the same warehouse. Close the reader first. Nothing was changed.")
         self.home.mkdir(parents=True, exist_ok=True)
         self.locks.make()
         with self.locks.exclusive():
@@ -160,7 +193,7 @@ class Folder:
     @contextmanager
     def _unswept(self) -> Iterator[None]:
         """Nobody sweeps meanwhile: a folder that is going away has no lock any more that would say whose it is."""
-        with self.locks.shared():
+        with nullcontext() if self._is_reading() else self.locks.shared():
             yield
 
     def commit(self, moves: Sequence[tuple[Path, Path]], removals: Sequence[Path], note: dict[str, Any]) -> None:

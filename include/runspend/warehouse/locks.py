@@ -16,6 +16,7 @@ import os
 import random
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,7 +25,7 @@ from pathlib import Path
 
 from runspend.errors import RunspendError
 
-__all__ = ["LOCK_MODE", "Locks", "open_lock"]
+__all__ = ["LOCK_MODE", "Locks", "SharedLock", "open_lock"]
 
 LOCK_MODE = 0o660  # minus the umask; nobody else may open a lock, so nobody else can hold it
 PATIENCE = 5.0  # seconds after which a wait says who it waits for
@@ -72,14 +73,9 @@ class Locks:
         for path in (self.file, self._turn):
             os.close(open_lock(path, create=True))
 
-    @contextmanager
-    def shared(self, wait: float = READ_WAIT) -> Iterator[None]:
-        """Nobody publishes meanwhile. Many may hold it; keep it for as short as you can: publishers wait."""
-        descriptor = self._take(fcntl.LOCK_SH, wait, "read")
-        try:
-            yield
-        finally:
-            os.close(descriptor)
+    def shared(self, wait: float = READ_WAIT) -> SharedLock:
+        """Nobody publishes until it is released. Many may hold it; keep it for as short as you can: publishers wait."""
+        return SharedLock(self._take(fcntl.LOCK_SH, wait, "read"))
 
     @contextmanager
     def exclusive(self, wait: float = WRITE_WAIT) -> Iterator[None]:
@@ -148,6 +144,28 @@ class Locks:
             return "held by somebody this machine cannot see"
         named = [_process(pid) for pid in pids[:3]]
         return f"held by {', '.join(named)}{f' and {len(pids) - 3} more' if len(pids) > 3 else ''} on {socket.gethostname()}"
+
+
+class SharedLock:
+    """A lock that is held; releasing it twice does no harm, nor does another thread that does it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._guard = threading.Lock()
+        self.is_held = True
+
+    def release(self) -> None:
+        """Let publishers in."""
+        with self._guard:
+            if self.is_held:
+                self.is_held = False
+                os.close(self._descriptor)
+
+    def __enter__(self) -> SharedLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 class _Patience:

@@ -24,13 +24,13 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -39,7 +39,7 @@ from runspend.errors import ConfigError, RunspendError
 from runspend.own_files import json_value, refused
 from runspend.tables import SCHEMA_VERSION, TABLES
 from runspend.warehouse import Unit, UnitState
-from runspend.warehouse.engine import empty_engine
+from runspend.warehouse.engine import empty_engine, guarded_engine
 from runspend.warehouse.files import add_columns, as_own_file, with_columns
 from runspend.warehouse.journal import Folder, crash_point, fsync_file, fsync_folder
 from runspend.warehouse.parquet import PACKAGE, Staged, sha256_of, state_of
@@ -47,6 +47,9 @@ from runspend.warehouse.reader import ParquetReader
 from runspend.warehouse.s3 import Bucket, NotAllowed
 from runspend.warehouse.step import ParquetStep, begin
 from runspend.warehouse.units import check_copies, check_removals, check_schema, check_state, file_name, unit_of_text
+
+if TYPE_CHECKING:
+    import duckdb
 
 __all__ = ["BucketWarehouse"]
 
@@ -138,7 +141,12 @@ class BucketWarehouse:
     @contextmanager
     def reader(self) -> Iterator[ParquetReader]:
         """One consistent view: no publish is seen half done. Nobody waits for it."""
-        with self._folder.stage("read") as stage, empty_engine(stage.path / "spill") as connection:
+        with self._reader(empty_engine) as reader:
+            yield reader
+
+    @contextmanager
+    def _reader(self, engine: Callable[[Path], AbstractContextManager[duckdb.DuckDBPyConnection]]) -> Iterator[ParquetReader]:
+        with self._folder.stage("read") as stage, engine(stage.path / "spill") as connection:
             units, head = self._pin(stage.path / "pinned", self._seen())
             with closing(ParquetReader(units, head.columns, connection)) as reader:
                 outer = getattr(self._reading, "head", None)
@@ -148,11 +156,10 @@ class BucketWarehouse:
                 finally:
                     self._reading.head = outer
 
-    def answer(self, sql: str, *, native: bool = False) -> pa.Table:
-        """Rows of one statement that people wrote: it reads the published tables and nothing else."""
-        with self.reader() as reader:
-            reader.guard()
-            return reader.query(sql, native=native)
+    def answer(self, sql: str, *, native: bool = False, timeout: float | None = None) -> pa.Table:
+        """Rows of one statement that people wrote: it reads the published tables and nothing else, for `timeout` seconds at most."""
+        with self._reader(guarded_engine) as reader:
+            return reader.answer(sql, native=native, timeout=timeout)
 
     @contextmanager
     def step(self, name: str, build_id: str) -> Iterator[ParquetStep]:

@@ -10,12 +10,11 @@ files change at once in `journal.py`. To open a warehouse and see what it has ta
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,9 +23,12 @@ from runspend.errors import ConfigError
 from runspend.tables import SCHEMA_VERSION, TABLES
 from runspend.warehouse import Unit, UnitState
 from runspend.warehouse.journal import Folder, crash_point, fsync_file, fsync_folder, read_json, write_json
+from runspend.warehouse.moments import Moment, moment_of
+from runspend.warehouse.pins import link
 from runspend.warehouse.units import SCHEMA_NAME, check_schema, check_state, checked_unit, file_name, is_unit_name, state_name, unit_of_text
 
 if TYPE_CHECKING:
+    import duckdb
     import pyarrow as pa
 
     from runspend.warehouse.engine import Content
@@ -77,53 +79,83 @@ class ParquetWarehouse:
         self.checks = checks
         self.folder = Folder(self.root, is_target=lambda name: name == SCHEMA_NAME or is_unit_name(name), is_removable=is_unit_name)
         self.folder.recover()
+        self._reading = threading.local()
         self.columns()  # refuses a warehouse newer than the code
 
     def states(self, *tables: str) -> dict[Unit, UnitState]:
-        """Published units of these tables (all tables when none is named)."""
+        """Published units of these tables (all tables when none is named); inside a reader those it sees."""
+        if (seen := self._seen()) is not None:
+            return {unit: state_of(record) for unit, record in seen.records.items() if not tables or unit.table in tables}
         with self.folder.shared():
             return {unit: state_of(record) for unit, record in self.records(*tables).items()}
 
     def read(self, unit: Unit) -> pa.Table | None:
         """The rows of one published unit, in today's columns; None when there is none."""
-        with self.folder.shared():
-            if not self.state_path(unit).exists():
+        with self._one(unit) as found:
+            if found is None:
                 return None
             import pyarrow.parquet as pq
 
             from runspend.warehouse.files import with_columns
 
-            with pq.ParquetFile(self.path(unit)) as file:
+            with pq.ParquetFile(found[0]) as file:
                 return with_columns(file.read(), TABLES[unit.table])
 
     def fetch(self, unit: Unit, folder: Path) -> Path | None:
         """The rows of one published unit as a Parquet file in `folder`, the caller's to keep, in today's columns; None when there is none."""
-        with self.folder.shared():
-            if not self.state_path(unit).exists():
+        with self._one(unit) as found:
+            if found is None:
                 return None
             from runspend.warehouse.files import as_own_file
 
-            return as_own_file(self.path(unit), folder, TABLES[unit.table], self.columns()[unit.table])
+            file, columns = found
+            return as_own_file(file, folder, TABLES[unit.table], columns)
+
+    @contextmanager
+    def _one(self, unit: Unit) -> Iterator[tuple[Path, list[str]] | None]:
+        """A name for the file of one unit, and its columns: as an open reader of this thread sees it, else as it is now."""
+        if (seen := self._seen()) is not None:
+            yield (seen.files[unit], seen.columns[unit.table]) if unit in seen.files else None
+            return
+        with tempfile.TemporaryDirectory(prefix="runspend-") as scratch, moment_of(self, Path(scratch), unit) as moment:
+            yield (moment.files[unit], moment.columns[unit.table]) if unit in moment.files else None
+
+    def _seen(self) -> Moment | None:
+        """What the reader that is open in this thread sees."""
+        seen: Moment | None = getattr(self._reading, "moment", None)
+        return seen
 
     @contextmanager
     def reader(self) -> Iterator[ParquetReader]:
-        """One consistent view: no publish is seen half done. Publishing waits until it is closed."""
+        """One consistent view: no publish is seen half done. No publish waits for it."""
         from runspend.warehouse.engine import empty_engine
+
+        with self._reader(empty_engine) as reader:
+            yield reader
+
+    @contextmanager
+    def _reader(self, engine: Callable[[Path], AbstractContextManager[duckdb.DuckDBPyConnection]]) -> Iterator[ParquetReader]:
         from runspend.warehouse.reader import ParquetReader
 
         with (
-            self.folder.shared(),
             tempfile.TemporaryDirectory(prefix="runspend-") as scratch,
-            empty_engine(Path(scratch) / "spill") as connection,
-            closing(ParquetReader({unit: self.path(unit) for unit in self.records()}, self.columns(), connection)) as reader,
+            moment_of(self, Path(scratch)) as moment,
+            engine(Path(scratch) / "spill") as connection,
+            closing(ParquetReader(moment.files, moment.columns, connection, hold=moment.hold)) as reader,
         ):
-            yield reader
+            outer = self._seen()
+            self._reading.moment = moment
+            try:
+                yield reader
+            finally:
+                self._reading.moment = outer
 
-    def answer(self, sql: str, *, native: bool = False) -> pa.Table:
-        """Rows of one statement that people wrote: it reads the published tables and nothing else."""
-        with self.reader() as reader:
-            reader.guard()
-            return reader.query(sql, native=native)
+    def answer(self, sql: str, *, native: bool = False, timeout: float | None = None) -> pa.Table:
+        """Rows of one statement that people wrote: it reads the published tables and nothing else, for `timeout` seconds at most."""
+        from runspend.warehouse.engine import guarded_engine
+
+        with self._reader(guarded_engine) as reader:
+            return reader.answer(sql, native=native, timeout=timeout)
 
     @contextmanager
     def step(self, name: str, build_id: str) -> Iterator[ParquetStep]:
@@ -201,7 +233,7 @@ class ParquetWarehouse:
             for unit in self.records():
                 pin = folder / unit.table / f"{unit.period}+{unit.writer}.parquet"
                 pin.parent.mkdir(parents=True, exist_ok=True)
-                pinned[unit] = _pin(self.path(unit), pin)
+                pinned[unit] = link(self.path(unit), pin)
         return pinned, columns
 
     def replace(self, staged: Mapping[Unit, Staged], dropped: set[Unit], inputs: Mapping[Unit, str | None], *, stage: Path, build_id: str) -> bool:
@@ -230,15 +262,6 @@ class ParquetWarehouse:
         return path.exists() and path.stat().st_size == record["bytes"] and sha256_of(path) == record["sha256"]
 
 
-def _pin(path: Path, pin: Path) -> Path:
-    """A second name for a file, which stays when the first is replaced. Without hard links the digests compared at publish must do."""
-    try:
-        os.link(path, pin)
-    except OSError as error:
-        if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EXDEV):
-            return path
-        raise
-    return pin
 
 
 def state_of(record: Mapping[str, Any]) -> UnitState:

@@ -5,22 +5,27 @@ What is published belongs in `parquet.py`, how DuckDB is asked in `engine.py`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runspend.errors import UsageError
+from runspend.errors import RunspendError, SqlRefused, WarehouseDamaged
 from runspend.tables import TABLES
 from runspend.warehouse import Unit
 from runspend.warehouse.dialect import duckdb_sql, names_read, table_names
 from runspend.warehouse.engine import create_view, fetch, narrow, restrict, stream, used
 from runspend.warehouse.exchange import DATED, SUMMED, exchange
+from runspend.warehouse.guard import check_only_reads
+from runspend.warehouse.time_limit import time_limit
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
     from runspend.rates import Stretch
+    from runspend.warehouse.moments import Hold
 
 __all__ = ["ExchangedReader", "ParquetReader"]
 
@@ -43,47 +48,78 @@ class _Answers:
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
         """Rows of one GoogleSQL statement (`native`: DuckDB's own dialect). Money is decimal128(38, 22)."""
-        import duckdb
-
-        given = parameters or {}
-        try:
-            self._show(TABLES.keys() if native else _asked(sql))
+        with self._translate_errors():
             if native:
-                statements = self._connection.extract_statements(sql)
-                if len(statements) != 1 or statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
-                    raise UsageError("cannot run the SQL: the warehouse is read-only here. Write exactly one SELECT.")
-                return fetch(self._connection, sql, dict(given))
-            return narrow(fetch(self._connection, duckdb_sql(sql), used(sql, given)))
-        except duckdb.Error as error:
-            raise UsageError(f"cannot run the SQL: {error}. `runspend sql --tables` lists tables and columns.") from error
+                check_only_reads(self._connection, sql)
+                self._show(TABLES.keys())
+                return fetch(self._connection, sql, dict(parameters or {}))
+            self._show(_asked(sql))
+            return narrow(fetch(self._connection, duckdb_sql(sql), used(sql, parameters or {})))
 
     def batches(self, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
         """The same rows as `query`, about `rows` at a time; what the engine has to keep of them it spills to disk."""
-        import duckdb
-
-        try:
+        with self._translate_errors():
             self._show(_asked(sql))
             yield from stream(self._connection, duckdb_sql(sql), used(sql, parameters or {}), rows)
+
+    @contextmanager
+    def _translate_errors(self) -> Iterator[None]:
+        """DuckDB's errors in our words: what was asked wrong, or what cannot be read."""
+        import duckdb
+
+        self._check()
+        try:
+            yield
         except duckdb.Error as error:
-            raise UsageError(f"cannot run the SQL: {error}. `runspend sql --tables` lists tables and columns.") from error
+            self._check()
+            raise _in_words(error) from error
+
+    def _check(self) -> None:
+        """RunspendError when this can answer no more."""
+
+
+def _in_words(error: Exception) -> RunspendError:
+    """What DuckDB says, as an error of ours. Paths are left out: they are this machine's, and of names that live for one question."""
+    text = re.sub(r"(?:/|published://)[^\s'\"]*/([^\s'\"/]+)", r"\1", " ".join(str(error).split()))
+    kind = type(error).__name__
+    if kind in ("IOException", "SerializationException", "InternalException", "FatalException", "Error") or "Parquet" in text or "magic bytes" in text:
+        found = re.search(r"\b\d+-([a-z_]+)-([\w-]+)-([\w.-]+)\.parquet", text)
+        return WarehouseDamaged({" ".join(found.groups()) if found else "a published file": text.rstrip(".")})
+    return SqlRefused(f"cannot run the SQL: {text}. `runspend sql --tables` lists tables and columns.")
 
 
 class ParquetReader(_Answers):
     """Read-only SQL over the published tables of one build."""
 
-    def __init__(self, units: Mapping[Unit, Path], columns: Mapping[str, list[str]], connection: duckdb.DuckDBPyConnection) -> None:
-        self._hidden: dict[str, list[Path]] = {name: [] for name in TABLES}  # tables nobody asked for yet, and their files
+    def __init__(self, units: Mapping[Unit, Path], columns: Mapping[str, list[str]], connection: duckdb.DuckDBPyConnection, *, hold: Hold | None = None) -> None:
+        self._hidden: dict[str, dict[Unit, Path]] = {name: {} for name in TABLES}  # tables nobody asked for yet, and their files
         for unit, path in units.items():
-            self._hidden[unit.table].append(path)
+            self._hidden[unit.table][unit] = path
+        self._names: Mapping[Path, str] = {}  # by which the engine opens files, where it is not by their paths
         self._columns = columns
-        self._files = list(units.values())
         self._connection = connection
         self._second = self._connection.cursor()  # for `in_currency`
         self._views = self._connection.cursor()  # which never has rows on the way, as the others may
+        self._hold = hold
+        if hold is not None:
+            hold.interrupt = connection.interrupt
 
-    def guard(self) -> None:
-        """From here on it reads the published tables and nothing else: what it is asked next people have written."""
-        restrict(self._connection, self._files)
+    def answer(self, sql: str, *, native: bool, timeout: float | None) -> pa.Table:
+        """Rows of the one statement this reader is for, which people wrote. Its engine is a `guarded_engine`.
+
+        SqlRefused, and nothing ran, unless the statement only reads; or when it takes longer than `timeout` seconds.
+        """
+        from runspend.warehouse.read_only import offered
+
+        with offered(path for files in self._hidden.values() for path in files.values()) as names, self._translate_errors():
+            self._names = names
+            with time_limit(self._connection.interrupt, timeout):
+                text = sql if native else duckdb_sql(sql)
+                check_only_reads(self._connection, text)
+                self._show(TABLES.keys() if native else _asked(sql))
+                restrict(self._connection, names.values())
+                self._connection.execute("begin transaction read only")
+                return fetch(self._connection, text, {}) if native else narrow(fetch(self._connection, text, used(sql, {})))
 
     def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
         """The same view with the cost tables' money in one currency, by charge date, exact to 22 decimals; what has no rate stays in its own.
@@ -100,8 +136,13 @@ class ParquetReader(_Answers):
 
     def _show(self, names: Collection[str]) -> None:
         for name in sorted(self._hidden.keys() & names):
-            create_view(self._views, TABLES[name], self._hidden[name], self._columns[name])
+            files = [self._names.get(path, path) for path in self._hidden[name].values()]
+            create_view(self._views, TABLES[name], files, self._columns[name])
             del self._hidden[name]
+
+    def _check(self) -> None:
+        if self._hold is not None:
+            self._hold.check()
 
     def close(self) -> None:
         """Let go of what it has of its own."""
@@ -122,3 +163,6 @@ class ExchangedReader(_Answers):
 
     def _show(self, names: Collection[str]) -> None:
         self._reader._show(names)
+
+    def _check(self) -> None:
+        self._reader._check()

@@ -1,0 +1,138 @@
+"""Whether a statement only reads, by DuckDB's own reading of it, at every depth. Asked before a statement of people runs.
+
+DuckDB calls a statement a SELECT whose CTE writes (`with x as (copy … to …) select …`), so its kind says nothing. Its syntax
+tree does: everything in it has to be on a list of what reads tables and nothing else. What is not known is refused.
+The engine that runs the statement could not write anyway: see `read_only.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from runspend.errors import SqlRefused
+from runspend.tables import TABLES
+
+if TYPE_CHECKING:
+    import duckdb
+
+__all__ = ["LONGEST", "check_only_reads"]
+
+LONGEST = 200_000  # characters of a statement
+
+# Parts of a statement, as DuckDB names them. Its expressions have a class, the rest a type.
+EXPRESSIONS = frozenset((
+    "BETWEEN", "CASE", "CAST", "COLLATE", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT", "DEFAULT", "FUNCTION", "LAMBDA", "LAMBDA_REF",
+    "OPERATOR", "PARAMETER", "POSITIONAL_REFERENCE", "STAR", "SUBQUERY", "TYPE", "WINDOW",
+))  # fmt: skip
+PARTS = frozenset((
+    "SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE",
+    "BASE_TABLE", "SUBQUERY", "JOIN", "TABLE_FUNCTION", "EXPRESSION_LIST", "EMPTY", "EMPTY_FROM", "PIVOT", "SHOW_REF", "COLUMN_DATA",
+    "ORDER_MODIFIER", "LIMIT_MODIFIER", "LIMIT_PERCENT_MODIFIER", "DISTINCT_MODIFIER",
+    "ORDER_DEFAULT", "ASCENDING", "DESCENDING", "INVALID",
+))  # fmt: skip
+TABLE_FUNCTIONS = frozenset((
+    "duckdb_columns", "duckdb_functions", "duckdb_keywords", "duckdb_tables", "duckdb_types", "duckdb_views", "generate_series", "json_each", "json_tree",
+    "pg_timezone_names", "pragma_table_info", "pragma_version", "range", "regexp_split_to_table", "repeat", "repeat_row", "summary", "unnest",
+))  # fmt: skip
+# What tells of the machine, waits, writes to a log, or keeps something from one statement to the next.
+NOT_FUNCTIONS = frozenset((
+    "current_setting", "currval", "getenv", "inet_client_addr", "inet_client_port", "inet_server_addr", "inet_server_port", "json_execute_serialized_sql",
+    "json_serialize_plan", "nextval", "pg_sleep", "query", "query_table", "read_blob", "read_text", "setval", "sleep_ms", "which_secret", "write_log",
+))  # fmt: skip
+CATALOG = frozenset(("duckdb_columns", "duckdb_tables", "duckdb_types", "duckdb_views"))
+CATALOG_PREFIX = re.compile(r"(?:duckdb|pg|pragma|sqlite)_", re.IGNORECASE)
+_EXPLAIN = re.compile(r"\s*explain\b(.*)", re.IGNORECASE | re.DOTALL)
+
+
+def check_only_reads(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """SqlRefused, in one sentence, unless it is one statement of DuckDB's SQL that reads tables by their names and does nothing else, or EXPLAIN of one."""
+    if len(sql) > LONGEST:
+        raise SqlRefused(f"cannot run the SQL: it has {len(sql):,} characters, {LONGEST:,} are allowed. Nothing was run.")
+    explained = _EXPLAIN.fullmatch(sql)
+    if explained is not None and explained[1].lstrip().startswith("("):
+        raise _refusal("EXPLAIN takes no options here")
+    trees = _trees(connection, sql if explained is None else explained[1])
+    if len(trees) != 1:
+        raise _refusal(f"it holds {len(trees)} statements")
+    parts = list(_parts(trees[0]))
+    own = {str(entry.get("key", "")).lower() for part in parts for entry in _entries(part.get("cte_map"))}
+    for part in parts:
+        _check(part, own)
+
+
+def _trees(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Any]:
+    import duckdb
+
+    try:
+        # the text as a parameter: none of it is run
+        found = connection.execute("select json_serialize_sql($sql)", {"sql": sql}).fetchall()[0][0]
+        read = json.loads(found)
+    except duckdb.Error as error:
+        raise SqlRefused(f"cannot run the SQL: {_first_line(str(error))} Nothing was run.") from error
+    except (RecursionError, ValueError) as error:
+        raise _refusal("it is nested too deeply to be looked through") from error
+    if read.get("error"):
+        if read.get("error_type") == "not implemented":
+            raise _refusal("it is not a SELECT")
+        raise SqlRefused(f"cannot run the SQL: {_first_line(str(read.get('error_message')))}. `runspend sql --tables` lists tables and columns.")
+    statements: list[Any] = read["statements"]
+    return statements
+
+
+def _parts(tree: Any) -> Iterator[Mapping[str, Any]]:
+    """Every object of a tree."""
+    waiting = [tree]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield value
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+
+
+def _entries(ctes: Any) -> list[Mapping[str, Any]]:
+    return list(ctes.get("map", ())) if isinstance(ctes, dict) else []
+
+
+def _check(part: Mapping[str, Any], own: set[str]) -> None:
+    kind, class_ = part.get("type"), part.get("class")
+    if class_ is not None and class_ not in EXPRESSIONS:
+        raise _refusal(f"a {str(class_).lower().replace('_', ' ')} is not known to be harmless")
+    if class_ is None and isinstance(kind, str) and kind not in PARTS and not kind.endswith("_TYPE_INFO"):
+        raise _refusal(f"it holds {_named(kind)}")
+    if kind == "TABLE_FUNCTION":
+        name = str((part.get("function") or {}).get("function_name", "")).lower()
+        if name not in TABLE_FUNCTIONS:
+            raise _refusal(f"the table function {name!r} is not for here")
+    if "function_name" in part and str(part["function_name"]).lower() in NOT_FUNCTIONS:
+        raise _refusal(f"the function {str(part['function_name']).lower()!r} is not for here")
+    if kind == "BASE_TABLE":
+        _check_table(part, own)
+
+
+def _check_table(part: Mapping[str, Any], own: set[str]) -> None:
+    name, schema = str(part.get("table_name", "")), str(part.get("schema_name", "")).lower()
+    if schema == "information_schema" or name.lower() in CATALOG or name.lower() in own or name.lower() in TABLES:
+        return
+    if schema == "pg_catalog" or CATALOG_PREFIX.match(name):
+        raise _refusal(f"{name!r} tells of the engine, not of the warehouse")
+    if re.search(r"[^\w $-]", name):
+        raise _refusal(f"{name[:80]!r} is not a table, and files cannot be read")
+
+
+def _named(kind: str) -> str:
+    if kind.endswith("_QUERY_NODE"):
+        return kind.removesuffix("_QUERY_NODE").replace("_", " ")
+    return f"a {kind.lower().replace('_', ' ')}, which is not known to be harmless"
+
+
+def _refusal(why: str) -> SqlRefused:
+    return SqlRefused(f"cannot run the SQL: the warehouse is read-only here, and {why}. Write exactly one SELECT over its tables. Nothing was run.")
+
+
+def _first_line(text: str) -> str:
+    return " ".join(text.partition("\n")[0].split()).rstrip(".")

@@ -1,0 +1,41 @@
+"""A limit of time for a question: what is asked is interrupted from another thread. Which engine is asked does not matter here."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from runspend.errors import SqlRefused
+
+__all__ = ["time_limit"]
+
+AGAIN = 0.2  # seconds after which it is interrupted again: an engine forgets an interrupt that comes between two statements
+
+
+@contextmanager
+def time_limit(interrupt: Callable[[], None], seconds: float | None) -> Iterator[None]:
+    """Interrupt what runs inside after so many seconds (None: never): SqlRefused, whatever error the interrupt was to the engine."""
+    if seconds is None:
+        yield
+        return
+    is_done, is_over = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        if not is_done.wait(seconds):
+            is_over.set()
+            while not is_done.is_set():
+                interrupt()
+                is_done.wait(AGAIN)
+
+    watcher = threading.Thread(target=watch, name="runspend-time-limit", daemon=True)
+    watcher.start()
+    try:
+        yield
+    except Exception as error:
+        if is_over.is_set():
+            raise SqlRefused(f"cannot answer: it took longer than {seconds:g} s and was stopped. Nothing was changed. Ask for less, or give it longer with --timeout.") from error
+        raise
+    finally:
+        is_done.set()
+        watcher.join()
