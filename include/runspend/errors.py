@@ -16,7 +16,8 @@
     ├── RecordRefused             4  a file of Runspend's own says what Runspend never writes: nothing of it was done
     ├── CapPassed                 4  more would be changed than the settings allow: nothing was
     ├── LeaseLost                 5  somebody else is doing the same work, or has taken it over
-    └── PartialFailure            5  some of a list was done, the rest is listed
+    ├── PartialFailure            5  some of a list was done, the rest is listed
+    └── MachineFailed             6  the machine: a disk is full, read-only or broken, or a folder may not be written
 
 Messages follow one form: "cannot X: why. Do Y." Put a new exception here only if somebody catches it by its name.
 """
@@ -119,6 +120,12 @@ class WarehouseDamaged(RunspendError):
         then = then or "No figure was made from it. Run: runspend nightly (reads or builds it again where its sources are there). See all: runspend verify --full"
         super().__init__(f"cannot read damaged data: {shown}{more}. {then}")
         self.units = dict(units)
+
+
+class MachineFailed(RunspendError):
+    """The machine failed, not Runspend: a disk is full, read-only or broken, or a folder may not be written. What was published stays."""
+
+    exit_code = 6
 
 
 class ArchiveDamaged(RunspendError):

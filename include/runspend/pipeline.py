@@ -8,7 +8,7 @@ rows travel through the warehouse. `now` is always given. What a step does insid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from runspend import loading
 from runspend.builder import Builder, note_report, report_builds
 from runspend.config import BillSource, Settings
-from runspend.errors import CheckFailed, ConfigError, RecordRefused, SourceError, SourceRefused
+from runspend.damage import BILLS, RUNS, STORES, current_damage, open_undamaged, watching
+from runspend.errors import CheckFailed, ConfigError, RecordRefused, SourceError, SourceRefused, WarehouseDamaged
 from runspend.estimates import CHECKS as ESTIMATE_CHECKS
 from runspend.estimates import estimate_inputs, estimate_parameters, fill_estimates
 from runspend.finality import Finality, is_bill
@@ -43,7 +44,7 @@ from runspend.sources import (
 )
 from runspend.splitters import Splitters
 from runspend.storage_rates import priced_stores
-from runspend.warehouse import Step, Unit, Warehouse, open_warehouse
+from runspend.warehouse import Step, Unit, UnitState, Warehouse, open_warehouse
 
 if TYPE_CHECKING:
     from runspend.billing import Load
@@ -54,6 +55,7 @@ LOAD_TRIES = 3  # of a bill that somebody else loads at the same time
 # --- extract -----------------------------------------------------------------------------------------------------------
 
 
+@watching(RUNS, reads=("billing_loads", "sources"))
 def extract(settings: Settings, names: Sequence[str] | None = None, *, now: datetime, accept: Sequence[str] = (), progress: Progress = silent) -> Outcome:
     """Runs, experiments and traces of each tracking server into `runs`, `run_resources`, `machine_power`, `experiments`, `artifact_owners`, `trace_costs`;
     where there are retention policies, what keeps artifacts where they are into `model_versions`, `model_uses`, `run_metrics`, `tracking_reads`."""
@@ -61,7 +63,7 @@ def extract(settings: Settings, names: Sequence[str] | None = None, *, now: date
     from runspend.tracking.measured import find_measured
 
     outcome = Outcome("extract")
-    warehouse = open_warehouse(settings)
+    warehouse, damage = open_undamaged(settings), current_damage()
     for server in chosen({s.name: s for s in settings.tracking}, names, "tracking server"):
         with reading(warehouse, settings, outcome, server.name, "tracking", server.late_after, now) as report, work_folder(settings) as workdir:
             kept = own_units(warehouse, server.name, "runs", "run_resources", "machine_power", "experiments", "artifact_owners", "trace_costs", *tracking.LINK_TABLES)
@@ -73,8 +75,8 @@ def extract(settings: Settings, names: Sequence[str] | None = None, *, now: date
                 months=None,
                 known_months=sorted(u.period for u in kept if u.table == "runs"),
                 known_trace_months=sorted(u.period for u in kept if u.table == "trace_costs"),
-                settings_of={u.period: state.extra.get("settings") for u, state in kept.items() if u.table == "runs"},
-                billed_months=partial(rebuilt_months, warehouse, server.name),
+                settings_of=_written_under(kept, damage.months_of(server.name, RUNS)),
+                billed_months=partial(_billed_months, warehouse, server.name, [u.period for u in kept], is_known=not damage.touches(("billing_loads", "sources"))),
                 selector_keys=selector_keys(settings),
                 pools=settings.pools,
                 measured=find_measured(settings),
@@ -97,15 +99,26 @@ def extract(settings: Settings, names: Sequence[str] | None = None, *, now: date
     return outcome
 
 
+def _written_under(kept: Mapping[Unit, UnitState], damaged: Collection[str]) -> dict[str, str | None]:
+    """Start month -> the settings its runs were read under; None, so that they are read again, where a table of the month is damaged."""
+    return {u.period: None if u.period in damaged else state.extra.get("settings") for u, state in kept.items() if u.table == "runs"}
+
+
+def _billed_months(warehouse: Warehouse, server: str, months: Sequence[str], *, is_known: bool) -> Collection[str]:
+    """Months that a bill loaded since the last extract reaches; all of them where damage keeps that from being known."""
+    return rebuilt_months(warehouse, server) if is_known else months
+
+
 # --- measure -----------------------------------------------------------------------------------------------------------
 
 
+@watching(STORES, reads=("sources",))
 def measure(settings: Settings, names: Sequence[str] | None = None, *, now: datetime, progress: Progress = silent) -> Outcome:
     """Bytes and objects of each artifact store, by owner and storage class, into `artifact_bytes`; owners without any into `dangling_owners`."""
     from runspend import artifacts
 
     outcome = Outcome("measure")
-    warehouse = open_warehouse(settings)
+    warehouse = open_undamaged(settings)
     stores = {artifacts.store_slug(store.uri): store for store in settings.stores if store.measure == "list"}
     for store in chosen(stores, names, "store"):
         name = artifacts.store_slug(store.uri)
@@ -146,11 +159,12 @@ def measure(settings: Settings, names: Sequence[str] | None = None, *, now: date
 # --- load --------------------------------------------------------------------------------------------------------------
 
 
+@watching(BILLS, reads=("sources",))
 def load(settings: Settings, names: Sequence[str] | None = None, *, now: datetime, accept: Sequence[str] = (), progress: Progress = silent) -> Outcome:
     """Bills into `billing_lines`, `billing_quarantine`, `billing_loads`, `bill_changes`: all billing periods of one source at a time."""
     outcome = Outcome("load")
     loading.prepare(settings)
-    warehouse = open_warehouse(settings)
+    warehouse = open_undamaged(settings)
     weights = Splitters(settings, progress)
     for source in chosen({s.name: s for s in settings.billing}, names, "bill"):
         if source.format == "opencost":
@@ -172,6 +186,7 @@ def load(settings: Settings, names: Sequence[str] | None = None, *, now: datetim
                 accept=accept,
                 load_id=make_load_id(source.name, now),
                 progress=progress,
+                damaged=current_damage().months_of(source.name, BILLS),
             )
             result = _load_bill(warehouse, settings, outcome, source.name, read, now)
             refused = [error for error in (result.error, *(period.error for period in result.periods)) if error is not None]
@@ -244,7 +259,7 @@ def allocate(settings: Settings, *, now: datetime, periods: Sequence[str] | None
     is rebuilt only if its bill changed or `periods` names it; what else changed is noted.
     """
     outcome = Outcome("allocate")
-    warehouse = open_warehouse(settings)
+    warehouse, damage = open_undamaged(settings), current_damage()
     known = sorted({u.period for u in warehouse.states("billing_lines")})
     for period in periods or ():
         if period not in known:
@@ -253,9 +268,12 @@ def allocate(settings: Settings, *, now: datetime, periods: Sequence[str] | None
     ledger = Builder(warehouse, settings, outcome, "allocate", now, progress)
     finality = Finality(warehouse, settings, now)
     for period in known:
+        if lacking := damage.lacking(period):
+            outcome.fail(WarehouseDamaged(lacking, f"{period} was not built; its tables stay as they are."))
+            continue
         inputs, window = allocation_inputs(warehouse, period, given)
         inputs |= finality.inputs(period)
-        is_forced = period in (periods or ())
+        is_forced = period in (periods or ()) or damage.touches(("cost_allocations", *LEDGER_SUMS), period)
         held_back = ledger.held_back(period, inputs, is_bill) if finality.is_closed(period) and not is_forced else None
         finality.publish(period, held_back)
         if held_back is None:
@@ -264,12 +282,16 @@ def allocate(settings: Settings, *, now: datetime, periods: Sequence[str] | None
     lives = ledger.beside("summarize")
     reached = reached_months(warehouse)
     for month in sorted({u.period for u in warehouse.states("runs")}):
+        if lacking := damage.lacking_of_month(month):
+            outcome.fail(WarehouseDamaged(lacking, f"run_costs of {month} were not built; they stay as they are."))
+            continue
         inputs, window = summary_inputs(warehouse, month, reached, given)
         reaching = reached.get(month, set())
-        is_asked = not reaching.isdisjoint(periods or ())
+        is_asked = not reaching.isdisjoint(periods or ()) or damage.touches(("run_costs",), month)
         if finality.is_closed(month) and not is_asked and lives.held_back(month, inputs, {f"run_costs_daily/{period}/all" for period in reaching}.__contains__) is not None:
             continue
-        lives.build(month, inputs, partial(_build_run_costs, month=month, parameters={**given, **window}))
+        fill = partial(_build_run_costs, month=month, parameters={**given, **window})
+        lives.build(month, inputs, fill, forced=damage.touches(("run_costs",), month))
     return outcome
 
 
@@ -307,15 +329,20 @@ def _build_run_costs(step: Step, month: str, parameters: Mapping[str, Any]) -> l
 def estimate(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
     """What runs will probably cost for hours no bill reaches yet, into `run_estimates`; how wrong earlier ones were, into `estimate_errors`."""
     outcome = Outcome("estimate")
-    warehouse = open_warehouse(settings)
+    warehouse, damage = open_undamaged(settings), current_damage()
+    if lacking := damage.lacking_of_estimates():
+        outcome.fail(WarehouseDamaged(lacking, "Nothing was estimated; the estimates stay as they are."))
+        return outcome
     parameters = estimate_parameters(now)
     period = f"{parameters['now']:%Y-%m}"
-    older = [u for u in warehouse.states("builds") if u.writer == "estimate" and u.period != period]
+    older = [u for u in open_warehouse(settings).states("builds") if u.writer == "estimate" and u.period != period]
     builder = Builder(warehouse, settings, outcome, "estimate", now, progress)
-    builder.build(period, estimate_inputs(warehouse, settings, parameters), partial(fill_estimates, settings=settings, parameters=parameters, older=older))
+    fill = partial(fill_estimates, settings=settings, parameters=parameters, older=older)
+    builder.build(period, estimate_inputs(warehouse, settings, parameters), fill, forced=damage.touches(("price_list", "estimate_errors", "run_estimates")))
     return outcome
 
 
+@watching(None)
 def settle(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, progress: Progress = silent) -> Outcome:
     """What is billed goes to whom it belongs, then what is not billed yet is estimated."""
     outcome = allocate(settings, now=now, periods=periods, progress=progress)
@@ -359,6 +386,18 @@ def check(settings: Settings, *, now: datetime, periods: Sequence[str] | None = 
     return outcome
 
 
+def verify(settings: Settings, *, now: datetime, full: bool = False, drop: Sequence[str] = (), progress: Progress = silent) -> Outcome:
+    """Whether every file of the warehouse is what was published. `full` hashes all of them, else those that changed since they were last
+    verified. `drop` gives up damaged units ("TABLE/MONTH/WRITER"): they are removed. Nobody is mailed: somebody is looking."""
+    from runspend.damage import drop_damaged, look_at_all
+
+    outcome = Outcome("verify")
+    look_at_all(settings, outcome, full=full, progress=progress)
+    if drop:
+        drop_damaged(settings, outcome, drop, make_load_id("verify", now))
+    return outcome
+
+
 def forget(settings: Settings, name: str, *, now: datetime) -> Outcome:
     """Drop every unit that a server, bill or store no longer configured has written, and the cost tables of months no bill feeds any more."""
     from runspend.artifacts import store_slug
@@ -387,6 +426,7 @@ def forget(settings: Settings, name: str, *, now: datetime) -> Outcome:
 # --- act ---------------------------------------------------------------------------------------------------------------
 
 
+@watching()
 def report(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, progress: Progress = silent) -> Outcome:
     """One page and its CSVs for each billing period named, else for the newest and every other that was rebuilt since its page."""
     from runspend.actions import report as reports
@@ -408,12 +448,13 @@ def report(settings: Settings, *, now: datetime, periods: Sequence[str] | None =
 
 def alert(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
     """Budgets of the current period against their thresholds; decisions recorded once, mails sent; what is stale told, with or without a warehouse."""
-    outcome = _alert(settings, now, progress)
+    outcome = _alert(settings, now=now, progress=progress)
     ring_heartbeat(settings, outcome, now)
     return outcome
 
 
-def _alert(settings: Settings, now: datetime, progress: Progress) -> Outcome:
+@watching(("budget_status", "alerts"))
+def _alert(settings: Settings, *, now: datetime, progress: Progress) -> Outcome:
     """Without the heartbeat: of a whole night it comes last."""
     from runspend.actions import alert as alerts
     from runspend.warehouse.records import Records
@@ -422,7 +463,7 @@ def _alert(settings: Settings, now: datetime, progress: Progress) -> Outcome:
     tell_stale(settings, outcome, now)
     progress("alert")
     with telling_of_the_warehouse(settings, outcome, now):
-        warehouse = open_warehouse(settings)
+        warehouse = open_undamaged(settings)
         result = alerts.run(warehouse.reader, settings, Records(settings.home), now)
     with warehouse.step("alert", make_load_id("alert", now)) as step:
         for table, rows in (("budget_status", result.budget_status), ("alerts", result.alerts)):
@@ -436,6 +477,7 @@ def _alert(settings: Settings, now: datetime, progress: Progress) -> Outcome:
     return outcome
 
 
+@watching(("archive_plan",))
 def archive_plan(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
     """What retention policies would move, what protects it and how far it got, into `archive_plan`. Nothing is moved, nobody is told."""
     from runspend.actions.archive import plan_notes
@@ -444,11 +486,12 @@ def archive_plan(settings: Settings, *, now: datetime, progress: Progress = sile
 
     outcome = Outcome("archive plan")
     progress("archive plan")
-    publish_plan(open_warehouse(settings), settings, Records(settings.home), outcome, now)
+    publish_plan(open_undamaged(settings), settings, Records(settings.home), outcome, now)
     outcome.notes += plan_notes(settings)
     return outcome
 
 
+@watching()
 def archive_notify(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
     """One mail to each owner of what is planned and was not announced. The grace period begins when a mail server took it.
 
@@ -471,6 +514,7 @@ def archive_notify(settings: Settings, *, now: datetime, progress: Progress = si
     return outcome
 
 
+@watching()
 def archive_apply(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
     """Move what is due: announced, its grace period over, and still protected by nothing. May be killed and begun again anywhere.
 
@@ -512,6 +556,7 @@ def archive_verify_monthly(settings: Settings, *, now: datetime, progress: Progr
     return outcome
 
 
+@watching(None)
 def nightly(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, accept: Sequence[str] = (), progress: Progress = silent) -> Outcome:
     """The whole line. A dead source does not stop it; the outcome's exit code says so. Nor does a file of Runspend's own that is refused."""
     outcome = Outcome("nightly")
@@ -521,7 +566,7 @@ def nightly(settings: Settings, *, now: datetime, periods: Sequence[str] | None 
         lambda: measure(settings, now=now, progress=progress),
         lambda: load(settings, now=now, accept=accept, progress=progress),
         lambda: settle(settings, now=now, periods=periods, progress=progress),
-        lambda: _alert(settings, now, progress),
+        lambda: _alert(settings, now=now, progress=progress),
         *([lambda: archive_plan(settings, now=now, progress=progress)] if settings.retention else []),
         lambda: report(settings, now=now, progress=progress),  # last: the page shows what was judged and planned tonight
     ]

@@ -19,7 +19,9 @@ from runspend.errors import CheckFailed, ConfigError, RunspendError, UsageError
 from runspend.tables import TABLES
 from runspend.warehouse import Model, Unit, moments, open_warehouse, pins
 from runspend.warehouse import buckets as buckets_module
+from runspend.warehouse.journal import write_json
 from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.verification import seal
 from tests.faults.world import PERIOD, rows_of
 
 LINES = TABLES["billing_lines"]
@@ -502,7 +504,7 @@ def test_a_newer_warehouse_is_refused(root: Path) -> None:
     """A warehouse that a newer runspend wrote is not touched."""
     fill(root, rows_of(LINES))
     path = root / "_runspend" / "schema.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "version": tables.SCHEMA_VERSION + 1}))
+    write_json(path, seal({**json.loads(path.read_text()), "version": tables.SCHEMA_VERSION + 1}))
     with pytest.raises(ConfigError, match="Install the newer runspend"):
         ParquetWarehouse(root)
 

@@ -81,6 +81,7 @@ def load_source(
     weights: Sequence[Weights] = (),
     drawn: Drawn | None = None,
     memory: int | None = None,
+    damaged: Collection[str] = (),
 ) -> Load:
     """Read what a bill delivers now. Raises SourceUnreachable, or SourceRefused when no period can be told from it.
 
@@ -88,6 +89,7 @@ def load_source(
     So do `weights`, by which other sources split lines of machines. `drawn` is what machines drew, where a bill pays for that.
 
     `previous(table, "2026-10")` gives this source's published rows or None; `periods_known` are the periods it has.
+    `damaged` are periods whose published rows are damaged: they are read again although nothing was delivered since.
     `accept` holds "SOURCE:YYYY-MM" for refusals a person has looked at. `memory` is how many bytes loading may take (`room.py`).
     """
     rules = Rules(scope, pools, dimensions or DimensionSettings(), keys or KeySettings(), weights, source.delivery == "versions", source.pods)
@@ -103,6 +105,7 @@ def load_source(
         {},
         versions.settings_key(source.format.replace("auto", "focus"), rules, source),
         memory,
+        frozenset(damaged),
     )
     for period in periods_known:
         tonight.book(period)
@@ -189,7 +192,7 @@ def _try_manifest(
         try:
             files, aside = recognize(tonight, verify_all(tonight, folder, delivery.files, workdir, bad), bad)
             digests = [f.digest for f in files]
-            if not bad and version_of(digests, tonight.settings_of(period)) == tonight.book(period).version:
+            if not bad and version_of(digests, tonight.settings_of(period)) == tonight.standing(period):
                 return leave_unchanged(tonight, period, fed_by(files, [], [f.index for f in files], period))
             stage_each(tonight, staged, aside, files, bad)
             stage_each(tonight, staged, files, files, bad)
@@ -352,7 +355,7 @@ def _stale_periods(tonight: Tonight, files: Sequence[ArrivedFile], known: dict[i
         feeding = [f for f in files if period in known.get(f.index, ())]
         if book.current and feeding:
             chosen = set(_choose(tonight, feeding))
-            if version_of((f.digest for f in feeding if f.index in chosen), tonight.settings_of(period)) != book.version:
+            if version_of((f.digest for f in feeding if f.index in chosen), tonight.settings_of(period)) != tonight.standing(period):
                 stale.add(period)
     return stale
 

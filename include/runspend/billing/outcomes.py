@@ -69,7 +69,7 @@ def build_period(
     census = counts.read_census(staged) if census is None else census
     version = version_of((f.digest for f in files if f.index in chosen), tonight.settings_of(period))
     fed = fed_by(files, census, feeding or chosen, period, chosen)
-    if version == book.version:
+    if version == tonight.standing(period):
         return leave_unchanged(tonight, period, fed)
     totals = counts.read_totals(staged, period, chosen)
     quarantine = counts.read_quarantine(staged, period, chosen)
@@ -83,7 +83,8 @@ def build_period(
         telling = beside.submit(_tell_of_rows, rows, period, chosen) if not staged.is_mapped else None
         lines.write_lines(staged, tonight.source.name, period, chosen, tonight.load_id, path, is_scoped=tonight.rules.is_scoped)
         day_sums, told = telling.result() if telling is not None else _tell_of_rows(rows, period, chosen)
-    number = book.next_number
+    is_again = version == book.version  # its rows were damaged: the book has it already
+    number = book.current[0]["version_number"] if is_again else book.next_number
     changes = versions.add_changes(
         tonight.source.name,
         period,
@@ -97,7 +98,7 @@ def build_period(
     tables: dict[str, Path | pa.Table] = {
         "billing_lines": path,
         "billing_quarantine": _quarantine_table(tonight, period, quarantine, names),
-        "billing_loads": versions.loads_table(versions.add_version(book, facts, None)),
+        "billing_loads": versions.loads_table(book.rows if is_again else versions.add_version(book, facts, None)),
         "bill_changes": versions.changes_table(changes),
     }
     extra = {

@@ -38,6 +38,7 @@ class Tonight:
     books: dict[str, Book]
     settings: str
     memory: int | None = None  # bytes; None is as many as the machine allows
+    damaged: Collection[str] = ()  # periods whose published rows are damaged
 
     def settings_of(self, period: str) -> str:
         """What besides a period's files decides its rows: the settings, and the weights of other sources that reach into it."""
@@ -47,6 +48,10 @@ class Tonight:
         if period not in self.books:
             self.books[period] = versions.read_book(self.source.name, period, self.previous("billing_loads", period))
         return self.books[period]
+
+    def standing(self, period: str) -> str | None:
+        """The version whose rows need not be read again: the one in place, unless its rows are damaged."""
+        return None if period in self.damaged else self.book(period).version
 
 
 def refused(tonight: Tonight, why: str, period: str | None) -> SourceRefused:

@@ -18,7 +18,7 @@ from runspend.cli.asking import costs, explain, export, serve, sql, status
 from runspend.cli.budgets import budgets
 from runspend.cli.context import Context
 from runspend.cli.names import copy_, forget, rename
-from runspend.cli.night import STEPS, nightly
+from runspend.cli.night import STEPS, nightly, verify
 from runspend.cli.setting_up import config, demo, doctor, init, try_
 from runspend.errors import RunspendError, UsageError
 
@@ -34,7 +34,7 @@ def cli() -> None:
     """
 
 
-for command in (init, doctor, config, try_, demo, nightly, *STEPS, archive, budgets, forget, rename, copy_, costs, explain, export, sql, status, serve):
+for command in (init, doctor, config, try_, demo, nightly, *STEPS, archive, budgets, forget, rename, copy_, costs, explain, export, sql, status, serve, verify):
     cli.add_command(command)
 
 

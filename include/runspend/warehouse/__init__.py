@@ -8,7 +8,7 @@ once or none. `parquet.py` keeps them as Parquet files in a folder queried by Du
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from runspend.config import Settings
     from runspend.rates import Stretch
 
-__all__ = ["Model", "Reader", "Step", "Unit", "UnitState", "Warehouse", "open_warehouse"]
+__all__ = ["Model", "Reader", "Step", "Unit", "UnitState", "Warehouse", "mend_warehouse", "open_warehouse"]
 
 
 class Unit(NamedTuple):
@@ -142,6 +142,26 @@ class Warehouse(Protocol):
     def step(self, name: str, build_id: str) -> AbstractContextManager[Step]:
         """Begin replacing units. Leaving without `publish` throws the staged rows away."""
         ...
+
+    def find_damage(self, units: Collection[Unit] | None = None, *, since: float | None = None, progress: Callable[[str], None] = ...) -> dict[Unit, str]:
+        """Units, of these or of all, that are not what was published, and what is wrong with each. What was verified at `since` or later
+        (seconds of the epoch; None: nothing) is not looked at again."""
+        ...
+
+    def without(self, units: set[Unit]) -> Warehouse:
+        """The same warehouse for whoever replaces these units: as if they were not there. What is replaced leaves the set."""
+        ...
+
+
+def mend_warehouse(settings: Settings) -> dict[Unit, str]:
+    """Make damaged bookkeeping of a warehouse in a folder again from its files, and give that of older versions its checksums.
+    Returns what was damaged and why; nothing where somebody may only read."""
+    uri = settings.warehouse.uri
+    if "://" in uri and not uri.startswith("file://"):
+        return {}
+    from runspend.warehouse.mending import mend_folder
+
+    return mend_folder(Path(uri.removeprefix("file://")))
 
 
 def open_warehouse(settings: Settings | str) -> Warehouse:

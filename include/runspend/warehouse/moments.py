@@ -34,10 +34,6 @@ class Published(Protocol):
         """The unit's file."""
         ...
 
-    def state_path(self, unit: Unit) -> Path:
-        """What is known of the unit."""
-        ...
-
     def records(self, *tables: str) -> dict[Unit, dict[str, Any]]:
         """What is known of every published unit."""
         ...
@@ -75,7 +71,7 @@ def moment_of(warehouse: Published, scratch: Path, only: Unit | None = None) -> 
 
 
 def _read(warehouse: Published, hold: Hold | None = None, only: Unit | None = None) -> Moment:
-    records = warehouse.records() if only is None else {only: {}} if warehouse.state_path(only).exists() else {}
+    records = warehouse.records() if only is None else {unit: record for unit, record in warehouse.records(only.table).items() if unit == only}
     return Moment(records, {unit: warehouse.path(unit) for unit in records}, warehouse.columns(), hold)
 
 

@@ -17,14 +17,16 @@ SQL runs on this machine over a cache of files named by their SHA-256. How it ru
 
 from __future__ import annotations
 
+import copy
 import errno
+import hashlib
 import json
 import os
 import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -35,18 +37,19 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from runspend.errors import ConfigError, RunspendError
+from runspend.errors import ConfigError, RecordRefused, RunspendError, WarehouseDamaged
 from runspend.own_files import json_value, refused
 from runspend.tables import SCHEMA_VERSION, TABLES
 from runspend.warehouse import Unit, UnitState
 from runspend.warehouse.engine import empty_engine, guarded_engine
 from runspend.warehouse.files import add_columns, as_own_file, with_columns
 from runspend.warehouse.journal import Folder, crash_point, fsync_file, fsync_folder
-from runspend.warehouse.parquet import PACKAGE, Staged, sha256_of, state_of
+from runspend.warehouse.parquet import PACKAGE, Pinned, Staged, sha256_of, state_of
 from runspend.warehouse.reader import ParquetReader
 from runspend.warehouse.s3 import Bucket, NotAllowed
 from runspend.warehouse.step import ParquetStep, begin
 from runspend.warehouse.units import check_copies, check_removals, check_schema, check_state, file_name, unit_of_text
+from runspend.warehouse.verification import ALTERED, NOTHING, Guard, Signature, Verified, is_sealed, name_of, seal, why_damaged
 
 if TYPE_CHECKING:
     import duckdb
@@ -55,6 +58,7 @@ __all__ = ["BucketWarehouse"]
 
 HEAD = "_runspend/head.json"
 STAGE = "_runspend/stage"
+UNSEALED_HEAD = {"number", "put", "schema", "units", "copies", "removals"}  # of a version without checksums
 LEASE = 30.0  # seconds without a renewal after which others finish a publish
 DAY = 86_400.0
 AT_ONCE = 8  # transfers
@@ -92,7 +96,7 @@ class _Head:
             "copies": self.copies,
             "removals": self.removals,
         }
-        return json.dumps(value, ensure_ascii=False, sort_keys=True).encode()
+        return json.dumps(seal(value), ensure_ascii=False, sort_keys=True).encode()
 
 
 class BucketWarehouse:
@@ -108,6 +112,8 @@ class BucketWarehouse:
         self._files = cache / "files"
         self._folder = Folder(cache)
         self._folder.recover()
+        self._verified = Verified(cache)
+        self._left_out: set[Unit] = set()
         self._reading = threading.local()
         head = self._head()  # refuses a warehouse newer than the code
         try:
@@ -121,7 +127,7 @@ class BucketWarehouse:
     def states(self, *tables: str) -> dict[Unit, UnitState]:
         """Published units of these tables (all tables when none is named); inside a reader those it sees."""
         units = self._seen().units
-        return {unit: state_of(record) for unit, record in units.items() if not tables or unit.table in tables}
+        return {unit: state_of(record) for unit, record in units.items() if (not tables or unit.table in tables) and unit not in self._left_out}
 
     def read(self, unit: Unit) -> pa.Table | None:
         """The rows of one published unit, in today's columns; None when there is none."""
@@ -148,7 +154,7 @@ class BucketWarehouse:
     def _reader(self, engine: Callable[[Path], AbstractContextManager[duckdb.DuckDBPyConnection]]) -> Iterator[ParquetReader]:
         with self._folder.stage("read") as stage, engine(stage.path / "spill") as connection:
             units, head = self._pin(stage.path / "pinned", self._seen())
-            with closing(ParquetReader(units, head.columns, connection)) as reader:
+            with closing(ParquetReader(units, head.columns, connection, self._guard(units, head))) as reader:
                 outer = getattr(self._reading, "head", None)
                 self._reading.head = head
                 try:
@@ -169,23 +175,53 @@ class BucketWarehouse:
 
     def verify(self) -> list[Unit]:
         """Units whose object is not, byte for byte, the file that was published. Reads every object."""
+        return sorted(self.find_damage())
+
+    def find_damage(self, units: Collection[Unit] | None = None, *, since: float | None = None, progress: Callable[[str], None] = lambda _: None) -> dict[Unit, str]:
+        """Damaged units, of these or of all, and what is wrong with each. Downloads what was not verified at `since` or later (seconds of
+        the epoch; None: everything). An object is known again by its ETag."""
+        since = time.time() if since is None else since
+        damaged, whole = {}, {}
         with self._folder.stage("verify") as stage:
-            head = self._settled()
-            target = stage.path / "object"
-            return [unit for unit, record in head.units.items() if self.bucket.download(file_name(unit), target) != record["sha256"]]
+            head, known = self._settled(), self._verified.read()
+            for unit, record in head.units.items():
+                if units is not None and unit not in units:
+                    continue
+                progress(f"verifying {name_of(unit)}")
+                signature = _signature(self.bucket.etag(file_name(unit)))
+                if known.is_whole(unit, signature, record["sha256"], since):
+                    continue
+                found = self.bucket.download(file_name(unit), stage.path / "object")
+                if found == record["sha256"]:
+                    whole[unit] = (signature, record["sha256"])
+                else:
+                    damaged[unit] = "its object is gone" if found is None else ALTERED
+        newer = self._head() if damaged else head  # what was replaced meanwhile is no damage
+        damaged = {unit: why for unit, why in damaged.items() if newer.units.get(unit) == head.units[unit]}
+        self._verified.note(whole, damaged)
+        return damaged
+
+    def without(self, units: set[Unit]) -> BucketWarehouse:
+        """The same warehouse for whoever replaces these units: as if they were not there. What is replaced leaves the set."""
+        other = copy.copy(self)
+        other._left_out = units
+        return other
 
     # What `ParquetStep` uses.
 
-    def pin(self, folder: Path) -> tuple[dict[Unit, Path], dict[str, list[str]]]:
-        """The published files as they are now, under names in `folder` that stay, and the columns they have."""
+    def pin(self, folder: Path) -> Pinned:
+        """The published files as they are now, under names in `folder` that stay."""
         units, head = self._pin(folder, self._head())
-        return units, dict(head.columns)
+        return Pinned(units, dict(head.columns), self._guard(units, head))
+
+    def _guard(self, files: Mapping[Unit, Path], head: _Head) -> Guard:
+        return Guard({unit: (path, head.units[unit]) for unit, path in files.items()}, NOTHING)
 
     def replace(
         self, staged: Mapping[Unit, Staged], dropped: set[Unit], inputs: Mapping[Unit, str | None], *, stage: Path, build_id: str
     ) -> bool:
         """Make a step's units visible, all at once; False, and nothing changed, if an input's digest is not what it was."""
-        if not _hold(self._head(), inputs):
+        if not _hold(self._head(), inputs, self._left_out):
             return False
         place, uploaded = f"{STAGE}/{uuid.uuid4().hex}", time.time()
         records = {unit: _record(one.file, one.record) for unit, one in staged.items()}
@@ -193,7 +229,7 @@ class BucketWarehouse:
         crash_point("publish.staged")
         while True:
             head = self._settled()
-            if not _hold(head, inputs):
+            if not _hold(head, inputs, self._left_out):
                 for key, _, _ in copies:
                     self.bucket.delete(key)
                 return False
@@ -220,6 +256,7 @@ class BucketWarehouse:
             self._keep(one.file, records[unit]["sha256"])
         self._finish(committed)
         self._sweep()
+        self._left_out -= staged.keys() | dropped
         return True
 
     # The head.
@@ -229,8 +266,13 @@ class BucketWarehouse:
         if found is None:
             return _Head()
         where = f"{self.bucket.uri}/{HEAD}"
-        value = json_value(found.body, where)
-        if not isinstance(value, dict) or not value.keys() >= {"number", "schema", "units", "copies", "removals"}:
+        try:
+            value = json_value(found.body, where)
+        except RecordRefused:
+            value = None
+        if not is_sealed(value) and (not isinstance(value, dict) or value.keys() != UNSEALED_HEAD):
+            raise WarehouseDamaged({where: "the object is not what was written; restore the version of it before"})
+        if not value.keys() >= UNSEALED_HEAD:
             raise refused(where, "it is not the head of a warehouse")
         schema = check_schema(value["schema"], where)
         if schema["version"] > SCHEMA_VERSION:
@@ -335,7 +377,7 @@ class BucketWarehouse:
     def _pin(self, folder: Path, head: _Head, *only: Unit) -> tuple[dict[Unit, Path], _Head]:
         """The files of one head (`only` some units of it) under names in `folder`, and that head: a newer one when it was replaced meanwhile."""
         while True:
-            wanted = [unit for unit in head.units if not only or unit in only]
+            wanted = [unit for unit in head.units if (not only or unit in only) and unit not in self._left_out]
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 found = dict(zip(wanted, pool.map(partial(self._fetch, folder, head), wanted), strict=True))
             lost = [unit for unit, path in found.items() if path is None]
@@ -343,10 +385,7 @@ class BucketWarehouse:
                 return {unit: path for unit, path in found.items() if path is not None}, head
             newer = self._head()
             if newer.number == head.number:
-                raise RunspendError(
-                    f"cannot read {self.bucket.uri}/{file_name(lost[0])}: it is not what was published. "
-                    "Somebody changed or removed the object; restore it, or load that source again."
-                )
+                raise WarehouseDamaged({f"{self.bucket.uri}/{file_name(unit)}": "the object is not what was published: somebody changed or removed it" for unit in lost})
             head = newer
 
     def _fetch(self, folder: Path, head: _Head, unit: Unit) -> Path | None:
@@ -362,7 +401,10 @@ class BucketWarehouse:
         except FileNotFoundError:
             pass
         else:
-            return pin
+            if why_damaged(unit, pin, head.units[unit], NOTHING, since=None) is None:
+                return pin
+            pin.unlink()  # the copy on this machine is damaged: take the bucket's
+            cached.unlink(missing_ok=True)
         for key in (head.staged.get(file_name(unit)), file_name(unit)):
             if key is not None and self.bucket.download(key, pin) == sha256:
                 self._keep(pin, sha256)
@@ -399,9 +441,13 @@ class BucketWarehouse:
         fsync_folder(self._files)
 
 
-def _hold(head: _Head, inputs: Mapping[Unit, str | None]) -> bool:
+def _hold(head: _Head, inputs: Mapping[Unit, str | None], left_out: Collection[Unit]) -> bool:
     """Whether every input still has the digest the build read."""
-    return all((head.units[unit]["digest"] if unit in head.units else None) == digest for unit, digest in inputs.items())
+    return all((head.units[unit]["digest"] if unit in head.units and unit not in left_out else None) == digest for unit, digest in inputs.items())
+
+
+def _signature(etag: str | None) -> Signature:
+    return () if etag is None else (int.from_bytes(hashlib.sha256(etag.encode()).digest()[:6], "big"),)
 
 
 def _link(file: Path, name: Path) -> None:

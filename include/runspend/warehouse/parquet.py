@@ -10,22 +10,24 @@ files change at once in `journal.py`. To open a warehouse and see what it has ta
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from runspend.errors import ConfigError
+from runspend.errors import ConfigError, WarehouseDamaged
 from runspend.tables import SCHEMA_VERSION, TABLES
 from runspend.warehouse import Unit, UnitState
-from runspend.warehouse.journal import Folder, crash_point, fsync_file, fsync_folder, read_json, write_json
+from runspend.warehouse.journal import Folder, crash_point, fsync_file, fsync_folder, write_json
 from runspend.warehouse.moments import Moment, moment_of
 from runspend.warehouse.pins import link
-from runspend.warehouse.units import SCHEMA_NAME, check_schema, check_state, checked_unit, file_name, is_unit_name, state_name, unit_of_text
+from runspend.warehouse.units import SCHEMA_NAME, checked_unit, file_name, is_unit_name, state_name, unit_of_text
+from runspend.warehouse.verification import INDEX, Guard, Verified, judge, read_schema, read_state, seal, sha256_of, signature_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from runspend.warehouse.reader import ParquetReader
     from runspend.warehouse.step import ParquetStep
 
-__all__ = ["PACKAGE", "ParquetWarehouse", "Place", "Staged", "checked_unit", "sha256_of", "state_of"]
+__all__ = ["PACKAGE", "ParquetWarehouse", "Pinned", "Place", "Staged", "checked_unit", "sha256_of", "state_of"]
 
 PACKAGE = Path(__file__).parent.parent
 
@@ -55,14 +57,22 @@ class Staged:
         return file
 
 
+class Pinned(NamedTuple):
+    """The published files of one moment under names that stay, the columns they have, and who refuses damaged ones."""
+
+    files: dict[Unit, Path]
+    columns: dict[str, list[str]]
+    guard: Guard
+
+
 class Place(Protocol):
     """Where a step finds the published files and leaves its own: this folder, or the bucket of `objects.py`."""
 
     models: Path
     checks: Path
 
-    def pin(self, folder: Path) -> tuple[dict[Unit, Path], dict[str, list[str]]]:
-        """The published files as they are now, under names in `folder` that stay, and the columns they have."""
+    def pin(self, folder: Path) -> Pinned:
+        """The published files as they are now, under names in `folder` that stay."""
         ...
 
     def replace(self, staged: Mapping[Unit, Staged], dropped: set[Unit], inputs: Mapping[Unit, str | None], *, stage: Path, build_id: str) -> bool:
@@ -78,6 +88,8 @@ class ParquetWarehouse:
         self.models = models
         self.checks = checks
         self.folder = Folder(self.root, is_target=lambda name: name == SCHEMA_NAME or is_unit_name(name), is_removable=is_unit_name)
+        self.verified = Verified(self.folder.home)
+        self._left_out: set[Unit] = set()
         self.folder.recover()
         self._reading = threading.local()
         self.columns()  # refuses a warehouse newer than the code
@@ -115,10 +127,16 @@ class ParquetWarehouse:
     def _one(self, unit: Unit) -> Iterator[tuple[Path, list[str]] | None]:
         """A name for the file of one unit, and its columns: as an open reader of this thread sees it, else as it is now."""
         if (seen := self._seen()) is not None:
-            yield (seen.files[unit], seen.columns[unit.table]) if unit in seen.files else None
+            yield self._checked(seen, unit)
             return
         with tempfile.TemporaryDirectory(prefix="runspend-") as scratch, moment_of(self, Path(scratch), unit) as moment:
-            yield (moment.files[unit], moment.columns[unit.table]) if unit in moment.files else None
+            yield self._checked(moment, unit)
+
+    def _checked(self, moment: Moment, unit: Unit) -> tuple[Path, list[str]] | None:
+        if unit not in moment.files:
+            return None
+        self._guard(moment)([unit])
+        return moment.files[unit], moment.columns[unit.table]
 
     def _seen(self) -> Moment | None:
         """What the reader that is open in this thread sees."""
@@ -141,7 +159,7 @@ class ParquetWarehouse:
             tempfile.TemporaryDirectory(prefix="runspend-") as scratch,
             moment_of(self, Path(scratch)) as moment,
             engine(Path(scratch) / "spill") as connection,
-            closing(ParquetReader(moment.files, moment.columns, connection, hold=moment.hold)) as reader,
+            closing(ParquetReader(moment.files, moment.columns, connection, self._guard(moment), hold=moment.hold)) as reader,
         ):
             outer = self._seen()
             self._reading.moment = moment
@@ -167,8 +185,30 @@ class ParquetWarehouse:
 
     def verify(self) -> list[Unit]:
         """Units whose file is not, byte for byte, the one that was published. Reads every file."""
+        return sorted(self.find_damage())
+
+    def find_damage(self, units: Collection[Unit] | None = None, *, since: float | None = None, progress: Callable[[str], None] = lambda _: None) -> dict[Unit, str]:
+        """Damaged units, of these or of all, and what is wrong with each; it is noted for readers. Hashes what was not hashed at `since`
+        or later (seconds of the epoch; None: everything)."""
+        since = time.time() if since is None else since
         with self.folder.shared():
-            return [unit for unit, record in self.records().items() if not self._is_whole(unit, record)]
+            files = {unit: (self.path(unit), record) for unit, record in self.records().items() if units is None or unit in units}
+            known = self.verified.read()
+        whole, suspects = judge(files, known, since, progress)  # without the lock: nobody waits for it
+        with self.folder.shared():  # what was replaced meanwhile is no damage
+            now = self.records(*{unit.table for unit in suspects}) if suspects else {}
+            again = {unit: (self.path(unit), now[unit]) for unit in suspects if unit in now}
+            more, damaged = judge(again, known, since)
+        self.verified.note(whole | more, damaged)
+        if units is None and (why := self.verified.units()[1]) is not None:
+            damaged[INDEX] = why
+        return damaged
+
+    def without(self, units: set[Unit]) -> ParquetWarehouse:
+        """The same warehouse for whoever replaces these units: as if they were not there. What is replaced leaves the set."""
+        other = copy.copy(self)
+        other._left_out = units
+        return other
 
     def path(self, unit: Unit) -> Path:
         """The unit's file."""
@@ -179,17 +219,26 @@ class ParquetWarehouse:
         return self.root / state_name(unit)
 
     def records(self, *tables: str) -> dict[Unit, dict[str, Any]]:
-        """The state file of every published unit. The caller holds a lock."""
+        """The state file of every published unit; of one that is damaged or gone, what stands in for it. The caller holds a lock."""
+        return {unit: record for unit, record in self._all_records(*tables).items() if unit not in self._left_out}
+
+    def _all_records(self, *tables: str) -> dict[Unit, dict[str, Any]]:
         found: dict[Unit, dict[str, Any]] = {}
         for table in tables or TABLES:
             for path in sorted((self.folder.home / "units" / table).glob("*/*.json")):
                 unit = unit_of_text(f"{table}/{path.parent.name}/{path.stem}", path)
-                found[unit] = check_state(read_json(path), path, unit)
-        return found
+                if (record := read_state(path, unit)) is not None:
+                    found[unit] = record
+        return found | self.verified.missing(found, tables or TABLES.keys())
+
+    def _guard(self, moment: Moment) -> Guard:
+        return Guard({unit: (file, moment.records[unit]) for unit, file in moment.files.items()}, self.verified.read())
 
     def columns(self) -> dict[str, list[str]]:
         """Columns that the published files of every table have."""
-        schema = self._schema()
+        schema, why = read_schema(self.root / SCHEMA_NAME)
+        if why is not None:
+            raise WarehouseDamaged({SCHEMA_NAME: why})
         if schema is None:
             return {t.name: [c.name for c in t.columns] for t in TABLES.values()}
         if schema["version"] > SCHEMA_VERSION:
@@ -199,42 +248,38 @@ class ParquetWarehouse:
             )
         return {table: schema["tables"].get(table, []) for table in TABLES}
 
-    def _schema(self) -> dict[str, Any] | None:
-        path = self.root / SCHEMA_NAME
-        value = read_json(path)
-        return None if value is None else check_schema(value, path)
-
     def upgrade(self, stage: Path) -> None:
         """Give files of an older version the columns they lack. The caller holds the exclusive lock."""
         target = self.root / SCHEMA_NAME
-        schema = self._schema()
-        if schema is not None and schema["version"] == SCHEMA_VERSION:
+        schema, why = read_schema(target)
+        if why is None and schema is not None and schema["version"] == SCHEMA_VERSION:
             return
         from runspend.warehouse.files import add_columns
 
         have = self.columns()
         moves = []
-        for number, (unit, record) in enumerate(self.records().items()):
+        for number, (unit, record) in enumerate(self._all_records().items()):
             table = TABLES[unit.table]
             if have[unit.table] == [c.name for c in table.columns]:
                 continue
+            Guard({unit: (self.path(unit), record)}, self.verified.read())([unit])
             file = stage / f"upgrade-{number}.parquet"
             add_columns(self.path(unit), file, table)
             moves += [(file, self.path(unit)), (_write_state(file, unit, record), self.state_path(unit))]
         note = stage / "schema.json"
-        write_json(note, {"version": SCHEMA_VERSION, "tables": {t.name: [c.name for c in t.columns] for t in TABLES.values()}})
+        write_json(note, seal({"version": SCHEMA_VERSION, "tables": {t.name: [c.name for c in t.columns] for t in TABLES.values()}}))
         self.folder.commit([*moves, (note, target)], [], {"upgrade": SCHEMA_VERSION})
 
-    def pin(self, folder: Path) -> tuple[dict[Unit, Path], dict[str, list[str]]]:
-        """The published files as they are now, under names in `folder` that stay, and the columns they have."""
+    def pin(self, folder: Path) -> Pinned:
+        """The published files as they are now, under names in `folder` that stay."""
         pinned: dict[Unit, Path] = {}
         with self.folder.shared():
-            columns = self.columns()
-            for unit in self.records():
+            columns, records, known = self.columns(), self.records(), self.verified.read()
+            for unit in records:
                 pin = folder / unit.table / f"{unit.period}+{unit.writer}.parquet"
                 pin.parent.mkdir(parents=True, exist_ok=True)
                 pinned[unit] = link(self.path(unit), pin)
-        return pinned, columns
+        return Pinned(pinned, columns, Guard({unit: (pinned[unit], record) for unit, record in records.items()}, known))
 
     def replace(self, staged: Mapping[Unit, Staged], dropped: set[Unit], inputs: Mapping[Unit, str | None], *, stage: Path, build_id: str) -> bool:
         """Make a step's units visible, all at once; False, and nothing changed, if an input's digest is not what it was."""
@@ -254,12 +299,15 @@ class ParquetWarehouse:
             self.upgrade(stage)
             removals = [p for unit in sorted(dropped) for p in (self.path(unit), self.state_path(unit))]
             if moves or removals:
-                self.folder.commit(moves, removals, {"build_id": build_id})
+                with self.verified.indexing(self._all_records, staged, dropped):
+                    self.folder.commit(moves, removals, {"build_id": build_id})
+                self._note_published(staged, dropped)
+                self._left_out -= staged.keys() | dropped
         return True
 
-    def _is_whole(self, unit: Unit, record: Mapping[str, Any]) -> bool:
-        path = self.path(unit)
-        return path.exists() and path.stat().st_size == record["bytes"] and sha256_of(path) == record["sha256"]
+    def _note_published(self, staged: Mapping[Unit, Staged], dropped: set[Unit]) -> None:
+        records = {unit: record for unit in staged if (record := read_state(self.state_path(unit), unit)) is not None}
+        self.verified.note({unit: (signature_of(self.path(unit)), record["sha256"]) for unit, record in records.items()}, {}, dropped)
 
 
 
@@ -271,14 +319,5 @@ def state_of(record: Mapping[str, Any]) -> UnitState:
 
 def _write_state(file: Path, unit: Unit, record: Mapping[str, Any]) -> Path:
     path = file.with_suffix(".json")
-    write_json(path, {**record, "unit": list(unit), "bytes": file.stat().st_size, "sha256": sha256_of(file)})
+    write_json(path, seal({**record, "unit": list(unit), "bytes": file.stat().st_size, "sha256": sha256_of(file)}))
     return path
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

@@ -6,7 +6,7 @@ What is published belongs in `parquet.py`, how DuckDB is asked in `engine.py`.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,11 +91,20 @@ def _in_words(error: Exception) -> RunspendError:
 class ParquetReader(_Answers):
     """Read-only SQL over the published tables of one build."""
 
-    def __init__(self, units: Mapping[Unit, Path], columns: Mapping[str, list[str]], connection: duckdb.DuckDBPyConnection, *, hold: Hold | None = None) -> None:
+    def __init__(
+        self,
+        units: Mapping[Unit, Path],
+        columns: Mapping[str, list[str]],
+        connection: duckdb.DuckDBPyConnection,
+        refuse_damaged: Callable[[Collection[Unit]], None],
+        *,
+        hold: Hold | None = None,
+    ) -> None:
         self._hidden: dict[str, dict[Unit, Path]] = {name: {} for name in TABLES}  # tables nobody asked for yet, and their files
         for unit, path in units.items():
             self._hidden[unit.table][unit] = path
         self._names: Mapping[Path, str] = {}  # by which the engine opens files, where it is not by their paths
+        self._refuse_damaged = refuse_damaged
         self._columns = columns
         self._connection = connection
         self._second = self._connection.cursor()  # for `in_currency`
@@ -136,6 +145,7 @@ class ParquetReader(_Answers):
 
     def _show(self, names: Collection[str]) -> None:
         for name in sorted(self._hidden.keys() & names):
+            self._refuse_damaged(self._hidden[name])
             files = [self._names.get(path, path) for path in self._hidden[name].values()]
             create_view(self._views, TABLES[name], files, self._columns[name])
             del self._hidden[name]

@@ -37,7 +37,7 @@ from runspend.warehouse.engine import (
 )
 from runspend.warehouse.files import as_own_file, conform, difference, rename_rows
 from runspend.warehouse.journal import Stage, fsync_file
-from runspend.warehouse.parquet import Place, Staged, checked_unit, state_of
+from runspend.warehouse.parquet import Pinned, Place, Staged, checked_unit, state_of
 from runspend.warehouse.splice import splice
 
 if TYPE_CHECKING:
@@ -101,9 +101,10 @@ class ParquetStep:
         """Stage a published unit as another writer's, with other names in some columns: {column: (old, new)}; an old that ends in / is a beginning."""
         table, target = TABLES[unit.table], checked_unit(unit.table, unit.period, writer)
         file = self._new_file(target)
-        source = self._published[0][unit]
-        if self._published[1][unit.table] != [c.name for c in table.columns]:
-            source = as_own_file(source, self.stage, table, self._published[1][unit.table])
+        self._published.guard([unit])
+        source = self._published.files[unit]
+        if self._published.columns[unit.table] != [c.name for c in table.columns]:
+            source = as_own_file(source, self.stage, table, self._published.columns[unit.table])
         rename_rows(self.connection, table, source, names, file)
         if target != unit:
             self.drop(*unit)
@@ -247,7 +248,9 @@ class ParquetStep:
     def rows_source(self, name: str, parameters: Mapping[str, Any]) -> str:
         """Where to count the rows a model is likely to read of a table: its units of the parameter `period`, if there are any."""
         period = str(parameters.get("period"))[:7]
-        files = [f for unit, parts in self._visible().items() if unit.table == name and unit.period == period for f in parts]
+        visible = {unit: parts for unit, parts in self._visible().items() if unit.table == name and unit.period == period}
+        self._published.guard(visible.keys() - self._staged.keys())
+        files = [f for parts in visible.values() for f in parts]
         return f"read_parquet({file_list(files)}, hive_partitioning = false)" if files else f"main.{quote(name)}"
 
     def refresh_views(self, names: Collection[str]) -> None:
@@ -256,16 +259,17 @@ class ParquetStep:
             table = TABLES[name]
             files = {unit: parts for unit, parts in self._visible().items() if unit.table == name}
             is_new = files.keys() <= self._staged.keys()
-            create_view(self.connection, table, [f for parts in files.values() for f in parts], [c.name for c in table.columns] if is_new else self._published[1][name])
+            self._published.guard(files.keys() - self._staged.keys())
+            create_view(self.connection, table, [f for parts in files.values() for f in parts], [c.name for c in table.columns] if is_new else self._published.columns[name])
             self._fresh.add(name)
 
     def _visible(self) -> dict[Unit, tuple[Path, ...]]:
         """The files of the units as they would be after publishing."""
-        kept = {unit: (file,) for unit, file in self._published[0].items() if unit not in self._dropped}
+        kept = {unit: (file,) for unit, file in self._published.files.items() if unit not in self._dropped}
         return kept | {unit: staged.parts for unit, staged in self._staged.items()}
 
     @cached_property
-    def _published(self) -> tuple[dict[Unit, Path], dict[str, list[str]]]:
+    def _published(self) -> Pinned:
         """The published files as they are now, under names of the step's own: whatever others publish, the step reads one build."""
         return self._warehouse.pin(self.stage / "pinned")
 

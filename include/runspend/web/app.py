@@ -15,7 +15,7 @@ from fastapi.responses import PlainTextResponse, Response
 
 from runspend.actions.report.render import content_policy
 from runspend.config import Settings
-from runspend.errors import ConfigError, UsageError
+from runspend.errors import ConfigError, UsageError, WarehouseDamaged
 from runspend.explain import explain_run, run_as_page
 from runspend.warehouse import open_warehouse
 
@@ -78,6 +78,8 @@ def create_app(
                 page = run_as_page(explain_run(reader, run_id, known, now=datetime.now(timezone.utc)))
         except UsageError as error:
             raise HTTPException(404, str(error)) from error
+        except WarehouseDamaged as error:
+            raise HTTPException(503, str(error)) from error
         return _page(page)
 
     @router.get("/{path:path}")

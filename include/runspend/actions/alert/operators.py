@@ -18,7 +18,7 @@ from runspend.actions.alert.outbox import DIGEST_ABOVE, REFUSED_FOR, Delivery, s
 from runspend.actions.alert.texts import clean
 from runspend.config import Settings
 
-Kind = Literal["REFUSED", "CHECK FAILED", "DAG FAILED", "STALE", "NOT JUDGED", "NO WAREHOUSE", "TEST"]
+Kind = Literal["REFUSED", "CHECK FAILED", "DAG FAILED", "STALE", "NOT JUDGED", "NO WAREHOUSE", "DAMAGED", "MACHINE FAILED", "TEST"]
 LIST_NAME = "operators"
 TRIES_TOLD = 5  # more than a day under Airflow
 MOST_LINES = 50  # of what was found

@@ -1,0 +1,65 @@
+"""A warehouse folder's own books made again from its files: `schema.json`, the index of units, checksums of older state files.
+
+What the tables hold is never touched here. Finding damage belongs in `verification.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from runspend.tables import SCHEMA_VERSION, TABLES
+from runspend.warehouse import Unit
+from runspend.warehouse.journal import Folder, write_json
+from runspend.warehouse.verification import INDEX, SCHEMA_KEYS, UNSEALED, read_sealed, seal
+
+__all__ = ["mend_folder"]
+
+SCHEMA = Unit("_runspend", "all", "schema.json")
+
+
+def mend_folder(root: Path) -> dict[Unit, str]:
+    """What was damaged, and why; all of it is mended. The exclusive lock is taken only where there is something to do."""
+    root = root.absolute()
+    home = root / "_runspend"
+    if not (home / "units").is_dir() or not os.access(home, os.W_OK):
+        return {}
+    from runspend.warehouse.parquet import ParquetWarehouse
+
+    mended: dict[Unit, str] = {}
+    if (why := read_sealed(home / "schema.json", SCHEMA_KEYS)[1]) is not None:
+        with Folder(root).exclusive():
+            write_json(home / "schema.json", seal(_schema_of(root)))
+        mended[SCHEMA] = f"{why}; it was made again from the files"
+    warehouse = ParquetWarehouse(root)
+    why = warehouse.verified.units()[1]
+    if why is None and (home / "index.json").exists():
+        return mended
+    if why is not None:
+        mended[INDEX] = f"{why}; it was made again from the state files"
+    with warehouse.folder.exclusive():
+        records = warehouse.records()
+        for unit, record in records.items():
+            if "why" not in record and record.keys() <= UNSEALED:
+                write_json(warehouse.state_path(unit), seal(record))
+        warehouse.verified.index(records)
+    return mended
+
+
+def _schema_of(root: Path) -> dict[str, object]:
+    """The columns that the files have; all files of a table have the same."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {}
+    for table in TABLES.values():
+        columns[table.name] = [column.name for column in table.columns]
+        place = root / table.name if table.is_public else root / "_internal" / table.name
+        for path in sorted(place.glob("period=*/*.parquet")):
+            try:
+                columns[table.name] = pq.read_schema(path).names
+            except (pa.ArrowInvalid, OSError):  # a damaged file: another one tells
+                continue
+            break
+    is_todays = all(columns[table.name] == [c.name for c in table.columns] for table in TABLES.values())
+    return {"version": SCHEMA_VERSION if is_todays else SCHEMA_VERSION - 1, "tables": columns}

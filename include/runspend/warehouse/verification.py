@@ -1,0 +1,292 @@
+"""Whether what is published still is what was published.
+
+Every unit has a state file with the size and the SHA-256 of its Parquet file. The state file, `schema.json` and the index of
+all units hold a checksum of themselves. So a flipped bit anywhere, a file that is gone, cut off or another unit's is found.
+
+Hashing costs about a second a gigabyte. A pipeline run hashes everything. A reader hashes only files that do not look as they
+did when they were last known to be whole (inode, size and time of change, noted in `_runspend/verified.json`): so a change
+made through the file system is found by the very next reader, bits that rot on the disk by the next pipeline run.
+DuckDB neither writes nor checks the checksums of Parquet pages (tried with 2.0.1: of 60 bit flips it noticed 3), so they would not help.
+
+Where the files are belongs in `parquet.py` and `objects.py`; what a pipeline run does about damage in `runspend/damage.py`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runspend.errors import WarehouseDamaged
+from runspend.own_files import read_bytes
+from runspend.warehouse import Unit
+from runspend.warehouse.units import check_schema, check_state
+
+__all__ = ["INDEX", "Guard", "Known", "Verified", "is_sealed", "lost", "name_of", "read_schema", "read_sealed", "read_state", "seal", "sha256_of", "signature_of", "why_damaged"]
+
+# Keys of a state file written before these had a checksum. One that has any other key and no valid checksum is damaged.
+UNSEALED = frozenset({"digest", "rows", "build_id", "extra", "unit", "bytes", "sha256"})
+SCHEMA_KEYS = ("version", "tables")
+INDEX = Unit("_runspend", "all", "index.json")  # stands for the index where damage is listed
+ALTERED = "its bytes are not those that were published"
+_hashed: dict[tuple[int, ...], str] = {}  # signature -> SHA-256, of files this process hashed
+_MOST = 100_000
+
+Signature = tuple[int, ...]
+
+
+def name_of(unit: Unit) -> str:
+    """A unit as people read it: cost_daily 2026-10 all."""
+    return " ".join(unit)
+
+
+# --- JSON that holds its own checksum ---------------------------------------------------------------------------------
+
+
+def seal(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The value with a checksum of itself."""
+    plain = json.loads(_text({key: part for key, part in value.items() if key != "check"}))
+    return {**plain, "check": hashlib.sha256(_text(plain).encode()).hexdigest()}
+
+
+def is_sealed(value: Any) -> bool:
+    """Whether the value is what it was when it was sealed."""
+    return isinstance(value, dict) and isinstance(value.get("check"), str) and seal(value)["check"] == value["check"]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def read_sealed(path: Path, unsealed: Collection[str]) -> tuple[Any, str | None]:
+    """(value, None), or (None, why it must not be believed); (None, None) where there is no such file. `unsealed`: the keys of files older than checksums."""
+    try:
+        found = read_bytes(path)
+        if found is None:
+            return None, None
+        text = found.decode("utf-8")
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None, f"{path.name} is not the JSON that was written"
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return None, f"{path.name} cannot be read: {error.strerror}"
+    if isinstance(value, dict) and value.keys() <= set(unsealed):
+        return value, None
+    if not is_sealed(value) or text != _text(value):
+        return None, f"{path.name} is not what was written"
+    return value, None
+
+
+def read_schema(path: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """`schema.json` in the same way. Raises RecordRefused for one that nobody damaged and Runspend would not write."""
+    value, why = read_sealed(path, SCHEMA_KEYS)
+    return (None, why) if value is None else (check_schema(value, path), None)
+
+
+def read_state(path: Path, unit: Unit) -> dict[str, Any] | None:
+    """The state file of a unit, or what stands in for one that is damaged; None where there is none. Raises RecordRefused for one that
+    nobody damaged and Runspend would not write."""
+    value, why = read_sealed(path, UNSEALED)
+    if why is None and value is not None and (value.get("unit") != list(unit) or value.keys() < UNSEALED):
+        why = f"{path.name} is the state file of another unit"
+    if why is not None:
+        return lost(why)
+    return None if value is None else check_state(value, path, unit)
+
+
+def lost(why: str) -> dict[str, Any]:
+    """Stands in for the state of a unit that is lost: no digest equals its digest, no file has its SHA-256."""
+    return {"digest": "damaged", "rows": 0, "build_id": "", "extra": {}, "bytes": -1, "sha256": "", "why": why}
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def signature_of(path: Path) -> Signature:
+    """What changes when a file is written to or replaced. Another name of the same file has the same."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@dataclass(frozen=True)
+class Known:
+    """What was found out about units before: when each was whole and how its file looked then, and which are damaged."""
+
+    whole: Mapping[str, tuple[Signature, str, float]]
+    damaged: Mapping[str, str]
+
+    def is_whole(self, unit: Unit, signature: Signature, sha256: str, since: float) -> bool:
+        """Whether the file that looks like this was hashed to this at `since` (seconds of the epoch) or later."""
+        found = self.whole.get("/".join(unit))
+        return found is not None and "/".join(unit) not in self.damaged and found[:2] == (signature, sha256) and found[2] >= since
+
+
+NOTHING = Known({}, {})
+
+
+def why_damaged(unit: Unit, path: Path, record: Mapping[str, Any], known: Known, *, since: float | None) -> str | None:
+    """Why a unit's file must not be read; None when it is whole. `since`: what was hashed at that time or later need not be hashed
+    again; None: nor what this process ever hashed."""
+    if "why" in record:
+        return str(record["why"])
+    try:
+        signature = signature_of(path)
+        if signature[2] != record["bytes"]:
+            return f"its file has {signature[2]:,} bytes, {record['bytes']:,} were published"
+        if known.is_whole(unit, signature, record["sha256"], since or 0.0):
+            return None
+        is_doubted = since is not None or "/".join(unit) in known.damaged
+        if is_doubted or _hashed.get(signature) != record["sha256"]:
+            found = sha256_of(path)
+            if len(_hashed) > _MOST:
+                _hashed.clear()
+            _hashed[signature] = found
+            return None if found == record["sha256"] else ALTERED
+    except FileNotFoundError:
+        return "its file is gone"
+    except IsADirectoryError:
+        return "a folder has the name of its file"
+    except OSError as error:
+        if error.errno not in (errno.EIO, errno.ENOTDIR):
+            raise
+        return f"its file cannot be read: {error.strerror}"
+    return None
+
+
+class Guard:
+    """Refuses units that are not what was published, before they are read. Asked again, it answers from memory."""
+
+    def __init__(self, files: Mapping[Unit, tuple[Path, Mapping[str, Any]]], known: Known) -> None:
+        self._files = files
+        self._known = known
+        self._passed: set[Unit] = set()
+
+    def __call__(self, units: Collection[Unit]) -> None:
+        """Raises WarehouseDamaged."""
+        found = {}
+        for unit in sorted(set(units) - self._passed):
+            path, record = self._files[unit]
+            why = why_damaged(unit, path, record, self._known, since=None)
+            if why is None:
+                self._passed.add(unit)
+            else:
+                found[name_of(unit)] = why
+        if found:
+            raise WarehouseDamaged(found)
+
+
+class Verified:
+    """The notes in `_runspend/verified.json`, and the index of all units. Both only help to find damage: without them more is hashed and less is found."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._path = home / "verified.json"
+        self._index = home / "index.json"
+
+    def read(self) -> Known:
+        """The notes; none where there are none or they cannot be read."""
+        try:
+            value = json.loads(self._path.read_bytes())
+            whole = {str(unit): (tuple(entry[0]), str(entry[1]), float(entry[2])) for unit, entry in value["whole"].items()}
+            return Known(whole, {str(unit): str(why) for unit, why in value["damaged"].items()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+            return NOTHING  # notes only: whoever finds none hashes
+
+    def note(self, whole: Mapping[Unit, tuple[Signature, str]], damaged: Mapping[Unit, str], gone: Collection[Unit] = ()) -> None:
+        """Note units that are whole and units that are damaged now, and forget those that are gone."""
+        if not os.access(self._home, os.W_OK):
+            return  # somebody who may only read
+        with self._alone():
+            known = self.read()
+            moment = time.time()
+            touched = {"/".join(unit) for unit in (*whole, *damaged, *gone)}
+            entries = {unit: entry for unit, entry in known.whole.items() if unit not in touched}
+            marks = {unit: why for unit, why in known.damaged.items() if unit not in touched}
+            entries |= {"/".join(unit): (signature, sha256, moment) for unit, (signature, sha256) in whole.items()}
+            marks |= {"/".join(unit): why for unit, why in damaged.items()}
+            self._write(self._path, {"whole": entries, "damaged": marks})
+
+    def units(self) -> tuple[set[Unit], str | None]:
+        """All units by the index, and why it must not be believed."""
+        value, why = read_sealed(self._index, ())
+        if value is None:
+            return set(), why
+        return {Unit(*name.split("/", 2)) for name in value["units"]}, None
+
+    def missing(self, found: Collection[Unit], tables: Collection[str]) -> dict[Unit, dict[str, Any]]:
+        """What stands in for the units of these tables that the index has and that were not found."""
+        return {unit: lost("its state file is gone") for unit in sorted(self.units()[0] - set(found)) if unit.table in tables}
+
+    @contextmanager
+    def indexing(self, known: Callable[[], Collection[Unit]], staged: Collection[Unit], dropped: Collection[Unit]) -> Iterator[None]:
+        """Around the moves of a publish: killed at any moment, the index lists no unit that is gone on purpose. `known`: all units, where there
+        is no index yet. The caller holds the exclusive lock."""
+        listed, why = self.units()
+        units = set(known()) if why is not None or not self._index.exists() else listed
+        if (before := units - set(dropped)) != listed:
+            self.index(before)
+        yield
+        if (after := before | set(staged)) != before:
+            self.index(after)
+
+    def index(self, units: Collection[Unit]) -> None:
+        """Write down which units there are. The caller holds the exclusive lock."""
+        self._write(self._index, seal({"units": sorted("/".join(unit) for unit in units)}))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        descriptor = os.open(self._home / "verified.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _write(self, path: Path, value: object) -> None:
+        scratch = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            with scratch.open("w", encoding="utf-8") as file:
+                file.write(_text(value))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(scratch, path)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+def judge(
+    files: Mapping[Unit, tuple[Path, Mapping[str, Any]]], known: Known, since: float, progress: Callable[[str], None] = lambda _: None
+) -> tuple[dict[Unit, tuple[Signature, str]], dict[Unit, str]]:
+    """(whole units and how their files look, damaged units and why); every file not hashed at `since` or later is hashed."""
+    whole, damaged = {}, {}
+    for unit, (path, record) in files.items():
+        progress(f"verifying {name_of(unit)}")
+        why = why_damaged(unit, path, record, known, since=since)
+        if why is not None:
+            damaged[unit] = why
+            continue
+        try:
+            whole[unit] = (signature_of(path), str(record["sha256"]))
+        except FileNotFoundError:  # a newer one is published this moment
+            continue
+    return whole, damaged
