@@ -24,9 +24,10 @@ from runspend.nights import note_undelivered
 from runspend.outcome import Outcome, Progress, silent
 from runspend.warehouse import Unit, UnitState, Warehouse, mend_warehouse, open_warehouse
 
-__all__ = ["BILLS", "RUNS", "STORES", "Damage", "current_damage", "drop_damaged", "look_at_all", "open_undamaged", "watching"]
+__all__ = ["ACTED", "BILLS", "RUNS", "STORES", "Damage", "current_damage", "drop_damaged", "look_at_all", "open_undamaged", "watching"]
 
 RUNS = frozenset({"runs", "run_resources", "machine_power", "experiments", "artifact_owners", "trace_costs", "model_versions", "model_uses", "run_metrics", "tracking_reads"})
+ACTED = frozenset({"budget_status", "alerts", "archive_plan", "archives", "archive_objects"})
 STORES = frozenset({"artifact_bytes", "dangling_owners"})
 BILLS = frozenset({"billing_lines", "billing_quarantine", "billing_loads", "bill_changes"})
 FOR_A_PERIOD = BILLS | {"artifact_bytes", "artifact_owners", "experiments", "trace_costs", "machine_power"}
@@ -91,8 +92,8 @@ def open_undamaged(settings: Settings) -> Warehouse:
     return warehouse if damage is None else warehouse.without(damage.left)
 
 
-def watching(replaces: Collection[str] | None = (), *, reads: Collection[str] = ()) -> Callable[[Step], Step]:
-    """A step of the pipeline that looks for damage in the tables it replaces (None: in all) before it begins.
+def watching(replaces: Collection[str] | None = (), *, reads: Collection[str] = (), leaves: Collection[str] = ()) -> Callable[[Step], Step]:
+    """A step of the pipeline that looks for damage in the tables it replaces (None: all but those it `leaves` to others) before it begins.
 
     Damage ends it with exit code 4 and a mail to operators, not with an exception: what can go on does.
     """
@@ -105,11 +106,12 @@ def watching(replaces: Collection[str] | None = (), *, reads: Collection[str] = 
             try:
                 with _looking(settings, watch, now, progress, replaces, reads) as found:
                     outcome = step(settings, *arguments, now=now, progress=progress, **options)
-                    _conclude(settings, found, outcome, now, replaces)
+                    _conclude(settings, found, outcome, replaces, leaves)
             except WarehouseDamaged as error:
                 _tell_refused(settings, outcome, error, now)
-            outcome.merge(watch)
-            return outcome
+            watch.step = outcome.step
+            watch.merge(outcome)
+            return watch
 
         return watched  # type: ignore[return-value]
 
@@ -142,9 +144,9 @@ def _looking(
         _current.reset(token)
 
 
-def _conclude(settings: Settings, damage: Damage, outcome: Outcome, now: datetime, replaces: Collection[str] | None) -> None:
+def _conclude(settings: Settings, damage: Damage, outcome: Outcome, replaces: Collection[str] | None, leaves: Collection[str]) -> None:
     """Say what became of the damage: replaced by the same rows, by others, or still there."""
-    found = [unit for unit in damage.found if (replaces is None or unit.table in replaces) and unit not in damage.concluded]
+    found = [unit for unit in damage.found if (replaces is None or unit.table in replaces) and unit.table not in leaves and unit not in damage.concluded]
     if not found:
         return
     damage.concluded |= set(found)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from runspend import loading
 from runspend.builder import Builder, note_report, report_builds
 from runspend.config import BillSource, Settings
-from runspend.damage import BILLS, RUNS, STORES, current_damage, open_undamaged, watching
+from runspend.damage import ACTED, BILLS, RUNS, STORES, current_damage, open_undamaged, watching
 from runspend.errors import CheckFailed, ConfigError, RecordRefused, SourceError, SourceRefused, WarehouseDamaged
 from runspend.estimates import CHECKS as ESTIMATE_CHECKS
 from runspend.estimates import estimate_inputs, estimate_parameters, fill_estimates
@@ -342,7 +342,7 @@ def estimate(settings: Settings, *, now: datetime, progress: Progress = silent) 
     return outcome
 
 
-@watching(None)
+@watching(None, leaves=ACTED)
 def settle(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, progress: Progress = silent) -> Outcome:
     """What is billed goes to whom it belongs, then what is not billed yet is estimated."""
     outcome = allocate(settings, now=now, periods=periods, progress=progress)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from runspend.tables import TABLES
 from runspend.warehouse import Unit
+from runspend.warehouse.parquet import ParquetWarehouse
 from tests.command import run_here
-from tests.faults.damaged_world import NOW, choose_flips, copy_of, digests, unit_of
+from tests.faults.damaged_world import NOW, Flip, choose_flips, copy_of, digests, unit_of
 from tests.kept import made_once
 from tests.tiny_world import make_store, make_tiny_world
 
@@ -69,3 +73,126 @@ def test_each_of_twelve_flipped_bits_is_found_and_mended_by_the_next_pipeline_ru
     for flip in flips:
         flip.make()
     assert_found_and_mended(config, {unit_of(root_of(config), flip.path) for flip in flips}, wanted)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(5400)
+@pytest.mark.parametrize("seed", range(10, 22))
+def test_each_of_144_flipped_bits_is_found_and_mended_by_the_next_pipeline_run(config: Path, seed: int) -> None:
+    test_each_of_twelve_flipped_bits_is_found_and_mended_by_the_next_pipeline_run(config, seed)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def lose(path: Path) -> None:
+    path.unlink()
+
+
+def lose_both(path: Path) -> None:
+    """The file and its state file: only the index knows of the unit."""
+    root = next(parent for parent in path.parents if parent.name == "warehouse")
+    ParquetWarehouse(root).state_path(unit_of(root, path)).unlink()
+    path.unlink()
+
+
+def lose_state(path: Path) -> None:
+    root = next(parent for parent in path.parents if parent.name == "warehouse")
+    ParquetWarehouse(root).state_path(unit_of(root, path)).unlink()
+
+
+def exchange(path: Path) -> None:
+    """Another unit's file and state, both as they were published, under this unit's name."""
+    root = next(parent for parent in path.parents if parent.name == "warehouse")
+    warehouse = ParquetWarehouse(root)
+    unit = unit_of(root, path)
+    other = next(u for u in warehouse.states(unit.table) if u != unit) if len(warehouse.states(unit.table)) > 1 else Unit("experiments", "all", "lab")
+    shutil.copy2(warehouse.path(other), path)
+    shutil.copy2(warehouse.state_path(other), warehouse.state_path(unit))
+
+
+LINES, RUNS, DAILY = Unit("billing_lines", "2026-11", "bill"), Unit("runs", "2026-11", "lab"), Unit("cost_daily", "2026-11", "all")
+ASK = {LINES: "select sum(billed_cost) as c from billing_lines", RUNS: "select count(*) as n from runs", DAILY: "select sum(billed_cost) as c from cost_daily"}
+
+
+@pytest.mark.parametrize("harm", [cut, empty, lose, lose_state, lose_both, exchange], ids=lambda harm: harm.__name__)
+def test_units_cut_emptied_lost_and_exchanged_are_refused_then_replaced(config: Path, harm: Callable[[Path], None]) -> None:
+    """Between the harm and the next pipeline run nobody gets a figure from the unit; afterwards everything is as it was."""
+    warehouse, wanted = ParquetWarehouse(root_of(config)), digests(root_of(config))
+    for unit in ASK:
+        harm(warehouse.path(unit))
+    for unit, sql in ASK.items():
+        refused = run_here("sql", sql, "--config", str(config), code=4)
+        assert " ".join(unit) in refused.stderr
+        assert refused.stdout == ""
+    assert run_here("costs", "--config", str(config), code=4).stdout == ""
+    listed = json.loads(run_here("verify", "--json", "--config", str(config), code=4).stdout)
+    assert len(listed["problems"]) == len(ASK)
+    assert_found_and_mended(config, set(ASK), wanted)
+
+
+@pytest.mark.parametrize("table", [name for name, table in TABLES.items() if table.is_public])
+def test_a_reader_refuses_a_flipped_bit_that_was_written(config: Path, table: str) -> None:
+    """What went through the file system is seen at once, wherever in the file it is."""
+    warehouse = ParquetWarehouse(root_of(config))
+    units = sorted(warehouse.states(table))
+    if not units:
+        pytest.skip(f"this world has no rows of {table}")
+    path = warehouse.path(units[0])
+    sql = f"select count(*) as n from {table}"
+    for place in (0.1, 0.5, 0.95):
+        flip = Flip(path, int(path.stat().st_size * place), 3, is_silent=False)
+        flip.make()
+        assert " ".join(units[0]) in run_here("sql", sql, "--config", str(config), code=4).stderr
+        flip.make()  # back again: the bytes are what they were
+        run_here("sql", sql, "--config", str(config))
+
+
+def test_a_bit_that_rotted_is_refused_from_the_verification_on(config: Path) -> None:
+    """Nothing shows that the disk changed it. Once it was found, readers refuse it until it is replaced, or restored."""
+    path = ParquetWarehouse(root_of(config)).path(DAILY)
+    flip = Flip(path, path.stat().st_size // 3, 0, is_silent=True)
+    flip.make()
+    run_here("verify", "--full", "--config", str(config), code=4)
+    run_here("sql", ASK[DAILY], "--config", str(config), code=4)
+    flip.make()
+    run_here("sql", ASK[DAILY], "--config", str(config))
+    run_here("verify", "--full", "--config", str(config))
+
+
+@pytest.mark.parametrize("name", ["schema.json", "index.json"])
+def test_books_are_made_again_from_the_files(config: Path, name: str) -> None:
+    """Every bit of them counts; a pipeline run mends them, says so, and nothing else changes."""
+    path, wanted = root_of(config) / "_runspend" / name, digests(root_of(config))
+    data = path.read_bytes()
+    for byte in range(0, len(data), max(1, len(data) // 40)):
+        path.write_bytes(bytes([*data[:byte], data[byte] ^ 1, *data[byte + 1 :]]))
+        said = json.loads(run_here("verify", "--json", "--config", str(config), code=4).stdout)
+        assert name in said["problems"][0]
+    assert path.read_bytes() == data
+    path.write_bytes(data[:-9])
+    assert_found_and_mended(config, {Unit("_runspend", "all", name)}, wanted)
+
+
+def test_a_bill_that_cannot_be_read_again_stays_refused_and_the_rest_goes_on(config: Path) -> None:
+    """The other bill's month is built; the damaged one says what to do, and may be given up by name."""
+    root = root_of(config)
+    path = ParquetWarehouse(root).path(LINES)
+    cut(path)
+    shutil.rmtree(config.parent / "bills" / "bill")
+    (config.parent / "bills" / "bill").mkdir()
+    before = digests(root)
+    done = run_here("nightly", "--config", str(config), "--now", NOW, code=None)
+    assert done.returncode == 4
+    assert "billing_lines 2026-11 bill" in done.stdout
+    assert digests(root)[DAILY] == before[DAILY]
+    assert run_here("sql", ASK[LINES], "--config", str(config), code=4).stdout == ""
+    run_here("sql", ASK[DAILY], "--config", str(config))  # what was built of it stands
+    assert "cannot drop" in run_here("verify", "--drop", "runs/2026-11/lab", "--config", str(config), code=2).stderr
+    run_here("verify", "--drop", "/".join(LINES), "--config", str(config), code=4)
+    run_here("verify", "--full", "--config", str(config))

@@ -6,7 +6,7 @@ What is published belongs in `parquet.py`, how DuckDB is asked in `engine.py`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from runspend.warehouse.engine import create_view, fetch, narrow, restrict, stre
 from runspend.warehouse.exchange import DATED, SUMMED, exchange
 from runspend.warehouse.guard import check_only_reads
 from runspend.warehouse.time_limit import time_limit
+from runspend.warehouse.verification import Guard
 
 if TYPE_CHECKING:
     import duckdb
@@ -44,6 +45,10 @@ class _Answers:
 
     def _show(self, names: Collection[str]) -> None:
         """See to it that these tables can be read; other names are passed over."""
+        raise NotImplementedError
+
+    def _doubt(self) -> None:
+        """After an error of the engine: raises WarehouseDamaged if it is a file's fault, not the statement's."""
         raise NotImplementedError
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
@@ -72,6 +77,7 @@ class _Answers:
             yield
         except duckdb.Error as error:
             self._check()
+            self._doubt()
             raise _in_words(error) from error
 
     def _check(self) -> None:
@@ -96,7 +102,7 @@ class ParquetReader(_Answers):
         units: Mapping[Unit, Path],
         columns: Mapping[str, list[str]],
         connection: duckdb.DuckDBPyConnection,
-        refuse_damaged: Callable[[Collection[Unit]], None],
+        guard: Guard,
         *,
         hold: Hold | None = None,
     ) -> None:
@@ -104,7 +110,8 @@ class ParquetReader(_Answers):
         for unit, path in units.items():
             self._hidden[unit.table][unit] = path
         self._names: Mapping[Path, str] = {}  # by which the engine opens files, where it is not by their paths
-        self._refuse_damaged = refuse_damaged
+        self._shown: list[Unit] = []
+        self._guard = guard
         self._columns = columns
         self._connection = connection
         self._second = self._connection.cursor()  # for `in_currency`
@@ -145,10 +152,13 @@ class ParquetReader(_Answers):
 
     def _show(self, names: Collection[str]) -> None:
         for name in sorted(self._hidden.keys() & names):
-            self._refuse_damaged(self._hidden[name])
+            self._guard(self._hidden[name])
             files = [self._names.get(path, path) for path in self._hidden[name].values()]
             create_view(self._views, TABLES[name], files, self._columns[name])
-            del self._hidden[name]
+            self._shown += self._hidden.pop(name)
+
+    def _doubt(self) -> None:
+        self._guard.doubt(self._shown)
 
     def _check(self) -> None:
         if self._hold is not None:
@@ -176,3 +186,6 @@ class ExchangedReader(_Answers):
 
     def _check(self) -> None:
         self._reader._check()
+
+    def _doubt(self) -> None:
+        self._reader._doubt()

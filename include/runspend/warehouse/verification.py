@@ -183,15 +183,16 @@ class Guard:
 
     def __call__(self, units: Collection[Unit]) -> None:
         """Raises WarehouseDamaged."""
-        found = {}
-        for unit in sorted(set(units) - self._passed):
-            path, record = self._files[unit]
-            why = why_damaged(unit, path, record, self._known, since=None)
-            if why is None:
-                self._passed.add(unit)
-            else:
-                found[name_of(unit)] = why
-        if found:
+        self._refuse(set(units) - self._passed, None)
+        self._passed.update(units)
+
+    def doubt(self, units: Collection[Unit]) -> None:
+        """Hash these units whatever was known of them. Raises WarehouseDamaged."""
+        self._refuse(units, time.time())
+
+    def _refuse(self, units: Collection[Unit], since: float | None) -> None:
+        judged = {name_of(unit): why_damaged(unit, *self._files[unit], self._known, since=since) for unit in sorted(units)}
+        if found := {name: why for name, why in judged.items() if why is not None}:
             raise WarehouseDamaged(found)
 
 
