@@ -14,8 +14,8 @@ from typing import Any
 from airflow.sdk import Asset, Param, get_current_context, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from runspend.errors import RecordRefused, UsageError
-from runspend.nights import tell_refused_file
+from runspend.errors import MachineFailed, RecordRefused, RunspendError, UsageError
+from runspend.nights import tell_refused_file, telling_of_the_machine
 from runspend_settings import read_settings
 
 RUNS = Asset("runs", group="runspend")
@@ -101,18 +101,27 @@ def run_step(step: Callable[..., Any], *names: Sequence[str], **options: Any) ->
     """
     context = get_current_context()
     try:
-        outcome = step(read_settings(), *names, now=read_now(context), **options)
+        settings, now = read_settings(), read_now(context)
+        with telling_of_the_machine(settings, step.__name__, now):
+            outcome = step(settings, *names, now=now, **options)
+    except MachineFailed as error:  # a disk may be mended in a minute
+        _leave_outcome(context, error)
+        raise NoAnswer(str(error)) from error
     except UsageError as error:  # the configuration or the parameters: trying again would not help
-        context["ti"].xcom_push("outcome", {"exit_code": error.exit_code, "problems": [str(error)]})
+        _leave_outcome(context, error)
         raise AirflowFailException(str(error)) from error
     except RecordRefused as error:  # nor would it here
         tell_refused_file(read_settings(), error, read_now(context))
-        context["ti"].xcom_push("outcome", {"exit_code": error.exit_code, "problems": [str(error)]})
+        _leave_outcome(context, error)
         raise NotAllDone(str(error)) from error
     context["ti"].xcom_push("outcome", {key: getattr(outcome, key) for key in ("exit_code", "changed", "unchanged", "problems", "notes")})
     if outcome.exit_code:
         raise (NoAnswer if outcome.is_worth_retrying else NotAllDone)("\n".join(outcome.problems))
     return list(outcome.changed)
+
+
+def _leave_outcome(context: Any, error: RunspendError) -> None:
+    context["ti"].xcom_push("outcome", {"exit_code": error.exit_code, "problems": [str(error)]})
 
 
 def read_now(context: Any) -> datetime:

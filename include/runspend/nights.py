@@ -11,7 +11,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from runspend.config import Settings, redact
-from runspend.errors import CheckFailed, PartialFailure, RecordRefused, SourceError, UsageError
+from runspend.errors import CheckFailed, PartialFailure, RecordRefused, RunspendError, SourceError, UsageError
+from runspend.machine import machine_failed
 from runspend.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ def telling_of_the_warehouse(settings: Settings, outcome: Outcome, now: datetime
     except RecordRefused:
         raise  # told by its file
     except Exception as error:
+        if machine_failed(error) is not None:
+            raise  # a mail of its own, which needs no disk
         why = redact(f"{type(error).__name__}: {error}", settings)
         records = Records(settings.home)
         told = operators.notify(
@@ -87,6 +90,33 @@ def telling_of_the_warehouse(settings: Settings, outcome: Outcome, now: datetime
         )  # fmt: skip
         note_undelivered(outcome, [*told, *send_outbox(settings, records, now)])
         raise
+
+
+@contextmanager
+def telling_of_the_machine(settings: Settings, step: str, now: datetime) -> Iterator[None]:
+    """A disk that is full, read-only or broken ends a step with one sentence, MachineFailed, and a mail to operators that needs no disk."""
+    try:
+        yield
+    except Exception as error:
+        failed = machine_failed(error, f"finish {step}")
+        if failed is None:
+            raise
+        _mail_machine_failed(settings, step, redact(str(failed), settings), now)
+        raise failed from error
+
+
+def _mail_machine_failed(settings: Settings, step: str, text: str, now: datetime) -> None:
+    """Whatever keeps the mail from being sent must not hide the sentence, which goes to standard error and to Airflow's log."""
+    from runspend.actions.alert import operators
+    from runspend.warehouse.records import Records
+
+    with suppress(OSError, RunspendError):
+        operators.notify(
+            settings, Records(settings.home), "MACHINE FAILED", f"machine/{step}", now, text,
+            still_works="What was published before stays and can be read. Nothing half-done was published.",
+            do=[("See the disks", "df -h; df -i; mount; dmesg"), ("Run it again", f"runspend {step}")],
+            next_try="The next run completes what this one could not.",
+        )  # fmt: skip
 
 
 def ring_heartbeat(settings: Settings, outcome: Outcome, now: datetime) -> None:

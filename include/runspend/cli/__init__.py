@@ -1,7 +1,7 @@
 """The command line: parses, calls one function of the pipeline, prints what it returns, ends with its exit code.
 
 Exit codes: 0 done · 1 a bug · 2 wrong use or configuration · 3 a source was refused or stale, its old data kept ·
-4 a check failed, the old tables kept · 5 done in part. The largest that applies wins. No work is done here.
+4 a check failed or data is damaged, the old tables kept · 5 done in part · 6 the machine failed (a full or read-only disk). The largest that applies wins. No work is done here.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from runspend.cli.names import copy_, forget, rename
 from runspend.cli.night import STEPS, nightly, verify
 from runspend.cli.setting_up import config, demo, doctor, init, try_
 from runspend.errors import RunspendError, UsageError
+from runspend.machine import machine_failed
 
 __all__ = ["cli", "main"]
 
@@ -53,7 +54,10 @@ def main() -> None:
     except RunspendError as error:
         click.echo(f"error: {_without_secrets(str(error))}", err=True)
         raise SystemExit(error.exit_code) from None
-    except Exception:  # noqa: BLE001 (the last line of defence: whatever it is, it is shown, without secrets)
+    except Exception as error:  # noqa: BLE001 (the last line of defence: whatever it is, it is shown, without secrets)
+        if (failed := machine_failed(error)) is not None:
+            click.echo(f"error: {_without_secrets(str(failed))}", err=True)
+            raise SystemExit(failed.exit_code) from None
         click.echo(_without_secrets(traceback.format_exc()), nl=False, err=True)
         click.echo("This is a bug in runspend. Nothing half-done was published.", err=True)
         raise SystemExit(RunspendError.exit_code) from None

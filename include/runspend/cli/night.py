@@ -47,7 +47,7 @@ def _step(name: str, help_text: str, *, what: str | None, options: Sequence[Call
 
     def command(context: Context, **given: Any) -> None:
         from runspend import pipeline
-        from runspend.nights import telling_of_refused
+        from runspend.nights import telling_of_refused, telling_of_the_machine
 
         names = given.pop("names", ())
         arguments: tuple[Any, ...] = (context.settings, names or None) if what else (context.settings,)
@@ -64,7 +64,7 @@ def _step(name: str, help_text: str, *, what: str | None, options: Sequence[Call
 
             print_outcome(context, send_test_mail(context.settings, address, context.now))
             return
-        with telling_of_refused(context.settings, context.now):
+        with telling_of_refused(context.settings, context.now), telling_of_the_machine(context.settings, name, context.now):
             outcome = step(*arguments, now=context.now, progress=context.progress, **given)
         context.clear_progress()
         print_outcome(context, outcome)
@@ -140,11 +140,13 @@ def run_night(context: Context, periods: Sequence[str], accept: Sequence[str], d
     """A whole night, through the DAGs where a folder of them is named, and its summary; ends the process with its exit code."""
     from runspend import pipeline
     from runspend.doctor import check_not_built
+    from runspend.nights import telling_of_the_machine
     from runspend.summary import summarize_night
 
     began = time.monotonic()
     if dags is None:
-        outcome = pipeline.nightly(context.settings, now=context.now, periods=periods or None, accept=accept, progress=context.progress)
+        with telling_of_the_machine(context.settings, "nightly", context.now):
+            outcome = pipeline.nightly(context.settings, now=context.now, periods=periods or None, accept=accept, progress=context.progress)
     elif accept:
         raise UsageError("cannot pass --accept through the DAGs. Run `runspend load --accept …` first; the night then finds the period loaded.")
     else:

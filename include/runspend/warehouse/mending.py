@@ -32,8 +32,10 @@ def mend_folder(root: Path) -> dict[Unit, str]:
             write_json(home / "schema.json", seal(_schema_of(root)))
         mended[SCHEMA] = f"{why}; it was made again from the files"
     warehouse = ParquetWarehouse(root)
-    why = warehouse.verified.units()[1]
-    if why is None and (home / "index.json").exists():
+    listed, why = warehouse.verified.units()
+    with warehouse.folder.shared():
+        unlisted = warehouse.records().keys() - listed  # of a publish that was killed before it wrote the index
+    if why is None and not unlisted:
         return mended
     if why is not None:
         mended[INDEX] = f"{why}; it was made again from the state files"

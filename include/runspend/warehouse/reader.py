@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runspend.errors import RunspendError, SqlRefused, WarehouseDamaged
+from runspend.machine import machine_failed
 from runspend.tables import TABLES
 from runspend.warehouse import Unit
 from runspend.warehouse.dialect import duckdb_sql, names_read, table_names
@@ -78,6 +79,8 @@ class _Answers:
         except duckdb.Error as error:
             self._check()
             self._doubt()
+            if (failed := machine_failed(error, "run the SQL")) is not None:
+                raise failed from error
             raise _in_words(error) from error
 
     def _check(self) -> None:

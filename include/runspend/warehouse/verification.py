@@ -21,7 +21,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -217,7 +217,7 @@ class Verified:
         """Note units that are whole and units that are damaged now, and forget those that are gone."""
         if not os.access(self._home, os.W_OK):
             return  # somebody who may only read
-        with self._alone():
+        with suppress(OSError), self._alone():  # a disk that is full: without the note a file is hashed again, and found again
             known = self.read()
             moment = time.time()
             touched = {"/".join(unit) for unit in (*whole, *damaged, *gone)}

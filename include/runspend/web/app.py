@@ -15,8 +15,9 @@ from fastapi.responses import PlainTextResponse, Response
 
 from runspend.actions.report.render import content_policy
 from runspend.config import Settings
-from runspend.errors import ConfigError, UsageError, WarehouseDamaged
+from runspend.errors import ConfigError, MachineFailed, UsageError, WarehouseDamaged
 from runspend.explain import explain_run, run_as_page
+from runspend.machine import machine_failed
 from runspend.warehouse import open_warehouse
 
 # Hosts a browser may name when the pages are served on this machine alone: any other is a rebound name (DNS rebinding).
@@ -78,8 +79,11 @@ def create_app(
                 page = run_as_page(explain_run(reader, run_id, known, now=datetime.now(timezone.utc)))
         except UsageError as error:
             raise HTTPException(404, str(error)) from error
-        except WarehouseDamaged as error:
-            raise HTTPException(503, str(error)) from error
+        except (WarehouseDamaged, OSError, MachineFailed) as error:
+            failed = error if isinstance(error, WarehouseDamaged) else machine_failed(error, "show the run")
+            if failed is None:
+                raise
+            raise HTTPException(503, str(failed)) from error
         return _page(page)
 
     @router.get("/{path:path}")

@@ -13,10 +13,12 @@ from typing import Literal
 
 from runspend.actions.alert.freshness import RecordStore, Stale, figures_are_this_old
 from runspend.actions.alert.mail import Block, Envelope, Facts, Paragraph, make_mail
-from runspend.actions.alert.message import Mail
+from runspend.actions.alert.message import Mail, address_of
 from runspend.actions.alert.outbox import DIGEST_ABOVE, REFUSED_FOR, Delivery, send_outbox
+from runspend.actions.alert.send import open_backend
 from runspend.actions.alert.texts import clean
 from runspend.config import Settings
+from runspend.machine import machine_failed
 
 Kind = Literal["REFUSED", "CHECK FAILED", "DAG FAILED", "STALE", "NOT JUDGED", "NO WAREHOUSE", "DAMAGED", "MACHINE FAILED", "TEST"]
 LIST_NAME = "operators"
@@ -46,10 +48,28 @@ def notify(
         return []
     local_id = _notice_id(kind, key, f"{now:%Y-%m-%d}")
     ending = f"{clean(next_try, 200)} Sent once for this cause and night, {now:%Y-%m-%d %H:%M} UTC."
-    old = figures_are_this_old(records, now)
-    mail = _write(settings, kind, local_id, now, headline, [*_found(details), *_help(still_works, do), *([old] if old else []), Paragraph(ending)])
-    is_new = records.create("notices", local_id, {"kind": kind, "key": key, "decided_at": now.isoformat(), "mail": mail.as_record()})
-    return send_outbox(settings, records, now) if is_new else []
+    blocks = [*_found(details), *_help(still_works, do)]
+    try:
+        old = figures_are_this_old(records, now)
+        mail = _write(settings, kind, local_id, now, headline, [*blocks, *([old] if old else []), Paragraph(ending)])
+        is_new = records.create("notices", local_id, {"kind": kind, "key": key, "decided_at": now.isoformat(), "mail": mail.as_record()})
+        return send_outbox(settings, records, now) if is_new else []
+    except OSError as error:
+        failed = machine_failed(error, "note that this mail was sent")
+        if failed is None:
+            raise
+        again = f"This mail may come again, also for the same cause: Runspend {failed}"
+        return _send_directly(settings, _write(settings, kind, local_id, now, headline, [*blocks, Paragraph(clean(again, 600))]))
+
+
+def _send_directly(settings: Settings, mail: Mail) -> list[Delivery]:
+    """By SMTP, around the records: nothing is written to a disk. Other backends need one, and nothing is sent."""
+    if settings.mail.backend != "smtp":
+        return []
+    reachable = {recipient: address for recipient in mail.recipients if (address := address_of(recipient))}
+    with open_backend(settings.mail, settings.home) as backend:
+        answers = backend.deliver(mail, sorted(set(reachable.values())))
+    return [Delivery(mail, recipient, answers[address]) for recipient, address in reachable.items()]
 
 
 def tell_refused(settings: Settings, records: RecordStore, now: datetime) -> list[Delivery]:
