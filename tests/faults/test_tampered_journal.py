@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from runspend.errors import RecordRefused
+from runspend.errors import RecordRefused, WarehouseDamaged
 from runspend.tables import TABLES
 from runspend.warehouse import Unit
 from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.verification import seal
 from tests.faults.decoys import make_decoys, seen
 from tests.faults.world import PERIOD, publish_version, rows_of
 
@@ -323,16 +324,19 @@ STATES: dict[str, Callable[[dict[str, Any]], object]] = {
 }
 
 
+@pytest.mark.parametrize("is_sealed", [True, False], ids=["with its checksum", "without"])
 @pytest.mark.parametrize("change", STATES.values(), ids=STATES)
-def test_a_tampered_state_is_refused_by_name(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Whatever asks for states says which file it is; nothing is published over it unseen."""
+def test_a_tampered_state_is_refused_by_name(root: Path, change: Callable[[dict[str, Any]], object], is_sealed: bool) -> None:
+    """Whoever asks for its rows is told which file it is, by somebody who knows the checksum or not; no figure comes of it."""
     path = root / STATE
-    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    value = change(json.loads(path.read_text()))
+    value = seal(value) if is_sealed and isinstance(value, dict) else value
+    path.write_text(json.dumps(value, ensure_ascii=False, sort_keys=True))
     warehouse = ParquetWarehouse(root)
-    with pytest.raises(RecordRefused, match=str(path)):
-        warehouse.states()
-    with pytest.raises(RecordRefused, match=str(path)), warehouse.reader():
-        pass
+    with pytest.raises((RecordRefused, WarehouseDamaged), match=path.name), warehouse.reader() as reader:
+        reader.query(f"select count(*) as n from {UNIT.table}")
+    with pytest.raises((RecordRefused, WarehouseDamaged), match=path.name):
+        warehouse.read(UNIT)
 
 
 @pytest.mark.parametrize("name", ["2026-13/all.json", "2026-10/..json", "2026-10/-x.json", "all/all.json", "2026-10/a b.json"])
@@ -355,5 +359,5 @@ def test_a_tampered_schema_is_refused_by_name(root: Path, text: str) -> None:
     """Its columns become part of SQL."""
     path = root / "_runspend" / "schema.json"
     path.write_text(text)
-    with pytest.raises(RecordRefused, match=r"schema\.json"):
+    with pytest.raises((RecordRefused, WarehouseDamaged), match=r"schema\.json"):
         ParquetWarehouse(root)

@@ -333,7 +333,7 @@ def test_a_refused_record_does_not_silence_its_own_alarm(home: Path) -> None:
 # --- the archive's lease -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("until", ["9999-12-31T23:59:59+00:00", (datetime.now(timezone.utc) + timedelta(days=30)).isoformat()])
+@pytest.mark.parametrize("until", ["9999-12-31T23:59:59+00:00", (datetime.now(timezone.utc) + timedelta(days=30)).isoformat()], ids=["9999", "a month ahead"])
 def test_a_lease_for_ever_is_refused_and_a_lease_without_a_holder(home: Path, until: str) -> None:
     """It would stop every archiver and restore; somebody has to look at it."""
     path = write(home, "archive_lease", "lease", {"number": 3, "until": until, "host": "elsewhere", "process": 1, "machine": "m", "began": "1"})
