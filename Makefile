@@ -58,6 +58,9 @@ bench: $(VENV)/.ready-dev ## measure speed and memory beside pandas and MLflow's
 lock: $(VENV)/.ready-build ## write the locks of requirements/ anew for what pyproject.toml asks (ARGS=--upgrade: the newest versions)
 	@$(BIN)/python requirements/lock.py $(ARGS)
 
+sbom: $(VENV)/.ready-build ## write dist/runspend.cdx.json: every package that is shipped, with hashes (CycloneDX)
+	@$(BIN)/python requirements/sbom.py dist/runspend.cdx.json
+
 up: .env ## production on one host with Docker: Airflow, PostgreSQL, MLflow, an S3 store, a mail catcher
 	docker compose up --build --detach --wait
 

@@ -33,7 +33,7 @@ class Lock:
     asks: tuple[str, ...] = ()  # or these requirements
     python: str = "3.11"
     as_locked: bool = True  # the versions of lock.txt: both are installed into one environment
-    with_hashes: bool = True
+    with_hashes: bool = True  # otherwise with the names of those that need it
     with_dependencies: bool = True
     built: str = ""  # the package without a wheel, which is built from source; what builds it is in the lock too
 
@@ -45,7 +45,7 @@ def build_backend() -> tuple[str, ...]:
 
 LOCKS = (
     Lock(LOCK, "whatever pyproject.toml asks: `make nightly`, `make test`, the images", extras=("dev",)),
-    Lock(SHIPPED, "the SBOM: what is shipped. Hashes are in lock.txt", extras=SHIPPED_EXTRAS, with_hashes=False),
+    Lock(SHIPPED, "the SBOM: what is shipped, and what needs it. Hashes are in lock.txt", extras=SHIPPED_EXTRAS, with_hashes=False),
     Lock("requirements/build.txt", "what installs and builds: first in every environment", asks=(UV, *build_backend(), "editables>=0.3")),
     Lock("requirements/audit.txt", "`make audit`: an environment of its own", asks=("pip-audit",), as_locked=False),
     Lock(
@@ -67,19 +67,19 @@ LOCKS = (
 
 
 def pins(file: Path) -> list[str]:
-    """The lines `name==version ; marker` of a lock, without hashes."""
+    """The lines `name==version ; marker` of a lock, without hashes and comments."""
     lines = file.read_text(encoding="utf-8").splitlines()
-    return [line.removesuffix(" \\") for line in lines if re.match(r"[a-z0-9]", line)]
+    return [line.partition("#")[0].strip().removesuffix(" \\") for line in lines if re.match(r"[a-z0-9]", line)]
 
 
 def compile_lock(lock: Lock, options: list[str]) -> None:
     """Resolve one lock. What is pinned in it stays, unless `--upgrade` is among the options or something asks for another version."""
     file = ROOT / lock.file
     command = [str(Path(sys.executable).parent / "uv"), "pip", "compile", "--quiet", "--universal", "--python-version", lock.python]
-    command += ["--only-binary", ":all:", "--no-annotate", "--no-header", "--no-emit-index-url", "--no-emit-find-links"]
+    command += ["--only-binary", ":all:", "--no-header", "--no-emit-index-url", "--no-emit-find-links"]
     command += ["--no-binary", lock.built] if lock.built else []
     command += options if lock.with_dependencies else ["--no-deps"]
-    command += ["--generate-hashes"] if lock.with_hashes else []
+    command += ["--generate-hashes", "--no-annotate"] if lock.with_hashes else ["--annotation-style", "line"]
     command += ["--constraint", LOCK] if lock.as_locked and lock.file != LOCK else []
     command += [word for extra in lock.extras for word in ("--extra", extra)] + ["--output-file", lock.file]
     command += ["pyproject.toml"] if lock.extras else ["-"]
@@ -88,7 +88,8 @@ def compile_lock(lock: Lock, options: list[str]) -> None:
         command[-1:] = ["--constraint", "-", "pyproject.toml"]
         asks = KEEP
     subprocess.run(command, cwd=ROOT, input="\n".join(asks), text=True, check=True)
-    file.write_text(f"# Compiled by `make lock`, for {lock.use}.\n{file.read_text(encoding='utf-8')}", encoding="utf-8")
+    text = re.sub(rf"-c {LOCK}, |, -c {LOCK}", "", file.read_text(encoding="utf-8")).replace("runspend (pyproject.toml)", "runspend")
+    file.write_text(f"# Compiled by `make lock`, for {lock.use}.\n{text}", encoding="utf-8")
     print(f"{lock.file}: {len(pins(file))} packages")
 
 

@@ -42,7 +42,7 @@ def entries(file: str) -> list[tuple[str, tuple[str, ...]]]:
     found = []
     for line in text.splitlines():
         if not line.startswith("#"):
-            pin, *hashes = re.split(r"\s+--hash=", line.strip())
+            pin, *hashes = re.split(r"\s+--hash=", line.partition("  # via ")[0].strip())
             found.append((pin, tuple(hashes)))
     return found
 
