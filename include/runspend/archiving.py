@@ -28,6 +28,7 @@ from runspend.actions.report.amounts import size as size_text
 from runspend.config import Settings
 from runspend.errors import PartialFailure, UsageError
 from runspend.outcome import Outcome
+from runspend.recipients import find_recipients
 from runspend.retention import RetentionPolicy
 from runspend.sources import by_month, make_load_id
 from runspend.values import format_duration
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 OTHER_TIME = timedelta(hours=24)
 LISTED = 200  # items in one mail; the rest is counted
+OWNERS_LISTED = 20
 _VERBS = {"tier": "put into another storage class", "archive": "moved to the archive", "delete": "deleted from the archive for good", "prune": "deleted in MLflow"}
 
 
@@ -92,12 +94,13 @@ def describe_states(plan: pa.Table) -> str:
 def notify_owners(settings: Settings, records: Records, plan: pa.Table, outcome: Outcome, now: datetime) -> None:
     """One mail to everybody with items that no notice stands for yet; sends what waits, and notes what a mail server took."""
     rows = plan.to_pylist()
-    notices = plan_notices(rows, read_announcements(records), settings)
+    allowed = find_recipients(settings)
+    notices = plan_notices(rows, read_announcements(records, allowed), settings)
     for notice in notices:
         record_notice(records, notice, now)
         crash_point("archive.notice_recorded")
         subject, blocks = compose_notice(notice, settings, now)
-        write_archive_notice(settings.mail, records, notice.notice_id, notice.recipients, subject, blocks, now)
+        write_archive_notice(settings.mail, records, notice.notice_id, notice.recipients, subject, blocks, now, copies=notice.copies)
         crash_point("archive.notice_written")
         outcome.changed.append(f"notice {notice.notice_id[:8]} to {', '.join(notice.recipients)}: {len(notice.rows)} items")
     deliveries = alert.send(settings, records, now)
@@ -106,10 +109,12 @@ def notify_owners(settings: Settings, records: Records, plan: pa.Table, outcome:
     failures = [f"{d.mail.subject} to {d.recipient}: {d.outcome.state}, {d.outcome.reply}" for d in deliveries if d.outcome.state in ("refused", "waiting")]
     if failures:
         outcome.fail(PartialFailure(f"cannot deliver {len(failures)} of {len(deliveries)} mails: {failures[0]}. What is not delivered begins no grace period.", failures))
-    told = read_announcements(records)
-    nobody = sum(row["state"] == "planned" and row["item_key"] not in told for row in rows)
+    told = read_announcements(records, allowed)
+    nobody = sum(row["state"] == "planned" and not (row["item_key"] in told and told[row["item_key"]].is_allowed) for row in rows)
     if nobody:
-        outcome.notes.append(f"archive: nobody can be told of {nobody} items: their owner is no mail address and mail.operators is empty. They stay where they are")
+        outcome.notes.append(
+            f"archive: nobody can be told of {nobody} items: their owners may not be mailed (mail.users, mail.domains) and mail.operators is empty. They stay where they are"
+        )
 
 
 def _received(records: Records, notice_id: str, now: datetime) -> Received | None:
@@ -133,11 +138,12 @@ def compose_notice(notice: Notice, settings: Settings, now: datetime) -> tuple[s
     what = _count(len(notice.rows), "run or experiment", "runs or experiments") if is_prune else f"{_count(len(notice.rows), 'folder')} of artifacts"
     how_much = "" if is_prune else f" ({size_text(size)})"
     subject = f"{what}{how_much} will be {'moved or deleted' if _is_mixed(used) else _VERBS[used[0].action]} from {now + grace:%d %b} on"
-    to_operators = notice.recipients == tuple(settings.mail.operators)
-    whose = "These have no owner with a mail address, so you are told." if to_operators else "They are yours, by the owner or user of their runs."
+    to_operators = bool(notice.reasons)
+    whose = "Their owners cannot be mailed, so you are told in their place." if to_operators else "They are yours, by the owner or user of their runs."
     blocks: list[Block] = [
         Paragraph(f"{what}{how_much} {'is' if len(notice.rows) == 1 else 'are'} selected by a retention policy. {whose}"),
         Paragraph(f"Nothing happens before {format_duration(grace)} have passed since this mail was delivered: not before {now + grace:%d %B %Y}. Do nothing, and it happens."),
+        *_why_operators(notice, settings),
         *[_table(policy, [row for row in notice.rows if row["policy"] == policy.name], settings, to_operators) for policy in used],
         Facts("WHAT YOU CAN DO", (
             ("Keep one run", f"runspend archive keep {notice.rows[0]['run_id'] or 'RUN_ID'}"),
@@ -149,6 +155,21 @@ def compose_notice(notice: Notice, settings: Settings, now: datetime) -> tuple[s
         Paragraph("Sent once. If more is selected later, or a policy changes, you get another mail, and its own time."),
     ]  # fmt: skip
     return subject, blocks
+
+
+def _why_operators(notice: Notice, settings: Settings) -> list[Block]:
+    """Of a notice to operators, why not to the owners: each owner once, and what to do."""
+    counts: dict[tuple[str, str], int] = {}
+    for row in notice.rows:
+        if (why := notice.reasons.get(row["item_key"])) is not None:
+            key = (person(row["owner"], settings.mail.people) or "(no owner)", why)
+            counts[key] = counts.get(key, 0) + 1
+    if not counts:
+        return []
+    listed = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    lines = [(owner, f"{_count(count, 'item')}: {clean(why, 200)}") for (owner, why), count in listed[:OWNERS_LISTED]]
+    rest = [("", f"and {len(listed) - OWNERS_LISTED:,} more owners")] if len(listed) > OWNERS_LISTED else []
+    return [Facts("WHY YOU GET THIS", (*lines, *rest, ("", "To mail them: give them an address in mail.users, or allow their domain in mail.domains.")))]
 
 
 def _is_mixed(policies: Sequence[RetentionPolicy]) -> bool:

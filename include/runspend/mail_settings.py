@@ -5,12 +5,13 @@ Put here what a user may write about mail. What a mail says and how it is sent i
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import timedelta
 from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, model_validator
 
-from runspend.values import Address, Duration, Frozen, Secret, SecretAddress
+from runspend.values import Address, Duration, Frozen, MailDomain, Secret, SecretAddress
 
 
 class WebhookSettings(Frozen):
@@ -35,10 +36,23 @@ class MailSettings(Frozen):
         default="Runspend <runspend@localhost>", validation_alias=AliasChoices("from", "from_"), serialization_alias="from"
     )
     operators: list[Address] = Field(default=[])
+    # Owners in tags and users of MLflow: the address of a name, and the domains that an address in a tag may be in. Left out: those this file writes to itself.
+    users: dict[Annotated[str, Field(min_length=1, max_length=320)], Address] = Field(default={})
+    domains: list[MailDomain] | None = None
     people: Literal["show", "pseudonym", "hide"] = "show"
     silent_after: Duration = timedelta(hours=25)  # nightly work that was not done for longer is told to `operators`
     webhook: WebhookSettings | None = None
     heartbeat: SecretAddress | None = None  # called after each good night; whoever watches it alarms when it stays silent
+
+    @model_validator(mode="after")
+    def _one_address_a_user(self) -> MailSettings:
+        seen: dict[str, str] = {}
+        for name in self.users:
+            folded = unicodedata.normalize("NFKC", name).strip().casefold()  # as recipients.py compares them
+            if not folded or folded in seen:
+                raise ValueError(f"`users` has {name!r} and {seen[folded]!r}, which are the same name. Keep one" if folded else "`users` has an empty name. Leave it out")
+            seen[folded] = name
+        return self
 
     @model_validator(mode="after")
     def _can_be_sent(self) -> MailSettings:

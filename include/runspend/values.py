@@ -42,6 +42,8 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?i?b)?", re.ASCII | re.IGNORECASE
 _MAILBOX = re.compile(
     r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*"
 )
+_PLAIN_LOCAL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._+'=~-]{0,62}[A-Za-z0-9_+'=~-])?")
+LONGEST_ADDRESS = 1_000  # characters, with a name. The parser of the standard library is slow with long ones
 _UNITS = {"b": 1, "ib": 1, **{f"{p}b": 1000**n for n, p in enumerate("kmgtp", 1)}, **{f"{p}ib": 1024**n for n, p in enumerate("kmgtp", 1)}}
 
 
@@ -213,14 +215,32 @@ def address_secrets(address: str) -> list[str]:
 
 def address_of(text: str) -> str | None:
     """The address in "Name <a@b>" or "a@b", its domain in ASCII; None if there is none that plain SMTP can carry."""
-    if not text.isprintable() or len(getaddresses([text])) != 1:
+    if len(text) > LONGEST_ADDRESS or not text.isprintable():
         return None
-    local, at, domain = parseaddr(text)[1].rpartition("@")
+    try:
+        if len(getaddresses([text])) != 1:
+            return None
+        local, at, domain = parseaddr(text)[1].rpartition("@")
+    except RecursionError:  # hundreds of brackets or colons: the parser of the standard library calls itself for each
+        return None
     try:
         address = f"{local}{at}{domain.encode('idna').decode('ascii')}"
     except UnicodeError:
         return None
     return address if _MAILBOX.fullmatch(address) else None
+
+
+def is_plain_local(local: str) -> bool:
+    """Whether what stands before the @ is a mailbox and nothing else: `a%b` and `b!a` are routes to other hosts on some servers."""
+    return _PLAIN_LOCAL.fullmatch(local) is not None and ".." not in local
+
+
+def _mail_domain(text: str) -> str:
+    """A domain in ASCII and lower case. Not the domains below it."""
+    found = address_of(f"x@{text.strip().removeprefix('@')}")
+    if found is None or "." not in found or re.search(r"[\s()<>\"]", text.strip()):
+        raise ValueError("a mail domain is needed: example.com")
+    return found.rpartition("@")[2].casefold()
 
 
 def _address(text: str) -> str:
@@ -292,4 +312,5 @@ LocalPath = Annotated[str, AfterValidator(absolute)]
 Secret = Annotated[SecretStr, AfterValidator(_filled_secret)]
 SecretAddress = Annotated[HiddenAddress, AfterValidator(_callable_address)]
 Address = Annotated[str, AfterValidator(_address)]
+MailDomain = Annotated[str, AfterValidator(_mail_domain)]
 Recipient = Annotated[str, AfterValidator(_recipient)]

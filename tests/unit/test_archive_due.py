@@ -35,6 +35,7 @@ from runspend.actions.archive.states import LOOKS_KEPT, archives_table, current_
 from runspend.actions.archive.why import explain_why
 from runspend.config import Settings
 from runspend.errors import UsageError
+from runspend.recipients import find_recipients
 from runspend.tables import TABLES
 from runspend.warehouse import Reader
 from runspend.warehouse.records import Records
@@ -67,7 +68,7 @@ def announce(reader: Reader, records: Records, given_: Settings, now: datetime =
     record_look(records, now)
     plan = current_plan(reader, records, given_, now)
     withdraw_notices(records, plan_states(plan), now)
-    notices = plan_notices(plan.to_pylist(), read_announcements(records), given_)
+    notices = plan_notices(plan.to_pylist(), read_announcements(records, find_recipients(given_)), given_)
     for notice in notices:
         record_notice(records, notice, now)
     gone = {notice.notice_id for notice in notices if refused & set(notice.recipients)}
@@ -273,7 +274,7 @@ def test_a_notice_to_another_owner_that_was_cut_off_is_the_same_again(tmp_path: 
         announce(reader, records, given_)
     with world(tmp_path, **owned_by("ben@acme.com")) as reader:
         plan = current_plan(reader, records, given_, NOW).to_pylist()
-        (before,) = plan_notices(plan, read_announcements(records), given_)
+        (before,) = plan_notices(plan, read_announcements(records, find_recipients(given_)), given_)
         record_notice(records, before, NOW)
         assert states_of(reader, records, given_) == {"a": "planned"}
         assert [notice.notice_id for notice in announce(reader, records, given_, NOW + DAY)] == [before.notice_id]
@@ -319,11 +320,11 @@ def test_a_notice_that_was_never_written_is_none(tmp_path: Path) -> None:
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
         plan = current_plan(reader, records, given_, NOW).to_pylist()
-        before = plan_notices(plan, read_announcements(records), given_)
+        before = plan_notices(plan, read_announcements(records, find_recipients(given_)), given_)
         for notice in before:
             record_notice(records, notice, NOW)
         assert states_of(reader, records, given_) == dict.fromkeys("abc", "planned")
-        assert {n.notice_id for n in plan_notices(plan, read_announcements(records), given_)} == {n.notice_id for n in before}
+        assert {n.notice_id for n in plan_notices(plan, read_announcements(records, find_recipients(given_)), given_)} == {n.notice_id for n in before}
         assert {n.notice_id for n in announce(reader, records, given_, NOW + DAY)} == {n.notice_id for n in before}
     assert len(records.list(KIND)) == 2
 
@@ -337,7 +338,7 @@ def test_many_items_of_one_owner_are_one_mail_in_small_records(tmp_path: Path) -
     (notice,) = plan_notices(rows, {}, given_)
     record_notice(records, notice, NOW)
     assert sorted(len(value["items"]) for value in records.list(KIND).values()) == [1, CHUNK_ITEMS]
-    assert len(read_announcements(records)) == CHUNK_ITEMS + 1
+    assert len(read_announcements(records, find_recipients(given_))) == CHUNK_ITEMS + 1
 
 
 # --- clocks --------------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from runspend.actions.archive.restore import Restored, restore
 from runspend.config import Settings
 from runspend.errors import LeaseLost, NotDone
 from runspend.moving import read_known
+from runspend.recipients import Recipients
 from runspend.telling import tell_archived, tell_restored
 from runspend.warehouse.records import Records
 from tests.archive_world import ARCHIVE, PREFIX, SOURCE, START, Killed, World, make_item
@@ -178,10 +179,10 @@ def test_what_was_told_of_it_before_it_came_back_counts_no_more(world: World) ->
     rows = [{"item_key": key, "policy_digest": "0" * 8, "owner": None, "objects": 1, "bytes": 1} for key in (item.key, other.key)]
     record_notice(world.records, Notice("n", ("a@acme.com",), rows, {row["item_key"]: 1 for row in rows}), world.now)  # type: ignore[arg-type]
     settle_notices(world.records, lambda notice_id: Received(world.now, False))  # type: ignore[arg-type]
-    told = read_announcements(world.records)  # type: ignore[arg-type]
+    told = read_announcements(world.records, Recipients(frozenset({"acme.com"})))  # type: ignore[arg-type]
     assert all(told[row["item_key"]].covers(row) for row in rows)
     bring_back(world)
-    told = read_announcements(world.records)  # type: ignore[arg-type]
+    told = read_announcements(world.records, Recipients(frozenset({"acme.com"})))  # type: ignore[arg-type]
     assert [told[row["item_key"]].covers(row) for row in rows] == [False, True]
 
 

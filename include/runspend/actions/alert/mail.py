@@ -131,6 +131,7 @@ def make_mail(
     now: datetime,
     reply_to: str | None = None,
     thread: str | None = None,
+    copies: Sequence[str] = (),
 ) -> Mail:
     """A mail from its blocks, at most one of them a chart.
 
@@ -143,7 +144,8 @@ def make_mail(
         message_id=f"<{local_id}@{envelope.host}>",
         kind=envelope.kind,
         sender=envelope.sender,
-        recipients=tuple(dict.fromkeys(recipients)),
+        recipients=tuple(dict.fromkeys((*recipients, *copies))),
+        copies=tuple(copies),
         subject=subject,
         date=format_datetime(now),
         text=render_text(blocks),

@@ -39,22 +39,25 @@ class Mail:
     reply_to: str | None = None
     thread: str | None = None  # the id that all mails of a conversation refer to; there need be no mail of that id
     picture: str | None = None  # a PNG in base64
+    copies: tuple[str, ...] = ()  # those of `recipients` that stand in Cc
 
     def as_record(self) -> dict[str, Any]:
         """A JSON object."""
-        return {**asdict(self), "recipients": list(self.recipients)}
+        return {**asdict(self), "recipients": list(self.recipients), "copies": list(self.copies)}
 
     @staticmethod
     def from_record(value: Mapping[str, Any]) -> Mail:
         """The inverse of `as_record`."""
-        return Mail(**{**value, "recipients": tuple(value["recipients"])})
+        return Mail(**{**value, "recipients": tuple(value["recipients"]), "copies": tuple(value.get("copies", ()))})
 
 
 def as_bytes(mail: Mail) -> bytes:
     """The message as it goes over the wire; the same mail gives the same bytes."""
     message = EmailMessage(policy=SMTP)
     message["From"] = _address(mail.sender)
-    message["To"] = [_address(r) for r in mail.recipients if address_of(r)]
+    message["To"] = [_address(r) for r in mail.recipients if address_of(r) and r not in mail.copies]
+    if mail.copies:
+        message["Cc"] = [_address(r) for r in mail.copies if address_of(r)]
     if mail.reply_to:
         message["Reply-To"] = _address(mail.reply_to)
     message["Date"] = mail.date

@@ -24,16 +24,18 @@ def write_archive_notice(
     now: datetime,
     *,
     reply_to: str | None = None,
+    copies: Sequence[str] = (),
 ) -> str:
     """Put "[runspend] SUBJECT" into the outbox; returns its Message-ID, the same for the same id.
 
     `notice_id` is letters, digits, dots and dashes. The first call writes the mail, later ones change nothing: other words
-    need another id. `alert.send` sends what waits; `read_receipts` tells who has it, since when.
+    need another id. `copies` get it as well, and their receipts count for nothing. `alert.send` sends what waits; `read_receipts` tells who has it, since when.
     """
     mail = make_mail(
         Envelope(settings.from_, "archive", "archive-notice"),
         local_id=_key(notice_id),
         recipients=recipients,
+        copies=copies,
         subject=f"[runspend] {subject}",
         blocks=blocks,
         now=now,
@@ -44,12 +46,12 @@ def write_archive_notice(
 
 
 def read_receipts(records: RecordStore, notice_id: str) -> dict[str, Receipt]:
-    """Recipient -> what became of the notice for it, `Receipt.accepted_at` among it; {} if no notice was written under this id."""
+    """Recipient -> what became of the notice for it, `Receipt.accepted_at` among it; {} if no notice was written under this id. Copies are left out."""
     found = records.get("notices", _key(notice_id))
     if found is None:
         return {}
     mail = found[0]["mail"]
-    return {recipient: receipt(records, mail["message_id"], recipient) for recipient in mail["recipients"]}
+    return {recipient: receipt(records, mail["message_id"], recipient) for recipient in mail["recipients"] if recipient not in mail.get("copies", ())}
 
 
 def _key(notice_id: str) -> str:

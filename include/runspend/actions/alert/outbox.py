@@ -24,10 +24,10 @@ from runspend.actions.alert.digest import write_digests
 from runspend.actions.alert.freshness import RecordStore, figures_are_this_old
 from runspend.actions.alert.message import Mail, address_of, as_bytes, sender_host
 from runspend.actions.alert.send import Backend, Outcome, open_backend
-from runspend.actions.alert.tag_budgets import known_domains
 from runspend.actions.alert.webhook import WEBHOOK, Webhook
 from runspend.config import Settings
 from runspend.errors import RecordRefused
+from runspend.recipients import find_recipients, mailed_domains
 from runspend.warehouse.journal import crash_point
 
 __all__ = ["Delivery", "Receipt", "RecordStore", "State", "receipt", "recipient_states", "send_outbox", "set_outcome"]
@@ -203,13 +203,17 @@ def _deliver(
 
 
 def _mail_to(settings: Settings, backend: Backend, mail: Mail, recipients: Sequence[str]) -> dict[str, Outcome]:
-    """By recipient what became of the mail. It leaves for domains that runspend.yaml names alone, whoever wrote the record of the mail."""
-    domains = set(known_domains(settings))
+    """By recipient what became of the mail. It leaves only for domains that runspend.yaml names, whoever wrote the record of the mail."""
+    domains = mailed_domains(settings)
     addresses = {r: address for r in recipients if (address := address_of(r))}
     reachable = {r: address for r, address in addresses.items() if address.rpartition("@")[2].casefold() in domains}
     if sender_host(mail.sender).casefold() not in domains | {sender_host(settings.mail.from_).casefold()}:
         return dict.fromkeys(recipients, Outcome("refused", f"its sender is {mail.sender!r}, and mail.from of runspend.yaml is of another domain"))
     outcomes = {r: Outcome("refused", UNKNOWN_DOMAIN if r in addresses else "not an address that mail can be sent to") for r in recipients if r not in reachable}
+    if mail.list_id.startswith("Runspend archive "):  # to owners that data names; a notice may have been written under other settings
+        allowed = find_recipients(settings)
+        outcomes |= {r: Outcome("refused", f"not sent: it is not in an allowed domain ({allowed.listed})") for r in reachable if not allowed.may_receive(r)}
+        reachable = {r: address for r, address in reachable.items() if r not in outcomes}
     try:
         as_bytes(mail)
     except (ValueError, MessageError) as error:  # such a mail must not keep those behind it; its refusal is told to operators

@@ -2,24 +2,23 @@
 
 Put here what such a tag may say, and how little it may do: it makes a budget of that one experiment, and a budget can only cause
 mails. Whoever may write a tag is not trusted: anything but an amount, the currency and a period is refused in words, and a mail
-goes to an owner the tag names only in a domain that runspend.yaml sends mail to.
+goes to an owner the tag names only where `recipients.py` allows it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any, cast
 
 from pydantic import ValidationError
 
-from runspend.actions.alert.message import address_of
 from runspend.actions.alert.series import sql
 from runspend.actions.alert.texts import clean
 from runspend.budget_settings import Every
 from runspend.config import Budget, Settings, TagBudgets
+from runspend.recipients import find_recipients
 from runspend.warehouse import Reader
 
 TAG_KEYS = ("experiment_tag.runspend.budget", "experiment_tag.owner")
@@ -45,7 +44,7 @@ def read_tag_budgets(reader: Reader, settings: Settings) -> tuple[list[Budget], 
         return [], []
     rules, budgets, notes = settings.tag_budgets[0], list[Budget](), list[str]()
     rows = reader.query(sql("tagged")).to_pylist()
-    domains = set(known_domains(settings))
+    recipients = find_recipients(settings)
     for row in rows[:MOST]:
         where = f"experiment {clean(row['experiment_id'], 30)} of {clean(row['tracking_server'], 30)}"
         match = _TAG.fullmatch(str(row["budget"]).strip()[:64])
@@ -53,7 +52,7 @@ def read_tag_budgets(reader: Reader, settings: Settings) -> tuple[list[Budget], 
         if match is None or why:
             notes.append(f"{where}: its tag runspend.budget is not used: {why}. It says {clean(row['budget'], 40)!r}; write {EXAMPLE}")
             continue
-        owner = _owner(row["owner"], domains)
+        owner = recipients.find(row["owner"])
         try:
             budget = _budget(row, match, rules, owner)
         except ValidationError as error:  # thresholds in money that the tag's amount makes one, or senseless: that budget alone is not judged
@@ -61,7 +60,7 @@ def read_tag_budgets(reader: Reader, settings: Settings) -> tuple[list[Budget], 
             notes.append(f"{where}: its tag runspend.budget is not used: with {clean(row['budget'], 40)} {clean(why, 200)}")
             continue
         if not budget.everybody():
-            notes.append(f"{where}: nobody is told of its budget: its owner, {clean(row['owner'] or 'none', 40)!r}, is no address in {_listed(domains)}")
+            notes.append(f"{where}: nobody is told of its budget: its owner, {clean(row['owner'] or 'none', 40)!r}, has no address that may be mailed: {recipients.why_not(row['owner'])}")
         budgets.append(budget)
     if len(rows) > MOST:
         notes.append(f"{len(rows)} experiments carry the tag runspend.budget; the first {MOST} are judged, the others are not")
@@ -100,21 +99,3 @@ def _budget(row: dict[str, Any], match: re.Match[str], rules: TagBudgets, owner:
     )
     of = {"tracking": [key[0]], "workspace": [key[1]], "experiment_id": [key[2]]}  # the last is no key people may write
     return made.model_copy(update={"for_": of})
-
-
-def _owner(owner: str | None, domains: set[str]) -> str | None:
-    address = address_of(owner) if owner else None
-    return address if address and address.rpartition("@")[2].casefold() in domains else None
-
-
-def known_domains(settings: Settings) -> Iterator[str]:
-    """Domains that the file itself sends mail from or to."""
-    named = [settings.mail.from_, *settings.mail.operators, *(r for b in settings.budgets for r in b.everybody())]
-    named += [r for rules in settings.tag_budgets for r in rules.notify]
-    for text in named:
-        if (address := address_of(text)) is not None:
-            yield address.rpartition("@")[2].casefold()
-
-
-def _listed(domains: set[str]) -> str:
-    return ", ".join(sorted(domains)) or "any domain runspend.yaml knows"

@@ -3,7 +3,9 @@
 Put here what is recorded of notices. The words of the mail and its sending belong to whoever joins this with the outbox. One
 notice is one mail to one owner with all that is new to them. Its items are recorded before the mail is written, in records of at
 most 1,000; only one whose mail was written counts. So a kill anywhere leads to the same notice again, under the same id.
-A notice stands for an item as it was told, to whom it was told: another owner is told anew, and has a grace period of their own.
+A notice stands for an item as it was told, to whom it was told: another owner is told anew, and has a grace period of their own. It
+stands only while somebody whom the configuration allows to be written to was written to: operators have a copy of every notice, and get those
+of owners who may not be mailed (`recipients.py`).
 """
 
 from __future__ import annotations
@@ -11,12 +13,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from runspend.config import Settings
+from runspend.recipients import Recipients, find_recipients
+from runspend.values import address_of
 from runspend.warehouse.records import Records
 
 KIND = "archive_notices"
@@ -24,7 +29,7 @@ CHUNK_ITEMS = 1_000
 UNKNOWN_OWNER = ""  # of a notice recorded before owners were: nobody's name, so the item is announced anew
 # Reasons that say that something could not be read: it protects, and the notice that is out still stands.
 _UNREAD = re.compile(r"\b(unknown|not known|not certain|no \S.* of it is known)\b")
-_ADDRESS = re.compile(r"[^@\s<>,;\"]+@[^@\s<>,;\"]+|[^\x00-\x1f\x7f<>]*<[^@\s<>,;\"]+@[^@\s<>,;\"]+>")
+REFUSED = "the mail server of its owner refused the last notice"
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,12 @@ class Announcement:
     decided_at: datetime
     accepted_at: datetime | None
     withdrawn_at: datetime | None
+    is_allowed: bool = True  # whether anybody it was addressed to may still be written to
 
     def covers(self, row: Mapping[str, Any]) -> bool:
         """Whether it still stands for what a row of the plan would do: the same policy and owner, and no more than was announced."""
         same = (self.policy_digest, self.owner) == (row["policy_digest"], row["owner"]) and row["objects"] <= self.objects and row["bytes"] <= self.bytes
-        return same and self.is_mailed and not self.is_refused and self.withdrawn_at is None
+        return same and self.is_mailed and not self.is_refused and self.is_allowed and self.withdrawn_at is None
 
 
 @dataclass(frozen=True)
@@ -54,9 +60,11 @@ class Notice:
     """One mail to be written: rows of the plan that one owner has not been told of."""
 
     notice_id: str
-    recipients: tuple[str, ...]
+    recipients: tuple[str, ...]  # whose acceptance begins the grace period
     rows: Sequence[Mapping[str, Any]]
     turns: Mapping[str, int] = field(default_factory=dict)  # by item key
+    copies: tuple[str, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)  # by item key, why its owner is not written to; empty for a notice to an owner
 
 
 @dataclass(frozen=True)
@@ -67,14 +75,15 @@ class Received:
     is_refused: bool  # by everybody it was for
 
 
-def read_announcements(records: Records) -> dict[str, Announcement]:
+def read_announcements(records: Records, allowed: Recipients) -> dict[str, Announcement]:
     """Item key -> the newest notice of it."""
     found: dict[str, Announcement] = {}
     for value in records.list(KIND).values():
+        is_allowed = any(allowed.may_receive(recipient) for recipient in value["recipients"])
         for key, item in value["items"].items():
             this = Announcement(
                 value["notice_id"], item.get("turn", 0), item.get("owner", UNKNOWN_OWNER), item["policy_digest"], item["objects"], item["bytes"], value["is_mailed"], value["is_refused"],
-                datetime.fromisoformat(value["decided_at"]), _moment(value["accepted_at"]), _moment(value["withdrawn"].get(key)),
+                datetime.fromisoformat(value["decided_at"]), _moment(value["accepted_at"]), _moment(value["withdrawn"].get(key)), is_allowed,
             )  # fmt: skip
             if key not in found or _order(this) > _order(found[key]):
                 found[key] = this
@@ -87,26 +96,33 @@ def _order(notice: Announcement) -> tuple[int, bool, datetime, str]:
 
 def plan_notices(rows: Iterable[Mapping[str, Any]], told: Mapping[str, Announcement], settings: Settings) -> list[Notice]:
     """What is to be written: one notice for everybody with planned items that no notice stands for. Items nobody can be told of are left out."""
-    by_owner: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    allowed, operators = find_recipients(settings), tuple(dict.fromkeys(settings.mail.operators))
+    by_recipients = defaultdict[tuple[str, ...], list[Mapping[str, Any]]](list)
+    reasons: dict[str, str] = {}
     for row in rows:
         before = told.get(row["item_key"])
-        if row["state"] == "planned" and not (before and before.covers(row)):
-            recipients = _recipients(row, before, settings)
-            if recipients:
-                by_owner.setdefault(recipients, []).append(row)
+        if row["state"] != "planned" or (before and before.covers(row)):
+            continue
+        owner, why = _find_owner(row["owner"], before, allowed)
+        if owner is None:
+            reasons[row["item_key"]] = why
+        if recipients := (owner,) if owner is not None else operators:
+            by_recipients[recipients].append(row)
     notices = []
-    for recipients, found in sorted(by_owner.items()):
+    for recipients, found in sorted(by_recipients.items()):
         turns = {row["item_key"]: _turn(told.get(row["item_key"])) for row in found}
-        notices.append(Notice(_notice_id(recipients, found, turns), recipients, found, turns))
+        copies = tuple(operator for operator in operators if address_of(operator) not in [address_of(recipient) for recipient in recipients])
+        whys = {row["item_key"]: reasons[row["item_key"]] for row in found if row["item_key"] in reasons}
+        notices.append(Notice(_notice_id(recipients, found, turns), recipients, found, turns, () if whys else copies, whys))
     return notices
 
 
-def _recipients(row: Mapping[str, Any], before: Announcement | None, settings: Settings) -> tuple[str, ...]:
-    """The owner where that is an address; operators for what has none, and where the owner's server refused the last notice."""
-    is_refused = before is not None and before.is_refused and before.withdrawn_at is None and before.owner == row["owner"]
-    if row["owner"] and _ADDRESS.fullmatch(row["owner"]) and not is_refused:
-        return (row["owner"],)
-    return tuple(settings.mail.operators)
+def _find_owner(owner: str | None, before: Announcement | None, allowed: Recipients) -> tuple[str | None, str]:
+    """The address of an owner, or None and why operators are told in their place."""
+    if before is not None and before.is_refused and before.withdrawn_at is None and before.owner == owner and allowed.find(owner) is not None:
+        return None, REFUSED
+    address = allowed.find(owner)
+    return address, "" if address is not None else allowed.why_not(owner)
 
 
 def _notice_id(recipients: tuple[str, ...], rows: Sequence[Mapping[str, Any]], turns: Mapping[str, int]) -> str:

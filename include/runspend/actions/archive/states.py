@@ -18,6 +18,7 @@ from runspend.actions.archive.keeps import Keep, keep_of, read_keeps
 from runspend.actions.archive.notices import Announcement, read_announcements
 from runspend.actions.archive.plan import BATCH_ROWS, plan_items
 from runspend.config import Settings
+from runspend.recipients import find_recipients
 from runspend.tables import ARCHIVES
 from runspend.warehouse import Reader
 from runspend.warehouse.records import Records
@@ -61,7 +62,7 @@ def read_history(reader: Reader, records: Records, settings: Settings, now: date
     sources = reader.query("select kind, source, last_good_at from sources").to_pylist()
     seen = records.get(CLOCK, "looks")
     return History(
-        read_announcements(records),
+        read_announcements(records, find_recipients(settings)),
         read_keeps(records, now),
         {(a.item.action, a.item.store, a.item.prefix): a for a in Book(records).all()},
         [datetime.fromisoformat(moment) for moment in (seen[0]["looks"] if seen else [])],
