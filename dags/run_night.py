@@ -35,6 +35,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--result", type=Path, help="write the outcome here, as JSON")
     parser.add_argument("--skip", action="append", default=[], choices=ORDER)
     given = parser.parse_args(arguments)
+    from runspend.own_files import private_umask
+
+    private_umask()
     folder = given.home.resolve() / "airflow"
     folder.mkdir(parents=True, exist_ok=True)
     database = folder / f"night-{os.getpid()}.db"

@@ -15,6 +15,7 @@ from airflow.sdk import Asset, Param, get_current_context, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from runspend.errors import MachineFailed, RecordRefused, RunspendError, UsageError
+from runspend.file_modes import use_file_modes
 from runspend.nights import tell_refused_file, telling_of_the_machine
 from runspend_settings import read_settings
 
@@ -53,6 +54,7 @@ def tell_operators(context: Any) -> None:
     from runspend.warehouse.records import Records
 
     ti, settings = context["task_instance"], read_settings()
+    use_file_modes(settings)
     name = f"{ti.dag_id}.{ti.task_id}"
     operators.notify(
         settings,
@@ -102,6 +104,7 @@ def run_step(step: Callable[..., Any], *names: Sequence[str], **options: Any) ->
     context = get_current_context()
     try:
         settings, now = read_settings(), read_now(context)
+        use_file_modes(settings)
         with telling_of_the_machine(settings, step.__name__, now):
             outcome = step(settings, *names, now=now, **options)
     except MachineFailed as error:  # a disk may be mended in a minute
@@ -111,7 +114,7 @@ def run_step(step: Callable[..., Any], *names: Sequence[str], **options: Any) ->
         _leave_outcome(context, error)
         raise AirflowFailException(str(error)) from error
     except RecordRefused as error:  # nor would it here
-        tell_refused_file(read_settings(), error, read_now(context))
+        tell_refused_file(settings, error, now)
         _leave_outcome(context, error)
         raise NotAllDone(str(error)) from error
     context["ti"].xcom_push("outcome", {key: getattr(outcome, key) for key in ("exit_code", "changed", "unchanged", "problems", "notes")})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 from collections.abc import Mapping
 from datetime import date, timedelta
 from decimal import Decimal
@@ -175,6 +176,26 @@ class WarehouseSettings(Frozen):
             raise ValueError(f"`{given[0]}` belongs to a warehouse in a bucket or in BigQuery. Set `uri` to s3://bucket/prefix, or leave it out")
         if self.maximum_bytes_billed != MAXIMUM_BYTES_BILLED and not self.uri.startswith("bigquery://"):
             raise ValueError("`maximum_bytes_billed` belongs to a warehouse in BigQuery. Set `uri` to bigquery://project/dataset, or leave it out")
+        return self
+
+
+class FileSettings(Frozen):
+    """Who may read what Runspend writes on this machine, besides the account it runs as. Nobody, unless a group is named."""
+
+    group: Annotated[str | None, BeforeValidator(lambda value: str(value) if type(value) is int else value)] = None  # a name, or a number
+    access: Literal["read", "write"] = "read"  # write: for several people who run commands
+
+    @field_validator("group")
+    @classmethod
+    def _group_has_a_name(cls, group: str | None) -> str | None:
+        if group is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}|[0-9]{1,9}", group, re.ASCII):
+            raise ValueError("the name of a group is needed, such as finance, or its number")
+        return group
+
+    @model_validator(mode="after")
+    def _access_is_a_groups(self) -> FileSettings:
+        if self.group is None and self.access != "read":
+            raise ValueError("`access` is that of a group. Set `group` too, or leave `access` out: nobody else may read then")
         return self
 
 
@@ -576,6 +597,7 @@ class Settings(Frozen):
     load_timeout: Duration = timedelta(hours=6)  # that loading one bill may take
     schedule: Schedule = Schedule()
     warehouse: WarehouseSettings = WarehouseSettings()
+    files: FileSettings = FileSettings()
     tracking: list[TrackingServer] = []
     billing: list[BillSource] = []
     stores: list[ArtifactStore] = Field(default=[], validation_alias=AliasChoices("stores", "artifacts"))

@@ -103,7 +103,20 @@ def check_home(settings: Settings) -> Iterator[Finding]:
         yield _check_bucket(settings)
     else:
         yield _check_folder("warehouse", Path(uri))
+    yield from _check_modes(settings)
     yield from _check_shared(settings.home, os.environ.get("AIRFLOW__CORE__EXECUTOR", ""))
+
+
+def _check_modes(settings: Settings) -> Iterator[Finding]:
+    """What was made by older versions, or by hand, may be open to others: it is left as it is, and shown."""
+    from runspend.file_modes import own_roots, widening, wider_than
+
+    for root in own_roots(settings):
+        count, first = wider_than(root, settings)
+        if count:
+            who = "anybody" if settings.files.group is None else f"others than {settings.files.group}"
+            text = f"{count:,} files and folders in {root} are open to {who}, such as {first}; new ones are not.\nRun: {widening(root, settings)}"
+            yield Finding("config", "files", "WARN", text)
 
 
 def _check_bucket(settings: Settings) -> Finding:

@@ -18,12 +18,14 @@ from typing import Any, NoReturn
 
 from runspend.errors import RecordRefused
 
-__all__ = ["MOST_BYTES", "Inside", "json_value", "own_folder", "read_bytes", "read_json", "refused", "write_whole"]
+__all__ = ["MOST_BYTES", "PRIVATE", "Inside", "json_value", "own_folder", "private_umask", "read_bytes", "read_json", "refused", "write_whole"]
 
 MOST_BYTES = 64 << 20  # of one file: a journal of 100,000 units has 40 MB
 MOST_TOLD = 300  # characters of what was found
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe is not waited for
+PRIVATE = 0o077  # what nobody else may
+_umask_at_start: int | None = None
 _LINK_ERRORS = (errno.ELOOP, errno.ENOTDIR)
 
 
@@ -114,6 +116,16 @@ def write_whole(path: Path, text: bytes, *, is_alone: bool = False) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def private_umask() -> int:
+    """From here on what this process makes is for its own account alone; returns the umask that it was started with."""
+    global _umask_at_start
+    before = os.umask(PRIVATE)
+    if _umask_at_start is None:
+        _umask_at_start = before
+    os.umask(_umask_at_start | PRIVATE)
+    return _umask_at_start
 
 
 def own_folder(path: Path) -> Path:

@@ -547,8 +547,11 @@ mail = make_mail(
     Envelope("Runspend <runspend@acme.com>", "budgets", "budget-actual"), local_id="budget.vision.2026-11.actual.100.0123abcd",
     recipients=["ana@acme.com", "ben@acme.com"], subject="[runspend] vision is over budget", blocks=[Paragraph(".")], now=now,
 )
-records.create("alerts", "vision", {"decided_at": now.isoformat(), "mail": mail.as_record()})
-settings = Settings.model_validate({"home": home, "mail": {"backend": "smtp", "host": "127.0.0.1", "port": port, "tls": "none"}})
+alert = {"alert_id": "vision", "month": "2026-11-01", "budget": "vision", "budget_period": "2026-11", "kind": "actual", "threshold": "100 %"}
+money = {"spent": "2", "amount": "1", "currency": "USD"}
+records.create("alerts", "vision", {**alert, **money, "decided_at": now.isoformat(), "mail": mail.as_record()})
+sent = {"backend": "smtp", "host": "127.0.0.1", "port": port, "tls": "none", "from": "Runspend <runspend@acme.com>"}
+settings = Settings.model_validate({"home": home, "mail": sent})
 send_outbox(settings, records, now)
 """
 SERVER_MOMENTS = ["ehlo", "mail", "rcpt", "body_received", "queued"]

@@ -19,9 +19,10 @@ from runspend.errors import NotDone, OutcomeUnknown
 if TYPE_CHECKING:
     from runspend.config import ArtifactStore
 
-__all__ = ["CHUNK_BYTES", "KEEPS_VERSIONS", "NotDone", "ObjectStore", "OutcomeUnknown", "Purpose", "StoredObject", "carried", "exactly", "in_pieces", "open_objects"]
+__all__ = ["ARCHIVE_TOP", "CHUNK_BYTES", "KEEPS_VERSIONS", "NotDone", "ObjectStore", "OutcomeUnknown", "Purpose", "StoredObject", "carried", "exactly", "in_pieces", "open_objects"]
 
 Purpose = Literal["read", "archive", "delete"]
+ARCHIVE_TOP = "runspend-archive"  # the folder of a store that only Runspend writes to
 CHUNK_BYTES = 1 << 20  # of what `read` yields
 # What an object says of itself beside its bytes, and a copy that comes back says again: `carried` tells what of it.
 _TOLD = ("cache-control", "content-disposition", "content-encoding", "content-language", "content-type", "custom-time", "mode")

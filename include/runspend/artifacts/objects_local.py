@@ -1,6 +1,7 @@
 """The archive's objects in a local folder, by `openat`: no link is ever followed, so a folder that is swapped for one leads nowhere.
 
-An etag is made of inode, times and size. A file appears whole or not at all, and is taken aside before it is removed, so that
+What is made in a run's place is open to whoever its folder is open to, since MLflow reads it, and a file that comes back has the mode it
+had; what is made in the archive is Runspend's own, as narrow as the umask of the process says. An etag is made of inode, times and size. A file appears whole or not at all, and is taken aside before it is removed, so that
 what is removed is what was looked at. Empty folders are objects of their own, with a key that ends in "/".
 """
 
@@ -19,7 +20,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from runspend.artifacts.local import STORAGE_CLASS
-from runspend.artifacts.objects import CHUNK_BYTES, StoredObject
+from runspend.artifacts.objects import ARCHIVE_TOP, CHUNK_BYTES, StoredObject
 from runspend.artifacts.roots import Root
 from runspend.errors import NotDone, SourceRefused, SourceUnreachable
 
@@ -128,7 +129,7 @@ class LocalObjects:
             with self._open(folder, make=True) as parent:
                 assert parent is not None
                 if key.endswith("/"):
-                    found = self._make_folder(parent, name, told or {})
+                    found = self._make_folder(parent, name, key, told or {})
                 else:
                     found = self._write_file(parent, name, key, chunks, size, told or {})
                 os.fsync(parent)
@@ -212,7 +213,7 @@ class LocalObjects:
                 if part in ("", ".", "..") or "\0" in part:
                     raise NotDone(self.uri, f"cannot use the folder {folder!r}: it can be read in two ways. Nothing was done.")
                 try:
-                    below = self._enter(descriptor, part, make=make)
+                    below = self._enter(descriptor, part, folder, make=make)
                 except FileNotFoundError:
                     yield None
                     return
@@ -226,14 +227,23 @@ class LocalObjects:
         finally:
             os.close(descriptor)
 
-    def _enter(self, parent: int, part: str, *, make: bool) -> int:
+    def _enter(self, parent: int, part: str, folder: str, *, make: bool) -> int:
+        is_new = False
         if make:
             try:
                 os.mkdir(part, dir_fd=parent)
                 os.fsync(parent)
+                is_new = True
             except FileExistsError:
                 pass  # the usual case
-        return os.open(part, _FOLDER, dir_fd=parent)
+        descriptor = os.open(part, _FOLDER, dir_fd=parent)
+        try:
+            if is_new and not _is_archive(folder):
+                os.fchmod(descriptor, os.fstat(parent).st_mode & 0o2777)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
 
     def _kind(self, key: str, found: os.stat_result) -> StoredObject | None:
         """The file; None for a folder."""
@@ -249,12 +259,14 @@ class LocalObjects:
         except FileNotFoundError:
             return None
 
-    def _make_folder(self, parent: int, name: str, told: Mapping[str, str]) -> os.stat_result:
+    def _make_folder(self, parent: int, name: str, key: str, told: Mapping[str, str]) -> os.stat_result:
         os.mkdir(name, dir_fd=parent)
         descriptor = os.open(name, _FOLDER, dir_fd=parent)  # chmod by name would follow a link that was put there since
         try:
             if mode := told.get("mode"):
                 os.fchmod(descriptor, int(mode, 8) | stat.S_IRWXU)
+            elif not _is_archive(key):
+                os.fchmod(descriptor, os.fstat(parent).st_mode & 0o2777)
             return os.fstat(descriptor)
         finally:
             os.close(descriptor)
@@ -274,6 +286,8 @@ class LocalObjects:
                     raise NotDone(self.uri, f"cannot write {key!r} in {self.uri}: {written} bytes came, not {size}. Nothing was changed.")
                 if mode := told.get("mode"):
                     os.fchmod(descriptor, int(mode, 8) | stat.S_IRUSR)  # what nobody may read could not be read back
+                elif not _is_archive(key):
+                    os.fchmod(descriptor, os.fstat(parent).st_mode & 0o666 | stat.S_IRUSR)
                 if modified := told.get("modified"):
                     at = round(datetime.fromisoformat(modified).timestamp() * 10**6) * 1000
                     os.utime(descriptor, ns=(at, at))
@@ -334,6 +348,11 @@ class LocalObjects:
 
     def _changed(self, key: str) -> NotDone:
         return NotDone(self.uri, f"{key!r} in {self.uri} is not what it was when it was looked at. Nothing was done.")
+
+
+def _is_archive(key: str) -> bool:
+    """Whether a key or folder is below the folder that only Runspend writes to."""
+    return key.partition("/")[0] == ARCHIVE_TOP
 
 
 def _look(parent: int, name: str) -> os.stat_result | None:

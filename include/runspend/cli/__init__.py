@@ -22,6 +22,7 @@ from runspend.cli.night import STEPS, nightly, verify
 from runspend.cli.setting_up import config, demo, doctor, init, try_
 from runspend.errors import RunspendError, UsageError
 from runspend.machine import machine_failed
+from runspend.own_files import private_umask
 
 __all__ = ["cli", "main"]
 
@@ -41,6 +42,7 @@ for command in (init, doctor, config, try_, demo, nightly, *STEPS, archive, budg
 
 def main() -> None:
     """Run the command line. Errors raised on purpose are one line and an exit code; a bug is a traceback and exit code 1; neither shows a secret."""
+    private_umask()
     gc.set_threshold(100_000)  # what is imported stays: to look through it again and again is a tenth of the time to start
     atexit.register(gc.freeze)  # … and once more at the end, a sixth of a second
     try:

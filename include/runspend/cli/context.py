@@ -37,8 +37,10 @@ class Context:
     def settings(self) -> Settings:
         """The configuration, loaded once; its path is printed."""
         from runspend.config import load_settings
+        from runspend.file_modes import use_file_modes
 
         settings = Context.loaded = load_settings(self.config)
+        use_file_modes(settings)
         if not self.quiet and not self.as_json:
             click.echo(f"config {settings.path}", err=True)
         return settings

@@ -7,13 +7,15 @@ import json
 from dataclasses import dataclass
 from typing import Literal
 
+from runspend.artifacts.objects import ARCHIVE_TOP
+
 __all__ = ["ARCHIVE_FOLDER", "NOTE_NAME", "RETURNED_NAME", "Action", "Item", "OwnerKind"]
 
 Action = Literal["tier", "archive", "delete", "prune"]
 OwnerKind = Literal["run", "logged_model", "checkpoint", "trace", "orphan", "experiment"]
 
 # Below the root of an archive store. Everything in it is the archive's own: no owner's, and no orphan.
-ARCHIVE_FOLDER = "runspend-archive/v1"
+ARCHIVE_FOLDER = f"{ARCHIVE_TOP}/v1"
 # What lies in an item's folder once its artifacts are archived; MLflow's page shows its text.
 NOTE_NAME = "archived-by-runspend.txt"
 # What lies beside the manifest of an archive once all of it was brought back into its place.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import os
-import tempfile
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -180,12 +180,10 @@ def _replacing(target: Path) -> Iterator[Path]:
     """A file beside the target that takes its place when all went well, and is gone otherwise."""
     if not target.parent.is_dir():
         raise UsageError(f"cannot export to {target}: there is no folder {target.parent}. Make it first.")
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".runspend-export-")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = target.with_name(f".runspend-export-{uuid.uuid4().hex}")
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
     try:
         yield temporary
-        temporary.chmod(0o644)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

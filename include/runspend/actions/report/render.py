@@ -9,9 +9,7 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
@@ -28,6 +26,7 @@ from runspend.actions.report.figures import MEASURES, PARTS, PLATFORM, CurrencyF
 from runspend.actions.report.sheets import report_sheets, write_sheet
 from runspend.actions.report.words import coverage_words
 from runspend.budget_settings import percent_used
+from runspend.own_files import write_whole
 
 TEMPLATES = Path(__file__).parent / "templates"
 WIDE, NARROW = 920, 350
@@ -37,10 +36,10 @@ def write_report(figures: ReportFigures, folder: Path) -> Path:
     """Write `<folder>/<period>.html`, its CSVs and `index.html`; each file is old or new, never torn. Returns the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, (header, rows) in report_sheets(figures):
-        _replace(folder / f"{figures.period}-{name}.csv", write_sheet(header, rows, figures.snapshot))
+        write_whole(folder / f"{figures.period}-{name}.csv", write_sheet(header, rows, figures.snapshot))
     page = folder / f"{figures.period}.html"
-    _replace(page, render_page(figures).encode("utf-8"))
-    _replace(folder / "index.html", render_index(folder).encode("utf-8"))
+    write_whole(page, render_page(figures).encode("utf-8"))
+    write_whole(folder / "index.html", render_index(folder).encode("utf-8"))
     return page
 
 
@@ -123,18 +122,6 @@ def _percent(value: Decimal | float | None, places: int = 1) -> str:
 def _rate(cost: Decimal, seconds: float) -> str:
     """Money an hour, to look at."""
     return f"{float(cost) * 3600 / seconds:,.2f}"
-
-
-def _replace(path: Path, content: bytes) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".report-")
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(content)
-            os.fchmod(out.fileno(), 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 class CurrencyView:

@@ -1,0 +1,108 @@
+"""Who may read what Runspend writes on this machine: its own account, and the group that `files` names. Never more than the umask allows.
+
+A command and a task of Airflow set the umask of their process once, and everything made there follows: tables, records, reports, mails,
+exports, drafts, whatever a library writes. A group is handed down by folders (setgid), so only the topmost ones are given to it here.
+What is there already is left as it is; `doctor` says what is wider.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from runspend.config import Settings
+from runspend.errors import ConfigError
+from runspend.own_files import PRIVATE, private_umask
+
+__all__ = ["is_wider", "own_roots", "use_file_modes", "widening", "wider_than"]
+
+SHARED = {"read": 0o027, "write": 0o007}  # what a group may not
+MOST_LOOKED_AT = 100_000  # files that `doctor` looks at
+
+
+def use_file_modes(settings: Settings) -> None:
+    """From here on what this process makes is for its account, and for the group that the settings name. Raises ConfigError for one that it cannot give files to."""
+    umask = private_umask()
+    if settings.files.group is None:
+        return
+    group, umask = _group_id(settings.files.group), umask | SHARED[settings.files.access]
+    os.umask(umask)
+    for root in own_roots(settings):
+        if not root.exists():
+            root.mkdir(parents=True)
+        elif any(root.iterdir()):
+            continue  # somebody's choice, or made before there was a group
+        _hand_down(root, group, settings.files.group, umask)
+
+
+def own_roots(settings: Settings) -> list[Path]:
+    """The folders that everything of Runspend's own lies in: home, and the warehouse where it is a folder of its own."""
+    uri = settings.warehouse.uri.removeprefix("file://")
+    return [settings.home] if "://" in uri or Path(uri).is_relative_to(settings.home) else [settings.home, Path(uri)]
+
+
+def _hand_down(folder: Path, group: int, name: str, umask: int) -> None:
+    """Give a new folder to a group, and what will be made in it as well."""
+    if os.geteuid() not in (0, folder.stat().st_uid):
+        return
+    try:
+        os.chown(folder, -1, group)
+        folder.chmod(0o777 & ~umask | stat.S_ISGID)
+    except PermissionError as error:
+        raise ConfigError(
+            f"cannot use files.group {name!r}: this account is not in that group, so it cannot give {folder} to it. "
+            f"Run: usermod -aG {name} ACCOUNT, or name another group. Nothing else was changed."
+        ) from error
+
+
+def _group_id(name: str) -> int:
+    if name.isdigit():
+        return int(name)
+    try:
+        import grp
+
+        return grp.getgrnam(name).gr_gid
+    except (ImportError, KeyError) as error:
+        raise ConfigError(f"cannot use files.group {name!r}: this machine has no group of that name. Run: groupadd {name}, or correct the key. Nothing was changed.") from error
+
+
+# --- what was made before ------------------------------------------------------------------------------------------------
+
+
+def is_wider(mode: int, settings: Settings) -> bool:
+    """Whether a file or folder of that mode lets in more than the settings say. Of a link it is what it leads to that counts."""
+    if stat.S_ISLNK(mode):
+        return False
+    return bool(stat.S_IMODE(mode) & (PRIVATE if settings.files.group is None else SHARED[settings.files.access]))
+
+
+def wider_than(root: Path, settings: Settings) -> tuple[int, Path | None]:
+    """How many files and folders from a folder on are wider than the settings say, and the first. Nobody gets at what lies in a folder that is not."""
+    count, first = 0, None
+    for looked, path in enumerate(_walk(root, settings)):
+        count, first = count + 1, first or path
+        if looked >= MOST_LOOKED_AT:
+            break
+    return count, first
+
+
+def _walk(root: Path, settings: Settings) -> Iterator[Path]:
+    if not root.exists() or not is_wider(root.stat().st_mode, settings):
+        return
+    yield root
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if is_wider(os.lstat(os.path.join(folder, name)).st_mode, settings)]
+        for name in (*folders, *files):
+            path = Path(folder, name)
+            if is_wider(path.lstat().st_mode, settings):
+                yield path
+
+
+def widening(root: Path, settings: Settings) -> str:
+    """The command that makes everything in a folder as narrow as new files are."""
+    if settings.files.group is None:
+        return f"chmod -R go-rwx {root}"
+    rights = "rX" if settings.files.access == "read" else "rwX"
+    return f"chgrp -R {settings.files.group} {root} && chmod -R g=,g+{rights},o-rwx {root} && find {root} -type d -exec chmod g+s {{}} +"

@@ -1,0 +1,185 @@
+"""Who may read what Runspend writes: another account of the machine cannot, a member of the group that is named can.
+
+Accounts are tried with `setpriv`, which needs root; without it the modes alone are looked at.
+"""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runspend.config import Settings
+from runspend.doctor import check_home
+from runspend.errors import ConfigError
+from runspend.file_modes import use_file_modes, wider_than
+from tests.command import run_here
+from tests.tiny_world import make_store, make_tiny_world
+
+NOW = ("--now", "2026-11-04T06:00")
+NOBODY = 65534
+is_root = pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="another account can only be tried by root, with setpriv")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("store")
+    make_store(folder)
+    return folder
+
+
+@pytest.fixture
+def open_folder(tmp_path: Path) -> Path:
+    """A folder that every account can enter, as /srv is: pytest's own are not."""
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.geteuid() and folder.is_relative_to("/tmp") and folder != Path("/tmp"):
+            folder.chmod(0o755)
+    return tmp_path
+
+
+def run_all(folder: Path, store: Path, **files: object) -> Path:
+    """A night and what else writes files: an export, the demo, a new configuration. Returns the home."""
+    config = make_tiny_world(folder / "world", store)
+    if files:
+        config.write_text(json.dumps({**json.loads(config.read_text()), "files": files}))
+    run_here("nightly", "--config", str(config), *NOW, cwd=folder, code=None)
+    run_here("export", "focus", "--config", str(config), "--period", "2026-11", "--out", str(folder / "world" / "home" / "focus.csv"), *NOW, cwd=folder)
+    run_here("init", "--config", str(folder / "world" / "home" / "new.yaml"), cwd=folder)
+    return config.parent / "home"
+
+
+def modes(home: Path) -> dict[str, int]:
+    return {str(path.relative_to(home.parent)): stat.S_IMODE(path.lstat().st_mode) for path in (home, *home.rglob("*"))}
+
+
+def can_read(path: Path, *groups: int) -> bool:
+    """Whether an account that is nobody's, in these groups alone, may read a file or list a folder."""
+    group = ["--regid", str(NOBODY), "--groups", ",".join(map(str, groups))] if groups else ["--regid", str(NOBODY), "--clear-groups"]
+    command = ["setpriv", "--reuid", str(NOBODY), *group, "sh", "-c", 'if [ -d "$1" ]; then ls "$1"; else cat "$1"; fi', "sh", str(path)]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_by_default_everything_is_the_accounts_own(open_folder: Path, store: Path) -> None:
+    """Folders 0700, files 0600: tables, states, records, reports, mails, exports, a new configuration."""
+    home = run_all(open_folder, store)
+    found = modes(home)
+    assert {name for name, mode in found.items() if mode & 0o077} == set()
+    kinds = {Path(name).suffix for name in found}
+    assert {".parquet", ".json", ".html", ".csv", ".yaml"} <= kinds
+    assert {mode for name, mode in found.items() if (home.parent / name).is_file()} == {0o600}
+    assert {mode for name, mode in found.items() if (home.parent / name).is_dir()} == {0o700}
+    if os.geteuid() == 0 and shutil.which("setpriv"):
+        assert not any(can_read(path) for path in (home, *list(home.rglob("*.html"))[:1], *list(home.rglob("*.parquet"))[:1]))
+
+
+@is_root
+def test_a_group_that_is_named_may_read_and_nobody_else(open_folder: Path, store: Path) -> None:
+    """Whatever is made under home is the group's, by the folders it is made in; what is made before a configuration is read is not."""
+    file, folder = 0o640, 0o2750
+    group = next(found.gr_gid for found in grp.getgrall() if found.gr_gid not in (0, NOBODY))
+    home = run_all(open_folder, store, group=grp.getgrgid(group).gr_name)
+    assert stat.S_IMODE(home.stat().st_mode) == folder
+    wrong = {
+        str(path): oct(path.lstat().st_mode)
+        for path in home.rglob("*")
+        if path.name != "new.yaml" and (stat.S_IMODE(path.lstat().st_mode) != (folder if path.is_dir() else file) or path.lstat().st_gid != group)
+    }
+    assert wrong == {}
+    page, table = next(home.rglob("2026-11.html")), next(home.rglob("cost_daily/**/*.parquet"))
+    assert can_read(page, group)
+    assert can_read(table, group)
+    assert not can_read(page)
+    assert not can_read(table)
+    assert not can_read(home)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077, 0o007, 0o000])
+def test_nothing_is_wider_than_the_umask_allows(tmp_path: Path, umask: int) -> None:
+    """A group gets what whoever started the command lets it have, at most."""
+    code = (
+        "import os, sys; from pathlib import Path; from runspend.config import Settings; from runspend.file_modes import use_file_modes;"
+        f"os.umask({umask}); home = Path(sys.argv[1]); use_file_modes(Settings.model_validate({{'home': home, 'files': {{'group': str(os.getegid()), 'access': 'write'}}}}));"
+        "(home / 'file').touch(); (home / 'folder').mkdir()"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "home")], check=True)
+    for name in ("file", "folder"):
+        mode = stat.S_IMODE((tmp_path / "home" / name).stat().st_mode) & 0o777
+        assert mode == (0o666 if name == "file" else 0o777) & ~(umask | 0o007)
+    assert not (tmp_path / "home").stat().st_mode & umask
+
+
+WRONG = {
+    "no-such-group-here": {"group": "no-such-group-here"},
+    "needs a group|`access` is that of a group": {"access": "write"},
+    "name of a group is needed": {"group": "a b"},
+    "read": {"group": "root", "access": "all"},
+}
+
+
+@pytest.mark.parametrize(("text", "files"), WRONG.items())
+def test_a_group_that_cannot_be_used_is_an_error_in_words(tmp_path: Path, text: str, files: dict[str, object]) -> None:
+    """Exit code 2, and nothing was made."""
+    (tmp_path / "runspend.yaml").write_text(json.dumps({"home": "home", "files": files}))
+    done = run_here("nightly", cwd=tmp_path, code=2)
+    assert any(part in done.stderr for part in text.split("|"))
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "home").exists()
+
+
+@is_root
+def test_an_account_that_is_not_in_the_group_is_told_so(open_folder: Path) -> None:
+    """It cannot give files to the group."""
+    group = next(found for found in grp.getgrall() if found.gr_gid not in (0, NOBODY))
+    place = open_folder / "open"
+    place.mkdir()
+    place.chmod(0o777)
+
+    def as_nobody() -> None:
+        os.setgroups([])
+        os.setegid(NOBODY)
+        os.seteuid(NOBODY)
+
+    own_groups = os.getgroups()
+    try:
+        as_nobody()
+        with pytest.raises(ConfigError, match="not in that group"):
+            use_file_modes(Settings.model_validate({"home": place / "home", "files": {"group": group.gr_name}}))
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(own_groups)
+
+
+def test_doctor_says_what_is_wider_and_how_to_narrow_it(tmp_path: Path) -> None:
+    """What was made before stays as it is; the command that is named makes it narrow, and the doctor content."""
+    home = tmp_path / "home"
+    (home / "reports").mkdir(parents=True)
+    (home / "reports" / "page.html").write_text("a page")
+    (home / "private").mkdir(mode=0o700)
+    (home / "private" / "open.txt").write_text("nobody gets here")
+    for path in (home, home / "reports"):
+        path.chmod(0o755)
+    (home / "reports" / "page.html").chmod(0o644)
+    given = Settings.model_validate({"home": home})
+    before = modes(home)
+    [finding] = [f for f in check_home(given) if f.name == "files"]
+    assert finding.level == "WARN"
+    assert "3 files and folders" in finding.text
+    assert modes(home) == before
+    subprocess.run(finding.text.partition("Run: ")[2], shell=True, check=True)  # what a person would copy
+    assert [f for f in check_home(given) if f.name == "files"] == []
+    shared = Settings.model_validate({"home": home, "files": {"group": str(os.getegid())}})
+    home.chmod(0o777)
+    assert wider_than(home, shared)[0] == 1
+    [finding] = [f for f in check_home(shared) if f.name == "files"]
+    subprocess.run(finding.text.partition("Run: ")[2], shell=True, check=True)
+    assert wider_than(home, shared) == (0, None)
+    assert stat.S_IMODE((home / "reports").stat().st_mode) == 0o2750
+    assert stat.S_IMODE((home / "reports" / "page.html").stat().st_mode) == 0o640
