@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -10,6 +15,8 @@ import click
 from runspend.cli.context import Context, day_end, months, with_context
 from runspend.cli.output import print_json, print_rows
 from runspend.errors import RecordRefused, UsageError
+
+GRACE = 5.0  # seconds the engine has to stop by itself
 
 
 @click.command()
@@ -119,8 +126,9 @@ def export_focus(context: Context, period: str, out: Path | None, scope: str, fo
 @click.option("--tables", is_flag=True, help="List the tables and their columns.")
 @click.option("--native", is_flag=True, help="The engine's own SQL instead of GoogleSQL.")
 @click.option("--explain-cost", is_flag=True, help="BigQuery: only say how much it would read, and what that costs.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=300, show_default=True, metavar="SECONDS", help="Stop what takes longer.")
 @with_context
-def sql(context: Context, statement: str | None, tables: bool, native: bool, explain_cost: bool) -> None:
+def sql(context: Context, statement: str | None, tables: bool, native: bool, explain_cost: bool, timeout: float) -> None:
     """One SELECT over the warehouse, read-only, of one build.
 
     Example: runspend sql "select team, sum(effective_cost) as cost from cost_daily group by team order by cost desc"
@@ -137,7 +145,27 @@ def sql(context: Context, statement: str | None, tables: bool, native: bool, exp
         return
     from runspend.warehouse import open_warehouse
 
-    print_rows(context, open_warehouse(context.settings).answer(statement, native=native))
+    with _ended_after(timeout + GRACE, timeout):
+        rows = open_warehouse(context.settings).answer(statement, native=native, timeout=timeout)
+    print_rows(context, rows)
+
+
+@contextmanager
+def _ended_after(seconds: float, timeout: float) -> Iterator[None]:
+    """End the process if it is still inside after so long: an engine looks for an interrupt between pieces of work, and one piece may take minutes."""
+
+    def end() -> None:
+        click.echo(f"error: cannot answer: it took longer than {timeout:g} s and was stopped. Nothing was changed. Ask for less, or give it longer with --timeout.", err=True)
+        sys.stderr.flush()
+        os._exit(UsageError.exit_code)
+
+    watch = threading.Timer(seconds, end)
+    watch.daemon = True
+    watch.start()
+    try:
+        yield
+    finally:
+        watch.cancel()
 
 
 @click.command()

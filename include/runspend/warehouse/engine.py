@@ -27,7 +27,7 @@ except ImportError as missing:
 
 __all__ = [
     "DUCKDB_TYPES", "FILLED", "MEMORY", "ROW_GROUP", "Content", "column_types", "copy_parquet", "create_view", "declared", "empty_engine", "fetch", "file_list", "guarded_engine", "literal", "measure_rows", "month_of",
-    "narrow", "quote", "restrict", "stream", "used",
+    "narrow", "parser", "quote", "restrict", "stream", "used",
 ]  # fmt: skip
 
 DUCKDB_TYPES = {
@@ -84,6 +84,15 @@ def empty_engine(spill: Path) -> AbstractContextManager[duckdb.DuckDBPyConnectio
 def guarded_engine(spill: Path) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
     """The same for statements that people wrote: it holds nothing, and reads files by the names of `read_only.offered`. `restrict` it before it is asked."""
     return lent("people", _open_for_people, spill, memory=MEMORY)
+
+
+def parser() -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+    """An engine that only looks at statements: it opens no file, and nothing is to be run on it."""
+    return lent("parser", _open_parser, Path(os.devnull) / "spill", memory="1GB")
+
+
+def _open_parser() -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(config={"threads": 1, "autoload_known_extensions": False, "python_enable_replacements": False})
 
 
 def restrict(connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> None:

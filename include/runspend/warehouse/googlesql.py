@@ -6,6 +6,7 @@ decimal of its own digits, so that int64 x literal fits. Running SQL and the mea
 
 from __future__ import annotations
 
+import logging
 from decimal import Decimal, InvalidOperation
 from functools import cached_property, lru_cache
 
@@ -14,9 +15,12 @@ from sqlglot import exp
 from sqlglot.errors import ErrorLevel, SqlglotError, UnsupportedError
 
 from runspend.errors import SqlRefused
+from runspend.warehouse.sentences import in_one_line
 
 __all__ = ["DECIMALS", "Statement", "is_decimal_literal", "parse", "put_right", "qualified"]
 
+
+logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns of statements it cannot read; they are refused in words
 
 # DuckDB's own types of these names lose digits of money.
 _TYPES = {exp.DType.BIGDECIMAL: "DECIMAL(38, 22)", exp.DType.DECIMAL: "DECIMAL(38, 9)"}
@@ -87,14 +91,14 @@ class Statement:
         except RecursionError as error:
             raise SqlRefused("cannot run the SQL: it is nested too deeply. Write it in simpler steps.") from error
         except SqlglotError as error:
-            raise SqlRefused(f"cannot run the SQL on DuckDB: {error}. Write it another way, or pass --native.") from error
+            raise SqlRefused(f"cannot run the SQL on DuckDB: {in_one_line(error)}. Write it another way, or pass --native.") from error
 
 
 def _read(sql: str) -> exp.Expression:
     try:
         statements = [s for s in sqlglot.parse(sql, read="bigquery") if s is not None and not isinstance(s, exp.Semicolon)]
     except SqlglotError as error:
-        raise SqlRefused(f"cannot read the SQL: {error}. Write one GoogleSQL SELECT, or pass --native.") from error
+        raise SqlRefused(f"cannot read the SQL: {in_one_line(error)}. Write one GoogleSQL SELECT, or pass --native.") from error
     except RecursionError as error:
         raise SqlRefused("cannot read the SQL: it is nested too deeply. Write it in simpler steps.") from error
     if len(statements) != 1:

@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from runspend.errors import SqlRefused
 from runspend.tables import TABLES
+from runspend.warehouse.dialect import duckdb_sql
+from runspend.warehouse.engine import parser
+from runspend.warehouse.sentences import in_one_line
 
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["LONGEST", "check_only_reads"]
+__all__ = ["LONGEST", "check_only_reads", "text_to_run"]
 
 LONGEST = 200_000  # characters of a statement
 
@@ -47,13 +50,23 @@ CATALOG_PREFIX = re.compile(r"(?:duckdb|pg|pragma|sqlite)_", re.IGNORECASE)
 _EXPLAIN = re.compile(r"\s*explain\b(.*)", re.IGNORECASE | re.DOTALL)
 
 
-def check_only_reads(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
-    """SqlRefused, in one sentence, unless it is one statement of DuckDB's SQL that reads tables by their names and does nothing else, or EXPLAIN of one."""
+def text_to_run(sql: str, *, native: bool) -> str:
+    """What DuckDB is to run for a statement that people wrote, in GoogleSQL or in its own dialect (`native`). SqlRefused unless it only reads."""
     if len(sql) > LONGEST:
         raise SqlRefused(f"cannot run the SQL: it has {len(sql):,} characters, {LONGEST:,} are allowed. Nothing was run.")
+    text = sql if native else duckdb_sql(sql)
+    with parser() as connection:
+        check_only_reads(connection, text)
+    return text
+
+
+def check_only_reads(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """SqlRefused, in one sentence, unless it is one statement of DuckDB's SQL that reads tables by their names and does nothing else, or EXPLAIN of one."""
     explained = _EXPLAIN.fullmatch(sql)
     if explained is not None and explained[1].lstrip().startswith("("):
         raise _refusal("EXPLAIN takes no options here")
+    if explained is not None and re.match(r"\s*analy[sz]e\b", explained[1], re.IGNORECASE):
+        raise _refusal("EXPLAIN ANALYZE runs what it explains")
     trees = _trees(connection, sql if explained is None else explained[1])
     if len(trees) != 1:
         raise _refusal(f"it holds {len(trees)} statements")
@@ -71,13 +84,13 @@ def _trees(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Any]:
         found = connection.execute("select json_serialize_sql($sql)", {"sql": sql}).fetchall()[0][0]
         read = json.loads(found)
     except duckdb.Error as error:
-        raise SqlRefused(f"cannot run the SQL: {_first_line(str(error))} Nothing was run.") from error
+        raise SqlRefused(f"cannot run the SQL: {in_one_line(error)}. Nothing was run.") from error
     except (RecursionError, ValueError) as error:
         raise _refusal("it is nested too deeply to be looked through") from error
     if read.get("error"):
         if read.get("error_type") == "not implemented":
             raise _refusal("it is not a SELECT")
-        raise SqlRefused(f"cannot run the SQL: {_first_line(str(read.get('error_message')))}. `runspend sql --tables` lists tables and columns.")
+        raise SqlRefused(f"cannot run the SQL: {in_one_line(read.get('error_message'))}. `runspend sql --tables` lists tables and columns.")
     statements: list[Any] = read["statements"]
     return statements
 
@@ -131,8 +144,4 @@ def _named(kind: str) -> str:
 
 
 def _refusal(why: str) -> SqlRefused:
-    return SqlRefused(f"cannot run the SQL: the warehouse is read-only here, and {why}. Write exactly one SELECT over its tables. Nothing was run.")
-
-
-def _first_line(text: str) -> str:
-    return " ".join(text.partition("\n")[0].split()).rstrip(".")
+    return SqlRefused(f"cannot run the SQL: the warehouse is read-only here, and {in_one_line(why)}. Write exactly one SELECT over its tables. Nothing was run.")

@@ -45,7 +45,7 @@ from runspend.warehouse.engine import empty_engine, guarded_engine
 from runspend.warehouse.files import add_columns, as_own_file, with_columns
 from runspend.warehouse.journal import Folder, crash_point, fsync_file, fsync_folder
 from runspend.warehouse.parquet import PACKAGE, Pinned, Staged, sha256_of, state_of
-from runspend.warehouse.reader import ParquetReader
+from runspend.warehouse.reader import ParquetReader, answer
 from runspend.warehouse.s3 import Bucket, NotAllowed
 from runspend.warehouse.step import ParquetStep, begin
 from runspend.warehouse.units import check_copies, check_removals, check_schema, check_state, file_name, unit_of_text
@@ -164,8 +164,7 @@ class BucketWarehouse:
 
     def answer(self, sql: str, *, native: bool = False, timeout: float | None = None) -> pa.Table:
         """Rows of one statement that people wrote: it reads the published tables and nothing else, for `timeout` seconds at most."""
-        with self._reader(guarded_engine) as reader:
-            return reader.answer(sql, native=native, timeout=timeout)
+        return answer(partial(self._reader, guarded_engine), sql, native=native, timeout=timeout)
 
     @contextmanager
     def step(self, name: str, build_id: str) -> Iterator[ParquetStep]:

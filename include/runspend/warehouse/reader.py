@@ -6,8 +6,8 @@ What is published belongs in `parquet.py`, how DuckDB is asked in `engine.py`.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,8 @@ from runspend.warehouse import Unit
 from runspend.warehouse.dialect import duckdb_sql, names_read, table_names
 from runspend.warehouse.engine import create_view, fetch, narrow, restrict, stream, used
 from runspend.warehouse.exchange import DATED, SUMMED, exchange
-from runspend.warehouse.guard import check_only_reads
+from runspend.warehouse.guard import check_only_reads, text_to_run
+from runspend.warehouse.sentences import in_one_line
 from runspend.warehouse.time_limit import time_limit
 from runspend.warehouse.verification import Guard
 
@@ -29,14 +30,24 @@ if TYPE_CHECKING:
     from runspend.rates import Stretch
     from runspend.warehouse.moments import Hold
 
-__all__ = ["ExchangedReader", "ParquetReader"]
+__all__ = ["ExchangedReader", "ParquetReader", "answer"]
 
 
-def _asked(sql: str) -> Collection[str]:
+def tables_asked(sql: str) -> Collection[str]:
     """Tables that a GoogleSQL statement may read; all, if it names one that there is not: the engine tells of those that are like it."""
     if table_names(sql) - TABLES.keys():
         return TABLES.keys()
     return {name.lower() for name in names_read(sql)}
+
+
+def answer(open_reader: Callable[[], AbstractContextManager[ParquetReader]], sql: str, *, native: bool, timeout: float | None) -> pa.Table:
+    """Rows of one statement that people wrote, of a reader on a `guarded_engine`, which is opened once the statement turned out to only read."""
+    text = text_to_run(sql, native=native)
+    if not native:
+        used(sql, {})  # refuses parameters: nobody gave any
+    with open_reader() as reader:
+        rows = reader.answer(text, TABLES.keys() if native else tables_asked(sql), timeout=timeout)
+    return rows if native else narrow(rows)
 
 
 class _Answers:
@@ -59,13 +70,13 @@ class _Answers:
                 check_only_reads(self._connection, sql)
                 self._show(TABLES.keys())
                 return fetch(self._connection, sql, dict(parameters or {}))
-            self._show(_asked(sql))
+            self._show(tables_asked(sql))
             return narrow(fetch(self._connection, duckdb_sql(sql), used(sql, parameters or {})))
 
     def batches(self, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
         """The same rows as `query`, about `rows` at a time; what the engine has to keep of them it spills to disk."""
         with self._translate_errors():
-            self._show(_asked(sql))
+            self._show(tables_asked(sql))
             yield from stream(self._connection, duckdb_sql(sql), used(sql, parameters or {}), rows)
 
     @contextmanager
@@ -89,11 +100,11 @@ class _Answers:
 
 def _in_words(error: Exception) -> RunspendError:
     """What DuckDB says, as an error of ours. Paths are left out: they are this machine's, and of names that live for one question."""
-    text = re.sub(r"(?:/|published://)[^\s'\"]*/([^\s'\"/]+)", r"\1", " ".join(str(error).split()))
+    text = re.sub(r"(?:(?<![\w:/])/|published://)[^\s'\"]*/([^\s'\"/]+)", r"\1", in_one_line(error))
     kind = type(error).__name__
     if kind in ("IOException", "SerializationException", "InternalException", "FatalException", "Error") or "Parquet" in text or "magic bytes" in text:
         found = re.search(r"\b\d+-([a-z_]+)-([\w-]+)-([\w.-]+)\.parquet", text)
-        return WarehouseDamaged({" ".join(found.groups()) if found else "a published file": text.rstrip(".")})
+        return WarehouseDamaged({" ".join(found.groups()) if found else "a published file": text})
     return SqlRefused(f"cannot run the SQL: {text}. `runspend sql --tables` lists tables and columns.")
 
 
@@ -123,22 +134,20 @@ class ParquetReader(_Answers):
         if hold is not None:
             hold.interrupt = connection.interrupt
 
-    def answer(self, sql: str, *, native: bool, timeout: float | None) -> pa.Table:
-        """Rows of the one statement this reader is for, which people wrote. Its engine is a `guarded_engine`.
+    def answer(self, text: str, names: Collection[str], *, timeout: float | None) -> pa.Table:
+        """Rows of the one statement this reader is for, which people wrote: `guard.text_to_run` of it, and the tables it may name.
 
-        SqlRefused, and nothing ran, unless the statement only reads; or when it takes longer than `timeout` seconds.
+        Its engine is a `guarded_engine`. SqlRefused when it takes longer than `timeout` seconds.
         """
         from runspend.warehouse.read_only import offered
 
-        with offered(path for files in self._hidden.values() for path in files.values()) as names, self._translate_errors():
-            self._names = names
+        with offered(path for files in self._hidden.values() for path in files.values()) as names_of_files, self._translate_errors():
+            self._names = names_of_files
             with time_limit(self._connection.interrupt, timeout):
-                text = sql if native else duckdb_sql(sql)
-                check_only_reads(self._connection, text)
-                self._show(TABLES.keys() if native else _asked(sql))
-                restrict(self._connection, names.values())
+                self._show(names)
+                restrict(self._connection, names_of_files.values())
                 self._connection.execute("begin transaction read only")
-                return fetch(self._connection, text, {}) if native else narrow(fetch(self._connection, text, used(sql, {})))
+                return fetch(self._connection, text, {})
 
     def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
         """The same view with the cost tables' money in one currency, by charge date, exact to 22 decimals; what has no rate stays in its own.
