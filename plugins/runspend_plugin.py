@@ -20,12 +20,17 @@ class LazyPages:
         """ASGI."""
         if self.app is None:
             # Not promised as public by Airflow: this is the only place that imports it.
-            from airflow.api_fastapi.core_api.security import requires_authenticated
+            from airflow.api_fastapi.core_api.security import get_user
+            from fastapi import Depends
 
             from runspend.config import load_settings
             from runspend.web import create_app
 
-            self.app = create_app(load_settings, guard=requires_authenticated())
+            async def require_login(user: Any = Depends(get_user)) -> str:  # noqa: B008 (FastAPI's form of a dependency)
+                """Refuses whoever is not logged in; the name of whoever is."""
+                return str(user.get_name())
+
+            self.app = create_app(load_settings, guard=require_login)
         await self.app(scope, receive, send)
 
 

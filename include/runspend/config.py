@@ -199,6 +199,17 @@ class FileSettings(Frozen):
         return self
 
 
+def _resolve_file(raw: object, info: ValidationInfo) -> object:
+    return Path(absolute(str(raw), info)) if isinstance(raw, (str, Path)) and str(raw).strip() else raw
+
+
+class AccessLogSettings(Frozen):
+    """A file that gets a JSON line for each page and each statement of `runspend sql`: who, what, when, how many rows."""
+
+    file: Annotated[Path, BeforeValidator(_resolve_file)]
+    values: bool = False  # also what people looked for: run ids in addresses, values and names in statements
+
+
 class CopySettings(Frozen):
     """Which MLflow tags and params may be copied: a list of keys, or "all" (all but what looks like a secret)."""
 
@@ -613,6 +624,7 @@ class Settings(Frozen):
     mail: MailSettings = MailSettings()
     retention: list[RetentionPolicy] = []
     archive: ArchiveSettings = ArchiveSettings()
+    access_log: AccessLogSettings | None = None
     _path: Path | None = PrivateAttr(default=None)
 
     @property

@@ -6,6 +6,7 @@ Put here how engines are kept. What an engine is set to and what it always holds
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +15,29 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["lent"]
+__all__ = ["lent", "limit_threads"]
 
 KEPT = 2  # of a kind: a step reads while it writes; each has threads of its own
 _idle: dict[str, list[duckdb.DuckDBPyConnection]] = {}
+_limits = threading.local()  # of threads that an engine may have which is lent to this thread
+
+
+def limit_threads(count: int) -> None:
+    """Engines lent to this thread of the program have so many threads of their own from here on, not one for each processor."""
+    _limits.threads = count
+
+
+@contextmanager
+def _few_threads(engine: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """The engine with as many threads as this thread of the program may use."""
+    limit: int | None = getattr(_limits, "threads", None)
+    if limit is None:
+        yield
+        return
+    usual = engine.execute("select current_setting('threads')").fetchall()[0][0]
+    engine.execute(f"set threads = {limit}")
+    yield
+    engine.execute(f"set threads = {usual}")
 
 
 @contextmanager
@@ -35,7 +55,7 @@ def lent(kind: str, make: Callable[[], duckdb.DuckDBPyConnection], spill: Path, 
     try:
         engine.execute(f"set memory_limit = '{memory}'")
         engine.execute("set temp_directory = $spill", {"spill": str(spill)})
-        with engine.cursor() as connection:
+        with _few_threads(engine), engine.cursor() as connection:
             yield connection
         if spill.exists() or engine.execute("select current_setting('lock_configuration')").fetchall()[0][0]:
             engine.close()  # it cannot be set otherwise any more

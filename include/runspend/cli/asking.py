@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import click
 
 from runspend.cli.context import Context, day_end, months, with_context
 from runspend.cli.output import print_json, print_rows
-from runspend.errors import RecordRefused, UsageError
+from runspend.errors import RecordRefused, RunspendError, UsageError
 
 GRACE = 5.0  # seconds the engine has to stop by itself
 
@@ -143,18 +144,25 @@ def sql(context: Context, statement: str | None, tables: bool, native: bool, exp
 
         click.echo(question_cost(context.settings, statement))
         return
+    from runspend.access_log import log_statement
     from runspend.warehouse import open_warehouse
 
-    with _ended_after(timeout + GRACE, timeout):
-        rows = open_warehouse(context.settings).answer(statement, native=native, timeout=timeout)
+    try:
+        with _ended_after(timeout + GRACE, timeout, partial(log_statement, context.settings, statement, native=native, rows=None, error="SqlRefused")):
+            rows = open_warehouse(context.settings).answer(statement, native=native, timeout=timeout)
+    except RunspendError as error:
+        log_statement(context.settings, statement, native=native, rows=None, error=type(error).__name__)
+        raise
+    log_statement(context.settings, statement, native=native, rows=rows.num_rows)
     print_rows(context, rows)
 
 
 @contextmanager
-def _ended_after(seconds: float, timeout: float) -> Iterator[None]:
+def _ended_after(seconds: float, timeout: float, note: Callable[[], None]) -> Iterator[None]:
     """End the process if it is still inside after so long: an engine looks for an interrupt between pieces of work, and one piece may take minutes."""
 
     def end() -> None:
+        note()
         click.echo(f"error: cannot answer: it took longer than {timeout:g} s and was stopped. Nothing was changed. Ask for less, or give it longer with --timeout.", err=True)
         sys.stderr.flush()
         os._exit(UsageError.exit_code)

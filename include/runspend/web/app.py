@@ -4,21 +4,30 @@ relative links only; of files, nothing but those whose names are a report's.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse, Response
 
+from runspend.access_log import log_page
 from runspend.actions.report.render import content_policy
 from runspend.config import Settings
-from runspend.errors import ConfigError, MachineFailed, UsageError, WarehouseDamaged
+from runspend.errors import ConfigError, MissingExtra, RunspendError, SqlRefused, UsageError, WarehouseDamaged
 from runspend.explain import explain_run, run_as_page
-from runspend.machine import machine_failed
+from runspend.explain.layout import currency_views
 from runspend.warehouse import open_warehouse
+from runspend.web.gate import GATE
+
+log = logging.getLogger(__name__)
+
+RETRY = {"Retry-After": "60"}
 
 # Hosts a browser may name when the pages are served on this machine alone: any other is a rebound name (DNS rebinding).
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -43,16 +52,20 @@ def create_app(
 ) -> FastAPI:
     """The application over `<home>/reports`.
 
-    `guard` is a FastAPI dependency that every route asks first, unknown paths too (None: whoever reaches the port may read).
+    `guard` is a FastAPI dependency that every route asks first, unknown paths too (None: whoever reaches the port may read). What
+    it returns is the name of whoever asks, for the access log.
     `hosts` are the only Host headers answered (None: any; the server in front decides). `settings` may be a function, asked
     at each request, so that a configuration mended later needs no restart.
     """
     app = FastAPI(title="Runspend", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    router = APIRouter(dependencies=[] if guard is None else [Depends(guard)])
+    router = APIRouter(dependencies=[] if guard is None else [Depends(_remember(guard))])
+
+    latest: list[Settings] = []  # as the newest request found them
 
     def configured() -> Settings:
         try:
-            return settings() if callable(settings) else settings
+            latest[:] = [settings() if callable(settings) else settings]
+            return latest[0]
         except ConfigError as error:
             raise HTTPException(503, f"cannot show reports: {error}") from error
 
@@ -71,24 +84,18 @@ def create_app(
         return Response(ICON, media_type="image/svg+xml")
 
     @router.get("/run/{run_id}")
-    def one_run(run_id: str) -> Response:
+    async def one_run(run_id: str, request: Request) -> Response:
         # What the address names is looked up as data, never as a path or as SQL.
-        known = configured()
-        try:
-            with open_warehouse(known).reader() as reader:
-                page = run_as_page(explain_run(reader, run_id, known, now=datetime.now(timezone.utc)))
-        except UsageError as error:
-            raise HTTPException(404, str(error)) from error
-        except (WarehouseDamaged, OSError, MachineFailed) as error:
-            failed = error if isinstance(error, WarehouseDamaged) else machine_failed(error, "show the run")
-            if failed is None:
-                raise
-            raise HTTPException(503, str(failed)) from error
+        page, request.state.runspend_rows = await GATE.run(lambda: _run_page(configured(), run_id))
         return _page(page)
 
     @router.get("/{path:path}")
     def one_file(path: str) -> Response:
         return _send(folder() / path if REPORT.fullmatch(path) or SHEET.fullmatch(path) else None)
+
+    @app.exception_handler(Exception)
+    def say_that_it_failed(_: Request, error: Exception) -> Response:  # whose reason goes to the server's log
+        return PlainTextResponse("cannot show this page: something failed that should not. Operators find the reason in the server's log.", 500, headers=HEADERS)
 
     @app.exception_handler(HTTPException)
     def say_why(_: Request, error: HTTPException) -> Response:
@@ -103,12 +110,54 @@ def create_app(
             response = PlainTextResponse("these pages are read only.", 405, headers={"Allow": "GET"})
         else:
             response = await answer(request)
+            if not latest:
+                with suppress(HTTPException):
+                    await run_in_threadpool(configured)
+            if latest:
+                _log(latest[0], request, response.status_code)
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         return response
 
     app.include_router(router)
     return app
+
+
+def _remember(guard: Callable[..., Any]) -> Callable[..., Any]:
+    """The guard, with the name it returns kept for the access log."""
+
+    async def remember(request: Request, who: Any = Depends(guard)) -> None:  # noqa: B008 (FastAPI's form of a dependency)
+        request.state.runspend_who = who if isinstance(who, str) else None
+
+    return remember
+
+
+def _run_page(settings: Settings, run_id: str) -> tuple[str, int]:
+    """The page of a run, and how many rows of charges it has. HTTPException 404 for a run that is not there, 503 for a warehouse that cannot be read."""
+    try:
+        with open_warehouse(settings).reader() as reader:
+            found = explain_run(reader, run_id, settings, now=datetime.now(timezone.utc))
+    except (SqlRefused, ConfigError, MissingExtra) as error:  # also wrong use, but not of this page's reader
+        raise _unreadable(error) from error
+    except UsageError as error:
+        raise HTTPException(404, str(error)) from error
+    except WarehouseDamaged as error:  # names units, and no paths
+        raise HTTPException(503, str(error), RETRY) from error
+    except (RunspendError, OSError) as error:
+        raise _unreadable(error) from error
+    return run_as_page(found), sum(len(block.rows) for view in currency_views(found) for block in view.blocks)
+
+
+def _unreadable(error: Exception) -> HTTPException:
+    log.error("a page failed: %s", error)  # with paths and hosts, which are not everybody's
+    return HTTPException(503, "cannot show this run: the warehouse cannot be read now. Operators find the reason in the server's log, or run: runspend doctor", RETRY)
+
+
+def _log(settings: Settings, request: Request, status: int) -> None:
+    """A line of the access log, if the settings ask for one."""
+    pattern = getattr(request.scope.get("route"), "path", "")
+    who = getattr(request.state, "runspend_who", None)
+    log_page(settings, who=who, pattern=pattern, path=request.url.path, status=status, rows=getattr(request.state, "runspend_rows", None))
 
 
 def _host(request: Request) -> str:
