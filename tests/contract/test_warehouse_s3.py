@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ from botocore.exceptions import ClientError
 
 from runspend import tables
 from runspend.config import Settings, WarehouseSettings, load_settings
-from runspend.errors import CheckFailed, ConfigError, RecordRefused, RunspendError
+from runspend.errors import CheckFailed, ConfigError, RecordRefused, RunspendError, WarehouseDamaged
 from runspend.tables import TABLES
 from runspend.warehouse import Model, Unit, open_warehouse
 from runspend.warehouse.objects import BucketWarehouse
@@ -493,6 +494,66 @@ def test_who_may_only_read_reads(opened: Open, s3_server: S3Server, bucket: str,
         step.put(*UNIT, rows_of(LINES))
         with pytest.raises(RunspendError, match="the right to do that"):
             step.publish()
+
+
+# --- damage ------------------------------------------------------------------------------------------------------------
+
+
+def overwrite(server: S3Server, bucket: str, key: str, change: Callable[[bytes], bytes]) -> None:
+    """Change an object behind the warehouse's back."""
+    client, name = server.client(), f"{PREFIX}/{key}"
+    client.put_object(Bucket=bucket, Key=name, Body=change(client.get_object(Bucket=bucket, Key=name)["Body"].read()))
+
+
+def flipped(data: bytes) -> bytes:
+    return data[:99] + bytes([data[99] ^ 4]) + data[100:]
+
+
+def test_a_changed_and_a_deleted_object_are_found_and_refused(opened: Open, s3_server: S3Server, bucket: str) -> None:
+    """By their ETag without a download; a machine that has no copy refuses them; one that has reads what was published."""
+    publish_version(opened(), 1)
+    began = time.time()
+    assert opened().find_damage() == {}
+    overwrite(s3_server, bucket, "_internal/billing_lines/period=2026-10/aws.parquet", flipped)
+    s3_server.client().delete_object(Bucket=bucket, Key=f"{PREFIX}/cost_daily/period=2026-10/all.parquet")
+    damaged = opened().find_damage(since=began)
+    assert {unit.table: why for unit, why in damaged.items()} == {"billing_lines": "its bytes are not those that were published", "cost_daily": "its object is gone"}
+    with pytest.raises(WarehouseDamaged, match="billing_lines"):
+        ask(opened("elsewhere"), "select count(*) as n from billing_lines")
+    elsewhere = opened("elsewhere").without(set(damaged))
+    with elsewhere.step("again", "again") as step:
+        for unit in damaged:
+            step.put(*unit, rows_of(TABLES[unit.table]))
+        assert step.publish(dict.fromkeys(damaged))
+    assert opened().find_damage() == {}
+    assert ask(elsewhere, "select count(*) as n from billing_lines") == [{"n": 50}]
+
+
+@pytest.mark.parametrize("is_silent", [False, True])
+def test_a_damaged_copy_on_the_machine_is_taken_from_the_bucket_again(opened: Open, tmp_path: Path, is_silent: bool) -> None:
+    """Written to, it is noticed by the next reader; changed by the disk, by the next verification."""
+    warehouse = opened()
+    fill(warehouse, rows_of(LINES))
+    [copy] = (tmp_path / "here" / "files").glob("*.parquet")
+    before, data = copy.stat(), copy.read_bytes()
+    copy.write_bytes(flipped(data))
+    if is_silent:
+        os.utime(copy, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert opened().find_damage() == {}
+    assert ask(opened(), "select count(*) as n from billing_lines") == [{"n": 50}]
+    [again] = (tmp_path / "here" / "files").glob("*.parquet")
+    assert again.read_bytes() == data
+
+
+def test_every_bit_of_the_head_counts(opened: Open, s3_server: S3Server, bucket: str) -> None:
+    fill(opened(), rows_of(LINES))
+    body = s3_server.client().get_object(Bucket=bucket, Key=f"{PREFIX}/_runspend/head.json")["Body"].read()
+    for place in range(0, len(body), len(body) // 25):
+        overwrite(s3_server, bucket, "_runspend/head.json", lambda _, place=place: body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :])
+        with pytest.raises((WarehouseDamaged, ConfigError)):
+            opened("reader")
+    overwrite(s3_server, bucket, "_runspend/head.json", lambda _: body)
+    assert ask(opened("reader"), "select count(*) as n from billing_lines") == [{"n": 50}]
 
 
 # --- a night -------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,10 @@ from runspend import pipeline
 from runspend.config import load_settings
 from runspend.outcome import Outcome
 from runspend.warehouse import open_warehouse
+from runspend.warehouse.parquet import ParquetWarehouse
 from tests.dags.conftest import DAGS, subjects
+from tests.faults.damaged_world import Flip
+from tests.servers.smtp import smtp_server
 from tests.tiny_world import NOW
 
 Run = Callable[..., dict[str, str]]
@@ -192,3 +195,44 @@ def test_run_night(config: Path) -> None:
         u: d for u, d in digests.items() if u.table != "archive_plan"
     }
     assert not list((home / "airflow").glob("*.db*"))
+
+
+def test_damage_fails_the_task_mails_once_and_is_mended(run_dag: Run, config: Path) -> None:
+    """Each DAG looks at what it replaces before it begins; the next runs have nothing to say."""
+    for name in ("extract", "load", "allocate"):
+        assert run_dag(name, now=NOW.isoformat())["dag"] == "success"
+    settings = load_settings(config)
+    warehouse = ParquetWarehouse(Path(settings.warehouse.uri))
+    before = {unit: state.digest for unit, state in warehouse.states("runs", "billing_lines", "cost_daily").items()}
+    for unit in before:
+        Flip(warehouse.path(unit), warehouse.path(unit).stat().st_size // 2, 1, is_silent=True).make()
+    for name, table in (("extract", "runs"), ("load", "billing_lines"), ("allocate", "cost_daily")):
+        assert run_dag(name, now=NOW.isoformat())["dag"] == "failed"
+        assert [subject for subject in subjects(settings.home) if "DAMAGED" in subject and table in subject] != []
+    assert len([subject for subject in subjects(settings.home) if "DAMAGED" in subject]) == 3
+    assert not [subject for subject in subjects(settings.home) if "DAG FAILED" in subject]
+    assert {unit: state.digest for unit, state in warehouse.states("runs", "billing_lines", "cost_daily").items()} == before
+    for name in ("extract", "load", "allocate"):
+        assert run_dag(name, now=NOW.isoformat())["dag"] == "success"
+
+
+def test_a_disk_that_is_read_only_fails_the_task_with_a_sentence_and_is_tried_again(run_dag: Run, config: Path, tmp_path: Path) -> None:
+    """The mail goes to the mail server, for its record would need the disk."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "runspend-test", str(place)], capture_output=True, check=False).returncode:
+        pytest.skip("cannot test a read-only disk: mounting a tmpfs is refused here")
+    try:
+        with smtp_server() as server:
+            settings = json.loads(config.read_text()) | {"home": str(place / "home"), "warehouse": {"uri": str(place / "warehouse")}}
+            settings["mail"] = {"backend": "smtp", "host": "127.0.0.1", "port": server.port, "tls": "none", "operators": ["operators@example.com"]}
+            config.write_text(json.dumps(settings))
+            assert run_dag("load", now=NOW.isoformat())["dag"] == "success"
+            subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+            assert run_dag("load", now=NOW.isoformat())["dag"] == "failed"
+            [accepted] = server.accepted
+            assert "MACHINE FAILED" in accepted.message["Subject"]
+            subprocess.run(["mount", "-o", "remount,rw", str(place)], check=True)
+            assert run_dag("load", now=NOW.isoformat())["dag"] == "success"
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)

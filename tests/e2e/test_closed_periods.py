@@ -18,6 +18,8 @@ from runspend.explain.figures import NoCost
 from runspend.outcome import Outcome
 from runspend.questions import status_of
 from runspend.warehouse import Unit, open_warehouse
+from runspend.warehouse.parquet import ParquetWarehouse
+from tests.faults.damaged_world import Flip
 from tests.kept_world import KeptWorld
 from tests.tiny_world import NOW, make_store
 
@@ -191,6 +193,34 @@ def test_a_closed_month_follows_its_bill(settings: Settings, config: Path, world
     page = page_of(settings, config.parent / "reports")
     assert "Closed: only a changed bill moves it." in page
     assert "Restated since it was closed: +24.00 effective." in page
+
+
+@pytest.mark.parametrize("team", ["vision", "late"])
+def test_a_damaged_table_of_a_closed_month_is_built_again_and_it_is_said_if_it_differs(world: KeptWorld, team: str) -> None:
+    """From what is there now: the same rows, if nothing changed since the month was closed."""
+    config = world.put_back("closed")
+    settings = load_settings(config)
+    kept = digests(settings)
+    retag(config, team)
+    night(settings, LATER)
+    assert digests(settings) == kept
+    units = [Unit("cost_daily", "2026-11", "all"), Unit("run_costs", "2026-11", "all"), Unit("runs", "2026-11", "lab")]
+    for unit in units:
+        path = ParquetWarehouse(Path(settings.warehouse.uri)).path(unit)
+        Flip(path, path.stat().st_size // 2, 1, is_silent=True).make()
+    outcome = pipeline.extract(settings, now=LATER)
+    outcome.merge(pipeline.settle(settings, now=LATER))
+    assert outcome.exit_code == 4
+    assert "runs 2026-11 lab was damaged and is whole again, with the same rows" in outcome.notes
+    said = [note for note in outcome.notes if note.startswith(("cost_daily 2026-11 all was damaged", "run_costs 2026-11 all was damaged"))]
+    assert len(said) == 2
+    if team == "vision":
+        assert digests(settings) == kept
+        assert all(note.endswith("with the same rows") for note in said)
+    else:
+        assert teams(settings) == {"late"}
+        assert all("with other rows" in note for note in said)
+    assert night(settings, LATER).notes == []
 
 
 def test_an_invoice_on_every_line_of_a_month_that_is_over_is_final(settings: Settings, config: Path, world: KeptWorld) -> None:

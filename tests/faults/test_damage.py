@@ -122,7 +122,7 @@ ASK = {LINES: "select sum(billed_cost) as c from billing_lines", DAILY: "select 
 
 
 HARMS: dict[Unit, Callable[[Path], None]] = {
-    RUNS: cut, LINES: lose, DAILY: lose_both, Unit("billing_lines", "2026-11", "other"): exchange, Unit("run_costs", "2026-11", "all"): empty,
+    Unit("billing_lines", "2026-11", "other"): exchange, RUNS: cut, LINES: lose, DAILY: lose_both, Unit("run_costs", "2026-11", "all"): empty,
     Unit("cost_allocations", "2026-11", "all"): lose_state, Unit("billing_loads", "2026-11", "bill"): lose_both, Unit("run_costs_daily", "2026-11", "all"): exchange,
     Unit("experiments", "all", "lab"): lose, Unit("period_states", "2026-11", "all"): cut, Unit("builds", "2026-11", "allocate"): lose,
 }  # fmt: skip

@@ -49,7 +49,7 @@ from runspend.warehouse.reader import ParquetReader, answer
 from runspend.warehouse.s3 import Bucket, NotAllowed
 from runspend.warehouse.step import ParquetStep, begin
 from runspend.warehouse.units import check_copies, check_removals, check_schema, check_state, file_name, unit_of_text
-from runspend.warehouse.verification import ALTERED, NOTHING, Guard, Signature, Verified, is_sealed, name_of, seal, why_damaged
+from runspend.warehouse.verification import ALTERED, Guard, Known, Signature, Verified, is_sealed, name_of, seal, signature_of, why_damaged
 
 if TYPE_CHECKING:
     import duckdb
@@ -62,6 +62,8 @@ UNSEALED_HEAD = {"number", "put", "schema", "units", "copies", "removals"}  # of
 LEASE = 30.0  # seconds without a renewal after which others finish a publish
 DAY = 86_400.0
 AT_ONCE = 8  # transfers
+NANO = 1_000_000_000
+MARK = 271_828_183  # nanoseconds in the time of a copy that was hashed when it was kept; whoever writes to it leaves others
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,7 @@ class BucketWarehouse:
         the epoch; None: everything). An object is known again by its ETag."""
         since = time.time() if since is None else since
         damaged, whole = {}, {}
+        self._drop_rotten_copies()
         with self._folder.stage("verify") as stage:
             head, known = self._settled(), self._verified.read()
             for unit, record in head.units.items():
@@ -214,7 +217,18 @@ class BucketWarehouse:
         return Pinned(units, dict(head.columns), self._guard(units, head))
 
     def _guard(self, files: Mapping[Unit, Path], head: _Head) -> Guard:
-        return Guard({unit: (path, head.units[unit]) for unit, path in files.items()}, NOTHING)
+        return Guard({unit: (path, head.units[unit]) for unit, path in files.items()}, self._known_copies(head, files))
+
+    def _known_copies(self, head: _Head, files: Mapping[Unit, Path]) -> Known:
+        """Copies on this machine that nobody wrote to since they were hashed: by the mark that `_keep` leaves in their time."""
+        signatures = {unit: signature_of(path) for unit, path in files.items() if path.exists()}
+        return Known({"/".join(u): (s, head.units[u]["sha256"], time.time()) for u, s in signatures.items() if s[-1] % NANO == MARK}, {})
+
+    def _drop_rotten_copies(self) -> None:
+        """Hash every copy on this machine, and forget those that the disk changed: the bucket's are taken instead."""
+        for path in self._files.glob("*.parquet"):
+            if sha256_of(path) != path.stem:
+                path.unlink(missing_ok=True)
 
     def replace(
         self, staged: Mapping[Unit, Staged], dropped: set[Unit], inputs: Mapping[Unit, str | None], *, stage: Path, build_id: str
@@ -400,7 +414,7 @@ class BucketWarehouse:
         except FileNotFoundError:
             pass
         else:
-            if why_damaged(unit, pin, head.units[unit], NOTHING, since=None) is None:
+            if why_damaged(unit, pin, head.units[unit], self._known_copies(head, {unit: pin}), since=None) is None:
                 return pin
             pin.unlink()  # the copy on this machine is damaged: take the bucket's
             cached.unlink(missing_ok=True)
@@ -417,6 +431,7 @@ class BucketWarehouse:
         fsync_file(file)
         scratch = self._files / f"{uuid.uuid4().hex}.tmp"
         _link(file, scratch)
+        os.utime(scratch, ns=(time.time_ns(), time.time_ns() // NANO * NANO + MARK))
         os.replace(scratch, self._files / f"{sha256}.parquet")
         scratch.unlink(missing_ok=True)  # both were the same file already
 
