@@ -1,7 +1,7 @@
 # Two commands matter: `make nightly` and `make test`. Each does all of its own set-up, in .venv; nothing else is needed
 # but Python 3.11 to 3.13 and make (as root on a Debian, `make test` also installs a browser and docker-compose).
 .DEFAULT_GOAL := help
-.PHONY: help nightly demo test test-bigquery lint torture bench up lock sbom audit system imported
+.PHONY: help nightly demo test test-bigquery lint torture bench up backup restore upgrade up-rehearsal lock sbom audit system imported
 .DELETE_ON_ERROR:
 
 VENV := .venv
@@ -16,6 +16,7 @@ PINS := pyproject.toml requirements/lock.txt
 # Who kills make ends its tests too, with all that they started (tests/reaper.py).
 PYTEST := TESTS_END_WITH=$$PPID exec $(BIN)/pytest
 ARGS ?=
+COUNT ?= 1
 ON_BIGQUERY := tests/contract/test_bigquery_warehouse.py tests/faults/test_bigquery_swap.py tests/e2e/test_bigquery_night.py
 
 # Nobody is told that it runs. Byte code is kept: without it Airflow takes twice as long to import.
@@ -37,6 +38,7 @@ demo: $(VENV)/.ready-nightly ## make the demo world anew in .runspend-demo/
 # Set-up waits for disks and registries, and tests for their servers: each does more at once than there are processors.
 test: $(VENV)/.ready-dev ## every check and test but torture and benchmarks (ARGS="-k …" narrows it)
 	@$(MAKE) --no-print-directory --jobs 5 lint imported system $(VENV)/.ready-azurite $(VENV)/.ready-bigquery
+	@$(if $(ARGS),,$(BIN)/python deploy/rehearsal/rehearse.py --if-changed)
 	@$(PYTEST) -n $$(($$(getconf _NPROCESSORS_ONLN) + 2)) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-bigquery: $(VENV)/.ready-dev ## the tests of the BigQuery warehouse on Google's, in datasets of their own (PROJECT=… DATASET=…)
@@ -61,13 +63,25 @@ lock: $(VENV)/.ready-build ## write the locks of requirements/ anew for what pyp
 sbom: $(VENV)/.ready-build ## write dist/runspend.cdx.json: every package that is shipped, with hashes (CycloneDX)
 	@$(BIN)/python requirements/sbom.py dist/runspend.cdx.json
 
-up: .env ## production on one host with Docker: Airflow, PostgreSQL, MLflow, an S3 store, a mail catcher
+up: | $(BIN)/python ## start the stack of docker-compose.yaml: Airflow, PostgreSQL, MLflow, an S3 store, a mail catcher
+	@if [ -e .restore-unfinished ]; then echo "cannot start: a restore was interrupted. Run: make restore FROM=$$(cat .restore-unfinished)" >&2; exit 2; fi
+	@$(BIN)/python deploy/make_env.py .env
 	docker compose up --build --detach --wait
 
-# --- set-up ---------------------------------------------------------------------------------------------------------
+backup: ## stop the stack for a minute and copy its databases, S3 store, warehouse and .env into backups/ (or TO=…)
+	@deploy/backup.sh
 
-.env: $(BIN)/python deploy/make_env.py
-	@$(BIN)/python deploy/make_env.py $@
+restore: ## put a backup into a stack without volumes (FROM=backups/…)
+	@deploy/restore.sh
+
+upgrade: ## back the stack up, then start it with the images of this checkout
+	@LEAVE_STOPPED=1 deploy/backup.sh
+	@$(MAKE) --no-print-directory up
+
+up-rehearsal: $(VENV)/.ready-dev ## start the stack for real with an engine and base images of its own, and try it (root, Debian; COUNT=1)
+	@$(BIN)/python deploy/rehearsal/rehearse.py --count $(COUNT)
+
+# --- set-up ---------------------------------------------------------------------------------------------------------
 
 # The first Python on the list that is new enough, and can make a virtual environment.
 $(BIN)/python:

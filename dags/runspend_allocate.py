@@ -1,7 +1,9 @@
-"""When `runs` and `bills` are both new, and at 06:00 UTC whatever happened: models and checks. Emits `costs`.
+"""When `runs` or `bills` are new, and at 06:00 UTC in any case: models and checks. Emits `costs`.
 
-Rebuilds every unit whose inputs differ from those its tables were built from, so a wake-up that Airflow loses costs hours,
-never money. A failed check keeps the tables in place. The parameter `periods` rebuilds these billing periods in any case.
+Either of the two is enough. With both required, a bill that is loaded again alone would wait for the runs of the next night.
+Rebuilds every unit whose inputs differ from those its tables were built from, so it does not matter which event woke it, or
+whether Airflow merged several into one. A failed check keeps the tables in place. The parameter `periods` rebuilds these
+billing periods even if their inputs are unchanged.
 """
 
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, task
@@ -11,7 +13,7 @@ from runspend_tasks import BILLS, COSTS, DAG_OPTIONS, NOW, PERIODS, POOL, RUNS, 
 
 with DAG(
     "runspend_allocate",
-    schedule=AssetOrTimeSchedule(timetable=CronTriggerTimetable("0 6 * * *", timezone="UTC"), assets=[RUNS, BILLS]),
+    schedule=AssetOrTimeSchedule(timetable=CronTriggerTimetable("0 6 * * *", timezone="UTC"), assets=RUNS | BILLS),
     params={"now": NOW, "periods": PERIODS},
     doc_md=__doc__,
     **DAG_OPTIONS,

@@ -1,4 +1,4 @@
-"""What docker-compose's `init` does after `airflow db migrate`: Airflow's user, and the two buckets. May run again at any time."""
+"""What docker-compose's `init` does after `airflow db migrate`: Airflow's user, and the two buckets. It may run again at any time."""
 
 from __future__ import annotations
 

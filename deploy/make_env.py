@@ -1,4 +1,4 @@
-"""Write the `.env` of docker-compose.yaml: fresh secrets for every variable it asks for. Never touches one that exists.
+"""Write the `.env` of docker-compose.yaml: fresh secrets for every variable it asks for. A line that is there stays as it is.
 
 python deploy/make_env.py .env
 """
@@ -8,34 +8,88 @@ from __future__ import annotations
 import base64
 import os
 import secrets
+import subprocess
 import sys
 from pathlib import Path
 
+# Bytes of each secret. `make up` adds the names that an older .env lacks.
+SIZES = {
+    "AIRFLOW_ADMIN_PASSWORD": 12,
+    "AIRFLOW_DB_PASSWORD": 24,
+    "AIRFLOW_FERNET_KEY": 32,
+    "AIRFLOW_JWT_SECRET": 32,
+    "AIRFLOW_SECRET_KEY": 32,
+    "MLFLOW_DB_PASSWORD": 24,
+    "MLFLOW_READER_PASSWORD": 24,
+    "POSTGRES_PASSWORD": 24,
+    "S3_ACCESS_KEY": 10,
+    "S3_SECRET_KEY": 24,
+    "S3_MLFLOW_ACCESS_KEY": 10,
+    "S3_MLFLOW_SECRET_KEY": 24,
+    "S3_READER_ACCESS_KEY": 10,
+    "S3_READER_SECRET_KEY": 24,
+}
+# PostgreSQL keeps these in its volume from its first start: new ones do not open it.
+KEPT_BY_VOLUMES = ("POSTGRES_PASSWORD", "AIRFLOW_DB_PASSWORD", "MLFLOW_DB_PASSWORD", "MLFLOW_READER_PASSWORD")
 
-def make_env() -> str:
-    """The text of a new `.env`."""
-    fernet = base64.urlsafe_b64encode(os.urandom(32)).decode()
-    values = {
-        "AIRFLOW_ADMIN_PASSWORD": secrets.token_hex(12),
-        "AIRFLOW_DB_PASSWORD": secrets.token_hex(24),
-        "AIRFLOW_FERNET_KEY": fernet,
-        "AIRFLOW_JWT_SECRET": secrets.token_hex(32),
-        "AIRFLOW_SECRET_KEY": secrets.token_hex(32),
-        "MLFLOW_DB_PASSWORD": secrets.token_hex(24),
-        "MLFLOW_READER_PASSWORD": secrets.token_hex(24),
-        "POSTGRES_PASSWORD": secrets.token_hex(24),
-        "S3_ACCESS_KEY": secrets.token_hex(10),
-        "S3_SECRET_KEY": secrets.token_hex(24),
-    }
-    return "".join(f"{name}={value}\n" for name, value in values.items())
+
+def main(target: Path) -> int:
+    """Create the file for its owner only, or add the names it lacks. Returns the exit code."""
+    before = target.read_text(encoding="utf-8") if target.exists() else ""
+    known = {line.partition("=")[0].strip() for line in before.splitlines()}
+    missing = [name for name in SIZES if name not in known]
+    if not missing:
+        return 0
+    kept = [name for name in KEPT_BY_VOLUMES if name in missing]
+    if kept and (volumes := volumes_of_the_stack()):
+        print(
+            f"cannot write {target}: {', '.join(kept)} would be new, but the volumes of this stack were made with other passwords "
+            f"({', '.join(volumes)}). Put the lost .env back (`make backup` keeps a copy in each backup), or delete all data of the stack: "
+            f"docker volume rm {' '.join(volumes)}. Nothing was changed.",
+            file=sys.stderr,
+        )
+        return 2
+    separator = "" if not before or before.endswith("\n") else "\n"
+    write_whole(target, before + separator + "".join(f"{name}={new_secret(name)}\n" for name in missing))
+    if before:
+        print(f"added to {target}: {', '.join(missing)}")
+    else:
+        print(f"wrote {target} with new secrets; the password of Airflow's user admin is AIRFLOW_ADMIN_PASSWORD in it")
+    return 0
 
 
-def main(target: Path) -> None:
-    """Create the file for its owner only; fails if it is there."""
-    with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(make_env())
-    print(f"wrote {target} with new secrets; the password of Airflow's user admin is AIRFLOW_ADMIN_PASSWORD in it")
+def new_secret(name: str) -> str:
+    """A secret nobody has had. Airflow wants its Fernet key in base64; all others are hexadecimal, which no file format quotes."""
+    if name == "AIRFLOW_FERNET_KEY":
+        return base64.urlsafe_b64encode(os.urandom(SIZES[name])).decode()
+    return secrets.token_hex(SIZES[name])
+
+
+def volumes_of_the_stack() -> list[str]:
+    """Volumes that Docker keeps for this Compose project; none where Docker does not answer, for then nothing can start either."""
+    project = os.environ.get("COMPOSE_PROJECT_NAME") or "runspend"
+    try:
+        done = subprocess.run(
+            ["docker", "volume", "ls", "--quiet", "--filter", f"label=com.docker.compose.project={project}"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        return []
+    return done.stdout.split()
+
+
+def write_whole(target: Path, text: str) -> None:
+    """Replace the file in one step: whoever is killed in between leaves the old one."""
+    new = target.with_name(f"{target.name}.new")
+    new.unlink(missing_ok=True)
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(target)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    sys.exit(main(Path(sys.argv[1])))

@@ -88,7 +88,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # Files that share a server which starts slowly: one worker runs them, one after the other.
 TOGETHER = {
-    "airflow": ("dags/test_dag_files", "dags/test_dag_runs", "dags/test_plugin", "dags/test_settings"),
+    "airflow": ("dags/test_dag_files", "dags/test_dag_runs", "dags/test_plugin", "dags/test_settings", "dags/test_wake_ups"),
     "bigquery": ("contract/test_bigquery_emulator", "contract/test_bigquery_models", "contract/test_bigquery_warehouse", "contract/test_gcp_bigquery", "e2e/test_bigquery_night", "faults/test_bigquery_swap"),
     "mlflow": ("contract/test_links", "contract/test_live", "contract/test_tell", "contract/test_tracking"),
     "s3": ("contract/test_archive_s3", "contract/test_artifacts_listing", "contract/test_artifacts_s3", "contract/test_focus_s3", "contract/test_warehouse_s3"),

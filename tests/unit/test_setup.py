@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,7 +14,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGETS = ("bench", "demo", "lint", "nightly", "test", "torture", "up")
+OF_DOCKER = ("up", "backup", "restore", "upgrade")
+TARGETS = ("bench", "demo", "lint", "nightly", "test", "torture", "up-rehearsal", *OF_DOCKER)
 
 
 def run(*command: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -37,7 +39,7 @@ def test_make_alone_prints_one_line_of_help_for_each_target() -> None:
     assert set(listed) >= set(TARGETS)
 
 
-@pytest.mark.parametrize("target", [t for t in TARGETS if t != "up"])
+@pytest.mark.parametrize("target", [t for t in TARGETS if t not in OF_DOCKER])
 def test_every_target_sets_itself_up(tmp_path: Path, target: str) -> None:
     """In a clean clone each target begins by making .venv (shown by a dry run)."""
     shutil.copy(ROOT / "Makefile", tmp_path)
@@ -73,19 +75,83 @@ def composed(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_compose_is_complete(composed: dict[str, Any]) -> None:
-    """All parts are there; each has a health check and time to end; images are pinned; nothing listens beyond this machine."""
+    """All parts are there, each with a health check and limits; images are pinned; nothing listens beyond this machine."""
     services = composed["services"]
     assert set(services) == {"api-server", "scheduler", "dag-processor", "triggerer", "postgres", "mlflow", "s3", "mail", "init"}
     for name, service in services.items():
-        assert re.search(r":v?\d+(\.\d+)+", service["image"]), service["image"]
+        is_ours = service["image"].startswith("runspend")
+        assert re.search(r":v?\d+(\.\d+)+$" if is_ours else r":v?\d+(\.\d+)+[\w.-]*@sha256:[0-9a-f]{64}$", service["image"]), service["image"]
         assert all(port["host_ip"] == "127.0.0.1" for port in service.get("ports", []))
         if name != "init":
             assert service["healthcheck"]["test"] and service["restart"] == "unless-stopped"
     airflow = [services[name]["environment"] for name in ("api-server", "scheduler", "dag-processor", "triggerer", "init")]
     for key in ("AIRFLOW__API_AUTH__JWT_SECRET", "AIRFLOW__API__SECRET_KEY", "AIRFLOW__CORE__FERNET_KEY"):
         assert len({environment[key] for environment in airflow}) == 1  # the same everywhere, or every task fails
-    (pool,) = {environment["RUNSPEND_POOL"] for environment in airflow}
-    assert f"airflow pools set {pool} 4 " in services["init"]["command"][-1]  # a pool that nobody made lets tasks wait for ever
+    assert len({environment["RUNSPEND_POOL"] for environment in airflow}) == 1
+    assert services["init"]["environment"]["RUNSPEND_POOL_SLOTS"] == "4"  # a pool that nobody made lets tasks wait for ever
+    assert 'airflow pools set "$RUNSPEND_POOL" "$RUNSPEND_POOL_SLOTS"' in (ROOT / "deploy" / "init.sh").read_text()
+
+
+def test_compose_locks_every_service(composed: dict[str, Any]) -> None:
+    """No capability, no new privileges, a read-only root, a memory limit and a bounded log; the two exceptions are named here."""
+    writable_roots = {"s3"}
+    with_capabilities = {"s3"}
+    for name, service in composed["services"].items():
+        assert service["cap_drop"] == ["ALL"] and service["security_opt"] == ["no-new-privileges:true"], name
+        assert bool(service.get("cap_add")) is (name in with_capabilities), name
+        assert bool(service.get("read_only")) is (name not in writable_roots), name
+        assert service["logging"]["options"] == {"max-file": "3", "max-size": "10m"}, name
+        assert int(service.get("mem_limit", 0)) > 0 or name == "init", name
+        for volume in service.get("volumes", []):
+            if volume["type"] == "bind":
+                assert Path(volume["source"]).is_dir() and volume["read_only"] and not volume["bind"].get("create_host_path"), name
+
+
+def test_each_service_knows_only_the_secrets_it_needs(composed: dict[str, Any], tmp_path: Path) -> None:
+    """Tasks may read the store and MLflow's database; Airflow's other processes hold no key of either; nobody but `init` may do all."""
+    secrets = dict(line.split("=", 1) for line in (tmp_path / ".env").read_text().splitlines())
+    known: dict[str, set[str]] = {name: set() for name in secrets}
+    for service, definition in composed["services"].items():
+        for value in definition.get("environment", {}).values():
+            for name in secrets:
+                if secrets[name] in str(value):
+                    known[name].add(service)
+    airflow = {"api-server", "scheduler", "dag-processor", "triggerer", "init"}
+    tasks = {"scheduler", "dag-processor"}
+    assert known == {
+        "AIRFLOW_ADMIN_PASSWORD": {"init"},
+        "AIRFLOW_DB_PASSWORD": {*airflow, "postgres"},
+        "AIRFLOW_FERNET_KEY": airflow,
+        "AIRFLOW_JWT_SECRET": airflow,
+        "AIRFLOW_SECRET_KEY": airflow,
+        "MLFLOW_DB_PASSWORD": {"mlflow", "postgres"},
+        "MLFLOW_READER_PASSWORD": {*tasks, "postgres"},
+        "POSTGRES_PASSWORD": {"postgres"},
+        "S3_ACCESS_KEY": {"init"},
+        "S3_SECRET_KEY": {"init"},
+        "S3_MLFLOW_ACCESS_KEY": {"mlflow"},
+        "S3_MLFLOW_SECRET_KEY": {"mlflow"},
+        "S3_READER_ACCESS_KEY": tasks,
+        "S3_READER_SECRET_KEY": tasks,
+    }
+
+
+def test_one_service_builds_each_image(composed: dict[str, Any]) -> None:
+    """Five builds of one tag make five images, and each `make up` starts everything anew."""
+    builders = {service["image"]: [] for service in composed["services"].values() if service["image"].startswith("runspend")}
+    for name, service in composed["services"].items():
+        if "build" in service:
+            builders[service["image"]].append(name)
+    assert sorted(builders.values()) == [["init"], ["mlflow"]]
+
+
+def test_only_s3_itself_listens_beyond_the_store(composed: dict[str, Any]) -> None:
+    """SeaweedFS's master, volume server and filer answer without a key: they listen inside their container only."""
+    command = composed["services"]["s3"]["command"]
+    assert {"-ip.bind=127.0.0.1", "-s3.ip.bind=0.0.0.0", "-s3.port.iceberg=0", "-s3.port.lance=0"} <= set(command)
+    on_its_network = {name for name, service in composed["services"].items() if "storage" in service["networks"]}
+    assert on_its_network == {"s3", "mlflow", "init", "scheduler", "dag-processor"}
+    assert composed["networks"]["database"]["internal"] is True
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"\$\{(\w+):\?", (ROOT / "docker-compose.yaml").read_text()))))
@@ -97,16 +163,121 @@ def test_compose_has_no_default_password(composed: dict[str, Any], tmp_path: Pat
     assert done.returncode != 0 and name in done.stderr
 
 
-def test_make_env_never_overwrites(tmp_path: Path) -> None:
-    """Two files never share a secret, a file is its owner's only, and one that is there stays as it is."""
-    script = str(ROOT / "deploy" / "make_env.py")
+def make_env(target: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run deploy/make_env.py where no Docker is found, unless PATH says otherwise."""
+    return run(sys.executable, str(ROOT / "deploy" / "make_env.py"), str(target), env={"PATH": "/nowhere", **environment})
+
+
+def test_make_env_makes_secrets_of_its_own(tmp_path: Path) -> None:
+    """Two files never share a secret, and a file is its owner's only."""
     first, second = tmp_path / "a", tmp_path / "b"
-    assert run(sys.executable, script, str(first)).returncode == run(sys.executable, script, str(second)).returncode == 0
+    assert make_env(first).returncode == make_env(second).returncode == 0
     values = [line.split("=", 1)[1] for file in (first, second) for line in file.read_text().splitlines()]
     assert len(values) == len(set(values)) and min(map(len, values)) >= 20
     assert first.stat().st_mode & 0o077 == 0
-    before = first.read_bytes()
-    assert run(sys.executable, script, str(first)).returncode != 0 and first.read_bytes() == before
+
+
+def test_make_env_adds_what_an_older_file_lacks_and_changes_nothing(tmp_path: Path) -> None:
+    """A new version may need a new secret; lines of the operator, comments and a missing newline at the end are kept."""
+    env = tmp_path / ".env"
+    assert make_env(env).returncode == 0
+    whole = env.read_text()
+    assert make_env(env).returncode == 0 and env.read_text() == whole
+    before = "# mine\n" + "".join(line for line in whole.splitlines(keepends=True) if not line.startswith("S3_READER")) + "BIND=10.0.0.1"
+    env.write_text(before)
+    done = make_env(env)
+    assert done.returncode == 0 and "S3_READER_ACCESS_KEY, S3_READER_SECRET_KEY" in done.stdout
+    assert env.read_text().startswith(before + "\nS3_READER_ACCESS_KEY=") and env.stat().st_mode & 0o077 == 0
+    assert len(env.read_text().splitlines()) == len(before.splitlines()) + 2
+
+
+def test_a_lost_env_is_not_replaced_while_the_volumes_are_there(tmp_path: Path) -> None:
+    """New passwords would not open the databases: it says so, names the volumes, and writes nothing."""
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text("#!/bin/sh\necho runspend_home\necho runspend_postgres\n")
+    docker.chmod(0o755)
+    env = tmp_path / ".env"
+    done = make_env(env, PATH=str(docker.parent))
+    assert done.returncode == 2 and not env.exists()
+    assert "volumes of this stack were made with other passwords (runspend_home, runspend_postgres)" in done.stderr
+    # a secret that no volume keeps may still be added
+    assert make_env(env).returncode == 0
+    env.write_text("".join(line for line in env.read_text().splitlines(keepends=True) if not line.startswith("S3_MLFLOW")))
+    assert make_env(env, PATH=str(docker.parent)).returncode == 0
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Path:
+    """A checkout of which no stack was started, with a `docker` that ends whatever asks it with 99."""
+    shutil.copytree(ROOT / "deploy", tmp_path / "deploy")
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text('#!/bin/sh\necho "$@" >>asked\nexit 99\n')
+    docker.chmod(0o755)
+    return tmp_path
+
+
+def make(stack: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """make, with the `docker` of the fixture."""
+    return run("make", "--no-print-directory", *arguments, cwd=stack, env={"PATH": f"{stack / 'bin'}:/usr/bin:/bin"})
+
+
+def test_a_backup_needs_a_stack(stack: Path) -> None:
+    """Without `.env`, nothing was started here; with one, but without PostgreSQL, nothing is stopped and nothing written."""
+    assert "there is no .env" in make(stack, "backup").stderr
+    (stack / ".env").write_text("A=1\n")
+    done = make(stack, "backup")
+    assert done.returncode != 0 and "PostgreSQL does not run" in done.stderr
+    assert not (stack / "backups").exists() and "stop" not in (stack / "asked").read_text()
+
+
+def test_a_restore_checks_the_backup_before_it_touches_anything(stack: Path) -> None:
+    """No name, no backup, a flipped bit, another `.env`: refused in words, and Docker is asked nothing."""
+    backup = stack / "backups" / "2026-11-28T020000Z"
+    backup.mkdir(parents=True)
+    for name in ("airflow.dump", "mlflow.dump", "home.tar", "s3.tar", "env"):
+        (backup / name).write_text(f"{name}\n")
+    sums = run("sha256sum", "airflow.dump", "mlflow.dump", "home.tar", "s3.tar", "env", cwd=backup).stdout
+    refused = {
+        "no backup is named": make(stack, "restore"),
+        "is not a backup": make(stack, "restore", "FROM=backups/nowhere"),
+    }
+    (backup / "SHA256SUMS").write_text(sums.replace("a", "b"))
+    refused["is damaged"] = make(stack, "restore", f"FROM={backup}")
+    (backup / "SHA256SUMS").write_text(sums)
+    (stack / ".env").write_text("another\n")
+    refused[".env is not that of the backup"] = make(stack, "restore", f"FROM={backup}")
+    for words, done in refused.items():
+        assert done.returncode != 0 and words in done.stderr and "Nothing was changed." in done.stderr
+    assert not (stack / "asked").exists() and not (stack / ".restore-unfinished").exists()
+
+
+def test_a_stack_that_was_restored_by_half_does_not_start(stack: Path) -> None:
+    """The note of an interrupted restore stops `make up` and `make backup`, which name the way out."""
+    (stack / ".restore-unfinished").write_text("backups/x\n")
+    (stack / ".venv" / "bin").mkdir(parents=True)
+    (stack / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    (stack / ".env").write_text("A=1\n")
+    for target in ("up", "backup"):
+        done = make(stack, target)
+        assert done.returncode != 0 and "make restore FROM=backups/x" in done.stderr
+    assert not (stack / "asked").exists()
+
+
+def rehearse(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What `make test` runs, with a folder of its own for what passed."""
+    script = str(ROOT / "deploy" / "rehearsal" / "rehearse.py")
+    return run(sys.executable, script, "--if-changed", env={**os.environ, "REHEARSAL": str(folder), **environment})
+
+
+def test_without_an_engine_the_rehearsal_says_so(tmp_path: Path) -> None:
+    """One line, exit 0, and nothing is installed or made."""
+    done = rehearse(tmp_path / "rehearsal", PATH="/nowhere")
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 1
+    assert done.stdout.startswith("rehearsal of the compose stack: not run, ")
+    assert not (tmp_path / "rehearsal").exists()
 
 
 def test_the_example_configuration_of_compose_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +285,7 @@ def test_the_example_configuration_of_compose_is_valid(monkeypatch: pytest.Monke
     from runspend.config import load_settings
 
     monkeypatch.setenv("MLFLOW_READER_URI", "postgresql://reader:secret-reader@postgres/mlflow")
-    settings = load_settings(ROOT / "deploy" / "runspend.yaml")
+    settings = load_settings(ROOT / "deploy" / "config" / "runspend.yaml")
     assert settings.home == Path("/var/lib/runspend") and settings.tracking[0].uri == "http://mlflow:5000"
     assert "secret-reader" not in repr(settings)
 

@@ -1,0 +1,42 @@
+#!/bin/sh
+# `make backup`: everything that cannot be made again, in one new folder below backups/ (or TO).
+# What writes is stopped meanwhile, so that databases, S3 store and warehouse are of one moment; it is started again in any case.
+set -eu
+umask 077
+to=${TO:-backups}
+stamp=$(date -u +%Y-%m-%dT%H%M%SZ)
+new=$to/.unfinished-$stamp
+writers="scheduler triggerer dag-processor api-server mlflow s3"
+
+fail() { echo "cannot back up: $*" >&2; exit 2; }
+[ -f .env ] || fail "there is no .env, so no stack was started here. Run make up first."
+[ ! -e .restore-unfinished ] || fail "a restore was interrupted. Run make restore FROM=$(cat .restore-unfinished) first."
+[ -n "$(docker compose ps --quiet --status running postgres)" ] || fail "PostgreSQL does not run. Run make up first."
+mkdir -p "$to"
+rm -rf "$to"/.unfinished-* # of a backup that was killed
+mkdir "$new"
+
+start_again() {
+  code=$?
+  trap - EXIT INT TERM
+  rm -rf "$new"
+  if [ -z "${LEAVE_STOPPED:-}" ] || [ "$code" != 0 ]; then
+    docker compose up --detach --wait || { echo "the stack did not start again. Run make up." >&2; code=1; }
+  fi
+  exit $code
+}
+trap start_again EXIT
+trap 'exit 130' INT TERM
+
+docker compose stop $writers
+for database in airflow mlflow; do
+  docker compose exec -T postgres pg_dump --username postgres --format custom "$database" >"$new/$database.dump"
+done
+for volume in home s3; do
+  docker compose run --rm -T --no-deps volumes tar --create --numeric-owner --file - "$volume" >"$new/$volume.tar"
+done
+cp .env "$new/env"
+(cd "$new" && sha256sum airflow.dump mlflow.dump home.tar s3.tar env >SHA256SUMS)
+sync
+mv "$new" "$to/$stamp"
+echo "wrote $to/$stamp ($(du -sh "$to/$stamp" | cut -f1)): both databases, S3 store, warehouse and .env. It holds passwords: keep it as safe as .env."

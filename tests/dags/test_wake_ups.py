@@ -1,0 +1,146 @@
+"""Which asset events wake which DAG: with Airflow's own asset manager, database and the part of its scheduler that makes DAG runs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.dags.conftest import DAGS
+
+STATES = ("queued", "running")
+
+
+@pytest.fixture
+def scheduler(dag_bag: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scheduler]:
+    """The DAGs as the scheduler sees them, with no run and no event yet."""
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+    from airflow.dag_processing.dagbag import sync_bag_to_db
+
+    monkeypatch.setenv("AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL", "0")  # a changed DAG counts at once
+    DagBundlesManager().sync_bundles_to_db()
+    sync_bag_to_db(dag_bag, "dags-folder", None)
+    made = Scheduler()
+    made.forget_all()
+    yield made
+    made.forget_all()
+
+
+class Scheduler:
+    """What a scheduler does about assets; DAG runs are only made here, and end when a test says so."""
+
+    def emit(self, asset: str) -> None:
+        """An asset event, as the API server records it when a task that has this outlet succeeds."""
+        from airflow.assets.manager import AssetManager
+        from airflow.models.asset import AssetModel
+        from airflow.utils.session import create_session
+        from sqlalchemy import select
+
+        with create_session() as session:
+            model = session.scalar(select(AssetModel).where(AssetModel.name == asset))
+            AssetManager().register_asset_change(asset=model.to_serialized(), session=session)
+
+    def look(self) -> None:
+        """One round of the scheduler's loop, as far as assets go."""
+        from airflow.jobs.job import Job
+        from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+        from airflow.models.dag import DagModel
+        from airflow.utils.session import create_session
+
+        with create_session() as session:
+            query, ready = DagModel.dags_needing_dagruns(session)
+            models = [model for model in query if model.dag_id in ready]
+            SchedulerJobRunner(Job())._create_dag_runs_asset_triggered(dag_models=models, session=session)
+
+    def active(self, name: str) -> int:
+        """How many runs of a DAG are queued or running."""
+        return len(self._runs(name))
+
+    def end(self, name: str) -> None:
+        """The runs of a DAG come to their end."""
+        from airflow.utils.session import create_session
+
+        with create_session() as session:
+            for run in self._runs(name):
+                run.state = "success"
+                session.merge(run)
+
+    def _runs(self, name: str) -> list[Any]:
+        from airflow.models.dagrun import DagRun
+        from airflow.utils.session import create_session
+        from sqlalchemy import select
+
+        with create_session() as session:
+            return list(session.scalars(select(DagRun).where(DagRun.dag_id == f"runspend_{name}", DagRun.state.in_(STATES))))
+
+    def forget_all(self) -> None:
+        """No runs, no events, nothing that waits."""
+        from airflow.models.asset import AssetDagRunQueue, AssetEvent
+        from airflow.models.dagrun import DagRun
+        from airflow.utils.session import create_session
+        from sqlalchemy import delete
+
+        with create_session() as session:
+            for model in (AssetDagRunQueue, DagRun, AssetEvent):
+                session.execute(delete(model))
+
+
+@pytest.mark.parametrize("asset", ["runs", "bills"])
+def test_allocation_starts_when_either_input_is_new(scheduler: Scheduler, asset: str) -> None:
+    """A bill that is loaded again alone does not wait for the runs of the next night, nor runs for a bill."""
+    scheduler.emit(asset)
+    scheduler.look()
+    assert scheduler.active("allocate") == 1
+
+
+def test_an_event_that_comes_while_allocation_runs_starts_it_once_more(scheduler: Scheduler) -> None:
+    """The order of a busy night: runs wake allocation, which begins; the bill arrives meanwhile. With both assets required, the bill would
+    wait for ever, since the event of the runs is used up."""
+    scheduler.emit("runs")
+    scheduler.look()
+    scheduler.emit("bills")
+    scheduler.look()
+    assert scheduler.active("allocate") == 1, "one at a time"
+    scheduler.end("allocate")
+    scheduler.look()
+    assert scheduler.active("allocate") == 1
+
+
+@pytest.mark.parametrize("consumer", ["allocate", "report", "alert"])
+def test_events_that_airflow_merges_leave_a_run_that_starts_after_the_last_of_them(scheduler: Scheduler, consumer: str) -> None:
+    """Airflow keeps one row per asset and DAG, and drops the events after the first. That is enough, since the run begins later than all
+    of them, and each step looks for itself at what has changed."""
+    asset = "bills" if consumer == "allocate" else "costs"
+    scheduler.emit(asset)
+    scheduler.look()
+    for _ in range(3):
+        scheduler.emit(asset)
+        scheduler.look()
+    scheduler.end(consumer)
+    scheduler.look()
+    assert scheduler.active(consumer) == 1, "the merged events are lost"
+    scheduler.end(consumer)
+    scheduler.look()
+    assert scheduler.active(consumer) == 0, "there is nothing left to do"
+
+
+def test_requiring_both_assets_would_lose_a_bill(scheduler: Scheduler, tmp_path: Path) -> None:
+    """Shows that these tests can fail: on the schedule of earlier versions, events that are merged leave a bill that nobody allocates."""
+    from airflow.dag_processing.dagbag import BundleDagBag, sync_bag_to_db
+
+    earlier = shutil.copytree(DAGS, tmp_path / "dags", ignore=shutil.ignore_patterns("__pycache__"))
+    file = earlier / "runspend_allocate.py"
+    text = file.read_text()
+    assert text.count("assets=RUNS | BILLS") == 1
+    file.write_text(text.replace("assets=RUNS | BILLS", "assets=[RUNS, BILLS]"))
+    sync_bag_to_db(BundleDagBag(earlier, bundle_path=earlier), "dags-folder", None)
+    for asset in ("runs", "bills", "runs"):  # the second event of `runs` is merged into the first
+        scheduler.emit(asset)
+    scheduler.look()
+    scheduler.emit("bills")  # the bill whose runs were used up just now
+    scheduler.end("allocate")
+    scheduler.look()
+    assert scheduler.active("allocate") == 0
