@@ -6,7 +6,7 @@ umask 077
 to=${TO:-backups}
 stamp=$(date -u +%Y-%m-%dT%H%M%SZ)
 new=$to/.unfinished-$stamp
-writers="scheduler triggerer dag-processor api-server mlflow s3"
+writers="scheduler triggerer dag-processor api-server mlflow s3 store"
 
 fail() { echo "cannot back up: $*" >&2; exit 2; }
 [ -f .env ] || fail "there is no .env, so no stack was started here. Run make up first."

@@ -20,9 +20,17 @@ PATIENCE = 1500  # seconds: the machine may have other work
 PRICE, NEW_PRICE = "32.77", "41.00"  # of one hour of the machine; 24 hours are billed, 5 of them have runs
 HOURS = ((0, 3, "FINISHED"), (2, 4, "FINISHED"), (5, 6, "FAILED"))
 BUCKETS = ("mlflow", "bills")
-# Ports of SeaweedFS that answer without a key, and its gRPC ports.
-KEYLESS_PORTS = (8080, 8888, 9333, 18080, 18888, 19333)
-PROBE = "import socket, sys\nfor port in sys.argv[1:]:\n  try: socket.create_connection(('s3', int(port)), 3); print('open', port)\n  except OSError: pass"
+# Ports of SeaweedFS that answer without a key: volume server, filer, master, and the gRPC ports of all four. Of `store`, its S3 port too.
+KEYLESS_PORTS = (8080, 8888, 9333, 18080, 18333, 18888, 19333)
+PROBE = """
+import socket, sys
+for host, port in [(host, int(port)) for host in ("s3", "store") for port in sys.argv[1:]] + [("store", 8333)]:
+    try:
+        socket.create_connection((host, port), 3)
+        print("open", host, port)
+    except OSError:
+        pass
+"""
 QUIET = """
 select (select count(*) from dag_run where state in ('queued', 'running') and dag_id <> 'runspend_archive') + (select count(*) from asset_dag_run_queue)
 """
@@ -71,7 +79,7 @@ class Night:
 
     def log_runs(self) -> None:
         """Three runs with artifacts, by MLflow's own client on this side of the published port."""
-        os.environ["MLFLOW_TRACKING_URI"] = f"http://{self.host}:5000"
+        os.environ |= {"MLFLOW_TRACKING_URI": f"http://{self.host}:5000", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
         from mlflow import MlflowClient
 
         client, begin = MlflowClient(), int(self.day.timestamp() * 1000)

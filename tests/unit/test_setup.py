@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +82,7 @@ def composed(tmp_path: Path) -> dict[str, Any]:
 def test_compose_is_complete(composed: dict[str, Any]) -> None:
     """All parts are there, each with a health check and limits; images are pinned; nothing listens beyond this machine."""
     services = composed["services"]
-    assert set(services) == {"api-server", "scheduler", "dag-processor", "triggerer", "postgres", "mlflow", "s3", "mail", "init"}
+    assert set(services) == {"api-server", "scheduler", "dag-processor", "triggerer", "postgres", "mlflow", "s3", "store", "mail", "init"}
     for name, service in services.items():
         is_ours = service["image"].startswith("runspend")
         assert re.search(r":v?\d+(\.\d+)+$" if is_ours else r":v?\d+(\.\d+)+[\w.-]*@sha256:[0-9a-f]{64}$", service["image"]), service["image"]
@@ -94,8 +99,8 @@ def test_compose_is_complete(composed: dict[str, Any]) -> None:
 
 def test_compose_locks_every_service(composed: dict[str, Any]) -> None:
     """No capability, no new privileges, a read-only root, a memory limit and a bounded log; the two exceptions are named here."""
-    writable_roots = {"s3"}
-    with_capabilities = {"s3"}
+    writable_roots = {"store"}
+    with_capabilities = {"store"}
     for name, service in composed["services"].items():
         assert service["cap_drop"] == ["ALL"] and service["security_opt"] == ["no-new-privileges:true"], name
         assert bool(service.get("cap_add")) is (name in with_capabilities), name
@@ -145,13 +150,77 @@ def test_one_service_builds_each_image(composed: dict[str, Any]) -> None:
     assert sorted(builders.values()) == [["init"], ["mlflow"]]
 
 
-def test_only_s3_itself_listens_beyond_the_store(composed: dict[str, Any]) -> None:
-    """SeaweedFS's master, volume server and filer answer without a key: they listen inside their container only."""
-    command = composed["services"]["s3"]["command"]
-    assert {"-ip.bind=127.0.0.1", "-s3.ip.bind=0.0.0.0", "-s3.port.iceberg=0", "-s3.port.lance=0"} <= set(command)
-    on_its_network = {name for name, service in composed["services"].items() if "storage" in service["networks"]}
-    assert on_its_network == {"s3", "mlflow", "init", "scheduler", "dag-processor"}
-    assert composed["networks"]["database"]["internal"] is True
+def test_others_reach_nothing_of_the_store_but_its_s3_port(composed: dict[str, Any]) -> None:
+    """SeaweedFS's master, volume server, filer and gRPC ports ask for no key: it is alone with the forwarder of the one port that does."""
+    services = composed["services"]
+    networks = {
+        network: {name for name, service in services.items() if network in service["networks"]} for network in ("store", "storage")
+    }
+    assert networks == {"store": {"s3", "store"}, "storage": {"s3", "mlflow", "init", "scheduler", "dag-processor"}}
+    assert services["s3"]["command"][-3:] == ["8333", "store", "8333"] and "ports" not in services["store"]
+    assert {"-ip.bind=127.0.0.1", "-s3.port.iceberg=0", "-s3.port.lance=0"} <= set(services["store"]["command"])
+    assert composed["networks"]["database"]["internal"] is composed["networks"]["store"]["internal"] is True
+
+
+def test_the_forwarder_passes_bytes_on_both_ways_and_ends_with_its_ends() -> None:
+    """100 connections at once with 1 MB each way; one whose far end is gone is closed."""
+    with socket.create_server(("127.0.0.1", 0)) as far, socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+        probe.close()
+        script = str(ROOT / "deploy" / "forward.py")
+        process = subprocess.Popen([sys.executable, script, str(port), "127.0.0.1", str(far.getsockname()[1])])
+        try:
+            threading.Thread(target=echo_connections, args=(far,), daemon=True).start()
+            wait_for_port(port)
+            with ThreadPoolExecutor(20) as pool:
+                sent = [os.urandom(1_000_000) for _ in range(100)]
+                assert list(pool.map(lambda data: ask_echo(port, data), sent)) == sent
+            far.shutdown(socket.SHUT_RDWR)  # ends the accept() that waits
+            far.close()
+            assert ask_echo(port, b"anybody?") == b""
+        finally:
+            process.terminate()
+            assert process.wait(20) == 0
+
+
+def echo_connections(server: socket.socket) -> None:
+    """Answer each connection with what it sent, until the server is closed."""
+
+    def answer(connection: socket.socket) -> None:
+        with connection:
+            while data := connection.recv(65_536):
+                connection.sendall(data)
+
+    with contextlib.suppress(OSError):
+        while True:
+            threading.Thread(target=answer, args=(server.accept()[0],), daemon=True).start()
+
+
+def wait_for_port(port: int) -> None:
+    """Until somebody listens."""
+    for _ in range(600):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.1)
+
+
+def ask_echo(port: int, data: bytes) -> bytes:
+    """Send all, say that there is no more, and return the whole answer."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+
+        def send() -> None:
+            with contextlib.suppress(OSError):
+                connection.sendall(data)
+                connection.shutdown(socket.SHUT_WR)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        found = b""
+        with contextlib.suppress(ConnectionResetError):
+            while received := connection.recv(65_536):
+                found += received
+        sender.join()
+        return found
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"\$\{(\w+):\?", (ROOT / "docker-compose.yaml").read_text()))))

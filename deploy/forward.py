@@ -1,0 +1,50 @@
+"""Pass TCP connections on to one port of one other host, and nothing else: what stands before a server that has more ports than it should.
+
+python forward.py LISTEN_PORT HOST PORT
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+
+CHUNK = 1 << 18
+
+
+async def forward(port: int, host: str, to: int) -> None:
+    """Serve until SIGTERM."""
+
+    running: set[asyncio.Task[None] | None] = set()  # asyncio itself forgets a connection that only waits
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        running.add(asyncio.current_task())
+        try:
+            far_reader, far_writer = await asyncio.open_connection(host, to, limit=CHUNK)
+            await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer))
+        except OSError:
+            pass  # the far end does not answer: whoever called sees a closed connection, and tries again
+        finally:
+            writer.close()
+            running.discard(asyncio.current_task())
+
+    server = await asyncio.start_server(serve, "0.0.0.0", port, limit=CHUNK)
+    stopped = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+    await stopped.wait()
+    server.close()
+
+
+async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """One direction of a connection, to its end. The end of the bytes is passed on; an end that is gone ends the other direction too."""
+    try:
+        while data := await reader.read(CHUNK):
+            writer.write(data)
+            await writer.drain()
+        writer.write_eof()
+    except OSError:
+        writer.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(forward(int(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
