@@ -64,6 +64,7 @@ def engine() -> Iterator[None]:
             if process.poll() is not None or time.monotonic() > until:
                 raise RuntimeError(f"the engine did not start, see {FOLDER}/engine.log")
             time.sleep(0.5)
+        remove_leftovers()
         yield
     finally:
         process.terminate()
@@ -72,6 +73,14 @@ def engine() -> Iterator[None]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def remove_leftovers() -> None:
+    """Remove containers, volumes and networks of a rehearsal that was killed. This engine has none of anybody else's."""
+    for found, remove in (("ps --all", "rm --force"), ("volume ls", "volume rm")):
+        if names := run("docker", *found.split(), "--quiet").split():
+            run("docker", *remove.split(), *names)
+    run("docker", "network", "prune", "--force")
 
 
 def make_base_images(log: Path) -> dict[str, str]:

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from engine import FOLDER, ROOT, engine, make_base_images, run, wait_for_network
+from engine import FOLDER, ROOT, engine, make_base_images, remove_leftovers, run, wait_for_network
 from night import Night
 
 BIND = "127.0.0.9"
@@ -81,7 +82,7 @@ def rehearse(images: dict[str, str], log: Path) -> bool:
 
     os.chdir(checkout)
     os.environ.update(environment)
-    clock = Clock()
+    clock, night = Clock(), None
     try:
         make("up")
         clock.done("make up")
@@ -104,12 +105,11 @@ def rehearse(images: dict[str, str], log: Path) -> bool:
         return True
     except (RuntimeError, AssertionError, OSError):
         traceback.print_exc(file=sys.stdout)
-        write_state(compose)
+        write_state(compose, night)
         print(f"  FAILED after {time.monotonic() - clock.began:.0f} s: see {FOLDER}/failed.txt and {log}")
         return False
     finally:
-        if (checkout / ".env").exists():
-            compose("down", "--volumes", "--timeout", "60")
+        remove_leftovers()
 
 
 def make_checkout() -> Path:
@@ -129,11 +129,11 @@ def make_checkout() -> Path:
     return checkout
 
 
-def check_second_up(make: object, compose: object) -> None:
+def check_second_up(make: Callable[..., str], compose: Callable[..., str]) -> None:
     """`make up` with nothing changed leaves every container as it is."""
-    before = compose("ps", "--quiet")  # type: ignore[operator]
-    make("up")  # type: ignore[operator]
-    after = compose("ps", "--quiet")  # type: ignore[operator]
+    before = compose("ps", "--quiet")
+    make("up")
+    after = compose("ps", "--quiet")
     assert sorted(before.split()) == sorted(after.split()), "a second make up started containers anew"
 
 
@@ -144,12 +144,13 @@ def newest_backup(checkout: Path) -> str:
     return f"backups/{found[-1].name}"
 
 
-def write_state(compose: object) -> None:
+def write_state(compose: Callable[..., str], night: Night | None) -> None:
     """What somebody needs who looks for the reason, into failed.txt."""
     with (FOLDER / "failed.txt").open("w") as file:
+        file.write(f"{night.mails() if night else 'no mail was asked for'}\n")
         for command in (["ps", "--all"], ["exec", "-T", "postgres", "psql", "-U", "postgres", "airflow", "-c", STATE_OF_AIRFLOW], ["logs"]):
             try:
-                file.write(compose(*command))  # type: ignore[operator]
+                file.write(compose(*command))
             except RuntimeError as error:
                 file.write(f"{error}\n")
 

@@ -118,7 +118,7 @@ def install_programs() -> list[str]:
 def run_in_namespaces(count: int) -> int:
     """Run `inside.py` where its processes, mounts and network are its own; returns its exit code."""
     signal.signal(signal.SIGTERM, stop)
-    command = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "docker-init", "-g", "--"]
+    command = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "docker-init", "--"]
     environment = {**os.environ, "REHEARSAL": str(FOLDER), "PYTHONUNBUFFERED": "1"}
     inside = subprocess.Popen(
         [*command, sys.executable, str(HERE / "inside.py"), str(count)],
