@@ -1,7 +1,7 @@
 # Two commands matter: `make nightly` and `make test`. Each does all of its own set-up, in .venv; nothing else is needed
 # but Python 3.11 to 3.13 and make (as root on a Debian, `make test` also installs a browser and docker-compose).
 .DEFAULT_GOAL := help
-.PHONY: help nightly demo test test-bigquery lint torture bench up backup restore upgrade up-rehearsal lock sbom audit system imported
+.PHONY: help nightly demo test test-bigquery lint torture bench up down backup restore upgrade up-rehearsal lock sbom audit system imported
 .DELETE_ON_ERROR:
 
 VENV := .venv
@@ -67,6 +67,10 @@ up: | $(BIN)/python ## start the stack of docker-compose.yaml: Airflow, PostgreS
 	@if [ -e .restore-unfinished ]; then echo "cannot start: a restore was interrupted. Run: make restore FROM=$$(cat .restore-unfinished)" >&2; exit 2; fi
 	@$(BIN)/python deploy/make_env.py .env
 	docker compose up --build --detach --wait
+
+down: | $(BIN)/python ## stop the stack; its data stay in their volumes
+	@$(BIN)/python deploy/make_env.py .env
+	docker compose down
 
 backup: ## stop the stack for a minute and copy its databases, S3 store, warehouse and .env into backups/ (or TO=…)
 	@deploy/backup.sh

@@ -93,14 +93,19 @@ def rehearse(images: dict[str, str], log: Path) -> bool:
         night.kill_parts()
         clock.done("PostgreSQL and the scheduler killed: healthy again")
         before = night.figures()
+        kill_in_the_middle(checkout, "backup", until=lambda: any((checkout / "backups").glob(".unfinished-*/airflow.dump")))
         make("upgrade")
-        clock.done("make upgrade, which makes a backup")
+        clock.done("a backup killed; make upgrade, which makes a whole one")
         night.wait_for_health()
         compose("down", "--volumes", "--timeout", "60")
         (checkout / ".env").unlink()
-        make("restore", f"FROM={newest_backup(checkout)}")
+        restore = ("restore", f"FROM={newest_backup(checkout)}")
+        kill_in_the_middle(checkout, *restore, until=postgres_runs)
+        check_half_restored(make)
+        clock.done("all volumes and .env deleted; a restore killed: make up refuses")
+        make(*restore)
         night.check_restored(before)
-        clock.done("all volumes and .env deleted, the backup restored: the same figures and runs")
+        clock.done("the backup restored: the same figures and runs")
         print(f"  passed in {time.monotonic() - clock.began:.0f} s; {disk_used()} MB in {FOLDER}")
         return True
     except (RuntimeError, AssertionError, OSError):
@@ -137,10 +142,37 @@ def check_second_up(make: Callable[..., str], compose: Callable[..., str]) -> No
     assert sorted(before.split()) == sorted(after.split()), "a second make up started containers anew"
 
 
+def kill_in_the_middle(checkout: Path, *arguments: str, until: Callable[[], bool]) -> None:
+    """Start a make target, and kill it with all its processes once something is seen."""
+    command = ["make", "--no-print-directory", *arguments]
+    nowhere = subprocess.DEVNULL
+    process = subprocess.Popen(command, cwd=checkout, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
+    while process.poll() is None and not until():
+        time.sleep(0.2)
+    assert process.poll() is None, f"{' '.join(arguments)} ended before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def postgres_runs() -> bool:
+    """Asked of the engine: Compose answers nothing without a `.env`."""
+    return bool(run("docker", "ps", "--quiet", "--filter", "label=com.docker.compose.service=postgres").strip())
+
+
+def check_half_restored(make: Callable[..., str]) -> None:
+    """A stack that was restored by half does not start."""
+    said = "nothing"
+    try:
+        make("up")
+    except RuntimeError as error:
+        said = str(error)
+    assert "a restore was interrupted" in said, f"make up of a stack that was restored by half says {said}"
+
+
 def newest_backup(checkout: Path) -> str:
     """The folder of the newest backup, as an operator would name it."""
-    found = sorted((checkout / "backups").iterdir())
-    assert found, "make upgrade left no backup"
+    found = sorted((checkout / "backups").glob("2*"))
+    assert len(found) == 1, f"one backup is expected: {found}"
     return f"backups/{found[-1].name}"
 
 

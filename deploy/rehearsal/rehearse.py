@@ -54,13 +54,16 @@ def main(arguments: list[str]) -> int:
         print(f"rehearsal of the compose stack: not run, {reason}")
         return 0
     if os.geteuid() != 0:
-        print("cannot rehearse: this needs root, for an engine of its own. Where Docker is installed, run make up. Nothing was started.", file=sys.stderr)
+        print("cannot rehearse: its engine needs root. Where Docker is installed, run make up. Nothing was started.", file=sys.stderr)
         return 2
     FOLDER.mkdir(parents=True, exist_ok=True)
     with (FOLDER / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if given.if_changed:
+                print("rehearsal of the compose stack: not run, another one is running")
+                return 0
             print(f"cannot rehearse: another rehearsal runs in {FOLDER}. Wait for it. Nothing was started.", file=sys.stderr)
             return 2
         if missing := install_programs():
@@ -78,6 +81,9 @@ def reason_to_skip(digest: str) -> str | None:
         return "it needs root"
     if absent := [program for program in PROGRAMS if shutil.which(program) is None]:
         return f"no container engine is installed here (missing: {', '.join(Path(name).name for name in absent)}); make up-rehearsal installs one"
+    namespaces = subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True, check=False)
+    if namespaces.returncode or not Path("/dev/net/tun").exists():
+        return "this machine does not let it make namespaces"
     if PASSED.is_file() and PASSED.read_text().strip() == digest:
         return "it passed here with these files (make up-rehearsal runs it all the same)"
     return None

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-OF_DOCKER = ("up", "backup", "restore", "upgrade")
+OF_DOCKER = ("up", "down", "backup", "restore", "upgrade")
 TARGETS = ("bench", "demo", "lint", "nightly", "test", "torture", "up-rehearsal", *OF_DOCKER)
 
 
@@ -84,8 +84,9 @@ def test_compose_is_complete(composed: dict[str, Any]) -> None:
     services = composed["services"]
     assert set(services) == {"api-server", "scheduler", "dag-processor", "triggerer", "postgres", "mlflow", "s3", "store", "mail", "init"}
     for name, service in services.items():
-        is_ours = service["image"].startswith("runspend")
-        assert re.search(r":v?\d+(\.\d+)+$" if is_ours else r":v?\d+(\.\d+)+[\w.-]*@sha256:[0-9a-f]{64}$", service["image"]), service["image"]
+        image = service["image"]
+        pinned = r":\d+(\.\d+)+$" if image.startswith("runspend") else r":v?\d+(\.\d+)+[\w.-]*@sha256:[0-9a-f]{64}$"
+        assert re.search(pinned, image), image
         assert all(port["host_ip"] == "127.0.0.1" for port in service.get("ports", []))
         if name != "init":
             assert service["healthcheck"]["test"] and service["restart"] == "unless-stopped"
@@ -153,9 +154,7 @@ def test_one_service_builds_each_image(composed: dict[str, Any]) -> None:
 def test_others_reach_nothing_of_the_store_but_its_s3_port(composed: dict[str, Any]) -> None:
     """SeaweedFS's master, volume server, filer and gRPC ports ask for no key: it is alone with the forwarder of the one port that does."""
     services = composed["services"]
-    networks = {
-        network: {name for name, service in services.items() if network in service["networks"]} for network in ("store", "storage")
-    }
+    networks = {network: {name for name, service in services.items() if network in service["networks"]} for network in ("store", "storage")}
     assert networks == {"store": {"s3", "store"}, "storage": {"s3", "mlflow", "init", "scheduler", "dag-processor"}}
     assert services["s3"]["command"][-3:] == ["8333", "store", "8333"] and "ports" not in services["store"]
     assert {"-ip.bind=127.0.0.1", "-s3.port.iceberg=0", "-s3.port.lance=0"} <= set(services["store"]["command"])
