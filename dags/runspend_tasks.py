@@ -46,10 +46,14 @@ class NoAnswer(AirflowException):
     """A source did not answer; everything else was done and kept. Airflow tries again; operators have their mail."""
 
 
+class Superseded(AirflowException):
+    """An input was replaced every time while tables were built from it; the old tables stay. Airflow tries again: no event would."""
+
+
 def tell_operators(context: Any) -> None:
     """Mail `mail.operators` that a task failed for good, once per task and night. Needs no warehouse."""
-    if isinstance(context.get("exception"), (NotAllDone, NoAnswer)):
-        return  # the step wrote to them itself, with the cause
+    if isinstance(context.get("exception"), (NotAllDone, NoAnswer, Superseded)):
+        return  # the step wrote to them itself, with the cause, or there is nothing to do for them
     from runspend.actions.alert import operators
     from runspend.warehouse.records import Records
 
@@ -120,6 +124,8 @@ def run_step(step: Callable[..., Any], *names: Sequence[str], **options: Any) ->
     context["ti"].xcom_push("outcome", {key: getattr(outcome, key) for key in ("exit_code", "changed", "unchanged", "problems", "notes")})
     if outcome.exit_code:
         raise (NoAnswer if outcome.is_worth_retrying else NotAllDone)("\n".join(outcome.problems))
+    if outcome.superseded:
+        raise Superseded("\n".join(outcome.superseded))
     return list(outcome.changed)
 
 

@@ -81,7 +81,9 @@ class Builder:
         if is_published:
             self._outcome.changed.append(label)
         else:
-            self._outcome.notes.append(f"{label}: superseded; a newer input arrived while it was built. The next allocate builds it.")
+            note = f"{label}: superseded; a newer input arrived while it was built. The next allocate builds it."
+            self._outcome.notes.append(note)
+            self._outcome.superseded.append(note)
 
     def held_back(self, period: str, inputs: Mapping[str, str | None], is_decisive: Callable[[str], bool]) -> str | None:
         """What differs from the inputs of the build that stands, in words, if nothing of it is decisive; None if the period may be built.

@@ -26,6 +26,7 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
     found: list[str] = field(default_factory=list)  # figures, for whoever runs the step by itself
     reported: dict[str, Any] = field(default_factory=dict)  # billing period -> what its page shows
+    superseded: list[str] = field(default_factory=list)  # notes of builds that were dropped, because an input changed meanwhile
     exit_code: int = 0
     is_worth_retrying: bool = False  # a source did not answer: it may, in a minute
 
@@ -43,5 +44,6 @@ class Outcome:
         self.notes += other.notes
         self.found += other.found
         self.reported |= other.reported
+        self.superseded += other.superseded
         self.exit_code = max(self.exit_code, other.exit_code)
         self.is_worth_retrying |= other.is_worth_retrying

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from runspend.billing.drawn import Drawn
 
 LOAD_TRIES = 3  # of a bill that somebody else loads at the same time
+BUILD_TRIES = 3  # of cost tables whose inputs somebody else replaces at the same time
 
 # --- extract -----------------------------------------------------------------------------------------------------------
 
@@ -344,14 +345,31 @@ def estimate(settings: Settings, *, now: datetime, progress: Progress = silent) 
 
 @watching(None, leaves=ACTED)
 def settle(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, progress: Progress = silent) -> Outcome:
-    """What is billed goes to whom it belongs, then what is not billed yet is estimated."""
+    """What is billed goes to whom it belongs, then what is not billed yet is estimated.
+
+    A build is dropped if one of its inputs is replaced while it runs; `measure` does that, which wakes nobody. So it is
+    built again here. `superseded` of the outcome holds what was overtaken every time.
+    """
+    outcome = _settle_once(settings, now=now, periods=periods, progress=progress)
+    for _ in range(BUILD_TRIES - 1):
+        if not outcome.superseded:
+            break
+        again = _settle_once(settings, now=now, periods=None, progress=progress)  # what was overtaken differs, so it needs no naming
+        again.unchanged = [label for label in again.unchanged if label not in outcome.changed]
+        outcome.unchanged, outcome.notes, outcome.superseded = [], [], []
+        outcome.merge(again)
+    note_step(settings, "cost tables", outcome, now)
+    return outcome
+
+
+def _settle_once(settings: Settings, *, now: datetime, periods: Sequence[str] | None, progress: Progress) -> Outcome:
+    """`settle`, without building again what was overtaken."""
     outcome = allocate(settings, now=now, periods=periods, progress=progress)
     if outcome.exit_code == CheckFailed.exit_code:
         outcome.notes.append("estimates stay as they are: a ledger that they continue was not rebuilt")
     else:
         outcome.merge(estimate(settings, now=now, progress=progress))
         price_stores(settings, outcome, now)
-    note_step(settings, "cost tables", outcome, now)
     return outcome
 
 

@@ -122,6 +122,18 @@ def test_a_task_that_breaks_is_mailed_once_a_night(run_dag: Run, config: Path, m
     assert not (home / "warehouse").exists()
 
 
+def test_what_was_overtaken_every_time_is_tried_again(dag_bag: Any, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No event comes for it, so the task must: at its second try the tables are built. Operators hear nothing of it."""
+    outcomes = [Outcome("allocate", superseded=["allocate 2026-11: superseded"]), Outcome("allocate", changed=["allocate 2026-11"])]
+    monkeypatch.setattr(pipeline, "settle", lambda *_, **__: outcomes.pop(0))
+    dag = dag_bag.dags["runspend_allocate"]
+    monkeypatch.setattr(dag.get_task("allocate"), "retries", 1)
+    monkeypatch.setattr(dag.get_task("allocate"), "retry_delay", timedelta(0))
+    done = dag.test(logical_date=None, run_conf={"now": NOW.isoformat()})
+    assert {ti.task_id: (str(ti.state), ti.try_number) for ti in done.get_task_instances() if ti.task_id == "allocate"} == {"allocate": ("success", 2)}
+    assert outcomes == [] and not (config.parent / "home" / "mail").exists()
+
+
 def test_unknown_parameters_are_refused(run_dag: Run, config: Path) -> None:
     """A misspelt parameter must not pass for its default; a wrong value does not get as far as a task."""
     from airflow.sdk.exceptions import ParamValidationError

@@ -1,0 +1,83 @@
+"""Cost tables whose inputs are replaced while they are built: they are built again, at once, and the budget's mail is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from email import message_from_bytes, policy
+from pathlib import Path
+
+import pytest
+
+from runspend import pipeline
+from runspend.config import Settings, load_settings
+from runspend.warehouse import Unit, open_warehouse
+from tests.tiny_world import NOW, make_store, make_tiny_world
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """A tiny world whose sources were read, and whose costs were not built yet."""
+    make_store(tmp_path / "store")
+    made = load_settings(make_tiny_world(tmp_path / "world", tmp_path / "store"))
+    for step in (pipeline.extract, pipeline.load, pipeline.measure):
+        step(made, now=NOW)
+    return made
+
+
+def overtake(settings: Settings, times: int, told: list[str]) -> Callable[[str], None]:
+    """Another process that publishes new artifact bytes each time the ledger is about to be built, so many times."""
+
+    warehouse = open_warehouse(settings)
+    (unit,) = [unit for unit in warehouse.states("artifact_bytes") if unit.period == "2026-11"]
+    rows = warehouse.read(unit)
+    assert rows is not None
+
+    def progress(words: str) -> None:
+        told.append(words)
+        count = told.count(words)
+        if words == "allocate 2026-11: building" and count <= times:
+            with warehouse.step("measure", f"again-{count}") as step:
+                step.put(*unit, rows.slice(0, rows.num_rows - count % 2))  # one row less, all, one row less, …
+                assert step.publish()
+
+    return progress
+
+
+def is_built(settings: Settings) -> bool:
+    """Whether the ledger of the month is there."""
+    return Unit("cost_allocations", "2026-11", "all") in open_warehouse(settings).states("cost_allocations")
+
+
+def mails(settings: Settings) -> list[str]:
+    """Subjects of the mails under `home`."""
+    return [message_from_bytes(file.read_bytes(), policy=policy.default)["Subject"] for file in (settings.home / "mail").rglob("*.eml")]
+
+
+def test_a_build_that_was_overtaken_is_built_again(settings: Settings) -> None:
+    """`measure` ends while allocation runs, and wakes nobody: without a second build, no costs and no mail until the next morning."""
+    told: list[str] = []
+    outcome = pipeline.settle(settings, now=NOW, progress=overtake(settings, 1, told))
+    assert told.count("allocate 2026-11: building") == 2
+    assert (outcome.exit_code, outcome.superseded) == (0, []) and "allocate 2026-11" in outcome.changed
+    assert not [note for note in outcome.notes if "superseded" in note]
+    assert is_built(settings)
+    pipeline.alert(settings, now=NOW)
+    assert [subject for subject in mails(settings) if "vision" in subject]
+
+
+def test_allocation_alone_does_not_build_again(settings: Settings) -> None:
+    """Shows that the race is real: one try is dropped, and with it the costs and the mail."""
+    told: list[str] = []
+    outcome = pipeline.allocate(settings, now=NOW, progress=overtake(settings, 1, told))
+    assert outcome.superseded and not is_built(settings)
+    pipeline.alert(settings, now=NOW)
+    assert not [subject for subject in mails(settings) if "vision" in subject]
+
+
+def test_a_build_that_is_always_overtaken_is_said(settings: Settings) -> None:
+    """After three tries it ends, the note says so, and Airflow's task tries again later."""
+    told: list[str] = []
+    outcome = pipeline.settle(settings, now=NOW, progress=overtake(settings, 99, told))
+    assert told.count("allocate 2026-11: building") == pipeline.BUILD_TRIES
+    assert [note for note in outcome.superseded if note.startswith("allocate 2026-11: superseded")]
+    assert not is_built(settings)
