@@ -22,7 +22,7 @@ fi
 
 echo "$FROM" >"$marker.new" && mv "$marker.new" "$marker"
 [ -f .env ] || { cp "$FROM/env" .env.new; mv .env.new .env; }
-docker compose down --volumes # nothing, or what an interrupted restore of this backup left
+docker compose down --volumes --remove-orphans # nothing, or what an interrupted restore of this backup left
 docker compose build
 for volume in home s3; do
   docker compose run --rm -T --no-deps volumes tar --extract --numeric-owner --file - <"$FROM/$volume.tar"
