@@ -57,7 +57,7 @@ def engine() -> Iterator[None]:
     command += ["--host", f"unix://{SOCKET}", "--cgroup-parent", "/runspend-rehearsal"]
     with (FOLDER / "engine.log").open("w") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    os.environ["DOCKER_HOST"] = f"unix://{SOCKET}"
+    os.environ |= {"DOCKER_HOST": f"unix://{SOCKET}", "DOCKER_CONFIG": str(folder / "client")}  # not in anybody's home
     try:
         until = time.monotonic() + PATIENCE
         while subprocess.run(["docker", "version"], capture_output=True, check=False).returncode:
