@@ -17,6 +17,7 @@ ROOT = HERE.parents[1]
 FOLDER = Path(os.environ["REHEARSAL"])
 SOCKET = FOLDER / "engine" / "docker.sock"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+CPU_GROUPS = Path("/sys/fs/cgroup/cpu")  # of control groups version 1
 STAGES = ("python", "postgres", "seaweedfs", "mailpit")
 PATIENCE = 300
 
@@ -55,6 +56,7 @@ def engine() -> Iterator[None]:
     # All addresses of a container, its own too, are in namespaces; nothing of it reaches the network of this machine.
     command = ["dockerd", "--data-root", str(folder / "data"), "--exec-root", str(folder / "run"), "--pidfile", str(folder / "docker.pid")]
     command += ["--host", f"unix://{SOCKET}", "--cgroup-parent", "/runspend-rehearsal"]
+    take_fair_share()
     with (FOLDER / "engine.log").open("w") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     os.environ |= {"DOCKER_HOST": f"unix://{SOCKET}", "DOCKER_CONFIG": str(folder / "client")}  # not in anybody's home
@@ -73,6 +75,14 @@ def engine() -> Iterator[None]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def take_fair_share() -> None:
+    """Give all containers together the weight of ten processes. Their common group would have that of one, beside every other process."""
+    if (CPU_GROUPS / "cpu.shares").exists():
+        group = CPU_GROUPS / "runspend-rehearsal"
+        group.mkdir(exist_ok=True)
+        (group / "cpu.shares").write_text("10240")
 
 
 def remove_leftovers() -> None:
