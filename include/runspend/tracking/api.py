@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from runspend.config import TrackingServer
-from runspend.errors import SourceError, SourceRefused
+from runspend.errors import SourceError, SourceRefused, SourceUnreachable
 from runspend.tracking import raw
-from runspend.tracking.client import DEFAULT_WORKSPACE, Client
+from runspend.tracking.client import DEFAULT_WORKSPACE, Client, PageTokens
 from runspend.tracking.links_api import ApiLinks
 
 if TYPE_CHECKING:
@@ -115,11 +115,12 @@ class ApiReader:
 
     def _pages(self, ask: Callable[[str | None], Any]) -> Iterator[Any]:
         token: str | None = None
+        tokens = PageTokens(self.name)
         while True:
-            page = self._client.ask(lambda: ask(token))  # noqa: B023 (called at once)
-            items, token = (page, page.token) if hasattr(page, "token") else page
+            page = self._client.ask(lambda: ask(token))
+            items, given = (page, page.token) if hasattr(page, "token") else page
             yield from items
-            if not token:
+            if not (token := tokens.follow(given)):
                 return
 
     def _chunks(self) -> Iterator[tuple[str | None, list[str]]]:
@@ -143,12 +144,21 @@ class ApiReader:
                     months.add(raw.NO_START)
                 after = raw.month_bounds(raw.NO_START)[1]
                 while page := self._search(ids, f"attributes.start_time >= {after}", "attributes.start_time ASC", 1):
-                    month = raw.month_of(page[0].info.start_time)
+                    start = page[0].info.start_time
+                    month = raw.month_of(start)
                     months.add(month)
                     if month == raw.NO_START:  # beyond the year 9999
                         break
-                    after = raw.month_bounds(month)[1]
+                    after = self._later(start, after, raw.month_bounds(month)[1])
         return sorted(months)
+
+    def _later(self, start: int, asked: int, after: int) -> int:
+        """From when on the next month is asked for. A server that answers with what was not asked for would be asked without end."""
+        if start < asked:
+            raise SourceUnreachable(
+                self.name, f"cannot read {self.name}: asked for what began later, it answers with what began before. Check the server. Its last good data stay."
+            )
+        return after
 
     def count_runs(self) -> int:
         return sum(batch.num_rows for batch in self.read_runs(None, raw.Keys((), ())))
@@ -176,6 +186,7 @@ class ApiReader:
         """
         done: set[str] = set()  # runs of the millisecond the next page starts in
         token: str | None = None
+        tokens = PageTokens(self.name)
         limit = PAGE_RUNS
         count = 0
         while True:
@@ -196,10 +207,11 @@ class ApiReader:
             last = page[-1].info.start_time or 0
             if last > first:
                 first, token, limit = last, None, PAGE_RUNS
+                tokens = PageTokens(self.name)
                 done = {r.info.run_id for r in page if (r.info.start_time or 0) == last}
             else:
                 done |= {r.info.run_id for r in page}
-                token = page.token if limit == LARGEST_PAGE else None
+                token = tokens.follow(page.token) if limit == LARGEST_PAGE else None
                 limit = min(2 * limit, LARGEST_PAGE)
 
     def _note(self, count: int) -> None:
@@ -260,9 +272,12 @@ class ApiReader:
             with self._client.in_workspace(workspace):
                 after = 1
                 while page := self._search_traces(ids, f"attributes.timestamp_ms >= {after}", 1)[0]:
-                    month = raw.month_of(page[0].request_time)
+                    start = page[0].request_time
+                    month = raw.month_of(start)
                     months.add(month)
-                    after = raw.month_bounds(month)[1]
+                    if month == raw.NO_START:  # beyond the year 9999
+                        break
+                    after = self._later(start, after, raw.month_bounds(month)[1])
         return sorted(months)
 
     def _search_traces(self, ids: list[str], condition: str, limit: int, token: str | None = None) -> tuple[list[Any], str | None]:
@@ -287,13 +302,14 @@ class ApiReader:
             condition = f"attributes.timestamp_ms >= {first} AND attributes.timestamp_ms < {after}"
             for workspace, ids in self._chunks():
                 token: str | None = None
+                tokens = PageTokens(self.name)
                 while True:
                     with self._client.in_workspace(workspace):
-                        page, token = self._search_traces(ids, condition, PAGE_OWNERS, token)
+                        page, given = self._search_traces(ids, condition, PAGE_OWNERS, token)
                         priced = [row for row in map(_trace_row, page) if row is not None]
                         spans += self._read_spans([row[0] for row in priced])
                     traces += priced
-                    if not token:
+                    if not (token := tokens.follow(given)):
                         break
         return _to_table(dict.fromkeys(traces), raw.trace_schema()), _to_table(dict.fromkeys(spans), raw.span_schema())
 
@@ -314,6 +330,7 @@ class ApiReader:
 
         rows: list[tuple[str, str, str, str]] = []
         token: str | None = None
+        tokens = PageTokens(self.name)
         while True:
             try:
                 page = ask(token)
@@ -321,9 +338,9 @@ class ApiReader:
                 if error.error_code in ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED"):
                     return rows
                 raise self._as_source_error(error) from None
-            items, token = (page, page.token) if hasattr(page, "token") else page
+            items, given = (page, page.token) if hasattr(page, "token") else page
             rows += [to_row(item) for item in items]
-            if not token:
+            if not (token := tokens.follow(given)):
                 return rows
 
     def _as_source_error(self, error: Exception) -> SourceError:

@@ -28,6 +28,25 @@ class NoSuchThing(SourceUnreachable):
     """MLflow answered that it has no such run, model or experiment; or it hides it."""
 
 
+class PageTokens:
+    """The page tokens of one list. A server that gives a token a second time would be asked without end."""
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self._given: set[str] = set()
+
+    def follow(self, token: str | None) -> str | None:
+        """The token, or None after the last page. Raises SourceUnreachable for one that was given before."""
+        if not token:
+            return None
+        if token in self._given:
+            raise SourceUnreachable(
+                self._server, f"cannot read {self._server}: it answers with the same page again and again. Check the server, or the proxy before it. Its last good data stay."
+            )
+        self._given.add(token)
+        return token
+
+
 class Client:
     """One server as MLflow's client sees it. `token`, where given, replaces the configured way to log in: it is what writes."""
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runspend.tracking import raw
-from runspend.tracking.client import Client
+from runspend.tracking.client import Client, PageTokens
 from runspend.tracking.registry import read_versions
 
 if TYPE_CHECKING:
@@ -85,11 +85,11 @@ class ApiLinks:
     def _history(self, run_id: str, key: str) -> list[Any]:
         points: list[Any] = []
         token: str | None = None
+        tokens = PageTokens(self._client.name)
         while True:
-            page = self._client.ask(lambda: self._client.store.get_metric_history(run_id, key, max_results=PAGE_POINTS, page_token=token))  # noqa: B023 (called at once)
+            page = self._client.ask(lambda: self._client.store.get_metric_history(run_id, key, max_results=PAGE_POINTS, page_token=token))
             points += page
-            token = page.token
-            if not token:
+            if not (token := tokens.follow(page.token)):
                 return points
 
     def read_model_points(self, metrics: Sequence[str]) -> pa.Table:

@@ -16,7 +16,7 @@ from typing import Any
 from runspend.config import TrackingServer
 from runspend.errors import SourceError, SourceUnreachable
 from runspend.secret_shapes import redact_secrets
-from runspend.tracking.client import DEFAULT_WORKSPACE, Client
+from runspend.tracking.client import DEFAULT_WORKSPACE, Client, PageTokens
 from runspend.tracking.database import database_uri
 from runspend.tracking.folders import find_folders, is_same_or_inside, like_pattern
 from runspend.tracking.holds import holding_tag
@@ -196,11 +196,11 @@ class LiveServer:
 
     def _pages(self, ask: Any) -> Iterator[Any]:
         token: str | None = None
+        tokens = PageTokens(self.name)
         while True:
-            page = self._client.ask(lambda: ask(token))  # noqa: B023 (called at once)
+            page = self._client.ask(lambda: ask(token))
             yield from page
-            token = page.token
-            if not token:
+            if not (token := tokens.follow(page.token)):
                 return
 
     # --- models, traces, orphans -----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from runspend.errors import SourceUnreachable
-from runspend.tracking.client import Client
+from runspend.tracking.client import Client, PageTokens
 
 PAGE_VERSIONS = 1_000
 IDS_ASKED = 100  # in one request, whose filter stands in its address
@@ -79,11 +79,11 @@ class RegistryQuestions:
 
     def _pages(self, ask: Callable[[str | None], Any]) -> Iterator[Any]:
         token: str | None = None
+        tokens = PageTokens(self._client.name)
         while True:
-            page = self._client.ask(lambda: ask(token))  # noqa: B023 (called at once)
+            page = self._client.ask(lambda: ask(token))
             yield from page
-            token = page.token
-            if not token:
+            if not (token := tokens.follow(page.token)):
                 return
 
     def _label(self, name: str, version: str) -> str:

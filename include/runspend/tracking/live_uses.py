@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from runspend.errors import SourceUnreachable
-from runspend.tracking.client import Client
+from runspend.tracking.client import Client, PageTokens
 from runspend.tracking.live_database import DatabaseUses
 
 PAGE_RUNS = 1_000
@@ -172,9 +172,9 @@ class RecentUses:
         from mlflow.entities import ViewType
 
         token: str | None = None
+        tokens = PageTokens(self._client.name)
         while True:
-            page = self._client.ask(lambda: self._client.store.search_runs(experiment_ids, condition, ViewType.ALL, PAGE_RUNS, None, token))  # noqa: B023 (called at once)
+            page = self._client.ask(lambda: self._client.store.search_runs(experiment_ids, condition, ViewType.ALL, PAGE_RUNS, None, token))
             yield from page
-            token = page.token
-            if not token:
+            if not (token := tokens.follow(page.token)):
                 return

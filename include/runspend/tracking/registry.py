@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from runspend.errors import SourceUnreachable
 from runspend.tracking import raw
-from runspend.tracking.client import DEFAULT_WORKSPACE, Client
+from runspend.tracking.client import DEFAULT_WORKSPACE, Client, PageTokens
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -62,13 +62,13 @@ def _read_once(client: Client, workspace: str) -> tuple[list[tuple[Any, ...]], i
 def _pages(client: Client, ask: Any) -> tuple[list[Any], int]:
     found: list[Any] = []
     token: str | None = None
+    tokens = PageTokens(client.name)
     pages = 0
     while True:
-        page = client.ask(lambda: ask(token))  # noqa: B023 (called at once)
+        page = client.ask(lambda: ask(token))
         found += page
         pages += 1
-        token = page.token
-        if not token:
+        if not (token := tokens.follow(page.token)):
             return found, pages
 
 
