@@ -49,5 +49,23 @@ def glob_to_regex(pattern: str) -> str:
 
 
 def matches(pattern: str, text: str | None) -> bool:
-    """Whether a glob matches the whole text, case and all; what is missing matches nothing. For a few texts, not for rows."""
-    return text is not None and re.fullmatch(glob_to_regex(pattern), text) is not None
+    """Whether a glob matches the whole text, case and all; what is missing matches nothing. For a few texts, not for rows.
+
+    Not by `re`: it tries `*a*a*a*b` in every way there is. Here each `*` takes as little as it can, and only the last one ever takes more.
+    """
+    if text is None:
+        return False
+    at = place = retried = 0
+    last_star = -1
+    while at < len(text):
+        if place < len(pattern) and pattern[place] == "*":
+            last_star, retried = place, at
+            place += 1
+        elif place < len(pattern) and pattern[place] in ("?", text[at]):
+            place, at = place + 1, at + 1
+        elif last_star >= 0:
+            retried += 1
+            place, at = last_star + 1, retried
+        else:
+            return False
+    return set(pattern[place:]) <= {"*"}
