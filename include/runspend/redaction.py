@@ -9,29 +9,62 @@ import base64
 import html
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from urllib.parse import quote, quote_plus, unquote
 
 HIDDEN = "***"
 # A shorter value is in half of all words: hiding it would garble every text and protect nothing.
 MIN_LENGTH = 4
 
-_USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s/?#:@]*:)(?!\d+(?:[/?#\s\"'),;]|$))(\S*)@")
-_QUERY = re.compile(
-    r"([?&;](?:[\w.-]*(?:password|passwd|pwd|secret|token|signature|credential|api[_-]?key|access[_-]?key)[\w.-]*|sig|key)=)([^&\s\"'#]*)",
-    re.IGNORECASE,
-)
+# Servers answer with megabytes, and all of it may end up in an error: each of these looks at a character a few times at most.
+_WORD = re.compile(r"\S+")
+_BEFORE_PASSWORD = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s/?#:@]*:(?!\d+(?:[/?#\s\"'),;]|$))")
+_PARAMETER = re.compile(r"[?&;]([\w.-]+)=")
+_PARAMETER_VALUE = re.compile(r"[^&\s\"'#]*")
+_SECRET_NAME = re.compile(r"password|passwd|pwd|secret|token|signature|credential|api[_-]?key|access[_-]?key")
 
 
 def redact_uri(text: str) -> str:
     """The text with the password of every `scheme://user:password@host`, and secret query parameters, replaced by ***."""
-    return _QUERY.sub(rf"\1{HIDDEN}", _USERINFO.sub(rf"\1{HIDDEN}@", text))
+    for find in (_passwords, _secret_parameters):
+        shown, at = [], 0
+        for first, after in find(text):
+            shown += [text[at:first], HIDDEN]
+            at = after
+        text = "".join([*shown, text[at:]])
+    return text
 
 
 def uri_secrets(text: str) -> list[str]:
     """The values `redact_uri` hides, as written and percent-decoded."""
-    found = [m[2] for m in _USERINFO.finditer(text)] + [m[2] for m in _QUERY.finditer(text)]
+    found = [text[first:after] for find in (_passwords, _secret_parameters) for first, after in find(text)]
     return [form for value in found for form in (value, unquote(value)) if value and value != HIDDEN]
+
+
+def _passwords(text: str) -> Iterator[tuple[int, int]]:
+    """Where the password of an address begins and ends: at the last @ of a word, since people write passwords with an @ in them."""
+    for word in _WORD.finditer(text):
+        after = text.rfind("@", word.start(), word.end())
+        if after >= 0 and (before := _BEFORE_PASSWORD.search(text, word.start(), word.end())) and before.end() <= after:
+            yield before.end(), after
+
+
+def _secret_parameters(text: str) -> Iterator[tuple[int, int]]:
+    """Where the value of each secret query parameter begins and ends."""
+    at = 0
+    while parameter := _PARAMETER.search(text, at):
+        at = parameter.end()
+        if _is_secret(parameter[1]):
+            value = _PARAMETER_VALUE.match(text, at)
+            assert value is not None, "a pattern that matches nothing too"
+            yield value.span()
+            at = value.end()
+
+
+def _is_secret(name: str) -> bool:
+    """Whether a query parameter of this name holds a secret."""
+    folded = name.casefold()
+    return folded in ("sig", "key") or _SECRET_NAME.search(folded) is not None
 
 
 def redact_values(text: str, secrets: Iterable[str]) -> str:
