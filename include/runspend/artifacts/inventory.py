@@ -131,7 +131,7 @@ def _read_manifest(store: ArtifactStore, root: Root, files: Files, now: datetime
         created_at = datetime.fromtimestamp(int(said["creationTimestamp"]) / 1000, timezone.utc)
         listed = [(str(file["key"]), int(file["size"]), str(file["MD5checksum"])) for file in said["files"]]
         source, destination = str(said["sourceBucket"]), str(said["destinationBucket"]).rpartition(":")[2]
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError, OSError) as error:
         raise _refused(store, f"{name}/manifest.json cannot be read ({type(error).__name__})", "Check the inventory") from error
     if source != root.bucket or (files.bucket and destination != files.bucket):
         raise _refused(store, f"{name} is of bucket {source} in {destination}", f"Point `inventory` at one of bucket {root.bucket}")

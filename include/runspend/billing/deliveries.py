@@ -219,7 +219,10 @@ def _read_manifest(folder: Folder, entry: Entry, by_name: Mapping[str, Entry]) -
         return problem(str(error))
     if stated is None:
         return problem("lists no files (dataFiles, reportKeys or blobs)")
-    files, missing = _resolve(stated, by_name)
+    try:
+        files, missing = _resolve(stated, by_name)
+    except ValueError as error:
+        return problem(f"names a file by an address that cannot be read ({error})")
     export, label = _export_of(entry.name, document)
     files = [replace(f, label=label, export=export, manifest=entry.name) for f in files]
     why = None
@@ -274,7 +277,7 @@ def _resolve(stated: list[tuple[str, int | None, int | None]], by_name: Mapping[
 def _stated_period(document: Mapping[str, Any]) -> str | None:
     for outer, inner in (("billingPeriod", "start"), ("runInfo", "startDate")):
         block = document.get(outer)
-        if isinstance(block, dict) and (match := re.match(r"(\d{4})-?(\d{2})", str(block.get(inner, "")))):
+        if isinstance(block, dict) and (match := re.match(r"([1-9][0-9]{3})-?(0[1-9]|1[0-2])", str(block.get(inner, "")))):
             return f"{match[1]}-{match[2]}"
     return None
 
@@ -284,9 +287,9 @@ def _stated_time(document: Mapping[str, Any]) -> datetime | None:
     text = str(block.get("submittedTime", "")) if isinstance(block, dict) else ""
     try:
         found = datetime.fromisoformat(text)  # Azure writes seven digits of a second, of which six are kept
-    except ValueError:
+        return found.replace(tzinfo=timezone.utc) if found.tzinfo is None else found.astimezone(timezone.utc)
+    except (ValueError, OverflowError):  # no time, or one that is before the year 1 or after 9999 in UTC
         return None
-    return found.replace(tzinfo=timezone.utc) if found.tzinfo is None else found.astimezone(timezone.utc)
 
 
 def _run_time(name: str) -> datetime | None:
