@@ -40,6 +40,8 @@ COST_KEYS = {
     "period": "billing_period",
 }
 
+BEYOND = "beyond the years 1 to 9999"
+
 # Those that only a run has.
 OF_RUNS = ("team", "project", "cost_center", "owner", "experiment_name", "user_name", "tracking_server")
 
@@ -163,15 +165,37 @@ def status_of(settings: Settings, now: datetime) -> tuple[int, str, list[dict[st
     return code, f"{word} {len(names)} sources{''.join(f' · {t}' for t in (*troubles, *remarks))}", rows
 
 
+def as_values(rows: pa.Table) -> list[dict[str, Any]]:
+    """Rows as Python's values."""
+    cells = [_column_values(column) for column in rows.columns]
+    return [dict(zip(rows.column_names, row, strict=True)) for row in zip(*cells, strict=True)]
+
+
+def _column_values(column: pa.ChunkedArray) -> list[Any]:
+    """One column. Python has no dates before the year 1 or after 9999, and no `infinity`: those are a text."""
+    try:
+        values: list[Any] = column.to_pylist()
+    except (OverflowError, ValueError):
+        values = [_value(cell) for cell in column]
+    return values
+
+
+def _value(cell: pa.Scalar) -> Any:
+    try:
+        return cell.as_py()
+    except (OverflowError, ValueError):
+        return BEYOND
+
+
 def table_text(rows: pa.Table) -> str:
     """Rows as aligned text: numbers to the right, money with as many decimals as it has but two at least."""
     if rows.num_rows == 0:
         return "no rows\n"
     columns = []
-    for name in rows.column_names:
-        values = rows.column(name).to_pylist()
+    for name, column in zip(rows.column_names, rows.columns, strict=True):  # names may stand twice
+        values = _column_values(column)
         is_number = all(v is None or (isinstance(v, (int, float, Decimal)) and not isinstance(v, bool)) for v in values)
-        cells = [name, *(_cell(v) for v in values)]
+        cells = [_cell(name), *(_cell(v) for v in values)]
         width = max(len(c) for c in cells)
         columns.append([c.rjust(width) if is_number else c.ljust(width) for c in cells])
     return "".join("  ".join(line).rstrip() + "\n" for line in zip(*columns, strict=True))

@@ -18,7 +18,7 @@ import click
 if TYPE_CHECKING:
     from runspend.config import Settings
 
-MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
+MONTH = re.compile(r"(?!0000)[0-9]{4}-(0[1-9]|1[0-2])")
 
 
 @dataclass
@@ -62,15 +62,20 @@ def _moment(_: click.Context, __: click.Parameter, value: str | None) -> datetim
         return None
     try:
         moment = datetime.fromisoformat(value)
-    except ValueError as error:
+        return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
+    except (ValueError, OverflowError) as error:
         raise click.BadParameter(f"{value!r} is not a time. Write 2026-11-24 or 2026-11-24T06:00.") from error
-    return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
 
 
 def day_end(context: click.Context, parameter: click.Parameter, value: str | None) -> datetime | None:
     """The first instant that is not of the day, or of the moment, any more."""
     moment = _moment(context, parameter, value)
-    return None if moment is None or value is None else moment + (timedelta(days=1) if len(value) == len("2026-11-24") else timedelta(microseconds=1))
+    if moment is None or value is None:
+        return None
+    try:
+        return moment + (timedelta(days=1) if len(value) == len("2026-11-24") else timedelta(microseconds=1))
+    except OverflowError as error:
+        raise click.BadParameter(f"{value!r} is the last time there is. Write an earlier one.") from error
 
 
 def months(_: click.Context, __: click.Parameter, value: Any) -> Any:

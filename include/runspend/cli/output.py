@@ -48,11 +48,11 @@ def print_outcome(context: Context, outcome: Outcome) -> None:
 
 def print_rows(context: Context, rows: pa.Table) -> None:
     """Rows as a table, or as JSON."""
-    if context.as_json:
-        print_json(rows.to_pylist())
-        return
-    from runspend.questions import table_text
+    from runspend.questions import as_values, table_text
 
+    if context.as_json:
+        print_json(as_values(rows))
+        return
     click.echo(table_text(rows), nl=False)
 
 

@@ -69,9 +69,17 @@ def run_id_in(text: str, settings: Settings) -> tuple[str, frozenset[str]]:
     found = re.search(r"/runs/([^/?#]+)", text) or re.match(r"runs:/+([^/?#]+)", text)
     if found is None:
         return text, frozenset()
-    host = urlsplit(text).netloc.rpartition("@")[2]
-    hosts = {s.name: {urlsplit(u).netloc.rpartition("@")[2] for u in (s.ui, s.uri) if u} for s in settings.tracking}
+    host = _host(text)
+    hosts = {s.name: {_host(u) for u in (s.ui, s.uri) if u} for s in settings.tracking}
     return unquote(found[1]), frozenset(name for name, known in hosts.items() if host and host in known)
+
+
+def _host(address: str) -> str:
+    """The host and port of an address; "" for one that has none, or none that can be read (`http://[`)."""
+    try:
+        return urlsplit(address).netloc.rpartition("@")[2]
+    except ValueError:
+        return ""
 
 
 def near_runs(reader: Reader, run_id: str) -> list[Candidate]:

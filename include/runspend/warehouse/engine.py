@@ -9,7 +9,7 @@ import datetime as dt
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -238,10 +238,11 @@ def stream(connection: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str
 
 
 def narrow(rows: pa.Table) -> pa.Table:
-    """GoogleSQL's INT64 where DuckDB answers with a 38-digit integer (countif, sums of integers)."""
+    """GoogleSQL's INT64 where DuckDB answers with a 38-digit integer (countif, sums of integers). One that does not fit stays as it is."""
     for index, field in enumerate(rows.schema):
         if pa.types.is_decimal(field.type) and field.type.scale == 0:
-            rows = rows.set_column(index, field.name, rows.column(index).cast(pa.int64()))
+            with suppress(pa.ArrowInvalid):
+                rows = rows.set_column(index, field.name, rows.column(index).cast(pa.int64()))
     return rows
 
 

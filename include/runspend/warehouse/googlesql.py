@@ -133,7 +133,8 @@ def _type_literal(node: exp.Expression) -> exp.Expression:
             _, digits, exponent = Decimal(node.this.this).as_tuple()
         except InvalidOperation as error:
             raise SqlRefused(f"cannot read the literal {node.this.this!r}: it is not a decimal number.") from error
-        assert isinstance(exponent, int)
+        if not isinstance(exponent, int):  # 'NaN' and 'Infinity' are numbers to Python
+            raise SqlRefused(f"cannot read the literal {node.this.this!r}: it is not a decimal number.")
         scale = max(-exponent, 0)
         precision = max(len(digits) + max(exponent, 0), scale, 1)
         node.set("to", exp.DataType.build(f"DECIMAL({precision}, {scale})", dialect="duckdb"))
