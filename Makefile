@@ -1,7 +1,7 @@
 # Two commands matter: `make nightly` and `make test`. Each does all of its own set-up, in .venv; nothing else is needed
 # but Python 3.11 to 3.13 and make (as root on a Debian, `make test` also installs a browser and docker-compose).
 .DEFAULT_GOAL := help
-.PHONY: help nightly demo test test-bigquery lint torture bench up down backup restore upgrade up-rehearsal lock sbom audit system imported
+.PHONY: help nightly demo test test-bigquery lint torture fuzz bench up down backup restore upgrade up-rehearsal lock sbom audit system imported
 .DELETE_ON_ERROR:
 
 VENV := .venv
@@ -53,6 +53,9 @@ lint: $(VENV)/.ready-dev ## ruff, mypy --strict and the layers of the import gra
 
 torture: $(VENV)/.ready-dev ## the long tests: kills, races, full disks, whole ledgers on the reference
 	@$(PYTEST) -m torture $(ARGS)
+
+fuzz: $(VENV)/.ready-dev ## hostile input for all that parses, 60 s a target (ARGS="yaml sql --seconds 600"; see tests/fuzz/__init__.py)
+	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 bench: $(VENV)/.ready-dev ## measure speed and memory beside pandas and MLflow's own client (needs 2 quiet cores)
 	@$(PYTEST) -m bench -s tests/benchmarks $(ARGS)
