@@ -1,22 +1,23 @@
-# Two images: Airflow's four processes with Runspend, and the MLflow server. Both have the versions of constraints.txt: the tested ones.
+# Two images: Airflow's four processes with Runspend, and the MLflow server. Every package in them is one of requirements/lock.txt, checked by its hash.
 ARG PYTHON_IMAGE
 FROM ${PYTHON_IMAGE:-python:3.13.16-slim-trixie@sha256:bf44cdfcb76cd3b41e879bc058fc37ec5872002ccfde7fcb765e218cde0cd79c} AS base
 
 ENV MLFLOW_DISABLE_TELEMETRY=true \
     DO_NOT_TRACK=true \
     UV_COMPILE_BYTECODE=1 \
-    UV_CONSTRAINT=/opt/runspend/constraints.txt \
     UV_LINK_MODE=copy \
     UV_SYSTEM_PYTHON=1
 
-RUN --mount=type=cache,target=/root/.cache/pip pip install uv==0.13.9
 WORKDIR /opt/runspend
-COPY constraints.txt ./
+COPY pyproject.toml ./
+COPY requirements/build.txt requirements/lock.txt ./requirements/
+RUN --mount=type=cache,target=/root/.cache/pip pip install --require-hashes --only-binary :all: --no-deps --requirement requirements/build.txt
 
 
 FROM base AS mlflow
 RUN useradd --uid 50001 --gid 0 --create-home mlflow
-RUN --mount=type=cache,target=/root/.cache/uv uv pip install mlflow boto3 psycopg2-binary
+RUN --mount=type=cache,target=/root/.cache/uv \
+    uv pip install --require-hashes --only-binary :all: --constraint requirements/lock.txt --requirements pyproject.toml --extra mlflow-server
 COPY deploy/mlflow.sh deploy/healthy.py ./deploy/
 USER mlflow
 
@@ -36,12 +37,12 @@ RUN useradd --uid 50000 --gid 0 --create-home airflow \
       /opt/airflow /opt/airflow/logs /opt/airflow/auth /var/lib/runspend /etc/runspend
 
 # First what others wrote: these layers stay while only our own files change.
-COPY pyproject.toml ./
 RUN --mount=type=cache,target=/root/.cache/uv \
-    uv pip install --requirements pyproject.toml --extra pipeline --extra airflow asyncpg psycopg2-binary
+    uv pip install --require-hashes --only-binary :all: --constraint requirements/lock.txt --requirements pyproject.toml \
+      --extra pipeline --extra airflow --extra postgres
 COPY README.md LICENSE ./
 COPY include ./include
-RUN --mount=type=cache,target=/root/.cache/uv uv pip install --no-deps .
+RUN --mount=type=cache,target=/root/.cache/uv uv pip install --no-deps --no-build-isolation .
 COPY dags ./dags
 COPY plugins ./plugins
 COPY deploy ./deploy

@@ -19,8 +19,8 @@ from night import Night
 
 BIND = "127.0.0.9"
 PROJECT = "rehearsal"
-COPIED = ("Dockerfile", ".dockerignore", "LICENSE", "Makefile", "README.md", "constraints.txt", "docker-compose.yaml", "pyproject.toml")
-COPIED_FOLDERS = ("dags", "deploy", "include", "plugins")
+COPIED = ("Dockerfile", ".dockerignore", "LICENSE", "Makefile", "README.md", "docker-compose.yaml", "pyproject.toml")
+COPIED_FOLDERS = ("dags", "deploy", "include", "plugins", "requirements")
 BUDGET = "budgets: [{name: vision, for: {team: vision}, amount: 100, notify: [vision@example.com]}]\n"
 STATE_OF_AIRFLOW = """
 select dag_id, run_type, state, queued_at::time(0), start_date::time(0), end_date::time(0) from dag_run order by queued_at;

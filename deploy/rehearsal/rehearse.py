@@ -39,7 +39,7 @@ PROGRAMS = {
     "/usr/libexec/docker/cli-plugins/docker-buildx": "docker-buildx",
 }
 # What a rehearsal depends on: if none of it changed since the last that passed, `--if-changed` has nothing to do.
-DEPENDS_ON = ("Dockerfile", "docker-compose.yaml", "Makefile", "constraints.txt", "pyproject.toml", "deploy", "dags", "plugins")
+DEPENDS_ON = ("Dockerfile", "docker-compose.yaml", "Makefile", "pyproject.toml", "requirements", "deploy", "dags", "plugins")
 PASSED = FOLDER / "passed"
 
 
