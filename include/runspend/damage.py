@@ -24,10 +24,11 @@ from runspend.nights import note_undelivered
 from runspend.outcome import Outcome, Progress, silent
 from runspend.warehouse import Unit, UnitState, Warehouse, mend_warehouse, open_warehouse
 
-__all__ = ["ACTED", "BILLS", "RUNS", "STORES", "Damage", "current_damage", "drop_damaged", "look_at_all", "open_undamaged", "watching"]
+__all__ = ["ACTED", "BILLS", "DELETING", "RUNS", "STORES", "Damage", "current_damage", "drop_damaged", "look_at_all", "open_undamaged", "watching"]
 
 RUNS = frozenset({"runs", "run_resources", "machine_power", "experiments", "artifact_owners", "trace_costs", "model_versions", "model_uses", "run_metrics", "tracking_reads"})
 ACTED = frozenset({"budget_status", "alerts", "archive_plan", "archives", "archive_objects"})
+DELETING = RUNS | {"artifact_bytes", "dangling_owners", "archives", "archive_objects", "sources"}  # what decides which artifacts go
 STORES = frozenset({"artifact_bytes", "dangling_owners"})
 BILLS = frozenset({"billing_lines", "billing_quarantine", "billing_loads", "bill_changes"})
 FOR_A_PERIOD = BILLS | {"artifact_bytes", "artifact_owners", "experiments", "trace_costs", "machine_power"}
@@ -92,8 +93,9 @@ def open_undamaged(settings: Settings) -> Warehouse:
     return warehouse if damage is None else warehouse.without(damage.left)
 
 
-def watching(replaces: Collection[str] | None = (), *, reads: Collection[str] = (), leaves: Collection[str] = ()) -> Callable[[Step], Step]:
-    """A step of the pipeline that looks for damage in the tables it replaces (None: all but those it `leaves` to others) before it begins.
+def watching(replaces: Collection[str] | None = (), *, reads: Collection[str] = (), needs: Collection[str] = (), leaves: Collection[str] = ()) -> Callable[[Step], Step]:
+    """A step of the pipeline that looks for damage before it begins: in the tables it replaces (None: all but those it `leaves` to others),
+    in those it `reads` and can do without, and in those it `needs`, which it is refused.
 
     Damage ends it with exit code 4 and a mail to operators, not with an exception: what can go on does.
     """
@@ -104,7 +106,7 @@ def watching(replaces: Collection[str] | None = (), *, reads: Collection[str] = 
             watch = Outcome(step.__name__.strip("_").replace("_", " "))
             outcome = Outcome(watch.step)
             try:
-                with _looking(settings, watch, now, progress, replaces, reads) as found:
+                with _looking(settings, watch, now, progress, replaces, reads, needs) as found:
                     outcome = step(settings, *arguments, now=now, progress=progress, **options)
                     _conclude(settings, found, outcome, replaces, leaves)
             except WarehouseDamaged as error:
@@ -120,19 +122,19 @@ def watching(replaces: Collection[str] | None = (), *, reads: Collection[str] = 
 
 @contextmanager
 def _looking(
-    settings: Settings, outcome: Outcome, now: datetime, progress: Progress, replaces: Collection[str] | None, reads: Collection[str]
+    settings: Settings, outcome: Outcome, now: datetime, progress: Progress, replaces: Collection[str] | None, reads: Collection[str], needs: Collection[str]
 ) -> Iterator[Damage]:
     """Verify what the step is about, tell operators of what is new, and remember it for `open_undamaged`."""
     outer = _current.get()
     damage = Damage(time.time()) if outer is None else Damage(outer.since, told=outer.told, concluded=outer.concluded)
     mended: dict[Unit, str] = {}
-    if replaces is None or replaces:
+    if replaces is None or replaces or needs:
         mended = mend_warehouse(settings)
         warehouse = open_warehouse(settings)
         damage.before = warehouse.states()
-        wanted = None if replaces is None else {unit for unit in damage.before if unit.table in replaces or unit.table in reads}
+        wanted = None if replaces is None else {unit for unit in damage.before if unit.table in {*replaces, *reads, *needs}}
         damage.found = warehouse.find_damage(wanted, since=None if outer is None else outer.since, progress=progress)
-        damage.left = set(damage.found)
+        damage.left = {unit for unit in damage.found if unit.table not in needs}
     if new := {unit: why for unit, why in (mended | damage.found).items() if unit not in damage.told}:
         damage.told |= new.keys()
         outcome.fail(WarehouseDamaged(_named(new), "No figure is made from it. Runspend reads or builds it again where its sources are there."))
@@ -146,13 +148,13 @@ def _looking(
 
 def _conclude(settings: Settings, damage: Damage, outcome: Outcome, replaces: Collection[str] | None, leaves: Collection[str]) -> None:
     """Say what became of the damage: replaced by the same rows, by others, or still there."""
-    found = [unit for unit in damage.found if (replaces is None or unit.table in replaces) and unit.table not in leaves and unit not in damage.concluded]
+    found = {unit for unit in damage.found if (replaces is None or unit.table in replaces) and unit.table not in leaves and unit not in damage.concluded}
     if not found:
         return
-    damage.concluded |= set(found)
+    damage.concluded |= found
     warehouse = open_warehouse(settings)
     still, states = warehouse.find_damage(found), warehouse.states()
-    for unit in found:
+    for unit in sorted(found):
         if unit in still:
             continue
         after, before = states.get(unit), damage.before[unit]
@@ -221,6 +223,8 @@ def look_at_all(settings: Settings, outcome: Outcome, *, full: bool, progress: P
     """What of the warehouse is not what was published, into an outcome. Not `full`: files that look as when they were last verified are not hashed."""
     for unit, why in mend_warehouse(settings).items():
         outcome.fail(WarehouseDamaged({" ".join(unit): why}, "Nothing else has to be done about it."))
+    if settings.warehouse.uri.startswith("bigquery://"):
+        outcome.notes.append("BigQuery keeps and verifies its own bytes: there is nothing to verify here")
     warehouse = open_warehouse(settings)
     damaged = warehouse.find_damage(since=None if full else 0.0, progress=progress)
     outcome.unchanged += [" ".join(unit) for unit in warehouse.states() if unit not in damaged]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from runspend import loading
 from runspend.builder import Builder, note_report, report_builds
 from runspend.config import BillSource, Settings
-from runspend.damage import ACTED, BILLS, RUNS, STORES, current_damage, open_undamaged, watching
+from runspend.damage import ACTED, BILLS, DELETING, RUNS, STORES, current_damage, open_undamaged, watching
 from runspend.errors import CheckFailed, ConfigError, RecordRefused, SourceError, SourceRefused, WarehouseDamaged
 from runspend.estimates import CHECKS as ESTIMATE_CHECKS
 from runspend.estimates import estimate_inputs, estimate_parameters, fill_estimates
@@ -495,7 +495,7 @@ def _alert(settings: Settings, *, now: datetime, progress: Progress) -> Outcome:
     return outcome
 
 
-@watching(("archive_plan",))
+@watching(("archive_plan",), needs=DELETING)
 def archive_plan(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
     """What retention policies would move, what protects it and how far it got, into `archive_plan`. Nothing is moved, nobody is told."""
     from runspend.actions.archive import plan_notes
@@ -509,7 +509,7 @@ def archive_plan(settings: Settings, *, now: datetime, progress: Progress = sile
     return outcome
 
 
-@watching()
+@watching(needs=DELETING)
 def archive_notify(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
     """One mail to each owner of what is planned and was not announced. The grace period begins when a mail server took it.
 
@@ -532,7 +532,7 @@ def archive_notify(settings: Settings, *, now: datetime, progress: Progress = si
     return outcome
 
 
-@watching()
+@watching(needs=DELETING)
 def archive_apply(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
     """Move what is due: announced, its grace period over, and still protected by nothing. May be killed and begun again anywhere.
 

@@ -215,3 +215,33 @@ def test_a_bill_that_cannot_be_read_again_stays_refused_and_the_rest_goes_on(con
     assert "cannot drop" in run_here("verify", "--drop", "runs/2026-11/lab", "--config", str(config), code=2).stderr
     run_here("verify", "--drop", "/".join(LINES), "--config", str(config), code=4)
     run_here("verify", "--full", "--config", str(config))
+
+
+def test_a_warehouse_of_a_version_without_checksums_gets_them(config: Path) -> None:
+    """It reads as before; a pipeline run gives its state files checksums and makes the index, after which damage of them is found."""
+    root = root_of(config)
+    warehouse, wanted = ParquetWarehouse(root), digests(root)
+    for path in [*(root / "_runspend" / "units").rglob("*.json"), root / "_runspend" / "schema.json"]:
+        value = json.loads(path.read_text())
+        del value["check"]
+        path.write_text(json.dumps(value, ensure_ascii=False, sort_keys=True))
+    for name in ("index.json", "verified.json"):
+        (root / "_runspend" / name).unlink()
+    assert digests(root) == wanted
+    run_here("sql", ASK[DAILY], "--config", str(config))
+    run_here("verify", "--config", str(config))
+    state = warehouse.state_path(DAILY)
+    assert "check" in json.loads(state.read_text())
+    assert "check" in json.loads((root / "_runspend" / "schema.json").read_text())
+    state.write_text(state.read_text().replace('"rows": ', '"rows": 1'))
+    assert "cost_daily 2026-11 all" in run_here("sql", ASK[DAILY], "--config", str(config), code=4).stderr
+
+
+def test_what_deletes_artifacts_is_refused_what_a_disk_changed(config: Path) -> None:
+    """Nothing shows the change but the hash: `archive apply` looks before it decides."""
+    warehouse = ParquetWarehouse(root_of(config))
+    path = warehouse.path(RUNS)
+    Flip(path, path.stat().st_size // 2, 2, is_silent=True).make()
+    refused = run_here("archive", "apply", "--config", str(config), code=4)
+    assert "runs 2026-11 lab" in refused.stdout + refused.stderr
+    assert len(mails(config)) == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from runspend.tables import SCHEMA_VERSION, TABLES
 from runspend.warehouse import Unit
-from runspend.warehouse.journal import Folder, write_json
+from runspend.warehouse.journal import write_json
 from runspend.warehouse.verification import INDEX, SCHEMA_KEYS, UNSEALED, read_sealed, seal
 
 __all__ = ["mend_folder"]
@@ -24,12 +24,14 @@ def mend_folder(root: Path) -> dict[Unit, str]:
     home = root / "_runspend"
     if not (home / "units").is_dir() or not os.access(home, os.W_OK):
         return {}
-    from runspend.warehouse.parquet import ParquetWarehouse
+    from runspend.warehouse.parquet import ParquetWarehouse, open_folder
 
     mended: dict[Unit, str] = {}
-    if (why := read_sealed(home / "schema.json", SCHEMA_KEYS)[1]) is not None:
-        with Folder(root).exclusive():
-            write_json(home / "schema.json", seal(_schema_of(root)))
+    schema, why = read_sealed(home / "schema.json", SCHEMA_KEYS)
+    if why is not None or (schema is not None and "check" not in schema):
+        with open_folder(root).exclusive():
+            write_json(home / "schema.json", seal(_schema_of(root) if schema is None else schema))
+    if why is not None:
         mended[SCHEMA] = f"{why}; it was made again from the files"
     warehouse = ParquetWarehouse(root)
     listed, why = warehouse.verified.units()

@@ -38,6 +38,10 @@ class Published(Protocol):
         """What is known of every published unit."""
         ...
 
+    def record(self, unit: Unit) -> dict[str, Any] | None:
+        """What is known of one unit."""
+        ...
+
     def columns(self) -> dict[str, list[str]]:
         """Columns of the published files of every table."""
         ...
@@ -71,7 +75,7 @@ def moment_of(warehouse: Published, scratch: Path, only: Unit | None = None) -> 
 
 
 def _read(warehouse: Published, hold: Hold | None = None, only: Unit | None = None) -> Moment:
-    records = warehouse.records() if only is None else {unit: record for unit, record in warehouse.records(only.table).items() if unit == only}
+    records = warehouse.records() if only is None else {only: record} if (record := warehouse.record(only)) is not None else {}
     return Moment(records, {unit: warehouse.path(unit) for unit in records}, warehouse.columns(), hold)
 
 

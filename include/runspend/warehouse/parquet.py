@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from runspend.warehouse.reader import ParquetReader
     from runspend.warehouse.step import ParquetStep
 
-__all__ = ["PACKAGE", "ParquetWarehouse", "Pinned", "Place", "Staged", "checked_unit", "sha256_of", "state_of"]
+__all__ = ["PACKAGE", "ParquetWarehouse", "Pinned", "Place", "Staged", "checked_unit", "open_folder", "sha256_of", "state_of"]
 
 PACKAGE = Path(__file__).parent.parent
 
@@ -81,6 +81,11 @@ class Place(Protocol):
         ...
 
 
+def open_folder(root: Path) -> Folder:
+    """The bookkeeping of a warehouse folder, whose journal may move and remove units' files and nothing else."""
+    return Folder(root, is_target=lambda name: name == SCHEMA_NAME or is_unit_name(name), is_removable=is_unit_name)
+
+
 class ParquetWarehouse:
     """Tables in a folder. Opening it finishes any publish that was killed."""
 
@@ -88,7 +93,7 @@ class ParquetWarehouse:
         self.root = root.absolute()
         self.models = models
         self.checks = checks
-        self.folder = Folder(self.root, is_target=lambda name: name == SCHEMA_NAME or is_unit_name(name), is_removable=is_unit_name)
+        self.folder = open_folder(self.root)
         self.verified = Verified(self.folder.home)
         self._left_out: set[Unit] = set()
         self.folder.recover()
@@ -231,6 +236,12 @@ class ParquetWarehouse:
                 if (record := read_state(path, unit)) is not None:
                     found[unit] = record
         return found | self.verified.missing(found, tables or TABLES.keys())
+
+    def record(self, unit: Unit) -> dict[str, Any] | None:
+        """The state file of one unit, as `records` has it; None where there is no such unit. The caller holds a lock."""
+        if unit in self._left_out:
+            return None
+        return read_state(self.state_path(unit), unit) or self.verified.missing((), (unit.table,)).get(unit)
 
     def _guard(self, moment: Moment) -> Guard:
         return Guard({unit: (file, moment.records[unit]) for unit, file in moment.files.items()}, self.verified.read())
