@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from runspend.actions.alert import operators
 from runspend.actions.archive.book import Book
 from runspend.actions.archive.engine import Known, apply
 from runspend.actions.archive.items import Item
@@ -19,10 +20,12 @@ from runspend.actions.archive.rows import objects_table
 from runspend.actions.archive.select import policy_digest
 from runspend.actions.archive.states import plan_states
 from runspend.actions.archive.verify import verify
+from runspend.actions.archive.watch import is_unanswered
 from runspend.actions.archive.work import Result
 from runspend.archiving import publish_plan
 from runspend.config import Settings
-from runspend.errors import ArchiveDamaged, CapPassed, LeaseLost, PartialFailure, SourceError
+from runspend.errors import ArchiveDamaged, CapPassed, LeaseLost, PartialFailure, SourceError, SourceUnreachable
+from runspend.nights import note_undelivered
 from runspend.outcome import Outcome, Progress
 from runspend.protection import open_protection
 from runspend.sources import by_month, make_load_id
@@ -52,17 +55,20 @@ def apply_due(warehouse: Warehouse, settings: Settings, records: Records, outcom
     with warehouse.reader() as reader:
         known, active = read_known(reader, records), count_active(reader)
     protects = _protection(warehouse, settings, records, plan_states(plan), now)
+    pruned: list[Pruned] = []
     results: list[Result] = []  # as they come: what was done before the lease was lost is told as well
     try:
         try:
             apply([item for item in due if item.action in ACTIONS], settings, records, now=now, protects=protects, known=known.get, progress=progress, tell=results.append)
         finally:
             tell_results(results, outcome)
-        tell_pruned(prune(due, settings, protects=protects, active=active, progress=progress), outcome)
+        pruned = prune(due, settings, protects=protects, active=active, progress=progress)
+        tell_pruned(pruned, outcome)
         if not due and not results:
             outcome.notes.append(why_nothing_is_due(plan.to_pylist()))
     except (CapPassed, LeaseLost, SourceError) as error:  # whatever stops it stops all of it: nothing is pruned after a cap was passed
         outcome.fail(error)
+    tell_unanswered(settings, records, outcome, [(r.archive.item, r.reason) for r in results] + [(p.item, p.reason) for p in pruned], now)
     outcome.notes += tell_archived(settings, records)
     publish_plan(warehouse, settings, records, Outcome("archive plan"), now)
     with warehouse.step("archive", make_load_id("archive", now)) as step:
@@ -145,6 +151,27 @@ def _waiting(results: list[Result]) -> list[str]:
         f"{'copied, not deleted' if state == 'copied' else 'kept'}: {items[0].name if len(items) == 1 else f'{len(items):,} items'} ({policy}): {reason}"
         for (state, policy, reason), items in alike.items()
     ]
+
+
+def tell_unanswered(settings: Settings, records: Records, outcome: Outcome, reasons: Sequence[tuple[Item, str | None]], now: datetime) -> None:
+    """Items that stay because a tracking server gave no answer: the command ends with 3, and operators get a mail, one for each server and day.
+
+    Nothing is lost by it. But an archive that keeps everything, week after week, looks like one that has nothing to do.
+    """
+    by_server: dict[str, list[str]] = {}
+    for item, reason in reasons:
+        if reason is not None and is_unanswered(reason):
+            by_server.setdefault(item.tracking_server or "any tracking server", []).append(reason)
+    for server, found in sorted(by_server.items()):
+        headline = f"cannot ask {server} whether its artifacts are still needed: {len(found):,} items that are due stay where they are"
+        outcome.fail(SourceUnreachable(server, f"{headline}. {found[0]}. Nothing was deleted. Check the server, then run runspend archive apply."))
+        told = operators.notify(
+            settings, records, "NOT ARCHIVED", f"{server}/archive", now, headline, details=sorted(set(found)),
+            still_works="Nothing is deleted without an answer. Everything else that was due was acted on.",
+            do=[("See what is wrong", "runspend doctor"), ("Then go on", "runspend archive apply")],
+            next_try="Runspend asks again at the next runspend archive apply.",
+        )  # fmt: skip
+        note_undelivered(outcome, told)
 
 
 def why_nothing_is_due(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -240,7 +240,7 @@ def _entries(work: Work, archive: Archive) -> Iterator[Entry]:
     store = work.open(item.store, "read")
     for found in store.list(item.prefix):
         name = found.key[len(item.prefix) + 1 :]
-        if is_note(name, store, found) or (item.action == "delete" and name in (TOMBSTONE, RETURNED_NAME)):
+        if is_note(name, store, found, item) or (item.action == "delete" and name in (TOMBSTONE, RETURNED_NAME)):
             continue
         if item.action == "tier" and (found.storage_class == item.to or found.key.endswith("/")):
             continue

@@ -9,7 +9,7 @@ from typing import Literal
 
 from runspend.artifacts.objects import ARCHIVE_TOP
 
-__all__ = ["ARCHIVE_FOLDER", "NOTE_NAME", "RETURNED_NAME", "Action", "Item", "OwnerKind"]
+__all__ = ["ARCHIVE_FOLDER", "NOTE_NAME", "RETURNED_NAME", "Action", "Item", "OwnerKind", "note_name"]
 
 Action = Literal["tier", "archive", "delete", "prune"]
 OwnerKind = Literal["run", "logged_model", "checkpoint", "trace", "orphan", "experiment"]
@@ -20,6 +20,11 @@ ARCHIVE_FOLDER = f"{ARCHIVE_TOP}/v1"
 NOTE_NAME = "archived-by-runspend.txt"
 # What lies beside the manifest of an archive once all of it was brought back into its place.
 RETURNED_NAME = "returned.json"
+
+
+def note_name(archive_id: str, *, is_taken: bool) -> str:
+    """What the note of an archive is called: where somebody's own file of that name was archived, another name leaves its place free."""
+    return NOTE_NAME.replace(".txt", f"-{archive_id}.txt") if is_taken else NOTE_NAME
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from itertools import product
 from threading import Lock
 
 from runspend.actions.archive.book import Archive
-from runspend.actions.archive.items import NOTE_NAME
+from runspend.actions.archive.items import NOTE_NAME, note_name
 from runspend.actions.archive.manifest import Entry, folders_above, planned_entry, read_manifest, write_manifest
 from runspend.actions.archive.work import NOTE_BEGINS, Held, Result, Work, digest_of, held, is_note, parts_of, prove_conditions
 from runspend.artifacts.objects import StoredObject
@@ -255,10 +255,12 @@ class _Move:
 
     def _leave_note(self) -> None:
         """Say where the artifacts went, where MLflow's page looks for them. An older note of ours gives way."""
-        key = f"{self.item.prefix}/{NOTE_NAME}"
+        is_taken = any(entry.key == NOTE_NAME and entry.data is not None for entry in self.book.every_entry(self.archive))
+        name = note_name(self.archive.archive_id, is_taken=is_taken)
+        key = f"{self.item.prefix}/{name}"
         text = NOTE_BEGINS + "".join(self._note()).encode()
         found = self.source.head(key)
-        if found is not None and b"".join(self.source.read(found)) != text and is_note(NOTE_NAME, self.source, found):
+        if found is not None and b"".join(self.source.read(found)) != text and is_note(name, self.source, found, self.item):
             self.deleter.delete(found)
             found = None
         if found is None:
@@ -290,7 +292,7 @@ class _Move:
         known, emptied = {entry.key: entry.etag for entry in entries}, folders_above(entry.key for entry in entries)
         for found in self.source.list(self.item.prefix):
             name = found.key[len(self.item.prefix) + 1 :]
-            if known.get(name) != found.etag and name not in emptied and found.modified > self.work.cutoff and not is_note(name, self.source, found):
+            if known.get(name) != found.etag and name not in emptied and found.modified > self.work.cutoff and not is_note(name, self.source, found, self.item):
                 return f"{name!r} was written {found.modified:%Y-%m-%d %H:%M}, after it was planned"
         return None
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from runspend.actions.archive.book import as_folder
 from runspend.actions.archive.find import Found, find_owner, lacks_copies, load_manifest, readable_stores, tombstone_of
-from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, Item
+from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, Item, note_name
 from runspend.actions.archive.lease import FencedObjects, Lease, take_lease
 from runspend.actions.archive.manifest import Entry, Manifest
 from runspend.actions.archive.returned import leave_out_older, note_returned
@@ -95,6 +95,7 @@ def restore(
         if to is not None:
             _restore_to_folder(to, wanted[str(to)], settings, result, pool, progress, take_damaged=take_damaged)
         if lease is not None:
+            _remove_notes(archives, settings, open_store, result, lease, only_in_the_way=True)
             opened = {uri: FencedObjects(open_store(find_store(settings, uri), "archive"), lease.check) for uri in wanted}
             for uri, copies in wanted.items():
                 _write_all(opened[uri], copies, settings, result, pool, progress)
@@ -327,14 +328,19 @@ def _check_back(target: ObjectStore, written: StoredObject, copy: _Copy) -> None
         raise SourceRefused(target.uri, f"cannot restore {copy.key!r} to {target.uri}: it was written and read back, and is not what was archived. Remove it, and restore again")
 
 
-def _remove_notes(archives: Sequence[tuple[Found, Manifest]], settings: Settings, open_store: OpenStore, result: Restored, lease: Lease) -> None:
-    """Take away the notes that say where the artifacts went, where that is allowed."""
-    for item in {(manifest.item.store, manifest.item.prefix): manifest.item for _, manifest in archives}.values():
+def _remove_notes(archives: Sequence[tuple[Found, Manifest]], settings: Settings, open_store: OpenStore, result: Restored, lease: Lease, *, only_in_the_way: bool = False) -> None:
+    """Take away the notes that say where the artifacts went, where that is allowed. `only_in_the_way`: those in the place of somebody's own file of that name."""
+    places = dict[tuple[str, str, str], Item]()
+    for found, manifest in archives:
+        is_taken = any(entry.key == NOTE_NAME for entry in manifest.entries)
+        names = [NOTE_NAME] if only_in_the_way else [NOTE_NAME, note_name(found.archive_id, is_taken=True)]
+        places |= {(manifest.item.store, manifest.item.prefix, name): manifest.item for name in names if is_taken or (name == NOTE_NAME and not only_in_the_way)}
+    for (_, prefix, name), item in places.items():
         store = find_store(settings, item.store)
-        reader, key = open_store(store, "read"), f"{item.prefix}/{NOTE_NAME}"
+        reader, key = open_store(store, "read"), f"{prefix}/{name}"
         try:
-            found = reader.head(key)
-            if found is not None and is_note(NOTE_NAME, reader, found):
-                FencedObjects(open_store(store, "delete"), lease.check).delete(found)
+            there = reader.head(key)
+            if there is not None and is_note(name, reader, there, item):
+                FencedObjects(open_store(store, "delete"), lease.check).delete(there)
         except SourceError as error:
             result.notes.append(f"the note {key!r} was left in {store.uri}: {error}")

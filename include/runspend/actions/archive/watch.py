@@ -5,16 +5,25 @@ What is asked, and of whom, does not belong here.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
 
-__all__ = ["ANSWER_SECONDS", "Watch"]
+__all__ = ["ANSWER_SECONDS", "Watch", "is_unanswered"]
 
 # How long after a question was put a change may still be made on its answer. What runs use a model may be as much older as
 # TRUSTED_SECONDS of tracking/live_uses.py says: five seconds in all. A question per object would be a hundred of them for each deleted.
 ANSWER_SECONDS = 3.0
 TRIES = 2  # the first question of a night reads what later ones remember
+
+# How a reason begins that protects because nobody could be asked.
+_UNANSWERED = re.compile(r"whether (?:MLflow still needs it|anything protects it) cannot be told\b")
+
+
+def is_unanswered(reason: str | None) -> bool:
+    """Whether something is protected only because MLflow, or whoever else is asked, gave no answer."""
+    return reason is not None and _UNANSWERED.match(reason) is not None
 
 
 class Watch:

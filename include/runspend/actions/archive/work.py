@@ -17,8 +17,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
-from runspend.actions.archive.book import CHUNK_OBJECTS, Archive, Book
-from runspend.actions.archive.items import NOTE_NAME, Item
+from runspend.actions.archive.book import CHUNK_OBJECTS, Archive, Book, as_folder
+from runspend.actions.archive.items import Item
 from runspend.actions.archive.lease import FencedObjects
 from runspend.actions.archive.manifest import Entry
 from runspend.actions.archive.watch import Watch
@@ -36,10 +36,12 @@ OWN_FOLDERS = ("airflow", "cache", "mail", "records", "reports", "tmp", "warehou
 BATCH = 64  # objects between two records of how far they got
 IN_MEMORY = 32 << 20  # bytes of one object; more of it waits on the disk
 NOTE_BEGINS = b"Archived by Runspend.\n"
-# The whole of it: a file of somebody's that only begins so is an artifact like any other. A policy's name has no line end in it.
+_NOTE_NAMES = re.compile(r"archived-by-runspend(?:-[A-Za-z0-9_-]+)?\.txt")
+# The whole of it, and of this very owner: a file of somebody's that only begins so, or is a copy of another run's note, is an artifact like any
+# other. A policy's name has no line end in it.
 _NOTE = re.compile(
     re.escape(NOTE_BEGINS) + rb"\nThe [\d,]+ files that were here \([\d,]+ bytes\) were moved by the retention policy [^\n]+\.\n"
-    rb"They lie, with a manifest of their names and checksums, in\n\n    [^\n]+\n\nTo bring them back:\n\n    runspend archive restore [^\n]+\n"
+    rb"They lie, with a manifest of their names and checksums, in\n\n    [^\n]+/([^\n/]+)/[^\n/]+\n\nTo bring them back:\n\n    runspend archive restore ([^\n]+)\n"
 )  # fmt: skip
 
 
@@ -137,9 +139,12 @@ def holds_own_files(settings: Settings, store: ArtifactStore, folder: str) -> bo
     return any(place.is_relative_to(path) or path.is_relative_to(place) for path in own)
 
 
-def is_note(name: str, store: ObjectStore, found: StoredObject) -> bool:
-    """Whether an object in an item's folder is the note that Runspend left there, and not the item's."""
-    return name == NOTE_NAME and found.size < CHUNK_BYTES and _NOTE.fullmatch(b"".join(store.read(found))) is not None
+def is_note(name: str, store: ObjectStore, found: StoredObject, item: Item) -> bool:
+    """Whether an object in an item's folder is the note that Runspend left there for it, and not the item's."""
+    if not _NOTE_NAMES.fullmatch(name) or found.size >= CHUNK_BYTES:
+        return False
+    owner, note = item.run_id or item.owner_id, _NOTE.fullmatch(b"".join(store.read(found)))
+    return note is not None and (note[1].decode("utf-8", "replace"), note[2].decode("utf-8", "replace")) == (as_folder(owner), owner)
 
 
 def prove_conditions(obj: StoredObject, reader: ObjectStore, deleter: ObjectStore) -> None:

@@ -1,0 +1,62 @@
+"""A user's own file under the name of Runspend's note is archived and comes back like any other, whatever it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runspend.actions.archive.items import NOTE_NAME
+from runspend.actions.archive.restore import restore
+from tests.archive_disk import Disk, fill
+from tests.archive_world import PREFIX
+
+OTHERS_NOTE = (
+    b"Archived by Runspend.\n\nThe 2 files that were here (7 bytes) were moved by the retention policy 'cold'.\n"
+    b"They lie, with a manifest of their names and checksums, in\n\n    /archive/runspend-archive/v1/prod/1/run9/abc\n\nTo bring them back:\n\n    runspend archive restore run9\n"
+)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("body", [b"my thesis", b"", b"Archived by Runspend.\nMine.\n", OTHERS_NOTE, b"x" * 200_000], ids=["text", "empty", "begins so", "note of another run", "large"])
+def test_own_file_of_the_notes_name_comes_back_in_place(tmp_path: Path, body: bytes) -> None:
+    """Twice over; what the note says lies beside it meanwhile, and is gone afterwards."""
+    disk = Disk(tmp_path)
+    mine = {NOTE_NAME: body, "model/weights": b"w", f"model/{NOTE_NAME}": body}
+    fill(disk.run, mine)
+    for _ in range(2):
+        assert disk.apply() == ["archived"]
+        [note] = files(disk.run).items()
+        assert note[0] != NOTE_NAME and b"runspend archive restore run1" in note[1]
+        result = restore("run1", disk.settings, workers=2)
+        assert files(disk.run) == mine and not result.problems
+
+
+def test_archives_whose_note_took_the_place_still_come_back(tmp_path: Path) -> None:
+    """As an older version left them: its note lies where the user's own file has to go."""
+    disk = Disk(tmp_path)
+    mine = {NOTE_NAME: b"my thesis", "a": b"a"}
+    fill(disk.run, mine)
+    assert disk.apply() == ["archived"]
+    [(name, note)] = files(disk.run).items()
+    (disk.run / name).rename(disk.run / NOTE_NAME)
+    assert NOTE_NAME.encode() not in note
+    result = restore("run1", disk.settings, workers=2)
+    assert files(disk.run) == mine and not result.problems and not result.notes
+
+
+def test_a_copy_of_a_note_beside_the_archive_is_no_owners_note(tmp_path: Path) -> None:
+    """A run that logs another run's note keeps it: it is neither passed over nor overwritten."""
+    disk = Disk(tmp_path)
+    fill(disk.run, {"a": b"a"})
+    assert disk.apply() == ["archived"]
+    [(_, note)] = files(disk.run).items()
+    other = disk.source / PREFIX.replace("run1", "run2")
+    fill(other, {NOTE_NAME: note, "b": b"b"})
+    item = disk.item(owner_id="run2", run_id="run2", prefix=PREFIX.replace("run1", "run2"))
+    assert disk.apply(item) == ["archived"]
+    restore("run2", disk.settings, workers=2)
+    assert files(other) == {NOTE_NAME: note, "b": b"b"}
