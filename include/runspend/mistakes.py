@@ -22,6 +22,8 @@ _PATTERNS = {
 }
 _ALSO_NAMED = {"stores": "artifacts"}
 
+LONGEST_SHOWN = 200  # characters of what was found
+
 
 def describe_mistakes(file: YamlFile, mistakes: Sequence[ErrorDetails], schema: dict[str, Any]) -> str:
     """One line per place: line, key, what is allowed, what was found (never a secret)."""
@@ -62,12 +64,14 @@ def _describe_found(file: YamlFile, loc: Loc, value: object, schema: dict[str, A
         return "" if loc == () else f"; found a {'list' if isinstance(value, list) else 'map'}"
     if _schema_at(schema, loc).get("writeOnly"):
         return "; what was found is a secret and not shown"
-    return f"; found {redact_uri(file.written[loc])!r}" if loc in file.written else ""
+    shown = redact_uri(file.written[loc]) if loc in file.written else ""
+    more = f"… ({len(shown):,} characters)" if len(shown) > LONGEST_SHOWN else ""
+    return f"; found {shown[:LONGEST_SHOWN]!r}{more}" if loc in file.written else ""
 
 
 def _describe_unknown_key(loc: Loc, schema: dict[str, Any]) -> str:
     known = sorted(_schema_at(schema, loc[:-1]).get("properties", {}))
-    near = difflib.get_close_matches(str(loc[-1]).lower(), known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(loc[-1])[:LONGEST_SHOWN].lower(), known, n=1, cutoff=0.5)
     return f"unknown key. {f'Did you mean `{near[0]}`? ' if near else ''}Allowed are {', '.join(known)}"
 
 

@@ -98,9 +98,10 @@ def render_text(blocks: Sequence[Block]) -> str:
         elif isinstance(block, Table):
             parts.append("\n".join([*_table_lines(block), *(_wrap(note, "  ") for note in block.notes)]))
         else:
-            name_width = max((width(name) for name, _ in block.facts), default=0)
+            facts = [(cut(name, WIDTH // 2), value) for name, value in block.facts]
+            name_width = max((width(name) for name, _ in facts), default=0)
             lines = [block.title] if block.title else []
-            for name, value in block.facts:
+            for name, value in facts:
                 head = f"  {name}{' ' * (name_width - width(name))}  " if name else "  "
                 lines.append(_wrap(value, head, " " * width(head)))
             parts.append("\n".join(lines))

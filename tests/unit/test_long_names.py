@@ -1,0 +1,47 @@
+"""Names of 100 kB: a sentence or a cut, in a moment."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from runspend.actions.alert.mail import Facts, Paragraph, Table, clean, render_html, render_text
+from runspend.config import load_settings
+from runspend.errors import ConfigError
+from runspend.redaction import redact_uri, uri_secrets
+
+LONG = 100_000
+SECONDS = 30  # some two on a quiet machine; each of these took minutes
+
+
+@pytest.mark.parametrize("text", ["a", "a ", "日", "-", "\u202e"], ids=["letters", "words", "wide", "dashes", "hidden"])
+def test_mails_with_long_names_are_written(text: str) -> None:
+    """In every kind of block, cut or wrapped."""
+    name = (text * LONG)[:LONG]
+    began = time.perf_counter()
+    blocks = [Facts("FACTS", ((name, clean(name)),)), Table("TABLE", ("a", "b"), "lr", ((name, "1"),)), Paragraph(clean(name, 400))]
+    assert max(len(line) for line in render_text(blocks).splitlines()) < LONG
+    assert render_html(name, blocks)
+    assert time.perf_counter() - began < SECONDS
+
+
+@pytest.mark.parametrize("text", ["a", "://", "://a:", "?", "?token", "&password", "a://b:", "token"])
+def test_hiding_passwords_is_linear(text: str) -> None:
+    """Text that almost is an address, all along."""
+    began = time.perf_counter()
+    redact_uri((text * LONG)[:LONG])
+    uri_secrets((text * LONG)[:LONG])
+    assert time.perf_counter() - began < SECONDS
+
+
+@pytest.mark.parametrize("key", ["budgets: [{amount: 5, notify: [a@b.co], name: %s}]", "budgets: [{name: x, amount: 5, notify: [%s]}]", "tracking: [{uri: /x, name: %s}]", "mail: {operators: [%s]}"])
+def test_long_names_in_the_configuration_are_refused_in_a_sentence(tmp_path: Path, key: str) -> None:
+    """What was found is cut."""
+    (tmp_path / "runspend.yaml").write_text(key % ("a" * LONG), encoding="utf-8")
+    began = time.perf_counter()
+    with pytest.raises(ConfigError) as error:
+        load_settings(tmp_path / "runspend.yaml", {})
+    assert time.perf_counter() - began < SECONDS
+    assert len(str(error.value)) < 2_000 and "100,000 characters" in str(error.value)
