@@ -6,14 +6,17 @@ decided in `actions/archive`; how a mail leaves, in `actions/alert`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from runspend.actions import alert
+from runspend.actions.alert import operators
 from runspend.actions.alert.mail import Block, Facts, Paragraph, Table, clean, money, person
 from runspend.actions.alert.notices import read_receipts, write_archive_notice
+from runspend.actions.archive.enclosing import find_enclosing
 from runspend.actions.archive.notices import (
     Notice,
     Received,
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 OTHER_TIME = timedelta(hours=24)
 LISTED = 200  # items in one mail; the rest is counted
 OWNERS_LISTED = 20
+ENCLOSING = "archive_enclosing"  # records of who was told of
 _VERBS = {"tier": "put into another storage class", "archive": "moved to the archive", "delete": "deleted from the archive for good", "prune": "deleted in MLflow"}
 
 
@@ -50,12 +54,16 @@ def publish_plan(warehouse: Warehouse, settings: Settings, records: Records, out
 
     As of another time than the machine's it is a question only: nothing is noted, and no notice is taken back.
     """
+    import pyarrow.compute as pc
+
     is_real = is_machine_time(now)
     if is_real:
         settle_notices(records, lambda notice_id: _received(records, notice_id, now))
         record_look(records, now)
     with warehouse.reader() as reader:
         plan = current_plan(reader, records, settings, now)
+        enclosing = find_enclosing(reader, plan.filter(pc.equal(plan["state"], "protected")).column("reason").to_pylist())
+    outcome.notes += [f"archive: {clean(one.sentence, 900)}" for one in enclosing]
     if is_real:
         withdraw_notices(records, plan_states(plan), now)
     with warehouse.step("archive", make_load_id("archive", now)) as step:
@@ -115,6 +123,24 @@ def notify_owners(settings: Settings, records: Records, plan: pa.Table, outcome:
         outcome.notes.append(
             f"archive: nobody can be told of {nobody} items: their owners may not be mailed (mail.users, mail.domains) and mail.operators is empty. They stay where they are"
         )
+
+
+def tell_enclosing(warehouse: Warehouse, settings: Settings, records: Records, plan: pa.Table, now: datetime) -> None:
+    """Mail operators, once for each, who claims a folder around others', which keeps all of them from being archived."""
+    rows = [reason for state, reason in zip(plan.column("state").to_pylist(), plan.column("reason").to_pylist(), strict=True) if state == "protected"]
+    with warehouse.reader() as reader:
+        found = find_enclosing(reader, rows)
+    for one in found:
+        key = hashlib.sha256(f"{one.kind} {one.id} {one.uri}".encode("utf-8", "surrogatepass")).hexdigest()[:40]
+        if records.get(ENCLOSING, key) is not None:
+            continue
+        operators.notify(
+            settings, records, "NOT ARCHIVED", f"encloses {key}", now, f"{one.kind} {one.id} claims a folder around {one.items:,} others, which stay",
+            details=[one.sentence], still_works="What lies elsewhere is archived as always.",
+            do=[("See why", f"runspend archive why {one.id}" if one.kind == "run" else "runspend archive plan"), ("Never", "mlflow gc: it deletes all that lies in the folder")],
+            next_try="It is protected as long as MLflow names that folder.",
+        )  # fmt: skip
+        records.create(ENCLOSING, key, {"who": f"{one.kind} {one.id}", "at": now.isoformat()})
 
 
 def _received(records: Records, notice_id: str, now: datetime) -> Received | None:

@@ -516,7 +516,7 @@ def archive_notify(settings: Settings, *, now: datetime, progress: Progress = si
     Raises UsageError where `now` is not the machine's time: a notice must not be dated back.
     """
     from runspend.actions.archive import plan_notes
-    from runspend.archiving import notify_owners, publish_plan, refuse_other_times
+    from runspend.archiving import notify_owners, publish_plan, refuse_other_times, tell_enclosing
     from runspend.warehouse.records import Records
 
     outcome = Outcome("archive notify")
@@ -527,6 +527,7 @@ def archive_notify(settings: Settings, *, now: datetime, progress: Progress = si
     plan = publish_plan(warehouse, settings, records, Outcome("archive plan"), now)
     progress("archive notify")
     notify_owners(settings, records, plan, outcome, now)
+    tell_enclosing(warehouse, settings, records, plan, now)
     publish_plan(warehouse, settings, records, outcome, now)
     outcome.notes += plan_notes(settings)
     return outcome

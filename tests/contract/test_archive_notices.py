@@ -249,6 +249,23 @@ def test_a_notice_that_waits_for_another_place_is_not_sent(tmp_path: Path, serve
     assert {recipient for mail in server.accepted for recipient in mail.recipients} == {"oncall@acme.com"}
 
 
+def test_who_claims_a_folder_around_all_others_is_named(tmp_path: Path, server: Server) -> None:
+    """In the notes of the plan, in `archive why`, and in one mail to operators, whatever is planned again."""
+    settings = settings_of(tmp_path, server.port)
+    around = run("e" * 32, run_name="oops", experiment_name="vision", artifact_uri="s3://ml", **AGED)
+    fill(settings, runs=[*RUNS, around], artifact_bytes=[stored(row["run_id"]) for row in RUNS])
+    for _ in range(2):
+        outcome = pipeline.archive_notify(settings, now=NOW)
+    [note] = [note for note in pipeline.archive_plan(settings, now=NOW).notes if "claims a folder" in note]
+    why = command(tmp_path, "archive", "why", "a" * 32).stdout
+    [mail] = [mail.message for mail in server.accepted if "NOT ARCHIVED" in str(mail.message["Subject"])]
+    assert outcome.exit_code == 0 and mail["To"] == "oncall@acme.com"
+    for text in (note, why, mail.get_body(("plain",)).get_content()):
+        said = " ".join(text.split())
+        assert all(word in said for word in ("e" * 32, "'oops'", "'vision'", "s3://ml", "mlflow gc", "correct it in MLflow's database")), said
+    assert "3 selected items" in note
+
+
 def test_a_copy_that_is_accepted_begins_nothing(tmp_path: Path, server: Server) -> None:
     """The owner is put off and operators have their copy: no grace period."""
     settings = settings_of(tmp_path, server.port)

@@ -6,6 +6,7 @@ set; here the question is put together and money is added. What was announced an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib.resources import files
@@ -14,6 +15,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from runspend.actions.archive.items import ARCHIVE_FOLDER, Item
+from runspend.actions.archive.local_links import LocalLinks, find_local_links
 from runspend.actions.archive.money import Part, Rates, price_item, read_rates
 from runspend.actions.archive.select import Selection, parse_select, policy_digest, selection_sql
 from runspend.actions.archive.shared import STORED, OddFolders
@@ -34,6 +36,16 @@ UNFIT_TO_TIER = f"""case
         when s.only_class = 'LOCAL' then 'a folder of a file system has no storage classes'
         when s.store in (select store from artifact_bytes where valid_to is null and noncurrent_objects > 0) then '{KEEPS_VERSIONS}'
       end"""
+_OWNERS = """
+select tracking_server, label, owner_id, uri
+from (
+  select tracking_server, concat('run ', run_id) as label, run_id as owner_id, artifact_uri as uri from runs
+  union all
+  select tracking_server, concat(replace(owner_kind, '_', ' '), ' ', owner_id), owner_id, uri from artifact_owners
+  union all
+  select tracking_server, concat('registered model ', model_name), concat('registered ', model_name), source_uri from model_versions
+) as everybody
+"""
 _PLACE = itemgetter("store", "prefix", "owner_kind", "owner_id")
 
 
@@ -68,6 +80,7 @@ def read_candidates(
     for batch in reader.batches(sql, parameters, rows=BATCH_ROWS):
         for row in batch.to_pylist():
             shared = odd.reasons(row, f"{row['store'].rstrip('/')}/{row['prefix']}") if policy.action != "prune" else []
+            shared += odd.links.reasons(row) if policy.action in ("archive", "tier") else []
             yield {**row, "reasons": "\n".join(filter(None, [row["reasons"], *shared]))}
 
 
@@ -76,7 +89,17 @@ def read_odd_folders(reader: Reader, settings: Settings) -> OddFolders:
     pieces, parameters = _locations(settings)
     sql = _fill("odd_folders", pieces | {"version_label": _sql("version_label").rstrip()})
     rows = reader.query(sql, _used(sql, parameters | {"stored": STORED, "regular": REGULAR})).to_pylist()
-    return OddFolders(rows, {server.name: server.artifacts for server in settings.tracking})
+    return OddFolders(rows, {server.name: server.artifacts for server in settings.tracking}, _read_local_links(reader, settings))
+
+
+def _read_local_links(reader: Reader, settings: Settings) -> LocalLinks:
+    """What leads into folders of local stores by another path. Owners are asked for only where there is such a store and a policy that moves files."""
+    moves = any(policy.action in ("archive", "tier") for policy in settings.retention)
+    if not moves or all(re.match(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]+:", store.uri) for store in settings.stores):
+        return find_local_links(settings.model_copy(update={"stores": []}), [])
+    served = " or starts_with(uri, 'mlflow-artifacts:')" if any(server.artifacts for server in settings.tracking) else ""
+    owners = reader.query(f"{_OWNERS} where starts_with(uri, '/') or starts_with(uri, 'file:'){served}").to_pylist()
+    return find_local_links(settings, owners)
 
 
 def plan_sql(policy: RetentionPolicy, selection: Selection, settings: Settings, now: datetime, *, run_id: str | None = None) -> tuple[str, dict[str, Any]]:

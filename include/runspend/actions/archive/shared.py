@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from runspend.actions.archive.local_links import LocalLinks
 from runspend.tracking.folders import find_folders
 
 __all__ = ["STORED", "OddFolders"]
@@ -21,10 +22,11 @@ class OddFolders:
     """Owners and registered versions by the folders that their odd URIs may mean.
 
     rows: tracking_server, owner_kind ('version' for a version), owner_id, label and uri of each. behind: what stands behind
-    `mlflow-artifacts:`, by server.
+    `mlflow-artifacts:`, by server. links: what leads into folders of local stores by another path.
     """
 
-    def __init__(self, rows: Iterable[Mapping[str, Any]], behind: Mapping[str, str | None]) -> None:
+    def __init__(self, rows: Iterable[Mapping[str, Any]], behind: Mapping[str, str | None], links: LocalLinks | None = None) -> None:
+        self.links = links or LocalLinks({}, [])
         self._at: dict[str, list[Mapping[str, Any]]] = {}
         for row in rows:
             for folder in find_folders(row["uri"], behind.get(row["tracking_server"])):

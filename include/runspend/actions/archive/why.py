@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from runspend.actions.archive.book import NOT_TOLD, TOLD, Archive
+from runspend.actions.archive.enclosing import find_enclosing
 from runspend.actions.archive.keeps import keep_of
 from runspend.actions.archive.plan import item_of, policy_rows, read_candidates, read_odd_folders, split_reasons
 from runspend.actions.archive.select import Selection, parse_select
@@ -43,6 +44,7 @@ def explain_why(reader: Reader, records: Records, settings: Settings, run: str, 
     objections = [keep.sentence for row in facts if (keep := keep_of(history.keeps, row)) is not None]
     kept += [("kept", sentence) for sentence in dict.fromkeys(objections)]
     lines += kept
+    lines += [("because", one.sentence) for one in find_enclosing(reader, [row["reasons"] for row in facts])]
     policies = [line for policy in settings.retention for line in _policy_lines(reader, settings, policy, run_id, history, now)]
     lines += policies
     if not facts:
