@@ -29,14 +29,14 @@ SIZES = {
     "S3_READER_ACCESS_KEY": 10,
     "S3_READER_SECRET_KEY": 24,
 }
-# PostgreSQL keeps these in its volume from its first start: new ones do not open it.
-KEPT_BY_VOLUMES = ("POSTGRES_PASSWORD", "AIRFLOW_DB_PASSWORD", "MLFLOW_DB_PASSWORD", "MLFLOW_READER_PASSWORD")
+# PostgreSQL's volume was made with these: new ones do not open the databases, nor what Airflow keeps encrypted in its own.
+KEPT_BY_VOLUMES = ("POSTGRES_PASSWORD", "AIRFLOW_DB_PASSWORD", "AIRFLOW_FERNET_KEY", "MLFLOW_DB_PASSWORD", "MLFLOW_READER_PASSWORD")
 
 
 def main(target: Path) -> int:
     """Create the file for its owner only, or add the names it lacks. Returns the exit code."""
     before = target.read_text(encoding="utf-8") if target.exists() else ""
-    known = {line.partition("=")[0].strip() for line in before.splitlines()}
+    known = {line.partition("=")[0].strip().removeprefix("export ").strip() for line in before.splitlines()}
     missing = [name for name in SIZES if name not in known]
     if not missing:
         return 0

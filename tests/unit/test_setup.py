@@ -257,6 +257,8 @@ def test_make_env_adds_what_an_older_file_lacks_and_changes_nothing(tmp_path: Pa
     assert done.returncode == 0 and "S3_READER_ACCESS_KEY, S3_READER_SECRET_KEY" in done.stdout
     assert env.read_text().startswith(before + "\nS3_READER_ACCESS_KEY=") and env.stat().st_mode & 0o077 == 0
     assert len(env.read_text().splitlines()) == len(before.splitlines()) + 2
+    env.write_text("".join(f"export {line}" for line in whole.splitlines(keepends=True)))
+    assert make_env(env).stdout == ""
 
 
 def test_a_lost_env_is_not_replaced_while_the_volumes_are_there(tmp_path: Path) -> None:
