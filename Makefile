@@ -46,10 +46,11 @@ test-bigquery: $(VENV)/.ready-dev ## the tests of the BigQuery warehouse on Goog
 	  echo "cannot test on BigQuery: no PROJECT or no DATASET. Run: make test-bigquery PROJECT=my-project DATASET=runspend_test" >&2; exit 2; fi
 	@RUNSPEND_BIGQUERY="$(PROJECT)/$(DATASET)" $(PYTEST) --timeout 3600 $(ON_BIGQUERY) $(ARGS)
 
-lint: $(VENV)/.ready-dev ## ruff, mypy --strict and the layers of the import graph
+lint: $(VENV)/.ready-dev ## ruff, mypy --strict, the layers of the import graph, and unsafe code
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python requirements/audit.py code
 
 torture: $(VENV)/.ready-dev ## the long tests: kills, races, full disks, whole ledgers on the reference
 	@$(PYTEST) -m torture $(ARGS)
@@ -65,6 +66,10 @@ lock: $(VENV)/.ready-build ## write the locks of requirements/ anew for what pyp
 
 sbom: $(VENV)/.ready-build ## write dist/runspend.cdx.json: every package that is shipped, with hashes (CycloneDX)
 	@$(BIN)/python requirements/sbom.py dist/runspend.cdx.json
+
+audit: $(VENV)/.ready-dev $(VENV)/.ready-audit ## unsafe code in ours (bandit), known vulnerabilities in what is installed (pip-audit)
+	@$(BIN)/python requirements/audit.py code
+	@$(BIN)/python requirements/audit.py packages
 
 up: | $(BIN)/python ## start the stack of docker-compose.yaml: Airflow, PostgreSQL, MLflow, an S3 store, a mail catcher
 	@if [ -e .restore-unfinished ]; then echo "cannot start: a restore was interrupted. Run: make restore FROM=$$(cat .restore-unfinished)" >&2; exit 2; fi
@@ -107,6 +112,10 @@ $(VENV)/.ready-nightly: $(PINS) $(VENV)/.ready-build
 $(VENV)/.ready-dev: $(PINS) $(VENV)/.ready-build
 	@echo "installing runspend[dev]"
 	@$(INSTALL) --extra dev && $(INSTALL_US) && touch $@ $(VENV)/.ready-nightly
+
+$(VENV)/.ready-audit: requirements/audit.txt $(VENV)/.ready-build
+	@echo "installing pip-audit"
+	@$(BIN)/python -m venv --without-pip $(VENV)/audit && $(BIN)/uv pip install --python $(VENV)/audit $(LOCKED) --requirement $< && touch $@
 
 # Microsoft's Azure server, for some tests. Where it cannot be had they say so.
 $(VENV)/.ready-azurite: tests/servers/azurite/package-lock.json | $(VENV)/.ready-dev

@@ -39,6 +39,8 @@ def test_that_never_ends(number, request):
     if number % 2 == 0:
         for name in {fixtures}:
             request.getfixturevalue(name)
+            with Path({folder!r}, "log").open("a") as log:
+                print(name, "is there after", round(time.process_time()), "s of work", file=log, flush=True)
     subprocess.run([sys.executable, "-c", ORPHAN])
     kept = [subprocess.Popen([sys.executable, "-c", DEAF], start_new_session=True)]
     kept += [subprocess.Popen([sys.executable, "-c", DEAF], start_new_session=True, env={{}})]

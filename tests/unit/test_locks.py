@@ -156,7 +156,7 @@ def test_every_installation_asks_for_hashes() -> None:
     lines = [
         line for line in makefile.splitlines() if re.search(r"pip install|\$\(UV\)", line) and not line.startswith(("INSTALL", "UV :="))
     ]
-    assert len(lines) == 2 and all("$(LOCKED)" in line for line in lines)
+    assert len(lines) == 3 and all("$(LOCKED)" in line for line in lines)
     assert re.search(r"npm ci\b", makefile) and not re.search(r"npm (i|install)\b", makefile)
     validator = (ROOT / "tests/contract/test_focus_export.py").read_text(encoding="utf-8")
     assert '"--require-hashes"' in validator and '"--require-build-hashes"' in validator

@@ -556,7 +556,7 @@ def _add_indexes(copy: sqlite3.Connection) -> None:
     tables = {row[0] for row in copy.execute("select name from sqlite_master where type = 'table'")}
     for table, column in INDEXES.items():
         indexed = any(
-            copy.execute(f"select name from pragma_index_info('{index[1]}') where seqno = 0 and name = ?", (column,)).fetchone()
+            copy.execute("select name from pragma_index_info(?) where seqno = 0 and name = ?", (index[1], column)).fetchone()
             for index in copy.execute(f"pragma index_list({table})").fetchall()
         )
         if table in tables and not indexed:
