@@ -6,14 +6,14 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-# Whatever is installed is in a lock, with its hashes, and a wheel: nothing of it runs before it is checked. We ourselves are built
-# with the backend of requirements/build.txt, which is installed first.
+# Packages are installed by a lock with hashes, as wheels: no code of a package runs before its hash was checked. Runspend itself is built
+# with the locked backend of requirements/build.txt, which is installed first.
 LOCKED := --quiet --require-hashes --only-binary :all:
 UV := VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install
 INSTALL := $(UV) $(LOCKED) --constraint requirements/lock.txt --requirements pyproject.toml
 INSTALL_US := $(UV) --quiet --no-deps --no-build-isolation --editable .
 PINS := pyproject.toml requirements/lock.txt
-# Who kills make ends its tests too, with all that they started (tests/reaper.py).
+# The tests, and all processes they started, end when make ends (tests/reaper.py).
 PYTEST := TESTS_END_WITH=$$PPID exec $(BIN)/pytest
 ARGS ?=
 COUNT ?= 1
@@ -46,7 +46,7 @@ test-bigquery: $(VENV)/.ready-dev ## the tests of the BigQuery warehouse on Goog
 	  echo "cannot test on BigQuery: no PROJECT or no DATASET. Run: make test-bigquery PROJECT=my-project DATASET=runspend_test" >&2; exit 2; fi
 	@RUNSPEND_BIGQUERY="$(PROJECT)/$(DATASET)" $(PYTEST) --timeout 3600 $(ON_BIGQUERY) $(ARGS)
 
-lint: $(VENV)/.ready-dev ## ruff, mypy --strict, the layers of the import graph, and unsafe code
+lint: $(VENV)/.ready-dev ## ruff, mypy --strict, import layers, bandit
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
@@ -61,13 +61,13 @@ fuzz: $(VENV)/.ready-dev ## hostile input for all that parses, 60 s a target (AR
 bench: $(VENV)/.ready-dev ## measure speed and memory beside pandas and MLflow's own client (needs 2 quiet cores)
 	@$(PYTEST) -m bench -s tests/benchmarks $(ARGS)
 
-lock: $(VENV)/.ready-build ## write the locks of requirements/ anew for what pyproject.toml asks (ARGS=--upgrade: the newest versions)
+lock: $(VENV)/.ready-build ## compile the locks in requirements/ (ARGS=--upgrade takes the newest versions)
 	@$(BIN)/python requirements/lock.py $(ARGS)
 
-sbom: $(VENV)/.ready-build ## write dist/runspend.cdx.json: every package that is shipped, with hashes (CycloneDX)
+sbom: $(VENV)/.ready-build ## write dist/runspend.cdx.json, a CycloneDX list of the shipped packages
 	@$(BIN)/python requirements/sbom.py dist/runspend.cdx.json
 
-audit: $(VENV)/.ready-dev $(VENV)/.ready-audit ## unsafe code in ours (bandit), known vulnerabilities in what is installed (pip-audit)
+audit: $(VENV)/.ready-dev $(VENV)/.ready-audit ## check our code (bandit) and the locked packages (pip-audit)
 	@$(BIN)/python requirements/audit.py code
 	@$(BIN)/python requirements/audit.py packages
 

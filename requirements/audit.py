@@ -3,9 +3,9 @@
     audit.py code        our code alone: part of `make lint`
     audit.py packages    the packages of requirements/lock.txt and build.txt
 
-Findings that were looked at and accepted are in accepted_findings.toml, with the reason. Anything else fails: a finding that is not there,
-one more of a kind in a file than accepted, and an acceptance without its finding, so that none waits there for another.
-Exit codes: 0 nothing new, and packages that could not be looked up are said; 1 something new; 2 the audit itself did not run.
+accepted_findings.toml lists the reviewed findings and why each is safe. The audit fails on a finding that is not listed, on one more
+finding of a kind in a file than listed, and on a listed finding that no longer exists.
+Exit codes: 0 nothing new (the output names packages that could not be checked); 1 something new; 2 the audit did not run.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ LOCKS = ("requirements/lock.txt", "requirements/build.txt")
 
 
 class AuditFailed(Exception):
-    """The audit did not run, and says nothing about what it would have found."""
+    """The audit did not run. Its result is unknown."""
 
 
 def find_in_code(root: Path) -> list[dict[str, Any]]:
-    """What bandit finds, nothing left out: comments that silence it are not heeded."""
+    """Return all findings of bandit. Comments that would silence it are ignored."""
     folders = [name for name in CODE if (root / name).is_dir()]
     command = [sys.executable, "-m", "bandit", "--quiet", "--ignore-nosec", "--recursive", "--format", "json", *folders]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
@@ -45,7 +45,7 @@ def find_in_code(root: Path) -> list[dict[str, Any]]:
 
 
 def read_accepted(file: Path) -> Counter[tuple[str, str]]:
-    """How many findings of a test are accepted in a file. Raises AuditFailed where one has no reason."""
+    """Return how many findings of each test are accepted in each file. Raises AuditFailed for an entry without a reason."""
     accepted: Counter[tuple[str, str]] = Counter()
     for entry in tomllib.loads(file.read_text(encoding="utf-8"))["accepted"]:
         if len(str(entry.get("reason", "")).split()) < 4:
@@ -56,35 +56,35 @@ def read_accepted(file: Path) -> Counter[tuple[str, str]]:
 
 
 def compare(findings: list[dict[str, Any]], accepted: Counter[tuple[str, str]]) -> list[str]:
-    """What is new, and what is accepted and not there any more."""
+    """Describe new findings, and accepted ones that no longer exist."""
     found = Counter((f["test_id"], f["filename"].removeprefix("./")) for f in findings)
-    said = []
+    differences: list[str] = []
     for test, name in sorted(found.keys() | accepted.keys()):
         more = found[test, name] - accepted[test, name]
         if more > 0:
             places = [f for f in findings if (f["test_id"], f["filename"].removeprefix("./")) == (test, name)]
-            said.append(f"{name}: {more} new of {test}; one of these ({accepted[test, name]} are accepted):")
-            said += [f"    line {f['line_number']}, {f['issue_severity'].lower()}: {f['issue_text']}" for f in places]
+            differences.append(f"{name}: {more} new of {test}, among these ({accepted[test, name]} are accepted):")
+            differences += [f"    line {f['line_number']}, {f['issue_severity'].lower()}: {f['issue_text']}" for f in places]
         elif more < 0:
-            said.append(f"{name}: {-more} accepted of {test} that are not there any more. Lower the count in {ACCEPTED}")
-    return said
+            differences.append(f"{name}: {-more} accepted findings of {test} no longer exist. Lower the count in {ACCEPTED}")
+    return differences
 
 
 def audit_code(root: Path, accepted: Path) -> int:
-    """0 if everything that bandit finds was accepted."""
+    """Return 0 if every finding of bandit was accepted before."""
     findings = find_in_code(root)
-    said = compare(findings, read_accepted(accepted))
-    for line in said:
+    differences = compare(findings, read_accepted(accepted))
+    for line in differences:
         print(line, file=sys.stderr)
-    if said:
-        print(f"Mend what is new, or accept it in {ACCEPTED} with the reason why it is safe.", file=sys.stderr)
+    if differences:
+        print(f"Fix the new findings, or add them to {ACCEPTED} with the reason why they are safe.", file=sys.stderr)
         return 1
     print(f"bandit: {len(findings)} findings, all of them accepted before")
     return 0
 
 
 def ask_packages(lock: Path, pip_audit: str) -> list[dict[str, Any]]:
-    """What pip-audit says of each package of a lock."""
+    """Return the answer of pip-audit for each package of a lock."""
     command = [pip_audit, "--require-hashes", "--disable-pip", "--progress-spinner", "off", "--format", "json", "--requirement", str(lock)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
@@ -94,7 +94,7 @@ def ask_packages(lock: Path, pip_audit: str) -> list[dict[str, Any]]:
 
 
 def one_package(lock: Path, folder: str) -> Path:
-    """A lock with the first package of another: asking for it tells whether the database can be reached at all."""
+    """Write a lock with one package, to find out whether the database can be reached at all."""
     blocks = lock.read_text(encoding="utf-8").replace(" \\\n", " ").splitlines()
     probe = Path(folder) / "probe.txt"
     probe.write_text(next(line for line in blocks if not line.startswith("#")) + "\n", encoding="utf-8")
@@ -102,9 +102,9 @@ def one_package(lock: Path, folder: str) -> Path:
 
 
 def audit_packages(pip_audit: str) -> int:
-    """1 if a locked package has a known vulnerability. Where the database cannot be asked, 0 and a sentence: nobody is told that all is well."""
+    """Return 1 if a locked package has a known vulnerability. Without access to the database, return 0 and print that nothing was checked."""
     if not Path(pip_audit).exists():
-        raise AuditFailed(f"cannot audit the packages: there is no {pip_audit}. Run: make audit")
+        raise AuditFailed(f"cannot audit the packages: {pip_audit} does not exist. Run: make audit")
     with tempfile.TemporaryDirectory() as folder:
         try:
             reached = all("skip_reason" not in each for each in ask_packages(one_package(ROOT / LOCKS[0], folder), pip_audit))
@@ -119,7 +119,7 @@ def audit_packages(pip_audit: str) -> int:
     packages = [each for lock in LOCKS for each in ask_packages(ROOT / lock, pip_audit)]
     for each in packages:
         for known in each.get("vulns", ()):
-            better = f", mended in {' and '.join(known['fix_versions'])}" if known["fix_versions"] else ""
+            better = f", fixed in {' and '.join(known['fix_versions'])}" if known["fix_versions"] else ""
             print(f"{each['name']} {each['version']}: {known['id']}{better}", file=sys.stderr)
     skipped = sum("skip_reason" in each for each in packages)
     vulnerable = sum(bool(each.get("vulns")) for each in packages)
@@ -128,13 +128,13 @@ def audit_packages(pip_audit: str) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """The exit code."""
+    """Run one audit and return the exit code."""
     try:
         if arguments == ["code"]:
             return audit_code(ROOT, ROOT / ACCEPTED)
         if arguments == ["packages"]:
             return audit_packages(str(Path(sys.executable).parents[1] / "audit" / "bin" / "pip-audit"))
-        raise AuditFailed("cannot audit: say what. Run: make audit")
+        raise AuditFailed("cannot audit: the argument must be code or packages. Run: make audit")
     except AuditFailed as error:
         print(error, file=sys.stderr)
         return 2

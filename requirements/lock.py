@@ -1,7 +1,7 @@
-"""Write every lock anew: `make lock` for what pyproject.toml asks now, `make lock ARGS=--upgrade` for the newest versions.
+"""Compile all locks from pyproject.toml: `make lock`, or `make lock ARGS=--upgrade` for the newest versions.
 
-A lock names every package of a set-up with its version and the hashes of its files, for Python 3.11 to 3.13 on any platform. It
-holds no address of an index: where the files come from is the business of whoever installs, what they are is not.
+A lock lists every package of an environment with its version and the hashes of its files, for Python 3.11 to 3.13 on any platform.
+It contains no index address, so that any mirror can be used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tomllib
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = "requirements/lock.txt"
 SHIPPED = "requirements/shipped.txt"
-# Left alone, the resolver takes an older Airflow for the sake of newer packages.
+# Without this, the resolver prefers newer packages to a newer Airflow.
 KEEP = ("apache-airflow==3.3.2",)
 UV = "uv==0.13.9"
 SHIPPED_EXTRAS = ("pipeline", "demo", "airflow", "bigquery", "postgres", "mlflow-server")
@@ -25,28 +25,37 @@ SHIPPED_EXTRAS = ("pipeline", "demo", "airflow", "bigquery", "postgres", "mlflow
 
 @dataclass(frozen=True)
 class Lock:
-    """One lock: where it is, what it is for, and what it is compiled from."""
+    """One lock file: its path, its use, and its inputs."""
 
     file: str
     use: str
     extras: tuple[str, ...] = ()  # of pyproject.toml
     asks: tuple[str, ...] = ()  # or these requirements
     python: str = "3.11"
-    as_locked: bool = True  # the versions of lock.txt: both are installed into one environment
-    with_hashes: bool = True  # otherwise with the names of those that need it
+    as_locked: bool = True  # use the versions of lock.txt: both are installed into one environment
+    with_hashes: bool = True  # otherwise with the names of the packages that need each one
     with_dependencies: bool = True
-    built: str = ""  # the package without a wheel, which is built from source; what builds it is in the lock too
+    built: str = ""  # a package without a wheel, built from source; its build tools are in the lock too
 
 
 def build_backend() -> tuple[str, ...]:
-    """What pyproject.toml builds with."""
+    """Return the build requirements of pyproject.toml."""
     return tuple(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"])
 
 
 LOCKS = (
-    Lock(LOCK, "whatever pyproject.toml asks: `make nightly`, `make test`, the images", extras=("dev",)),
-    Lock(SHIPPED, "the SBOM: what is shipped, and what needs it. Hashes are in lock.txt", extras=SHIPPED_EXTRAS, with_hashes=False),
-    Lock("requirements/build.txt", "what installs and builds: first in every environment", asks=(UV, *build_backend(), "editables>=0.3")),
+    Lock(LOCK, "`make nightly`, `make test` and the images: all extras but databricks", extras=("dev",)),
+    Lock(
+        SHIPPED,
+        "the SBOM: `make sbom`: the shipped packages and what needs them. Hashes are in lock.txt",
+        extras=SHIPPED_EXTRAS,
+        with_hashes=False,
+    ),
+    Lock(
+        "requirements/build.txt",
+        "uv and the build backend: installed first in every environment",
+        asks=(UV, *build_backend(), "editables>=0.3"),
+    ),
     Lock("requirements/audit.txt", "`make audit`: an environment of its own", asks=("pip-audit",), as_locked=False),
     Lock(
         "tests/servers/bigquery.txt",
@@ -67,13 +76,13 @@ LOCKS = (
 
 
 def pins(file: Path) -> list[str]:
-    """The lines `name==version ; marker` of a lock, without hashes and comments."""
+    """Return the lines `name==version ; marker` of a lock, without hashes and comments."""
     lines = file.read_text(encoding="utf-8").splitlines()
     return [line.partition("#")[0].strip().removesuffix(" \\") for line in lines if re.match(r"[a-z0-9]", line)]
 
 
 def compile_lock(lock: Lock, options: list[str]) -> None:
-    """Resolve one lock. What is pinned in it stays, unless `--upgrade` is among the options or something asks for another version."""
+    """Resolve one lock. Pinned versions stay, unless `--upgrade` is given or a requirement excludes them."""
     file = ROOT / lock.file
     command = [str(Path(sys.executable).parent / "uv"), "pip", "compile", "--quiet", "--universal", "--python-version", lock.python]
     command += ["--only-binary", ":all:", "--no-header", "--no-emit-index-url", "--no-emit-find-links"]
@@ -94,7 +103,7 @@ def compile_lock(lock: Lock, options: list[str]) -> None:
 
 
 def main(options: list[str]) -> None:
-    """Write all locks, and constraints.txt: the versions of lock.txt for people who install with pip into an environment of theirs."""
+    """Write all locks, and constraints.txt: the versions of lock.txt without hashes, for other environments."""
     for lock in LOCKS:
         compile_lock(lock, options)
     versions = "\n".join(pins(ROOT / LOCK))

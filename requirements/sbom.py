@@ -3,8 +3,8 @@
     sbom.py FILE            write FILE
     sbom.py --check FILE    compare a written one with the lock
 
-The same locks make the same bytes: the serial number is made from the contents, and a time stands in it only when
-SOURCE_DATE_EPOCH gives one. One SBOM is for all Pythons and systems; a package that only some of them get says which.
+The same locks make the same bytes: the serial number is derived from the contents, and there is a timestamp only if SOURCE_DATE_EPOCH
+is set. One SBOM covers all Pythons and systems; packages that only some of them get have a property with the environment marker.
 """
 
 from __future__ import annotations
@@ -135,14 +135,16 @@ def differences(document: dict[str, Any]) -> list[str]:
         ]
         found[f"pkg:pypi/{each.get('name')}@{each.get('version')}", each.get("purl")] = sorted(hashes)
     wanted = {(package.purl, package.purl): sorted(package.hashes) for package in shipped()}
-    said = [f"{names[0]} is in the lock and not in the SBOM" for names in sorted(wanted.keys() - found.keys())]
-    said += [f"{names[0]} ({names[1]}) is in the SBOM and not in the lock" for names in sorted(found.keys() - wanted.keys(), key=str)]
-    said += [
+    found_differences = [f"{names[0]} is in the lock and not in the SBOM" for names in sorted(wanted.keys() - found.keys())]
+    found_differences += [
+        f"{names[0]} ({names[1]}) is in the SBOM and not in the lock" for names in sorted(found.keys() - wanted.keys(), key=str)
+    ]
+    found_differences += [
         f"{names[0]} has other hashes than in the lock" for names in sorted(wanted.keys() & found.keys()) if found[names] != wanted[names]
     ]
     if len(found) != len(document.get("components", [])):
-        said.append("a package is in the SBOM twice, in the lock once")
-    return said
+        found_differences.append("a package is listed twice in the SBOM")
+    return found_differences
 
 
 def main(arguments: list[str]) -> int:

@@ -1,10 +1,10 @@
-"""Ends what a test run started and did not end itself: a run that is killed cannot.
+"""Ends all processes that a test run left behind. A run that is killed cannot do so itself.
 
-`start` begins a process beside the run, in a session of its own. It waits until the run's first process is gone, however that came
-about, and then ends every process of the run: those whose environment has the run's mark, those it saw descend from the run while
-that lived, and whatever descends from them. It ends nothing else: a process is known by its id and the moment it began.
+`start` launches the reaper, a process in its own session. It waits for the end of the run's first process. Then it ends every process
+with the run's mark in its environment, every process it saw descend from the run, and all descendants of these. It ends no other
+process: it identifies a process by id and start time.
 
-It is run without site-packages and imports nothing of the repository. Linux only; elsewhere a killed run leaves its servers behind.
+The reaper runs without site-packages and imports nothing from the repository. On systems other than Linux there is no reaper.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-MARK = "TESTS_RUN"  # environment variable: whatever has it belongs to the run
-ENDS_WITH = "TESTS_END_WITH"  # environment variable, set by the Makefile: the id of make, whose end is the run's end too
+MARK = "TESTS_RUN"  # environment variable: the processes of a run have it
+ENDS_WITH = "TESTS_END_WITH"  # environment variable, set by the Makefile: the id of make; the run ends with it
 LOOK_SECONDS = 1.0
-LEAVING_SECONDS = 1.0  # for those that end by themselves
-ENDING_SECONDS = 3.0  # for those that are asked to
+LEAVING_SECONDS = 1.0  # for processes that end by themselves
+ENDING_SECONDS = 3.0  # after SIGTERM
 KILLING_SECONDS = 30.0
 
 
 def start() -> None:
-    """Mark this process's environment, and begin to watch this process. Called once a run, by the process that starts the workers."""
+    """Put the mark into the environment, and launch the reaper. The first process of a run calls this once."""
     os.environ[MARK] = secrets.token_hex(6)
     if not hasattr(os, "pidfd_open") or not Path("/proc/self/stat").exists():
         return
     with_ = os.environ.pop(ENDS_WITH, "")
     command = [sys.executable, "-I", "-S", __file__, str(os.getpid()), os.environ[MARK], with_, tempfile.gettempdir()]
     nowhere = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)]
-    os.posix_spawn(sys.executable, command, {}, file_actions=nowhere, setsid=True)  # no mark: it is not of those it ends
+    os.posix_spawn(sys.executable, command, {}, file_actions=nowhere, setsid=True)  # without the mark: the reaper must not end itself
 
 
 def marked() -> dict[str, str]:
-    """The mark, for the environment of a process that gets none of ours."""
+    """Return the mark, for processes that do not inherit the environment."""
     return {MARK: os.environ[MARK]} if MARK in os.environ else {}
 
 
 def make_folder(use: str) -> Path:
-    """A new folder in the system's temporary one, which goes with the run if nobody else removes it."""
+    """Make a folder in the system's temporary folder. The reaper removes it if the run did not."""
     return Path(tempfile.mkdtemp(prefix=f"runspend-{os.environ.get(MARK, 'by-hand')}-{use}-"))
 
 
 def look_at(process: int) -> tuple[int, str] | None:
-    """Its parent, and when it began (in ticks since the machine did). None if it does not run."""
+    """Return the parent of a process and its start time in ticks. None if it does not run."""
     try:
-        # the name in brackets may hold anything
+        # the command name in brackets may contain spaces and brackets
         fields = Path("/proc", str(process), "stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return None
@@ -61,12 +61,12 @@ def look_at(process: int) -> tuple[int, str] | None:
 
 
 def living() -> dict[int, tuple[int, str]]:
-    """Every process that runs."""
+    """Return every running process, with parent and start time."""
     return {int(name): seen for name in os.listdir("/proc") if name.isdigit() and (seen := look_at(int(name)))}
 
 
 def with_descendants(roots: set[int], processes: dict[int, tuple[int, str]]) -> set[int]:
-    """These and all that descend from them."""
+    """Return these processes and all their descendants."""
     found, queue = set(roots), list(roots)
     children: dict[int, list[int]] = {}
     for process, (parent, _) in processes.items():
@@ -80,15 +80,15 @@ def with_descendants(roots: set[int], processes: dict[int, tuple[int, str]]) -> 
 
 
 def has_mark(process: int, mark: str) -> bool:
-    """Whether it was started with the mark in its environment."""
+    """Return whether a process was started with the mark in its environment."""
     try:
         return f"{MARK}={mark}".encode() in Path("/proc", str(process), "environ").read_bytes().split(b"\0")
-    except OSError:  # it is gone, or another user's
+    except OSError:  # it has ended, or belongs to another user
         return False
 
 
 def is_reaper(process: int) -> bool:
-    """Whether it watches a run, perhaps one that a test of this run started: it ends when its work is done."""
+    """Return whether a process is a reaper, perhaps of a run inside this run. Reapers end by themselves."""
     try:
         words = Path("/proc", str(process), "cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -97,7 +97,7 @@ def is_reaper(process: int) -> bool:
 
 
 def of_the_run(mark: str, known: dict[int, str]) -> dict[int, str]:
-    """What is left of the run: id and beginning. `known` are those seen before."""
+    """Return the remaining processes of the run with their start times. `known` are those seen before."""
     processes = living()
     roots = still(known, processes) | {process for process in processes if has_mark(process, mark)}
     found = with_descendants(roots, processes) - {os.getpid()}
@@ -105,11 +105,11 @@ def of_the_run(mark: str, known: dict[int, str]) -> dict[int, str]:
 
 
 def send(process: int, began: str, number: signal.Signals) -> None:
-    """Signal a process, if it is still the one that began then."""
+    """Signal a process, unless its id belongs to another process now."""
     with contextlib.suppress(OSError):
         handle = os.pidfd_open(process)
         try:
-            seen = look_at(process)  # the handle is of this process: it cannot become another's now
+            seen = look_at(process)  # the handle stays bound to this process
             if seen is not None and seen[1] == began:
                 signal.pidfd_send_signal(handle, number)
         finally:
@@ -117,12 +117,12 @@ def send(process: int, began: str, number: signal.Signals) -> None:
 
 
 def still(known: dict[int, str], processes: dict[int, tuple[int, str]]) -> set[int]:
-    """Those that live, and are not others that got their ids."""
+    """Return the known processes that still run, without new processes that reuse an id."""
     return {process for process, began in known.items() if process in processes and processes[process][1] == began}
 
 
 def watch(run: int, ends_with: int | None) -> dict[int, str]:
-    """Wait for the end of the run; those that descended from it and live, itself included if it is make that ended."""
+    """Wait for the end of the run, and return its running descendants. If only make ended, the run itself is among them."""
     poll, over = select.poll(), False
     for process in (run, ends_with):
         if process is not None:
@@ -144,14 +144,14 @@ def watch(run: int, ends_with: int | None) -> dict[int, str]:
 
 
 def stages() -> Iterator[tuple[signal.Signals | None, float]]:
-    """How the rest is ended: what is ending anyway may; what can end in order may; the rest is killed."""
+    """Yield the signals to send, each with the time to wait: none, then SIGTERM, then SIGKILL."""
     yield None, LEAVING_SECONDS
     yield signal.SIGTERM, ENDING_SECONDS
     yield signal.SIGKILL, KILLING_SECONDS
 
 
 def end(mark: str, known: dict[int, str]) -> None:
-    """Until nothing of the run is left. A process that appears while others are ended is found by its mark or its parent."""
+    """End the run's processes until none is left. New ones are found by their mark or their parent."""
     for number, seconds in stages():
         asked: dict[int, str] = {}
         until = time.monotonic() + seconds
@@ -168,9 +168,9 @@ def end(mark: str, known: dict[int, str]) -> None:
 
 
 def main() -> None:
-    """Run's process, its mark, make's process or nothing, the temporary folder."""
+    """Arguments: id of the run's first process, mark, id of make or an empty text, temporary folder."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # what is meant for the run, it outlives
+        signal.signal(number, signal.SIG_IGN)  # such signals are meant for the run
     run, mark, ends_with, temporary = sys.argv[1:5]
     end(mark, watch(int(run), int(ends_with) if ends_with else None))
     for folder in Path(temporary).glob(f"runspend-{mark}-*"):

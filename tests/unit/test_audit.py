@@ -1,4 +1,4 @@
-"""The audit of our code fails on what nobody accepted, and says so where it cannot ask."""
+"""The audit fails on new findings, and never reports success for packages it could not check."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNSAFE = "import subprocess\n\n\ndef run(name):\n    subprocess.run(f'ls {name}'
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A project with one unsafe file, and all that bandit finds in it accepted."""
+    """A project with one unsafe file whose findings are accepted."""
     (tmp_path / "include").mkdir()
     (tmp_path / "include" / "own.py").write_text(UNSAFE)
     accept(tmp_path, {"B404": 1, "B602": 1})
@@ -51,8 +51,8 @@ def test_anything_else_fails(tree: Path, change: str, capsys: pytest.CaptureFixt
         own.write_text("import subprocess\n")
     assert audit.audit_code(tree, tree / "accepted.toml") == 1
     said = capsys.readouterr().err
-    assert {"one more in the file": "1 new of B602", "another file": "other.py: 1 new of B301", "silenced by a comment": "1 new of B602", "not there any more": "1 accepted of B602"}[change] in said  # fmt: skip
-    assert "accept it in requirements/accepted_findings.toml with the reason" in said
+    assert {"one more in the file": "1 new of B602", "another file": "other.py: 1 new of B301", "silenced by a comment": "1 new of B602", "not there any more": "1 accepted findings of B602"}[change] in said  # fmt: skip
+    assert "add them to requirements/accepted_findings.toml with the reason" in said
 
 
 def test_code_that_cannot_be_read_is_not_called_safe(tree: Path) -> None:
@@ -76,7 +76,7 @@ def test_each_accepted_file_is_there_and_counted_once() -> None:
 
 
 def pip_audit(folder: Path, *answers: object) -> str:
-    """A program that answers as pip-audit does, one answer a call: its database is nowhere that tests may reach."""
+    """Write a program that answers like pip-audit, one answer per call. Tests cannot reach its database."""
     (folder / "answers.json").write_text(json.dumps(answers))
     program = folder / "pip-audit"
     program.write_text(
@@ -98,7 +98,7 @@ SKIPPED = {"name": "own", "skip_reason": "Dependency not found on PyPI and could
     ("answers", "code", "said"),
     [
         (([FINE], [FINE, FINE], [FINE]), 0, "3 packages, 0 with known vulnerabilities, 0 not in"),
-        (([FINE], [FINE, KNOWN], [FINE]), 1, "CVE-2026-1, mended in 2"),
+        (([FINE], [FINE, KNOWN], [FINE]), 1, "CVE-2026-1, fixed in 2"),
         (([FINE], [FINE, SKIPPED], [FINE]), 0, "1 not in the database"),
         (([SKIPPED],), 0, "NOT audited"),
         ((None,), 0, "NOT audited"),

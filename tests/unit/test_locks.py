@@ -1,4 +1,4 @@
-"""The locks of requirements/: all that a set-up installs, each file of it by its hash, and nothing that does not stand in them."""
+"""Every installation uses a lock with hashes, and the locks contain exactly what pyproject.toml asks for."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MACHINES = [
 
 @cache
 def entries(file: str) -> list[tuple[str, tuple[str, ...]]]:
-    """The packages of a lock, each with its hashes."""
+    """Return the packages of a lock, each with its hashes."""
     text = (ROOT / file).read_text(encoding="utf-8").replace(" \\\n", " ")
     found = []
     for line in text.splitlines():
@@ -48,7 +48,7 @@ def entries(file: str) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def pinned(file: str, machine: dict[str, str]) -> dict[str, str]:
-    """What a lock installs on a machine: name and version."""
+    """Return what a lock installs on a machine: name and version."""
     asked = [Requirement(pin) for pin, _ in entries(file)]
     active = [a for a in asked if a.marker is None or a.marker.evaluate(machine)]
     names = [a.name for a in active]
@@ -66,7 +66,7 @@ def test_every_package_has_a_version_and_sha256_hashes(file: str) -> None:
 
 @pytest.mark.parametrize("file", [*HASHED, *PLAIN])
 def test_no_lock_names_an_address_or_a_local_build(file: str) -> None:
-    """No index, no link, no path, no option, and no version of this machine's own (`+cpu`)."""
+    """No index, link, path or option, and no local version such as `+cpu`."""
     text = (ROOT / file).read_text(encoding="utf-8")
     assert "://" not in text and not re.search(r"^ *(-|file:|\.|/)(?!-hash=)", text, re.M) and " @ " not in text
     assert all(PIN.fullmatch(pin) and "+" not in pin for pin, _ in entries(file))
@@ -81,7 +81,7 @@ def test_npm_packages_have_hashes_and_no_address() -> None:
 
 
 def closure(extras: tuple[str, ...], machine: dict[str, str]) -> dict[str, set[str]]:
-    """What these extras of ours need on a machine, by the metadata of what is installed here: name, and the versions that are asked."""
+    """Return what some extras need on a machine, from the metadata of the installed packages: names and version ranges."""
     wanted: dict[str, set[str]] = {}
     seen: set[tuple[str, str]] = set()
     queue = [("runspend", extra) for extra in ("", *extras)]
@@ -101,7 +101,7 @@ def closure(extras: tuple[str, ...], machine: dict[str, str]) -> dict[str, set[s
 
 @cache
 def requirements_of(name: str) -> list[Requirement]:
-    """What a package asks for; ourselves by pyproject.toml as it is now. Packages of other Pythons are not here to ask."""
+    """Return the requirements of an installed package, and our own from pyproject.toml."""
     if name == "runspend":
         extras = PROJECT["project"]["optional-dependencies"]
         ours = [Requirement(each) for each in PROJECT["project"]["dependencies"]]
@@ -116,7 +116,7 @@ def requirements_of(name: str) -> list[Requirement]:
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda m: f"{m['python_version']}-{m['sys_platform']}-{m['platform_machine']}")
 @pytest.mark.parametrize(("file", "extras"), [("requirements/lock.txt", ("dev",)), ("requirements/shipped.txt", SHIPPED_EXTRAS)])
 def test_lock_is_exactly_what_pyproject_asks(file: str, extras: tuple[str, ...], machine: dict[str, str]) -> None:
-    """Nothing is missing, nothing is too much, and every version is one that is asked for: on each Python and system."""
+    """On each Python and system: no package is missing or superfluous, and each version is in the range asked for."""
     wanted, found = closure(extras, machine), pinned(file, machine)
     assert len(found) > 150
     assert set(found) == set(wanted)
@@ -129,7 +129,7 @@ def test_lock_is_exactly_what_pyproject_asks(file: str, extras: tuple[str, ...],
 
 @pytest.mark.parametrize("machine", MACHINES[:1])
 def test_locks_of_one_environment_agree(machine: dict[str, str]) -> None:
-    """Shipped versions, build tools and constraints.txt are those of lock.txt; the backend is the one that pyproject.toml names."""
+    """Shipped packages, build tools and constraints.txt have the versions of lock.txt; pyproject.toml names the locked backend."""
     lock = pinned("requirements/lock.txt", machine)
     assert pinned("requirements/shipped.txt", machine).items() <= lock.items()
     assert [pin for pin, _ in entries("constraints.txt")] == [pin for pin, _ in entries("requirements/lock.txt")]
@@ -140,7 +140,7 @@ def test_locks_of_one_environment_agree(machine: dict[str, str]) -> None:
 
 
 def test_what_is_installed_here_is_what_is_locked() -> None:
-    """The tests speak of the versions that users get, all of them."""
+    """The tests run with the locked versions."""
     found = {canonicalize_name(d.name): d.version for d in importlib.metadata.distributions()}
     here = {"python_full_version": sys.version.split()[0], "python_version": f"3.{sys.version_info.minor}", "sys_platform": sys.platform}
     locked = pinned("requirements/lock.txt", here)
@@ -148,7 +148,7 @@ def test_what_is_installed_here_is_what_is_locked() -> None:
 
 
 def test_every_installation_asks_for_hashes() -> None:
-    """The Makefile and the tests install by a lock, or ourselves alone."""
+    """Each command in the Makefile and the tests installs by a lock, or installs only Runspend."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.search(r"^LOCKED := --quiet --require-hashes --only-binary :all:$", makefile, re.M)
     assert re.search(r"^INSTALL := \$\(UV\) \$\(LOCKED\) --constraint requirements/lock.txt --requirements pyproject.toml$", makefile, re.M)
@@ -162,11 +162,11 @@ def test_every_installation_asks_for_hashes() -> None:
     assert '"--require-hashes"' in validator and '"--require-build-hashes"' in validator
 
 
-# --- that uv keeps what the lock says, shown on a package of our own ---
+# --- uv refuses files that are not in the lock, shown with our own small packages ---
 
 
 def wheel(folder: Path, name: str, *requires: str, code: str = "") -> str:
-    """Write a small wheel; its hash."""
+    """Write a small wheel and return its hash."""
     file = folder / f"{name}-1.0-py3-none-any.whl"
     metadata = "".join([f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", *(f"Requires-Dist: {each}\n" for each in requires)])
     with zipfile.ZipFile(file, "w") as archive:
@@ -187,7 +187,7 @@ def decoy(tmp_path: Path) -> dict[str, Any]:
 
 
 def install(folder: Path, hashes: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """As the Makefile does, from the folder of wheels instead of an index."""
+    """Install as the Makefile does, from a folder of wheels instead of an index."""
     uv = Path(sys.executable).parent / "uv"
     if not uv.exists():
         pytest.skip("there is no uv beside this Python: `make test` puts one there")
@@ -206,8 +206,8 @@ def test_a_locked_package_installs(decoy: dict[str, str], tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", ["decoy", "deeper"])
 @pytest.mark.parametrize("attack", ["another hash", "not in the lock", "changed wheel"])
-def test_what_the_lock_does_not_know_is_not_installed(decoy: dict[str, str], tmp_path: Path, name: str, attack: str) -> None:
-    """Asked directly or by another package: a wheel with another content, a wrong hash, or no hash at all."""
+def test_a_file_that_is_not_in_the_lock_is_refused(decoy: dict[str, str], tmp_path: Path, name: str, attack: str) -> None:
+    """A direct or an indirect requirement: another content, another hash, or no hash in the lock."""
     if attack == "another hash":
         decoy[name] = "sha256:" + "0" * 64
     elif attack == "not in the lock":
@@ -220,7 +220,7 @@ def test_what_the_lock_does_not_know_is_not_installed(decoy: dict[str, str], tmp
 
 
 def test_a_source_distribution_is_not_built(decoy: dict[str, str], tmp_path: Path) -> None:
-    """Its build would run code of it, with tools that no lock names."""
+    """A build would run code of the package, with build tools that are not locked."""
     (tmp_path / "wheels" / "deeper-1.0-py3-none-any.whl").unlink()
     source = tmp_path / "deeper-1.0"
     source.mkdir()
