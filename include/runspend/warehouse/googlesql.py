@@ -127,14 +127,13 @@ def qualified(sql: str, prefix: str) -> str:
 
 def _type_literal(node: exp.Expression) -> exp.Expression:
     """`bignumeric '0.000000000000000001'` as DECIMAL(18, 18): with (38, 22) its product would need 44 decimals."""
-    if is_decimal_literal(node):
+    if is_decimal_literal(node) and not node.this.this.strip(" +-").lower().startswith(("nan", "snan", "inf")):  # numbers to Python: DuckDB refuses them
         assert isinstance(node, exp.Cast)
         try:
             _, digits, exponent = Decimal(node.this.this).as_tuple()
         except InvalidOperation as error:
             raise SqlRefused(f"cannot read the literal {node.this.this!r}: it is not a decimal number.") from error
-        if not isinstance(exponent, int):  # 'NaN' and 'Infinity' are numbers to Python
-            raise SqlRefused(f"cannot read the literal {node.this.this!r}: it is not a decimal number.")
+        assert isinstance(exponent, int)
         scale = max(-exponent, 0)
         precision = max(len(digits) + max(exponent, 0), scale, 1)
         node.set("to", exp.DataType.build(f"DECIMAL({precision}, {scale})", dialect="duckdb"))
