@@ -144,7 +144,7 @@ def _like(pattern: re.Pattern[str]) -> Test:
 
 _MAIL = _shaped(
     {
-        "message_id": _message_id, "kind": _line, "sender": _line, "recipients": _list_of(_line), "subject": _line, "date": _line,
+        "message_id": _message_id, "kind": _line, "sender": _line, "recipients": _list_of(_line), "copies?": _list_of(_line), "subject": _line, "date": _line,
         "text": lambda value: isinstance(value, str), "html": lambda value: isinstance(value, str), "list_id": _line,
         "reply_to?": _or_none(_line), "thread?": _or_none(_message_id), "picture?": _or_none(lambda value: isinstance(value, str)),
     },
