@@ -1,0 +1,44 @@
+"""What is not built while data that cannot be replaced is damaged, and what goes on."""
+
+from __future__ import annotations
+
+import pytest
+
+from runspend.damage import Damage
+from runspend.warehouse import Unit
+
+
+def damage_of(*units: Unit) -> Damage:
+    return Damage(0.0, dict.fromkeys(units, "its file is gone"), left=set(units))
+
+
+@pytest.mark.parametrize(
+    ("unit", "blocked"),
+    [
+        (Unit("billing_lines", "2026-10", "aws"), {"2026-09", "2026-10", "2026-11"}),  # jobs go on in the month beside
+        (Unit("billing_loads", "2026-10", "aws"), {"2026-10"}),
+        (Unit("runs", "2026-10", "prod"), {"2026-09", "2026-10", "2026-11", "2026-12"}),  # later runs may descend from them
+        (Unit("artifact_bytes", "2026-10", "store"), {"2026-10"}),
+        (Unit("experiments", "all", "prod"), {"2026-08", "2026-09", "2026-10", "2026-11", "2026-12"}),
+        (Unit("budget_status", "2026-10", "all"), set()),
+        (Unit("cost_daily", "2026-10", "all"), set()),  # it is built, not read
+    ],
+    ids=lambda value: "/".join(value) if isinstance(value, Unit) else "",
+)
+def test_billing_periods_that_do_not_need_what_is_damaged_are_built(unit: Unit, blocked: set[str]) -> None:
+    damage = damage_of(unit)
+    months = ("2026-08", "2026-09", "2026-10", "2026-11", "2026-12")
+    assert {month for month in months if damage.lacking(month)} == blocked
+
+
+def test_costs_of_runs_wait_for_the_billing_periods_that_may_hold_them() -> None:
+    """A damaged period keeps its own and earlier start months; what started well after it goes on."""
+    damage = damage_of(Unit("run_costs_daily", "2026-10", "all"))
+    assert [month for month in ("2026-09", "2026-10", "2026-11", "2026-12") if damage.lacking_of_month(month)] == ["2026-09", "2026-10", "2026-11"]
+
+
+def test_what_was_replaced_holds_nothing_up() -> None:
+    damage = damage_of(Unit("billing_lines", "2026-01", "aws"))
+    assert damage.lacking("2025-12") == {"billing_lines 2026-01 aws": "its file is gone"}
+    damage.left.clear()
+    assert damage.lacking("2026-01") == {}
