@@ -84,7 +84,8 @@ def prepare_environment(folder: Path, database: Path, config: Path) -> None:
 
 def send_output_to(log: Path) -> None:
     """From here on, whatever anybody prints goes to the log."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    log.unlink(missing_ok=True)  # a link in its place is not followed
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     sys.stdout.flush()
     sys.stderr.flush()
     os.dup2(descriptor, 1)

@@ -14,11 +14,11 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from runspend.errors import RecordRefused
 
-__all__ = ["MOST_BYTES", "PRIVATE", "Inside", "json_value", "own_folder", "private_umask", "read_bytes", "read_json", "refused", "write_whole"]
+__all__ = ["MOST_BYTES", "PRIVATE", "Inside", "json_value", "open_lock", "own_folder", "private_umask", "read_bytes", "read_json", "refused", "write_whole"]
 
 MOST_BYTES = 64 << 20  # of one file: a journal of 100,000 units has 40 MB
 MOST_TOLD = 300  # characters of what was found
@@ -134,6 +134,16 @@ def own_folder(path: Path) -> Path:
         raise refused(path, "it is a link, and Runspend removes files in it", do="Make it a folder, or set home to a folder on the disk that it leads to.")
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def open_lock(path: Path) -> IO[bytes]:
+    """A file to lock, made where there is none and never written to. Raises RecordRefused for a link: what it leads to would be locked, or made."""
+    try:
+        return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o660), "r+b", buffering=0)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        raise refused(path, "it is a link or not a file, and Runspend locks it", do="Remove it, then run the command again.") from error
 
 
 class Inside:

@@ -20,7 +20,7 @@ from runspend.config import Settings, redact
 from runspend.errors import ConfigError, PartialFailure, SourceError, SourceRefused
 from runspend.inputs import first_day
 from runspend.outcome import Outcome
-from runspend.own_files import own_folder
+from runspend.own_files import open_lock, own_folder
 from runspend.selectors import RUN_MAPS
 from runspend.tables import TABLES
 from runspend.warehouse import Step, Unit, UnitState, Warehouse
@@ -146,30 +146,30 @@ def reading(
 def work_folder(settings: Settings) -> Iterator[Path]:
     """A folder under `home` for files on their way, on the disk of the warehouse, gone afterwards."""
     root = own_folder(settings.home / "work")
-    with (root / ".lock").open("w") as gate:
+    with open_lock(root / ".lock") as gate:
         fcntl.flock(gate, fcntl.LOCK_EX)  # nobody sweeps between a folder's making and its locking
         _sweep(root)
         folder = Path(tempfile.mkdtemp(prefix="work-", dir=root))
-        lock = (root / f"{folder.name}.lock").open("w")
+        lock = open_lock(root / f"{folder.name}.lock")
         fcntl.flock(lock, fcntl.LOCK_EX)
     try:
         yield folder
     finally:
         shutil.rmtree(folder)
-        Path(lock.name).unlink()
+        (root / f"{folder.name}.lock").unlink()
         lock.close()
 
 
 def _sweep(root: Path) -> None:
     """Remove the folders of processes that were killed: those whose lock nobody holds. A link is none of them."""
     for folder in (path for path in root.glob("work-*") if path.is_dir() and not path.is_symlink()):
-        with (root / f"{folder.name}.lock").open("a") as lock:
+        with open_lock(root / f"{folder.name}.lock") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
             shutil.rmtree(folder)
-            Path(lock.name).unlink()
+            (root / f"{folder.name}.lock").unlink()
 
 
 def chosen(sources: Mapping[str, Source], names: Sequence[str] | None, what: str) -> list[Source]:

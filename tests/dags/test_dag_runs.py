@@ -134,6 +134,21 @@ def test_what_was_overtaken_every_time_is_tried_again(dag_bag: Any, config: Path
     assert outcomes == [] and not (config.parent / "home" / "mail").exists()
 
 
+def test_a_refused_journal_is_mailed_once_and_not_tried_again(run_dag: Run, config: Path) -> None:
+    """Every task that meets it fails at once; operators get one mail that names the file, and what tasks write is the account's own."""
+    journal = config.parent / "home" / "warehouse" / "_runspend" / "journal.json"
+    journal.parent.mkdir(parents=True)
+    (journal.parent / "lock").touch()
+    journal.write_text(json.dumps({"moves": [["/etc/hostname", "../victim"]], "removals": [], "build_id": "b"}))
+    for name, task in (("report", "report"), ("allocate", "allocate"), ("report", "report")):
+        assert run_dag(name, now=NOW.isoformat())[task] == "failed"
+    home = config.parent / "home"
+    assert [subject.partition(": cannot use")[0] for subject in subjects(home)] == ["[runspend] REFUSED"]
+    [mail] = (home / "mail").rglob("*.eml")
+    assert "journal.json" in mail.read_text()
+    assert mail.stat().st_mode & 0o077 == 0
+
+
 def test_unknown_parameters_are_refused(run_dag: Run, config: Path) -> None:
     """A misspelt parameter must not pass for its default; a wrong value does not get as far as a task."""
     from airflow.sdk.exceptions import ParamValidationError

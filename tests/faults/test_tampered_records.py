@@ -18,7 +18,7 @@ from runspend.actions.alert.notices import write_archive_notice
 from runspend.actions.alert.outbox import send_outbox
 from runspend.actions.archive.lease import take_lease
 from runspend.artifacts.listing import Listing
-from runspend.artifacts.staging import Staging
+from runspend.artifacts.staging import Staging, locked
 from runspend.builder import note_report
 from runspend.cli.setting_up import _empty_trial
 from runspend.config import Settings
@@ -386,6 +386,27 @@ def test_a_work_folder_that_is_a_link_is_not_swept(home: Path, decoys: Path) -> 
     with work_folder(settings(home)):
         pass
     assert seen(decoys) == before
+
+
+LOCKS = {
+    "work/.lock": lambda home: work_folder(settings(home)).__enter__(),
+    "mail/.lock": lambda home: send_outbox(settings(home), Records(home), NOW),
+    "records/heartbeats/lock": lambda home: Records(home).replace("heartbeats", "last", GOOD["heartbeats"][1], "token"),
+    "listing/.lock": lambda home: locked(home / "listing", home / "otherwise").__enter__(),
+}
+
+
+@pytest.mark.parametrize(("name", "act"), LOCKS.items())
+def test_a_lock_that_is_a_link_is_refused(home: Path, decoys: Path, name: str, act: Callable[[Path], object]) -> None:
+    """A lock that was opened for writing emptied the file that a link led to."""
+    (home / name).parent.mkdir(parents=True)
+    for target in (decoys / "victim.txt", decoys / "new.lock"):
+        (home / name).symlink_to(target)
+        before = seen(decoys)
+        with pytest.raises(RecordRefused, match="lock"):
+            act(home)
+        assert seen(decoys) == before
+        (home / name).unlink()
 
 
 def test_a_pages_marker_that_is_a_link_is_replaced(home: Path, decoys: Path) -> None:

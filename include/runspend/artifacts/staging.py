@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from runspend.artifacts.listing import FolderTotals, Listing, Page
 from runspend.errors import MissingExtra, RecordRefused, SourceError
-from runspend.own_files import own_folder, read_json, write_whole
+from runspend.own_files import open_lock, own_folder, read_json, write_whole
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -142,7 +142,7 @@ def locked(folder: Path | None, otherwise: Path) -> Iterator[Path]:
     """The folder for this process alone; `otherwise`, gone afterwards, when there is none, or another process lists the same store."""
     if folder is not None:
         own_folder(folder)
-        with (folder / ".lock").open("w") as lock:
+        with open_lock(folder / ".lock") as lock:
             if _is_mine(lock):
                 yield folder
                 return
@@ -153,7 +153,7 @@ def locked(folder: Path | None, otherwise: Path) -> Iterator[Path]:
         shutil.rmtree(otherwise)
 
 
-def _is_mine(lock: IO[str]) -> bool:
+def _is_mine(lock: IO[bytes]) -> bool:
     """Whether nobody else holds the lock; each process lists for itself then."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

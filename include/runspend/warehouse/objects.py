@@ -22,6 +22,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -38,7 +39,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runspend.errors import ConfigError, RecordRefused, RunspendError, WarehouseDamaged
-from runspend.own_files import json_value, refused
+from runspend.own_files import json_value, own_folder, refused
 from runspend.tables import SCHEMA_VERSION, TABLES
 from runspend.warehouse import Unit, UnitState
 from runspend.warehouse.engine import empty_engine, guarded_engine
@@ -64,6 +65,7 @@ DAY = 86_400.0
 AT_ONCE = 8  # transfers
 NANO = 1_000_000_000
 MARK = 271_828_183  # nanoseconds in the time of a copy that was hashed when it was kept; whoever writes to it leaves others
+_OWN = re.compile(r"[0-9a-f]{64}\.parquet|[0-9a-f]{32}\.tmp", re.ASCII)  # names in the cache
 
 
 @dataclass(frozen=True)
@@ -427,7 +429,7 @@ class BucketWarehouse:
 
     def _keep(self, file: Path, sha256: str) -> None:
         """Put a finished file of a step or reader into the cache: another name of it, which is never written to."""
-        self._files.mkdir(parents=True, exist_ok=True)
+        own_folder(self._files)
         fsync_file(file)
         scratch = self._files / f"{uuid.uuid4().hex}.tmp"
         _link(file, scratch)
@@ -450,7 +452,7 @@ class BucketWarehouse:
                 self.bucket.delete(key)
         shas = {record["sha256"] for record in head.units.values()}
         for path in self._files.glob("*"):
-            if path.stem not in shas and time.time() - path.stat().st_mtime > DAY:
+            if _OWN.fullmatch(path.name) and path.stem not in shas and time.time() - path.stat().st_mtime > DAY:
                 path.unlink(missing_ok=True)
         fsync_folder(self._files)
 

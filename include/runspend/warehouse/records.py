@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from runspend.errors import RecordRefused
-from runspend.own_files import json_value, own_folder, read_bytes
+from runspend.own_files import json_value, open_lock, own_folder, read_bytes
 from runspend.own_files import refused as refused_file
 from runspend.warehouse.record_shapes import problem_of
 
@@ -103,12 +103,9 @@ class Records:
     @contextmanager
     def _locked(self, folder: Path) -> Iterator[None]:
         own_folder(folder)
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o660)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with open_lock(folder / "lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             yield
-        finally:
-            os.close(descriptor)
 
 
 def _write_scratch(path: Path, key: str, value: dict[str, Any]) -> Path:

@@ -27,6 +27,7 @@ from runspend.actions.alert.send import Backend, Outcome, open_backend
 from runspend.actions.alert.webhook import WEBHOOK, Webhook
 from runspend.config import Settings
 from runspend.errors import RecordRefused
+from runspend.own_files import open_lock
 from runspend.recipients import find_recipients, mailed_domains
 from runspend.warehouse.journal import crash_point
 
@@ -281,6 +282,6 @@ def _make_digests(settings: Settings, records: RecordStore, now: datetime, waiti
 def _one_at_a_time(home: Path) -> Iterator[None]:
     folder = home / "mail"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as lock:  # released by the kernel when the process dies
+    with open_lock(folder / ".lock") as lock:  # released by the kernel when the process dies
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
