@@ -12,6 +12,8 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,12 +38,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def open_folder(tmp_path: Path) -> Path:
-    """A folder that every account can enter, as /srv is: pytest's own are not."""
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == os.geteuid() and folder.is_relative_to("/tmp") and folder != Path("/tmp"):
-            folder.chmod(0o755)
-    return tmp_path
+def open_folder() -> Iterator[Path]:
+    """A folder that every account can enter, as /srv is: pytest closes its own whenever another run of it begins."""
+    with tempfile.TemporaryDirectory(prefix="runspend-modes-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 def run_all(folder: Path, store: Path, **files: object) -> Path:
