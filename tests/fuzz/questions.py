@@ -25,7 +25,7 @@ from runspend.questions import as_values, table_text
 from runspend.warehouse.dialect import duckdb_sql, names_read, parameter_names, table_names
 from runspend.warehouse.parquet import ParquetWarehouse
 from runspend.web import LOOPBACK, create_app
-from tests.fuzz.guard import Finding
+from tests.fuzz.guard import SHARED, Finding
 from tests.fuzz.mutations import as_json
 from tests.unit.explain_world import BIG, NOW, make_explained
 
@@ -42,6 +42,7 @@ def home() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="runspend-fuzz-world-", dir=OUTSIDE))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     make_explained(folder / "warehouse")
+    SHARED.append(os.path.realpath(folder / "warehouse" / "_runspend"))
     (folder / "secret.txt").write_text(DECOY)
     (folder / "reports").mkdir()
     (folder / "reports" / "2026-10.html").write_text("<p>October</p>")
@@ -60,8 +61,10 @@ def settings() -> Settings:
 
 
 def state() -> dict[str, tuple[int, int]]:
-    """Size and time of every file of the world, but for the lock."""
-    return {str(p): (p.lstat().st_size, p.lstat().st_mtime_ns) for p in sorted(home().rglob("*")) if p.is_file() and p.name != "lock"}
+    """Size and time of every file of the world, but for those that say who reads."""
+    locks = home() / "warehouse" / "_runspend"
+    files = (p for p in sorted(home().rglob("*")) if p.is_file() and (p.parent != locks or p.suffix == ".json"))
+    return {str(p): (p.lstat().st_size, p.lstat().st_mtime_ns) for p in files}
 
 
 def googlesql(data: bytes, work: Path) -> None:
@@ -79,8 +82,9 @@ def sql(data: bytes, work: Path) -> None:
 
 
 def native_sql(data: bytes, work: Path) -> None:
-    """DuckDB's own SQL: the same."""
-    _answer(data, work, native=True)
+    """DuckDB's own SQL: the same. `_UNIT_` stands for a published file, `_SECRET_` for one that is none."""
+    unit = next((home() / "warehouse" / "cost_daily").rglob("*.parquet"))
+    _answer(data.replace(b"_UNIT_", bytes(unit)).replace(b"_SECRET_", bytes(home() / "secret.txt")), work, native=True)
 
 
 def _answer(data: bytes, work: Path, *, native: bool) -> None:
@@ -196,6 +200,7 @@ NATIVE = (
     "with x as (copy (select 1) to 'x.csv') select * from x",
     "select unnest([1, 2]), list_transform([1], x -> x + 1), struct_pack(a := 1), {'a': 1}['a']",
     "from runs select run_id qualify row_number() over (order by run_id) = 1",
+    "select * from read_text('_SECRET_')",
     "select getenv('HOME'), current_setting('temp_directory')",
 )
 REQUESTS = (

@@ -82,6 +82,10 @@ def record(kind: str) -> Run:
 
     def run(data: bytes, work: Path) -> None:
         value = as_json(data)
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            return  # half a character: text to json and to nothing else, so no record has one
         settings = Settings(home=work / "home")
         records = Records(work / "home")
         if not isinstance(value, dict) or not records.create(kind, KEYS[kind], value):
