@@ -94,8 +94,11 @@ def _answer(data: bytes, work: Path, *, native: bool) -> None:
         found = ParquetWarehouse(home() / "warehouse").answer(data.decode("utf-8", "replace"), native=native)
         rows = found.slice(0, 50)
         json.dumps(as_values(rows), default=str)
-        if DECOY in table_text(rows):
+        shown = table_text(rows)
+        if DECOY in shown:
             raise Finding("a file that is no table was read")
+        if "\x1b" in shown:
+            raise Finding("the answer moves the cursor")
     finally:
         if state() != before:
             raise Finding("the warehouse, or what lies beside it, was changed")
