@@ -16,7 +16,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-from runspend.own_process.channel import Channel, pack
+from runspend.own_process.channel import REQUEST, Channel, pack
 from runspend.own_process.watch import ENDS_WITHIN, LOOK_SECONDS, Limits, ProcessFailed, Watch
 
 SERVER = Path(__file__).with_name("server.py")
@@ -114,7 +114,7 @@ def _take(before: str, watch: Watch) -> _Server:
 
 def _run_in(server: _Server, function: str, given: tuple[Any, ...], named: dict[str, Any], watch: Watch) -> tuple[Any, ...]:
     """One call in a process that waits, which is kept for the next call where it still waits afterwards."""
-    is_over = False
+    is_over, message = False, None
     try:
         message, status = _converse(server, function, given, named, watch)
         is_over = True
@@ -124,7 +124,8 @@ def _run_in(server: _Server, function: str, given: tuple[Any, ...], named: dict[
         if not is_over:
             watch.kill()
         watch.end()
-        if is_over and len(_idle) < MAX_IDLE:
+        # After a call that was killed the socket may hold an answer that nobody read: the next call would take it for its own.
+        if is_over and message is not None and len(_idle) < MAX_IDLE:
             _idle.append(server)
         else:
             server.close()
@@ -139,24 +140,25 @@ def _converse(
     """Send the call and answer it until it ends: the message with its result or its exception, if it came to one; its exit status."""
     channel, calls = server.channel, [thing for thing in named.values() if callable(thing)]
     request = {"function": function, "given": given, "named": named, "environment": dict(os.environ), "folder": str(Path.cwd())}
-    channel.send(*pack(request, calls), watch.look)
+    message, files = pack(request, calls)
+    channel.send(REQUEST + message, files, watch.look)
     final: tuple[Any, ...] | None = None
     shown: dict[Any, Any] = {}
     while True:
-        message = pickle.loads(channel.receive(watch.look)[0])
+        found = pickle.loads(channel.receive(watch.look)[0])
         watch.heard()
         watch.look()
-        if message[0] == "started":
-            watch.begin(message[1])
-        elif message[0] == "call":
-            answer = calls[message[1]](*message[2], **message[3])
+        if found[0] == "started":
+            watch.begin(found[1])
+        elif found[0] == "call":
+            answer = calls[found[1]](*found[2], **found[3])
             channel.send(pickle.dumps(answer), waiting=watch.look)
-        elif message[0] == "warning":
-            _show(shown, *message[1:])
-        elif message[0] == "ended":
-            return final, message[1]
+        elif found[0] == "warning":
+            _show(shown, *found[1:])
+        elif found[0] == "ended":
+            return final, found[1]
         else:
-            final = message
+            final = found
 
 
 def _show(shown: dict[Any, Any], text: str, module: str, name: str, filename: str, lineno: int) -> None:

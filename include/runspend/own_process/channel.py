@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 HEAD = struct.Struct(">QB")  # bytes of the message, and whether open files come before it
+REQUEST = b"R"  # how a call begins; an answer that came too late for its call does not
 PIECE_BYTES = 1 << 20
 MAX_FILES = 64
 LENT_FILE = re.compile(r"/proc/(\d+|self)/fd/(\d+)")

@@ -23,7 +23,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the caller decides
     size = int.from_bytes(_read(sock, 8), "big")
     sys.path[:], before = pickle.loads(_read(sock, size))  # first of all: only now is the caller's package found
-    from runspend.own_process.channel import Channel
+    from runspend.own_process.channel import REQUEST, Channel
 
     module, _, function = before.partition(":")
     getattr(importlib.import_module(module), function)()
@@ -39,11 +39,13 @@ def main() -> None:
             message, files = channel.receive()
         except (EOFError, OSError):
             return
+        if not message.startswith(REQUEST):
+            continue
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wake.fileno())
         child = os.fork()
         if child == 0:
-            _become_the_call(channel, message, files)
+            _become_the_call(channel, message[len(REQUEST) :], files)
         del message
         for file in files:
             os.close(file)

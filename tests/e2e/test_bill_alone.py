@@ -1,0 +1,197 @@
+"""One bill that takes too much memory, crashes its libraries or is killed: it is refused, the other bills and the rest go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from runspend import loading, pipeline
+from runspend.config import Settings, load_settings
+from runspend.own_process import call as calls
+from runspend.own_process import watch
+from runspend.warehouse import Unit, open_warehouse
+from tests.focus_files import ROW, row, write_csv
+
+NOW = datetime(2026, 11, 24, 2, tzinfo=timezone.utc)
+
+
+def configure(folder: Path, *bills: str, **more: Any) -> Settings:
+    """Bills below `folder`, operators with a mailbox."""
+    config = folder / "runspend.yaml"
+    config.write_text(
+        json.dumps(
+            {
+                "home": "home",
+                "billing": [{"name": name, "uri": name, "late_after": "90d"} for name in bills],
+                "mail": {"operators": ["ops@example.com"]},
+                **more,
+            }
+        ),
+        encoding="utf-8",
+    )
+    return load_settings(config)
+
+
+def bomb(path: Path, rows: int, width: int) -> None:
+    """A small Parquet file of many rows: 32 columns of one value each, held once."""
+    names = [*ROW, *(f"x_Column{n}" for n in range(12)), "RegionId", "SkuId", "InvoiceId", "ResourceName"]
+    values = {name: ROW.get(name) or "x" * width for name in names}
+    coded = {name: pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows), pa.array([value])) for name, value in values.items()}
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.table(coded), path, compression="zstd", row_group_size=rows)
+
+
+def total(settings: Settings, bill: str) -> Decimal:
+    rows = open_warehouse(settings).read(Unit("billing_lines", "2026-10", bill))
+    return sum(rows["billed_cost"].to_pylist(), Decimal(0)) if rows is not None else Decimal(0)
+
+
+def mails(settings: Settings) -> list[str]:
+    return [path.read_text(encoding="utf-8") for path in sorted((settings.home / "mail").rglob("*.eml"))]
+
+
+def left_over(settings: Settings) -> list[str]:
+    return [path.name for path in (settings.home / "work").iterdir() if path.name != ".lock"]
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Settings:
+    """A bill and, behind it, another."""
+    write_csv(tmp_path / "first" / "a.csv", [row("1.00")])
+    write_csv(tmp_path / "second" / "a.csv", [row("2.00")])
+    return configure(tmp_path, "first", "second")
+
+
+def at_first(monkeypatch: pytest.MonkeyPatch, step: str, do: Callable[[int], None]) -> None:
+    """Do something to the process that reads `first` when it says that it is at a step."""
+    load, begin = loading.load_bill, watch.Watch.begin
+    watches: list[watch.Watch] = []
+
+    def watched(settings: Settings, source: Any, *, progress: Callable[[str], None], **given: Any) -> Any:
+        def note(text: str) -> None:
+            progress(text)
+            if source.name == "first" and step in text:
+                do(next(w._process for w in watches if w._process is not None))
+
+        return load(settings, source, progress=note, **given)
+
+    def noted(self: watch.Watch, process: int) -> None:
+        watches.append(self)
+        begin(self, process)
+
+    monkeypatch.setattr(watch.Watch, "begin", noted)
+    monkeypatch.setattr(loading, "load_bill", watched)
+
+
+def test_a_bill_that_needs_too_much_memory_is_refused_alone(tmp_path: Path) -> None:
+    """4 MB of Parquet that become gigabytes: exit 3, a sentence with the bill, the limit and the peak, a mail; the next bill is loaded."""
+    bomb(tmp_path / "first" / "bomb.parquet", 200_000, 4_000)
+    write_csv(tmp_path / "second" / "a.csv", [row("2.00")])
+    settings = configure(tmp_path, "first", "second", memory="500MB")
+    outcome = pipeline.load(settings, now=NOW)
+    assert (outcome.exit_code, outcome.changed) == (3, ["billing_lines 2026-10 second"])
+    [problem] = outcome.problems
+    assert "cannot load bill first: reading it " in problem
+    assert "`memory: 500MB`" in problem
+    assert "Raise `memory` in runspend.yaml" in problem
+    assert total(settings, "second") == 2
+    [mail] = mails(settings)
+    assert "first" in mail
+    assert left_over(settings) == []
+
+
+@pytest.mark.torture
+def test_three_million_rows_in_400_kilobytes_keep_to_the_memory_or_are_refused(tmp_path: Path) -> None:
+    """What took 3.4 GB: now the process never has more than the limit and what comes between two looks."""
+    bomb(tmp_path / "first" / "bomb.parquet", 3_000_000, 20)
+    settings = configure(tmp_path, "first", memory="600MB")
+    outcome = pipeline.load(settings, now=NOW)
+    assert outcome.exit_code == 0 or "`memory: 600MB` allows 868MB" in outcome.problems[0]
+
+
+@pytest.mark.parametrize("step", ["verifying", "reading", "writing"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_bill_whose_process_is_killed_is_refused_alone_and_loads_again(
+    two: Settings, monkeypatch: pytest.MonkeyPatch, step: str, how: signal.Signals
+) -> None:
+    with monkeypatch.context() as patched:
+        at_first(patched, step, lambda process: os.kill(process, how))
+        outcome = pipeline.load(two, now=NOW)
+    assert (outcome.exit_code, outcome.changed) == (3, ["billing_lines 2026-10 second"])
+    [problem] = outcome.problems
+    assert "cannot load bill first: the process that read it " + ("was killed" if how == signal.SIGKILL else "crashed (SIGSEGV)") in problem
+    assert step in problem
+    assert len(mails(two)) == 1
+    assert left_over(two) == []
+    outcome = pipeline.load(two, now=NOW)
+    assert (outcome.exit_code, outcome.changed, total(two, "first")) == (0, ["billing_lines 2026-10 first"], 1)
+
+
+def test_a_bill_that_stands_still_is_refused_alone(two: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "limits_of", lambda settings: watch.Limits(idle_seconds=1))
+    at_first(monkeypatch, "reading", lambda process: os.kill(process, signal.SIGSTOP))
+    outcome = pipeline.load(two, now=NOW)
+    assert (outcome.exit_code, outcome.changed) == (3, ["billing_lines 2026-10 second"])
+    assert "stood still" in outcome.problems[0]
+
+
+def test_a_bill_has_its_time(tmp_path: Path, two: Settings) -> None:
+    settings = configure(tmp_path, "first", "second", load_timeout="0.001s")
+    outcome = pipeline.load(settings, now=NOW)
+    assert outcome.exit_code == 3
+    assert all("Raise `load_timeout` in runspend.yaml" in problem for problem in outcome.problems)
+    assert len(outcome.problems) == 2
+
+
+def test_ctrl_c_ends_the_load_and_its_process(two: Settings, tmp_path: Path) -> None:
+    """SIGINT to the whole group, as a terminal sends it: nothing is left running, nothing was published, the next load is whole."""
+    command = [sys.executable, "-c", "import tests.e2e.test_bill_alone as t; t.load_slowly()"]
+    environment = {**os.environ, "RUNSPEND_CONFIG": str(tmp_path / "runspend.yaml")}
+    loader = subprocess.Popen(command, start_new_session=True, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=Path(__file__).parents[2])
+    assert loader.stdout is not None
+    assert loader.stdout.readline() == "begun\n"
+    os.killpg(loader.pid, signal.SIGINT)
+    assert loader.wait(30) != 0
+    loader.stdout.close()
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        try:
+            os.killpg(loader.pid, 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.05)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(loader.pid, 0)
+    assert total(two, "first") == 0
+    assert pipeline.load(two, now=NOW).exit_code == 0
+    assert left_over(two) == []
+
+
+def load_slowly() -> None:
+    """What the test above interrupts."""
+
+    def say(text: str) -> None:
+        if "reading" in text:
+            print("begun", flush=True)
+            time.sleep(60)
+
+    pipeline.load(load_settings(None), now=NOW, progress=say)
+
+
+def test_nothing_waits_when_there_is_no_bill(tmp_path: Path) -> None:
+    before = set(calls._all)
+    pipeline.load(configure(tmp_path), now=NOW)
+    assert set(calls._all) == before
