@@ -26,6 +26,7 @@ from airflow.sdk.log import mask_secret
 
 from runspend.config import ArtifactStore, BillSource, MailSettings, Settings, TrackingServer, WarehouseSettings, load_settings
 from runspend.errors import ConfigError
+from runspend.outside_json import parse_json
 
 PREFIX = "connection:"
 AWS_FILE = "AWS_SHARED_CREDENTIALS_FILE"
@@ -188,7 +189,7 @@ def _google_key_file(found: Connection) -> str | None:
         return None if path is None else str(path)
     try:
         text = Path(str(path)).read_text(encoding="utf-8") if key is None else key
-        read = dict(json.loads(text) if isinstance(text, str) else text)
+        read = dict(parse_json(text) if isinstance(text, str) else text)
     except (OSError, TypeError, ValueError):
         what = "key_path" if key is None else "keyfile_dict"
         raise ConfigError(

@@ -16,6 +16,7 @@ from decimal import Context, Decimal
 from typing import Any
 
 from runspend.config import Settings
+from runspend.outside_json import parse_json
 from runspend.warehouse import Reader
 
 EXACT = Context(prec=76)
@@ -276,8 +277,8 @@ def _grouped(rows: list[dict[str, Any]], settings: Settings) -> list[Group]:
 
 def _tag_pairs(text: str) -> frozenset[tuple[str, str]]:
     try:
-        tags = json.loads(re.sub(r",\s*}$", "}", text)) if text else {}  # what was taken out last has left its comma
-    except json.JSONDecodeError:
+        tags = parse_json(re.sub(r",\s*}$", "}", text)) if text else {}  # what was taken out last has left its comma
+    except ValueError:
         return frozenset()  # a key that ends like one of OWN_TAGS after a quote of its own: the line is told by its service
     return frozenset((key, value) for key, value in tags.items() if isinstance(value, str) and value)
 

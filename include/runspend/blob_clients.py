@@ -6,7 +6,6 @@ Neither text nor traceback of obstore is passed on: it quotes addresses and, of 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -20,6 +19,7 @@ from urllib.request import getproxies, proxy_bypass
 from pydantic import SecretStr
 
 from runspend.errors import MissingExtra
+from runspend.outside_json import parse_json
 
 if TYPE_CHECKING:
     from obstore.store import AzureConfig, AzureStore, ClientConfig, GCSConfig, GCSStore, RetryConfig
@@ -133,7 +133,7 @@ def _google(uri: str, endpoint: str | None, credentials: str, setting: str) -> C
 def _kind_of_key(path: str, setting: str) -> str:
     """What kind of credentials a file of Google's holds."""
     try:
-        kind = json.loads(Path(path).expanduser().read_bytes())["type"]
+        kind = parse_json(Path(path).expanduser().read_bytes())["type"]
     except (OSError, ValueError, LookupError, TypeError):
         raise CannotReach(
             f"its credentials, {path}, are no key file of Google's", f"Set {setting}.credentials to one, or leave it out"

@@ -20,6 +20,7 @@ from urllib.parse import quote, urlencode
 from runspend.artifacts.rest import RestError, asked, tried
 from runspend.blob_clients import GOOGLE
 from runspend.google_clients import access_token, login_errors
+from runspend.outside_json import parse_json
 
 TOKEN_SECONDS = 1800  # of the hour it is good for
 _FIELDS = "nextPageToken,prefixes,items(name,size,storageClass,md5Hash,updated,timeDeleted,generation)"
@@ -52,7 +53,7 @@ class GoogleBucket:
         with self.request(method, path, query, data, Content_Type="application/json") as reply:
             text = reply.read()
         try:
-            said = json.loads(text or b"{}")
+            said = parse_json(text or b"{}")
         except ValueError as error:
             raise RestError(200, "an answer that is none of such a store") from error
         return said if isinstance(said, dict) else {}

@@ -8,7 +8,6 @@ Source: "Amazon S3 Inventory", "Inventory manifest" in the S3 User Guide.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -21,6 +20,7 @@ from runspend.artifacts.listing import Listing
 from runspend.artifacts.roots import Root
 from runspend.artifacts.staging import Staging
 from runspend.errors import MissingExtra, SourceRefused, SourceUnreachable
+from runspend.outside_json import parse_json
 
 if TYPE_CHECKING:
     from runspend.config import ArtifactStore
@@ -126,7 +126,7 @@ def _read_manifest(store: ArtifactStore, root: Root, files: Files, now: datetime
     if hashlib.md5(data, usedforsecurity=False).hexdigest() != checksum.lower():
         raise _refused(store, f"{name}/manifest.json is not what its checksum says", "Copy it again, or wait for the next")
     try:
-        said = json.loads(data)
+        said = parse_json(data)
         file_format, schema = str(said["fileFormat"]), str(said["fileSchema"])
         created_at = datetime.fromtimestamp(int(said["creationTimestamp"]) / 1000, timezone.utc)
         listed = [(str(file["key"]), int(file["size"]), str(file["MD5checksum"])) for file in said["files"]]

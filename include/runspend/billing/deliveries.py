@@ -9,7 +9,6 @@ Layouts: AWS Data Exports ("Understanding export delivery"), AWS legacy Cost and
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 from runspend.billing.places import Entry, Folder
 from runspend.billing.verify import VerifiedFile
 from runspend.config import BillSource
+from runspend.outside_json import parse_json
 
 DATA_NAMES = re.compile(r"(?i)\.(csv|csv\.gz|parquet|jsonl|jsonl\.gz|ndjson|ndjson\.gz)$")
 MANIFEST_NAMES = re.compile(r"(?i)(^|[/-])manifest\.json$")
@@ -205,8 +205,8 @@ def _read_manifest(folder: Folder, entry: Entry, by_name: Mapping[str, Entry]) -
     if entry.bytes > MAX_MANIFEST_BYTES:
         return problem(f"has {entry.bytes} bytes, more than a manifest can")
     try:
-        document = json.loads(folder.fetch(entry).read_bytes().decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+        document = parse_json(folder.fetch(entry).read_bytes().decode("utf-8-sig"))
+    except ValueError as error:
         return problem(f"is not valid JSON ({error})")
     if not isinstance(document, dict):
         return problem("is not a JSON object")

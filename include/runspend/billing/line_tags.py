@@ -15,6 +15,7 @@ from runspend.billing import columns
 from runspend.billing.staging import Staged, sql_text
 from runspend.config import KeySettings
 from runspend.identifiers import job_key_sql, tag_forms
+from runspend.outside_json import parse_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -57,8 +58,8 @@ def canonical_tags(text: str) -> str | None:
 
     try:
         whole = f"{{{text}}}" if text.lstrip().startswith('"') else text
-        tags = json.loads(whole, object_pairs_hook=unique, parse_float=str, parse_int=str, parse_constant=str)
-    except (ValueError, RecursionError):
+        tags = parse_json(whole, object_pairs_hook=unique, parse_float=str, parse_int=str, parse_constant=str)
+    except ValueError:
         return None
     if not isinstance(tags, dict) or any(isinstance(v, (dict, list)) for v in tags.values()):
         return None

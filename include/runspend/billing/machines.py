@@ -6,10 +6,11 @@ Put here what turns a description into a machine. Which descriptions a bill hold
 from __future__ import annotations
 
 import csv
-import json
 import re
 from importlib.resources import files
 from typing import Any
+
+from runspend.outside_json import parse_json
 
 AZURE_SIZE = re.compile(r"(?i)(Standard|Basic)_\w+")
 Machine = tuple[str | None, int | None, int | None, float | None]
@@ -22,8 +23,8 @@ def describe_machine(details: str | None, resource_type: str | None, stated: str
         details, stated = stated, None  # x_SkuDetails of Azure's FOCUS 1.0 exports
     if details:
         try:
-            parsed = json.loads(details)
-        except (ValueError, RecursionError):
+            parsed = parse_json(details)
+        except ValueError:
             parsed = None
         said = parsed if isinstance(parsed, dict) else {}
     instance_type = next((str(said[k]) for k in ("InstanceType", "x_InstanceType") if isinstance(said.get(k), str) and said[k]), None)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from runspend.config import TrackingServer
 from runspend.errors import SourceError, SourceRefused, SourceUnreachable
+from runspend.outside_json import parse_json
 from runspend.tracking import raw
 from runspend.tracking.client import DEFAULT_WORKSPACE, Client, PageTokens
 from runspend.tracking.links_api import ApiLinks
@@ -381,7 +382,7 @@ def _trace_row(trace: Any) -> tuple[Any, ...] | None:
 def _figures(text: str | None) -> dict[str, Any]:
     """A JSON object out of a trace's metadata; empty when it is none."""
     try:
-        found = json.loads(text or "{}")
+        found = parse_json(text or "{}")
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -93,7 +93,7 @@ class Client:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 raise NoSuchThing(self.name, f"cannot find it in {self.name}: {self._hide(error)}.") from None
             raise SourceUnreachable(self.name, f"cannot read {self.name}: {self._hide(error)}. Its last good data stay.") from None
-        except (ParseError, OSError, ValueError) as error:  # an answer that is none
+        except (ParseError, OSError, ValueError, RecursionError) as error:  # an answer that is none
             raise SourceUnreachable(self.name, f"cannot read {self.name}: {self._hide(error)}. Its last good data stay.") from None
 
     def find(self, call: Callable[[], T]) -> T | None:

@@ -5,7 +5,6 @@ Folders are walked level by level, so that a store of a million copies is not li
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from runspend.artifacts.objects import ObjectStore
 from runspend.artifacts.roots import parse_root
 from runspend.config import ArtifactStore, Settings
 from runspend.errors import SourceRefused, UsageError
+from runspend.outside_json import parse_json
 
 __all__ = ["Found", "find_archives", "find_owner", "lacks_copies", "load_manifest", "readable_stores", "tombstone_of"]
 
@@ -108,7 +108,7 @@ def tombstone_of(found: Found) -> str | None:
     if held is None:
         return None
     try:
-        told = json.loads(b"".join(found.store.read(held)))
+        told = parse_json(b"".join(found.store.read(held)))
         return f"the retention policy {told['policy']!r} deleted its {int(told['objects']):,} objects on {str(told['at'])[:10]!s}"
     except (ValueError, KeyError, TypeError):
         return "it was deleted; its tombstone cannot be read"

@@ -18,6 +18,7 @@ from typing import Any, Literal, NoReturn, get_args
 from runspend.actions.archive.items import Item, OwnerKind
 from runspend.artifacts.objects import StoredObject, carried
 from runspend.errors import SourceRefused
+from runspend.outside_json import parse_json
 
 __all__ = ["MAX_ENTRIES", "Entry", "Manifest", "check_entry", "check_key", "folders_above", "planned_entry", "read_manifest", "write_manifest"]
 
@@ -200,9 +201,9 @@ def _parse(line: bytes, where: str, number: int) -> dict[str, Any]:
         raise ValueError(f"{name} is no number")
 
     try:
-        value = json.loads(line.decode("utf-8"), object_pairs_hook=once, parse_constant=no_constant)
+        value = parse_json(line.decode("utf-8"), object_pairs_hook=once, parse_constant=no_constant)
         json.dumps(value, ensure_ascii=False).encode()  # half a character, escaped, is text to json and to nothing else
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         _refuse(where, number, f"it is no JSON: {error}")
     if not isinstance(value, dict):
         _refuse(where, number, "it is no object")
