@@ -26,6 +26,12 @@ create macro host_provider(stated, stated_service, provider) as
 create macro utc(t) as make_timestamp(epoch_us(t));
 create macro day_of(t) as cast(utc(t) as date);
 create macro month_of(t) as cast(date_trunc('month', utc(t)) as date);
+-- DuckDB takes +99:99 for an offset from UTC and 24:00 for the next day: either moves a charge, to another month even. Offsets end at
+-- 14:00, and the hours of a day at 23.
+create macro is_time(t) as
+  not regexp_matches(t, '[0-9][T\s]+24')
+  and (not regexp_matches(t, ':[0-9.]+\s*[+-]') or regexp_matches(t, '[+-](0[0-9]|1[0-3])(:?[0-5][0-9])?\s*$|[+-]14(:?00)?\s*$'));
+create macro instant(t) as case when is_time(t) then try_cast(t as timestamptz) end;
 create macro is_plausible(t) as
   coalesce(t >= timestamptz '2000-01-01 00:00:00+00' and t < timestamptz '2101-01-01 00:00:00+00', false);
 
@@ -68,7 +74,7 @@ create macro json_braces(t) as case when trim(t) = '""' then null when starts_wi
 
 -- Days of Azure exports, of which only the form tells the order; null for all other texts.
 create macro azure_day(t) as case
-  when regexp_full_match(t, '\d{4}-\d\d-\d\d([T ]\d\d:\d\d:\d\d([.]\d+)?(Z|[+]00(:?00)?)?)?') then cast(try_cast(t as timestamp) as date)
+  when regexp_full_match(t, '\d{4}-\d\d-\d\d([T ]\d\d:\d\d:\d\d([.]\d+)?(Z|[+]00(:?00)?)?)?') then cast(timezone('UTC', instant(t)) as date)
   when regexp_full_match(t, '\d\d/\d\d/\d{4}') then cast(try_strptime(t, '%m/%d/%Y') as date)
 end;
 

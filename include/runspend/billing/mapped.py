@@ -86,7 +86,8 @@ def stage(
     show_aside(staged, kinds)
     found = _Found()
     _read_all(staged, delivered, kinds, _Plan(layout, variables or {}, look), found)
-    dropped = tuple(h for h in layout.header if h not in layout.wanted)
+    wanted = set(layout.wanted)
+    dropped = tuple(h for h in layout.header if h not in wanted)
     return StagedFile(version(layout.header), found.rows, dropped, found.unreadable, is_aside=layout.kind.sql is None, left_out=found.left_out)
 
 
@@ -405,7 +406,7 @@ def _judging_sql(query: str, types: Mapping[str, str]) -> str:
         if name not in types:
             typed.append(f"cast(null as {kind}) as {name}")
         elif types[name] == "VARCHAR" and column.type != "STRING":
-            read = f"number({name})" if column.type == "BIGNUMERIC" else f"try_cast({name} as {kind})"
+            read = f"number({name})" if column.type == "BIGNUMERIC" else f"instant({name})"
             typed.append(f"{read} as {name}, {name} as {name}_text")
         else:
             typed.append(f"cast({name} as {kind}) as {name}")

@@ -13,6 +13,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import reduce
 from pathlib import Path
@@ -21,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 from runspend.billing import columns, parquet_texts
 from runspend.billing.room import Room
 from runspend.billing.staging import one_piece, sql_text
-from runspend.billing.verify import MAX_LINE_BYTES, VerifiedFile
+from runspend.billing.verify import MAX_COLUMNS, MAX_LINE_BYTES, VerifiedFile
 from runspend.billing.wide_decimals import narrowed
 from runspend.errors import SourceRefused
+from runspend.outside_json import parse_json
 
 if TYPE_CHECKING:
     import duckdb
@@ -39,16 +41,31 @@ JSON_NUMBER = "-?[0-9]+(?:[.][0-9]+)?(?:[eE][-+]?[0-9]+)?"
 def read_header(source: str, name: str, file: VerifiedFile) -> list[str]:
     """Column names of a file (a byte order mark is not part of the first). Raises SourceRefused."""
     if file.kind == "parquet":
-        return list(_parquet_leaves(file.readable))
+        try:
+            return _checked_width(source, name, list(_parquet_leaves(file.readable)))
+        except RecursionError as error:
+            raise refused(source, name, "it has columns in columns, deeper than any bill. Check what wrote it") from error
     if file.kind == "json":
-        return list(_json_leaves(source, name, file.readable))
+        return _checked_width(source, name, list(_json_leaves(source, name, file.readable)))
     try:
         with file.readable.open(encoding="utf-8-sig", errors="replace", newline="") as opened:
             delimiter = delimiter_of(opened.readline(MAX_LINE_BYTES))
             opened.seek(0)
-            return next(csv.reader(opened, strict=True, delimiter=delimiter), [])
+            return _checked_width(source, name, next(csv.reader(opened, strict=True, delimiter=delimiter), []))
     except csv.Error as error:
         raise refused(source, name, f"its header cannot be read ({error}). Export it as UTF-8 CSV") from error
+
+
+def _checked_width(source: str, name: str, header: list[str]) -> list[str]:
+    """The header, if it is one a bill may have: what is asked of every column takes minutes for a hundred thousand."""
+    if len(header) > MAX_COLUMNS:
+        raise refused(source, name, f"it has {len(header):,} columns, more than {MAX_COLUMNS:,}. Check what wrote it")
+    return header
+
+
+def repeated_in(header: Sequence[str]) -> list[str]:
+    """Names that a header has more than once."""
+    return sorted(name for name, count in Counter(header).items() if count > 1)
 
 
 def delimiter_of(line: str) -> str:
@@ -287,7 +304,7 @@ def _relation(
         leaves = _json_leaves(source, name, file.readable)
         relation, number = exact_json_sql(file.readable), "row_number() over ()"
     else:
-        repeated = sorted({h for h in header if header.count(h) > 1})
+        repeated = repeated_in(header)
         if set(repeated) & set(wanted):
             raise refused(source, name, f"its header names {', '.join(repeated)} more than once. Export each column once")
         leaves = {column: f"c{i}" for i, column in enumerate(header)}
@@ -401,8 +418,8 @@ def _json_leaves(source: str, name: str, path: Path) -> dict[str, str]:
             leaves[name] = f"json_extract_string(json, {sql_text(pointer)})"
 
     try:
-        add("", "", reduce(_merge_structures, [json.loads(text) for text, _ in found], {}))
-    except RecursionError as error:
+        add("", "", reduce(_merge_structures, [parse_json(text) for text, _ in found], {}))
+    except (ValueError, RecursionError) as error:
         raise refused(source, name, "it has objects in objects, deeper than any bill. Check what wrote it") from error
     return leaves
 

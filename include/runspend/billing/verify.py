@@ -23,6 +23,7 @@ MAX_LINE_BYTES = 16 << 20
 MAX_RATIO = 250
 RATIO_FROM_BYTES = 64 << 20
 MAX_TEXT_BYTES = 200 << 30
+MAX_COLUMNS = 5_000  # the widest real export known has below 1,000: a legacy AWS report with every tag
 PARQUET_MAGIC = b"PAR1"
 
 
@@ -151,6 +152,8 @@ def _check_parquet(source: str, name: str, path: Path) -> str:
         metadata = pq.read_metadata(path)
     except (pa.ArrowException, OSError) as error:
         raise _refused(source, name, f"its Parquet cannot be opened ({error}). Deliver it again") from error
+    if metadata.num_columns > MAX_COLUMNS:
+        raise _refused(source, name, f"it has {metadata.num_columns:,} columns, more than {MAX_COLUMNS:,}. Check what wrote it")
     unpacked = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
     if unpacked > MAX_TEXT_BYTES or (unpacked > RATIO_FROM_BYTES and unpacked > MAX_RATIO * path.stat().st_size):
         raise _refused(source, name, f"it unpacks to {unpacked} bytes. Check what wrote it")

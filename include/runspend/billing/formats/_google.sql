@@ -104,7 +104,7 @@ end;
 
 -- A correction changes a month that is closed; months of invoices are those of Los Angeles.
 create or replace macro google_is_of_earlier_month(usage_start, month) as
-  strftime(timezone('America/Los_Angeles', try_cast(usage_start as timestamptz)), '%Y%m') < month;
+  strftime(timezone('America/Los_Angeles', instant(usage_start)), '%Y%m') < month;
 
 -- FOCUS has a category for every service, Google's export has none. First that fits; what no pattern names is Other.
 create or replace macro google_service_category(service) as case

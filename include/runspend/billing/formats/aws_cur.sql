@@ -148,7 +148,7 @@ select
   category as charge_category,
   case
     when line_type = 'Refund'
-      and month_of(try_cast(line_item_usage_start_date as timestamptz)) < month_of(try_cast(bill_billing_period_start_date as timestamptz))
+      and month_of(instant(line_item_usage_start_date)) < month_of(instant(bill_billing_period_start_date))
       then 'Correction'
   end as charge_class,
   case

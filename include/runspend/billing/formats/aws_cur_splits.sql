@@ -26,13 +26,13 @@ select
   line_item_usage_end_date as to_time,
   cost as weight,
   false as is_idle,
-  month_of(try_cast(bill_billing_period_start_date as timestamptz)) as billing_period,
+  month_of(instant(bill_billing_period_start_date)) as billing_period,
   case
     when split_line_item_parent_resource_id is null then 'split cost allocation without a parent'
     when line_item_resource_id is null then 'split cost allocation without a pod or task'
     when cost = 0 then 'split cost allocation of no cost'
     when cost < 0 then 'split cost allocation below zero'
-    when try_cast(line_item_usage_start_date as timestamptz) is null or try_cast(line_item_usage_end_date as timestamptz) is null
+    when instant(line_item_usage_start_date) is null or instant(line_item_usage_end_date) is null
       then 'split cost allocation without a time'
   end as left_out
 from parts

@@ -4,8 +4,8 @@ with records as (
     *,
     case when json_valid(usage_metadata) then usage_metadata end as fields,
     exact_decimal(usage_quantity) as quantity,
-    try_cast(usage_start_time as timestamptz) as started_at,
-    try_cast(usage_end_time as timestamptz) as ended_at,
+    instant(usage_start_time) as started_at,
+    instant(usage_end_time) as ended_at,
     upper(trim(cloud)) as cloud_name,
     upper(coalesce(trim(billing_origin_product), '')) as product
   from databricks_usage

@@ -19,8 +19,8 @@ typed as (
   select
     * exclude (price_table),
     coalesce(price_table, case when effective_price is null then 'account_prices' else 'list_prices' end) as price_table,
-    try_cast(price_start_time as timestamptz) as valid_from,
-    try_cast(price_end_time as timestamptz) as valid_to,
+    instant(price_start_time) as valid_from,
+    instant(price_end_time) as valid_to,
     exact_decimal(price) as default_price,
     exact_decimal(coalesce(effective_price, price)) as effective_list_price
   from parts

@@ -35,7 +35,6 @@ VERSION_MARKS = (
     ("1.2", ("InvoiceId", "PricingCurrency", "BillingAccountType", "SubAccountType", "PricingCurrencyEffectiveCost")),
     ("1.1", ("SkuMeter", "SkuPriceDetails", "ServiceSubcategory", "CapacityReservationId", "CommitmentDiscountQuantity")),
 )
-DUCKDB_TYPES = {"STRING": "varchar", "BIGNUMERIC": "decimal(38, 22)", "TIMESTAMP": "timestamptz"}
 
 
 def matches(header: Sequence[str]) -> bool:
@@ -83,8 +82,7 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
 
 
 def _check_header(source: str, name: str, header: Sequence[str]) -> None:
-    repeated = sorted({h for h in header if header.count(h) > 1})
-    if repeated:
+    if repeated := texts.repeated_in(header):
         raise texts.refused(source, name, f"its header names {', '.join(repeated)} more than once. Export each column once")
     missing = [c for c in REQUIRED if c not in header]
     if not {"ProviderName", "ServiceProviderName"} & set(header):
@@ -160,7 +158,7 @@ def _view_csv(con: duckdb.DuckDBPyConnection, header: Sequence[str], relation: s
 
 
 def _typed(text: str, kind: str) -> str:
-    return f"number({text})" if kind == "BIGNUMERIC" else f"try_cast({text} as {DUCKDB_TYPES[kind]})"
+    return f"number({text})" if kind == "BIGNUMERIC" else f"instant({text})"
 
 
 def _read_parquet(staged: Staged, path: Path, file_index: int) -> tuple[int, dict[str, int]]:

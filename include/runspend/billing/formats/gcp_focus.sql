@@ -54,7 +54,7 @@ joined as (
     l.machine_spec, l.machine, l.cores,
     -- The view writes midnight in Los Angeles (07:00 or 08:00 UTC of the first) and, as the end, the last day: the month is told by
     -- the start alone.
-    month_of(try_cast(f.billing_period_start as timestamptz)) as month
+    month_of(instant(f.billing_period_start)) as month
   from gcp_focus f
   left join label_sets l
     on l.tags is not distinct from f.tags

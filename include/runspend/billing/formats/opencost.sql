@@ -6,8 +6,8 @@ with said as (
   select
     *,
     coalesce(name, concat_ws('/', namespace, pod)) as called,
-    coalesce(try_cast(window_start as timestamptz), try_cast(day as timestamptz)) as step_from,
-    coalesce(try_cast(window_end as timestamptz), try_cast(day as timestamptz) + interval 1 day) as step_to,
+    coalesce(instant(window_start), instant(day)) as step_from,
+    coalesce(instant(window_end), instant(day) + interval 1 day) as step_to,
     [cpu_cost, cpu_adjustment, gpu_cost, gpu_adjustment, ram_cost, ram_adjustment] as costs,
     map_from_entries(list_transform(
       coalesce(json_keys(label_columns), []),
@@ -25,8 +25,8 @@ read as (
     len(list_filter(costs, lambda cost: cost is not null and number(cost) is null)) > 0 as is_odd,
     contains(called, '__idle__') as is_idle,
     contains(called, '__unmounted__') as is_unmounted,
-    coalesce(try_cast(run_start as timestamptz), step_from) as started_at,
-    coalesce(try_cast(run_end as timestamptz), step_to) as ended_at
+    coalesce(instant(run_start), step_from) as started_at,
+    coalesce(instant(run_end), step_to) as ended_at
   from said
 )
 select

@@ -8,8 +8,8 @@ with stated as (
     list_transform([started, ended], lambda t: case
       when t in ('Unknown', 'None', 'INVALID') then null
       -- a site's SLURM_TIME_FORMAT may add the offset
-      when regexp_matches(t, '(Z|[+-][0-9]{2}:?[0-9]{2})$') then try_cast(t as timestamptz)
-      else timezone(getvariable('timezone'), try_cast(t as timestamp))
+      when regexp_matches(t, '(Z|[+-][0-9]{2}:?[0-9]{2})$') then instant(t)
+      when is_time(t) then timezone(getvariable('timezone'), try_cast(t as timestamp))
     end) as times,
     case when regexp_full_match(trim(elapsed), '[0-9]{1,9}') then cast(elapsed as bigint) end as elapsed_seconds,
     coalesce(nullif(regexp_extract(tres, '(?:^|,)cpu=([0-9]+)', 1), ''), cores) as cpu_text,
