@@ -22,12 +22,14 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from runspend import pipeline
 from runspend.actions.export import export_focus, focus_view
 from runspend.actions.export import focus as export_module
+from runspend.actions.formulas import PATTERN, guard_text
 from runspend.config import Settings
 from runspend.errors import CheckFailed, UsageError
 from runspend.warehouse import Reader, open_warehouse
@@ -449,3 +451,26 @@ def test_the_file_can_be_read_back(reader: Reader, tmp_path: Path) -> None:
         query = "select count(*), sum(EffectiveCost::decimal(38, 22)) from read_csv(?, all_varchar = true)"
         found: Any = con.execute(query, [str(tmp_path / "may.csv.gz")]).fetchone()
     assert found == (done.rows, done.totals[0].effective_cost)
+
+
+def test_a_csv_for_people_runs_no_text_as_a_formula(reader: Reader, tmp_path: Path) -> None:
+    """With `guard_formulas` texts get an apostrophe, as in the report's CSVs; numbers and times are the same as without."""
+    export_focus(reader, MONTH, tmp_path / "raw.csv")
+    export_focus(reader, MONTH, tmp_path / "guarded.csv", guard_formulas=True)
+    raw, guarded = rows_of(tmp_path / "raw.csv"), rows_of(tmp_path / "guarded.csv")
+    texts = {name for one in raw for name, value in one.items() if value and guard_text(value) != value and not value.startswith("-")}
+    assert "AllocatedResourceName" in texts
+    for before, after in zip(raw, guarded, strict=True):
+        for name, value in before.items():
+            is_number = name.endswith(("Cost", "Quantity", "UnitPrice")) or name == "x_LineCount"
+            assert after[name] == (value if is_number else guard_text(value))
+    with pytest.raises(UsageError, match="Parquet says itself what is text"):
+        export_focus(reader, MONTH, tmp_path / "may.parquet", guard_formulas=True)
+    assert not (tmp_path / "may.parquet").exists()
+
+
+def test_arrow_finds_the_texts_that_python_guards() -> None:
+    """One rule, two ways of asking it."""
+    texts = ["", "a", "=1", " =1", "'=1", '"+1', "-1", "@x", "\tx", "\rx", "\nx", "\0x", "|x", "%x", "＝1", "＋", "－", "＠", "\u3000=1", "\ufeff\u200b@", "a=1", "1-", "x@y", " a", "'", "''='"]
+    found = pc.match_substring_regex(pa.array(texts), PATTERN).to_pylist()
+    assert found == [guard_text(text) != text for text in texts]

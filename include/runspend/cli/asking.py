@@ -99,8 +99,9 @@ def export() -> None:
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A .csv, .csv.gz or .parquet file. Default: runspend-focus-YYYY-MM.csv here.")
 @click.option("--scope", type=click.Choice(["all", "platform"]), default="all", show_default=True, help="platform leaves out what is not the ML platform's.")
 @click.option("--focus-version", type=click.Choice(["1.3", "1.4", "1.2"]), default="1.3", show_default=True, help="Columns of this version of FOCUS.")
+@click.option("--guard-formulas", is_flag=True, help="CSV for a spreadsheet: no text is run as a formula.")
 @with_context
-def export_focus(context: Context, period: str, out: Path | None, scope: str, focus_version: str) -> None:
+def export_focus(context: Context, period: str, out: Path | None, scope: str, focus_version: str, guard_formulas: bool) -> None:
     """The bill as FOCUS Cost and Usage, split to runs: one row per charge and target, the Allocated columns filled.
 
     Example: runspend export focus --period 2026-10 --out october.parquet
@@ -111,7 +112,7 @@ def export_focus(context: Context, period: str, out: Path | None, scope: str, fo
 
     target = out or Path(f"runspend-focus-{period}.csv")
     with open_warehouse(context.settings).reader() as reader:
-        written = write_focus(reader, period, target, scope=scope, version=focus_version, progress=context.progress)
+        written = write_focus(reader, period, target, scope=scope, version=focus_version, guard_formulas=guard_formulas, progress=context.progress)
     context.clear_progress()
     if context.as_json:
         totals = [{name: value if isinstance(value, str) else plain(value) for name, value in vars(t).items()} for t in written.totals]

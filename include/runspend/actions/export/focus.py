@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from runspend.actions.formulas import PATTERN
 from runspend.errors import CheckFailed, UsageError
 from runspend.tables import FOCUS_COLUMNS
 from runspend.warehouse import Reader
@@ -81,9 +82,12 @@ def focus_view() -> str:
 
 
 def export_focus(
-    reader: Reader, period: str, target: Path, *, scope: str = "all", version: str = "1.3", progress: Callable[[str], None] = lambda _: None
-) -> Exported:
+    reader: Reader, period: str, target: Path, *, scope: str = "all", version: str = "1.3", guard_formulas: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Exported:  # fmt: skip
     """Write a billing period ("YYYY-MM") to a .csv, .csv.gz or .parquet file; memory does not grow with the rows.
+
+    `guard_formulas` puts an apostrophe before texts of a CSV that a spreadsheet would take for a formula; else texts are as people wrote them.
 
     The file appears under its name only when its four sums, per bill and currency, equal the bill's (with `scope` "platform"
     the ledger's without what is out of scope); else CheckFailed, and nothing is left behind.
@@ -91,6 +95,8 @@ def export_focus(
     kind = next((k for suffix, k in sorted(KINDS.items(), key=lambda item: -len(item[0])) if target.name.endswith(suffix)), None)
     if kind is None:
         raise UsageError(f"cannot export to {target}: FOCUS files end in {', '.join(KINDS)}. Nothing was written.")
+    if guard_formulas and kind == "parquet":
+        raise UsageError(f"cannot guard formulas in {target}: Parquet says itself what is text. Leave --guard-formulas out, or write a .csv file. Nothing was written.")
     first = date.fromisoformat(f"{period}-01")
     known = reader.query("select distinct billing_period from cost_allocations order by billing_period").column(0).to_pylist()
     if first not in known:
@@ -101,7 +107,7 @@ def export_focus(
     sums: dict[tuple[str, str], dict[str, Decimal]] = defaultdict(lambda: dict.fromkeys(COSTS, Decimal(0)))
     rows = 0
     with _replacing(target) as temporary:
-        with _sink(temporary, kind) as sink:
+        with _sink(temporary, kind, guard_formulas) as sink:
             for first_date, last_date in _stretches(reader, first):
                 for batch in reader.batches(sql, {"period": first, "first_date": first_date, "last_date": last_date}, rows=BATCH_ROWS):
                     _add(sums, batch)
@@ -190,7 +196,7 @@ def _replacing(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _sink(path: Path, kind: str) -> Iterator[Sink]:
+def _sink(path: Path, kind: str, guard_formulas: bool) -> Iterator[Sink]:
     if kind == "parquet":
         parquet = _Parquet(path)
         try:
@@ -199,7 +205,7 @@ def _sink(path: Path, kind: str) -> Iterator[Sink]:
             parquet.close()
         return
     with (gzip.open(path, "wb", compresslevel=6) if kind == "csv.gz" else path.open("wb")) as file:
-        text = _Csv(file)
+        text = _Csv(file, guard_formulas)
         try:
             yield text
         finally:
@@ -224,13 +230,14 @@ class _Parquet:
 
 
 class _Csv:
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: Any, guard_formulas: bool) -> None:
         self._file = file
+        self._make_text = _guarded if guard_formulas else _text
         self._writer: Any = None
 
     def write(self, batch: pa.RecordBatch) -> None:
         """One more batch: times as FOCUS writes them, decimals in full and without an exponent, null as nothing."""
-        texts = pa.RecordBatch.from_arrays([_text(column) for column in batch.columns], names=batch.schema.names)
+        texts = pa.RecordBatch.from_arrays([self._make_text(column) for column in batch.columns], names=batch.schema.names)
         if self._writer is None:
             self._writer = pacsv.CSVWriter(self._file, texts.schema)
         self._writer.write_batch(texts)
@@ -239,6 +246,14 @@ class _Csv:
         """Write what is left."""
         if self._writer is not None:
             self._writer.close()
+
+
+def _guarded(column: pa.Array) -> pa.Array:
+    """`_text`, and no text that a spreadsheet would run; numbers and times stay what they are."""
+    text = _text(column)
+    if not pa.types.is_string(column.type):
+        return text
+    return pc.if_else(pc.match_substring_regex(text, PATTERN), pc.binary_join_element_wise("'", text, ""), text)
 
 
 def _text(column: pa.Array) -> pa.Array:

@@ -11,20 +11,12 @@ from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 
+from runspend.actions.formulas import guard_text
 from runspend.actions.report.amounts import plain
 from runspend.actions.report.figures import MEASURES, Costs, ReportFigures
 
 Cell = str | int | float | Decimal | date | None
 Sheet = tuple[tuple[str, ...], list[Sequence[Cell]]]
-
-# What makes a spreadsheet read a text as a formula (OWASP ASVS 1.2.10, CWE-1236), in full width too.
-STARTERS = frozenset("=+-@\t\r\n\0|%＝＋－＠")
-
-
-def guard_text(text: str) -> str:
-    """The text, with an apostrophe before it if a spreadsheet could take it for a formula, even behind blanks or quotes."""
-    bare = text.lstrip(" \u00a0\u3000'\"\ufeff\u200b")
-    return f"'{text}" if text[:1] in STARTERS or bare[:1] in STARTERS else text
 
 
 def write_sheet(header: Sequence[str], rows: Sequence[Sequence[Cell]], snapshot: str) -> bytes:
