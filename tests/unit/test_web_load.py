@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -177,11 +178,10 @@ def test_engines_of_pages_have_few_threads_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["half a file", "no file", "rubbish", "a record that is no JSON", "a record without its keys", "schema of the future", "not ours to read"])
-def test_a_damaged_warehouse_is_503_in_a_sentence(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_warehouse_is_503_in_a_sentence(tmp_path: Path, home: Path, damage: str) -> None:
     """Not 404, and no path of the machine; the reason is in the server's log."""
-    home = tmp_path / "a-home-with-a-name"
-    w.make_explained(home / "warehouse")
-    root = home / "warehouse"
+    whole, home = home, tmp_path / "a-home-with-a-name"
+    root = shutil.copytree(whole / "warehouse", home / "warehouse")
     files = sorted(root.glob("**/cost_allocations/**/*.parquet")) + sorted(root.glob("run*/**/*.parquet"))
     records = sorted((root / "_runspend" / "units").glob("r*/*/*.json")) + sorted((root / "_runspend" / "units").glob("cost*/*/*.json"))
     assert files and records

@@ -1,0 +1,159 @@
+"""Readers and publishers at once: no publish waits for readers, no reader sees two builds, whoever is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runspend.warehouse.parquet import ParquetWarehouse
+from tests.faults.torture import torn_files
+from tests.faults.world import publish_version, versions_seen
+
+REPOSITORY = Path(__file__).parents[2]
+READ = """
+import sys, time
+from pathlib import Path
+from tests.faults.world import versions_seen
+from runspend.warehouse import open_warehouse
+from runspend.warehouse.parquet import ParquetWarehouse
+
+root, slow = Path(sys.argv[1]), float(sys.argv[2])
+print("reading", flush=True)
+reads = 0
+while True:
+    with ParquetWarehouse(root).reader() as reader:
+        seen = {r["build_id"] for name in ("cost_daily", "cost_allocations") for r in reader.query(f"select distinct build_id from {name}").to_pylist()}
+        assert len(seen) == 1, seen
+        time.sleep(slow)
+        again = {r["build_id"] for r in reader.query("select distinct build_id from run_costs_daily").to_pylist()}
+        assert again == seen, (seen, again)
+    reads += 1
+    print(reads, flush=True)
+"""
+PUBLISH = """
+import sys, time
+from pathlib import Path
+from runspend.warehouse import locks
+from tests.faults.world import publish_version
+waited = 0.0
+until_locked = locks._Patience.until_locked
+def timed(*given):
+    global waited
+    started = time.monotonic()
+    until_locked(*given)
+    waited += time.monotonic() - started
+locks._Patience.until_locked = timed
+started = time.monotonic()
+publish_version(Path(sys.argv[1]), int(sys.argv[2]))
+print(time.monotonic() - started, waited)
+"""
+
+
+@contextlib.contextmanager
+def readers(root: Path, count: int, slow: float) -> Iterator[list[subprocess.Popen[str]]]:
+    """So many processes that read in a loop, each reading by the time this is entered."""
+    command = [sys.executable, "-c", READ, str(root), str(slow)]
+    started = [subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+    try:
+        for process in started:
+            assert process.stdout is not None and process.stdout.readline() == "reading\n"
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+        for process in started:
+            process.communicate()
+
+
+def publish(root: Path, version: int) -> tuple[float, float]:
+    """Seconds a publish took in a process of its own, and seconds of them it waited for locks."""
+    done = subprocess.run([sys.executable, "-c", PUBLISH, str(root), str(version)], cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=300)
+    took, waited = done.stdout.split()
+    return float(took), float(waited)
+
+
+def assert_alive(started: list[subprocess.Popen[str]]) -> None:
+    """No reader saw two builds, or failed in another way."""
+    assert [process.poll() for process in started] == [None] * len(started)
+
+
+def test_a_publish_does_not_wait_for_readers(tmp_path: Path) -> None:
+    """Each of three readers sleeps for a minute over its open reader: a publish goes through, and they go on seeing one build."""
+    root = tmp_path / "warehouse"
+    publish_version(root, 1)
+    with readers(root, 3, 60) as started:
+        time.sleep(1)
+        _, waited = publish(root, 2)
+        assert waited < 5
+        assert versions_seen(root) == {"build-2"}
+        assert_alive(started)
+
+
+@pytest.mark.torture
+def test_twenty_readers_in_a_loop_hold_no_publish_up(tmp_path: Path) -> None:
+    """Twenty processes that do nothing but open, ask and close: a publish waits for its turn five seconds at most, all in all.
+
+    They share the processors with it, too: twenty processes that only compute are what the time it takes is compared with.
+    """
+    root = tmp_path / "warehouse"
+    publish_version(root, 1)
+    alone = [publish(root, version) for version in range(2, 7)]
+    with burners(20):
+        busy = [publish(root, version) for version in range(7, 12)]
+    with readers(root, 20, 0) as started:
+        beside = [publish(root, version) for version in range(12, 22)]
+        assert_alive(started)
+    for name, runs in (("alone", alone), ("beside 20 processes that compute", busy), ("beside 20 readers", beside)):
+        took, waits = zip(*runs, strict=True)
+        print(f"{name}: publish {statistics.median(took):.2f} s, slowest {max(took):.2f} s; waited for locks {statistics.median(waits):.2f} s, longest {max(waits):.2f} s")
+    assert max(waited for _, waited in beside) < 5
+
+
+@contextlib.contextmanager
+def burners(count: int) -> Iterator[None]:
+    """So many processes that only compute."""
+    started = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(30, marks=[pytest.mark.torture, pytest.mark.timeout(1200)])])
+def test_kills_with_live_readers(tmp_path: Path, kills: int) -> None:
+    """Publishers and readers are killed at any moment: every reader goes on seeing one build, nothing is torn, the next one completes the rest."""
+    root = tmp_path / "warehouse"
+    publish_version(root, 1)
+    moments = random.Random(kills)
+    points = ("publish.staged", "publish.before_journal", "publish.after_journal", "publish.after_first_move", "publish.after_moves", "publish.after_journal_dropped")
+    with readers(root, 3, 0.05) as started:
+        for number in range(kills):
+            version = number + 2
+            environment = {**os.environ, "RUNSPEND_CRASH_AT": points[number % len(points)] if number % 2 else ""}
+            process = subprocess.Popen([sys.executable, "-c", PUBLISH, str(root), str(version)], cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL)
+            if number % 2 == 0:
+                time.sleep(moments.uniform(0.2, 2.5))
+                process.kill()
+            process.wait(timeout=120)
+            if number % 3 == 2:
+                started[0].kill()
+                started[0].communicate()
+                started[0] = subprocess.Popen([sys.executable, "-c", READ, str(root), "0.05"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+            assert len(versions_seen(root)) == 1
+            assert torn_files(root) == []
+            assert_alive(started)
+    publish_version(root, kills + 2)
+    assert versions_seen(root) == {f"build-{kills + 2}"}
+    assert ParquetWarehouse(root).verify() == []
+    assert not list((root / "_runspend" / "stage").iterdir())
