@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ import pytest
 
 from runspend.actions.report import plan_report, write_report
 from runspend.config import Settings
+from tests.unit import explain_world as w
 from tests.unit.report_world import NOW, TableReader, month_world
+from tests.unit.test_web_load import storm
 
 PATHS = (
     "/runspend/",
@@ -132,3 +136,33 @@ def test_importing_the_plugin_imports_nothing_heavy() -> None:
     code = f"{before}; import runspend_plugin; print(sorted(m for m in set(sys.modules) - loaded if not m.startswith('airflow')))"
     done = subprocess.run([sys.executable, "-c", code], cwd=plugins, capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "['runspend_plugin']"
+
+
+def test_eighty_run_pages_at_once_leave_airflow_its_health_check(airflow: Any, ask: Ask, home: Path) -> None:
+    """Airflow's own server, on a port: viewers who ask for eighty run pages are shown some and asked to come back for the rest; who asked is logged."""
+    w.make_explained(home / "warehouse")
+    (home / "runspend.yaml").write_text("home: .\naccess_log: {file: access.jsonl}\n", encoding="utf-8")
+    import uvicorn
+
+    login = {"Authorization": f"Bearer {token(ask)}"}
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(128)
+        server = uvicorn.Server(uvicorn.Config(airflow, log_level="error", lifespan="off"))
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
+        thread.start()
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        try:
+            assert httpx.get(f"{address}/runspend/run/{w.BIG}", headers=login, timeout=120).status_code == 200
+            answers, took = asyncio.run(storm(address, f"/runspend/run/{w.BIG}", "/api/v2/version", 80, login))
+        finally:
+            server.should_exit = True
+            thread.join()
+            (home / "runspend.yaml").write_text("home: .\n", encoding="utf-8")
+    codes = [answer.status_code for answer in answers]
+    print(f"pages shown {codes.count(200)}, asked to come back {codes.count(503)}; health checks {len(took)}, slowest {max(took):.2f} s")
+    assert set(codes) <= {200, 503} and codes.count(200) >= 2
+    assert all(answer.headers["retry-after"] for answer in answers if answer.status_code == 503)
+    assert max(took) < 15
+    logged = [json.loads(line) for line in (home / "access.jsonl").read_text(encoding="ascii").splitlines()]
+    assert len(logged) == 81 and {line["who"] for line in logged} == {"vera"} and {line["what"] for line in logged} == {"/run/{run_id}"}
