@@ -795,6 +795,8 @@ def test_people_cannot_write(warehouse: BigQueryWarehouse, statement: str, nativ
     before = warehouse.head()
     with warehouse.reader() as reader, pytest.raises(UsageError):
         reader.query(statement, native=native)
+    with pytest.raises(UsageError):
+        warehouse.answer(statement, native=native, timeout=60)
     assert warehouse.head() == before
 
 

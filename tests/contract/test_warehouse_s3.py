@@ -27,7 +27,7 @@ from botocore.exceptions import ClientError
 
 from runspend import tables
 from runspend.config import Settings, WarehouseSettings, load_settings
-from runspend.errors import CheckFailed, ConfigError, RecordRefused, RunspendError, WarehouseDamaged
+from runspend.errors import CheckFailed, ConfigError, RecordRefused, RunspendError, SqlRefused, WarehouseDamaged
 from runspend.tables import TABLES
 from runspend.warehouse import Model, Unit, open_warehouse
 from runspend.warehouse.objects import BucketWarehouse
@@ -252,6 +252,20 @@ def test_a_reader_never_sees_two_builds(opened: Open) -> None:
     order = [int(next(iter(builds)).removeprefix("build-")) for builds in seen]
     assert order == sorted(order)
     assert len(set(order)) > 1
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_people_read_and_do_nothing_else(opened: Open, native: bool) -> None:
+    """SQL from people is answered over the cached files, and cannot write into them either."""
+    warehouse = opened()
+    with warehouse.step("fill", "b") as step:
+        step.put("runs", PERIOD, "prod", rows_of(TABLES["runs"]))
+        step.publish()
+    assert warehouse.answer("select count(*) as n from runs", native=native, timeout=60).to_pylist() == [{"n": 50}]
+    for statement in ("with x as (copy (select 1 as a) to 'out.csv') select * from x", "select * from read_text('/etc/hostname')", "delete from runs"):
+        with pytest.raises(SqlRefused):
+            warehouse.answer(statement, native=native, timeout=60)
+    assert warehouse.verify() == []
 
 
 def test_states_inside_a_reader_are_the_readers(opened: Open) -> None:
