@@ -102,6 +102,8 @@ def _in_words(error: Exception) -> RunspendError:
     """What DuckDB says, as an error of ours. Paths are left out: they are this machine's, and of names that live for one question."""
     text = re.sub(r"(?:(?<![\w:/])/|published://)[^\s'\"]*/([^\s'\"/]+)", r"\1", in_one_line(error))
     kind = type(error).__name__
+    if any(said in text for said in ("No space left", "max_temp_directory_size", "Too many open files", "Read-only file system")):
+        return RunspendError(f"cannot answer: {text}. Nothing was changed. Free the disk of temporary files ($TMPDIR), or ask for less.")
     if kind in ("IOException", "SerializationException", "InternalException", "FatalException", "Error") or "Parquet" in text or "magic bytes" in text:
         found = re.search(r"\b\d+-([a-z_]+)-([\w-]+)-([\w.-]+)\.parquet", text)
         return WarehouseDamaged({" ".join(found.groups()) if found else "a published file": text})
