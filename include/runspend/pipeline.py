@@ -354,7 +354,8 @@ def settle(settings: Settings, *, now: datetime, periods: Sequence[str] | None =
     for _ in range(BUILD_TRIES - 1):
         if not outcome.superseded:
             break
-        again = _settle_once(settings, now=now, periods=None, progress=progress)  # what was overtaken differs, so it needs no naming
+        again = _settle_once(settings, now=now, periods=periods, progress=progress)  # a closed month is built only if it is named
+        again.changed = [label for label in again.changed if label not in outcome.changed]
         again.unchanged = [label for label in again.unchanged if label not in outcome.changed]
         outcome.unchanged, outcome.notes, outcome.superseded = [], [], []
         outcome.merge(again)

@@ -65,6 +65,16 @@ def test_a_build_that_was_overtaken_is_built_again(settings: Settings) -> None:
     assert [subject for subject in mails(settings) if "vision" in subject]
 
 
+def test_a_named_month_that_was_overtaken_is_built_again(settings: Settings) -> None:
+    """With `--period` too, also where nothing else differs; each build is reported once."""
+    pipeline.settle(settings, now=NOW)
+    told: list[str] = []
+    outcome = pipeline.settle(settings, now=NOW, periods=["2026-11"], progress=overtake(settings, 1, told))
+    assert told.count("allocate 2026-11: building") == 2
+    assert (outcome.exit_code, outcome.superseded, outcome.changed.count("allocate 2026-11")) == (0, [], 1)
+    assert len(set(outcome.changed)) == len(outcome.changed) and not set(outcome.changed) & set(outcome.unchanged)
+
+
 def test_allocation_alone_does_not_build_again(settings: Settings) -> None:
     """Shows that the race is real: one try is dropped, and with it the costs and the mail."""
     told: list[str] = []
