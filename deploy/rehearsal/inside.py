@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -18,7 +17,7 @@ from engine import FOLDER, ROOT, engine, make_base_images, remove_leftovers, run
 from night import Night
 
 BIND = "127.0.0.9"
-PROJECT = "rehearsal"
+LOG = FOLDER / "rehearsal.log"
 COPIED = ("Dockerfile", ".dockerignore", "LICENSE", "Makefile", "README.md", "docker-compose.yaml", "pyproject.toml")
 COPIED_FOLDERS = ("dags", "deploy", "include", "plugins", "requirements")
 BUDGET = "budgets: [{name: vision, for: {team: vision}, amount: 100, notify: [vision@example.com]}]\n"
@@ -44,20 +43,28 @@ class Clock:
 
 
 def main(count: int) -> int:
-    """Run the rehearsals; the first that fails ends it. Returns the exit code."""
+    """Run the rehearsals; the first that fails ends it with its traceback. Returns the exit code."""
     signal.signal(signal.SIGTERM, interrupted)
-    log = FOLDER / "rehearsal.log"
-    log.unlink(missing_ok=True)
+    LOG.unlink(missing_ok=True)
     wait_for_network()
     clock = Clock()
     with engine():
         clock.done(f"engine {run('docker', 'info', '--format', '{{.ServerVersion}} {{.Driver}}').strip()}")
-        images = make_base_images(log)
+        images = make_base_images(LOG)
         clock.done("base images")
         for number in range(1, count + 1):
             print(f"rehearsal {number} of {count}")
-            if not rehearse(images, log):
-                return 1
+            clock = Clock()
+            checkout = make_checkout(images)
+            try:
+                rehearse(Night(BIND, checkout, compose, clock.done), checkout, clock.done)
+            except Exception:
+                write_state()
+                print(f"  FAILED after {time.monotonic() - clock.began:.0f} s: see {FOLDER}/failed.txt and {LOG}")
+                raise
+            finally:
+                remove_leftovers()
+            print(f"  passed in {time.monotonic() - clock.began:.0f} s; {disk_used()} MB in {FOLDER}")
     return 0
 
 
@@ -66,59 +73,43 @@ def interrupted(*_: int | FrameType | None) -> NoReturn:
     raise SystemExit(130)
 
 
-def rehearse(images: dict[str, str], log: Path) -> bool:
-    """One whole rehearsal, from nothing to nothing; True if it passed."""
-    checkout = make_checkout()
-    environment = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "COUNT")}
-    address = f"{BIND}:5000"
-    environment |= images | {"BIND": BIND, "COMPOSE_PROJECT_NAME": PROJECT, "RUNSPEND_DIR": str(checkout / "config")}
-    environment |= {"MLFLOW_ALSO_HOSTS": f"{address},mlflow.example.com", "MLFLOW_ALSO_ORIGINS": "https://mlflow.example.com"}
-
-    def make(*arguments: str) -> str:
-        return run("make", "--no-print-directory", *arguments, log=log, cwd=checkout, env=environment)
-
-    def compose(*arguments: str) -> str:
-        return run("docker", "compose", *arguments, log=log, cwd=checkout, env=environment)
-
-    os.chdir(checkout)
-    os.environ.update(environment)
-    clock, night = Clock(), None
-    try:
-        make("up")
-        clock.done("make up")
-        night = Night(BIND, checkout, compose, clock.done)
-        night.play()
-        check_second_up(make, compose)
-        clock.done("a second make up starts nothing anew")
-        night.kill_parts()
-        clock.done("PostgreSQL and the scheduler killed: healthy again")
-        before = night.figures()
-        kill_in_the_middle(checkout, "backup", until=lambda: any((checkout / "backups").glob(".unfinished-*/airflow.dump")))
-        make("upgrade")
-        clock.done("a backup killed; make upgrade, which makes a whole one")
-        night.wait_for_health()
-        compose("down", "--volumes", "--timeout", "60")
-        (checkout / ".env").unlink()
-        restore = ("restore", f"FROM={newest_backup(checkout)}")
-        kill_in_the_middle(checkout, *restore, until=postgres_runs)
-        check_half_restored(make)
-        clock.done("all volumes and .env deleted; a restore killed: make up refuses")
-        make(*restore)
-        night.check_restored(before)
-        clock.done("the backup restored: the same figures and runs")
-        print(f"  passed in {time.monotonic() - clock.began:.0f} s; {disk_used()} MB in {FOLDER}")
-        return True
-    except (RuntimeError, AssertionError, OSError):
-        traceback.print_exc(file=sys.stdout)
-        write_state(compose, night)
-        print(f"  FAILED after {time.monotonic() - clock.began:.0f} s: see {FOLDER}/failed.txt and {log}")
-        return False
-    finally:
-        remove_leftovers()
+def rehearse(night: Night, checkout: Path, done: Callable[[str], None]) -> None:
+    """One whole rehearsal, from nothing on. Raises what goes wrong."""
+    make("up")
+    done("make up")
+    night.play()
+    check_second_up()
+    done("a second make up starts nothing anew")
+    night.kill_parts()
+    done("PostgreSQL and the scheduler killed: healthy again")
+    before = night.figures()
+    kill_in_the_middle("backup", until=lambda: any((checkout / "backups").glob(".unfinished-*/airflow.dump")))
+    make("upgrade")
+    done("a backup killed; make upgrade, which makes a whole one")
+    night.wait_for_health()
+    compose("down", "--volumes", "--timeout", "60")
+    (checkout / ".env").unlink()
+    restore = ("restore", f"FROM={newest_backup(checkout)}")
+    kill_in_the_middle(*restore, until=postgres_runs)
+    check_half_restored()
+    done("all volumes and .env deleted; a restore killed: make up refuses")
+    make(*restore)
+    night.check_restored(before)
+    done("the backup restored: the same figures and runs")
 
 
-def make_checkout() -> Path:
-    """A copy of this checkout, so that `.env`, backups and settings of whoever rehearses stay as they are."""
+def make(*arguments: str) -> str:
+    """What an operator types in the checkout."""
+    return run("make", "--no-print-directory", *arguments, log=LOG)
+
+
+def compose(*arguments: str) -> str:
+    """Docker Compose in the checkout."""
+    return run("docker", "compose", *arguments, log=LOG)
+
+
+def make_checkout(images: dict[str, str]) -> Path:
+    """Copy this checkout, so that `.env`, backups and settings of whoever rehearses stay as they are, and go there."""
     checkout = FOLDER / "checkout"
     shutil.rmtree(checkout, ignore_errors=True)
     checkout.mkdir()
@@ -131,10 +122,15 @@ def make_checkout() -> Path:
     settings = (ROOT / "deploy" / "config" / "runspend.yaml").read_text()
     (checkout / "config").mkdir()
     (checkout / "config" / "runspend.yaml").write_text(settings + BUDGET)
+    os.chdir(checkout)
+    os.environ |= images | {"BIND": BIND, "COMPOSE_PROJECT_NAME": "rehearsal", "RUNSPEND_DIR": str(checkout / "config")}
+    os.environ |= {"MLFLOW_ALSO_HOSTS": f"{BIND}:5000,mlflow.example.com", "MLFLOW_ALSO_ORIGINS": "https://mlflow.example.com"}
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "COUNT"):  # of the make that started this
+        os.environ.pop(name, None)
     return checkout
 
 
-def check_second_up(make: Callable[..., str], compose: Callable[..., str]) -> None:
+def check_second_up() -> None:
     """`make up` with nothing changed leaves every container as it is."""
     before = compose("ps", "--quiet")
     make("up")
@@ -142,11 +138,11 @@ def check_second_up(make: Callable[..., str], compose: Callable[..., str]) -> No
     assert sorted(before.split()) == sorted(after.split()), "a second make up started containers anew"
 
 
-def kill_in_the_middle(checkout: Path, *arguments: str, until: Callable[[], bool]) -> None:
+def kill_in_the_middle(*arguments: str, until: Callable[[], bool]) -> None:
     """Start a make target, and kill it with all its processes once something is seen."""
     command = ["make", "--no-print-directory", *arguments]
     nowhere = subprocess.DEVNULL
-    process = subprocess.Popen(command, cwd=checkout, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
+    process = subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
     while process.poll() is None and not until():
         time.sleep(0.2)
     assert process.poll() is None, f"{' '.join(arguments)} ended before it could be killed"
@@ -159,7 +155,7 @@ def postgres_runs() -> bool:
     return bool(run("docker", "ps", "--quiet", "--filter", "label=com.docker.compose.service=postgres").strip())
 
 
-def check_half_restored(make: Callable[..., str]) -> None:
+def check_half_restored() -> None:
     """A stack that was restored by half does not start."""
     said = "nothing"
     try:
@@ -176,11 +172,11 @@ def newest_backup(checkout: Path) -> str:
     return f"backups/{found[-1].name}"
 
 
-def write_state(compose: Callable[..., str], night: Night | None) -> None:
+def write_state() -> None:
     """What somebody needs who looks for the reason, into failed.txt."""
+    database = ["exec", "-T", "postgres", "psql", "-U", "postgres", "airflow", "-c", STATE_OF_AIRFLOW]
     with (FOLDER / "failed.txt").open("w") as file:
-        file.write(f"{night.mails() if night else 'no mail was asked for'}\n")
-        for command in (["ps", "--all"], ["exec", "-T", "postgres", "psql", "-U", "postgres", "airflow", "-c", STATE_OF_AIRFLOW], ["logs"]):
+        for command in (["ps", "--all"], database, ["logs", "--no-color"]):
             try:
                 file.write(compose(*command))
             except RuntimeError as error:

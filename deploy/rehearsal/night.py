@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,12 @@ class Night:
 
     def __init__(self, host: str, checkout: Path, compose: Callable[..., str], done: Callable[[str], None]) -> None:
         self.host, self.compose, self.done = host, compose, done
-        self.secrets = dict(line.split("=", 1) for line in (checkout / ".env").read_text().splitlines())
+        self.checkout = checkout
         self.day = (datetime.now(timezone.utc) - timedelta(days=2)).replace(hour=0, minute=0, second=0, microsecond=0)
 
     def play(self) -> None:
         """Everything an operator and a user would see in the first day."""
+        self.secrets = dict(line.split("=", 1) for line in (self.checkout / ".env").read_text().splitlines())
         self.log_in()
         self.until("a mail to operators: there is no bill yet", lambda: any("REFUSED" in subject for subject in self.mails()))
         self.until("nothing runs and nothing waits", self.is_quiet)
@@ -171,7 +173,7 @@ class Night:
         for service in ("postgres", "scheduler"):
             container = self.compose("ps", "--quiet", service).strip()
             os.kill(int(inspect(container, "{{.State.Pid}}")), signal.SIGKILL)
-            self.until(f"{service} was started again", lambda c=container: inspect(c, "{{.RestartCount}}") != "0")
+            self.until(f"{service} was started again", partial(was_restarted, container))
             self.wait_for_health()
 
     def wait_for_health(self) -> None:
@@ -193,8 +195,9 @@ class Night:
     # --- how it asks ---
 
     def mails(self) -> list[str]:
-        """Subjects of all mails."""
-        return [mail["Subject"] for mail in json.loads(self.ask(8025, "/api/v1/messages")[1])["messages"]]
+        """Subjects of all mails; none while the catcher does not answer."""
+        status, body = self.ask(8025, "/api/v1/messages")
+        return [mail["Subject"] for mail in json.loads(body)["messages"]] if status == 200 else []
 
     def page(self) -> str:
         """The newest report as a logged-in user sees it."""
@@ -256,6 +259,11 @@ def refused(call: Callable[..., Any], **given: Any) -> None:
     except ClientError as error:
         code = error.response["Error"]["Code"]
     assert code == "AccessDenied", f"{call.__name__} {given}: {code}"
+
+
+def was_restarted(container: str) -> bool:
+    """Whether the engine started a container again by itself."""
+    return inspect(container, "{{.RestartCount}}") != "0"
 
 
 def inspect(container: str, form: str) -> str:
