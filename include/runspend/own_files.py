@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from runspend.errors import RecordRefused
+from runspend.outside_json import parse_json
 
 __all__ = ["MOST_BYTES", "PRIVATE", "Inside", "json_value", "open_lock", "own_folder", "private_umask", "read_bytes", "read_json", "refused", "write_whole"]
 
@@ -65,12 +66,10 @@ def read_bytes(path: Path, *, most_bytes: int = MOST_BYTES) -> bytes | None:
 def json_value(text: bytes, where: object) -> Any:
     """The value of JSON text in which no name is there twice. Raises RecordRefused that names where it was read."""
     try:
-        value = json.loads(text.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
+        value = parse_json(text.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
         if b"\\ud" in text.lower():
             json.dumps(value, ensure_ascii=False).encode()  # half a character, escaped, is text to json and to nothing else
         return value
-    except RecursionError as error:
-        raise refused(where, "it is nested too deeply") from error
     except ValueError as error:
         raise refused(where, f"it is damaged, it is not JSON: {error}") from error
 
