@@ -11,7 +11,7 @@ ENV MLFLOW_DISABLE_TELEMETRY=true \
 WORKDIR /opt/runspend
 COPY pyproject.toml ./
 COPY requirements/build.txt requirements/lock.txt ./requirements/
-RUN --mount=type=cache,target=/root/.cache/pip pip install --require-hashes --only-binary :all: --no-deps --requirement requirements/build.txt
+RUN --mount=type=cache,target=/root/.cache/pip pip install --ignore-installed --require-hashes --only-binary :all: --no-deps --requirement requirements/build.txt
 
 
 FROM base AS mlflow
