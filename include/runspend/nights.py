@@ -42,13 +42,14 @@ def tell_stale(settings: Settings, outcome: Outcome, now: datetime) -> None:
 
 
 @contextmanager
-def telling_of_refused(settings: Settings, now: datetime) -> Iterator[None]:
-    """A file of Runspend's own that cannot be believed is told to operators, once a file and night, before it ends the command."""
-    try:
-        yield
-    except RecordRefused as error:
-        tell_refused_file(settings, error, now)
-        raise
+def mailing_what_ends(settings: Settings, step: str, now: datetime) -> Iterator[None]:
+    """Operators hear what ends a command that no mail of a step tells of: a file of Runspend's own that is refused, a machine that failed."""
+    with telling_of_the_machine(settings, step, now):
+        try:
+            yield
+        except RecordRefused as error:
+            tell_refused_file(settings, error, now)
+            raise
 
 
 def tell_refused_file(settings: Settings, error: RecordRefused, now: datetime) -> None:

@@ -157,6 +157,10 @@ def test_every_installation_asks_for_hashes() -> None:
         line for line in makefile.splitlines() if re.search(r"pip install|\$\(UV\)", line) and not line.startswith(("INSTALL", "UV :="))
     ]
     assert len(lines) == 3 and all("$(LOCKED)" in line for line in lines)
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    installs = re.findall(r"\bpip install (.*)", dockerfile)
+    assert len(installs) == 4 and installs[-1] == "--no-deps --no-build-isolation ."
+    assert all("--require-hashes" in line and "--only-binary :all:" in line for line in installs[:-1])
     assert re.search(r"npm ci\b", makefile) and not re.search(r"npm (i|install)\b", makefile)
     validator = (ROOT / "tests/contract/test_focus_export.py").read_text(encoding="utf-8")
     assert '"--require-hashes"' in validator and '"--require-build-hashes"' in validator

@@ -26,9 +26,9 @@ def archive_plan(context: Context) -> None:
     Example: runspend archive plan
     """
     from runspend import pipeline
-    from runspend.nights import telling_of_refused
+    from runspend.nights import mailing_what_ends
 
-    with telling_of_refused(context.settings, context.now):
+    with mailing_what_ends(context.settings, "archive plan", context.now):
         outcome = pipeline.archive_plan(context.settings, now=context.now, progress=context.progress)
     context.clear_progress()
     if not context.as_json:
@@ -49,9 +49,9 @@ def archive_notify(context: Context) -> None:
     Example: runspend archive notify
     """
     from runspend import pipeline
-    from runspend.nights import telling_of_refused
+    from runspend.nights import mailing_what_ends
 
-    with telling_of_refused(context.settings, context.now):
+    with mailing_what_ends(context.settings, "archive notify", context.now):
         outcome = pipeline.archive_notify(context.settings, now=context.now, progress=context.progress)
     context.clear_progress()
     print_outcome(context, outcome)
@@ -67,9 +67,9 @@ def archive_apply(context: Context) -> None:
     Example: runspend archive apply
     """
     from runspend import pipeline
-    from runspend.nights import telling_of_refused
+    from runspend.nights import mailing_what_ends
 
-    with telling_of_refused(context.settings, context.now):
+    with mailing_what_ends(context.settings, "archive apply", context.now):
         outcome = pipeline.archive_apply(context.settings, now=context.now, progress=context.progress)
     context.clear_progress()
     print_outcome(context, outcome)

@@ -47,7 +47,7 @@ def _step(name: str, help_text: str, *, what: str | None, options: Sequence[Call
 
     def command(context: Context, **given: Any) -> None:
         from runspend import pipeline
-        from runspend.nights import telling_of_refused, telling_of_the_machine
+        from runspend.nights import mailing_what_ends
 
         names = given.pop("names", ())
         arguments: tuple[Any, ...] = (context.settings, names or None) if what else (context.settings,)
@@ -64,7 +64,7 @@ def _step(name: str, help_text: str, *, what: str | None, options: Sequence[Call
 
             print_outcome(context, send_test_mail(context.settings, address, context.now))
             return
-        with telling_of_refused(context.settings, context.now), telling_of_the_machine(context.settings, name, context.now):
+        with mailing_what_ends(context.settings, name, context.now):
             outcome = step(*arguments, now=context.now, progress=context.progress, **given)
         context.clear_progress()
         print_outcome(context, outcome)

@@ -1,0 +1,32 @@
+"""Two pipeline runs of one home at the same time: the second waits or is overtaken, and the tables are those of one alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from runspend.warehouse import open_warehouse
+from tests.command import run_process
+from tests.tiny_world import NOW, make_store, make_tiny_world
+
+
+def digests(home: Path) -> dict[tuple[str, str, str], str]:
+    """What the cost tables, runs and bills hold, whoever wrote them and when."""
+    tables = ("runs", "billing_lines", "cost_allocations", "cost_daily", "run_costs", "run_costs_daily")
+    return {tuple(unit): state.digest for unit, state in open_warehouse(str(home / "warehouse")).states(*tables).items()}
+
+
+def test_two_pipeline_runs_at_once_leave_the_tables_of_one(tmp_path: Path) -> None:
+    """Each ends with 0, or says that it was overtaken; the ledger is whole, nothing is damaged, and a third run has nothing to do."""
+    make_store(tmp_path / "store")
+    alone = make_tiny_world(tmp_path / "alone", tmp_path / "store")
+    run_process("nightly", "--config", str(alone), "--now", NOW.isoformat())
+    both = make_tiny_world(tmp_path / "both", tmp_path / "store")
+    command = [sys.executable, "-m", "runspend.cli", "nightly", "--config", str(both), "--now", NOW.isoformat()]
+    started = [subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    ended = [(*process.communicate(timeout=300), process.returncode) for process in started]
+    assert {code for *_, code in ended} <= {0}, ended
+    assert digests(both.parent / "home") == digests(alone.parent / "home")
+    run_process("verify", "--full", "--config", str(both))
+    assert "exit=0" in run_process("nightly", "--config", str(both), "--now", NOW.isoformat()).stdout
