@@ -127,10 +127,11 @@ def _umask_as_it_was() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Each test starts in an empty folder with the session's environment, and leaves both as they were."""
-    before = dict(os.environ)
+    """Each test starts in an empty folder with the session's environment, and leaves both as they were. So with the umask, which commands narrow."""
+    before, umask = dict(os.environ), os.umask(0o022)
     monkeypatch.chdir(tmp_path)
     yield
+    os.umask(umask)
     os.environ.clear()
     os.environ.update(before)
 

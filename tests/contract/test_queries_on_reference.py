@@ -78,8 +78,8 @@ class Listener:
         """From now on every question is written down."""
         query, open_reader = published._Answers.query, published.ParquetReader.__init__
 
-        def opened(reader: Any, units: Mapping[Any, Path], *others: Any) -> None:
-            open_reader(reader, units, *others)
+        def opened(reader: Any, units: Mapping[Any, Path], *others: Any, **named: Any) -> None:
+            open_reader(reader, units, *others, **named)
             reader.files = [(unit.table, path.stat().st_ino, path.stat().st_mtime_ns) for unit, path in sorted(units.items())]
 
         def heard(reader: Any, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:

@@ -33,6 +33,7 @@ from runspend.warehouse import Model, Unit, open_warehouse
 from runspend.warehouse.objects import BucketWarehouse
 from runspend.warehouse.parquet import ParquetWarehouse
 from runspend.warehouse.s3 import Bucket
+from runspend.warehouse.verification import seal
 from tests.command import run_here, run_process
 from tests.faults.world import PERIOD, TOGETHER, rows_of
 from tests.servers.s3 import S3Server
@@ -409,12 +410,14 @@ def test_a_tampered_head_is_refused_and_nothing_is_done(opened: Open, s3_server:
     (tmp_path / "victim.parquet").write_text("somebody else's")
     good = json.loads(client.get_object(Bucket=bucket, Key=head)["Body"].read())
     before = {key: client.get_object(Bucket=bucket, Key=f"{PREFIX}/{key}")["Body"].read() for key in keys(s3_server, bucket)}
-    bodies = {name: json.dumps(change(good)).encode() for name, change in HEADS.items()}
+    heads = {name: change(good) for name, change in HEADS.items()}
+    bodies = {name: json.dumps(value).encode() for name, value in heads.items()}
+    bodies |= {f"{name}, with its checksum": json.dumps(seal(value)).encode() for name, value in heads.items() if isinstance(value, dict)}
     bodies |= {"broken off": json.dumps(good).encode()[:-7], "nested deeply": b"[" * 100_000, "nothing": b""}
     for name, body in bodies.items():
         client.put_object(Bucket=bucket, Key=head, Body=body)
         for act in (warehouse.states, lambda: opened("other", lease=0.0), lambda: fill(warehouse, rows_of(LINES), UNIT)):
-            with pytest.raises(RecordRefused, match=r"head\.json") as error:
+            with pytest.raises((RecordRefused, WarehouseDamaged), match=r"head\.json") as error:
                 act()
             assert error.value.exit_code == 4, name
         client.put_object(Bucket=bucket, Key=head, Body=before["_runspend/head.json"])
