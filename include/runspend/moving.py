@@ -163,7 +163,7 @@ def tell_unanswered(settings: Settings, records: Records, outcome: Outcome, reas
         if reason is not None and is_unanswered(reason):
             by_server.setdefault(item.tracking_server or "any tracking server", []).append(reason)
     for server, found in sorted(by_server.items()):
-        headline = f"cannot ask {server} whether its artifacts are still needed: {len(found):,} items that are due stay where they are"
+        headline = f"cannot ask {server} whether its artifacts are still needed: items due that stay where they are: {len(found):,}"
         outcome.fail(SourceUnreachable(server, f"{headline}. {found[0]}. Nothing was deleted. Check the server, then run runspend archive apply."))
         told = operators.notify(
             settings, records, "NOT ARCHIVED", f"{server}/archive", now, headline, details=sorted(set(found)),

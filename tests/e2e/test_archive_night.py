@@ -128,7 +128,7 @@ def test_what_mlflow_says_protects_and_the_rest_is_announced(world: tuple[Settin
     assert found["parent"] == f"a child run is running: {ids['running']}"
     assert found["running"].startswith("it is running, or never said that it ended")
     assert {name for name, state in found.items() if state == "announced"} == {"free", "m-other"}
-    assert [mail.recipients for mail in server.accepted] == [["ana@acme.com"]]
+    assert [mail.recipients for mail in server.accepted] == [["ana@acme.com", "oncall@acme.com"]]
     for day in (10, 20, 30):
         now = NOW + timedelta(days=day)
         read(settings, now)
