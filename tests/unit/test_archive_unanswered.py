@@ -22,7 +22,7 @@ def test_operators_are_told_once_a_day_and_the_command_ends_with_3(tmp_path: Pat
         outcome = Outcome("archive apply")
         tell_unanswered(settings, records, outcome, [(make_item(), SILENT), (make_item(prefix="1/run2/artifacts"), SILENT), (make_item(), None), (make_item(), "its tag runspend.keep")], NOW)
         assert outcome.exit_code == 3 and outcome.is_worth_retrying
-        assert outcome.problems[0].startswith("cannot ask prod whether its artifacts are still needed: 2 items") and "Nothing was deleted" in outcome.problems[0]
+        assert outcome.problems[0].startswith("cannot ask prod whether its artifacts are still needed: items due that stay where they are: 2") and "Nothing was deleted" in outcome.problems[0]
     [mail] = list((tmp_path / "mail").glob("*NOT-ARCHIVED*.eml"))
     assert "connection refused" in " ".join(mail.read_text().split())
 
