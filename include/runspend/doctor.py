@@ -299,15 +299,15 @@ def check_accounts_once(held: Mapping[str, Accounts]) -> Iterator[Finding]:
 
 
 def _probe_bill(bill: BillSource, settings: Settings, held: dict[str, Accounts], now: datetime) -> Iterator[tuple[Level, str]]:
-    from runspend.billing import probe_source
+    from runspend import loading
     from runspend.billing.drawn import is_measured
     from runspend.billing.splits import TOLD
 
     if bill.format == "opencost":
-        yield from _probe_weights(bill, now)
+        yield from _probe_weights(bill, settings, now)
         return
     drawn = _read_drawn(settings) if is_measured(bill) else {}
-    found = probe_source(bill, settings.keys, now, drawn)
+    found = loading.probe_bill(settings, bill, keys=settings.keys, now=now, drawn=drawn)
     held[bill.name] = found["accounts"]
     if not found["files"] and not found["problems"]:
         yield "FAIL", f"{bill.uri}: no bill was found there. Check `uri`, or wait for the first export."
@@ -390,12 +390,12 @@ def _midnight(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=timezone.utc)
 
 
-def _probe_weights(source: BillSource, now: datetime) -> Iterator[tuple[Level, str]]:
+def _probe_weights(source: BillSource, settings: Settings, now: datetime) -> Iterator[tuple[Level, str]]:
     """A source that splits lines of bills: what it weighs, of which machines, until when."""
-    from runspend.billing import read_weights
+    from runspend import loading
 
     with tempfile.TemporaryDirectory(prefix="runspend-doctor-") as folder:
-        read = read_weights(source, workdir=Path(folder), progress=lambda line: None)
+        read = loading.read_weights(settings, source, workdir=Path(folder), progress=lambda line: None)
     where = "all lines that `lines` names" if source.lines is not None else _count(read.machines, "machine")
     parts = ["opencost", _count(read.files, "file"), f"{_count(read.rows, 'weight')} of pods on {where}"]
     parts += [f"cluster {name}" for name in read.clusters]

@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from datetime import timedelta
 from importlib import import_module
@@ -45,6 +46,15 @@ def load_bill(settings: Settings, source: BillSource, **given: Any) -> Load:
 def read_weights(settings: Settings, source: BillSource, **given: Any) -> Read:
     """`billing.read_weights` in the same way."""
     found: Read = _read(settings, source, "runspend.loading:_read_weights_here", f"cannot read {source.name}", **given)
+    return found
+
+
+def probe_bill(settings: Settings, source: BillSource, **given: Any) -> dict[str, Any]:
+    """`billing.probe_source` in the same way. The folder it works in goes away also where its process was killed."""
+    with tempfile.TemporaryDirectory(prefix="runspend-doctor-") as folder:
+        found: dict[str, Any] = _read(
+            settings, source, "runspend.loading:_probe_here", f"cannot look at bill {source.name}", progress=lambda line: None, folder=folder, **given
+        )
     return found
 
 
@@ -131,6 +141,15 @@ def _load_here(source: BillSource, **given: Any) -> Load:
     if source.format != "databricks":  # whose client needs it
         _do_without_pandas()
     return _without_running_out(source, f"cannot load bill {source.name}", lambda: billing.load_source(source, **given), given["memory"])
+
+
+def _probe_here(source: BillSource, *, memory: int, folder: str, progress: Callable[[str], None], **given: Any) -> dict[str, Any]:
+    from runspend import billing
+
+    tempfile.tempdir = folder
+    if source.format != "databricks":
+        _do_without_pandas()
+    return _without_running_out(source, f"cannot look at bill {source.name}", lambda: billing.probe_source(source, memory=memory, **given), memory)
 
 
 def _read_weights_here(source: BillSource, *, memory: int, **given: Any) -> Read:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -20,6 +21,7 @@ import pytest
 
 from runspend import loading, pipeline
 from runspend.config import Settings, load_settings
+from runspend.doctor import diagnose
 from runspend.own_process import call as calls
 from runspend.own_process import watch
 from runspend.warehouse import Unit, open_warehouse
@@ -195,3 +197,18 @@ def test_nothing_waits_when_there_is_no_bill(tmp_path: Path) -> None:
     before = set(calls._all)
     pipeline.load(configure(tmp_path), now=NOW)
     assert set(calls._all) == before
+
+
+def test_the_doctor_keeps_to_memory_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `memory` forbids a load it forbids the look at a bill: the rest of the doctor's findings come all the same."""
+    bomb(tmp_path / "greedy" / "a.parquet", 200_000, 4_000)
+    write_csv(tmp_path / "second" / "a.csv", [row("2.00")])
+    settings = configure(tmp_path, "greedy", "second", memory="500MB")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    found = {f.name: (f.level, f.text) for f in diagnose(settings, now=NOW) if f.section == "bill" and f.level != "WARN"}
+    assert found["greedy"][0] == "FAIL"
+    assert "cannot look at bill greedy: reading it" in found["greedy"][1]
+    assert "`memory: 500MB`" in found["greedy"][1]
+    assert found["second"][0] == "ok"
+    assert list((tmp_path / "tmp").iterdir()) == []

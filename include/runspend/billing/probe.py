@@ -22,8 +22,10 @@ from runspend.config import BillSource, KeySettings
 from runspend.errors import SourceRefused
 
 
-def probe_source(source: BillSource, keys: KeySettings | None = None, now: datetime | None = None, drawn: Drawn | None = None) -> dict[str, Any]:
-    """What a bill holds, without judging versions: format, FOCUS versions, periods, files, rows, sums, coverage.
+def probe_source(
+    source: BillSource, keys: KeySettings | None = None, now: datetime | None = None, drawn: Drawn | None = None, *, memory: int | None = None
+) -> dict[str, Any]:
+    """What a bill holds, without judging versions: format, FOCUS versions, periods, files, rows, sums, coverage. `memory`: bytes that it may take.
 
     {"format", "version", "periods": [...], "files", "rows", "quarantined", "billed": {currency: Decimal},
      "covered_until": datetime | None, "problems": [...],
@@ -44,7 +46,7 @@ def probe_source(source: BillSource, keys: KeySettings | None = None, now: datet
                 newest.setdefault((delivery.period, delivery.export), delivery)
         problems = [d.problem for d in found if d.problem]
         wanted = [item for delivery in newest.values() for item in delivery.files]
-        with Staged(workdir / "engine") as staged:
+        with Staged(workdir / "engine", memory) as staged:
             bad: dict[str, SourceRefused] = {}
             files, aside = recognize(tonight, verify_all(tonight, opened, wanted, workdir, bad), bad)
             for file in [*aside, *files]:
