@@ -11,7 +11,7 @@ import re
 
 from runspend.redaction import HIDDEN
 
-__all__ = ["holds_secret", "macros_sql", "redact_secrets"]
+__all__ = ["holds_secret", "macros_sql", "redact_place", "redact_secrets"]
 
 # A value ends at a blank, a quote, an ampersand, an angle bracket or a control character; a quoted one at its quote.
 _ONE = r"""(?:\\*"[^"\\\x00-\x1f]+|\\*'[^'\\\x00-\x1f]+|[^\x00-\x20"'&<>\\]*[^\x00-\x20"'&<>\\=:])"""
@@ -26,11 +26,11 @@ _NAMES = (
 )
 _VENDORS = (
     r"(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}(?:[:/,;| ]{1,3}[A-Za-z0-9/+=]{40})?|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_[A-Za-z0-9_]{16,}|"
-    r"gl(?:pat|dt|rt|cbt|ptt|ft|soat|agent|oas|imt|ffct)-[A-Za-z0-9_.-]{16,}|hf_[A-Za-z0-9]{20,}|xox[abceoprs][.-][A-Za-z0-9.-]{10,}|xapp-[0-9]-[A-Za-z0-9-]{10,}|"
-    r"sk-(?:proj|ant|or|svcacct|admin|lf|live|test)-[A-Za-z0-9_-]{16,}|[prs]k_(?:live|test)_[A-Za-z0-9]{16,}|whsec_[A-Za-z0-9+/=]{20,}|wandb_v1_[A-Za-z0-9_-]{20,}|"
+    r"gl(?:pat|dt|rt|cbt|ptt|ft|soat|agent|oas|imt|ffct)-[A-Za-z0-9_.-]{16,}|hf_[A-Za-z0-9]{20,}|xox[abceoprs][.-][A-Za-z0-9.-]{10,}|xapp-[0-9]-[A-Z0-9]+-[A-Za-z0-9-]{10,}|"
+    r"sk-(?:proj|ant|or|svcacct|admin|live|test)-[A-Za-z0-9_-]*[A-Za-z0-9]{16,}[A-Za-z0-9_-]*|sk-lf-[0-9a-f]{8}-[0-9a-f-]{27}|[prs]k_(?:live|test)_[A-Za-z0-9]{16,}|whsec_[A-Za-z0-9+/=]{20,}|wandb_v1_[A-Za-z0-9_-]{20,}|"
     r"dapi[0-9a-f]{32}(?:-[0-9]+)?|AIza[A-Za-z0-9_-]{30,}|ya29\.[A-Za-z0-9_-]{16,}|GOCSPX-[A-Za-z0-9_-]{20,}|1//0[A-Za-z0-9_-]{30,}|npm_[A-Za-z0-9]{30,}|"
     r"pypi-AgE[A-Za-z0-9_-]{40,}|SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}|eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){1,4}|eyJ[A-Za-z0-9_+/=-]{60,}|"
-    r"hv[sbr]\.[A-Za-z0-9_-]{20,}|r8_[A-Za-z0-9]{30,}|do[opr]_v1_[a-f0-9]{64}|gsk_[A-Za-z0-9]{40,}|xai-[A-Za-z0-9]{40,}|nvapi-[A-Za-z0-9_-]{40,}|pplx-[A-Za-z0-9]{40,}|"
+    r"hv[sbr]\.[A-Za-z0-9_-]{20,}|r8_[A-Za-z0-9]{30,}|do[opr]_v1_[a-f0-9]{64}|gsk_[A-Za-z0-9]{40,}|xai-[A-Za-z0-9]{40,}|nvapi-[A-Za-z0-9_-]*[A-Za-z0-9]{16,}[A-Za-z0-9_-]*|pplx-[A-Za-z0-9]{40,}|"
     r"glsa_[A-Za-z0-9]{32}_[a-f0-9]{8}|lsv2_[a-z]{2}_[a-f0-9]{32}(?:_[a-f0-9]+)?|ntn_[A-Za-z0-9]{40,}|lin_api_[A-Za-z0-9]{30,}|AGE-SECRET-KEY-1[0-9A-Z]{50,}|"
     r"shp(?:at|ca|pa|ss)_[a-fA-F0-9]{32}|[0-9]{8,10}:AA[A-Za-z0-9_-]{32,}"
 )
@@ -61,6 +61,9 @@ _SHAPES: tuple[tuple[str, str], ...] = (
     (r"(/sk-)[A-Za-z0-9]{40,}", ""),  # a folder may be called sk- and 32 digits
     (r"((?:^|[^A-Za-z0-9_~.-]))[A-Za-z0-9_~.-]{3}[78]Q~[A-Za-z0-9_~.-]{30,36}", ""),
 )  # fmt: skip
+_OF_ADDRESSES = _SHAPES[1:8]  # logins, signatures, keys in a query, addresses that are a secret as a whole
+# Of an address its path, and its query or fragment. Folders have names of every kind, and files are found by them.
+_PLACE = r"^((?:[A-Za-z][A-Za-z0-9+.-]*:)?/[^?#\x00-\x20\"']*)((?:[?#][\s\S]*)?)$"
 # What a text must hold for any shape to be in it. Most texts hold none of it, and nothing more is asked of them.
 _SUSPECT = (
     r"-----BEGIN|://[^\x00-\x20/?#\"]*[@:]|%40|(?i:sig=|signature|-credential=|-security-token=|accesskeyid=|accessid=|key-pair-id=|[?&](?:key|token|auth|code|policy)=|webhooks?[./]|"
@@ -70,7 +73,8 @@ _SUSPECT = (
 )
 
 
-_COMPILED = tuple((re.compile(pattern, re.ASCII), rf"\g<1>{HIDDEN}{end}", end) for pattern, end in _SHAPES)
+_COMPILED = {pattern: (re.compile(pattern, re.ASCII), rf"\g<1>{HIDDEN}{end}", end) for pattern, end in _SHAPES}
+_COMPILED_PLACE = re.compile(_PLACE, re.ASCII)
 _SUSPECT_TEXT = re.compile(_SUSPECT, re.ASCII)
 
 
@@ -78,7 +82,20 @@ def redact_secrets(text: str) -> str:
     """The text with everything that has the shape of a secret replaced by ***."""
     if not _SUSPECT_TEXT.search(text):
         return text
-    for pattern, kept, end in _COMPILED:
+    return _replace(text, _SHAPES)
+
+
+def redact_place(uri: str) -> str:
+    """The address of a folder without login, signature and whatever has the shape of a secret behind its path. The path stays as it is: with one of
+    its names hidden, what lies there would be nobody's."""
+    if not _SUSPECT_TEXT.search(uri):
+        return uri
+    place = _COMPILED_PLACE.fullmatch(_replace(uri, _OF_ADDRESSES))
+    return place[1] + redact_secrets(place[2]) if place else redact_secrets(uri)
+
+
+def _replace(text: str, shapes: tuple[tuple[str, str], ...]) -> str:
+    for pattern, kept, end in (_COMPILED[pattern] for pattern, _ in shapes):
         head = text.rfind(end) + len(end) if end else len(text)  # behind the last end nothing can match, and Python would look from each beginning
         text = pattern.sub(kept, text[:head]) + text[head:] if head >= len(end) else text
     return text
@@ -90,15 +107,26 @@ def holds_secret(text: str) -> bool:
 
 
 def macros_sql() -> str:
-    """DuckDB macros: `is_suspect(text)`, quick, true of every text that holds a secret; `redacted(text)`, what `redact_secrets` gives."""
-    replaced = "value"
-    for pattern, end in _SHAPES:
-        kept = _quoted(rf"\1{HIDDEN}{end}")
-        replaced = f"regexp_replace({replaced}, {_quoted(pattern)}, {kept}, 'g')"
+    """DuckDB macros: `is_suspect(text)`, quick, true of every text that holds a secret; `redacted(text)`, what `redact_secrets` gives;
+    `redacted_place(uri)`, what `redact_place` gives."""
+    place = _quoted(_PLACE)
     return (
         f"create macro is_suspect(value) as regexp_matches(value, {_quoted(_SUSPECT)});\n"
-        f"create macro redacted(value) as case when is_suspect(value) then {replaced} else value end;\n"
+        f"create macro redacted(value) as case when is_suspect(value) then {_replaced_sql(_SHAPES)} else value end;\n"
+        f"create macro redacted_address(value) as {_replaced_sql(_OF_ADDRESSES)};\n"
+        "create macro redacted_place(value) as case when not is_suspect(value) then value\n"
+        f"  when regexp_matches(redacted_address(value), {place})\n"
+        f"  then regexp_extract(redacted_address(value), {place}, 1) || redacted(regexp_extract(redacted_address(value), {place}, 2))\n"
+        "  else redacted(value) end;\n"
     )
+
+
+def _replaced_sql(shapes: tuple[tuple[str, str], ...]) -> str:
+    replaced = "value"
+    for pattern, end in shapes:
+        kept = _quoted(rf"\1{HIDDEN}{end}")
+        replaced = f"regexp_replace({replaced}, {_quoted(pattern)}, {kept}, 'g')"
+    return replaced
 
 
 def _quoted(text: str) -> str:

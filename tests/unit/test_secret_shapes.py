@@ -16,7 +16,7 @@ from unit.tracking_world import World
 
 from runspend.artifacts.roots import folder_within, parse_root
 from runspend.config import ArtifactStore
-from runspend.secret_shapes import holds_secret, macros_sql, redact_secrets
+from runspend.secret_shapes import holds_secret, macros_sql, redact_place, redact_secrets
 from runspend.tracking.folders import find_folders
 
 # Made up, and put together here: no scanner of repositories should find one in this file.
@@ -53,7 +53,7 @@ SECRETS = [
 HARMLESS = [
     HEX40, HEX32, f"m-{HEX32}", "3f1c9a7b", "i-0a1b2c3d4e5f67890", "arn:aws:iam::123456789012:role/mlflow", "arn:aws:sagemaker:us-east-1:123456789012:training-job/resnet-50",
     "arn:aws:secretsmanager:us-east-1:123456789012:secret:mlflow-AbCdEf", "ana@acme.com", "Ana <ana@acme.com>", "mailto:ana@acme.com", "owner:ana@acme.com", "token_classification_bert", "s3://bucket/1/token_embeddings/ckpt-3",
-    "s3://bucket/sk-learn-models/2026", f"s3://bucket/sk-{HEX32}/artifacts", "sk-learn-pipeline-of-the-year-2026", "secret_santa", "secretary-bird", "tokenizer=bert-base", "max_tokens=512", "max_token=4096", "num_tokens: 100",
+    "s3://bucket/sk-learn-models/2026", f"s3://bucket/sk-{HEX32}/artifacts", "sk-learn-pipeline-of-the-year-2026", "sk-test-classification-of-images", "sk-ant-colony-optimisation-run", "sk-or-tools-vehicle-routing-problem", "sk-admin-dashboard-7d9f8b6c5d-abcde", "xapp-1-deployment-7d9f8b6c5d-x2x4z", "nvapi-" + "something-that-is-long-" * 2, "secret_santa", "secretary-bird", "tokenizer=bert-base", "max_tokens=512", "max_token=4096", "num_tokens: 100",
     "eos_token=</s>", "pad_token: [PAD]", "password-strength-estimator", "basic tensorflow training", "Basic authentication", "bearer of news", "abfss://data@acct.dfs.core.windows.net/1/r/artifacts",
     "wasbs://data@acct.blob.core.windows.net/x", "git@github.com:acme/model.git", "ssh://git@github.com/acme/model.git", "https://github.com/acme/model.git", "https://github.com/acme/model/tree/main?tab=readme#x", "http://mlflow:5000/api/2.0",
     "docker://registry:5000/img@sha256:" + HEX32, "k8s://host:6443/ns/pod", "http://[::1]:8080/x@y", "dbfs:/databricks/mlflow/1/r/artifacts", "file:///home/ana/mlruns/1/r/artifacts", "/home/ana/train.py --epochs 3 --lr 0.1",
@@ -122,10 +122,34 @@ URIS = [
 
 @pytest.mark.parametrize(("uri", "store", "folder"), URIS)
 def test_a_redacted_uri_still_matches_its_store(uri: str, store: str, folder: str) -> None:
-    kept, root = redact_secrets(uri), parse_root(ArtifactStore(uri=store))
+    kept, root = redact_place(uri), parse_root(ArtifactStore(uri=store))
     assert "canary9" not in kept and "nary9" not in kept and HEX40 not in kept
     assert folder_within(kept, root) == folder
     assert find_folders(f"{store}/{folder}") <= find_folders(kept)
+
+
+PLACES = [
+    "s3://bucket/token=bert/1/r/artifacts", "s3://bucket/secret=none/1/r", "s3://my-bucket/sk-ant-0123456789abcdef0/1/r/artifacts", "file:///data/sk-test-classificationofimages/1/r/artifacts",
+    "/mnt/pwd=x/1/r", "gs://b/hf_abcdefghijklmnopqrstuvw/1/r", "mlflow-artifacts:/glft-finetune-resnet-large-v2/1/r", "dbfs:/password: 3/x"[:15], f"s3://b/1/r/dapi{HEX32}/m", "models:/token=3/1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("uri", PLACES)
+def test_the_path_of_a_place_stays_and_nothing_else(engine: Any, uri: str) -> None:
+    """Folders have names of every kind: with one hidden, its files would be nobody's."""
+    for text in (uri, f"{uri}?sig=canary9", f"{uri}?a=1&x=hf_{WORD}#token=canary9", uri.replace("://", "://u:can/ary9@", 1), f"{uri}#{JWT}", uri.replace("://", "://u:ca#n?ary9@", 1)):
+        kept = redact_place(text)
+        assert uri.partition("://")[2] in kept
+        assert "ary9" not in kept and WORD not in kept and "eyJ" not in kept
+        assert engine.execute("select redacted_place($text)", {"text": text}).fetchone()[0] == kept
+    assert redact_place(uri) == uri
+
+
+def test_what_is_no_place_is_looked_at_whole(engine: Any) -> None:
+    for text, secret in [*SECRETS, *((f"s3://b/1 {text}", secret) for text, secret in SECRETS)]:
+        found = engine.execute("select redacted_place($text)", {"text": text}).fetchone()[0]
+        assert found == redact_place(text)
+        assert secret not in found
 
 
 @pytest.mark.parametrize("uri", ["s3://bucket/1/r?sig=***#x", "s3://bucket/1/r?a=1&sig=***", "s3://bucket/1/r?sig=x", "s3://bucket/1?x/r?sig=***", "s3://x:***@bucket/1/r", "s3://***@***@bucket/1", "s3://bucket/../r?sig=***"])

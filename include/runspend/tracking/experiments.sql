@@ -6,7 +6,7 @@ select
   experiment_id,
   redacted(nullif(experiment_name, '')) as experiment_name,
   nullif(lifecycle_stage, '') as lifecycle_stage,
-  redacted(nullif(artifact_location, '')) as artifact_location,
+  redacted_place(nullif(artifact_location, '')) as artifact_location,
   instant(creation_ms) as creation_time,
   instant(last_update_ms) as last_update_time,
   case when getvariable('copies_all_tags') then all_but_secrets(tags)

@@ -15,7 +15,7 @@ from typing import Any
 
 from runspend.config import TrackingServer
 from runspend.errors import SourceError, SourceUnreachable
-from runspend.secret_shapes import redact_secrets
+from runspend.secret_shapes import redact_place
 from runspend.tracking.client import DEFAULT_WORKSPACE, Client, PageTokens
 from runspend.tracking.database import database_uri
 from runspend.tracking.folders import find_folders, is_same_or_inside, like_pattern
@@ -108,7 +108,7 @@ class LiveServer:
         is_own = owner.owner_kind == "run"
         its = "its" if is_own else "its run's"
         run = self._get_run(run_id)
-        there = redact_secrets(run.info.artifact_uri or "") if run is not None else ""  # as extraction writes it
+        there = redact_place(run.info.artifact_uri or "") if run is not None else ""  # as extraction writes it
         if run is None:  # what lies in the archive only is deleted after its run is gone, too
             return None if owner.action == "delete" else f"MLflow no longer shows run {run_id}: it may only be hidden"
         experiment = self._get_experiment(run.info.experiment_id)
@@ -173,13 +173,13 @@ class LiveServer:
 
     def _ask_sharing(self, run: Any) -> str | None:
         """Another run whose folder is this one, or lies in it, however it is spelled. The run itself must be among those found."""
-        uri = redact_secrets(run.info.artifact_uri)
+        uri = redact_place(run.info.artifact_uri)
         folders = find_folders(uri, self._behind)
         found = {r.info.run_id: r for r in self._search(self._experiment_ids(), f"attributes.artifact_uri LIKE {_quoted(like_pattern(run.info.artifact_uri, run.info.run_id))}")}
         if run.info.run_id not in found:
             raise SourceUnreachable(self.name, f"cannot ask {self.name} who shares {uri}: its answer leaves out run {run.info.run_id} itself.")
         for run_id, other in sorted(found.items()):
-            theirs = find_folders(redact_secrets(other.info.artifact_uri or ""), self._behind)
+            theirs = find_folders(redact_place(other.info.artifact_uri or ""), self._behind)
             if run_id != run.info.run_id and any(is_same_or_inside(folder, ours) for folder in theirs for ours in folders):
                 return f"shares its folder with run {run_id}"
         return None

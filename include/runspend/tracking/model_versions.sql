@@ -15,7 +15,7 @@ select
   v.version as model_version,
   nullif(v.run_id, '') as run_id,
   v.model_id,
-  redacted(coalesce(o.uri, nullif(v.storage, ''), nullif(v.source, ''))) as source_uri,
+  redacted_place(coalesce(o.uri, nullif(v.storage, ''), nullif(v.source, ''))) as source_uri,
   v.stage,
   cast(to_json(list_transform(cast(cast(v.aliases as json) as varchar[]), lambda alias: redacted(alias))) as varchar) as aliases,
   nullif(v.status, '') as version_status,

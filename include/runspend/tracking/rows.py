@@ -310,7 +310,7 @@ class Rows:
         table = TABLES["artifact_owners"]
         self._con.register("raw_owners", owners)
         select = (
-            "select $server as tracking_server, e.workspace, o.owner_kind, o.owner_id, nullif(o.experiment_id, '') as experiment_id, redacted(o.uri) as uri, $load_id as load_id"
+            "select $server as tracking_server, e.workspace, o.owner_kind, o.owner_id, nullif(o.experiment_id, '') as experiment_id, redacted_place(o.uri) as uri, $load_id as load_id"
             " from raw_owners o join fresh_experiments e on e.experiment_id = o.experiment_id"
         )
         path = self.write(table, "all", f"select {_columns(table)} from ({select}) order by owner_kind, owner_id, workspace", self._names)
@@ -446,7 +446,7 @@ def _columns(table: Table) -> str:
 def _cleaned(table: Table, names: Sequence[str]) -> str:
     """SQL of these columns of `r`, whatever has the shape of a secret replaced in every text."""
     texts = {c.name for c in table.columns if c.type == "STRING"} - {"tracking_server", "workspace", "run_id", "experiment_id", "load_id", "params_digest"}
-    cleaners = {name: "redacted_document" if name in ("tags", "params") else "redacted" for name in texts}
+    cleaners = dict.fromkeys(texts, "redacted") | {"tags": "redacted_document", "params": "redacted_document", "artifact_uri": "redacted_place"}
     return ", ".join(f"{cleaners[name]}(r.{name}) as {name}" if name in texts else f"r.{name}" for name in names)
 
 

@@ -11,7 +11,7 @@ cleaned as (
     l.* replace (
       case when is_suspected then redacted(run_name) else run_name end as run_name,
       case when is_suspected then redacted(user_id) else user_id end as user_id,
-      case when is_suspected then redacted(artifact_uri) else artifact_uri end as artifact_uri,
+      case when is_suspected then redacted_place(artifact_uri) else artifact_uri end as artifact_uri,
       case when is_suspected then redacted_document(tags) else tags end as tags,
       case when is_suspected then redacted_document(params) else params end as params
     ),
