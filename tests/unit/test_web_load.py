@@ -206,7 +206,10 @@ def test_a_damaged_warehouse_is_503_in_a_sentence(tmp_path: Path, home: Path, da
     if damage == "a record without its keys" and answer.status_code == 200:  # nothing in it was needed
         return
     assert answer.status_code in (500, 503), answer.text
-    assert answer.text.startswith("cannot show this") and "log" in answer.text
+    if answer.text.startswith("cannot read damaged data: "):  # names what is damaged, and what mends it
+        assert "Run: runspend nightly" in answer.text
+    else:
+        assert answer.text.startswith("cannot show this") and "log" in answer.text
     assert str(tmp_path) not in answer.text and "a-home-with-a-name" not in answer.text and "/" not in answer.text
     assert answer.headers["content-security-policy"].startswith("default-src 'none'")
 
