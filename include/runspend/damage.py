@@ -16,13 +16,16 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from runspend.config import Settings
-from runspend.errors import UsageError, WarehouseDamaged
-from runspend.nights import note_undelivered
+from runspend.errors import RecordRefused, UsageError, WarehouseDamaged
+from runspend.nights import note_undelivered, tell_refused_file
 from runspend.outcome import Outcome, Progress, silent
 from runspend.warehouse import Unit, UnitState, Warehouse, mend_warehouse, open_warehouse
+
+if TYPE_CHECKING:
+    from runspend.warehouse.records import Records
 
 __all__ = ["ACTED", "BILLS", "DELETING", "RUNS", "STORES", "Damage", "current_damage", "drop_damaged", "look_at_all", "open_undamaged", "watching"]
 
@@ -196,15 +199,37 @@ def _named(units: Mapping[Unit, str]) -> dict[str, str]:
 
 
 def _mail(settings: Settings, outcome: Outcome, units: Mapping[Unit, str], now: datetime) -> None:
-    """One mail about all units that no mail of the day was about."""
-    from runspend.actions.alert import operators
+    """One mail about all units that no mail of the day was about. A record or notice that cannot be believed is a problem of its own: damage is
+    told of and mended all the same."""
     from runspend.warehouse.records import Records
 
     records = Records(settings.home)
     day = f"{now:%Y-%m-%d}"
-    new = {unit: why for unit, why in sorted(units.items()) if records.get("damage", f"{'/'.join(unit)} {day}") is None}
-    if not new or not settings.mail.operators:
-        return
+    refused: list[RecordRefused] = []
+    new = {unit: why for unit, why in sorted(units.items()) if not _is_told(records, f"{'/'.join(unit)} {day}", refused)}
+    try:
+        if new and settings.mail.operators:
+            _send(settings, outcome, records, new, now)
+            for unit in new:
+                records.create("damage", f"{'/'.join(unit)} {day}", {"why": new[unit], "at": now.isoformat()})
+    except RecordRefused as error:
+        refused.append(error)
+    for file in refused:
+        outcome.fail(file)
+        tell_refused_file(settings, file, now)
+
+
+def _is_told(records: Records, key: str, refused: list[RecordRefused]) -> bool:
+    try:
+        return records.get("damage", key) is not None
+    except RecordRefused as error:
+        refused.append(error)
+        return False
+
+
+def _send(settings: Settings, outcome: Outcome, records: Records, new: Mapping[Unit, str], now: datetime) -> None:
+    from runspend.actions.alert import operators
+
     lines = [f"{name}: {why}" for name, why in _named(new).items()]
     what = lines[0] if len(lines) == 1 else f"{len(lines)} units of the warehouse are damaged, the first: {lines[0]}"
     delivered = operators.notify(
@@ -214,8 +239,6 @@ def _mail(settings: Settings, outcome: Outcome, units: Mapping[Unit, str], now: 
         do=[("See what is damaged", "runspend verify --full"), ("Look at the disk", "dmesg; smartctl; the array's or provider's own report"), ("Restore", "the files from a backup")],
         next_try="Runspend reads or builds it again in this pipeline run where its sources are there; if it cannot, it says so in the next ones.",
     )  # fmt: skip
-    for unit in new:
-        records.create("damage", f"{'/'.join(unit)} {day}", {"why": new[unit], "at": now.isoformat()})
     note_undelivered(outcome, delivered)
 
 

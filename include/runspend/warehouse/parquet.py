@@ -27,8 +27,8 @@ from runspend.warehouse import Unit, UnitState
 from runspend.warehouse.journal import Folder, crash_point, fsync_file, fsync_folder, write_json
 from runspend.warehouse.moments import Moment, moment_of
 from runspend.warehouse.pins import link
-from runspend.warehouse.units import SCHEMA_NAME, checked_unit, file_name, is_unit_name, state_name, unit_of_text
-from runspend.warehouse.verification import INDEX, Guard, Verified, judge, read_schema, read_state, seal, sha256_of, signature_of
+from runspend.warehouse.units import SCHEMA_NAME, checked_unit, file_name, is_unit_name, state_name, unit_of_file, unit_of_text
+from runspend.warehouse.verification import INDEX, Guard, Verified, judge, lost, read_schema, read_state, seal, sha256_of, signature_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -196,7 +196,8 @@ class ParquetWarehouse:
     def find_damage(self, units: Collection[Unit] | None = None, *, since: float | None = None, progress: Callable[[str], None] = lambda _: None) -> dict[Unit, str]:
         """Damaged units, of these or of all, and what is wrong with each; it is noted for readers. Hashes what was not hashed at `since`
         or later (seconds of the epoch; None: everything)."""
-        since = time.time() if since is None else since
+        began = time.time()
+        since = began if since is None else since
         with self.folder.shared():
             files = {unit: (self.path(unit), record) for unit, record in self.records().items() if units is None or unit in units}
             known = self.verified.read()
@@ -205,7 +206,7 @@ class ParquetWarehouse:
             now = self.records(*{unit.table for unit in suspects}) if suspects else {}
             again = {unit: (self.path(unit), now[unit]) for unit in suspects if unit in now}
             more, damaged = judge(again, known, since)
-        self.verified.note(whole | more, damaged)
+        self.verified.note(whole | more, damaged, hashed_at=began)
         if units is None and (why := self.verified.units()[1]) is not None:
             damaged[INDEX] = why
         return damaged
@@ -235,13 +236,21 @@ class ParquetWarehouse:
                 unit = unit_of_text(f"{table}/{path.parent.name}/{path.stem}", path)
                 if (record := read_state(path, unit)) is not None:
                     found[unit] = record
-        return found | self.verified.missing(found, tables or TABLES.keys())
+        return found | self._without_state(found, tables or TABLES.keys())
+
+    def _without_state(self, found: Collection[Unit], tables: Collection[str]) -> dict[Unit, dict[str, Any]]:
+        """What stands in for units whose state file is gone: by the index, and where that is gone or damaged as well by the files themselves."""
+        if (missing := self.verified.missing(found, tables)) is not None:
+            return missing
+        names = (path.relative_to(self.root).as_posix() for table in tables for path in (self.root / file_name(Unit(table, "*", "*"))).parent.parent.glob("period=*/*.parquet"))
+        units = {unit_of_file(name) for name in names if is_unit_name(name)}
+        return {unit: lost("its state file is gone") for unit in sorted(units - set(found))}
 
     def record(self, unit: Unit) -> dict[str, Any] | None:
         """The state file of one unit, as `records` has it; None where there is no such unit. The caller holds a lock."""
         if unit in self._left_out:
             return None
-        return read_state(self.state_path(unit), unit) or self.verified.missing((), (unit.table,)).get(unit)
+        return read_state(self.state_path(unit), unit) or self._without_state((), (unit.table,)).get(unit)
 
     def _guard(self, moment: Moment) -> Guard:
         return Guard({unit: (file, moment.records[unit]) for unit, file in moment.files.items()}, self.verified.read())

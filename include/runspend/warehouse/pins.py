@@ -34,7 +34,7 @@ def pin_by_descriptor(files: Mapping[Unit, Path], folder: Path, stack: ExitStack
             # No two readers share a name: DuckDB remembers parts of files by their names, and numbers of descriptors come again.
             pinned[unit] = name = folder / f"{number}-{unit.table}-{unit.period}-{unit.writer}.parquet"
             try:
-                descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+                descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe in its place is not waited for
             except FileNotFoundError:  # it is for those who ask for its rows to fail
                 continue
             except OSError as error:

@@ -15,7 +15,7 @@ from runspend.own_files import refused
 from runspend.tables import TABLES
 from runspend.warehouse import Unit
 
-__all__ = ["SCHEMA_NAME", "check_copies", "check_removals", "check_schema", "check_state", "checked_unit", "file_name", "is_staged_name", "is_unit_name", "state_name", "unit_of_text"]
+__all__ = ["SCHEMA_NAME", "check_copies", "check_removals", "check_schema", "check_state", "checked_unit", "file_name", "is_staged_name", "is_unit_name", "state_name", "unit_of_file", "unit_of_text"]
 
 SCHEMA_NAME = "_runspend/schema.json"
 _STAGED = re.compile(r"_runspend/stage/[A-Za-z0-9_-][A-Za-z0-9_.-]*/[A-Za-z0-9_-][A-Za-z0-9_.-]*\.(?:parquet|json)", re.ASCII)
@@ -63,6 +63,12 @@ def is_unit_name(name: str) -> bool:
     except ValueError:
         return False
     return False
+
+
+def unit_of_file(name: str) -> Unit:
+    """The unit whose file has this name below the root: see `is_unit_name`."""
+    table, period, writer = name.split("/")[-3:]
+    return Unit(table, period.removeprefix("period="), writer.removesuffix(".parquet"))
 
 
 def is_staged_name(name: str) -> bool:

@@ -17,6 +17,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import time
 import uuid
@@ -26,10 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runspend.errors import WarehouseDamaged
-from runspend.own_files import read_bytes
+from runspend.errors import RecordRefused, WarehouseDamaged
+from runspend.own_files import open_lock, read_bytes
 from runspend.warehouse import Unit
-from runspend.warehouse.units import check_schema, check_state
+from runspend.warehouse.units import check_schema, check_state, unit_of_text
 
 __all__ = ["INDEX", "Guard", "Known", "Verified", "is_sealed", "lost", "name_of", "read_schema", "read_sealed", "read_state", "seal", "sha256_of", "signature_of", "why_damaged"]
 
@@ -40,6 +41,9 @@ INDEX = Unit("_runspend", "all", "index.json")  # stands for the index where dam
 ALTERED = "its bytes are not those that were published"
 _hashed: dict[tuple[int, ...], str] = {}  # signature -> SHA-256, of files this process hashed
 _MOST = 100_000
+NOTE_WAIT = 5.0  # seconds for others who write notes
+
+log = logging.getLogger(__name__)
 
 Signature = tuple[int, ...]
 
@@ -140,9 +144,12 @@ class Known:
     damaged: Mapping[str, str]
 
     def is_whole(self, unit: Unit, signature: Signature, sha256: str, since: float) -> bool:
-        """Whether the file that looks like this was hashed to this at `since` (seconds of the epoch) or later."""
+        """Whether the file that looks like this was hashed to this at `since` (seconds of the epoch; 0: at any time) or later. What was hashed
+        in the future was not: a clock was wrong, or a bit of the note is."""
         found = self.whole.get("/".join(unit))
-        return found is not None and "/".join(unit) not in self.damaged and found[:2] == (signature, sha256) and found[2] >= since
+        if found is None or "/".join(unit) in self.damaged or found[:2] != (signature, sha256):
+            return False
+        return since <= 0 or since <= found[2] <= time.time()
 
 
 NOTHING = Known({}, {})
@@ -211,19 +218,21 @@ class Verified:
     def read(self) -> Known:
         """The notes; none where there are none or they cannot be read."""
         try:
-            value = json.loads(self._path.read_bytes())
+            value = json.loads(read_bytes(self._path) or b"")
             whole = {str(unit): (tuple(entry[0]), str(entry[1]), float(entry[2])) for unit, entry in value["whole"].items()}
             return Known(whole, {str(unit): str(why) for unit, why in value["damaged"].items()})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, RecordRefused):
             return NOTHING  # notes only: whoever finds none hashes
 
-    def note(self, whole: Mapping[Unit, tuple[Signature, str]], damaged: Mapping[Unit, str], gone: Collection[Unit] = ()) -> None:
-        """Note units that are whole and units that are damaged now, and forget those that are gone."""
-        if not os.access(self._home, os.W_OK):
-            return  # somebody who may only read
-        with suppress(OSError), self._alone():  # a disk that is full: without the note a file is hashed again, and found again
+    def note(self, whole: Mapping[Unit, tuple[Signature, str]], damaged: Mapping[Unit, str], gone: Collection[Unit] = (), *, hashed_at: float | None = None) -> None:
+        """Note units that are whole and units that are damaged, as they were when they were hashed (now), and forget those that are gone."""
+        if not (whole or damaged or gone) or not os.access(self._home, os.W_OK):
+            return  # nothing new, or somebody who may only read
+        moment = time.time() if hashed_at is None else hashed_at
+        with suppress(OSError), self._alone() as is_ours:  # a disk that is full: without the note a file is hashed again, and found again
+            if not is_ours:
+                return
             known = self.read()
-            moment = time.time()
             touched = {"/".join(unit) for unit in (*whole, *damaged, *gone)}
             entries = {unit: entry for unit, entry in known.whole.items() if unit not in touched}
             marks = {unit: why for unit, why in known.damaged.items() if unit not in touched}
@@ -236,11 +245,15 @@ class Verified:
         value, why = read_sealed(self._index, ())
         if value is None:
             return set(), why
-        return {Unit(*name.split("/", 2)) for name in value["units"]}, None
+        try:
+            return {unit_of_text(name, self._index) for name in value["units"]}, None
+        except (RecordRefused, KeyError, TypeError, AttributeError):
+            return set(), f"{self._index.name} is not a list of units"
 
-    def missing(self, found: Collection[Unit], tables: Collection[str]) -> dict[Unit, dict[str, Any]]:
-        """What stands in for the units of these tables that the index has and that were not found."""
-        return {unit: lost("its state file is gone") for unit in sorted(self.units()[0] - set(found)) if unit.table in tables}
+    def missing(self, found: Collection[Unit], tables: Collection[str]) -> dict[Unit, dict[str, Any]] | None:
+        """What stands in for the units of these tables that the index has and that were not found; None where the index has none at all."""
+        listed, _ = self.units()
+        return {unit: lost("its state file is gone") for unit in sorted(listed - set(found)) if unit.table in tables} if listed else None
 
     @contextmanager
     def indexing(self, known: Callable[[], Collection[Unit]], staged: Collection[Unit], dropped: Collection[Unit]) -> Iterator[None]:
@@ -259,13 +272,24 @@ class Verified:
         self._write(self._index, seal({"units": sorted("/".join(unit) for unit in units)}))
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        descriptor = os.open(self._home / "verified.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    def _alone(self) -> Iterator[bool]:
+        """Whether nobody else writes notes meanwhile. Nobody is waited for long: notes only spare hashing."""
+        path = self._home / "verified.lock"
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+            opened = open_lock(path)
+        except RecordRefused as error:
+            log.warning("cannot note what was verified: %s", error)
+            yield False
+            return
+        with opened:
+            end = time.monotonic() + NOTE_WAIT
+            while not _is_locked(opened.fileno()):
+                if time.monotonic() > end:
+                    log.warning("cannot note what was verified: somebody has held %s for %g s. It will be verified again.", path, NOTE_WAIT)
+                    yield False
+                    return
+                time.sleep(0.02)
+            yield True
 
     def _write(self, path: Path, value: object) -> None:
         scratch = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
@@ -279,10 +303,18 @@ class Verified:
             scratch.unlink(missing_ok=True)
 
 
+def _is_locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def judge(
     files: Mapping[Unit, tuple[Path, Mapping[str, Any]]], known: Known, since: float, progress: Callable[[str], None] = lambda _: None
 ) -> tuple[dict[Unit, tuple[Signature, str]], dict[Unit, str]]:
-    """(whole units and how their files look, damaged units and why); every file not hashed at `since` or later is hashed."""
+    """(whole units that were hashed now and how their files look, damaged units and why); every file not hashed at `since` or later is hashed."""
     whole, damaged = {}, {}
     for unit, (path, record) in files.items():
         progress(f"verifying {name_of(unit)}")
@@ -291,7 +323,9 @@ def judge(
             damaged[unit] = why
             continue
         try:
-            whole[unit] = (signature_of(path), str(record["sha256"]))
+            signature, sha256 = signature_of(path), str(record["sha256"])
         except FileNotFoundError:  # a newer one is published this moment
             continue
+        if not known.is_whole(unit, signature, sha256, since):  # else it was not hashed now, and keeps the time when it was
+            whole[unit] = (signature, sha256)
     return whole, damaged
