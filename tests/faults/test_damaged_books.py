@@ -26,7 +26,7 @@ SUM = "select sum(effective_cost) as cost from cost_daily"
 
 
 @pytest.fixture
-def config(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
+def config(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = copy_of(made / "world", tmp_path / "world")
     monkeypatch.chdir(path.parent)
     run_here("verify", "--full", "--config", str(path))
@@ -129,3 +129,14 @@ def test_damage_is_mended_and_mailed_beside_a_record_that_is_refused(config: Pat
     assert len(mails(config)) == 1
     assert digests(root_of(config))[DAILY] == wanted[DAILY]
     run_here("verify", "--full", "--config", str(config))
+
+
+def test_states_without_a_checksum_get_one_also_after_something_else_was_published(config: Path) -> None:
+    """Whichever command is the first of a newer version: `forget` publishes, and does not look at the books."""
+    warehouse = ParquetWarehouse(root_of(config))
+    state = warehouse.state_path(DAILY)
+    value = json.loads(state.read_text())
+    del value["check"]
+    state.write_text(json.dumps(value, ensure_ascii=False, sort_keys=True))
+    run_here("verify", "--config", str(config))
+    assert "check" in json.loads(state.read_text())

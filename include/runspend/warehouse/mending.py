@@ -6,7 +6,9 @@ What the tables hold is never touched here. Finding damage belongs in `verificat
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from runspend.tables import SCHEMA_VERSION, TABLES
 from runspend.warehouse import Unit
@@ -36,18 +38,24 @@ def mend_folder(root: Path) -> dict[Unit, str]:
     warehouse = ParquetWarehouse(root)
     listed, why = warehouse.verified.units()
     with warehouse.folder.shared():
-        unlisted = warehouse.records().keys() - listed  # of a publish that was killed before it wrote the index
-    if why is None and not unlisted:
+        records = warehouse.records()
+    unlisted = records.keys() - listed  # of a publish that was killed before it wrote the index
+    if why is None and not unlisted and not any(_is_unsealed(record) for record in records.values()):
         return mended
     if why is not None:
         mended[INDEX] = f"{why}; it was made again from the state files"
     with warehouse.folder.exclusive():
         records = warehouse.records()
         for unit, record in records.items():
-            if "why" not in record and record.keys() <= UNSEALED:
+            if _is_unsealed(record):
                 write_json(warehouse.state_path(unit), seal(record))
         warehouse.verified.index(records)
     return mended
+
+
+def _is_unsealed(record: Mapping[str, Any]) -> bool:
+    """Whether a state was written before these had a checksum: an index alone does not say that none was."""
+    return "why" not in record and record.keys() <= UNSEALED
 
 
 def _schema_of(root: Path) -> dict[str, object]:
