@@ -131,7 +131,10 @@ def own_folder(path: Path) -> Path:
     """Make a folder whose content Runspend removes by itself. Raises RecordRefused for a link: what it leads to is somebody else's."""
     if path.is_symlink():
         raise refused(path, "it is a link, and Runspend removes files in it", do="Make it a folder, or set home to a folder on the disk that it leads to.")
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise refused(path, "it is not a folder, or one above it is not", do="Move what is there out of the way, then run the command again.") from error
     return path
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from runspend.errors import RunspendError
+from runspend.errors import RecordRefused, RunspendError
+from runspend.warehouse import records as records_module
 from runspend.warehouse.records import Records
 
 RACE = """
@@ -91,3 +93,26 @@ def test_processes_at_once(tmp_path: Path) -> None:
     counted = records.get("counts", "all")
     assert counted is not None
     assert counted[0] == {"n": 120}
+
+
+def test_a_lock_that_somebody_keeps_ends_the_wait_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may read a lock may hold it: no step hangs for that."""
+    monkeypatch.setattr(records_module, "LOCK_WAIT", 0.1)
+    records = Records(tmp_path)
+    records.create("counts", "all", {"n": 1})
+    records.replace("counts", "all", {"n": 2}, records.get("counts", "all")[1])  # type: ignore[index]
+    found = records.get("counts", "all")
+    assert found is not None
+    with (tmp_path / "records" / "counts" / "lock").open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RunspendError, match=r"waited 0\.1 s for its lock"):
+            records.replace("counts", "all", {"n": 3}, found[1])
+    assert records.replace("counts", "all", {"n": 3}, found[1])
+
+
+@pytest.mark.parametrize("place", ["records", "records/things"])
+def test_a_file_in_place_of_the_folder_is_refused_by_name(tmp_path: Path, place: str) -> None:
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text("x")
+    with pytest.raises(RecordRefused, match="it is not a folder, or one above it is not"):
+        Records(tmp_path).create("things", "all", {})

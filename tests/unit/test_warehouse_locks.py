@@ -105,7 +105,7 @@ def test_a_note_of_somebody_who_was_killed_blames_nobody(home: Path) -> None:
         assert f"pid {os.getpid()}" in Locks(home).holders() and str(process.pid) not in Locks(home).holders()
 
 
-@pytest.mark.parametrize("note", ["", "{", "[]", '{"host": 1}', '{"host": "a", "pid": "x", "command": "", "since": ""}', "\0" * 9000])
+@pytest.mark.parametrize("note", ["", "{", "[]", '{"host": 1}', '{"host": "a", "pid": "x", "command": "", "since": ""}', "\0" * 9000, "[" * 4096, '{"host": "a", "pid": 1e999, "command": "", "since": ""}'])
 def test_a_note_that_says_nothing_is_no_error(home: Path, note: str) -> None:
     """Whatever stands in the lock file, the holder is found in another way."""
     with Locks(home).shared():

@@ -226,7 +226,7 @@ def _note(file: Path) -> dict[str, str | int] | None:
             "command": _clean(str(value["command"])),
             "since": _clean(str(value["since"])),
         }
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return None
 
 

@@ -11,13 +11,14 @@ import hashlib
 import json
 import os
 import re
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runspend.errors import RecordRefused
+from runspend.errors import RecordRefused, RunspendError
 from runspend.own_files import json_value, open_lock, own_folder, read_bytes
 from runspend.own_files import refused as refused_file
 from runspend.warehouse.record_shapes import problem_of
@@ -25,6 +26,7 @@ from runspend.warehouse.record_shapes import problem_of
 __all__ = ["Records"]
 
 MOST_BYTES = 16 << 20  # a thousand objects of an archive, each with the longest names, are 8 MB
+LOCK_WAIT = 60.0  # seconds; a record is changed in milliseconds
 
 
 class Records:
@@ -104,8 +106,23 @@ class Records:
     def _locked(self, folder: Path) -> Iterator[None]:
         own_folder(folder)
         with open_lock(folder / "lock") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            end = time.monotonic() + LOCK_WAIT
+            while not _is_locked(lock.fileno()):
+                if time.monotonic() > end:
+                    raise RunspendError(
+                        f"cannot change records in {folder}: waited {LOCK_WAIT:g} s for its lock, which another process holds. Nothing was changed. "
+                        f"Run again later, or end that process if it hangs: fuser -v {folder / 'lock'}"
+                    )
+                time.sleep(0.01)
             yield
+
+
+def _is_locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _write_scratch(path: Path, key: str, value: dict[str, Any]) -> Path:
