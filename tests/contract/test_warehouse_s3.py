@@ -420,6 +420,7 @@ def test_a_tampered_head_is_refused_and_nothing_is_done(opened: Open, s3_server:
             with pytest.raises((RecordRefused, WarehouseDamaged), match=r"head\.json") as error:
                 act()
             assert error.value.exit_code == 4, name
+            assert isinstance(error.value, RecordRefused) or not isinstance(changed.get(name), dict), name
         client.put_object(Bucket=bucket, Key=head, Body=before["_runspend/head.json"])
         found = {key: client.get_object(Bucket=bucket, Key=f"{PREFIX}/{key}")["Body"].read() for key in keys(s3_server, bucket)}
         assert {key: body for key, body in found.items() if "/stage/" not in key} == before, name
@@ -574,6 +575,20 @@ def test_every_bit_of_the_head_counts(opened: Open, s3_server: S3Server, bucket:
 
 
 # --- a night -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_bucket_whose_head_is_gone_is_damaged_not_empty(opened: Open, s3_server: S3Server, bucket: str) -> None:
+    """Nobody reads no rows at exit 0, and nobody publishes over what was there. The head put back, all is as it was."""
+    warehouse = opened()
+    publish_version(warehouse, 1)
+    client, head = s3_server.client(), f"{PREFIX}/_runspend/head.json"
+    body = client.get_object(Bucket=bucket, Key=head)["Body"].read()
+    client.delete_object(Bucket=bucket, Key=head)
+    for act in (opened, warehouse.states, warehouse.find_damage, lambda: publish_version(warehouse, 2)):
+        with pytest.raises(WarehouseDamaged, match="the object is gone"):
+            act()
+    client.put_object(Bucket=bucket, Key=head, Body=body)
+    assert builds_seen(opened()) == builds_seen(warehouse) != set()
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -49,7 +49,7 @@ from runspend.warehouse.parquet import PACKAGE, Pinned, Staged, sha256_of, state
 from runspend.warehouse.reader import ParquetReader, answer
 from runspend.warehouse.s3 import Bucket, NotAllowed
 from runspend.warehouse.step import ParquetStep, begin
-from runspend.warehouse.units import check_copies, check_removals, check_schema, check_state, file_name, unit_of_text
+from runspend.warehouse.units import check_copies, check_removals, check_schema, check_state, file_name, is_unit_name, unit_of_text
 from runspend.warehouse.verification import ALTERED, Guard, Known, Signature, Verified, is_sealed, name_of, seal, signature_of, why_damaged
 
 if TYPE_CHECKING:
@@ -278,9 +278,12 @@ class BucketWarehouse:
 
     def _head(self) -> _Head:
         found = self.bucket.get(HEAD)
-        if found is None:
-            return _Head()
         where = f"{self.bucket.uri}/{HEAD}"
+        if found is None:
+            if (unit := self._any_unit()) is None:
+                return _Head()
+            if (found := self.bucket.get(HEAD)) is None:  # else it was published this moment
+                raise WarehouseDamaged({where: f"the object is gone, and {unit} is there; restore the version of it before"})
         try:
             value = json_value(found.body, where)
         except RecordRefused:
@@ -308,6 +311,14 @@ class BucketWarehouse:
             etag=found.etag,
             age=found.age,
         )
+
+    def _any_unit(self) -> str | None:
+        """An object with the name of a unit's file: there is none in a warehouse to which nothing was published."""
+        with suppress(NotAllowed):  # somebody who may not list
+            for place in ("_internal", *(name for name, table in TABLES.items() if table.is_public)):
+                if (found := next((key for key, _ in self.bucket.ages(f"{place}/") if is_unit_name(key)), None)) is not None:
+                    return found
+        return None
 
     def _seen(self) -> _Head:
         """What the reader that is open in this thread sees, else what is published now."""
