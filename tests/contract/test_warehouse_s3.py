@@ -567,7 +567,8 @@ def test_every_bit_of_the_head_counts(opened: Open, s3_server: S3Server, bucket:
     fill(opened(), rows_of(LINES))
     body = s3_server.client().get_object(Bucket=bucket, Key=f"{PREFIX}/_runspend/head.json")["Body"].read()
     for place in range(0, len(body), len(body) // 25):
-        overwrite(s3_server, bucket, "_runspend/head.json", lambda _, place=place: body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :])
+        harmed = body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :]
+        s3_server.client().put_object(Bucket=bucket, Key=f"{PREFIX}/_runspend/head.json", Body=harmed)
         with pytest.raises((WarehouseDamaged, ConfigError)):
             opened("reader")
     overwrite(s3_server, bucket, "_runspend/head.json", lambda _: body)
@@ -584,7 +585,8 @@ def test_a_bucket_whose_head_is_gone_is_damaged_not_empty(opened: Open, s3_serve
     client, head = s3_server.client(), f"{PREFIX}/_runspend/head.json"
     body = client.get_object(Bucket=bucket, Key=head)["Body"].read()
     client.delete_object(Bucket=bucket, Key=head)
-    for act in (opened, warehouse.states, warehouse.find_damage, lambda: publish_version(warehouse, 2)):
+    acts: list[Callable[[], object]] = [opened, warehouse.states, warehouse.find_damage, lambda: publish_version(warehouse, 2)]
+    for act in acts:
         with pytest.raises(WarehouseDamaged, match="the object is gone"):
             act()
     client.put_object(Bucket=bucket, Key=head, Body=body)
