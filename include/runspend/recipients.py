@@ -17,6 +17,11 @@ from runspend.values import address_of, is_plain_local
 
 __all__ = ["Recipients", "find_recipients", "mailed_domains"]
 
+# Domains in which anybody has an address: an operator's there allows nobody else. `mail.domains` may still name one.
+PUBLIC = frozenset(
+    "aol.com fastmail.com gmail.com gmx.com gmx.de gmx.net googlemail.com hotmail.com icloud.com live.com mail.com mail.ru me.com msn.com outlook.com "
+    "proton.me protonmail.com qq.com web.de yahoo.co.jp yahoo.com yandex.com yandex.ru zoho.com 126.com 163.com".split()
+)
 LONGEST = 320  # characters of an owner that may be an address with a name
 _NAMES_AN_ADDRESS = re.compile(r"[@\uff20\ufe6b]")
 
@@ -70,7 +75,7 @@ class Recipients:
 def find_recipients(settings: Settings) -> Recipients:
     """The rule as this configuration has it."""
     users = {fold_name(name): plain for name, text in settings.mail.users.items() if (plain := address_of(text)) is not None}
-    domains = settings.mail.domains if settings.mail.domains is not None else list(_own_domains(settings))
+    domains = settings.mail.domains if settings.mail.domains is not None else set(_own_domains(settings)) - PUBLIC
     known = [*users.values(), *(plain for text in settings.mail.operators if (plain := address_of(text)) is not None)]
     return Recipients(frozenset(domains), users, frozenset(_same(plain) for plain in known))
 

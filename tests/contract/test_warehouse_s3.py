@@ -420,7 +420,7 @@ def test_a_tampered_head_is_refused_and_nothing_is_done(opened: Open, s3_server:
             with pytest.raises((RecordRefused, WarehouseDamaged), match=r"head\.json") as error:
                 act()
             assert error.value.exit_code == 4, name
-            assert isinstance(error.value, RecordRefused) or not isinstance(changed.get(name), dict), name
+            assert isinstance(error.value, RecordRefused) or "with its checksum" not in name, name
         client.put_object(Bucket=bucket, Key=head, Body=before["_runspend/head.json"])
         found = {key: client.get_object(Bucket=bucket, Key=f"{PREFIX}/{key}")["Body"].read() for key in keys(s3_server, bucket)}
         assert {key: body for key, body in found.items() if "/stage/" not in key} == before, name

@@ -68,6 +68,14 @@ def test_domains_are_those_of_the_file_unless_it_names_them() -> None:
     assert rule(domains=[]).find("ana@acme.com") is None
 
 
+def test_an_operator_at_a_public_mail_host_allows_nobody_else_there() -> None:
+    """Anybody can have such an address; `mail.domains` may still name the host."""
+    recipients = rule(operators=["oncall@gmail.com"])
+    assert recipients.find("mallory@gmail.com") is None and recipients.find("ana@acme.com") == "ana@acme.com"
+    assert recipients.may_receive("oncall@gmail.com") and not recipients.may_receive("mallory@gmail.com")
+    assert rule(operators=["oncall@gmail.com"], domains=["gmail.com"]).find("ana@gmail.com") == "ana@gmail.com"
+
+
 def test_users_have_the_addresses_of_the_map() -> None:
     """In any case and width; their domains are open for nobody else; a look-alike of a name is another name."""
     allowed = rule(users={"Ana": "Ana <ana@partner.example>", "bob@old.example": "bob@acme.com"})
