@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -562,7 +562,7 @@ def test_protected_at_every_call() -> None:
 
 def test_a_second_archiver_does_not_begin(world: World) -> None:
     world.records.values["archive_lease", "lease"] = (
-        {"number": 4, "until": "2999-01-01T00:00:00+00:00", "host": "elsewhere", "process": 1, "machine": "another", "began": "1"},
+        {"number": 4, "until": (datetime.now(timezone.utc) + timedelta(minutes=5)).isoformat(), "host": "elsewhere", "process": 1, "machine": "another", "began": "1"},
         "token",
     )
     with pytest.raises(LeaseLost, match="process 1 on elsewhere is archiving"):
