@@ -553,5 +553,5 @@ def test_any_number_of_folders_is_one_question(tmp_path: Path) -> None:
         counting: Any = Counting()
         plan = plan_items(counting, given_settings(tmp_path, {}), NOW)
         assert plan.num_rows == 300
-        assert len(asked) == 3
+        assert len(asked) == 4
         assert plan_items(reader, given_settings(tmp_path, {}), NOW).equals(plan)

@@ -1,4 +1,4 @@
-"""The process of one call: becomes what the caller is (environment, folder), does the work, and sends what came of it."""
+"""The process of one call: becomes what the caller is (environment, folder, umask), does the work, and sends what came of it."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def serve(channel: Channel, message: bytes, files: list[int]) -> None:
         os.environ.clear()
         os.environ.update(call["environment"])
         os.chdir(call["folder"])
+        os.umask(call["umask"])
         warnings.resetwarnings()
         warnings.simplefilter("always")  # the caller's filters decide
         warnings.showwarning = caller.warn  # type: ignore[assignment]
