@@ -93,11 +93,16 @@ def _walk(root: Path, settings: Settings) -> Iterator[Path]:
         return
     yield root
     for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if is_wider(os.lstat(os.path.join(folder, name)).st_mode, settings)]
-        for name in (*folders, *files):
-            path = Path(folder, name)
-            if is_wider(path.lstat().st_mode, settings):
-                yield path
+        folders[:] = [name for name in folders if _is_wider_there(Path(folder, name), settings)]
+        yield from (Path(folder, name) for name in folders)
+        yield from (path for name in files if _is_wider_there(path := Path(folder, name), settings))
+
+
+def _is_wider_there(path: Path, settings: Settings) -> bool:
+    try:
+        return is_wider(path.lstat().st_mode, settings)
+    except OSError:  # gone meanwhile, as files of a running pipeline may be, or not ours to look at
+        return False
 
 
 def widening(root: Path, settings: Settings) -> str:

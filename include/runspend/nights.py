@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from runspend.config import Settings, redact
-from runspend.errors import CheckFailed, PartialFailure, RecordRefused, RunspendError, SourceError, UsageError
+from runspend.errors import CheckFailed, PartialFailure, RecordRefused, RunspendError, SourceError, UsageError, WarehouseDamaged
 from runspend.machine import machine_failed
 from runspend.outcome import Outcome
 
@@ -83,7 +83,8 @@ def telling_of_the_warehouse(settings: Settings, outcome: Outcome, now: datetime
             raise  # a mail of its own, which needs no disk
         why = redact(f"{type(error).__name__}: {error}", settings)
         records = Records(settings.home)
-        told = operators.notify(
+        # Damage has a mail of its own, which names all that is damaged.
+        told = [] if isinstance(error, WarehouseDamaged) else operators.notify(
             settings, records, "NOT JUDGED", "warehouse", now, f"no budget could be judged: {why}",
             still_works="Nothing was changed. Mails that were decided before are still sent.",
             do=[("See what is wrong", "runspend doctor"), ("Judge again", "runspend alert")],

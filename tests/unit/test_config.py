@@ -235,7 +235,7 @@ def test_a_password_in_a_uri_is_encoded_once(tmp_path: Path, password: str, enco
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("trackin: []\n", "line 1, trackin: unknown key. Did you mean `tracking`? Allowed are annotate, archive, artifacts, billing"),
+        ("trackin: []\n", "line 1, trackin: unknown key. Did you mean `tracking`? Allowed are access_log, annotate, archive, artifacts"),
         (f"{SERVER}    tokn: hunter2hunter2\n", "line 4, tracking[0].tokn: unknown key. Did you mean `token`?"),
         (
             f"{SERVER}    copy:\n      tag: [a]\n",

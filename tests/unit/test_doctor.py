@@ -66,7 +66,7 @@ def of(findings: list[Finding], section: str) -> list[tuple[str, str]]:
 
 def test_it_leaves_nothing_behind(tmp_path: Path) -> None:
     """Folders are tried without being made, files without being kept."""
-    (tmp_path / "state").mkdir()
+    (tmp_path / "state").mkdir(mode=0o700)
     settings = load(tmp_path, "home: state\nwarehouse: {uri: new/warehouse}\n")
     before = sorted(tmp_path.rglob("*"))
     levels = {f.name: f.level for f in diagnose(settings, now=NOW) if f.section == "config"}

@@ -143,16 +143,15 @@ def test_what_is_no_longer_configured_is_not_missed(tmp_path: Path) -> None:
 
 
 def test_a_warehouse_that_cannot_be_read_is_told_all_the_same(tmp_path: Path) -> None:
-    """Another thing lies where it was: no budget is judged, operators have a mail, and the command ends with the error."""
+    """Something else is in the place of its files: no budget is judged, and operators have one mail that names them."""
     given = world(tmp_path)
     note_night(given, NOW)
     for path in (tmp_path / "warehouse" / "cost_daily").rglob("*.parquet"):
         path.write_bytes(b"no parquet")
     for _ in range(2):
-        with pytest.raises(Exception, match="parquet"):
-            pipeline.alert(given, now=NOW)
+        assert pipeline.alert(given, now=NOW).exit_code == 4
     (mail,) = inbox(tmp_path)
-    assert mail["Subject"].startswith("[runspend] NOT JUDGED: no budget could be judged: ")
+    assert mail["Subject"].startswith("[runspend] DAMAGED: cost_daily 2026-11 test: its file has 10 bytes")
     assert "HOW OLD THE FIGURES ARE" in text_of(mail)
 
 
