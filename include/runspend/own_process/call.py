@@ -104,8 +104,10 @@ def _take(before: str, watch: Watch) -> _Server:
         server = next((server for server in _idle if server.before == before), None)
         if server is not None:
             _idle.remove(server)
-    if server is not None and server.process.poll() is None:
-        return server
+    if server is not None:
+        if server.process.poll() is None:
+            return server
+        server.close()  # it died while it waited
     try:
         return _Server(before)
     except OSError as error:
