@@ -39,7 +39,7 @@ class Flip:
 
 def files_of(root: Path) -> list[Path]:
     """Every file of a warehouse that holds something: units, their state files, schema and index."""
-    return sorted(path for path in root.rglob("*") if path.is_file() and path.name not in NOTES)
+    return sorted(path for path in root.rglob("*") if path.is_file() and path.name not in NOTES and path.stat().st_size)
 
 
 def choose_flips(root: Path, count: int, seed: int, *, is_silent: bool | None = None) -> list[Flip]:
