@@ -6,6 +6,7 @@ What the tables hold is never touched here. Finding damage belongs in `verificat
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 from runspend.tables import SCHEMA_VERSION, TABLES
 from runspend.warehouse import Unit
 from runspend.warehouse.journal import write_json
-from runspend.warehouse.verification import INDEX, SCHEMA_KEYS, UNSEALED, read_sealed, seal
+from runspend.warehouse.units import state_name
+from runspend.warehouse.verification import INDEX, NOTHING, SCHEMA_KEYS, UNSEALED, read_sealed, read_state, seal, why_damaged
 
 __all__ = ["mend_folder"]
 
@@ -59,8 +61,7 @@ def _is_unsealed(record: Mapping[str, Any]) -> bool:
 
 
 def _schema_of(root: Path) -> dict[str, object]:
-    """The columns that the files have; all files of a table have the same."""
-    import pyarrow as pa
+    """The columns that the files have; all files of a table have the same. Only a whole file is believed: a flipped bit may be in a name."""
     import pyarrow.parquet as pq
 
     columns = {}
@@ -68,10 +69,10 @@ def _schema_of(root: Path) -> dict[str, object]:
         columns[table.name] = [column.name for column in table.columns]
         place = root / table.name if table.is_public else root / "_internal" / table.name
         for path in sorted(place.glob("period=*/*.parquet")):
-            try:
+            unit = Unit(table.name, path.parent.name.removeprefix("period="), path.stem)
+            record = read_state(root / state_name(unit), unit)
+            if record is not None and why_damaged(unit, path, record, NOTHING, since=time.time()) is None:
                 columns[table.name] = pq.read_schema(path).names
-            except (pa.ArrowInvalid, OSError):  # a damaged file: another one tells
-                continue
-            break
+                break
     is_todays = all(columns[table.name] == [c.name for c in table.columns] for table in TABLES.values())
     return {"version": SCHEMA_VERSION if is_todays else SCHEMA_VERSION - 1, "tables": columns}
