@@ -126,31 +126,39 @@ def wait_for(what: str, look: Callable[[], Any], log: Path) -> Any:
 
 @pytest.mark.timeout(900)
 def test_the_scheduler_runs_the_line(airflow: Callable[[str], Any], config: Path, tmp_path: Path) -> None:
-    """Nobody triggers anything: loads start by the clock, allocation by the last of them, report and mail by allocation."""
+    """Nobody triggers anything: loads and extraction start by the clock, allocation by the last of either, report and mail by allocation."""
     log = tmp_path / "airflow.log"
 
-    def woken(name: str, waker: str | None = None) -> Any:
-        """The first run of a DAG that assets started (an event of this run among them), once it has ended."""
+    def woken(name: str) -> list[Any]:
+        """The runs of a DAG that assets started and that have ended, oldest first; `wakers` maps the DAG runs behind them to their DAGs."""
         runs = (airflow(f"dags/runspend_{name}/dagRuns?order_by=id") or {"dag_runs": []})["dag_runs"]
-        for run in runs:
-            if run["run_type"] == "asset_triggered" and run["state"] in ("success", "failed"):
-                events = airflow(f"dags/runspend_{name}/dagRuns/{run['dag_run_id']}/upstreamAssetEvents")["asset_events"]
-                if waker in (None, *(event["source_run_id"] for event in events)):
-                    return run | {"woken_by": {event["source_dag_id"] for event in events}}
-        return None
+        ended = [run for run in runs if run["run_type"] == "asset_triggered" and run["state"] in ("success", "failed")]
+        for run in ended:
+            events = airflow(f"dags/runspend_{name}/dagRuns/{run['dag_run_id']}/upstreamAssetEvents")["asset_events"]
+            run["wakers"] = {event["source_run_id"]: event["source_dag_id"] for event in events}
+        return ended
 
-    # By its clock, allocation also runs at once, on nothing, and wakes a report of nothing: only what the loads led to counts.
-    allocate = wait_for("asset-triggered run of allocate", lambda: woken("allocate"), log)
-    report = wait_for("report woken by it", lambda: woken("report", allocate["dag_run_id"]), log)
-    alert = wait_for("alert woken by it", lambda: woken("alert", allocate["dag_run_id"]), log)
-    assert [run["state"] for run in (allocate, report, alert)] == ["success"] * 3, log.read_text(errors="replace")[-3000:]
-    assert allocate["woken_by"] == {"runspend_extract", "runspend_load"}
+    def allocated() -> Any:
+        """The last allocation that the bills or the runs woke, once both have; either may come first, or one event hold both."""
+        runs = woken("allocate")
+        return runs if {dag for run in runs for dag in run["wakers"].values()} == {"runspend_extract", "runspend_load"} else None
+
+    def woken_by(waker: str, name: str) -> Any:
+        return next((run for run in woken(name) if waker in run["wakers"]), None)
+
+    # By its clock, allocation also runs at once, on nothing, and wakes a report of nothing: only what loads and extraction led to counts.
+    allocations = wait_for("runs of allocate that both bills and runs woke", allocated, log)
+    allocate = allocations[-1]
+    report = wait_for("report woken by it", lambda: woken_by(allocate["dag_run_id"], "report"), log)
+    alert = wait_for("alert woken by it", lambda: woken_by(allocate["dag_run_id"], "alert"), log)
+    assert {run["state"] for run in (*allocations, report, alert)} == {"success"}, log.read_text(errors="replace")[-3000:]
 
     load = next(run for run in airflow("dags/runspend_load/dagRuns")["dag_runs"] if run["run_type"] == "scheduled")
     tasks = airflow(f"dags/runspend_load/dagRuns/{load['dag_run_id']}/taskInstances?limit=100")["task_instances"]
     loads = {task["rendered_map_index"]: datetime.fromisoformat(task["end_date"]) for task in tasks if task["task_id"] == "load"}
     assert set(loads) == set(BILLS) and {task["state"] for task in tasks} == {"success", "skipped"}
-    started = airflow(f"dags/runspend_allocate/dagRuns/{allocate['dag_run_id']}/taskInstances")["task_instances"]
+    of_bills = next(run for run in allocations if load["dag_run_id"] in run["wakers"])
+    started = airflow(f"dags/runspend_allocate/dagRuns/{of_bills['dag_run_id']}/taskInstances")["task_instances"]
     assert (
         min(loads.values())
         < max(loads.values())
