@@ -32,7 +32,7 @@ help: ## this list
 nightly: $(VENV)/.ready-nightly ## the whole night through the DAGs: your runspend.yaml, or the demo world when there is none (ARGS="--now …")
 	@$(BIN)/runspend nightly --dags dags $(ARGS)
 
-demo: $(VENV)/.ready-nightly ## make the demo world anew in .runspend-demo/
+demo: $(VENV)/.ready-nightly ## make a new demo world in .runspend-demo/
 	@$(BIN)/runspend demo $(ARGS)
 
 # Set-up waits for disks and registries, and tests for their servers: each does more at once than there are processors.
@@ -130,7 +130,7 @@ $(VENV)/.ready-bigquery: tests/servers/bigquery.txt | $(VENV)/.ready-dev
 	  $(BIN)/uv pip install --python $(VENV)/bigquery $(LOCKED) --requirement tests/servers/bigquery.txt >>$(VENV)/bigquery.log 2>&1; \
 	then touch $@; else echo "cannot install bqemulator: see $(VENV)/bigquery.log. The tests that need it will say so."; fi
 
-# Whoever imports all tests for the first time compiles them and what they import: done once, while set-up waits, and not by every worker.
+# The first import of all tests compiles them and what they import. It happens once, while set-up waits, and not in every worker.
 imported: $(VENV)/.ready-dev
 	@$(BIN)/pytest --collect-only --quiet --quiet >$(VENV)/collect.log 2>&1 || { cat $(VENV)/collect.log; exit 1; }
 

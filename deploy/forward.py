@@ -23,7 +23,7 @@ async def forward(port: int, host: str, to: int) -> None:
             far_reader, far_writer = await asyncio.open_connection(host, to, limit=CHUNK)
             await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer))
         except OSError:
-            pass  # the far end does not answer: whoever called sees a closed connection, and tries again
+            pass  # the far end does not answer: the caller sees a closed connection and tries again
         finally:
             writer.close()
             running.discard(asyncio.current_task())

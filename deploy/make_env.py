@@ -81,7 +81,7 @@ def volumes_of_the_stack() -> list[str]:
 
 
 def write_whole(target: Path, text: str) -> None:
-    """Replace the file in one step: whoever is killed in between leaves the old one."""
+    """Replace the file in one step. A process that is killed in between leaves the old file."""
     new = target.with_name(f"{target.name}.new")
     new.unlink(missing_ok=True)
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:

@@ -79,7 +79,7 @@ def rehearse(night: Night, checkout: Path, done: Callable[[str], None]) -> None:
     done("make up")
     night.play()
     check_second_up()
-    done("a second make up starts nothing anew")
+    done("a second make up recreates no container")
     night.kill_parts()
     done("PostgreSQL and the scheduler killed: healthy again")
     before = night.figures()
@@ -109,7 +109,7 @@ def compose(*arguments: str) -> str:
 
 
 def make_checkout(images: dict[str, str]) -> Path:
-    """Copy this checkout, so that `.env`, backups and settings of whoever rehearses stay as they are, and go there."""
+    """Copy this checkout, so that `.env`, backups and settings of this checkout stay as they are, and go there."""
     checkout = FOLDER / "checkout"
     shutil.rmtree(checkout, ignore_errors=True)
     checkout.mkdir()
@@ -135,7 +135,7 @@ def check_second_up() -> None:
     before = compose("ps", "--quiet")
     make("up")
     after = compose("ps", "--quiet")
-    assert sorted(before.split()) == sorted(after.split()), "a second make up started containers anew"
+    assert sorted(before.split()) == sorted(after.split()), "a second make up recreated containers"
 
 
 def kill_in_the_middle(*arguments: str, until: Callable[[], bool]) -> None:
