@@ -1,6 +1,7 @@
 #!/bin/sh
 # `make backup`: everything that cannot be made again, in one new folder below backups/ (or TO).
-# What writes is stopped meanwhile, so that databases, S3 store and warehouse are of one moment; it is started again in any case.
+# The services that write are stopped meanwhile, so that databases, S3 store and warehouse are of one moment. In any case the same
+# containers start again: a checkout that is newer than they are (after git pull) changes nothing until `make upgrade` or `make up`.
 set -eu
 umask 077
 to=${TO:-backups}
@@ -12,16 +13,27 @@ fail() { echo "cannot back up: $*" >&2; exit 2; }
 [ -f .env ] || fail "there is no .env, so no stack was started here. Run make up first."
 [ ! -e .restore-unfinished ] || fail "a restore was interrupted. Run make restore FROM=$(cat .restore-unfinished) first."
 [ -n "$(docker compose ps --quiet --status running postgres)" ] || fail "PostgreSQL does not run. Run make up first."
+if command -v flock >/dev/null; then
+  exec 9<. # of this checkout; the lock ends with this script, however that ends
+  flock --nonblock 9 || fail "another backup of this stack runs. Wait for it. Nothing was stopped."
+fi
+there=$(docker compose ps --all --orphans=false --services | grep -vx volumes)
 mkdir -p "$to"
 rm -rf "$to"/.unfinished-* # of a backup that was killed
 mkdir "$new"
+
+start_what_was_there() {
+  docker compose start $there || return
+  while docker compose ps --format '{{.Health}}' $there | grep -qx starting; do sleep 2; done
+  ! docker compose ps --format '{{.Health}}' $there | grep -qx unhealthy
+}
 
 start_again() {
   code=$?
   trap - EXIT INT TERM
   rm -rf "$new"
   if [ -z "${LEAVE_STOPPED:-}" ] || [ "$code" != 0 ]; then
-    docker compose up --detach --wait || { echo "the stack did not start again. Run make up." >&2; code=1; }
+    start_what_was_there || { echo "the stack did not start again as it was. See docker compose ps --all, then run make up." >&2; code=1; }
   fi
   exit $code
 }

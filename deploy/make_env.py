@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,16 @@ def main(target: Path) -> int:
     if not missing:
         return 0
     kept = [name for name in KEPT_BY_VOLUMES if name in missing]
-    if kept and (volumes := volumes_of_the_stack()):
+    try:
+        volumes = volumes_of_the_stack() if kept else []
+    except RuntimeError as error:
+        print(
+            f"cannot write {target}: {', '.join(kept)} would be new, and Docker does not say whether this stack has volumes that were made "
+            f"with other passwords ({error}). Start Docker, or run this as a user who may use it. Nothing was changed.",
+            file=sys.stderr,
+        )
+        return 2
+    if volumes:
         print(
             f"cannot write {target}: {', '.join(kept)} would be new, but the volumes of this stack were made with other passwords "
             f"({', '.join(volumes)}). Put the lost .env back (`make backup` keeps a copy in each backup), or delete all data of the stack: "
@@ -59,14 +69,19 @@ def main(target: Path) -> int:
 
 
 def new_secret(name: str) -> str:
-    """A secret nobody has had. Airflow wants its Fernet key in base64; all others are hexadecimal, which no file format quotes."""
+    """A new random secret. Airflow wants its Fernet key in base64; all others are hexadecimal, which no file format quotes."""
     if name == "AIRFLOW_FERNET_KEY":
         return base64.urlsafe_b64encode(os.urandom(SIZES[name])).decode()
     return secrets.token_hex(SIZES[name])
 
 
 def volumes_of_the_stack() -> list[str]:
-    """Volumes that Docker keeps for this Compose project; none where Docker does not answer, for then nothing can start either."""
+    """Volumes that Docker keeps for this Compose project; none if Docker is not installed, for then nothing was ever started here.
+
+    Raises RuntimeError with Docker's words if it is installed and does not answer: then nobody knows.
+    """
+    if shutil.which("docker") is None:
+        return []
     project = os.environ.get("COMPOSE_PROJECT_NAME") or "runspend"
     try:
         done = subprocess.run(
@@ -75,8 +90,10 @@ def volumes_of_the_stack() -> list[str]:
             text=True,
             check=False,
         )
-    except FileNotFoundError:
-        return []
+    except OSError as error:
+        raise RuntimeError(str(error)) from error
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip() or f"docker ended with {done.returncode}")
     return done.stdout.split()
 
 

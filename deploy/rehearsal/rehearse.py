@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
 
 
 def reason_to_skip(digest: str) -> str | None:
-    """Why a rehearsal has no use now, in words; None if it has."""
+    """Why `--if-changed` skips the rehearsal, in words; None if it does not."""
     if os.geteuid() != 0:
         return "it needs root"
     if absent := [program for program in PROGRAMS if shutil.which(program) is None]:

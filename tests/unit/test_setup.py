@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -72,7 +73,7 @@ def composed(tmp_path: Path) -> dict[str, Any]:
     """docker-compose.yaml as docker-compose understands it, with the .env that `make up` writes."""
     if shutil.which("docker-compose") is None:
         pytest.skip("docker-compose is not installed (Debian: apt-get install docker-compose)")
-    run(sys.executable, str(ROOT / "deploy" / "make_env.py"), str(tmp_path / ".env"))
+    assert make_env(tmp_path / ".env").returncode == 0
     done = run("docker-compose", "--env-file", str(tmp_path / ".env"), "config", "--format", "json", cwd=ROOT)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -277,6 +278,34 @@ def test_a_lost_env_is_not_replaced_while_the_volumes_are_there(tmp_path: Path) 
     assert make_env(env, PATH=str(docker.parent)).returncode == 0
 
 
+@pytest.mark.parametrize("said", ["Cannot connect to the Docker daemon at unix:///var/run/docker.sock", "permission denied", ""])
+def test_a_lost_env_is_not_replaced_while_docker_does_not_answer(tmp_path: Path, said: str) -> None:
+    """No engine, or no right to ask it: nobody knows whether there are volumes. It repeats Docker's words and writes nothing."""
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+    docker.chmod(0o755)
+    env = tmp_path / ".env"
+    done = make_env(env, PATH=str(docker.parent))
+    assert done.returncode == 2 and not env.exists()
+    assert f"({said or 'docker ended with 1'})" in done.stderr and done.stderr.endswith("Nothing was changed.\n")
+    # a whole file, and one that lacks only what no volume keeps, need no answer
+    assert make_env(env).returncode == 0
+    assert make_env(env, PATH=str(docker.parent)).returncode == 0
+    env.write_text("".join(line for line in env.read_text().splitlines(keepends=True) if not line.startswith("S3_MLFLOW")))
+    assert make_env(env, PATH=str(docker.parent)).returncode == 0 and "S3_MLFLOW" in env.read_text()
+
+
+def test_a_lost_env_is_not_replaced_where_docker_cannot_be_run(tmp_path: Path) -> None:
+    """A `docker` that this user may not execute."""
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text("not a program")
+    docker.chmod(0o755)
+    done = make_env(tmp_path / ".env", PATH=str(docker.parent))
+    assert done.returncode == 2 and not (tmp_path / ".env").exists() and "Nothing was changed." in done.stderr
+
+
 @pytest.fixture
 def stack(tmp_path: Path) -> Path:
     """A checkout of which no stack was started, with a `docker` that ends whatever asks it with 99."""
@@ -301,6 +330,45 @@ def test_a_backup_needs_a_stack(stack: Path) -> None:
     done = make(stack, "backup")
     assert done.returncode != 0 and "PostgreSQL does not run" in done.stderr
     assert not (stack / "backups").exists() and "stop" not in (stack / "asked").read_text()
+
+
+ANSWERS = """#!/bin/sh
+echo "$@" >>asked
+case "$*" in
+*--services*) printf 'init\\npostgres\\nscheduler\\nvolumes\\n' ;;
+*"--status running"*) echo 1 ;;
+*Health*) [ -e looked ] && echo "$HEALTH" || { touch looked; echo starting; } ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("health", ["healthy", "unhealthy"])
+def test_a_backup_starts_what_was_there_and_nothing_newer(stack: Path, health: str) -> None:
+    """Containers of this stack start again. No image is built or pulled and nothing is made again, whatever the checkout holds by now."""
+    (stack / ".env").write_text("A=1\n")
+    (stack / "bin" / "docker").write_text(ANSWERS.replace("$HEALTH", health))
+    done = make(stack, "backup")
+    assert done.returncode == (0 if health == "healthy" else 2), done.stderr
+    assert ("the stack did not start again as it was" in done.stderr) is (health == "unhealthy")
+    asked = (stack / "asked").read_text().splitlines()
+    assert "compose start init postgres scheduler" in asked[asked.index(next(line for line in asked if "stop" in line)) :]
+    assert not [line for line in asked if " up" in line or "build" in line or "pull" in line]
+    assert len(list((stack / "backups").glob("2*"))) == 1
+
+
+def test_two_backups_at_once_are_one(stack: Path) -> None:
+    """The first one's stack must not start while the second copies, nor the second sweep what the first writes."""
+    (stack / ".env").write_text("A=1\n")
+    (stack / "bin" / "docker").write_text(ANSWERS)
+    unfinished = stack / "backups" / ".unfinished-x"
+    unfinished.mkdir(parents=True)
+    folder = os.open(stack, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    done = make(stack, "backup")
+    assert done.returncode == 2 and "another backup of this stack runs" in done.stderr
+    assert unfinished.exists() and "stop" not in (stack / "asked").read_text()
+    os.close(folder)
+    assert make(stack, "backup").returncode == 0 and not unfinished.exists()
 
 
 def test_a_restore_checks_the_backup_before_it_touches_anything(stack: Path) -> None:
