@@ -167,6 +167,17 @@ class Inside:
                 raise self._refused(name)
             return True
 
+    def check_may_change(self, folder: str) -> None:
+        """Raise PermissionError unless this user may make and remove names in a folder, or in the nearest one above it that is there."""
+        parts = folder.split("/") if folder else []
+        while True:
+            with self.folder(parts) as descriptor:
+                if descriptor is not None:
+                    if not os.access(".", os.W_OK | os.X_OK, dir_fd=descriptor, effective_ids=os.access in os.supports_effective_ids):
+                        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self._root.joinpath(*parts)))
+                    return
+            parts = parts[:-1]
+
     def move(self, source: str, target: str) -> None:
         """Move a file in place of another. Nothing happens when it was moved before."""
         with self._parent(source) as before, self._parent(target, make=True) as after:
@@ -241,7 +252,7 @@ class Inside:
         except FileNotFoundError:
             return True
         except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY, errno.EACCES, errno.EPERM):
                 return False
             raise
         os.fsync(parent)

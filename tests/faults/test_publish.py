@@ -10,8 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tests.faults.torture import torn_files, torture
 from tests.faults.world import PERIOD, TOGETHER, add_in_rounds, publish_version, rows_of, versions_seen
 
 REPOSITORY = Path(__file__).parents[2]
+NOBODY = 65534
 POINTS = {
     "publish.staged": "old",
     "publish.before_journal": "old",
@@ -44,9 +46,7 @@ def world(root: Path, *arguments: str, crash_at: str | None = None) -> subproces
 def root(tmp_path: Path) -> Path:
     """A warehouse with version 1, and a unit that version 2 drops."""
     root = tmp_path / "warehouse"
-    with ParquetWarehouse(root).step("first", "build-1") as step:
-        step.put("billing_lines", PERIOD, "gone", rows_of(TABLES["billing_lines"], source="gone", build_id="build-1"))
-        step.publish()
+    publish_gone(root)
     return root
 
 
@@ -180,6 +180,51 @@ def test_a_disk_that_fails_at_any_call_leaves_old_or_new(tmp_path: Path, monkeyp
             break
     assert outcomes == {"build-1", "build-2"}
     assert number > 20
+
+
+@contextlib.contextmanager
+def without_rights_of_root(folder: Path) -> Iterator[None]:
+    """As somebody whom modes of files keep out, and who owns everything in a folder."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, NOBODY, NOBODY)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("closed", ["cost_daily/period=2026-10", "_runspend/units/unallocated_costs", "_runspend/units/billing_lines/2026-10"])
+def test_a_folder_that_may_not_be_written_is_found_before_the_first_move(closed: str) -> None:
+    """Made by another account, say: half of the moves would keep everybody out, this account and that one."""
+    with tempfile.TemporaryDirectory(prefix="runspend-publish-") as folder:
+        root = Path(folder) / "warehouse"
+        publish_version(root, 1)
+        publish_gone(root)
+        new = root / closed
+        if closed.endswith("unallocated_costs"):  # where a folder would have to be made
+            shutil.rmtree(new)
+            new.mkdir()
+        with without_rights_of_root(Path(folder)):
+            new.chmod(0o555)
+            with pytest.raises(PermissionError, match=closed):
+                publish_version(root, 2)
+            assert not (root / "_runspend" / "journal.json").exists()
+            assert list((root / "_runspend" / "stage").iterdir()) == []
+            assert versions_seen(root, TOGETHER[:3]) == {"build-1"}
+            new.chmod(0o755)
+            publish_version(root, 2)
+            assert versions_seen(root) == {"build-2"}
+
+
+def publish_gone(root: Path) -> None:
+    """The unit that version 2 drops."""
+    with ParquetWarehouse(root).step("first", "build-1") as step:
+        step.put("billing_lines", PERIOD, "gone", rows_of(TABLES["billing_lines"], source="gone", build_id="build-1"))
+        step.publish()
 
 
 def test_torture_finds_equal_digests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,12 +215,12 @@ class Folder:
         inside, folders = Inside(self.root), set[str]()
         for number, (source, target) in enumerate(journal["moves"]):
             inside.move(source, target)
-            folders.add(target.rpartition("/")[0])
+            folders.add(_folder_of(target))
             if number == 0:
                 crash_point("publish.after_first_move")
         for target in journal["removals"]:
             inside.remove(target)
-            folders.add(target.rpartition("/")[0])
+            folders.add(_folder_of(target))
         crash_point("publish.after_moves")
         for folder in sorted(folders):
             inside.settle(folder)  # a dropped unit may leave it empty
@@ -229,7 +229,7 @@ class Folder:
         crash_point("publish.after_journal_dropped")
 
     def _check(self, journal: Any) -> None:
-        """Raise RecordRefused unless every move is from the stage to a unit's name, and every removal of one."""
+        """Raise RecordRefused unless every move is from the stage to a unit's name, and every removal of one; PermissionError where this user may not make one."""
         if not isinstance(journal, dict) or not {"moves", "removals"} <= journal.keys() <= {"moves", "removals", "build_id", "upgrade"}:
             raise self._refused("it is not a list of moves and removals")
         moves, removals = journal["moves"], journal["removals"]
@@ -244,13 +244,15 @@ class Folder:
             raise self._refused(f"it changes {name!r}, which is not the name of a unit")
         if len({*sources}) < len(sources) or len({*changed}) < len(changed):
             raise self._refused("it names a file twice")
-        inside = Inside(self.root)
+        inside, folders = Inside(self.root), set[str]()
         for source, target in moves:
-            there = [inside.is_file(name) for name in (source, target)]  # both are looked at: a link is refused in either place
-            if not any(there):
+            is_there, is_moved = inside.is_file(source), inside.is_file(target)  # both are looked at: a link is refused in either place
+            if not is_there and not is_moved:
                 raise self._refused(f"it moves {source!r}, which is neither there nor moved already")
-        for name in removals:
-            inside.is_file(name)
+            folders |= {_folder_of(source), _folder_of(target)} if is_there else set()
+        folders |= {_folder_of(name) for name in removals if inside.is_file(name)}
+        for folder in sorted(folders):  # what another account made may be closed to this one: half of the moves would keep everybody out
+            inside.check_may_change(folder)
 
     def _refused(self, why: str) -> RecordRefused:
         return refused(self._journal, why, do=REFUSED_JOURNAL)
@@ -303,6 +305,10 @@ class Folder:
                     _sweep_one(name, stages)
         finally:
             os.close(stages)
+
+
+def _folder_of(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
 def _sweep_one(name: str, stages: int) -> None:
