@@ -78,6 +78,19 @@ class Damage:
         """What unbilled hours cannot be estimated without."""
         return self._of(lambda unit: unit.table in ("runs", "run_resources", "billing_lines", "cost_allocations", "trace_costs", "machine_power"))
 
+    def moved(self, period: str, tables: Collection[str], now: Mapping[Unit, UnitState]) -> list[str]:
+        """What to say of a closed month whose tables were built again because something of them was damaged, if any of them has other rows now."""
+        if not any(unit.period == period and unit.table in (*tables, "builds") for unit in self.found):
+            return []
+        units = (Unit(table, period, "all") for table in tables)
+        others = [unit.table for unit in units if unit in now and self.before.get(unit, now[unit]).digest not in ("damaged", now[unit].digest)]
+        if not others:
+            return []
+        return [
+            f"{period} is closed, and {', '.join(others)} of it {'has' if len(others) == 1 else 'have'} other rows now: to replace what was damaged, "
+            "the month was built from what is there today"
+        ]
+
     def _of(self, is_needed: Callable[[Unit], bool]) -> dict[str, str]:
         return _named({unit: self.found[unit] for unit in self.left if is_needed(unit)})
 

@@ -279,6 +279,8 @@ def allocate(settings: Settings, *, now: datetime, periods: Sequence[str] | None
         finality.publish(period, held_back)
         if held_back is None:
             ledger.build(period, inputs, partial(_build_ledger, period=period, parameters={**given, **window}), forced=is_forced)
+            if finality.is_closed(period) and period not in (periods or ()):
+                outcome.notes += damage.moved(period, ("cost_allocations", *LEDGER_SUMS), warehouse.states())
     outcome.notes += finality.notes()
     lives = ledger.beside("summarize")
     reached = reached_months(warehouse)
@@ -293,6 +295,8 @@ def allocate(settings: Settings, *, now: datetime, periods: Sequence[str] | None
             continue
         fill = partial(_build_run_costs, month=month, parameters={**given, **window})
         lives.build(month, inputs, fill, forced=damage.touches(("run_costs",), month))
+        if finality.is_closed(month) and not reaching.intersection(periods or ()):
+            outcome.notes += damage.moved(month, ("run_costs",), warehouse.states())
     return outcome
 
 

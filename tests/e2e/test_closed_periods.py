@@ -223,6 +223,26 @@ def test_a_damaged_table_of_a_closed_month_is_built_again_and_it_is_said_if_it_d
     assert night(settings, LATER).notes == []
 
 
+@pytest.mark.parametrize("damaged", [Unit("builds", "2026-11", "allocate"), Unit("builds", "2026-11", "summarize"), Unit("cost_allocations", "2026-11", "all")], ids="/".join)
+@pytest.mark.parametrize("team", ["vision", "late"])
+def test_a_closed_month_that_moves_with_a_damaged_file_beside_its_figures_says_so(world: KeptWorld, team: str, damaged: Unit) -> None:
+    """The damaged file itself comes back with the same rows; tables built with it take in what changed since the month was closed."""
+    config = world.put_back("closed")
+    settings = load_settings(config)
+    kept = digests(settings)
+    retag(config, team)
+    night(settings, LATER)
+    path = ParquetWarehouse(Path(settings.warehouse.uri)).path(damaged)
+    Flip(path, path.stat().st_size // 2, 1, is_silent=True).make()
+    outcome = pipeline.settle(settings, now=LATER)
+    assert outcome.exit_code == 4
+    moved = sorted(unit.table for unit, digest in digests(settings).items() if digest != kept[unit])
+    said = [note for note in outcome.notes if "other rows now" in note]
+    assert (moved != []) == (team == "late")
+    assert len(said) == len(moved[:1])
+    assert all(table in said[0] and said[0].startswith("2026-11 is closed") for table in moved)
+
+
 def test_an_invoice_on_every_line_of_a_month_that_is_over_is_final(settings: Settings, config: Path, world: KeptWorld) -> None:
     """On some of them it is not, and neither in the running month."""
     world.put_back("new")
