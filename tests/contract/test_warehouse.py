@@ -15,14 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from runspend import tables
-from runspend.errors import CheckFailed, ConfigError, RunspendError, UsageError
+from runspend.errors import CheckFailed, ConfigError, RunspendError, UsageError, WarehouseDamaged
 from runspend.tables import TABLES
 from runspend.warehouse import Model, Unit, moments, open_warehouse, pins
 from runspend.warehouse import buckets as buckets_module
 from runspend.warehouse.journal import write_json
+from runspend.warehouse.mending import mend_folder
 from runspend.warehouse.parquet import ParquetWarehouse
 from runspend.warehouse.verification import seal
-from tests.faults.world import PERIOD, rows_of
+from tests.faults.world import PERIOD, rows_of, with_new_column
 
 LINES = TABLES["billing_lines"]
 MONTH = dt.date(2026, 10, 1)
@@ -509,14 +510,41 @@ def test_a_newer_warehouse_is_refused(root: Path) -> None:
         ParquetWarehouse(root)
 
 
+@pytest.mark.parametrize("way_back", ["restored", "replaced"])
+def test_a_damaged_file_keeps_nobody_from_publishing_new_columns(root: Path, monkeypatch: pytest.MonkeyPatch, way_back: str) -> None:
+    """It stays refused, restored too, until it has the columns of its table: the next pipeline run adds them, or replaces it."""
+    for writer in ("all", "other"):
+        fill(root, rows_of(TABLES["run_costs"]), table="run_costs", writer=writer)
+    good, bad = Unit("run_costs", PERIOD, "all"), Unit("run_costs", PERIOD, "other")
+    data = ParquetWarehouse(root).path(bad).read_bytes()
+    ParquetWarehouse(root).path(bad).write_bytes(data[:-9])
+    wider = with_new_column(TABLES["run_costs"])
+    monkeypatch.setitem(TABLES, "run_costs", wider)
+    monkeypatch.setattr("runspend.warehouse.parquet.SCHEMA_VERSION", tables.SCHEMA_VERSION + 1)
+    fill(root, rows_of(LINES))
+    assert pq.read_schema(ParquetWarehouse(root).path(good)).equals(wider.arrow_schema())
+    assert ask(root, "select count(*) as n from billing_lines") == [{"n": 50}]
+    assert mend_folder(root) == {}
+    with pytest.raises(WarehouseDamaged, match="run_costs 2026-10 other"):
+        ask(root, "select count(*) as n from run_costs")
+    if way_back == "restored":
+        ParquetWarehouse(root).path(bad).write_bytes(data)
+        with pytest.raises(WarehouseDamaged, match="when its table got new columns"):
+            ask(root, "select count(*) as n from run_costs")
+        mend_folder(root)
+    else:
+        with ParquetWarehouse(root).without({bad}).step("again", "again") as step:
+            step.put(*bad, rows_of(wider))
+            assert step.publish({bad: None})
+    assert ParquetWarehouse(root).verify() == []
+    assert ask(root, "select count(*) as n, count(distinct run_name) > 0 as is_read from run_costs") == [{"n": 100, "is_read": True}]
+    assert pq.read_schema(ParquetWarehouse(root).path(bad)).equals(wider.arrow_schema())
+
+
 def test_a_new_column_is_added_before_the_next_publish(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Readers see it as null at once; the next publish rewrites the files that lack it, and digests of old rows stay as they were."""
     digest = fill(root, rows_of(TABLES["run_costs"]), table="run_costs", writer="all")
-    table = TABLES["run_costs"]
-    wider = tables.Table(
-        table.name, table.grain, table.meaning, (*table.columns, tables.Column("new_cost", "BIGNUMERIC", "New.")), is_public=True,
-        period_column=table.period_column, sort=table.sort,
-    )  # fmt: skip
+    wider = with_new_column(TABLES["run_costs"])
     monkeypatch.setitem(TABLES, "run_costs", wider)
     monkeypatch.setattr("runspend.warehouse.parquet.SCHEMA_VERSION", tables.SCHEMA_VERSION + 1)
     assert ask(root, "select countif(new_cost is null) as n from run_costs") == [{"n": 50}]

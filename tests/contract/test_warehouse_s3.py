@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from runspend.warehouse.parquet import ParquetWarehouse
 from runspend.warehouse.s3 import Bucket
 from runspend.warehouse.verification import seal
 from tests.command import run_here, run_process
-from tests.faults.world import PERIOD, TOGETHER, rows_of
+from tests.faults.world import PERIOD, TOGETHER, rows_of, with_new_column
 from tests.servers.s3 import S3Server
 from tests.tiny_world import make_store, make_tiny_world
 
@@ -428,14 +429,28 @@ def test_a_tampered_head_is_refused_and_nothing_is_done(opened: Open, s3_server:
     assert warehouse.verify() == []
 
 
-def test_a_damaged_object_is_named(opened: Open, s3_server: S3Server, bucket: str) -> None:
-    """Bytes that are not what was published are never read as data."""
+def test_a_damaged_object_is_named_to_those_who_need_it(opened: Open, s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
+    """Bytes that are not what was published are never read as data; who reads other units, or replaces this one, is not kept from it."""
     fill(opened(), rows_of(LINES))
+    costs = Unit("run_costs", PERIOD, "all")
+    fill(opened(), rows_of(TABLES["run_costs"]), costs)
     key = f"{PREFIX}/_internal/billing_lines/period={PERIOD}/aws.parquet"
     s3_server.client().put_object(Bucket=bucket, Key=key, Body=b"something else")
     assert opened("other").verify() == [UNIT]
-    with pytest.raises(RunspendError, match="is not what was published"):
-        ask(opened("other"), "select 1 as one")
+    other = opened("other")
+    with pytest.raises(WarehouseDamaged, match=f"billing_lines {PERIOD} aws: its object is not what was published"):
+        ask(other, "select count(*) as n from billing_lines join run_costs on true")
+    for read in (other.read, partial(other.fetch, folder=tmp_path)):
+        with pytest.raises(WarehouseDamaged, match="is not what was published"):
+            read(UNIT)
+    assert ask(other, "select count(*) as n from run_costs") == [{"n": 50}]
+    assert other.answer("select count(*) as n from run_costs").to_pylist() == [{"n": 50}]
+    assert other.read(costs) is not None
+    fill(other, rows_of(TABLES["run_costs"], cost="2"), costs)
+    with other.step("model", "model") as step, pytest.raises(WarehouseDamaged, match="is not what was published"):
+        step.refresh_views(["run_costs", "billing_lines"])
+    fill(other.without({UNIT}), rows_of(LINES))
+    assert ask(opened("third"), "select count(*) as n from billing_lines") == [{"n": 50}]
 
 
 def test_a_newer_warehouse_is_refused(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,11 +465,7 @@ def test_a_new_column_is_added_before_the_next_publish(opened: Open, monkeypatch
     """Readers see it as null at once; the next publish rewrites the files that lack it, digests of old rows stay."""
     unit = Unit("run_costs", PERIOD, "all")
     digest = fill(opened(), rows_of(TABLES["run_costs"]), unit)
-    table = TABLES["run_costs"]
-    wider = tables.Table(
-        table.name, table.grain, table.meaning, (*table.columns, tables.Column("new_cost", "BIGNUMERIC", "New.")), is_public=True,
-        period_column=table.period_column, sort=table.sort,
-    )  # fmt: skip
+    wider = with_new_column(TABLES["run_costs"])
     monkeypatch.setitem(TABLES, "run_costs", wider)
     monkeypatch.setattr("runspend.warehouse.objects.SCHEMA_VERSION", tables.SCHEMA_VERSION + 1)
     assert ask(opened(), "select countif(new_cost is null) as n from run_costs") == [{"n": 50}]
@@ -466,6 +477,27 @@ def test_a_new_column_is_added_before_the_next_publish(opened: Open, monkeypatch
         path = next((other._folder.home / "stage").glob("read-*/pinned/run_costs/*.parquet"))
         assert pq.read_schema(path).equals(wider.arrow_schema())
         assert reader.query("select countif(new_cost is null) as n from run_costs").to_pylist() == [{"n": 50}]
+
+
+def test_a_damaged_object_keeps_nobody_from_publishing_new_columns(opened: Open, s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stays refused until it is restored and the next publish gives it the columns of its table."""
+    good, bad = Unit("run_costs", PERIOD, "all"), Unit("run_costs", PERIOD, "other")
+    for unit, cost in ((good, "1"), (bad, "2")):
+        fill(opened(), rows_of(TABLES["run_costs"], cost=cost), unit)
+    key = f"{PREFIX}/run_costs/period={PERIOD}/other.parquet"
+    data = s3_server.client().get_object(Bucket=bucket, Key=key)["Body"].read()
+    s3_server.client().put_object(Bucket=bucket, Key=key, Body=data[:-9])
+    wider = with_new_column(TABLES["run_costs"])
+    monkeypatch.setitem(TABLES, "run_costs", wider)
+    monkeypatch.setattr("runspend.warehouse.objects.SCHEMA_VERSION", tables.SCHEMA_VERSION + 1)
+    fill(opened("other"), rows_of(LINES))
+    for body in (data[:-9], data):
+        s3_server.client().put_object(Bucket=bucket, Key=key, Body=body)
+        with pytest.raises(WarehouseDamaged, match="run_costs 2026-10 other"):
+            ask(opened("other"), "select count(*) as n from run_costs")
+        fill(opened("other"), rows_of(LINES, cost="2"))
+    assert ask(opened("third"), "select count(*) as n, countif(new_cost is null) as empty from run_costs") == [{"n": 100, "empty": 100}]
+    assert opened("third").verify() == []
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from runspend.tables import TABLES, Table
+from runspend.tables import TABLES, Column, Table
 from runspend.warehouse import Unit
 from runspend.warehouse.parquet import ParquetWarehouse
 
@@ -49,6 +49,14 @@ def rows_of(table: Table, *, count: int = ROWS, period: str = PERIOD, source: st
 
     rows = [{c.name: value(c.name, c.type, number) for c in table.columns} for number in range(count)]
     return pa.Table.from_pylist(rows, schema=table.arrow_schema())
+
+
+def with_new_column(table: Table) -> Table:
+    """The table as a later version may have it."""
+    return Table(
+        table.name, table.grain, table.meaning, (*table.columns, Column("new_cost", "BIGNUMERIC", "New.")), is_public=True,
+        period_column=table.period_column, sort=table.sort,
+    )  # fmt: skip
 
 
 def publish_version(root: Path, version: int, tables: Sequence[str] = TOGETHER) -> None:

@@ -15,7 +15,7 @@ from runspend.tables import SCHEMA_VERSION, TABLES
 from runspend.warehouse import Unit
 from runspend.warehouse.journal import write_json
 from runspend.warehouse.units import state_name
-from runspend.warehouse.verification import INDEX, NOTHING, SCHEMA_KEYS, UNSEALED, read_sealed, read_state, seal, why_damaged
+from runspend.warehouse.verification import BEHIND, INDEX, NOTHING, SCHEMA_KEYS, UNSEALED, read_sealed, read_state, seal, why_damaged
 
 __all__ = ["mend_folder"]
 
@@ -41,6 +41,8 @@ def mend_folder(root: Path) -> dict[Unit, str]:
     listed, why = warehouse.verified.units()
     with warehouse.folder.shared():
         records = warehouse.records()
+    if any(BEHIND in record for record in records.values()):
+        warehouse.widen_restored()
     unlisted = records.keys() - listed  # of a publish that was killed before it wrote the index
     if why is None and not unlisted and not any(_is_unsealed(record) for record in records.values()):
         return mended

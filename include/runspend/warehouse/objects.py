@@ -50,7 +50,20 @@ from runspend.warehouse.reader import ParquetReader, answer
 from runspend.warehouse.s3 import Bucket, NotAllowed
 from runspend.warehouse.step import ParquetStep, begin
 from runspend.warehouse.units import check_copies, check_removals, check_schema, check_state, file_name, is_unit_name, unit_of_text
-from runspend.warehouse.verification import ALTERED, Guard, Known, Signature, Verified, is_sealed, name_of, seal, signature_of, why_damaged
+from runspend.warehouse.verification import (
+    ALTERED,
+    BEHIND,
+    Guard,
+    Known,
+    Signature,
+    Verified,
+    as_published,
+    is_sealed,
+    name_of,
+    seal,
+    signature_of,
+    why_damaged,
+)
 
 if TYPE_CHECKING:
     import duckdb
@@ -63,6 +76,7 @@ UNSEALED_HEAD = {"number", "put", "schema", "units", "copies", "removals"}  # of
 LEASE = 30.0  # seconds without a renewal after which others finish a publish
 DAY = 86_400.0
 AT_ONCE = 8  # transfers
+OBJECT_ALTERED = "its object is not what was published: somebody changed or removed it"
 NANO = 1_000_000_000
 MARK = 271_828_183  # nanoseconds in the time of a copy that was hashed when it was kept; whoever writes to it leaves others
 _OWN = re.compile(r"[0-9a-f]{64}\.parquet|[0-9a-f]{32}\.tmp", re.ASCII)  # names in the cache
@@ -136,9 +150,10 @@ class BucketWarehouse:
     def read(self, unit: Unit) -> pa.Table | None:
         """The rows of one published unit, in today's columns; None when there is none."""
         with self._folder.stage("read") as stage:
-            paths, _ = self._pin(stage.path / "pinned", self._seen(), unit)
+            paths, head = self._pin(stage.path / "pinned", self._seen(), unit)
             if unit not in paths:
                 return None
+            self._guard(paths, head)([unit])
             with pq.ParquetFile(paths[unit]) as file:
                 return with_columns(file.read(), TABLES[unit.table])
 
@@ -146,7 +161,10 @@ class BucketWarehouse:
         """The rows of one published unit as a Parquet file in `folder`, the caller's to keep, in today's columns; None when there is none."""
         with self._folder.stage("read") as stage:
             paths, head = self._pin(stage.path / "pinned", self._seen(), unit)
-            return as_own_file(paths[unit], folder, TABLES[unit.table], head.columns[unit.table]) if unit in paths else None
+            if unit not in paths:
+                return None
+            self._guard(paths, head)([unit])
+            return as_own_file(paths[unit], folder, TABLES[unit.table], head.columns[unit.table])
 
     @contextmanager
     def reader(self) -> Iterator[ParquetReader]:
@@ -364,18 +382,21 @@ class BucketWarehouse:
         crash_point("publish.after_journal_dropped")
 
     def _upgraded(self, head: _Head, replaced: set[Unit], place: str, stage: Path) -> _Head:
-        """The head with files of an older version given the columns they lack."""
-        if head.version == SCHEMA_VERSION:
+        """The head with files of an older version given the columns they lack. One that is damaged is passed over, and refused until it is
+        replaced, or restored and given them by the next publish."""
+        is_old = {table: head.version != SCHEMA_VERSION and head.columns[table] != [c.name for c in TABLES[table].columns] for table in TABLES}
+        old = {u for u, record in head.units.items() if u not in replaced and (is_old[u.table] or BEHIND in record)}
+        if head.version == SCHEMA_VERSION and not old:
             return head
-        old = {u for u in head.units if u not in replaced and head.columns[u.table] != [c.name for c in TABLES[u.table].columns]}
-        paths, _ = self._pin(stage / "old", head, *old) if old else ({}, head)
+        paths, found = self._pin(stage / "old", head, *old) if old else ({}, head)
         files = {}
-        for number, unit in enumerate(sorted(old)):
+        damaged = {u: {BEHIND: head.columns[u.table], **head.units[u]} for u in old if "why" in found.units[u]}
+        for number, unit in enumerate(sorted(old - damaged.keys())):
             files[unit] = stage / f"upgrade-{number}.parquet"
             add_columns(paths[unit], files[unit], TABLES[unit.table])
-        records = {unit: _record(file, head.units[unit]) for unit, file in files.items()}
+        records = {unit: _record(file, as_published(head.units[unit])) for unit, file in files.items()}
         copies = self._upload(f"{place}/upgrade-{head.number}", files)
-        return replace(head, version=SCHEMA_VERSION, columns=_Head().columns, units={**head.units, **records}, copies=copies)
+        return replace(head, version=SCHEMA_VERSION, columns=_Head().columns, units={**head.units, **damaged, **records}, copies=copies)
 
     def _prove_conditions(self, cache: Path) -> None:
         """Refuse a store that puts whatever the condition says: two publishers would overwrite each other there."""
@@ -401,17 +422,20 @@ class BucketWarehouse:
     # Files.
 
     def _pin(self, folder: Path, head: _Head, *only: Unit) -> tuple[dict[Unit, Path], _Head]:
-        """The files of one head (`only` some units of it) under names in `folder`, and that head: a newer one when it was replaced meanwhile."""
+        """The files of one head (`only` some units of it) under names in `folder`, and that head: a newer one when it was replaced meanwhile.
+
+        A unit whose object is damaged has a name without a file, and the head says why: `_guard` refuses it to whoever asks for its rows.
+        """
         while True:
             wanted = [unit for unit in head.units if (not only or unit in only) and unit not in self._left_out]
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 found = dict(zip(wanted, pool.map(partial(self._fetch, folder, head), wanted), strict=True))
-            lost = [unit for unit, path in found.items() if path is None]
+            lost = {unit: {**head.units[unit], "why": OBJECT_ALTERED} for unit, path in found.items() if path is None}
             if not lost:
                 return {unit: path for unit, path in found.items() if path is not None}, head
             newer = self._head()
             if newer.number == head.number:
-                raise WarehouseDamaged({f"{self.bucket.uri}/{file_name(unit)}": "the object is not what was published: somebody changed or removed it" for unit in lost})
+                return {unit: path or folder / "damaged" / unit.table for unit, path in found.items()}, replace(head, units={**head.units, **lost})
             head = newer
 
     def _fetch(self, folder: Path, head: _Head, unit: Unit) -> Path | None:
@@ -427,7 +451,7 @@ class BucketWarehouse:
         except FileNotFoundError:
             pass
         else:
-            if why_damaged(unit, pin, head.units[unit], self._known_copies(head, {unit: pin}), since=None) is None:
+            if why_damaged(unit, pin, as_published(head.units[unit]), self._known_copies(head, {unit: pin}), since=None) is None:
                 return pin
             pin.unlink()  # the copy on this machine is damaged: take the bucket's
             cached.unlink(missing_ok=True)

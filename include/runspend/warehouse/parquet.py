@@ -28,7 +28,21 @@ from runspend.warehouse.journal import Folder, crash_point, fsync_file, fsync_fo
 from runspend.warehouse.moments import Moment, moment_of
 from runspend.warehouse.pins import link
 from runspend.warehouse.units import SCHEMA_NAME, checked_unit, file_name, is_unit_name, state_name, unit_of_file, unit_of_text
-from runspend.warehouse.verification import INDEX, Guard, Verified, judge, lost, read_schema, read_state, seal, sha256_of, signature_of
+from runspend.warehouse.verification import (
+    BEHIND,
+    INDEX,
+    Guard,
+    Verified,
+    as_published,
+    judge,
+    lost,
+    read_schema,
+    read_state,
+    seal,
+    sha256_of,
+    signature_of,
+    why_damaged,
+)
 
 if TYPE_CHECKING:
     import duckdb
@@ -270,26 +284,42 @@ class ParquetWarehouse:
         return {table: schema["tables"].get(table, []) for table in TABLES}
 
     def upgrade(self, stage: Path) -> None:
-        """Give files of an older version the columns they lack. The caller holds the exclusive lock."""
+        """Give files of an older version the columns they lack. One that is damaged is passed over, and refused until it is replaced, or restored
+        and given them by `widen_restored`: so one bad file keeps nobody from publishing. The caller holds the exclusive lock."""
         target = self.root / SCHEMA_NAME
         schema, why = read_schema(target)
         if why is None and schema is not None and schema["version"] == SCHEMA_VERSION:
             return
-        from runspend.warehouse.files import add_columns
-
-        have = self.columns()
+        have, known = self.columns(), self.verified.read()
         moves = []
         for number, (unit, record) in enumerate(self._all_records().items()):
-            table = TABLES[unit.table]
-            if have[unit.table] == [c.name for c in table.columns]:
+            if have[unit.table] == [c.name for c in TABLES[unit.table].columns]:
                 continue
-            Guard({unit: (self.path(unit), record)}, self.verified.read())([unit])
             file = stage / f"upgrade-{number}.parquet"
-            add_columns(self.path(unit), file, table)
-            moves += [(file, self.path(unit)), (_write_state(file, unit, record), self.state_path(unit))]
+            if why_damaged(unit, self.path(unit), record, known, since=None) is None:
+                moves += self._widened(unit, record, file)
+            elif "why" not in record:  # else its state is lost: it is refused as it is
+                write_json(file.with_suffix(".json"), seal({BEHIND: have[unit.table], **record}))
+                moves += [(file.with_suffix(".json"), self.state_path(unit))]
         note = stage / "schema.json"
         write_json(note, seal({"version": SCHEMA_VERSION, "tables": {t.name: [c.name for c in t.columns] for t in TABLES.values()}}))
         self.folder.commit([*moves, (note, target)], [], {"upgrade": SCHEMA_VERSION})
+
+    def widen_restored(self) -> None:
+        """Give files that were damaged when others got new columns, and are whole again, theirs. Nobody publishes meanwhile."""
+        with self.folder.stage("restored") as stage, self.folder.exclusive():
+            moves, known = [], self.verified.read()
+            for number, (unit, record) in enumerate(self._all_records().items()):
+                if BEHIND in record and why_damaged(unit, self.path(unit), as_published(record), known, since=None) is None:
+                    moves += self._widened(unit, record, stage.path / f"upgrade-{number}.parquet")
+            self.folder.commit(moves, [], {"upgrade": SCHEMA_VERSION})
+
+    def _widened(self, unit: Unit, record: Mapping[str, Any], file: Path) -> list[tuple[Path, Path]]:
+        """A file with the columns that a unit's lacks, and the moves that put it in its place."""
+        from runspend.warehouse.files import add_columns
+
+        add_columns(self.path(unit), file, TABLES[unit.table])
+        return [(file, self.path(unit)), (_write_state(file, unit, as_published(record)), self.state_path(unit))]
 
     def pin(self, folder: Path) -> Pinned:
         """The published files as they are now, under names in `folder` that stay."""

@@ -32,13 +32,14 @@ from runspend.own_files import open_lock, read_bytes
 from runspend.warehouse import Unit
 from runspend.warehouse.units import check_schema, check_state, unit_of_text
 
-__all__ = ["INDEX", "Guard", "Known", "Verified", "is_sealed", "lost", "name_of", "read_schema", "read_sealed", "read_state", "seal", "sha256_of", "signature_of", "why_damaged"]
+__all__ = ["BEHIND", "INDEX", "Guard", "Known", "Verified", "as_published", "is_sealed", "lost", "name_of", "read_schema", "read_sealed", "read_state", "seal", "sha256_of", "signature_of", "why_damaged"]
 
 # Keys of a state file written before these had a checksum. One that has any other key and no valid checksum is damaged.
 UNSEALED = frozenset({"digest", "rows", "build_id", "extra", "unit", "bytes", "sha256"})
 SCHEMA_KEYS = ("version", "tables")
 INDEX = Unit("_runspend", "all", "index.json")  # stands for the index where damage is listed
 ALTERED = "its bytes are not those that were published"
+BEHIND = "columns"  # key of a record: the columns of a file that was damaged when its table got new ones
 _hashed: dict[tuple[int, ...], str] = {}  # signature -> SHA-256, of files this process hashed
 _MOST = 100_000
 NOTE_WAIT = 5.0  # seconds for others who write notes
@@ -113,6 +114,11 @@ def read_state(path: Path, unit: Unit) -> dict[str, Any] | None:
     return None if value is None else check_state(value, path, unit)
 
 
+def as_published(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of a unit's file, whichever columns its table has got since."""
+    return {key: value for key, value in record.items() if key != BEHIND}
+
+
 def lost(why: str) -> dict[str, Any]:
     """Stands in for the state of a unit that is lost: no digest equals its digest, no file has its SHA-256."""
     return {"digest": "damaged", "rows": 0, "build_id": "", "extra": {}, "bytes": -1, "sha256": "", "why": why}
@@ -160,6 +166,8 @@ def why_damaged(unit: Unit, path: Path, record: Mapping[str, Any], known: Known,
     again; None: nor what this process ever hashed."""
     if "why" in record:
         return str(record["why"])
+    if BEHIND in record:
+        return "it was damaged when its table got new columns; once its file is restored, the next pipeline run adds them"
     try:
         signature = signature_of(path)
         if signature[2] != record["bytes"]:
