@@ -106,6 +106,15 @@ def test_pages_are_logged_with_who_asked(tmp_path: Path, explained: Path, values
     assert "note" not in (tmp_path / "logs" / "access.jsonl").read_text()
 
 
+@pytest.mark.parametrize(("method", "host", "status"), [("POST", "localhost", 405), ("GET", "rebound.example", 403)])
+def test_what_is_refused_is_logged(tmp_path: Path, method: str, host: str, status: int) -> None:
+    """Another method, another host: nobody was asked who it is, and no value of the address is kept."""
+    app = create_app(settings_of(tmp_path), hosts=("localhost",))
+    assert request(app, "/run/secret-run", method=method, host=host).status_code == status
+    [line] = lines(tmp_path)
+    assert (line["who"], line["what"], line["status"]) == (None, "/{path:path}", status)
+
+
 @pytest.mark.parametrize("hostile", ["a\nb", 'a"}\n{"who": "root"', "a\u2028b", "\x1b[2J", "\ud800", "x" * 100_000, "\0"])
 def test_what_people_write_makes_no_line_of_its_own(tmp_path: Path, hostile: str) -> None:
     """One entry, one line, of ASCII."""

@@ -110,11 +110,11 @@ def create_app(
             response = PlainTextResponse("these pages are read only.", 405, headers={"Allow": "GET"})
         else:
             response = await answer(request)
-            if not latest:
-                with suppress(HTTPException):
-                    await run_in_threadpool(configured)
-            if latest:
-                _log(latest[0], request, response.status_code)
+        if not latest:
+            with suppress(HTTPException):
+                await run_in_threadpool(configured)
+        if latest:
+            _log(latest[0], request, response.status_code)
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         return response
@@ -155,7 +155,7 @@ def _unreadable(error: Exception) -> HTTPException:
 
 def _log(settings: Settings, request: Request, status: int) -> None:
     """A line of the access log, if the settings ask for one."""
-    pattern = getattr(request.scope.get("route"), "path", "")
+    pattern = getattr(request.scope.get("route"), "path", "/{path:path}")  # what was refused met no route
     who = getattr(request.state, "runspend_who", None)
     log_page(settings, who=who, pattern=pattern, path=request.url.path, status=status, rows=getattr(request.state, "runspend_rows", None))
 
