@@ -301,13 +301,13 @@ class BucketWarehouse:
             if (unit := self._any_unit()) is None:
                 return _Head()
             if (found := self.bucket.get(HEAD)) is None:  # else it was published this moment
-                raise WarehouseDamaged({where: f"the object is gone, and {unit} is there; restore the version of it before"})
+                raise WarehouseDamaged({HEAD: f"the object is gone, and {unit} is there; restore the version of it before"})
         try:
             value = json_value(found.body, where)
         except RecordRefused:
             value = None
         if not is_sealed(value) and (not isinstance(value, dict) or value.keys() != UNSEALED_HEAD):
-            raise WarehouseDamaged({where: "the object is not what was written; restore the version of it before"})
+            raise WarehouseDamaged({HEAD: "the object is not what was written; restore the version of it before"})
         if not value.keys() >= UNSEALED_HEAD:
             raise refused(where, "it is not the head of a warehouse")
         schema = check_schema(value["schema"], where)
