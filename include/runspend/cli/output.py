@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,11 @@ def print_query_costs(context: Context, found: QueryCosts) -> None:
         click.echo("\n".join(found.lines()))
 
 
+def shown(text: str) -> str:
+    """A sentence as a terminal may have it: what others wrote may be part of it, and moves no cursor."""
+    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in "\n\t" else c for c in text)
+
+
 def print_outcome(context: Context, outcome: Outcome) -> None:
     """What a step did; ends the process with its exit code."""
     if context.as_json:
@@ -41,7 +47,7 @@ def print_outcome(context: Context, outcome: Outcome) -> None:
         raise SystemExit(outcome.exit_code)
     for label, lines in (("changed", outcome.changed), ("found", outcome.found), ("note", outcome.notes), ("problem", outcome.problems)):
         for line in lines:
-            click.echo(f"{label:9}{line}", err=label == "problem")
+            click.echo(f"{label:9}{shown(line)}", err=label == "problem")
     click.echo(f"{outcome.step}: {len(outcome.changed)} changed, {len(outcome.unchanged)} unchanged, {len(outcome.problems)} problems")
     raise SystemExit(outcome.exit_code)
 

@@ -102,6 +102,10 @@ def check_state(value: Any, where: object, unit: Unit | None = None) -> dict[str
     sha256 = value.get("sha256")
     if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
         raise refused(where, f"sha256 is {sha256!r}")
+    if "why" in value:  # which damage says of itself: it would be passed on to people, by mail too
+        raise refused(where, "it says why it is damaged, which no state does")
+    if not _are_columns(value.get("columns", [])):
+        raise refused(where, "its columns are not names")
     _check_extra(value.get("extra"), where)
     return value
 
@@ -123,7 +127,7 @@ def check_schema(value: Any, where: object) -> dict[str, Any]:
     if not isinstance(value, dict) or not _is_count(value.get("version")) or not isinstance(value.get("tables"), dict):
         raise refused(where, "it is not a version and its tables")
     for table, columns in value["tables"].items():
-        if not isinstance(columns, list) or not all(isinstance(c, str) and _COLUMN.fullmatch(c) for c in columns) or len(set(columns)) < len(columns):
+        if not _are_columns(columns):
             raise refused(where, f"the columns of {table!r} are not names")
     return value
 
@@ -158,6 +162,10 @@ def _is_time(text: str) -> bool:
         return datetime.fromisoformat(text).tzinfo is not None
     except ValueError:
         return False
+
+
+def _are_columns(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) and _COLUMN.fullmatch(name) for name in value) and len(set(value)) == len(value)
 
 
 def _is_text(value: object) -> bool:

@@ -1,0 +1,17 @@
+"""What an error says on a terminal: text that others wrote may be part of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.command import run_here
+
+
+@pytest.mark.parametrize("hostile", ["\r", "\x07", "\x1b]0;all is well\x07", "\x9b2J", "\u202e", "\u2028"])
+def test_an_error_moves_no_cursor(tmp_path: Path, hostile: str) -> None:
+    """A file of that name is told of, without what a terminal would obey."""
+    done = run_here("costs", "--config", str(tmp_path / f"a{hostile}b.yaml"), code=2)
+    assert "cannot read" in done.stderr and "b.yaml" in done.stderr
+    assert not set(hostile) & set("\r\x07\x1b\x9b\u202e\u2028") & set(done.stderr)
