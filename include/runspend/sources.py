@@ -10,7 +10,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from statistics import median
@@ -161,9 +161,12 @@ def work_folder(settings: Settings) -> Iterator[Path]:
 
 
 def _sweep(root: Path) -> None:
-    """Remove the folders of processes that were killed: those whose lock nobody holds. A link is none of them."""
+    """Remove the folders of processes that were killed: those whose lock nobody holds. A link is none of them.
+
+    A folder is its account's alone, for there may be a copy of MLflow's database in it. One of another account waits for that account.
+    """
     for folder in (path for path in root.glob("work-*") if path.is_dir() and not path.is_symlink()):
-        with open_lock(root / f"{folder.name}.lock") as lock:
+        with suppress(PermissionError), open_lock(root / f"{folder.name}.lock") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

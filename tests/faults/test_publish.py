@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,11 @@ import pytest
 from runspend.tables import TABLES
 from runspend.warehouse import Unit
 from runspend.warehouse.parquet import ParquetWarehouse
+from tests.accounts import without_rights_of_root
 from tests.faults.torture import torn_files, torture
 from tests.faults.world import PERIOD, TOGETHER, add_in_rounds, publish_version, rows_of, versions_seen
 
 REPOSITORY = Path(__file__).parents[2]
-NOBODY = 65534
 POINTS = {
     "publish.staged": "old",
     "publish.before_journal": "old",
@@ -180,21 +180,6 @@ def test_a_disk_that_fails_at_any_call_leaves_old_or_new(tmp_path: Path, monkeyp
             break
     assert outcomes == {"build-1", "build-2"}
     assert number > 20
-
-
-@contextlib.contextmanager
-def without_rights_of_root(folder: Path) -> Iterator[None]:
-    """As somebody whom modes of files keep out, and who owns everything in a folder."""
-    if os.geteuid() != 0:
-        yield
-        return
-    for path in (folder, *folder.rglob("*")):
-        os.chown(path, NOBODY, NOBODY)
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 @pytest.mark.parametrize("closed", ["cost_daily/period=2026-10", "_runspend/units/unallocated_costs", "_runspend/units/billing_lines/2026-10"])

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import tempfile
 from pathlib import Path
 
+import pytest
+
+from runspend.config import Settings
+from runspend.sources import work_folder
 from runspend.warehouse.parquet import ParquetWarehouse
+from tests.accounts import without_rights_of_root
 
 
 def _stage_and_leave(root: Path, rounds: int) -> None:
@@ -35,3 +41,26 @@ def test_opening_does_not_disturb_a_step_that_ends(tmp_path: Path) -> None:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0, 0]
     assert list((root / "_runspend" / "stage").glob("*")) == []
+
+
+@pytest.mark.parametrize("name", ["work/work-dead", "warehouse/_runspend/stage/dead-1"])
+def test_what_another_account_left_closed_keeps_nobody_out(name: str) -> None:
+    """A killed command of another account in the group: its folder waits for that account, and everybody else goes on."""
+    with tempfile.TemporaryDirectory(prefix="runspend-sweep-") as folder:
+        home = Path(folder)
+        settings = Settings(home=home)
+        with work_folder(settings), ParquetWarehouse(home / "warehouse").step("first", "build") as step:
+            step.publish()
+        dead = home / name
+        dead.mkdir(parents=True)
+        (dead / "file").touch()
+        with without_rights_of_root(home):
+            dead.chmod(0)
+            try:
+                with work_folder(settings) as work, ParquetWarehouse(home / "warehouse").folder.stage("second"):
+                    (work / "file").touch()
+                assert dead.exists()
+            finally:
+                dead.chmod(0o700)
+            with work_folder(settings), ParquetWarehouse(home / "warehouse").folder.stage("third"):
+                assert not dead.exists()

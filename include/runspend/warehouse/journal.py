@@ -17,7 +17,7 @@ import stat
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +274,8 @@ class Folder:
         for path in self._stages.iterdir() if self._stages.exists() else ():
             try:
                 descriptor = open_lock(path / "owner.lock")
+            except RunspendError:  # another account's, closed to this one
+                continue
             except OSError:  # not locked yet, or nothing that a step made: the sweep decides
                 return True
             try:
@@ -302,7 +304,8 @@ class Folder:
         try:
             for name in os.listdir(stages):
                 if stat.S_ISDIR(os.stat(name, dir_fd=stages, follow_symlinks=False).st_mode):
-                    _sweep_one(name, stages)
+                    with suppress(PermissionError):  # another account's, closed to this one: it waits for that account
+                        _sweep_one(name, stages)
         finally:
             os.close(stages)
 

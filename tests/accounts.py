@@ -1,0 +1,28 @@
+"""Being another account of the machine than root, whom modes of files do not keep out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import runspend.machine
+import runspend.warehouse.step  # noqa: F401 (like the line above: Python itself may be root's alone, so nothing is imported later)
+
+NOBODY = 65534
+
+
+@contextmanager
+def without_rights_of_root(folder: Path) -> Iterator[None]:
+    """As somebody whom modes of files keep out, and who owns everything in a folder."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, NOBODY, NOBODY)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
