@@ -140,12 +140,12 @@ def run_night(context: Context, periods: Sequence[str], accept: Sequence[str], d
     """A whole night, through the DAGs where a folder of them is named, and its summary; ends the process with its exit code."""
     from runspend import pipeline
     from runspend.doctor import check_not_built
-    from runspend.nights import telling_of_the_machine
+    from runspend.nights import mailing_what_ends
     from runspend.summary import summarize_night
 
     began = time.monotonic()
     if dags is None:
-        with telling_of_the_machine(context.settings, "nightly", context.now):
+        with mailing_what_ends(context.settings, "nightly", context.now):
             outcome = pipeline.nightly(context.settings, now=context.now, periods=periods or None, accept=accept, progress=context.progress)
     elif accept:
         raise UsageError("cannot pass --accept through the DAGs. Run `runspend load --accept …` first; the night then finds the period loaded.")

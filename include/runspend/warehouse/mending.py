@@ -31,12 +31,13 @@ def mend_folder(root: Path) -> dict[Unit, str]:
     from runspend.warehouse.parquet import ParquetWarehouse, open_folder
 
     mended: dict[Unit, str] = {}
-    schema, why = read_sealed(home / "schema.json", SCHEMA_KEYS)
-    if why is not None or (schema is not None and "check" not in schema):
+    if _is_to_mend(*read_sealed(home / "schema.json", SCHEMA_KEYS)):
         with open_folder(root).exclusive():
-            write_json(home / "schema.json", seal(_schema_of(root) if schema is None else schema))
-    if why is not None:
-        mended[SCHEMA] = f"{why}; it was made again from the files"
+            schema, why = read_sealed(home / "schema.json", SCHEMA_KEYS)  # again: another process may have upgraded it while this one waited
+            if _is_to_mend(schema, why):
+                write_json(home / "schema.json", seal(_schema_of(root) if schema is None else schema))
+            if why is not None:
+                mended[SCHEMA] = f"{why}; it was made again from the files"
     warehouse = ParquetWarehouse(root)
     listed, why = warehouse.verified.units()
     with warehouse.folder.shared():
@@ -55,6 +56,11 @@ def mend_folder(root: Path) -> dict[Unit, str]:
                 write_json(warehouse.state_path(unit), seal(record))
         warehouse.verified.index(records)
     return mended
+
+
+def _is_to_mend(schema: Any, why: str | None) -> bool:
+    """Whether `schema.json` is damaged, or was written before it had a checksum."""
+    return why is not None or (schema is not None and "check" not in schema)
 
 
 def _is_unsealed(record: Mapping[str, Any]) -> bool:
