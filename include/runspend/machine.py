@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from runspend.errors import MachineFailed, RunspendError
 
-__all__ = ["machine_failed"]
+__all__ = ["has_no_room_to_spill", "machine_failed"]
 
 FULL = "Free space there, then run it again."
 FAULTS = {
@@ -26,16 +26,20 @@ FAULTS = {
     errno.EACCES: ("permission denied", "Let the user {user} read and write there, then run it again."),
     errno.EPERM: ("operation not permitted", "Let the user {user} read and write there, then run it again."),
 }
-# How engines say it that keep no errno: DuckDB, Arrow, SQLite.
-SAID = (
-    (re.compile(r"no space left on device|database or disk is full|failed to offload data block|max_temp_directory_size", re.I), errno.ENOSPC),
-    (re.compile(r"disk quota exceeded", re.I), errno.EDQUOT),
-    (re.compile(r"read-only file system|attempt to write a readonly database", re.I), errno.EROFS),
-    (re.compile(r"input/output error|disk i/o error", re.I), errno.EIO),
-    (re.compile(r"permission denied", re.I), errno.EACCES),
-)
+# DuckDB keeps no errno. Its own words end the message, or a quotation in it; a path or a cell that it quotes does not begin after ": ".
+REASONS = {
+    "no space left on device": errno.ENOSPC,
+    "disk quota exceeded": errno.EDQUOT,
+    "read-only file system": errno.EROFS,
+    "input/output error": errno.EIO,
+    "permission denied": errno.EACCES,
+    "operation not permitted": errno.EPERM,
+}
+REASON = re.compile(rf""": ({"|".join(REASONS)})(?=$|["\n(])""", re.I)
+NO_ROOM_TO_SPILL = "max_temp_directory_size"  # DuckDB names its limit, which is what the disk has free
+SQLITE = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_READONLY: errno.EROFS, sqlite3.SQLITE_IOERR: errno.EIO, sqlite3.SQLITE_PERM: errno.EACCES}
 PATH = re.compile(r"""["'](/[^"']{1,300})["']""")
-ENGINES = ("duckdb", "_duckdb", "pyarrow")
+DUCKDB = ("duckdb", "_duckdb")
 
 
 def machine_failed(error: BaseException, what: str = "go on") -> MachineFailed | None:
@@ -55,25 +59,41 @@ def machine_failed(error: BaseException, what: str = "go on") -> MachineFailed |
     return None
 
 
+def has_no_room_to_spill(error: BaseException) -> bool:
+    """Whether a DuckDB query needs more temporary files than its disk has room for."""
+    return _is_duckdbs(error, "OutOfMemoryException") and NO_ROOM_TO_SPILL in str(error)
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and what it came from."""
+    """The error, and what it came from. Only a file or engine error that was met while another was handled may come from it: a disk that is full
+    breaks the cleaning up too. Any other is a bug, and a bug is shown as one. An error of ours says itself what it is."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
         one = waiting.pop(0)
-        if one is not None and id(one) not in seen:
+        if one is not None and id(one) not in seen and not isinstance(one, RunspendError):
             seen.add(id(one))
             yield one
-            waiting += [one.__cause__, one.__context__, getattr(one, "orig", None)]
+            waiting += [one.__cause__, getattr(one, "orig", None)]
+            if not one.__suppress_context__ and (isinstance(one, (OSError, sqlite3.Error)) or _is_duckdbs(one)):
+                waiting.append(one.__context__)
 
 
 def _errno_of(error: BaseException) -> int | None:
-    if isinstance(error, OSError) and error.errno in FAULTS:
-        return error.errno
-    is_engines = type(error).__module__.partition(".")[0] in ENGINES or isinstance(error, (OSError, sqlite3.Error))
-    if not is_engines or (isinstance(error, OSError) and error.errno is not None):
-        return None
-    return next((number for pattern, number in SAID if pattern.search(str(error))), None)
+    """The number of a fault, as the system gave it; of engines without one, from the words that they chose themselves."""
+    if isinstance(error, OSError):
+        return error.errno if error.errno in FAULTS else None  # a mail server's words are not this machine's
+    if isinstance(error, sqlite3.Error):
+        return SQLITE.get(getattr(error, "sqlite_errorcode", -1) & 0xFF)
+    if has_no_room_to_spill(error):
+        return errno.ENOSPC
+    found = REASON.search(str(error)) if _is_duckdbs(error, "IOException") else None
+    return None if found is None else REASONS[found[1].lower()]
+
+
+def _is_duckdbs(error: BaseException, name: str | None = None) -> bool:
+    kind = type(error)
+    return kind.__module__.partition(".")[0] in DUCKDB and name in (None, kind.__name__)
 
 
 def _place_of(error: BaseException) -> str | None:

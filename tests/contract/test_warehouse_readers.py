@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from decimal import Decimal, localcontext
 from pathlib import Path
@@ -19,9 +20,11 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pytest
 
-from runspend.errors import UsageError, WarehouseDamaged
+from runspend.errors import SqlRefused, UsageError, WarehouseDamaged
 from runspend.tables import TABLES, Table
 from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.reader import _in_words
+from tests.faults.damaged_world import Flip
 from tests.faults.world import TOGETHER, publish_version, rows_of
 
 REPOSITORY = Path(__file__).parents[2]
@@ -169,6 +172,46 @@ def test_a_damaged_file_is_told_each_time_it_is_asked_for(tmp_path: Path) -> Non
             with pytest.raises(WarehouseDamaged, match="runs 2026-09 one") as error:
                 reader.query("select * from runs")
             assert str(tmp_path) not in str(error.value)
+
+
+MISTAKES = [
+    "select nope from runs", "selec run_id from runs", "select run_id from runss", "select cast('x' as int) from runs",
+    "select cast('no space left on device' as int) from runs", "select error('disk quota exceeded')",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_a_statement_hashes_no_file(tmp_path: Path, mistake: str) -> None:
+    """A bit that rotted is found by hashing alone: a typo, which costs no second a gigabyte, does not find it."""
+    warehouse = ParquetWarehouse(tmp_path)
+    with warehouse.step("fill", "b") as step:
+        step.put("runs", "2026-09", "one", rows_of(TABLES["runs"], period="2026-09", cost="1"))
+        step.publish()
+    warehouse.find_damage()  # from here on the file is known by how it looks
+    [path] = tmp_path.glob("runs/*/*.parquet")
+    Flip(path, path.stat().st_size // 2, 0, is_silent=True).make()
+    with pytest.raises(SqlRefused, match="cannot run the SQL"):
+        warehouse.answer(mistake, native=True, timeout=60)
+
+
+def test_an_engine_that_fails_over_whole_files_is_not_damage() -> None:
+    """They were just verified: `runspend nightly` would mend nothing."""
+    said = _in_words(duckdb.InternalException("INTERNAL Error: Attempted to access index 3"), True)
+    assert not isinstance(said, WarehouseDamaged)
+    assert "the database engine failed" in str(said) and "are whole" in str(said)
+    assert "are whole" not in str(_in_words(duckdb.InternalException("INTERNAL Error"), False))
+
+
+def test_a_doubt_ends_with_the_time_of_the_statement(tmp_path: Path) -> None:
+    """Of many large files only those are hashed that there is time for."""
+    warehouse = ParquetWarehouse(tmp_path)
+    with warehouse.step("fill", "b") as step:
+        step.put("runs", "2026-09", "one", rows_of(TABLES["runs"], period="2026-09", cost="1"))
+        step.publish()
+    with warehouse.reader() as reader:
+        units = warehouse.states("runs")
+        assert reader._guard.doubt(units, time.monotonic() + 60) is True
+        assert reader._guard.doubt(units, time.monotonic() - 1) is False
 
 
 @pytest.mark.parametrize("point", ["publish.before_journal", "publish.after_first_move", "publish.after_moves"])

@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import shutil
+import smtplib
 import sqlite3
 import subprocess
 import sys
@@ -17,11 +18,13 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 
-from runspend.errors import SourceRefused
-from runspend.machine import machine_failed
+from runspend.errors import SourceRefused, SqlRefused
+from runspend.machine import has_no_room_to_spill, machine_failed
+from runspend.warehouse.reader import _temporary_files_bounded
 from tests.command import run_here
 from tests.faults.damaged_world import NOW, digests
 from tests.kept import made_once
@@ -193,11 +196,14 @@ def test_engines_say_the_same_of_a_full_disk(disk: Path) -> None:
         with pytest.raises(Exception) as raised:
             write()
         failed = machine_failed(raised.value)
+        assert has_no_room_to_spill(raised.value) is (name == "spill")
         said[name] = None if failed is None else "the disk is full" in str(failed)
         for leftover in (disk / "copy.parquet", disk / "arrow.parquet", disk / "plain"):
             leftover.unlink(missing_ok=True)
     sqlite.close()
     assert said == dict.fromkeys(cases, True)
+    with pytest.raises(SqlRefused, match="Ask for less"), _temporary_files_bounded():  # a question of people is too big; the machine is well
+        spill()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM])
@@ -216,6 +222,49 @@ def test_each_errno_is_a_sentence_with_its_place_and_what_to_do(number: int) -> 
     assert "run it again" in str(failed)
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOENT, "No such file"), ValueError("No space left on device"), KeyError("x"), SourceRefused("aws", "Permission denied"), ConnectionRefusedError(111, "no")], ids=repr)
+OTHERS = [
+    OSError(errno.ENOENT, "No such file"), ValueError("No space left on device"), KeyError("x"), SourceRefused("aws", "Permission denied"), ConnectionRefusedError(111, "no"),
+    smtplib.SMTPDataError(552, b"disk quota exceeded"), sqlite3.OperationalError("no such column: disk I/O error"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", OTHERS, ids=repr)
 def test_other_errors_are_not_the_machines(error: Exception) -> None:
     assert machine_failed(error) is None
+
+
+STATEMENTS = (
+    "select cast('disk quota exceeded' as int)", "select error('x: no space left on device')", "select error('max_temp_directory_size')", "select \"permission denied\"",
+    "select * from read_parquet('/nowhere/x: no space left on device/a.parquet')", "select cast(': Input/output error' as date)",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("statement", STATEMENTS)
+def test_words_of_a_statement_are_not_the_machines(statement: str) -> None:
+    """Nor are words of a cell or file name that an engine quotes."""
+    with pytest.raises(duckdb.Error) as raised:
+        duckdb.sql(statement).fetchall()
+    assert machine_failed(raised.value) is None
+
+
+@pytest.mark.parametrize("text", ["x,disk quota exceeded", "1,: no space left on device", "[errno 28],Input/output error"])
+def test_words_of_a_file_are_not_the_machines(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b\n" + text + "\n")
+    with pytest.raises(pa.ArrowInvalid) as raised:
+        csv.read_csv(tmp_path / "a.csv", convert_options=csv.ConvertOptions(column_types={"b": pa.int64()}))
+    assert machine_failed(raised.value) is None
+
+
+def test_a_bug_while_an_error_of_the_machine_is_handled_is_a_bug() -> None:
+    """It has a traceback and exit code 1. A file that cannot be removed after another could not be written is the machine's."""
+
+    def fail(second: Exception) -> None:
+        try:
+            raise OSError(errno.ENOSPC, "full", "/x")
+        except OSError:
+            raise second  # noqa: B904 (that it is not named as the cause is what is tried)
+
+    for second, is_the_machines in ((KeyError("x"), False), (OSError(errno.ENOENT, "gone"), True), (SourceRefused("aws", "no"), False)):
+        with pytest.raises(type(second)) as raised:
+            fail(second)
+        assert (machine_failed(raised.value) is not None) is is_the_machines

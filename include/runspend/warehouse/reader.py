@@ -6,13 +6,14 @@ What is published belongs in `parquet.py`, how DuckDB is asked in `engine.py`.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runspend.errors import RunspendError, SqlRefused, WarehouseDamaged
-from runspend.machine import machine_failed
+from runspend.errors import RunspendError, SqlRefused
+from runspend.machine import has_no_room_to_spill, machine_failed
 from runspend.tables import TABLES
 from runspend.warehouse import Unit
 from runspend.warehouse.dialect import duckdb_sql, names_read, table_names
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from runspend.warehouse.moments import Hold
 
 __all__ = ["ExchangedReader", "ParquetReader", "answer"]
+
+ENGINE_ERRORS = frozenset({"IOException", "SerializationException", "InternalException", "FatalException", "Error"})  # of DuckDB, not of the statement
 
 
 def tables_asked(sql: str) -> Collection[str]:
@@ -59,8 +62,8 @@ class _Answers:
         """See to it that these tables can be read; other names are passed over."""
         raise NotImplementedError
 
-    def _doubt(self) -> None:
-        """After an error of the engine: raises WarehouseDamaged if it is a file's fault, not the statement's."""
+    def _doubt(self) -> bool:
+        """After an error that a file may have caused: raises WarehouseDamaged if it did. Whether there was time to verify all files."""
         raise NotImplementedError
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
@@ -89,25 +92,42 @@ class _Answers:
             yield
         except duckdb.Error as error:
             self._check()
-            self._doubt()
-            if (failed := machine_failed(error, "run the SQL")) is not None:
-                raise failed from error
-            raise _in_words(error) from error
+            are_whole = _may_come_from_a_file(error) and self._doubt()
+            raise _in_words(error, are_whole) from error
 
     def _check(self) -> None:
         """RunspendError when this can answer no more."""
 
 
-def _in_words(error: Exception) -> RunspendError:
+def _may_come_from_a_file(error: Exception) -> bool:
+    """Whether verifying files may explain an error. A name that no table has, or a value of another type, is the statement's: files are not hashed for it."""
+    return type(error).__name__ in ENGINE_ERRORS or "Parquet" in str(error) or "magic bytes" in str(error)
+
+
+def _in_words(error: Exception, are_whole: bool) -> RunspendError:
     """What DuckDB says, as an error of ours. Paths are left out: they are this machine's, and of names that live for one question."""
+    if (failed := machine_failed(error, "run the SQL")) is not None:
+        return failed
     text = re.sub(r"(?:(?<![\w:/])/|published://)[^\s'\"]*/([^\s'\"/]+)", r"\1", in_one_line(error))
-    kind = type(error).__name__
-    if any(said in text for said in ("No space left", "max_temp_directory_size", "Too many open files", "Read-only file system")):
-        return RunspendError(f"cannot answer: {text}. Nothing was changed. Free the disk of temporary files ($TMPDIR), or ask for less.")
-    if kind in ("IOException", "SerializationException", "InternalException", "FatalException", "Error") or "Parquet" in text or "magic bytes" in text:
-        found = re.search(r"\b\d+-([a-z_]+)-([\w-]+)-([\w.-]+)\.parquet", text)
-        return WarehouseDamaged({" ".join(found.groups()) if found else "a published file": text})
+    if type(error).__name__ in ENGINE_ERRORS:
+        files = " The files that it reads were verified: they are whole." if are_whole else ""
+        return RunspendError(f"cannot run the SQL: the database engine failed: {text}.{files} Nothing was changed. Ask in another way, or report this statement.")
     return SqlRefused(f"cannot run the SQL: {text}. `runspend sql --tables` lists tables and columns.")
+
+
+@contextmanager
+def _temporary_files_bounded() -> Iterator[None]:
+    """A question of people that needs more temporary files than the disk has room for is too big: the machine is well."""
+    import duckdb
+
+    try:
+        yield
+    except duckdb.Error as error:
+        if not has_no_room_to_spill(error):
+            raise
+        raise SqlRefused(
+            "cannot answer: its temporary files need more room than the disk has. Nothing was changed. Ask for less, or set TMPDIR to a folder on a larger disk."
+        ) from error
 
 
 class ParquetReader(_Answers):
@@ -132,6 +152,7 @@ class ParquetReader(_Answers):
         self._connection = connection
         self._second = self._connection.cursor()  # for `in_currency`
         self._views = self._connection.cursor()  # which never has rows on the way, as the others may
+        self._doubt_until: float | None = None  # seconds of the monotonic clock
         self._hold = hold
         if hold is not None:
             hold.interrupt = connection.interrupt
@@ -143,13 +164,14 @@ class ParquetReader(_Answers):
         """
         from runspend.warehouse.read_only import offered
 
-        with offered(path for files in self._hidden.values() for path in files.values()) as names_of_files, self._translate_errors():
+        self._doubt_until = None if timeout is None else time.monotonic() + timeout
+        offer = offered(path for files in self._hidden.values() for path in files.values())
+        with offer as names_of_files, time_limit(self._connection.interrupt, timeout), self._translate_errors(), _temporary_files_bounded():
             self._names = names_of_files
-            with time_limit(self._connection.interrupt, timeout):
-                self._show(names)
-                restrict(self._connection, names_of_files.values())
-                self._connection.execute("begin transaction read only")
-                return fetch(self._connection, text, {})
+            self._show(names)
+            restrict(self._connection, names_of_files.values())
+            self._connection.execute("begin transaction read only")
+            return fetch(self._connection, text, {})
 
     def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
         """The same view with the cost tables' money in one currency, by charge date, exact to 22 decimals; what has no rate stays in its own.
@@ -165,14 +187,20 @@ class ParquetReader(_Answers):
         return sorted(TABLES, key=lambda name: (not TABLES[name].is_public, name))
 
     def _show(self, names: Collection[str]) -> None:
+        import duckdb
+
         for name in sorted(self._hidden.keys() & names):
             self._guard(self._hidden[name])
             files = [self._names.get(path, path) for path in self._hidden[name].values()]
-            create_view(self._views, TABLES[name], files, self._columns[name])
+            try:
+                create_view(self._views, TABLES[name], files, self._columns[name])
+            except duckdb.Error:  # it names columns of a whole file: of no statement
+                self._guard.doubt(self._hidden[name], self._doubt_until)
+                raise
             self._shown += self._hidden.pop(name)
 
-    def _doubt(self) -> None:
-        self._guard.doubt(self._shown)
+    def _doubt(self) -> bool:
+        return self._guard.doubt(self._shown, self._doubt_until)
 
     def _check(self) -> None:
         if self._hold is not None:
@@ -201,5 +229,5 @@ class ExchangedReader(_Answers):
     def _check(self) -> None:
         self._reader._check()
 
-    def _doubt(self) -> None:
-        self._reader._doubt()
+    def _doubt(self) -> bool:
+        return self._reader._doubt()

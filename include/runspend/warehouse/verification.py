@@ -205,14 +205,21 @@ class Guard:
         self._refuse(set(units) - self._passed, None)
         self._passed.update(units)
 
-    def doubt(self, units: Collection[Unit]) -> None:
-        """Hash these units whatever was known of them. Raises WarehouseDamaged."""
-        self._refuse(units, time.time())
+    def doubt(self, units: Collection[Unit], until: float | None = None) -> bool:
+        """Hash these units whatever was known of them. Raises WarehouseDamaged. False if not all were hashed by `until`, seconds of the monotonic clock."""
+        return self._refuse(units, time.time(), until)
 
-    def _refuse(self, units: Collection[Unit], since: float | None) -> None:
-        judged = {name_of(unit): why_damaged(unit, *self._files[unit], self._known, since=since) for unit in sorted(units)}
-        if found := {name: why for name, why in judged.items() if why is not None}:
+    def _refuse(self, units: Collection[Unit], since: float | None, until: float | None = None) -> bool:
+        found, are_all = {}, True
+        for unit in sorted(units):
+            if until is not None and time.monotonic() > until:
+                are_all = False
+                break
+            if (why := why_damaged(unit, *self._files[unit], self._known, since=since)) is not None:
+                found[name_of(unit)] = why
+        if found:
             raise WarehouseDamaged(found)
+        return are_all
 
 
 class Verified:
