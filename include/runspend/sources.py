@@ -24,6 +24,7 @@ from runspend.own_files import open_lock, own_folder
 from runspend.selectors import RUN_MAPS
 from runspend.tables import TABLES
 from runspend.warehouse import Step, Unit, UnitState, Warehouse
+from runspend.warehouse.lock_holders import lock_in_time
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 Source = TypeVar("Source")
 LAGS_KEPT = 30
+GATE_WAIT = 300.0  # seconds; a folder is made in milliseconds, and those of killed processes are removed in less
 
 
 class SourceReport:
@@ -147,7 +149,8 @@ def work_folder(settings: Settings) -> Iterator[Path]:
     """A folder under `home` for files on their way, on the disk of the warehouse, gone afterwards."""
     root = own_folder(settings.home / "work")
     with open_lock(root / ".lock") as gate:
-        fcntl.flock(gate, fcntl.LOCK_EX)  # nobody sweeps between a folder's making and its locking
+        # nobody sweeps between a folder's making and its locking
+        lock_in_time(gate.fileno(), root / ".lock", f"make a folder in {root}", GATE_WAIT)
         _sweep(root)
         folder = Path(tempfile.mkdtemp(prefix="work-", dir=root))
         lock = open_lock(root / f"{folder.name}.lock")

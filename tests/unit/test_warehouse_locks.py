@@ -5,17 +5,26 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 
-from runspend.errors import RunspendError
-from runspend.warehouse import locks
+from runspend import sources
+from runspend.actions.alert import outbox
+from runspend.config import Settings
+from runspend.errors import RecordRefused, RunspendError
+from runspend.warehouse import lock_holders
 from runspend.warehouse.locks import Locks, open_lock
+from runspend.warehouse.parquet import ParquetWarehouse, open_folder
 
 
 @pytest.fixture
@@ -78,7 +87,7 @@ def test_a_wait_says_who_holds_the_lock_and_ends(
     home: Path, kind: str, wanted: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """After a while it is said once, with host, pid, command and time; past the deadline it is the error. Afterwards the lock can be had."""
-    monkeypatch.setattr(locks, "PATIENCE", 0.2)
+    monkeypatch.setattr(lock_holders, "PATIENCE", 0.2)
     process = holder(home, kind, 60)
     try:
         with caplog.at_level(logging.WARNING), pytest.raises(RunspendError) as error, getattr(Locks(home), wanted)(wait=0.6):
@@ -136,7 +145,7 @@ def test_others_cannot_open_the_lock(home: Path) -> None:
     decoy = home / "decoy"
     decoy.write_text("as it was")
     (home / "link").symlink_to(decoy)
-    with pytest.raises(OSError, match="symbolic"):
+    with pytest.raises(RecordRefused, match="link"):
         open_lock(home / "link", create=True)
     assert decoy.read_text() == "as it was"
 
@@ -157,3 +166,121 @@ def test_the_kernel_knows_the_holder(home: Path) -> None:
     with (home / "lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         assert Locks(home).holders().startswith(f"held by pid {os.getpid()} (`")
+
+
+STOPPED = "import fcntl, sys, time\nfile = open(sys.argv[1], 'r+')\nfcntl.flock(file, fcntl.LOCK_EX)\nprint('held', flush=True)\ntime.sleep(60)\n"
+
+
+@contextmanager
+def held(file: Path) -> Iterator[int]:
+    """A lock file that another process holds, without a note; its pid."""
+    process = subprocess.Popen([sys.executable, "-c", STOPPED, str(file)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        yield process.pid
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_wait_at_the_turnstile_names_who_is_in_it(home: Path) -> None:
+    """Not a reader who does no harm, nor somebody who cannot be seen."""
+    with held(home / "turn") as pid, pytest.raises(RunspendError) as error, Locks(home).exclusive(wait=0.2):
+        pass
+    said = str(error.value)
+    assert f"the lock {home / 'turn'}, held by pid {pid}" in said and "lock, is held by nobody on this machine" in said
+    with Locks(home).shared(), held(home / "turn") as pid, pytest.raises(RunspendError) as error, Locks(home).exclusive(wait=0.2):
+        pass
+    said = str(error.value)
+    assert f"{home / 'turn'}, held by pid {pid}" in said
+    assert said.index(f"pid {pid}") < said.index(f"pid {os.getpid()}")
+
+
+def test_a_process_on_another_file_system_is_not_blamed(home: Path) -> None:
+    """An inode number is there on each file system: the device counts too."""
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == home.stat().st_dev:
+        pytest.skip("there is no second file system here")
+    with tempfile.TemporaryDirectory(dir=other) as folder, held(_made(Path(folder) / "a")):
+        name = lock_holders._kernel_name(Path(folder) / "a")
+        assert name in Path("/proc/locks").read_text()
+        assert name.split(":")[:2] != lock_holders._kernel_name(home / "lock").split(":")[:2]
+        assert lock_holders._flock_pids(home / "lock") == []
+
+
+def _made(file: Path) -> Path:
+    file.touch()
+    return file
+
+
+def test_a_holder_is_named_with_the_time_it_started(home: Path) -> None:
+    """The start of the process, not the time at which its folder in /proc was looked at first."""
+    began = time.time()
+    with held(home / "lock"):
+        time.sleep(2.5)
+        said = Locks(home).holders()
+    told = datetime.strptime(re.findall(r"running since ([0-9: -]+) UTC", said)[0], "%Y-%m-%d %H:%M:%S").replace(tzinfo=timezone.utc).timestamp()
+    assert began - 2 <= told <= began + 2
+
+
+@pytest.mark.parametrize("name", ["lock", "turn"])
+@pytest.mark.parametrize("kind", ["link", "dangling", "folder", "pipe"])
+def test_what_is_not_a_lock_file_is_refused_in_a_sentence(home: Path, name: str, kind: str, tmp_path: Path) -> None:
+    """Nothing is read as if there were no lock, nothing is waited for, nothing is made elsewhere."""
+    (home / name).unlink()
+    decoy = tmp_path / "decoy"
+    if kind == "folder":
+        (home / name).mkdir()
+    elif kind == "pipe":
+        os.mkfifo(home / name)
+    else:
+        (home / name).symlink_to(decoy)
+        if kind == "link":
+            decoy.write_text("as it was")
+    for act in (lambda: ParquetWarehouse(home.parent).states(), lambda: Locks(home).make(), lambda: Locks(home).exclusive().__enter__()):
+        with pytest.raises(RecordRefused, match=name):
+            act()
+    assert decoy.exists() is (kind == "link")
+    assert kind != "link" or decoy.read_text() == "as it was"
+
+
+def test_other_waits_end_and_name_the_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those for the work folder and the outbox had no end and said nothing."""
+    monkeypatch.setattr(sources, "GATE_WAIT", 0.2)
+    monkeypatch.setattr(outbox, "OUTBOX_WAIT", 0.2)
+    settings = Settings.model_validate({"home": tmp_path})
+    for name, act in (("work", lambda: sources.work_folder(settings).__enter__()), ("mail", lambda: outbox._one_at_a_time(tmp_path).__enter__())):
+        (tmp_path / name).mkdir()
+        with held(_made(tmp_path / name / ".lock")) as pid, pytest.raises(RunspendError, match=f"waited 0.2 s .*held by pid {pid}"):
+            act()
+        act()
+
+
+def test_a_reader_that_is_done_waits_for_no_publisher(home: Path) -> None:
+    """Its staging folder goes away without the warehouse's lock."""
+    folder = open_folder(home.parent)
+    with folder.stage("read") as stage:
+        (stage.path / "below").mkdir()
+        (stage.path / "below" / "file").write_text("x")
+        lock = Locks(home).exclusive()
+        lock.__enter__()
+        started = time.monotonic()
+    assert time.monotonic() - started < 60
+    assert list((home / "stage").iterdir()) == []
+    lock.__exit__(None, None, None)
+
+
+def test_a_staging_folder_of_another_account_stops_nobody(home: Path) -> None:
+    """Who may not enter it does not sweep it, and works on."""
+    private = home / "stage" / "read-1-abcdef01"
+    private.mkdir(parents=True)
+    (private / "owner.lock").touch()
+    code = f"from runspend.warehouse.parquet import ParquetWarehouse\nfrom pathlib import Path\nParquetWarehouse(Path({str(home.parent)!r})).states()\nprint('read')"
+    private.chmod(0)
+    command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    private.chmod(0o700)
+    if "setpriv" in done.stderr:
+        pytest.skip(f"cannot test permissions: {done.stderr.strip()}")
+    assert done.stdout == "read\n", done.stderr
+    assert private.exists()

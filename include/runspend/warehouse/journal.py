@@ -17,7 +17,7 @@ import stat
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,7 @@ from runspend.warehouse.locks import Locks, SharedLock, open_lock
 from runspend.warehouse.units import is_staged_name
 
 __all__ = ["Folder", "Stage", "crash_point", "fsync_file", "fsync_folder", "read_json", "write_json"]
-
-
+LOCK_NAME = "owner.lock"  # of a staging folder
 REFUSED_JOURNAL = (
     "Find out who can write there, then move the journal out of the folder and run the pipeline: it builds again what a publish may have left undone."
 )
@@ -64,16 +63,42 @@ class Stage:
         self.path = path
         own_folder(path.parent)
         path.mkdir()
-        self._lock = open_lock(path / "owner.lock", create=True)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._lock = open_lock(path / LOCK_NAME, create=True)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)  # nobody else can have it: a sweep is kept out until this returns
 
     def close(self, *, keep: bool) -> None:
-        """Release the folder; `keep` leaves it to whoever finishes the journal that names its files."""
+        """Release the folder; `keep` leaves it to whoever finishes the journal that names its files.
+
+        The lock goes last: until then nobody sweeps the folder, so no other lock has to be waited for. A sweep that comes between
+        the lock's end and the folder's removes what is left, which is the empty folder.
+        """
         try:
             if not keep:
-                shutil.rmtree(self.path)
+                for path in self.path.iterdir():
+                    if path.name != LOCK_NAME:
+                        _remove(path)
+                (self.path / LOCK_NAME).unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    _remove_folder(self.path)
         finally:
             os.close(self._lock)
+
+
+def _remove(path: Path) -> None:
+    """A file, a link, or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _remove_folder(path: Path) -> None:
+    """An empty folder. One in which a sweep has just made a lock of its own is left to that sweep."""
+    try:
+        path.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
 
 
 def no_target(_: str) -> bool:
@@ -107,7 +132,7 @@ class Folder:
         for lock in self._held():
             if lock.is_held:
                 return lock
-        while self.locks.file.exists():
+        while os.path.lexists(self.locks.file):  # a link that leads nowhere is refused, not taken for a folder without a lock
             lock = self.locks.shared()
             if not os.path.lexists(self._journal):
                 return lock
@@ -168,7 +193,7 @@ class Folder:
             with self.exclusive():
                 self._sweep()
             return
-        if not self.locks.file.exists() or not self._is_anybody_dead():
+        if not os.path.lexists(self.locks.file) or not self._is_anybody_dead():
             return
         with self.locks.at_once() as is_ours:  # else somebody reads or publishes: the next one sweeps
             if is_ours:
@@ -187,14 +212,11 @@ class Folder:
         try:
             yield stage
         finally:
-            with self._unswept():
-                stage.close(keep=self._journal_names(stage))
-
-    @contextmanager
-    def _unswept(self) -> Iterator[None]:
-        """Nobody sweeps meanwhile: a folder that is going away has no lock any more that would say whose it is."""
-        with nullcontext() if self._is_reading() else self.locks.shared():
-            yield
+            keep = True  # also where the journal cannot be read
+            try:
+                keep = self._journal_names(stage)
+            finally:
+                stage.close(keep=keep)
 
     def commit(self, moves: Sequence[tuple[Path, Path]], removals: Sequence[Path], note: dict[str, Any]) -> None:
         """Make all moves and removals, or none. The caller holds the exclusive lock; every source is fsynced."""
@@ -273,10 +295,10 @@ class Folder:
         """Whether a staging folder looks as if its owner were gone: a sweep, which keeps readers out, looks again."""
         for path in self._stages.iterdir() if self._stages.exists() else ():
             try:
-                descriptor = open_lock(path / "owner.lock")
-            except RunspendError:  # another account's, closed to this one
+                descriptor = open_lock(path / LOCK_NAME)
+            except RunspendError:  # nothing that a step made, or of another account, which sweeps its own
                 continue
-            except OSError:  # not locked yet, or nothing that a step made: the sweep decides
+            except OSError:  # not locked yet: the sweep decides
                 return True
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -303,8 +325,8 @@ class Folder:
             raise refused(self._stages, "it is a link, and Runspend removes folders in it", do="Remove the link, then run the command again.") from error
         try:
             for name in os.listdir(stages):
-                if stat.S_ISDIR(os.stat(name, dir_fd=stages, follow_symlinks=False).st_mode):
-                    with suppress(PermissionError):  # another account's, closed to this one: it waits for that account
+                with suppress(FileNotFoundError, PermissionError):  # its owner removes it this moment; or it is another account's, and waits for that account
+                    if stat.S_ISDIR(os.stat(name, dir_fd=stages, follow_symlinks=False).st_mode):
                         _sweep_one(name, stages)
         finally:
             os.close(stages)
@@ -315,11 +337,11 @@ def _folder_of(name: str) -> str:
 
 
 def _sweep_one(name: str, stages: int) -> None:
-    """Remove one staging folder, unless its owner lives or its lock is not a file."""
+    """Remove one staging folder, unless its owner lives, its lock is not a file, or another account made it, which sweeps its own."""
     try:
-        descriptor = os.open(f"{name}/owner.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o660, dir_fd=stages)
+        descriptor = os.open(f"{name}/{LOCK_NAME}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o660, dir_fd=stages)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENOTDIR):
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENOTDIR, errno.EACCES):
             return
         raise
     try:

@@ -1,64 +1,75 @@
 """The locks of a warehouse folder: who may read or publish now, in turn, and who is named when somebody has to wait.
 
-Two files: `lock` is held shared by readers and exclusive by a publisher; `turn` is a turnstile in front of it. Whoever wants
-the lock passes the turnstile first and keeps it until the lock is theirs, so that a publisher who waits is next: readers who
-come later stand behind it. Always turnstile before lock: no two can wait for each other.
+Two files: `lock` is held shared by readers and exclusive by a publisher; `turn` is a turnstile in front of it. Whoever waits for
+the lock passes the turnstile first and keeps it until the lock is theirs, so that a publisher at the turnstile is next: readers who
+come later stand behind it. `at_once` waits for nothing and passes no turnstile. Always turnstile before lock: no two can wait for each other.
 
-What is done under a lock does not belong here. Source: flock(2), proc(5) "/proc/locks".
+Locks are agreements: flock(2) asks only that a process can open the file, so an account that may read the warehouse can hold its
+lock, also exclusively. The file mode keeps all other accounts out. Every wait has an end and names the holder.
+
+What is done under a lock does not belong here, nor who is named (`lock_holders.py`).
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
-import json
-import logging
 import os
-import random
-import socket
-import sys
+import stat
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
 from pathlib import Path
 
 from runspend.errors import RunspendError
+from runspend.own_files import refused
+from runspend.warehouse.lock_holders import Patience, holders, sign
 
 __all__ = ["LOCK_MODE", "Locks", "SharedLock", "open_lock"]
 
 LOCK_MODE = 0o660  # minus the umask; nobody else may open a lock, so nobody else can hold it
-PATIENCE = 5.0  # seconds after which a wait says who it waits for
 READ_WAIT = 300.0  # seconds a reader waits for a publisher …
 WRITE_WAIT = 1800.0  # … and a publisher for readers and other publishers
-LONGEST_PAUSE = 0.02  # seconds between two looks at a lock
-
-log = logging.getLogger(__name__)
+NOT_A_FILE = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
 
 
 def open_lock(path: Path, *, create: bool = False, mode: int = LOCK_MODE) -> int:
     """A descriptor of a lock file, for reading only where it cannot be written to. What an older version made open to all is closed to others.
 
-    Errors: FileNotFoundError; RunspendError where this user may not open it at all.
+    Errors: FileNotFoundError; RecordRefused for a link or what is not a file; RunspendError where this user may not open it at all.
     """
-    flags = os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe is not waited for
     try:
         descriptor = os.open(path, os.O_RDWR | flags | (os.O_CREAT if create else 0), mode)
     except FileNotFoundError:
         raise
-    except OSError as refused:  # not ours to write, or a disk that cannot be written to
-        try:
-            return os.open(path, os.O_RDONLY | flags)
-        except PermissionError:
-            raise RunspendError(
-                f"cannot use the warehouse: this user may not open {path}. Nothing was read or changed. "
-                "Join the group of that file, or run as somebody who is in it."
-            ) from refused
+    except OSError as error:
+        if error.errno in NOT_A_FILE:
+            raise _not_a_file(path) from error
+        descriptor = _open_to_read(path, flags, error)
     found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise _not_a_file(path)
     if found.st_mode & 0o007 and found.st_uid == os.geteuid():
-        with suppress(OSError):  # a file system without modes
+        with suppress(OSError):  # a file system without modes, or one that cannot be written to
             os.fchmod(descriptor, found.st_mode & 0o770)
     return descriptor
+
+
+def _open_to_read(path: Path, flags: int, error: OSError) -> int:
+    """A descriptor of a lock that is not ours to write, or on a disk that cannot be written to. It locks as well."""
+    try:
+        return os.open(path, os.O_RDONLY | flags)
+    except PermissionError:
+        raise RunspendError(
+            f"cannot use the warehouse: this user may not open {path}. Nothing was read or changed. "
+            "Join the group of that file, or run as somebody who is in it."
+        ) from error
+
+
+def _not_a_file(path: Path) -> RunspendError:
+    return refused(path, "it is a link or not a file, and Runspend locks it", do="Remove it, then run the command again.")
 
 
 class Locks:
@@ -82,7 +93,7 @@ class Locks:
         """Nobody reads or publishes meanwhile."""
         descriptor = self._take(fcntl.LOCK_EX, wait, "publish")
         try:
-            _sign(descriptor)
+            sign(descriptor)
             yield
         finally:
             with suppress(OSError):  # opened for reading only
@@ -105,23 +116,23 @@ class Locks:
 
     def _take(self, kind: int, wait: float, purpose: str) -> int:
         """The lock of that kind, its turn waited for. RunspendError that names the holder when it takes longer than `wait` seconds."""
-        patience = _Patience(self, wait, purpose)
+        patience = Patience(f"{purpose} {self.file.parent.parent}", wait)
         with self._turn_taken(patience):
             descriptor = open_lock(self.file)
             try:
                 # Whoever is at the turnstile is the only one who asks for the lock: asking now and then is as good as a queue.
-                patience.until_locked(descriptor, kind)
+                patience.until_locked(descriptor, kind, self.file)
             except BaseException:
                 os.close(descriptor)
                 raise
         return descriptor
 
     @contextmanager
-    def _turn_taken(self, patience: _Patience) -> Iterator[None]:
+    def _turn_taken(self, patience: Patience) -> Iterator[None]:
         turn = self._open_turn()
         try:
             if turn is not None:
-                patience.until_locked(turn, fcntl.LOCK_EX)
+                patience.until_locked(turn, fcntl.LOCK_EX, self._turn, behind=self.file)
             yield
         finally:
             if turn is not None:
@@ -136,14 +147,7 @@ class Locks:
 
     def holders(self) -> str:
         """Who holds the lock, in words: host, pid, command and since when, as far as it can be found out."""
-        note = _note(self.file)
-        pids = _flock_pids(self.file)
-        if note is not None and (note["host"] != socket.gethostname() or note["pid"] in pids):
-            return f"held by pid {note['pid']} on {note['host']} (`{note['command']}`) since {note['since']}"
-        if not pids:
-            return "held by somebody this machine cannot see"
-        named = [_process(pid) for pid in pids[:3]]
-        return f"held by {', '.join(named)}{f' and {len(pids) - 3} more' if len(pids) > 3 else ''} on {socket.gethostname()}"
+        return holders(self.file)
 
 
 class SharedLock:
@@ -166,101 +170,3 @@ class SharedLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
-
-
-class _Patience:
-    """A wait that says once who it waits for, and ends."""
-
-    def __init__(self, locks: Locks, wait: float, purpose: str) -> None:
-        self._locks, self._wait, self._purpose = locks, wait, purpose
-        self._started = time.monotonic()
-        self._has_said = False
-
-    def until_locked(self, descriptor: int, kind: int) -> None:
-        """Return when the lock is ours."""
-        pause = 0.001
-        while True:
-            try:
-                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self._check()
-                time.sleep(pause * random.uniform(0.5, 1))  # so that those who wait do not ask in step
-                pause = min(pause * 1.5, LONGEST_PAUSE)
-            else:
-                return
-
-    def _check(self) -> None:
-        waited = time.monotonic() - self._started
-        root = self._locks.file.parent.parent
-        if waited >= self._wait:
-            raise RunspendError(
-                f"cannot {self._purpose} {root}: waited {self._wait:g} s for its lock, {self._locks.holders()}. Nothing was changed. "
-                "Run again later, or end that process if it hangs."
-            )
-        if waited >= PATIENCE and not self._has_said:
-            self._has_said = True
-            log.warning("waiting to %s %s: its lock is %s.", self._purpose, root, self._locks.holders())
-
-
-def _sign(descriptor: int) -> None:
-    """Write down who holds the lock, for those who wait. No arguments: they may hold what nobody else should read."""
-    note = {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "command": _short([sys.argv[0], *sys.argv[1:]]) if sys.argv else "python",
-        "since": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M:%S} UTC",
-    }
-    with suppress(OSError):  # opened for reading only, or a full disk: the lock holds without a note
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(note).encode(), 0)
-
-
-def _note(file: Path) -> dict[str, str | int] | None:
-    """What the holder wrote down; None where that is nothing one could read."""
-    try:
-        with file.open("rb") as opened:
-            value = json.loads(opened.read(4096))
-        return {
-            "host": _clean(str(value["host"])),
-            "pid": int(value["pid"]),
-            "command": _clean(str(value["command"])),
-            "since": _clean(str(value["since"])),
-        }
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
-        return None
-
-
-def _flock_pids(file: Path) -> list[int]:
-    """Processes of this machine that hold a lock of the file, by the kernel's list; none where it has no such list."""
-    try:
-        inode = str(file.stat().st_ino)
-        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return []
-    found = [line.split() for line in lines]
-    held = [words for words in found if len(words) > 6 and words[1] == "FLOCK" and words[5].rpartition(":")[2] == inode]
-    return sorted({int(words[4]) for words in held if words[4].isdigit()})
-
-
-def _process(pid: int) -> str:
-    """A process of this machine in words."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-        started = datetime.fromtimestamp(Path(f"/proc/{pid}").stat().st_mtime, timezone.utc)
-    except OSError:
-        return f"pid {pid}"
-    return f"pid {pid} (`{_short([word for word in words if word])}`, running since {started:%Y-%m-%d %H:%M:%S} UTC)"
-
-
-def _short(words: list[str]) -> str:
-    """A command by its program and verb: "runspend sql". Its arguments may hold what nobody else should read."""
-    names = [os.path.basename(word) for word in words if not word.startswith("-")]
-    if names and names[0].startswith("python"):
-        names = names[1:] or names
-    verb = names[1] if len(names) > 1 and names[1].isalpha() and len(names[1]) < 20 else ""
-    return _clean(f"{names[0] if names else 'python'} {verb}".strip())
-
-
-def _clean(text: str) -> str:
-    """Text of others that moves no cursor."""
-    return "".join(c if c.isprintable() else "?" for c in text)[:120]

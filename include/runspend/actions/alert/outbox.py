@@ -9,7 +9,6 @@ without one, the recipient is still waiting. A crash anywhere therefore leaves a
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from runspend.errors import RecordRefused
 from runspend.own_files import open_lock
 from runspend.recipients import find_recipients, mailed_domains
 from runspend.warehouse.journal import crash_point
+from runspend.warehouse.lock_holders import lock_in_time
 
 __all__ = ["Delivery", "Receipt", "RecordStore", "State", "receipt", "recipient_states", "send_outbox", "set_outcome"]
 
@@ -40,6 +40,7 @@ DIGEST_ABOVE = 5
 REFUSED_FOR = timedelta(days=4)
 NOT_TRIED: Mapping[str, Any] = {"attempts": 0}
 UNKNOWN_DOMAIN = "its domain is in no address of runspend.yaml, so no mail is sent there"
+OUTBOX_WAIT = 1800.0  # seconds for another process that sends; mail that waits goes out with the next run
 TRIED_TOGETHER = 2  # times that a mail goes to all its recipients in one transaction
 
 State = Literal["accepted", "refused", "waiting", "skipped"]
@@ -283,5 +284,5 @@ def _one_at_a_time(home: Path) -> Iterator[None]:
     folder = home / "mail"
     folder.mkdir(parents=True, exist_ok=True)
     with open_lock(folder / ".lock") as lock:  # released by the kernel when the process dies
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock_in_time(lock.fileno(), folder / ".lock", "send mail", OUTBOX_WAIT)
         yield
