@@ -121,12 +121,13 @@ def watching(replaces: Collection[str] | None = (), *, reads: Collection[str] = 
         def watched(settings: Settings, *arguments: Any, now: datetime, progress: Progress = silent, **options: Any) -> Outcome:
             watch = Outcome(step.__name__.strip("_").replace("_", " "))
             outcome = Outcome(watch.step)
+            found = Damage(time.time())
             try:
                 with _looking(settings, watch, now, progress, replaces, reads, needs) as found:
                     outcome = step(settings, *arguments, now=now, progress=progress, **options)
                     _conclude(settings, found, outcome, replaces, leaves)
             except WarehouseDamaged as error:
-                _tell_refused(settings, outcome, error, now)
+                _tell_refused(settings, outcome, error, found.told, now)
             watch.step = outcome.step
             watch.merge(outcome)
             return watch
@@ -193,13 +194,17 @@ STILL = (
 )
 
 
-def _tell_refused(settings: Settings, outcome: Outcome, error: WarehouseDamaged, now: datetime) -> None:
-    """A step that met damage on its way: the others go on."""
+def _tell_refused(settings: Settings, outcome: Outcome, error: WarehouseDamaged, told: Collection[Unit], now: datetime) -> None:
+    """A step that met damage on its way: the others go on. `told`: units that a mail of this step was about."""
     outcome.fail(error)
-    known = {" ".join(unit) for unit in current_damage().told}
-    new = {Unit(name, "", ""): why for name, why in error.units.items() if name not in known}
-    if new:
+    if new := {unit: why for name, why in error.units.items() if (unit := _unit_named(name)) not in told}:
         _mail(settings, outcome, new, now)
+
+
+def _unit_named(name: str) -> Unit:
+    """The unit that an error names: "runs 2026-11 lab"; of anything else, its name."""
+    table, *rest = name.split(" ")
+    return Unit(table, *rest) if len(rest) == 2 else Unit(name, "", "")
 
 
 def _shift(period: str, months: int) -> str:

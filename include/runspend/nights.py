@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 def note_step(settings: Settings, name: str, outcome: Outcome, now: datetime) -> None:
-    """Write down that a step came to its end. A failed check is no end: the tables are as old as before."""
+    """Write down that a step came to its end. After a failed check it did not: the tables are as old as before. Damage has an alarm of its own."""
     from runspend.actions.alert.freshness import note_done
     from runspend.warehouse.records import Records
 
-    was_done = outcome.exit_code != CheckFailed.exit_code
+    was_done = CheckFailed not in outcome.kinds
     note_done(Records(settings.home), name, "step", now, was_done=was_done, is_good=outcome.exit_code == 0)
 
 

@@ -27,12 +27,14 @@ class Outcome:
     found: list[str] = field(default_factory=list)  # figures, for whoever runs the step by itself
     reported: dict[str, Any] = field(default_factory=dict)  # billing period -> what its page shows
     superseded: list[str] = field(default_factory=list)  # notes of builds that were dropped, because an input changed meanwhile
+    kinds: set[type[RunspendError]] = field(default_factory=set)  # of the errors: several have the same exit code, and a higher one hides a lower
     exit_code: int = 0
     is_worth_retrying: bool = False  # a source did not answer: it may, in a minute
 
     def fail(self, error: RunspendError, text: str | None = None) -> None:
         """Record an error that does not stop the night, in other words than its own where those hold a secret."""
         self.problems.append(text or str(error))
+        self.kinds.add(type(error))
         self.exit_code = max(self.exit_code, error.exit_code)
         self.is_worth_retrying |= isinstance(error, SourceUnreachable)
 
@@ -45,5 +47,6 @@ class Outcome:
         self.found += other.found
         self.reported |= other.reported
         self.superseded += other.superseded
+        self.kinds |= other.kinds
         self.exit_code = max(self.exit_code, other.exit_code)
         self.is_worth_retrying |= other.is_worth_retrying

@@ -43,7 +43,7 @@ from runspend.sources import (
     work_folder,
 )
 from runspend.splitters import Splitters
-from runspend.storage_rates import priced_stores
+from runspend.storage_rates import first_month, priced_stores
 from runspend.warehouse import Step, Unit, UnitState, Warehouse, open_warehouse
 
 if TYPE_CHECKING:
@@ -370,17 +370,23 @@ def settle(settings: Settings, *, now: datetime, periods: Sequence[str] | None =
 def _settle_once(settings: Settings, *, now: datetime, periods: Sequence[str] | None, progress: Progress) -> Outcome:
     """`settle`, without building again what was overtaken."""
     outcome = allocate(settings, now=now, periods=periods, progress=progress)
-    if outcome.exit_code == CheckFailed.exit_code:
+    if outcome.kinds & {CheckFailed, WarehouseDamaged}:
         outcome.notes.append("estimates stay as they are: a ledger that they continue was not rebuilt")
     else:
         outcome.merge(estimate(settings, now=now, progress=progress))
-        price_stores(settings, outcome, now)
+    if CheckFailed not in outcome.kinds:
+        try:
+            price_stores(settings, outcome, now)
+        except WarehouseDamaged as error:  # what was allocated is still reported
+            outcome.fail(error)
     return outcome
 
 
 def price_stores(settings: Settings, outcome: Outcome, now: datetime) -> None:
     """What lies in the artifact stores and what it costs a month, into `artifact_stores`."""
-    warehouse = open_warehouse(settings)
+    # A bill that is too old to tell a rate may be damaged: this goes on without it.
+    since = f"{first_month(now):%Y-%m}"
+    warehouse = open_warehouse(settings).without({unit for unit in current_damage().left if unit.table == "billing_lines" and unit.period < since})
     kept = own_units(warehouse, "all", "artifact_stores")
     with warehouse.reader() as reader:
         rows = arrow_rows("artifact_stores", priced_stores(reader, settings.currency, now))

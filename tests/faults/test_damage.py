@@ -210,6 +210,10 @@ def test_a_bill_that_cannot_be_read_again_stays_refused_and_the_rest_goes_on(con
     assert done.returncode == 4
     assert "billing_lines 2026-11 bill" in done.stderr
     assert digests(root)[DAILY] == before[DAILY]
+    for now, is_priced in ((NOW, False), ("2027-06-04T06:00", True)):  # what artifacts cost does not wait for a bill that is too old to tell a rate
+        done = json.loads(run_here("allocate", "--json", "--config", str(config), "--now", now, code=4).stdout)
+        assert ("artifact_stores all all" in done["changed"] + done["unchanged"]) is is_priced
+        assert any("cannot read damaged data" in problem for problem in done["problems"])
     assert run_here("sql", ASK[LINES], "--config", str(config), code=4).stdout == ""
     run_here("sql", ASK[DAILY], "--config", str(config))  # what was built of it stands
     assert "cannot drop" in run_here("verify", "--drop", "runs/2026-11/lab", "--config", str(config), code=2).stderr
@@ -245,3 +249,15 @@ def test_what_deletes_artifacts_is_refused_what_a_disk_changed(config: Path) -> 
     refused = run_here("archive", "apply", "--config", str(config), code=4)
     assert "runs 2026-11 lab" in refused.stdout + refused.stderr
     assert len(mails(config)) == 1
+
+
+@pytest.mark.parametrize("command", ["notify", "apply", "plan"])
+def test_damage_of_two_tables_is_one_mail(config: Path, command: str) -> None:
+    """A reader names one table at a time; the mail named both."""
+    warehouse = ParquetWarehouse(root_of(config))
+    for unit in (RUNS, Unit("artifact_owners", "all", "lab"), Unit("sources", "all", "lab")):
+        path = warehouse.path(unit)
+        Flip(path, path.stat().st_size // 2, 2, is_silent=True).make()
+    run_here("archive", command, "--config", str(config), code=4)
+    [mail] = mails(config)
+    assert "runs 2026-11 lab" in mail and "sources all lab" in mail

@@ -18,7 +18,8 @@ from unit.alert_world import NOW, budget, cost, settings, source, warehouse
 from runspend import pipeline
 from runspend.actions.alert.freshness import figures_are_this_old, judge_freshness, note_done
 from runspend.config import Settings
-from runspend.nights import ring_heartbeat, send_test_mail
+from runspend.errors import CheckFailed, PartialFailure, RunspendError, WarehouseDamaged
+from runspend.nights import note_step, ring_heartbeat, send_test_mail
 from runspend.outcome import Outcome
 from runspend.warehouse.records import Records
 
@@ -228,3 +229,20 @@ def test_a_test_mail_reaches_one_address_and_leaves_no_trace(tmp_path: Path) -> 
     assert "image/png" in [part.get_content_type() for part in taken.message.walk()]
     assert not (tmp_path / "records").exists()
     assert send_test_mail(given, "ana@acme.com", NOW).exit_code == 5  # the server is gone
+
+
+@pytest.mark.parametrize(("errors", "was_done"), [
+    ([CheckFailed("sums", [])], False), ([CheckFailed("sums", []), PartialFailure("cannot deliver", ["x"])], False),
+    ([WarehouseDamaged({"billing_lines 2025-01 aws": "its file is gone"})], True), ([], True),
+])  # fmt: skip
+def test_a_step_is_not_done_after_a_failed_check_whatever_else_failed(tmp_path: Path, errors: list[RunspendError], was_done: bool) -> None:
+    """A higher exit code hides the check's; damage, which has the same, is no check."""
+    outcome = Outcome("settle")
+    for error in errors:
+        outcome.fail(error)
+    both = Outcome("nightly")
+    both.merge(outcome)
+    given = Settings.model_validate({"home": tmp_path})
+    note_step(given, "cost tables", both, NOW)
+    [value] = Records(tmp_path).list("reads").values()
+    assert ("last_good_at" in value) is was_done

@@ -15,7 +15,7 @@ from decimal import Context, Decimal
 from importlib.resources import files
 from typing import Any, Protocol
 
-__all__ = ["BilledRate", "billed_rates", "priced_stores"]
+__all__ = ["BilledRate", "billed_rates", "first_month", "priced_stores"]
 
 EXACT = Context(prec=76)
 TICK = Decimal("1E-22")  # what a money column holds
@@ -44,6 +44,11 @@ class BilledRate:
         return EXACT.divide(self.cost, Decimal(self.byte_months))
 
 
+def first_month(now: datetime) -> date:
+    """The first day of the oldest month whose bill rates are taken from."""
+    return (date(now.year, now.month, 1) - timedelta(days=62)).replace(day=1)
+
+
 def billed_rates(reader: Asks, currency: str, now: datetime) -> dict[tuple[str, str], BilledRate]:
     """(store, storage class) -> its rate, of the newest full month that has one, else of the month of `now`.
 
@@ -51,7 +56,7 @@ def billed_rates(reader: Asks, currency: str, now: datetime) -> dict[tuple[str, 
     class, all classes of the bucket have its mean; so has what is of class UNKNOWN.
     """
     month = date(now.year, now.month, 1)
-    parameters = {"now": now, "month": month, "since": (month - timedelta(days=62)).replace(day=1), "currency": currency}
+    parameters = {"now": now, "month": month, "since": first_month(now), "currency": currency}
     rows = reader.query(_sql("billed"), parameters).to_pylist()
     return {(row["store"], row["storage_class"]): BilledRate(row["cost"], row["byte_months"]) for row in rows}
 
