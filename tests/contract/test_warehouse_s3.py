@@ -595,6 +595,23 @@ def test_a_damaged_copy_on_the_machine_is_taken_from_the_bucket_again(opened: Op
     assert again.read_bytes() == data
 
 
+def test_copies_are_hashed_with_their_objects_only(opened: Open, tmp_path: Path) -> None:
+    """Once a pipeline run, not at each look at ETags. A copy that is gone meanwhile is no error."""
+    warehouse = opened()
+    fill(warehouse, rows_of(LINES))
+    assert opened().find_damage() == {}
+    [copy] = (tmp_path / "here" / "files").glob("*.parquet")
+    before, data = copy.stat(), copy.read_bytes()
+    copy.write_bytes(flipped(data))
+    os.utime(copy, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert opened().find_damage(since=0.0) == {}
+    assert copy.exists()
+    assert opened().find_damage() == {}
+    assert not copy.exists()
+    copy.symlink_to(tmp_path / "gone")
+    assert opened().find_damage() == {}
+
+
 def test_every_bit_of_the_head_counts(opened: Open, s3_server: S3Server, bucket: str) -> None:
     fill(opened(), rows_of(LINES))
     body = s3_server.client().get_object(Bucket=bucket, Key=f"{PREFIX}/_runspend/head.json")["Body"].read()

@@ -203,7 +203,6 @@ class BucketWarehouse:
         the epoch; None: everything). An object is known again by its ETag."""
         since = time.time() if since is None else since
         damaged, whole = {}, {}
-        self._drop_rotten_copies()
         with self._folder.stage("verify") as stage:
             head, known = self._settled(), self._verified.read()
             for unit, record in head.units.items():
@@ -213,6 +212,7 @@ class BucketWarehouse:
                 signature = _signature(self.bucket.etag(file_name(unit)))
                 if known.is_whole(unit, signature, record["sha256"], since):
                     continue
+                self._drop_rotten_copy(record["sha256"])
                 found = self.bucket.download(file_name(unit), stage.path / "object")
                 if found == record["sha256"]:
                     whole[unit] = (signature, record["sha256"])
@@ -244,11 +244,14 @@ class BucketWarehouse:
         signatures = {unit: signature_of(path) for unit, path in files.items() if path.exists()}
         return Known({"/".join(u): (s, head.units[u]["sha256"], time.time()) for u, s in signatures.items() if s[-1] % NANO == MARK}, {})
 
-    def _drop_rotten_copies(self) -> None:
-        """Hash every copy on this machine, and forget those that the disk changed: the bucket's are taken instead."""
-        for path in self._files.glob("*.parquet"):
-            if sha256_of(path) != path.stem:
+    def _drop_rotten_copy(self, sha256: str) -> None:
+        """Hash a copy on this machine, if there is one, and forget it if the disk changed it: the bucket's is taken instead."""
+        path = self._files / f"{sha256}.parquet"
+        try:
+            if sha256_of(path) != sha256:
                 path.unlink(missing_ok=True)
+        except FileNotFoundError:  # none, or another process sweeps it this moment
+            return
 
     def replace(
         self, staged: Mapping[Unit, Staged], dropped: set[Unit], inputs: Mapping[Unit, str | None], *, stage: Path, build_id: str
