@@ -109,13 +109,16 @@ def check_home(settings: Settings) -> Iterator[Finding]:
 
 def _check_modes(settings: Settings) -> Iterator[Finding]:
     """What was made by older versions, or by hand, may be open to others: it is left as it is, and shown."""
-    from runspend.file_modes import own_roots, widening, wider_than
+    from runspend.file_modes import not_handed_down, own_roots, widening, wider_than
 
     for root in own_roots(settings):
         count, first = wider_than(root, settings)
         if count:
             who = "anybody" if settings.files.group is None else f"others than {settings.files.group}"
             text = f"{count:,} files and folders in {root} are open to {who}, such as {first}; new ones are not.\nRun: {widening(root, settings)}"
+            yield Finding("config", "files", "WARN", text)
+        elif root in not_handed_down(settings):
+            text = f"files.group {settings.files.group} has no effect yet: {root} does not hand it down, so new files stay private.\nRun: {widening(root, settings)}"
             yield Finding("config", "files", "WARN", text)
 
 

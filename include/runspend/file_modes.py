@@ -2,11 +2,13 @@
 
 A command and a task of Airflow set the umask of their process once, and everything made there follows: tables, records, reports, mails,
 exports, drafts, whatever a library writes. A group is handed down by folders (setgid), so only the topmost ones are given to it here.
-What is there already is left as it is; `doctor` says what is wider.
+What is there already is left as it is; `doctor` says what is wider. Where a folder does not hand the group down, its files would be
+readable by whatever group the account has: they stay private, and `doctor` says what to do.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -16,10 +18,12 @@ from runspend.config import Settings
 from runspend.errors import ConfigError
 from runspend.own_files import PRIVATE, private_umask
 
-__all__ = ["is_wider", "own_roots", "use_file_modes", "widening", "wider_than"]
+__all__ = ["is_wider", "not_handed_down", "own_roots", "use_file_modes", "widening", "wider_than"]
 
 SHARED = {"read": 0o027, "write": 0o007}  # what a group may not
 MOST_LOOKED_AT = 100_000  # files that `doctor` looks at
+
+log = logging.getLogger(__name__)
 
 
 def use_file_modes(settings: Settings) -> None:
@@ -35,6 +39,23 @@ def use_file_modes(settings: Settings) -> None:
         elif any(root.iterdir()):
             continue  # somebody's choice, or made before there was a group
         _hand_down(root, group, settings.files.group, umask)
+    if lacking := not_handed_down(settings):
+        private_umask()
+        log.warning("cannot use files.group yet: %s does not hand it down to what is made in it, so new files stay private. Run: %s", lacking[0], widening(lacking[0], settings))
+
+
+def not_handed_down(settings: Settings) -> list[Path]:
+    """The folders of Runspend's own in which new files would belong to another group than the settings name, or that others can enter."""
+    if settings.files.group is None:
+        return []
+    group = _group_id(settings.files.group)
+    return [root for root in own_roots(settings) if root.exists() and not _hands_down(root.stat(), group)]
+
+
+def _hands_down(found: os.stat_result, group: int) -> bool:
+    is_handed = found.st_gid == group and (bool(found.st_mode & stat.S_ISGID) or os.getegid() == group)
+    return is_handed and not found.st_mode & stat.S_IRWXO  # below it there may be folders of another group: nobody else may come there
+
 
 
 def own_roots(settings: Settings) -> list[Path]:

@@ -184,3 +184,34 @@ def test_doctor_says_what_is_wider_and_how_to_narrow_it(tmp_path: Path) -> None:
     assert wider_than(home, shared) == (0, None)
     assert stat.S_IMODE((home / "reports").stat().st_mode) == 0o2750
     assert stat.S_IMODE((home / "reports" / "page.html").stat().st_mode) == 0o640
+
+
+MADE_BEFORE = {"private": (0o700, False), "of its account's group": (0o750, False), "of another group, handed down": (0o2750, False), "open to all": (0o2751, True)}
+
+
+@is_root
+@pytest.mark.parametrize("name", MADE_BEFORE)
+def test_a_home_that_was_made_before_shares_nothing_with_a_wrong_group(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Its files stay private, a warning and the doctor say so; the command that is named makes them the group's from then on."""
+    mode, is_the_groups = MADE_BEFORE[name]
+    named, other = [found.gr_gid for found in grp.getgrall() if found.gr_gid not in (0, NOBODY)][:2]
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "page.html").write_text("a page")
+    (home / "page.html").chmod(0o600)
+    os.chown(home, -1, named if is_the_groups else other if mode & 0o2000 else -1)
+    home.chmod(mode)
+    given = Settings.model_validate({"home": home, "files": {"group": str(named)}})
+    use_file_modes(given)
+    assert "new files stay private" in caplog.text
+    (home / "new").touch()
+    assert stat.S_IMODE((home / "new").stat().st_mode) == 0o600
+    [finding] = [f for f in check_home(given) if f.name == "files"]
+    subprocess.run(finding.text.partition("Run: ")[2], shell=True, check=True)
+    assert [f for f in check_home(given) if f.name == "files"] == []
+    caplog.clear()
+    use_file_modes(given)
+    assert caplog.text == ""
+    (home / "newer").touch()
+    found = (home / "newer").stat()
+    assert (found.st_gid, stat.S_IMODE(found.st_mode)) == (named, 0o640)
