@@ -8,6 +8,7 @@ shape cannot be found: a 40-digit hexadecimal key of W&B is a git commit to ever
 from __future__ import annotations
 
 import re
+from functools import partial
 
 from runspend.redaction import HIDDEN
 
@@ -27,13 +28,15 @@ _NAMES = (
 _VENDORS = (
     r"(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}(?:[:/,;| ]{1,3}[A-Za-z0-9/+=]{40})?|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_[A-Za-z0-9_]{16,}|"
     r"gl(?:pat|dt|rt|cbt|ptt|ft|soat|agent|oas|imt|ffct)-[A-Za-z0-9_.-]{16,}|hf_[A-Za-z0-9]{20,}|xox[abceoprs][.-][A-Za-z0-9.-]{10,}|xapp-[0-9]-[A-Z0-9]+-[A-Za-z0-9-]{10,}|"
-    r"sk-(?:proj|ant|or|svcacct|admin|live|test)-[A-Za-z0-9_-]*[A-Za-z0-9]{16,}[A-Za-z0-9_-]*|sk-lf-[0-9a-f]{8}-[0-9a-f-]{27}|[prs]k_(?:live|test)_[A-Za-z0-9]{16,}|whsec_[A-Za-z0-9+/=]{20,}|wandb_v1_[A-Za-z0-9_-]{20,}|"
+    r"sk-lf-[0-9a-f]{8}-[0-9a-f-]{27}|[prs]k_(?:live|test)_[A-Za-z0-9]{16,}|whsec_[A-Za-z0-9+/=]{20,}|wandb_v1_[A-Za-z0-9_-]{20,}|"
     r"dapi[0-9a-f]{32}(?:-[0-9]+)?|AIza[A-Za-z0-9_-]{30,}|ya29\.[A-Za-z0-9_-]{16,}|GOCSPX-[A-Za-z0-9_-]{20,}|1//0[A-Za-z0-9_-]{30,}|npm_[A-Za-z0-9]{30,}|"
     r"pypi-AgE[A-Za-z0-9_-]{40,}|SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}|eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){1,4}|eyJ[A-Za-z0-9_+/=-]{60,}|"
-    r"hv[sbr]\.[A-Za-z0-9_-]{20,}|r8_[A-Za-z0-9]{30,}|do[opr]_v1_[a-f0-9]{64}|gsk_[A-Za-z0-9]{40,}|xai-[A-Za-z0-9]{40,}|nvapi-[A-Za-z0-9_-]*[A-Za-z0-9]{16,}[A-Za-z0-9_-]*|pplx-[A-Za-z0-9]{40,}|"
+    r"hv[sbr]\.[A-Za-z0-9_-]{20,}|r8_[A-Za-z0-9]{30,}|do[opr]_v1_[a-f0-9]{64}|gsk_[A-Za-z0-9]{40,}|xai-[A-Za-z0-9]{40,}|pplx-[A-Za-z0-9]{40,}|"
     r"glsa_[A-Za-z0-9]{32}_[a-f0-9]{8}|lsv2_[a-z]{2}_[a-f0-9]{32}(?:_[a-f0-9]+)?|ntn_[A-Za-z0-9]{40,}|lin_api_[A-Za-z0-9]{30,}|AGE-SECRET-KEY-1[0-9A-Z]{50,}|"
     r"shp(?:at|ca|pa|ss)_[a-fA-F0-9]{32}|[0-9]{8,10}:AA[A-Za-z0-9_-]{32,}"
 )
+# Keys of parts, one of which is long: what is short in all parts is a name. Such a match reaches to the end of its run of letters, digits, _ and -.
+_OF_PARTS = r"((?:^|[^A-Za-z0-9]))(?:nvapi|sk-(?:proj|ant|or|svcacct|admin|live|test))-[A-Za-z0-9_-]*[A-Za-z0-9]{16,}[A-Za-z0-9_-]*"
 
 # In this order: what is widest first, so that no part of a secret is left over by a narrower pattern.
 _SHAPES: tuple[tuple[str, str], ...] = (
@@ -56,6 +59,7 @@ _SHAPES: tuple[tuple[str, str], ...] = (
     (rf"((?:^|[^A-Za-z0-9_.-])(?i:token){_IS}){_VALUE}", ""),
     (rf"({_NAME_BEFORE}(?i:[_-]token){_IS})[A-Za-z0-9._~+/=-]{{16,}}", ""),
     (r"((?:^|[ \t])--?(?i:[A-Za-z0-9-]*(?:password|passwd|passphrase|secret|api-?key|access-?key|(?:access|auth|api|hf|github|bearer)-token)|token)[ \t]+)[^\x00-\x20-][^\x00-\x20]*", ""),
+    (_OF_PARTS, ""),
     (rf"((?:^|[^A-Za-z0-9]))(?:{_VENDORS})", ""),
     (r"((?:^|[^A-Za-z0-9/_.-])sk-)[A-Za-z0-9]{20,}", ""),
     (r"(/sk-)[A-Za-z0-9]{40,}", ""),  # a folder may be called sk- and 32 digits
@@ -74,6 +78,11 @@ _SUSPECT = (
 
 
 _COMPILED = {pattern: (re.compile(pattern, re.ASCII), rf"\g<1>{HIDDEN}{end}", end) for pattern, end in _SHAPES}
+# Python tries a match from every beginning, RE2 from all at once. So that Python looks at no part of a text more often than a few times, it looks only
+# into runs of characters that a match consists of, and there only up to the last place where a match can end.
+_RUNS = {"@": re.compile(r"[^\x00-\x20\"'<>]+"), "%40": re.compile(r"[^\x00-\x20&\"'<>/]+")}
+_RUN_OF_PARTS = re.compile(r"[A-Za-z0-9_-]{20,}")
+_LONG_PART = re.compile(r"[A-Za-z0-9]{16,}")
 _COMPILED_PLACE = re.compile(_PLACE, re.ASCII)
 _SUSPECT_TEXT = re.compile(_SUSPECT, re.ASCII)
 
@@ -95,10 +104,30 @@ def redact_place(uri: str) -> str:
 
 
 def _replace(text: str, shapes: tuple[tuple[str, str], ...]) -> str:
-    for pattern, kept, end in (_COMPILED[pattern] for pattern, _ in shapes):
-        head = text.rfind(end) + len(end) if end else len(text)  # behind the last end nothing can match, and Python would look from each beginning
-        text = pattern.sub(kept, text[:head]) + text[head:] if head >= len(end) else text
+    for shape, _ in shapes:
+        pattern, kept, end = _COMPILED[shape]
+        if shape == _OF_PARTS:
+            text = _RUN_OF_PARTS.sub(_without_parts, text)
+        elif end in _RUNS and end in text:
+            text = _RUNS[end].sub(partial(_without_ended, pattern, kept, end), text)
+        elif not end:
+            text = pattern.sub(kept, text)
     return text
+
+
+def _without_ended(pattern: re.Pattern[str], kept: str, end: str, run: re.Match[str]) -> str:
+    """A run without what the pattern finds in it: each match ends with `end`."""
+    text = run[0]
+    last = text.rfind(end) + len(end)
+    return pattern.sub(kept, text[:last]) + text[last:] if last >= len(end) else text
+
+
+def _without_parts(run: re.Match[str]) -> str:
+    """A run without the key of parts in it, if there is one: the first that has a long part behind it reaches to the end."""
+    text = run[0]
+    last = max((part.end() for part in _LONG_PART.finditer(text)), default=0)
+    found = _COMPILED[_OF_PARTS][0].search(text, 0, last)
+    return text if found is None else f"{text[:found.start()]}{found[1]}{HIDDEN}"
 
 
 def holds_secret(text: str) -> bool:

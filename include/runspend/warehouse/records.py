@@ -62,7 +62,12 @@ class Records:
             text = read_bytes(path, most_bytes=MOST_BYTES)
             if text is None or _token(text) != token:
                 return False
-            os.replace(_write_scratch(path, key, value), path)
+            scratch = _write_scratch(path, key, value)
+            try:
+                os.replace(scratch, path)
+            except BaseException:
+                scratch.unlink(missing_ok=True)
+                raise
             _fsync_folder(path.parent)
         return True
 
@@ -127,11 +132,15 @@ def _is_locked(descriptor: int) -> bool:
 
 def _write_scratch(path: Path, key: str, value: dict[str, Any]) -> Path:
     scratch = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
-    with scratch.open("x", encoding="utf-8") as file:
-        # The nonce makes every state's token its own, also when a value comes back to what it was.
-        json.dump({"key": key, "value": value, "nonce": uuid.uuid4().hex}, file, ensure_ascii=False, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with scratch.open("x", encoding="utf-8") as file:
+            # The nonce makes every state's token its own, also when a value comes back to what it was.
+            json.dump({"key": key, "value": value, "nonce": uuid.uuid4().hex}, file, ensure_ascii=False, sort_keys=True)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:  # a full disk: each try would leave another file, which nothing removes
+        scratch.unlink(missing_ok=True)
+        raise
     return scratch
 
 
