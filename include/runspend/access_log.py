@@ -34,6 +34,14 @@ WORDS = frozenset(
     """.split()
 )
 
+# Literals, quoted names and comments, as DuckDB and as GoogleSQL read them. Comments may nest in DuckDB: once to their first end, once to the last.
+_COMMENT = r"--[^\n]*|/\*.*?(?:\*/|\Z)"
+_OUTER = r"--[^\n]*|/\*.*(?:\*/|\Z)"
+_DUCKDB = r"""|[eE]'(?:[^'\\]|\\(?:.|\Z)|'')*(?:'|\Z)|'(?:[^']|'')*(?:'|\Z)|"(?:[^"]|"")*(?:"|\Z)|\$([A-Za-z_]*)\$.*?(?:\$\1\$|\Z)"""
+_ESCAPED = "|".join(rf"{mark}(?:\\(?:.|\Z)|[^\\])*?(?:{mark}|\Z)" for mark in ("'''", '"""', "'", '"', "`"))
+_GOOGLESQL = rf"|\#[^\n]*|{_ESCAPED}"
+LITERALS = tuple(re.compile(comment + rest, re.DOTALL) for comment in (_COMMENT, _OUTER) for rest in (_DUCKDB, _GOOGLESQL))
+
 log = logging.getLogger(__name__)
 
 
@@ -49,9 +57,17 @@ def log_statement(settings: Settings, statement: str, *, native: bool, rows: int
 
 
 def without_values(statement: str) -> str:
-    """The statement with a `?` for all but words of SQL, our names and signs: whatever quotes and comments there are, no value is left."""
+    """The statement with a `?` for all but words of SQL, our names and signs. What any dialect may take for a literal or a comment is a value,
+    also if it is a word of SQL."""
+    inside = bytearray(len(statement))
+    for literals in LITERALS:
+        for found in literals.finditer(statement):
+            inside[found.start() : found.end()] = b"\x01" * (found.end() - found.start())
     known = _names() | WORDS
-    shown = [part if part.lower() in known or not re.match(r"\w", part) else "?" for part in re.findall(r"\w+|[()\[\],.*=<>+/|;:-]", statement)]
+    shown = []
+    for found in re.finditer(r"\w+|[()\[\],.*=<>+/|;:-]", statement):
+        is_known = not re.match(r"\w", found[0]) or (found[0].lower() in known and not any(inside[found.start() : found.end()]))
+        shown.append(found[0] if is_known else "?")
     return " ".join(shown)
 
 

@@ -15,7 +15,7 @@ import click
 
 from runspend.cli.context import Context, day_end, months, with_context
 from runspend.cli.output import print_json, print_rows
-from runspend.errors import RecordRefused, RunspendError, UsageError
+from runspend.errors import RecordRefused, UsageError
 
 GRACE = 5.0  # seconds the engine has to stop by itself
 
@@ -151,7 +151,7 @@ def sql(context: Context, statement: str | None, tables: bool, native: bool, exp
     try:
         with _ended_after(timeout + GRACE, timeout, partial(log_statement, context.settings, statement, native=native, rows=None, error="SqlRefused")):
             rows = open_warehouse(context.settings).answer(statement, native=native, timeout=timeout)
-    except RunspendError as error:
+    except BaseException as error:  # a bug or Ctrl-C too: it was asked
         log_statement(context.settings, statement, native=native, rows=None, error=type(error).__name__)
         raise
     log_statement(context.settings, statement, native=native, rows=rows.num_rows)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from runspend.explain import explain_run, run_as_page
 from runspend.explain.layout import currency_views
 from runspend.warehouse import open_warehouse
 from runspend.web.gate import GATE
+from runspend.web.page_log import PAGE_LOG
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +69,8 @@ def create_app(
             latest[:] = [settings() if callable(settings) else settings]
             return latest[0]
         except ConfigError as error:
-            raise HTTPException(503, f"cannot show reports: {error}") from error
+            log.error("a page failed: %s", error)  # with paths, which are not everybody's
+            raise HTTPException(503, "cannot show reports: the configuration cannot be read. Operators find the reason in the server's log, or run: runspend doctor") from error
 
     def folder() -> Path:
         return configured().home / "reports"
@@ -103,21 +106,30 @@ def create_app(
 
     @app.middleware("http")
     async def check_and_mark(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-        response: Response
-        if hosts is not None and _host(request) not in hosts:
-            response = PlainTextResponse("cannot answer for this host name: it is not one of this server's.", 403)
-        elif request.method != "GET":
-            response = PlainTextResponse("these pages are read only.", 405, headers={"Allow": "GET"})
-        else:
-            response = await answer(request)
-        if not latest:
-            with suppress(HTTPException):
-                await run_in_threadpool(configured)
-        if latest:
-            _log(latest[0], request, response.status_code)
+        try:
+            response = await respond(request, answer)
+        except Exception:
+            await note(request, 500)
+            raise
+        await note(request, response.status_code)
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         return response
+
+    async def respond(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        if hosts is not None and _host(request) not in hosts:
+            return PlainTextResponse("cannot answer for this host name: it is not one of this server's.", 403)
+        if request.method != "GET":
+            return PlainTextResponse("these pages are read only.", 405, headers={"Allow": "GET"})
+        return await answer(request)
+
+    async def note(request: Request, status: int) -> None:
+        """Into the access log, if the settings ask for one."""
+        if not latest:
+            with suppress(HTTPException):
+                await run_in_threadpool(configured)
+        if latest and latest[0].access_log is not None:
+            await PAGE_LOG.note(partial(_log, latest[0], request, status))
 
     app.include_router(router)
     return app
