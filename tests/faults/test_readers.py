@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from runspend.warehouse import locks
+from runspend.warehouse.lock_holders import Patience
 from runspend.warehouse.parquet import ParquetWarehouse
 from tests.faults.torture import torn_files
 from tests.faults.world import publish_version, versions_seen
@@ -26,7 +26,7 @@ import sys, time
 from pathlib import Path
 from tests.faults.world import versions_seen
 from runspend.warehouse import open_warehouse
-from runspend.warehouse import locks
+from runspend.warehouse.lock_holders import Patience
 from runspend.warehouse.parquet import ParquetWarehouse
 
 root, slow = Path(sys.argv[1]), float(sys.argv[2])
@@ -45,16 +45,16 @@ while True:
 PUBLISH = """
 import sys, time
 from pathlib import Path
-from runspend.warehouse import locks
+from runspend.warehouse.lock_holders import Patience
 from tests.faults.world import publish_version
 waited = 0.0
-until_locked = locks._Patience.until_locked
-def timed(*given):
+until_locked = Patience.until_locked
+def timed(*given, **named):
     global waited
     started = time.monotonic()
-    until_locked(*given)
+    until_locked(*given, **named)
     waited += time.monotonic() - started
-locks._Patience.until_locked = timed
+Patience.until_locked = timed
 started = time.monotonic()
 publish_version(Path(sys.argv[1]), int(sys.argv[2]))
 print(time.monotonic() - started, waited)
@@ -107,11 +107,11 @@ def test_twenty_readers_in_a_loop_hold_no_publish_up(tmp_path: Path, monkeypatch
     """Twenty processes that do nothing but open, ask and close: a publish waits for its turn five seconds at most, all in all."""
     root = tmp_path / "warehouse"
     waits: list[float] = []
-    until_locked = locks._Patience.until_locked
+    until_locked = Patience.until_locked
 
-    def timed(*given: Any) -> None:
+    def timed(*given: Any, **named: Any) -> None:
         started = time.monotonic()
-        until_locked(*given)
+        until_locked(*given, **named)
         waits.append(time.monotonic() - started)
 
     def publish_again(versions: range) -> tuple[list[float], list[float]]:
@@ -124,7 +124,7 @@ def test_twenty_readers_in_a_loop_hold_no_publish_up(tmp_path: Path, monkeypatch
             waited.append(sum(waits))
         return took, waited
 
-    monkeypatch.setattr(locks._Patience, "until_locked", timed)
+    monkeypatch.setattr(Patience, "until_locked", timed)
     alone = publish_again(range(1, 8))
     with readers(root, 20, 0) as started:
         beside = publish_again(range(8, 20))
