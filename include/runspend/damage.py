@@ -262,8 +262,7 @@ def _send(settings: Settings, outcome: Outcome, records: Records, new: Mapping[U
 
 def look_at_all(settings: Settings, outcome: Outcome, *, full: bool, progress: Progress) -> None:
     """What of the warehouse is not what was published, into an outcome. Not `full`: files that look as when they were last verified are not hashed."""
-    for unit, why in mend_warehouse(settings).items():
-        outcome.fail(WarehouseDamaged({" ".join(unit): why}, "Nothing else has to be done about it."))
+    _mend(settings, outcome)
     if settings.warehouse.uri.startswith("bigquery://"):
         outcome.notes.append("BigQuery keeps and verifies its own bytes: there is nothing to verify here")
     warehouse = open_warehouse(settings)
@@ -271,6 +270,11 @@ def look_at_all(settings: Settings, outcome: Outcome, *, full: bool, progress: P
     outcome.unchanged += [" ".join(unit) for unit in warehouse.states() if unit not in damaged]
     for unit, why in sorted(damaged.items()):
         outcome.fail(WarehouseDamaged({" ".join(unit): why}, HOW_TO_REPLACE.get(unit.table, BUILT_AGAIN)))
+
+
+def _mend(settings: Settings, outcome: Outcome) -> None:
+    for unit, why in mend_warehouse(settings).items():
+        outcome.fail(WarehouseDamaged({" ".join(unit): why}, "Nothing else has to be done about it."))
 
 
 BUILT_AGAIN = "Run: runspend nightly (builds it again)"
@@ -281,6 +285,7 @@ HOW_TO_REPLACE |= dict.fromkeys(STORES, "Run: runspend measure. Past months cann
 
 def drop_damaged(settings: Settings, outcome: Outcome, names: Collection[str], step_id: str) -> None:
     """Remove damaged units; UsageError, and nothing removed, for a name that is no damaged unit."""
+    _mend(settings, outcome)
     warehouse = open_warehouse(settings)
     damaged = warehouse.find_damage(since=0.0)
     known = {"/".join(unit): unit for unit in damaged}

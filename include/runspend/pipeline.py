@@ -421,9 +421,9 @@ def verify(settings: Settings, *, now: datetime, full: bool = False, drop: Seque
     from runspend.damage import drop_damaged, look_at_all
 
     outcome = Outcome("verify")
-    look_at_all(settings, outcome, full=full, progress=progress)
-    if drop:
+    if drop:  # first: what is dropped is no longer damaged, and a script sees by the exit code that all is well
         drop_damaged(settings, outcome, drop, make_load_id("verify", now))
+    look_at_all(settings, outcome, full=full, progress=progress)
     return outcome
 
 

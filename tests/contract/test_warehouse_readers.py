@@ -22,6 +22,7 @@ import pytest
 
 from runspend.errors import SqlRefused, UsageError, WarehouseDamaged
 from runspend.tables import TABLES, Table
+from runspend.warehouse import verification
 from runspend.warehouse.parquet import ParquetWarehouse
 from runspend.warehouse.reader import _in_words
 from tests.faults.damaged_world import Flip
@@ -192,6 +193,26 @@ def test_a_mistake_in_a_statement_hashes_no_file(tmp_path: Path, mistake: str) -
     Flip(path, path.stat().st_size // 2, 0, is_silent=True).make()
     with pytest.raises(SqlRefused, match="cannot run the SQL"):
         warehouse.answer(mistake, native=True, timeout=60)
+
+
+def test_a_file_that_is_written_to_while_it_is_verified_is_not_known_as_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was hashed is noted with the look it had before."""
+    warehouse = ParquetWarehouse(tmp_path)
+    with warehouse.step("fill", "b") as step:
+        step.put("runs", "2026-09", "one", rows_of(TABLES["runs"], period="2026-09", cost="1"))
+        step.publish()
+    [path] = tmp_path.glob("runs/*/*.parquet")
+    hash_it = verification.sha256_of
+
+    def hash_and_write(file: Path) -> str:
+        found = hash_it(file)
+        Flip(path, path.stat().st_size // 2, 0, is_silent=False).make()
+        return found
+
+    monkeypatch.setattr(verification, "sha256_of", hash_and_write)
+    assert warehouse.find_damage() == {}  # it was whole
+    monkeypatch.undo()
+    assert [unit.table for unit in warehouse.find_damage(since=0.0)] == ["runs"]
 
 
 def test_an_engine_that_fails_over_whole_files_is_not_damage() -> None:

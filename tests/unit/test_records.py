@@ -116,28 +116,3 @@ def test_a_file_in_place_of_the_folder_is_refused_by_name(tmp_path: Path, place:
     (tmp_path / place).write_text("x")
     with pytest.raises(RecordRefused, match="it is not a folder, or one above it is not"):
         Records(tmp_path).create("things", "all", {})
-
-
-FULL = """
-import resource, signal, sys
-from pathlib import Path
-from runspend.warehouse.records import Records
-records = Records(Path(sys.argv[1]))
-records.create("things", "a", {"n": 1})
-value, token = records.get("things", "a")
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (60, 60))  # a disk on which no file finds room for more
-for act in (lambda: records.create("things", "b", {"n": "x" * 999}), lambda: records.replace("things", "a", {"n": "x" * 999}, token)):
-    try:
-        act()
-    except OSError as error:
-        print(error.errno)
-print(records.get("things", "a")[0])
-"""
-
-
-def test_a_disk_without_room_leaves_no_unfinished_file(tmp_path: Path) -> None:
-    """However often it is tried; what was there stays."""
-    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["27", "27", "{'n': 1}"]
-    assert [path.name for path in (tmp_path / "records" / "things").iterdir() if path.name.endswith(".tmp")] == []

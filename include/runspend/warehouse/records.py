@@ -62,12 +62,7 @@ class Records:
             text = read_bytes(path, most_bytes=MOST_BYTES)
             if text is None or _token(text) != token:
                 return False
-            scratch = _write_scratch(path, key, value)
-            try:
-                os.replace(scratch, path)
-            except BaseException:
-                scratch.unlink(missing_ok=True)
-                raise
+            os.replace(_write_scratch(path, key, value), path)
             _fsync_folder(path.parent)
         return True
 
@@ -132,15 +127,11 @@ def _is_locked(descriptor: int) -> bool:
 
 def _write_scratch(path: Path, key: str, value: dict[str, Any]) -> Path:
     scratch = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
-    try:
-        with scratch.open("x", encoding="utf-8") as file:
-            # The nonce makes every state's token its own, also when a value comes back to what it was.
-            json.dump({"key": key, "value": value, "nonce": uuid.uuid4().hex}, file, ensure_ascii=False, sort_keys=True)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:  # a full disk: each try would leave another file, which nothing removes
-        scratch.unlink(missing_ok=True)
-        raise
+    with scratch.open("x", encoding="utf-8") as file:
+        # The nonce makes every state's token its own, also when a value comes back to what it was.
+        json.dump({"key": key, "value": value, "nonce": uuid.uuid4().hex}, file, ensure_ascii=False, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
     return scratch
 
 

@@ -326,6 +326,13 @@ def _is_locked(descriptor: int) -> bool:
     return True
 
 
+def _signature_if_there(path: Path) -> Signature | None:
+    try:
+        return signature_of(path)
+    except OSError:  # whatever is wrong with it, hashing it says so
+        return None
+
+
 def judge(
     files: Mapping[Unit, tuple[Path, Mapping[str, Any]]], known: Known, since: float, progress: Callable[[str], None] = lambda _: None
 ) -> tuple[dict[Unit, tuple[Signature, str]], dict[Unit, str]]:
@@ -333,14 +340,12 @@ def judge(
     whole, damaged = {}, {}
     for unit, (path, record) in files.items():
         progress(f"verifying {name_of(unit)}")
+        signature = _signature_if_there(path)  # before it is hashed: what is written to it meanwhile must not be noted as whole
         why = why_damaged(unit, path, record, known, since=since)
         if why is not None:
             damaged[unit] = why
             continue
-        try:
-            signature, sha256 = signature_of(path), str(record["sha256"])
-        except FileNotFoundError:  # a newer one is published this moment
-            continue
-        if not known.is_whole(unit, signature, sha256, since):  # else it was not hashed now, and keeps the time when it was
+        sha256 = str(record["sha256"])
+        if signature is not None and not known.is_whole(unit, signature, sha256, since):  # else it was not hashed now, and keeps the time when it was
             whole[unit] = (signature, sha256)
     return whole, damaged
