@@ -7,6 +7,7 @@ file. What the values mean belongs to whoever reads them.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import stat
@@ -19,7 +20,10 @@ from typing import IO, Any, NoReturn
 from runspend.errors import RecordRefused
 from runspend.outside_json import parse_json
 
-__all__ = ["MOST_BYTES", "PRIVATE", "Inside", "json_value", "open_lock", "own_folder", "private_umask", "read_bytes", "read_json", "refused", "write_whole"]
+__all__ = [
+    "MOST_BYTES", "PRIVATE", "Inside", "fsync_path", "json_value", "open_lock", "own_folder", "private_umask", "read_bytes", "read_json", "refused",
+    "try_lock", "write_scratch", "write_whole",
+]  # fmt: skip
 
 MOST_BYTES = 64 << 20  # of one file: a journal of 100,000 units has 40 MB
 MOST_TOLD = 300  # characters of what was found
@@ -37,7 +41,7 @@ def read_json(path: Path, *, most_bytes: int = MOST_BYTES) -> Any:
         return None
     value = json_value(text, path)
     if value is None:
-        raise refused(path, "it says nothing")
+        raise refused(path, "it contains null")
     return value
 
 
@@ -64,7 +68,7 @@ def read_bytes(path: Path, *, most_bytes: int = MOST_BYTES) -> bytes | None:
 
 
 def json_value(text: bytes, where: object) -> Any:
-    """The value of JSON text in which no name is there twice. Raises RecordRefused that names where it was read."""
+    """The value of JSON text without duplicate keys. Raises RecordRefused that names where it was read."""
     try:
         value = parse_json(text.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
         if b"\\ud" in text.lower():
@@ -77,7 +81,7 @@ def json_value(text: bytes, where: object) -> Any:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a name is there twice")
+        raise ValueError("duplicate key")
     return found
 
 
@@ -89,7 +93,7 @@ def refused(where: object, why: str, *, do: str = "") -> RecordRefused:
     """The error of a file that Runspend did not write, in the words that all of them have."""
     advice = do or "Find out who can write there, then restore the file from a copy, or move it away."
     why = why if len(why) <= MOST_TOLD else f"{why[:MOST_TOLD]}…"
-    return RecordRefused(where, f"cannot use {where}: {why}. Runspend did not write it like that, and did nothing that it says. {advice}")
+    return RecordRefused(where, f"cannot use {where}: {why}. Runspend does not write such files and ignored it. {advice}")
 
 
 def write_whole(path: Path, text: bytes, *, is_alone: bool = False) -> None:
@@ -97,24 +101,42 @@ def write_whole(path: Path, text: bytes, *, is_alone: bool = False) -> None:
 
     `is_alone`: nobody else writes the same file meanwhile, so what a kill left is found by its name and written over.
     """
-    scratch = path.with_name(f"{path.name}.tmp" if is_alone else f".{path.name[:100]}.{uuid.uuid4().hex}.tmp")
     if is_alone:
+        path.with_name(f"{path.name}.tmp").unlink(missing_ok=True)
+    scratch = write_scratch(path, text, name=f"{path.name}.tmp" if is_alone else None)
+    try:
+        os.replace(scratch, path)
+    except BaseException:
         scratch.unlink(missing_ok=True)
+        raise
+    fsync_path(path.parent)
+
+
+def write_scratch(path: Path, text: bytes, *, name: str | None = None) -> Path:
+    """A new file beside a path, whole and on the disk, for the caller to move or link into place and then remove. An error leaves none.
+
+    `name`: its name; one that nobody else has, if left out. Errors: OSError.
+    """
+    scratch = path.with_name(name or f".{path.name[:100]}.{uuid.uuid4().hex}.tmp")
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(scratch, path)
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    return scratch
+
+
+def fsync_path(path: Path) -> None:
+    """Make the bytes of a file, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def private_umask() -> int:
@@ -146,6 +168,15 @@ def open_lock(path: Path) -> IO[bytes]:
         if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
             raise
         raise refused(path, "it is a link or not a file, and Runspend locks it", do="Remove it, then run the command again.") from error
+
+
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file exclusively, if nobody holds it now. Whether it is locked."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class Inside:

@@ -116,3 +116,36 @@ def test_a_file_in_place_of_the_folder_is_refused_by_name(tmp_path: Path, place:
     (tmp_path / place).write_text("x")
     with pytest.raises(RecordRefused, match="it is not a folder, or one above it is not"):
         Records(tmp_path).create("things", "all", {})
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from runspend.own_files import write_whole
+from runspend.warehouse.records import Records
+
+records = Records(Path(sys.argv[1]))
+records.create("mails", "small", {"text": "a"})
+token = records.get("mails", "small")[1]
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # no file may grow larger, as on a disk without room for it
+for attempt in (
+    lambda: records.create("mails", "large", {"text": "b" * 10_000}),
+    lambda: records.replace("mails", "small", {"text": "b" * 10_000}, token),
+    lambda: write_whole(Path(sys.argv[1]) / "records" / "mails" / "whole", b"b" * 10_000),
+    lambda: write_whole(Path(sys.argv[1]) / "records" / "mails" / "alone", b"b" * 10_000, is_alone=True),
+):
+    try:
+        attempt()
+    except OSError:
+        continue
+    sys.exit("it was written")
+"""
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    """No room for a record: an error, the old record as it was, and no half file that fills the disk further with each try."""
+    result = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+    assert Records(tmp_path).list("mails") == {"small": {"text": "a"}}
+    left = {path.name for path in (tmp_path / "records" / "mails").iterdir()} - {"lock", Records(tmp_path).where("mails", "small").name}
+    assert left == set()

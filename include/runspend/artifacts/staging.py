@@ -7,20 +7,18 @@ machine: a million files take seconds; Azure, whose listing starts at no name) b
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from runspend.artifacts.listing import FolderTotals, Listing, Page
 from runspend.errors import MissingExtra, RecordRefused, SourceError
-from runspend.own_files import open_lock, own_folder, read_json, write_whole
+from runspend.own_files import fsync_path, open_lock, own_folder, read_json, try_lock, write_whole
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -98,7 +96,7 @@ class Staging:
 
     def _save(self) -> None:
         """Replace the state. The file it names is on the disk first: a state after a power cut must not promise what is not there."""
-        _sync(self._part(self.parts - 1))
+        fsync_path(self._part(self.parts - 1))
         state = {
             **self._what,
             "began_at": self._began.isoformat(),
@@ -143,7 +141,7 @@ def locked(folder: Path | None, otherwise: Path) -> Iterator[Path]:
     if folder is not None:
         own_folder(folder)
         with open_lock(folder / ".lock") as lock:
-            if _is_mine(lock):
+            if try_lock(lock.fileno()):  # else each process lists for itself
                 yield folder
                 return
     otherwise.mkdir(parents=True, exist_ok=True)
@@ -151,15 +149,6 @@ def locked(folder: Path | None, otherwise: Path) -> Iterator[Path]:
         yield otherwise
     finally:
         shutil.rmtree(otherwise)
-
-
-def _is_mine(lock: IO[bytes]) -> bool:
-    """Whether nobody else holds the lock; each process lists for itself then."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def folder_schema() -> pa.Schema:
@@ -170,11 +159,3 @@ def folder_schema() -> pa.Schema:
         raise MissingExtra("pyarrow", "pipeline") from error
     counts = [(name, pa.int64()) for name in _COUNTS]
     return pa.schema([("folder", pa.string()), ("storage_class", pa.string()), *counts, ("checksum", pa.string())])
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

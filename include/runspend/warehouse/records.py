@@ -6,7 +6,6 @@ belong here. Files: `<home>/records/<kind>/<slug>.json`.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from runspend.errors import RecordRefused, RunspendError
-from runspend.own_files import json_value, open_lock, own_folder, read_bytes
+from runspend.own_files import fsync_path, json_value, open_lock, own_folder, read_bytes, try_lock, write_scratch, write_whole
 from runspend.own_files import refused as refused_file
 from runspend.warehouse.record_shapes import problem_of
 
@@ -39,14 +38,14 @@ class Records:
         """Make the record. False, and nothing changed, if it is there already. True only once it is on disk."""
         path = self._path(kind, key)
         own_folder(path.parent)
-        scratch = _write_scratch(path, key, value)
+        scratch = write_scratch(path, _text(key, value))
         try:
             os.link(scratch, path)  # create-if-absent and never half a file, which O_EXCL alone would not give
         except FileExistsError:
             return False
         finally:
             scratch.unlink()
-        _fsync_folder(path.parent)
+        fsync_path(path.parent)
         return True
 
     def get(self, kind: str, key: str) -> tuple[dict[str, Any], str] | None:
@@ -62,8 +61,7 @@ class Records:
             text = read_bytes(path, most_bytes=MOST_BYTES)
             if text is None or _token(text) != token:
                 return False
-            os.replace(_write_scratch(path, key, value), path)
-            _fsync_folder(path.parent)
+            write_whole(path, _text(key, value))
         return True
 
     def list(self, kind: str, refused: list[RecordRefused] | None = None) -> dict[str, dict[str, Any]]:
@@ -107,7 +105,7 @@ class Records:
         own_folder(folder)
         with open_lock(folder / "lock") as lock:
             end = time.monotonic() + LOCK_WAIT
-            while not _is_locked(lock.fileno()):
+            while not try_lock(lock.fileno()):
                 if time.monotonic() > end:
                     raise RunspendError(
                         f"cannot change records in {folder}: waited {LOCK_WAIT:g} s for its lock, which another process holds. Nothing was changed. "
@@ -117,31 +115,10 @@ class Records:
             yield
 
 
-def _is_locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _write_scratch(path: Path, key: str, value: dict[str, Any]) -> Path:
-    scratch = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
-    with scratch.open("x", encoding="utf-8") as file:
-        # The nonce makes every state's token its own, also when a value comes back to what it was.
-        json.dump({"key": key, "value": value, "nonce": uuid.uuid4().hex}, file, ensure_ascii=False, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    return scratch
+def _text(key: str, value: dict[str, Any]) -> bytes:
+    # The nonce makes every state's token its own, also when a value comes back to what it was.
+    return json.dumps({"key": key, "value": value, "nonce": uuid.uuid4().hex}, ensure_ascii=False, sort_keys=True).encode()
 
 
 def _token(text: bytes) -> str:
     return hashlib.sha256(text).hexdigest()
-
-
-def _fsync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,13 +14,11 @@ Where the files are belongs in `parquet.py` and `objects.py`; what a pipeline ru
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import time
-import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from runspend.errors import RecordRefused, WarehouseDamaged
-from runspend.own_files import open_lock, read_bytes
+from runspend.own_files import open_lock, read_bytes, try_lock, write_whole
 from runspend.warehouse import Unit
 from runspend.warehouse.units import check_schema, check_state, unit_of_text
 
@@ -253,7 +251,7 @@ class Verified:
             marks = {unit: why for unit, why in known.damaged.items() if unit not in touched}
             entries |= {"/".join(unit): (signature, sha256, moment) for unit, (signature, sha256) in whole.items()}
             marks |= {"/".join(unit): why for unit, why in damaged.items()}
-            self._write(self._path, {"whole": entries, "damaged": marks})
+            write_whole(self._path, _text({"whole": entries, "damaged": marks}).encode())
 
     def units(self) -> tuple[set[Unit], str | None]:
         """All units by the index, and why it must not be believed."""
@@ -284,7 +282,7 @@ class Verified:
 
     def index(self, units: Collection[Unit]) -> None:
         """Write down which units there are. The caller holds the exclusive lock."""
-        self._write(self._index, seal({"units": sorted("/".join(unit) for unit in units)}))
+        write_whole(self._index, _text(seal({"units": sorted("/".join(unit) for unit in units)})).encode())
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:
@@ -298,32 +296,13 @@ class Verified:
             return
         with opened:
             end = time.monotonic() + NOTE_WAIT
-            while not _is_locked(opened.fileno()):
+            while not try_lock(opened.fileno()):
                 if time.monotonic() > end:
                     log.warning("cannot note what was verified: somebody has held %s for %g s. It will be verified again.", path, NOTE_WAIT)
                     yield False
                     return
                 time.sleep(0.02)
             yield True
-
-    def _write(self, path: Path, value: object) -> None:
-        scratch = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            with scratch.open("w", encoding="utf-8") as file:
-                file.write(_text(value))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(scratch, path)
-        finally:
-            scratch.unlink(missing_ok=True)
-
-
-def _is_locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _signature_if_there(path: Path) -> Signature | None:
