@@ -114,7 +114,7 @@ def test_a_lock_of_notes_that_is_held_or_a_link_keeps_nobody_waiting(config: Pat
 
 
 def test_damage_is_mended_and_mailed_beside_a_record_that_is_refused(config: Path) -> None:
-    """Whoever can write a record must not be able to keep damage from being told of."""
+    """A malformed record does not keep damage from being told; a well-formed one does, see docs/security.md."""
     warehouse, wanted = ParquetWarehouse(root_of(config)), digests(root_of(config))
     home = config.parent / "home"
     run_here("verify", "--config", str(config))

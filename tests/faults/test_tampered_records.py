@@ -96,6 +96,9 @@ GOOD: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "heartbeats": ("last", {"night": AT, "at": AT}),
+    "damage": ("runs/2026-11/lab 2026-11-24", {"why": "its file is gone", "at": AT}),
+    "archive_enclosing": ("d" * 40, {"who": "run run1", "at": AT}),
+    "installation": ("first-night", {"at": AT}),
 }  # fmt: skip
 
 # kind, where in the value, what somebody wrote there
@@ -160,6 +163,11 @@ TAMPERED: list[tuple[str, str, Any]] = [
     ("archive_notices", "items", []),
     ("archive_notices", "withdrawn", {"x": None}),
     ("heartbeats", "at", {}),
+    ("damage", "why", None),
+    ("damage", "at", "2026-11-24"),
+    ("archive_enclosing", "who", ["x"]),
+    ("installation", "at", "yesterday"),
+    ("installation", "at", 0),
 ]
 
 

@@ -1,28 +1,30 @@
 """What records of each kind must look like before anything is done by them.
 
-Whoever can write under home could have written a record. A record whose fields are of other types than the code that reads them
-expects, or that names a place or an address in a way Runspend never writes, is refused with its file: see `Records`. What was
-added by later versions is let through; what is missing was missing in older ones as well, unless it is asked for here.
+Anybody who can write under home could have written a record. `Records` refuses, with its file, a record that lacks a field it needs, has
+a field of another type, or names a place or an address in a way Runspend never writes. Fields of later versions pass, except in the
+kinds of `CLOSED`. Fields that older versions did not write are optional (`?`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from datetime import date, datetime
+from datetime import date
 from decimal import Decimal, InvalidOperation
 from typing import Any
+
+from runspend.warehouse.plain_values import LARGEST, SHA256
+from runspend.warehouse.plain_values import is_count as _count
+from runspend.warehouse.plain_values import is_time as _time
 
 __all__ = ["problem_of"]
 
 Test = Callable[[Any], bool]
 
 LONGEST = 100_000  # characters of a text that is not the body of a mail
-LARGEST = 1 << 62
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _MESSAGE_ID = re.compile(r"<[!-;=?-~]{1,800}@[!-;=?-~]{1,200}>", re.ASCII)
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
-_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 def problem_of(kind: str, key: str, value: Mapping[str, Any]) -> str | None:
@@ -57,23 +59,12 @@ def _line(value: Any) -> bool:
     return _text(value) and not _CONTROL.search(value)
 
 
-def _count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < LARGEST
-
-
 def _number(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value < LARGEST
 
 
 def _flag(value: Any) -> bool:
     return type(value) is bool
-
-
-def _time(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and datetime.fromisoformat(value).tzinfo is not None
-    except ValueError:
-        return False
 
 
 def _day(value: Any) -> bool:
@@ -165,7 +156,7 @@ _ITEM = _shaped(
 _ENTRY = _shaped(
     {
         "key": _object, "size": _count, "etag": _text, "version": _or_none(_text), "storage_class": _text, "modified": _time,
-        "state": _one_of("planned", "copied", "deleted", "tiered", "gone", "changed"), "sha256": _or_none(_like(_SHA256)),
+        "state": _one_of("planned", "copied", "deleted", "tiered", "gone", "changed"), "sha256": _or_none(_like(SHA256)),
         "data": _or_none(_like(re.compile(r"data/[0-9a-f]{64}(-[1-9])?", re.ASCII))), "copy_etag": _or_none(_text), "told?": _map_of(_text),
         "changes": _count, "reason": _or_none(_text),
     },
@@ -194,6 +185,8 @@ SHAPES: Mapping[str, Mapping[str, Test]] = {
         "kind": _text, "last_tried_at?": _time, "last_good_at?": _time, "first_missed_at?": _time, "covered_until?": _or_none(_time),
         "late_after_seconds?": _number, "is_good?": _flag,
     },
+    "installation": {"at": _time},
+    "damage": {"why": _text, "at": _time},
     "webhooks": {"since": _or_none(_time)},
     "heartbeats": {"night": _text, "at": _time},
     "archives": {
@@ -216,6 +209,7 @@ SHAPES: Mapping[str, Mapping[str, Test]] = {
         "notice_id": _text, "recipients": _list_of(_line), "decided_at": _time, "items": _map_of(_NOTICE_ITEM), "is_mailed": _flag,
         "is_refused": _flag, "accepted_at": _or_none(_time), "withdrawn": _map_of(_time),
     },
+    "archive_enclosing": {"who": _text, "at": _time},
     "archive_verifications": {"at": _time, "objects": _count, "read": _count, "damaged": _list_of(_text), "unknown": _list_of(_text)},
 }  # fmt: skip
 

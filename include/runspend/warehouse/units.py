@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from datetime import datetime
 from typing import Any
 
 from runspend.own_files import refused
 from runspend.tables import TABLES
 from runspend.warehouse import Unit
+from runspend.warehouse.plain_values import SHA256, is_count, is_time
 
 __all__ = ["SCHEMA_NAME", "check_copies", "check_removals", "check_schema", "check_state", "checked_unit", "file_name", "is_staged_name", "is_unit_name", "state_name", "unit_of_file", "unit_of_text"]
 
@@ -21,11 +21,9 @@ SCHEMA_NAME = "_runspend/schema.json"
 _STAGED = re.compile(r"_runspend/stage/[A-Za-z0-9_-][A-Za-z0-9_.-]*/[A-Za-z0-9_-][A-Za-z0-9_.-]*\.(?:parquet|json)", re.ASCII)
 _IN_BUCKET = re.compile(r"_runspend/stage/[0-9a-f]{32}/(?:upgrade-[0-9]+/)?[0-9]+\.parquet", re.ASCII)
 _WRITER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
-_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _COLUMN = re.compile(r"[a-z][a-z0-9_]{0,99}", re.ASCII)
 _TEXTS = ("settings", "bill_digest", "configuration")  # of `extra`: what later steps act on
 _TIMES = ("first_start", "last_end")
-_LARGEST = 1 << 60
 
 
 def checked_unit(table: str, period: str, writer: str) -> Unit:
@@ -97,10 +95,10 @@ def check_state(value: Any, where: object, unit: Unit | None = None) -> dict[str
         if not _is_text(value.get(name)):
             raise refused(where, f"{name} is {value.get(name)!r}")
     for name in ("rows", "bytes"):
-        if not _is_count(value.get(name)):
+        if not is_count(value.get(name)):
             raise refused(where, f"{name} is {value.get(name)!r}")
     sha256 = value.get("sha256")
-    if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+    if not isinstance(sha256, str) or not SHA256.fullmatch(sha256):
         raise refused(where, f"sha256 is {sha256!r}")
     if "why" in value:  # which damage says of itself: it would be passed on to people, by mail too
         raise refused(where, "it says why it is damaged, which no state does")
@@ -116,7 +114,7 @@ def _check_extra(extra: Any, where: object) -> None:
         raise refused(where, f"extra is {extra!r}")
     for name in (*_TEXTS, *_TIMES):
         told = extra.get(name)
-        if told is not None and not (isinstance(told, str) and (name in _TEXTS or _is_time(told))):
+        if told is not None and not (isinstance(told, str) and (name in _TEXTS or is_time(told))):
             raise refused(where, f"{name} of extra is {told!r}")
     if not isinstance(extra.get("lags", {}), dict):
         raise refused(where, f"lags of extra is {extra['lags']!r}")
@@ -124,7 +122,7 @@ def _check_extra(extra: Any, where: object) -> None:
 
 def check_schema(value: Any, where: object) -> dict[str, Any]:
     """Version and columns of the published files, as `upgrade` writes them. Raises RecordRefused."""
-    if not isinstance(value, dict) or not _is_count(value.get("version")) or not isinstance(value.get("tables"), dict):
+    if not isinstance(value, dict) or not is_count(value.get("version")) or not isinstance(value.get("tables"), dict):
         raise refused(where, "it is not a version and its tables")
     for table, columns in value["tables"].items():
         if not _are_columns(columns):
@@ -137,7 +135,7 @@ def check_copies(value: Any, units: Collection[Unit], where: object) -> tuple[tu
     found = value if isinstance(value, list) else [value]
     targets = {file_name(unit) for unit in units}
     for copy in found:
-        if not isinstance(copy, list) or len(copy) != 3 or not isinstance(copy[0], str) or not isinstance(copy[1], str) or not _is_count(copy[2]):
+        if not isinstance(copy, list) or len(copy) != 3 or not isinstance(copy[0], str) or not isinstance(copy[1], str) or not is_count(copy[2]):
             raise refused(where, f"{copy!r} is not a copy")
         if not _IN_BUCKET.fullmatch(copy[0]) or copy[1] not in targets:
             raise refused(where, f"it copies {copy[0]!r} to {copy[1]!r}, which is not from the stage to a unit")
@@ -157,22 +155,9 @@ def check_removals(value: Any, units: Collection[Unit], where: object) -> tuple[
     return tuple((key, etag) for key, etag in value)
 
 
-def _is_time(text: str) -> bool:
-    try:
-        return datetime.fromisoformat(text).tzinfo is not None
-    except ValueError:
-        return False
-
-
 def _are_columns(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) and _COLUMN.fullmatch(name) for name in value) and len(set(value)) == len(value)
 
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and len(value) <= 1000
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value < _LARGEST
-
-
