@@ -121,12 +121,12 @@ def notify_owners(settings: Settings, records: Records, plan: pa.Table, outcome:
     nobody = sum(row["state"] == "planned" and not (row["item_key"] in told and told[row["item_key"]].is_allowed) for row in rows)
     if nobody:
         outcome.notes.append(
-            f"archive: nobody can be told of {nobody} items: their owners may not be mailed (mail.users, mail.domains) and mail.operators is empty. They stay where they are"
+            f"archive: no notice was sent for {nobody} items: their owners have no allowed address (mail.users, mail.domains) and mail.operators is empty. The items stay"
         )
 
 
 def tell_enclosing(warehouse: Warehouse, settings: Settings, records: Records, plan: pa.Table, now: datetime) -> None:
-    """Mail operators, once for each, who claims a folder around others', which keeps all of them from being archived."""
+    """Mail operators once about each run or model whose folder contains others' folders, none of which is archived then."""
     rows = [reason for state, reason in zip(plan.column("state").to_pylist(), plan.column("reason").to_pylist(), strict=True) if state == "protected"]
     with warehouse.reader() as reader:
         found = find_enclosing(reader, rows)
@@ -135,16 +135,16 @@ def tell_enclosing(warehouse: Warehouse, settings: Settings, records: Records, p
         if records.get(ENCLOSING, key) is not None:
             continue
         operators.notify(
-            settings, records, "NOT ARCHIVED", f"encloses {key}", now, f"{one.kind} {one.id} claims a folder around {one.items:,} others, which stay",
-            details=[one.sentence], still_works="What lies elsewhere is archived as always.",
-            do=[("See why", f"runspend archive why {one.id}" if one.kind == "run" else "runspend archive plan"), ("Never", "mlflow gc: it deletes all that lies in the folder")],
+            settings, records, "NOT ARCHIVED", f"encloses {key}", now, f"{one.kind} {one.id} owns a folder that contains {one.items:,} others. They are not archived",
+            details=[one.sentence], still_works="Everything outside of that folder is archived as always.",
+            do=[("See why", f"runspend archive why {one.id}" if one.kind == "run" else "runspend archive plan"), ("Never", "mlflow gc: it deletes everything in the folder")],
             next_try="It is protected as long as MLflow names that folder.",
         )  # fmt: skip
         records.create(ENCLOSING, key, {"who": f"{one.kind} {one.id}", "at": now.isoformat()})
 
 
 def _received(records: Records, notice_id: str, now: datetime) -> Received | None:
-    """What became of a notice's mail. Whoever sends mails may be told any time: what is not dated shortly before it is noted counts from then."""
+    """What became of a notice's mail. A time of acceptance that is not recent is not trusted: then the time of this note counts."""
     receipts = read_receipts(records, notice_id)
     if not receipts:
         return None
@@ -165,7 +165,7 @@ def compose_notice(notice: Notice, settings: Settings, now: datetime) -> tuple[s
     how_much = "" if is_prune else f" ({size_text(size)})"
     subject = f"{what}{how_much} will be {'moved or deleted' if _is_mixed(used) else _VERBS[used[0].action]} from {now + grace:%d %b} on"
     to_operators = bool(notice.reasons)
-    whose = "Their owners cannot be mailed, so you are told in their place." if to_operators else "They are yours, by the owner or user of their runs."
+    whose = "Runspend cannot mail their owners, so you receive this notice." if to_operators else "They are yours, by the owner or user of their runs."
     blocks: list[Block] = [
         Paragraph(f"{what}{how_much} {'is' if len(notice.rows) == 1 else 'are'} selected by a retention policy. {whose}"),
         Paragraph(f"Nothing happens before {format_duration(grace)} have passed since this mail was delivered: not before {now + grace:%d %B %Y}. Do nothing, and it happens."),

@@ -180,7 +180,7 @@ class WarehouseSettings(Frozen):
 
 
 class FileSettings(Frozen):
-    """Who may read what Runspend writes on this machine, besides the account it runs as. Nobody, unless a group is named."""
+    """Who else may read what Runspend writes on this machine. Only its own account may, unless a group is named."""
 
     group: Annotated[str | None, BeforeValidator(lambda value: str(value) if type(value) is int else value)] = None  # a name, or a number
     access: Literal["read", "write"] = "read"  # write: for several people who run commands

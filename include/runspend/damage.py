@@ -190,7 +190,7 @@ def _conclude(settings: Settings, damage: Damage, outcome: Outcome, replaces: Co
 
 STILL = (
     "It could not be read or built again in this pipeline run, and nothing reads it. Restore its file from a backup; make its source reachable and run again; "
-    "or give it up: runspend verify --drop TABLE/MONTH/WRITER"
+    "or delete it: runspend verify --drop TABLE/MONTH/WRITER"
 )
 
 

@@ -69,7 +69,7 @@ class MissingExtra(UsageError):
 
 
 class SourceError(RunspendError):
-    """A tracking server, bill or store could not be used tonight. Its last good data stay in place."""
+    """A tracking server, bill or store could not be used in this pipeline run. Its last good data stay in place."""
 
     exit_code = 3
 

@@ -59,7 +59,7 @@ def _hands_down(found: os.stat_result, group: int) -> bool:
 
 
 def own_roots(settings: Settings) -> list[Path]:
-    """The folders that everything of Runspend's own lies in: home, and the warehouse where it is a folder of its own."""
+    """The folders of all files that Runspend keeps: home, and the warehouse if it is another folder on this machine."""
     uri = settings.warehouse.uri.removeprefix("file://")
     return [settings.home] if "://" in uri or Path(uri).is_relative_to(settings.home) else [settings.home, Path(uri)]
 
@@ -100,7 +100,10 @@ def is_wider(mode: int, settings: Settings) -> bool:
 
 
 def wider_than(root: Path, settings: Settings) -> tuple[int, Path | None]:
-    """How many files and folders from a folder on are wider than the settings say, and the first. Nobody gets at what lies in a folder that is not."""
+    """How many files and folders below a folder, itself included, are open to more people than the settings say, and the first of them.
+
+    A folder that is closed to others is not entered: they cannot reach its files.
+    """
     count, first = 0, None
     for looked, path in enumerate(_walk(root, settings)):
         count, first = count + 1, first or path

@@ -129,7 +129,7 @@ def _size(count: int) -> str:
 
 
 def warm() -> None:
-    """Import what reading bills needs; what is not installed the call says."""
+    """Import what reading bills needs. If something is not installed, reading says so."""
     for name in ("runspend.billing", "runspend.billing.formats.focus", "duckdb", "pyarrow.compute", "pyarrow.csv", "pyarrow.parquet"):
         with contextlib.suppress(ImportError):
             import_module(name)

@@ -43,7 +43,7 @@ def tell_stale(settings: Settings, outcome: Outcome, now: datetime) -> None:
 
 @contextmanager
 def mailing_what_ends(settings: Settings, step: str, now: datetime) -> Iterator[None]:
-    """Operators hear what ends a command that no mail of a step tells of: a file of Runspend's own that is refused, a machine that failed."""
+    """Mail operators about errors that no step reports: a refused file of Runspend's own, a machine that failed."""
     with telling_of_the_machine(settings, step, now):
         try:
             yield

@@ -1,7 +1,7 @@
 """Read JSON that somebody else wrote: a bill, a manifest, a tag, a record, an answer of a server.
 
-Put here what no such text may do, whatever it is for: be endless, or nested so deeply that Python gives up with an error that is no
-ValueError. What the value must look like is for its reader.
+Put here the limits of all such text: its size, and a nesting so deep that Python ends with an error that is not a ValueError. What the
+value must look like is for its reader.
 """
 
 from __future__ import annotations

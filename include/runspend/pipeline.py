@@ -598,7 +598,7 @@ def nightly(settings: Settings, *, now: datetime, periods: Sequence[str] | None 
         lambda: settle(settings, now=now, periods=periods, progress=progress),
         lambda: _alert(settings, now=now, progress=progress),
         *([lambda: archive_plan(settings, now=now, progress=progress)] if settings.retention else []),
-        lambda: report(settings, now=now, progress=progress),  # last: the page shows what was judged and planned tonight
+        lambda: report(settings, now=now, progress=progress),  # last: the page shows what this run judged and planned
     ]
     for step in steps:
         try:

@@ -256,7 +256,7 @@ def test_who_claims_a_folder_around_all_others_is_named(tmp_path: Path, server: 
     fill(settings, runs=[*RUNS, around], artifact_bytes=[stored(row["run_id"]) for row in RUNS])
     for _ in range(2):
         outcome = pipeline.archive_notify(settings, now=NOW)
-    [note] = [note for note in pipeline.archive_plan(settings, now=NOW).notes if "claims a folder" in note]
+    [note] = [note for note in pipeline.archive_plan(settings, now=NOW).notes if "owns a folder" in note]
     why = command(tmp_path, "archive", "why", "a" * 32).stdout
     [mail] = [mail.message for mail in server.accepted if "NOT ARCHIVED" in str(mail.message["Subject"])]
     assert outcome.exit_code == 0 and mail["To"] == "oncall@acme.com"

@@ -250,7 +250,7 @@ def test_a_tag_cannot_send_mail_to_anywhere(tmp_path: Path, owner: str | None) -
     experiments, rows = [tagged("500 USD / month", owner=owner)], [cost("2026-11-05", "600")]
     result = step(tmp_path, MemoryRecords(), settings(tmp_path, TAGS), cost_daily=rows, experiments=experiments)
     assert mails(tmp_path) == {}
-    assert "nobody is told of its budget" in result.notes[0] and "acme.com" in result.notes[0] and result.notes[0].isprintable()
+    assert "no alerts for its budget" in result.notes[0] and "acme.com" in result.notes[0] and result.notes[0].isprintable()
     assert set(result.alerts["recipients"].to_pylist()) == {"{}"}
 
 

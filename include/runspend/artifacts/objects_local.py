@@ -1,8 +1,10 @@
 """The archive's objects in a local folder, by `openat`: no link is ever followed, so a folder that is swapped for one leads nowhere.
 
-What is made in a run's place is open to whoever its folder is open to, since MLflow reads it, and a file that comes back has the mode it
-had; what is made in the archive is Runspend's own, as narrow as the umask of the process says. An etag is made of inode, times and size. A file appears whole or not at all, and is taken aside before it is removed, so that
-what is removed is what was looked at. Empty folders are objects of their own, with a key that ends in "/".
+* In a run's folder, new folders get the mode of their parent, because MLflow reads them, and a restored file gets its old mode.
+* In the archive, the umask of the process decides.
+* An etag is made of inode, times and size.
+* A file appears whole or not at all. It is moved aside before it is removed, so that the file removed is the file that was compared.
+* Empty folders are objects of their own, with a key that ends in "/".
 """
 
 from __future__ import annotations

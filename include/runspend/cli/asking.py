@@ -99,7 +99,7 @@ def export() -> None:
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A .csv, .csv.gz or .parquet file. Default: runspend-focus-YYYY-MM.csv here.")
 @click.option("--scope", type=click.Choice(["all", "platform"]), default="all", show_default=True, help="platform leaves out what is not the ML platform's.")
 @click.option("--focus-version", type=click.Choice(["1.3", "1.4", "1.2"]), default="1.3", show_default=True, help="Columns of this version of FOCUS.")
-@click.option("--guard-formulas", is_flag=True, help="CSV for a spreadsheet: no text is run as a formula.")
+@click.option("--guard-formulas", is_flag=True, help="CSV: let no text run as a formula.")
 @with_context
 def export_focus(context: Context, period: str, out: Path | None, scope: str, focus_version: str, guard_formulas: bool) -> None:
     """The bill as FOCUS Cost and Usage, split to runs: one row per charge and target, the Allocated columns filled.

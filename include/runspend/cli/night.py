@@ -99,8 +99,8 @@ STEPS = (
 )
 
 VERIFY_OPTIONS = (
-    click.option("--full", is_flag=True, help="Hash every file, also those unchanged since they were verified."),
-    click.option("--drop", multiple=True, metavar="TABLE/MONTH/WRITER", help="Give up this damaged unit: remove it. May be repeated."),
+    click.option("--full", is_flag=True, help="Hash every file, unchanged ones too."),
+    click.option("--drop", multiple=True, metavar="TABLE/MONTH/WRITER", help="Delete a damaged unit. Repeatable."),
 )
 verify = _step(
     "verify",

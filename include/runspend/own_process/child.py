@@ -68,7 +68,7 @@ class _Caller:
             try:
                 return pickle.loads(self._channel.receive()[0])
             except (EOFError, OSError):
-                os._exit(71)  # nobody is there any more
+                os._exit(71)  # the caller has ended
 
     def warn(self, message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
         """A warning, for the caller to show."""

@@ -49,7 +49,7 @@ class ProcessFailed(Exception):
 
 
 def memory_of(process: int) -> int | None:
-    """Bytes a process holds by itself; None where nobody tells, or it is gone."""
+    """Bytes that only this process holds; None if the process has ended, or the system does not say."""
     try:
         lines = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:

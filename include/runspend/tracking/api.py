@@ -154,7 +154,7 @@ class ApiReader:
         return sorted(months)
 
     def _later(self, start: int, asked: int, after: int) -> int:
-        """From when on the next month is asked for. A server that answers with what was not asked for would be asked without end."""
+        """The time from which to ask for the next month. Refuses an answer from before the time asked for: it would never end."""
         if start < asked:
             raise SourceUnreachable(
                 self.name, f"cannot read {self.name}: asked for what began later, it answers with what began before. Check the server. Its last good data stay."

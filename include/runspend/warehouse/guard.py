@@ -1,8 +1,8 @@
 """Whether a statement only reads, by DuckDB's own reading of it, at every depth. Asked before a statement of people runs.
 
 DuckDB calls a statement a SELECT whose CTE writes (`with x as (copy … to …) select …`), so its kind says nothing. Its syntax
-tree does: everything in it has to be on a list of what reads tables and nothing else. What is not known is refused.
-The engine that runs the statement could not write anyway: see `read_only.py`.
+tree does: every kind of node, table function and table in it has to be on a list. Scalar functions are too many for one: those that
+reveal machine details, wait or keep a state are refused, and the engine judges the rest. It could not write anyway: see `read_only.py`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TABLE_FUNCTIONS = frozenset((
     "duckdb_columns", "duckdb_functions", "duckdb_keywords", "duckdb_tables", "duckdb_types", "duckdb_views", "generate_series", "json_each", "json_tree",
     "pg_timezone_names", "pragma_table_info", "pragma_version", "range", "regexp_split_to_table", "repeat", "repeat_row", "summary", "unnest",
 ))  # fmt: skip
-# What tells of the machine, waits, writes to a log, or keeps something from one statement to the next.
+# Functions that reveal machine details, wait, write to a log, or keep something from one statement to the next.
 NOT_FUNCTIONS = frozenset((
     "current_setting", "currval", "getenv", "inet_client_addr", "inet_client_port", "inet_server_addr", "inet_server_port", "json_execute_serialized_sql",
     "json_serialize_plan", "nextval", "pg_sleep", "query", "query_table", "read_blob", "read_text", "setval", "sleep_ms", "which_secret", "write_log",
@@ -114,9 +114,9 @@ def _check(part: Mapping[str, Any]) -> None:
     if kind == "TABLE_FUNCTION":
         name = str((part.get("function") or {}).get("function_name", "")).lower()
         if name not in TABLE_FUNCTIONS:
-            raise _refusal(f"the table function {name!r} is not for here")
+            raise _refusal(f"the table function {name!r} is not available in `runspend sql`")
     if "function_name" in part and str(part["function_name"]).lower() in NOT_FUNCTIONS:
-        raise _refusal(f"the function {str(part['function_name']).lower()!r} is not for here")
+        raise _refusal(f"the function {str(part['function_name']).lower()!r} is not available in `runspend sql`")
     if kind == "BASE_TABLE":
         _check_table(part)
 
@@ -127,7 +127,7 @@ def _check_table(part: Mapping[str, Any]) -> None:
     if schema == "information_schema" or name.lower() in CATALOG or name.lower() in TABLES:
         return
     if schema == "pg_catalog" or CATALOG_PREFIX.match(name):
-        raise _refusal(f"{name!r} tells of the engine, not of the warehouse")
+        raise _refusal(f"{name!r} describes the engine, not the warehouse")
     if re.search(r"[^\w $-]", name):
         raise _refusal(f"{name[:80]!r} is not a table, and files cannot be read")
 

@@ -48,7 +48,7 @@ def pin_by_descriptor(files: Mapping[Unit, Path], folder: Path, stack: ExitStack
 
 
 def room_for_descriptors() -> int:
-    """How many files a reader may keep open that has no other way."""
+    """How many files a reader may keep open where it cannot make second names."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     used = 0
     with suppress(OSError):

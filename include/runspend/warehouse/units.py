@@ -86,7 +86,7 @@ def unit_of_text(text: str, where: object) -> Unit:
 
 
 def check_state(value: Any, where: object, unit: Unit | None = None) -> dict[str, Any]:
-    """What a state says, if it is of that unit and all of it is what a step writes. Raises RecordRefused."""
+    """The state, checked: it belongs to that unit and every field has the form that a step writes. Raises RecordRefused."""
     if not isinstance(value, dict):
         raise refused(where, "it is not the state of a unit")
     if unit is not None and value.get("unit") != list(unit):

@@ -45,7 +45,7 @@ class Gate:
         return ThreadPoolExecutor(self._at_once, thread_name_prefix="runspend-page", initializer=limit_threads, initargs=(each,))
 
     async def run(self, work: Callable[[], Answer]) -> Answer:
-        """What `work` returns, in a thread of the gate's. HTTPException 503 when there was no turn, or no answer, in time."""
+        """Run `work` in a thread of the gate and return its answer. HTTPException 503 if no thread was free, or no answer came, in time."""
         ends = time.monotonic() + self._wait
         while not self._enter():
             if time.monotonic() > ends:

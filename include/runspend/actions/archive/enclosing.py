@@ -50,7 +50,7 @@ class Enclosing:
     def sentence(self) -> str:
         """What is so, and what to do about it."""
         return (
-            f"{self.who} claims a folder that {self.items:,} selected items lie in, so they stay. If its URI is wrong, correct it in MLflow's database; if it is right, move its"
+            f"{self.who} owns a folder that contains {self.items:,} selected items. They are not archived. If its URI is wrong, correct it in MLflow's database; if it is right, move its"
             f" files to a folder of their own. Do not remove it with `mlflow gc`: that deletes everything in the folder it names"
         )
 

@@ -3,9 +3,8 @@
 Put here what is recorded of notices. The words of the mail and its sending belong to whoever joins this with the outbox. One
 notice is one mail to one owner with all that is new to them. Its items are recorded before the mail is written, in records of at
 most 1,000; only one whose mail was written counts. So a kill anywhere leads to the same notice again, under the same id.
-A notice stands for an item as it was told, to whom it was told: another owner is told anew, and has a grace period of their own. It
-stands only while somebody whom the configuration allows to be written to was written to: operators have a copy of every notice, and get those
-of owners who may not be mailed (`recipients.py`).
+A notice is valid for one item and one owner. A new owner gets a new notice and grace period. A notice is invalid if its recipient is no
+longer allowed (`recipients.py`). Operators get a copy of every notice, and the notices of owners whom Runspend may not mail.
 """
 
 from __future__ import annotations
@@ -95,7 +94,7 @@ def _order(notice: Announcement) -> tuple[int, bool, datetime, str]:
 
 
 def plan_notices(rows: Iterable[Mapping[str, Any]], told: Mapping[str, Announcement], settings: Settings) -> list[Notice]:
-    """What is to be written: one notice for everybody with planned items that no notice stands for. Items nobody can be told of are left out."""
+    """The notices to write: one for each owner of planned items without a valid notice. Items whose notice has no recipient are left out."""
     allowed, operators = find_recipients(settings), tuple(dict.fromkeys(settings.mail.operators))
     by_recipients = defaultdict[tuple[str, ...], list[Mapping[str, Any]]](list)
     reasons: dict[str, str] = {}
