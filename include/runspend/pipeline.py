@@ -416,8 +416,8 @@ def check(settings: Settings, *, now: datetime, periods: Sequence[str] | None = 
 
 
 def verify(settings: Settings, *, now: datetime, full: bool = False, drop: Sequence[str] = (), progress: Progress = silent) -> Outcome:
-    """Whether every file of the warehouse is what was published. `full` hashes all of them, else those that changed since they were last
-    verified. `drop` gives up damaged units ("TABLE/MONTH/WRITER"): they are removed. Nobody is mailed: somebody is looking."""
+    """Find damaged files. `full` hashes all of them, else those that changed since they were last verified. `drop` removes damaged units
+    ("TABLE/MONTH/WRITER"). Damage is printed and not mailed; a refused file or a failed machine is mailed, as of every command."""
     from runspend.damage import drop_damaged, look_at_all
 
     outcome = Outcome("verify")

@@ -107,10 +107,10 @@ verify = _step(
     """Find damaged files in the warehouse.
 
     Compares sizes, state files and the index, and hashes every file that changed since it was last
-    verified. --full hashes all files and so finds bits that rotted on the disk, at about a second
-    per gigabyte; every pipeline run does the same. BigQuery keeps and verifies its own bytes.
+    verified. --full hashes all files and so finds bits that rotted on the disk; every pipeline run
+    does the same. BigQuery keeps and verifies its own bytes.
 
-    Exit code 4 when something is damaged. Damaged data is never read into a figure.
+    Exit code 4 when something is damaged. From then on no figure is made of it.
 
     Example: runspend verify --full""",
     what=None,

@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-LOOK_SECONDS = 0.02  # a process fills at most about 100 MB between two looks
+LOOK_SECONDS = 0.02  # short: a process fills memory between two looks
 ENDS_WITHIN = 10.0  # seconds a killed process has to be gone
 COUNTED = ("RssAnon:", "RssShmem:", "VmSwap:")
 

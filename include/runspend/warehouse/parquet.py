@@ -361,8 +361,6 @@ class ParquetWarehouse:
         self.verified.note({unit: (signature_of(self.path(unit)), record["sha256"]) for unit, record in records.items()}, {}, dropped)
 
 
-
-
 def state_of(record: Mapping[str, Any]) -> UnitState:
     """What others are told of a unit."""
     return UnitState(record["digest"], record["rows"], record["build_id"], record["extra"])

@@ -3,10 +3,10 @@
 Every unit has a state file with the size and the SHA-256 of its Parquet file. The state file, `schema.json` and the index of
 all units hold a checksum of themselves. So a flipped bit anywhere, a file that is gone, cut off or another unit's is found.
 
-Hashing costs about a second a gigabyte. A pipeline run hashes everything. A reader hashes only files that do not look as they
-did when they were last known to be whole (inode, size and time of change, noted in `_runspend/verified.json`): so a change
-made through the file system is found by the very next reader, bits that rot on the disk by the next pipeline run.
-DuckDB neither writes nor checks the checksums of Parquet pages (tried with 2.0.1: of 60 bit flips it noticed 3), so they would not help.
+What hashing costs is in docs/benchmarks.md. A pipeline run hashes everything. A reader hashes a file only if its device, inode, size
+or modification time is not what `_runspend/verified.json` notes of it. So the next reader finds a file that was written to or
+exchanged. Only the next pipeline run finds bits that rot on the disk, and a write that restores the time (`touch -r`).
+DuckDB neither writes nor checks the checksums of Parquet pages (`tests/faults/test_damage.py` flips bits), so they would not help.
 
 Where the files are belongs in `parquet.py` and `objects.py`; what a pipeline run does about damage in `runspend/damage.py`.
 """
@@ -106,7 +106,7 @@ def read_state(path: Path, unit: Unit) -> dict[str, Any] | None:
     nobody damaged and Runspend would not write. The caller does not change it."""
     value, why = read_sealed(path, UNSEALED)
     if why is None and value is not None and (value.get("unit") != list(unit) or value.keys() < UNSEALED):
-        why = f"{path.name} is the state file of another unit"
+        why = f"{path.name} is the state file of another unit, or lacks keys"
     if why is not None:
         return lost(why)
     return None if value is None else check_state(value, path, unit)
