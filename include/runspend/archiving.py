@@ -114,8 +114,7 @@ def notify_owners(settings: Settings, records: Records, plan: pa.Table, outcome:
     deliveries = alert.send(settings, records, now)
     crash_point("archive.notices_sent")
     settle_notices(records, lambda notice_id: _received(records, notice_id, now))
-    failures = [f"{d.mail.subject} to {d.recipient}: {d.outcome.state}, {d.outcome.reply}" for d in deliveries if d.outcome.state in ("refused", "waiting")]
-    if failures:
+    if failures := [failure for delivery in deliveries if (failure := delivery.failure) is not None]:
         outcome.fail(PartialFailure(f"cannot deliver {len(failures)} of {len(deliveries)} mails: {failures[0]}. What is not delivered begins no grace period.", failures))
     told = read_announcements(records, allowed)
     nobody = sum(row["state"] == "planned" and not (row["item_key"] in told and told[row["item_key"]].is_allowed) for row in rows)

@@ -111,7 +111,7 @@ def open_undamaged(settings: Settings) -> Warehouse:
 
 def watching(replaces: Collection[str] | None = (), *, reads: Collection[str] = (), needs: Collection[str] = (), leaves: Collection[str] = ()) -> Callable[[Step], Step]:
     """A step of the pipeline that looks for damage before it begins: in the tables it replaces (None: all but those it `leaves` to others),
-    in those it `reads` and can do without, and in those it `needs`, which it is refused.
+    in those it `reads` beside them and can do without, and in those it `needs`, which it is refused. `reads` alone is not looked at.
 
     Damage ends it with exit code 4 and a mail to operators, not with an exception: what can go on does.
     """

@@ -60,11 +60,11 @@ def probe_bill(settings: Settings, source: BillSource, **given: Any) -> dict[str
 
 def limits_of(settings: Settings) -> Limits:
     """`memory`, and a quarter more for what libraries hold on to and what comes between two looks; the time a bill may take."""
-    memory = memory_of(settings)
+    memory = allowed_memory(settings)
     return Limits(memory + max(memory // 4, LEAST_MARGIN), settings.load_timeout.total_seconds(), IDLE.total_seconds())
 
 
-def memory_of(settings: Settings) -> int:
+def allowed_memory(settings: Settings) -> int:
     """Bytes that loading a bill may take, as the settings or the machine say."""
     from runspend.billing.room import machine_memory
 
@@ -81,7 +81,7 @@ def _read(settings: Settings, source: BillSource, function: str, cannot: str, *,
 
     limits = limits_of(settings)
     try:
-        return own_process.run(function, source, before=WARM, limits=limits, progress=note, memory=memory_of(settings), **given)
+        return own_process.run(function, source, before=WARM, limits=limits, progress=note, memory=allowed_memory(settings), **given)
     except ProcessFailed as failed:
         at = f" (its last step: {last})" if last else ""
         raise SourceRefused(source.name, f"{cannot}: {_explain(failed, settings, limits)}{at}. {_advice(failed)}") from failed
@@ -91,7 +91,7 @@ def _explain(failed: ProcessFailed, settings: Settings, limits: Limits) -> str:
     """Why a process ended without a result, in words."""
     took = f"{_size(failed.peak_bytes)} of memory"
     if failed.why == "memory":
-        allowed, said = limits.memory_bytes or 0, memory_of(settings)
+        allowed, said = limits.memory_bytes or 0, allowed_memory(settings)
         return f"reading it took {took}, and `memory: {_size(said)}` allows {_size(allowed)} (with a margin of {_size(allowed - said)})"
     if failed.why == "time":
         return f"it was not read within `load_timeout: {settings.load_timeout.total_seconds() / 3600:g}h`"

@@ -148,8 +148,7 @@ def ring_heartbeat(settings: Settings, outcome: Outcome, now: datetime) -> None:
 
 def note_undelivered(outcome: Outcome, deliveries: Sequence[Delivery]) -> None:
     """A mail that did not get through is a problem of its own."""
-    failures = [f"{d.mail.subject} to {d.recipient}: {d.outcome.state}, {d.outcome.reply}" for d in deliveries if d.outcome.state in ("refused", "waiting")]
-    if failures:
+    if failures := [failure for delivery in deliveries if (failure := delivery.failure) is not None]:
         outcome.fail(PartialFailure(f"cannot deliver {len(failures)} mails: {failures[0]}. Fix mail in runspend.yaml.", failures))
 
 

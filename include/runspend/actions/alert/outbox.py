@@ -54,6 +54,13 @@ class Delivery:
     recipient: str
     outcome: Outcome
 
+    @property
+    def failure(self) -> str | None:
+        """What kept the mail from its recipient, in words; None if it was accepted or left out."""
+        if self.outcome.state not in ("refused", "waiting"):
+            return None
+        return f"{self.mail.subject} to {self.recipient}: {self.outcome.state}, {self.outcome.reply}"
+
 
 @dataclass(frozen=True)
 class Receipt:
