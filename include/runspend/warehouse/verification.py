@@ -148,8 +148,8 @@ class Known:
     damaged: Mapping[str, str]
 
     def is_whole(self, unit: Unit, signature: Signature, sha256: str, since: float) -> bool:
-        """Whether the file that looks like this was hashed to this at `since` (seconds of the epoch; 0: at any time) or later. What was hashed
-        in the future was not: a clock was wrong, or a bit of the note is."""
+        """Whether the file with this signature was hashed to `sha256` at `since` or later (seconds of the epoch; 0: at any time). A note
+        from the future does not count: a clock was wrong, or a bit of the note is."""
         found = self.whole.get("/".join(unit))
         if found is None or "/".join(unit) in self.damaged or found[:2] != (signature, sha256):
             return False
