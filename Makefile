@@ -86,7 +86,8 @@ backup: ## stop the stack for a minute and copy its databases, S3 store, warehou
 restore: ## put a backup into a stack without volumes (FROM=backups/…)
 	@deploy/restore.sh
 
-upgrade: ## back the stack up, then start it with the images of this checkout
+upgrade: | $(BIN)/python ## back the stack up, then start it with the images of this checkout
+	@$(BIN)/python deploy/make_env.py .env
 	@LEAVE_STOPPED=1 deploy/backup.sh
 	@$(MAKE) --no-print-directory up
 

@@ -83,6 +83,9 @@ def rehearse(night: Night, checkout: Path, done: Callable[[str], None]) -> None:
     night.kill_parts()
     done("PostgreSQL and the scheduler killed: healthy again")
     before = night.figures()
+    check_backup()
+    night.wait_for_health()
+    done("a whole backup, after which the same containers run")
     kill_in_the_middle("backup", until=lambda: any((checkout / "backups").glob(".unfinished-*/airflow.dump")))
     make("upgrade")
     done("a backup killed; make upgrade, which makes a whole one")
@@ -138,6 +141,14 @@ def check_second_up() -> None:
     assert sorted(before.split()) == sorted(after.split()), "a second make up recreated containers"
 
 
+def check_backup() -> None:
+    """`make backup` stops the containers for a minute, and starts the same ones again."""
+    before = compose("ps", "--quiet")
+    make("backup")
+    after = compose("ps", "--quiet")
+    assert sorted(before.split()) == sorted(after.split()), "a backup recreated containers"
+
+
 def kill_in_the_middle(*arguments: str, until: Callable[[], bool]) -> None:
     """Start a make target, and kill it with all its processes once something is seen."""
     command = ["make", "--no-print-directory", *arguments]
@@ -168,7 +179,7 @@ def check_half_restored() -> None:
 def newest_backup(checkout: Path) -> str:
     """The folder of the newest backup, as an operator would name it."""
     found = sorted((checkout / "backups").glob("2*"))
-    assert len(found) == 1, f"one backup is expected: {found}"
+    assert len(found) == 2, f"two backups are expected, one of them the upgrade's: {found}"
     return f"backups/{found[-1].name}"
 
 
