@@ -124,17 +124,40 @@ def pool_key_sql(name: str, equal: Sequence[tuple[str, str]]) -> str:
 
 
 def tag_forms(key: str) -> tuple[str, ...]:
-    """A tag key and the forms AWS exports turn it into.
+    """A tag key and the spellings that exports give it without folding its case alone, closest first.
 
-    Users' own keys get user_, user: or resourceTags/ before them; other signs become _ and letters small ones where keys become
-    names of columns. Sources: AWS "Tags column", "Running Amazon Athena queries" (column names).
+    AWS puts user_, user: or resourceTags/ before users' keys, and spells keys as names of columns (see `aws_column_name`). Azure
+    allows none of <>%&\\?/. Google puts k8s-label/ before the labels of pods. Sources: AWS "Resource tags columns", "Tags column",
+    "Running Amazon Athena queries" (column names); Azure "Use tags to organize your Azure resources" (limitations); Google "View
+    cluster costs breakdown".
     """
-    plain = re.sub(r"[^A-Za-z0-9_]", "_", key)
+    plain, column = re.sub(r"[^A-Za-z0-9_]", "_", key), aws_column_name(key)
     if key.startswith("aws:"):
-        return (key, f"resourceTags/{key}", plain, f"resource_tags_{plain}")
-    own = (f"user_{plain}", f"user_{plain.lower()}")
-    forms = (key, f"user_{key}", f"user:{key}", f"resourceTags/user:{key}", f"resourceTags/{key}", *own, *(f"resource_tags_{f}" for f in own))
-    return tuple(dict.fromkeys(forms))
+        aws = (f"resourceTags/{key}", plain, f"resource_tags_{plain}", column, f"resource_tags_{column}", f"resource_tags_{plain.lower()}")
+        return tuple(dict.fromkeys((key, *aws)))
+    own = dict.fromkeys((f"user_{plain}", f"user_{plain.lower()}", f"user_{column}"))
+    prefixed = (f"user_{key}", f"user:{key}", f"resourceTags/user:{key}", f"resourceTags/{key}", f"k8s-label/{key}")
+    azure = re.sub(r"[<>%&\\?/]", "_", key)
+    return tuple(dict.fromkeys((key, *prefixed, *own, *(f"resource_tags_{form}" for form in own), azure)))
+
+
+def label_forms(key: str) -> tuple[str, ...]:
+    """The spellings of a tag key as a label on Google's bills, which have small letters, digits, _ and - alone; closest first.
+
+    Sources: Google "Labels overview"; Databricks "Monitor usage using tags" (on Google Cloud).
+    """
+    google = [re.sub(r"[^a-z0-9_-]", sign, key.lower()) for sign in "_-"]
+    spelled = dict.fromkeys((*google, aws_column_name(key)))
+    return (*spelled, *(f"k8s-label/{form}" for form in spelled))
+
+
+def aws_column_name(key: str) -> str:
+    """A tag key as AWS spells it in CUR 2.0 and in Athena's columns: `CostCenter` is cost_center, `aws:ecs:clusterName` aws_ecs_cluster_name.
+
+    An underscore before every capital, all letters small, other signs underscores, of several underscores one, none at the ends.
+    Source: AWS "Running Amazon Athena queries" (column names).
+    """
+    return re.sub(r"[^a-z0-9]+", "_", re.sub(r"([A-Z])", r"_\1", key).lower()).strip("_")
 
 
 # Tags or params of runs that state a job; first that is stated wins. The names of environment variables are for people who copy those as they are.

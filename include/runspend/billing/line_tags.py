@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 from runspend.billing import columns
 from runspend.billing.staging import Staged, sql_text
 from runspend.config import KeySettings
-from runspend.identifiers import job_key_sql, tag_forms
+from runspend.identifiers import job_key_sql, label_forms, tag_forms
 from runspend.outside_json import parse_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 # A flat object of texts, as most bills write tags; anything else is read value by value.
+PROVIDERS = ("host_provider_name", "service_provider_name")
+AZURE = {"Microsoft", "Azure", "Microsoft Azure"}
 PLAIN_TAGS = r'\{\s*("[^"\\\x00-\x1f]*"\s*:\s*"[^"\\\x00-\x1f]*"\s*(,\s*"[^"\\\x00-\x1f]*"\s*:\s*"[^"\\\x00-\x1f]*"\s*)*)?\}'
 
 
@@ -76,7 +78,8 @@ def read_tags(staged: Staged, keys: KeySettings, dimensions: Mapping[str, Sequen
     tags = Tags(staged, "tags")
     if collisions := tags.collisions(keys):
         found["colliding_tag_keys"] = collisions
-    shared = [f"{sql_text(key + '|')} || {tags.value_sql([key])}" for key in dict.fromkeys((*keys.job, *keys.groups)) if tags.has([key])]
+    closest = tags.closest([*keys.job, *keys.groups])
+    shared = [f"{sql_text(key + '|')} || {tags.first_sql(forms)}" for key, forms in closest.items() if forms]
     groups = (
         f"nullif(array_to_string(list_filter([{', '.join(shared)}], lambda g: g is not null), chr(31)), '')" if shared else "null::varchar"
     )
@@ -109,18 +112,39 @@ class Tags:
         import pyarrow as pa
 
         self.name = name
+        providers = {name for column in PROVIDERS for name in staged.column(column).dictionary.to_pylist()}
+        self._is_azure = bool(providers) and providers <= AZURE
         staged.con.register("tag_texts", pa.table({"tags": staged.column(name).dictionary}))
         self.keys = sorted(row[0] for row in staged.con.execute("select distinct unnest(json_keys(tags)) from tag_texts").fetchall())
         staged.con.unregister("tag_texts")
 
-    def has(self, names: Iterable[str]) -> bool:
-        return any(form in self.keys for name in names for form in tag_forms(name))
+    def forms_of(self, name: str) -> list[str]:
+        """The keys of the bill that are this one, closest spelling first. On Azure the case of a key means nothing."""
+        forms = [form for form in tag_forms(name) if form in self.keys]
+        if self._is_azure:
+            folded = {form.lower() for form in tag_forms(name)}
+            return list(dict.fromkeys([*forms, *(key for key in self.keys if key.lower() in folded)]))
+        # where the key itself is on the bill, one that differs in case or signs is another
+        return forms or [form for form in label_forms(name) if form in self.keys]
 
     def value_sql(self, names: Sequence[str]) -> str:
         """The value of the first of these keys that is set, in any form exports give them; trimmed, null when empty."""
-        there = [form for name in names for form in tag_forms(name) if form in self.keys]
-        values = [f"nullif(trim(json_extract_string({self.name}, {sql_text(json_path(form))})), '')" for form in dict.fromkeys(there)]
+        return self.first_sql(form for name in names for form in self.forms_of(name))
+
+    def first_sql(self, keys: Iterable[str]) -> str:
+        """The value of the first of these keys of the bill that is set; trimmed, null when empty."""
+        values = [f"nullif(trim(json_extract_string({self.name}, {sql_text(json_path(key))})), '')" for key in dict.fromkeys(keys)]
         return f"coalesce({', '.join([*values, 'null::varchar'])})"
+
+    def closest(self, names: Sequence[str]) -> dict[str, list[str]]:
+        """For each name, in order, the keys of the bill that are it and no closer to another of the names: `cluster_id` is not `ClusterId`."""
+        forms = {name: self.forms_of(name) for name in names}
+        ranks = {name: {form: rank for rank, form in enumerate((*tag_forms(name), *label_forms(name)))} for name in forms}
+        owner = {
+            key: min((name for name in forms if key in forms[name]), key=lambda name: ranks[name].get(key, len(ranks[name])))
+            for key in {key for found in forms.values() for key in found}
+        }
+        return {name: [key for key in found if owner[key] == name] for name, found in forms.items()}
 
     def collisions(self, keys: KeySettings) -> list[str]:
         """Keys that differ in case or signs only ("Team and team"): each is read as itself, and people ought to know.
@@ -128,7 +152,7 @@ class Tags:
         Forms of one configured key are no collision: they are looked for on purpose.
         """
         wanted = (*keys.run_id, *keys.job, *keys.attached_to, *keys.groups)
-        meant = {form for name in wanted for form in tag_forms(name)}
+        meant = {key for name in wanted for key in self.forms_of(name)}
         folded: dict[str, list[str]] = {}
         for key in self.keys:
             if key not in meant:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from runspend.billing import columns, splits
-from runspend.billing.line_tags import json_path, read_tags, settle_tags
+from runspend.billing.line_tags import Tags, read_tags, settle_tags
 from runspend.billing.machines import describe_machine, instance_types
 from runspend.billing.staging import Beside, Staged, sql_text
 from runspend.config import DimensionSettings, KeySettings, Pool, ScopeSettings
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # Raised when settling changes what it writes for the same files: versions then differ, and every bill is loaded again.
-SETTLE_VERSION = 4
+SETTLE_VERSION = 5
 DIMENSIONS = ("team", "project", "cost_center", "owner")
 # FOCUS value lists. Producers vary the case; the lists are the same from 1.0 to 1.4.
 ENUMERATIONS = {
@@ -381,7 +381,7 @@ def select_rows(staged: Staged, selector: Selector, source: str) -> pa.Array:
             continue
         named: pa.Array | None = None
         for name in held.get(key, ("tags",)):
-            value = name if key in held else f"json_extract_string(tags, {sql_text(json_path(key.partition('.')[2]))})"
+            value = name if key in held else Tags(staged, name).value_sql([key.partition(".")[2]])
             [fits] = staged.ask_of(name, _matching_sql(value, patterns))
             mine = pc.fill_null(columns.spread(staged.column(name).indices, fits), False)
             named = mine if named is None else pc.or_(named, mine)
