@@ -175,6 +175,22 @@ def test_requested_resources(world: World, kind: str, key: str, value: str, colu
     assert world.night().run("r")[column] == expected
 
 
+@pytest.mark.parametrize(
+    ("said", "nodes"),
+    [
+        ({"num_nodes": "2", "num_workers": "8"}, 2),
+        ({"num_nodes": "many", "num_workers": "8"}, 8),
+        ({"num_workers": "4", "mlflow.databricks.cluster.id": "1009-152321-abcd"}, 5),
+        ({"num_workers": "0", "mlflow.databricks.jobRunID": "77"}, 1),
+        ({"num_nodes": "4", "mlflow.databricks.cluster.id": "1009-152321-abcd"}, 4),
+    ],
+)
+def test_nodes_come_before_workers_and_workers_of_databricks_have_a_driver(world: World, said: dict[str, str], nodes: int) -> None:
+    """A data loader's workers are no machines."""
+    world.add_run("r", tags=said)
+    assert world.night().run("r")["num_nodes"] == nodes
+
+
 def test_dimensions_come_from_the_first_place_that_says_something(world: World, tmp_path: Path) -> None:
     (tmp_path / "teams.csv").write_text("user,team\nada,analytics\nroot,infra\n")
     world.add_experiment(2, "nlp", team="language", cost_center="4711")

@@ -13,6 +13,20 @@ from typing import Any
 from runspend.outside_json import parse_json
 
 AZURE_SIZE = re.compile(r"(?i)(Standard|Basic)_\w+")
+# Types that a text names by itself, though no list has them. A size of a storage account (Standard_LRS) has no digit behind its letters.
+TYPES = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"(?:.*[:-])?(ml\.[a-z][a-z0-9-]*\.[a-z0-9]+)(?:-[A-Z][A-Za-z]*)?",  # SageMaker: USE1-Train:ml.g5.xlarge, ml.m5.xlarge-Training
+        # AWS writes usage types such as USW2-BoxUsage:p4d.24xlarge; a bare type stands for itself.
+        r"(?:.*(?:Usage|Box|Host)[^:]*:)?([a-z][a-z0-9-]*\.[a-z0-9-]+)",
+        r"((?:VM|BM)\.[A-Z][A-Za-z0-9]*(?:\.[A-Za-z0-9-]+)+)",  # Oracle: VM.GPU.A10.1
+        r"((?:ct\d\w*|[a-z]\d{1,2}[a-z]?)-(?:standard|high[a-z]+|mega[a-z]+|ultra[a-z]+|hyper[a-z]+|edgegpu|max[a-z]+|custom|micro|small|medium|metal|node)(?:-[a-z0-9]+)*)",
+        r"((?:Standard|Basic)_[A-Za-z]{1,3}\d[\w-]*)",
+    )
+)
+# A disk of a type is no machine: ml.g5.xlarge's volume is billed as VolumeUsage, an Azure disk as E10 LRS.
+AZURE_SERIES = re.compile(r"[A-Z]{1,3}\d+[a-z]*(?:[ _]\w+)*")
 Machine = tuple[str | None, int | None, int | None, float | None]
 
 
@@ -31,13 +45,10 @@ def describe_machine(details: str | None, resource_type: str | None, stated: str
     if instance_type is None:  # Azure's "ServiceType" is the size of a VM, and what else a service calls itself
         sizes = (said.get(k) for k in ("ServiceType", "x_ServiceType"))
         instance_type = next((size for size in sizes if isinstance(size, str) and AZURE_SIZE.fullmatch(size)), None)
-    if instance_type is None and stated:
-        # AWS writes usage types such as USW2-BoxUsage:p4d.24xlarge; a bare type stands for itself.
-        match = re.fullmatch(r"(?:.*(?:Usage|Box|Host)[^:]*:)?([a-z][a-z0-9-]*\.[a-z0-9-]+)", stated)
-        instance_type = match[1] if match else stated if stated.lower() in known else None
-    if instance_type is None and resource_type and resource_type.lower() in known:
-        instance_type = resource_type
-    listed = known.get((instance_type or "").lower(), (None, None, None, None))
+    instance_type = named_type(instance_type, known) or instance_type
+    for said_type in (stated, resource_type):
+        instance_type = instance_type or (named_type(said_type, known) if said_type else None)
+    listed = known.get((instance_type or "").lower().removeprefix("ml."), (None, None, None, None))
     cpus, gpus, memory = (_number(said.get(k)) for k in ("CoreCount", "GpuCount", "MemorySize"))
     if cpus is None and instance_type:
         cpus = next((n for k in ("VCPUs", "x_VCPUs") if (n := _number(said.get(k)))), None)
@@ -47,6 +58,20 @@ def describe_machine(details: str | None, resource_type: str | None, stated: str
         _whole(cpus) if cpus is not None else listed[2],
         memory if memory is not None else listed[3],
     )
+
+
+def named_type(text: str | None, known: dict[str, Machine]) -> str | None:
+    """The instance type that a text of a bill names: a bare one of any cloud, or one inside an AWS usage type; None for any other text.
+
+    Sources: AWS "SageMaker AI pricing" (usage types), Oracle "Compute Shapes", Google "Machine families resource", Azure "VM sizes naming".
+    """
+    if not text:
+        return None
+    if text.lower() in known:
+        return text
+    if AZURE_SERIES.fullmatch(text) and (azure := known.get(f"standard_{text.replace(' ', '_').lower()}")):
+        return azure[0]
+    return next((match[1] for pattern in TYPES if (match := pattern.fullmatch(text))), None)
 
 
 def _number(value: Any) -> float | None:

@@ -60,6 +60,9 @@ says as (
     stated(t, p, 'instance_type') as said_instance_type,
     stated(t, p, 'num_workers') as said_workers,
     stated(t, p, 'num_nodes') as said_nodes,
+    coalesce(
+      stated(t, p, 'mlflow.databricks.cluster.id'), stated(t, p, 'mlflow.databricks.notebookID'), stated(t, p, 'mlflow.databricks.jobRunID')
+    ) is not null as is_on_databricks,
     stated(t, p, 'gpu_type') as said_gpu_type,
     stated(t, p, 'gpu_count') as said_gpu_count,
     coalesce(stated(t, p, 'gpu_memory_gb'), stated(t, p, 'gpu_memory')) as said_gpu_memory,
@@ -108,7 +111,8 @@ typed as (
     {cost_center_from} as cost_center_from,
     {owner_from} as owner_from,
     said_instance_type as instance_type,
-    coalesce(whole_number(said_workers), whole_number(said_nodes)) as num_nodes,
+    -- PyTorch's data loaders have a `num_workers` too. On Databricks it counts the machines beside the driver.
+    coalesce(whole_number(said_nodes), whole_number(said_workers) + if(is_on_databricks, 1, 0)) as num_nodes,
     said_gpu_type as gpu_type,
     none_or_more(try_cast(said_gpu_count as double)) as gpu_count,
     gibibytes(said_gpu_memory) as gpu_memory_gb,
