@@ -123,8 +123,11 @@ select
   (
     select count(distinct m.resource_key)
     from runs r join run_resources m on m.tracking_server = r.tracking_server and m.run_id = r.run_id
-    left join (select distinct resource_key from billing_lines where billing_period = @first) l on l.resource_key = m.resource_key
-    where r.start_month = @first and l.resource_key is null
+    left join (
+      -- a longer or a shorter name of the same machine ends alike
+      select distinct regexp_extract(resource_key, r'[^/]*$') as last_part from billing_lines where billing_period = @first
+    ) l on l.last_part = regexp_extract(m.resource_key, r'[^/]*$')
+    where r.start_month = @first and l.last_part is null
   ) as unbilled_machines,
   (select count(*) from billing_lines where billing_period = @first and run_tag is not null) as tagged_lines
 """

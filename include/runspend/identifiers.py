@@ -12,30 +12,31 @@ from collections.abc import Sequence
 # Ids that AWS makes unique by themselves: an ARN that ends in one says no more than the id.
 _SHORT_AWS_ID = "^[a-z]{1,8}-[0-9a-f]{8,17}$"
 _JOB_KINDS = (
-    "(training|processing|transform|hyper-parameter-tuning|automl|labeling|compilation|edge-packaging)-job|inference-recommendations-job"
+    "(?:training|processing|transform|hyper-parameter-tuning|automl|labeling|compilation|edge-packaging)-job|inference-recommendations-job"
 )
-_JOB_NAME = f"(?i)^arn:aws[^:]*:sagemaker:[^:]*:[^:]*:(?:{_JOB_KINDS.replace('(', '(?:')})/([^/]+)$"
-_BATCH_JOB = "(?i)^arn:aws[^:]*:batch:[^:]*:[^:]*:job/([^/]+)$"
-_VERTEX_JOB = "(?i)^(?://aiplatform[.]googleapis[.]com/)?projects/[^/]+/locations/[^/]+/(?:customJobs|trainingPipelines|pipelineJobs|batchPredictionJobs)/([^/]+)$"
-_AZURE_JOB = "(?i)/providers/microsoft[.]machinelearningservices/workspaces/[^/]+/(?:jobs|runs)/([^/]+)$"
-_POD = "^(?:arn:aws[^:]*:eks:[^:]*:[^:]*:pod/|k8s://)[^/]*/([^/]+/[^/]+)"
+_AWS_JOB = f"(?i)^arn:aws[^:]*:(?:sagemaker:[^:]*:[^:]*:(?:{_JOB_KINDS})|batch:[^:]*:[^:]*:job)/[^/]+$"
+_VERTEX_JOB = "(?i)^(?://aiplatform[.]googleapis[.]com/)?(projects/[^/]+/locations/[^/]+/(?:customJobs|trainingPipelines|pipelineJobs|batchPredictionJobs)/[^/]+)$"
+_AZURE_JOB = "(?i)^/?((?:.*/)?providers/microsoft[.]machinelearningservices/workspaces/[^/]+)/(?:jobs|runs)/([^/]+)$"
+_POD = "^(arn:aws[^:]*:eks:[^:]*:[^:]*:pod/|k8s://)([^/]*/[^/]+/[^/]+)"
 _INSTANCE_NAME = (
-    "^(gce://[^/]+/[^/]+/[^/]+"
-    "|(//compute[.]googleapis[.]com/|https://(www|compute)[.]googleapis[.]com/compute/[^/]+/)?projects/[^/]+/zones/[^/]+/instances/[^/]+)$"
+    "^(?:gce://([^/]+)/([^/]+)/([^/]+)"
+    "|(?://compute[.]googleapis[.]com/|https://(?:www|compute)[.]googleapis[.]com/compute/[^/]+/)?projects/([^/]+)/zones/([^/]+)/instances/([^/]+))$"
 )
 
 
 def resource_key_sql(column: str) -> str:
-    """DuckDB SQL for the comparable form of a resource id.
+    """DuckDB SQL for the comparable form of a resource id: the fullest name it states, whatever way it is written.
 
     Azure ids fold to lower case (their case is unstable in exports), and so do SageMaker ARNs (jobs keep the case people
-    wrote, bills do not); an ARN of an EC2 thing becomes its short id and a Compute Engine name its instance id or name; so
-    do the provider ids of Kubernetes nodes. A pod is NAMESPACE/NAME, which it knows of itself. Everything else stays as it is,
-    without surrounding blanks. Empty becomes null.
+    wrote, bills do not); an ARN of an EC2 thing becomes its short id, which AWS makes unique. A Compute Engine instance is
+    projects/P/zones/Z/instances/N, the provider ids of Kubernetes nodes become what the cloud calls them, and a pod keeps its
+    cluster: arn:…:pod/CLUSTER/NAMESPACE/NAME or k8s://CLUSTER/NAMESPACE/NAME. Everything else stays as it is, without
+    surrounding blanks. Empty becomes null. Which names fit where one side states less is for `models/matched_names.sql`.
     Sources: AWS "Resource ARNs", Google "Full resource names", Azure "Cost details fields", Kubernetes "Node.spec.providerID",
     AWS "Understanding split cost allocation data".
     """
     text = f"trim({column})"
+    instance = f"regexp_extract({text}, '{_INSTANCE_NAME}', ['p', 'z', 'n', 'project', 'zone', 'name'])"
     return (
         "case "
         f"when lower({text}) like '/subscriptions/%' then lower({text}) "
@@ -46,22 +47,51 @@ def resource_key_sql(column: str) -> str:
         f"when {text} like 'arn:aws%:instance/%' then regexp_replace({text}, '^arn:aws[^:]*:ec2:[^:]*:[^:]*:instance/', '') "
         f"when {text} like 'aws:///%' then regexp_extract({text}, '[^/]+$') "
         f"when lower({text}) like 'arn:aws%:sagemaker:%' then lower({text}) "
-        f"when regexp_matches({text}, '{_POD}') then regexp_extract({text}, '{_POD}', 1) "
-        f"when regexp_matches({text}, '{_INSTANCE_NAME}') then regexp_extract({text}, '[^/]+$') "
+        f"when regexp_matches({text}, '{_POD}') then regexp_replace(regexp_extract({text}, '{_POD}'), '^k8s:///', '') "
+        f"when regexp_matches({text}, '{_INSTANCE_NAME}') then 'projects/' || {instance}.p || {instance}.project || '/zones/' "
+        f"|| {instance}.z || {instance}.zone || '/instances/' || {instance}.n || {instance}.name "
         f"else nullif({text}, '') end"
     )
 
 
+def instance_name_sql(name: str, project: str, zone: str, region: str) -> str:
+    """DuckDB SQL for a Compute Engine instance that a line names without its place, in the form of `resource_key_sql`; other names stay.
+
+    The place is the line's own: names are given per project and zone. What the line does not say is `-`, as in Google's paths.
+    An instance's number is its own everywhere. A project's number in a path becomes the id that the line has for it, as runs know it.
+    """
+    place = f"coalesce('/zones/' || {zone}, '/regions/' || nullif(lower({region}), 'global'), '/zones/-')"
+    return (
+        f"case when {project} is not null and regexp_matches({name}, '^[a-z](?:[-a-z0-9]{{0,61}}[a-z0-9])?$') "
+        f"then 'projects/' || {project} || {place} || '/instances/' || {name} "
+        f"when regexp_matches({project}, '[^0-9]') and regexp_matches({name}, '^projects/[0-9]+/zones/') "
+        f"then 'projects/' || {project} || regexp_replace({name}, '^projects/[0-9]+', '') else {name} end"
+    )
+
+
 def job_key_sql(column: str) -> str:
-    """DuckDB SQL for the comparable form of a job that a run or a tag states: the name or id at the end of a job's ARN or path, in lower case."""
+    """DuckDB SQL for the comparable form of a job that a run or a tag states: its ARN or path as far as it states one, in lower case."""
     return f"coalesce({resource_job_sql(column)}, nullif(lower(trim({column})), ''))"
 
 
 def resource_job_sql(column: str) -> str:
     """DuckDB SQL for the job a resource id is, in the form of `job_key_sql`; null for a resource that is none."""
     text = f"trim({column})"
-    found = ", ".join(f"nullif(regexp_extract({text}, '{pattern}', 1), '')" for pattern in (_JOB_NAME, _BATCH_JOB, _VERTEX_JOB, _AZURE_JOB))
-    return f"lower(coalesce({found}))"
+    return (
+        f"lower(case when regexp_matches({text}, '{_AWS_JOB}') then {text} "
+        f"when regexp_matches({text}, '{_VERTEX_JOB}') then regexp_extract({text}, '{_VERTEX_JOB}', 1) "
+        f"when regexp_matches({text}, '{_AZURE_JOB}') then '/' || regexp_replace({text}, '{_AZURE_JOB}', '\\1/jobs/\\2') end)"
+    )
+
+
+def cluster_job_sql(job: str, cluster: str) -> str:
+    """DuckDB SQL for the job of a scheduler that numbers jobs by itself, as cluster/number; the job as it is without a cluster."""
+    return f"case when regexp_matches({job}, '^[0-9]+([_+][0-9]+)?$') then coalesce(lower(nullif(trim({cluster}), '')) || '/', '') || {job} else {job} end"
+
+
+def workspace_job_sql(job: str, workspace: str) -> str:
+    """DuckDB SQL for an Azure ML job that is stated by its name, with its workspace's path before it; the job as it is if it has a path."""
+    return f"case when {workspace} is not null and not contains({job}, '/') then lower({workspace}) || '/jobs/' || {job} else {job} end"
 
 
 def storage_key_sql(column: str, service: str) -> str:
@@ -162,9 +192,16 @@ def aws_column_name(key: str) -> str:
 
 # Tags or params of runs that state a job; first that is stated wins. The names of environment variables are for people who copy those as they are.
 RUN_JOB_KEYS = (
-    "runspend.job_id", "sagemaker.training_job_name", "mlflow.databricks.jobRunID", "slurm_job_id", "SLURM_JOB_ID", "aws_batch_job_id", "AWS_BATCH_JOB_ID",
-    "TRAINING_JOB_NAME", "CLOUD_ML_JOB_ID", "AZUREML_RUN_ID",
+    "runspend.job_id", "sagemaker.training_job_arn", "sagemaker.training_job_name", "mlflow.databricks.jobRunID", "slurm_job_id", "SLURM_JOB_ID", "aws_batch_job_id", "AWS_BATCH_JOB_ID",
+    "TRAINING_JOB_ARN", "TRAINING_JOB_NAME", "CLOUD_ML_JOB_ID", "AZUREML_RUN_ID",
 )  # fmt: skip
+
+# SLURM numbers the jobs of each cluster from 1; Azure ML names are a workspace's. What says where a job is stated there belongs.
+SLURM_JOB_KEYS = ("slurm_job_id", "SLURM_JOB_ID", "slurm-job-id")
+SLURM_CLUSTER_KEYS = ("slurm_cluster_name", "SLURM_CLUSTER_NAME")
+AZURE_JOB_KEYS = ("AZUREML_RUN_ID", "azureml.job_id")
+AZURE_WORKSPACE_KEYS = ("AZUREML_ARM_SUBSCRIPTION", "AZUREML_ARM_RESOURCEGROUP", "AZUREML_ARM_WORKSPACE_NAME")
+JOB_PLACE_KEYS = (*SLURM_CLUSTER_KEYS, *AZURE_WORKSPACE_KEYS)
 
 # Tag keys of bills, in the forms the clouds turn them into. First that is set wins. `keys` in runspend.yaml replaces a list.
 RUN_TAG_KEYS = (

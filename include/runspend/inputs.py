@@ -25,15 +25,35 @@ SILENT_HOURS = 24
 # How far each bill reaches on machines that serve runs, as `run_spans.sql` sees it, and on those of pools, as `pools.sql` does:
 # a run's end may hang on the next period.
 FRONTIERS = """
-select l.source, m.resource_key is not null as is_stated, least(max(l.charge_period_end), timestamp_add(@window_end, interval @alive_hours hour)) as billed_until
-from billing_lines l
-left join (select distinct resource_key from run_resources) m on m.resource_key = l.resource_key
-where l.billing_period in (@period, cast(date_add(@period, interval 1 month) as date))
-  and (m.resource_key is not null or l.pool_key is not null or l.instance_type is not null)
-  and l.charge_period_end > l.charge_period_start
-  and timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) <= 86400000000
-group by l.source, is_stated
-order by l.source, is_stated
+with stated as (
+  select distinct resource_key from run_resources where resource_key is not null
+),
+billed as (
+  select
+    l.source, l.resource_key, l.pool_key is not null or l.instance_type is not null as is_of_pool, max(l.charge_period_end) as billed_until
+  from billing_lines l
+  where l.billing_period in (@period, cast(date_add(@period, interval 1 month) as date))
+    and (l.resource_key is not null or l.pool_key is not null or l.instance_type is not null)
+    and l.charge_period_end > l.charge_period_start
+    and timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) <= 86400000000
+  group by l.source, l.resource_key, is_of_pool
+),
+reached as (
+  -- a machine may be stated by a longer or a shorter name than the bill has (matched_names.sql): they end alike
+  select
+    b.source, b.billed_until,
+    case when m.resource_key is not null then 'machines' when e.last_part is not null then 'names that end alike' when b.is_of_pool then 'pools' end as lines_of
+  from billed b
+  left join stated m on m.resource_key = b.resource_key
+  left join (
+    select distinct regexp_extract(resource_key, r'[^/]*$') as last_part from stated
+  ) e on e.last_part = regexp_extract(b.resource_key, r'[^/]*$') and e.last_part <> ''
+)
+select source, lines_of, least(max(billed_until), timestamp_add(@window_end, interval @alive_hours hour)) as billed_until
+from reached
+where lines_of is not null
+group by source, lines_of
+order by source, lines_of
 """
 
 # Start months of everything that runs of a start month descend from: a child may have the machine of a parent long gone.
@@ -116,7 +136,10 @@ def allocation_inputs(warehouse: Warehouse, period: str, given: Mapping[str, Any
         stored = {(f"{row['start_month']:%Y-%m}", row["tracking_server"]) for row in lying if row["month"] == first_day(period)}
         inputs |= {unit_name(u): s.digest for u, s in warehouse.states("runs").items() if (u.period, u.writer) in stored}
         frontiers = reader.query(FRONTIERS, {"period": first_day(period), "alive_hours": ALIVE_HOURS, "window_end": window["window_end"]})
-        inputs |= {f"{BILLED_UNTIL}{row['source']}": row["billed_until"].isoformat() for row in frontiers.to_pylist()}
+        reached: dict[str, list[str]] = {}
+        for row in frontiers.to_pylist():
+            reached.setdefault(row["source"], []).append(f"{row['lines_of']} {row['billed_until'].isoformat()}")
+        inputs |= {f"{BILLED_UNTIL}{source}": ", ".join(until) for source, until in reached.items()}
         inputs |= {name: digest(rows) for name, rows in beside.items()}
         if charged["tagged"]:
             found = reader.query(

@@ -20,6 +20,8 @@ WINDOW_MODELS = (Model("window_runs"), Model("run_ancestors"))
 # A job is looked at as a machine its runs share: the same models, with jobs in the place of machines.
 JOB_MODELS = (
     Model("job_windows"),
+    Model("bill_names"),
+    Model("matched_names"),
     Model("job_spans", makes="run_spans"),
     Model("job_units", makes="machine_units"),
     Model("run_intervals"),
@@ -29,6 +31,7 @@ JOB_MODELS = (
 PLACING_MODELS = tuple(
     Model(name)
     for name in (
+        "stated_machines",
         "run_spans",
         "settled_jobs",
         "known_machines",

@@ -123,7 +123,7 @@ CONFIDENCES = ("exact", "high", "medium", "low")
 COST_STATUSES = ("provisional", "final", "none")
 REASONS = (
     "unknown_run", "no_run", "not_timed", "fee", "default_scope", "explicit_scope", "no_source_run", "not_mlflow", "trace", "incomplete_inventory",
-    "other_time", "other_account", "other_region", "proportional", "even",
+    "other_time", "other_account", "other_region", "ambiguous_name", "proportional", "even",
 )  # fmt: skip
 WEIGHT_KINDS = ("gpu", "cpu", "memory", "use", "equal", "bytes", "list_cost")
 RUN_END_RULES = ("stated", "alive", "last_sign", "silent")
@@ -166,7 +166,7 @@ RUNS = Table(
         Column("early_stopping_rounds", "INT64", "Stated early stopping rounds."),
         Column("mean_use_percent", "FLOAT64", "Mean of MLflow's system metrics of the run: GPU utilization, else CPU utilization, percent; null when not logged."),
         Column("job_id", "STRING", "Job the run states (SageMaker, Databricks job run, SLURM, Batch, ...), as it wrote it."),
-        Column("job_key", "STRING", "The job in the form bills and runs are compared in."),
+        Column("job_key", "STRING", "The job in the form bills and runs are compared in: the fullest name the run states."),
         Column("pool_key", "STRING", "First pool whose `runs` selector names the run, with its values of the pool's `equal` dimensions; null when none."),
         Column("params_digest", "STRING", "Hash of all params: equal digests are repeated runs."),
         Column("tags", "STRING", "JSON object of the tags that `copy` allows."),
@@ -188,7 +188,7 @@ RUN_RESOURCES = Table(
         *RUN_KEY,
         _key("start_month", "DATE", "First day of the month the run started (UTC)."),
         _key("resource_id", "STRING", "Machine, as the run wrote it."),
-        Column("resource_key", "STRING", "The machine in the form bills and runs are compared in."),
+        Column("resource_key", "STRING", "The machine in the form bills and runs are compared in: the fullest name the run states."),
         _key("used_ordinal", "INT64", "0, 1, … for a machine the run states several times."),
         Column("used_from", "TIMESTAMP", "Stated start on this machine; null: the run's."),
         Column("used_to", "TIMESTAMP", "Stated end on this machine; null: the run's."),
@@ -522,14 +522,14 @@ BILLING_LINES = Table(
         _key("line_id", "STRING", "Hash of the delivered row and of its ordinal among identical rows."),
         *FOCUS_COLUMNS,
         Column("charge_date", "DATE", "UTC date of charge_period_start."),
-        Column("resource_key", "STRING", "resource_id in the form bills and runs are compared in; null without a resource."),
+        Column("resource_key", "STRING", "resource_id in the form bills and runs are compared in: the fullest name that the line states; null without a resource."),
         Column("run_tag", "STRING", "Run id that a tag of the line carries (keys in `docs/identify.md`); null when none."),
         Column("instance_type", "STRING", "Instance type, from SkuPriceDetails or the provider's own column."),
         Column("machine_gpus", "INT64", "GPUs of the machine, where the line or the instance type tells."),
         Column("machine_cpus", "INT64", "vCPUs of the machine, where the line or the instance type tells."),
         Column("machine_memory_gb", "FLOAT64", "Memory of the machine in GiB, where the line or the instance type tells."),
         Column("billed_nanoseconds", "INT64", "ConsumedQuantity in nanoseconds where ConsumedUnit is a plain time; else null."),
-        Column("job_key", "STRING", "Job that the resource or a tag of the line names, in the form bills and runs are compared in."),
+        Column("job_key", "STRING", "Job that the resource or a tag of the line names, in the form bills and runs are compared in: the fullest name that the line states."),
         Column("attached_to", "STRING", "Machine (as resource_key) that a line of another resource names: a disk, an address; null when none."),
         Column("group_keys", "ARRAY<STRING>", "What the line shares with machines: job, node group, cluster, closest first, each as account|tag key|value; empty when none."),
         Column("storage_key", "STRING", "Bucket or storage account of a storage line, in the form bills and artifact stores are compared in."),
@@ -665,7 +665,7 @@ COST_ALLOCATIONS = Table(
         Column("match_method", "STRING", "Rule that settled the charge: run_tag, job_id, resource_id, attached, artifact_bytes, llm_cost, pool_time, instance_type_time; sharing for money `sharing` moved; none when no rule applied.", words=MATCH_METHODS),
         Column("confidence", "STRING", "exact, high, medium or low; null when no rule applied.", words=CONFIDENCES),
         POOL_KEY,
-        Column("reason", "STRING", "Why the charge is where it is: unknown_run, no_run, not_timed, fee, default_scope, explicit_scope; no_source_run (traces without a run), not_mlflow, trace, incomplete_inventory (storage); other_time, other_account, other_region (a tag names the run, which did not run then, or whose machines are on the bill in another account or region); the policy of `sharing`.", words=REASONS),
+        Column("reason", "STRING", "Why the charge is where it is: unknown_run, no_run, not_timed, fee, default_scope, explicit_scope; no_source_run (traces without a run), not_mlflow, trace, incomplete_inventory (storage); other_time, other_account, other_region (a tag names the run, which did not run then, or whose machines are on the bill in another account or region); ambiguous_name (the name that the run or the bill states may be that of several machines or jobs); the policy of `sharing`.", words=REASONS),
         Column("weight_kind", "STRING", "What runs that shared the machine were weighed by: gpu, cpu, memory, use (measured) or equal; bytes for storage, list_cost for traces.", words=WEIGHT_KINDS),
         Column("run_end_rule", "STRING", "Where the run's end came from: stated, alive, last_sign or silent.", words=RUN_END_RULES),
         Column("is_scaled", "BOOL", "Whether the runs claimed more than was billed, or asked for more units than the machine has, and were scaled down."),

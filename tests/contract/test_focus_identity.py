@@ -16,6 +16,7 @@ from tests.focus_files import nights, only, row, write_csv
 
 ACCOUNT = {"SubAccountId": "111122223333"}
 NODE = "i-0abcdef0123456789"
+WORKSPACE = "/subscriptions/s/resourceGroups/ml/providers/Microsoft.MachineLearningServices/workspaces/W1"
 
 
 def settled(tmp_path: Path, rows: list[dict[str, str]], **settled_by: Any) -> list[dict[str, Any]]:
@@ -45,9 +46,14 @@ def run_form(sql: str, stated: str) -> str | None:
         (NODE.upper().replace("I-", "i-"), NODE),
         (NODE, f"aws:///us-east-1a/{NODE}"),
         ("arn:aws:ec2:us-east-1:111122223333:volume/vol-0abc123456789def0", "vol-0abc123456789def0"),
-        ("//compute.googleapis.com/projects/p/zones/us-central1-a/instances/4567890123456789012", "4567890123456789012"),
+        (
+            "//compute.googleapis.com/projects/p/zones/us-central1-a/instances/4567890123456789012",
+            "projects/p/zones/us-central1-a/instances/4567890123456789012",
+        ),
+        ("arn:aws:eks:us-east-1:1:pod/ml/train/a/uid-1", "arn:aws:eks:us-east-1:1:pod/ml/train/a"),
+        ("k8s:///train/a", "train/a"),
         ("projects/p/zones/us-central1-a/instances/trainer-7", "https://www.googleapis.com/compute/v1/projects/p/zones/us-central1-a/instances/trainer-7"),
-        ("trainer-7", "gce://p/us-central1-a/trainer-7"),
+        ("//compute.googleapis.com/projects/p/zones/us-central1-a/instances/trainer-7", "gce://p/us-central1-a/trainer-7"),
         (
             "/subscriptions/AB-1/resourceGroups/ML/providers/Microsoft.Compute/virtualMachines/Trainer",
             "/subscriptions/ab-1/resourcegroups/ml/providers/microsoft.compute/virtualmachines/trainer",
@@ -62,6 +68,26 @@ def test_a_machine_is_the_same_in_every_form_the_clouds_have(tmp_path: Path, on_
     assert line["resource_key"] == run_form(resource_key_sql("stated"), on_the_run)
 
 
+def test_an_instance_without_its_place_has_that_of_its_line(tmp_path: Path) -> None:
+    """Names are given per project and zone; numbers are an instance's own. A disk names its machine the same way."""
+    google = {"ServiceName": "Compute Engine", "ResourceId": "trainer-7"}
+    rows = [
+        row(**google, SubAccountId="p", AvailabilityZone="us-central1-a", RegionId="us-central1"),
+        row(**google, SubAccountId="q", RegionId="us-central1"),
+        row(**google, SubAccountId="q"),
+        row(**google),
+        row(ServiceName="Compute Engine", SubAccountId="p", ResourceId="4567890123456789012"),
+        row(ServiceName="Compute", SubAccountId="p", ResourceId="trainer-7"),
+        row(ServiceName="Compute Engine", SubAccountId="p", AvailabilityZone="us-central1-a", ResourceId="disk-1", Tags=tags(instance_id="trainer-7")),
+    ]
+    found = settled(tmp_path, rows)
+    assert [line["resource_key"] for line in found] == [
+        "projects/p/zones/us-central1-a/instances/trainer-7", "projects/q/regions/us-central1/instances/trainer-7", "projects/q/zones/-/instances/trainer-7",
+        "trainer-7", "4567890123456789012", "trainer-7", "projects/p/zones/us-central1-a/instances/disk-1",
+    ]  # fmt: skip
+    assert found[-1]["attached_to"] == found[0]["resource_key"]
+
+
 def test_other_clouds_ids_keep_their_case(tmp_path: Path) -> None:
     upper, lower = settled(tmp_path, [row(ResourceId="Node-A"), row(ResourceId="node-a")])
     assert (upper["resource_key"], lower["resource_key"]) == ("Node-A", "node-a")
@@ -70,15 +96,20 @@ def test_other_clouds_ids_keep_their_case(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "on_the_run"),
     [
-        ({"ResourceId": "arn:aws:sagemaker:us-east-1:1:training-job/tune-bert-07"}, "Tune-BERT-07"),
+        ({"ResourceId": "arn:aws:sagemaker:us-east-1:1:training-job/tune-bert-07"}, "arn:aws:sagemaker:us-east-1:1:training-job/Tune-BERT-07"),
         ({"ResourceId": "arn:aws:sagemaker:us-east-1:1:processing-job/Prepare"}, "arn:aws:sagemaker:us-east-1:1:processing-job/prepare"),
-        ({"ResourceId": "arn:aws:batch:us-east-1:1:job/0c8e7b1a-11aa"}, "0c8e7b1a-11aa"),
-        ({"ResourceId": "projects/p/locations/us-central1/customJobs/77"}, "77"),
+        ({"ResourceId": "arn:aws:batch:us-east-1:1:job/0c8e7b1a-11aa"}, "arn:aws:batch:us-east-1:1:job/0C8E7B1A-11aa"),
+        ({"ResourceId": "projects/p/locations/us-central1/customJobs/77"}, "//aiplatform.googleapis.com/projects/p/locations/us-central1/customJobs/77"),
+        ({"ResourceId": f"{WORKSPACE}/jobs/Mango"}, f"{WORKSPACE}/runs/mango"),
+        ({"ResourceId": WORKSPACE, "Tags": '{"azureml.job_id":"mango"}'}, f"{WORKSPACE}/jobs/mango"),
+        ({"Tags": '{"slurm_job_id":"4711","cluster":"Hydra"}'}, "hydra/4711"),
+        ({"Tags": '{"slurm_job_id":"4711","slurm_cluster_name":"hydra","cluster":"eks-1"}'}, "Hydra/4711"),
+        ({"Tags": '{"JobRunId":"815","cluster":"hydra"}'}, "815"),
         ({"Tags": '{"JobRunId":"815"}'}, "815"),
         ({"Tags": '{"user_runspend_job_id":"X-1"}'}, "x-1"),
         ({"Tags": '{"resourceTags/aws:batch:job-id":"b-2"}'}, "b-2"),
         ({"Tags": '{"slurm_job_id":"4711","JobRunId":""}'}, "4711"),
-        ({"Tags": '{"sagemaker:training-job-arn":"arn:aws:sagemaker:us-east-1:1:training-job/T-1"}'}, "t-1"),
+        ({"Tags": '{"sagemaker:training-job-arn":"arn:aws:sagemaker:us-east-1:1:training-job/T-1"}'}, "arn:aws:sagemaker:us-east-1:1:training-job/t-1"),
     ],
 )  # fmt: skip
 def test_a_job_is_named_by_the_resource_or_by_a_tag(tmp_path: Path, line: dict[str, str], on_the_run: str) -> None:
@@ -88,7 +119,7 @@ def test_a_job_is_named_by_the_resource_or_by_a_tag(tmp_path: Path, line: dict[s
 
 def test_the_job_a_resource_is_comes_before_its_tags(tmp_path: Path) -> None:
     rows = [row(ResourceId="arn:aws:sagemaker:us-east-1:1:training-job/a", Tags='{"JobRunId":"b"}'), row(Tags='{"JobRunId":"b"}'), row()]
-    assert [line["job_key"] for line in settled(tmp_path, rows)] == ["a", "b", None]
+    assert [line["job_key"] for line in settled(tmp_path, rows)] == ["arn:aws:sagemaker:us-east-1:1:training-job/a", "b", None]
 
 
 def test_a_disk_names_the_machine_it_hangs_on_and_a_machine_does_not_name_itself(tmp_path: Path) -> None:

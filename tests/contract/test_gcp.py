@@ -338,7 +338,7 @@ def test_the_machine_is_known_by_its_number_and_its_kind(tmp_path: Path) -> None
     bill = loaded(tmp_path, [custom, nameless])
     by_cost = {line["billed_cost"]: line for line in bill.lines()}
     machine, bucket = by_cost[Decimal(1)], by_cost[Decimal(2)]
-    assert (machine["resource_key"], machine["sub_account_id"], machine["availability_zone"]) == ("4711", "ml", "us-central1-a")
+    assert (machine["resource_key"], machine["sub_account_id"], machine["availability_zone"]) == ("projects/ml/zones/us-central1-a/instances/4711", "ml", "us-central1-a")
     assert (machine["instance_type"], machine["machine_cpus"], machine["machine_memory_gb"]) == ("n2-custom-6-20480", 6, 20.0)
     assert (bucket["resource_id"], bucket["storage_key"], bucket["service_category"]) == ("my-bucket", "my-bucket", "Storage")
 

@@ -138,7 +138,7 @@ def test_the_api_and_the_parquet_exporter_say_the_same(tmp_path: Path) -> None:
         assert parts(bill) == {"a": Decimal("4.00"), "b": Decimal("6.00"), None: Decimal("1.00")}
         by_name = {each["allocated_resource_name"]: each for each in bill.lines()}
         assert (by_name["a"]["run_tag"], json.loads(by_name["a"]["allocated_tags"])["team"]) == (RUN, "vision")
-        assert (by_name["a"]["allocated_resource_id"], by_name["a"]["resource_key"]) == ("k8s://ml/train/a", "train/a")
+        assert (by_name["a"]["allocated_resource_id"], by_name["a"]["resource_key"]) == ("k8s://ml/train/a", "k8s://ml/train/a")
         assert (by_name["a"]["allocated_method_id"], by_name["a"]["allocated_method_details"]) == ("opencost", '{"source":"k8s"}')
         assert (by_name[None]["resource_key"], by_name[None]["allocated_resource_id"], by_name[None]["allocated_tags"]) == (
             NODE,

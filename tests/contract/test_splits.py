@@ -115,7 +115,7 @@ def test_12_parts_another_has_allocated_total_the_same(tmp_path: Path) -> None:
     bill = loaded(tmp_path, rows, claim("other", "1"))
     assert bill.total() == Decimal("10.00") and len(bill.lines()) == 4
     assert parts(bill) == {"a": Decimal("4.00"), "b": Decimal("6.00")}
-    assert {each["resource_key"] for each in bill.lines()} == {"train/a", "train/b"}
+    assert {each["resource_key"] for each in bill.lines()} == {"arn:aws:eks:us-east-1:000000000042:pod/ml/train/a", "arn:aws:eks:us-east-1:000000000042:pod/ml/train/b"}
 
 
 def test_split_rows_may_be_left_alone(tmp_path: Path) -> None:

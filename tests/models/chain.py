@@ -277,6 +277,14 @@ NAMES = {
 }
 
 
+PATHS = {"resource_id", "resource_key", "job_key", "attached_to"}  # names whose last part is what tells things apart
+
+
+def _own_name(column: str, mine: str, name: str) -> str:
+    before, slash, last = name.rpartition("/") if column in PATHS else ("", "", name)
+    return f"{before}{slash}{mine}{last}"
+
+
 def merge_worlds(worlds: Mapping[str, World]) -> World:
     """Several small worlds side by side in one, each with bills, servers and machines of its own; one without a name keeps its names."""
     merged: World = {name: [] for name in INPUTS}
@@ -284,7 +292,7 @@ def merge_worlds(worlds: Mapping[str, World]) -> World:
         mine = f"{name}." if name else ""
         for table in INPUTS:
             for row in world.get(table, []):
-                own: dict[str, Any] = {c: mine + row[c] for c in (*NAMES.get(table, ()), "source", "tracking_server") if row.get(c)}
+                own: dict[str, Any] = {c: _own_name(c, mine, row[c]) for c in (*NAMES.get(table, ()), "source", "tracking_server") if row.get(c)}
                 own |= {"group_keys": [mine + key for key in row["group_keys"]]} if row.get("group_keys") else {}
                 own |= {c: row[c].replace("://", f"://{mine}") for c in ("artifact_uri", "store") if row.get(c)}
                 merged[table].append(row | own)
@@ -298,7 +306,7 @@ def rows_of(table: pa.Table, name: str) -> list[dict[str, Any]]:
     def alone(value: Any) -> Any:
         if isinstance(value, list):
             return [alone(item) for item in value]
-        return value.removeprefix(mine) if isinstance(value, str) else value
+        return value.removeprefix(mine).replace(f"/{mine}", "/") if isinstance(value, str) else value
 
     column = "source" if "source" in table.column_names else "tracking_server"
     chosen = table.filter(pc.starts_with(table[column].cast(pa.string()), mine))

@@ -37,7 +37,7 @@ def test_a_job_is_the_first_key_that_states_one_a_tag_before_a_param(world: Worl
     world.add_run("none", tags={"SLURM_JOB_ID": "  "})
     night = world.night()
     assert columns(night, "job_id", "job_key") == {
-        "arn": (arn, "train-7"),
+        "arn": (arn, arn.lower()),
         "name": ("Train-7", "train-7"),
         "both": ("J-1", "j-1"),
         "tag wins": ("17", "17"),
@@ -45,6 +45,23 @@ def test_a_job_is_the_first_key_that_states_one_a_tag_before_a_param(world: Worl
     }
     other = world.night(job_keys=["SLURM_JOB_ID"])
     assert columns(other, "job_id")["both"] == ("17",)
+
+
+def test_a_job_is_one_of_its_cluster_or_workspace(world: World) -> None:
+    """Two clusters number their jobs alike; names are a workspace's. Where the run does not say whose, the number stands alone."""
+    azure = {"AZUREML_ARM_SUBSCRIPTION": "S", "AZUREML_ARM_RESOURCEGROUP": "ML", "AZUREML_ARM_WORKSPACE_NAME": "W1"}
+    world.add_run("slurm", tags={"SLURM_JOB_ID": "17", "SLURM_CLUSTER_NAME": "Hydra"})
+    world.add_run("own key", tags={"runspend.job_id": "17_3"}, params={"slurm_cluster_name": "hydra"})
+    world.add_run("no number", tags={"runspend.job_id": "train", "SLURM_CLUSTER_NAME": "hydra"})
+    world.add_run("databricks", tags={"mlflow.databricks.jobRunID": "17", "SLURM_CLUSTER_NAME": "hydra"})
+    world.add_run("alone", tags={"SLURM_JOB_ID": "17"})
+    world.add_run("azure", tags={"AZUREML_RUN_ID": "Mango", **azure})
+    world.add_run("half azure", tags={"AZUREML_RUN_ID": "Mango", "AZUREML_ARM_WORKSPACE_NAME": "W1"})
+    found = {run: key for run, (key,) in columns(world.night(), "job_key").items()}
+    assert found == {
+        "slurm": "hydra/17", "own key": "hydra/17_3", "no number": "train", "databricks": "17", "alone": "17", "half azure": "mango",
+        "azure": "/subscriptions/s/resourcegroups/ml/providers/microsoft.machinelearningservices/workspaces/w1/jobs/mango",
+    }  # fmt: skip
 
 
 def test_a_run_is_in_the_first_pool_whose_selector_names_it(world: World) -> None:

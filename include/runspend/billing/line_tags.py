@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any
 from runspend.billing import columns
 from runspend.billing.staging import Staged, sql_text
 from runspend.config import KeySettings
-from runspend.identifiers import job_key_sql, label_forms, tag_forms
+from runspend.identifiers import (
+    AZURE_JOB_KEYS,
+    SLURM_CLUSTER_KEYS,
+    SLURM_JOB_KEYS,
+    cluster_job_sql,
+    instance_name_sql,
+    job_key_sql,
+    label_forms,
+    tag_forms,
+    workspace_job_sql,
+)
 from runspend.outside_json import parse_json
 
 if TYPE_CHECKING:
@@ -86,7 +96,7 @@ def read_tags(staged: Staged, keys: KeySettings, dimensions: Mapping[str, Sequen
     run, job, machine, group_texts, *lines = staged.ask_of(
         "tags",
         tags.value_sql(keys.run_id),
-        job_key_sql(tags.value_sql(keys.job)),
+        _job_sql(tags, keys),
         f"resource_key({tags.value_sql(keys.attached_to)})",
         groups,
         *(tags.value_sql(names) for names in dimensions.values()),
@@ -95,14 +105,27 @@ def read_tags(staged: Staged, keys: KeySettings, dimensions: Mapping[str, Sequen
     part_run = part_job = columns.texts([])
     if len(allocated.dictionary):
         parts = Tags(staged, "allocated_tags")
-        part_run, part_job = staged.ask_of("allocated_tags", parts.value_sql(keys.run_id), job_key_sql(parts.value_sql(keys.job)))
+        part_run, part_job = staged.ask_of("allocated_tags", parts.value_sql(keys.run_id), _job_sql(parts, keys))
+    tagged_job = _in_workspaces(staged, columns.first_of([columns.remap(allocated, part_job), columns.remap(column, job)]), tags.has(keys.job, AZURE_JOB_KEYS))
     staged.set(
         run_tag=columns.first_of([columns.remap(allocated, part_run), columns.remap(column, run)]),
-        job_key=columns.first_of([columns.remap(allocated, part_job), staged.column("resource_job"), columns.remap(column, job)]),
+        job_key=columns.first_of([columns.remap(allocated, part_job), staged.column("resource_job"), tagged_job]),
         attached_to=_of_another(staged, columns.remap(column, machine)),
         group_keys=_group_keys(staged, columns.remap(column, group_texts)),
         **{f"line_{name}": columns.remap(column, values) for name, values in zip(dimensions, lines, strict=True)},
     )
+    if tags.has(keys.job, SLURM_JOB_KEYS):
+        _number_resources(staged)
+
+
+def _job_sql(tags: Tags, keys: KeySettings) -> str:
+    """The job that tags name: a SLURM job with the cluster that numbers it, where a tag says which."""
+    job = job_key_sql(tags.value_sql(keys.job))
+    if not tags.has(keys.job, SLURM_JOB_KEYS):
+        return job
+    slurm = tags.value_sql([key for key in keys.job if key in SLURM_JOB_KEYS])
+    numbered = cluster_job_sql(job_key_sql(slurm), tags.value_sql([*SLURM_CLUSTER_KEYS, "cluster"]))
+    return f"case when {job} = {job_key_sql(slurm)} then {numbered} else {job} end"
 
 
 class Tags:
@@ -117,6 +140,10 @@ class Tags:
         staged.con.register("tag_texts", pa.table({"tags": staged.column(name).dictionary}))
         self.keys = sorted(row[0] for row in staged.con.execute("select distinct unnest(json_keys(tags)) from tag_texts").fetchall())
         staged.con.unregister("tag_texts")
+
+    def has(self, names: Iterable[str], among: Iterable[str]) -> bool:
+        """Whether the bill has one of these keys that is among others."""
+        return any(self.forms_of(name) for name in names if name in among)
 
     def forms_of(self, name: str) -> list[str]:
         """The keys of the bill that are this one, closest spelling first. On Azure the case of a key means nothing."""
@@ -160,10 +187,44 @@ class Tags:
         return [" and ".join(same) for same in folded.values() if len(same) > 1]
 
 
+def _in_workspaces(staged: Staged, jobs: pa.Array, is_azure: bool) -> pa.Array:
+    """Jobs of Azure ML that a tag names, in the workspace that the line is of."""
+    if not is_azure or jobs.null_count == len(jobs):
+        return jobs
+    codes, distinct = columns.combine([jobs, staged.column("resource_key")], ["job", "resource"])
+    workspace = "nullif(regexp_extract(resource, '^/subscriptions/.*/providers/microsoft[.]machinelearningservices/workspaces/[^/]+'), '')"
+    [whole] = staged.ask(distinct, workspace_job_sql("job", workspace))
+    return columns.spread(codes, whole)
+
+
+def _number_resources(staged: Staged) -> None:
+    """A SLURM job is a resource of its cluster, as it is a job of it: two clusters have the same numbers."""
+    codes, distinct = columns.combine([staged.column("resource_key"), staged.column("job_key")], ["resource", "job"])
+    is_number = "regexp_matches(resource, '^[0-9]+([_+][0-9]+)?$') and regexp_matches(job, '^[^/]+/[0-9]+([_+][0-9]+)?$')"
+    [keys] = staged.ask(distinct, f"case when {is_number} then split_part(job, '/', 1) || '/' || resource else resource end")
+    staged.set(resource_key=columns.spread(codes, keys))
+
+
+def place_instances(staged: Staged, name: str) -> None:
+    """Instances that a line of Compute Engine names without project and zone, in a column of names, get those of the line."""
+    services = staged.column("service_name")
+    names = staged.column(name)
+    if "Compute Engine" not in services.dictionary.to_pylist() or names.null_count == len(names):
+        return
+    held = ("sub_account_id", "availability_zone", "region_id", "service_name")
+    codes, distinct = columns.combine([names, *(staged.column(column) for column in held)], ["name", *held])
+    placed = instance_name_sql("name", "sub_account_id", "availability_zone", "region_id")
+    [whole] = staged.ask(distinct, f"case when service_name = 'Compute Engine' then {placed} else name end")
+    staged.set(**{name: columns.spread(codes, whole)})
+
+
 def _of_another(staged: Staged, machines: pa.Array) -> pa.Array:
     """The machine that the line of another resource names; a machine's own id in its tags says nothing."""
     if machines.null_count == len(machines):
         return machines
+    staged.set(attached_to=machines)
+    place_instances(staged, "attached_to")
+    machines = staged.column("attached_to")
     codes, distinct = columns.combine([machines, staged.column("resource_key")], ["named", "own"])
     [others] = staged.ask(distinct, "case when named is distinct from own then named end")
     return columns.spread(codes, others)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from runspend.billing import columns, splits
-from runspend.billing.line_tags import Tags, read_tags, settle_tags
+from runspend.billing.line_tags import Tags, place_instances, read_tags, settle_tags
 from runspend.billing.machines import describe_machine, instance_types
 from runspend.billing.staging import Beside, Staged, sql_text
 from runspend.config import DimensionSettings, KeySettings, Pool, ScopeSettings
@@ -215,6 +215,7 @@ def _find_resources(staged: Staged) -> None:
     column = staged.column("resource_id")
     keys, jobs = staged.ask_of("resource_id", "resource_key(resource_id)", resource_job_sql("resource_id"))
     staged.set(resource_key=columns.remap(column, keys), resource_job=columns.remap(column, jobs))
+    place_instances(staged, "resource_key")
 
 
 def _find_machines(staged: Staged) -> None:

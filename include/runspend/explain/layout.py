@@ -34,6 +34,7 @@ STRANGE = {
     "other_time": "of times in which it did not run",
     "other_account": "of an account its machines are not in",
     "other_region": "of a region its machines are not in",
+    "ambiguous_name": "by a name that several have",
 }
 TITLES = {
     "run_tag": ("TAGGED", "the bill carries the run's id"),

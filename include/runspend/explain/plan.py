@@ -292,9 +292,10 @@ def _ran_seconds(row: Row, resource_key: str | None, beside: Beside) -> float | 
     """How long the run was on the charge's machine in the charge's time, by its own clock; null without a machine it states."""
     run = beside.run
     seconds, is_known = 0.0, False
-    for stated in beside.resources:
-        if stated["resource_key"] != resource_key:
-            continue
+    last = (resource_key or "").rpartition("/")[2]
+    mine = [stated for stated in beside.resources if stated["resource_key"] == resource_key]
+    # the bill may have a longer or a shorter name for it
+    for stated in mine or [stated for stated in beside.resources if (stated["resource_key"] or "").rpartition("/")[2] == last]:
         began, ended = stated["used_from"] or run["start_time"], stated["used_to"] or _end_of(run, row)
         if began is None or ended is None:
             continue

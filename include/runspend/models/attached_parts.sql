@@ -13,17 +13,17 @@ idle as (
 ),
 uses as (
   select
-    resource_key, charge_period_start, charge_period_end, allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_scaled, nanoseconds
+    resource_key, charge_period_start, charge_period_end, allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_scaled, is_ambiguous, nanoseconds
   from slot_targets
   union all
   select
     resource_key, charge_period_start, charge_period_end, 'idle', cast(null as string), cast(null as string), cast(null as string),
-    cast(null as string), cast(null as string), false, billed_nanoseconds
+    cast(null as string), cast(null as string), false, false, billed_nanoseconds
   from idle
 )
 select
   k.target_key, u.charge_period_start, u.charge_period_end, u.allocated_to, u.tracking_server, u.workspace, u.run_id,
-  min(u.run_end_rule) as run_end_rule, min(u.weight_kind) as weight_kind, logical_or(u.is_scaled) as is_scaled,
+  min(u.run_end_rule) as run_end_rule, min(u.weight_kind) as weight_kind, logical_or(u.is_scaled) as is_scaled, logical_or(u.is_ambiguous) as is_ambiguous,
   cast(sum(u.nanoseconds) as int64) as nanoseconds
 from uses u
 join attach_keys k on k.resource_key = u.resource_key

@@ -4,10 +4,10 @@ with windows as (
   from attached_candidates
 ),
 parts as (
-  select target_key, charge_period_start, charge_period_end, allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_scaled, nanoseconds
+  select target_key, charge_period_start, charge_period_end, allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_scaled, is_ambiguous, nanoseconds
   from attached_parts
   union all
-  select target_key, charge_period_start, charge_period_end, allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_scaled, nanoseconds
+  select target_key, charge_period_start, charge_period_end, allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_scaled, is_ambiguous, nanoseconds
   from job_attached_parts
 ),
 window_days as (
@@ -17,19 +17,19 @@ window_days as (
 ),
 part_days as (
   select
-    target_key, charge_period_start, charge_period_end, allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_scaled, nanoseconds, day
+    target_key, charge_period_start, charge_period_end, allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_scaled, is_ambiguous, nanoseconds, day
   from parts
   cross join unnest(generate_date_array(date(charge_period_start), date(timestamp_sub(charge_period_end, interval 1 microsecond)))) as day
   where nanoseconds > 0
 ),
 met as (
   -- an hour meets its hour; what is longer on either side meets by day
-  select w.target_key, w.window_start, w.window_end, p.allocated_to, p.tracking_server, p.workspace, p.run_id, p.run_end_rule, p.weight_kind, p.is_scaled, p.nanoseconds
+  select w.target_key, w.window_start, w.window_end, p.allocated_to, p.tracking_server, p.workspace, p.run_id, p.run_end_rule, p.weight_kind, p.is_scaled, p.is_ambiguous, p.nanoseconds
   from windows w
   join parts p on p.target_key = w.target_key and p.charge_period_start = w.window_start and p.charge_period_end = w.window_end
   where p.nanoseconds > 0
   union all
-  select w.target_key, w.window_start, w.window_end, p.allocated_to, p.tracking_server, p.workspace, p.run_id, p.run_end_rule, p.weight_kind, p.is_scaled, p.nanoseconds
+  select w.target_key, w.window_start, w.window_end, p.allocated_to, p.tracking_server, p.workspace, p.run_id, p.run_end_rule, p.weight_kind, p.is_scaled, p.is_ambiguous, p.nanoseconds
   from window_days w
   join part_days p on p.target_key = w.target_key and p.day = w.day
   where p.charge_period_start < w.window_end and p.charge_period_end > w.window_start
@@ -39,13 +39,13 @@ met as (
 targets as (
   select
     target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id,
-    min(run_end_rule) as run_end_rule, min(weight_kind) as weight_kind, logical_or(is_scaled) as is_scaled, cast(sum(nanoseconds) as int64) as nanoseconds
+    min(run_end_rule) as run_end_rule, min(weight_kind) as weight_kind, logical_or(is_scaled) as is_scaled, logical_or(is_ambiguous) as is_ambiguous, cast(sum(nanoseconds) as int64) as nanoseconds
   from met
   group by target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id
 ),
 running as (
   select
-    target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_scaled, nanoseconds,
+    target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_scaled, is_ambiguous, nanoseconds,
     cast(sum(nanoseconds) over (w rows between unbounded preceding and current row) as int64) as upto,
     cast(sum(nanoseconds) over (partition by target_key, window_start, window_end) as int64) as total
   from targets
@@ -55,7 +55,7 @@ running as (
 )
 select
   'attached' as match_method, target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, cast(null as string) as owner_id,
-  case allocated_to when 'idle' then 'no_run' end as reason,
+  case when allocated_to = 'idle' then 'no_run' when is_ambiguous then 'ambiguous_name' end as reason,
   weight_kind, run_end_rule, is_scaled, cast(null as int64) as nanoseconds,
   (upto - nanoseconds) / total as ratio_before, upto / total as ratio_upto, upto = total as is_last
 from running

@@ -46,7 +46,15 @@ select
   b.contracted_to - b.contracted_from as contracted_cost,
   b.effective_to - b.effective_from as effective_cost,
   b.billed_to - b.billed_from as billed_cost,
-  b.billing_currency, b.unused_cost, b.overhead_cost, b.match_method, b.confidence, b.pool_key, b.reason, b.weight_kind, b.run_end_rule, b.is_scaled,
+  b.billing_currency, b.unused_cost, b.overhead_cost, b.match_method,
+  case
+    when b.confidence is null then cast(null as string)
+    -- where a run ended is a guess, so is its time; a name that several machines or jobs have may be another's
+    when b.run_end_rule = 'silent' then 'low'
+    when b.reason = 'ambiguous_name' and b.confidence in ('exact', 'high') then 'medium'
+    else b.confidence
+  end as confidence,
+  b.pool_key, b.reason, b.weight_kind, b.run_end_rule, b.is_scaled,
   case when p.state in ('final', 'closed') then 'final' else 'provisional' end as cost_status,
   b.line_team, b.line_project, b.line_cost_center, b.line_owner
 from bounds b

@@ -1,6 +1,8 @@
 -- one row per bill and part of it (an account, or an instance type that runs ask for): how far it bills machines that serve runs
 with asked as (
-  select distinct resource_key from run_resources where resource_key is not null
+  select resource_key from run_resources where resource_key is not null
+  union distinct
+  select billed_key as resource_key from matched_names where thing = 'machine'
 ),
 types as (
   select s.instance_type from estimate_seen s join asked a on a.resource_key = s.resource_key

@@ -1,11 +1,9 @@
 -- one row per machine that runs state, and per instance type that runs without one ask for: on which bill it is, how far that reaches, its price
 with stated as (
   select s.resource_key, max(s.resource_id) as resource_id, max(lower(w.instance_type)) as instance_type
-  from run_resources s
+  from stated_machines s
   join (select distinct resource_key from estimate_open where resource_key is not null) o on o.resource_key = s.resource_key
   left join window_runs w on w.tracking_server = s.tracking_server and w.run_id = s.run_id
-  left join (select distinct tracking_server, ancestor_id from run_ancestors) a on a.tracking_server = s.tracking_server and a.ancestor_id = s.run_id
-  where s.resource_key is not null and (w.run_id is not null or a.ancestor_id is not null)
   group by s.resource_key
 ),
 shown as (

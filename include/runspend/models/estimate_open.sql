@@ -9,15 +9,13 @@ open_runs as (
   where coalesce(w.end_time, @now) > e.billed_until
 )
 select s.resource_key, cast(null as string) as instance_type
-from run_resources s
+from stated_machines s
 join open_runs o on o.tracking_server = s.tracking_server and o.run_id = s.run_id
-where s.resource_key is not null
 union distinct
 select s.resource_key, cast(null as string)
 from run_ancestors a
 join open_runs o on o.tracking_server = a.tracking_server and o.run_id = a.run_id
-join run_resources s on s.tracking_server = a.tracking_server and s.run_id = a.ancestor_id
-where s.resource_key is not null
+join stated_machines s on s.tracking_server = a.tracking_server and s.run_id = a.ancestor_id
 union distinct
 select cast(null as string), instance_type
 from open_runs

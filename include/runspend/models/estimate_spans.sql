@@ -1,21 +1,11 @@
 -- one row per run, machine and stretch of time the run had it after what its bill reaches, until @now; runs without a machine share one with their family
-with stated as (
-  select s.tracking_server, s.run_id, s.resource_key, s.used_from, s.used_to
-  from run_resources s
-  join (
-    select tracking_server, run_id from window_runs
-    union distinct
-    select tracking_server, ancestor_id as run_id from run_ancestors
-  ) w on w.tracking_server = s.tracking_server and w.run_id = s.run_id
-  where s.resource_key is not null
-),
-nearest as (
+with nearest as (
   -- a run that states no machine has those of its nearest ancestor that does
   select a.tracking_server, a.run_id, a.ancestor_id
   from run_ancestors a
-  join (select distinct tracking_server, run_id from stated) s
+  join (select distinct tracking_server, run_id from stated_machines) s
     on s.tracking_server = a.tracking_server and s.run_id = a.ancestor_id
-  left join (select distinct tracking_server, run_id from stated) own
+  left join (select distinct tracking_server, run_id from stated_machines) own
     on own.tracking_server = a.tracking_server and own.run_id = a.run_id
   where own.run_id is null
   qualify row_number() over (partition by a.tracking_server, a.run_id order by a.distance, a.ancestor_id) = 1
@@ -38,16 +28,16 @@ families as (
   where c.instance_type is not null
 ),
 machines as (
-  select s.tracking_server, s.run_id, s.resource_key, s.used_from, s.used_to, m.billed_until
-  from stated s
+  select s.tracking_server, s.run_id, s.resource_key, s.used_from, s.used_to, s.is_ambiguous, m.billed_until
+  from stated_machines s
   join estimate_machines m on m.resource_key = s.resource_key
   union all
-  select n.tracking_server, n.run_id, s.resource_key, s.used_from, s.used_to, m.billed_until
+  select n.tracking_server, n.run_id, s.resource_key, s.used_from, s.used_to, s.is_ambiguous, m.billed_until
   from nearest n
-  join stated s on s.tracking_server = n.tracking_server and s.run_id = n.ancestor_id
+  join stated_machines s on s.tracking_server = n.tracking_server and s.run_id = n.ancestor_id
   join estimate_machines m on m.resource_key = s.resource_key
   union all
-  select m.tracking_server, m.run_id, m.family, cast(null as timestamp), cast(null as timestamp), coalesce(p.billed_until, @window_start)
+  select m.tracking_server, m.run_id, m.family, cast(null as timestamp), cast(null as timestamp), false, coalesce(p.billed_until, @window_start)
   from members m
   join families f on f.family = m.family
   left join estimate_claims c on c.tracking_server = m.tracking_server and c.run_id = m.run_id
@@ -55,7 +45,7 @@ machines as (
 ),
 ended as (
   select
-    r.tracking_server, r.workspace, r.run_id, m.resource_key, r.gpu_count, r.cpu_request, r.memory_request_gb, r.mean_use_percent,
+    r.tracking_server, r.workspace, r.run_id, m.resource_key, m.is_ambiguous, r.gpu_count, r.cpu_request, r.memory_request_gb, r.mean_use_percent,
     m.billed_until, coalesce(m.used_from, r.start_time) as span_start, m.used_to, r.end_time, r.last_sign_at, r.start_time,
     case
       when m.used_to is not null or r.end_time is not null then 'stated'
@@ -69,7 +59,7 @@ ended as (
 ),
 spans as (
   select
-    tracking_server, workspace, run_id, resource_key, gpu_count, cpu_request, memory_request_gb, mean_use_percent, run_end_rule,
+    tracking_server, workspace, run_id, resource_key, is_ambiguous, gpu_count, cpu_request, memory_request_gb, mean_use_percent, run_end_rule,
     greatest(span_start, start_time, billed_until) as span_start,
     least(
       @now,
@@ -85,7 +75,7 @@ spans as (
 marked as (
   -- stretches of one run on one machine that overlap are one stretch: a run is there once
   select
-    tracking_server, workspace, run_id, resource_key, span_start, span_end, gpu_count, cpu_request, memory_request_gb, mean_use_percent, run_end_rule,
+    tracking_server, workspace, run_id, resource_key, is_ambiguous, span_start, span_end, gpu_count, cpu_request, memory_request_gb, mean_use_percent, run_end_rule,
     coalesce(span_start > max(span_end) over (
       partition by tracking_server, run_id, resource_key
       order by span_start, span_end
@@ -95,7 +85,7 @@ marked as (
 ),
 numbered as (
   select
-    tracking_server, workspace, run_id, resource_key, span_start, span_end, gpu_count, cpu_request, memory_request_gb, mean_use_percent, run_end_rule,
+    tracking_server, workspace, run_id, resource_key, is_ambiguous, span_start, span_end, gpu_count, cpu_request, memory_request_gb, mean_use_percent, run_end_rule,
     sum(case when begins then 1 else 0 end) over (
       partition by tracking_server, run_id, resource_key
       order by span_start, span_end
@@ -103,7 +93,7 @@ numbered as (
   from marked
 )
 select
-  tracking_server, workspace, run_id, resource_key, min(span_start) as span_start, max(span_end) as span_end, min(run_end_rule) as run_end_rule,
+  tracking_server, workspace, run_id, resource_key, min(span_start) as span_start, max(span_end) as span_end, min(run_end_rule) as run_end_rule, logical_or(is_ambiguous) as is_ambiguous,
   max(gpu_count) as gpu_count, max(cpu_request) as cpu_request, max(memory_request_gb) as memory_request_gb, max(mean_use_percent) as mean_use_percent
 from numbered
 group by tracking_server, workspace, run_id, resource_key, stretch

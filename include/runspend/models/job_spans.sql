@@ -12,9 +12,11 @@ aliases as (
   group by lower(alias)
 ),
 stated as (
-  select r.tracking_server, r.run_id, coalesce(a.job_key, r.job_key) as job_key
+  select distinct
+    r.tracking_server, r.run_id, coalesce(a.job_key, n.billed_key, r.job_key) as job_key, a.alias is null and coalesce(n.is_ambiguous, false) as is_ambiguous
   from runs r
   left join aliases a on a.alias = r.job_key
+  left join (select stated_key, billed_key, is_ambiguous from matched_names where thing = 'job') n on n.stated_key = r.job_key
   join (
     select tracking_server, run_id from window_runs
     union distinct
@@ -24,17 +26,19 @@ stated as (
 ),
 nearest as (
   -- a run that states no job has that of its nearest ancestor that does
-  select a.tracking_server, a.run_id, s.job_key
+  select a.tracking_server, a.run_id, a.ancestor_id
   from run_ancestors a
-  join stated s on s.tracking_server = a.tracking_server and s.run_id = a.ancestor_id
-  left join stated own on own.tracking_server = a.tracking_server and own.run_id = a.run_id
+  join (select distinct tracking_server, run_id from stated) s on s.tracking_server = a.tracking_server and s.run_id = a.ancestor_id
+  left join (select distinct tracking_server, run_id from stated) own on own.tracking_server = a.tracking_server and own.run_id = a.run_id
   where own.run_id is null
   qualify row_number() over (partition by a.tracking_server, a.run_id order by a.distance, a.ancestor_id) = 1
 ),
 jobs as (
-  select tracking_server, run_id, job_key from stated
+  select tracking_server, run_id, job_key, is_ambiguous from stated
   union all
-  select tracking_server, run_id, job_key from nearest
+  select n.tracking_server, n.run_id, s.job_key, s.is_ambiguous
+  from nearest n
+  join stated s on s.tracking_server = n.tracking_server and s.run_id = n.ancestor_id
 ),
 billed as (
   select job_key, max(charge_period_end) as billed_until
@@ -43,7 +47,7 @@ billed as (
 ),
 ended as (
   select
-    r.tracking_server, r.workspace, r.run_id, j.job_key, r.gpu_count, r.cpu_request, r.memory_request_gb, r.mean_use_percent,
+    r.tracking_server, r.workspace, r.run_id, j.job_key, j.is_ambiguous, r.gpu_count, r.cpu_request, r.memory_request_gb, r.mean_use_percent,
     r.start_time, r.end_time, r.last_sign_at, b.billed_until,
     case
       when r.end_time is not null then 'stated'
@@ -58,7 +62,7 @@ ended as (
 ),
 spans as (
   select
-    tracking_server, workspace, run_id, job_key, gpu_count, cpu_request, memory_request_gb, mean_use_percent, run_end_rule,
+    tracking_server, workspace, run_id, job_key, is_ambiguous, gpu_count, cpu_request, memory_request_gb, mean_use_percent, run_end_rule,
     greatest(start_time, least(@window_start, @jobs_from)) as span_start,
     least(
       case run_end_rule
@@ -70,6 +74,6 @@ spans as (
   from ended
 )
 select
-  tracking_server, workspace, run_id, job_key as resource_key, span_start, span_end, run_end_rule, gpu_count, cpu_request, memory_request_gb, mean_use_percent
+  tracking_server, workspace, run_id, job_key as resource_key, span_start, span_end, run_end_rule, is_ambiguous, gpu_count, cpu_request, memory_request_gb, mean_use_percent
 from spans
 where span_end > span_start

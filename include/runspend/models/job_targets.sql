@@ -72,11 +72,14 @@ ends as (
       else cast(trunc(greatest(billed_ticks - busy_ticks, 0) * (life_upto / life_ticks)) as int64) end as overhead_upto
   from busy
 ),
+ambiguous as (
+  select distinct resource_key as job_key, run_number from run_intervals where is_ambiguous
+),
 run_names as (
   select distinct run_number, tracking_server, workspace, run_id from run_intervals
 )
 select
-  e.job_key, e.charge_period_start, e.charge_period_end, r.tracking_server, r.workspace, r.run_id, e.run_end_rule, e.weight_kind, e.is_scaled,
+  e.job_key, e.charge_period_start, e.charge_period_end, r.tracking_server, r.workspace, r.run_id, e.run_end_rule, e.weight_kind, e.is_scaled, a.run_number is not null as is_ambiguous,
   cast(round((e.own_upto - e.own_before) / 64) as int64) * e.machines as nanoseconds,
   (e.own_before + e.overhead_before) / e.total_ticks as ratio_before,
   (e.own_upto + e.overhead_upto) / e.total_ticks as ratio_upto,
@@ -85,4 +88,5 @@ select
   e.runs_in_window
 from ends e
 join run_names r on r.run_number = e.run_number
+left join ambiguous a on a.job_key = e.job_key and a.run_number = e.run_number
 where e.own_upto + e.overhead_upto > e.own_before + e.overhead_before

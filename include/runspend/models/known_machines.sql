@@ -11,5 +11,5 @@ union distinct
 -- a run without length, or whose clock ran backwards, has no stretch of time, and yet it was there
 select s.resource_key, date(date_trunc(date(r.start_time), month)) as month
 from window_runs r
-join run_resources s on s.tracking_server = r.tracking_server and s.run_id = r.run_id
-where r.end_time <= r.start_time and s.resource_key is not null
+join stated_machines s on s.tracking_server = r.tracking_server and s.run_id = r.run_id
+where r.end_time <= r.start_time

@@ -27,7 +27,7 @@ select
   l.billing_account_id, l.sub_account_id, l.region_id, l.service_name, l.charge_category, l.resource_id, l.invoice_id, l.cost_kind,
   l.billing_currency, l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost,
   'run' as allocated_to, j.tracking_server, j.workspace, j.run_id, cast(null as string) as owner_id,
-  'job_id' as match_method, 'exact' as confidence, cast(null as string) as reason, cast(null as string) as pool_key,
+  'job_id' as match_method, 'exact' as confidence, case when j.is_ambiguous then 'ambiguous_name' end as reason, cast(null as string) as pool_key,
   j.weight_kind, j.run_end_rule, j.is_scaled, j.ratio_before, j.ratio_upto, j.is_last,
   case when j.ratio_before > 0 or not j.is_last then cast(cast(l.list_cost as string) as float64) end as list_float,
   case when j.ratio_before > 0 or not j.is_last then cast(cast(l.contracted_cost as string) as float64) end as contracted_float,
@@ -81,6 +81,7 @@ select
     when l.region_id <> g.region_id and lower(l.region_id) <> 'global' then 'other_region'
     when g.run_tag is not null then cast(null as string)
     when l.settled_by = 'run_tag' then 'unknown_run'
+    when t.is_ambiguous then 'ambiguous_name'
     when t.allocated_to = 'run' then cast(null as string)
     when l.line_kind = 'fee' then 'fee'
     when l.line_kind = 'timed' then 'no_run'

@@ -109,10 +109,19 @@ named_lines as (
   from billing_lines
   where billing_period >= @first_period and job_key is not null and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000
 ),
+reached_names as (
+  select place, charge_period_end from named_lines
+  union all
+  -- a run states its job by another name than the bill
+  select concat('job ', n.stated_key), l.charge_period_end
+  from matched_names n
+  join named_lines l on l.place = concat('job ', n.billed_key)
+  where n.thing = 'job' and n.stated_key <> n.billed_key
+),
 reaches as (
   -- runs of a pool or a job are billed as far as its lines reach, whatever the lines of machines that others state
   select place, max(charge_period_end) as billed_until
-  from named_lines
+  from reached_names
   group by place
 ),
 nameless as (

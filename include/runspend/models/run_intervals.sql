@@ -1,7 +1,7 @@
 -- one row per run, machine and stretch of time that none of the run's descendants covers on that machine
 with covers as (
   select
-    p.tracking_server, p.workspace, p.run_id, p.resource_key, p.run_end_rule, p.gpu_count, p.cpu_request, p.memory_request_gb, p.mean_use_percent, p.span_start, p.span_end,
+    p.tracking_server, p.workspace, p.run_id, p.resource_key, p.run_end_rule, p.is_ambiguous, p.gpu_count, p.cpu_request, p.memory_request_gb, p.mean_use_percent, p.span_start, p.span_end,
     greatest(c.span_start, p.span_start) as cover_start, least(c.span_end, p.span_end) as cover_end
   from run_ancestors f
   join run_spans p on p.tracking_server = f.tracking_server and p.run_id = f.ancestor_id
@@ -9,13 +9,13 @@ with covers as (
     and c.span_start < p.span_end and c.span_end > p.span_start
   union all
   select
-    tracking_server, workspace, run_id, resource_key, run_end_rule, gpu_count, cpu_request, memory_request_gb, mean_use_percent, span_start, span_end,
+    tracking_server, workspace, run_id, resource_key, run_end_rule, is_ambiguous, gpu_count, cpu_request, memory_request_gb, mean_use_percent, span_start, span_end,
     span_end, span_end
   from run_spans
 ),
 gaps as (
   select
-    tracking_server, workspace, run_id, resource_key, run_end_rule, gpu_count, cpu_request, memory_request_gb, mean_use_percent,
+    tracking_server, workspace, run_id, resource_key, run_end_rule, is_ambiguous, gpu_count, cpu_request, memory_request_gb, mean_use_percent,
     cover_start as interval_end,
     coalesce(
       max(cover_end) over (
@@ -27,7 +27,7 @@ gaps as (
 ),
 own as (
   select
-    tracking_server, workspace, run_id, resource_key, run_end_rule, gpu_count, cpu_request, memory_request_gb, mean_use_percent, interval_start, interval_end
+    tracking_server, workspace, run_id, resource_key, run_end_rule, is_ambiguous, gpu_count, cpu_request, memory_request_gb, mean_use_percent, interval_start, interval_end
   from gaps
   where interval_start < interval_end
 ),
@@ -64,7 +64,7 @@ kinds as (
 select
   k.machine_number,
   dense_rank() over (order by o.tracking_server, o.run_id, o.workspace) as run_number,
-  o.tracking_server, o.workspace, o.run_id, o.resource_key, o.run_end_rule, o.interval_start, o.interval_end, k.weight_kind,
+  o.tracking_server, o.workspace, o.run_id, o.resource_key, o.run_end_rule, o.is_ambiguous, o.interval_start, o.interval_end, k.weight_kind,
   case k.weight_kind when 'gpu' then k.gpu_scale when 'cpu' then k.cpu_scale else 1 end as unit_scale,
   greatest(1, case k.weight_kind
     when 'gpu' then least(100 * k.gpu_scale, cast(round(coalesce(o.gpu_count, 1) * k.gpu_scale) as int64))

@@ -1,31 +1,21 @@
 -- one row per run, machine and stretch of time the run had it, between @window_start and @window_end
-with stated as (
-  select s.tracking_server, s.run_id, s.resource_key, s.used_from, s.used_to
-  from run_resources s
-  join (
-    select tracking_server, run_id from window_runs
-    union distinct
-    select tracking_server, ancestor_id as run_id from run_ancestors
-  ) w on w.tracking_server = s.tracking_server and w.run_id = s.run_id
-  where s.resource_key is not null
-),
-nearest as (
+with nearest as (
   -- a run that states no machine has those of its nearest ancestor that does
   select a.tracking_server, a.run_id, a.ancestor_id
   from run_ancestors a
-  join (select distinct tracking_server, run_id from stated) s
+  join (select distinct tracking_server, run_id from stated_machines) s
     on s.tracking_server = a.tracking_server and s.run_id = a.ancestor_id
-  left join (select distinct tracking_server, run_id from stated) own
+  left join (select distinct tracking_server, run_id from stated_machines) own
     on own.tracking_server = a.tracking_server and own.run_id = a.run_id
   where own.run_id is null
   qualify row_number() over (partition by a.tracking_server, a.run_id order by a.distance, a.ancestor_id) = 1
 ),
 machines as (
-  select tracking_server, run_id, resource_key, used_from, used_to from stated
+  select tracking_server, run_id, resource_key, used_from, used_to, is_ambiguous from stated_machines
   union all
-  select n.tracking_server, n.run_id, s.resource_key, s.used_from, s.used_to
+  select n.tracking_server, n.run_id, s.resource_key, s.used_from, s.used_to, s.is_ambiguous
   from nearest n
-  join stated s on s.tracking_server = n.tracking_server and s.run_id = n.ancestor_id
+  join stated_machines s on s.tracking_server = n.tracking_server and s.run_id = n.ancestor_id
 ),
 source_frontiers as (
   -- how far each bill reaches on machines that serve runs; the next period tells who was still alive at the end of this one
@@ -38,7 +28,11 @@ source_frontiers as (
       and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000
     group by source, resource_key
   ) l
-  join (select distinct resource_key from run_resources) m on m.resource_key = l.resource_key
+  join (
+    select resource_key from run_resources
+    union distinct
+    select billed_key from matched_names where thing = 'machine'
+  ) m on m.resource_key = l.resource_key
   group by l.source
 ),
 frontiers as (
@@ -50,7 +44,7 @@ frontiers as (
 ),
 ended as (
   select
-    r.tracking_server, r.workspace, r.run_id, m.resource_key, r.gpu_count, r.cpu_request, r.memory_request_gb, r.mean_use_percent,
+    r.tracking_server, r.workspace, r.run_id, m.resource_key, r.gpu_count, r.cpu_request, r.memory_request_gb, r.mean_use_percent, m.is_ambiguous,
     coalesce(m.used_from, r.start_time) as span_start,
     m.used_to, r.end_time, r.last_sign_at, f.billed_until,
     case
@@ -67,7 +61,7 @@ ended as (
 ),
 spans as (
   select
-    tracking_server, workspace, run_id, resource_key, gpu_count, cpu_request, memory_request_gb, mean_use_percent, run_end_rule,
+    tracking_server, workspace, run_id, resource_key, gpu_count, cpu_request, memory_request_gb, mean_use_percent, run_end_rule, is_ambiguous,
     greatest(span_start, start_time) as span_start,
     least(
       coalesce(used_to, timestamp '9999-01-01 00:00:00+00'),
@@ -81,7 +75,7 @@ spans as (
 ),
 clipped as (
   select
-    s.tracking_server, s.workspace, s.run_id, s.resource_key, s.gpu_count, s.cpu_request, s.memory_request_gb, s.mean_use_percent, s.run_end_rule,
+    s.tracking_server, s.workspace, s.run_id, s.resource_key, s.gpu_count, s.cpu_request, s.memory_request_gb, s.mean_use_percent, s.run_end_rule, s.is_ambiguous,
     greatest(s.span_start, @window_start) as span_start,
     least(s.span_end, @window_end) as span_end
   from spans s
@@ -89,7 +83,7 @@ clipped as (
 pieces as (
   select
     c.tracking_server, c.workspace, c.run_id, c.resource_key, c.span_start, c.span_end, c.gpu_count, c.cpu_request, c.memory_request_gb, c.mean_use_percent,
-    c.run_end_rule, s.run_id is not null as is_of_several
+    c.run_end_rule, c.is_ambiguous, s.run_id is not null as is_of_several
   from clipped c
   left join (
     select tracking_server, run_id, resource_key
@@ -103,7 +97,7 @@ pieces as (
 joined as (
   -- stretches of one run on one machine that overlap are one stretch: a run is there once
   select
-    tracking_server, workspace, run_id, resource_key, span_start, span_end, gpu_count, cpu_request, memory_request_gb, mean_use_percent, run_end_rule,
+    tracking_server, workspace, run_id, resource_key, span_start, span_end, gpu_count, cpu_request, memory_request_gb, mean_use_percent, run_end_rule, is_ambiguous,
     coalesce(span_start > max(span_end) over (
       partition by tracking_server, run_id, resource_key
       order by span_start, span_end
@@ -113,7 +107,7 @@ joined as (
 ),
 numbered as (
   select
-    tracking_server, workspace, run_id, resource_key, span_start, span_end, gpu_count, cpu_request, memory_request_gb, mean_use_percent, run_end_rule,
+    tracking_server, workspace, run_id, resource_key, span_start, span_end, gpu_count, cpu_request, memory_request_gb, mean_use_percent, run_end_rule, is_ambiguous,
     sum(case when begins then 1 else 0 end) over (
       partition by tracking_server, run_id, resource_key
       order by span_start, span_end
@@ -121,12 +115,12 @@ numbered as (
   from joined
 )
 select
-  tracking_server, workspace, run_id, resource_key, span_start, span_end, run_end_rule, gpu_count, cpu_request, memory_request_gb, mean_use_percent
+  tracking_server, workspace, run_id, resource_key, span_start, span_end, run_end_rule, is_ambiguous, gpu_count, cpu_request, memory_request_gb, mean_use_percent
 from pieces
 where not is_of_several
 union all
 select
   tracking_server, workspace, run_id, resource_key, min(span_start), max(span_end),
-  min(run_end_rule), max(gpu_count), max(cpu_request), max(memory_request_gb), max(mean_use_percent)
+  min(run_end_rule), logical_or(is_ambiguous), max(gpu_count), max(cpu_request), max(memory_request_gb), max(mean_use_percent)
 from numbered
 group by tracking_server, workspace, run_id, resource_key, stretch

@@ -46,6 +46,9 @@ targets as (
   from running
   where is_last_run and total_ticks > busy_ticks
 ),
+ambiguous as (
+  select distinct machine_number, run_number from run_intervals where is_ambiguous
+),
 machines as (
   select distinct machine_number, resource_key from run_intervals
 ),
@@ -55,7 +58,7 @@ run_names as (
 select
   m.resource_key, t.charge_period_start, t.charge_period_end, t.usage_source,
   case when t.run_number is null then 'idle' else 'run' end as allocated_to,
-  r.tracking_server, r.workspace, r.run_id, t.run_end_rule, t.weight_kind, t.is_scaled,
+  r.tracking_server, r.workspace, r.run_id, t.run_end_rule, t.weight_kind, t.is_scaled, a.run_number is not null as is_ambiguous,
   cast(round((t.ends_at - t.starts_at) / 64) as int64) as nanoseconds,
   t.starts_at / t.total_ticks as ratio_before,
   t.ends_at / t.total_ticks as ratio_upto,
@@ -63,4 +66,5 @@ select
 from targets t
 join machines m on m.machine_number = t.machine_number
 left join run_names r on r.run_number = t.run_number
+left join ambiguous a on a.machine_number = t.machine_number and a.run_number = t.run_number
 where t.ends_at > t.starts_at

@@ -12,8 +12,7 @@ stated as (
   select distinct t.run_tag, s.resource_key
   from tagged t
   join window_runs w on w.tracking_server = t.tracking_server and w.workspace = t.workspace and w.run_id = t.run_id
-  join run_resources s on s.tracking_server = t.tracking_server and s.workspace = t.workspace and s.run_id = t.run_id
-  where s.resource_key is not null
+  join stated_machines s on s.tracking_server = t.tracking_server and s.workspace = t.workspace and s.run_id = t.run_id
 ),
 machines as (
   select resource_key, sub_account_id, region_id

@@ -18,7 +18,19 @@ from pathlib import Path
 
 from runspend.config import DimensionSettings, Pool, TrackingServer
 from runspend.errors import ConfigError
-from runspend.identifiers import RUN_JOB_KEYS, job_key_sql, pool_key_sql
+from runspend.identifiers import (
+    AZURE_JOB_KEYS,
+    AZURE_WORKSPACE_KEYS,
+    JOB_PLACE_KEYS,
+    RUN_JOB_KEYS,
+    SLURM_CLUSTER_KEYS,
+    SLURM_JOB_KEYS,
+    cluster_job_sql,
+    job_key_sql,
+    pool_key_sql,
+    resource_key_sql,
+    workspace_job_sql,
+)
 from runspend.secret_shapes import macros_sql
 from runspend.selectors import glob_to_regex, matches
 from runspend.tracking.links import LinkSettings
@@ -160,9 +172,26 @@ class PoolColumns:
 
 
 def job_columns(keys: Sequence[str], tags: Sequence[str], params: Sequence[str]) -> dict[str, str]:
-    """SQL of `said_job`: the first of the job keys that is stated, a tag before a param of the same name."""
+    """SQL of `said_job`, the first of the job keys that is stated, a tag before a param of the same name, and of `said_job_key`: as bills have it.
+
+    A SLURM job is one of its cluster's and an Azure ML job one of its workspace's, where the run states those too.
+    """
     stated = [sql for key in keys for sql in (tag_sql(tags, key), param_sql(params, key)) if not sql.startswith("null")]
-    return {"said_job": f"coalesce({', '.join([*stated, 'null::varchar'])})", "job_key": job_key_sql("said_job")}
+
+    def place(names: Sequence[str]) -> str:
+        return f"coalesce({', '.join([sql(known, name) for name in names for sql, known in ((tag_sql, tags), (param_sql, params))])})"
+
+    number = [key for key in keys if key in (*SLURM_JOB_KEYS, "runspend.job_id")]
+    azure = [key for key in keys if key in AZURE_JOB_KEYS]
+    subscription, group, workspace = (place([key]) for key in AZURE_WORKSPACE_KEYS)
+    path = f"('/subscriptions/' || {subscription} || '/resourceGroups/' || {group} || '/providers/Microsoft.MachineLearningServices/workspaces/' || {workspace})"
+    job = job_key_sql("said_job")
+    cases = [
+        *([f"when said_job = {place(number)} then {cluster_job_sql(job, place(SLURM_CLUSTER_KEYS))}"] if number else []),
+        *([f"when said_job = {place(azure)} then {workspace_job_sql(job, path)}"] if azure else []),
+    ]
+    said = f"coalesce({', '.join([*stated, 'null::varchar'])})"
+    return {"said_job": said, "said_job_key": f"case {' '.join(cases)} else {job} end" if cases else job}
 
 
 def digest_settings(server: TrackingServer, settings: RowSettings, places: Places) -> str:
@@ -176,7 +205,7 @@ def digest_settings(server: TrackingServer, settings: RowSettings, places: Place
         "pools": [[pool.name, pool.runs, pool.equal] for pool in settings.pools],
         "job_keys": list(settings.job_keys),
         "selector_keys": sorted(settings.selector_keys),
-        "rules": [*rules, macros_sql(), job_key_sql("said_job")],
+        "rules": [*rules, macros_sql(), resource_key_sql("resource_id"), *job_columns(settings.job_keys, [*settings.job_keys, *JOB_PLACE_KEYS], []).values()],
         "measured": [settings.measured.resource_ids, settings.measured.of_pool],
         "links": [settings.links.wanted, settings.links.metrics],
     }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from runspend.config import TrackingServer
 from runspend.errors import MissingExtra, SourceRefused
-from runspend.identifiers import resource_key_sql
+from runspend.identifiers import JOB_PLACE_KEYS, resource_key_sql
 from runspend.secret_shapes import macros_sql
 from runspend.tables import TABLES, Table
 from runspend.tracking import raw
@@ -101,7 +101,7 @@ class Rows:
         self._job_keys = settings.job_keys
         self.reads_power = bool(settings.measured.resource_ids)
         self.settings_digest = digest_settings(server, settings, self._places)
-        stated = {*STATED_KEYS, *settings.job_keys}
+        stated = {*STATED_KEYS, *settings.job_keys, *JOB_PLACE_KEYS}
         self._copied_tags = {*_listed(server.copy_.tags), *stated, *self._places.tags, *keys_of(settings.selector_keys, "tag.")}
         params = {*_listed(server.copy_.params), *stated, *self._places.params, *keys_of(settings.selector_keys, "param.")}
         links = settings.links

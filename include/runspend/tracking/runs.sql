@@ -72,6 +72,7 @@ says as (
     stated(t, p, 'timeout_seconds') as said_timeout,
     stated(t, p, 'early_stopping_rounds') as said_rounds,
     {said_job} as said_job,
+    {said_job_key} as said_job_key,
     {pool_number} as pool_number
   from named n
 ),
@@ -122,7 +123,7 @@ typed as (
     positive(try_cast(said_timeout as double)) as timeout_seconds,
     whole_number(said_rounds) as early_stopping_rounds,
     said_job as job_id,
-    {job_key} as job_key,
+    said_job_key as job_key,
     -- Not JSON: a run's params come in the order they were logged in; joined text is cheaper to make and to sort.
     -- `nullif`, not `case`, under which every list is made and sorted twice.
     md5(array_to_string(list_sort(string_split(nullif(param_list, ''), chr(31))), chr(31))) as params_digest,

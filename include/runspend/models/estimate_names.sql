@@ -1,0 +1,7 @@
+-- one row per name of a machine or job on the bills that hours are estimated from
+select distinct 'machine' as thing, resource_key as name
+from estimate_seen
+union all
+select distinct 'job' as thing, job_key as name
+from billing_lines
+where billing_period >= @first_period and job_key is not null

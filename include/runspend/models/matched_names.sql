@@ -1,0 +1,123 @@
+-- one row per name of a machine or job that runs state and name on the bill that it stands for, where the two differ or one of them is another's too.
+-- Equal names need no row. A shorter name stands for a longer one that it may be: of the places that both state, none differs.
+with present as (
+  select tracking_server, run_id from window_runs
+  union distinct
+  select tracking_server, ancestor_id as run_id from run_ancestors
+),
+stated as (
+  select 'machine' as thing, s.resource_key as name
+  from run_resources s
+  join present p on p.tracking_server = s.tracking_server and p.run_id = s.run_id
+  where s.resource_key is not null
+  union distinct
+  select 'job', r.job_key
+  from runs r
+  join present p on p.tracking_server = r.tracking_server and p.run_id = r.run_id
+  where r.job_key is not null
+),
+names as (
+  select thing, name, logical_or(is_billed) as is_billed, logical_or(is_stated) as is_stated
+  from (
+    select thing, name, true as is_billed, false as is_stated from bill_names
+    union all
+    select thing, name, false, true from stated
+  )
+  group by thing, name
+),
+ends as (
+  select thing, name, is_billed, is_stated, case when strpos(name, '/') > 0 then regexp_extract(name, r'[^/]*$') else name end as last_part
+  from names
+),
+asked as (
+  -- most names are the same on both sides: none of the others needs to be looked at
+  select n.thing, n.name, n.is_billed, n.is_stated
+  from ends n
+  join (select distinct thing, last_part from ends where is_stated and not is_billed) w on w.thing = n.thing and w.last_part = n.last_part
+),
+kinds as (
+  -- names are shorter or longer on these platforms alone; a slash elsewhere is a sign like any other
+  select
+    thing, name, is_billed, is_stated,
+    case
+      when strpos(name, '/') = 0 then cast(null as string)
+      when regexp_contains(name, r'^arn:[^:]*:(sagemaker|batch):') then regexp_extract(name, r'^arn:[^:]*:(.*)/[^/]*$')
+      when regexp_contains(name, r'^(arn:[^:]*:eks:[^:]*:[^:]*:pod/|k8s://)') then 'pod'
+      when regexp_contains(name, r'^projects/[^/]+/(zones|regions)/[^/]+/instances/') then 'instance'
+      when regexp_contains(name, r'^projects/[^/]+/locations/[^/]+/[a-z]+/[^/]+$') then regexp_extract(name, r'/([a-z]+)/[^/]+$')
+      when regexp_contains(name, r'/workspaces/[^/]+/jobs/[^/]+$') then 'azureml'
+      when thing = 'job' and regexp_contains(name, r'^[^/]+/[0-9]+([_+][0-9]+)?$') then 'numbered'
+    end as stated_kind
+  from asked
+),
+parts as (
+  -- a place that is not stated is empty or null; a project by its number and one by its name cannot be compared
+  select
+    thing, name, is_billed, is_stated,
+    case when starts_with(name, 'arn:') and stated_kind <> 'pod' then concat(regexp_extract(stated_kind, r'^[^:]*'), regexp_extract(stated_kind, r':([^:]*)$')) else stated_kind end as kind,
+    case
+      when stated_kind is null then name
+      when stated_kind = 'pod' then regexp_extract(name, r'[^/]+/[^/]+$')
+      else regexp_extract(name, r'[^/]+$')
+    end as short_name,
+    case
+      when stated_kind is null then cast(null as string)
+      when starts_with(name, 'arn:') then nullif(regexp_extract(name, r'^arn:[^:]*:[^:]*:[^:]*:([^:]*):'), '')
+      when starts_with(name, 'projects/') and not regexp_contains(name, r'^projects/[0-9]+/') then regexp_extract(name, r'^projects/([^/]+)/')
+      when stated_kind = 'azureml' and strpos(name, '/subscriptions/') = 1 then regexp_extract(name, r'^/subscriptions/([^/]+)')
+    end as account,
+    case when stated_kind is not null and regexp_contains(name, r'^projects/[0-9]+/') then regexp_extract(name, r'^projects/([0-9]+)/') end as account_number,
+    case
+      when stated_kind is null then cast(null as string)
+      when starts_with(name, 'arn:') then nullif(regexp_extract(name, r'^arn:[^:]*:[^:]*:([^:]*):'), '')
+      when regexp_contains(name, r'/zones/.+-[a-z0-9]+/') then regexp_extract(name, r'/zones/([^/]+)-[a-z0-9]+/')
+      when regexp_contains(name, r'/(regions|locations)/') then regexp_extract(name, r'/(?:regions|locations)/([^/]+)/')
+    end as region,
+    case when stated_kind = 'instance' and regexp_contains(name, r'/zones/[^/]*[^/-]/') then regexp_extract(name, r'/zones/([^/]+)/') end as zone,
+    case
+      when stated_kind = 'pod' and starts_with(name, 'arn:') then nullif(regexp_extract(name, r':pod/([^/]*)/'), '')
+      when stated_kind = 'pod' then nullif(regexp_extract(name, r'^k8s://([^/]*)/'), '')
+      when stated_kind = 'azureml' then regexp_extract(name, r'^(.*)/jobs/[^/]+$')
+      when stated_kind = 'numbered' then regexp_extract(name, r'^([^/]+)/')
+    end as holder
+  from kinds
+),
+pairs as (
+  select
+    s.thing, s.name as stated_key, b.name as billed_key,
+    s.kind as stated_kind, s.account as stated_account, s.account_number as stated_number, s.region as stated_region, s.zone as stated_zone, s.holder as stated_holder,
+    b.kind as billed_kind, b.account as billed_account, b.account_number as billed_number, b.region as billed_region, b.zone as billed_zone, b.holder as billed_holder,
+    -- Google numbers instances and jobs everywhere at once
+    not regexp_contains(s.short_name, r'^[0-9]{15,}$')
+      and ((s.account_number is not null and b.account is not null) or (b.account_number is not null and s.account is not null)) as is_unproven
+  from (select * from parts where is_stated and not is_billed) s
+  join (select * from parts where is_billed) b on b.thing = s.thing and b.short_name = s.short_name
+  where coalesce(s.kind = b.kind, true) and coalesce(s.account = b.account, true) and coalesce(s.account_number = b.account_number, true)
+    and coalesce(s.region = b.region, true) and coalesce(s.zone = b.zone, true) and coalesce(s.holder = b.holder, true)
+),
+several_billed as (
+  select thing, stated_key
+  from pairs
+  group by thing, stated_key
+  having min(billed_kind) <> max(billed_kind) or min(billed_account) <> max(billed_account) or min(billed_number) <> max(billed_number)
+    or min(billed_region) <> max(billed_region) or min(billed_zone) <> max(billed_zone) or min(billed_holder) <> max(billed_holder)
+),
+several_stated as (
+  select thing, billed_key
+  from pairs
+  group by thing, billed_key
+  having min(stated_kind) <> max(stated_kind) or min(stated_account) <> max(stated_account) or min(stated_number) <> max(stated_number)
+    or min(stated_region) <> max(stated_region) or min(stated_zone) <> max(stated_zone) or min(stated_holder) <> max(stated_holder)
+)
+select
+  p.thing, p.stated_key, p.billed_key,
+  p.is_unproven or b.stated_key is not null or s.billed_key is not null as is_ambiguous
+from pairs p
+left join several_billed b on b.thing = p.thing and b.stated_key = p.stated_key
+left join several_stated s on s.thing = p.thing and s.billed_key = p.billed_key
+union all
+-- who states the bill's own short name is one of several too
+select n.thing, n.name, n.name, true
+from names n
+join several_stated s on s.thing = n.thing and s.billed_key = n.name
+where n.is_stated and n.is_billed

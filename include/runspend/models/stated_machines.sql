@@ -1,0 +1,12 @@
+-- one row per run that may have been running or its ancestor, machine it states, by the name the bill has for it, and stretch of time it states
+select
+  s.tracking_server, s.workspace, s.run_id, s.resource_id, coalesce(n.billed_key, s.resource_key) as resource_key, s.used_from, s.used_to,
+  coalesce(n.is_ambiguous, false) as is_ambiguous
+from run_resources s
+join (
+  select tracking_server, run_id from window_runs
+  union distinct
+  select tracking_server, ancestor_id as run_id from run_ancestors
+) w on w.tracking_server = s.tracking_server and w.run_id = s.run_id
+left join (select stated_key, billed_key, is_ambiguous from matched_names where thing = 'machine') n on n.stated_key = s.resource_key
+where s.resource_key is not null
