@@ -83,6 +83,16 @@ def test_hours_after_the_bill_at_the_price_of_the_bill(tmp_path: Path) -> None:
     assert figures(world, tmp_path, "05:59") == {("A", "02:00"): 12, ("A", "03:00"): 9, ("B", "03:00"): 3}
 
 
+def test_a_machine_is_priced_by_the_name_the_bill_has(tmp_path: Path) -> None:
+    """A run states less of it; where two machines have the name it states, both are estimated and neither is sure."""
+    place = "projects/{}/zones/us-central1-a/instances/{}"
+    lines = [row for p, name in (("p", "one"), ("p", "two"), ("q", "two")) for row in hours(0, 1, cost="12.00", on=place.format(p, name))]
+    world = world_of(lines, [{"id": "A", "at": "00:00..02:00", "on": ["one"]}, {"id": "B", "at": "00:00..02:00", "on": ["two"]}])
+    rows = estimate(world, tmp_path, "02:00")["run_estimates"].to_pylist()
+    found = sorted((r["run_id"], r["resource_key"], r["effective_cost"], r["confidence"]) for r in rows)
+    assert found == [("A", place.format("p", "one"), 12, "high"), ("B", place.format("p", "two"), 12, "medium"), ("B", place.format("q", "two"), 12, "medium")]
+
+
 def test_a_run_is_shown_with_what_it_was_estimated_from(tmp_path: Path) -> None:
     """Window, machine, account, type, price's origin, all four measures; nothing that only a bill can tell."""
     lines = hours(0, 1, cost="4.00", list_cost=Decimal(8), billed_cost=Decimal(0), instance_type="P4d.24xlarge", region_id="eu", resource_id="arn:m1", on="m1")
@@ -314,13 +324,14 @@ def test_both_engines_give_the_same_rows(tmp_path: Path) -> None:
     lines = [
         *hours(0, 3, cost="24.576", **box), *hours(0, 2, cost="1.1", on="m2", sub_account_id="late"), *hours(0, 1, cost="7", hours=0.25, on="m3", instance_type="small", source="gcp"),
         {"at": "00:00..03:20", "cost": "12.345678901234567890123", "on": "m4", "machine_gpus": 8, **{**box, "pricing_category": "Dynamic"}}, {"cost": "-0.5", "charge_category": "Credit"},
-        *hours(0, 2, cost=5, on="m5", source="gcp", **box), {"at": "2026-09-30T10:00:00..2026-09-30T11:00:00", "period": "2026-09", "cost": 3, "on": "m3", "source": "gcp"},
+        *hours(0, 2, cost=5, on="m5", source="gcp", **box), *hours(0, 2, cost=2, on="k8s://blue/ns/pod"), {"at": "2026-09-30T10:00:00..2026-09-30T11:00:00", "period": "2026-09", "cost": 3, "on": "m3", "source": "gcp"},
     ]  # fmt: skip
     runs = [
         {"id": "A", "at": "00:00..05:10"}, {"id": "B", "at": "02:30..04:00"}, {"id": "C", "at": "01:00", "on": ["m2"], "last_sign": "04:30"}, {"id": "D", "at": "01:00", "on": ["m3"]},
         {"id": "E", "at": "02:00..04:30", "on": [{"id": "m4", "from": "03:00", "to": "04:00"}, {"id": "m4", "from": "03:30", "to": "04:10"}], "gpu_count": 3.0}, {"id": "F", "at": "03:10..04:10", "on": ["m4"], "gpu_count": 1.0},
         {"id": "G", "at": "01:00..05:00", "on": [], "parent": "A"}, {"id": "H", "at": "00:00..05:30", "on": [], "instance_type": "Big", "num_nodes": 2}, {"id": "I", "at": "03:15..04:15", "on": [], "parent": "H", "instance_type": "small"},
         {"id": "J", "at": "-30:00..05:00", "on": []}, {"id": "K", "at": "01:00..04:00", "on": ["unseen"], "instance_type": "listed"}, {"id": "L", "at": "01:00..04:00", "on": ["unseen-2"]}, {"id": "M", "at": "00:30..04:00", "on": ["m5"]},
+        {"id": "N", "at": "01:00..04:00", "on": ["ns/pod"]},
     ]  # fmt: skip
     world = world_of(
         lines, runs,

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from runspend.cli import cli
 from runspend.config import load_settings
-from runspend.identifiers import RUN_JOB_KEYS, RUN_TAG_KEYS
+from runspend.identifiers import JOB_PLACE_KEYS, RUN_JOB_KEYS, RUN_TAG_KEYS
 from runspend.tables import public_tables
 from runspend.tracking.rows import REQUEST_KEYS, RESOURCE_KEYS
 
@@ -132,7 +132,7 @@ def test_identify_names_every_key_that_is_read_and_no_other() -> None:
     columns = {"runs", "job_id", "job_key", "pool_key", "mean_use_percent"}
     settings = {"runspend.yaml", "copy", "pools", "keys.run_job"}
     named = set(re.findall(r"`([A-Za-z][\w.]+)`", runs)) - columns - settings
-    assert named == {*RESOURCE_KEYS, *RUN_JOB_KEYS, *REQUEST_KEYS}
+    assert named == {*RESOURCE_KEYS, *RUN_JOB_KEYS, *REQUEST_KEYS, *JOB_PLACE_KEYS}
     listed = next(part for part in bills.split("\n\n") if part.startswith("`"))
     assert tuple(re.findall(r"`([^`]+)`", listed)) == RUN_TAG_KEYS
     order = [text.index(f"| `{key}` |") for key in RESOURCE_KEYS]

@@ -6,6 +6,7 @@ with hours as (
     t.nanoseconds, t.nanoseconds * m.machine_gpus as gpu_nanoseconds, t.ratio_before, t.ratio_upto, t.is_last,
     timestamp_diff(t.charge_period_end, t.charge_period_start, microsecond) / 3600000000.0 as parts_of_hour,
     m.source, m.account, m.resource_id, m.instance_type, m.region_id, m.billing_currency, m.price_from, m.reason,
+    case when t.run_end_rule = 'silent' then 'low' when t.is_ambiguous then 'medium' else 'high' end as confidence,
     m.list_cost, m.contracted_cost, m.effective_cost, m.billed_cost
   from slot_targets t
   join estimate_machines m on m.resource_key = t.resource_key
@@ -14,7 +15,7 @@ with hours as (
 hour_floats as (
   select
     tracking_server, workspace, run_id, resource_key, estimated_from, estimated_to, nanoseconds, gpu_nanoseconds, ratio_before, ratio_upto, is_last,
-    parts_of_hour, source, account, resource_id, instance_type, region_id, billing_currency, price_from, reason, list_cost, contracted_cost, effective_cost, billed_cost,
+    parts_of_hour, source, account, resource_id, instance_type, region_id, billing_currency, price_from, reason, confidence, list_cost, contracted_cost, effective_cost, billed_cost,
     cast(cast(list_cost as string) as float64) * parts_of_hour as list_float,
     cast(cast(contracted_cost as string) as float64) * parts_of_hour as contracted_float,
     cast(cast(effective_cost as string) as float64) * parts_of_hour as effective_float,
@@ -24,7 +25,7 @@ hour_floats as (
 machine_hours as (
   select
     tracking_server, workspace, run_id, resource_key, estimated_from, estimated_to, nanoseconds, gpu_nanoseconds, ratio_before, ratio_upto, is_last,
-    source, account, resource_id, instance_type, region_id, billing_currency, price_from, reason,
+    source, account, resource_id, instance_type, region_id, billing_currency, price_from, reason, confidence,
     case when parts_of_hour = 1 then list_cost else cast(cast(trunc(list_float) as int64) + cast(round((list_float - trunc(list_float)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric) end as list_cost,
     case when parts_of_hour = 1 then contracted_cost else cast(cast(trunc(contracted_float) as int64) + cast(round((contracted_float - trunc(contracted_float)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric) end as contracted_cost,
     case when parts_of_hour = 1 then effective_cost else cast(cast(trunc(effective_float) as int64) + cast(round((effective_float - trunc(effective_float)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric) end as effective_cost,
@@ -34,7 +35,7 @@ machine_hours as (
 share_floats as (
   select
     tracking_server, workspace, run_id, resource_key, estimated_from, estimated_to, nanoseconds, gpu_nanoseconds, ratio_before, is_last,
-    source, account, resource_id, instance_type, region_id, billing_currency, price_from, reason, list_cost, contracted_cost, effective_cost, billed_cost,
+    source, account, resource_id, instance_type, region_id, billing_currency, price_from, reason, confidence, list_cost, contracted_cost, effective_cost, billed_cost,
     case when ratio_before > 0 then cast(cast(list_cost as string) as float64) * ratio_before end as list_before, case when not is_last then cast(cast(list_cost as string) as float64) * ratio_upto end as list_upto,
     case when ratio_before > 0 then cast(cast(contracted_cost as string) as float64) * ratio_before end as contracted_before, case when not is_last then cast(cast(contracted_cost as string) as float64) * ratio_upto end as contracted_upto,
     case when ratio_before > 0 then cast(cast(effective_cost as string) as float64) * ratio_before end as effective_before, case when not is_last then cast(cast(effective_cost as string) as float64) * ratio_upto end as effective_upto,
@@ -44,7 +45,7 @@ share_floats as (
 on_machines as (
   select
     tracking_server, workspace, run_id, resource_key, estimated_from, estimated_to, nanoseconds, gpu_nanoseconds,
-    source, account, resource_id, instance_type, region_id, billing_currency, price_from, reason, 'high' as confidence,
+    source, account, resource_id, instance_type, region_id, billing_currency, price_from, reason, confidence,
     case when is_last then list_cost else cast(cast(trunc(list_upto) as int64) + cast(round((list_upto - trunc(list_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end - case when ratio_before = 0 then bignumeric '0' else cast(cast(trunc(list_before) as int64) + cast(round((list_before - trunc(list_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as list_cost,
     case when is_last then contracted_cost else cast(cast(trunc(contracted_upto) as int64) + cast(round((contracted_upto - trunc(contracted_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end - case when ratio_before = 0 then bignumeric '0' else cast(cast(trunc(contracted_before) as int64) + cast(round((contracted_before - trunc(contracted_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as contracted_cost,
     case when is_last then effective_cost else cast(cast(trunc(effective_upto) as int64) + cast(round((effective_upto - trunc(effective_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end - case when ratio_before = 0 then bignumeric '0' else cast(cast(trunc(effective_before) as int64) + cast(round((effective_before - trunc(effective_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as effective_cost,
