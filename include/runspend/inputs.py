@@ -35,7 +35,7 @@ billed as (
   where l.billing_period in (@period, cast(date_add(@period, interval 1 month) as date))
     and (l.resource_key is not null or l.pool_key is not null or l.instance_type is not null)
     and l.charge_period_end > l.charge_period_start
-    and timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) <= 86400000000
+    and timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) <= 90000000000
   group by l.source, l.resource_key, is_of_pool
 ),
 reached as (
@@ -100,7 +100,7 @@ with lines as (
     (resource_key is not null or job_key is not null or pool_key is not null
       or (instance_type is not null and charge_category = 'Usage' and coalesce(charge_class, '') <> 'Correction'))
     and charge_period_end > charge_period_start
-    and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000 as is_timed
+    and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000 as is_timed
   from billing_lines
   where billing_period = @period
 )

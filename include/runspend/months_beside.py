@@ -28,7 +28,7 @@ windows as (
   where l.billing_period in (cast(date_sub(@period, interval 1 month) as date), @period, cast(date_add(@period, interval 1 month) as date))
     and l.run_tag is null and l.charge_category in ('Usage', 'Credit', 'Adjustment') and coalesce(l.commitment_discount_status, '') <> 'Unused'
     and l.charge_period_end > l.charge_period_start
-    and timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) <= 86400000000
+    and timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) <= 90000000000
   group by l.job_key, l.charge_period_start, l.charge_period_end
 ),
 steps as (

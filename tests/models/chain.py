@@ -153,7 +153,7 @@ def parameters_of(world: World, period: dt.date, settings: Settings = SETTINGS) 
     windows = [
         (l["charge_period_start"], l["charge_period_end"] if is_timed else l["charge_period_start"] + dt.timedelta(microseconds=1))
         for l in world["billing_lines"]
-        for is_timed in (dt.timedelta() < l["charge_period_end"] - l["charge_period_start"] <= dt.timedelta(days=1),)
+        for is_timed in (dt.timedelta() < l["charge_period_end"] - l["charge_period_start"] <= dt.timedelta(hours=25),)
         if l["billing_period"] == period
         and (
             (l["resource_key"] and (is_timed or l["charge_category"] == "Usage"))

@@ -138,7 +138,7 @@ def _spans(world: World, runs: dict[str, dict[str, Any]]) -> dict[tuple[str, str
     billed = [
         (l["resource_key"], l["charge_period_end"])
         for l in world["billing_lines"]
-        if l["resource_key"] and dt.timedelta() < l["charge_period_end"] - l["charge_period_start"] <= dt.timedelta(days=1)
+        if l["resource_key"] and dt.timedelta() < l["charge_period_end"] - l["charge_period_start"] <= dt.timedelta(hours=25)
     ]
     served = {r["resource_key"] for r in world["run_resources"]}
     frontier = world.get("billed_until") or max((end for machine, end in billed if machine in served), default=T0)
@@ -173,7 +173,7 @@ def _spans(world: World, runs: dict[str, dict[str, Any]]) -> dict[tuple[str, str
 
 def _months(world: World) -> tuple[dt.datetime, dt.datetime]:
     """The whole months that the charges split by time touch."""
-    timed = [l for l in world["billing_lines"] if l["resource_key"] and dt.timedelta() < l["charge_period_end"] - l["charge_period_start"] <= dt.timedelta(days=1)]
+    timed = [l for l in world["billing_lines"] if l["resource_key"] and dt.timedelta() < l["charge_period_end"] - l["charge_period_start"] <= dt.timedelta(hours=25)]
     first = min(l["charge_period_start"] for l in timed)
     last = max(l["charge_period_end"] for l in timed) - dt.timedelta(microseconds=1)
     first, last = (t.replace(day=1, hour=0, minute=0, second=0, microsecond=0) for t in (first, last))
@@ -221,7 +221,7 @@ def _window_shares(runs: dict[str, dict[str, Any]], ancestors: dict[str, list[st
 
 def _billed_range(lines: list[dict[str, Any]]) -> tuple[dt.datetime, dt.datetime]:
     """From when to when a machine is billed in the period, corrections of other times apart: who decides how its runs are weighed."""
-    plain = [l for l in lines if not l.get("charge_class") and l["charge_period_end"] - l["charge_period_start"] <= dt.timedelta(days=1)] or lines
+    plain = [l for l in lines if not l.get("charge_class") and l["charge_period_end"] - l["charge_period_start"] <= dt.timedelta(hours=25)] or lines
     return min(l["charge_period_start"] for l in plain), max(l["charge_period_end"] for l in plain)
 
 

@@ -13,7 +13,7 @@ from (select row_number() over () - 1 as position, * from staged) l
 where l.trouble is null and l.charge_category in ('Usage', 'Credit', 'Adjustment') and l.allocated_method_id is null
   and l.commitment_discount_status is distinct from 'Unused'
   and epoch_us(l.charge_period_end) > epoch_us(l.charge_period_start)
-  and epoch_us(l.charge_period_end) - epoch_us(l.charge_period_start) <= 86400000000
+  and epoch_us(l.charge_period_end) - epoch_us(l.charge_period_start) <= 90000000000
   and (l.billed_cost <> 0 or l.effective_cost <> 0 or l.list_cost <> 0 or l.contracted_cost <> 0);  -- nothing is nobody's
 
 -- what a line may be called by: its resource, the resource's name, a pool

@@ -7,4 +7,4 @@ join cost_allocations a
   on a.tracking_server = e.tracking_server and a.workspace = e.workspace and a.run_id = e.run_id and a.resource_id = e.resource_id and a.source = e.source
 where a.billing_period >= @period and a.allocated_to = 'run' and a.charge_category = 'Usage' and e.cost_kind = 'compute'
   and a.charge_period_start < e.estimated_to and a.charge_period_end > e.estimated_from
-  and timestamp_diff(a.charge_period_end, a.charge_period_start, microsecond) <= 86400000000
+  and timestamp_diff(a.charge_period_end, a.charge_period_start, microsecond) <= 90000000000

@@ -10,7 +10,7 @@ windows as (
     charge_period_end <= timestamp_add(timestamp_trunc(charge_period_start, hour), interval 1 hour) as is_in_an_hour
   from rest_lines
   where charge_period_end > charge_period_start
-    and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000
+    and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000
     and (attached_to is not null or array_length(group_keys) > 0)
 ),
 keyed as (

@@ -12,7 +12,7 @@ with skus as (
     and job_key is not null and run_tag is null
     and charge_category in ('Usage', 'Credit', 'Adjustment') and coalesce(commitment_discount_status, '') <> 'Unused'
     and charge_period_end > charge_period_start
-    and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000
+    and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000
   group by job_key, charge_period_start, charge_period_end, coalesce(resource_key, ''), coalesce(sku_id, '')
 ),
 windows as (

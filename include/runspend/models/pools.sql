@@ -6,7 +6,7 @@ with source_frontiers as (
   where billing_period in (@period, cast(date_add(@period, interval 1 month) as date))
     and (pool_key is not null or instance_type is not null)
     and charge_period_end > charge_period_start
-    and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000
+    and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000
   group by source
 ),
 found as (

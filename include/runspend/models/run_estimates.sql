@@ -104,11 +104,11 @@ everywhere as (
 named_lines as (
   select concat('pool ', pool_key) as place, charge_period_end
   from billing_lines
-  where billing_period >= @first_period and pool_key is not null and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000
+  where billing_period >= @first_period and pool_key is not null and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000
   union all
   select concat('job ', job_key) as place, charge_period_end
   from billing_lines
-  where billing_period >= @first_period and job_key is not null and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 86400000000
+  where billing_period >= @first_period and job_key is not null and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000
 ),
 reached_names as (
   select place, charge_period_end from named_lines

@@ -71,8 +71,8 @@ rates as (
     d.store, c.storage_class, c.is_whole, c.billing_period,
     logical_and(c.has_classes) as has_classes,
     -- lines of at most a day tell over how many days it was billed; longer ones are the month's
-    max(if(c.longest <= 86400000000, c.effective_cost * extract(day from last_day(c.billing_period, month)), c.effective_cost)) as cost,
-    sum(m.bytes) * max(if(c.longest <= 86400000000, c.days, 1)) as byte_months
+    max(if(c.longest <= 90000000000, c.effective_cost * extract(day from last_day(c.billing_period, month)), c.effective_cost)) as cost,
+    sum(m.bytes) * max(if(c.longest <= 90000000000, c.days, 1)) as byte_months
   from costs c
   join measured d on d.storage_key = c.storage_key and d.billing_period = c.billing_period
   join means m on m.store = d.store and m.month = d.month and (c.is_whole or m.storage_class = c.storage_class)
