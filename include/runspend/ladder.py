@@ -35,6 +35,7 @@ PLACING_MODELS = tuple(
         "run_spans",
         "settled_jobs",
         "known_machines",
+        "machine_types",
         "attachable_machines",
         "earlier_sizes",
         "machine_units",
@@ -42,14 +43,14 @@ PLACING_MODELS = tuple(
         "inside_resources",
         "inside_accounts",
         "tagged_runs",
+        "claimed_runs",
         "wanted_types",
         "attachable_groups",
         "attach_keys",
-        "claimed_runs",
     )
 )
 MACHINE_MODELS = ("ledger_lines", "run_intervals", "machine_slots", "slot_uses", "machine_clock", "slot_targets")
-MACHINE_RESULTS = ("machine_time", "machine_use", "attached_parts", "rest_lines", "out_of_scope_parts")
+MACHINE_RESULTS = ("machine_time", "machine_use", "attached_parts", "residual_lines", "rest_lines", "machine_taken", "out_of_scope_parts")
 # In the order of the ladder: the first rule that has somebody for a line settles it.
 POOLED_MODELS = tuple(
     Model(name)
@@ -71,6 +72,7 @@ POOLED_MODELS = tuple(
         "pool_claims",
         "pool_windows",
         "pool_uses",
+        "pool_taken",
         "pool_families",
         "pool_clock",
         "pool_shares",

@@ -31,7 +31,7 @@ MODELS = (
     "window_runs", "run_ancestors",
     "storage_candidates", "storage_targets", "storage_lines",
     "llm_candidates", "llm_targets", "llm_lines",
-    "timed_candidates", "pools", "pool_machines", "pool_spans", "pool_claims", "pool_windows", "pool_uses", "pool_families", "pool_clock", "pool_shares",
+    "timed_candidates", "pools", "pool_machines", "pool_spans", "pool_claims", "pool_windows", "pool_uses", "pool_taken", "pool_families", "pool_clock", "pool_shares",
     "pool_targets", "pool_lines", "type_targets", "type_lines",
 )  # fmt: skip
 TARGET_COLUMNS = [
@@ -41,6 +41,11 @@ TARGET_COLUMNS = [
 ]  # fmt: skip
 LINE_COLUMNS = [("source", "STRING"), ("line_id", "STRING"), ("target_key", "STRING"), ("window_start", "TIMESTAMP"), ("window_end", "TIMESTAMP")]
 RUN_KEY = pa.schema([(name, pa.string()) for name in ("tracking_server", "workspace", "run_id")])
+MOMENT = pa.timestamp("us", "UTC")
+SPANS = pa.schema([*RUN_KEY, ("span_start", MOMENT), ("span_end", MOMENT)])
+TAKEN = pa.schema(
+    [("resource_key", pa.string()), *((name, MOMENT) for name in ("window_start", "window_end", "taken_from", "taken_to")), ("taken", pa.int64()), ("units", pa.int64())]
+)
 SETTLED = pa.schema([("source", pa.string()), ("line_id", pa.string())])
 WINDOW_START, WINDOW_END = dt.datetime(2026, 10, 1, tzinfo=UTC), dt.datetime(2026, 11, 1, tzinfo=UTC)
 PARAMETERS = {
@@ -65,9 +70,13 @@ def read_case(path: Path) -> tuple[World, list[dict[str, Any]]]:
 
 
 def rest_line(number: int, **row: Any) -> dict[str, Any]:
-    """One line: `at` its charge window, `cost`, `machine`, `hours` its billed time, `pool` or `type` its pool."""
+    """One line: `at` its charge window, `cost`, `machine`, `hours` its billed time, `pool` or `type` its pool.
+
+    Of a machine that runs state (`known`): `free`, the hours they leave of it, and `taken`, when they have how much of it (`00:10..00:20 1/8`).
+    """
     start, end = (moment(t) for t in row.pop("at", "00:00..01:00").split(".."))
     machine, hours, instance_type = row.pop("machine", "m1"), row.pop("hours", None), row.pop("type", None)
+    free = row.pop("free", None)
     return {
         "source": "aws",
         "billing_period": DAY,
@@ -85,13 +94,24 @@ def rest_line(number: int, **row: Any) -> dict[str, Any]:
         "pool_key": row.pop("pool", None if instance_type or row.get("storage_key") or row.get("cost_kind") == "llm" else "pool"),
         "instance_type": instance_type,
         "billed_nanoseconds": None if hours is None else int(Decimal(str(hours)) * 3_600_000_000_000),
+        "free_nanoseconds": None if free is None else int(Decimal(str(free)) * 3_600_000_000_000),
+        "known_by": "resource_id" if row.pop("known", free is not None) else None,
+        "taken": [taken_stretch(text) for text in row.pop("taken", [])],
         "effective_cost": Decimal(str(row.pop("cost", "10.00"))),
         **row,
     }
 
 
+def taken_stretch(text: str) -> tuple[dt.datetime, dt.datetime, int, int]:
+    """`from..to taken/units`."""
+    at, _, part = text.partition(" ")
+    start, end = (moment(t) for t in at.split(".."))
+    taken, units = part.split("/")
+    return start, end, int(taken), int(units)
+
+
 def pool_run(**row: Any) -> dict[str, Any]:
-    """One run: `at` its start..end (no end: never ended), `pool` or `type` what it asks for; `claimed`: it has a machine of its own."""
+    """One run: `at` its start..end (no end: never ended), `pool` or `type` what it asks for; `claimed`: it has a machine of its own, `own`: from when to when."""
     start, _, end = row.pop("at", "00:00..01:00").partition("..")
     sign, instance_type = row.pop("last_sign", None), row.pop("type", None)
     return {
@@ -106,6 +126,7 @@ def pool_run(**row: Any) -> dict[str, Any]:
         "pool_key": row.pop("pool", None if instance_type else "pool"),
         "instance_type": instance_type,
         "claimed": row.pop("claimed", False),
+        "own": [tuple(moment(t) for t in text.split("..")) for text in row.pop("own", [])],
         **row,
     }
 
@@ -150,18 +171,33 @@ def world_tables(world: World) -> dict[str, pa.Table]:
     """What stands when these models begin."""
     lines, runs = world["lines"], world["runs"]
     rest = arrow("billing_lines", lines)
-    for name, kind in (("line_kind", pa.string()), ("cost_kind", pa.string()), ("is_inside", pa.bool_())):
+    kinds = {"line_kind": pa.string(), "cost_kind": pa.string(), "is_inside": pa.bool_(), "known_by": pa.string(), "free_nanoseconds": pa.int64()}
+    for name, kind in kinds.items():
         rest = rest.append_column(name, pa.array([l[name] for l in lines], kind))
     next_period = [l | {"billing_period": dt.date(2026, 11, 1)} for l in world.get("next_lines", [])]
     return {
         "rest_lines": rest,
         "billing_lines": arrow("billing_lines", [*lines, *next_period]),
         "runs": arrow("runs", runs),
+        "run_spans": pa.Table.from_pylist([{**{name: r[name] for name in RUN_KEY.names}, "span_start": a, "span_end": b} for r in runs for a, b in r["own"]], schema=SPANS),
+        "machine_taken": pa.Table.from_pylist(taken_rows(lines), schema=TAKEN),
         "claimed_runs": pa.Table.from_pylist([{name: r[name] for name in RUN_KEY.names} for r in runs if r["claimed"]], schema=RUN_KEY),
         "attached_lines": pa.Table.from_pylist([{"source": l["source"], "line_id": l["line_id"]} for l in lines if l.get("attached_to")], schema=SETTLED),
         "artifact_bytes": arrow("artifact_bytes", world["artifacts"]),
         "trace_costs": arrow("trace_costs", world["traces"]),
     }
+
+
+def taken_rows(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """When runs that state a machine have how much of it; windows as candidates have them."""
+    rows = []
+    for line in lines:
+        hour = line["charge_period_start"].replace(minute=0, second=0, microsecond=0)
+        is_in_an_hour = line["charge_period_end"] <= hour + dt.timedelta(hours=1)
+        start, end = (hour, hour + dt.timedelta(hours=1)) if is_in_an_hour else (line["charge_period_start"], line["charge_period_end"])
+        for taken_from, taken_to, taken, units in line["taken"]:
+            rows.append({"resource_key": line["resource_key"], "window_start": start, "window_end": end, "taken_from": taken_from, "taken_to": taken_to, "taken": taken, "units": units})
+    return rows
 
 
 def model_text(name: str) -> str:

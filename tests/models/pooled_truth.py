@@ -16,7 +16,7 @@ from fractions import Fraction
 from typing import Any
 
 from runspend.inputs import ALIVE_HOURS, SILENT_HOURS
-from tests.models.chain import World
+from tests.models.chain import World, moment
 from tests.models.pooled_chain import WINDOW_END, WINDOW_START, artifact, pool_run, rest_line
 
 Key = tuple[str, str]  # line id, target
@@ -84,6 +84,8 @@ def random_pools(seed: int, *, runs: int = 18, machines: int = 4, hours: int = 6
         if stated == "use":
             row["mean_use_percent"] = draw.choice((0.0, 12.4, 55.5, 100.0))
         row["claimed"] = draw.random() < 0.08
+        if draw.random() < 0.2:
+            row["own"] = [f"{_clock(start + draw.choice((0, -60, 300)))}..{_clock(start + draw.randrange(301, 9000))}"]
         if is_sweep and number > 2:
             row |= {"pool": None, "type": None, "parent": draw.choice(ids[: draw.choice((2, number))])}
             row.pop("num_nodes", None)
@@ -92,10 +94,13 @@ def random_pools(seed: int, *, runs: int = 18, machines: int = 4, hours: int = 6
             row |= {"pool": None, "type": types[0]}
         world["runs"].append(pool_run(**row))
     number = 0
+    known: dict[str, int] = {}  # machine that runs state -> into how many parts they divide it
 
     def add(**row: Any) -> None:
         nonlocal number
         number += 1
+        if row["machine"] in known:
+            row |= _taken(draw, row, known[row["machine"]])
         world["lines"].append(rest_line(number, **row))
 
     for pool in (*pools, *types):
@@ -103,6 +108,8 @@ def random_pools(seed: int, *, runs: int = 18, machines: int = 4, hours: int = 6
         units = draw.choice(({}, {"machine_gpus": 4, "machine_cpus": 16, "machine_memory_gb": 61.5}))
         for index in range(machines):
             name = f"{pool}-m{index}"
+            if draw.random() < 0.4:
+                known[name] = draw.choice((1, 1, 4))
             size = units if pool in types or draw.random() < 0.9 else {**units, "machine_gpus": 8}
             if draw.random() < 0.15:
                 add(at="00:00..24:00", machine=name, hours=draw.choice((None, 6, 24)), **where, **size)
@@ -133,6 +140,18 @@ def random_pools(seed: int, *, runs: int = 18, machines: int = 4, hours: int = 6
     for rows in world.values():
         draw.shuffle(rows)
     return world
+
+
+def _taken(draw: random.Random, row: dict[str, Any], units: int) -> dict[str, Any]:
+    """What runs that state the machine of a line have of it, and leave: by guess, for the models are told both."""
+    start, end = (int(_seconds(moment(t) - WINDOW_START)) for t in row["at"].split(".."))
+    stretches, at = [], start
+    while at < end and draw.random() < 0.6:
+        until = min(end, at + draw.randrange(1, end - start + 1))
+        stretches.append(f"{_clock(at)}..{_clock(until)} {draw.randrange(1, units + 1)}/{units}")
+        at = min(end, until + draw.choice((0, draw.randrange(0, 2000))))
+    free = Decimal(draw.randrange(1, (end - start) * 1000)) / 3_600_000
+    return {"known": True, "taken": stretches, "free": free if stretches else draw.choice((None, "0.25"))}
 
 
 def random_bytes(seed: int, *, owners: int = 12, lines: int = 6) -> World:
@@ -226,7 +245,9 @@ class _Pool:
         likeness = {m: min(_likeness(l) for l in usage if self._machine(l) == m) for m in {self._machine(l) for l in usage}}
         self.usage = [l for l in usage if likeness[self._machine(l)] == min(likeness.values())]
         self.machines = {window: self._machines(window) for window in self.windows}
+        self.taken = [(machine, *stretch) for machine, stretch in {(self._machine(l), stretch) for l in lines for stretch in l["taken"]}]
         marks = {t for s in spans.values() for t in s} | {t for w in self.windows for t in w}
+        marks |= {t for r in asks for own in runs[r]["own"] for t in own} | {t for _, start, end, *_ in self.taken for t in (start, end)}
         self.slices = [(a, b, self._payers(a, b)) for a, b in itertools.pairwise(sorted(marks))]
         self._weigh()
 
@@ -243,13 +264,15 @@ class _Pool:
             for l in mine:
                 if (self._machine(l), l["charge_period_start"], l["charge_period_end"]) == (machine, start, end) and l["billed_nanoseconds"]:
                     per_sku[l["sku_id"]] += Fraction(l["billed_nanoseconds"], 10**9)
-            billed[machine] += max(per_sku.values(), default=_seconds(end - start))
+            free = [l["free_nanoseconds"] for l in mine if (self._machine(l), l["charge_period_start"], l["charge_period_end"]) == (machine, start, end) and l["free_nanoseconds"] is not None]
+            billed[machine] += Fraction(max(free), 10**9) if free else max(per_sku.values(), default=_seconds(end - start))
         counts = {machine: max(1, math.ceil((time - length / 100) / length)) for machine, time in billed.items()}
         return {machine: (counts[machine], min(time, counts[machine] * length)) for machine, time in billed.items()}
 
     def _payers(self, a: dt.datetime, b: dt.datetime) -> list[str]:
         there = [r for r in self.asks if self.spans[r][0] <= a and b <= self.spans[r][1]]
-        return [r for r in there if not any(r in self.ancestors[other] for other in there) and not self.runs[r]["claimed"]]
+        asking = [r for r in there if not any(r in self.ancestors[other] for other in there) and not self.runs[r]["claimed"]]
+        return [r for r in asking if not any(start <= a and b <= end for start, end in self.runs[r]["own"])]
 
     def _weigh(self) -> None:
         windows = [w for w, machines in self.machines.items() if machines]
@@ -306,17 +329,26 @@ class _Pool:
         shares: dict[str, Fraction] = {}
         weights = {h: self.weights[members[0]] for h, members in families.items()}
         nodes = {h: self.nodes[members[0]] for h, members in families.items()}
-        if self.units is not None:
-            units = sum(n * self.units[m] for w in covering for m, (n, _) in self.machines[w].items())
-            of = {h: Fraction(weights[h], max(units, sum(weights.values()))) for h in families}
-        elif sum(nodes.values()) <= machines:
-            of = {h: Fraction(nodes[h], machines) for h in families}
-        else:
+        units = self.units or {}
+        asked = weights if units else nodes
+        here = sum(n * units.get(m, 1) for w in covering for m, (n, _) in self.machines[w].items())
+        free = max(0, here - sum(self._taken_units(m, taken, parts) for m, start, end, taken, parts in self.taken if start <= a < end and any(m in self.machines[w] for w in covering)))
+        if not here:
             of = {h: Fraction(weights[h], sum(weights.values())) for h in families}
+        elif sum(asked.values()) <= free:
+            of = {h: Fraction(asked[h], here) for h in families}
+        else:
+            of = {h: Fraction(free, here) * Fraction(weights[h], sum(weights.values())) for h in families}
         for holder, members in families.items():
             for r in members:
                 shares[r] = of[holder] / len(members)
         return shares, machines > 0
+
+    def _taken_units(self, machine: str, taken: int, parts: int) -> int:
+        """What is not there of a machine: of one without known units all or nothing."""
+        if taken >= parts:
+            return self.units[machine] if self.units else 1
+        return math.ceil(Fraction(self.units[machine] * taken, parts)) if self.units else 0
 
     def parts(self) -> dict[Key, Fraction]:
         truth: dict[Key, Fraction] = {}
@@ -346,6 +378,8 @@ class _Pool:
 
 
 def _likeness(line: dict[str, Any]) -> int:
+    if line["known_by"]:
+        return 1
     if line["cost_kind"] != "compute":
         return 3
     return 1 if (line["billed_nanoseconds"] or 0) > 0 or line["instance_type"] else 2

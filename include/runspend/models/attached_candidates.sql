@@ -9,7 +9,7 @@ windows as (
     source, line_id, attached_to, group_keys, array_to_string(group_keys, chr(31)) as group_text, charge_period_start, charge_period_end,
     charge_period_end <= timestamp_add(timestamp_trunc(charge_period_start, hour), interval 1 hour) as is_in_an_hour
   from rest_lines
-  where charge_period_end > charge_period_start
+  where known_by is null and charge_period_end > charge_period_start
     and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000
     and (attached_to is not null or array_length(group_keys) > 0)
 ),

@@ -3,7 +3,7 @@
 -- their part, along them: every target has its part of what they cost together, and rows are at most charges plus targets, not their product.
 with charges as (
   select
-    source, charge_id, match_method, target_key, window_start, window_end, effective_cost,
+    source, charge_id, match_method, target_key, window_start, window_end, effective_cost, known_by is null as is_of_strangers,
     concat(
       source, '|', billing_currency, '|', cost_kind, '|', coalesce(concat('=', replace(service_name, '|', '||')), '-'), '|', charge_category, '|', cast(sign(effective_cost) as string), '|',
       case when match_method in ('pool_time', 'instance_type_time') then '' else charge_id end) as axis
@@ -20,7 +20,7 @@ axes as (
 wide as (
   -- whole numbers that add up to less than 2^52, each from one float product; what costs nothing is a unit wide
   select
-    a.axis_number, a.charges, c.source, c.charge_id, c.match_method, c.target_key, c.window_start, c.window_end,
+    a.axis_number, a.charges, c.source, c.charge_id, c.match_method, c.target_key, c.window_start, c.window_end, c.is_of_strangers,
     case
       when a.charges = 1 then 1
       when a.effective_cost = 0 then 1
@@ -33,11 +33,12 @@ wide as (
 laid as (
   select
     axis_number, source, charge_id, match_method, target_key, window_start, window_end, width,
+    -- machines that runs state come first: what nobody claims is rather a stranger's
     row_number() over w as place,
     cast(sum(width) over (w rows between unbounded preceding and current row) as int64) as upto
   from wide
   where charges > 1
-  window w as (partition by axis_number order by charge_id)
+  window w as (partition by axis_number order by is_of_strangers, charge_id)
 ),
 lengths as (
   select axis_number, match_method, target_key, window_start, window_end, max(upto) as length

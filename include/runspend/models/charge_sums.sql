@@ -1,7 +1,7 @@
 -- one row per charge of a rule that prices from a pool: the sum of its lines
 select
   source, billing_period, charge_id, match_method, target_key, window_start, window_end, charge_date, service_provider_name, billing_account_id,
-  sub_account_id, region_id, service_name, charge_category, invoice_id, cost_kind, billing_currency, is_inside,
+  sub_account_id, region_id, service_name, charge_category, invoice_id, cost_kind, billing_currency, is_inside, known_by,
   line_team, line_project, line_cost_center, line_owner,
   max(scope) as scope,
   min(charge_period_start) as charge_period_start, max(charge_period_end) as charge_period_end,
@@ -10,5 +10,5 @@ select
 from pooled_lines
 group by
   source, billing_period, charge_id, match_method, target_key, window_start, window_end, charge_date, service_provider_name, billing_account_id,
-  sub_account_id, region_id, service_name, charge_category, invoice_id, cost_kind, billing_currency, is_inside,
+  sub_account_id, region_id, service_name, charge_category, invoice_id, cost_kind, billing_currency, is_inside, known_by,
   line_team, line_project, line_cost_center, line_owner

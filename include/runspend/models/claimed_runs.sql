@@ -1,6 +1,4 @@
--- one row per run that has machines of its own: stated, of its job, or tagged with its id; it asks for none from a pool
-select distinct tracking_server, workspace, run_id from run_spans
-union distinct
+-- one row per run that has machines of its own all its time: those of its job, or those tagged with its id; it asks for none from a pool
 select distinct tracking_server, workspace, run_id from job_targets
 union distinct
 select distinct g.tracking_server, g.workspace, g.run_id

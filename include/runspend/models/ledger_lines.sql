@@ -37,12 +37,15 @@ matched as (
     l.source, l.billing_period, l.line_id, l.charge_date, l.charge_period_start, l.charge_period_end, l.service_provider_name, l.billing_account_id,
     l.sub_account_id, l.region_id, l.service_name, l.charge_category, l.resource_id, l.resource_key, l.invoice_id, l.billing_currency,
     l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost, l.run_tag, l.scope, l.service_category, l.pricing_category,
-    l.sku_id, l.charge_class, l.billed_nanoseconds, l.instance_type,
+    l.sku_id, l.charge_class, l.billed_nanoseconds,
+    -- a discount of a machine states no type
+    coalesce(l.instance_type, n.instance_type) as instance_type,
     coalesce(l.machine_gpus, e.machine_gpus) as machine_gpus, coalesce(l.machine_cpus, e.machine_cpus) as machine_cpus,
     coalesce(l.machine_memory_gb, e.machine_memory_gb) as machine_memory_gb,
     l.job_key, l.attached_to, l.group_keys, l.storage_key, l.storage_class, l.pool_key, l.line_team, l.line_project, l.line_cost_center, l.line_owner,
     l.line_kind, l.cost_kind,
     k.resource_key is not null or l.is_own as is_known,
+    l.line_kind = 'timed' and coalesce(l.scope, '') <> 'exclude' and (l.pool_key is not null or w.instance_type is not null) as is_wanted,
     i.resource_key is not null or s.storage_key is not null or l.is_own as is_on_platform,
     case
       when l.run_tag is not null then 'run_tag'
@@ -66,7 +69,9 @@ matched as (
   left join attachable_machines m on m.attached_to = l.attached_to
   left join attachable_groups g on g.group_text = l.group_text
   left join platform_stores s on s.storage_key = l.storage_key
+  left join machine_types n on n.resource_key = l.resource_key
   left join wanted_types t on t.instance_type = l.instance_type
+  left join wanted_types w on w.instance_type = coalesce(l.instance_type, n.instance_type)
   left join earlier_sizes e on e.resource_key = l.resource_key and e.month = l.first_month
 )
 select
@@ -76,6 +81,8 @@ select
   l.sku_id, l.charge_class, l.billed_nanoseconds, l.instance_type, l.machine_gpus, l.machine_cpus, l.machine_memory_gb,
   l.job_key, l.attached_to, l.group_keys, l.storage_key, l.storage_class, l.pool_key, l.line_team, l.line_project, l.line_cost_center, l.line_owner,
   l.is_known, l.settled_by,
+  -- what the runs that state the machine leave of its time, runs of a pool or type may have had
+  l.settled_by = 'resource_id' and l.is_wanted as is_offered,
   case
     when l.scope is not null then l.scope = 'include'
     when l.settled_by in ('run_tag', 'job_id', 'resource_id') or l.is_on_platform or l.pool_key is not null

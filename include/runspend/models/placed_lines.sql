@@ -8,7 +8,7 @@ with split_slots as (
 lines as (
   select
     l.*,
-    l.is_inside and l.settled_by not in ('rest', 'job_id') as is_placed,
+    l.is_inside and l.settled_by not in ('rest', 'job_id') and not l.is_offered as is_placed,
     case when l.is_inside and l.settled_by = 'resource_id' then l.resource_key end as slot_resource_key,
     case when l.settled_by = 'run_tag' then l.resource_key end as rented_resource_key,
     case when s.resource_key is not null then cast(cast(l.list_cost as string) as float64) end as list_float,
@@ -105,6 +105,8 @@ from lines l
 left join tagged_runs g on g.run_tag = l.run_tag
 left join slot_targets t
   on t.resource_key = l.slot_resource_key and t.charge_period_start = l.charge_period_start and t.charge_period_end = l.charge_period_end
+  -- the rest of an offered line is settled by the rules that price from a pool
+  and (t.allocated_to = 'run' or not l.is_offered)
 left join machine_units u on u.resource_key = l.rented_resource_key
 -- a line with a target is placed anyway: named here, for an engine that could leave lines out before the join would guess how many stay, far
 -- too few, and look the targets' lines up in a table of the lines, five times as large as one of the targets

@@ -1,4 +1,4 @@
--- one row per run, pool and stretch of time the run asks for machines of it: none of its descendants covers it, and it has no machine of its own
+-- one row per run, pool and stretch of time the run asks for machines of it: none of its descendants covers it, and it has no machine of its own then
 with covers as (
   select
     p.tracking_server, p.run_id, p.pool_number, p.span_start,
@@ -7,6 +7,10 @@ with covers as (
   join pool_spans p on p.tracking_server = f.tracking_server and p.run_id = f.ancestor_id
   join pool_spans c on c.tracking_server = f.tracking_server and c.run_id = f.run_id and c.pool_number = p.pool_number
     and c.span_start < p.span_end and c.span_end > p.span_start
+  union all
+  select p.tracking_server, p.run_id, p.pool_number, p.span_start, greatest(m.span_start, p.span_start), least(m.span_end, p.span_end)
+  from pool_spans p
+  join run_spans m on m.tracking_server = p.tracking_server and m.run_id = p.run_id and m.span_start < p.span_end and m.span_end > p.span_start
   union all
   select tracking_server, run_id, pool_number, span_start, span_end, span_end
   from pool_spans

@@ -1,10 +1,10 @@
 -- one row per pool and mark (a start or stop of a claim or of a window): clocks that advance only while somebody asks, in ticks of 1/64 nanosecond
 with changes as (
-  select pool_number, interval_start as mark, weight, nodes, 0 as units, 0 as machines
+  select pool_number, interval_start as mark, weight, nodes, 0 as units, 0 as machines, 0 as taken_units, 0 as taken_machines
   from pool_claims
   where not is_family
   union all
-  select pool_number, interval_end, -weight, -nodes, 0, 0
+  select pool_number, interval_end, -weight, -nodes, 0, 0, 0, 0
   from pool_claims
   where not is_family
   union all
@@ -13,26 +13,33 @@ with changes as (
     pool_number, mark,
     weight * (least(members, 1) - least(coalesce(lag(members) over claim, 0), 1)),
     nodes * (least(members, 1) - least(coalesce(lag(members) over claim, 0), 1)),
-    0, 0
+    0, 0, 0, 0
   from pool_families
   window claim as (partition by pool_number, claim_number order by mark)
   union all
-  select pool_number, window_start, 0, 0, units, machines
+  select pool_number, window_start, 0, 0, units, machines, 0, 0
   from pool_windows
   union all
-  select pool_number, window_end, 0, 0, -units, -machines
+  select pool_number, window_end, 0, 0, -units, -machines, 0, 0
   from pool_windows
   union all
-  select pool_number, used_from, 0, 0, 0, 0
+  select pool_number, used_from, 0, 0, 0, 0, 0, 0
   from pool_uses
   union all
-  select pool_number, used_to, 0, 0, 0, 0
+  select pool_number, used_to, 0, 0, 0, 0, 0, 0
   from pool_uses
+  union all
+  select pool_number, taken_from, 0, 0, 0, 0, units, machines
+  from pool_taken
+  union all
+  select pool_number, taken_to, 0, 0, 0, 0, -units, -machines
+  from pool_taken
 ),
 marks as (
   select
     pool_number, mark, cast(sum(weight) as int64) as weight, cast(sum(nodes) as int64) as nodes,
-    cast(sum(units) as int64) as units, cast(sum(machines) as int64) as machines
+    cast(sum(units) as int64) as units, cast(sum(machines) as int64) as machines,
+    cast(sum(taken_units) as int64) as taken_units, cast(sum(taken_machines) as int64) as taken_machines
   from changes
   group by pool_number, mark
 ),
@@ -45,31 +52,47 @@ slices as (
     m.pool_number, m.mark, k.has_units,
     cast(sum(m.weight) over w as int64) as weight, cast(sum(m.nodes) over w as int64) as nodes,
     cast(sum(m.units) over w as int64) as units, cast(sum(m.machines) over w as int64) as machines,
+    cast(sum(m.taken_units) over w as int64) as taken_units, cast(sum(m.taken_machines) over w as int64) as taken_machines,
     timestamp_diff(lead(m.mark) over w, m.mark, microsecond) * 64000 as ticks
   from marks m
   join kinds k on k.pool_number = m.pool_number
   window w as (partition by m.pool_number order by m.mark)
 ),
 demands as (
-  -- what is asked against what there is: units where the machines state them, else machines
+  -- what is asked against what there is, and what of it no run has that states its machine: units where the machines state them, else machines
   select
-    pool_number, mark, has_units, weight, nodes, machines, ticks,
+    pool_number, mark, has_units, weight, ticks,
     case when has_units then weight else nodes end as asked,
-    case when has_units then units else machines end as there
+    case when has_units then units else machines end as there,
+    case when has_units then greatest(units - coalesce(taken_units, 0), 0) else greatest(machines - taken_machines, 0) end as free
   from slices
+),
+given as (
+  -- what all who ask have of what there is; two steps, since ticks x units can pass 2^63. A window without machines is theirs who ask
+  select
+    pool_number, mark, has_units, weight, ticks, asked, there, free,
+    case
+      when asked <= 0 then 0
+      when there <= 0 then ticks
+      else div(ticks, there) * least(asked, free) + div(mod(ticks, there) * least(asked, free), there)
+    end as busy_advance
+  from demands
 ),
 advances as (
   select
-    pool_number, mark,
+    pool_number, mark, busy_advance,
     -- per unit of weight
-    case when asked <= 0 then 0 when has_units then div(ticks, greatest(weight, there)) when nodes > machines then div(ticks, weight) else 0 end as weight_advance,
+    case
+      when asked <= 0 then 0
+      when asked > free then div(busy_advance, weight)
+      when has_units then div(ticks, there)
+      else 0
+    end as weight_advance,
     -- per node: while there is a machine for every node, what units are unknown do not matter
-    case when asked <= 0 or has_units or nodes > machines then 0 else div(ticks, machines) end as node_advance,
-    -- what all have of the machines together; two steps, since ticks x weight can pass 2^63
-    case when asked <= 0 then 0 when asked >= there then ticks else div(ticks, there) * asked + div(mod(ticks, there) * asked, there) end as busy_advance,
-    case when asked > there and there > 0 then ticks else 0 end as over_advance,
+    case when asked <= 0 or has_units or asked > free then 0 else div(ticks, there) end as node_advance,
+    case when asked > free and there > 0 then ticks else 0 end as over_advance,
     case when asked > 0 or there > 0 then ticks else 0 end as open_advance
-  from demands
+  from given
 )
 select
   pool_number, mark,

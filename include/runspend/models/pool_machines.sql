@@ -2,15 +2,16 @@
 with lines as (
   select
     p.pool_number, c.window_start, c.window_end, c.charge_period_start, c.charge_period_end, c.source, coalesce(c.sku_id, '') as sku_id,
-    c.billed_nanoseconds, c.machine_gpus, c.machine_cpus, c.machine_memory_gb,
+    c.billed_nanoseconds, c.free_nanoseconds, c.machine_gpus, c.machine_cpus, c.machine_memory_gb,
     -- what names no resource is one pile of machines per account, region and type
     coalesce(
       c.resource_key,
       concat(
         '|', c.source, '|=', replace(coalesce(c.sub_account_id, ''), '|', '||'), '|=', replace(coalesce(c.region_id, ''), '|', '||'), '|=',
         coalesce(lower(c.instance_type), ''))) as machine,
-    -- a pool's disks, addresses and traffic are no machines
+    -- a pool's disks, addresses and traffic are no machines; what runs state is one
     case
+      when c.known_by is not null then 1
       when c.cost_kind = 'compute' and (c.billed_nanoseconds > 0 or c.instance_type is not null) then 1
       when c.cost_kind = 'compute' then 2
       else 3
@@ -37,7 +38,7 @@ machines as (
 skus as (
   select
     m.machine_number, l.window_start, l.window_end, l.charge_period_start, l.charge_period_end, l.source, l.sku_id,
-    sum(case when l.billed_nanoseconds > 0 then l.billed_nanoseconds end) as billed_nanoseconds
+    sum(case when l.billed_nanoseconds > 0 then l.billed_nanoseconds end) as billed_nanoseconds, max(l.free_nanoseconds) as free_nanoseconds
   from lines l
   join machines m on m.pool_number = l.pool_number and m.machine = l.machine
   group by m.machine_number, l.window_start, l.window_end, l.charge_period_start, l.charge_period_end, l.source, l.sku_id
@@ -46,7 +47,8 @@ charges as (
   -- licence, discount, the two parts of a half-covered hour do not add time: the largest SKU is the machine
   select
     machine_number, window_start, window_end,
-    coalesce(max(billed_nanoseconds), timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000) as billed_nanoseconds
+    -- of a machine that runs state, what they leave of it
+    coalesce(max(free_nanoseconds), max(billed_nanoseconds), timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000) as billed_nanoseconds
   from skus
   group by machine_number, window_start, window_end, charge_period_start, charge_period_end
 ),

@@ -9,11 +9,13 @@ select
     coalesce(concat('=', replace(l.service_name, '|', '||')), '-'), '|', '=', replace(l.charge_category, '|', '||'), '|', l.cost_kind, '|',
     coalesce(concat('=', replace(l.invoice_id, '|', '||')), '-'), '|', '=', replace(l.billing_currency, '|', '||'), '|', case when l.is_inside then 'in' else 'out' end, '|',
     coalesce(concat('=', replace(l.line_team, '|', '||')), '-'), '|', coalesce(concat('=', replace(l.line_project, '|', '||')), '-'), '|',
-    coalesce(concat('=', replace(l.line_cost_center, '|', '||')), '-'), '|', coalesce(concat('=', replace(l.line_owner, '|', '||')), '-')) as charge_id,
+    coalesce(concat('=', replace(l.line_cost_center, '|', '||')), '-'), '|', coalesce(concat('=', replace(l.line_owner, '|', '||')), '-'),
+    -- the rest of a machine that runs state is a charge of its own: what stays unused is idle time of that machine
+    case when l.known_by is not null then concat('|', l.known_by, '|=', replace(l.resource_key, '|', '||')) else '' end) as charge_id,
   s.match_method, s.target_key, s.window_start, s.window_end,
   case when s.match_method = 'artifact_bytes' then l.billing_period else l.charge_date end as charge_date,
   l.charge_period_start, l.charge_period_end, l.service_provider_name, l.billing_account_id, l.sub_account_id, l.region_id, l.service_name,
   l.charge_category, l.resource_id, l.invoice_id, l.cost_kind, l.billing_currency, l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost,
-  l.scope, l.is_inside, l.line_team, l.line_project, l.line_cost_center, l.line_owner
+  l.scope, l.is_inside, l.known_by, l.line_team, l.line_project, l.line_cost_center, l.line_owner
 from rest_lines l
 join settled_lines s on s.source = l.source and s.line_id = l.line_id

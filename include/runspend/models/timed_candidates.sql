@@ -19,7 +19,7 @@ select
     else l.charge_period_end
   end as window_end,
   l.source, l.line_id, l.charge_period_start, l.charge_period_end, l.sub_account_id, l.region_id, l.resource_key, l.charge_category, l.charge_class,
-  l.cost_kind, l.sku_id, l.billed_nanoseconds, l.instance_type, l.machine_gpus, l.machine_cpus, l.machine_memory_gb
+  l.cost_kind, l.sku_id, l.billed_nanoseconds, l.free_nanoseconds, l.known_by, l.instance_type, l.machine_gpus, l.machine_cpus, l.machine_memory_gb
 from rest_lines l
 left join settled s on s.source = l.source and s.line_id = l.line_id
 where s.line_id is null

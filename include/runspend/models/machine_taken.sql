@@ -1,0 +1,50 @@
+-- one row per machine that is offered to the rules after, window of its lines (an hour where they lie in one) and stretch of time in which
+-- runs that state the machine have `taken` of its `units`
+with machines as (
+  select distinct i.machine_number, i.resource_key, i.units
+  from run_intervals i
+  join (select distinct resource_key from ledger_lines where is_offered) o on o.resource_key = i.resource_key
+),
+changes as (
+  select machine_number, charge_period_start, charge_period_end, used_from as mark, weight as change
+  from slot_uses
+  union all
+  select machine_number, charge_period_start, charge_period_end, used_to, -weight
+  from slot_uses
+),
+marks as (
+  select c.machine_number, c.charge_period_start, c.charge_period_end, c.mark, m.resource_key, m.units, cast(sum(c.change) as int64) as change
+  from changes c
+  join machines m on m.machine_number = c.machine_number
+  group by c.machine_number, c.charge_period_start, c.charge_period_end, c.mark, m.resource_key, m.units
+),
+slices as (
+  select
+    resource_key, machine_number, charge_period_start, charge_period_end, units,
+    mark as taken_from, lead(mark) over w as taken_to, cast(sum(change) over w as int64) as weight
+  from marks
+  window w as (partition by machine_number, charge_period_start, charge_period_end order by mark)
+),
+used as (
+  select c.resource_key, c.charge_period_start, c.charge_period_end, c.taken_from, c.taken_to, c.weight, coalesce(s.units, c.units) as units
+  from slices c
+  join machine_slots s
+    on s.machine_number = c.machine_number and s.charge_period_start = c.charge_period_start and s.charge_period_end = c.charge_period_end
+  where c.weight > 0 and c.taken_to > c.taken_from
+)
+select
+  resource_key,
+  case
+    when charge_period_end <= timestamp_add(timestamp_trunc(charge_period_start, hour), interval 1 hour) then timestamp_trunc(charge_period_start, hour)
+    else charge_period_start
+  end as window_start,
+  case
+    when charge_period_end <= timestamp_add(timestamp_trunc(charge_period_start, hour), interval 1 hour)
+      then timestamp_add(timestamp_trunc(charge_period_start, hour), interval 1 hour)
+    else charge_period_end
+  end as window_end,
+  taken_from, taken_to,
+  -- of a machine of unknown size, runs that state it have all of it
+  case when units is null then 1 else least(weight, units) end as taken,
+  coalesce(units, 1) as units
+from used

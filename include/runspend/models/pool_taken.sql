@@ -1,0 +1,40 @@
+-- one row per pool, machine in it that runs state, and stretch of time in which these runs have it: how many machines, and how many units of it,
+-- are not there for those who ask the pool
+with machines as (
+  select
+    p.pool_number, c.resource_key, max(c.machine_gpus) as machine_gpus, max(c.machine_cpus) as machine_cpus, max(c.machine_memory_gb) as machine_memory_gb
+  from timed_candidates c
+  join pools p on p.match_method = c.match_method and p.target_key = c.target_key
+  where c.known_by is not null
+  group by p.pool_number, c.resource_key
+),
+windows as (
+  select distinct p.pool_number, c.resource_key, c.window_start, c.window_end
+  from timed_candidates c
+  join pools p on p.match_method = c.match_method and p.target_key = c.target_key
+  where c.known_by is not null
+),
+sized as (
+  select
+    m.pool_number, m.resource_key, k.has_units,
+    case
+      when not k.has_units then 1
+      when k.weight_kind = 'gpu' then m.machine_gpus * k.unit_scale
+      when k.weight_kind = 'cpu' then m.machine_cpus * k.unit_scale
+      else cast(ceil(m.machine_memory_gb) as int64)
+    end as machine_units
+  from machines m
+  join (select distinct pool_number, weight_kind, has_units, unit_scale from pool_claims) k on k.pool_number = m.pool_number
+)
+select
+  s.pool_number, t.taken_from, t.taken_to,
+  -- a machine that is partly there is there for those who share machines by time
+  case when t.taken >= t.units then 1 else 0 end as machines,
+  case
+    when not s.has_units then cast(null as int64)
+    when t.taken >= t.units then s.machine_units
+    else div((s.machine_units * t.taken + t.units - 1), t.units)
+  end as units
+from sized s
+join windows w on w.pool_number = s.pool_number and w.resource_key = s.resource_key
+join machine_taken t on t.resource_key = w.resource_key and t.window_start = w.window_start and t.window_end = w.window_end

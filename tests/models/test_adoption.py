@@ -1,0 +1,95 @@
+"""Adoption one run at a time: whoever starts to state a machine, a job or a tag changes nobody else's cost, and no cost gets worse.
+
+In these worlds all machines of a type cost the same and the truth is known: each run has the machine, or the GPUs, that it was put on.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+from collections import defaultdict
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tests.models.chain import World, line, make_run, merge_worlds, moment, rows_of, run_on_duckdb, total
+
+HOURS, PRICE = 12, Decimal("32.7726")
+KINDS = ("types", "pool", "types_by_gpu", "pool_by_gpu")
+SEEDS = range(3)
+SHARES = (0.0, 0.1, 0.5, 0.9, 1.0)
+
+
+def adopted_world(kind: str, seed: int, share: float, *, machines: int = 5) -> tuple[World, dict[str, Fraction]]:
+    """A world in which this share of the runs states its machine, and the true cost of each run."""
+    draw = random.Random(seed)
+    by_gpu, in_pool = kind.endswith("by_gpu"), kind.startswith("pool")
+    size: dict[str, Any] = {"machine_gpus": 8} if by_gpu else {}
+    where: dict[str, Any] = {"pool_key": "gpu"} if in_pool else {"instance_type": "p4d.24xlarge"}
+    lines = [
+        line(machine * HOURS + hour, on=f"m{machine}", at=f"{hour:02d}:00..{hour + 1:02d}:00", hours=1, cost=PRICE, scope=None, **where, **size)
+        for machine in range(machines)
+        for hour in range(HOURS)
+    ]
+    placed = []  # (start, end, machine, gpus) in seconds
+    for machine in range(machines):
+        for lane in range(3 if by_gpu else 1):
+            at = draw.randrange(3600)
+            while at < HOURS * 3600 - 60 and len(placed) < 60:
+                end = min(HOURS * 3600, at + draw.choice((300, 1234, 3600, 9000, 12345)))
+                placed.append((at, end, machine, (4, 2, 2)[lane] if by_gpu else 8))
+                at = end + draw.choice((0, 60, 1800, 5000))
+    order = list(range(len(placed)))
+    draw.shuffle(order)
+    adopted = set(order[: round(share * len(placed))])
+    world: World = {"billing_lines": lines, "billing_loads": [], "runs": [], "run_resources": []}
+    truth: dict[str, Fraction] = {}
+    for number, (start, end, machine, gpus) in enumerate(placed):
+        stated: dict[str, Any] = dict(where) | ({"gpu_count": float(gpus)} if by_gpu else {})
+        at = "..".join(f"{moment('00:00') + dt.timedelta(seconds=t):%Y-%m-%dT%H:%M:%S}" for t in (start, end))
+        run, resources = make_run(id=f"r{number:03d}", at=at, on=[f"m{machine}"] if number in adopted else [], **stated)
+        world["runs"].append(run)
+        world["run_resources"] += resources
+        truth[run["run_id"]] = Fraction(PRICE) * Fraction(end - start, 3600) * Fraction(gpus, 8)
+    return world, truth
+
+
+def name_of(kind: str, seed: int, share: float) -> str:
+    return f"{kind}-{seed}-{int(share * 100)}"
+
+
+@pytest.fixture(scope="module")
+def ledgers(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    worlds = {name_of(kind, seed, share): adopted_world(kind, seed, share)[0] for kind in KINDS for seed in SEEDS for share in SHARES}
+    return run_on_duckdb(merge_worlds(worlds), tmp_path_factory.mktemp("adoption"))["cost_allocations"]
+
+
+def run_costs(ledger: list[dict[str, Any]]) -> dict[str, Fraction]:
+    costs: dict[str, Fraction] = defaultdict(Fraction)
+    for row in ledger:
+        if row["allocated_to"] == "run":
+            costs[row["run_id"]] += Fraction(row["effective_cost"])
+    return costs
+
+
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_each_run_pays_its_own_whoever_states_a_machine(kind: str, seed: int, share: float, ledgers: pa.Table) -> None:
+    """At any share of adoption every run has its true cost, the rest is idle, and the sum is the bill."""
+    world, truth = adopted_world(kind, seed, share)
+    ledger = rows_of(ledgers, name_of(kind, seed, share))
+    assert total(row["effective_cost"] for row in ledger) == total(l["effective_cost"] for l in world["billing_lines"])
+    costs = run_costs(ledger)
+    wrong = {run: (float(costs[run]), float(true)) for run, true in truth.items() if abs(costs[run] - true) > true / 10**9}
+    assert wrong == {}
+    if share or kind.startswith("pool"):
+        known = {r["resource_key"] for r in world["run_resources"]}
+        idle = [row for row in ledger if row["allocated_to"] == "idle"]
+        assert {row["match_method"] for row in idle} <= {"resource_id", "pool_time"}
+        if len(known) == 5:
+            assert {row["allocated_to"] for row in ledger} == {"run", "idle"}
+            assert all(row["resource_id"] for row in idle if row["match_method"] == "resource_id")
