@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # Raised whenever a column or table is added; the next night then rewrites the files that lack it.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 @dataclass(frozen=True)
 class Column:
@@ -681,12 +681,17 @@ COST_ALLOCATIONS = Table(
 CHARGE_LINES = Table(
     "charge_lines",
     "one row per bill line of a charge that stands for several lines",
-    "Which lines the charges of the pooled rungs are made of. A charge_id that is not here is itself a line_id.",
+    "Which lines, or rests of lines, the charges of the pooled rungs are made of. A charge_id that is not here is itself a line_id.",
     (
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         BILLING_PERIOD,
         _key("line_id", "STRING", "The bill line (billing_lines.line_id)."),
         Column("charge_id", "STRING", "The charge in cost_allocations."),
+        Column(
+            "line_from",
+            "FLOAT64",
+            "Where on the line, from 0 to 1, the charge's part begins. What lies before it went to runs that state the machine, under the line's own id; 0: the charge has the whole line.",
+        ),
         BUILD_ID,
     ),
     sort=("charge_id", "line_id"),

@@ -323,6 +323,26 @@ def test_pooled_charges_sums_out_of_scope_and_sharing(tmp_path: Path) -> None:
         assert taken["AllocatedMethodId"] == "" and Decimal(taken["EffectiveCost"]) == -total(Decimal(r["EffectiveCost"]) for r in given)
 
 
+def test_a_line_whose_rest_another_rule_has_is_exported_once(tmp_path: Path) -> None:
+    """A run that states the machine has a part of the line, runs of its type and idle time the rest: two origin charges, whose costs and quantities are the line."""
+    stated = [make_run(id="a", at="00:00..00:20", instance_type="big"), make_run(id="b", at="00:20..00:30", on=[], instance_type="big")]
+    usage = {"consumed_unit": "Hours", "consumed_quantity": Decimal(3), "pricing_unit": "Hours", "pricing_quantity": Decimal("1.7")}
+    world: SmallWorld = {
+        "billing_lines": [line(0, cost="10.00", instance_type="big", hours=1, **usage)],
+        "billing_loads": [], "runs": [run for run, _ in stated], "run_resources": [row for _, rows in stated for row in rows],
+    }  # fmt: skip
+    run_on_duckdb(world, tmp_path / "warehouse")
+    summarize_on_duckdb(world, tmp_path / "warehouse")
+    with open_warehouse(str(tmp_path / "warehouse")).reader() as reader:
+        export_focus(reader, "2026-10", tmp_path / "all.csv")
+    rows = {r["x_RunId"] or r["x_AllocatedTo"]: r for r in rows_of(tmp_path / "all.csv")}
+    assert {name: round(float(r["ConsumedQuantity"]), 9) for name, r in rows.items()} == {"a": 1.0, "b": 0.5, "idle": 1.5}
+    for column, sum_ in (("ConsumedQuantity", 3), ("PricingQuantity", Decimal("1.7")), ("EffectiveCost", 10)):
+        assert total(Decimal(r[column]) for r in rows.values()) == sum_
+    assert rows["a"]["x_OriginChargeId"] != rows["b"]["x_OriginChargeId"] == rows["idle"]["x_OriginChargeId"]
+    assert details(rows["a"]) == 1 and details(rows["b"]) + details(rows["idle"]) == 1
+
+
 def ladder_world() -> SmallWorld:
     """A month in which every rule settles something: buckets billed day by day, one of them since September, and beside them what is billed by the hour."""
     day = [f"{24 * n}:00..{24 * (n + 1)}:00" for n in range(-1, 5)]
@@ -340,6 +360,7 @@ def ladder_world() -> SmallWorld:
         *({"at": f"{h}:00..{h + 1}:00", "on": machine, "pool_key": "gpu", "hours": 1, "cost": "7.00"} for h in (23, 24) for machine in ("p1", "p2")),
         *({"at": f"{h}:00..{h + 1}:00", "on": machine, "instance_type": "big", "hours": 1, "cost": "3.00"} for h in (23, 24) for machine in ("t1", "t2")),
         {"at": "70:00..71:00", "on": None, "instance_type": "big", "hours": 1, "cost": "3.00"},
+        {"at": "23:00..24:00", "on": "t3", "instance_type": "big", "hours": 1, "cost": "3.00", "consumed_quantity": Decimal(1), "consumed_unit": "Hours"},
         *({"at": at, "on": f"db-{at}", "scope": None, "service_name": "RDS", "service_category": "Databases", "cost": "9.00"} for at in day[2:4]),
         {"at": day[2], "on": None, "charge_category": "Tax", "service_name": "Tax", "cost": "1.10"},
     ]  # fmt: skip
@@ -349,6 +370,7 @@ def ladder_world() -> SmallWorld:
         make_run(id="C", at="49:00..50:00", on=[], job_key="train-7"),
         *(make_run(id=f"pool{n}", at="23:00..25:00", on=[], pool_key="gpu") for n in range(3)),
         *(make_run(id=f"type{n}", at="23:15..24:45", on=[], instance_type="big") for n in range(2)),
+        make_run(id="stated", at="23:00..23:20", on=["t3"], instance_type="big"),
     ]
     priced = [line(n, **row) for n, row in enumerate(lines)]
     for n, row in enumerate(priced):  # four measures that tell one from another
@@ -393,6 +415,12 @@ def test_charges_of_every_rule_add_up_whatever_the_days(ladder_reader: Reader, t
     charges: dict[str, list[dict[str, str]]] = defaultdict(list)
     for row in platform:
         charges[row["x_OriginChargeId"]].append(row)
+    # of a line that a run has by its machine, the rest is part of another charge: the two together are the line
+    split = {line_id: charge_id for charge_id, of in members.items() for line_id in of if line_id in charges}
+    assert len(split) == 1
+    for line_id, charge_id in split.items():
+        assert members[charge_id] == [line_id]
+        charges[line_id] += charges.pop(charge_id)
     for charge_id, parts in charges.items():
         own = [lines[line_id] for line_id in members.get(charge_id, [charge_id] if charge_id in lines else [])]
         assert {p["x_LineCount"] for p in parts} == {str(len(own))}, charge_id

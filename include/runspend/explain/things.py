@@ -118,6 +118,8 @@ def explain_line(reader: Reader, text: str, *, period: str | None = None) -> Lin
     pooled = ask(reader, "line_charge", line=line_id, **key)
     charge_id = pooled[0]["charge_id"] if pooled else line_id
     rows_of = ask(reader, "targets", charge=charge_id, **key)
+    if pooled and delivered:  # what runs that state its machine have of the line is a charge by itself
+        rows_of = [*ask(reader, "targets", charge=line_id, **key), *rows_of]
     targets = _targets(reader, rows_of)
     row = delivered[0] if delivered else {}
     currency = row.get("billing_currency") or (rows_of[0]["billing_currency"] if rows_of else "")

@@ -16,7 +16,7 @@ bounds as (
     sub_account_id, region_id, service_name, charge_category, resource_id, invoice_id, cost_kind, billing_currency,
     allocated_to, tracking_server, workspace, run_id, owner_id, match_method, confidence, reason, pool_key,
     weight_kind, run_end_rule, is_scaled, line_team, line_project, line_cost_center, line_owner,
-    ratio_upto - ratio_before as allocated_ratio,
+    (ratio_upto - ratio_before) * charge_part as allocated_ratio,
     -- the last bound is the cost itself: the parts add up to it whatever the floats did
     case when ratio_before = 0 then bignumeric '0' else cast(cast(trunc(list_before) as int64) + cast(round((list_before - trunc(list_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as list_from,
     case when is_last then list_cost else cast(cast(trunc(list_upto) as int64) + cast(round((list_upto - trunc(list_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as list_to,

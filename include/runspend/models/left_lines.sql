@@ -10,7 +10,7 @@ select
   cast(null as string) as pool_key, cast(null as string) as weight_kind, cast(null as string) as run_end_rule, false as is_scaled,
   0.0 as ratio_before, 1.0 as ratio_upto, true as is_last,
   cast(null as float64) as list_float, cast(null as float64) as contracted_float, cast(null as float64) as effective_float, cast(null as float64) as billed_float,
-  cast(null as float64) as unused_ratio, cast(null as float64) as overhead_ratio,
+  1.0 - l.line_from as charge_part, cast(null as float64) as unused_ratio, cast(null as float64) as overhead_ratio,
   l.line_team, l.line_project, l.line_cost_center, l.line_owner
 from rest_lines l
 left join settled_lines s on s.source = l.source and s.line_id = l.line_id

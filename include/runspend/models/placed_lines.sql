@@ -33,6 +33,7 @@ select
   case when j.ratio_before > 0 or not j.is_last then cast(cast(l.contracted_cost as string) as float64) end as contracted_float,
   cast(cast(l.effective_cost as string) as float64) as effective_float,
   case when j.ratio_before > 0 or not j.is_last then cast(cast(l.billed_cost as string) as float64) end as billed_float,
+  1.0 as charge_part,
   -- what the job's machine had and its only run did not ask for, as a share of the line; overhead apart
   case
     when j.runs_in_window > 1 then cast(null as float64)
@@ -93,6 +94,7 @@ select
   coalesce(t.ratio_upto, 1.0) as ratio_upto,
   coalesce(t.is_last, true) as is_last,
   l.list_float, l.contracted_float, l.effective_float, l.billed_float,
+  1.0 as charge_part,
   -- what a machine rented for the run had and the run did not ask for, as a share of the line
   case
     when g.gpu_count is not null and u.machine_gpus is not null then greatest(0.0, 1.0 - g.gpu_count / u.machine_gpus)

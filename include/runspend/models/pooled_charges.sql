@@ -25,7 +25,7 @@ select
   case when p.ratio_before > 0 or not p.is_last then cast(cast(c.contracted_cost as string) as float64) end as contracted_float,
   case when p.ratio_before > 0 or not p.is_last then cast(cast(c.effective_cost as string) as float64) end as effective_float,
   case when p.ratio_before > 0 or not p.is_last then cast(cast(c.billed_cost as string) as float64) end as billed_float,
-  cast(null as float64) as unused_ratio, cast(null as float64) as overhead_ratio,
+  1.0 as charge_part, cast(null as float64) as unused_ratio, cast(null as float64) as overhead_ratio,
   c.line_team, c.line_project, c.line_cost_center, c.line_owner
 from charge_sums c
 join charge_parts p on p.source = c.source and p.charge_id = c.charge_id

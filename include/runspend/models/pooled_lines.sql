@@ -16,6 +16,6 @@ select
   case when s.match_method = 'artifact_bytes' then l.billing_period else l.charge_date end as charge_date,
   l.charge_period_start, l.charge_period_end, l.service_provider_name, l.billing_account_id, l.sub_account_id, l.region_id, l.service_name,
   l.charge_category, l.resource_id, l.invoice_id, l.cost_kind, l.billing_currency, l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost,
-  l.scope, l.is_inside, l.known_by, l.line_team, l.line_project, l.line_cost_center, l.line_owner
+  l.scope, l.is_inside, l.known_by, l.line_from, l.line_team, l.line_project, l.line_cost_center, l.line_owner
 from rest_lines l
 join settled_lines s on s.source = l.source and s.line_id = l.line_id

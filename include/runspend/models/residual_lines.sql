@@ -46,5 +46,5 @@ select
   scope, line_kind, cost_kind, pricing_category,
   sku_id, charge_class, billed_nanoseconds, instance_type, machine_gpus, machine_cpus, machine_memory_gb,
   job_key, attached_to, group_keys, storage_key, storage_class, pool_key, line_team, line_project, line_cost_center, line_owner, is_inside,
-  free_nanoseconds
+  free_nanoseconds, coalesce(ratio_before, 0.0) as line_from
 from lines

@@ -5,7 +5,7 @@ select
   list_cost, contracted_cost, effective_cost, billed_cost, scope, line_kind, cost_kind, pricing_category,
   sku_id, charge_class, billed_nanoseconds, instance_type, machine_gpus, machine_cpus, machine_memory_gb,
   job_key, attached_to, group_keys, storage_key, storage_class, pool_key, line_team, line_project, line_cost_center, line_owner, is_inside,
-  cast(null as string) as known_by, cast(null as int64) as free_nanoseconds
+  cast(null as string) as known_by, cast(null as int64) as free_nanoseconds, 0.0 as line_from
 from ledger_lines
 where settled_by = 'rest'
 union all
@@ -15,5 +15,5 @@ select
   list_cost, contracted_cost, effective_cost, billed_cost, scope, line_kind, cost_kind, pricing_category,
   sku_id, charge_class, billed_nanoseconds, instance_type, machine_gpus, machine_cpus, machine_memory_gb,
   job_key, attached_to, group_keys, storage_key, storage_class, pool_key, line_team, line_project, line_cost_center, line_owner, is_inside,
-  'resource_id', free_nanoseconds
+  'resource_id', free_nanoseconds, line_from
 from residual_lines

@@ -61,6 +61,6 @@ select
   case when ratio_before > 0 or not is_last then cast(cast(contracted_cost as string) as float64) end as contracted_float,
   case when ratio_before > 0 or not is_last then cast(cast(effective_cost as string) as float64) end as effective_float,
   case when ratio_before > 0 or not is_last then cast(cast(billed_cost as string) as float64) end as billed_float,
-  cast(null as float64) as unused_ratio, cast(null as float64) as overhead_ratio,
+  1.0 as charge_part, cast(null as float64) as unused_ratio, cast(null as float64) as overhead_ratio,
   cast(null as string) as line_team, cast(null as string) as line_project, cast(null as string) as line_cost_center, cast(null as string) as line_owner
 from rows_of_pots

@@ -1,15 +1,22 @@
 -- one row per charge and target: FOCUS Cost and Usage, split to runs. Rows of one origin charge have its x_OriginChargeId; their costs and
 -- quantities add up to it, their ratios to 1. What is not the ML platform's stands as sums. Without a parameter: it is a view as it is.
-with settled as (
+with rests as (
+  -- lines of which runs that state the machine have the part before line_from; the rest is part of a charge of several lines
+  select source, billing_period, line_id, line_from
+  from charge_lines
+  where line_from > 0
+),
+settled as (
   select
-    source, billing_period, charge_date, charge_id, target_id, charge_period_start, charge_period_end, service_provider_name, billing_account_id, billing_currency, charge_category,
-    cost_kind, allocated_to, tracking_server, workspace, run_id, list_cost, contracted_cost, effective_cost, billed_cost, match_method, confidence, pool_key,
-    reason, weight_kind, run_end_rule, cost_status, allocated_ratio,
+    a.source, a.billing_period, a.charge_date, a.charge_id, a.target_id, a.charge_period_start, a.charge_period_end, a.service_provider_name, a.billing_account_id, a.billing_currency,
+    a.charge_category, a.cost_kind, a.allocated_to, a.tracking_server, a.workspace, a.run_id, a.list_cost, a.contracted_cost, a.effective_cost, a.billed_cost, a.match_method, a.confidence, a.pool_key,
+    a.reason, a.weight_kind, a.run_end_rule, a.cost_status, a.allocated_ratio,
     -- what `sharing` takes from a pot is a charge of its own beside what it gives to the runs
-    match_method = 'sharing' and allocated_to <> 'run' as is_pot,
-    cast(round(coalesce(allocated_ratio, 1.0) * 1e18) as int64) as units
-  from cost_allocations
-  where not (allocated_to = 'out_of_scope' and match_method = 'none')
+    a.match_method = 'sharing' and a.allocated_to <> 'run' as is_pot,
+    cast(round(coalesce(a.allocated_ratio, 1.0) / coalesce(r.line_from, 1.0) * 1e18) as int64) as units
+  from cost_allocations a
+  left join rests r on r.source = a.source and r.billing_period = a.billing_period and r.line_id = a.charge_id
+  where not (a.allocated_to = 'out_of_scope' and a.match_method = 'none')
 ),
 ordered as (
   select
@@ -35,12 +42,12 @@ stored as (
 ),
 charged as (
   -- lines priced together, under the date of their charge: for an engine that is asked for some days, all lines of the charges of these days and no others
-  select c.charge_id, l.charge_date as origin_date, l.*
+  select c.charge_id, l.charge_date as origin_date, c.line_from, l.*
   from charge_lines c
   join billing_lines l on l.source = c.source and l.billing_period = c.billing_period and l.line_id = c.line_id
   where not starts_with(c.charge_id, 'artifact_bytes|')
   union all
-  select c.charge_id, l.billing_period, l.*
+  select c.charge_id, l.billing_period, 0.0, l.*
   from stored c
   join billing_lines l on l.source = c.source and l.billing_period = c.billing_period and l.line_id = c.line_id
   where l.storage_key is not null
@@ -101,10 +108,10 @@ pooled as (
     case when min(l.tags) = max(l.tags) and count(l.tags) = count(*) then min(l.tags) end as tags,
     case when min(l.contract_applied) = max(l.contract_applied) and count(l.contract_applied) = count(*) then min(l.contract_applied) end as contract_applied,
     case when min(l.commitment_program_eligibility_details) = max(l.commitment_program_eligibility_details) and count(l.commitment_program_eligibility_details) = count(*) then min(l.commitment_program_eligibility_details) end as commitment_program_eligibility_details,
-    case when min(l.consumed_unit) = max(l.consumed_unit) and count(l.consumed_unit) = count(*) then sum(l.consumed_quantity) end as consumed_quantity,
-    case when min(l.pricing_unit) = max(l.pricing_unit) and count(l.pricing_unit) = count(*) then sum(l.pricing_quantity) end as pricing_quantity,
-    case when min(l.commitment_discount_unit) = max(l.commitment_discount_unit) and count(l.commitment_discount_unit) = count(*) then sum(l.commitment_discount_quantity) end as commitment_discount_quantity,
-    case when min(l.pricing_currency) = max(l.pricing_currency) and count(l.pricing_currency) = count(*) then sum(l.pricing_currency_effective_cost) end as pricing_currency_effective_cost
+    case when min(l.consumed_unit) = max(l.consumed_unit) and count(l.consumed_unit) = count(*) then sum(l.consumed_quantity - case when l.line_from > 0 then cast(cast(trunc(cast(cast(l.consumed_quantity as string) as float64) * l.line_from) as int64) + cast(round((cast(cast(l.consumed_quantity as string) as float64) * l.line_from - trunc(cast(cast(l.consumed_quantity as string) as float64) * l.line_from)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) else bignumeric '0' end) end as consumed_quantity,
+    case when min(l.pricing_unit) = max(l.pricing_unit) and count(l.pricing_unit) = count(*) then sum(l.pricing_quantity - case when l.line_from > 0 then cast(cast(trunc(cast(cast(l.pricing_quantity as string) as float64) * l.line_from) as int64) + cast(round((cast(cast(l.pricing_quantity as string) as float64) * l.line_from - trunc(cast(cast(l.pricing_quantity as string) as float64) * l.line_from)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) else bignumeric '0' end) end as pricing_quantity,
+    case when min(l.commitment_discount_unit) = max(l.commitment_discount_unit) and count(l.commitment_discount_unit) = count(*) then sum(l.commitment_discount_quantity - case when l.line_from > 0 then cast(cast(trunc(cast(cast(l.commitment_discount_quantity as string) as float64) * l.line_from) as int64) + cast(round((cast(cast(l.commitment_discount_quantity as string) as float64) * l.line_from - trunc(cast(cast(l.commitment_discount_quantity as string) as float64) * l.line_from)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) else bignumeric '0' end) end as commitment_discount_quantity,
+    case when min(l.pricing_currency) = max(l.pricing_currency) and count(l.pricing_currency) = count(*) then sum(l.pricing_currency_effective_cost - case when l.line_from > 0 then cast(cast(trunc(cast(cast(l.pricing_currency_effective_cost as string) as float64) * l.line_from) as int64) + cast(round((cast(cast(l.pricing_currency_effective_cost as string) as float64) * l.line_from - trunc(cast(cast(l.pricing_currency_effective_cost as string) as float64) * l.line_from)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) else bignumeric '0' end) end as pricing_currency_effective_cost
   from charged l
   group by l.source, l.billing_period, l.origin_date, l.charge_id
 ),
@@ -122,16 +129,17 @@ origins as (
   from pooled
   union all
   select
-    source, billing_period, charge_date, line_id, 1,
-    availability_zone, billing_account_id, billing_account_name, billing_account_type, billing_currency, billing_period_end, billing_period_start,
-    capacity_reservation_id, capacity_reservation_status, charge_category, charge_class, charge_description, charge_frequency, charge_period_end,
-    charge_period_start, commitment_discount_category, commitment_discount_id, commitment_discount_name, commitment_discount_status,
-    commitment_discount_type, commitment_discount_unit, consumed_unit, contracted_unit_price, host_provider_name, invoice_detail_id, invoice_id,
-    invoice_issuer_name, list_unit_price, pricing_category, pricing_currency, pricing_currency_contracted_unit_price, pricing_currency_list_unit_price,
-    pricing_unit, region_id, region_name, resource_id, resource_name, resource_type, service_category, service_name, service_provider_name,
-    service_subcategory, sku_id, sku_meter, sku_price_details, sku_price_id, sub_account_id, sub_account_name, sub_account_type, tags, contract_applied,
-    commitment_program_eligibility_details, consumed_quantity, pricing_quantity, commitment_discount_quantity, pricing_currency_effective_cost
-  from billing_lines
+    l.source, l.billing_period, l.charge_date, l.line_id, 1,
+    l.availability_zone, l.billing_account_id, l.billing_account_name, l.billing_account_type, l.billing_currency, l.billing_period_end, l.billing_period_start,
+    l.capacity_reservation_id, l.capacity_reservation_status, l.charge_category, l.charge_class, l.charge_description, l.charge_frequency, l.charge_period_end,
+    l.charge_period_start, l.commitment_discount_category, l.commitment_discount_id, l.commitment_discount_name, l.commitment_discount_status,
+    l.commitment_discount_type, l.commitment_discount_unit, l.consumed_unit, l.contracted_unit_price, l.host_provider_name, l.invoice_detail_id, l.invoice_id,
+    l.invoice_issuer_name, l.list_unit_price, l.pricing_category, l.pricing_currency, l.pricing_currency_contracted_unit_price, l.pricing_currency_list_unit_price,
+    l.pricing_unit, l.region_id, l.region_name, l.resource_id, l.resource_name, l.resource_type, l.service_category, l.service_name, l.service_provider_name,
+    l.service_subcategory, l.sku_id, l.sku_meter, l.sku_price_details, l.sku_price_id, l.sub_account_id, l.sub_account_name, l.sub_account_type, l.tags, l.contract_applied,
+    l.commitment_program_eligibility_details, case when r.line_from > 0 then cast(cast(trunc(cast(cast(l.consumed_quantity as string) as float64) * r.line_from) as int64) + cast(round((cast(cast(l.consumed_quantity as string) as float64) * r.line_from - trunc(cast(cast(l.consumed_quantity as string) as float64) * r.line_from)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) else l.consumed_quantity end as consumed_quantity, case when r.line_from > 0 then cast(cast(trunc(cast(cast(l.pricing_quantity as string) as float64) * r.line_from) as int64) + cast(round((cast(cast(l.pricing_quantity as string) as float64) * r.line_from - trunc(cast(cast(l.pricing_quantity as string) as float64) * r.line_from)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) else l.pricing_quantity end as pricing_quantity, case when r.line_from > 0 then cast(cast(trunc(cast(cast(l.commitment_discount_quantity as string) as float64) * r.line_from) as int64) + cast(round((cast(cast(l.commitment_discount_quantity as string) as float64) * r.line_from - trunc(cast(cast(l.commitment_discount_quantity as string) as float64) * r.line_from)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) else l.commitment_discount_quantity end as commitment_discount_quantity, case when r.line_from > 0 then cast(cast(trunc(cast(cast(l.pricing_currency_effective_cost as string) as float64) * r.line_from) as int64) + cast(round((cast(cast(l.pricing_currency_effective_cost as string) as float64) * r.line_from - trunc(cast(cast(l.pricing_currency_effective_cost as string) as float64) * r.line_from)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) else l.pricing_currency_effective_cost end as pricing_currency_effective_cost
+  from billing_lines l
+  left join rests r on r.source = l.source and r.billing_period = l.billing_period and r.line_id = l.line_id
 ),
 run_tags as (
   select
