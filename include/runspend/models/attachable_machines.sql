@@ -1,4 +1,11 @@
--- one row per machine that serves runs and that lines of other resources name. Not under `resource_key`: such a line may be in another share of the machines
+-- one row per machine that serves runs, or works for a job of theirs, and that lines of other resources name. Not under `resource_key`: such a line may be in another share of the machines
 select distinct m.resource_key as attached_to
-from known_machines m
+from (
+  select resource_key from known_machines
+  union distinct
+  select l.resource_key
+  from billing_lines l
+  join (select distinct job_key from settled_jobs) j on j.job_key = l.job_key
+  where l.billing_period = @period and l.resource_key is not null
+) m
 join (select distinct attached_to from billing_lines where billing_period = @period and attached_to is not null) l on l.attached_to = m.resource_key

@@ -1,25 +1,36 @@
--- one row per line no machine rule settled and key it may follow machines by, the closest first; its window, an hour where it lies in one
-with parts as (
+-- one row per line no machine rule settled and key it may follow machines by, the closest first; its window, an hour where it lies in one.
+-- A line of a pool, or of a machine of its own, follows no group of machines that runs state: some of a group say nothing of the others.
+with machine_keys as (
   select distinct target_key from attached_parts
+),
+parts as (
+  select target_key from machine_keys
   union distinct
   select distinct target_key from job_attached_parts
 ),
+machines as (
+  select distinct resource_key
+  from rest_lines
+  where resource_key is not null and cost_kind = 'compute' and charge_category = 'Usage' and (instance_type is not null or billed_nanoseconds > 0)
+),
 windows as (
   select
-    source, line_id, attached_to, group_keys, array_to_string(group_keys, chr(31)) as group_text, charge_period_start, charge_period_end,
-    charge_period_end <= timestamp_add(timestamp_trunc(charge_period_start, hour), interval 1 hour) as is_in_an_hour
-  from rest_lines
+    l.source, l.line_id, l.attached_to, l.group_keys, array_to_string(l.group_keys, chr(31)) as group_text, l.charge_period_start, l.charge_period_end,
+    l.charge_period_end <= timestamp_add(timestamp_trunc(l.charge_period_start, hour), interval 1 hour) as is_in_an_hour,
+    l.pool_key is not null or m.resource_key is not null as is_placed
+  from rest_lines l
+  left join machines m on m.resource_key = l.resource_key
   where known_by is null and charge_period_end > charge_period_start
     and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000
     and (attached_to is not null or array_length(group_keys) > 0)
 ),
 keyed as (
-  select source, line_id, concat('machine|', attached_to) as target_key, 0 as distance, is_in_an_hour, charge_period_start, charge_period_end
+  select source, line_id, concat('machine|', attached_to) as target_key, 0 as distance, false as is_placed, is_in_an_hour, charge_period_start, charge_period_end
   from windows
   where attached_to is not null
   union all
   select
-    source, line_id, group_key, strpos(concat(chr(31), group_text, chr(31)), concat(chr(31), group_key, chr(31))), is_in_an_hour, charge_period_start, charge_period_end
+    source, line_id, group_key, strpos(concat(chr(31), group_text, chr(31)), concat(chr(31), group_key, chr(31))), is_placed, is_in_an_hour, charge_period_start, charge_period_end
   from windows
   cross join unnest(group_keys) as group_key
 )
@@ -29,3 +40,5 @@ select
   case when k.is_in_an_hour then timestamp_add(timestamp_trunc(k.charge_period_start, hour), interval 1 hour) else k.charge_period_end end as window_end
 from keyed k
 join parts p on p.target_key = k.target_key
+left join machine_keys m on m.target_key = k.target_key
+where not k.is_placed or m.target_key is null

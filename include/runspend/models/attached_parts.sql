@@ -2,6 +2,14 @@
 with machines as (
   select distinct machine_number, resource_key from run_intervals
 ),
+jobs as (
+  -- a window that a job settled is its runs', whoever states the machine
+  select resource_key, charge_period_start, charge_period_end
+  from ledger_lines
+  where settled_by in ('job_id', 'resource_id') and resource_key is not null
+  group by resource_key, charge_period_start, charge_period_end
+  having countif(settled_by = 'resource_id') = 0
+),
 idle as (
   -- windows no run reached
   select m.resource_key, s.charge_period_start, s.charge_period_end, s.billed_nanoseconds
@@ -27,4 +35,6 @@ select
   cast(sum(u.nanoseconds) as int64) as nanoseconds
 from uses u
 join attach_keys k on k.resource_key = u.resource_key
+left join jobs j on j.resource_key = u.resource_key and j.charge_period_start = u.charge_period_start and j.charge_period_end = u.charge_period_end
+where j.resource_key is null
 group by k.target_key, u.charge_period_start, u.charge_period_end, u.allocated_to, u.tracking_server, u.workspace, u.run_id

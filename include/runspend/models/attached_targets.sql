@@ -36,11 +36,29 @@ met as (
     and w.day = date(greatest(p.charge_period_start, w.window_start))
     and (p.charge_period_start <> w.window_start or p.charge_period_end <> w.window_end)
 ),
+lone as (
+  -- what a job's machine bills before the job is billed, or after it, is its runs' as all of it is
+  select w.target_key, w.window_start, w.window_end
+  from windows w
+  left join (select distinct target_key, window_start, window_end from met) m
+    on m.target_key = w.target_key and m.window_start = w.window_start and m.window_end = w.window_end
+  where m.target_key is null and starts_with(w.target_key, 'machine|')
+),
+all_parts as (
+  select target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_scaled, is_ambiguous, nanoseconds
+  from met
+  union all
+  select w.target_key, w.window_start, w.window_end, p.allocated_to, p.tracking_server, p.workspace, p.run_id, p.run_end_rule, p.weight_kind, p.is_scaled, p.is_ambiguous, p.nanoseconds
+  from lone w
+  join job_attached_parts p on p.target_key = w.target_key
+  where p.nanoseconds > 0
+    and p.charge_period_start < timestamp_add(w.window_end, interval 24 hour) and p.charge_period_end > timestamp_sub(w.window_start, interval 24 hour)
+),
 targets as (
   select
     target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id,
     min(run_end_rule) as run_end_rule, min(weight_kind) as weight_kind, logical_or(is_scaled) as is_scaled, logical_or(is_ambiguous) as is_ambiguous, cast(sum(nanoseconds) as int64) as nanoseconds
-  from met
+  from all_parts
   group by target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id
 ),
 running as (

@@ -1,4 +1,5 @@
--- one row per group a matched job is in, charge window and run of the job: its part of the window, for lines that hang on the job's machines
+-- one row per group a matched job is in, or machine of it that lines name, charge window and run of the job: its part of the window, for lines that hang on
+-- the job's machines
 with sets as (
   select distinct l.job_key, array_to_string(l.group_keys, chr(31)) as group_text
   from billing_lines l
@@ -10,12 +11,22 @@ keys as (
   from billing_lines
   cross join unnest(group_keys) as group_key
   where billing_period = @period and array_length(group_keys) > 0
+),
+attachments as (
+  select distinct s.job_key, k.group_key as target_key
+  from sets s
+  join keys k on k.group_text = s.group_text
+  union distinct
+  select l.job_key, concat('machine|', l.resource_key)
+  from billing_lines l
+  join (select distinct job_key from settled_jobs) j on j.job_key = l.job_key
+  join attachable_machines m on m.attached_to = l.resource_key
+  where l.billing_period = @period
 )
 select
-  k.group_key as target_key, j.charge_period_start, j.charge_period_end, 'run' as allocated_to, j.tracking_server, j.workspace, j.run_id,
+  a.target_key, j.charge_period_start, j.charge_period_end, 'run' as allocated_to, j.tracking_server, j.workspace, j.run_id,
   min(j.run_end_rule) as run_end_rule, min(j.weight_kind) as weight_kind, logical_or(j.is_scaled) as is_scaled, logical_or(j.is_ambiguous) as is_ambiguous,
   sum(cast(round((j.ratio_upto - j.ratio_before) * (timestamp_diff(j.charge_period_end, j.charge_period_start, microsecond) * 1000)) as int64)) as nanoseconds
 from job_targets j
-join sets s on s.job_key = j.job_key
-join keys k on k.group_text = s.group_text
-group by k.group_key, j.charge_period_start, j.charge_period_end, j.tracking_server, j.workspace, j.run_id
+join attachments a on a.job_key = j.job_key
+group by a.target_key, j.charge_period_start, j.charge_period_end, j.tracking_server, j.workspace, j.run_id
