@@ -86,7 +86,7 @@ def judge(world: World, warehouse: Path) -> Judgement:
     judgement.rules = _compare(world, allocations, charges)
     judgement.faults += _verdict(judgement)
     judgement.faults += _run_costs(world, warehouse, allocations)
-    if world.bar == WITH_IDS:
+    if world.bar == WITH_IDS and world.idle_is_known:
         judgement.faults += _pots(world, allocations)
     for name, formula in OTHERS.items():
         judgement.others[name] = _compare_other(name, formula(world), world)
@@ -130,7 +130,9 @@ def _compare(world: World, allocations: list[dict[str, Any]], charges: dict[str,
         rule = rules.setdefault(name, Rule(name))
         rule.settled += cost
         target = row["run_id"] if row["allocated_to"] == "run" else row["owner_id"] if row["allocated_to"] == "logged_model" else None
-        if row["charge_id"] in charges:
+        # idle time of a machine that runs state keeps that rule, though another had its offer
+        is_own = row["allocated_to"] != "idle" or "|" not in row["charge_id"] or row["charge_id"].startswith(f"{name}|")
+        if row["charge_id"] in charges and is_own:
             of_charge = got[name][row["charge_id"]]  # that the charge was settled by this rule counts, whoever got it
             if target is not None:
                 of_charge[target] += cost
@@ -141,15 +143,19 @@ def _compare(world: World, allocations: list[dict[str, Any]], charges: dict[str,
                     rule.false_money += abs(cost)
                     rule.certain_false_matches += row["confidence"] in CERTAIN
     costs_of_all: Shares = defaultdict(Fraction)
+    # a line of which runs that state the machine have a part stands in two charges: theirs, and one that has the rest for all others
+    pooled = {number for charge, of in charges.items() if "|" in charge for number in of}
+    stated = {of[0]: set(got["resource_id"][charge]) for charge, of in charges.items() if "|" not in charge and of[0] in pooled and charge in got["resource_id"]}
     for name, of_rule in got.items():
         costs: Shares = defaultdict(Fraction)
         for of_charge in of_rule.values():
             for run_id, cost in of_charge.items():
                 costs[run_id] += cost
                 costs_of_all[run_id] += cost
-        _measure(rules[name], costs, _truth_of_runs(world, (number for charge in of_rule for number in charges[charge]), runs))
+        parts = ((number, stated.get(number), "|" not in charge) for charge in of_rule for number in charges[charge])
+        _measure(rules[name], costs, _truth_of_runs(world, parts, runs))
     whole = rules["all"]
-    _measure(whole, costs_of_all, _truth_of_runs(world, range(len(world.lines)), runs))
+    _measure(whole, costs_of_all, _truth_of_runs(world, whole_lines(world), runs))
     for rule in [r for r in rules.values() if r is not whole]:
         whole.settled += rule.settled if rule.name != "none" else 0
         whole.to_runs += rule.to_runs
@@ -160,14 +166,18 @@ def _compare(world: World, allocations: list[dict[str, Any]], charges: dict[str,
     return rules
 
 
-def _truth_of_runs(world: World, numbers: Iterable[int], runs: set[str]) -> Shares:
-    """What runs truly have of these lines."""
+def whole_lines(world: World) -> Iterable[tuple[int, set[str] | None, bool]]:
+    return ((number, None, True) for number in range(len(world.lines)))
+
+
+def _truth_of_runs(world: World, parts: Iterable[tuple[int, set[str] | None, bool]], runs: set[str]) -> Shares:
+    """What runs truly have of these parts of lines: (number, runs that state the machine, whether the part is theirs); None: the whole line."""
     truth: Shares = defaultdict(Fraction)
-    for number in numbers:
+    for number, stated, is_theirs in parts:
         line = world.lines[number]
         cost = line.cost()
         for target, share in line.shares.items():
-            if target in runs:
+            if target in runs and (stated is None or (target in stated) == is_theirs):
                 truth[target] += cost * share
     return truth
 
@@ -180,7 +190,7 @@ def _measure(rule: Rule, costs: Shares, truth: Shares) -> None:
 
 def _compare_other(name: str, costs: Costs, world: World) -> Rule:
     rule, mine = Rule(name), {run_id: Fraction(cost) for run_id, cost in costs.items()}
-    _measure(rule, mine, _truth_of_runs(world, range(len(world.lines)), {run.run_id for run in world.runs}))
+    _measure(rule, mine, _truth_of_runs(world, whole_lines(world), {run.run_id for run in world.runs}))
     rule.to_runs = sum(mine.values(), NO_COST)
     return rule
 

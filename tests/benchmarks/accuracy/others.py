@@ -5,7 +5,7 @@ knows more than that; a run that states no machine costs nothing in any of them.
 
 * `mozilla`: mozilla/bigquery-etl, sql/moz-fx-data-shared-prod/fxci_derived/task_run_costs_v1/query.sql with worker_costs_v1:
   duration ÷ uptime × cost of the machine, both summed over the 30 days before the run's last day; inner joins drop what has no
-  machine, and runs as long as the uptime are left out.
+  machine, and runs longer than the uptime are left out (`uptime >= duration` since May 2026).
 * `optscale`: hystax/optscale, rest_api/rest_api_server/controllers/profiling/base.py, `_get_run_costs`: cost of the machine over the
   whole days from the first to the last run of a task × duration ÷ hours billed in them; k runs at once each pay the whole.
 * `snowpatrol`: astronomer/snowpatrol, include/sql/initial_setup/view_reporting_dag_cost.sql with reporting_query_history.sql and
@@ -65,7 +65,7 @@ def mozilla(world: World) -> Costs:
         last = moment(run.end).date()
         for machine in stated_machines(run):
             uptime = bill.time_of(machine, last - timedelta(days=DAYS_BACK), last)
-            if uptime > run.end - run.start:
+            if uptime >= run.end - run.start:
                 costs[run.run_id] += (run.end - run.start) / uptime * bill.cost_of(machine, last - timedelta(days=DAYS_BACK), last)
     return costs
 

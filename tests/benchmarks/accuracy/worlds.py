@@ -82,6 +82,7 @@ class World:
     size: Size
     bar: Fraction | None = WITH_IDS
     is_told: bool = True  # whether anything in the data tells who was where; False: false matches are counted and not held against it
+    idle_is_known: bool = True  # False: of machines that no run ever states, nothing tells idle time from another department's
     begin: int = BEGIN
     runs: list[Run] = field(default_factory=list)
     machines: list[Machine] = field(default_factory=list)
@@ -113,7 +114,8 @@ class World:
 
     def run(self, start: int, end: int | None, on: Machine | None = None, *, states: bool = True, **more: object) -> Run:
         """A run; on a machine from start to end if one is given, and it says so unless `states` is False."""
-        made = Run(f"{self.draw.getrandbits(128):032x}", start, end, experiment=f"exp-{self.draw.randrange(3)}", **more)
+        drawn = f"exp-{self.draw.randrange(3)}"
+        made = Run(f"{self.draw.getrandbits(128):032x}", start, end, **{"experiment": drawn} | more)
         self.runs.append(made)
         if on is not None:
             assert end is not None
@@ -635,6 +637,50 @@ def types_shared(world: World) -> None:
     world.bill_machines()
 
 
+def partial_ids(world: World) -> None:
+    """Machines of one type and price, always up; runs state the type, and more of them their machine from day to day: none, 5, 50, 90 and 95 of 100, all."""
+    shares = (0.0, 0.05, 0.5, 0.9, 0.95, 1.0)
+    for run, machine in one_at_a_time(world, [world.machine(P4D, [(world.begin, world.end)]) for _ in range(world.size.machines)]):
+        run.params["instance_type"] = machine.kind.name
+        day = (run.start - world.begin) // DAY
+        if world.draw.random() < shares[min(day * len(shares) // world.size.days, len(shares) - 1)]:
+            run.tags["runspend.instance_id"] = machine.name
+    world.bill_machines()
+
+
+def one_tag(world: World) -> None:
+    """A month of runs that state only their type or belong to a pool, and four smoke tests of five minutes that state their machine."""
+    world.idle_is_known = False
+    typed = [world.machine(P4D, [(world.begin, world.end)]) for _ in range(world.size.machines)]
+    pooled = [world.machine(G5, [(world.begin, world.end)], tags={"eks:nodegroup-name": "one-tag"}) for _ in range(world.size.machines)]
+    for machines in (typed, pooled):
+        for machine in machines[:2]:
+            world.run(world.begin + 10 * MINUTE, world.begin + 15 * MINUTE, machine, experiment="smoke", params={"instance_type": machine.kind.name})
+        for machine in machines:
+            start = world.begin + 20 * MINUTE
+            while (end := start + world.span(5 * MINUTE, 5 * HOUR)) < world.end:
+                run = world.run(start, end, machine, states=False)
+                if machines is typed:
+                    run.params["instance_type"] = machine.kind.name
+                else:
+                    run.experiment = "one-tag"
+                start = end + world.span(0, 130 * MINUTE)
+    world.settings = "pools: [{name: one-tag, runs: {experiment: one-tag}, lines: {tag.eks:nodegroup-name: one-tag}}]\n"
+    world.bill_machines()
+
+
+def pool_and_ids(world: World) -> None:
+    """A pool of two teams: the runs of one state their machine, those of the other nothing; they share the GPUs of its nodes."""
+    nodes = [world.machine(P4D, [(world.begin, world.end)], hands_out=8, tags={"eks:nodegroup-name": "two-teams"}) for _ in range(world.size.machines)]
+    for run, node in schedule(world, nodes, [Fraction(1), Fraction(2), Fraction(4), Fraction(8)], busy=0.7, states=False):
+        run.params["gpu_count"] = f"{run.takes}"
+        run.experiment = world.draw.choice(("two-teams-a", "two-teams-b"))
+        if run.experiment == "two-teams-a":
+            run.tags["runspend.instance_id"] = node.name
+    world.settings = "pools: [{name: two-teams, runs: {experiment: two-teams-*}, lines: {tag.eks:nodegroup-name: two-teams}}]\n"
+    world.bill_machines()
+
+
 def mixed(world: World) -> None:
     """All ways of knowing in one bill: jobs, rented machines, ids, disks, pools and types."""
     for part in (jobs, rented, shared_gpus, spot, attached, pools, types_alone):
@@ -664,8 +710,8 @@ WORLDS: dict[str, tuple[Maker, ...]] = {
     ),
     "attached": (attached,),
     "artifact_bytes": (artifacts,),
-    "pool_time": (pools,),
-    "instance_type_time": (types_alone, types_gpus, types_shared, mixed),
+    "pool_time": (pools, pool_and_ids),
+    "instance_type_time": (partial_ids, one_tag, types_alone, types_gpus, types_shared, mixed),
 }  # fmt: skip
 
 
