@@ -16,6 +16,11 @@ from runspend.outcome import Outcome
 from runspend.warehouse import Reader, open_warehouse
 
 COUNTED = {"bill": "lines", "splits": "weights", "store": "objects", "tracking": "runs"}
+UNMET = {
+    "no_such_machine": "state a machine, job, pool or type that no bill has at that time",
+    "out_of_scope": "state a machine that scope excludes",
+    "over_claimed": "ask for more hours of a pool or type than were billed",
+}
 MARKS = {"ok": "✓", "late": "⚠", "refused": "✗", "unreachable": "✗"}
 
 
@@ -30,6 +35,7 @@ def summarize_night(settings: Settings, outcome: Outcome, *, now: datetime, seco
             seconds=seconds,
             rebuilt=_built(outcome.changed),
             unchanged=_built(outcome.unchanged),
+            claims=_claims(reader, periods[:2]),
             budgets=_budgets(reader),
             archive=_archive(reader),
             sources=_sources(reader, settings),
@@ -54,6 +60,19 @@ def _next(settings: Settings) -> tuple[str, ...]:
 
 def _built(labels: list[str]) -> tuple[str, ...]:
     return tuple(sorted(label.removeprefix("allocate ") for label in labels if label.startswith("allocate ")))
+
+
+def _claims(reader: Reader, periods: list[str]) -> tuple[tuple[str, str], ...]:
+    """One line per month and reason: runs that say where they ran and got no machine's cost. What is only not billed yet is no news."""
+    rows = reader.query(
+        "select billing_period, reason, count(*) as runs, sum(claimed_seconds) as seconds, min(claim) as claim from unmet_claims"
+        " where reason <> 'not_billed_yet' group by billing_period, reason order by billing_period desc, seconds desc"
+    ).to_pylist()
+    return tuple(
+        ("⚠", f"{row['billing_period']:%Y-%m}: {row['runs']:,} run{'' if row['runs'] == 1 else 's'}, {row['seconds'] / 3600:,.1f} h, {UNMET[row['reason']]}, for instance {row['claim']}")
+        for row in rows
+        if f"{row['billing_period']:%Y-%m}" in periods
+    )
 
 
 def _budgets(reader: Reader) -> tuple[tuple[str, str], ...]:

@@ -125,6 +125,7 @@ REASONS = (
     "unknown_run", "no_run", "not_timed", "fee", "default_scope", "explicit_scope", "no_source_run", "not_mlflow", "trace", "incomplete_inventory",
     "other_time", "other_account", "other_region", "ambiguous_name", "proportional", "even",
 )  # fmt: skip
+UNMET_REASONS = ("no_such_machine", "not_billed_yet", "out_of_scope", "over_claimed")
 WEIGHT_KINDS = ("gpu", "cpu", "memory", "use", "equal", "bytes", "list_cost")
 RUN_END_RULES = ("stated", "alive", "last_sign", "silent")
 
@@ -910,6 +911,29 @@ UNALLOCATED_COSTS = Table(
     writer="all",
 )
 
+UNMET_CLAIMS = Table(
+    "unmet_claims",
+    "one row per run of a billing period's month that says where it ran and got no machine's cost",
+    "Runs that state a job, a machine, a pool or an instance type, and for which no rule found a charge.",
+    (
+        *RUN_KEY,
+        BILLING_PERIOD,
+        Column("match_method", "STRING", "The strongest rule the run could have been matched by: job_id, resource_id, pool_time or instance_type_time.", words=MATCH_METHODS),
+        Column("claim", "STRING", "What the run states: its job, its first machine, its pool, or its instance type."),
+        Column(
+            "reason",
+            "STRING",
+            "no_such_machine: no bill of the period has it at the time of the run; not_billed_yet: the run started after the last billed hour; "
+            "out_of_scope: `scope` excludes the machine; over_claimed: other runs had all hours of the pool or type.",
+            words=UNMET_REASONS,
+        ),
+        Column("claimed_seconds", "FLOAT64", "Machine time the run claims in the month, seconds: its own time, times the number of nodes it states."),
+        BUILD_ID,
+    ),
+    sort=("match_method", "claim", "run_id"),
+    writer="all",
+)
+
 BUDGET_STATUS = Table(
     "budget_status",
     "one row per budget and budget period",
@@ -1108,7 +1132,7 @@ TABLES: dict[str, Table] = {
     for t in (
         COST_DAILY, RUN_COSTS, RUN_COSTS_DAILY, RUNS, COST_ALLOCATIONS, SOURCES,
         BILLING_LINES, BILLING_QUARANTINE, BILLING_LOADS, BILL_CHANGES, PERIOD_STATES, BUILDS, EXPERIMENTS, RUN_RESOURCES, MACHINE_POWER, ARTIFACT_OWNERS, MODEL_VERSIONS, MODEL_USES, RUN_METRICS, TRACKING_READS, ARTIFACT_BYTES, DANGLING_OWNERS, ARTIFACT_STORES,
-        TRACE_COSTS, CHARGE_LINES, RUN_BILL_DIMENSIONS, UNALLOCATED_COSTS, PRICE_LIST, RUN_ESTIMATES, ESTIMATE_ERRORS, BUDGET_STATUS, ALERTS, ARCHIVE_PLAN, ARCHIVES, ARCHIVE_OBJECTS,
+        TRACE_COSTS, CHARGE_LINES, RUN_BILL_DIMENSIONS, UNALLOCATED_COSTS, UNMET_CLAIMS, PRICE_LIST, RUN_ESTIMATES, ESTIMATE_ERRORS, BUDGET_STATUS, ALERTS, ARCHIVE_PLAN, ARCHIVES, ARCHIVE_OBJECTS,
     )
 }  # fmt: skip
 

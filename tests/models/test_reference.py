@@ -125,7 +125,7 @@ def everything() -> World:
         line(9004, on="node", pool_key="gpu|", at="00:00..01:00", hours=1, cost="5"),
         *(line(9010 + n, on=f"box-{n}", instance_type="box", at="00:00..01:00", hours=1, cost="3.3333", line_team="vision") for n in range(3)),
     ]
-    for said in ({"id": "P", "instance_type": "box"}, {"id": "A", "parent": "P", "at": "00:00..00:40"}, {"id": "B", "parent": "P", "at": "00:20..00:40"}, {"id": "C", "pool_key": "gpu|"}):
+    for said in ({"id": "P", "instance_type": "box"}, {"id": "A", "parent": "P", "at": "00:00..00:40"}, {"id": "B", "parent": "P", "at": "00:20..00:40"}, {"id": "C", "pool_key": "gpu|"}, {"id": "D", "job_key": "gone"}):
         world["runs"].append(make_run(**{"at": "00:00..01:00", "on": [], **said})[0])
     world["billing_lines"][0]["line_team"] = "vision"
     world["artifact_bytes"] += [artifact(id=id_, bytes=size, at=at) for id_, size, at in (("A", 100, "1"), ("B", 50, "1..16.5"))]

@@ -1,4 +1,4 @@
-"""The tables that are summed from the ledger: `run_costs`, `run_costs_daily`, `cost_daily` and `unallocated_costs`, case by case."""
+"""The tables that are summed from the ledger: `run_costs`, `run_costs_daily`, `cost_daily`, `unallocated_costs` and `unmet_claims`, case by case."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.models.chain import SETTINGS, World, line, make_run, moment, run_on_d
 from tests.models.side_by_side import companies
 from tests.models.test_ledger_cases import exact
 
-TABLES = ("run_costs", "run_costs_daily", "cost_daily", "unallocated_costs")
+TABLES = ("run_costs", "run_costs_daily", "cost_daily", "unallocated_costs", "unmet_claims")
 CASES = sorted(p.parent for table in TABLES for p in Path(__file__).parent.glob(f"{table}/*/expect.yaml"))
 
 
@@ -89,7 +89,7 @@ def test_the_order_of_rows_does_not_show(tmp_path: Path) -> None:
     """Shuffled bills and runs give the same tables, machine seconds to the last bit, so that a night that runs again changes nothing."""
     machines = [f"m{n}" for n in range(250)]
     draw = random.Random(3)
-    stated = [make_run(id="A", at="00:07:13..05:01:07", on=machines), make_run(id="B", at="00:00:01..04:59:59", on=machines[::3]), make_run(id="C", at="00:11:01..04:19:59", on=machines[::7])]
+    stated = [make_run(id="A", at="00:07:13..05:01:07", on=machines), make_run(id="B", at="00:00:01..04:59:59", on=machines[::3]), make_run(id="C", at="00:11:01..04:19:59", on=machines[::7]), make_run(id="D", at="00:11:01..04:19:59", on=["gone"])]
     world: World = {
         "billing_lines": [
             line(number, on=machine, at=f"{hour:02d}:00..{hour + 1:02d}:00", hours=draw.choice(["0.16666667", "0.333", 1]), machine_gpus=draw.choice([3, 7]))

@@ -46,6 +46,7 @@ class Night:
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     archive: tuple[tuple[str, str], ...] = ()
+    claims: tuple[tuple[str, str], ...] = ()
 
 
 def render_summary(figures_list: Sequence[ReportFigures], night: Night, *, width: int = 100, tty: bool = False) -> str:
@@ -54,6 +55,8 @@ def render_summary(figures_list: Sequence[ReportFigures], night: Night, *, width
     done += [_unchanged(night.unchanged)] if night.unchanged else []
     head = f"Runspend {__version__} · night of {night.now:%Y-%m-%d %H:%M} UTC"
     lines = _wrap([head, *done, f"{night.seconds:,.0f} s"], "", "  ", width)
+    if night.claims:
+        lines += ["", *_labelled("UNMET", [f"{_mark(mark, tty)} {_clean(text)}" for mark, text in night.claims])]
     ordered = sorted(figures_list, key=lambda f: f.period)
     if ordered:
         for c in ordered[-1].currencies:
@@ -115,6 +118,7 @@ def summary_lines(figures_list: Sequence[ReportFigures], night: Night) -> list[s
             lines += [f"{key}.team.{_clean(t.name or '(no team)')}={plain(t.effective_cost)}" for t in c.teams]
         lines += [f"{f.period}.not_estimated.{reason}={count}" for reason, count in f.estimate_gaps]
         lines.append(f"{f.period}.snapshot={f.snapshot}")
+    lines += [f"unmet_claims={_clean(text)}" for _, text in night.claims]
     lines += [f"budget={_clean(text)}" for _, text in night.budgets]
     lines += [f"archive={_clean(text)}" for _, text in night.archive]
     lines += [f"source={_clean(text)}" for _, text in night.sources]

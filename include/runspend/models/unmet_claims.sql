@@ -1,0 +1,98 @@
+-- one row per run of the billing period's month that states a job, a machine, a pool or an instance type and got no machine's cost by any rule
+with resources as (
+  select
+    source, resource_key, max(charge_period_end) as last_end,
+    countif(coalesce(scope, '') <> 'exclude') = 0 as is_excluded
+  from billing_lines
+  where billing_period = @period and charge_category = 'Usage' and charge_period_end > charge_period_start
+    and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000
+    and (resource_key is not null or job_key is not null or pool_key is not null or instance_type is not null)
+  group by source, resource_key
+),
+frontiers as (
+  select source, max(last_end) as billed_until
+  from resources
+  group by source
+),
+month as (
+  select timestamp(@period) as starts_at, timestamp(date_add(@period, interval 1 month)) as ends_at, max(billed_until) as billed_until
+  from frontiers
+),
+on_bill as (
+  select r.resource_key, max(f.billed_until) as billed_until, logical_and(r.is_excluded) as is_excluded
+  from resources r
+  join frontiers f on f.source = r.source
+  where r.resource_key is not null
+  group by r.resource_key
+),
+machines as (
+  select tracking_server, workspace, run_id, min(resource_id) as resource_id, min(resource_key) as resource_key
+  from stated_machines
+  group by tracking_server, workspace, run_id
+),
+claims as (
+  select
+    r.tracking_server, r.workspace, r.run_id,
+    case
+      when r.job_key is not null then 'job_id'
+      when m.resource_key is not null then 'resource_id'
+      when r.pool_key is not null then 'pool_time'
+      else 'instance_type_time'
+    end as match_method,
+    coalesce(r.job_key, m.resource_id, r.pool_key, lower(r.instance_type)) as claim,
+    greatest(1, coalesce(r.num_nodes, 1)) as nodes,
+    -- how far the bill with the machine reaches; of a machine that is on none, the one that reaches furthest
+    coalesce(b.billed_until, n.billed_until) as billed_until, coalesce(b.is_excluded, false) as is_excluded,
+    greatest(r.start_time, n.starts_at) as claimed_from,
+    least(coalesce(r.end_time, greatest(coalesce(r.last_sign_at, r.start_time), r.start_time)), n.ends_at) as claimed_to
+  from window_runs r
+  cross join month n
+  left join machines m on m.tracking_server = r.tracking_server and m.workspace = r.workspace and m.run_id = r.run_id
+  left join on_bill b on b.resource_key = m.resource_key
+  where r.start_time is not null and coalesce(r.job_key, m.resource_key, r.pool_key, r.instance_type) is not null
+),
+met as (
+  select distinct tracking_server, workspace, run_id
+  from cost_allocations
+  where billing_period = @period and allocated_to = 'run' and match_method in ('run_tag', 'job_id', 'resource_id', 'pool_time', 'instance_type_time')
+),
+families as (
+  -- a parent has only the time its children leave, and that may be none
+  select distinct a.tracking_server, a.ancestor_id as run_id
+  from run_ancestors a
+  join met m on m.tracking_server = a.tracking_server and m.run_id = a.run_id
+),
+unmet as (
+  select c.tracking_server, c.workspace, c.run_id, c.match_method, c.claim, c.is_excluded, c.nodes, c.billed_until, c.claimed_from, c.claimed_to
+  from claims c
+  left join met m on m.tracking_server = c.tracking_server and m.workspace = c.workspace and m.run_id = c.run_id
+  left join families f on f.tracking_server = c.tracking_server and f.run_id = c.run_id
+  where c.claimed_to > c.claimed_from and m.run_id is null and f.run_id is null
+),
+billed as (
+  select distinct 'pool_time' as match_method, pool_key as claim, charge_period_start, charge_period_end
+  from billing_lines
+  where billing_period = @period and pool_key is not null and charge_category = 'Usage'
+  union distinct
+  select distinct 'instance_type_time', lower(instance_type), charge_period_start, charge_period_end
+  from billing_lines
+  where billing_period = @period and instance_type is not null and charge_category = 'Usage'
+),
+crowded as (
+  -- machines of the pool or type were billed when the run was there: others had all of them
+  select distinct u.tracking_server, u.workspace, u.run_id
+  from unmet u
+  join billed b on b.match_method = u.match_method and b.claim = u.claim
+  where b.charge_period_start < u.claimed_to and b.charge_period_end > u.claimed_from
+)
+select
+  c.tracking_server, c.workspace, c.run_id, @period as billing_period, c.match_method, c.claim,
+  case
+    when c.billed_until is null or c.claimed_from >= c.billed_until then 'not_billed_yet'
+    when c.is_excluded and c.match_method = 'resource_id' then 'out_of_scope'
+    when p.run_id is not null then 'over_claimed'
+    else 'no_such_machine'
+  end as reason,
+  timestamp_diff(c.claimed_to, c.claimed_from, microsecond) / 1e6 * c.nodes as claimed_seconds
+from unmet c
+left join crowded p on p.tracking_server = c.tracking_server and p.workspace = c.workspace and p.run_id = c.run_id
