@@ -42,6 +42,21 @@ MACHINE_GROUP = ", ".join(
 # Tags that name one thing, not a group of things, inside the JSON of all tags.
 OWN_TAGS = r"""r'(?i)"(?:name|aws:createdby|createdby|created_by|creator|user_name|resourceTags/user:name)": *"(?:[^"\\]|\\.)*",?'"""
 
+UNMET = """
+select match_method, reason, count(*) as runs, sum(claimed_seconds) / 3600 as hours, min(claim) as example
+from unmet_claims
+where billing_period = @first
+group by match_method, reason
+order by hours desc, match_method, reason
+"""
+UNMET_WORDS = {
+    "no_such_machine": "no bill has it at that time",
+    "not_billed_yet": "its hours are not billed yet",
+    "out_of_scope": "scope excludes it",
+    "over_claimed": "other runs had all of its hours",
+}
+CLAIM_WORDS = {"job_id": "a job", "resource_id": "a machine", "pool_time": "a pool", "instance_type_time": "an instance type"}
+
 RUNGS = """
 select
   billing_currency, allocated_to, match_method, case when match_method = 'pool_time' then pool_key end as pool_key,
@@ -204,6 +219,23 @@ class ScopeLine:
         return "{" + ", ".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in self.selector.items()) + "}"
 
 
+@dataclass(frozen=True)
+class UnmetClaims:
+    """Runs that one rule could have matched, and why it did not; `hours` is the machine time they claim."""
+
+    match_method: str
+    reason: str
+    runs: int
+    hours: float
+    example: str
+
+    @property
+    def words(self) -> str:
+        """ "26 runs (1,204.5 h) state a machine, such as i-0abc: no bill has it at that time"."""
+        one = self.runs == 1
+        return f"{self.runs:,} run{'' if one else 's'} ({self.hours:,.1f} h) state{'s' if one else ''} {CLAIM_WORDS[self.match_method]}, such as {self.example}: {UNMET_WORDS[self.reason]}"
+
+
 def add(costs: Iterable[Decimal | None]) -> Decimal:
     """The exact sum; null counts as 0."""
     total = Decimal(0)
@@ -333,6 +365,11 @@ def coverage(reader: Reader, first: date, following: date) -> dict[str, tuple[Co
 def identity(reader: Reader, first: date) -> Identity:
     """How many runs and lines of the month say who they are."""
     return Identity(**reader.query(IDENTITY, {"first": first}).to_pylist()[0])
+
+
+def unmet_claims(reader: Reader, first: date) -> tuple[UnmetClaims, ...]:
+    """Runs of the month that say where they ran and got no machine's cost, by rule and reason, the most hours first."""
+    return tuple(UnmetClaims(**row) for row in reader.query(UNMET, {"first": first}).to_pylist())
 
 
 def scope_proposal(reader: Reader, first: date) -> tuple[ScopeLine, ...]:

@@ -17,7 +17,7 @@ from runspend import advice, pipeline
 from runspend.actions.report.amounts import add, money, month_name, percent, places_for, shares_of
 from runspend.actions.report.figures import month_after
 from runspend.actions.report.words import coverage_words, suggestion
-from runspend.advice import Coverage, Group, Identity, Rung, ScopeLine
+from runspend.advice import Coverage, Group, Identity, Rung, ScopeLine, UnmetClaims
 from runspend.config import MailSettings, Settings, WarehouseSettings
 from runspend.inputs import configuration_digest, first_day
 from runspend.outcome import Progress, silent
@@ -58,6 +58,7 @@ class Outlook:
     moneys: tuple[Money, ...] = ()
     identity: Identity | None = None
     scope: tuple[ScopeLine, ...] = ()
+    unmet: tuple[UnmetClaims, ...] = ()
     problems: tuple[str, ...] = ()
 
 
@@ -130,6 +131,7 @@ def read_outlook(warehouse: Warehouse, settings: Settings, origin: str) -> Outlo
             ),
             advice.identity(reader, first),
             advice.scope_proposal(reader, first) if settings.scope is None else (),
+            advice.unmet_claims(reader, first),
         )
 
 
@@ -143,6 +145,7 @@ def outlook_lines(outlook: Outlook) -> list[tuple[str, str]]:
     lines = [(f"what you would see for {month_name(outlook.period)}, with this file", outlook.origin)]
     for one in outlook.moneys:
         lines += _rung_lines(one, outlook.identity)
+    lines += [("found nothing" if not number else "", claims.words) for number, claims in enumerate(outlook.unmet)]
     lines += [("not told", problem) for problem in outlook.problems]
     for number, text in enumerate(suggestions(outlook)):
         lines.append(("what would help most" if not number else "", text))

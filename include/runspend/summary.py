@@ -10,17 +10,14 @@ from typing import Any
 
 from runspend.actions.report import Night, plan_report, render_summary, summary_lines
 from runspend.actions.report.amounts import size
+from runspend.advice import unmet_claims
 from runspend.budget_settings import percent_used
 from runspend.config import Settings, find_settings
+from runspend.inputs import first_day
 from runspend.outcome import Outcome
 from runspend.warehouse import Reader, open_warehouse
 
 COUNTED = {"bill": "lines", "splits": "weights", "store": "objects", "tracking": "runs"}
-UNMET = {
-    "no_such_machine": "state a machine, job, pool or type that no bill has at that time",
-    "out_of_scope": "state a machine that scope excludes",
-    "over_claimed": "ask for more hours of a pool or type than were billed",
-}
 MARKS = {"ok": "✓", "late": "⚠", "refused": "✗", "unreachable": "✗"}
 
 
@@ -63,15 +60,9 @@ def _built(labels: list[str]) -> tuple[str, ...]:
 
 
 def _claims(reader: Reader, periods: list[str]) -> tuple[tuple[str, str], ...]:
-    """One line per month and reason: runs that say where they ran and got no machine's cost. What is only not billed yet is no news."""
-    rows = reader.query(
-        "select billing_period, reason, count(*) as runs, sum(claimed_seconds) as seconds, min(claim) as claim from unmet_claims"
-        " where reason <> 'not_billed_yet' group by billing_period, reason order by billing_period desc, seconds desc"
-    ).to_pylist()
+    """Runs that say where they ran and got no machine's cost. Hours that are only not billed yet are no news."""
     return tuple(
-        ("⚠", f"{row['billing_period']:%Y-%m}: {row['runs']:,} run{'' if row['runs'] == 1 else 's'}, {row['seconds'] / 3600:,.1f} h, {UNMET[row['reason']]}, for instance {row['claim']}")
-        for row in rows
-        if f"{row['billing_period']:%Y-%m}" in periods
+        ("⚠", f"{period}: {claims.words}") for period in periods for claims in unmet_claims(reader, first_day(period)) if claims.reason != "not_billed_yet"
     )
 
 
