@@ -22,6 +22,7 @@ from runspend.cli.night import STEPS, nightly, verify
 from runspend.cli.output import shown
 from runspend.cli.setting_up import config, demo, doctor, init, try_
 from runspend.errors import RunspendError, UsageError
+from runspend.extras import missing_extra
 from runspend.machine import machine_failed
 from runspend.own_files import private_umask
 
@@ -58,7 +59,7 @@ def main() -> None:
         click.echo(f"error: {_without_secrets(str(error))}", err=True)
         raise SystemExit(error.exit_code) from None
     except Exception as error:  # noqa: BLE001 (the last line of defence: whatever it is, it is shown, without secrets)
-        if (failed := machine_failed(error)) is not None:
+        if (failed := missing_extra(error) or machine_failed(error)) is not None:
             click.echo(f"error: {_without_secrets(str(failed))}", err=True)
             raise SystemExit(failed.exit_code) from None
         click.echo(_without_secrets(traceback.format_exc()), nl=False, err=True)
