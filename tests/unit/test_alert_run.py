@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import date, datetime, timedelta
@@ -21,7 +22,9 @@ from runspend.actions import alert
 from runspend.actions.alert import operators
 from runspend.actions.alert.message import Mail
 from runspend.actions.alert.outbox import set_outcome
+from runspend.actions.alert.overview import list_budgets, say_quiet
 from runspend.actions.alert.send import FileBackend, Outcome
+from runspend.actions.report.plan import plan_report
 from runspend.tables import TABLES
 from runspend.warehouse.lint import lint
 from runspend.warehouse.parquet import ParquetWarehouse
@@ -55,6 +58,64 @@ def text_of(message: EmailMessage) -> str:
 
 def step(home: Path, records: Any, given: Any, now: datetime = NOW, **tables: Any) -> alert.AlertResult:
     return alert.run(partial(nullcontext, in_memory(**{"sources": [source()], **tables})), given, records, now)
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "spend", "named"),
+    [
+        ({"actual": ["80%", "100%"], "forecast": []}, OVER, "100 %"),
+        ({"actual": ["9%", "80%", "100 USD"], "forecast": []}, OVER, "80 %"),
+        ({"actual": ["4900 USD", "80%", "90.5%"], "forecast": []}, OVER, "4900 USD"),
+        ({"actual": ["10%"], "forecast": ["80%", "100%"]}, [cost(f"2026-{m}-{d:02}", "165") for m in (10, 11) for d in range(1, 32 if m == 10 else 23)], "forecast 80 %"),
+        ({"actual": ["10%", "80%", "90%"], "forecast": ["120%"]}, [cost(f"2026-{m}-{d:02}", "230") for m in (10, 11) for d in range(1, 23)], "90 %"),
+    ],
+)
+def test_the_report_names_the_threshold_in_the_subject_of_a_mail(tmp_path: Path, thresholds: dict[str, list[str]], spend: list[dict[str, Any]], named: str) -> None:
+    """Thresholds passed in one night are told in one mail; the report, its CSV and the list of budgets name the same one."""
+    records, given = MemoryRecords(), settings(tmp_path, budget(**thresholds))
+    result = step(tmp_path, records, given, cost_daily=spend)
+    assert result.alerts.num_rows > 1 and len(subjects(tmp_path)) == 1
+    tables = {"alerts": result.alerts.to_pylist(), "budget_status": result.budget_status.to_pylist()}
+    (row,) = plan_report(in_memory(**tables), "2026-11", settings=given, now=NOW).budgets
+    assert row.mailed_threshold == named
+    (listed,) = list_budgets(in_memory(**tables), given, records, NOW)
+    assert listed["last_mail"].removeprefix("actual ").startswith(named)
+
+
+@pytest.mark.parametrize(
+    ("now", "covered", "partly_billed"),
+    [
+        (NOW, datetime(2026, 11, 23, tzinfo=UTC), []),
+        (NOW, datetime(2026, 11, 22, 23, tzinfo=UTC), [cost("2026-11-22", "912.255")]),
+        (NOW, datetime(2026, 11, 22, 23, tzinfo=UTC), [cost("2026-11-22", "12"), cost("2026-11-23", "911.5")]),
+        (datetime(2026, 11, 30, 20, tzinfo=UTC), datetime(2026, 11, 30, 18, tzinfo=UTC), [cost("2026-11-30", "912.255")]),  # the period's last day
+    ],
+)
+def test_the_text_and_the_picture_of_a_mail_name_one_sum(tmp_path: Path, now: datetime, covered: datetime, partly_billed: list[dict[str, Any]]) -> None:
+    """Also where the last days are billed in part: the text counts them, so the picture does."""
+    days = [cost(f"2026-{month}-{day:02}", "200") for month, until in ((10, 31), (11, 21)) for day in range(1, until + 1)]
+    given = settings(tmp_path, budget(actual=["80%"], forecast=[]))
+    run_tables = {"sources": [source(until=covered)], "cost_daily": [*days, *partly_billed]}
+    step(tmp_path, MemoryRecords(), given, now, **run_tables)
+    (mail,) = mails(tmp_path).values()
+    text = " ".join(text_of(mail).split())
+    spent = re.search(r"has spent ([\d,]+)\.(\d\d) of", text)
+    assert spent is not None
+    whole = f"{round(Decimal(f'{spent[1]}.{spent[2]}'.replace(',', ''))):,}"
+    spoken = re.search(r"SPENT BY DAY.*?(?=WHAT DROVE IT)", text)
+    assert spoken is not None
+    newest, foreseen = re.findall(r"(\d+ \w{3}(?:, forecast \([^)]*\))?) ([\d,]+) \d+ %", spoken[0])[-2:]
+    assert newest[1] == whole
+    assert f"Forecast for 30 November: {foreseen[1]} USD" in text
+    assert foreseen[0].startswith("30 Nov, forecast")
+
+
+def test_an_acknowledged_budget_is_listed_with_the_highest_threshold_passed(tmp_path: Path) -> None:
+    records, given = MemoryRecords(), settings(tmp_path, budget(actual=["80%", "100%"], forecast=[]))
+    say_quiet(in_memory(), given, records, "vision", "acknowledged", None, "ana", None, NOW)
+    result = step(tmp_path, records, given, cost_daily=OVER)
+    (listed,) = list_budgets(in_memory(budget_status=result.budget_status.to_pylist()), given, records, NOW)
+    assert listed["last_mail"] == "actual 100 %, 24 Nov (acknowledged, not mailed)"
 
 
 def test_several_thresholds_at_once_make_one_mail_and_all_are_recorded(tmp_path: Path) -> None:

@@ -42,8 +42,9 @@ class Outlook:
 class SpendChart:
     """Days [first, end) of a budget's period, all money in `currency`.
 
-    `spent` is the spend since the period's start at the end of each day, from `first` on, as far as bills reach; `forecast`
-    goes on from the day after, one a day, and may be empty.
+    `spent` is the spend since the period's start at the end of each day, from `first` to the last day with any spend; its last
+    entry is the sum the mail's text names. `forecast` goes on from the day after, one a day, and may be empty. Where the last day
+    of `spent` is not wholly billed (`is_last_day_open`), it begins with that same day.
     """
 
     first: date
@@ -52,10 +53,16 @@ class SpendChart:
     budget: Decimal
     currency: str
     forecast: tuple[Outlook, ...] = ()
+    is_last_day_open: bool = False
 
     def day(self, number: int) -> date:
-        """The date of entry `number`, counted through `spent` and on through `forecast`."""
+        """The date of day `number` of the period, counted from 0."""
         return self.first + timedelta(days=number)
+
+    @property
+    def forecast_from(self) -> int:
+        """The number of the day of the first entry of `forecast`."""
+        return len(self.spent) - self.is_last_day_open
 
     @property
     def is_worth_drawing(self) -> bool:
@@ -68,7 +75,7 @@ class SpendChart:
         chosen = sorted({round(last * n / (ROWS - 1)) for n in range(ROWS)}) if self.spent else []
         rows = [(_day(self.day(n)), whole(self.spent[n]), _share(self.spent[n], self.budget)) for n in chosen]
         if self.forecast:
-            on, foreseen = self.day(last + len(self.forecast)), self.forecast[-1]
+            on, foreseen = self.day(self.forecast_from + len(self.forecast) - 1), self.forecast[-1]
             between = f"{whole(foreseen.low)} to {whole(foreseen.high)}"
             rows.append((f"{_day(on)}, forecast ({between})", whole(foreseen.middle), _share(foreseen.middle, self.budget)))
         return tuple(rows)
@@ -147,10 +154,9 @@ def _write_labels(drawing: ImageDraw.ImageDraw, chart: SpendChart) -> None:
 
 def _lines(chart: SpendChart, scale: int) -> tuple[Points, Points, Points, Points]:
     """The points of spend, and of the forecast's low, middle and high, which begin where spend ends."""
-    last = len(chart.spent) - 1
     spent = [(float(LEFT * scale), _y(chart, Decimal(0), scale)), *(_point(chart, n, cost, scale) for n, cost in enumerate(chart.spent))]
     ahead = [
-        [spent[-1], *(_point(chart, last + n, cost, scale) for n, cost in enumerate(costs, 1))]
+        [spent[-1], *(_point(chart, n, cost, scale) for n, cost in enumerate(costs, chart.forecast_from))]
         for costs in ([o.low for o in chart.forecast], [o.middle for o in chart.forecast], [o.high for o in chart.forecast])
     ]
     return spent, ahead[0], ahead[1], ahead[2]

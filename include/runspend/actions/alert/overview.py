@@ -95,7 +95,7 @@ def _state(budget: Budget, judged: Mapping[str, Any]) -> str:
 
 def _last_mails(records: RecordStore) -> dict[tuple[str, str], str]:
     """(budget, period) -> what the newest mail was about, when, and what became of it where nobody has it. Days are not told here."""
-    states, found = recipient_states(records), dict[tuple[str, str], tuple[str, str]]()
+    states, found = recipient_states(records), dict[tuple[str, str], tuple[tuple[str, bool], str]]()
     for value in records.list("alerts").values():
         if "mail_of" in value or value["kind"] == "anomaly":
             continue
@@ -106,8 +106,9 @@ def _last_mails(records: RecordStore) -> dict[tuple[str, str], str]:
             became = {states.get((mail["message_id"], r), "waiting") for r in mail["recipients"]}
             text += "" if "accepted" in became else f" ({', '.join(sorted(became)) or 'nobody to tell'})"
         key = value["budget"], value["budget_period"]
-        if value["decided_at"] >= found.get(key, ("", ""))[0]:
-            found[key] = value["decided_at"], text
+        rank = value["decided_at"], "covers" in value  # of what was decided at once, the record that names the others
+        if key not in found or rank >= found[key][0]:
+            found[key] = rank, text
     return {key: text for key, (_, text) in found.items()}
 
 

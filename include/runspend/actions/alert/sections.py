@@ -128,19 +128,25 @@ def what_you_can_do(status: Status, now: datetime) -> Facts:
 
 
 def spend_chart(status: Status) -> SpendChart | None:
-    """Spend so far day by day, and the forecast with its band, which is nothing today and all of it at the period's end."""
+    """Spend so far day by day, and the forecast with its band, which is nothing today and all of it at the period's end.
+
+    Spend reaches to the last day that has any, wholly billed or not, so that the picture names the sum that the text names.
+    """
     forecast, start = status.forecast, status.period.start
-    last = forecast.path[0][0] - timedelta(days=1) if forecast else status.through
+    last = max(status.through, forecast.path[0][0] - timedelta(days=1)) if forecast else status.through
     spent, cumulative = Decimal(0), []
     for number in range((last - start).days + 1):
         spent = EXACT.add(spent, status.by_day.get(start + timedelta(days=number), Decimal(0)))
         cumulative.append(spent)
     outlook = []
     if forecast:
-        for number, (_, middle) in enumerate(forecast.path, 1):
+        for number, (day, middle) in enumerate(forecast.path, 1):
+            if day < last:  # of the days not wholly billed, the last one with spend is where the forecast begins
+                continue
             part = Decimal(number) / len(forecast.path)
             outlook.append(Outlook(middle - (forecast.total - forecast.low) * part, middle, middle + (forecast.high - forecast.total) * part))
-    chart = SpendChart(start, status.period.end, tuple(cumulative), status.budget.amount, status.currency, tuple(outlook))
+    is_open = forecast is not None and forecast.path[0][0] <= last
+    chart = SpendChart(start, status.period.end, tuple(cumulative), status.budget.amount, status.currency, tuple(outlook), is_open)
     return chart if chart.is_worth_drawing else None
 
 

@@ -1,10 +1,21 @@
 -- Budgets whose period starts in the month or earlier in its year, with the newest mail about each.
-with mails as (
+-- One mail tells several thresholds: it is named after the one in its subject, as Decision.lead chooses it. That is the highest
+-- one that was passed where the budget is over, else the highest one that will be.
+with told as (
   select
-    budget, budget_period, case when kind = 'actual' then threshold else concat(kind, ' ', threshold) end as threshold, decided_at,
-    row_number() over (partition by budget, budget_period order by decided_at desc, alert_id desc) as place
+    budget, budget_period, kind, threshold, decided_at, alert_id, spent < amount and kind = 'forecast' or spent >= amount and kind <> 'forecast' as is_subject,
+    case
+      when ends_with(threshold, ' %') then safe_cast(replace(threshold, ' %', '') as float64) * cast(amount as float64) / 100
+      else safe_cast(regexp_extract(threshold, r'^[0-9.]+') as float64)
+    end as level
   from alerts
   where kind <> 'anomaly' and message_id is not null
+),
+mails as (
+  select
+    budget, budget_period, case when kind = 'actual' then threshold else concat(kind, ' ', threshold) end as threshold, decided_at,
+    row_number() over (partition by budget, budget_period order by decided_at desc, is_subject desc, level desc, alert_id desc) as place
+  from told
 )
 select
   b.budget, b.budget_period, b.amount, b.spent, b.currency, b.measure, b.crossed, b.covered_until, b.owner,
