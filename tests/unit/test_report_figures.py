@@ -186,6 +186,35 @@ def test_waste_names_failed_and_repeated_runs() -> None:
     assert [i[0] for i in waste["repeated"].items] == ["run 2", "run 1"]
 
 
+def test_a_resource_that_runs_paid_for_is_not_listed_as_one_without_runs() -> None:
+    """Disks follow their machine and pool machines their pool: neither has a last run of its own. What only `sharing` gave to runs has none."""
+    world = empty_world()
+    world["cost_daily"].append({"billing_period": NOVEMBER, "charge_date": NOVEMBER, "allocated_to": "run", "billing_currency": "USD", **costs("1")})
+
+    def charge(target: str, method: str, **named: str) -> None:
+        number = len(world["cost_allocations"])
+        world["cost_allocations"].append(
+            {
+                "source": "aws", "billing_period": NOVEMBER, "charge_id": f"line{number}", "target_id": target, "charge_date": NOVEMBER, "allocated_to": target,
+                "match_method": method, "billing_currency": "USD", **named, **costs("3"),
+            }
+        )  # fmt: skip
+
+    idle = {"source": "aws", "billing_period": NOVEMBER, "allocated_to": "idle", "sub_account_id": "", "billing_currency": "USD"}
+    for name, service, used_by in (
+        *((f"vol-{n}", "EBS", "attached") for n in range(39)),
+        ("i-pooled", "EC2", "pool_time"), ("i-unused", "EC2", None), ("vol-unused", "EBS", None), ("", "SageMaker", "instance_type_time"), ("", "Batch", None), ("i-shared", "EC2", "sharing"),
+    ):  # fmt: skip
+        world["unallocated_costs"].append({**idle, "resource_id": name, "service_name": service, **costs("2")})
+        if used_by:
+            charge("run", used_by, service_name=service, **({"resource_id": name} if name else {}))
+    world["unallocated_costs"].append({**idle, "resource_id": "gpu-pool", "service_name": "EC2", **costs("2")})
+    charge("run", "pool_time", pool_key="gpu-pool", service_name="EC2")
+    (waste,) = plan(world).currencies[0].waste
+    assert (waste.kind, waste.count, waste.effective_cost) == ("no_run", 4, 8)
+    assert sorted(item[0] for item in waste.items) == ["Batch", "i-shared", "i-unused", "vol-unused"]
+
+
 @pytest.mark.parametrize("mode", ["pseudonym", "hide"])
 def test_people_are_not_named_unless_shown(mode: str) -> None:
     """With `people: pseudonym` or `hide` no figure holds a person's name; pseudonyms stay the same within a report."""

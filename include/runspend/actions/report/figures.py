@@ -96,7 +96,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Resource:
-    """Idle or unmatched money of one machine or service. `used_by_day`: share of its Usage charges that runs used."""
+    """Idle or unmatched money of one machine or service. `used_by_day`: share of its Usage charges that runs used. `has_allocated_cost`:
+    runs paid for a part of it in the billing period, by whatever rule; told only where no last run is known."""
 
     name: str
     service: str | None
@@ -109,6 +110,7 @@ class Resource:
     owner: str | None
     reason: str | None
     used_by_day: tuple[tuple[date, float], ...] = ()
+    has_allocated_cost: bool = False
 
 
 @dataclass(frozen=True)

@@ -365,6 +365,7 @@ def _resources(rows: list[Row], idle_days: list[Row], people: People) -> tuple[R
             people.name(r["suspected_owner"]),
             r["reason"],
             tuple(used.get(r["resource_id"], ())) if r["allocated_to"] == "idle" else (),
+            r["has_allocated_cost"],
         )
         for r in rows
     )
@@ -391,7 +392,7 @@ def _waste(rows: list[Row], idle: tuple[Resource, ...], people: People) -> tuple
         )
         for kind, members in kinds.items()
     ]
-    alone = [r for r in idle if r.last_run_id is None and r.effective_cost > 0]
+    alone = [r for r in idle if r.last_run_id is None and not r.has_allocated_cost and r.effective_cost > 0]
     if alone:
         items = tuple((r.name, r.instance_type or r.service or "", r.owner, r.effective_cost) for r in alone[:10])
         made.append(Waste("no_run", add(r.effective_cost for r in alone), len(alone), items))

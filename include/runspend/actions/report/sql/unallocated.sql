@@ -22,9 +22,19 @@ grouped as (
     max(case when place = 1 then reason end) as reason
   from ranked
   group by billing_currency, allocated_to, resource_id, lines_of
+),
+-- what runs paid for, whatever rule found them: a disk follows its machine and a pool's machine its pool, and neither has a last run of its own
+used as (
+  select distinct
+    billing_currency, coalesce(resource_id, pool_key, '') as resource_id,
+    case when coalesce(resource_id, pool_key, '') = '' then coalesce(service_name, '') else '' end as lines_of
+  from cost_allocations
+  where billing_period = @first and allocated_to in ('run', 'logged_model') and match_method <> 'sharing'
+    and coalesce(resource_id, pool_key, '') in (select resource_id from grouped where allocated_to = 'idle' and last_run_id is null)
 )
-select *
-from grouped
-where effective_cost <> 0
-qualify row_number() over (partition by billing_currency, allocated_to order by effective_cost desc, resource_id, lines_of) <= 500
-order by billing_currency, allocated_to, effective_cost desc, resource_id, lines_of
+select g.*, u.resource_id is not null as has_allocated_cost
+from grouped g
+left join used u on u.billing_currency = g.billing_currency and u.resource_id = g.resource_id and u.lines_of = g.lines_of
+where g.effective_cost <> 0
+qualify row_number() over (partition by g.billing_currency, g.allocated_to order by g.effective_cost desc, g.resource_id, g.lines_of) <= 500
+order by g.billing_currency, g.allocated_to, g.effective_cost desc, g.resource_id, g.lines_of
