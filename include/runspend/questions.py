@@ -166,9 +166,20 @@ def status_of(settings: Settings, now: datetime) -> tuple[int, str, list[dict[st
 
 
 def as_values(rows: pa.Table) -> list[dict[str, Any]]:
-    """Rows as Python's values."""
-    cells = [_column_values(column) for column in rows.columns]
-    return [dict(zip(rows.column_names, row, strict=True)) for row in zip(*cells, strict=True)]
+    """Rows as Python's values. Of columns with one name the second is `name_1`, as DuckDB calls it in a subquery: none is lost."""
+    names, cells = _different(rows.column_names), [_column_values(column) for column in rows.columns]
+    return [dict(zip(names, row, strict=True)) for row in zip(*cells, strict=True)]
+
+
+def _different(names: Sequence[str]) -> list[str]:
+    found: dict[str, None] = {}
+    for name in names:
+        one, number = name, 0
+        while one in found or (number and one in names):
+            number += 1
+            one = f"{name}_{number}"
+        found[one] = None
+    return list(found)
 
 
 def _column_values(column: pa.ChunkedArray) -> list[Any]:
