@@ -471,6 +471,8 @@ def report(settings: Settings, *, now: datetime, periods: Sequence[str] | None =
             outcome.changed.append(str(reports.write_report(figures, folder)))
             if figures.problem:
                 outcome.fail(SourceError("rates", figures.problem))
+            if figures.estimate_note:
+                outcome.notes.append(f"{period}: {figures.estimate_note}")
             note_report(folder, period, build_id)
     return outcome
 

@@ -7,7 +7,7 @@ exactly; and nothing is added across currencies without a rate.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -46,21 +46,36 @@ def stretches(rates: Sequence[ExchangeRate], to: str) -> list[Stretch]:
 
 def missing_rates(rates: Sequence[Stretch], to: str, days: Iterable[tuple[str, date]]) -> SourceError | None:
     """The error that names each currency without a rate on a day of `days`, the first such day, and what to write; None when none is."""
+    gaps = _gaps(rates, to, days)
+    if not gaps:
+        return None
+    first_gap = min((min(found), currency) for currency, found in gaps.items())
+    return SourceError(
+        "rates",
+        f"cannot convert to {to}: {_in_words(gaps, to)}. "
+        f"Write it under rates.exchange: {{from: {first_gap[1]}, to: {to}, rate: …, date: {first_gap[0]}}}"
+        + (f"; or, if your money is {first_gap[1]}, `currency: {first_gap[1]}`." if len(gaps) == 1 and not rates else "."),
+    )
+
+
+def describe_missing_rates(rates: Sequence[Stretch], to: str, days: Iterable[tuple[str, date]]) -> str | None:
+    """The same gaps in words, "no rate from USD to EUR for 2026-11-02 and 3 other days"; None when there is none."""
+    return _in_words(_gaps(rates, to, days), to) or None
+
+
+def _gaps(rates: Sequence[Stretch], to: str, days: Iterable[tuple[str, date]]) -> dict[str, list[date]]:
+    """Currency -> the days it has no rate for."""
     gaps: dict[str, list[date]] = {}
     for currency, day in days:
         if currency != to and not any(r.currency == currency and r.first <= day < r.end for r in rates):
             gaps.setdefault(currency, []).append(day)
-    if not gaps:
-        return None
+    return gaps
+
+
+def _in_words(gaps: Mapping[str, Sequence[date]], to: str) -> str:
     sentences = []
     for currency, found in sorted(gaps.items()):
         first, others = min(found), len(set(found)) - 1
         more = f" and {others} other day{'' if others == 1 else 's'}" if others else ""
         sentences.append(f"no rate from {currency} to {to} for {first}{more}")
-    first_gap = min((min(found), currency) for currency, found in gaps.items())
-    return SourceError(
-        "rates",
-        f"cannot convert to {to}: {'; '.join(sentences)}. "
-        f"Write it under rates.exchange: {{from: {first_gap[1]}, to: {to}, rate: …, date: {first_gap[0]}}}"
-        + (f"; or, if your money is {first_gap[1]}, `currency: {first_gap[1]}`." if len(gaps) == 1 and not rates else "."),
-    )
+    return "; ".join(sentences)

@@ -6,8 +6,10 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -165,6 +167,7 @@ def test_a_price_list_serves_a_box_no_bill_knows(config: Path) -> None:
 
 KILLED = """
 import sys
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from runspend import pipeline
@@ -234,3 +237,33 @@ def test_a_night_over_two_currencies(config: Path) -> None:
     assert spent["all"] == day  # the machine of the other bill serves no run
     ledger = rows(settings, "select billing_currency, sum(effective_cost) as c from cost_allocations group by billing_currency order by billing_currency")
     assert ledger == [{"billing_currency": "EUR", "c": day}, {"billing_currency": "USD", "c": day}]
+
+
+def test_a_trace_in_another_currency_is_a_note(config: Path) -> None:
+    """MLflow prices tokens in dollars. Under `currency: EUR` and without a rate they are shown in dollars, and the night is fine."""
+    part = config.parent / "bills" / "bill" / "part.csv"
+    part.write_text(part.read_text().replace(",USD,", ",EUR,"))
+    with closing(sqlite3.connect(config.parent / "mlflow.db")) as db, db:
+        moment = int((DAY + timedelta(hours=1)).timestamp() * 1000)
+        db.execute("insert into trace_info (request_id, experiment_id, timestamp_ms, status, total_cost) values ('t1', 1, ?, 'OK', 0.06)", (moment,))
+    text = {**json.loads(config.read_text()), "currency": "EUR"}
+    config.write_text(json.dumps(text))
+    settings, now = load_settings(config), DAY + timedelta(days=2, hours=6)
+    outcome = whole_night(settings, 54)
+    screen, facts = (summarize_night(settings, outcome, now=now, seconds=1, is_watched=is_watched) for is_watched in (True, False))
+    page = (settings.home / "reports" / "2026-11.html").read_text()
+    assert [note for note in outcome.notes if "estimates in USD" in note] == [
+        "2026-11: estimates in USD are not converted to EUR: no rate from USD to EUR for 2026-11-02. "
+        "Add it under rates.exchange to convert them. No other figure depends on it."
+    ]
+    assert re.search(r"^  bill +960\.00 ", screen, re.MULTILINE)
+    assert re.search(r"^  tokens, list price +0\.060000 +USD; MLflow's own; on no bill", screen, re.MULTILINE)
+    assert "2026-11.USD.estimated_tokens=0.06\n" in facts and "2026-11.EUR.estimated_tokens=0\n" in facts
+    assert "list prices: 0.060000 USD" in page and "There is no rate from USD to EUR" in page
+    assert "Currencies are never added" not in page
+    rates = {"exchange": [{"from": "USD", "to": "EUR", "rate": "0.5", "date": "2026-11-01"}]}
+    config.write_text(json.dumps({**text, "rates": rates}))
+    again = pipeline.report(load_settings(config), now=now, periods=["2026-11"])
+    assert (again.exit_code, again.notes) == (0, [])
+    figures = again.reported["2026-11"]
+    assert ([c.estimates.token_cost for c in figures.currencies], figures.other_estimates) == ([Decimal("0.03")], ())

@@ -353,6 +353,8 @@ class ReportFigures:
     artifacts: ArtifactFigures = field(default_factory=ArtifactFigures)
     sources: tuple[SourceFigures, ...] = ()
     estimate_gaps: tuple[tuple[str, int], ...] = ()  # why there is no estimate, and of how many runs
+    other_estimates: tuple[tuple[str, Estimates], ...] = ()  # in currencies that no bill of the month is in and no rate converts
+    estimate_note: str | None = None  # which rates those lack
     problem: str | None = None  # why currencies stand beside each other, where they should be one
     snapshot: str = ""
 

@@ -45,7 +45,7 @@ from runspend.actions.report.stored import artifact_figures
 from runspend.advice import coverage as dimension_coverage
 from runspend.advice import unmatched_groups
 from runspend.config import Settings
-from runspend.rates import missing_rates, stretches
+from runspend.rates import describe_missing_rates, missing_rates, stretches
 from runspend.storage_rates import billed_rates
 from runspend.warehouse import Reader
 
@@ -82,7 +82,8 @@ def plan_report(reader: Reader, period: str, *, settings: Settings, now: datetim
     ask = _questions(reader, first)
     loads = ask("loads")
     days = ask("days")
-    shown, problem = _one_currency(reader, settings, [*days, *ask("estimates")])
+    guessed = ask("estimates")
+    shown, problem = _one_currency(reader, settings, days, guessed)
     converted = shown is not reader
     tell = _questions(shown, first)
     days = tell("days") if converted else days
@@ -103,6 +104,7 @@ def plan_report(reader: Reader, period: str, *, settings: Settings, now: datetim
     order = [settings.currency] if converted else sorted({*billed, *tables["parts"]}, key=lambda c: (c != settings.currency, c))
     builds = ask("builds")
     states = {(r["source"], r["billing_currency"]): r for r in ask("states")}
+    others = tuple((code, _estimates(rows)) for code, rows in sorted(tables["estimates"].items()) if code not in order)
     groups, coverage = unmatched_groups(shown, first, settings), dimension_coverage(shown, first, month_after(first, 1))
     figures = ReportFigures(
         period=period,
@@ -129,6 +131,8 @@ def plan_report(reader: Reader, period: str, *, settings: Settings, now: datetim
         artifacts=artifact_figures(ask, tell("artifact_costs"), billed_rates(reader, settings.currency, min(now, _end(first))), settings.currency, people.path),
         sources=tuple(_source(r, now) for r in ask("sources")),
         estimate_gaps=tuple((r["reason"], int(r["runs"])) for r in ask("estimate_gaps")),
+        other_estimates=others,
+        estimate_note=_estimate_note(settings, [r for r in guessed if r["billing_currency"] in dict(others)]),
         problem=problem,
     )
     return replace(figures, snapshot=hashlib.sha256(repr(figures).encode()).hexdigest()[:12])
@@ -143,14 +147,27 @@ def _with_states(bills: Iterable[Reconciliation], states: dict[tuple[str, str], 
     )
 
 
-def _one_currency(reader: Reader, settings: Settings, days: list[Row]) -> tuple[Reader, str | None]:
-    """A reader whose money is in the configured currency; the same one where it is already, or, with the reason, where a rate is missing."""
-    foreign = {(r["billing_currency"], r["charge_date"]) for r in days if r["billing_currency"] != settings.currency}
-    if not foreign:
-        return reader, None
+def _one_currency(reader: Reader, settings: Settings, days: list[Row], guessed: list[Row]) -> tuple[Reader, str | None]:
+    """A reader whose money is in the configured currency; the same one where it is already, or, with the reason, where a rate is missing.
+
+    Estimates are in no sum: those without a rate stay in their own currency and keep nothing else from being converted.
+    """
+    foreign, foreign_guesses = ({(r["billing_currency"], r["charge_date"]) for r in rows if r["billing_currency"] != settings.currency} for rows in (days, guessed))
     rates = stretches(settings.rates.exchange, settings.currency)
-    missing = missing_rates(rates, settings.currency, foreign)
-    return (reader, str(missing)) if missing else (reader.in_currency(settings.currency, rates), None)
+    if missing := missing_rates(rates, settings.currency, foreign):
+        return reader, str(missing)
+    has_rate = any(missing_rates(rates, settings.currency, [guess]) is None for guess in foreign_guesses)
+    return (reader.in_currency(settings.currency, rates) if foreign or has_rate else reader), None
+
+
+def _estimate_note(settings: Settings, guessed: list[Row]) -> str | None:
+    """Which estimates are not in the configured currency, and what rate they lack; None where all are."""
+    rates = stretches(settings.rates.exchange, settings.currency)
+    missing = describe_missing_rates(rates, settings.currency, ((r["billing_currency"], r["charge_date"]) for r in guessed))
+    if missing is None:
+        return None
+    codes = " and ".join(sorted({r["billing_currency"] for r in guessed}))
+    return f"estimates in {codes} are not converted to {settings.currency}: {missing}. Add it under rates.exchange to convert them. No other figure depends on it."
 
 
 def _end(first: date) -> datetime:

@@ -148,6 +148,10 @@ class CurrencyView:
         """Money with this page's decimals."""
         return amounts.money(value, self.places)
 
+    def own_money(self, value: Decimal) -> str:
+        """Money in another currency than the page's, with the decimals it needs itself."""
+        return amounts.money(value, amounts.places_for(value))
+
     def change(self, value: Decimal | None) -> str:
         """A difference with this page's decimals."""
         return amounts.change(value, self.places)

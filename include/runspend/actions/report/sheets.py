@@ -76,7 +76,7 @@ def report_sheets(figures: ReportFigures) -> Iterator[tuple[str, Sheet]]:
         "estimates",
         (
             ("currency", "charge_date", "estimated_effective_cost"),
-            [[c.currency, d, cost] for c in pages for d, cost in c.estimates.days],
+            [[code, d, cost] for code, made in (*((c.currency, c.estimates) for c in pages), *figures.other_estimates) for d, cost in made.days],
         ),
     )
     yield (

@@ -14,7 +14,16 @@ from pathlib import Path
 
 from runspend import __version__
 from runspend.actions.report.amounts import change, instant, money, month_name, percent, places_for, plain, round_parts, shares_of, size
-from runspend.actions.report.figures import CONFIDENCES, PARTS, PLATFORM, CurrencyFigures, ReportFigures, days_covered, month_after
+from runspend.actions.report.figures import (
+    CONFIDENCES,
+    PARTS,
+    PLATFORM,
+    CurrencyFigures,
+    Estimates,
+    ReportFigures,
+    days_covered,
+    month_after,
+)
 
 # What the summary calls the parts of the bill.
 WORDS = {
@@ -116,6 +125,8 @@ def summary_lines(figures_list: Sequence[ReportFigures], night: Night) -> list[s
             lines += [f"{key}.unreadable_rows={sum(r.quarantined_rows for r in c.reconciliation)}"]
             lines += [f"{key}.explained_by.{_clean(g.words)}={plain(g.effective_cost)}" for g in c.groups[:3]]
             lines += [f"{key}.team.{_clean(t.name or '(no team)')}={plain(t.effective_cost)}" for t in c.teams]
+        for code, made in f.other_estimates:
+            lines += [f"{f.period}.{code}.estimated={plain(made.cost)}", f"{f.period}.{code}.estimated_tokens={plain(made.token_cost)}"]
         lines += [f"{f.period}.not_estimated.{reason}={count}" for reason, count in f.estimate_gaps]
         lines.append(f"{f.period}.snapshot={f.snapshot}")
     lines += [f"unmet_claims={_clean(text)}" for _, text in night.claims]
@@ -167,15 +178,22 @@ def _currency_lines(c: CurrencyFigures, figures: ReportFigures, width: int, tty:
 
 def _estimate_lines(c: CurrencyFigures, figures: ReportFigures, places: int) -> list[str]:
     """What the bill does not say yet, apart from what it says."""
-    made = c.estimates
-    lines = []
-    if made.since is not None:
-        lines.append(_aside("since then, estimated", made.cost, places, f"{instant(made.since)} → {instant(made.until)}; not in the sums above"))
-    if made.token_cost:
-        lines.append(_aside("tokens, list price", made.token_cost, places, "MLflow's own; on no bill, not in the sums above"))
+    others = figures.other_estimates if c is figures.currencies[0] else ()
+    lines = _estimates_in("", c.estimates, places)
+    for code, made in others:
+        lines += _estimates_in(f"{code}; ", made, places_for(max(made.cost, made.token_cost)))
     runs = sum(count for _, count in figures.estimate_gaps)
     if runs:
         lines.append(f"  no estimate for {runs:,} run{'' if runs == 1 else 's'}: {', '.join(reason.replace('_', ' ') for reason, _ in figures.estimate_gaps)}")
+    return lines
+
+
+def _estimates_in(currency: str, made: Estimates, places: int) -> list[str]:
+    lines = []
+    if made.since is not None:
+        lines.append(_aside("since then, estimated", made.cost, places, f"{currency}{instant(made.since)} → {instant(made.until)}; not in the sums above"))
+    if made.token_cost:
+        lines.append(_aside("tokens, list price", made.token_cost, places, f"{currency}MLflow's own; on no bill, not in the sums above"))
     return lines
 
 
