@@ -20,6 +20,8 @@ _PATTERNS = {
     CURRENCY_PATTERN: "a currency code of three capital letters is needed: USD, EUR",
     DIMENSION_PATTERN: "allowed are run.tag.KEY, run.param.KEY, run.user, experiment.tag.KEY, line.tag.KEY and {user: FILE.csv}",
 }
+# Kinds of mistakes about what a value is, not about what is in it.
+_SHAPES = {"dict_type": "map", "model_type": "map", "model_attributes_type": "map", "list_type": "list"}
 _ALSO_NAMED = {"stores": "artifacts"}
 
 LONGEST_SHOWN = 200  # characters of what was found
@@ -28,8 +30,8 @@ LONGEST_SHOWN = 200  # characters of what was found
 def describe_mistakes(file: YamlFile, mistakes: Sequence[ErrorDetails], schema: dict[str, Any]) -> str:
     """One line per place: line, key, what is allowed, what was found (never a secret)."""
     places: dict[Loc, list[str]] = {}
-    for mistake in mistakes:
-        loc, why = _describe(file, mistake, schema)
+    for mistake, loc in _of_the_right_shape(file, mistakes):
+        why = _describe(file, mistake, loc, schema)
         if why not in places.setdefault(loc, []):
             places[loc].append(why)
     sentences = [
@@ -41,22 +43,42 @@ def describe_mistakes(file: YamlFile, mistakes: Sequence[ErrorDetails], schema: 
     return f"cannot read {file.path}: {len(sentences)} mistakes.\n" + "\n".join(f"  {s}" for s in sentences)
 
 
-def _describe(file: YamlFile, mistake: ErrorDetails, schema: dict[str, Any]) -> tuple[Loc, str]:
+def _of_the_right_shape(file: YamlFile, mistakes: Sequence[ErrorDetails]) -> list[tuple[ErrorDetails, Loc]]:
+    """The mistakes and their places, without those of alternatives that the value is not of: a list of addresses with a bad one is no bad map."""
+    found = []
+    for mistake in mistakes:
+        place, value = _place(file.data, mistake.get("ctx", {}).get("at", mistake["loc"]), is_missing=mistake["type"] == "missing")
+        found.append((mistake, place, isinstance(value, (Mapping, list)) and _is_about_shape(mistake)))
+    def is_explained(at: Loc) -> bool:
+        """Whether an alternative that the value is of has a mistake there, or further in."""
+        return any(other[: len(at)] == at and (len(other) > len(at) or not is_shape) for _, other, is_shape in found)
+
+    return [(mistake, place) for mistake, place, is_shape in found if not (is_shape and is_explained(place))]
+
+
+def _is_about_shape(mistake: ErrorDetails) -> bool:
+    """Whether it only says what kind of value is needed."""
+    return mistake["type"] in _SHAPES or mistake["type"] == "string_type"
+
+
+def _describe(file: YamlFile, mistake: ErrorDetails, loc: Loc, schema: dict[str, Any]) -> str:
     context, kind = mistake.get("ctx", {}), mistake["type"]
-    loc, value = _place(file.data, context.get("at", mistake["loc"]), is_missing=kind == "missing")
+    _, value = _place(file.data, loc, is_missing=False)
     if kind == "extra_forbidden":
-        return loc, _describe_unknown_key(loc, schema)
+        return _describe_unknown_key(loc, schema)
     if kind == "missing":
-        return loc, "this key is missing. Add it"
+        return "this key is missing. Add it"
     if kind in ("value_error", "conflict"):
         why = str(context.get("error", context.get("why")))
     elif kind == "literal_error":
         why = f"allowed are {context['expected']}"
     elif kind == "string_pattern_mismatch":
         why = _PATTERNS.get(context["pattern"], mistake["msg"])
+    elif kind in _SHAPES:
+        why = f"it should be a {_SHAPES[kind]}"
     else:
         why = mistake["msg"].replace("Input should", "it should").removesuffix(".")
-    return loc, why + _describe_found(file, loc, value, schema)
+    return why + _describe_found(file, loc, value, schema)
 
 
 def _describe_found(file: YamlFile, loc: Loc, value: object, schema: dict[str, Any]) -> str:

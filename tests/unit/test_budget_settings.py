@@ -24,6 +24,22 @@ def budget(**more: Any) -> Budget:
 
 
 @pytest.mark.parametrize(
+    ("notify", "place"),
+    [("[bad]", "notify[0]"), ("{80%: [bad], all: [a@x.io]}", "notify.80%[0]"), ("{all: bad}", "notify.all"), ("[[x]]", "notify[0]"), ("[]", "notify"), ("5", "notify")],
+)
+def test_a_mistake_in_notify_is_told_once_and_at_its_place(tmp_path: Path, notify: str, place: str) -> None:
+    """A list with a bad address is not told to be a map, nor a map to be a list."""
+    path = tmp_path / "runspend.yaml"
+    path.write_text(f"budgets:\n  - {{name: a, amount: 9, notify: {notify}}}\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_settings(path)
+    message = str(caught.value)
+    assert message.startswith(f"cannot read {path}, line 2, budgets[0].{place}: ")
+    assert ("a map" in message) is (notify == "5")
+    assert "dictionary" not in message
+
+
+@pytest.mark.parametrize(
     ("written", "message"),
     [
         ("{name: a, amount: 9, notify: []}", "notify"),

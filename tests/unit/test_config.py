@@ -250,11 +250,11 @@ def test_a_password_in_a_uri_is_encoded_once(tmp_path: Path, password: str, enco
         ("mail: {backend: smtp}\n", "line 1, mail: `backend: smtp` needs `host`"),
         ("mail: {username: a}\n", "line 1, mail: `username` and `password` belong together"),
         ("mail:\n  operators: [nobody]\n", "line 2, mail.operators[0]: a mail address is needed"),
-        ("tracking: {name: prod}\n", "line 1, tracking: it should be a valid list; found a map"),
+        ("tracking: {name: prod}\n", "line 1, tracking: it should be a list; found a map"),
         ("tracking:\n  - name: a b\n    uri: http://m\n", "line 2, tracking[0].name: a name of letters, digits"),
         (
             f"{SERVER}    copy: {{tags: everything}}\n",
-            "line 4, tracking[0].copy.tags: it should be a valid list; found 'everything', or allowed are 'all'",
+            "line 4, tracking[0].copy.tags: it should be a list; found 'everything', or allowed are 'all'",
         ),
         (f"{SERVER}    max_vanish: 120%\n", "line 4, tracking[0].max_vanish: it should be less than or equal to 1; found '120%'"),
         (
