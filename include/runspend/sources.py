@@ -87,12 +87,13 @@ class SourceReport:
         text = redact(str(error), self._settings)
         self._is_good = False
         before = self._before()["row"]
-        row = {**before, **self._row(), "state": "refused" if isinstance(error, SourceRefused) else "unreachable", "last_error": text}
+        is_refused = isinstance(error, SourceRefused)
+        row = {**before, **self._row(), "state": "refused" if is_refused else "unreachable", "last_error": text}
         with self._warehouse.step("sources", make_load_id(self._name, self._now)) as step:
             step.put("sources", "all", self._writer, arrow_rows("sources", [row]), extra={"lags": self._before()["lags"]})
             step.publish()
         self._outcome.fail(error, text)
-        self._tell("REFUSED", f"{self._name}{f' {error.period}' if error.period else ''}: {text}", error.period)
+        self._tell("REFUSED" if is_refused else "UNREACHABLE", f"{self._name}{f' {error.period}' if error.period else ''}: {text}", error.period)
 
     def note(self) -> None:
         """Write down under home that the source was tried, and how that went: who judges freshness may not have the warehouse."""

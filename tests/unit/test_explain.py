@@ -16,6 +16,7 @@ from runspend.explain import (
     RunExplanation,
     UnknownName,
     explain_line,
+    explain_named,
     explain_resource,
     explain_run,
     explanation_as_json,
@@ -192,6 +193,31 @@ def test_names_that_are_unknown_short_or_several(reader: Reader) -> None:
         with pytest.raises(UsageError) as error:
             explained(reader, hostile + "      ")
         assert "\x1b" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("vol-1", "cannot find run 'vol-1': it is a resource of a bill. Run: runspend explain --resource vol-1"),
+        (" gpu-m1 ", None),
+        ("m1", "cannot find run 'm1': it is a resource of a bill. Run: runspend explain --resource m1"),
+        ("line-600", "cannot find run 'line-600': it is a line of a bill. Run: runspend explain --line line-600"),
+        ("VOL", "too short to tell. .* Resources of bills with that in their name: vol-1. Explain one with: runspend explain --resource ID$"),
+        ("zzzzzzzz", r"`runspend sql .*` shows some\.$"),
+        ("3f1c9b7be2", "Did you mean:\n  prod/default/3f1c9a7b"),
+    ],
+)
+def test_a_name_of_a_resource_or_line_hints_at_its_option(reader: Reader, text: str, sentence: str | None) -> None:
+    """People type what they have in hand: the id of an instance, or of a line on the bill."""
+    with pytest.raises(UsageError, match=sentence) as refused:
+        explain_named(reader, text, w.SETTINGS, now=w.NOW)
+    assert sentence is not None or "--resource" not in str(refused.value)
+
+
+def test_what_is_a_run_is_explained_although_it_has_the_name_of_a_resource(reader: Reader) -> None:
+    assert explain_named(reader, w.BIG[:8], w.SETTINGS, now=w.NOW).key.run_id == w.BIG
+    with pytest.raises(AmbiguousName, match="2 have it"):
+        explain_named(reader, w.TWICE[:8], w.SETTINGS, now=w.NOW)
 
 
 def test_a_machine_by_hour(reader: Reader) -> None:

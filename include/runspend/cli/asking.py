@@ -75,7 +75,7 @@ def explain(context: Context, run: str | None, resource: str | None, line: str |
     with open_warehouse(context.settings).reader() as reader:
         found: explanations.RunExplanation | explanations.ResourceExplanation | explanations.LineExplanation
         if run is not None:
-            found = explanations.explain_run(reader, run, context.settings, now=context.now, period=period)
+            found = explanations.explain_named(reader, run, context.settings, now=context.now, period=period)
             text = explanations.run_as_text(found, full=full, history=history)
         elif resource is not None:
             found = explanations.explain_resource(reader, resource, period=period)

@@ -13,9 +13,9 @@ from runspend.explain.find import AmbiguousName, UnknownName
 from runspend.explain.page import run_as_page
 from runspend.explain.plan import explain_run
 from runspend.explain.text import line_as_text, resource_as_text, run_as_text
-from runspend.explain.things import explain_line, explain_resource
+from runspend.explain.things import explain_line, explain_named, explain_resource
 
 __all__ = [
-    "AmbiguousName", "LineExplanation", "ResourceExplanation", "RunExplanation", "UnknownName", "explain_line", "explain_resource", "explain_run",
+    "AmbiguousName", "LineExplanation", "ResourceExplanation", "RunExplanation", "UnknownName", "explain_line", "explain_named", "explain_resource", "explain_run",
     "explanation_as_json", "line_as_text", "resource_as_text", "run_as_page", "run_as_text",
 ]  # fmt: skip

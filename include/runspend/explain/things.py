@@ -1,4 +1,4 @@
-"""A resource by hour, and a bill line with where it went: the other two things that can be explained.
+"""A resource by hour, and a bill line with where it went: the other two things that can be explained, and what a name means that is no run's.
 
 Only reads. A name nobody knows is an error that lists what may have been meant. Values are in `figures.py`.
 """
@@ -6,6 +6,7 @@ Only reads. A name nobody knows is an error that lists what may have been meant.
 from __future__ import annotations
 
 import json
+import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import date, datetime
@@ -13,10 +14,11 @@ from decimal import Decimal
 from typing import Any
 
 from runspend.actions.report.amounts import add, plain
+from runspend.config import Settings
 from runspend.errors import UsageError
-from runspend.explain.figures import LineExplanation, MachineHour, ResourceExplanation, Share, Target, User
+from runspend.explain.figures import LineExplanation, MachineHour, ResourceExplanation, RunExplanation, Share, Target, User
 from runspend.explain.find import AmbiguousName, UnknownName, ask, clean
-from runspend.explain.plan import ZERO, Names, costs_of, run_key_of, summed
+from runspend.explain.plan import ZERO, Names, costs_of, explain_run, run_key_of, summed
 from runspend.tables import FOCUS_COLUMNS
 from runspend.warehouse import Reader
 
@@ -27,6 +29,32 @@ SETTLED = (
 )  # fmt: skip
 SHORTEST_LINE = 6
 EARLIEST, LATEST = date(1970, 1, 1), date(9999, 1, 1)
+
+
+def explain_named(reader: Reader, text: str, settings: Settings, *, now: datetime, period: str | None = None) -> RunExplanation:
+    """`explain_run` for a person who types: where `text` is not a run but a resource or a line of a bill, the error names the option for it."""
+    try:
+        return explain_run(reader, text, settings, now=now, period=period)
+    except AmbiguousName:
+        raise
+    except UsageError as error:
+        wanted, shown = text.strip(), clean(text.strip())
+        for kind, option, is_one in (("resource", "--resource", _is_resource), ("line", "--line", _is_line)):
+            if is_one(reader, wanted):
+                raise UnknownName(f"cannot find run {shown!r}: it is a {kind} of a bill. Run: runspend explain {option} {shlex.quote(shown)}") from error
+        near = ask(reader, "near_resources", part=wanted.lower()) if len(wanted) > 2 and not getattr(error, "candidates", ()) else []
+        if not near:
+            raise
+        names = ", ".join(clean(r["resource_key"]) for r in near)
+        raise UnknownName(f"{error} Resources of bills with that in their name: {names}. Explain one with: runspend explain --resource ID") from error
+
+
+def _is_resource(reader: Reader, text: str) -> bool:
+    return bool(ask(reader, "resource_ids", resource=text))
+
+
+def _is_line(reader: Reader, text: str) -> bool:
+    return len(text) >= SHORTEST_LINE and bool(ask(reader, "find_lines", id=text, first_period=EARLIEST, last_period=LATEST))
 
 
 def explain_resource(reader: Reader, text: str, *, period: str | None = None) -> ResourceExplanation:

@@ -20,7 +20,7 @@ from runspend.actions.alert.texts import clean
 from runspend.config import Settings
 from runspend.machine import machine_failed
 
-Kind = Literal["REFUSED", "CHECK FAILED", "DAG FAILED", "STALE", "NOT JUDGED", "NO WAREHOUSE", "DAMAGED", "MACHINE FAILED", "NOT ARCHIVED", "TEST"]
+Kind = Literal["REFUSED", "UNREACHABLE", "CHECK FAILED", "DAG FAILED", "STALE", "NOT JUDGED", "NO WAREHOUSE", "DAMAGED", "MACHINE FAILED", "NOT ARCHIVED", "TEST"]
 LIST_NAME = "operators"
 TRIES_TOLD = 5  # more than a day under Airflow
 MOST_LINES = 50  # of what was found
