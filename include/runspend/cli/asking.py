@@ -198,16 +198,16 @@ def status(context: Context) -> None:
 
 
 @click.command()
-@click.option("--port", default=8321, show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=8321, show_default=True, help="0 takes a free one.")
 @with_context
 def serve(context: Context, port: int) -> None:
     """Show the reports on http://127.0.0.1:PORT. This machine only, read-only.
 
     Example: runspend serve
     """
-    import uvicorn
+    from runspend.web.serve import HOST, serve_on, take_port
 
-    from runspend.web import LOOPBACK, create_app
-
-    click.echo(f"http://127.0.0.1:{port}/  (ends with Ctrl-C)")
-    uvicorn.run(create_app(context.settings, hosts=LOOPBACK), host="127.0.0.1", port=port, log_level="warning")
+    settings = context.settings
+    with take_port(port) as taken:
+        click.echo(f"http://{HOST}:{taken.getsockname()[1]}/  (ends with Ctrl-C)")
+        serve_on(taken, settings)
