@@ -1,0 +1,36 @@
+"""What operators are mailed about a source: one that did not answer is not one that was refused."""
+
+from __future__ import annotations
+
+import socket
+from datetime import datetime, timezone
+from email import message_from_bytes, policy
+from pathlib import Path
+
+from runspend import pipeline
+from runspend.config import load_settings
+
+NOW = datetime(2026, 11, 4, 6, tzinfo=timezone.utc)
+CONFIG = """
+tracking: [{{name: prod, uri: "http://127.0.0.1:{port}"}}]
+billing: [{{name: aws, uri: bills}}, {{name: gone, uri: nowhere}}]
+mail: {{backend: file, operators: [oncall@example.com]}}
+"""
+
+
+def test_a_server_that_is_down_is_unreachable_and_a_broken_bill_refused(tmp_path: Path) -> None:
+    with socket.socket() as closed:  # bound, and nobody listens
+        closed.bind(("127.0.0.1", 0))
+        config = tmp_path / "runspend.yaml"
+        config.write_text(CONFIG.format(port=closed.getsockname()[1]), encoding="utf-8")
+        (tmp_path / "bills").mkdir()
+        (tmp_path / "bills" / "part.csv").write_text("no,bill\n1,2\n", encoding="utf-8")
+        settings = load_settings(config)
+        down = pipeline.extract(settings, now=NOW)
+    refused = pipeline.load(settings, now=NOW)
+    assert (down.exit_code, refused.exit_code) == (3, 3)
+    mails = [message_from_bytes(path.read_bytes(), policy=policy.default) for path in (settings.home / "mail").glob("*.eml")]
+    subjects = sorted(str(mail["Subject"]) for mail in mails)
+    assert [subject.split(":")[0] for subject in subjects] == ["[runspend] REFUSED", "[runspend] UNREACHABLE", "[runspend] UNREACHABLE"]
+    assert "aws" in subjects[0] and sorted(subject.split()[2].rstrip(":") for subject in subjects[1:]) == ["gone", "prod"]
+    assert {str(mail["X-Runspend-Kind"]) for mail in mails} == {"refused", "unreachable"}
