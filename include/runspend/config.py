@@ -458,6 +458,12 @@ class ScopeSettings(Frozen):
     exclude: list[LineSelector] = []
 
 
+class SharedSettings(Frozen):
+    """Bill lines of services the whole ML platform uses: databases, control planes, gateways. They are shared cost, reason `platform`."""
+
+    lines: list[LineSelector] = []
+
+
 class Pool(Frozen):
     """These runs ran on these machines, before anybody tags anything."""
 
@@ -613,6 +619,7 @@ class Settings(Frozen):
     billing: list[BillSource] = []
     stores: list[ArtifactStore] = Field(default=[], validation_alias=AliasChoices("stores", "artifacts"))
     scope: ScopeSettings | None = None
+    shared: SharedSettings = SharedSettings()
     pools: list[Pool] = []
     dimensions: DimensionSettings = DimensionSettings()
     keys: KeySettings = KeySettings()

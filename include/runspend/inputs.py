@@ -80,7 +80,7 @@ BILLED_UNTIL = "billed until: "
 TAGGED_RUNS = "tagged runs of "
 
 # Settings that decide what is matched with what; those that only say where things lie or whom to tell are left out.
-MATCHING = ("tracking", "billing", "stores", "scope", "pools", "dimensions", "sharing")
+MATCHING = ("tracking", "billing", "stores", "scope", "shared", "pools", "dimensions", "sharing")
 
 
 # Start months of runs whose artifacts lie in the stores in each month: they pay for storage however long ago they ran.

@@ -178,6 +178,7 @@ def load(settings: Settings, names: Sequence[str] | None = None, *, now: datetim
                 source,
                 now=now,
                 scope=settings.scope,
+                shared=settings.shared.lines,
                 pools=settings.pools,
                 dimensions=settings.dimensions,
                 keys=settings.keys,

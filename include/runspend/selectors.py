@@ -1,6 +1,6 @@
 """The one selector language: a map of and-ed keys, each value a text, a glob, or a list of them (or).
 
-Selectors name runs (`pools[].runs`, `budgets[].for`, `retention[].select`) and bill lines (`scope`, `pools[].lines`).
+Selectors name runs (`pools[].runs`, `budgets[].for`, `retention[].select`) and bill lines (`scope`, `shared.lines`, `pools[].lines`).
 Validated here; matched by whoever holds the rows (SQL with `glob_to_regex`, so no loops over rows).
 """
 

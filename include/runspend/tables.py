@@ -122,7 +122,7 @@ MATCH_METHODS = ("run_tag", "job_id", "resource_id", "attached", "artifact_bytes
 CONFIDENCES = ("exact", "high", "medium", "low")
 COST_STATUSES = ("provisional", "final", "none")
 REASONS = (
-    "unknown_run", "no_run", "not_timed", "fee", "default_scope", "explicit_scope", "no_source_run", "not_mlflow", "trace", "incomplete_inventory",
+    "unknown_run", "no_run", "not_timed", "fee", "platform", "default_scope", "explicit_scope", "no_source_run", "not_mlflow", "trace", "incomplete_inventory",
     "other_time", "other_account", "other_region", "ambiguous_name", "proportional", "even",
 )  # fmt: skip
 UNMET_REASONS = ("no_such_machine", "not_billed_yet", "out_of_scope", "over_claimed")
@@ -537,7 +537,7 @@ BILLING_LINES = Table(
         Column("storage_class", "STRING", "Storage class of a storage line, in the spelling of artifact_bytes; null when the line does not say."),
         Column("pool_key", "STRING", "First pool whose `lines` selector names the line, with its values of the pool's `equal` dimensions; null when none."),
         *LINE_DIMENSIONS,
-        Column("scope", "STRING", "include or exclude by an explicit `scope`; null without one (the default scope decides when the ledger is built)."),
+        Column("scope", "STRING", "include or exclude by an explicit `scope`; shared where `shared` declares the line as the platform's own; null without either (the default scope decides when the ledger is built)."),
         LOAD_ID,
     ),
     sort=("resource_key", "charge_period_start", "line_id"),
@@ -666,7 +666,7 @@ COST_ALLOCATIONS = Table(
         Column("match_method", "STRING", "Rule that settled the charge: run_tag, job_id, resource_id, attached, artifact_bytes, llm_cost, pool_time, instance_type_time; sharing for money `sharing` moved; none when no rule applied.", words=MATCH_METHODS),
         Column("confidence", "STRING", "exact, high, medium or low; null when no rule applied.", words=CONFIDENCES),
         POOL_KEY,
-        Column("reason", "STRING", "Why the charge is where it is: unknown_run, no_run, not_timed, fee, default_scope, explicit_scope; no_source_run (traces without a run), not_mlflow, trace, incomplete_inventory (storage); other_time, other_account, other_region (a tag names the run, which did not run then, or whose machines are on the bill in another account or region); ambiguous_name (the name that the run or the bill states may be that of several machines or jobs); the policy of `sharing`.", words=REASONS),
+        Column("reason", "STRING", "Why the charge is where it is: unknown_run, no_run, not_timed, fee, platform (declared by `shared`), default_scope, explicit_scope; no_source_run (traces without a run), not_mlflow, trace, incomplete_inventory (storage); other_time, other_account, other_region (a tag names the run, which did not run then, or whose machines are on the bill in another account or region); ambiguous_name (the name that the run or the bill states may be that of several machines or jobs); the policy of `sharing`.", words=REASONS),
         Column("weight_kind", "STRING", "What runs that shared the machine were weighed by: gpu, cpu, memory, use (measured) or equal; bytes for storage, list_cost for traces.", words=WEIGHT_KINDS),
         Column("run_end_rule", "STRING", "Where the run's end came from: stated, alive, last_sign or silent.", words=RUN_END_RULES),
         Column("is_scaled", "BOOL", "Whether the runs claimed more than was billed, or asked for more units than the machine has, and were scaled down."),

@@ -440,6 +440,36 @@ def test_an_explicit_scope_keeps_its_lines_and_sums_the_rest(tmp_path: Path) -> 
     assert only(bill.load(scope=scope)).state == "unchanged"
 
 
+def test_declared_platform_services_are_marked_unless_the_scope_leaves_them_out(tmp_path: Path) -> None:
+    """`shared.lines` of any selector; another declaration is another version, and none is the version from before."""
+    rows = [
+        row("5.00", ServiceName="AmazonEC2"),
+        row("4.00", ServiceName="AmazonRDS", ResourceId="db"),
+        row("3.00", ServiceName="AmazonVPC", ResourceId="arn:aws:ec2:us-east-1:1:natgateway/nat-1"),
+        row("2.00", ServiceName="AmazonRDS", ResourceId="web-db", Tags='{"team":"web"}'),
+    ]
+    write_csv(tmp_path / "oct.csv", rows)
+    bill = nights(tmp_path, tmp_path / "oct.csv")
+    bill.load()
+    shared = [{"service": ["AmazonRDS"]}, {"resource": ["*:natgateway/*"]}]
+
+    def marked() -> dict[str | None, list[Decimal]]:
+        found: dict[str | None, list[Decimal]] = {}
+        for line in sorted(bill.lines(), key=lambda line: line["billed_cost"]):
+            found.setdefault(line["scope"], []).append(line["billed_cost"])
+        return found
+
+    assert only(bill.load(shared=shared)).state == "loaded", "a declaration is another version"
+    assert marked() == {None: [Decimal(5)], "shared": [Decimal(2), Decimal(3), Decimal(4)]}
+    assert only(bill.load(shared=shared)).state == "unchanged"
+    assert only(bill.load(shared=shared, scope=ScopeSettings(exclude=[{"tag.team": "web"}]))).state == "loaded"
+    assert marked() == {"include": [Decimal(5)], "shared": [Decimal(3), Decimal(4)], "exclude": [Decimal(2)]}
+    assert only(bill.load(shared=shared, scope=ScopeSettings(include=[{"service": "AmazonRDS"}]))).state == "loaded"
+    assert marked() == {"exclude": [Decimal(3), Decimal(5)], "shared": [Decimal(2), Decimal(4)]}
+    assert only(bill.load()).state == "loaded"
+    assert marked() == {None: [Decimal(2), Decimal(3), Decimal(4), Decimal(5)]}
+
+
 def test_machines_are_described_by_the_line_else_by_the_list(tmp_path: Path) -> None:
     usage = {"ConsumedQuantity": "0.25", "ConsumedUnit": "Hours"}
     rows = [

@@ -60,6 +60,7 @@ from runspend.billing.tonight import Previous, Tonight, refused
 from runspend.billing.versions import VersionFacts, plain, version_of
 from runspend.config import BillSource, DimensionSettings, KeySettings, Pool, ScopeSettings
 from runspend.errors import SourceRefused
+from runspend.selectors import Selector
 
 LIKE_BILLS = re.compile(r"(?i)\.(json|json\.gz|tsv|xlsx?|zip|avro|orc|7z|bz2|zst)$")
 
@@ -75,6 +76,7 @@ def load_source(
     workdir: Path,
     load_id: str,
     progress: Callable[[str], None],
+    shared: Sequence[Selector] = (),
     pools: Sequence[Pool] = (),
     dimensions: DimensionSettings | None = None,
     keys: KeySettings | None = None,
@@ -85,14 +87,14 @@ def load_source(
 ) -> Load:
     """Read what a bill delivers now. Raises SourceUnreachable, or SourceRefused when no period can be told from it.
 
-    `scope`, `pools`, `dimensions` and `keys` decide what is settled on the lines: where they change, so does the version.
+    `scope`, `shared`, `pools`, `dimensions` and `keys` decide what is settled on the lines: where they change, so does the version.
     So do `weights`, by which other sources split lines of machines. `drawn` is what machines drew, where a bill pays for that.
 
     `previous(table, "2026-10")` gives this source's published rows or None; `periods_known` are the periods it has.
     `damaged` are periods whose published rows are damaged: they are read again although nothing was delivered since.
     `accept` holds "SOURCE:YYYY-MM" for refusals a person has looked at. `memory` is how many bytes loading may take (`room.py`).
     """
-    rules = Rules(scope, pools, dimensions or DimensionSettings(), keys or KeySettings(), weights, source.delivery == "versions", source.pods)
+    rules = Rules(scope, pools, dimensions or DimensionSettings(), keys or KeySettings(), weights, source.delivery == "versions", source.pods, shared=shared)
     tonight = Tonight(
         source,
         now,

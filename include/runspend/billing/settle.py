@@ -62,6 +62,7 @@ class Rules:
     is_by_file: bool = False  # each file of the bill is a whole one
     pods: str = "split"  # what rows of split cost allocation do: "split" their machines, or leave them "whole"
     only: Selector | None = None  # lines of this bill that count; what it does not name is out of scope
+    shared: Sequence[Selector] = ()  # lines of services that the whole platform uses
 
     @property
     def is_scoped(self) -> bool:
@@ -84,6 +85,8 @@ class Rules:
             said["splits"] = [w.said() for w in self.weights]
         if self.pods != "split":
             said["pods"] = self.pods
+        if self.shared:
+            said["shared"] = list(self.shared)
         return said
 
 
@@ -339,12 +342,13 @@ def _settle_parts(staged: Staged) -> None:
 
 
 def _settle_scope(staged: Staged, source: str, rules: Rules, found: dict[str, Any]) -> None:
-    """Explicit scope and `only`. What either leaves out is exclude; with `only` alone the rest is for the default scope."""
+    """Explicit scope, `only` and `shared`. What the first two leave out is exclude, also where `shared` names it; with `only` alone the
+    rest is for the default scope. What `shared` names of all else is inside, as the platform's own."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     scope, rows = rules.scope or ScopeSettings(), staged.rows.num_rows
-    if not rules.is_scoped:
+    if not rules.is_scoped and not rules.shared:
         staged.set(scope=pa.nulls(rows, columns.text_type()))
         return
     inside = pa.repeat(pa.scalar(not scope.include), rows)
@@ -359,7 +363,9 @@ def _settle_scope(staged: Staged, source: str, rules: Rules, found: dict[str, An
         inside = pc.and_(inside, named)
     is_said = bool(scope.include or scope.exclude)
     codes = pc.if_else(inside, pa.scalar(0 if is_said else None, pa.int32()), pa.scalar(1, pa.int32()))
-    staged.set(scope=pa.DictionaryArray.from_arrays(codes, pa.array(["include", "exclude"])))
+    for selector in rules.shared:
+        codes = pc.if_else(pc.and_(inside, select_rows(staged, selector, source)), pa.scalar(2, pa.int32()), codes)
+    staged.set(scope=pa.DictionaryArray.from_arrays(codes, pa.array(["include", "exclude", "shared"])))
 
 
 def select_rows(staged: Staged, selector: Selector, source: str) -> pa.Array:

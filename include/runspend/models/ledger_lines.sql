@@ -52,6 +52,8 @@ matched as (
       when l.line_kind = 'fee' then 'none'
       when j.job_key is not null then 'job_id'
       when l.line_kind = 'timed' and (k.resource_key is not null or o.resource_key is not null) then 'resource_id'
+      -- declared as the platform's own: weaker than what a run or a tag states, stronger than what is inferred
+      when l.scope = 'shared' then 'none'
       -- the rules that price from a pool come after all machines have been looked at
       when (l.is_short and (m.attached_to is not null or g.group_text is not null))
         or s.storage_key is not null
@@ -84,7 +86,7 @@ select
   -- what the runs that state the machine leave of its time, runs of a pool or type may have had
   l.settled_by = 'resource_id' and l.is_wanted as is_offered,
   case
-    when l.scope is not null then l.scope = 'include'
+    when l.scope is not null then l.scope in ('include', 'shared')
     when l.settled_by in ('run_tag', 'job_id', 'resource_id') or l.is_on_platform or l.pool_key is not null
       or l.service_category = 'AI and Machine Learning' then true
     when l.line_kind = 'fee' then a.source is not null

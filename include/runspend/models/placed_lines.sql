@@ -9,6 +9,8 @@ lines as (
   select
     l.*,
     l.is_inside and l.settled_by not in ('rest', 'job_id') and not l.is_offered as is_placed,
+    -- the platform's own, and nothing a run or a tag states is stronger
+    coalesce(l.scope, '') = 'shared' and l.settled_by = 'none' as is_declared,
     case when l.is_inside and l.settled_by = 'resource_id' then l.resource_key end as slot_resource_key,
     case when l.settled_by = 'run_tag' then l.resource_key end as rented_resource_key,
     case when s.resource_key is not null then cast(cast(l.list_cost as string) as float64) end as list_float,
@@ -58,7 +60,7 @@ select
     when g.run_tag is not null then 'run'
     when l.settled_by = 'run_tag' then 'unmatched'
     when t.resource_key is not null then t.allocated_to
-    when l.line_kind = 'fee' then 'shared'
+    when l.line_kind = 'fee' or l.is_declared then 'shared'
     when l.line_kind = 'timed' and l.is_known then 'idle'
     else 'unmatched'
   end as allocated_to,
@@ -68,11 +70,13 @@ select
   cast(null as string) as owner_id,
   case
     when l.settled_by = 'run_tag' then 'run_tag'
+    when l.is_declared then 'none'
     when t.resource_key is not null or (l.line_kind = 'timed' and l.is_known) then 'resource_id'
     else 'none'
   end as match_method,
   case
     when l.settled_by = 'run_tag' then 'exact'
+    when l.is_declared then cast(null as string)
     when t.resource_key is not null or (l.line_kind = 'timed' and l.is_known) then 'high'
   end as confidence,
   case
@@ -84,6 +88,7 @@ select
     when l.settled_by = 'run_tag' then 'unknown_run'
     when t.is_ambiguous then 'ambiguous_name'
     when t.allocated_to = 'run' then cast(null as string)
+    when l.is_declared then 'platform'
     when l.line_kind = 'fee' then 'fee'
     when l.line_kind = 'timed' then 'no_run'
     else 'not_timed'
