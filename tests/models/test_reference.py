@@ -52,6 +52,7 @@ SITUATIONS = {
     "a_late_correction_weighs_by_the_size_of_its_month", "fees_tax_and_unused_commitments_are_shared", "half_an_hour_shared", "one_gpu_of_eight_on_a_machine_rented_for_the_run", "parent_waits_for_children",
     "a_machine_that_a_run_states_serves_its_type_as_well", "gpus_of_one_machine_by_id_and_by_type",
     "a_pod_name_that_two_clusters_have", "traffic_follows_the_node_group", "what_hangs_on_a_jobs_machines",
+    "what_a_run_states_is_stronger_than_a_declaration",
 }  # fmt: skip
 
 
