@@ -900,7 +900,7 @@ UNALLOCATED_COSTS = Table(
         Column("region_id", "STRING", "FOCUS RegionId."),
         *COSTS,
         Column("billed_seconds", "FLOAT64", "Billed machine time of the resource in the period, seconds; null when no line states a time."),
-        Column("used_seconds", "FLOAT64", "Time of it that runs used, seconds."),
+        Column("used_seconds", "FLOAT64", "Time of it that runs used, seconds; for runs that state only a pool or a type, as much of it as they paid for."),
         Column("last_run_id", "STRING", "The run that used the resource last in the period."),
         Column("last_used_at", "TIMESTAMP", "When it stopped."),
         Column("suspected_owner", "STRING", "Owner, else user, of that run."),

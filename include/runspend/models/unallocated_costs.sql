@@ -9,6 +9,16 @@ with sums as (
   where billing_period = @period and allocated_to in ('idle', 'unmatched') and match_method <> 'sharing'
   group by source, billing_period, allocated_to, coalesce(resource_id, pool_key, ''), coalesce(service_name, ''), coalesce(sub_account_id, ''), billing_currency
 ),
+given as (
+  -- of a machine that some runs state: what runs had that state only a pool or a type
+  select
+    source, resource_id, sum(effective_cost) as cost,
+    sum(case when allocated_to = 'run' and match_method in ('pool_time', 'instance_type_time') then effective_cost end) as given_cost
+  from cost_allocations
+  where billing_period = @period and resource_id is not null and match_method in ('resource_id', 'pool_time', 'instance_type_time')
+  group by source, resource_id
+  having sum(case when allocated_to = 'run' and match_method in ('pool_time', 'instance_type_time') then effective_cost end) > 0 and sum(effective_cost) > 0
+),
 resources as (
   select source, resource_id, min(resource_key) as resource_key, max(instance_type) as instance_type
   from billing_lines
@@ -17,9 +27,16 @@ resources as (
 )
 select
   s.source, s.billing_period, s.allocated_to, s.resource_id, s.service_name, s.sub_account_id, s.billing_currency, r.instance_type, s.region_id,
-  s.list_cost, s.contracted_cost, s.effective_cost, s.billed_cost, u.billed_seconds, u.used_seconds, u.last_run_id, u.last_used_at,
+  s.list_cost, s.contracted_cost, s.effective_cost, s.billed_cost, u.billed_seconds,
+  -- time follows the money there
+  case
+    when g.resource_id is null then u.used_seconds
+    else least(u.billed_seconds, u.used_seconds + u.billed_seconds * cast(cast(g.given_cost as string) as float64) / cast(cast(g.cost as string) as float64))
+  end as used_seconds,
+  u.last_run_id, u.last_used_at,
   coalesce(o.owner, o.user_name) as suspected_owner, s.reason
 from sums s
 left join resources r on r.source = s.source and r.resource_id = s.resource_id
+left join given g on g.source = s.source and g.resource_id = s.resource_id
 left join machine_use u on u.resource_key = r.resource_key
 left join runs o on o.tracking_server = u.tracking_server and o.workspace = u.workspace and o.run_id = u.last_run_id
