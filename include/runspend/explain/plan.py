@@ -239,7 +239,8 @@ def _part(row: Row, beside: Beside) -> Part:
         me = (beside.run["tracking_server"], beside.run["workspace"], beside.run["run_id"])
         rest = [r for r in charge if (r["tracking_server"], r["workspace"], r["run_id"]) != me]
         shared = tuple(sorted((_share(r, row["weight_kind"], beside.names) for r in rest), key=lambda s: (s.run is None, -s.ratio, s.allocated_to, str(s.run))))
-        charge_cost = add([r["effective_cost"] or ZERO for r in charge])
+        # of a machine that a pool or type uses as well, the charge is the part of the line that runs which state it have
+        charge_cost = line["effective_cost"] or ZERO if "effective_cost" in line else add([r["effective_cost"] or ZERO for r in charge])
         other_runs, nobodys = sum(s.run is not None for s in shared), add([s.effective_cost for s in shared if s.run is None])
     else:
         total = beside.totals[charge_of(row)]
