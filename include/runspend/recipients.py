@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from runspend.config import Settings
 from runspend.values import address_of, is_plain_local
 
-__all__ = ["Recipients", "find_recipients", "mailed_domains"]
+__all__ = ["Recipients", "find_recipients", "mailed_addresses", "mailed_domains"]
 
 # Domains in which anybody has an address: an operator's there allows nobody else. `mail.domains` may still name one.
 PUBLIC = frozenset(
@@ -87,6 +87,20 @@ def mailed_domains(settings: Settings) -> frozenset[str]:
     return frozenset(recipients.domains | users | set(_own_domains(settings)))
 
 
+def mailed_addresses(settings: Settings, addresses: Collection[str]) -> set[str]:
+    """Those of these plain addresses that a mail of this configuration can go to: in one of `mailed_domains`; at a public mail host, where anybody
+    has an address, only those that the file itself names, unless `mail.domains` names the host."""
+    recipients, domains = find_recipients(settings), mailed_domains(settings)
+    named = {_same(address) for address in (*recipients.users.values(), *_own_addresses(settings))}
+    found = set()
+    for address in addresses:
+        domain = address.rpartition("@")[2].casefold()
+        is_anybodys = domain in PUBLIC and domain not in recipients.domains
+        if domain in domains and (not is_anybodys or _same(address) in named):
+            found.add(address)
+    return found
+
+
 def fold_name(name: str) -> str:
     """A user's name as names are compared: without regard to case, width and blanks around it."""
     return unicodedata.normalize("NFKC", name).strip().casefold()
@@ -100,8 +114,13 @@ def _same(address: str) -> str:
 
 def _own_domains(settings: Settings) -> Iterator[str]:
     """Domains that the file itself sends mail from or to."""
+    return (address.rpartition("@")[2].casefold() for address in _own_addresses(settings))
+
+
+def _own_addresses(settings: Settings) -> Iterator[str]:
+    """Plain addresses that the file itself sends mail from or to."""
     named = [settings.mail.from_, *settings.mail.operators, *(r for b in settings.budgets for r in b.everybody())]
     named += [r for rules in settings.tag_budgets for r in rules.notify]
     for text in named:
         if (address := address_of(text)) is not None:
-            yield address.rpartition("@")[2].casefold()
+            yield address

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from runspend.config import Settings
-from runspend.recipients import Recipients, find_recipients
+from runspend.recipients import Recipients, find_recipients, mailed_addresses
 from runspend.values import address_of
 
 ALLOWED = {"acme.com", "xn--bcher-kva.example"}
@@ -90,3 +90,14 @@ def test_users_have_the_addresses_of_the_map() -> None:
 def test_the_map_is_checked_when_it_is_read(mail: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         rule(**mail)
+
+
+def test_a_record_has_nobody_else_at_a_public_mail_host_mailed() -> None:
+    """Whoever forges the record of a mail reaches the addresses that the file names there, and those of the file's own domains."""
+    given = Settings.model_validate({
+        "mail": {"from": "runspend@acme.com", "operators": ["Ann <ann@gmail.com>"], "users": {"bob": "bob@gmx.de"}},
+        "budgets": [{"name": "ml", "amount": 1, "notify": ["cy@outlook.com"]}],
+    })  # fmt: skip
+    asked = {"ann@gmail.com", "ann@GMAIL.com", "mallory@gmail.com", "bob@gmx.de", "mallory@gmx.de", "cy@outlook.com", "any@acme.com", "x@evil.example"}
+    assert mailed_addresses(given, asked) == {"ann@gmail.com", "ann@GMAIL.com", "bob@gmx.de", "cy@outlook.com", "any@acme.com"}
+    assert "any@gmail.com" in mailed_addresses(Settings.model_validate({"mail": {"domains": ["gmail.com"]}}), ["any@gmail.com"])

@@ -24,6 +24,7 @@ from runspend.config import Settings
 from runspend.errors import RecordRefused, RunspendError
 from runspend.warehouse import lock_holders
 from runspend.warehouse.locks import Locks, open_lock
+from runspend.warehouse.moments import Hold
 from runspend.warehouse.parquet import ParquetWarehouse, open_folder
 
 
@@ -284,3 +285,18 @@ def test_a_staging_folder_of_another_account_stops_nobody(home: Path) -> None:
         pytest.skip(f"cannot test permissions: {done.stderr.strip()}")
     assert done.stdout == "read\n", done.stderr
     assert private.exists()
+
+
+def test_a_reader_within_another_does_not_end_its_lock(home: Path) -> None:
+    """Its time is up; the outer one still reads without a publisher."""
+    folder = open_folder(home.parent)
+    with folder.shared():
+        Hold(folder)._end()
+        with pytest.raises(RunspendError, match="cannot publish"), Locks(home).exclusive(wait=0.1):
+            pass
+    own = Hold(folder)
+    own._end()
+    with pytest.raises(RunspendError, match="cannot go on reading"):
+        own.check()
+    with Locks(home).exclusive(wait=5):
+        pass

@@ -169,13 +169,14 @@ class Folder:
         held: dict[Path, list[SharedLock]] = _holding.locks
         return held.setdefault(self.home, [])
 
-    def _is_reading(self) -> bool:
+    def is_reading(self) -> bool:
+        """Whether this thread has the shared lock already."""
         return any(lock.is_held for lock in self._held())
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Nobody reads or publishes meanwhile. A killed publish is finished first."""
-        if self._is_reading():
+        if self.is_reading():
             raise RunspendError("cannot publish: this thread still holds a reader of the same warehouse. Close the reader first. Nothing was changed.")
         self.home.mkdir(parents=True, exist_ok=True)
         self.locks.make()

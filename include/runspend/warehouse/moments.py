@@ -100,6 +100,7 @@ class Hold:
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
+        self._is_ours = not folder.is_reading()  # else the lock of an outer reader of this thread, who ends it
         self._lock = folder.hold()
         self._timer = threading.Timer(HOLD, self._end)
         self._timer.daemon = True
@@ -122,6 +123,8 @@ class Hold:
             raise RunspendError(f"cannot go on reading {self._folder.root}: publishers waited {HOLD:g} s for it. Ask for less, or raise the limit of open files (ulimit -n).")
 
     def _end(self) -> None:
+        if not self._is_ours:
+            return
         if self._lock is not None:
             self._lock.release()
         if self.interrupt is not None:

@@ -27,7 +27,7 @@ from runspend.actions.alert.webhook import WEBHOOK, Webhook
 from runspend.config import Settings
 from runspend.errors import RecordRefused
 from runspend.own_files import open_lock
-from runspend.recipients import find_recipients, mailed_domains
+from runspend.recipients import find_recipients, mailed_addresses, mailed_domains
 from runspend.warehouse.journal import crash_point
 from runspend.warehouse.lock_holders import lock_in_time
 
@@ -39,7 +39,7 @@ DIGEST_ABOVE = 5
 # A refusal that may be policy or greylisting, and a 4xx, are tried again as long as a mail server would keep a mail (RFC 5321 4.5.4.1: 4 to 5 days).
 REFUSED_FOR = timedelta(days=4)
 NOT_TRIED: Mapping[str, Any] = {"attempts": 0}
-UNKNOWN_DOMAIN = "its domain is in no address of runspend.yaml, so no mail is sent there"
+UNKNOWN_DOMAIN = "its domain is in no address of runspend.yaml, or is a public mail host's and runspend.yaml does not name the address: no mail is sent there"
 OUTBOX_WAIT = 1800.0  # seconds for another process that sends; mail that waits goes out with the next run
 TRIED_TOGETHER = 2  # times that a mail goes to all its recipients in one transaction
 
@@ -215,7 +215,8 @@ def _mail_to(settings: Settings, backend: Backend, mail: Mail, recipients: Seque
     """By recipient what became of the mail. It leaves only for domains that runspend.yaml names, whoever wrote the record of the mail."""
     domains = mailed_domains(settings)
     addresses = {r: address for r in recipients if (address := address_of(r))}
-    reachable = {r: address for r, address in addresses.items() if address.rpartition("@")[2].casefold() in domains}
+    allowed_addresses = mailed_addresses(settings, addresses.values())
+    reachable = {r: address for r, address in addresses.items() if address in allowed_addresses}
     if sender_host(mail.sender).casefold() not in domains | {sender_host(settings.mail.from_).casefold()}:
         return dict.fromkeys(recipients, Outcome("refused", f"its sender is {mail.sender!r}, and mail.from of runspend.yaml is of another domain"))
     outcomes = {r: Outcome("refused", UNKNOWN_DOMAIN if r in addresses else "not an address that mail can be sent to") for r in recipients if r not in reachable}
