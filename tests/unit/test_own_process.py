@@ -205,3 +205,50 @@ def test_a_fork_of_the_caller_leaves_its_processes_alone() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert all(is_alive(process) for process in waiting)
     assert run("environment", "HOME")[0] == os.environ.get("HOME")
+
+
+def server_that(folder: Path, does: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A waiting process that is not ours, in place of ours; no other waits."""
+    (folder / "server.py").write_text(does)
+    monkeypatch.setattr(calls, "SERVER", folder / "server.py")
+    monkeypatch.setattr(calls, "_idle", [])
+
+
+def test_a_process_that_ends_before_it_is_spoken_to_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No zombie stays, however often a call is tried."""
+    server_that(tmp_path, "", monkeypatch)
+    before = list(calls._all)
+    with pytest.raises(OSError, match=r"Broken pipe|reset"):
+        calls._Server("x" * (16 << 20))  # more than a socket holds
+    assert [server for server in calls._all if server not in before and server.process.returncode is None] == []
+    children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+    assert all(is_alive(int(child)) for child in children)
+
+
+def test_a_process_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would outlive its caller."""
+    server_that(tmp_path, "import time\ntime.sleep(300)", monkeypatch)
+    monkeypatch.setattr(calls, "ENDS_WITHIN", 0.2)
+    server = calls._Server(f"{HERE}:warm")
+    server.close()
+    assert server.process.returncode == -signal.SIGKILL
+
+
+def test_no_more_processes_wait_than_are_allowed() -> None:
+    """However many calls end at the same time."""
+    threads = [threading.Thread(target=run, args=("environment", "PATH")) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls._idle) <= calls.MAX_IDLE
+
+
+def test_a_fork_while_another_thread_takes_a_process_can_call() -> None:
+    """The lock that the other thread had is nobody's in the fork."""
+    with calls._taking:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)
+            os._exit(0 if calls._taking.acquire(timeout=5) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -45,16 +45,23 @@ class _Server:
             )
         self.before = before
         self.channel = Channel(ours)
-        first = pickle.dumps((list(sys.path), before))
-        ours.sendall(len(first).to_bytes(8, "big") + first)
-        ours.settimeout(LOOK_SECONDS)
         _all.add(self)
+        first = pickle.dumps((list(sys.path), before))
+        try:
+            ours.sendall(len(first).to_bytes(8, "big") + first)
+        except BaseException:
+            self.close()
+            raise
+        ours.settimeout(LOOK_SECONDS)
 
     def close(self) -> None:
-        """Its end, and that of a call it is at."""
+        """Its end, and that of a call it is at; killed if it does not end by itself."""
         self.channel.sock.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        try:
             self.process.wait(ENDS_WITHIN)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
     def forget(self) -> None:
         """In a fork of the caller: the process belongs to the caller."""
@@ -71,8 +78,20 @@ def prepare(before: str) -> None:
     """Start a waiting process now, if none waits, so that it is there when `run` needs it. `before` ("module:function") is what it calls
     first, for its imports."""
     with contextlib.suppress(OSError):  # `run` tries again, and says why it cannot
-        if not any(server.before == before for server in _idle):
-            _idle.append(_Server(before))
+        with _taking:
+            is_there = any(server.before == before for server in _idle)
+        if not is_there:
+            _keep(_Server(before))
+
+
+def _keep(server: _Server) -> None:
+    """Let a process wait for the next call, or end it where enough wait."""
+    with _taking:
+        is_kept = len(_idle) < MAX_IDLE
+        if is_kept:
+            _idle.append(server)
+    if not is_kept:
+        server.close()
 
 
 def run(function: str, *given: Any, before: str, limits: Limits, **named: Any) -> Any:
@@ -127,8 +146,8 @@ def _run_in(server: _Server, function: str, given: tuple[Any, ...], named: dict[
             watch.kill()
         watch.end()
         # After a call that was killed the socket may hold an answer that nobody read: the next call would take it for its own.
-        if is_over and message is not None and len(_idle) < MAX_IDLE:
-            _idle.append(server)
+        if is_over and message is not None:
+            _keep(server)
         else:
             server.close()
     if message is None:
@@ -183,11 +202,16 @@ def _show(shown: dict[Any, Any], text: str, module: str, name: str, filename: st
 
 
 def _close_all() -> None:
-    while _idle:
-        _idle.pop().close()
+    with _taking:
+        waiting = _idle[:]
+        _idle.clear()
+    for server in waiting:
+        server.close()
 
 
 def _forget_all() -> None:
+    global _taking
+    _taking = threading.Lock()  # another thread of the caller may have had it: here nobody would release it
     for server in list(_all):
         server.forget()
     _idle.clear()
