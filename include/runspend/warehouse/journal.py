@@ -326,7 +326,7 @@ class Folder:
             raise refused(self._stages, "it is a link, and Runspend removes folders in it", do="Remove the link, then run the command again.") from error
         try:
             for name in os.listdir(stages):
-                with suppress(FileNotFoundError, PermissionError):  # its owner removes it this moment; or it is another account's, and waits for that account
+                with suppress(FileNotFoundError, PermissionError):  # its owner removes it this moment; or it is another account's, and waits for that
                     if stat.S_ISDIR(os.stat(name, dir_fd=stages, follow_symlinks=False).st_mode):
                         _sweep_one(name, stages)
         finally:
@@ -338,11 +338,11 @@ def _folder_of(name: str) -> str:
 
 
 def _sweep_one(name: str, stages: int) -> None:
-    """Remove one staging folder, unless its owner lives, its lock is not a file, or another account made it, which sweeps its own."""
+    """Remove one staging folder, unless its owner lives or its lock is not a file."""
     try:
         descriptor = os.open(f"{name}/{LOCK_NAME}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o660, dir_fd=stages)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENOTDIR, errno.EACCES):
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENOTDIR):
             return
         raise
     try:
