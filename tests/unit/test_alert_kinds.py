@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from unit.alert_world import NOW, UTC, MemoryRecords, budget, cost, in_memory, run, settings, source
+from unit.alert_world import NOW, UTC, MemoryRecords, budget, cost, in_memory, run, settings, source, warehouse
 from unit.test_alert_run import OVER, mails, step, subjects, text_of
 
 from runspend import summary
@@ -108,6 +108,17 @@ def test_a_budget_judged_on_estimates_says_so(tmp_path: Path) -> None:
     assert "In the figure: 400.00 USD is an estimate" in text and "estimated since then" not in text
     step(tmp_path, records, given, NOW + timedelta(days=1), cost_daily=[*rows, cost("2026-11-23", "90")], runs=runs)
     assert "[runspend] Correction: vision is under budget after all (2,290.00)" in subjects(tmp_path)
+
+
+@pytest.mark.parametrize(("rate_from", "spent"), [("2026-11-01", 2600), ("2026-11-24", 2200)])
+def test_estimates_in_another_currency_count_where_there_is_a_rate(tmp_path: Path, rate_from: str, spent: int) -> None:
+    """Also where the whole bill is in the budget's currency. One without a rate is left out: no verdict waits for an estimate."""
+    rate = {"from": "EUR", "to": "USD", "rate": "1.25", "date": rate_from}
+    given = settings(tmp_path, budget(amount="2500", forecast=[], actual=["100%"], judged_on="bill_and_estimates"), rates={"exchange": [rate]})
+    tables = {"cost_daily": every_day(), "runs": [run("a")], "run_estimates": [{**estimate("a", "2026-11-23", "320"), "billing_currency": "EUR"}]}
+    with warehouse(tmp_path / "tables", sources=[source()], **tables) as reader:
+        result = alert.run(partial(nullcontext, reader), given, MemoryRecords(), NOW)
+    assert (result.budget_status["spent"].to_pylist(), result.notes, result.errors) == ([spent], [], [])
 
 
 def test_estimates_are_not_told_as_what_others_cost(tmp_path: Path) -> None:

@@ -189,7 +189,8 @@ def _read_series(
     end, history = max(p.end for p in periods), min(*(p.start for p in periods), now.date() - HISTORY)
     series = read_series(reader, budgets, history, end)
     foreign = {(code, day) for one in series for (day, code), cost in one.billed.items() if code != settings.currency and cost}
-    if not foreign:  # only then does anything have to be converted
+    is_guessed = any(code != settings.currency and cost for one in series for (_, code), cost in one.estimated.items())
+    if not foreign and not is_guessed:  # only then does anything have to be converted
         return reader, series, None
     first = min((p.start for job in jobs if not job.is_closed for p in job.periods), default=end)
     rates = stretches(settings.rates.exchange, settings.currency)
