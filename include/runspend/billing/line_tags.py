@@ -107,11 +107,12 @@ def read_tags(staged: Staged, keys: KeySettings, dimensions: Mapping[str, Sequen
         parts = Tags(staged, "allocated_tags")
         part_run, part_job = staged.ask_of("allocated_tags", parts.value_sql(keys.run_id), _job_sql(parts, keys))
     tagged_job = _in_workspaces(staged, columns.first_of([columns.remap(allocated, part_job), columns.remap(column, job)]), tags.has(keys.job, AZURE_JOB_KEYS))
+    placed_keys = [key for key in keys.job if key in (*SLURM_JOB_KEYS, *AZURE_JOB_KEYS) and tags.has([key], [key])]
     staged.set(
         run_tag=columns.first_of([columns.remap(allocated, part_run), columns.remap(column, run)]),
         job_key=columns.first_of([columns.remap(allocated, part_job), staged.column("resource_job"), tagged_job]),
         attached_to=_of_another(staged, columns.remap(column, machine)),
-        group_keys=_group_keys(staged, columns.remap(column, group_texts)),
+        group_keys=_group_keys(staged, columns.remap(column, group_texts), placed_keys, tagged_job),
         **{f"line_{name}": columns.remap(column, values) for name, values in zip(dimensions, lines, strict=True)},
     )
     if tags.has(keys.job, SLURM_JOB_KEYS):
@@ -230,17 +231,22 @@ def _of_another(staged: Staged, machines: pa.Array) -> pa.Array:
     return columns.spread(codes, others)
 
 
-def _group_keys(staged: Staged, texts: pa.Array) -> pa.Array:
-    """Lists of account|key|value, closest first."""
+def _group_keys(staged: Staged, texts: pa.Array, placed_keys: Sequence[str], jobs: pa.Array) -> pa.Array:
+    """Lists of account|key|value, closest first. Of a job that `placed_keys` name, the value is the whole job, with its cluster or workspace."""
     import pyarrow as pa
 
     account = columns.first_of([staged.column("sub_account_id"), staged.column("billing_account_id")])
     if texts.null_count == len(texts):
         return pa.ListArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), len(texts) + 1), pa.array([], pa.string()))
-    codes, distinct = columns.combine([account, texts], ["account", "groups"])
+    named = {"account": account, "groups": texts, **({"job": jobs} if placed_keys else {})}
+    codes, distinct = columns.combine(list(named.values()), list(named))
+    group = "g"
+    if placed_keys:
+        is_placed = " or ".join(f"starts_with(g, {sql_text(key + '|')})" for key in placed_keys)
+        group = f"case when ({is_placed}) and contains(job, '/') then split_part(g, '|', 1) || '|' || job else g end"
     [lists] = staged.ask(
         distinct,
-        "coalesce(list_transform(string_split(groups, chr(31)), lambda g: coalesce(account, '') || '|' || g), cast([] as varchar[]))",
+        f"coalesce(list_transform(string_split(groups, chr(31)), lambda g: coalesce(account, '') || '|' || {group}), cast([] as varchar[]))",
     )
     return columns.spread(codes, lists.cast(pa.list_(pa.string())))
 
