@@ -188,6 +188,14 @@ def test_the_first_pool_that_names_a_line_has_it(tmp_path: Path) -> None:
     assert [line["pool_key"] for line in settled(tmp_path, rows, pools=pools)] == ["gpu", "rest", None]
 
 
+def test_a_selector_names_a_resource_by_any_of_its_names(tmp_path: Path) -> None:
+    """What the bill says, the whole name, and the name alone, with the namespace of a pod."""
+    instance, pod = "//compute.googleapis.com/projects/p/zones/z/instances/gpu-7", "arn:aws:eks:us-east-1:1:pod/ml/train/gpu-a/uid"
+    for pattern, expected in (("gpu-*", [1, 1]), ("projects/p/*", [1, 0]), ("train/*", [0, 1]), ("//compute*", [1, 0]), ("7", [0, 0])):
+        found = settled(tmp_path / pattern.strip("/*"), [row(ResourceId=instance), row(ResourceId=pod)], pools=[pool("gpu", {"resource": pattern})])
+        assert [int(line["pool_key"] is not None) for line in found] == expected, pattern
+
+
 def test_equal_dimensions_are_part_of_the_key_and_a_missing_one_leaves_no_pool(tmp_path: Path) -> None:
     dimensions = DimensionSettings(team=["run.tag.team", "line.tag.squad", "line.tag.team"], cost_center=["line.tag.cc"])
     pools = [pool("gpu", {"tag.kind": "gpu"}, equal=["team", "cost_center"]), pool("rest", {"service": "*"})]

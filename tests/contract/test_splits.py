@@ -307,6 +307,14 @@ def test_machines_are_found_by_id_scale_set_and_name(tmp_path: Path) -> None:
     assert told["machines_with_weights_that_are_not_on_the_bill"] == 1
 
 
+def test_an_instance_is_found_by_its_name_where_one_has_it(tmp_path: Path) -> None:
+    """OpenCost says the name alone; of two projects' instances of one name none is meant for sure."""
+    place = "//compute.googleapis.com/projects/{}/zones/z/instances/{}"
+    rows = [row("1.00", ResourceId=place.format("p", "gke-1")), row("2.00", ResourceId=place.format("p", "gke-2")), row("4.00", ResourceId=place.format("q", "gke-2"))]
+    claims = [claim("one", "9", on="gke-1"), claim("two", "9", on="gke-2"), claim("whole", "9", on="gce://q/z/gke-2")]
+    assert parts(loaded(tmp_path, rows, *claims)) == {"one": 1, "whole": 4, None: 2}
+
+
 # --- versions ----------------------------------------------------------------------------------------------------------
 
 

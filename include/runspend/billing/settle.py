@@ -388,8 +388,10 @@ def select_rows(staged: Staged, selector: Selector, source: str) -> pa.Array:
             continue
         named: pa.Array | None = None
         for name in held.get(key, ("tags",)):
-            value = name if key in held else Tags(staged, name).value_sql([key.partition(".")[2]])
-            [fits] = staged.ask_of(name, _matching_sql(value, patterns))
+            values = [name] if key in held else [Tags(staged, name).value_sql([key.partition(".")[2]])]
+            if name == "resource_key":  # a pattern may be of a name alone: an instance's, a pod's with its namespace
+                values += [f"regexp_extract({name}, '[^/]+$')", f"regexp_extract({name}, '[^/]+/[^/]+$')"]
+            [fits] = staged.ask_of(name, " or ".join(_matching_sql(value, patterns) for value in values))
             mine = pc.fill_null(columns.spread(staged.column(name).indices, fits), False)
             named = mine if named is None else pc.or_(named, mine)
         rows = pc.and_(rows, named)

@@ -178,12 +178,13 @@ def _gather_weights(staged: Staged, others: Sequence[Weights], has_own: bool) ->
 
 
 def _insert(staged: Staged, rank: int, relation: str, pool: str | None) -> None:
-    """Weights of one source, with the names a machine is looked for by: its id, the scale set of an Azure instance, its name."""
+    """Weights of one source, with the names a machine is looked for by: its id, the name of a Google instance, the scale set of an Azure one, its name."""
     key = "resource_key(resource)"
     scale_set = (
         f"case when contains({key}, '/virtualmachinescalesets/') then 'r|' || regexp_replace({key}, '/virtualmachines/[^/]+$', '') end"
     )
-    names = f"list_filter(['r|' || {key}, {scale_set}, 'n|' || nullif(resource_name, '')], lambda name: name is not null)"
+    instance = f"case when not contains({key}, '/') then 'i|' || {key} when {key} like 'projects/%/instances/%' then 'r|' || regexp_extract({key}, '[^/]+$') end"
+    names = f"list_filter(['r|' || {key}, {instance}, {scale_set}, 'n|' || nullif(resource_name, '')], lambda name: name is not null)"
     called = sql_text(pool) if pool else f"nullif(array_to_string({names}, chr(31)), '')"
     staged.con.execute(
         f"insert into splits select {rank}, {called}, "

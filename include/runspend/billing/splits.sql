@@ -22,6 +22,17 @@ select position, 'r|' || resource_key as name from split_candidates where resour
 union all
 select position, 'n|' || resource_name from split_candidates where resource_name is not null
 union all
+-- an instance of Google by its name alone, where no other project or zone of the bill has it
+select c.position, 'i|' || i.last_part
+from split_candidates c
+join (
+  select regexp_extract(resource_key, '[^/]+$') as last_part, min(resource_key) as only_key
+  from split_candidates
+  where resource_key like 'projects/%/instances/%'
+  group by last_part
+  having count(distinct resource_key) = 1
+) i on i.only_key = c.resource_key
+union all
 select c.position, p.name from split_pools p join split_candidates c on c.position = p.position;
 
 -- the first name of a machine that is on the bill

@@ -58,13 +58,17 @@ def _is_line(reader: Reader, text: str) -> bool:
 
 
 def explain_resource(reader: Reader, text: str, *, period: str | None = None) -> ResourceExplanation:
-    """The resource of a bill (its ResourceId, or the short form in which machines are compared), by hour of one billing period."""
+    """The resource of a bill (its ResourceId, the form in which machines are compared, or the end of that), by hour of one billing period."""
     wanted = text.strip()
     rows = ask(reader, "resource_ids", resource=wanted)
     if not rows:
         near = ask(reader, "near_resources", part=wanted.lower()) if len(wanted) > 2 else []
         hint = f" Did you mean: {', '.join(clean(r['resource_key']) for r in near)}?" if near else ""
         raise UnknownName(f"cannot find resource {clean(wanted)!r}: no loaded bill has a line of it.{hint}")
+    rows = [r for r in rows if wanted in (r["resource_key"], r["resource_id"])] or rows
+    keys = sorted({r["resource_key"] for r in rows})
+    if len(keys) > 1:
+        raise UnknownName(f"cannot tell which resource {clean(wanted)!r} is: the bill has {', '.join(clean(key) for key in keys[:5])}. Name one of them.")
     periods = sorted({f"{r['billing_period']:%Y-%m}" for r in rows})
     chosen = period or periods[-1]
     if chosen not in periods:

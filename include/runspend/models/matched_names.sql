@@ -70,8 +70,8 @@ parts as (
     case
       when stated_kind is null then cast(null as string)
       when starts_with(name, 'arn:') then nullif(regexp_extract(name, r'^arn:[^:]*:[^:]*:([^:]*):'), '')
-      when regexp_contains(name, r'/zones/.+-[a-z0-9]+/') then regexp_extract(name, r'/zones/([^/]+)-[a-z0-9]+/')
-      when regexp_contains(name, r'/(regions|locations)/') then regexp_extract(name, r'/(?:regions|locations)/([^/]+)/')
+      when regexp_contains(name, r'/zones/[^/]+-[a-z0-9]+/') then regexp_extract(name, r'/zones/([^/]+)-[a-z0-9]+/')
+      when regexp_contains(name, r'/(regions|locations)/[^/]+/') then regexp_extract(name, r'/(?:regions|locations)/([^/]+)/')
     end as region,
     case when stated_kind = 'instance' and regexp_contains(name, r'/zones/[^/]*[^/-]/') then regexp_extract(name, r'/zones/([^/]+)/') end as zone,
     case
