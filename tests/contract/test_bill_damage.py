@@ -139,7 +139,7 @@ def test_an_empty_object_of_json_takes_nothing_from_other_rows(tmp_path: Path, w
     bill = nights(tmp_path, gcp_files.write_jsonl(tmp_path / "bill.jsonl", rows), format="gcp")
     bill.load()
     found = {r["billed_cost"]: (r["charge_category"], r["resource_key"], r["sub_account_id"]) for r in bill.lines()}
-    assert found == {Decimal(2): ("Usage", "4711", "ml"), Decimal("0.5"): ("Tax", None, None), Decimal(-1): ("Credit", "4711", "ml")}
+    assert found == {Decimal(2): ("Usage", "projects/ml/zones/us-central1-a/instances/4711", "ml"), Decimal("0.5"): ("Tax", None, None), Decimal(-1): ("Credit", "projects/ml/zones/us-central1-a/instances/4711", "ml")}
 
 
 def test_json_of_nothing_but_braces_is_refused(tmp_path: Path) -> None:

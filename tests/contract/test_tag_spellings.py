@@ -109,13 +109,13 @@ def write_azure(tmp_path: Path, rows: Sequence[dict[str, str]]) -> Path:
 
 def test_google_has_small_letters_and_a_prefix_for_labels_of_pods(tmp_path: Path) -> None:
     """Sources: "Labels overview" (keys), "View cluster costs breakdown" (k8s-label/); Databricks "Monitor usage using tags" (clusterid)."""
-    said = [("mlflow-runid", "r1"), ("k8s-label/mlflow_run_id", "r2"), ("clusterid", "c"), ("jobrunid", "J"), ("cost-center", "7"), ("k8s-label/team", "vision")]
+    said = [("mlflow-runid", "r1"), ("k8s-label/mlflow_run_id", "r2"), ("clusterid", "0923-164208-c1"), ("jobrunid", "J"), ("cost-center", "7"), ("k8s-label/team", "vision")]
     rows = [gcp_files.gcp(f"{n + 1}.00", labels=[{"key": key, "value": value}], resource={"name": f"disk-{n}", "global_name": None}) for n, (key, value) in enumerate(said)]
     bill = nights(tmp_path, gcp_files.write_jsonl(tmp_path / "gcp.jsonl", rows))
     bill.load(dimensions=DimensionSettings(team=["line.tag.team"], cost_center=["line.tag.Cost.Center"]))
     found = sorted(bill.lines(), key=lambda each: each["billed_cost"])
     assert [each["run_tag"] for each in found] == ["r1", "r2", None, None, None, None]
-    assert (found[2]["attached_to"], found[3]["job_key"], found[4]["line_cost_center"], found[5]["line_team"]) == ("c", "j", "7", "vision")
+    assert (found[2]["attached_to"], found[3]["job_key"], found[4]["line_cost_center"], found[5]["line_team"]) == ("0923-164208-c1", "j", "7", "vision")
 
 
 def test_a_key_that_is_on_the_bill_itself_is_no_other_spelling(tmp_path: Path) -> None:

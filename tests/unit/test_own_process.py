@@ -217,12 +217,15 @@ def server_that(folder: Path, does: str, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_process_that_ends_before_it_is_spoken_to_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No zombie stays, however often a call is tried."""
     server_that(tmp_path, "", monkeypatch)
-    before = list(calls._all)
+    before, children_before = list(calls._all), children_of_this_thread()
     with pytest.raises(OSError, match=r"Broken pipe|reset"):
         calls._Server("x" * (16 << 20))  # more than a socket holds
     assert [server for server in calls._all if server not in before and server.process.returncode is None] == []
-    children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
-    assert all(is_alive(int(child)) for child in children)
+    assert all(map(is_alive, children_of_this_thread() - children_before))
+
+
+def children_of_this_thread() -> set[int]:
+    return {int(child) for child in Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()}
 
 
 def test_a_process_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,9 +30,10 @@ from runspend.outside_json import parse_json
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# A flat object of texts, as most bills write tags; anything else is read value by value.
+_CLUSTER = "^[0-9]{4}-[0-9]{6}-[0-9a-z]+$"
 PROVIDERS = ("host_provider_name", "service_provider_name")
 AZURE = {"Microsoft", "Azure", "Microsoft Azure"}
+# A flat object of texts, as most bills write tags; anything else is read value by value.
 PLAIN_TAGS = r'\{\s*("[^"\\\x00-\x1f]*"\s*:\s*"[^"\\\x00-\x1f]*"\s*(,\s*"[^"\\\x00-\x1f]*"\s*:\s*"[^"\\\x00-\x1f]*"\s*)*)?\}'
 
 
@@ -207,7 +208,10 @@ def _number_resources(staged: Staged) -> None:
 
 
 def place_instances(staged: Staged, name: str) -> None:
-    """Instances that a line of Compute Engine names without project and zone, in a column of names, get those of the line."""
+    """Instances that a line of Compute Engine names without project and zone, in a column of names, get those of the line.
+
+    The id of a Databricks cluster, which its virtual machines carry, is no instance's: it is MMDD-HHMMSS-NAME ("Cluster information").
+    """
     services = staged.column("service_name")
     names = staged.column(name)
     if "Compute Engine" not in services.dictionary.to_pylist() or names.null_count == len(names):
@@ -215,7 +219,7 @@ def place_instances(staged: Staged, name: str) -> None:
     held = ("sub_account_id", "availability_zone", "region_id", "service_name")
     codes, distinct = columns.combine([names, *(staged.column(column) for column in held)], ["name", *held])
     placed = instance_name_sql("name", "sub_account_id", "availability_zone", "region_id")
-    [whole] = staged.ask(distinct, f"case when service_name = 'Compute Engine' then {placed} else name end")
+    [whole] = staged.ask(distinct, f"case when service_name = 'Compute Engine' and not regexp_matches(name, '{_CLUSTER}') then {placed} else name end")
     staged.set(**{name: columns.spread(codes, whole)})
 
 

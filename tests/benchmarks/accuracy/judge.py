@@ -145,7 +145,8 @@ def _compare(world: World, allocations: list[dict[str, Any]], charges: dict[str,
     costs_of_all: Shares = defaultdict(Fraction)
     # a line of which runs that state the machine have a part stands in two charges: theirs, and one that has the rest for all others
     pooled = {number for charge, of in charges.items() if "|" in charge for number in of}
-    stated = {of[0]: set(got["resource_id"][charge]) for charge, of in charges.items() if "|" not in charge and of[0] in pooled and charge in got["resource_id"]}
+    by_machine = got.get("resource_id", {})
+    stated = {of[0]: set(by_machine[charge]) for charge, of in charges.items() if "|" not in charge and of[0] in pooled and charge in by_machine}
     for name, of_rule in got.items():
         costs: Shares = defaultdict(Fraction)
         for of_charge in of_rule.values():
