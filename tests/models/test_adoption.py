@@ -1,4 +1,4 @@
-"""Adoption one run at a time: whoever starts to state a machine, a job or a tag changes nobody else's cost, and no cost gets worse.
+"""Adoption run by run: a run that starts to state its machine changes no other run's cost. Jobs and tags are not tried here.
 
 In these worlds all machines of a type cost the same and the truth is known: each run has the machine, or the GPUs, that it was put on.
 """
