@@ -22,6 +22,7 @@ _NAME_BEFORE = r"(?:^|[^A-Za-z0-9])[A-Za-z0-9_.-]{0,64}?"
 _NAMES = (
     r"passwords?|passwd|passphrase|pwd|secret[_-]?key|api[_-]?keys?|x-functions-key|access[_-]?key(?:[_-]?id)?|secret[_-]?access[_-]?key|account[_-]?key|"
     r"shared[_-]?access[_-]?key|private[_-]?key|encryption[_-]?key|master[_-]?key|credentials?|client[_-]?secret|"
+    r"(?:db|database|smtp|ftp|ldap|redis|mysql|postgres|pg|user|admin|root)[_-]?pass|"
     r"(?:access|auth|api|bearer|refresh|session|security|id|csrf|oauth2?|private|personal|deploy|bot|github|gitlab|gh|hf|hugging_?face|slack|wandb|"
     r"databricks|mlflow|tracking|jwt|sas|write|read|service|user|job|pat|vault|bitbucket|npm|pypi)[_-]?token"
 )
@@ -51,6 +52,8 @@ _SHAPES: tuple[tuple[str, str], ...] = (
     (r"([?&](?:[Kk]ey|[Tt]oken|[Aa]uth|[Cc]ode|[Pp]olicy)=)[^\x00-\x20&\"'<>#]{8,}", ""),
     (r"(https?://(?:hooks\.slack\.com/(?:services|workflows|triggers)/|[a-z0-9.-]*webhook\.office\.com/|(?:[a-z]+\.)?discord(?:app)?\.com/api/webhooks/))[^\x00-\x20\"'<>]+", ""),
     (r"((?i:\b(?:proxy-)?authorization)[\"'\\]{0,3}[ \t]{0,3}(?:[=:]|%3[aA])[ \t]{0,3}[\"'\\]{0,3})(?:(?i:bearer|basic|token|apikey|digest|negotiate|aws4-hmac-sha256)[ \t:]{1,3})?[^\x00-\x20\"'\\]{6,}[^\x00-\x1f\"'\\]*", ""),
+    (r"((?i:(?:^|[^A-Za-z0-9_])(?:set-)?cookie)[\"'\\]{0,3}[ \t]{0,3}(?::|%3[aA])[ \t]{0,3})[^\x00-\x20=;\"'\\]{1,256}=[^\x00-\x1f\"'\\]+", ""),
+    (r"((?:^|[ \t])(?:-u|--(?:proxy-)?user)[ \t=]{1,3}[\"']?[0-9]{0,32}[^\x00-\x20:\"'/0-9][^\x00-\x20:\"'/]{0,64}:)[^\x00-\x20\"']+", ""),
     (r"((?i:\bbearer)(?:[ \t:=]{1,3}|\+|%20))(?:[A-Za-z]*[0-9._~+/=%-][A-Za-z0-9._~+/=%-]{4,}|[A-Za-z]{20,})", ""),
     (r"((?i:\bbasic)[ \t]{1,3})(?:[A-Za-z0-9+/]{6,}={1,2}|[A-Za-z0-9+/]{24,})", ""),
     (rf"({_NAME_BEFORE}(?i:{_NAMES}){_IS}){_VALUE}", ""),
@@ -70,8 +73,8 @@ _OF_ADDRESSES = _SHAPES[1:8]  # logins, signatures, keys in a query, addresses t
 _PLACE = r"^((?:[A-Za-z][A-Za-z0-9+.-]*:)?/[^?#\x00-\x20\"']*)((?:[?#][\s\S]*)?)$"
 # What a text must hold for any shape to be in it. Most texts hold none of it, and nothing more is asked of them.
 _SUSPECT = (
-    r"-----BEGIN|://[^\x00-\x20/?#\"]*[@:]|%40|(?i:sig=|signature|-credential=|-security-token=|accesskeyid=|accessid=|key-pair-id=|[?&](?:key|token|auth|code|policy)=|webhooks?[./]|"
-    r"hooks\.slack|authorization|bearer|basic[ \t]|pwd|passw|passphrase|secrets?[^a-rt-z]|credentials?[^a-z]|(?:api|functions|access|account|private|encryption|master|secret)[_-]?keys?[^a-z]|key[_-]?id|"
+    r"-----BEGIN|(?:-u|-user)[ \t=]|://[^\x00-\x20/?#\"]*[@:]|%40|(?i:sig=|signature|-credential=|-security-token=|accesskeyid=|accessid=|key-pair-id=|[?&](?:key|token|auth|code|policy)=|webhooks?[./]|"
+    r"hooks\.slack|authorization|bearer|cookie|basic[ \t]|pwd|passw|passphrase|[a-z_-]pass[^a-z]|secrets?[^a-rt-z]|credentials?[^a-z]|(?:api|functions|access|account|private|encryption|master|secret)[_-]?keys?[^a-z]|key[_-]?id|"
     r"token[^a-z0-9_.-]|AKIA|ASIA|ABIA|ACCA|gh[pousr]_|github_pat_|gl[a-z]{2,5}-|hf_|xox[a-z]|xapp-|sk-|[prs]k_|whsec_|wandb_v|dapi|AIza|ya29|GOCSPX|1//0|npm_|pypi-|SG\.|eyJ|hv[sbr]\.|r8_|"
     r"do[opr]_v1|gsk_|xai-|nvapi|pplx-|glsa_|lsv2_|ntn_|lin_api|shp[a-z]{2}_|:AA[a-z0-9_-]{9}|[78]Q~)"
 )

@@ -49,7 +49,8 @@ SECRETS = [
     ("password: hunter2", "hunter2"), ("DB_PASSWORD='hunter 2 x'", "2 x"), ('{"password": "hunter 2"}', "hunter"), ("password%3Dhunter2", "hunter2"), ("api_key=canary9", "canary9"), ("x-api-key: canary9", "canary9"),
     ("client_secret=canary9", "canary9"), ("train.py --password hunter2 --epochs 3", "hunter2"), ("train.py --api-key canary9", "canary9"), ("train.py --token canary9", "canary9"), ("MLFLOW_TRACKING_TOKEN=canary9", "canary9"),
     ("HF_TOKEN=canary9", "canary9"), (f"MY_TOKEN={WORD}", WORD), ("token=canary9", "canary9"), (PEM, WORD), (PEM[:60], WORD[:20]), ("-----BEGIN OPENSSH " + f"PRIVATE KEY-----{WORD}", WORD),
-    (f"two: ghp_{WORD},hf_{WORD}", WORD),
+    (f"two: ghp_{WORD},hf_{WORD}", WORD), ("Cookie: session=canary9; csrftoken=canary8", "canary9"), ("Set-Cookie: sid=canary9", "canary9"), ("curl -b x -H 'cookie: _oauth2_proxy=canary9'", "canary9"),
+    ("curl -u ana:canary9 https://h/x", "canary9"), ("curl --user 'ana:canary9' https://h", "canary9"), ("curl --proxy-user=ana:canary9", "canary9"), ("DB_PASS=canary9", "canary9"), ("smtp-pass: canary9", "canary9"),
 ]  # fmt: skip
 HARMLESS = [
     HEX40, HEX32, f"m-{HEX32}", "3f1c9a7b", "i-0a1b2c3d4e5f67890", "arn:aws:iam::123456789012:role/mlflow", "arn:aws:sagemaker:us-east-1:123456789012:training-job/resnet-50",
@@ -61,6 +62,7 @@ HARMLESS = [
     "/subscriptions/" + HEX32 + "/virtualMachines/vm1", "//compute.googleapis.com/projects/p/zones/z/instances/123", "hf_bert", "hf_internal-testing/tiny", "sig", "design=3", "signal=2", "key=value", "s3://b/1/r?versionId=abc", "https://h/x?key=model",
     "authorization service", "auth=none", "PWD is /home/ana", "gs://b/1/r/artifacts", "2026-11-28T02:17:17+00:00", "lr=0.001, batch=32: best", "***", "eyJ", "日本語 🚀 modèle", "a\nb\tc", "{'a': 'b'}",
     "us-east-1:abcd", "user-3", "train_3.py", "CUDA_VISIBLE_DEVICES=0,1", "resnet50-token-mixing-secret-sauce", "AKIAfake", "s3a://bucket/path", "hdfs://namenode:8020/user/ana/x", "passage=3", "access=public", "api=v2",
+    "cookie: chocolate", "cookie-cutter:3", "fortune cookies = 3", "pass=2", "first-pass: 3", "n_pass=4", "two-pass encoder", "python -u train.py", "docker run -u 1000:1000 x", "--user ana", "bypass=1",
 ]  # fmt: skip
 
 
