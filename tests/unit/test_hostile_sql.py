@@ -371,7 +371,7 @@ def test_fork_and_ask(world: World) -> None:
     """A child process that was forked after a question asks its own."""
     code = (
         "import os, sys\nfrom runspend.warehouse import open_warehouse\nw = open_warehouse(sys.argv[1])\nask = lambda: w.answer('select count(*) as n from runs').to_pylist()\n"
-        "print(ask(), flush=True)\npid = os.fork()\nprint(ask(), flush=True)\nif pid: os.waitpid(pid, 0)\n"
+        "print(ask(), flush=True)\npid = os.fork()\nos.write(1, f'{ask()}\\n'.encode())\nif pid: os.waitpid(pid, 0)\n"
     )
     result = subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(world.root)], capture_output=True, text=True, timeout=120, check=True)
     assert result.stdout == "[{'n': 50}]\n" * 3
