@@ -14,7 +14,7 @@ from typing import Literal
 from runspend.actions.alert.freshness import RecordStore, Stale, figures_are_this_old
 from runspend.actions.alert.mail import Block, Envelope, Facts, Paragraph, make_mail
 from runspend.actions.alert.message import Mail, address_of
-from runspend.actions.alert.outbox import DIGEST_ABOVE, REFUSED_FOR, Delivery, send_outbox
+from runspend.actions.alert.outbox import DIGEST_ABOVE, REFUSED_FOR, Delivery, Unrecorded, send_outbox
 from runspend.actions.alert.send import open_backend
 from runspend.actions.alert.texts import clean
 from runspend.config import Settings
@@ -58,6 +58,8 @@ def notify(
         failed = machine_failed(error, "note that this mail was sent")
         if failed is None:
             raise
+        if isinstance(error, Unrecorded) and any(d.mail.message_id.startswith(f"<{local_id}@") and d.outcome.state == "accepted" for d in error.tried):
+            return error.tried  # it is out
         again = f"This mail may come again, also for the same cause: Runspend {failed}"
         return _send_directly(settings, _write(settings, kind, local_id, now, headline, [*blocks, Paragraph(clean(again, 600))]))
 

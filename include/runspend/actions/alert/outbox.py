@@ -31,7 +31,7 @@ from runspend.recipients import find_recipients, mailed_addresses, mailed_domain
 from runspend.warehouse.journal import crash_point
 from runspend.warehouse.lock_holders import lock_in_time
 
-__all__ = ["Delivery", "Receipt", "RecordStore", "State", "receipt", "recipient_states", "send_outbox", "set_outcome"]
+__all__ = ["Delivery", "Receipt", "RecordStore", "State", "Unrecorded", "receipt", "recipient_states", "send_outbox", "set_outcome"]
 
 MAIL_KINDS = ("alerts", "digests", "notices")
 # A recipient with more budget mails waiting than this gets one mail that lists them all.
@@ -77,6 +77,14 @@ class Receipt:
         return self.at if self.state == "accepted" and self.backend == "smtp" else None
 
 
+class Unrecorded(OSError):
+    """A mail was sent, and the disk could not take down what became of it: the next run sends it again. `tried`: it and those before it."""
+
+    def __init__(self, error: OSError, tried: list[Delivery]) -> None:
+        super().__init__(error.errno, error.strerror, error.filename)
+        self.tried = tried
+
+
 class Waiting(NamedTuple):
     """A mail, who waits for it, and the record of the alert it tells of, where it is a budget's."""
 
@@ -90,7 +98,7 @@ def send_outbox(settings: Settings, records: RecordStore, now: datetime) -> list
     """Send every mail that a recipient still waits for, or was refused lately and not for good; record what happened, return what was tried.
 
     Two senders at once wait for each other, so neither sends what the other just did. A record that cannot be believed keeps its own
-    mail alone: the others are sent, then RecordRefused is raised.
+    mail alone: the others are sent, then RecordRefused is raised. Raises Unrecorded where a mail was sent and the disk keeps no record of it.
     """
     with _one_at_a_time(settings.home):
         refused = list[RecordRefused]()
@@ -103,10 +111,13 @@ def send_outbox(settings: Settings, records: RecordStore, now: datetime) -> list
             for mail, recipients, _, attempts in waiting:
                 for channel, outcomes in _deliver(settings, backend, webhook, mail, recipients, attempts):
                     crash_point("outbox.sent")
+                    tried += [Delivery(mail, recipient, outcome) for recipient, outcome in outcomes.items()]
                     for recipient, outcome in outcomes.items():
-                        set_outcome(records, mail, recipient, outcome, now, channel, taken_last)
+                        try:
+                            set_outcome(records, mail, recipient, outcome, now, channel, taken_last)
+                        except OSError as error:
+                            raise Unrecorded(error, tried) from error
                         crash_point("outbox.recorded")
-                        tried.append(Delivery(mail, recipient, outcome))
         if refused:
             raise refused[0]
         return tried
