@@ -12,7 +12,7 @@ from typing import Any
 
 RUN_KEYS = ("tracking", "workspace", "experiment", "user", "status")
 RUN_MAPS = ("tag", "param", "experiment_tag")
-LINE_KEYS = ("source", "account", "service", "region", "resource", "category")
+LINE_KEYS = ("source", "account", "service", "region", "resource", "instance_type", "category")
 LINE_MAPS = ("tag",)
 BUDGET_KEYS = ("tracking", "workspace", "experiment", "user", "owner", "team", "project", "cost_center", "cost_kind", "provider", "source", "model")
 BUDGET_RUN_KEYS = ("model", *RUN_MAPS)  # of runs alone: a budget that selects by them counts no money but runs'

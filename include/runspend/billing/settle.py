@@ -98,6 +98,8 @@ def settle_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:
     _settle_json(staged, found)
     _find_resources(staged)
     _find_billed_time(staged)
+    if any("instance_type" in (w.lines or {}) for w in rules.weights):
+        _find_machines(staged)  # found again below, for the parts as well
     pools = {w.source: select_rows(staged, w.lines, source) for w in rules.weights if w.lines is not None}
     splits.split_lines(staged, rules.weights, pools, found, is_by_file=rules.is_by_file, has_own=rules.pods == "split")
     with staged.beside() as rows, ThreadPoolExecutor(1) as beside:
@@ -378,6 +380,7 @@ def select_rows(staged: Staged, selector: Selector, source: str) -> pa.Array:
         "service": ("service_name",),
         "region": ("region_id",),
         "resource": ("resource_id", "resource_key"),
+        "instance_type": ("instance_type",),
         "category": ("charge_category",),
     }
     rows = pa.repeat(pa.scalar(True), staged.rows.num_rows)
@@ -389,6 +392,8 @@ def select_rows(staged: Staged, selector: Selector, source: str) -> pa.Array:
         named: pa.Array | None = None
         for name in held.get(key, ("tags",)):
             values = [name] if key in held else [Tags(staged, name).value_sql([key.partition(".")[2]])]
+            if key == "instance_type":  # clouds and people write it in any case
+                values, patterns = [f"lower({name})"], [pattern.lower() for pattern in patterns]
             if name == "resource_key":  # a pattern may be of a name alone: an instance's, a pod's with its namespace
                 values += [f"regexp_extract({name}, '[^/]+$')", f"regexp_extract({name}, '[^/]+/[^/]+$')"]
             [fits] = staged.ask_of(name, " or ".join(_matching_sql(value, patterns) for value in values))

@@ -20,7 +20,7 @@ from runspend.cli.context import Context
 from runspend.cli.names import copy_, forget, rename
 from runspend.cli.night import STEPS, nightly, verify
 from runspend.cli.output import shown
-from runspend.cli.setting_up import config, demo, doctor, init, try_
+from runspend.cli.setting_up import config, demo, doctor, init, suggest, try_
 from runspend.errors import RunspendError, UsageError
 from runspend.extras import missing_extra
 from runspend.machine import machine_failed
@@ -38,7 +38,7 @@ def cli() -> None:
     """
 
 
-for command in (init, doctor, config, try_, demo, nightly, *STEPS, archive, budgets, forget, rename, copy_, costs, explain, export, sql, status, serve, verify):
+for command in (init, doctor, suggest, config, try_, demo, nightly, *STEPS, archive, budgets, forget, rename, copy_, costs, explain, export, sql, status, serve, verify):
     cli.add_command(command)
 
 

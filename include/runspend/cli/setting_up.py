@@ -9,7 +9,7 @@ import click
 
 from runspend.cli.context import Context, with_context
 from runspend.cli.night import DEMO_FOLDER, run_night
-from runspend.cli.output import print_json
+from runspend.cli.output import print_json, shown
 from runspend.errors import UsageError
 
 
@@ -70,6 +70,36 @@ def config(context: Context, show: bool, schema: bool) -> None:
         click.echo(show_settings(context.settings), nl=False)
     else:
         click.echo(str(context.settings.path))
+
+
+@click.command()
+@click.option("--write", is_flag=True, help="Put the proposed pools into runspend.yaml.")
+@with_context
+def suggest(context: Context, write: bool) -> None:
+    """Propose pools for runs that state no machine.
+
+    Compares the hours that machines were billed with the hours that runs ran, in the newest two
+    billing periods of the warehouse, and prints the pools that fit as YAML, with the evidence as
+    comments. No figure changes before the pools are in runspend.yaml: --write puts them there and
+    leaves everything else in the file as it is.
+
+    Example: runspend suggest --write && runspend nightly
+    """
+    from runspend.suggest import add_pools, as_records, header_lines, proposals_yaml, propose_pools
+    from runspend.warehouse import open_warehouse
+
+    settings = context.settings
+    found = propose_pools(open_warehouse(settings), settings)
+    heading = header_lines(found)
+    if context.as_json:
+        print_json(as_records(found))
+    elif found.proposals:
+        click.echo(shown("\n".join([*(f"# {line}" for line in heading), proposals_yaml(found)])), nl=False)
+    else:
+        click.echo(f"# nothing to propose: {found.reason}")
+    if write and found.proposals and settings.path is not None:
+        add_pools(settings.path, found.proposals, heading)
+        click.echo(f"wrote {len(found.proposals)} pools to {settings.path}. Next: runspend nightly", err=True)
 
 
 @click.command("try")

@@ -32,11 +32,12 @@ def _has(pool: Pool, bill: BillSource, machine: Machine) -> bool:
         "resource": [machine.resource_id],
         "account": [bill.name, machine.account],
         "region": [machine.region],
+        "instance_type": [machine.instance_type and machine.instance_type.lower()],
         "service": ["Own machines"],
         "category": ["Usage"],
     }
     for key, patterns in pool.lines.items():
         values = held[key] if key in held else [machine.tags.get(key.partition(".")[2])]
-        if not any(matches(pattern, value) for pattern in patterns for value in values):
+        if not any(matches(pattern.lower() if key == "instance_type" else pattern, value) for pattern in patterns for value in values):
             return False
     return True

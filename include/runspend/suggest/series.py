@@ -1,0 +1,75 @@
+"""How well the hours of some runs fit the hours of some machines, and how well they would by chance.
+
+Pure arithmetic over lists with one number a slot (an hour, or a day where machines are billed by the day). No money, no names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+HOURS_A_DAY = 24
+# A fit this close that repeats every day is a fit, although other daily work would look the same.
+CLOSE = 0.8
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Hours in which machines were billed, runs ran, and both; `likeness` and what it would be by chance are from 0 to 1."""
+
+    billed: float
+    ran: float
+    both: float
+    likeness: float
+    chance: float
+
+    @property
+    def score(self) -> float:
+        """1: the hours are the same; 0: no better than by chance."""
+        return (self.likeness - self.chance) / (1 - self.chance) if self.chance < 1 else 0.0
+
+
+def fit(billed: Sequence[float], ran: Sequence[float], is_daily: bool = False) -> Fit:
+    """Machines billed and runs there, slot by slot. Twice what both have, of all that either has (Dice).
+
+    By chance: the same, with each day's runs beside every other day's machines at the same time of day, so that working hours prove nothing.
+    """
+    both = sum(map(min, billed, ran))
+    whole = sum(billed) + sum(ran)
+    if whole <= 0:
+        return Fit(0.0, 0.0, 0.0, 0.0, 1.0)
+    likeness = 2 * both / whole
+    overall = 2 * _by_chance(billed, ran) / whole
+    by_time = overall if is_daily or likeness >= CLOSE else 2 * _by_time_of_day(billed, ran) / whole
+    return Fit(sum(billed), sum(ran), both, likeness, min(1.0, max(overall, by_time)))
+
+
+def crowding(billed: Sequence[float], ran: Sequence[float]) -> float:
+    """Runs beside one another on one machine, as far as the hours tell; at least 1."""
+    machines = sum(b for b, r in zip(billed, ran, strict=True) if r > 0)
+    runs = sum(r for b, r in zip(billed, ran, strict=True) if b > 0)
+    return max(1.0, runs / machines) if machines > 0 else 1.0
+
+
+def _by_time_of_day(billed: Sequence[float], ran: Sequence[float]) -> float:
+    return sum(_by_chance(billed[hour::HOURS_A_DAY], ran[hour::HOURS_A_DAY]) for hour in range(HOURS_A_DAY))
+
+
+def _by_chance(billed: Sequence[float], ran: Sequence[float]) -> float:
+    """The sum of both, were each slot's runs in any other slot: over all pairs of different slots, on average."""
+    count = len(billed)
+    if count < 2:
+        return sum(map(min, billed, ran))
+    every = _sum_of_least(sorted(billed), sorted(ran))
+    return max(0.0, (every - sum(map(min, billed, ran))) / (count - 1))
+
+
+def _sum_of_least(first: Sequence[float], second: Sequence[float]) -> float:
+    """min(a, b) summed over all pairs; both sorted."""
+    total, place, below = 0.0, 0, 0.0
+    for a in first:
+        while place < len(second) and second[place] < a:
+            below += second[place]
+            place += 1
+        total += below + a * (len(second) - place)
+    return total
