@@ -25,7 +25,7 @@ from runspend.warehouse.records import Records
 from tests.benchmarks.accuracy.cluster import DAY, G5, HOUR, M5, MINUTE, NOBODY, P4D, SHARED, Line, bill_line
 from tests.benchmarks.accuracy.files import write_bill, write_store
 from tests.benchmarks.accuracy.worlds import Size, World, bill_the_rest, run_job
-from tests.contract.questions_beside import bill_bucket, bill_september, record_bucket
+from tests.contract.questions_beside import BUCKET, bill_bucket, bill_september, record_bucket
 
 EURO = {
     "BillingAccountId": "000033334444",
@@ -154,6 +154,7 @@ def make_world(folder: Path, schema: Path) -> World:
         db.execute("update runs set status = 'FAILED' where run_uuid = ?", [world.runs[1].run_id])
         db.execute("update runs set start_time = null where run_uuid = ?", [world.runs[-1].run_id])
         db.execute("update runs set artifact_uri = replace(artifact_uri, '/artifacts', '//artifacts') where run_uuid = ?", [world.runs[3].run_id])
+        db.execute("update runs set artifact_uri = ? where run_uuid = ?", [f"s3://{BUCKET}/runs/{alive.run_id}/artifacts", alive.run_id])
         keep_files(folder, [row[0] for row in db.execute("select artifact_uri from runs where end_time is not null order by run_uuid")])
     db.close()
     (folder / "runspend.yaml").write_text(json.dumps(SETTINGS), encoding="utf-8")  # JSON is YAML
@@ -256,6 +257,7 @@ def work(folder: Path, world: World, run: Command) -> None:
         run("costs", "--as-of", "2026-10-06", *words, *now)
     run("costs", "--as-of", "2020-01-01", *now)
     run("check", *now)
+    run("suggest", *now)
     for one in (*world.runs[4:16], *world.runs[-3:], "0" * 8):
         run("explain", one if isinstance(one, str) else one.run_id, "--history", *now)
     run("explain", world.runs[0].run_id, "--period", "2026-10", *now)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runspend.cli.context import Context, months, with_context
-from runspend.cli.output import print_outcome, print_query_costs
+from runspend.cli.output import print_outcome, print_query_costs, shown
 from runspend.errors import UsageError, WarehouseDamaged
 
 if TYPE_CHECKING:
     from runspend.config import Settings
+    from runspend.trial import Trial
 
 DEMO_FOLDER = Path(".runspend-demo")
 
@@ -136,7 +137,7 @@ def _loaded_since(settings: Settings, since: str) -> list[str]:
     return sorted({u.period for u in open_warehouse(settings).states("billing_lines") if u.period >= since})
 
 
-def run_night(context: Context, periods: Sequence[str], accept: Sequence[str], dags: Path | None = None, since: str | None = None, is_trial: bool = False) -> None:
+def run_night(context: Context, periods: Sequence[str], accept: Sequence[str], dags: Path | None = None, since: str | None = None, trial: Trial | None = None) -> None:
     """A whole night, through the DAGs where a folder of them is named, and its summary; ends the process with its exit code."""
     from runspend import pipeline
     from runspend.doctor import check_not_built
@@ -166,8 +167,9 @@ def run_night(context: Context, periods: Sequence[str], accept: Sequence[str], d
     except WarehouseDamaged as error:
         outcome.fail(error)
         print_outcome(context, outcome)
-    if is_trial:
+    if trial is not None:
         from runspend.outlook import foresee, render_outlook
 
-        click.echo(f"\n{render_outlook(foresee(context.settings, now=context.now))}", nl=False)
+        after = foresee(context.settings, now=context.now)
+        click.echo(f"\n{render_outlook(after)}\n{shown(trial.words(after))}", nl=False)
     raise SystemExit(outcome.exit_code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import click
@@ -10,7 +9,6 @@ import click
 from runspend.cli.context import Context, with_context
 from runspend.cli.night import DEMO_FOLDER, run_night
 from runspend.cli.output import print_json, shown
-from runspend.errors import UsageError
 
 
 @click.command()
@@ -110,25 +108,17 @@ def suggest(context: Context, write: bool) -> None:
 def try_(context: Context, tracking: str, bill: str, folder: Path) -> None:
     """A report on your own MLflow and bill in minutes. Writes one folder of its own, sends nothing.
 
+    Where runs do not say where they ran, it proposes pools from the hours of runs and machines, accepts
+    them in its own folder, and says what is known with and without them. The folder's runspend.yaml
+    works with every other command.
+
     Example: runspend try --tracking http://mlflow:5000 --bill ./last-month.csv.gz
     """
-    from runspend.config import trial_settings
+    from runspend.trial import begin
 
-    _empty_trial(folder)
-    context.__dict__["settings"] = Context.loaded = trial_settings(tracking, bill, folder)
-    run_night(context, (), (), is_trial=True)
-
-
-def _empty_trial(folder: Path) -> None:
-    """A trial starts from nothing: another bill in the same folder is not a newer version of the last one."""
-    marker = folder / ".trial"
-    if folder.is_symlink():
-        raise UsageError(f"cannot use {folder}: it is a link, and a trial empties its folder first. Name the folder itself. Nothing was changed.")
-    if folder.exists() and any(folder.iterdir()) and not marker.exists():
-        raise UsageError(f"cannot use {folder}: it holds something that is not a trial of runspend. Name an empty or a new --folder. Nothing was changed.")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    marker.touch()
+    trial = begin(tracking, bill, folder, now=context.now, progress=context.progress)
+    context.__dict__["settings"] = Context.loaded = trial.settings
+    run_night(context, (), (), trial=trial)
 
 
 @click.command()

@@ -238,6 +238,8 @@ def read_evidence(reader: Reader, first: date, currency: str) -> Evidence | None
         billed, costs = hours.setdefault(row["cell"], ({}, {}))
         _spread(row, billed, costs)
     cells = reader.query(MACHINE_CELLS, asked).to_pylist()
+    if cells and all(row["billing_currency"] != currency for row in cells):
+        currency = cells[0]["billing_currency"]  # of the dearest machines
     machines = tuple(_machine_cell(row, *hours[row["cell"]]) for row in cells if row["billing_currency"] == currency and row["effective_cost"])
     ran: dict[int, dict[int, float]] = {}
     times = {"first": first, "since": since, "upto": upto}

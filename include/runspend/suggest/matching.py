@@ -41,7 +41,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Match:
-    """Runs (by `kind` of name and `values`; all that are left where `is_rest`) on the machines of a group, and what speaks for it. Hours are machine-hours and run-hours."""
+    """Runs (by `kind` of name and `values`) on the machines of a group, and what speaks for it. Hours are machine-hours and run-hours."""
 
     group: Group
     kind: str
@@ -51,19 +51,21 @@ class Match:
     explained_cost: float
     runs: int
     is_always_on: bool = False
-    is_rest: bool = False
+    asking: float = 1.0  # part of the run-hours that say they want GPUs, where runs say so at all
     servers: tuple[str, ...] = ()
 
     @property
     def worth(self) -> float:
         """What is explained, as far as it is proved."""
-        return self.explained_cost * (0.1 if self.is_always_on else max(0.0, self.fit.score))
+        return self.explained_cost * (0.1 * self.asking if self.is_always_on else max(0.0, self.fit.score))
 
 
 def find_matches(evidence: Evidence, free: Set[int], runs: Sequence[Cell]) -> tuple[Match, ...]:
     """The matches of machines that are free (by their numbers) with runs, by the kind of run names that explains most; as they were found."""
     found = [_Matcher(evidence, free, runs, kind).find() for kind in RUN_NAMES]
-    return max(found, key=lambda matches: sum(m.worth for m in matches), default=())
+    most = max(sum(m.worth for m in matches) for matches in found)
+    # of those that explain as much, the one that tells most apart
+    return max((matches for matches in found if sum(m.worth for m in matches) >= (1 - ALIKE) * most), key=len)
 
 
 class _Matcher:
@@ -200,9 +202,8 @@ class _Matcher:
         each = crowding(billed, ran)
         explained = sum(c * min(1.0, r / each / b) for c, b, r in zip(costs, billed, ran, strict=True) if b > 0)
         cells = [cell for name in chosen for cell in self.names[name]]
-        is_rest = set(chosen) == set(self.names) and len(chosen) > 1
         servers = tuple(sorted({cell.names["tracking"] for cell in cells}))
-        return Match(group, self.kind, tuple(sorted(chosen)), found, sum(costs), explained, sum(c.runs for c in cells), is_rest=is_rest, servers=servers)
+        return Match(group, self.kind, tuple(sorted(chosen)), found, sum(costs), explained, sum(c.runs for c in cells), servers=servers)
 
     def _together(self, names: Sequence[str], is_daily: bool) -> Series:
         return [sum(values) for values in zip(*(self._ran(n, is_daily) for n in names), strict=True)]
@@ -264,7 +265,10 @@ class _Matcher:
         chosen = asking or names
         if not chosen:
             return None
-        return replace(self._made(group, chosen, billed, self._fit(billed, chosen, is_daily), is_daily), is_always_on=True)
+        made = self._made(group, chosen, billed, self._fit(billed, chosen, is_daily), is_daily)
+        cells = [(sum(cell.hours.values()), cell.gpus) for name in chosen for cell in self.names[name]]
+        part = sum(hours for hours, gpus in cells if gpus) / sum(hours for hours, _ in cells) if asking else 1.0
+        return replace(made, is_always_on=True, asking=part)
 
 
 def _is_steady(evidence: Evidence, number: int) -> bool:

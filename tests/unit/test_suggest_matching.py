@@ -1,0 +1,213 @@
+"""Which runs ran on which machines, told by hours alone: worlds whose truth is known, and worlds in which there is nothing to tell."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from runspend.suggest.evidence import Cell, Evidence
+from runspend.suggest.matching import Match, find_matches
+from runspend.suggest.series import crowding, fit
+
+DAYS = 30
+LENGTH = DAYS * 24
+
+
+def jobs(dice: random.Random, number: int, hours: float = 6) -> dict[int, float]:
+    """Hour -> hours, of jobs that begin at any time."""
+    found: dict[int, float] = {}
+    for _ in range(number):
+        start = dice.randrange(0, LENGTH - int(3 * hours))
+        for hour in range(start, start + max(1, int(hours * dice.uniform(0.5, 2)))):
+            found[hour] = found.get(hour, 0.0) + 1.0
+    return found
+
+
+def by_day(dice: random.Random, most: int, base: int = 0) -> dict[int, float]:
+    """Hour -> as many as work from 8 to 18 o'clock, and `base` at night."""
+    return {h: float(base + (dice.randrange(most + 1) if 8 <= h % 24 < 18 else 0)) for h in range(LENGTH)}
+
+
+def machines(hours: dict[int, float], account: str = "1111", price: float = 1.0, gpus: int = 0, **names: str) -> Cell:
+    """A group of machines."""
+    return Cell({"source": "bill", "account": account, **names}, {h: v for h, v in hours.items() if v}, {h: v * price for h, v in hours.items() if v}, gpus)
+
+
+def runs(experiment: str, hours: dict[int, float], gpus: int = 0, **names: str) -> Cell:
+    """The runs of an experiment."""
+    return Cell({"tracking": "lab", "experiment": experiment, **names}, {h: v for h, v in hours.items() if v}, gpus=gpus, runs=10)
+
+
+def found_in(billed: list[Cell], ran: list[Cell], homes: tuple[str, ...] = ()) -> tuple[Match, ...]:
+    """The matches of such evidence."""
+    evidence = Evidence(0, LENGTH, "USD", tuple(billed), tuple(ran), frozenset(homes))
+    return find_matches(evidence, set(range(len(billed))), evidence.runs)
+
+
+def pairs(matches: tuple[Match, ...]) -> set[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """(names of machines, names of runs) of each match."""
+    return {(m.group.values, m.values) for m in matches}
+
+
+# --- how alike hours are -----------------------------------------------------------------------------------------------------
+
+
+def test_the_same_hours_score_1_and_others_0() -> None:
+    """By chance is by chance: over many worlds the score of what has nothing to do with each other is 0."""
+    dice = random.Random("fit")
+    scores = []
+    for _ in range(40):
+        one, other = ([jobs(dice, 12).get(h, 0.0) for h in range(LENGTH)] for _ in range(2))
+        assert fit(one, one).score == pytest.approx(1)
+        scores.append(fit(one, other).score)
+    assert abs(sum(scores) / len(scores)) < 0.02
+    assert max(scores) < 0.3
+
+
+def test_working_hours_prove_nothing() -> None:
+    """Two that both work by day are alike, and no more than any day's are like any other day's."""
+    dice = random.Random("days")
+    one, other = ([by_day(dice, 4).get(h, 0.0) for h in range(LENGTH)] for _ in range(2))
+    found = fit(one, other)
+    assert found.likeness > 0.5
+    assert abs(found.score) < 0.15
+
+
+def test_a_machine_that_is_always_on_fits_everybody_alike() -> None:
+    """… and so proves nothing of anybody."""
+    ran = [min(1.0, jobs(random.Random("on"), 40).get(h, 0.0)) for h in range(LENGTH)]
+    assert fit([1.0] * LENGTH, ran).score == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_chance_is_the_mean_over_all_other_slots(seed: int) -> None:
+    """The quick sum is the slow one: every slot's runs beside every other slot's machines."""
+    dice = random.Random(seed)
+    billed, ran = ([dice.choice((0.0, 0.0, 1.0, dice.random() * 3)) for _ in range(24)] for _ in range(2))
+    slow = sum(min(b, r) for i, b in enumerate(billed) for j, r in enumerate(ran) if i != j) / 23
+    assert fit(billed, ran, is_daily=True).chance == pytest.approx(2 * slow / (sum(billed) + sum(ran)))
+
+
+def test_runs_beside_one_another_share_a_machine() -> None:
+    """Four at once on one machine are a crowd of four; with a machine each they are none."""
+    assert crowding([1.0, 1.0, 0.0], [4.0, 4.0, 1.0]) == 4
+    assert crowding([4.0, 4.0], [4.0, 2.0]) == 1
+
+
+# --- who was where -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_each_team_is_given_its_own_machines(seed: int) -> None:
+    """Four groups of machines, rented for each job of two experiments; the truth is found whatever the seed."""
+    dice = random.Random(f"teams {seed}")
+    billed, ran, truth = [], [], set()
+    for group in range(4):
+        names = tuple(f"exp-{group}-{n}" for n in range(2))
+        hours: dict[int, float] = {}
+        for name in names:
+            own = jobs(dice, 8)
+            ran.append(runs(name, own))
+            for hour, value in own.items():
+                hours[hour] = hours.get(hour, 0.0) + value * 1.05
+        billed.append(machines(hours, instance_type=f"m5.{group}xlarge"))
+        truth.add(((f"m5.{group}xlarge",), names))
+    assert pairs(found_in(billed, ran)) == truth
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_who_serves_pages_is_never_proposed(seed: int) -> None:
+    """Machines of another account, always on or by day, and people who train by day: nothing is proposed, though all could be explained."""
+    dice = random.Random(f"web {seed}")
+    billed = [
+        machines({h: 2.0 for h in range(LENGTH)}, "2222", instance_type="m5.large"),
+        machines(by_day(dice, 6, base=2), "2222", instance_type="c5.xlarge"),
+        machines(by_day(dice, 5), "2222", instance_type="c5.2xlarge"),
+    ]
+    ran = [runs(f"exp-{n}", by_day(dice, 1)) for n in range(4)]
+    assert found_in(billed, ran) == ()
+
+
+def test_accelerators_that_are_always_on_are_those_runs_that_nothing_else_explains() -> None:
+    """By elimination, last, and said so; a machine without accelerators is not proposed that way."""
+    dice = random.Random("box")
+    spot, rest = jobs(dice, 20), jobs(dice, 40)
+    billed = [
+        machines(dict.fromkeys(range(LENGTH), 1.0), price=12, gpus=8, instance_type="p4d.24xlarge"),
+        machines(dict.fromkeys(range(LENGTH), 1.0), instance_type="m5.large"),
+        machines(spot, instance_type="g5.xlarge", gpus=1),
+    ]
+    first, last = found_in(billed, [runs("sweeps", spot), runs("bert", rest)])
+    assert (first.group.values, first.values, first.is_always_on) == (("g5.xlarge",), ("sweeps",), False)
+    assert (last.group.values, last.values, last.is_always_on) == (("p4d.24xlarge",), ("bert",), True)
+
+
+def test_runs_that_ask_for_gpus_come_before_others_there() -> None:
+    """Where some of the left runs say that they want GPUs, the others ran elsewhere: on a laptop, say."""
+    dice = random.Random("gpus")
+    box = machines(dict.fromkeys(range(LENGTH), 1.0), gpus=8, instance_type="p4d.24xlarge")
+    (match,) = found_in([box], [runs("bert", jobs(dice, 30), gpus=1), runs("notebook", jobs(dice, 30))])
+    assert match.values == ("bert",)
+
+
+def test_accelerators_of_another_account_stay_where_they_are() -> None:
+    """The account of the bucket that runs write to has their machines too, where that is known."""
+    dice = random.Random("home")
+    on = dict.fromkeys(range(LENGTH), 1.0)
+    billed = [machines(on, "1111", gpus=1, instance_type="g5.xlarge"), machines(on, "2222", gpus=1, instance_type="g4dn.xlarge")]
+    (match,) = found_in(billed, [runs("bert", jobs(dice, 30))], homes=("1111",))
+    assert match.group.account == "1111"
+
+
+def test_runs_are_told_apart_by_what_tells_most() -> None:
+    """By user, where each user has machines of their own and experiments are everybody's."""
+    dice = random.Random("users")
+    ran, billed = [], []
+    for user in ("ana", "ben"):
+        hours: dict[int, float] = {}
+        for experiment in ("bert", "resnet"):
+            own = jobs(dice, 10)
+            ran.append(runs(experiment, own, user=user))
+            for hour, value in own.items():
+                hours[hour] = hours.get(hour, 0.0) + value
+        billed.append(machines(hours, instance_type=f"type-{user}"))
+    matches = found_in(billed, ran)
+    assert {m.kind for m in matches} == {"user"}
+    assert pairs(matches) == {(("type-ana",), ("ana",)), (("type-ben",), ("ben",))}
+
+
+def test_jobs_of_every_night_are_found() -> None:
+    """Machines that come at one o'clock each night for runs that do so too: each day is like the next, and yet it is no chance."""
+    dice = random.Random("nightly")
+    own = {day * 24 + hour: 1.0 for day in range(DAYS) for hour in range(1, dice.randrange(4, 9))}
+    (match,) = found_in([machines(own, instance_type="m5.xlarge"), machines(by_day(dice, 5, 2), "2222", instance_type="c5.large")], [runs("nightly", own)])
+    assert match.group.values == ("m5.xlarge",)
+
+
+def test_one_meeting_is_no_proof() -> None:
+    """A machine of an afternoon and a run of that afternoon."""
+    own = {100: 1.0, 101: 1.0}
+    assert found_in([machines(own, instance_type="m5.xlarge")], [runs("once", own)]) == ()
+
+
+def test_a_node_group_is_preferred_to_the_types_of_its_machines() -> None:
+    """Names that last come first, where they name the same machines."""
+    own = jobs(random.Random("names"), 15)
+    cell = machines(own, instance_type="g5.xlarge", machine_group="eks:nodegroup-name|gpu-spot", name_prefix="node-")
+    (match,) = found_in([cell], [runs("bert", own)])
+    assert (match.group.kind, match.group.values) == ("machine_group", ("eks:nodegroup-name|gpu-spot",))
+
+
+def test_nothing_is_made_of_nothing() -> None:
+    """No runs, no machines, or neither."""
+    own = jobs(random.Random("none"), 5)
+    assert found_in([], []) == found_in([machines(own, instance_type="a")], []) == found_in([], [runs("b", own)]) == ()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_fleets_that_have_nothing_to_do_with_each_other_are_not_matched(seed: int) -> None:
+    """Jobs of others beside one's own runs, of the same size: chance is not taken for proof."""
+    dice = random.Random(f"strangers {seed}")
+    billed = [machines(jobs(dice, 15), instance_type=f"m5.{n}xlarge") for n in range(5)]
+    assert found_in(billed, [runs(f"exp-{n}", jobs(dice, 10)) for n in range(8)]) == ()
