@@ -10,7 +10,7 @@ import json
 import random
 import sqlite3
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -45,6 +45,9 @@ class Shape:
     is_nightly: bool = False  # jobs start at the same time each night
     web_scales: bool = True  # the web account follows the time of day
     has_gpus_stated: bool = False
+    crowd: int = 1  # jobs beside one another on the box
+    laptops: float = 0.0  # part of the jobs that run on machines of no bill, in experiments of their own
+    web_gpus: bool = False  # the web account serves models on accelerators, day and night
 
 
 @dataclass
@@ -87,7 +90,7 @@ class MixedWorld:
     def machine_of(self) -> dict[str, str]:
         """Run id -> group of machines it ran on."""
         groups = {m.resource_id: m.group for m in self.machines}
-        return {run.run_id: groups[run.machine] for run in self.runs}
+        return {run.run_id: groups.get(run.machine, "laptop") for run in self.runs}
 
 
 def make_mixed_world(shape: Shape) -> MixedWorld:
@@ -118,20 +121,24 @@ def _runs_and_machines(dice: random.Random, shape: Shape, box: Machine) -> tuple
     spots = [(f"spot-{n}", *SPOT[(n + shape.seed) % len(SPOT)]) for n in range(shape.spot_groups)]
     runs: list[Run] = []
     machines: list[Machine] = []
-    box_free = MONTH + timedelta(hours=dice.uniform(0, 10))
+    free = [MONTH + timedelta(hours=dice.uniform(0, 10)) for _ in range(shape.crowd)]
     box_jobs = max(3, shape.runs // 12)
-    mean = (END - MONTH) / box_jobs
+    mean = (END - MONTH) / box_jobs * shape.crowd
+    laptop = replace(box, resource_id="laptop")
     while len(runs) < shape.runs:
         experiment, user = dice.choice(EXPERIMENTS), dice.choice(PEOPLE)
         home = homes[experiment if shape.by == "experiment" else user]
         if dice.random() < shape.mixed:
             home = dice.randrange(-1, shape.spot_groups)
-        if home < 0:
-            length = min(mean * shape.box_busy * dice.uniform(0.4, 1.6), END - box_free - HOUR)
+        if dice.random() < shape.laptops:
+            start, length, machine, experiment = _job_start(dice, shape), timedelta(hours=dice.uniform(0.2, 4)), laptop, "playground"
+        elif home < 0:
+            place = dice.randrange(shape.crowd)
+            length = min(mean * shape.box_busy * dice.uniform(0.4, 1.6), END - free[place] - HOUR)
             if length < HOUR:
                 continue
-            start, machine = box_free, box
-            box_free = start + length + mean * (1 - shape.box_busy) * dice.uniform(0.3, 1.7)
+            start, machine = free[place], box
+            free[place] = start + length + mean * (1 - shape.box_busy) * dice.uniform(0.3, 1.7)
         else:
             length = timedelta(hours=dice.uniform(1.5, 14))
             start = _job_start(dice, shape)
@@ -232,15 +239,19 @@ def _web_lines(dice: random.Random, shape: Shape) -> list[dict[str, str]]:
     machines = [_instance(dice) for _ in range(6)]
     for hour in range(31 * 24):
         at = MONTH + timedelta(hours=hour)
+        if shape.web_gpus:
+            found.append(_web_line(at, machines[5], "g4dn.xlarge", "0.5260000000", "inference"))
         wanted = 2 if not shape.web_scales or not 7 <= at.hour < 20 else dice.randrange(2, 5)
         for number in range(wanted):
-            found.append(
-                line(
-                    cost="0.0960000000", line_item_usage_account_id=WEB, line_item_resource_id=machines[number], line_item_usage_type="BoxUsage:m5.large",
-                    product_instance_type="m5.large", resource_tags=json.dumps({"user_name": "web"}), **_hours(at, at + HOUR),
-                )
-            )  # fmt: skip
+            found.append(_web_line(at, machines[number], "m5.large", "0.0960000000", "web"))
     return found
+
+
+def _web_line(at: datetime, machine: str, instance_type: str, cost: str, name: str) -> dict[str, str]:
+    return line(
+        cost=cost, line_item_usage_account_id=WEB, line_item_resource_id=machine, line_item_usage_type=f"BoxUsage:{instance_type}",
+        product_instance_type=instance_type, resource_tags=json.dumps({"user_name": name}), **_hours(at, at + HOUR),
+    )  # fmt: skip
 
 
 def _hours(start: datetime, end: datetime) -> dict[str, str]:

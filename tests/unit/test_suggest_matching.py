@@ -121,7 +121,7 @@ def test_who_serves_pages_is_never_proposed(seed: int) -> None:
     """Machines of another account, always on or by day, and people who train by day: nothing is proposed, though all could be explained."""
     dice = random.Random(f"web {seed}")
     billed = [
-        machines({h: 2.0 for h in range(LENGTH)}, "2222", instance_type="m5.large"),
+        machines(dict.fromkeys(range(LENGTH), 2.0), "2222", instance_type="m5.large"),
         machines(by_day(dice, 6, base=2), "2222", instance_type="c5.xlarge"),
         machines(by_day(dice, 5), "2222", instance_type="c5.2xlarge"),
     ]

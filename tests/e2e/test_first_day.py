@@ -1,0 +1,144 @@
+"""The first day with one's own data, of which nothing is tagged: `try` finds most of the money, and leaves what works the day after."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from runspend.config import load_settings
+from runspend.warehouse import open_warehouse
+from tests.command import run_here
+from tests.mixed_world import NOW, MixedWorld, Shape, make_mixed_world, write_mixed_world
+
+OCTOBER = date(2026, 10, 1)
+# Of many kinds; none of them is what anything was tuned to.
+SHAPES = {
+    "two teams": Shape(seed=21, teams=2, spot_groups=2),
+    "four spot groups, shared": Shape(seed=22, spot_groups=4),
+    "by user": Shape(seed=23, by="user", spot_groups=2, teams=2),
+    "untidy tags on half": Shape(seed=24, tagged=0.5, spot_groups=4, teams=4),
+    "nightly jobs": Shape(seed=25, is_nightly=True, spot_groups=2, teams=2),
+    "a fifth elsewhere": Shape(seed=26, mixed=0.2, spot_groups=2, teams=2),
+    "GPUs stated": Shape(seed=27, has_gpus_stated=True, spot_groups=2, teams=2),
+    "a cheap box": Shape(seed=28, box_type="g5.xlarge", box_price=1.0, runs=200, spot_groups=2, teams=2),
+    **{f"seed {seed}": Shape(seed=seed) for seed in range(31, 37)},
+}
+
+
+@dataclass(frozen=True)
+class Day:
+    """What a trial printed, and what its folder holds."""
+
+    world: MixedWorld
+    folder: Path
+    screen: str
+
+    @property
+    def config(self) -> Path:
+        """The file that the trial left."""
+        return self.folder / "runspend.yaml"
+
+
+def first_day(folder: Path, shape: Shape) -> Day:
+    """One `try` on the world of a shape."""
+    world = make_mixed_world(shape)
+    tracking, bill = write_mixed_world(folder / "company", world)
+    done = run_here("try", "--tracking", tracking, "--bill", str(bill), "--folder", str(folder / "trial"), "--now", NOW, cwd=folder)
+    return Day(world, folder / "trial", done.stdout)
+
+
+def given(day: Day) -> dict[str, Decimal]:
+    """Where the bill's money went, by `allocated_to`."""
+    with open_warehouse(load_settings(day.config)).reader() as reader:
+        rows = reader.query("select allocated_to, sum(effective_cost) as cost from cost_allocations where billing_period = @first group by allocated_to", {"first": OCTOBER}).to_pylist()
+    return {row["allocated_to"]: row["cost"] for row in rows}
+
+
+def rightly_given(day: Day) -> Decimal:
+    """Part of the runs' money that is of machines of the group they really ran on."""
+    groups, of = {m.resource_id: m.group for m in day.world.machines}, day.world.machine_of
+    with open_warehouse(load_settings(day.config)).reader() as reader:
+        rows = reader.query(
+            "select a.run_id, b.resource_key, sum(a.effective_cost) as cost from cost_allocations a"
+            " join charge_lines c on c.source = a.source and c.charge_id = a.charge_id join billing_lines b on b.source = c.source and b.line_id = c.line_id"
+            " where a.billing_period = @first and a.allocated_to = 'run' and b.resource_key is not null group by a.run_id, b.resource_key",
+            {"first": OCTOBER},
+        ).to_pylist()
+    return sum((r["cost"] for r in rows if groups.get(r["resource_key"]) == of[r["run_id"]]), Decimal(0)) / sum(r["cost"] for r in rows)
+
+
+@pytest.fixture(scope="module")
+def day(tmp_path_factory: pytest.TempPathFactory) -> Day:
+    """The plainest company's first day."""
+    return first_day(tmp_path_factory.mktemp("first-day"), Shape())
+
+
+def test_most_of_the_money_finds_its_runs(day: Day) -> None:
+    """Of what is the ML platform's; the web account stays out, and nothing is lost on the way."""
+    found = given(day)
+    assert sum(found.values()) == sum(Decimal(each["line_item_unblended_cost"]) for each in day.world.lines)
+    platform = sum(found.values()) - found["out_of_scope"]
+    assert found["run"] / platform >= Decimal("0.6")
+    assert rightly_given(day) > Decimal("0.9")
+    web = sum(Decimal(each["line_item_unblended_cost"]) for each in day.world.lines if each["line_item_usage_account_id"] == "444455556666")
+    assert found["out_of_scope"] >= web
+
+
+def test_both_figures_are_shown(day: Day) -> None:
+    """What is known without the pools, and with them, as sure as it is."""
+    (line,) = [line for line in day.screen.splitlines() if line.startswith("known today")]
+    found = re.fullmatch(r"known today 0\.0 %; with the 2 proposed pools ([0-9.]+) % \(medium confidence\)", line)
+    assert found
+    money = given(day)
+    assert float(found[1]) == pytest.approx(float(money["run"] / (sum(money.values()) - money["out_of_scope"]) * 100), abs=0.06)
+
+
+def test_the_file_it_leaves_works_with_every_command_it_names(day: Day, tmp_path: Path) -> None:
+    """`nightly` finds nothing to do again, `suggest` nothing to propose; what stands under "next" can be pasted."""
+    config = ("--config", str(day.config), "--now", NOW)
+    before = given(day)
+    again = run_here("nightly", *config, cwd=tmp_path)
+    assert "problem=" not in again.stdout
+    assert given(day) == before
+    assert "nothing to propose" in run_here("suggest", *config, cwd=tmp_path).stdout
+    assert (day.folder / "reports" / "2026-10.html").is_file()
+    from runspend.summary import _next
+
+    for command in _next(load_settings(day.config)):
+        program, *words = shlex.split(command)
+        assert program.endswith("runspend") or "pytest" in program
+        assert run_here(*words, "--now", NOW, *(() if "--config" in words else config[:2]), cwd=tmp_path).returncode == 0
+
+
+def test_a_trial_does_not_throw_away_what_somebody_corrected(day: Day, tmp_path: Path) -> None:
+    """The folder is emptied by the next trial, unless its file is another than the trial wrote."""
+    text = day.config.read_text()
+    try:
+        day.config.write_text(text.replace("currency: USD", "currency: USD   # ours"))
+        done = run_here("try", "--tracking", "sqlite:///none.db", "--bill", str(tmp_path), "--folder", str(day.folder), code=2)
+        assert "no such file" in done.stderr
+        tracking, bill = day.folder.parent / "company" / "mlflow.db", day.folder.parent / "company" / "cur.csv.gz"
+        done = run_here("try", "--tracking", f"sqlite:///{tracking}", "--bill", str(bill), "--folder", str(day.folder), code=2)
+        assert "was changed since the trial" in done.stderr and "Nothing was changed" in done.stderr
+        assert "# ours" in day.config.read_text()
+    finally:
+        day.config.write_text(text)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("name", SHAPES)
+def test_companies_of_every_kind(tmp_path: Path, name: str) -> None:
+    """At least 60 % of the ML platform's money has runs, nearly all of it runs that were there."""
+    day = first_day(tmp_path, SHAPES[name])
+    found = given(day)
+    platform = sum(found.values()) - found["out_of_scope"]
+    right = rightly_given(day)
+    print(f"{name}: {found['run'] / platform:.1%} of the platform, {found['run'] / sum(found.values()):.1%} of the bill has runs, {found['idle'] / platform:.1%} idle; {right:.1%} right")
+    assert found["run"] / platform >= Decimal("0.6")
+    assert right > (Decimal("0.8") if SHAPES[name].mixed else Decimal("0.93"))
