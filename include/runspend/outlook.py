@@ -208,7 +208,7 @@ def suggestions(outlook: Outlook) -> list[str]:
     if who is None:
         return found
     if who.runs and who.machine_runs < who.runs:
-        found.append(f"{who.machine_runs:,} of {who.runs:,} runs that began this month state a machine: let the others do so too (docs/identify.md)")
+        found.append(f"{who.machine_runs:,} of {who.runs:,} runs that began this month state a machine: let the others do so too (docs/identify.md); until then `runspend suggest` proposes pools from hours")
     if who.unbilled_machines:
         found.append(f"{who.unbilled_machines:,} machines that runs state are on no line of the bill: another account, or an id in another form (docs/identify.md)")
     if not who.tagged_lines:

@@ -40,7 +40,7 @@ class Trial:
     settings: Settings
     before: Outlook
     found: Proposals
-    problems: tuple[str, ...] = ()
+    variables: tuple[str, ...] = ()  # that the file reads, in place of an address with a password in it
 
     def words(self, after: Outlook) -> str:
         """What the proposed pools change, or why there are none."""
@@ -50,7 +50,7 @@ class Trial:
             return f"no pools proposed: {self.found.reason}\n"
         lines = [line for one in after.moneys for line in _compared(one, self._of(one.currency), len(self.found.proposals))]
         where = f"the pools, with what speaks for each, are in {self.settings.path}: correct them there, then run nightly with it"
-        return "\n".join([*lines, f"  {where}"]) + "\n"
+        return "\n".join([*lines, f"  {where}"]) + "\n" + "".join(f"  set {name} first: no password was copied into the file\n" for name in self.variables)
 
     def _of(self, currency: str) -> Money | None:
         return next((one for one in self.before.moneys if one.currency == currency), None)
@@ -63,8 +63,8 @@ def begin(tracking: str, bill: str, folder: Path, *, now: datetime, progress: Pr
     secrets = {TRACKING_VARIABLE: tracking, BILL_VARIABLE: bill}
     env = {**os.environ, **secrets}
     settings = _write(folder, made, "USD", env)
-    problems = [*pipeline.extract(settings, now=now, progress=progress).problems, *pipeline.load(settings, now=now, progress=progress).problems]
-    problems += pipeline.allocate(settings, now=now, progress=progress).problems
+    for step in (pipeline.extract, pipeline.load, pipeline.allocate):
+        step(settings, now=now, progress=progress)  # what goes wrong is told by the pipeline run that follows
     warehouse = open_warehouse(settings)
     before = read_outlook(warehouse, settings, "")
     if len(before.moneys) == 1 and before.moneys[0].currency != settings.currency:
@@ -74,7 +74,7 @@ def begin(tracking: str, bill: str, folder: Path, *, now: datetime, progress: Pr
         add_pools(folder / FILE, found.proposals, header_lines(found), env)
         settings = load_settings(folder / FILE, env)
     _mark(folder)
-    return Trial(settings, before, found, tuple(problems))
+    return Trial(settings, before, found, tuple(name for name, uri in secrets.items() if redact_uri(uri) != uri))
 
 
 def _compared(after: Money, before: Money | None, pools: int) -> list[str]:
@@ -120,7 +120,6 @@ mail:
   backend: none
 """
     write_whole(folder / FILE, text.encode())
-    _mark(folder)
     return load_settings(folder / FILE, env)
 
 
@@ -129,7 +128,7 @@ def _address(uri: str, variable: str) -> str:
 
 
 def _mark(folder: Path) -> None:
-    """The marker that the folder is a trial's, with the digest of the file as the trial wrote it."""
+    """The marker that the folder is a trial's, with the digest of the file as the trial wrote it. Empty until the file is whole: a kill leaves nothing to keep."""
     write_whole(folder / MARKER, hashlib.sha256((folder / FILE).read_bytes()).hexdigest().encode())
 
 

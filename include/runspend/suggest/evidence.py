@@ -7,6 +7,7 @@ decided in `matching.py`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
@@ -78,13 +79,22 @@ described as (
   from spans s
   left join steady t on t.source = s.source and t.machine = s.machine
 ),
+grouped as (
+  -- few rows before they are numbered: a group's machines of one window are one
+  select
+    source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, charge_period_start, charge_period_end,
+    sum(nanoseconds) as nanoseconds, sum(effective_cost) as effective_cost
+  from described
+  group by
+    source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, charge_period_start, charge_period_end
+),
 numbered as (
   select
     dense_rank() over (
       order by source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key) as cell,
     source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, charge_period_start, charge_period_end, nanoseconds,
     effective_cost
-  from described
+  from grouped
 )
 """
 MACHINE_CELLS = f"""{LEFT_LINES}
@@ -100,14 +110,13 @@ MACHINE_HOURS = f"""{LEFT_LINES}
 , kept as (
   select cell from numbered group by cell order by sum(effective_cost) desc, cell limit {MOST_MACHINES}
 ),
-hours as (
-  select n.cell, n.charge_period_start, n.charge_period_end, sum(n.nanoseconds) as nanoseconds, sum(n.effective_cost) as effective_cost
+kept_hours as (
+  select n.cell, n.charge_period_start, n.charge_period_end, n.nanoseconds, n.effective_cost
   from numbered n
   join kept k on k.cell = n.cell
-  group by n.cell, n.charge_period_start, n.charge_period_end
 )
 select cell, charge_period_start, charge_period_end, nanoseconds, effective_cost
-from hours
+from kept_hours
 order by cell, charge_period_start, charge_period_end
 """
 
@@ -278,8 +287,6 @@ def _run_cell(row: Mapping[str, Any], hours: dict[int, float]) -> Cell:
 
 
 def _tags(text: str) -> Iterable[tuple[str, str]]:
-    import re
-
     try:
         tags = parse_json(re.sub(r",\s*}$", "}", text)) if text else {}  # what was taken out last has left its comma
     except ValueError:
@@ -288,5 +295,5 @@ def _tags(text: str) -> Iterable[tuple[str, str]]:
 
 
 def shown(value: object) -> str:
-    """A value as YAML (JSON) writes it."""
-    return json.dumps(value, ensure_ascii=False)
+    """A value as YAML (JSON) writes it; signs that a screen does not show as numbers."""
+    return re.sub(r"[^\x20-\U0010ffff]|[\x7f-\xa0\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\uffff]", lambda m: f"\\u{ord(m[0]):04x}", json.dumps(value, ensure_ascii=False))

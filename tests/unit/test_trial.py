@@ -1,0 +1,74 @@
+"""The file that a trial leaves: no secret gets into it, and its figures are those of the tables."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from runspend import trial
+from runspend.advice import Rung
+from runspend.config import load_settings, trial_settings
+from runspend.errors import UsageError
+from runspend.outlook import Money
+
+
+@pytest.mark.parametrize("uri", ["http://ana:s3cr3t@mlflow:5000", "postgresql://ana:s3cr3t@db/mlflow"])
+def test_no_password_is_copied_into_the_file(tmp_path: Path, uri: str) -> None:
+    """The file names the variable that MLflow's own client reads, and loads with it."""
+    (tmp_path / "bill.csv").write_text("")
+    folder = tmp_path / "trial"
+    folder.mkdir()
+    made = trial._write(folder, trial_settings(uri, str(tmp_path / "bill.csv"), folder), "EUR", {trial.TRACKING_VARIABLE: uri})
+    text = (folder / trial.FILE).read_text()
+    assert "s3cr3t" not in text and "uri: ${MLFLOW_TRACKING_URI}" in text
+    assert (made.tracking[0].uri, made.currency, made.home) == (uri, "EUR", folder)
+
+
+def test_paths_are_those_of_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They count from where the command was typed, wherever the file is; a sign that YAML or the environment would read is none there."""
+    monkeypatch.chdir(tmp_path)
+    bill = tmp_path / "a: b #${X} 'c'.csv"
+    bill.write_text("")
+    folder = tmp_path / "trial"
+    folder.mkdir()
+    trial._write(folder, trial_settings("./mlruns", bill.name, folder), "USD", {})
+    settings = load_settings(folder / trial.FILE, {})
+    assert settings.billing[0].uri == str(bill)
+    assert settings.tracking[0].uri == str(tmp_path / "mlruns")
+
+
+def test_a_folder_of_somebody_else_is_not_emptied(tmp_path: Path) -> None:
+    """Nor is a link, nor a trial whose file was changed; one that nobody touched is."""
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "thesis.tex").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "theirs")
+    for name in ("theirs", "link"):
+        with pytest.raises(UsageError, match="Nothing was changed"):
+            trial._empty(tmp_path / name)
+    (tmp_path / "bill.csv").write_text("")
+    folder = tmp_path / "trial"
+    trial._empty(folder)
+    trial._write(folder, trial_settings("./mlruns", str(tmp_path / "bill.csv"), folder), "USD", {})
+    trial._empty(folder)
+    assert [p.name for p in folder.iterdir()] == [trial.MARKER]
+    trial._write(folder, trial_settings("./mlruns", str(tmp_path / "bill.csv"), folder), "USD", {})
+    trial._mark(folder)
+    (folder / trial.FILE).write_text("home: .  # mine\n")
+    with pytest.raises(UsageError, match="was changed since the trial"):
+        trial._empty(folder)
+    assert (folder / trial.FILE).read_text() == "home: .  # mine\n"
+
+
+def test_both_figures_are_of_the_same_money() -> None:
+    """What the pools bring into scope counts in both; idle time is no run's."""
+
+    def money(*rungs: tuple[str, str, str]) -> Money:
+        return Money("USD", tuple(Rung(words, None, Decimal(cost), Decimal(idle)) for words, cost, idle in rungs), (), ())
+
+    before = money(("by machine", "100", "20"), ("no run found", "50", "0"), ("out of scope", "850", "0"))
+    after = money(("by machine", "100", "20"), ("by pool gpu", "600", "100"), ("no run found", "50", "0"), ("shared", "50", "0"), ("out of scope", "200", "0"))
+    first, second = trial._compared(after, before, 1)
+    assert first == "known today 10.0 %; with the proposed pool 72.5 % (medium confidence)"
+    assert "580.00 of the ML platform's 800.00 USD has runs; 120.00 is idle time of their machines; 58.0 % of the whole bill, 1,000.00, has runs" in second
