@@ -162,6 +162,15 @@ def test_the_csv_export_splits_all_lines_that_lines_names(tmp_path: Path) -> Non
     ]
 
 
+def test_the_lines_may_be_those_of_an_instance_type(tmp_path: Path) -> None:
+    """Weights are split before machines are described; the type of a line is known all the same, in any case."""
+    write_bytes(tmp_path / "opencost" / "export.csv", csv_export({"Pod": "a", "CPUCost": "1"}))
+    large = {"SkuPriceDetails": '{"InstanceType":"m5.large"}'}
+    rows = [row("6.00", ResourceId="i-1", **large), row("5.00", ResourceId="i-2", SkuPriceDetails='{"InstanceType":"c5.large"}')]
+    bill, _ = split(tmp_path, rows, lines={"instance_type": "M5.*"}, idle="share")
+    assert parts(bill) == {"a": Decimal("6.00"), None: Decimal("5.00")}
+
+
 def test_without_lines_weights_must_name_machines(tmp_path: Path) -> None:
     """A pod that names no machine would be missing on it, and pass for idle."""
     write_bytes(tmp_path / "opencost" / "export.csv", csv_export({"Pod": "a", "CPUCost": "1"}))

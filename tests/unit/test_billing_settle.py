@@ -130,7 +130,7 @@ def test_selectors_name_rows_and_null_is_never_named(tmp_path: Path) -> None:
         rows = {field.name: pa.nulls(2, field.type) for field in delivered_fields()}
         rows |= {name: pa.array([text, None]).dictionary_encode() for name, text in texts.items() if name in rows}
         staged.add(0, pa.table(rows))
-        staged.set(resource_key=pa.array([texts["resource_key"], None]).dictionary_encode())
+        staged.set(resource_key=pa.array([texts["resource_key"], None]).dictionary_encode(), instance_type=pa.array(["Standard_NC6s_v3", None]).dictionary_encode())
         for selector, named in [
             ({"service": ["Amazon*"]}, 1),
             ({"service": ["amazon*"]}, 0),
@@ -138,6 +138,9 @@ def test_selectors_name_rows_and_null_is_never_named(tmp_path: Path) -> None:
             ({"account": ["payer"], "region": ["us-?"]}, 1),
             ({"resource": ["/subscriptions/a"]}, 1),
             ({"category": ["Tax", "Usage"]}, 1),
+            ({"instance_type": ["m5.large", "standard_nc6S_v3"]}, 1),
+            ({"instance_type": ["STANDARD_NC*"], "account": ["1"]}, 1),
+            ({"instance_type": ["nc6"]}, 0),
             ({"tag.team": ["m*"]}, 1),
             ({'tag.a."b': ["x"]}, 1),
             ({"tag.team": ["nlp"]}, 0),

@@ -98,7 +98,7 @@ def test_the_question_has_one_answer(tmp_path: Path) -> None:
 
 def settings(pools: list[dict[str, Any]], *watts: str | int, more: dict[str, Any] | None = None) -> Settings:
     machines = [
-        {"resource_id": f"box{n}", "from": "2026-01-01", "tags": {"lab": "a"}, "account": "physics", "power": {"per_kwh": 1, "watts": w, **({"idle_watts": 9} if w == "measured" else {})}}
+        {"resource_id": f"box{n}", "from": "2026-01-01", "tags": {"lab": "a"}, "account": "physics", "instance_type": "dgx-A100", "power": {"per_kwh": 1, "watts": w, **({"idle_watts": 9} if w == "measured" else {})}}
         for n, w in enumerate(watts)
     ]  # fmt: skip
     bills = [{"name": "own", "format": "machines", "currency": "EUR", "machines": machines}, *([more] if more else [])]
@@ -115,6 +115,8 @@ def settings(pools: list[dict[str, Any]], *watts: str | int, more: dict[str, Any
         ({"source": "own"}, ("box0", "box1")),
         ({"source": "own", "tag.lab": "a", "account": "physics", "category": "Usage", "service": "Own machines"}, ("box0", "box1")),
         ({"resource": "box0", "tag.lab": "b"}, None),
+        ({"source": "own", "instance_type": "DGX-*"}, ("box0", "box1")),
+        ({"source": "own", "instance_type": "a100"}, None),
         ({"resource": "box0", "region": "*"}, None),
         ({"account": "physics"}, None),
     ],
