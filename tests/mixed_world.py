@@ -47,6 +47,8 @@ class Shape:
     has_gpus_stated: bool = False
     crowd: int = 1  # jobs beside one another on the box
     laptops: float = 0.0  # part of the jobs that run on machines of no bill, in experiments of their own
+    is_fleet: bool = False  # a job takes whatever type of machine is cheap
+    one_account: bool = False  # the web machines are in the ML account too
     web_gpus: bool = False  # the web account serves models on accelerators, day and night
 
 
@@ -143,6 +145,8 @@ def _runs_and_machines(dice: random.Random, shape: Shape, box: Machine) -> tuple
             length = timedelta(hours=dice.uniform(1.5, 14))
             start = _job_start(dice, shape)
             group, instance_type, price = spots[home]
+            if shape.is_fleet:
+                instance_type, price = dice.choice(SPOT)
             machine = Machine(
                 _instance(dice), group, instance_type, price * dice.uniform(0.9, 1.1), start - timedelta(minutes=dice.uniform(3, 8)),
                 start + length + timedelta(minutes=dice.uniform(2, 10)), _tags(dice, shape, f"job-{dice.randrange(10**6)}", group),
@@ -237,19 +241,20 @@ def _web_lines(dice: random.Random, shape: Shape) -> list[dict[str, str]]:
     """Another account: machines that serve pages day and night, more of them by day."""
     found = []
     machines = [_instance(dice) for _ in range(6)]
+    account = ML if shape.one_account else WEB
     for hour in range(31 * 24):
         at = MONTH + timedelta(hours=hour)
         if shape.web_gpus:
-            found.append(_web_line(at, machines[5], "g4dn.xlarge", "0.5260000000", "inference"))
+            found.append(_web_line(account, at, machines[5], "g4dn.xlarge", "0.5260000000", "inference"))
         wanted = 2 if not shape.web_scales or not 7 <= at.hour < 20 else dice.randrange(2, 5)
         for number in range(wanted):
-            found.append(_web_line(at, machines[number], "m5.large", "0.0960000000", "web"))
+            found.append(_web_line(account, at, machines[number], "m5.large", "0.0960000000", "web"))
     return found
 
 
-def _web_line(at: datetime, machine: str, instance_type: str, cost: str, name: str) -> dict[str, str]:
+def _web_line(account: str, at: datetime, machine: str, instance_type: str, cost: str, name: str) -> dict[str, str]:
     return line(
-        cost=cost, line_item_usage_account_id=WEB, line_item_resource_id=machine, line_item_usage_type=f"BoxUsage:{instance_type}",
+        cost=cost, line_item_usage_account_id=account, line_item_resource_id=machine, line_item_usage_type=f"BoxUsage:{instance_type}",
         product_instance_type=instance_type, resource_tags=json.dumps({"user_name": name}), **_hours(at, at + HOUR),
     )  # fmt: skip
 
