@@ -74,7 +74,7 @@ def test_working_hours_prove_nothing() -> None:
     assert abs(found.score) < 0.15
 
 
-def test_a_machine_that_is_always_on_fits_everybody_alike() -> None:
+def test_a_machine_that_is_by_elimination_fits_everybody_alike() -> None:
     """… and so proves nothing of anybody."""
     ran = [min(1.0, jobs(random.Random("on"), 40).get(h, 0.0)) for h in range(LENGTH)]
     assert fit([1.0] * LENGTH, ran).score == pytest.approx(0, abs=1e-9)
@@ -139,8 +139,17 @@ def test_accelerators_that_are_always_on_are_those_runs_that_nothing_else_explai
         machines(spot, instance_type="g5.xlarge", gpus=1),
     ]
     first, last = found_in(billed, [runs("sweeps", spot), runs("bert", rest)])
-    assert (first.group.values, first.values, first.is_always_on) == (("g5.xlarge",), ("sweeps",), False)
-    assert (last.group.values, last.values, last.is_always_on) == (("p4d.24xlarge",), ("bert",), True)
+    assert (first.group.values, first.values, first.is_by_elimination) == (("g5.xlarge",), ("sweeps",), False)
+    assert (last.group.values, last.values, last.is_by_elimination) == (("p4d.24xlarge",), ("bert",), True)
+
+
+def test_hours_do_not_tell_two_boxes_apart_and_so_they_are_one_pool() -> None:
+    """Two accelerators that are always on: their runs share both."""
+    dice = random.Random("boxes")
+    on = dict.fromkeys(range(LENGTH), 1.0)
+    billed = [machines(on, gpus=8, price=12, instance_type="p4d.24xlarge"), machines(on, gpus=4, price=5, instance_type="g5.12xlarge")]
+    (match,) = found_in(billed, [runs("bert", jobs(dice, 40)), runs("resnet", jobs(dice, 30))])
+    assert (match.group.kind, match.group.values, match.group.cells) == ("accelerators", ("g5.12xlarge", "p4d.24xlarge"), frozenset({0, 1}))
 
 
 def test_runs_that_ask_for_gpus_come_before_others_there() -> None:

@@ -50,14 +50,14 @@ class Match:
     cost: float
     explained_cost: float
     runs: int
-    is_always_on: bool = False
+    is_by_elimination: bool = False
     asking: float = 1.0  # part of the run-hours that say they want GPUs, where runs say so at all
     servers: tuple[str, ...] = ()
 
     @property
     def worth(self) -> float:
         """What is explained, as far as it is proved."""
-        return self.explained_cost * (0.1 * self.asking if self.is_always_on else max(0.0, self.fit.score))
+        return self.explained_cost * (0.1 * self.asking if self.is_by_elimination else max(0.0, self.fit.score))
 
 
 def find_matches(evidence: Evidence, free: Set[int], runs: Sequence[Cell]) -> tuple[Match, ...]:
@@ -150,16 +150,20 @@ class _Matcher:
         return sum(sum(self.evidence.machines[n].costs.values()) for n in group.cells)
 
     def _steady(self) -> list[Group]:
-        """Accelerators that are left, in the accounts that the runs' artifacts or other matches are in, if any are known."""
-        groups = [g for g in self._groups() if g.gpus and g.kind == "instance_type"]
-        homes = self.evidence.home_accounts
-        return [g for g in groups if g.account in homes] or ([] if homes & {g.account for g in self._all_groups()} else groups)
-
-    def _all_groups(self) -> list[Group]:
-        free, self.free = self.free, set(range(len(self.evidence.machines)))
-        groups = self._groups()
-        self.free = free
-        return groups
+        """Accelerators that are left, those of an account together; in the accounts of the buckets that runs write to, if the bill has machines there."""
+        places: dict[tuple[str, str], set[int]] = defaultdict(set)
+        for number in self.free:
+            cell = self.evidence.machines[number]
+            if cell.gpus and "instance_type" in cell.names:
+                places[cell.names.get("source", ""), cell.names.get("account", "")].add(number)
+        homes = self.evidence.home_accounts & {cell.names.get("account", "") for cell in self.evidence.machines}
+        groups = []
+        for (source, account), cells in places.items():
+            types = tuple(sorted({self.evidence.machines[n].names["instance_type"] for n in cells}))
+            group = self._group("instance_type" if len(types) == 1 else "accelerators", source, account, types, cells)
+            if (not homes or account in homes) and self._cost(group) >= self.least_cost:
+                groups.append(group)
+        return sorted(groups, key=lambda g: (-self._cost(g), g.account))
 
     # --- hours -------------------------------------------------------------------------------------------------------------
 
@@ -268,7 +272,7 @@ class _Matcher:
         made = self._made(group, chosen, billed, self._fit(billed, chosen, is_daily), is_daily)
         cells = [(sum(cell.hours.values()), cell.gpus) for name in chosen for cell in self.names[name]]
         part = sum(hours for hours, gpus in cells if gpus) / sum(hours for hours, _ in cells) if asking else 1.0
-        return replace(made, is_always_on=True, asking=part)
+        return replace(made, is_by_elimination=True, asking=part)
 
 
 def _is_steady(evidence: Evidence, number: int) -> bool:

@@ -177,8 +177,8 @@ def evidence_lines(proposal: Proposal) -> list[str]:
         f"{residual:,.2f} stays idle. Confidence medium.",
         f"These runs ran in {_part(fit.both, fit.billed)} of {fit.billed:,.0f} billed machine-hours; a machine was billed in {_part(fit.both, fit.ran)} of their {fit.ran:,.0f} hours.",
     ]
-    if match.is_always_on:
-        lines.append("Check this one: the machines were on nearly all the time, so the hours prove nothing. No other machines explain these runs.")
+    if match.is_by_elimination:
+        lines.append("Check this one: the hours prove nothing, because machines that are always on fit all runs. These are the runs that no other machines explain.")
     else:
         lines.append(f"The hours are {fit.likeness * 100:.0f} % alike; {fit.chance * 100:.0f} % would be chance. Score {fit.score:.2f} of 1.")
     return lines
@@ -221,7 +221,7 @@ def as_records(found: Proposals) -> list[dict[str, Any]]:
         {
             "name": p.name, "runs": p.runs, "lines": p.lines, "confidence": "medium", "currency": p.currency, "cost": round(p.match.cost, 2),
             "explained_cost": round(p.match.explained_cost, 2), "billed_hours": round(p.match.fit.billed, 2), "run_hours": round(p.match.fit.ran, 2),
-            "common_hours": round(p.match.fit.both, 2), "score": round(p.match.fit.score, 4), "is_always_on": p.match.is_always_on, "run_count": p.match.runs,
+            "common_hours": round(p.match.fit.both, 2), "score": round(p.match.fit.score, 4), "is_by_elimination": p.match.is_by_elimination, "run_count": p.match.runs,
         }
         for p in found.proposals
     ]  # fmt: skip
