@@ -50,7 +50,7 @@ PLACING_MODELS = tuple(
     )
 )
 MACHINE_MODELS = ("ledger_lines", "run_intervals", "machine_slots", "slot_uses", "machine_clock", "slot_targets")
-MACHINE_RESULTS = ("machine_time", "machine_use", "attached_parts", "residual_lines", "rest_lines", "machine_taken", "out_of_scope_parts")
+MACHINE_RESULTS = ("machine_time", "machine_use", "attached_parts", "rest_lines", "machine_taken", "out_of_scope_parts")
 # In the order of the ladder: the first rule that has somebody for a line settles it.
 POOLED_MODELS = tuple(
     Model(name)
@@ -80,6 +80,8 @@ POOLED_MODELS = tuple(
         "pool_lines",
         "type_targets",
         "type_lines",
+        "offered_lines",
+        "unreached_sums",
         "settled_lines",
         "pooled_lines",
         "pooled_targets",

@@ -32,7 +32,7 @@ MODELS = (
     "storage_candidates", "storage_targets", "storage_lines",
     "llm_candidates", "llm_targets", "llm_lines",
     "timed_candidates", "pools", "pool_machines", "pool_spans", "pool_claims", "pool_windows", "pool_uses", "pool_taken", "pool_families", "pool_clock", "pool_shares",
-    "pool_targets", "pool_lines", "type_targets", "type_lines",
+    "pool_targets", "pool_lines", "type_targets", "type_lines", "offered_lines",
 )  # fmt: skip
 TARGET_COLUMNS = [
     ("match_method", "STRING"), ("target_key", "STRING"), ("window_start", "TIMESTAMP"), ("window_end", "TIMESTAMP"), ("allocated_to", "STRING"),
@@ -226,10 +226,15 @@ def run_pools_on_reference(reference: GoogleSQL, world: World, parameters: Mappi
         result = query_reference(reference, model_text(name), known, parameters)
         if name.endswith("_targets"):
             assert result.columns == TARGET_COLUMNS, name
-        if name.endswith("_lines"):
+        if name in {f"{rung}_lines" for _, rung in RUNGS}:
             assert result.columns == LINE_COLUMNS, name
         known[name] = result.to_arrow()
     return {name: known[name] for name in MODELS}
+
+
+def lines_of(found: Mapping[str, pa.Table], method: str, rung: str) -> list[dict[str, Any]]:
+    """Lines that go to the targets of a rule: strangers', and of machines that runs state what these leave."""
+    return [*found[f"{rung}_lines"].to_pylist(), *(row for row in found["offered_lines"].to_pylist() if row["match_method"] == method)]
 
 
 def settle(world: World, found: Mapping[str, pa.Table]) -> dict[str, list[dict[str, Any]]]:
@@ -242,7 +247,7 @@ def settle(world: World, found: Mapping[str, pa.Table]) -> dict[str, list[dict[s
             targets[method, row["target_key"], row["window_start"], row["window_end"]].append({**row, "part": part})
     settled: dict[str, list[dict[str, Any]]] = {}
     for method, rung in RUNGS:
-        for row in found[f"{rung}_lines"].to_pylist():
+        for row in lines_of(found, method, rung):
             settled.setdefault(row["line_id"], targets[method, row["target_key"], row["window_start"], row["window_end"]])
     return settled
 

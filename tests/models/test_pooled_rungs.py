@@ -20,6 +20,7 @@ from tests.models.pooled_chain import (
     RUNGS,
     exact,
     line_parts,
+    lines_of,
     read_case,
     run_pools,
     run_pools_on_reference,
@@ -39,7 +40,7 @@ def multiset(table: pa.Table) -> Counter[tuple[Any, ...]]:
 
 def assert_targets_cover(found: Mapping[str, pa.Table]) -> None:
     """The targets of a key and window lie end to end from 0 to 1, once each, in one order; lines go only to targets that are there."""
-    for _, rung in RUNGS:
+    for method, rung in RUNGS:
         windows: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
         for row in found[f"{rung}_targets"].to_pylist():
             windows[row["target_key"], row["window_start"], row["window_end"]].append(row)
@@ -53,7 +54,7 @@ def assert_targets_cover(found: Mapping[str, pa.Table]) -> None:
             assert order == sorted(order)
             names = [(row["allocated_to"], row["tracking_server"], row["run_id"], row["owner_id"]) for row in rows]
             assert len(set(names)) == len(names)
-        lines = found[f"{rung}_lines"].to_pylist()
+        lines = lines_of(found, method, rung)
         assert {(l["target_key"], l["window_start"], l["window_end"]) for l in lines} <= windows.keys()
         assert len({(l["source"], l["line_id"]) for l in lines}) == len(lines)
 

@@ -1,28 +1,42 @@
 -- one row per charge of a rule that prices from a pool and target that has a part of it, as two ends of a line from 0 to 1.
 -- Charges of a window that differ in account, region or invoice alone are laid end to end, as wide as they cost, and the targets, as wide as
 -- their part, along them: every target has its part of what they cost together, and rows are at most charges plus targets, not their product.
-with charges as (
+with found as (
+  -- machines that runs state come first, those that runs reach before all: what nobody claims is rather a stranger's
   select
-    source, charge_id, match_method, target_key, window_start, window_end, effective_cost, known_by is null as is_of_strangers,
-    concat(
-      source, '|', billing_currency, '|', cost_kind, '|', coalesce(concat('=', replace(service_name, '|', '||')), '-'), '|', charge_category, '|', cast(sign(effective_cost) as string), '|',
-      case when match_method in ('pool_time', 'instance_type_time') then '' else charge_id end) as axis
+    source, charge_id, match_method, target_key, window_start, window_end, billing_currency, cost_kind, service_name, charge_category, effective_cost,
+    case when known_by is not null then 1 else 3 end as rank, 1 as charge_count, cast(null as int64) as width
   from charge_sums
+  union all
+  select
+    source, cast(null as string), match_method, target_key, window_start, window_end, billing_currency, cost_kind, service_name, charge_category, effective_cost,
+    2, lines, width
+  from unreached_sums
+),
+charges as (
+  select
+    source, charge_id, match_method, target_key, window_start, window_end, effective_cost, rank, charge_count, width,
+    concat(
+      source, '|', billing_currency, '|', cost_kind, '|', coalesce(concat('=', replace(service_name, '|', '||')), '-'), '|', charge_category, '|',
+      case when effective_cost > 0 then '+' when effective_cost < 0 then '-' else '0' end, '|',
+      case when match_method in ('pool_time', 'instance_type_time') then '' else charge_id end) as axis
+  from found
 ),
 axes as (
   select
     match_method, target_key, window_start, window_end, axis,
     row_number() over (order by match_method, target_key, window_start, window_end, axis) as axis_number,
-    count(*) as charges, sum(effective_cost) as effective_cost
+    cast(sum(charge_count) as int64) as charge_count, sum(effective_cost) as effective_cost
   from charges
   group by match_method, target_key, window_start, window_end, axis
 ),
 wide as (
   -- whole numbers that add up to less than 2^52, each from one float product; what costs nothing is a unit wide
   select
-    a.axis_number, a.charges, c.source, c.charge_id, c.match_method, c.target_key, c.window_start, c.window_end, c.is_of_strangers,
+    a.axis_number, a.charge_count, c.source, c.charge_id, c.match_method, c.target_key, c.window_start, c.window_end, c.rank,
     case
-      when a.charges = 1 then 1
+      when a.charge_count = 1 then 1
+      when c.width is not null then c.width
       when a.effective_cost = 0 then 1
       else greatest(1, cast(round(cast(cast(c.effective_cost as string) as float64) / cast(cast(a.effective_cost as string) as float64) * 2251799813685248.0) as int64))
     end as width
@@ -33,12 +47,11 @@ wide as (
 laid as (
   select
     axis_number, source, charge_id, match_method, target_key, window_start, window_end, width,
-    -- machines that runs state come first: what nobody claims is rather a stranger's
     row_number() over w as place,
     cast(sum(width) over (w rows between unbounded preceding and current row) as int64) as upto
   from wide
-  where charges > 1
-  window w as (partition by axis_number order by is_of_strangers, charge_id)
+  where charge_count > 1
+  window w as (partition by axis_number order by rank, charge_id)
 ),
 lengths as (
   select axis_number, match_method, target_key, window_start, window_end, max(upto) as length
@@ -84,9 +97,10 @@ select
   p.ends_at = l.upto as is_last
 from pieces p
 join laid l on l.axis_number = p.axis_number and l.place = p.place
+where l.charge_id is not null
 union all
 select w.source, w.charge_id, t.target_number, t.ratio_before, t.ratio_upto, t.is_last
 from wide w
 join pooled_targets t
   on t.match_method = w.match_method and t.target_key = w.target_key and t.window_start = w.window_start and t.window_end = w.window_end
-where w.charges = 1
+where w.charge_count = 1 and w.charge_id is not null

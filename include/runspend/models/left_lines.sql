@@ -5,13 +5,20 @@ select
   l.billing_currency, l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost,
   case when l.known_by is not null then 'idle' else 'unmatched' end as allocated_to,
   cast(null as string) as tracking_server, cast(null as string) as workspace, cast(null as string) as run_id, cast(null as string) as owner_id,
-  coalesce(l.known_by, 'none') as match_method, case when l.known_by is not null then 'high' end as confidence,
+  coalesce(l.known_by, 'none') as match_method,
+  -- what a pool or type was offered and did not use is as sure as what it used
+  case
+    when o.match_method = 'pool_time' then 'medium'
+    when o.match_method = 'instance_type_time' then 'low'
+    when l.known_by is not null then 'high'
+  end as confidence,
   case when l.line_kind = 'timed' then 'no_run' else 'not_timed' end as reason,
-  cast(null as string) as pool_key, cast(null as string) as weight_kind, cast(null as string) as run_end_rule, false as is_scaled,
+  o.target_key as pool_key, o.weight_kind, cast(null as string) as run_end_rule, coalesce(o.is_scaled, false) as is_scaled,
   0.0 as ratio_before, 1.0 as ratio_upto, true as is_last,
   cast(null as float64) as list_float, cast(null as float64) as contracted_float, cast(null as float64) as effective_float, cast(null as float64) as billed_float,
   1.0 - l.line_from as charge_part, cast(null as float64) as unused_ratio, cast(null as float64) as overhead_ratio,
   l.line_team, l.line_project, l.line_cost_center, l.line_owner
 from rest_lines l
 left join settled_lines s on s.source = l.source and s.line_id = l.line_id
+left join offered_lines o on o.source = l.source and o.line_id = l.line_id
 where s.line_id is null and l.is_inside

@@ -9,6 +9,8 @@ with found as (
   select 4, 'pool_time', source, line_id, target_key, window_start, window_end from pool_lines
   union all
   select 5, 'instance_type_time', source, line_id, target_key, window_start, window_end from type_lines
+  union all
+  select 6, match_method, source, line_id, target_key, window_start, window_end from offered_lines where is_reached
 )
 select match_method, source, line_id, target_key, window_start, window_end
 from found
