@@ -125,7 +125,12 @@ def everything() -> World:
         *(line(9002 + n, on=None, service_category="AI and Machine Learning", service_subcategory="Generative AI", at=at, cost="7") for n, at in enumerate(("00:00..24:00", "200:00..201:00"))),
         line(9004, on="node", pool_key="gpu|", at="00:00..01:00", hours=1, cost="5"),
         *(line(9010 + n, on=f"box-{n}", instance_type="box", at="00:00..01:00", hours=1, cost="3.3333", line_team="vision") for n in range(3)),
+        # of machines that a run states, those who ask for the type reach the first
+        *(line(9020 + n, on=f"own-{n}", instance_type="box", at="00:00..01:00", hours=1, cost="2.5") for n in range(3)),
     ]
+    smoke, stated = make_run(id="smoke", at="05:00..05:05", on=[f"own-{n}" for n in range(3)])
+    world["runs"].append(smoke)
+    world["run_resources"] += stated
     for said in ({"id": "P", "instance_type": "box"}, {"id": "A", "parent": "P", "at": "00:00..00:40"}, {"id": "B", "parent": "P", "at": "00:20..00:40"}, {"id": "C", "pool_key": "gpu|"}, {"id": "D", "job_key": "gone"}):
         world["runs"].append(make_run(**{"at": "00:00..01:00", "on": [], **said})[0])
     world["billing_lines"][0]["line_team"] = "vision"

@@ -102,6 +102,68 @@ def test_charges_laid_end_to_end(seed: int, pools: dict[str, World], laid: dict[
     assert len(ledger) <= len(charges) + 3 * (len(parts) - 1) + sum(1 for c in charges if c["charge_category"] == "Credit")
 
 
+def known_world(seed: int) -> World:
+    """The same, some of the machines known: runs had them for five minutes of another hour and left this one free."""
+    world = pool_world(seed)
+    draw = random.Random(seed)
+    known = draw.sample(world["billing_lines"], max(1, len(world["billing_lines"]) * draw.choice((1, 2, 3)) // 3))
+    lines = [row | {"invoice_id": f"inv-{n}"} for n, row in enumerate(world["billing_lines"])]  # every line a charge of its own
+    stated = [make_run(id=f"smoke{n}", at="02:00..02:05", on=[row["resource_key"]], pool_key=None) for n, row in enumerate(known)]
+    return world | {"billing_lines": lines, "runs": world["runs"] + [run for run, _ in stated], "run_resources": [r for _, resources in stated for r in resources]}
+
+
+@pytest.fixture(scope="module")
+def known() -> dict[str, World]:
+    return {f"pool{seed:02d}": known_world(seed) for seed in SEEDS}
+
+
+@pytest.fixture(scope="module")
+def laid_known(known: dict[str, World], tmp_path_factory: pytest.TempPathFactory) -> dict[str, pa.Table]:
+    return run_on_duckdb(merge_worlds(known), tmp_path_factory.mktemp("laid_known"), names=("pooled_targets", "offered_lines", "charge_parts"))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_machines_that_runs_state_come_first(seed: int, known: dict[str, World], laid_known: dict[str, pa.Table]) -> None:
+    """Every run has its part of what the hour cost, of known machines first; those that no run reaches are idle as they are, and every line adds up."""
+    name = f"pool{seed:02d}"
+    world, ledger = known[name], rows_of(laid_known["cost_allocations"], name)
+    lines = {l["resource_id"]: l for l in world["billing_lines"]}
+    stated = {r["resource_id"] for r in world["run_resources"]}
+    targets = [t for t in laid_known["pooled_targets"].to_pylist() if f"{name}." in t["target_key"]]
+    parts = {t["run_id"]: Fraction(t["ratio_upto"]) - Fraction(t["ratio_before"]) for t in targets}
+    for side in (1, -1):
+        on_side = {machine for machine, l in lines.items() if (l["effective_cost"] > 0) - (l["effective_cost"] < 0) == side}
+        whole = sum((Fraction(lines[machine]["effective_cost"]) for machine in on_side), Fraction(0))
+        got: dict[str, Fraction] = defaultdict(Fraction)
+        for row in ledger:
+            if row["resource_id"] in on_side:
+                got[row["run_id"]] += Fraction(row["effective_cost"])
+        for run, part in parts.items():
+            expected = whole * part
+            run_name = run and run.removeprefix(f"{name}.")
+            assert abs(got[run_name] - expected) <= abs(whole) * Fraction(1, 10**12) + Fraction(len(on_side), 10**18), (side, run)
+        served = {row["resource_id"] for row in ledger if row["run_id"]} & on_side
+        idle = on_side - served
+        assert not (served - stated) or not (idle & stated), "a stranger serves runs while a machine that runs state is idle"
+    for measure in MEASURES:
+        for machine, said in lines.items():
+            assert sum(Decimal(row[measure]) for row in ledger if row["resource_id"] == machine) == said[measure]
+    for row in ledger:
+        if row["allocated_to"] == "idle":
+            assert (row["match_method"], row["pool_key"] is not None) == (("resource_id" if row["resource_id"] in stated else "pool_time"), True)
+
+
+def test_machines_that_no_run_reaches_are_not_laid(laid_known: dict[str, pa.Table]) -> None:
+    """They are idle whole, under the id of their line."""
+    offered = laid_known["offered_lines"].to_pylist()
+    unreached = {(row["source"], row["line_id"]) for row in offered if not row["is_reached"]}
+    assert len(offered) > len(unreached) > len(offered) // 4
+    ledger = [row for row in laid_known["cost_allocations"].to_pylist() if (row["source"], row["charge_id"]) in unreached]
+    assert [row["allocated_to"] for row in ledger] == ["idle"] * len(unreached)
+    assert {row["allocated_ratio"] for row in ledger} == {1.0}
+    assert not unreached & {(row["source"], row["line_id"]) for row in laid_known["charge_lines"].to_pylist()}
+
+
 def test_no_order_of_charges_matters(pools: dict[str, World], laid: dict[str, pa.Table], tmp_path: Path) -> None:
     """Any order of lines and runs gives the same rows."""
     shuffled = {table: random.Random(1).sample(rows, len(rows)) for table, rows in merge_worlds(pools).items()}
