@@ -3,12 +3,11 @@ with lines as (
   select
     p.pool_number, c.window_start, c.window_end, c.charge_period_start, c.charge_period_end, c.source, coalesce(c.sku_id, '') as sku_id,
     c.billed_nanoseconds, c.free_nanoseconds, c.machine_gpus, c.machine_cpus, c.machine_memory_gb,
+    c.resource_key,
     -- what names no resource is one pile of machines per account, region and type
-    coalesce(
-      c.resource_key,
-      concat(
-        '|', c.source, '|=', replace(coalesce(c.sub_account_id, ''), '|', '||'), '|=', replace(coalesce(c.region_id, ''), '|', '||'), '|=',
-        coalesce(lower(c.instance_type), ''))) as machine,
+    case when c.resource_key is null then concat(
+      c.source, '|=', replace(coalesce(c.sub_account_id, ''), '|', '||'), '|=', replace(coalesce(c.region_id, ''), '|', '||'), '|=',
+      coalesce(lower(c.instance_type), '')) end as pile,
     -- a pool's disks, addresses and traffic are no machines; what runs state is one
     case
       when c.known_by is not null then 1
@@ -23,34 +22,34 @@ with lines as (
 machines as (
   -- what is most like a machine in the pool; a machine's size is what the largest of its lines says
   select
-    pool_number, machine,
-    row_number() over (order by pool_number, machine) as machine_number,
+    pool_number, resource_key, pile,
+    row_number() over (order by pool_number, resource_key, pile) as machine_number,
     nullif(machine_gpus, 0) as machine_gpus, nullif(machine_cpus, 0) as machine_cpus, nullif(machine_memory_gb, 0) as machine_memory_gb
   from (
     select
-      pool_number, machine, min(likeness) as likeness,
+      pool_number, resource_key, pile, min(likeness) as likeness,
       max(machine_gpus) as machine_gpus, max(machine_cpus) as machine_cpus, max(machine_memory_gb) as machine_memory_gb
     from lines
-    group by pool_number, machine
+    group by pool_number, resource_key, pile
   )
   qualify likeness = min(likeness) over (partition by pool_number)
 ),
 skus as (
   select
-    m.machine_number, l.window_start, l.window_end, l.charge_period_start, l.charge_period_end, l.source, l.sku_id,
+    m.machine_number, l.charge_period_start, l.charge_period_end, l.source, l.sku_id, min(l.window_start) as window_start, min(l.window_end) as window_end,
     sum(case when l.billed_nanoseconds > 0 then l.billed_nanoseconds end) as billed_nanoseconds, max(l.free_nanoseconds) as free_nanoseconds
   from lines l
-  join machines m on m.pool_number = l.pool_number and m.machine = l.machine
-  group by m.machine_number, l.window_start, l.window_end, l.charge_period_start, l.charge_period_end, l.source, l.sku_id
+  join machines m on m.pool_number = l.pool_number and m.resource_key is not distinct from l.resource_key and m.pile is not distinct from l.pile
+  group by m.machine_number, l.charge_period_start, l.charge_period_end, l.source, l.sku_id
 ),
 charges as (
   -- licence, discount, the two parts of a half-covered hour do not add time: the largest SKU is the machine
   select
-    machine_number, window_start, window_end,
+    machine_number, min(window_start) as window_start, min(window_end) as window_end,
     -- of a machine that runs state, what they leave of it
     coalesce(max(free_nanoseconds), max(billed_nanoseconds), timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000) as billed_nanoseconds
   from skus
-  group by machine_number, window_start, window_end, charge_period_start, charge_period_end
+  group by machine_number, charge_period_start, charge_period_end
 ),
 billed as (
   select

@@ -8,10 +8,16 @@ with machines as (
   where c.known_by is not null
   group by p.pool_number, c.resource_key
 ),
+used as (
+  -- where nobody asks, it does not matter who has what
+  select distinct p.match_method, p.target_key, u.pool_number, u.window_start, u.window_end
+  from pool_uses u
+  join pools p on p.pool_number = u.pool_number
+),
 windows as (
-  select distinct p.pool_number, c.resource_key, c.window_start, c.window_end
+  select distinct u.pool_number, c.resource_key, c.window_start, c.window_end
   from timed_candidates c
-  join pools p on p.match_method = c.match_method and p.target_key = c.target_key
+  join used u on u.match_method = c.match_method and u.target_key = c.target_key and u.window_start = c.window_start and u.window_end = c.window_end
   where c.known_by is not null
 ),
 sized as (

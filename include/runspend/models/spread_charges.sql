@@ -20,21 +20,27 @@ names as (
   from numbered
   qualify row_number() over (partition by number order by charge_date, days) = 1
 ),
+alike as (
+  select number, count(*) as charges
+  from numbered
+  group by number
+),
 floats as (
   select
-    number, day, day = charge_date as is_first, date_diff(day, charge_date, day) + 1 = days as is_last,
+    n.number, a.charges = 1 as is_alone, day, day = charge_date as is_first, date_diff(day, charge_date, day) + 1 = days as is_last,
     list_cost, contracted_cost, effective_cost, billed_cost,
     list_float * (date_diff(day, charge_date, day) / days) as list_before, list_float * ((date_diff(day, charge_date, day) + 1) / days) as list_upto,
     contracted_float * (date_diff(day, charge_date, day) / days) as contracted_before, contracted_float * ((date_diff(day, charge_date, day) + 1) / days) as contracted_upto,
     effective_float * (date_diff(day, charge_date, day) / days) as effective_before, effective_float * ((date_diff(day, charge_date, day) + 1) / days) as effective_upto,
     billed_float * (date_diff(day, charge_date, day) / days) as billed_before, billed_float * ((date_diff(day, charge_date, day) + 1) / days) as billed_upto
-  from numbered
+  from numbered n
+  join alike a on a.number = n.number
   cross join unnest(generate_date_array(charge_date, date_add(charge_date, interval days - 1 day))) as day
 ),
 parts as (
   -- a day has what lies between its bound and the bound of the day before, which is the same float product made a decimal in the same way
   select
-    number, day,
+    number, is_alone, day,
     case when is_last then list_cost else cast(cast(trunc(list_upto) as int64) + cast(round((list_upto - trunc(list_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end
       - case when is_first then bignumeric '0' else cast(cast(trunc(list_before) as int64) + cast(round((list_before - trunc(list_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as list_cost,
     case when is_last then contracted_cost else cast(cast(trunc(contracted_upto) as int64) + cast(round((contracted_upto - trunc(contracted_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end
@@ -46,8 +52,14 @@ parts as (
   from floats
 ),
 spread as (
+  -- most are alone: only days of several are summed
+  select number, day, list_cost, contracted_cost, effective_cost, billed_cost
+  from parts
+  where is_alone
+  union all
   select number, day, sum(list_cost) as list_cost, sum(contracted_cost) as contracted_cost, sum(effective_cost) as effective_cost, sum(billed_cost) as billed_cost
   from parts
+  where not is_alone
   group by number, day
 )
 select

@@ -78,11 +78,15 @@ def run_in_buckets(step: ParquetStep, models: Sequence[Model], column: str, para
                 connection.execute(f"create or replace view {target} as {sql}")
                 read_by[models[position + 1].name] |= read_by[model.name]
                 continue
-            connection.execute(f"create or replace table {target} as {sql}", given)
-            if model.target in kept:
-                kept[model.target].append(_keep(connection, model.target, step.part_file(model.target)))
+            still_read = set[str]().union(*(read_by[m.name] for m in models[position + 1 :]))
+            is_kept = model.target in kept
+            if model.target in still_read or not is_kept:
+                connection.execute(f"create or replace table {target} as {sql}", given)
+                sql, given = f"from {target}", {}
+            if is_kept:
+                kept[model.target].append(_keep(connection, sql, given, step.part_file(model.target)))
             done = {m.target for m in models[: position + 1] if m.into is None and not m.inline}
-            for name in done - set().union(*(read_by[m.name] for m in models[position + 1 :])):
+            for name in done - still_read:
                 connection.execute(f"drop table if exists bucket.{quote(name)}")
     connection.execute("set search_path = 'main'")
     for name, files in kept.items():
@@ -153,10 +157,10 @@ def _number_texts(connection: duckdb.DuckDBPyConnection, family: str, sources: M
     return {name: f"* replace ({', '.join(casts)})" if casts else "*" for name, casts in replaced.items()}
 
 
-def _keep(connection: duckdb.DuckDBPyConnection, name: str, file: Path) -> Path:
-    """Put the bucket's rows of a table aside for the models after the buckets: in a file, so that they take no memory until then."""
-    types = dict(connection.execute(f"select column_name, column_type from (describe bucket.{quote(name)})").fetchall())
+def _keep(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Mapping[str, Any], file: Path) -> Path:
+    """Put a bucket's rows aside for the models after the buckets: in a file, so that they take no memory until then."""
+    types = dict(connection.execute(f"select column_name, column_type from (describe {sql})", parameters).fetchall())
     # a file has no integers of 128 bits, which is how sums of integers come back
     columns = ", ".join(f"cast({quote(c)} as bigint) as {quote(c)}" if type_ == "HUGEINT" else quote(c) for c, type_ in types.items())
-    connection.execute(f"copy (select {columns} from bucket.{quote(name)}) to {literal(file)} (format parquet, compression zstd, compression_level 1)")
+    connection.execute(f"copy (select {columns} from ({sql})) to {literal(file)} (format parquet, compression zstd, compression_level 1)", parameters)
     return file
