@@ -20,5 +20,5 @@ select
   l.line_team, l.line_project, l.line_cost_center, l.line_owner
 from rest_lines l
 left join settled_lines s on s.source = l.source and s.line_id = l.line_id
-left join offered_lines o on o.source = l.source and o.line_id = l.line_id
+left join offered_lines o on o.resource_key = l.resource_key and o.source = l.source and o.line_id = l.line_id
 where s.line_id is null and l.is_inside

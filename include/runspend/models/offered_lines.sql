@@ -58,7 +58,7 @@ laid as (
       line_cost_center, line_owner, resource_key, line_id)
 )
 select
-  w.match_method, w.target_key, w.window_start, w.window_end, w.weight_kind, w.is_scaled, l.source, l.line_id, l.billing_currency, l.cost_kind,
+  w.match_method, w.target_key, w.window_start, w.window_end, w.weight_kind, w.is_scaled, l.source, l.line_id, l.resource_key, l.billing_currency, l.cost_kind,
   l.service_name, l.charge_category, l.cost_sign, l.effective_cost, l.width,
   -- lines that are one charge there are rounded together, by less than four units a line; where nothing costs anything, all have the same width
   w.asked_upto > 0 and (l.cost_sign = 0 or l.upto - l.width < w.asked_upto * 2251799813685248.0 + 4 * l.lines) as is_reached

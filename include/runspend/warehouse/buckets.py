@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from runspend.warehouse.step import ParquetStep
 
-__all__ = ["ROWS_PER_BUCKET", "run_in_buckets"]
+__all__ = ["ROWS_PER_BUCKET", "Kept", "run_in_buckets"]
 
 ROWS_PER_BUCKET = 1_000_000
 SUMMED = 4  # times as many where they are added up first
@@ -32,6 +33,29 @@ FEW_TEXTS = frozenset((
     "experiment_id", "experiment_name", "team", "project", "cost_center", "owner", "user_name", "line_team", "line_project", "line_cost_center", "line_owner",
 ))  # fmt: skip
 FEW = 10_000
+
+
+@dataclass(frozen=True)
+class Share:
+    """The rows of one bucket in a file: the range of the column they were made from."""
+
+    low: Any  # None: open
+    high: Any  # the first value that is not in it
+    file: Path
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Rows put aside bucket by bucket."""
+
+    column: str
+    columns: str  # what to select of the files
+    shares: Sequence[Share]
+
+    def between(self, low: Any, high: Any) -> str:
+        """A query of the files that may hold rows of this range."""
+        files = [s.file for s in self.shares if (s.low is None or high is None or s.low < high) and (low is None or s.high is None or low < s.high)]
+        return f"(select {self.columns} from read_parquet({file_list(files)}))"
 
 
 def run_in_buckets(step: ParquetStep, models: Sequence[Model], column: str, parameters: Mapping[str, Any], later: set[str]) -> None:
@@ -54,7 +78,7 @@ def run_in_buckets(step: ParquetStep, models: Sequence[Model], column: str, para
     longest = max(rows, key=lambda name: (rows[name], name))
     buckets = _cut(connection, sources[longest], rows[longest], column, ROWS_PER_BUCKET * (SUMMED if sums else 1))
     parts: dict[str, list[Path]] = {model.name: [] for model in models if model.into is not None}
-    kept: dict[str, list[Path]] = {model.target: [] for model in models if model.into is None and model.target in later}
+    put_aside: dict[str, list[Share]] = {model.target: [] for model in models if model.into is None and model.target in later}
     # what is added up at once is neither sorted nor written, and a few rows are as soon sorted as counted: to number their texts would not pay
     is_numbered = len(buckets) > 1 or rows[longest] > FEW
     columns = {name: {c: t for c, t in column_types(connection, name).items() if c in named} if is_numbered and not sums else {} for name in split}
@@ -62,9 +86,11 @@ def run_in_buckets(step: ParquetStep, models: Sequence[Model], column: str, para
     connection.execute("set search_path = 'bucket,main'")
     for low, high in buckets:
         conditions = {name: _range(column, type_, low, high) for name, type_ in split.items()}
-        numbered = _number_texts(connection, "bucket", {name: (columns[name], f"(from {sources[name]} where {conditions[name]})") for name in split})
+        shares = {name: kept.between(low, high) for name, kept in step.kept.items() if name in split and kept.column == column}
+        numbered = _number_texts(connection, "bucket", {name: (columns[name], f"(from {shares.get(name, sources[name])} where {conditions[name]})") for name in split})
         for name in split:
-            connection.execute(f"create or replace view bucket.{quote(name)} as select {numbered[name]} from main.{quote(name)} where {conditions[name]}")
+            source = shares.get(name, f"main.{quote(name)}")
+            connection.execute(f"create or replace view bucket.{quote(name)} as select {numbered[name]} from {source} where {conditions[name]}")
         for position, model in enumerate(models):
             sql, given = duckdb_sql(texts[model.name]), used(texts[model.name], parameters)
             target = f"bucket.{quote(model.target)}"
@@ -74,26 +100,26 @@ def run_in_buckets(step: ParquetStep, models: Sequence[Model], column: str, para
                 parts[model.name].append(part)
                 connection.execute(f"create or replace view {target} as from read_parquet({literal(part)})")
                 continue
-            if model.inline and model.target not in kept:
+            if model.inline and model.target not in put_aside:
                 connection.execute(f"create or replace view {target} as {sql}")
                 read_by[models[position + 1].name] |= read_by[model.name]
                 continue
             still_read = set[str]().union(*(read_by[m.name] for m in models[position + 1 :]))
-            is_kept = model.target in kept
+            is_kept = model.target in put_aside
             if model.target in still_read or not is_kept:
                 connection.execute(f"create or replace table {target} as {sql}", given)
                 sql, given = f"from {target}", {}
             if is_kept:
-                kept[model.target].append(_keep(connection, sql, given, step.part_file(model.target)))
+                put_aside[model.target].append(Share(low, high, _keep(connection, sql, given, step.part_file(model.target))))
             done = {m.target for m in models[: position + 1] if m.into is None and not m.inline}
             for name in done - still_read:
                 connection.execute(f"drop table if exists bucket.{quote(name)}")
     connection.execute("set search_path = 'main'")
-    for name, files in kept.items():
-        source = f"read_parquet({file_list(files)})"
+    for name, files in put_aside.items():
+        source = f"read_parquet({file_list(share.file for share in files)})"
         types = dict(connection.execute(f"select column_name, column_type from (describe from {source})").fetchall()) if is_numbered else {}
         numbered = _number_texts(connection, name, {name: (types, source)})
-        step.show_made(name, f"select {numbered[name]} from {source}")
+        step.show_made(name, f"select {numbered[name]} from {source}", Kept(column, numbered[name], files))
     connection.execute("drop schema bucket cascade")
     for model in models:
         if model.into is not None:
@@ -124,6 +150,8 @@ def _range(column: str, type_: str, low: object, high: object) -> str:
     name = quote(column)
     if low is None and high is None:
         return "true"
+    if type_.startswith("ENUM"):  # to name its type is to list all its texts
+        name, type_ = f"cast({name} as varchar)", "varchar"
     below = f"{name} < cast({literal(high)} as {type_})"
     if low is None:
         return f"({below} or {name} is null)"

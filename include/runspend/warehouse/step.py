@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from runspend.errors import CheckFailed, RunspendError
 from runspend.tables import TABLES
 from runspend.warehouse import Model, Unit, UnitState
-from runspend.warehouse.buckets import run_in_buckets
+from runspend.warehouse.buckets import Kept, run_in_buckets
 from runspend.warehouse.dialect import duckdb_sql, table_names
 from runspend.warehouse.engine import (
     ROW_GROUP,
@@ -72,6 +72,7 @@ class ParquetStep:
         self._files = 0
         self._texts: dict[str, str] = {}  # of models, each read once
         self._made: dict[str, str] = {}  # by models without `into`, in the schema main: name -> table or view
+        self.kept: dict[str, Kept] = {}  # of what was made, what lies in files by ranges of a column
         self._joiner = ThreadPoolExecutor(1)
         self._joined: dict[tuple[Path, ...], Future[Path]] = {}
 
@@ -190,14 +191,16 @@ class ParquetStep:
 
     def drop_made(self, name: str) -> None:
         """Forget the rows of a model without `into`, if there are any by that name."""
+        self.kept.pop(name, None)
         if kind := self._made.pop(name, None):
             self.connection.execute(f"drop {kind} main.{quote(name)}")
 
-    def show_made(self, name: str, sql: str) -> None:
+    def show_made(self, name: str, sql: str, kept: Kept) -> None:
         """Show the rows of a query as those of a model without `into`, in place of what has the name."""
         self.drop_made(name)
         self.connection.execute(f"create view main.{quote(name)} as {sql}")
         self._made[name] = "view"
+        self.kept[name] = kept
 
     def part_file(self, name: str) -> Path:
         """Where to put one bucket's rows of a model: no two answers are the same."""
