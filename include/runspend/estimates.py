@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from runspend.config import Settings
 from runspend.inputs import ALIVE_HOURS, SILENT_HOURS, common_inputs, first_day, month_start, needed_runs
+from runspend.ladder import GAPS
 from runspend.sources import arrow_rows
 from runspend.warehouse import Model, Step, Unit, UnitState, Warehouse
 
@@ -32,6 +33,7 @@ def estimate_models() -> list[Model]:
     return [
         Model("window_runs"),
         Model("run_ancestors"),
+        GAPS,
         Model("estimate_claims"),
         Model("estimate_seen"),
         Model("estimate_names", makes="bill_names"),

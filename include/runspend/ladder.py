@@ -17,6 +17,7 @@ from runspend.warehouse import Model
 
 # In running order. Without `into` the rows are gone when the step ends; models with `bucket_by` see one share of the machines at a time.
 WINDOW_MODELS = (Model("window_runs"), Model("run_ancestors"))
+GAPS = Model("run_gaps")
 # A job is looked at as a machine its runs share: the same models, with jobs in the place of machines.
 JOB_MODELS = (
     Model("job_windows"),
@@ -106,6 +107,7 @@ def ledger_models(period: str) -> list[Model]:
     priced = Model("cost_allocations", into=into, fills="cost_allocations")
     return [
         *WINDOW_MODELS,
+        GAPS,
         *JOB_MODELS,
         *PLACING_MODELS,
         *(Model(name, bucket_by="resource_key") for name in MACHINE_MODELS),

@@ -58,7 +58,7 @@ RUN_COLUMNS = (
     " r.gpu_count, r.cpu_request, r.memory_request_gb"
 )
 RUNS_BEYOND = f"""
-select {RUN_COLUMNS}, r.last_sign_at, r.mean_use_percent, r.parent_run_id, r.job_key
+select {RUN_COLUMNS}, r.future_end_time, r.gaps, r.last_sign_at, r.mean_use_percent, r.parent_run_id, r.job_key
 from runs r
 where (r.job_key is not null or r.parent_run_id is not null)
   and r.start_time < @jobs_until and coalesce(r.end_time, greatest(coalesce(r.last_sign_at, r.start_time), timestamp_add(r.start_time, interval 31 day))) >= @jobs_from

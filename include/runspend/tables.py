@@ -127,7 +127,7 @@ REASONS = (
 )  # fmt: skip
 UNMET_REASONS = ("no_such_machine", "not_billed_yet", "out_of_scope", "over_claimed")
 WEIGHT_KINDS = ("gpu", "cpu", "memory", "use", "equal", "bytes", "list_cost")
-RUN_END_RULES = ("stated", "alive", "last_sign", "silent")
+RUN_END_RULES = ("stated", "alive", "last_sign", "silent", "future", "resumed")
 
 RUNS = Table(
     "runs",
@@ -143,7 +143,8 @@ RUNS = Table(
         Column("run_status", "STRING", "RUNNING, SCHEDULED, FINISHED, FAILED or KILLED."),
         Column("lifecycle_stage", "STRING", "active or deleted."),
         Column("start_time", "TIMESTAMP", "Start of the run."),
-        Column("end_time", "TIMESTAMP", "End of the run; null while it runs, or when it never said."),
+        Column("end_time", "TIMESTAMP", "End of the run; null while it runs, or when it never said. See future_end_time."),
+        Column("future_end_time", "TIMESTAMP", "The end MLflow states, where it was more than an hour after the time the run was read at; end_time is then 6 hours after its newest metric or, without one, its start. Null elsewhere."),
         Column("last_sign_at", "TIMESTAMP", "Newest metric of a run without an end; null for ended runs and silent ones."),
         Column("artifact_uri", "STRING", "Where the run's artifacts lie."),
         Column("parent_run_id", "STRING", "mlflow.parentRunId."),
@@ -166,6 +167,8 @@ RUNS = Table(
         Column("timeout_seconds", "FLOAT64", "Stated timeout, seconds."),
         Column("early_stopping_rounds", "INT64", "Stated early stopping rounds."),
         Column("mean_use_percent", "FLOAT64", "Mean of MLflow's system metrics of the run: GPU utilization, else CPU utilization, percent; null when not logged."),
+        Column("gaps", "ARRAY<STRING>", "Times in which the run logged nothing and is taken to have been stopped, each as FROM/TO in UTC (ISO 8601); empty when none. It pays for none of them."),
+        Column("gap_seconds", "FLOAT64", "Length of the gaps together, seconds; 0 when none. Null where nobody looked: the run lasted less than 6 hours, or logged too few steps."),
         Column("job_id", "STRING", "Job the run states (SageMaker, Databricks job run, SLURM, Batch, ...), as it wrote it."),
         Column("job_key", "STRING", "The job in the form bills and runs are compared in: the fullest name the run states."),
         Column("pool_key", "STRING", "First pool whose `runs` selector names the run, with its values of the pool's `equal` dimensions; null when none."),
@@ -668,7 +671,7 @@ COST_ALLOCATIONS = Table(
         POOL_KEY,
         Column("reason", "STRING", "Why the charge is where it is: unknown_run, no_run, not_timed, fee, platform (declared by `shared`), default_scope, explicit_scope; no_source_run (traces without a run), not_mlflow, trace, incomplete_inventory (storage); other_time, other_account, other_region (a tag names the run, which did not run then, or whose machines are on the bill in another account or region); ambiguous_name (the name that the run or the bill states may be that of several machines or jobs); the policy of `sharing`.", words=REASONS),
         Column("weight_kind", "STRING", "What runs that shared the machine were weighed by: gpu, cpu, memory, use (measured) or equal; bytes for storage, list_cost for traces.", words=WEIGHT_KINDS),
-        Column("run_end_rule", "STRING", "Where the run's end came from: stated, alive, last_sign or silent.", words=RUN_END_RULES),
+        Column("run_end_rule", "STRING", "Where the run's time came from: its end is stated, or the run is alive, ended at its last_sign, was silent, or states an end in the future; resumed: it had gaps, which are not charged.", words=RUN_END_RULES),
         Column("is_scaled", "BOOL", "Whether the runs claimed more than was billed, or asked for more units than the machine has, and were scaled down."),
         Column("cost_status", "STRING", "provisional or final.", words=COST_STATUSES),
         *LINE_DIMENSIONS,

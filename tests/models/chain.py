@@ -101,13 +101,14 @@ def line(number: int, **row: Any) -> dict[str, Any]:
 
 
 def make_run(**row: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """One run: `at` its start..end (no end: never ended), `on` its machines, each a name or {id, from, to}."""
+    """One run: `at` its start..end (no end: never ended), `on` its machines, each a name or {id, from, to}, `gaps` when it was stopped."""
     start, _, end = row.pop("at").partition("..")
     run_id = row.pop("id")
     machines = row.pop("on", ["m1"])
     server = row.pop("server", "prod")
     month = moment(start).date().replace(day=1)
     sign = row.pop("last_sign", None)
+    gaps = [[moment(t) for t in gap.split("..")] for gap in row.pop("gaps", [])]
     run = {
         "tracking_server": server,
         "workspace": "default",
@@ -119,6 +120,8 @@ def make_run(**row: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "start_time": moment(start),
         "end_time": moment(end) if end else None,
         "last_sign_at": moment(sign) if sign else None,
+        "gaps": [f"{first:%Y-%m-%dT%H:%M:%S}.000Z/{after:%Y-%m-%dT%H:%M:%S}.000Z" for first, after in gaps],
+        "gap_seconds": sum((after - first).total_seconds() for first, after in gaps),
         "parent_run_id": row.pop("parent", None),
         "resource_ids": sorted({m["id"] if isinstance(m, dict) else m for m in machines}),
         **row,

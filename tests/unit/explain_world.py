@@ -19,6 +19,7 @@ TAGGED = "7a66ed00000000000000000000000001"
 PARENT, CHILD = "aa00000000000000000000000000000a", "aa11111111111111111111111111111b"
 LONG = "10a6000000000000000000000000000c"
 LOST = "105700000000000000000000000000cc"
+STOPPED = "5709000000000000000000000000000c"
 ZERO_LENGTH, NOWHERE, LATE = "2e60000000000000000000000000000d", "ffff00000000000000000000000000ee", "1a7e000000000000000000000000000e"
 ELSEWHERE, EXCLUDED, TWICE = "e15e000000000000000000000000000f", "e8c1000000000000000000000000000f", "dd00000000000000000000000000dddd"
 
@@ -33,6 +34,7 @@ def explain_world() -> World:
         make_run(id=CHILD, run_name="trial", at="00:00..02:00", on=["m2"], parent=PARENT),
         make_run(id=LONG, run_name="long", at="00:00..72:00", on=["m3"]),
         make_run(id=LOST, run_name="lost", at="20:00", on=["m2"], last_sign="21:30"),
+        make_run(id=STOPPED, at="00:00..12:00", on=["m5"], gaps=["02:15..10:00"], future_end_time=dt.datetime(2099, 1, 1, tzinfo=dt.timezone.utc)),
         make_run(id=ZERO_LENGTH, at="09:00..09:00", on=["m1"]),
         make_run(id=NOWHERE, at="09:00..10:00", on=[]),
         make_run(id=LATE, at="2026-10-20T00:00..2026-10-20T01:00", on=["m1"]),
@@ -48,6 +50,7 @@ def explain_world() -> World:
     lines += [line(301, on="m4", at=hours[5], cost="0.25", run_tag=TAGGED, hours=0.1)]  # the tag outlived the run
     lines += [line(400 + h, on="m2", at=hours[h], cost="1.00") for h in (0, 1, 20, 21, 22)]
     lines += [line(500 + h, on="m3", at=hours[h], cost="0.3333333333333333333333") for h in range(72)]
+    lines += [line(700 + h, on="m5", at=hours[h], cost="1.00") for h in range(12)]
     lines += [line(600, on="db", at=hours[9], cost="7.00", scope="exclude"), line(601, on=None, charge_category="Tax", cost="1.10", service_name="Tax")]
     return {"billing_lines": lines, "billing_loads": [], "runs": [run for run, _ in stated], "run_resources": [row for _, rows in stated for row in rows]}
 

@@ -135,8 +135,9 @@ def test_what_was_used_lately_is_not_selected(tmp_path: Path) -> None:
     runs = [
         run("a", start_time=OLD, end_time=lately), run("b", **AGED), run("c", **AGED, last_sign_at=lately), run("d", **AGED),
         run("e", start_time=datetime(1970, 1, 1, tzinfo=UTC), end_time=datetime(1970, 1, 1, tzinfo=UTC)), run("reader", start_time=OLD, end_time=lately),
+        run("f", **AGED | {"future_end_time": lately}),  # an end that is not believed makes nothing due earlier
     ]  # fmt: skip
-    found = [stored("a"), stored("b", newest_at=lately), stored("c"), stored("d"), stored("e", newest_at=None, oldest_at=None), model("m-1"), model("m-2")]
+    found = [stored("a"), stored("f"), stored("b", newest_at=lately), stored("c"), stored("d"), stored("e", newest_at=None, oldest_at=None), model("m-1"), model("m-2")]
     uses = [use("d", "m-1"), use("d", "m-2"), use("reader", "m-1", "input")]
     rows = planned(tmp_path, given_settings(tmp_path, {"select": {"unused_for": "90d", "kind": ["run", "model"]}}), runs=runs, artifact_bytes=found, model_uses=uses)
     assert states(rows) == {"d": "planned", "m-2": "planned", "e": "when it was last used is unknown"}

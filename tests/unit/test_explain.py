@@ -53,6 +53,19 @@ def amounts(text: str, column: str = "") -> list[Decimal]:
     return [Decimal(found[1].replace(",", "")) for line in text.splitlines() if column in line and (found := re.search(r"\d\.\d{4}\*?\s+(\d[\d,]*\.\d+)(?:\s{3}|$)", line))]
 
 
+def test_why_a_run_with_a_wild_clock_and_a_gap_is_less_certain(reader: Reader) -> None:
+    """In words, and the time it was stopped is in no hour of its charges."""
+    found = explained(reader, w.STOPPED)
+    text = run_as_text(found)
+    assert "by its own clock it ended at 2099-01-01 00:00 UTC" in text and "it counts until 1 Oct 12:00 UTC" in text
+    assert "it was silent from 1 Oct 02:15 UTC to 1 Oct 10:00 UTC: not charged" in text
+    [cost] = found.currencies
+    assert cost.summed.effective_cost == Decimal("4.25")
+    assert {(p.run_end_rule, p.confidence) for p in cost.parts} == {("future", "medium")}
+    assert sum(p.ran_seconds or 0 for p in cost.parts) == 4.25 * 3600
+    assert explanation_as_json(found)["gaps"] == [["2026-10-01T02:15:00Z", "2026-10-01T10:00:00Z"]]
+
+
 def test_a_tag_of_another_time_is_said(reader: Reader) -> None:
     """The bill's tag is a claim: what it says of hours in which the run was not there is the run's, with a word beside it."""
     assert "its tag stands on 1 charge of times in which it did not run" in run_as_text(explained(reader, w.TAGGED))

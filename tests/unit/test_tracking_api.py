@@ -132,7 +132,7 @@ class ChangingStore:
 
 def test_no_run_is_lost_or_doubled_while_runs_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "PAGE_RUNS", 7)
-    monkeypatch.setattr(api, "_to_batch", lambda runs: SimpleNamespace(ids=[r.info.run_id for r in runs], num_rows=len(runs)))
+    monkeypatch.setattr(api, "_to_batch", lambda runs, believed_ms: SimpleNamespace(ids=[r.info.run_id for r in runs], num_rows=len(runs)))
     for seed in range(500):
         reader = api.ApiReader(TrackingServer(name="prod", uri="http://mlflow"), lambda text: None)
         reader._store = ChangingStore(random.Random(seed))

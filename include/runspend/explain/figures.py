@@ -217,6 +217,8 @@ class RunExplanation:
     lifecycle_stage: str | None
     start_time: datetime | None
     end_time: datetime | None
+    future_end_time: datetime | None  # what MLflow states, where `end_time` is taken in its place
+    gaps: tuple[tuple[datetime, datetime], ...]  # when it was stopped
     parent_run_id: str | None
     link: str | None
     asked_for: str | None

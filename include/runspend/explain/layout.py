@@ -112,6 +112,11 @@ def header_lines(e: RunExplanation) -> list[str]:
     names += [f"{d.name.replace('_', ' ')} {clean(d.value)}" + (f" ({clean(d.came_from)})" if d.came_from else "") for d in e.dimensions]
     names += [f"user {clean(e.user_name)}"] if e.user_name else []
     lines = [" · ".join([*names, span_text(e.start_time, e.end_time)])]
+    if e.future_end_time:
+        until = instant(e.end_time) if e.end_time else "its last sign of life"
+        lines.append(f"by its own clock it ended at {e.future_end_time:%Y-%m-%d %H:%M} UTC, which was in the future when the run was read: it counts until {until}")
+    for first, after in e.gaps:
+        lines.append(f"it was silent from {instant(first)} to {instant(after)}: not charged")
     if e.asked_for:
         lines.append(f"asked for {clean(e.asked_for)}")
     if e.parent_run_id:

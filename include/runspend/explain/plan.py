@@ -71,6 +71,8 @@ def explain_run(reader: Reader, text: str, settings: Settings, *, now: datetime,
         lifecycle_stage=run["lifecycle_stage"],
         start_time=run["start_time"],
         end_time=run["end_time"],
+        future_end_time=run["future_end_time"],
+        gaps=gaps_of(run),
         parent_run_id=run["parent_run_id"],
         link=run_url(settings, key.tracking_server, run["experiment_id"], key.run_id),
         asked_for=asked_for(run),
@@ -87,6 +89,12 @@ def explain_run(reader: Reader, text: str, settings: Settings, *, now: datetime,
         changes=_changes(reader, parts, min(days), max(days)) if days else (),
         uses=_uses(beside),
     )
+
+
+def gaps_of(run: Mapping[str, Any]) -> tuple[tuple[datetime, datetime], ...]:
+    """When the run was stopped, in order of time."""
+    pairs = (gap.replace("Z", "+00:00").split("/") for gap in run["gaps"] or ())
+    return tuple((datetime.fromisoformat(first), datetime.fromisoformat(after)) for first, after in pairs)
 
 
 def asked_for(run: Mapping[str, Any]) -> str | None:
@@ -301,7 +309,9 @@ def _ran_seconds(row: Row, resource_key: str | None, beside: Beside) -> float | 
         if began is None or ended is None:
             continue
         is_known = True
-        seconds += max((min(ended, row["charge_period_end"]) - max(began, row["charge_period_start"])).total_seconds(), 0.0)
+        began, ended = max(began, row["charge_period_start"]), min(ended, row["charge_period_end"])
+        stopped = sum(max((min(ended, after) - max(began, first)).total_seconds(), 0.0) for first, after in gaps_of(run))
+        seconds += max((ended - began).total_seconds() - stopped, 0.0)
     return seconds if is_known else None
 
 

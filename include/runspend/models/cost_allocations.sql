@@ -51,6 +51,9 @@ select
     when b.confidence is null then cast(null as string)
     -- where a run ended is a guess, so is its time; a name that several machines or jobs have may be another's
     when b.run_end_rule = 'silent' then 'low'
+    -- what a wild clock says, and when a run was stopped, is not certain either: one step less
+    when b.run_end_rule in ('future', 'resumed') then
+      case when b.reason = 'ambiguous_name' then 'low' when b.confidence = 'exact' then 'high' when b.confidence = 'high' then 'medium' else 'low' end
     when b.reason = 'ambiguous_name' and b.confidence in ('exact', 'high') then 'medium'
     else b.confidence
   end as confidence,

@@ -52,14 +52,14 @@ ended as (
       when coalesce(r.last_sign_at, r.start_time) >= timestamp_sub(@now, interval @alive_hours hour) then 'alive'
       when r.last_sign_at is not null then 'last_sign'
       else 'silent'
-    end as run_end_rule
+    end as run_end_rule, r.run_end_rule as marked_rule
   from machines m
   join window_runs r on r.tracking_server = m.tracking_server and r.run_id = m.run_id
   where r.start_time is not null
 ),
 spans as (
   select
-    tracking_server, workspace, run_id, resource_key, is_ambiguous, gpu_count, cpu_request, memory_request_gb, mean_use_percent, run_end_rule,
+    tracking_server, workspace, run_id, resource_key, is_ambiguous, gpu_count, cpu_request, memory_request_gb, mean_use_percent, coalesce(marked_rule, run_end_rule) as run_end_rule,
     greatest(span_start, start_time, billed_until) as span_start,
     least(
       @now,

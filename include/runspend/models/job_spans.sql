@@ -54,7 +54,7 @@ ended as (
       when coalesce(r.last_sign_at, r.start_time) >= timestamp_sub(b.billed_until, interval @alive_hours hour) then 'alive'
       when r.last_sign_at is not null then 'last_sign'
       else 'silent'
-    end as run_end_rule
+    end as run_end_rule, r.run_end_rule as marked_rule
   from jobs j
   join billed b on b.job_key = j.job_key
   join window_runs r on r.tracking_server = j.tracking_server and r.run_id = j.run_id
@@ -62,7 +62,7 @@ ended as (
 ),
 spans as (
   select
-    tracking_server, workspace, run_id, job_key, is_ambiguous, gpu_count, cpu_request, memory_request_gb, mean_use_percent, run_end_rule,
+    tracking_server, workspace, run_id, job_key, is_ambiguous, gpu_count, cpu_request, memory_request_gb, mean_use_percent, coalesce(marked_rule, run_end_rule) as run_end_rule,
     greatest(start_time, least(@window_start, @jobs_from)) as span_start,
     least(
       case run_end_rule

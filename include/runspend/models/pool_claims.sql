@@ -12,6 +12,12 @@ with covers as (
   from pool_spans p
   join run_spans m on m.tracking_server = p.tracking_server and m.run_id = p.run_id and m.span_start < p.span_end and m.span_end > p.span_start
   union all
+  -- while it was stopped it asks for nothing
+  select p.tracking_server, p.run_id, p.pool_number, p.span_start, greatest(g.gap_start, p.span_start), least(g.gap_end, p.span_end)
+  from run_gaps g
+  join pool_spans p on p.tracking_server = g.tracking_server and p.workspace = g.workspace and p.run_id = g.run_id
+    and g.gap_start < p.span_end and g.gap_end > p.span_start
+  union all
   select tracking_server, run_id, pool_number, span_start, span_end, span_end
   from pool_spans
 ),

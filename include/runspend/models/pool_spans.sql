@@ -43,14 +43,14 @@ ended as (
       when coalesce(r.last_sign_at, r.start_time) >= timestamp_sub(a.billed_until, interval @alive_hours hour) then 'alive'
       when r.last_sign_at is not null then 'last_sign'
       else 'silent'
-    end as run_end_rule
+    end as run_end_rule, r.run_end_rule as marked_rule
   from asked a
   join window_runs r on r.tracking_server = a.tracking_server and r.run_id = a.run_id
   where r.start_time is not null
 ),
 spans as (
   select
-    tracking_server, workspace, run_id, pool_number, claim_run_id, num_nodes, gpu_count, cpu_request, memory_request_gb, mean_use_percent, run_end_rule,
+    tracking_server, workspace, run_id, pool_number, claim_run_id, num_nodes, gpu_count, cpu_request, memory_request_gb, mean_use_percent, coalesce(marked_rule, run_end_rule) as run_end_rule,
     greatest(start_time, @window_start) as span_start,
     least(
       case run_end_rule

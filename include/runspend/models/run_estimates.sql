@@ -6,7 +6,11 @@ with hours as (
     t.nanoseconds, t.nanoseconds * m.machine_gpus as gpu_nanoseconds, t.ratio_before, t.ratio_upto, t.is_last,
     timestamp_diff(t.charge_period_end, t.charge_period_start, microsecond) / 3600000000.0 as parts_of_hour,
     m.source, m.account, m.resource_id, m.instance_type, m.region_id, m.billing_currency, m.price_from, m.reason,
-    case when t.run_end_rule = 'silent' then 'low' when t.is_ambiguous then 'medium' else 'high' end as confidence,
+    case
+      when t.run_end_rule = 'silent' or (t.run_end_rule in ('future', 'resumed') and t.is_ambiguous) then 'low'
+      when t.run_end_rule in ('future', 'resumed') or t.is_ambiguous then 'medium'
+      else 'high'
+    end as confidence,
     m.list_cost, m.contracted_cost, m.effective_cost, m.billed_cost
   from slot_targets t
   join estimate_machines m on m.resource_key = t.resource_key

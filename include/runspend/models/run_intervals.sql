@@ -1,4 +1,4 @@
--- one row per run, machine and stretch of time that none of the run's descendants covers on that machine
+-- one row per run, machine and stretch of time that none of the run's descendants covers on that machine, without its gaps
 with covers as (
   select
     p.tracking_server, p.workspace, p.run_id, p.resource_key, p.run_end_rule, p.is_ambiguous, p.gpu_count, p.cpu_request, p.memory_request_gb, p.mean_use_percent, p.span_start, p.span_end,
@@ -7,6 +7,14 @@ with covers as (
   join run_spans p on p.tracking_server = f.tracking_server and p.run_id = f.ancestor_id
   join run_spans c on c.tracking_server = f.tracking_server and c.run_id = f.run_id and c.resource_key = p.resource_key
     and c.span_start < p.span_end and c.span_end > p.span_start
+  union all
+  -- the time it was stopped is not its own; its parents do not have it either
+  select
+    p.tracking_server, p.workspace, p.run_id, p.resource_key, p.run_end_rule, p.is_ambiguous, p.gpu_count, p.cpu_request, p.memory_request_gb, p.mean_use_percent, p.span_start, p.span_end,
+    greatest(g.gap_start, p.span_start), least(g.gap_end, p.span_end)
+  from run_gaps g
+  join run_spans p on p.tracking_server = g.tracking_server and p.workspace = g.workspace and p.run_id = g.run_id
+    and g.gap_start < p.span_end and g.gap_end > p.span_start
   union all
   select
     tracking_server, workspace, run_id, resource_key, run_end_rule, is_ambiguous, gpu_count, cpu_request, memory_request_gb, mean_use_percent, span_start, span_end,

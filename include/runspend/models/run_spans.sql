@@ -52,7 +52,7 @@ ended as (
       when coalesce(r.last_sign_at, r.start_time) >= timestamp_sub(f.billed_until, interval @alive_hours hour) then 'alive'
       when r.last_sign_at is not null then 'last_sign'
       else 'silent'
-    end as run_end_rule,
+    end as run_end_rule, r.run_end_rule as marked_rule,
     r.start_time
   from machines m
   join window_runs r on r.tracking_server = m.tracking_server and r.run_id = m.run_id
@@ -61,7 +61,7 @@ ended as (
 ),
 spans as (
   select
-    tracking_server, workspace, run_id, resource_key, gpu_count, cpu_request, memory_request_gb, mean_use_percent, run_end_rule, is_ambiguous,
+    tracking_server, workspace, run_id, resource_key, gpu_count, cpu_request, memory_request_gb, mean_use_percent, coalesce(marked_rule, run_end_rule) as run_end_rule, is_ambiguous,
     greatest(span_start, start_time) as span_start,
     least(
       coalesce(used_to, timestamp '9999-01-01 00:00:00+00'),

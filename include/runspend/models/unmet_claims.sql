@@ -51,6 +51,16 @@ claims as (
   left join on_bill b on b.resource_key = m.resource_key
   where r.start_time is not null and coalesce(r.job_key, m.resource_key, r.pool_key, r.instance_type) is not null
 ),
+gaps as (
+  -- while it was stopped it asked for nothing
+  select
+    c.tracking_server, c.workspace, c.run_id,
+    cast(sum(timestamp_diff(least(g.gap_end, c.claimed_to), greatest(g.gap_start, c.claimed_from), microsecond)) as int64) as microseconds
+  from claims c
+  join run_gaps g on g.tracking_server = c.tracking_server and g.workspace = c.workspace and g.run_id = c.run_id
+    and g.gap_start < c.claimed_to and g.gap_end > c.claimed_from
+  group by c.tracking_server, c.workspace, c.run_id
+),
 met as (
   select distinct tracking_server, workspace, run_id
   from cost_allocations
@@ -93,6 +103,7 @@ select
     when p.run_id is not null then 'over_claimed'
     else 'no_such_machine'
   end as reason,
-  timestamp_diff(c.claimed_to, c.claimed_from, microsecond) / 1e6 * c.nodes as claimed_seconds
+  (timestamp_diff(c.claimed_to, c.claimed_from, microsecond) - coalesce(g.microseconds, 0)) / 1e6 * c.nodes as claimed_seconds
 from unmet c
+left join gaps g on g.tracking_server = c.tracking_server and g.workspace = c.workspace and g.run_id = c.run_id
 left join crowded p on p.tracking_server = c.tracking_server and p.workspace = c.workspace and p.run_id = c.run_id

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -198,7 +199,7 @@ class ApiReader:
             if runs:
                 count += len(runs)
                 self._note(count)
-                batch = _to_batch(runs)
+                batch = _to_batch(runs, keys.believed_ms)
                 if workspace is not None:
                     self._workspace_of |= {r.info.run_id: workspace for r in runs}
                 self.links.note_runs(runs, keys.metrics)
@@ -238,11 +239,24 @@ class ApiReader:
             rows = [(metric.run_id, metric.key, point.timestamp, point.value) for point in self._points(metric, raw.LARGEST_WATTS)]
             yield pa.RecordBatch.from_arrays([pa.array(c, f.type) for c, f in zip(_turned(rows, schema), schema, strict=True)], schema=schema)
 
+    def read_times(self, wanted: Sequence[raw.StepRange]) -> Iterator[pa.RecordBatch]:
+        """When metrics were logged at the chosen steps, one request per metric of a run and page."""
+        for metric in wanted:
+            times: dict[int, tuple[int, int]] = {}
+            for point in self._history(metric.run_id, metric.key):
+                first, last = times.get(point.step, (point.timestamp, point.timestamp))
+                times[point.step] = min(first, point.timestamp), max(last, point.timestamp)
+            rows = [(metric.run_id, metric.key, step, *times[step]) for step in _walk(sorted(times), metric)]
+            yield from _to_table(rows, raw.time_schema()).to_batches()
+
     def _points(self, metric: raw.UseKey, most: int) -> list[Any]:
         """The points of a metric at the steps that are looked at, those between 0 and `most`."""
-        with self._client.in_workspace(self._workspace_of.get(metric.run_id)):
-            pages = self._pages(lambda token: self._store.get_metric_history(metric.run_id, metric.key, max_results=PAGE_POINTS, page_token=token))
-            return [p for p in pages if 0 <= p.step <= metric.last_step and p.step % metric.stride == 0 and 0 <= p.value <= most]
+        points = self._history(metric.run_id, metric.key)
+        return [p for p in points if 0 <= p.step <= metric.last_step and p.step % metric.stride == 0 and 0 <= p.value <= most]
+
+    def _history(self, run_id: str, key: str) -> list[Any]:
+        with self._client.in_workspace(self._workspace_of.get(run_id)):
+            return list(self._pages(lambda token: self._store.get_metric_history(run_id, key, max_results=PAGE_POINTS, page_token=token)))
 
     def read_owners(self) -> pa.Table:
         import pyarrow as pa
@@ -404,7 +418,34 @@ def _use_keys(run: Any) -> str:
     return raw.AFTER.join(f"{key}{raw.BETWEEN}{step}" for key, step in found.items())
 
 
-def _to_batch(runs: Iterable[Any]) -> pa.RecordBatch:
+def _step_keys(run: Any) -> str:
+    """The metrics of a long run that show whether it was stopped in between, as `raw.RUN_TEXT` says."""
+    start, end = run.info.start_time or 0, run.info.end_time or 0
+    if end and end - start <= raw.LONG_MS:
+        return ""
+    found: dict[int, str] = {}
+    for metric in run.data._metric_objs:
+        if metric.step > 0:
+            found[metric.step] = min(metric.key, found.get(metric.step, metric.key))
+    return raw.AFTER.join(f"{found[step]}{raw.BETWEEN}{step}" for step in sorted(found, reverse=True)[: raw.STEP_KEYS])
+
+
+def _walk(steps: Sequence[int], wanted: raw.StepRange) -> Iterator[int]:
+    """The steps to look at, out of all steps in their order."""
+    at = bisect_left(steps, wanted.first_step)
+    while at < len(steps) and steps[at] <= wanted.last_step:
+        yield steps[at]
+        at = bisect_left(steps, steps[at] + wanted.stride)
+
+
+def _last_metric_ms(run: Any, believed_ms: int) -> int:
+    """The newest time of a metric that is believed; 0 where the run's end is, or it has none."""
+    if 0 != (run.info.end_time or 0) <= believed_ms:
+        return 0
+    return max((m.timestamp or 0 for m in run.data._metric_objs if (m.timestamp or 0) <= believed_ms), default=0)
+
+
+def _to_batch(runs: Iterable[Any], believed_ms: int) -> pa.RecordBatch:
     import pyarrow as pa
 
     rows = [
@@ -420,9 +461,10 @@ def _to_batch(runs: Iterable[Any]) -> pa.RecordBatch:
             _document(r.data.params),
             raw.AFTER.join(f"{key}{raw.BETWEEN}{value}" for key, value in r.data.params.items() if value is not None),
             _use_keys(r),
+            _step_keys(r),
             r.info.start_time or 0,
             r.info.end_time or 0,
-            0 if r.info.end_time else max((m.timestamp or 0 for m in r.data._metric_objs), default=0),
+            _last_metric_ms(r, believed_ms),
         )
         for r in runs
     ]

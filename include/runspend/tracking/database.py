@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 from runspend.config import TrackingServer
@@ -30,6 +30,8 @@ from runspend.tracking.links_database import DatabaseLinks
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+Looked = TypeVar("Looked", raw.UseKey, raw.StepRange)
 
 USE_KEYS_PER_QUERY = 200
 POINTS_PER_QUERY = 500_000
@@ -55,9 +57,13 @@ select cast(r.run_uuid as text), coalesce(cast(r.experiment_id as text), ''), co
        {params},
        coalesce((select group_concat(p.key || '{between}' || p.value, '{after}') from params p where p.run_uuid = r.run_uuid), ''),
        {use_keys},
+       case when coalesce(r.end_time, 0) = 0 or r.end_time - r.start_time > {long_ms} then coalesce((
+         select group_concat(k.key || '{between}' || k.step, '{after}') from (
+           select min(cast(m.key as text)) as key, cast(m.step as integer) as step from latest_metrics m
+           where m.run_uuid = r.run_uuid and m.step > 0 group by m.step order by m.step desc limit {step_keys}) k), '') else '' end,
        coalesce(cast(r.start_time as integer), 0), coalesce(cast(r.end_time as integer), 0),
-       case when coalesce(r.end_time, 0) = 0
-            then coalesce((select max(cast(m.timestamp as integer)) from latest_metrics m where m.run_uuid = r.run_uuid), 0) else 0 end
+       case when coalesce(r.end_time, 0) = 0 or r.end_time > {believed_ms} then coalesce((
+         select max(cast(m.timestamp as integer)) from latest_metrics m where m.run_uuid = r.run_uuid and m.timestamp <= {believed_ms}), 0) else 0 end
 from runs r
 """
 # By the index on the run: with the keys named, SQLite would take the primary key, one search a key (`+` keeps it from that).
@@ -76,7 +82,14 @@ param_lists as (
 ),
 signs as (
   select run_uuid, max(timestamp)::bigint as last_ms from latest_metrics
-  where run_uuid in (select run_uuid from chosen where coalesce(end_time, 0) = 0) group by run_uuid
+  where run_uuid in (select run_uuid from chosen where coalesce(end_time, 0) = 0 or end_time > {believed_ms}) and timestamp <= {believed_ms} group by run_uuid
+),
+last_steps as (
+  select run_uuid, min(key collate "C") as key, step, row_number() over (partition by run_uuid order by step desc) as place from latest_metrics
+  where run_uuid in (select run_uuid from chosen where coalesce(end_time, 0) = 0 or end_time - start_time > {long_ms}) and step > 0 group by run_uuid, step
+),
+step_keys as (
+  select run_uuid, string_agg(key || chr(30) || step, chr(31)) as step_keys from last_steps where place <= {step_keys} group by run_uuid
 ),
 use_keys as (
   select run_uuid, string_agg(key || chr(30) || step, chr(31)) as use_keys from latest_metrics
@@ -84,13 +97,14 @@ use_keys as (
 )
 select r.run_uuid::text, coalesce(r.experiment_id::text, ''), coalesce(r.name::text, ''), coalesce(r.user_id::text, ''),
        coalesce(r.status::text, ''), coalesce(r.lifecycle_stage::text, ''), coalesce(r.artifact_uri::text, ''),
-       coalesce(t.document, '{{}}'), coalesce(p.document, '{{}}'), coalesce(l.param_list, ''), coalesce(u.use_keys, ''),
+       coalesce(t.document, '{{}}'), coalesce(p.document, '{{}}'), coalesce(l.param_list, ''), coalesce(u.use_keys, ''), coalesce(k.step_keys, ''),
        coalesce(r.start_time, 0)::bigint, coalesce(r.end_time, 0)::bigint, coalesce(s.last_ms, 0)::bigint
 from chosen r
 left join tag_maps t on t.run_uuid = r.run_uuid
 left join param_maps p on p.run_uuid = r.run_uuid
 left join param_lists l on l.run_uuid = r.run_uuid
 left join signs s on s.run_uuid = r.run_uuid
+left join step_keys k on k.run_uuid = r.run_uuid
 left join use_keys u on u.run_uuid = r.run_uuid
 """
 POSTGRES_MAP = """select run_uuid, json_object_agg(key, value)::text as document from {table}
@@ -133,6 +147,52 @@ cross join lateral (
   select value, timestamp from metrics m
   where m.run_uuid = w.run_uuid and m.key = w.key and m.step = g.step and not m.is_nan and m.value between {least} and {most} offset 0
 ) m
+"""
+
+# From one step that was logged to the next, a search of the index each; a step may have been logged twice, before and after a run was stopped.
+SQLITE_TIMES = """
+with recursive wanted (run_uuid, key, first_step, last_step, stride) as (values {listed}),
+walk (run_uuid, key, step, last_step, stride) as (
+  select w.run_uuid, w.key, (
+    select min(m.step) from metrics m indexed by index_metrics_run_uuid_key_step where m.run_uuid = w.run_uuid and m.key = w.key and m.step >= w.first_step
+  ), w.last_step, w.stride
+  from wanted w
+  union all
+  select w.run_uuid, w.key, (
+    select min(m.step) from metrics m indexed by index_metrics_run_uuid_key_step
+    where m.run_uuid = w.run_uuid and m.key = w.key and m.step >= w.step + w.stride
+  ), w.last_step, w.stride
+  from walk w
+  where w.step <= w.last_step
+)
+select cast(w.run_uuid as text), cast(w.key as text), cast(w.step as integer), cast(min(m.timestamp) as integer), cast(max(m.timestamp) as integer)
+from walk w cross join metrics m indexed by index_metrics_run_uuid_key_step on m.run_uuid = w.run_uuid and m.key = w.key and m.step = w.step
+where w.step <= w.last_step
+group by w.run_uuid, w.key, w.step
+"""
+POSTGRES_TIMES = """
+with recursive wanted (run_uuid, key, first_step, last_step, stride) as (values {listed}),
+walk (run_uuid, key, step, last_step, stride) as (
+  select w.run_uuid, w.key, n.step, w.last_step, w.stride
+  from wanted w
+  cross join lateral (
+    select m.step from metrics m where m.run_uuid = w.run_uuid and m.key = w.key and m.step >= w.first_step order by m.step limit 1
+  ) n
+  union all
+  select w.run_uuid, w.key, n.step, w.last_step, w.stride
+  from walk w
+  cross join lateral (
+    select m.step from metrics m where m.run_uuid = w.run_uuid and m.key = w.key and m.step >= w.step + w.stride order by m.step limit 1
+  ) n
+  where w.step <= w.last_step
+)
+select w.run_uuid, w.key, w.step::bigint, t.first_ms, t.last_ms
+from walk w
+cross join lateral (
+  select min(timestamp)::bigint as first_ms, max(timestamp)::bigint as last_ms from metrics m
+  where m.run_uuid = w.run_uuid and m.key = w.key and m.step = w.step offset 0
+) t
+where w.step <= w.last_step
 """
 
 MODELS = """
@@ -296,16 +356,17 @@ class DatabaseReader:
     def read_runs(self, months: Sequence[str] | None, keys: raw.Keys) -> Iterator[pa.RecordBatch]:
         where = "" if months is None else "where " + (" or ".join(_month_condition(m) for m in months) or "false")
         schema = raw.run_schema()
+        times = {"long_ms": raw.LONG_MS, "step_keys": raw.STEP_KEYS, "believed_ms": keys.believed_ms}
         if not self.is_sqlite:
             only_chosen = "and run_uuid in (select run_uuid from chosen)" if where else ""
             maps = {t: POSTGRES_MAP.format(table=t, among=_among("key", k), only_chosen=only_chosen) for t, k in keys.by_table()}
             kinds = " or ".join(f"key like 'system/%{kind}'" for kind in raw.use_kinds(keys))
-            yield from self.batches(POSTGRES_RUNS.format(where=where, only_chosen=only_chosen, kinds=kinds, **maps), schema)
+            yield from self.batches(POSTGRES_RUNS.format(where=where, only_chosen=only_chosen, kinds=kinds, **times, **maps), schema)
             return
         maps = {t: "'{}'" if k is not None and not k else SQLITE_MAP.format(table=t, among=_among("+t.key", k)) for t, k in keys.by_table()}
         [has_use] = self._scalars("select exists (select 1 from latest_metrics where key >= 'system/' and key < 'system0')")
         kinds = " or ".join(f"m.key glob 'system/*{kind}'" for kind in raw.use_kinds(keys))
-        runs = SQLITE_RUNS.format(**maps, between=raw.BETWEEN, after=raw.AFTER, use_keys=SQLITE_USE_KEYS.format(kinds=kinds) if has_use else "''")
+        runs = SQLITE_RUNS.format(**maps, **times, between=raw.BETWEEN, after=raw.AFTER, use_keys=SQLITE_USE_KEYS.format(kinds=kinds) if has_use else "''")
         first, last = (int(self._scalars(f"select coalesce({f}(rowid), 0) from runs")[0]) for f in ("min", "max"))
         step = max(CHUNK_ROWS, (last - first) // 10_000)
         chunks = (
@@ -341,6 +402,18 @@ class DatabaseReader:
             sql = SQLITE_POINTS if self.is_sqlite else POSTGRES_POINTS
             yield from self.batches(sql.format(listed=listed, logged_ms=logged_ms, least=least, most=most), schema)
         if wanted and isinstance(self._connection, Postgres):
+            self._connection.let_scans("on")
+
+    def read_times(self, wanted: Sequence[raw.StepRange]) -> Iterator[pa.RecordBatch]:
+        """When metrics were logged at the chosen steps, by the index on run, key and step; nothing from a database that lacks it."""
+        if not wanted or not revisions.is_at_least(self.revision, revisions.METRIC_INDEX_SINCE):
+            return
+        if isinstance(self._connection, Postgres):  # whatever its planner thinks of a small or never analyzed table
+            self._connection.let_scans("off")
+        for part in _parts(wanted):
+            listed = ", ".join(f"({_literal(w.run_id)}, {_literal(w.key)}, {w.first_step}, {w.last_step}, {w.stride})" for w in part)
+            yield from self.batches((SQLITE_TIMES if self.is_sqlite else POSTGRES_TIMES).format(listed=listed), raw.time_schema())
+        if isinstance(self._connection, Postgres):
             self._connection.let_scans("on")
 
     def _read_side_by_side(self, queries: Iterator[str], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
@@ -422,9 +495,9 @@ class DatabaseReader:
         return kind(self.name, f"cannot read the database of {self.name}: {self._hide(error)}. Its last good data stay.")
 
 
-def _parts(wanted: Sequence[raw.UseKey]) -> Iterator[list[raw.UseKey]]:
+def _parts(wanted: Sequence[Looked]) -> Iterator[list[Looked]]:
     """Metrics for one query each: some hundred, and no more points than the time limit of a statement allows."""
-    part: list[raw.UseKey] = []
+    part: list[Looked] = []
     points = 0
     for metric in wanted:
         if part and (len(part) == USE_KEYS_PER_QUERY or points + metric.points > POINTS_PER_QUERY):

@@ -81,7 +81,7 @@ def extract_server(
                 outdated = [month for month, written in (settings_of or {}).items() if written != rows.settings_digest]
                 chosen = _months_to_read(reader, months, known_months, lambda: {*billed_months(), *outdated}, previous, now)
                 progress(f"{server.name}: {experiments} experiments; reading runs")
-                _load_runs(reader, rows, chosen, previous)
+                _load_runs(reader, rows, chosen, previous, [m for m in outdated if (settings_of or {})[m] is not None])
                 trace_months = _trace_months_to_read(reader, months, known_trace_months, outdated, now)
                 rows.load_traces(*reader.read_traces(trace_months))
                 raw_owners = reader.read_owners()
@@ -208,19 +208,31 @@ def _has_open_runs(runs: pa.Table | None) -> bool:
     return bool(pc.any(pc.and_(pc.is_null(runs["end_time"]), pc.is_null(runs["purged_at"]))).as_py())
 
 
-def _load_runs(reader: raw.Reader, rows: Rows, months: list[str] | None, previous: Previous) -> None:
-    """Once, or again from the start if PostgreSQL takes the snapshot away."""
+def _load_runs(reader: raw.Reader, rows: Rows, months: list[str] | None, previous: Previous, unread: Collection[str]) -> None:
+    """Once, or again from the start if PostgreSQL takes the snapshot away. `unread`: months that another version or configuration wrote."""
     for attempt in range(1, database.RETRIES + 1):
         try:
             keys = rows.expect(reader.narrow_keys(rows.wanted))
             rows.load_runs(reader.read_runs(months, keys))
-            rows.load_use(reader.read_use(rows.use_wanted(lambda month: previous("runs", month))))
+            rows.know_metrics(lambda month: previous("runs", month), unread)
+            rows.load_use(reader.read_use(rows.use_wanted()))
+            _look_for_gaps(reader, rows)
             if wanted := rows.power_wanted(lambda month: previous("machine_power", month)):
                 rows.load_power(reader.read_power(wanted))
             return
         except database.SnapshotLost:
             if attempt == database.RETRIES:
                 raise
+
+
+def _look_for_gaps(reader: raw.Reader, rows: Rows) -> None:
+    """When long runs were stopped and resumed later: a look at one metric of each, and a closer one where that one was silent."""
+    if not (wanted := rows.gaps_wanted()):
+        return
+    rows.load_times(reader.read_times(wanted), is_first_look=True)
+    if doubted := rows.gaps_doubted():
+        rows.load_times(reader.read_times(doubted), is_first_look=False)
+    rows.find_gaps()
 
 
 def _check_experiments(server: TrackingServer, count: int, previous: pa.Table | None) -> None:

@@ -8,7 +8,14 @@ machines as (
   from fresh_resources where start_month = $month and not is_single and used_ordinal = 0 group by all
 ),
 there as (
-  select {columns_there} from now_there r left join machines m using (workspace, run_id) left join fresh_use u using (run_id)
+  select {columns_there}
+  from now_there r
+  left join machines m using (workspace, run_id)
+  left join fresh_use u using (run_id)
+  left join fresh_gaps g using (run_id)
+  -- an end that was not believed when it was read is not believed when its time has come
+  left join (select workspace, run_id, end_time, future_end_time from previous_runs where future_end_time is not null) k
+    on k.workspace = r.workspace and k.run_id = r.run_id and k.future_end_time = r.end_time
 ),
 gone as (
   select {columns_gone} from previous_runs r

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 # `tags` and `params` are JSON objects of at least the keys asked for, `param_list` all params: elements KEY US-ASCII-30 VALUE, in any
 # order, joined by US-ASCII-31. `use_keys` has the same form: the utilization metrics of the run (and those of power, where they are asked
-# for), each with the last step it was logged at.
-RUN_TEXT = ("run_id", "experiment_id", "run_name", "user_id", "status", "lifecycle_stage", "artifact_uri", "tags", "params", "param_list", "use_keys")
+# for), each with the last step it was logged at. `step_keys`, again in that form, are what shows whether a run that lasted longer than
+# `LONG_MS`, or has no end, was stopped in between: at most `STEP_KEYS` of its metrics, no two with the same last step, greatest first.
+RUN_TEXT = (
+    "run_id", "experiment_id", "run_name", "user_id", "status", "lifecycle_stage", "artifact_uri", "tags", "params", "param_list", "use_keys", "step_keys",
+)  # fmt: skip
 RUN_TIMES = ("start_ms", "end_ms", "last_metric_ms")
 EXPERIMENT_TEXT = ("workspace", "experiment_id", "experiment_name", "lifecycle_stage", "artifact_location", "tags")
 EXPERIMENT_TIMES = ("creation_ms", "last_update_ms")
@@ -40,6 +43,9 @@ USE_KEY, POWER_KEY = "utilization_percentage", "power_usage_watts"
 USE_POINTS = 250  # of one metric of one run, evenly spread over its steps: enough for a mean, few enough to look each up
 POWER_POINTS_PER_HOUR = 60  # of a run; MLflow logs one in ten seconds
 POWER_POINTS = 50_000  # of one metric of one run: a month of them
+LONG_MS = 6 * 3_600_000  # a shorter run has no gap, and no shorter silence is one
+STEP_KEYS = 10
+STEP_LOOKS = 1_000  # of one metric of one run, evenly spread over its steps
 LARGEST_WATTS = 100_000  # of one GPU: more is no measurement
 
 # Runs without a start, or with one no calendar has, are kept under this month.
@@ -50,12 +56,13 @@ LAST_MS = 253_402_300_800_000  # the year 10000
 @dataclass(frozen=True)
 class Keys:
     """The tags and params of runs to hand over; None is all of them. `power`: whether metrics of power stand in `use_keys`. `metrics`: those
-    whose newest values will be asked for; None where nothing will be asked of models."""
+    whose newest values will be asked for; None where nothing will be asked of models. `believed_ms`: the latest end or metric time that is believed."""
 
     tags: Sequence[str] | None
     params: Sequence[str] | None
     power: bool = False
     metrics: Sequence[str] | None = None
+    believed_ms: int = 253_402_300_800_000
 
     def by_table(self) -> tuple[tuple[str, Sequence[str] | None], ...]:
         return ("tags", self.tags), ("params", self.params)
@@ -74,6 +81,22 @@ class UseKey:
     def points(self) -> int:
         """How many points are looked for."""
         return self.last_step // self.stride + 1
+
+
+@dataclass(frozen=True)
+class StepRange:
+    """Steps of one metric of one run whose times are looked at: the first there is from `first_step` on, then from `stride` after that one, and so on."""
+
+    run_id: str
+    key: str
+    first_step: int
+    last_step: int
+    stride: int
+
+    @property
+    def points(self) -> int:
+        """At most so many steps are looked at."""
+        return (self.last_step - self.first_step) // self.stride + 1
 
 
 class LinkReader(Protocol):
@@ -127,6 +150,8 @@ class Reader(Protocol):
 
     def read_power(self, wanted: Sequence[UseKey]) -> Iterator[pa.RecordBatch]: ...
 
+    def read_times(self, wanted: Sequence[StepRange]) -> Iterator[pa.RecordBatch]: ...
+
     def read_owners(self) -> pa.Table: ...
 
     def list_trace_months(self) -> list[str]: ...
@@ -161,6 +186,14 @@ def power_schema() -> pa.Schema:
     import pyarrow as pa
 
     return pa.schema([("run_id", pa.string()), ("key", pa.string()), ("logged_ms", pa.int64()), ("value", pa.float64())])
+
+
+def time_schema() -> pa.Schema:
+    """When a metric was first and last logged at a step, in epoch milliseconds."""
+    import pyarrow as pa
+
+    figures = [(name, pa.int64()) for name in ("step", "first_ms", "last_ms")]
+    return pa.schema([("run_id", pa.string()), ("key", pa.string()), *figures])
 
 
 def version_schema() -> pa.Schema:

@@ -7,7 +7,7 @@ themselves are in the `.sql` files next door. How rows are fetched belongs to `d
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
@@ -65,6 +65,11 @@ REQUEST_KEYS = (
 STATED_KEYS = RESOURCE_KEYS + REQUEST_KEYS
 MLFLOW_KEYS = ("mlflow.user", "mlflow.runName", "mlflow.parentRunId", "mlflow.source.name", "mlflow.source.git.commit")
 
+# Clocks may differ by so much before an end or a metric's time counts as one of the future …
+BELIEVED_AHEAD_MS = 3_600_000
+# … and a run whose end does is there for so long after its last sign of life, as one without an end.
+ALIVE_HOURS = 6
+
 # A month that lost fewer runs than this at once is believed.
 MIN_VANISHED = 10
 MEMORY_LIMIT = "1GB"
@@ -96,6 +101,7 @@ class Rows:
         self._now = now
         self._workdir = workdir
         self._names = {"server": server.name, "load_id": load_id}
+        self._believed_ms = int(now.timestamp() * 1000) + BELIEVED_AHEAD_MS
         self._places = Places(settings)
         self._pools = PoolColumns(settings.pools, self._places, server.name)
         self._job_keys = settings.job_keys
@@ -123,10 +129,12 @@ class Rows:
             "has_bad_resources boolean",
             "has_bad_time boolean",
             "use_keys varchar",
+            "step_keys varchar",
         )
         self._create("fresh_resources", TABLES["run_resources"], "has_bad_time boolean", "is_single boolean")
         self._create("fresh_trace_costs", TABLES["trace_costs"])
         self._con.execute("create table fresh_use (run_id varchar, mean_use_percent double)")
+        self._con.execute(_sql("gap_tables.sql"))
         if self.reads_power:
             self._create_power(settings.measured)
 
@@ -189,7 +197,7 @@ class Rows:
         }
         self._set("pool_texts", self._pools.texts)
         every_tag, every_param = self._server.copy_.tags == "all", self._server.copy_.params == "all"
-        return raw.Keys(None if every_tag else tags, None if every_param else params, self.reads_power, keys.metrics)
+        return raw.Keys(None if every_tag else tags, None if every_param else params, self.reads_power, keys.metrics, self._believed_ms)
 
     def _set(self, name: str, value: Any, type_: str = "varchar[]") -> None:
         self._con.execute(f"set variable {name} = cast($value as {type_})", {"value": value})
@@ -202,24 +210,28 @@ class Rows:
 
     def load_runs(self, batches: Iterator[pa.RecordBatch]) -> None:
         """All batches, or none: what they raise is raised here as it was."""
-        self._con.execute("delete from fresh_use")
-        self._con.execute("delete from fresh_runs")
-        self._con.execute("delete from fresh_resources")
+        self._con.execute("delete from fresh_use; delete from fresh_gaps; delete from fresh_times; delete from fresh_runs; delete from fresh_resources")
         # How many rows a stream has is not known: left to itself, DuckDB hashes all of it, and does the work after the last one, on one core.
         self._con.execute("set disabled_optimizers = 'join_order,build_side_probe_side'")
         try:
             with self._streamed("raw_runs", raw.run_schema(), batches):
-                self._con.execute(_sql("runs.sql", **self._parts), self._names)
+                times = {"believed_ms": self._believed_ms, "alive_ms": ALIVE_HOURS * 3_600_000}
+                self._con.execute(_sql("runs.sql", **self._parts), {**self._names, **times})
         finally:
             self._con.execute("reset disabled_optimizers")
         self._con.execute(_sql("run_resources.sql", resource_key=resource_key_sql("resource_id")))
 
-    def use_wanted(self, previous: Callable[[str], pa.Table | None]) -> list[raw.UseKey]:
-        """The utilization metrics to average: of GPUs where a run has such, else of CPUs. An ended run is read once: its metrics are there."""
-        months = [m for (m,) in self._con.execute("select distinct strftime(start_month, '%Y-%m') from fresh_runs where use_keys <> ''").fetchall()]
-        for month in months:
+    def know_metrics(self, previous: Callable[[str], pa.Table | None], unread: Collection[str]) -> None:
+        """Take over what an earlier night read from the metrics of runs that still end at the same time. `unread`: months whose gaps are looked for again."""
+        months = self._con.execute("select distinct strftime(start_month, '%Y-%m') from fresh_runs where use_keys <> '' or step_keys <> ''").fetchall()
+        for (month,) in months:
             self._register("previous_runs", TABLES["runs"], previous(month))
             self._con.execute(_sql("known_use.sql"), {"month": _first_day(month)})
+            if month not in unread:
+                self._con.execute(_sql("known_gaps.sql"), {"month": _first_day(month)})
+
+    def use_wanted(self) -> list[raw.UseKey]:
+        """The utilization metrics to average: of GPUs where a run has such, else of CPUs. An ended run is read once: its metrics are there."""
         found = self._con.execute(_sql("use_keys.sql"), {"points": raw.USE_POINTS}).fetchall()
         return [raw.UseKey(*row) for row in found]
 
@@ -229,6 +241,25 @@ class Rows:
         self._con.register("raw_use", pa.Table.from_batches(batches, schema=raw.use_schema()))
         self._con.execute(_sql("mean_use.sql"))
         self._con.unregister("raw_use")
+
+    def gaps_wanted(self) -> list[raw.StepRange]:
+        """The metric of each long run that was logged at most steps: its times show whether the run was stopped in between."""
+        found = self._con.execute(_sql("gap_metrics.sql"), {"looks": raw.STEP_LOOKS}).fetchall()
+        return [raw.StepRange(*row) for row in found]
+
+    def gaps_doubted(self) -> list[raw.StepRange]:
+        """What else shows when runs with a silence were there: the steps around it, and the run's other metrics."""
+        found = self._con.execute(_sql("gap_signs.sql"), {"looks": raw.STEP_LOOKS, "long_ms": raw.LONG_MS}).fetchall()
+        return [raw.StepRange(*row) for row in found]
+
+    def load_times(self, batches: Iterator[pa.RecordBatch], *, is_first_look: bool) -> None:
+        """All batches, or none: what they raise is raised here as it was."""
+        with self._streamed("raw_times", raw.time_schema(), batches):
+            self._con.execute(_sql("gap_times.sql"), {"is_first_look": is_first_look})
+
+    def find_gaps(self) -> None:
+        """From the times that were read: the gaps of each run that was looked at."""
+        self._con.execute(_sql("gaps.sql"), {"long_ms": raw.LONG_MS})
 
     def power_wanted(self, previous: Callable[[str], pa.Table | None]) -> list[raw.UseKey]:
         """The metrics of power to read, of runs on measured machines. What was read before at the same steps is not read again."""
@@ -327,13 +358,17 @@ class Rows:
         if not accept:
             self._check_vanished(month, parameters)
         runs, resources = TABLES["runs"], TABLES["run_resources"]
-        there = [c.name for c in runs.columns if c.name not in ("resource_ids", "purged_at", "mean_use_percent")]
+        joined = ("end_time", "future_end_time", "gaps", "gap_seconds", "resource_ids", "mean_use_percent", "purged_at")
+        there = [c.name for c in runs.columns if c.name not in joined]
         select = _sql(
             "month.sql",
             columns=_columns(runs),
             columns_there=", ".join(f"r.{c}" for c in there)
+            + ", coalesce(k.end_time, r.end_time) as end_time, coalesce(k.future_end_time, r.future_end_time) as future_end_time"
+            + ", coalesce(g.gaps, []) as gaps, g.gap_seconds"
             + ", case when r.resource_kind = 'one' then [r.resource_text] else coalesce(m.resource_ids, []) end as resource_ids, u.mean_use_percent, null::timestamptz as purged_at",
             columns_gone=_cleaned(runs, there)  # what an earlier version copied is cleaned as well
+            + ", r.end_time, r.future_end_time, coalesce(r.gaps, []) as gaps, r.gap_seconds"
             + ", list_transform(r.resource_ids, lambda id: redacted(id)) as resource_ids, r.mean_use_percent, coalesce(r.purged_at, $now::timestamptz) as purged_at",
         )
         of_runs = self.write(runs, month, select, {**parameters, "now": self._now})

@@ -1,6 +1,6 @@
 -- One row per run, from the stream `raw_runs` and `fresh_experiments`. `t` and `p` are the tags and params under `tag_keys` and `param_keys`.
 -- MLflow writes user_id 'unknown' where nobody said. The places of the dimensions, {team} and so on, the job and the pool are written by `places.py`.
--- `resource_kind` and `resource_text` go to `run_resources.sql`, `use_keys` to `use_keys.sql`.
+-- `resource_kind` and `resource_text` go to `run_resources.sql`, `use_keys` to `use_keys.sql`, `step_keys` to `gap_metrics.sql`.
 insert into fresh_runs by name
 -- What has the shape of a secret is replaced before anything else looks at it; `said_tags` and `said_params` are what `all_but_secrets` chooses from.
 with looked_at as (
@@ -97,7 +97,9 @@ typed as (
     nullif(status, '') as run_status,
     nullif(lifecycle_stage, '') as lifecycle_stage,
     instant(start_ms) as start_time,
-    instant(end_ms) as end_time,
+    -- An end after the time it was read at is not believed: the run ends at its last sign of life, and what it may have done after that.
+    instant(case when end_ms > $believed_ms then least(end_ms, greatest(start_ms, last_metric_ms) + $alive_ms) else end_ms end) as end_time,
+    case when end_ms > $believed_ms then instant(end_ms) end as future_end_time,
     case when end_ms is null or not is_instant(end_ms) then instant(last_metric_ms) end as last_sign_at,
     nullif(artifact_uri, '') as artifact_uri,
     said(tag_value(t, 'mlflow.parentRunId')) as parent_run_id,
@@ -137,6 +139,7 @@ typed as (
     (listed is not null and not is_listed) or (ids is not null and not is_ids) as has_bad_resources,
     coalesce((start_ms <> 0 and not is_instant(start_ms)) or (end_ms <> 0 and not is_instant(end_ms)), false) as has_bad_time,
     use_keys,
+    step_keys,
     pool_number
   from judged
 )

@@ -128,7 +128,7 @@ open_children as (
 model_readers as (
   select i.tracking_server, i.workspace, i.model_id,
     min(o.run_id) as open_run_id,
-    max(greatest(coalesce(r.end_time, timestamp '1970-01-01 00:00:00+00'), coalesce(r.last_sign_at, timestamp '1970-01-01 00:00:00+00'), coalesce(r.start_time, timestamp '1970-01-01 00:00:00+00'))) as used_at
+    max(greatest(coalesce(r.future_end_time, r.end_time, timestamp '1970-01-01 00:00:00+00'), coalesce(r.last_sign_at, timestamp '1970-01-01 00:00:00+00'), coalesce(r.start_time, timestamp '1970-01-01 00:00:00+00'))) as used_at
   from inputs i
   left join runs r on r.tracking_server = i.tracking_server and r.workspace = i.workspace and r.run_id = i.run_id
   left join open_runs o on o.tracking_server = i.tracking_server and o.workspace = i.workspace and o.run_id = i.run_id
@@ -140,7 +140,7 @@ known as (
     coalesce(r.experiment_name, e.experiment_name) as experiment, m.open_run_id,
     if(o.owner_kind = 'run', r.start_time, o.oldest_at) as began_at,
     nullif(greatest(
-      coalesce(o.newest_at, timestamp '1970-01-01 00:00:00+00'), coalesce(r.end_time, timestamp '1970-01-01 00:00:00+00'), coalesce(r.last_sign_at, timestamp '1970-01-01 00:00:00+00'),
+      coalesce(o.newest_at, timestamp '1970-01-01 00:00:00+00'), coalesce(r.future_end_time, r.end_time, timestamp '1970-01-01 00:00:00+00'), coalesce(r.last_sign_at, timestamp '1970-01-01 00:00:00+00'),
       coalesce(r.start_time, timestamp '1970-01-01 00:00:00+00'), coalesce(m.used_at, timestamp '1970-01-01 00:00:00+00')
     ), timestamp '1970-01-01 00:00:00+00') as used_at
   from owned o

@@ -1,0 +1,16 @@
+-- Which metric of each long run to look at, from `step_keys`: the one with the greatest last step. Fewer than ten points show no gap.
+-- `stride` spreads at most $looks looks over the steps.
+with long_runs as (
+  select run_id, unnest(string_split(step_keys, chr(31))) as entry
+  from fresh_runs r
+  where step_keys <> '' and start_time is not null and coalesce(end_time, last_sign_at) - start_time > interval 6 hours
+    and not exists (select 1 from fresh_gaps g where g.run_id = r.run_id)
+),
+parsed as (
+  select run_id, split_part(entry, chr(30), 1) as key, try_cast(split_part(entry, chr(30), 2) as bigint) as last_step from long_runs
+)
+select run_id, key, 0 as first_step, last_step, last_step // $looks + 1 as stride
+from parsed
+where last_step >= 9
+qualify row_number() over (partition by run_id order by last_step desc) = 1
+order by run_id

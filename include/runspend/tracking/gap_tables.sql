@@ -1,0 +1,21 @@
+-- The gaps of each run that was looked at, now or on an earlier night, and when metrics of runs were logged.
+create table fresh_gaps (run_id varchar, gaps varchar[], gap_seconds double);
+create table fresh_times (run_id varchar, key varchar, step bigint, logged_ms bigint, is_first_look boolean);
+-- What was logged before a run began or after it ended says nothing of the time between.
+create view times_in_run as
+select t.*
+from fresh_times t
+join fresh_runs r using (run_id)
+where t.logged_ms between epoch_ms(r.start_time) and epoch_ms(coalesce(r.end_time, r.last_sign_at));
+-- How far apart a run's points usually are: nine of ten are no farther. Of runs with at least ten points.
+create view usual_spacings as
+with spacings as (
+  select run_id, logged_ms - lag(logged_ms) over (partition by run_id order by logged_ms) as spacing
+  from (select distinct run_id, logged_ms from times_in_run where is_first_look)
+),
+ranked as (
+  select run_id, spacing, row_number() over (partition by run_id order by spacing) as place, count(*) over (partition by run_id) as spacings
+  from spacings
+  where spacing is not null
+)
+select run_id, spacing as usual_ms from ranked where spacings >= 9 and place = 9 * spacings // 10;
