@@ -186,6 +186,10 @@ def write_world(uri: str) -> dict[str, str]:
         metrics=[(f"system/gpu_{i % 2}_power_usage_watts", at("2026-11-09", "12:30") + 60_000 * (i // 2 + 1)) for i in range(120)],
     )
     client.log_metric(ids["powered"], "system/gpu_0_power_usage_watts", float("nan"), at("2026-11-09", "12:50"), step=40)  # no measurement
+    run("resumed", at("2026-11-12", "00:00"), at("2026-11-13", "06:00"), metrics=[("check", at("2026-11-12", "14:00"))] * 2)
+    stopped = [n * 60_000 for n in range(120)] + [(26 * 60 + n) * 60_000 for n in range(60)]  # the minutes in which it logged: two hours, and one on the next day
+    client.log_batch(ids["resumed"], [Metric("loss", 0.1, at("2026-11-12", "00:00") + ms, 50 * n) for n, ms in enumerate(stopped)])
+    run("ends in the future", at("2026-11-14"), at("2099-01-01"), metrics=[("loss", at("2026-11-14", "15:00")), ("wild", at("2099-01-01"))])
     run("silent", at("2026-10-15"), tags={"mlflow.user": "root"})
     run(
         "many nodes",

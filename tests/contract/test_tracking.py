@@ -107,6 +107,11 @@ def test_every_kind_of_run_is_there(mlflow: Served, from_database: tuple[Extract
     assert [by_name[n]["run_status"] for n in ("failed", "killed", "running", "parent")] == ["FAILED", "KILLED", "RUNNING", "FINISHED"]
     assert by_name["running"]["last_sign_at"] == datetime(2026, 11, 24, 17, 45, tzinfo=timezone.utc)
     assert by_name["silent"]["last_sign_at"] is None
+    assert by_name["resumed"]["gaps"] == ["2026-11-12T01:59:00.000Z/2026-11-12T14:00:00.000Z", "2026-11-12T14:00:00.000Z/2026-11-13T02:00:00.000Z"]
+    assert by_name["resumed"]["gap_seconds"] == (24 * 60 + 1) * 60
+    assert [by_name["ends in the future"][c] for c in ("end_time", "future_end_time")] == [
+        datetime(2026, 11, 14, 21, tzinfo=timezone.utc), datetime(2099, 1, 1, 12, tzinfo=timezone.utc),
+    ]  # fmt: skip
     assert by_name["silent"]["user_name"] is None
     assert by_name["retired"]["team"] == "legacy"
     assert (by_name["parent"]["team"], by_name["child 0"]["team"]) == ("research", "perception")

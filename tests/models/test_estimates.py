@@ -327,7 +327,7 @@ def test_both_engines_give_the_same_rows(tmp_path: Path) -> None:
         *hours(0, 2, cost=5, on="m5", source="gcp", **box), *hours(0, 2, cost=2, on="k8s://blue/ns/pod"), {"at": "2026-09-30T10:00:00..2026-09-30T11:00:00", "period": "2026-09", "cost": 3, "on": "m3", "source": "gcp"},
     ]  # fmt: skip
     runs = [
-        {"id": "A", "at": "00:00..05:10"}, {"id": "B", "at": "02:30..04:00"}, {"id": "C", "at": "01:00", "on": ["m2"], "last_sign": "04:30"}, {"id": "D", "at": "01:00", "on": ["m3"]},
+        {"id": "A", "at": "00:00..05:10"}, {"id": "B", "at": "02:30..04:00", "gaps": ["03:30..03:40"]}, {"id": "C", "at": "01:00", "on": ["m2"], "last_sign": "04:30"}, {"id": "D", "at": "01:00", "on": ["m3"]},
         {"id": "E", "at": "02:00..04:30", "on": [{"id": "m4", "from": "03:00", "to": "04:00"}, {"id": "m4", "from": "03:30", "to": "04:10"}], "gpu_count": 3.0}, {"id": "F", "at": "03:10..04:10", "on": ["m4"], "gpu_count": 1.0},
         {"id": "G", "at": "01:00..05:00", "on": [], "parent": "A"}, {"id": "H", "at": "00:00..05:30", "on": [], "instance_type": "Big", "num_nodes": 2}, {"id": "I", "at": "03:15..04:15", "on": [], "parent": "H", "instance_type": "small"},
         {"id": "J", "at": "-30:00..05:00", "on": []}, {"id": "K", "at": "01:00..04:00", "on": ["unseen"], "instance_type": "listed"}, {"id": "L", "at": "01:00..04:00", "on": ["unseen-2"]}, {"id": "M", "at": "00:30..04:00", "on": ["m5"]},
@@ -354,6 +354,8 @@ def test_both_engines_give_the_same_rows(tmp_path: Path) -> None:
         mine, other = multiset(ours[model.target], columns), multiset(known[model.target], columns)
         assert (mine - other, other - mine) == ({}, {}), model.name
         assert known[model.target].num_rows, model.name
+    of_stopped = [(r["estimated_from"], r["confidence"], r["machine_seconds"]) for r in ours["run_estimates"].to_pylist() if r["run_id"] == "B"]
+    assert of_stopped == [(moment("03:20"), "medium", 900.0)]  # half of 40 minutes less ten, with a run that has the machine all the while
     for name in CHECKS:
         sql = (PACKAGE / "checks" / f"{name}.sql").read_text(encoding="utf-8")
         assert query_reference(reference, sql, known, {"period": parameters["period"]}).rows == [], name

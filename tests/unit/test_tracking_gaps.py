@@ -90,6 +90,7 @@ CASES: dict[str, tuple[float, dict[str, list[Point]], list[tuple[float, float]]]
     "nine points are too few": (30, {"loss": [*every(1, 0, 8 / 60), (8, START + 20 * HOUR)]}, []),
     "six hours are no gap": (30, {"loss": [*every(1, 0, 2), *every(1, 8 - LAST, 10, step=120)]}, []),
     "an hour between two is usual": (30, {"loss": [*every(60, 0, 10), *every(60, 18, 30, step=10)]}, []),
+    "the largest steps there are": (30, {"loss": [*every(1, 0, 2, step=2**63 - 200), (2**63 - 1, START + 29 * HOUR)]}, []),
     "logs at one step only": (30, {"loss": [(0, START + n * MINUTE) for n in range(60)] + [(0, START + 29 * HOUR)]}, []),
     "logged everything at once": (30, {"loss": [(n, START) for n in range(100)]}, []),
     "no metric at all": (30, {}, []),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -242,11 +241,16 @@ class ApiReader:
     def read_times(self, wanted: Sequence[raw.StepRange]) -> Iterator[pa.RecordBatch]:
         """When metrics were logged at the chosen steps, one request per metric of a run and page."""
         for metric in wanted:
-            times: dict[int, tuple[int, int]] = {}
-            for point in self._history(metric.run_id, metric.key):
-                first, last = times.get(point.step, (point.timestamp, point.timestamp))
-                times[point.step] = min(first, point.timestamp), max(last, point.timestamp)
-            rows = [(metric.run_id, metric.key, step, *times[step]) for step in _walk(sorted(times), metric)]
+            found: dict[int, tuple[int, int, int]] = {}  # of each stride the first step, and when it was logged first and last
+            for p in self._history(metric.run_id, metric.key):
+                if metric.first_step <= p.step <= metric.last_step:
+                    stride = (p.step - metric.first_step) // metric.stride
+                    step, first, last = found.get(stride, (p.step, p.timestamp, p.timestamp))
+                    if p.step == step:
+                        found[stride] = step, min(first, p.timestamp), max(last, p.timestamp)
+                    elif p.step < step:
+                        found[stride] = p.step, p.timestamp, p.timestamp
+            rows = [(metric.run_id, metric.key, *times) for times in found.values()]
             yield from _to_table(rows, raw.time_schema()).to_batches()
 
     def _points(self, metric: raw.UseKey, most: int) -> list[Any]:
@@ -254,9 +258,10 @@ class ApiReader:
         points = self._history(metric.run_id, metric.key)
         return [p for p in points if 0 <= p.step <= metric.last_step and p.step % metric.stride == 0 and 0 <= p.value <= most]
 
-    def _history(self, run_id: str, key: str) -> list[Any]:
+    def _history(self, run_id: str, key: str) -> Iterator[Any]:
+        """All points of a metric, a page at a time."""
         with self._client.in_workspace(self._workspace_of.get(run_id)):
-            return list(self._pages(lambda token: self._store.get_metric_history(run_id, key, max_results=PAGE_POINTS, page_token=token)))
+            yield from self._pages(lambda token: self._store.get_metric_history(run_id, key, max_results=PAGE_POINTS, page_token=token))
 
     def read_owners(self) -> pa.Table:
         import pyarrow as pa
@@ -428,14 +433,6 @@ def _step_keys(run: Any) -> str:
         if metric.step > 0:
             found[metric.step] = min(metric.key, found.get(metric.step, metric.key))
     return raw.AFTER.join(f"{found[step]}{raw.BETWEEN}{step}" for step in sorted(found, reverse=True)[: raw.STEP_KEYS])
-
-
-def _walk(steps: Sequence[int], wanted: raw.StepRange) -> Iterator[int]:
-    """The steps to look at, out of all steps in their order."""
-    at = bisect_left(steps, wanted.first_step)
-    while at < len(steps) and steps[at] <= wanted.last_step:
-        yield steps[at]
-        at = bisect_left(steps, steps[at] + wanted.stride)
 
 
 def _last_metric_ms(run: Any, believed_ms: int) -> int:

@@ -149,19 +149,19 @@ cross join lateral (
 ) m
 """
 
-# From one step that was logged to the next, a search of the index each; a step may have been logged twice, before and after a run was stopped.
+# From one step that was logged to the first one of the next stride, a search of the index each; a step may have been logged twice, before and after
+# a run was stopped.
 SQLITE_TIMES = """
-with recursive wanted (run_uuid, key, first_step, last_step, stride) as (values {listed}),
-walk (run_uuid, key, step, last_step, stride) as (
-  select w.run_uuid, w.key, (
-    select min(m.step) from metrics m indexed by index_metrics_run_uuid_key_step where m.run_uuid = w.run_uuid and m.key = w.key and m.step >= w.first_step
-  ), w.last_step, w.stride
-  from wanted w
+with recursive walk (run_uuid, key, step, first_step, last_step, stride) as (
+  select w.column1, w.column2, (
+    select min(m.step) from metrics m indexed by index_metrics_run_uuid_key_step where m.run_uuid = w.column1 and m.key = w.column2 and m.step >= w.column3
+  ), w.column3, w.column4, w.column5
+  from (values {listed}) w
   union all
   select w.run_uuid, w.key, (
     select min(m.step) from metrics m indexed by index_metrics_run_uuid_key_step
-    where m.run_uuid = w.run_uuid and m.key = w.key and m.step >= w.step + w.stride
-  ), w.last_step, w.stride
+    where m.run_uuid = w.run_uuid and m.key = w.key and m.step >= w.first_step + ((w.step - w.first_step) / w.stride + 1) * w.stride
+  ), w.first_step, w.last_step, w.stride
   from walk w
   where w.step <= w.last_step
 )
@@ -171,18 +171,19 @@ where w.step <= w.last_step
 group by w.run_uuid, w.key, w.step
 """
 POSTGRES_TIMES = """
-with recursive wanted (run_uuid, key, first_step, last_step, stride) as (values {listed}),
-walk (run_uuid, key, step, last_step, stride) as (
-  select w.run_uuid, w.key, n.step, w.last_step, w.stride
-  from wanted w
+with recursive walk (run_uuid, key, step, first_step, last_step, stride) as (
+  select w.run_uuid, w.key, n.step, w.first_step, w.last_step, w.stride
+  from (values {listed}) w (run_uuid, key, first_step, last_step, stride)
   cross join lateral (
     select m.step from metrics m where m.run_uuid = w.run_uuid and m.key = w.key and m.step >= w.first_step order by m.step limit 1
   ) n
   union all
-  select w.run_uuid, w.key, n.step, w.last_step, w.stride
+  select w.run_uuid, w.key, n.step, w.first_step, w.last_step, w.stride
   from walk w
   cross join lateral (
-    select m.step from metrics m where m.run_uuid = w.run_uuid and m.key = w.key and m.step >= w.step + w.stride order by m.step limit 1
+    select m.step from metrics m
+    where m.run_uuid = w.run_uuid and m.key = w.key and m.step >= w.first_step + ((w.step - w.first_step) / w.stride + 1) * w.stride
+    order by m.step limit 1
   ) n
   where w.step <= w.last_step
 )

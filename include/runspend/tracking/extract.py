@@ -227,12 +227,12 @@ def _load_runs(reader: raw.Reader, rows: Rows, months: list[str] | None, previou
 
 def _look_for_gaps(reader: raw.Reader, rows: Rows) -> None:
     """When long runs were stopped and resumed later: a look at one metric of each, and a closer one where that one was silent."""
-    if not (wanted := rows.gaps_wanted()):
-        return
-    rows.load_times(reader.read_times(wanted), is_first_look=True)
-    if doubted := rows.gaps_doubted():
-        rows.load_times(reader.read_times(doubted), is_first_look=False)
-    rows.find_gaps()
+    wanted = rows.gaps_wanted()
+    for start in range(0, len(wanted), raw.STEP_RUNS):
+        rows.load_times(reader.read_times(wanted[start : start + raw.STEP_RUNS]), is_first_look=True)
+        if doubted := rows.gaps_doubted():
+            rows.load_times(reader.read_times(doubted), is_first_look=False)
+        rows.find_gaps()
 
 
 def _check_experiments(server: TrackingServer, count: int, previous: pa.Table | None) -> None:

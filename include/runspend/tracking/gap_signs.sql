@@ -20,5 +20,5 @@ parsed as (
 )
 select run_id, key, first_step, last_step, (last_step - first_step) // $looks + 1 as stride from silent
 union all
-select run_id, key, 0, last_step, last_step // $looks + 1 from parsed anti join silent using (run_id, key) where last_step is not null
+select run_id, key, 0, last_step, last_step // $looks + 1 from parsed anti join silent using (run_id, key) where last_step between 1 and 4611686018427387903
 order by run_id, key, first_step

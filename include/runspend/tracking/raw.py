@@ -45,6 +45,7 @@ POWER_POINTS_PER_HOUR = 60  # of a run; MLflow logs one in ten seconds
 POWER_POINTS = 50_000  # of one metric of one run: a month of them
 LONG_MS = 6 * 3_600_000  # a shorter run has no gap, and no shorter silence is one
 STEP_KEYS = 10
+STEP_RUNS = 2_000  # whose times are kept at a time
 STEP_LOOKS = 1_000  # of one metric of one run, evenly spread over its steps
 LARGEST_WATTS = 100_000  # of one GPU: more is no measurement
 
@@ -85,7 +86,7 @@ class UseKey:
 
 @dataclass(frozen=True)
 class StepRange:
-    """Steps of one metric of one run whose times are looked at: the first there is from `first_step` on, then from `stride` after that one, and so on."""
+    """Steps of one metric of one run whose times are looked at: of every `stride` steps from `first_step` to `last_step` the first that was logged."""
 
     run_id: str
     key: str

@@ -258,8 +258,9 @@ class Rows:
             self._con.execute(_sql("gap_times.sql"), {"is_first_look": is_first_look})
 
     def find_gaps(self) -> None:
-        """From the times that were read: the gaps of each run that was looked at."""
+        """From the times that were read, which are let go of: the gaps of each run that was looked at."""
         self._con.execute(_sql("gaps.sql"), {"long_ms": raw.LONG_MS})
+        self._con.execute("delete from fresh_times")
 
     def power_wanted(self, previous: Callable[[str], pa.Table | None]) -> list[raw.UseKey]:
         """The metrics of power to read, of runs on measured machines. What was read before at the same steps is not read again."""
