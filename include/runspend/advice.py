@@ -1,30 +1,21 @@
-"""What the ledger says of itself: which rule settled how much, what nobody explains and what would, where names came from.
+"""What the ledger says of itself: which rule settled how much, which claims it could not meet, where names came from.
 
-Ranked by money, and the one place for such advice: `doctor`, `try`, the night's summary and the report show what is found here.
-How it is shown does not belong here. All functions read one billing period, by its first day, in the reader's currencies.
+What has no run, and what would give it one, is in `without_run.py`. How it is shown does not belong here. All functions read one billing period, by its first day, in the reader's currencies.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from decimal import Context, Decimal
 from typing import Any
 
-from runspend.config import Settings
-from runspend.outside_json import parse_json
 from runspend.warehouse import Reader
 
 EXACT = Context(prec=76)
 DIMENSIONS = ("team", "project", "cost_center", "owner")
-# More different sets of tags than this, the dearest first, are not looked at one by one: the rest is "other".
-TAG_SETS = 20_000
-# So many tags are tried, one after another, on what no group of machines explains.
-TAG_GROUPS = 8
 
 # What a tag key that groups machines is called; the first text that is part of it, in the order of preference.
 GROUP_WORDS = (
@@ -66,48 +57,6 @@ where billing_period = @first
 group by billing_currency, allocated_to, match_method, case when match_method = 'pool_time' then pool_key end
 """
 
-# Of lines that were priced together one stands for all: they share what they were priced by.
-UNMATCHED = f"""
-with lost as (
-  select
-    billing_currency, source, charge_id, max(service_name) as service_name, max(sub_account_id) as sub_account_id, max(cost_kind) as cost_kind,
-    max(reason) as reason, sum(effective_cost) as effective_cost
-  from cost_allocations
-  where billing_period = @first and allocated_to = 'unmatched'
-  group by billing_currency, source, charge_id
-),
-one_lines as (
-  select source, charge_id, min(line_id) as line_id from charge_lines where billing_period = @first group by source, charge_id
-),
-told as (
-  select
-    l.billing_currency, l.source, coalesce(l.service_name, '') as service_name, coalesce(l.sub_account_id, '') as sub_account_id, l.cost_kind,
-    coalesce(l.reason, '') as reason, coalesce(b.tags, '') as tags, coalesce(array_to_string(b.group_keys, '\\n'), '') as group_keys, l.effective_cost
-  from lost l
-  left join one_lines o on o.source = l.source and o.charge_id = l.charge_id
-  left join (select source, line_id, tags, group_keys from billing_lines where billing_period = @first) b
-    on b.source = l.source and b.line_id = coalesce(o.line_id, l.charge_id)
-),
-grouped as (
-  select
-    billing_currency, source, service_name, sub_account_id, cost_kind, reason, tags, coalesce({MACHINE_GROUP}, '') as machine_group, effective_cost
-  from told
-),
-told_once as (
-  -- beside a group of machines other tags do not count
-  select
-    billing_currency, source, service_name, sub_account_id, cost_kind, reason, machine_group, effective_cost,
-    case when machine_group = '' then regexp_replace(tags, {OWN_TAGS}, '') else '' end as tags
-  from grouped
-)
-select
-  billing_currency, source, service_name, sub_account_id, cost_kind, reason, tags, machine_group, sum(effective_cost) as effective_cost
-from told_once
-group by billing_currency, source, service_name, sub_account_id, cost_kind, reason, tags, machine_group
-order by effective_cost desc, source, service_name, sub_account_id, cost_kind, reason, tags, machine_group
-limit {TAG_SETS}
-"""
-
 ORIGINS = """
 select d.billing_currency, case when c.{name} is not null then coalesce(c.{name}_from, '') end as came_from, sum(d.effective_cost) as effective_cost
 from run_costs_daily d
@@ -115,17 +64,6 @@ left join run_costs c
   on c.tracking_server = d.tracking_server and c.workspace = d.workspace and c.run_id = d.run_id and c.billing_currency = d.billing_currency
 where d.charge_date >= @first and d.charge_date < @next
 group by d.billing_currency, case when c.{name} is not null then coalesce(c.{name}_from, '') end
-"""
-
-ACCOUNTS = """
-select
-  billing_currency, source, coalesce(sub_account_id, '') as sub_account_id, coalesce(service_name, '') as service_name,
-  sum(case when allocated_to <> 'out_of_scope' then effective_cost end) as inside_cost,
-  sum(case when allocated_to = 'out_of_scope' then effective_cost end) as outside_cost
-from cost_allocations
-where billing_period = @first and allocated_to <> 'shared'
-group by billing_currency, source, coalesce(sub_account_id, ''), coalesce(service_name, '')
-order by inside_cost desc, source, sub_account_id, service_name
 """
 
 IDENTITY = """
@@ -172,16 +110,6 @@ class Rung:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Money without a run that one more tag or pool would explain. `selector`: its lines, as `scope` and `pools` name lines."""
-
-    words: str
-    selector: Mapping[str, str]
-    effective_cost: Decimal
-    advice: str
-
-
-@dataclass(frozen=True)
 class Coverage:
     """Run cost by where one dimension of its runs came from; None: from nowhere."""
 
@@ -203,20 +131,6 @@ class Identity:
     machine_runs: int
     unbilled_machines: int
     tagged_lines: int
-
-
-@dataclass(frozen=True)
-class ScopeLine:
-    """One entry of `scope.include`, and what it takes in of what is in scope now, and besides."""
-
-    selector: Mapping[str, str | list[str]]
-    inside_cost: Decimal
-    outside_cost: Decimal
-
-    @property
-    def yaml(self) -> str:
-        """Ready to paste: JSON is YAML."""
-        return "{" + ", ".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in self.selector.items()) + "}"
 
 
 @dataclass(frozen=True)
@@ -272,81 +186,6 @@ def _rung_of(row: Mapping[str, Any]) -> tuple[int, str]:
     return list(RULES).index(method) if method in RULES else len(RULES) - 1, f"{RULES.get(method, method)}{name}"
 
 
-def unmatched_groups(reader: Reader, first: date, settings: Settings) -> dict[str, tuple[Group, ...]]:
-    """Currency -> what has no run, in groups that one more tag or pool would explain, dearest first. A line is in one group.
-
-    A node group or cluster is preferred to other tags, these to service and account; of other tags the dearest first.
-    """
-    by_currency: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in reader.query(UNMATCHED, {"first": first}).to_pylist():
-        by_currency[row["billing_currency"]].append(row)
-    return {currency: tuple(_grouped(rows, settings)) for currency, rows in by_currency.items()}
-
-
-def _grouped(rows: list[dict[str, Any]], settings: Settings) -> list[Group]:
-    chosen: dict[tuple[tuple[str, str], ...], list[dict[str, Any]]] = defaultdict(list)
-    tagged = []
-    for row in rows:
-        if row["machine_group"]:
-            key, _, value = row["machine_group"].partition("|")
-            chosen[((f"tag.{key}", value),)].append(row)
-        elif pairs := _tag_pairs(row["tags"]):
-            tagged.append((row, pairs))
-        else:
-            chosen[_place(row)].append(row)
-    for _ in range(TAG_GROUPS):
-        if not tagged:
-            break
-        sums: dict[tuple[str, str], list[Decimal]] = defaultdict(list)
-        for row, pairs in tagged:
-            for pair in pairs:
-                sums[pair].append(row["effective_cost"])
-        key, value = min(sums, key=lambda pair: (-add(sums[pair]), pair))
-        chosen[((f"tag.{key}", value),)] += [row for row, pairs in tagged if (key, value) in pairs]
-        tagged = [(row, pairs) for row, pairs in tagged if (key, value) not in pairs]
-    for row, _ in tagged:
-        chosen[_place(row)].append(row)
-    made = [Group(_words(dict(key)), dict(key), add(r["effective_cost"] for r in members), _advice(dict(key), members, settings)) for key, members in chosen.items()]
-    return sorted((g for g in made if g.effective_cost), key=lambda g: (-g.effective_cost, g.words))
-
-
-def _tag_pairs(text: str) -> frozenset[tuple[str, str]]:
-    try:
-        tags = parse_json(re.sub(r",\s*}$", "}", text)) if text else {}  # what was taken out last has left its comma
-    except ValueError:
-        return frozenset()  # a key that ends like one of OWN_TAGS after a quote of its own: the line is told by its service
-    return frozenset((key, value) for key, value in tags.items() if isinstance(value, str) and value)
-
-
-def _place(row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    named = {"service": row["service_name"], "account": row["sub_account_id"]}
-    return tuple((key, value) for key, value in named.items() if value) or (("source", row["source"]),)
-
-
-def _words(selector: Mapping[str, str]) -> str:
-    """ "node group gpu-spot", "tag team=vision", "Amazon SageMaker in account 1111"."""
-    (first, value), *_ = selector.items()
-    if first.startswith("tag."):
-        word = next((word for needles, word in GROUP_WORDS if any(needle in first.lower() for needle in needles)), None)
-        return f"{word} {value}" if word else f"{first.removeprefix('tag.')}={value}"
-    if "service" in selector:
-        return selector["service"] + (f" in account {selector['account']}" if "account" in selector else "")
-    return f"{first} {value}"
-
-
-def _advice(selector: Mapping[str, str], rows: Sequence[Mapping[str, Any]], settings: Settings) -> str:
-    """The one thing to do, told by the dearest of the group's lines."""
-    row = max(rows, key=lambda r: r["effective_cost"])
-    if row["reason"] == "unknown_run":
-        return "its tag names a run that no server knows: add the tracking server that has it"
-    if row["cost_kind"] == "storage":
-        return "if artifacts lie there, add the bucket to `stores`: its bytes are split among runs then"
-    server = settings.tracking[0].name if settings.tracking else "NAME"
-    lines = ", ".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in selector.items())
-    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in next(iter(selector.values()))).strip("._-") or "machines"
-    return f"let its runs state their machine, or add a pool: {{name: {name}, runs: {{tracking: {server}}}, lines: {{{lines}}}}}"
-
-
 def coverage(reader: Reader, first: date, following: date) -> dict[str, tuple[Coverage, ...]]:
     """Currency -> run cost of the charge dates from `first` until before `following`, by where each dimension came from."""
     found: dict[str, dict[str, list[tuple[str | None, Decimal]]]] = defaultdict(lambda: defaultdict(list))
@@ -370,42 +209,3 @@ def identity(reader: Reader, first: date) -> Identity:
 def unmet_claims(reader: Reader, first: date) -> tuple[UnmetClaims, ...]:
     """Runs of the month that say where they ran and got no machine's cost, by rule and reason, the most hours first."""
     return tuple(UnmetClaims(**row) for row in reader.query(UNMET, {"first": first}).to_pylist())
-
-
-def scope_proposal(reader: Reader, first: date) -> tuple[ScopeLine, ...]:
-    """What to write under `scope.include` for what the default scope takes in now: accounts that are mostly the platform's, else their services.
-
-    In the period's main currency. Fees are left out: they follow their account.
-    """
-    rows = reader.query(ACCOUNTS, {"first": first}).to_pylist()
-    accounts: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        accounts[row["source"], row["sub_account_id"]].append(row)
-    whole: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    lines = []
-    for (source, account), members in accounts.items():
-        if not add(r["inside_cost"] for r in members):
-            continue
-        if account and _is_mostly_inside(members):
-            whole[source] += members
-            continue
-        services: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for row in (r for r in members if r["inside_cost"]):
-            services[row["service_name"]].append(row)
-        named = [service for service in services if service]
-        if named:
-            place: dict[str, str | list[str]] = {"source": source, **({"account": account} if account else {}), "service": named}
-            lines.append(_scope_line(place, [r for service in named for r in services[service]]))
-    for source, members in whole.items():
-        lines.append(_scope_line({"source": source, "account": list(dict.fromkeys(r["sub_account_id"] for r in members))}, members))
-    return tuple(sorted(lines, key=lambda line: -line.inside_cost))
-
-
-def _is_mostly_inside(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """At least nine tenths of the money."""
-    inside, outside = add(r["inside_cost"] for r in rows), add(r["outside_cost"] for r in rows)
-    return inside >= EXACT.multiply(outside, Decimal(9))
-
-
-def _scope_line(selector: Mapping[str, str | list[str]], rows: Sequence[Mapping[str, Any]]) -> ScopeLine:
-    return ScopeLine(selector, add(r["inside_cost"] for r in rows), add(r["outside_cost"] for r in rows))

@@ -17,12 +17,14 @@ from runspend import advice, pipeline
 from runspend.actions.report.amounts import add, money, month_name, percent, places_for, shares_of
 from runspend.actions.report.figures import month_after
 from runspend.actions.report.words import coverage_words, suggestion
-from runspend.advice import Coverage, Group, Identity, Rung, ScopeLine, UnmetClaims
+from runspend.advice import Coverage, Identity, Rung, UnmetClaims
 from runspend.config import MailSettings, Settings, WarehouseSettings
 from runspend.inputs import configuration_digest, first_day
 from runspend.outcome import Progress, silent
+from runspend.scope_proposal import ScopeLine, scope_proposal
 from runspend.values import CONNECTION
 from runspend.warehouse import Unit, Warehouse, open_warehouse
+from runspend.without_run import Group, unmatched_groups
 
 BILL_TABLES = ("billing_lines", "billing_quarantine", "billing_loads", "bill_changes")
 CONFIDENCE = {"exact": "", "high": "high confidence", "medium": "medium confidence", "low": "low confidence: a guess by type and time"}
@@ -120,7 +122,7 @@ def read_outlook(warehouse: Warehouse, settings: Settings, origin: str) -> Outlo
         return Outlook(None, origin, problems=("no bill could be split",))
     first = first_day(period)
     with warehouse.reader() as reader:
-        rungs, groups = advice.rungs(reader, first), advice.unmatched_groups(reader, first, settings)
+        rungs, groups = advice.rungs(reader, first), unmatched_groups(reader, first, settings)
         coverage = advice.coverage(reader, first, month_after(first, 1))
         return Outlook(
             period,
@@ -130,7 +132,7 @@ def read_outlook(warehouse: Warehouse, settings: Settings, origin: str) -> Outlo
                 for currency in sorted(rungs, key=lambda c: (c != settings.currency, c))
             ),
             advice.identity(reader, first),
-            advice.scope_proposal(reader, first) if settings.scope is None else (),
+            scope_proposal(reader, first) if settings.scope is None else (),
             advice.unmet_claims(reader, first),
         )
 
@@ -175,7 +177,7 @@ def _rung_lines(one: Money, who: Identity | None) -> list[tuple[str, str]]:
     for rung, share in zip(inside, shares_of([r.effective_cost for r in inside], one.platform), strict=True):
         notes = [f"{money(rung.effective_cost, places)} {one.currency}"]
         if rung.words == "no run found":
-            notes += [_group_note(one, share)] if one.groups else []
+            notes += [note] if (note := _group_note(one, share)) else []
         elif rung.words == "shared":
             notes.append("fees, tax and credits")
         elif CONFIDENCE.get(rung.confidence or ""):
@@ -190,19 +192,20 @@ def _rung_lines(one: Money, who: Identity | None) -> list[tuple[str, str]]:
 
 def _group_note(one: Money, whole_share: Decimal | None) -> str:
     """ "12.0 % is node group gpu-spot, 6.0 % Amazon SageMaker, 4.0 % other": adds up to the share of the line it stands on."""
-    if whole_share is None:
+    groups = sorted((g for g in one.groups if g.inside_cost), key=lambda g: -g.inside_cost)
+    if whole_share is None or not groups:
         return ""
-    shown = one.groups[:GROUPS_SHOWN]
-    shares = [g.effective_cost * 100 / one.platform for g in shown]
+    shown = groups[:GROUPS_SHOWN]
+    shares = [g.inside_cost * 100 / one.platform for g in shown]
     named = [f"{percent(share)} {'is ' if not number else ''}{g.words}" for number, (g, share) in enumerate(zip(shown, shares, strict=True))]
     rest = whole_share - sum((round(share, 1) for share in shares), Decimal(0))
-    return ", ".join([*named, *([f"{percent(rest)} other"] if len(one.groups) > GROUPS_SHOWN and rest > 0 else [])])
+    return ", ".join([*named, *([f"{percent(rest)} other"] if len(groups) > GROUPS_SHOWN and rest > 0 else [])])
 
 
 def suggestions(outlook: Outlook) -> list[str]:
-    """What to do, the most money first; then what would help in general."""
+    """What to do, accelerators first, then the most money; then what would help in general."""
     ranked = [(g, one) for one in outlook.moneys for g in one.groups]
-    ranked.sort(key=lambda pair: -pair[0].effective_cost)
+    ranked.sort(key=lambda pair: (not pair[0].is_accelerated, -pair[0].effective_cost))
     found = [text for g, one in ranked[:LINES_SHOWN] for text in (suggestion(g, one.platform), f"  {g.advice}")]
     who = outlook.identity
     if who is None:
@@ -225,6 +228,7 @@ def scope_yaml(lines: Sequence[ScopeLine]) -> list[str]:
         *(
             f"    - {line.yaml:<{width}}  # {money(line.inside_cost)} that is in scope now"
             + (f", and {money(line.outside_cost)} that is not" if line.outside_cost else "")
+            + (f", accelerators {money(line.accelerated_cost)} of that" if line.accelerated_cost else "")
             for line in lines
         ),
     ]

@@ -440,6 +440,24 @@ def test_an_explicit_scope_keeps_its_lines_and_sums_the_rest(tmp_path: Path) -> 
     assert only(bill.load(scope=scope)).state == "unchanged"
 
 
+def test_sums_of_excluded_lines_name_accelerators(tmp_path: Path) -> None:
+    """By type, apart from other machines of the same day and service; their sum stays the bill's."""
+    types = ("p4d.24xlarge", "p4d.24xlarge", "trn2.48xlarge", "m5.large")
+    rows = [row(f"{n}.00", ServiceName="AmazonEC2", SkuPriceDetails=f'{{"InstanceType":"{name}"}}') for n, name in enumerate(types, 1)]
+    rows += [row("16.00", ServiceName="AmazonEC2", SkuMeter="Nvidia L4 GPU running in EMEA"), row("32.00", ServiceName="AmazonEC2")]
+    write_csv(tmp_path / "oct.csv", rows, header=dict.fromkeys(name for r in rows for name in r))
+    bill = nights(tmp_path, tmp_path / "oct.csv")
+    assert only(bill.load(scope=ScopeSettings(exclude=[{"service": "AmazonEC2"}]))).state == "loaded"
+    found = {r["charge_description"]: r["billed_cost"] for r in bill.lines()}
+    assert found == {
+        "accelerators: p4d.24xlarge": Decimal(3),
+        "accelerators: trn2.48xlarge": Decimal(3),
+        "accelerators: Nvidia L4 GPU running in EMEA": Decimal(16),
+        None: Decimal(36),
+    }
+    assert len({r["line_id"] for r in bill.lines()}) == 4 and all(r["instance_type"] is None for r in bill.lines())
+
+
 def test_declared_platform_services_are_marked_unless_the_scope_leaves_them_out(tmp_path: Path) -> None:
     """`shared.lines` of any selector; another declaration is another version, and none is the version from before."""
     rows = [

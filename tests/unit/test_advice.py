@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from unit.alert_world import run, settings, warehouse
 
-from runspend import advice, finality, history
+from runspend import advice, finality, history, scope_proposal, without_run
 from runspend.actions.report.words import coverage_words, suggestion
 from runspend.config import Settings
 from runspend.outlook import outlook_lines, read_outlook, render_outlook
@@ -68,8 +68,8 @@ def tables() -> dict[str, list[dict[str, Any]]]:
 
 @pytest.mark.parametrize(
     "sql",
-    [advice.RUNGS, advice.UNMATCHED, advice.ORIGINS.format(name="team"), advice.ACCOUNTS, advice.IDENTITY, finality.BILLS, history.DIFFERENCES],
-    ids=["rungs", "unmatched", "origins", "accounts", "identity", "bills", "differences"],
+    [advice.RUNGS, without_run.WITHOUT_RUN, advice.ORIGINS.format(name="team"), scope_proposal.ACCOUNTS, scope_proposal.ACCELERATED, advice.IDENTITY, finality.BILLS, history.DIFFERENCES],
+    ids=["rungs", "unmatched", "origins", "accounts", "accelerated", "identity", "bills", "differences"],
 )
 def test_every_question_reads_the_same_on_both_engines(sql: str) -> None:
     """Nothing in it that DuckDB and GoogleSQL answer differently."""
@@ -79,7 +79,7 @@ def test_every_question_reads_the_same_on_both_engines(sql: str) -> None:
 def test_a_line_is_in_the_group_that_would_explain_most(tmp_path: Path, given: Settings, tables: dict[str, Any]) -> None:
     """Node group before job, cluster and other tags; the dearest tag before service and account; names of single things never."""
     with warehouse(tmp_path / "w", **tables) as reader:
-        (groups,) = advice.unmatched_groups(reader, FIRST, given).values()
+        (groups,) = without_run.unmatched_groups(reader, FIRST, given).values()
     assert [(g.words, g.effective_cost) for g in groups] == [
         ("node group gpu-spot", Decimal(100)),
         ("team=nlp", Decimal(50)),
@@ -97,7 +97,7 @@ def test_the_advised_pool_is_one_that_the_configuration_takes(tmp_path: Path, gi
     import yaml
 
     with warehouse(tmp_path / "w", **tables) as reader:
-        (groups,) = advice.unmatched_groups(reader, FIRST, given).values()
+        (groups,) = without_run.unmatched_groups(reader, FIRST, given).values()
     for group in (g for g in groups if "add a pool: " in g.advice):
         pool = yaml.safe_load(group.advice.partition("add a pool: ")[2])
         assert Settings.model_validate({"home": tmp_path, "pools": [pool]}).pools[0].lines == {k: [v] for k, v in group.selector.items()}
@@ -116,7 +116,7 @@ def test_the_advised_pool_is_one_that_the_configuration_takes(tmp_path: Path, gi
 def test_any_tag_can_be_told(tmp_path: Path, given: Settings, tags: dict[str, str], words: str) -> None:
     """Names of single things are left out whatever people write into them."""
     with warehouse(tmp_path / "w", cost_allocations=[charge(1, "1", "unmatched")], billing_lines=[line(1, tags)]) as reader:
-        (groups,) = advice.unmatched_groups(reader, FIRST, given).values()
+        (groups,) = without_run.unmatched_groups(reader, FIRST, given).values()
     assert [g.words for g in groups] == [words]
 
 
@@ -128,7 +128,7 @@ def test_lines_priced_together_are_told_by_one_of_them(tmp_path: Path, given: Se
         "billing_lines": [line(n, {"env": "ml"}) for n in (1, 2)],
     }
     with warehouse(tmp_path / "w", **tables) as reader:
-        (groups,) = advice.unmatched_groups(reader, FIRST, given).values()
+        (groups,) = without_run.unmatched_groups(reader, FIRST, given).values()
     assert [(g.words, g.effective_cost) for g in groups] == [("env=ml", Decimal(70))]
 
 
@@ -169,7 +169,7 @@ def test_the_proposed_scope_takes_accounts_that_are_mostly_the_platforms(tmp_pat
         charge(5, "7", "out_of_scope", sub_account_id="other"),
     ]
     with warehouse(tmp_path / "w", cost_allocations=rows) as reader:
-        found = advice.scope_proposal(reader, FIRST)
+        found = scope_proposal.scope_proposal(reader, FIRST)
     assert [(entry.yaml, entry.inside_cost, entry.outside_cost) for entry in found] == [
         ('{source: "aws", account: ["1111"]}', Decimal(95), Decimal(5)),
         ('{source: "aws", account: "web", service: ["Amazon EC2"]}', Decimal(10), Decimal(0)),

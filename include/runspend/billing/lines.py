@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from runspend.billing import columns
 from runspend.billing.census import CHOSEN, choose
 from runspend.billing.staging import LINE_ID, Ahead, Staged, one_piece, sql_text
+from runspend.service_kinds import ACCELERATED_METERS, ACCELERATED_TYPES
 from runspend.tables import BILLING_LINES
 
 if TYPE_CHECKING:
@@ -153,7 +154,10 @@ def _add_sums(staged: Staged, source: str, load_id: str, lines: dict[str, pa.Arr
 
     staged.con.execute(f"set variable source = {sql_text(source)}")
     staged.con.execute(f"set variable load_id = {sql_text(load_id)}")
-    query = files("runspend.billing").joinpath("out_of_scope.sql").read_text(encoding="utf-8").replace("{chosen}", CHOSEN)
+    query = files("runspend.billing").joinpath("out_of_scope.sql").read_text(encoding="utf-8")
+    query = query.replace("{chosen}", CHOSEN)
+    for name, pattern in (("accelerated_types", ACCELERATED_TYPES), ("accelerated_meters", ACCELERATED_METERS)):
+        query = query.replace(f"{{{name}}}", sql_text(pattern.pattern))
     sums = staged.con.sql(query).to_arrow_table()
     found = {}
     for name, column in lines.items():

@@ -1,8 +1,16 @@
 -- What an explicit scope leaves out, of the chosen rows of one period: sums per charge day, account, service and category
--- (and what costs are never added across). An ML warehouse holds no company's whole bill line by line.
+-- (and what costs are never added across); machines with accelerators apart, and their types in the description. An ML warehouse holds no company's whole bill line by line.
 -- {chosen} is the condition that `census.py` writes for the period and its files.
 with excluded as (
-  select *, day_of(charge_period_start) as charge_date
+  select
+    * exclude (charge_description), day_of(charge_period_start) as charge_date,
+    case
+      when charge_category = 'Usage' and (
+        coalesce(machine_gpus, 0) > 0
+        or regexp_full_match(instance_type, {accelerated_types})
+        or (instance_type is null and regexp_matches(coalesce(sku_meter, charge_description), {accelerated_meters}))
+      ) then 'accelerators: ' || coalesce(instance_type, sku_meter, charge_description)
+    end as charge_description
   from staged
   where trouble is null and scope = 'exclude' and {chosen}
 )
@@ -10,8 +18,8 @@ select
   getvariable('source') as source, billing_period, 'exclude' as scope, getvariable('load_id') as load_id,
   printf('%016x', hash(
     billing_period, charge_date, billing_account_id, sub_account_id, service_provider_name, service_name, charge_category, billing_currency
-  )) || '-sum' as line_id,
-  charge_date, billing_account_id, sub_account_id, service_provider_name, service_name, charge_category, billing_currency,
+  )) || coalesce(printf('-%016x', hash(charge_description)), '') || '-sum' as line_id,
+  charge_date, billing_account_id, sub_account_id, service_provider_name, service_name, charge_category, billing_currency, charge_description,
   min(billing_period_start) as billing_period_start,
   max(billing_period_end) as billing_period_end,
   cast(charge_date as timestamptz) as charge_period_start,

@@ -11,8 +11,9 @@ from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 
 from runspend.actions.report.amounts import add
-from runspend.advice import Coverage, Group
+from runspend.advice import Coverage
 from runspend.storage_rates import BilledRate
+from runspend.without_run import Group
 
 MEASURES = ("effective_cost", "billed_cost", "contracted_cost", "list_cost")
 # The words of the glossary, in the order the money is told, and the ledger's targets behind each.
@@ -212,7 +213,7 @@ class CurrencyFigures:
     estimate_errors: tuple[EstimateError, ...]
     only_this_month: Costs  # by charge date in the month, in another billing period
     only_this_period: Costs  # in the billing period, by charge date in another month
-    groups: tuple[Group, ...] = ()  # unmatched money of the billing period, by what would explain it
+    groups: tuple[Group, ...] = ()  # money of the billing period without a run, by what would explain it: unallocated, and out of the default scope
     coverage: tuple[Coverage, ...] = ()  # run cost of the month, by where its dimensions came from
 
     @property

@@ -43,11 +43,11 @@ from runspend.actions.report.figures import (
 )  # fmt: skip
 from runspend.actions.report.stored import artifact_figures
 from runspend.advice import coverage as dimension_coverage
-from runspend.advice import unmatched_groups
 from runspend.config import Settings
 from runspend.rates import describe_missing_rates, missing_rates, stretches
 from runspend.storage_rates import billed_rates
 from runspend.warehouse import Reader
+from runspend.without_run import unmatched_groups
 
 SQL = Path(__file__).parent / "sql"
 

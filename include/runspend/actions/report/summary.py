@@ -165,7 +165,7 @@ def _currency_lines(c: CurrencyFigures, figures: ReportFigures, width: int, tty:
     platform = sum((printed[p] for p in PLATFORM), Decimal(0))
     lines.append("  " + "─" * (NAME + AMOUNT + 10))
     lines.append(_row("ML platform", platform, places, Decimal(100) if shares["run cost"] is not None else None, "", ""))
-    lines.append(_row("out of scope", printed["out of scope"], places, None, "", ""))
+    lines.append(_row("out of scope", printed["out of scope"], places, None, "", _outside_note(c, places)))
     lines.append(_row("bill", platform + printed["out of scope"], places, None, "", _equality(c, tty)))
     lines += _estimate_lines(c, figures, places)
     if c.teams:
@@ -228,7 +228,14 @@ def _idle_note(c: CurrencyFigures) -> str:
 
 
 def _unmatched_note(c: CurrencyFigures, places: int) -> str:
-    return f"tag {_clean(c.groups[0].words)}: explains {money(c.groups[0].effective_cost, places)}" if c.groups else ""
+    inside = next((g for g in c.groups if g.inside_cost), None)
+    return f"{_clean(inside.action)}: explains {money(inside.inside_cost, places)}" if inside else ""
+
+
+def _outside_note(c: CurrencyFigures, places: int) -> str:
+    """Accelerators that no run states and no scope names: what they cost is rarely another department's."""
+    outside = next((g for g in c.groups if g.is_accelerated and g.outside_cost), None)
+    return f"{_clean(outside.action)}: {money(outside.outside_cost, places)}" if outside else ""
 
 
 def _equality(c: CurrencyFigures, tty: bool) -> str:

@@ -6,13 +6,19 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from runspend.actions.report.amounts import money, percent, places_for, shares_of
-from runspend.advice import Coverage, Group
+from runspend.advice import Coverage
+from runspend.without_run import Group
 
 
 def suggestion(group: Group, platform: Decimal) -> str:
-    """ "tag node group gpu-spot: explains 1,087.51, 5.9 %"."""
-    share = f", {percent(group.effective_cost * 100 / platform)}" if platform > 0 else ""
-    return f"tag {group.words}: explains {money(group.effective_cost, places_for(platform))}{share}"
+    """ "tag node group gpu-spot: explains 1,087.51, 5.9 %"; the share is of the ML platform's cost, so what is out of scope has none."""
+    places = places_for(max(platform, group.effective_cost))
+    share = f", {percent(group.inside_cost * 100 / platform)}" if platform > 0 and group.inside_cost else ""
+    whole = money(group.effective_cost, places)
+    if not group.outside_cost:
+        return f"{group.action}: explains {whole}{share}"
+    outside = "out of scope now" if not group.inside_cost else f"{money(group.outside_cost, places)} of it out of scope now"
+    return f"{group.action}: explains {whole}{share}, {outside}"
 
 
 def coverage_words(parts: Sequence[Coverage], *, every: bool = False) -> list[str]:

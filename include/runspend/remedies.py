@@ -1,0 +1,65 @@
+"""What to do about money without a run, by what its lines are: one sentence each, with what to paste into runspend.yaml."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from runspend.config import Settings
+
+# The verb before a group's name; of machines it is "tag".
+VERBS = {"disk": "attach", "store": "measure", "platform": "share", "model": "identify callers of", "job": "name jobs of", "excluded": "check"}
+
+
+def selector_yaml(selector: Mapping[str, Any]) -> str:
+    """A selector, ready to paste: JSON is YAML."""
+    return "{" + ", ".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in selector.items()) + "}"
+
+
+def remedy(kind: str, selector: Mapping[str, str], settings: Settings) -> str:
+    """The one thing to do about lines of this kind (as `service_kinds` names them) that this selector names."""
+    return REMEDIES[kind](selector, settings)
+
+
+def _advise_pool(selector: Mapping[str, str], settings: Settings) -> str:
+    server = settings.tracking[0].name if settings.tracking else "NAME"
+    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in next(iter(selector.values()))).strip("._-") or "machines"
+    pool = f"{{name: {name}, runs: {{tracking: {server}}}, lines: {selector_yaml(selector)}}}"
+    return f"let its runs state their machine; or let `runspend suggest` propose pools from when machines and runs ran; or add a pool: {pool}"
+
+
+def _advise_sharing(selector: Mapping[str, str], settings: Settings) -> str:
+    return f"if the whole ML platform uses it, declare it as shared: shared: {{lines: [{selector_yaml(selector)}]}}"
+
+
+def _advise_attaching(selector: Mapping[str, str], settings: Settings) -> str:
+    return "tag each with its machine (`attached_to: MACHINE`) or with its machines' node group: it then follows them. What names a machine follows it once runs state that machine"
+
+
+def _advise_stores(selector: Mapping[str, str], settings: Settings) -> str:
+    return "if artifacts lie there, add the bucket to `stores`: its bytes are split among runs then"
+
+
+def _advise_identity(selector: Mapping[str, str], settings: Settings) -> str:
+    return "log its calls as traces with token costs in MLflow: its lines are split by these"
+
+
+def _advise_jobs(selector: Mapping[str, str], settings: Settings) -> str:
+    return "let its runs state their job: `TRAINING_JOB_ARN`, `AZUREML_RUN_ID`, `CLOUD_ML_JOB_ID` or `runspend.job_id` (docs/identify.md#jobs)"
+
+
+def _advise_scope(selector: Mapping[str, str], settings: Settings) -> str:
+    return "`scope` leaves these accelerators out: if runs use them, take them in"
+
+
+REMEDIES: dict[str, Callable[[Mapping[str, str], Settings], str]] = {
+    "accelerator": _advise_pool,
+    "machine": _advise_pool,
+    "disk": _advise_attaching,
+    "store": _advise_stores,
+    "platform": _advise_sharing,
+    "model": _advise_identity,
+    "job": _advise_jobs,
+    "excluded": _advise_scope,
+}
