@@ -46,7 +46,7 @@ UNMET_WORDS = {
     "out_of_scope": "scope excludes it",
     "over_claimed": "other runs had all of its hours",
 }
-CLAIM_WORDS = {"job_id": "a job", "resource_id": "a machine", "pool_time": "a pool", "instance_type_time": "an instance type"}
+CLAIM_WORDS = {"job_id": "a job", "resource_id": "a machine", "pool_time": "a pool", "instance_type_time": "an instance type", "llm_identity": "an IAM principal"}
 
 RUNGS = """
 select
@@ -92,6 +92,7 @@ RULES = {
     "resource_id": "by machine",
     "attached": "attached to machines",
     "artifact_bytes": "artifacts",
+    "llm_identity": "LLM usage by caller",
     "llm_cost": "LLM usage",
     "pool_time": "by pool",
     "instance_type_time": "by instance type",
@@ -179,9 +180,10 @@ def rungs(reader: Reader, first: date) -> dict[str, tuple[Rung, ...]]:
 
 def _rung_of(row: Mapping[str, Any]) -> tuple[int, str]:
     last = {"unmatched": "no run found", "shared": "shared", "out_of_scope": "out of scope"}
-    if (target := row["allocated_to"]) in last:
-        return len(RULES) + list(last).index(target), last[target]
     method = row["match_method"]
+    # whose the caller of a language model is, is known without a run
+    if (target := row["allocated_to"]) in last and not (target == "unmatched" and method == "llm_identity"):
+        return len(RULES) + list(last).index(target), last[target]
     name = f" {row['pool_key'].partition('|')[0]}" if row["pool_key"] else ""
     return list(RULES).index(method) if method in RULES else len(RULES) - 1, f"{RULES.get(method, method)}{name}"
 

@@ -40,6 +40,7 @@ from runspend.errors import ConfigError
 from runspend.identifiers import ATTACHED_TAG_KEYS, GROUP_TAG_KEYS, JOB_TAG_KEYS, RUN_JOB_KEYS, RUN_TAG_KEYS
 from runspend.mail_settings import MailSettings, WebhookSettings
 from runspend.mistakes import describe_mistakes
+from runspend.principals import read_principals
 from runspend.redaction import HIDDEN, redact_uri, redact_values, uri_secrets
 from runspend.retention import ArchiveSettings, RetentionKeep, RetentionPolicy, StorageRate, why_no_class
 from runspend.values import (
@@ -475,11 +476,11 @@ class Pool(Frozen):
 
 
 def _dimension_kind(raw: object) -> str:
-    return "text" if isinstance(raw, str) else "file"
+    return "text" if isinstance(raw, str) else "principals" if isinstance(raw, dict) and "principal" in raw else "file"
 
 
 DimensionSource = Annotated[
-    Annotated[Dimension, Tag("text")] | Annotated[dict[Literal["user"], LocalPath], Tag("file")],
+    Annotated[Dimension, Tag("text")] | Annotated[dict[Literal["user"], LocalPath], Tag("file")] | Annotated[dict[Literal["principal"], LocalPath], Tag("principals")],
     Discriminator(_dimension_kind),
 ]
 
@@ -492,6 +493,21 @@ class DimensionSettings(Frozen):
     cost_center: list[DimensionSource] = ["run.tag.cost_center", "experiment.tag.cost_center"]
     owner: list[DimensionSource] = ["run.tag.owner", "experiment.tag.owner", "run.user"]
     not_a_person: list[str] = ["root", "ubuntu", "ec2-user", "jovyan", "nobody"]
+
+    _principals: dict[str, dict[str, str]] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _read_principals(self) -> DimensionSettings:
+        """An entry that is wrong is an error of the configuration, not of a night."""
+        for dimension in ("team", "project", "cost_center", "owner"):
+            if files := [Path(s["principal"]) for s in getattr(self, dimension) if isinstance(s, dict) and "principal" in s]:
+                self._principals[dimension] = read_principals(files, dimension)
+        return self
+
+    @property
+    def principals(self) -> Mapping[str, Mapping[str, str]]:
+        """Dimension -> its value by the key of an IAM principal, of its files `{principal: FILE.csv}`."""
+        return self._principals
 
 
 class KeySettings(Frozen):

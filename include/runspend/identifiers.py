@@ -17,6 +17,9 @@ _JOB_KINDS = (
 _AWS_JOB = f"(?i)^arn:aws[^:]*:(?:sagemaker:[^:]*:[^:]*:(?:{_JOB_KINDS})|batch:[^:]*:[^:]*:job)/[^/]+$"
 _VERTEX_JOB = "(?i)^(?://aiplatform[.]googleapis[.]com/)?(projects/[^/]+/locations/[^/]+/(?:customJobs|trainingPipelines|pipelineJobs|batchPredictionJobs)/[^/]+)$"
 _AZURE_JOB = "(?i)^/?((?:.*/)?providers/microsoft[.]machinelearningservices/workspaces/[^/]+)/(?:jobs|runs)/([^/]+)$"
+# A session of a role, which has no path; or a role or user behind any path.
+_PRINCIPAL = "^arn:(aws[a-z-]*):(?:iam|sts)::([0-9]{12}):(?:assumed-role/([^/]+)(/[^/]+)|(role|user|federated-user)/(?:[^/]+/)*([^/]+))$"
+_ROOT = "^arn:(aws[a-z-]*):iam::([0-9]{12}):root$"
 _POD = "^(arn:aws[^:]*:eks:[^:]*:[^:]*:pod/|k8s://)([^/]*/[^/]+/[^/]+)"
 _INSTANCE_NAME = (
     "^(?:gce://([^/]+)/([^/]+)/([^/]+)"
@@ -92,6 +95,32 @@ def cluster_job_sql(job: str, cluster: str) -> str:
 def workspace_job_sql(job: str, workspace: str) -> str:
     """DuckDB SQL for an Azure ML job that is stated by its name, with its workspace's path before it; the job as it is if it has a path."""
     return f"case when {workspace} is not null and not contains({job}, '/') then lower({workspace}) || '/jobs/' || {job} else {job} end"
+
+
+def principal_key_sql(column: str) -> str:
+    """DuckDB SQL for the comparable form of an IAM principal: aws:ACCOUNT:role/NAME, with /SESSION behind it where one is stated, or aws:ACCOUNT:user/NAME.
+
+    A role has one name in its account whatever its path, and an ARN of its sessions has no path. Names of roles and users
+    differ by more than case; sessions may not. What is no ARN of a principal with its account becomes null.
+    Source: AWS "IAM identifiers".
+    """
+    text = f"trim({column})"
+    found = f"regexp_extract({text}, '{_PRINCIPAL}', ['partition', 'account', 'role', 'session', 'kind', 'name'])"
+    return (
+        f"case when regexp_matches({text}, '{_PRINCIPAL}') then {found}.partition || ':' || {found}.account || ':' "
+        f"|| case when {found}.role <> '' then 'role/' || lower({found}.role) || {found}.session else {found}.kind || '/' || lower({found}.name) end "
+        f"when regexp_matches({text}, '{_ROOT}') then regexp_replace({text}, '{_ROOT}', '\\1:\\2:root') end"
+    )
+
+
+def principal_key(text: str) -> str | None:
+    """What `principal_key_sql` says of one text."""
+    if root := re.match(_ROOT, text.strip()):
+        return f"{root[1]}:{root[2]}:root"
+    if not (found := re.match(_PRINCIPAL, text.strip())):
+        return None
+    partition, account, role, session, kind, name = found.groups(default="")
+    return f"{partition}:{account}:" + (f"role/{role.lower()}{session}" if role else f"{kind}/{name.lower()}")
 
 
 def storage_key_sql(column: str, service: str) -> str:

@@ -1,7 +1,7 @@
 """The ladder: which models fill the cost tables, in running order, and what they are told.
 
 A line is settled once, by the first rule that has somebody for it: run_tag, job_id, resource_id line by line; then, priced
-together, attached, artifact_bytes, llm_cost, pool_time, instance_type_time. What the rules say stands in `models/*.sql`; when
+together, attached, artifact_bytes, llm_identity, llm_cost, pool_time, instance_type_time. What the rules say stands in `models/*.sql`; when
 a period is built, and from what, in `pipeline.py` and `inputs.py`.
 """
 
@@ -29,6 +29,8 @@ JOB_MODELS = (
     Model("job_slots", makes="machine_slots"),
     *(Model(name) for name in ("slot_uses", "machine_clock", "job_targets")),
 )
+# The same for who called language models, with IAM principals in the place of machines.
+IDENTITY_MODELS = (Model("identity_spans", makes="run_spans"), Model("run_intervals"), Model("identity_uses"))
 PLACING_MODELS = tuple(
     Model(name)
     for name in (
@@ -63,6 +65,9 @@ POOLED_MODELS = tuple(
         "storage_candidates",
         "storage_targets",
         "storage_lines",
+        "identity_candidates",
+        "identity_targets",
+        "identity_lines",
         "llm_candidates",
         "llm_targets",
         "llm_lines",
@@ -109,6 +114,7 @@ def ledger_models(period: str) -> list[Model]:
         *WINDOW_MODELS,
         GAPS,
         *JOB_MODELS,
+        *IDENTITY_MODELS,
         *PLACING_MODELS,
         *(Model(name, bucket_by="resource_key") for name in MACHINE_MODELS),
         Model("placed_lines", makes="placed_charges", bucket_by="resource_key", inline=True),
@@ -152,7 +158,7 @@ def ledger_parameters(settings: Settings) -> dict[str, Any]:
 
 def _before_bill(sources: list[Any]) -> list[str]:
     """Where a run's own value may come from that counts more than the tag of a bill line; everything, if no line tag is named."""
-    texts = [source if isinstance(source, str) else f"user:{Path(source['user']).name}" for source in sources]
+    texts = [source if isinstance(source, str) else f"user:{Path(source['user']).name}" if "user" in source else "line.principal" for source in sources]
     on_bill = [place for place, text in enumerate(texts) if text.startswith("line.")]
     return texts[: on_bill[0]] if on_bill else texts
 

@@ -42,7 +42,12 @@ def _advise_stores(selector: Mapping[str, str], settings: Settings) -> str:
 
 
 def _advise_identity(selector: Mapping[str, str], settings: Settings) -> str:
-    return "log its calls as traces with token costs in MLflow: its lines are split by these"
+    if "bedrock" not in selector.get("service", "").lower():
+        return "log its calls as traces with token costs in MLflow: its lines are split by these"
+    return (
+        "include IAM principals in the CUR 2.0 export, and let runs state theirs (`runspend.iam_principal`, docs/identify.md)"
+        " or map roles and users to teams: dimensions: {team: [run.tag.team, {principal: FILE.csv}]}"
+    )
 
 
 def _advise_jobs(selector: Mapping[str, str], settings: Settings) -> str:

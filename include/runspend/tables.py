@@ -118,7 +118,7 @@ CONFIDENCES = ("exact", "high", "medium", "low")
 TARGETS = ("run", "logged_model", "orphan", "idle", "shared", "unmatched", "out_of_scope")
 COST_KINDS = ("compute", "storage", "network", "llm", "other")
 ALLOCATED_TO = ("run", "logged_model", "orphan", "idle", "shared", "unmatched", "out_of_scope")
-MATCH_METHODS = ("run_tag", "job_id", "resource_id", "attached", "artifact_bytes", "llm_cost", "pool_time", "instance_type_time", "sharing", "none")
+MATCH_METHODS = ("run_tag", "job_id", "resource_id", "attached", "artifact_bytes", "llm_identity", "llm_cost", "pool_time", "instance_type_time", "sharing", "none")
 CONFIDENCES = ("exact", "high", "medium", "low")
 COST_STATUSES = ("provisional", "final", "none")
 REASONS = (
@@ -171,6 +171,8 @@ RUNS = Table(
         Column("gap_seconds", "FLOAT64", "Length of the gaps together, seconds; 0 when none. Null where nobody looked: the run lasted less than 6 hours, or logged too few steps."),
         Column("job_id", "STRING", "Job the run states (SageMaker, Databricks job run, SLURM, Batch, ...), as it wrote it."),
         Column("job_key", "STRING", "The job in the form bills and runs are compared in: the fullest name the run states."),
+        Column("iam_principal", "STRING", "IAM role or user that the run calls language models as, as it wrote it."),
+        Column("principal_key", "STRING", "The principal in the form bills and runs are compared in: aws:ACCOUNT:role/NAME[/SESSION] or aws:ACCOUNT:user/NAME."),
         Column("pool_key", "STRING", "First pool whose `runs` selector names the run, with its values of the pool's `equal` dimensions; null when none."),
         Column("params_digest", "STRING", "Hash of all params: equal digests are repeated runs."),
         Column("tags", "STRING", "JSON object of the tags that `copy` allows."),
@@ -539,6 +541,8 @@ BILLING_LINES = Table(
         Column("storage_key", "STRING", "Bucket or storage account of a storage line, in the form bills and artifact stores are compared in."),
         Column("storage_class", "STRING", "Storage class of a storage line, in the spelling of artifact_bytes; null when the line does not say."),
         Column("pool_key", "STRING", "First pool whose `lines` selector names the line, with its values of the pool's `equal` dimensions; null when none."),
+        Column("iam_principal", "STRING", "IAM role or user that called a language model, from CUR 2.0's line_item_iam_principal; null on bills that do not say it."),
+        Column("principal_key", "STRING", "The principal in the form bills and runs are compared in: aws:ACCOUNT:role/NAME[/SESSION] or aws:ACCOUNT:user/NAME."),
         *LINE_DIMENSIONS,
         Column("scope", "STRING", "include or exclude by an explicit `scope`; shared where `shared` declares the line as the platform's own; null without either (the default scope decides when the ledger is built)."),
         LOAD_ID,
@@ -546,7 +550,7 @@ BILLING_LINES = Table(
     sort=("resource_key", "charge_period_start", "line_id"),
     digest_columns=(
         "source", "line_id", "billing_period", "resource_key", "run_tag", "instance_type", "machine_gpus", "machine_cpus", "machine_memory_gb", "billed_nanoseconds", "job_key", "attached_to",
-        "group_keys", "storage_key", "storage_class", "pool_key", "line_team", "line_project", "line_cost_center", "line_owner", "scope",
+        "group_keys", "storage_key", "storage_class", "pool_key", "iam_principal", "principal_key", "line_team", "line_project", "line_cost_center", "line_owner", "scope",
     ),
 )
 
@@ -666,7 +670,7 @@ COST_ALLOCATIONS = Table(
         CURRENCY,
         Column("unused_cost", "BIGNUMERIC", "Part of effective_cost that paid for units of a machine rented for the run which the run did not ask for."),
         OVERHEAD,
-        Column("match_method", "STRING", "Rule that settled the charge: run_tag, job_id, resource_id, attached, artifact_bytes, llm_cost, pool_time, instance_type_time; sharing for money `sharing` moved; none when no rule applied.", words=MATCH_METHODS),
+        Column("match_method", "STRING", "Rule that settled the charge: run_tag, job_id, resource_id, attached, artifact_bytes, llm_identity, llm_cost, pool_time, instance_type_time; sharing for money `sharing` moved; none when no rule applied.", words=MATCH_METHODS),
         Column("confidence", "STRING", "exact, high, medium or low; null when no rule applied.", words=CONFIDENCES),
         POOL_KEY,
         Column("reason", "STRING", "Why the charge is where it is: unknown_run, no_run, not_timed, fee, platform (declared by `shared`), default_scope, explicit_scope; no_source_run (traces without a run), not_mlflow, trace, incomplete_inventory (storage); other_time, other_account, other_region (a tag names the run, which did not run then, or whose machines are on the bill in another account or region); ambiguous_name (the name that the run or the bill states may be that of several machines or jobs); the policy of `sharing`.", words=REASONS),
@@ -916,13 +920,13 @@ UNALLOCATED_COSTS = Table(
 
 UNMET_CLAIMS = Table(
     "unmet_claims",
-    "one row per run of a billing period's month that says where it ran and got no machine's cost",
-    "Runs that state a job, a machine, a pool or an instance type, and for which no rule found a charge.",
+    "one row per run of a billing period's month that says where it ran and got no cost by it",
+    "Runs that state a job, a machine, a pool, an instance type or an IAM principal, and for which no rule found a charge.",
     (
         *RUN_KEY,
         BILLING_PERIOD,
-        Column("match_method", "STRING", "The strongest rule the run could have been matched by: job_id, resource_id, pool_time or instance_type_time.", words=MATCH_METHODS),
-        Column("claim", "STRING", "What the run states: its job, its first machine, its pool, or its instance type."),
+        Column("match_method", "STRING", "The strongest rule the run could have been matched by: job_id, resource_id, pool_time or instance_type_time; else llm_identity.", words=MATCH_METHODS),
+        Column("claim", "STRING", "What the run states: its job, its first machine, its pool, its instance type, or its IAM principal."),
         Column(
             "reason",
             "STRING",

@@ -46,7 +46,8 @@ with lost as (
     billing_currency, source, charge_id, max(service_name) as service_name, max(sub_account_id) as sub_account_id, max(cost_kind) as cost_kind,
     max(reason) as reason, sum(effective_cost) as effective_cost
   from cost_allocations
-  where billing_period = @first and allocated_to = 'unmatched'
+  -- whose the caller of a language model is, is known without a run
+  where billing_period = @first and allocated_to = 'unmatched' and match_method <> 'llm_identity'
   group by billing_currency, source, charge_id
 ),
 one_lines as (

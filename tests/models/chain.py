@@ -160,7 +160,7 @@ def parameters_of(world: World, period: dt.date, settings: Settings = SETTINGS) 
         if l["billing_period"] == period
         and (
             (l["resource_key"] and (is_timed or l["charge_category"] == "Usage"))
-            or (is_timed and (l.get("job_key") or l.get("pool_key") or (l.get("instance_type") and l["charge_category"] == "Usage" and l.get("charge_class") != "Correction")))
+            or (is_timed and (l.get("job_key") or l.get("pool_key") or l.get("principal_key") or (l.get("instance_type") and l["charge_category"] == "Usage" and l.get("charge_class") != "Correction")))
         )
     ] or [(dt.datetime.combine(period, dt.time(), tzinfo=UTC),) * 2]
     first = min(start for start, _ in windows).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
@@ -272,8 +272,8 @@ def input_tables(world: World) -> dict[str, pa.Table]:
 
 # What tells one small world from another when they stand side by side: the columns that name machines, runs, jobs, buckets.
 NAMES = {
-    "billing_lines": ("billing_account_id", "resource_id", "resource_key", "run_tag", "job_key", "attached_to", "pool_key", "storage_key", "instance_type"),
-    "runs": ("run_id", "parent_run_id", "job_key", "pool_key", "instance_type"),
+    "billing_lines": ("billing_account_id", "resource_id", "resource_key", "run_tag", "job_key", "attached_to", "pool_key", "storage_key", "instance_type", "principal_key"),
+    "runs": ("run_id", "parent_run_id", "job_key", "pool_key", "instance_type", "principal_key"),
     "run_resources": ("run_id", "resource_id", "resource_key"),
     "artifact_bytes": ("owner_id",),
     "trace_costs": ("run_id",),

@@ -201,7 +201,7 @@ def test_each_kind_of_service_has_its_own_advice(tmp_path: Path, given: Settings
     assert shared[0] == {"service": [EC2], "account": ["ml"], "resource": ["*natgateway*"]}
     assert shared[1] == {"service": ["Amazon Relational Database Service"], "account": ["ml"]}
     assert shared[2]["resource"] == ["*:cluster/*"]
-    words = ("attached_to", "`stores`", "token costs", "job_id", "add a pool")
+    words = ("attached_to", "`stores`", "runspend.iam_principal", "job_id", "add a pool")
     assert [word in g.advice for word, g in zip(words, found[3:], strict=True)] == [True] * 5
 
 

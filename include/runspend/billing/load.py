@@ -94,7 +94,7 @@ def load_source(
     `damaged` are periods whose published rows are damaged: they are read again although nothing was delivered since.
     `accept` holds "SOURCE:YYYY-MM" for refusals a person has looked at. `memory` is how many bytes loading may take (`room.py`).
     """
-    rules = Rules(scope, pools, dimensions or DimensionSettings(), keys or KeySettings(), weights, source.delivery == "versions", source.pods, shared=shared)
+    rules = Rules(scope, pools, dimensions or DimensionSettings(), keys or KeySettings(), weights, source.delivery == "versions", source.pods, shared=shared, principals=(dimensions or DimensionSettings()).principals)
     tonight = Tonight(
         source,
         now,

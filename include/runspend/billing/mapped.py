@@ -31,7 +31,7 @@ NULL_TEXTS = ("NULL", "null", "(null)", "nan", "NaN")
 SQL_TYPES = {"STRING": "varchar", "BIGNUMERIC": "decimal(38, 22)", "TIMESTAMP": "timestamptz"}
 FOCUS_NAMES = {c.name: "".join(part.capitalize() for part in c.name.split("_")) for c in FOCUS_COLUMNS}
 TIMES = ("billing_period_start", "billing_period_end", "charge_period_start", "charge_period_end")
-OTHERS = ("delivered_instance_type", "trouble", "left_out", "long_billed_cost")
+OTHERS = ("delivered_instance_type", "iam_principal", "trouble", "left_out", "long_billed_cost")
 UNREAD = "unread_"  # and a column's name: whether its value could not be read
 
 
@@ -286,7 +286,7 @@ def _ask_for(con: duckdb.DuckDBPyConnection, kind: Kind, sql: str) -> _Asked:
     types = {str(row[0]): str(row[1]).upper() for row in con.execute(f"describe {query}").fetchall()}
     _check_columns(kind, types)
     told = [c.name for c in FOCUS_COLUMNS if c.name in types] + ["billing_period", "odd", "left_out"]
-    told += [name for name in ("delivered_instance_type",) if name in types]
+    told += [name for name in ("delivered_instance_type", "iam_principal") if name in types]
     told += [f"{UNREAD}{name}" for name in _may_be_unread(types)]
     return _Asked(_judging_sql(query, types), told, ["trouble", "odd_cost", "long_billed_cost", texts.ROW_NUMBER])
 
@@ -432,7 +432,7 @@ def _judging_sql(query: str, types: Mapping[str, str]) -> str:
     return (
         f"with mapped as ({query}\n), typed as (select {', '.join(typed)}, {texts.ROW_NUMBER} from mapped), "
         f"judged as (select *, coalesce({', '.join(checks)}) as odd, {cost_check} as odd_cost, {long_cost} as long_cost from typed) "
-        f"select {names}, delivered_instance_type, month_of(billing_period_start) as billing_period, trouble, odd, odd_cost, "
+        f"select {names}, delivered_instance_type, iam_principal, month_of(billing_period_start) as billing_period, trouble, odd, odd_cost, "
         f"{', '.join(['long_cost as long_billed_cost', texts.ROW_NUMBER, 'left_out', *unread])} from judged"
     )
 

@@ -18,7 +18,7 @@ from runspend.billing.line_tags import Tags, place_instances, read_tags, settle_
 from runspend.billing.machines import describe_machine, instance_types
 from runspend.billing.staging import Beside, Staged, sql_text
 from runspend.config import DimensionSettings, KeySettings, Pool, ScopeSettings
-from runspend.identifiers import pool_key_sql, resource_job_sql, storage_class_sql, storage_key_sql
+from runspend.identifiers import pool_key_sql, principal_key_sql, resource_job_sql, storage_class_sql, storage_key_sql
 from runspend.selectors import Selector, glob_to_regex
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Rules:
     pods: str = "split"  # what rows of split cost allocation do: "split" their machines, or leave them "whole"
     only: Selector | None = None  # lines of this bill that count; what it does not name is out of scope
     shared: Sequence[Selector] = ()  # lines of services that the whole platform uses
+    principals: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # dimension -> its value by the key of an IAM principal
 
     @property
     def is_scoped(self) -> bool:
@@ -87,6 +88,8 @@ class Rules:
             said["pods"] = self.pods
         if self.shared:
             said["shared"] = list(self.shared)
+        if self.principals:
+            said["principals"] = {dimension: dict(sorted(values.items())) for dimension, values in self.principals.items()}
         return said
 
 
@@ -106,6 +109,7 @@ def settle_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:
         finding = beside.submit(_find_repeats, rows) if not staged.is_mapped else None
         _find_machines(staged)
         read_tags(staged, rules.keys, {dimension: rules.line_tags(dimension) for dimension in DIMENSIONS}, found)
+        _find_principals(staged, rules.principals)
         _find_storage(staged)
         _find_pools(staged, source, rules)
         _settle_parts(staged)
@@ -262,6 +266,20 @@ def plain_time(unit: str) -> int | None:
         return None
     word = match[2].lower()
     return next((int(match[1] or 1) * ns for ns, words in TIME_UNITS.items() if word in words), None)
+
+
+def _find_principals(staged: Staged, owners: Mapping[str, Mapping[str, str]]) -> None:
+    """`principal_key`; and what the files of `dimensions` say of a principal, where no tag of the line says it: of its session first, then of its role."""
+    import pyarrow as pa
+
+    column = staged.column("iam_principal")
+    [keys] = staged.ask_of("iam_principal", principal_key_sql("iam_principal"))
+    staged.set(principal_key=columns.remap(column, keys))
+    if not len(column.dictionary):
+        return
+    for dimension, values in owners.items():
+        named = pa.array([values.get(key, values.get("/".join(key.split("/")[:2]))) if key else None for key in keys.to_pylist()], pa.string())
+        staged.set(**{f"line_{dimension}": columns.first_of([staged.column(f"line_{dimension}"), columns.remap(column, named)])})
 
 
 def _find_storage(staged: Staged) -> None:

@@ -63,6 +63,7 @@ def staged_schema() -> pa.Schema:
         [(c.name, arrow_type(c.type)) for c in FOCUS_COLUMNS]
         + [
             ("delivered_instance_type", text),
+            ("iam_principal", text),
             ("billing_period", pa.date32()),
             ("trouble", text),  # why the row goes into quarantine; null for all others
             ("raw", text),

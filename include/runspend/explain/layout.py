@@ -44,6 +44,7 @@ TITLES = {
     "artifact_bytes": ("ARTIFACTS", "bytes x time in the store"),
     "pool_time": ("POOL", "the pool's cost by the time of the runs in it"),
     "instance_type_time": ("INSTANCE TYPE", "machines of the type it asked for, in its hours"),
+    "llm_identity": ("LLM CALLER", "calls of the IAM principal it states, by time or token cost"),
     "llm_cost": ("LLM", "in proportion to the token cost on its traces"),
     "sharing": ("SHARED OUT", "its part of the pots that `sharing` spreads over runs"),
 }

@@ -39,7 +39,7 @@ from runspend.warehouse import Reader
 
 Row = dict[str, Any]
 ChargeKey = tuple[str, date, str]
-RULES = ("run_tag", "job_id", "resource_id", "attached", "artifact_bytes", "pool_time", "instance_type_time", "llm_cost", "sharing")
+RULES = ("run_tag", "job_id", "resource_id", "attached", "artifact_bytes", "pool_time", "instance_type_time", "llm_identity", "llm_cost", "sharing")
 ZERO = Decimal(0)
 SILENT = timedelta(hours=24)
 DEEPEST = 50  # links from child to parent that are followed, as in the ledger

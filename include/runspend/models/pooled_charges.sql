@@ -11,6 +11,7 @@ select
     when t.allocated_to = 'rest' and c.known_by is null then cast(null as string)
     -- what an inventory does not see of a bucket may be somebody else's
     when c.match_method = 'artifact_bytes' and t.reason = 'incomplete_inventory' then 'medium'
+    when c.match_method = 'llm_identity' then 'exact'
     when c.match_method in ('attached', 'artifact_bytes') then 'high'
     when c.match_method in ('pool_time', 'llm_cost') then 'medium'
     else 'low'

@@ -7,6 +7,9 @@ with targets as (
   from storage_targets
   union all
   select match_method, target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, owner_id, reason, weight_kind, run_end_rule, is_scaled, nanoseconds, ratio_before, ratio_upto, is_last
+  from identity_targets
+  union all
+  select match_method, target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, owner_id, reason, weight_kind, run_end_rule, is_scaled, nanoseconds, ratio_before, ratio_upto, is_last
   from llm_targets
   union all
   select match_method, target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, owner_id, reason, weight_kind, run_end_rule, is_scaled, nanoseconds, ratio_before, ratio_upto, is_last

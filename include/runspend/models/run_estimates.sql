@@ -169,10 +169,10 @@ of_runs as (
   from without_figure
 ),
 billed_tokens as (
-  -- days on which a provider's own bill was split by token cost
+  -- days on which a provider's own bill was split by token cost or by caller
   select distinct charge_date
   from cost_allocations
-  where match_method = 'llm_cost'
+  where match_method in ('llm_identity', 'llm_cost')
 )
 select
   o.tracking_server, o.workspace, o.run_id, date(o.estimated_from) as charge_date, 'compute' as cost_kind, o.source,

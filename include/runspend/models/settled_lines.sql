@@ -4,13 +4,15 @@ with found as (
   union all
   select 2, 'artifact_bytes', source, line_id, target_key, window_start, window_end from storage_lines
   union all
-  select 3, 'llm_cost', source, line_id, target_key, window_start, window_end from llm_lines
+  select 3, 'llm_identity', source, line_id, target_key, window_start, window_end from identity_lines
   union all
-  select 4, 'pool_time', source, line_id, target_key, window_start, window_end from pool_lines
+  select 4, 'llm_cost', source, line_id, target_key, window_start, window_end from llm_lines
   union all
-  select 5, 'instance_type_time', source, line_id, target_key, window_start, window_end from type_lines
+  select 5, 'pool_time', source, line_id, target_key, window_start, window_end from pool_lines
   union all
-  select 6, match_method, source, line_id, target_key, window_start, window_end from offered_lines where is_reached
+  select 6, 'instance_type_time', source, line_id, target_key, window_start, window_end from type_lines
+  union all
+  select 7, match_method, source, line_id, target_key, window_start, window_end from offered_lines where is_reached
 )
 select match_method, source, line_id, target_key, window_start, window_end
 from found

@@ -1,4 +1,5 @@
--- one row per run of the billing period's month that states a job, a machine, a pool or an instance type and got no machine's cost by any rule
+-- one row per run of the billing period's month that states a job, a machine, a pool or an instance type and got no machine's cost by any rule,
+-- or an IAM principal and got no language model's cost by it; what a run states of machines comes first
 with resources as (
   select
     source, resource_key, max(charge_period_end) as last_end,
@@ -50,6 +51,14 @@ claims as (
   left join machines m on m.tracking_server = r.tracking_server and m.workspace = r.workspace and m.run_id = r.run_id
   left join on_bill b on b.resource_key = m.resource_key
   where r.start_time is not null and coalesce(r.job_key, m.resource_key, r.pool_key, r.instance_type) is not null
+  union all
+  select
+    r.tracking_server, r.workspace, r.run_id, 'llm_identity', r.principal_key, 1,
+    coalesce((select max(charge_period_end) from billing_lines where billing_period = @period and principal_key is not null), n.billed_until), false,
+    greatest(r.start_time, n.starts_at), least(coalesce(r.end_time, greatest(coalesce(r.last_sign_at, r.start_time), r.start_time)), n.ends_at)
+  from window_runs r
+  cross join month n
+  where r.start_time is not null and r.principal_key is not null
 ),
 gaps as (
   -- while it was stopped it asked for nothing
@@ -62,22 +71,24 @@ gaps as (
   group by c.tracking_server, c.workspace, c.run_id
 ),
 met as (
-  select distinct tracking_server, workspace, run_id
+  select distinct tracking_server, workspace, run_id, match_method = 'llm_identity' as is_of_caller
   from cost_allocations
-  where billing_period = @period and allocated_to = 'run' and match_method in ('run_tag', 'job_id', 'resource_id', 'pool_time', 'instance_type_time')
+  where billing_period = @period and allocated_to = 'run' and match_method in ('run_tag', 'job_id', 'resource_id', 'llm_identity', 'pool_time', 'instance_type_time')
 ),
 families as (
   -- a parent has only the time its children leave, and that may be none
-  select distinct a.tracking_server, a.ancestor_id as run_id
+  select distinct a.tracking_server, a.ancestor_id as run_id, m.is_of_caller
   from run_ancestors a
   join met m on m.tracking_server = a.tracking_server and m.run_id = a.run_id
 ),
 unmet as (
   select c.tracking_server, c.workspace, c.run_id, c.match_method, c.claim, c.is_excluded, c.nodes, c.billed_until, c.claimed_from, c.claimed_to
   from claims c
-  left join met m on m.tracking_server = c.tracking_server and m.workspace = c.workspace and m.run_id = c.run_id
-  left join families f on f.tracking_server = c.tracking_server and f.run_id = c.run_id
+  left join met m
+    on m.tracking_server = c.tracking_server and m.workspace = c.workspace and m.run_id = c.run_id and m.is_of_caller = (c.match_method = 'llm_identity')
+  left join families f on f.tracking_server = c.tracking_server and f.run_id = c.run_id and f.is_of_caller = (c.match_method = 'llm_identity')
   where c.claimed_to > c.claimed_from and m.run_id is null and f.run_id is null
+  qualify row_number() over (partition by c.tracking_server, c.workspace, c.run_id order by case when c.match_method = 'llm_identity' then 1 else 0 end) = 1
 ),
 billed as (
   select distinct 'pool_time' as match_method, pool_key as claim, charge_period_start, charge_period_end

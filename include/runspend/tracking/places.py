@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import resources
@@ -28,6 +28,7 @@ from runspend.identifiers import (
     cluster_job_sql,
     job_key_sql,
     pool_key_sql,
+    principal_key_sql,
     resource_key_sql,
     workspace_job_sql,
 )
@@ -71,12 +72,17 @@ class UserLine:
     valid_to: datetime | None
 
 
+def is_of_line(source: str | Mapping[str, str]) -> bool:
+    """Whether a source of a dimension is one of bill lines: a tag of theirs, or a file by their IAM principal."""
+    return source.startswith("line.") if isinstance(source, str) else "principal" in source
+
+
 class Places:
     """Where dimensions and selectors look, each place once: run tags, run params, experiment tags, files by user, the user."""
 
     def __init__(self, settings: RowSettings) -> None:
         dims = settings.dimensions
-        sources = {d: [s for s in getattr(dims, d) if not (isinstance(s, str) and s.startswith("line."))] for d in DIMENSIONS}
+        sources = {d: [s for s in getattr(dims, d) if not is_of_line(s)] for d in DIMENSIONS}
         texts = [s for d in DIMENSIONS for s in sources[d] if isinstance(s, str)]
         selected = {key for pool in settings.pools for key in pool.runs}
         self.tags = sort_keys(keys_of(texts, "run.tag.") | keys_of(selected, "tag."))
@@ -199,13 +205,13 @@ def digest_settings(server: TrackingServer, settings: RowSettings, places: Place
     rules = [file.read_text(encoding="utf-8") for file in sorted(resources.files("runspend.tracking").iterdir(), key=lambda f: f.name) if file.name.endswith(".sql")]
     said = {
         "copy": server.copy_.model_dump(mode="json"),
-        "dimensions": {d: [s if isinstance(s, str) else {"user": Path(s["user"]).name} for s in getattr(settings.dimensions, d)] for d in DIMENSIONS},
+        "dimensions": {d: [s if isinstance(s, str) else {"user": Path(s["user"]).name} for s in getattr(settings.dimensions, d) if not is_of_line(s)] for d in DIMENSIONS},
         "not_a_person": settings.dimensions.not_a_person,
         "users": [[line.file, line.person, line.value, str(line.valid_from), str(line.valid_to)] for line in places.user_lines],
         "pools": [[pool.name, pool.runs, pool.equal] for pool in settings.pools],
         "job_keys": list(settings.job_keys),
         "selector_keys": sorted(settings.selector_keys),
-        "rules": [*rules, macros_sql(), resource_key_sql("resource_id"), *job_columns(settings.job_keys, [*settings.job_keys, *JOB_PLACE_KEYS], []).values()],
+        "rules": [*rules, macros_sql(), resource_key_sql("resource_id"), principal_key_sql("said_principal"), *job_columns(settings.job_keys, [*settings.job_keys, *JOB_PLACE_KEYS], []).values()],
         "measured": [settings.measured.resource_ids, settings.measured.of_pool],
         "links": [settings.links.wanted, settings.links.metrics],
     }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from runspend.config import TrackingServer
 from runspend.errors import MissingExtra, SourceRefused
-from runspend.identifiers import JOB_PLACE_KEYS, resource_key_sql
+from runspend.identifiers import JOB_PLACE_KEYS, principal_key_sql, resource_key_sql
 from runspend.secret_shapes import macros_sql
 from runspend.tables import TABLES, Table
 from runspend.tracking import raw
@@ -62,7 +62,8 @@ REQUEST_KEYS = (
     "timeout_seconds",
     "early_stopping_rounds",
 )
-STATED_KEYS = RESOURCE_KEYS + REQUEST_KEYS
+PRINCIPAL_KEYS = ("runspend.iam_principal", "iam_principal")
+STATED_KEYS = RESOURCE_KEYS + REQUEST_KEYS + PRINCIPAL_KEYS
 MLFLOW_KEYS = ("mlflow.user", "mlflow.runName", "mlflow.parentRunId", "mlflow.source.name", "mlflow.source.git.commit")
 
 # Clocks may differ by so much before an end or a metric's time counts as one of the future …
@@ -192,6 +193,7 @@ class Rows:
             **self._places.dimension_columns(tags, params),
             **self._pools.columns(tags, params),
             **job_columns(self._job_keys, tags, params),
+            "principal_key": principal_key_sql("said_principal"),
             "copied_tags": copied_sql("t", "tag_labels", [i for i, k in enumerate(tags) if k in self._copied_tags]),
             "copied_params": copied_sql("p", "param_labels", range(len(params))),
         }

@@ -71,6 +71,7 @@ says as (
     stated(t, p, 'max_retries') as said_retries,
     stated(t, p, 'timeout_seconds') as said_timeout,
     stated(t, p, 'early_stopping_rounds') as said_rounds,
+    coalesce(stated(t, p, 'runspend.iam_principal'), stated(t, p, 'iam_principal')) as said_principal,
     {said_job} as said_job,
     {said_job_key} as said_job_key,
     {pool_number} as pool_number
@@ -126,6 +127,8 @@ typed as (
     whole_number(said_rounds) as early_stopping_rounds,
     said_job as job_id,
     said_job_key as job_key,
+    said_principal as iam_principal,
+    {principal_key} as principal_key,
     -- Not JSON: a run's params come in the order they were logged in; joined text is cheaper to make and to sort.
     -- `nullif`, not `case`, under which every list is made and sorted twice.
     md5(array_to_string(list_sort(string_split(nullif(param_list, ''), chr(31))), chr(31))) as params_digest,

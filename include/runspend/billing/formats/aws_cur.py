@@ -42,6 +42,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "line_item_operation": ("lineItem/Operation",),
     "line_item_availability_zone": ("lineItem/AvailabilityZone",),
     "line_item_resource_id": ("lineItem/ResourceId",),
+    "line_item_iam_principal": (),
     "line_item_usage_amount": ("lineItem/UsageAmount",),
     "line_item_currency_code": ("lineItem/CurrencyCode",),
     "line_item_unblended_cost": ("lineItem/UnblendedCost",),

@@ -225,6 +225,7 @@ def _create_view(
             select.append(f"cast({texts.get(name, 'null')} as varchar) as {column.name}_text")
     stated = [refs[name] for name in INSTANCE_COLUMNS if name in refs]
     select.append(f"{'coalesce(' + ', '.join(stated) + ')' if stated else 'cast(null as varchar)'} as delivered_instance_type")
+    select.append("cast(null as varchar) as iam_principal")
     select += [f"cast({raw} as varchar) as raw", f"cast({row_number} as bigint) as row_number", f"{file_index} as file_index"]
     con.execute(f"create or replace temp view delivered as select {', '.join(select)} from {relation}")
 

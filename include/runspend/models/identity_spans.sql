@@ -1,0 +1,64 @@
+-- one row per run that states who calls language models: when it ran, its principal in the place of a machine
+with stated as (
+  select distinct r.tracking_server, r.run_id, r.principal_key
+  from runs r
+  join (
+    select tracking_server, run_id from window_runs
+    union distinct
+    select tracking_server, ancestor_id as run_id from run_ancestors
+  ) w on w.tracking_server = r.tracking_server and w.run_id = r.run_id
+  where r.principal_key is not null
+),
+nearest as (
+  -- a run that states none has that of its nearest ancestor that does
+  select a.tracking_server, a.run_id, a.ancestor_id
+  from run_ancestors a
+  join stated s on s.tracking_server = a.tracking_server and s.run_id = a.ancestor_id
+  left join stated own on own.tracking_server = a.tracking_server and own.run_id = a.run_id
+  where own.run_id is null
+  qualify row_number() over (partition by a.tracking_server, a.run_id order by a.distance, a.ancestor_id) = 1
+),
+callers as (
+  select tracking_server, run_id, principal_key from stated
+  union all
+  select n.tracking_server, n.run_id, s.principal_key
+  from nearest n
+  join stated s on s.tracking_server = n.tracking_server and s.run_id = n.ancestor_id
+),
+billed as (
+  select max(charge_period_end) as billed_until
+  from billing_lines
+  where billing_period = @period and principal_key is not null
+),
+ended as (
+  select
+    r.tracking_server, r.workspace, r.run_id, c.principal_key, r.start_time, r.end_time, r.last_sign_at, b.billed_until,
+    case
+      when r.end_time is not null then 'stated'
+      when coalesce(r.last_sign_at, r.start_time) >= timestamp_sub(b.billed_until, interval @alive_hours hour) then 'alive'
+      when r.last_sign_at is not null then 'last_sign'
+      else 'silent'
+    end as run_end_rule
+  from callers c
+  join window_runs r on r.tracking_server = c.tracking_server and r.run_id = c.run_id
+  cross join billed b
+  where r.start_time is not null and b.billed_until is not null
+),
+spans as (
+  select
+    tracking_server, workspace, run_id, principal_key, run_end_rule,
+    greatest(start_time, @window_start) as span_start,
+    least(
+      case run_end_rule
+        when 'stated' then end_time
+        when 'alive' then greatest(billed_until, coalesce(last_sign_at, start_time))
+        when 'last_sign' then last_sign_at
+        else timestamp_add(start_time, interval @silent_hours hour)
+      end, @window_end) as span_end
+  from ended
+)
+select
+  tracking_server, workspace, run_id, principal_key as resource_key, span_start, span_end, run_end_rule, false as is_ambiguous,
+  cast(null as float64) as gpu_count, cast(null as float64) as cpu_request, cast(null as float64) as memory_request_gb, cast(null as float64) as mean_use_percent
+from spans
+where span_end > span_start

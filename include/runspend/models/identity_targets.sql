@@ -1,0 +1,110 @@
+-- one row per principal, window of its lines and run that stated it then: its part by time, or by what its traces cost at list price where those of all are known.
+-- A principal that no run states in a window, and whose owner is known, is its owner's: no run's.
+with windows as (
+  select target_key, window_start, window_end, max(has_owner) as has_owner
+  from (select target_key, window_start, window_end, case when has_owner then 1 else 0 end as has_owner from identity_candidates)
+  group by target_key, window_start, window_end
+),
+names as (
+  -- equal names first; a role alone, where no run states the session of the line; any session, where the line states a role alone
+  select n.target_key, u.principal_key, case when u.principal_key = n.target_key then 1 else 2 end as place
+  from (select distinct target_key, regexp_extract(target_key, r'^[^/]+/[^/]+') as role_key from windows) n
+  join (select distinct principal_key, regexp_extract(principal_key, r'^[^/]+/[^/]+') as role_key from identity_uses) u on u.role_key = n.role_key
+  where u.principal_key = n.target_key or u.principal_key = u.role_key or n.target_key = n.role_key
+),
+window_days as (
+  -- cut at midnight: windows and runs meet by the day, not every window of a principal with every run of it
+  select
+    w.target_key, w.window_start, w.window_end, day,
+    greatest(w.window_start, timestamp(day)) as piece_start, least(w.window_end, timestamp(date_add(day, interval 1 day))) as piece_end
+  from windows w
+  cross join unnest(generate_date_array(date(w.window_start), date(timestamp_sub(w.window_end, interval 1 microsecond)))) as day
+),
+use_days as (
+  select
+    u.principal_key, u.tracking_server, u.workspace, u.run_id, u.run_end_rule, day,
+    greatest(u.interval_start, timestamp(day)) as piece_start, least(u.interval_end, timestamp(date_add(day, interval 1 day))) as piece_end
+  from identity_uses u
+  cross join unnest(generate_date_array(date(u.interval_start), date(timestamp_sub(u.interval_end, interval 1 microsecond)))) as day
+),
+claims as (
+  select
+    w.target_key, w.window_start, w.window_end, u.tracking_server, u.workspace, u.run_id, n.place, min(u.run_end_rule) as run_end_rule,
+    cast(sum(timestamp_diff(least(u.piece_end, w.piece_end), greatest(u.piece_start, w.piece_start), microsecond)) as int64) as ticks
+  from window_days w
+  join names n on n.target_key = w.target_key
+  join use_days u on u.principal_key = n.principal_key and u.day = w.day and u.piece_start < w.piece_end and u.piece_end > w.piece_start
+  group by w.target_key, w.window_start, w.window_end, u.tracking_server, u.workspace, u.run_id, n.place
+),
+closest as (
+  select target_key, window_start, window_end, tracking_server, workspace, run_id, run_end_rule, ticks
+  from claims
+  qualify place = min(place) over (partition by target_key, window_start, window_end)
+),
+days as (
+  select window_start, window_end, day
+  from (select distinct window_start, window_end from closest)
+  cross join unnest(generate_date_array(date(window_start), date(timestamp_sub(window_end, interval 1 microsecond)))) as day
+),
+spent as (
+  -- what the traces of a run cost on the days of a window
+  select d.window_start, d.window_end, t.tracking_server, t.workspace, t.run_id, cast(cast(sum(t.list_cost) as string) as float64) as spent_float
+  from days d
+  join trace_costs t on t.charge_date = d.day and t.month = @period
+  where t.list_cost > 0 and t.run_id <> ''
+  group by d.window_start, d.window_end, t.tracking_server, t.workspace, t.run_id
+),
+day_times as (
+  -- how long a run with such traces called as its principal on those days: the traces tell no hour
+  select s.window_start, s.window_end, s.tracking_server, s.workspace, s.run_id, cast(sum(timestamp_diff(u.piece_end, u.piece_start, microsecond)) as int64) as day_ticks
+  from spent s
+  join days d on d.window_start = s.window_start and d.window_end = s.window_end
+  join use_days u on u.tracking_server = s.tracking_server and u.workspace = s.workspace and u.run_id = s.run_id and u.day = d.day
+  group by s.window_start, s.window_end, s.tracking_server, s.workspace, s.run_id
+),
+rates as (
+  select
+    c.target_key, c.window_start, c.window_end, c.tracking_server, c.workspace, c.run_id, c.run_end_rule, c.ticks,
+    s.spent_float * (c.ticks / d.day_ticks) as rate
+  from closest c
+  left join spent s
+    on s.window_start = c.window_start and s.window_end = c.window_end
+    and s.tracking_server = c.tracking_server and s.workspace = c.workspace and s.run_id = c.run_id
+  left join day_times d
+    on d.window_start = c.window_start and d.window_end = c.window_end
+    and d.tracking_server = c.tracking_server and d.workspace = c.workspace and d.run_id = c.run_id
+),
+kinds as (
+  -- one kind of weight for all of a window; the largest rate, not their sum, which would depend on the order of the rows
+  select target_key, window_start, window_end, countif(rate is null) = 0 as by_tokens, max(rate) as largest
+  from rates
+  group by target_key, window_start, window_end
+),
+weights as (
+  select
+    r.target_key, r.window_start, r.window_end, r.tracking_server, r.workspace, r.run_id, r.run_end_rule, k.by_tokens,
+    case when k.by_tokens then cast(ceil(r.rate / k.largest * 1099511627776.0) as int64) else r.ticks end as weight
+  from rates r
+  join kinds k on k.target_key = r.target_key and k.window_start = r.window_start and k.window_end = r.window_end
+),
+running as (
+  select
+    target_key, window_start, window_end, tracking_server, workspace, run_id, run_end_rule, by_tokens, weight,
+    cast(sum(weight) over (w rows between unbounded preceding and current row) as int64) as upto,
+    cast(sum(weight) over (partition by target_key, window_start, window_end) as int64) as total
+  from weights
+  window w as (partition by target_key, window_start, window_end order by tracking_server, workspace, run_id)
+)
+select
+  'llm_identity' as match_method, target_key, window_start, window_end, 'run' as allocated_to, tracking_server, workspace, run_id,
+  cast(null as string) as owner_id, cast(null as string) as reason, case when by_tokens then 'list_cost' else 'equal' end as weight_kind,
+  run_end_rule, false as is_scaled, cast(null as int64) as nanoseconds, (upto - weight) / total as ratio_before, upto / total as ratio_upto, upto = total as is_last
+from running
+union all
+select
+  'llm_identity', w.target_key, w.window_start, w.window_end, 'rest', cast(null as string), cast(null as string), cast(null as string),
+  cast(null as string), 'no_run', cast(null as string), cast(null as string), false, cast(null as int64), 0.0, 1.0, true
+from windows w
+left join (select distinct target_key, window_start, window_end from closest) c
+  on c.target_key = w.target_key and c.window_start = w.window_start and c.window_end = w.window_end
+where w.has_owner = 1 and c.target_key is null

@@ -1,0 +1,68 @@
+"""Files that say whose an IAM principal is: read with the configuration, and what every mistake is answered with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runspend.config import Settings, load_settings
+from runspend.errors import ConfigError
+from runspend.ladder import ledger_parameters
+from runspend.tracking.places import Places, RowSettings
+
+ANN = "arn:aws:iam::111122223333:user/ann"
+
+
+def configured(folder: Path, text: str, more: str = "") -> Settings:
+    (folder / "teams.csv").write_text(text)
+    (folder / "runspend.yaml").write_text("dimensions: {team: [run.tag.team, {principal: teams.csv}, run.param.team" + more + "]}\n")
+    return load_settings(folder / "runspend.yaml")
+
+
+def test_a_file_is_read_with_the_configuration(tmp_path: Path) -> None:
+    """Relative to it; every form of a principal is one."""
+    text = f"principal,team\n{ANN},nlp\narn:aws:sts::111122223333:assumed-role/Trainer/eve,vision\narn:aws:iam::111122223333:role/ml/Trainer,platform\n"
+    settings = configured(tmp_path, text)
+    assert settings.dimensions.principals == {
+        "team": {"aws:111122223333:user/ann": "nlp", "aws:111122223333:role/trainer/eve": "vision", "aws:111122223333:role/trainer": "platform"}
+    }
+    assert Settings().dimensions.principals == {}
+
+
+def test_the_first_file_counts(tmp_path: Path) -> None:
+    (tmp_path / "more.csv").write_text(f"principal,team\n{ANN},late\narn:aws:iam::111122223333:user/bob,bob's\n")
+    settings = configured(tmp_path, f"principal,team\n{ANN},nlp\n", ", {principal: more.csv}")
+    assert settings.dimensions.principals["team"] == {"aws:111122223333:user/ann": "nlp", "aws:111122223333:user/bob": "bob's"}
+
+
+def test_it_says_nothing_of_runs(tmp_path: Path) -> None:
+    """Only bill lines have it: what a run says before it in the list counts more than what its lines say, what comes after counts less."""
+    settings = configured(tmp_path, f"principal,team\n{ANN},nlp\n")
+    names = Places(RowSettings(settings.dimensions)).names
+    assert {"run.tag.team", "run.param.team", "run.user"} <= set(names) and "principal" not in " ".join(names)
+    assert ledger_parameters(settings)["team_before_bill"] == "|run.tag.team|"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("principal,team\nann,nlp\n", "teams.csv, line 2: 'ann' is not the ARN of an IAM role or user. Write one such as arn:aws:iam::111122223333:role/NAME"),
+        ("principal,team\narn:aws:iam::123:user/ann,nlp\n", "line 2: 'arn:aws:iam::123:user/ann' is not the ARN"),
+        (f"principal,team\n{ANN},\n", "line 2: team is empty. Write a value, or remove the line"),
+        (f"principal,team\n{ANN},nlp\n\n{ANN.replace('ann', 'ANN')},vision\n", "line 4: arn:aws:iam::111122223333:user/ANN has the team 'nlp' in an earlier line"),
+        (f"principal,owner\n{ANN},nlp\n", "line 1: column team is missing"),
+        (f"principal,team\n{ANN}\n", "line 2: 1 values under 2 columns"),
+        ("", "is empty"),
+    ],
+)
+def test_a_mistake_is_told_by_the_file_and_its_line(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        configured(tmp_path, text)
+    assert words in str(raised.value) and "teams.csv" in str(raised.value)
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    (tmp_path / "runspend.yaml").write_text("dimensions: {owner: [{principal: gone.csv}]}\n")
+    with pytest.raises(ConfigError, match=r"cannot read .*gone\.csv"):
+        load_settings(tmp_path / "runspend.yaml")
