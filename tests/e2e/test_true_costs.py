@@ -6,8 +6,10 @@ The same worlds, large, are `make bench ARGS="-k accuracy"`; how they are made a
 from __future__ import annotations
 
 import datetime as dt
+from decimal import Decimal
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from servers.s3 import S3Server, s3_server
 
@@ -65,6 +67,30 @@ def test_storage_costs_are_true(tmp_path: Path, schema: Path, s3_server: S3Serve
     faults, settled = judgement.faults, judgement.rules["artifact_bytes"].to_runs
     assert faults == []
     assert settled > 0
+
+
+def test_declared_platform_services_are_shared_and_can_be_spread(tmp_path: Path, schema: Path) -> None:
+    """Every one of their lines, with the reason `platform`; spread over runs, the pot is empty and the sum is still the bill."""
+    world = make_world(worlds.platform_lines, SMALL, 11)
+    own = {line.row["ChargeDescription"] for line in world.lines if "mlflow_run_id" in line.row["Tags"]}
+    declared = ("RDS", "Kubernetes", "Balancing", "Registry")
+    lines = [line for line in world.lines if line.row["SubAccountId"] == worlds.ACCOUNT and (any(word in line.row["ServiceName"] for word in declared) or "natgateway" in line.row.get("ResourceId", ""))]
+    cost = sum((Decimal(line.row["EffectiveCost"]) for line in lines if line.row["ChargeDescription"] not in own), Decimal(0))
+    assert play(world, tmp_path / "kept", schema, run_night).faults == []
+
+    def ledger(name: str) -> list[dict[str, object]]:
+        return [row for file in (tmp_path / name / "home" / "warehouse").glob("cost_allocations/*/*.parquet") for row in pq.read_table(file).to_pylist()]
+
+    kept = ledger("kept")
+    assert sum((row["effective_cost"] for row in kept if row["reason"] == "platform"), Decimal(0)) == cost > 0
+    assert {row["allocated_to"] for row in kept if row["reason"] == "platform"} == {"shared"}
+
+    world.settings += "sharing: {shared: proportional}\n"
+    play(world, tmp_path / "spread", schema, run_night)
+    spread = ledger("spread")
+    assert sum((row["effective_cost"] for row in spread), Decimal(0)) == sum((row["effective_cost"] for row in kept), Decimal(0))
+    assert sum((row["effective_cost"] for row in spread if row["allocated_to"] == "shared"), Decimal(0)) == 0
+    assert any(row["match_method"] == "sharing" and row["allocated_to"] == "run" for row in spread)
 
 
 def test_the_judge_sees_what_is_wrong(tmp_path: Path, schema: Path) -> None:

@@ -508,6 +508,42 @@ def attached(world: World) -> None:
     world.bill_machines()
 
 
+def platform_lines(world: World) -> None:
+    """Databases, control planes, gateways, load balancers and registries that `shared` declares: shared cost, though a pool, a group and a type would have them; disks follow their machines."""
+    nodes = [world.machine(G5, [(world.begin, world.end)], tags={"eks:nodegroup-name": "gpu", "aws:eks:cluster-name": "ml"}) for _ in range(max(2, world.size.machines))]
+    for number, node in enumerate(nodes):
+        runs = fill(world, node, gap=(0, 3 * HOUR), length=(10 * MINUTE, 5 * HOUR), states=number > 0, experiment="pooled" if number == 0 else "stated")
+        for hour in windows_of(node.up, HOUR):
+            shares = machine_shares([node], hour, hour + HOUR)
+            disk = {"ResourceId": f"arn:aws:ec2:eu-west-1:{ACCOUNT}:volume/vol-{node.name[2:]}", "ServiceName": "Amazon EBS", "ServiceCategory": "Storage", "SkuId": "gp3"}
+            if number > 0:  # of a machine that runs state
+                world.lines.append(bill_line(hour, hour + HOUR, Decimal("0.066"), shares, **disk, Tags=json.dumps({"runspend.attached_to": node.name})))
+        if number == 1:
+            # a run's own tag is stronger than the declaration
+            own = {"ResourceId": f"arn:aws:rds:eu-west-1:{ACCOUNT}:db:scratch", "ServiceName": "Amazon RDS", "ServiceCategory": "Databases", "Tags": json.dumps({"mlflow_run_id": runs[0].run_id})}
+            start = runs[0].start - runs[0].start % HOUR
+            world.lines.append(bill_line(start, start + HOUR, Decimal("0.5"), {runs[0].run_id: Fraction(1)}, **own))
+    group = json.dumps({"aws:eks:cluster-name": "ml", "eks:nodegroup-name": "gpu"})
+    services = [
+        ("Amazon RDS", "Databases", f"arn:aws:rds:eu-west-1:{ACCOUNT}:db:mlflow", DAY, {"SkuPriceDetails": json.dumps({"InstanceType": "db.r5.large"})}),
+        ("Amazon Elastic Kubernetes Service", "Compute", f"arn:aws:eks:eu-west-1:{ACCOUNT}:cluster/ml", HOUR, {"Tags": group}),
+        ("Amazon EC2", "Networking", f"arn:aws:ec2:eu-west-1:{ACCOUNT}:natgateway/nat-0", HOUR, {"Tags": group}),
+        ("Elastic Load Balancing", "Networking", f"arn:aws:elasticloadbalancing:eu-west-1:{ACCOUNT}:loadbalancer/app/mlflow/1", HOUR, {"Tags": group}),
+        ("Amazon EC2 Container Registry (ECR)", "Storage", f"arn:aws:ecr:eu-west-1:{ACCOUNT}:repository/train", DAY, {}),
+    ]
+    for service, category, resource, step, more in services:
+        for start in windows_of([(world.begin, world.end)], step):
+            cost = Decimal(world.draw.randrange(1, 10**9)) / 10**9
+            columns = {"ServiceName": service, "ServiceCategory": category, "ResourceId": resource, "SkuId": service, **more}
+            world.lines.append(bill_line(start, start + step, cost, {SHARED: Fraction(1)}, **columns))
+            if world.draw.random() < 0.1:
+                world.lines.append(bill_line(start, start + step, -cost / 7, {SHARED: Fraction(1)}, **columns, ChargeCategory="Credit"))
+    declared = ["{service: Amazon RDS}", "{service: '*Kubernetes*'}", "{resource: '*natgateway*'}", "{service: Elastic Load Balancing}", "{service: '*Registry*'}"]
+    mine = ", ".join(selector.replace("}", f", account: '{ACCOUNT}'}}") for selector in declared)
+    world.settings = f"shared: {{lines: [{mine}]}}\npools: [{{name: gpu, runs: {{experiment: pooled}}, lines: {{tag.eks:nodegroup-name: gpu}}}}]\n"
+    world.bill_machines()
+
+
 def artifacts(world: World) -> None:
     """A bucket measured three times in a month, in two storage classes: what runs own, what nobody owns any more, what was never MLflow's."""
     start, middle, end = millis("2026-10-01"), millis("2026-10-16"), millis("2026-11-01")
@@ -708,7 +744,7 @@ WORLDS: dict[str, tuple[Maker, ...]] = {
     "resource_id": (
         one_run_a_machine, parallel_runs, sweeps, multi_node, shared_gpus, shared_cores, autoscaled, spot, daily_bills, zombies, silent_dead, reused_names, restated, month_ends,
     ),
-    "attached": (attached,),
+    "attached": (attached, platform_lines),
     "artifact_bytes": (artifacts,),
     "pool_time": (pools, pool_and_ids),
     "instance_type_time": (partial_ids, one_tag, types_alone, types_gpus, types_shared, mixed),
