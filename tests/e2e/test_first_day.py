@@ -65,9 +65,11 @@ def rightly_given(day: Day) -> Decimal:
     groups, of = {m.resource_id: m.group for m in day.world.machines}, day.world.machine_of
     with open_warehouse(load_settings(day.config)).reader() as reader:
         rows = reader.query(
-            "select a.run_id, b.resource_key, sum(a.effective_cost) as cost from cost_allocations a"
-            " join charge_lines c on c.source = a.source and c.charge_id = a.charge_id join billing_lines b on b.source = c.source and b.line_id = c.line_id"
-            " where a.billing_period = @first and a.allocated_to = 'run' and b.resource_key is not null group by a.run_id, b.resource_key",
+            "with one_lines as (select source, charge_id, min(line_id) as line_id from charge_lines group by source, charge_id)"
+            " select a.run_id, b.resource_key, sum(a.effective_cost) as cost from cost_allocations a"
+            " left join one_lines o on o.source = a.source and o.charge_id = a.charge_id"
+            " join billing_lines b on b.source = a.source and b.line_id = coalesce(o.line_id, a.charge_id)"
+            " where a.billing_period = @first and a.allocated_to = 'run' group by a.run_id, b.resource_key",
             {"first": OCTOBER},
         ).to_pylist()
     return sum((r["cost"] for r in rows if groups.get(r["resource_key"]) == of[r["run_id"]]), Decimal(0)) / sum(r["cost"] for r in rows)

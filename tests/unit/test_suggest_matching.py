@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -192,6 +193,21 @@ def test_jobs_of_every_night_are_found() -> None:
     own = {day * 24 + hour: 1.0 for day in range(DAYS) for hour in range(1, dice.randrange(4, 9))}
     (match,) = found_in([machines(own, instance_type="m5.xlarge"), machines(by_day(dice, 5, 2), "2222", instance_type="c5.large")], [runs("nightly", own)])
     assert match.group.values == ("m5.xlarge",)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_machines_that_are_billed_by_the_day_are_matched_by_the_day(seed: int) -> None:
+    """Such a line says how long in the day, not when: at an hour nothing would fit."""
+    dice = random.Random(f"days {seed}")
+    own, other = jobs(dice, 9), jobs(dice, 9)
+    billed: dict[int, float] = {}
+    for hour, value in own.items():
+        for each in range(hour // 24 * 24, hour // 24 * 24 + 24):
+            billed[each] = billed.get(each, 0.0) + value / 24
+    cell = replace(machines(billed, instance_type="standard_nc6s_v3"), is_daily=True)
+    (match,) = found_in([cell], [runs("bert", own), runs("others", other)])
+    assert match.values == ("bert",)
+    assert match.fit.both == pytest.approx(sum(own.values()))
 
 
 def test_one_meeting_is_no_proof() -> None:
