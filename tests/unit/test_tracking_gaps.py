@@ -12,7 +12,7 @@ import pytest
 
 from runspend.tracking import raw
 from runspend.tracking.database import DatabaseReader
-from tests.unit.tracking_world import HOUR, NOW, Night, World, at
+from tests.unit.tracking_world import HOUR, Night, World, at
 
 MINUTE = 60_000
 START = at("2026-11-10")
@@ -182,6 +182,12 @@ def ends(row: dict[str, Any]) -> tuple[datetime, datetime | None]:
 
 
 FUTURE = at("2099-01-01")
+# Nights that no clock on the wall has passed: what is read is as it is on the day it is read.
+BEGAN, THEN = at("2096-11-10"), datetime(2096, 11, 25, 6, tzinfo=timezone.utc)
+
+
+def later(points: list[Point]) -> list[Point]:
+    return [(step, ms - START + BEGAN) for step, ms in points]
 
 
 def moment(ms: int) -> datetime:
@@ -190,62 +196,73 @@ def moment(ms: int) -> datetime:
 
 def test_which_ends_are_believed(world: World) -> None:
     """None that is over an hour ahead; the run then ends six hours after its newest metric or its start, never later than it states."""
-    now = round(NOW.timestamp() * 1000)
-    world.add_run("with metrics", START, FUTURE)
-    log(world, "with metrics", "loss", [(0, START), (1, START + 5 * HOUR)])
+    now = round(THEN.timestamp() * 1000)
+    world.add_run("with metrics", BEGAN, FUTURE)
+    log(world, "with metrics", "loss", [(0, BEGAN), (1, BEGAN + 5 * HOUR)])
     log(world, "with metrics", "wild", [(0, FUTURE)])
-    world.add_run("without", START, FUTURE)
+    world.add_run("without", BEGAN, FUTURE)
     world.add_run("soon", now - HOUR, now + 2 * HOUR)
     world.add_run("ahead", now - 20 * HOUR, now + HOUR)
     world.add_run("wild", now + 30 * HOUR, now + 31 * HOUR)
-    world.add_run("open", START, None)
-    log(world, "open", "loss", [(0, START + HOUR)])
+    world.add_run("open", BEGAN, None)
+    log(world, "open", "loss", [(0, BEGAN + HOUR)])
     log(world, "open", "wild", [(0, FUTURE)])
-    night = world.night()
-    assert ends(night.run("with metrics")) == (moment(START + 11 * HOUR), moment(FUTURE))
-    assert ends(night.run("without")) == (moment(START + 6 * HOUR), moment(FUTURE))
-    assert ends(night.run("soon")) == (moment(now + 2 * HOUR), moment(now + 2 * HOUR))
-    assert ends(night.run("ahead")) == (moment(now + HOUR), None)
-    assert ends(night.run("wild")) == (moment(now + 31 * HOUR), moment(now + 31 * HOUR))
-    assert (night.run("open")["end_time"], night.run("open")["last_sign_at"]) == (None, moment(START + HOUR)), "a sign in the future keeps no run alive"
+    night = world.night(now=THEN)
+    assert ends(night.run("with metrics", "2096-11")) == (moment(BEGAN + 11 * HOUR), moment(FUTURE))
+    assert ends(night.run("without", "2096-11")) == (moment(BEGAN + 6 * HOUR), moment(FUTURE))
+    assert ends(night.run("soon", "2096-11")) == (moment(now + 2 * HOUR), moment(now + 2 * HOUR))
+    assert ends(night.run("ahead", "2096-11")) == (moment(now + HOUR), None)
+    assert ends(night.run("wild", "2096-11")) == (moment(now + 31 * HOUR), moment(now + 31 * HOUR))
+    assert (night.run("open", "2096-11")["end_time"], night.run("open", "2096-11")["last_sign_at"]) == (None, moment(BEGAN + HOUR)), "a sign in the future keeps no run alive"
 
 
 def test_when_the_stated_end_has_come_it_still_is_not_believed(world: World) -> None:
-    end = at("2026-12-05")
-    world.add_run("a", START, end)
-    first = world.night()
-    assert ends(first.run("a")) == (moment(START + 6 * HOUR), moment(end))
-    later = world.night(first, now=datetime(2026, 12, 20, tzinfo=timezone.utc))
-    assert ends(later.run("a")) == ends(first.run("a"))
-    again = world.night(later, now=datetime(2026, 12, 21, tzinfo=timezone.utc))
-    assert ends(again.run("a")) == ends(first.run("a"))
-    assert again.extract.extras["runs", "2026-11"]["last_end"] == moment(START + 6 * HOUR).isoformat()
+    end = at("2096-12-05")
+    world.add_run("a", BEGAN, end)
+    first = world.night(now=THEN)
+    assert ends(first.run("a", "2096-11")) == (moment(BEGAN + 6 * HOUR), moment(end))
+    after = world.night(first, now=datetime(2096, 12, 20, tzinfo=timezone.utc))
+    assert ends(after.run("a", "2096-11")) == ends(first.run("a", "2096-11"))
+    again = world.night(after, now=datetime(2096, 12, 21, tzinfo=timezone.utc))
+    assert ends(again.run("a", "2096-11")) == ends(first.run("a", "2096-11"))
+    assert again.extract.extras["runs", "2096-11"]["last_end"] == moment(BEGAN + 6 * HOUR).isoformat()
     world.remove_run("a")
-    gone = world.night(again, now=datetime(2026, 12, 22, tzinfo=timezone.utc))
-    assert ends(gone.run("a")) == ends(first.run("a"))
+    gone = world.night(again, now=datetime(2096, 12, 22, tzinfo=timezone.utc))
+    assert ends(gone.run("a", "2096-11")) == ends(first.run("a", "2096-11"))
 
 
 def test_a_corrected_end_is_believed(world: World) -> None:
-    world.add_run("a", START, FUTURE)
-    first = world.night()
-    world.do("update runs set end_time = ?", START + 9 * HOUR)
-    assert ends(world.night(first).run("a")) == (moment(START + 9 * HOUR), None)
+    world.add_run("a", BEGAN, FUTURE)
+    first = world.night(now=THEN)
+    world.do("update runs set end_time = ?", BEGAN + 9 * HOUR)
+    assert ends(world.night(first, now=THEN).run("a", "2096-11")) == (moment(BEGAN + 9 * HOUR), None)
 
 
 def test_it_goes_on_while_metrics_come(world: World) -> None:
-    world.add_run("a", START, FUTURE)
-    log(world, "a", "loss", every(10, 0, 20))
-    first = world.night()
-    log(world, "a", "loss", every(10, 20, 60, step=120))
-    second = world.night(first)
-    assert [n.run("a")["end_time"] for n in (first, second)] == [moment(START + round((h + 6 - 1 / 6) * HOUR)) for h in (20, 60)]
+    world.add_run("a", BEGAN, FUTURE)
+    log(world, "a", "loss", later(every(10, 0, 20)))
+    first = world.night(now=THEN)
+    log(world, "a", "loss", later(every(10, 20, 60, step=120)))
+    second = world.night(first, now=THEN)
+    assert [n.run("a", "2096-11")["end_time"] for n in (first, second)] == [moment(BEGAN + round((h + 6 - 1 / 6) * HOUR)) for h in (20, 60)]
 
 
 def test_gaps_of_a_run_that_ends_in_the_future(world: World, asked: list[raw.StepRange]) -> None:
-    world.add_run("a", START, at("2026-12-05"))
-    log(world, "a", "loss", [*every(1, 0, 2), *every(1, 26, 29, step=120)])
-    first = world.night()
-    assert gaps(first.run("a"))[0] == [gap(2 - 1 / 60, 26)]
+    world.add_run("a", BEGAN, at("2096-12-05"))
+    log(world, "a", "loss", later([*every(1, 0, 2), *every(1, 26, 29, step=120)]))
+    first = world.night(now=THEN)
+    assert first.run("a", "2096-11")["gap_seconds"] == (24 * 60 + 1) * 60
     asked.clear()
-    later = world.night(first, now=datetime(2026, 12, 20, tzinfo=timezone.utc))
-    assert (asked, gaps(later.run("a")), ends(later.run("a"))) == ([], gaps(first.run("a")), ends(first.run("a")))
+    after = world.night(first, now=datetime(2096, 12, 20, tzinfo=timezone.utc))
+    assert (asked, gaps(after.run("a", "2096-11")), ends(after.run("a", "2096-11"))) == ([], gaps(first.run("a", "2096-11")), ends(first.run("a", "2096-11")))
+
+
+def test_a_night_as_of_an_earlier_day_leaves_nothing_behind(world: World) -> None:
+    """It reads the store of today: what ends after its day is not believed, and is when its time has come."""
+    run(world, "a", 30, {"loss": [*every(1, 0, 2), *every(1, 26, 29, step=120)]})
+    earlier = world.night(now=datetime(2026, 11, 10, 1, tzinfo=timezone.utc))
+    assert ends(earlier.run("a"))[1] == moment(START + 30 * HOUR)
+    second = world.night(earlier, settings_of={"2026-11": earlier.extract.extras["runs", "2026-11"]["settings"]})
+    assert ends(second.run("a")) == (moment(START + 30 * HOUR), None)
+    assert gaps(second.run("a"))[0] == [gap(2 - LAST, 26)]
+    assert second.extract.extras["runs", "2026-11"]["settings"] != earlier.extract.extras["runs", "2026-11"]["settings"]

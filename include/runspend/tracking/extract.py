@@ -18,7 +18,7 @@ from runspend.identifiers import RUN_JOB_KEYS
 from runspend.tracking import database, raw
 from runspend.tracking.links import LinkFiles, Links, LinkSettings
 from runspend.tracking.places import MeasuredMachines, RowSettings
-from runspend.tracking.rows import Rows
+from runspend.tracking.rows import REPLAYED, Rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -94,11 +94,11 @@ def extract_server(
                     warnings.append(f"{server.name}: {reader.repaired} values are no UTF-8; what is not was replaced by U+FFFD.")
             tables = {("experiments", "all"): rows.write_experiments(), ("artifact_owners", "all"): owners}
             tables |= {("trace_costs", m): rows.write_trace_month(m, previous("trace_costs", m)) for m in trace_months}
-            written, extras, refused = _write_months(rows, to_write, previous, accept)
+            written, extras, refused = _write_months(rows, to_write, previous, accept, settings_of or {})
             progress(f"{server.name}: {rows.count_runs()} runs of {len(to_write)} months")
             believed = {unit: path for unit, path in linked.tables.items() if unit[1] == "all" or ("runs", unit[1]) in written}
             if linked.unknown:  # so that these runs are asked again
-                extras = {unit: extra | {"settings": None} for unit, extra in extras.items()}
+                extras = {unit: extra if extra["settings"] == REPLAYED else extra | {"settings": None} for unit, extra in extras.items()}
             return Extract(tables | written | believed, now, rows.count_runs(), experiments, extras, refused, warnings)
         finally:
             if making.exception() is None:
@@ -106,7 +106,7 @@ def extract_server(
 
 
 def _write_months(
-    rows: Rows, months: Sequence[str], previous: Previous, accept: Collection[str]
+    rows: Rows, months: Sequence[str], previous: Previous, accept: Collection[str], settings_of: Mapping[str, str | None]
 ) -> tuple[dict[tuple[str, str], Path], dict[tuple[str, str], dict[str, Any]], list[SourceRefused]]:
     """The files of each month, what its unit should remember, and the months that are not believed."""
     tables: dict[tuple[str, str], Path] = {}
@@ -115,7 +115,7 @@ def _write_months(
     for month in months:
         try:
             before = (previous(table, month) for table in ("runs", "run_resources", "machine_power"))
-            files, extra = rows.write_month(month, *before, accept=month in accept)
+            files, extra = rows.write_month(month, *before, accept=month in accept, written=settings_of.get(month))
         except SourceRefused as error:
             refused.append(error)
             continue

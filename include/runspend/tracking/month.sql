@@ -15,7 +15,7 @@ there as (
   left join fresh_gaps g using (run_id)
   -- an end that was not believed when it was read is not believed when its time has come
   left join (select workspace, run_id, end_time, future_end_time from previous_runs where future_end_time is not null) k
-    on k.workspace = r.workspace and k.run_id = r.run_id and k.future_end_time = r.end_time
+    on k.workspace = r.workspace and k.run_id = r.run_id and k.future_end_time = r.end_time and $keeps_ends
 ),
 gone as (
   select {columns_gone} from previous_runs r

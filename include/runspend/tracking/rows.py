@@ -7,6 +7,7 @@ themselves are in the `.sql` files next door. How rows are fetched belongs to `d
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
@@ -70,6 +71,10 @@ MLFLOW_KEYS = ("mlflow.user", "mlflow.runName", "mlflow.parentRunId", "mlflow.so
 BELIEVED_AHEAD_MS = 3_600_000
 # … and a run whose end does is there for so long after its last sign of life, as one without an end.
 ALIVE_HOURS = 6
+
+# What a month remembers in place of its settings where an end was not believed that lies behind the clock on the wall: a night was run as of an
+# earlier day, on a store of today. The next night reads the month again, and believes what is then past.
+REPLAYED = "as of an earlier day"
 
 # A month that lost fewer runs than this at once is believed.
 MIN_VANISHED = 10
@@ -352,9 +357,16 @@ class Rows:
         return path
 
     def write_month(
-        self, month: str, previous_runs: pa.Table | None, previous_resources: pa.Table | None, previous_power: pa.Table | None, *, accept: bool
+        self,
+        month: str,
+        previous_runs: pa.Table | None,
+        previous_resources: pa.Table | None,
+        previous_power: pa.Table | None,
+        *,
+        accept: bool,
+        written: str | None = None,
     ) -> tuple[dict[str, Path], dict[str, Any]]:
-        """The files of `runs` and what stands beside it, and what the unit should remember. Refused if too many runs vanished."""
+        """The files of `runs` and what stands beside it, and what the unit should remember. Refused if too many runs vanished. `written`: what it remembered last."""
         parameters = {"month": _first_day(month)}
         self._register("previous_runs", TABLES["runs"], previous_runs)
         self._register("previous_resources", TABLES["run_resources"], previous_resources)
@@ -374,7 +386,7 @@ class Rows:
             + ", r.end_time, r.future_end_time, coalesce(r.gaps, []) as gaps, r.gap_seconds"
             + ", list_transform(r.resource_ids, lambda id: redacted(id)) as resource_ids, r.mean_use_percent, coalesce(r.purged_at, $now::timestamptz) as purged_at",
         )
-        of_runs = self.write(runs, month, select, {**parameters, "now": self._now})
+        of_runs = self.write(runs, month, select, {**parameters, "now": self._now, "keeps_ends": written != REPLAYED})
         of_resources = self.write(
             resources,
             month,
@@ -418,12 +430,13 @@ class Rows:
 
     def _extra(self, path: Path) -> dict[str, Any]:
         """What allocation needs to know without reading: from when to when the runs of this month may have used machines."""
-        first, last, is_open, count = self._one(
+        first, last, is_open, count, is_replayed = self._one(
             "select min(start_time), max(coalesce(end_time, last_sign_at, start_time + interval 31 days)), coalesce(bool_or(end_time is null and purged_at is null), false),"
-            " count(*) filter (purged_at is null) from read_parquet($path)",
-            {"path": str(path)},
+            " count(*) filter (purged_at is null), coalesce(bool_or(epoch_ms(future_end_time) <= $clock_ms), false) from read_parquet($path)",
+            {"path": str(path), "clock_ms": int(time.time() * 1000) + BELIEVED_AHEAD_MS},
         )
-        return {"first_start": _iso(first), "last_end": _iso(last), "has_open_runs": is_open, "runs": count, "settings": self.settings_digest}
+        settings = REPLAYED if is_replayed else self.settings_digest
+        return {"first_start": _iso(first), "last_end": _iso(last), "has_open_runs": is_open, "runs": count, "settings": settings}
 
     def write(self, table: Table, period: str, select: str, parameters: dict[str, Any]) -> Path:
         """The file of the rows of a query, which are the table's in columns, types and order."""
