@@ -51,10 +51,10 @@ CLAIM_WORDS = {"job_id": "a job", "resource_id": "a machine", "pool_time": "a po
 RUNGS = """
 select
   billing_currency, allocated_to, match_method, case when match_method = 'pool_time' then pool_key end as pool_key,
-  max(confidence) as confidence, sum(effective_cost) as effective_cost
+  confidence, sum(effective_cost) as effective_cost
 from cost_allocations
 where billing_period = @first
-group by billing_currency, allocated_to, match_method, case when match_method = 'pool_time' then pool_key end
+group by billing_currency, allocated_to, match_method, case when match_method = 'pool_time' then pool_key end, confidence
 """
 
 ORIGINS = """
@@ -168,7 +168,7 @@ def rungs(reader: Reader, first: date) -> dict[str, tuple[Rung, ...]]:
         currency: tuple(
             Rung(
                 words,
-                max((r["confidence"] for r in rows if r["confidence"]), default=None),
+                _most_of(rows),
                 add(r["effective_cost"] for r in rows),
                 add(r["effective_cost"] for r in rows if r["allocated_to"] == "idle"),
             )
@@ -176,6 +176,15 @@ def rungs(reader: Reader, first: date) -> dict[str, tuple[Rung, ...]]:
         )
         for currency, by_rule in found.items()
     }
+
+
+def _most_of(rows: Iterable[Mapping[str, Any]]) -> str | None:
+    """The confidence that most of the money has: a little of another one says nothing about all."""
+    costs: dict[str, Decimal] = defaultdict(Decimal)
+    for row in rows:
+        if row["confidence"]:
+            costs[row["confidence"]] = EXACT.add(costs[row["confidence"]], row["effective_cost"] or Decimal(0))
+    return max(costs, key=lambda name: (costs[name], name), default=None)
 
 
 def _rung_of(row: Mapping[str, Any]) -> tuple[int, str]:

@@ -9,7 +9,7 @@ from typing import Any
 from runspend.config import Settings
 
 # The verb before a group's name; of machines it is "tag".
-VERBS = {"disk": "attach", "store": "measure", "platform": "share", "model": "identify callers of", "job": "name jobs of", "excluded": "check"}
+VERBS = {"disk": "attach", "store": "measure", "platform": "share", "endpoint": "share", "model": "identify callers of", "job": "name jobs of", "excluded": "check"}
 
 
 def selector_yaml(selector: Mapping[str, Any]) -> str:
@@ -31,6 +31,10 @@ def _advise_pool(selector: Mapping[str, str], settings: Settings) -> str:
 
 def _advise_sharing(selector: Mapping[str, str], settings: Settings) -> str:
     return f"if the whole ML platform uses it, declare it as shared: shared: {{lines: [{selector_yaml(selector)}]}}"
+
+
+def _advise_endpoint(selector: Mapping[str, str], settings: Settings) -> str:
+    return f"it serves models and has no runs: leave it unallocated, or declare it as shared: shared: {{lines: [{selector_yaml(selector)}]}}"
 
 
 def _advise_attaching(selector: Mapping[str, str], settings: Settings) -> str:
@@ -64,6 +68,7 @@ REMEDIES: dict[str, Callable[[Mapping[str, str], Settings], str]] = {
     "disk": _advise_attaching,
     "store": _advise_stores,
     "platform": _advise_sharing,
+    "endpoint": _advise_endpoint,
     "model": _advise_identity,
     "job": _advise_jobs,
     "excluded": _advise_scope,

@@ -18,13 +18,14 @@ ACCELERATED_METERS = re.compile(r"(?i)\b(?:gpus?|tpus?|tpu[-_ ]?v\d\w*|trainium\
 # What of a resource's name tells its type, in any cloud; read by SQL as well, so plain alternatives only.
 RESOURCE_TYPES = (
     r"natgateways?|loadbalancers?|/disks/|:volume/|/snapshots/|:snapshot/|/managedclusters/|:cluster/|:pod/|:instance/|/instances/|/virtualmachines/|virtualmachinescalesets|"
-    r"elastic-ip|publicipaddresses|storageaccounts|:endpoint/|:notebook-instance/|-job/|/jobs/"
+    r"elastic-ip|publicipaddresses|storageaccounts|:endpoint/|/endpoints/|:notebook-instance/|-job/|/jobs/"
 )
 
 # (kind, service, meter, resource type): the first whose texts all are part of the line's own. None: anything.
 RULES: tuple[tuple[str, str | None, str | None, str | None], ...] = (
     ("model", r"bedrock|openai|anthropic|cognitive services|generative ai|foundry|model_serving|gemini", None, None),
-    ("machine", None, None, r":pod/|:endpoint/|:notebook-instance/"),
+    ("machine", None, None, r":pod/|:notebook-instance/"),
+    ("endpoint", r"sagemaker|machine learning|vertex ai|ai platform", None, r":endpoint/|/endpoints/"),
     ("job", r"sagemaker|machine learning|vertex ai|ai platform|\bbatch\b|^jobs$|databricks", None, None),
     ("platform", None, None, r"natgateway|loadbalancer"),
     ("platform", None, r"natgateway|nat gateway|loadbalancer|load balanc|\blcu\b", None),
@@ -48,6 +49,8 @@ RESOURCE_WORDS = {
     "natgateway": ("NAT gateways", "*natgateway*"),
     "loadbalancer": ("load balancers", "*loadbalancer*"),
     ":cluster/": ("clusters", "*:cluster/*"),
+    ":endpoint/": ("endpoints", "*:endpoint/*"),
+    "/endpoints/": ("endpoints", "*/endpoints/*"),
     "/managedclusters/": ("clusters", "*/managedClusters/*"),
 }
 # Services whose machines have the same service name as other things of theirs: a selector must name more than the service.
@@ -60,7 +63,7 @@ def is_accelerator(gpus: int | None, instance_type: str | None, meter: str | Non
 
 
 def kind_of(service: str, meter: str, resource_type: str, cost_kind: str, *, is_machine: bool) -> str:
-    """machine, disk, store, platform, job or model. `is_machine`: the line states an instance type or GPUs."""
+    """machine, disk, store, platform, endpoint, job or model. `is_machine`: the line states an instance type or GPUs."""
     texts = (service.lower(), meter.lower(), resource_type.lower())
     for kind, *patterns in RULES:
         if all(pattern is None or re.search(pattern, text) for pattern, text in zip(patterns, texts, strict=True)):

@@ -202,7 +202,7 @@ def _place(row: Row) -> Key:
     kind, service = row["kind"], row["service_name"]
     named = {"service": service, "account": row["sub_account_id"]}
     called = ""
-    if kind == "platform" and WITH_MACHINES.search(service.lower()):
+    if kind == "endpoint" or (kind == "platform" and WITH_MACHINES.search(service.lower())):
         words = resource_words(row["resource_type"])
         if words is None:
             kind = "disk"  # to share the service would share its machines
@@ -215,7 +215,7 @@ def _place(row: Row) -> Key:
 def _group(key: Key, members: Sequence[Row], settings: Settings) -> Group:
     kind, pairs, called = key
     selector = dict(pairs)
-    is_accelerated = any(_is_accelerated(row) and row["effective_cost"] > 0 for row in members if row["kind"] in (*MACHINES, "job")) or kind == "excluded"
+    is_accelerated = any(_is_accelerated(row) and row["effective_cost"] > 0 for row in members if row["kind"] in (*MACHINES, "job", "endpoint")) or kind == "excluded"
     return Group(
         _words(kind, selector, called, members),
         selector,

@@ -146,6 +146,14 @@ def test_rungs_stand_in_the_order_of_the_ladder(tmp_path: Path, tables: dict[str
     ]
 
 
+def test_the_confidence_of_a_rule_is_that_of_most_of_its_money(tmp_path: Path) -> None:
+    """A little idle time of low confidence does not make a guess of all machines."""
+    rows = [charge(1, "90", match_method="resource_id", confidence="high"), charge(1, "10", "idle", match_method="resource_id", confidence="low", target_id="idle")]
+    with warehouse(tmp_path / "w", cost_allocations=rows) as reader:
+        (found,) = advice.rungs(reader, FIRST).values()
+    assert [(r.words, r.confidence, r.effective_cost, r.idle_cost) for r in found] == [("by machine", "high", Decimal(100), Decimal(10))]
+
+
 def test_coverage_says_where_names_came_from(tmp_path: Path) -> None:
     """In money, within the days asked for; runs without a name are no origin."""
     costs = [("a", "vision", "run.tag.team", "60"), ("b", "nlp", "experiment.tag.team", "30"), ("c", None, None, "10")]

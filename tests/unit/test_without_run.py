@@ -73,7 +73,9 @@ SERVICES = [
     ("store", "AmazonS3", "Requests-Tier1", "", "storage"),
     ("model", "Amazon Bedrock", "USE1-Claude-input-tokens", "", "compute"),
     ("job", "Amazon SageMaker", "USE1-Train:ml.g5.xlarge", "-job/", "compute"),
-    ("machine", "Amazon SageMaker", "USE1-Host:ml.g5.xlarge", ":endpoint/", "compute"),
+    ("endpoint", "Amazon SageMaker", "USE1-Host:ml.g5.xlarge", ":endpoint/", "compute"),
+    ("endpoint", "Vertex AI", "Online prediction", "/endpoints/", "compute"),
+    ("machine", "Amazon SageMaker", "USE1-Notebk:ml.t3.medium", ":notebook-instance/", "compute"),
     ("machine", "Virtual Machines", "D4s v5", "/virtualmachines/", "compute"),
     ("machine", "Virtual Machine Scale Sets", "NC6s v3", "virtualmachinescalesets", "compute"),
     ("disk", "Virtual Machines", "", "/disks/", "compute"),
@@ -184,9 +186,13 @@ def test_each_kind_of_service_has_its_own_advice(tmp_path: Path, given: Settings
         outside(5, "50", service_name="Amazon Simple Storage Service", service_category="Storage"),
         outside(6, "40", service_name="Amazon Bedrock", service_category="AI and Machine Learning"),
         outside(7, "30", service_name="Amazon SageMaker", service_category="AI and Machine Learning"),
+        outside(9, "25", service_name="Amazon SageMaker", service_category="AI and Machine Learning", resource_id="arn:aws:sagemaker:eu-west-1:1:endpoint/chat", instance_type="ml.g5.xlarge"),
         outside(8, "20", sku_meter="EU-BoxUsage:m5.large", instance_type="m5.large"),
     ]
     found = groups_of(tmp_path, given, cost_allocations=sums_of(*lines), billing_lines=lines)
+    serving, *found = found  # it has GPUs
+    assert (serving.kind, serving.words) == ("endpoint", "endpoints of Amazon SageMaker in account ml")
+    assert serving.advice.endswith('shared: {lines: [{service: "Amazon SageMaker", account: "ml", resource: "*:endpoint/*"}]}')
     assert [(g.kind, g.words) for g in found] == [
         ("platform", f"NAT gateways of {EC2} in account ml"),
         ("platform", "Amazon Relational Database Service in account ml"),
