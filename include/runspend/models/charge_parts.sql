@@ -10,7 +10,7 @@ with found as (
   union all
   select
     source, cast(null as string), match_method, target_key, window_start, window_end, billing_currency, cost_kind, service_name, charge_category, effective_cost,
-    2, lines, width
+    2, charges, width
   from unreached_sums
 ),
 charges as (
@@ -37,7 +37,7 @@ wide as (
     case
       when a.charge_count = 1 then 1
       when c.width is not null then c.width
-      when a.effective_cost = 0 then 1
+      when coalesce(a.effective_cost, bignumeric '0') = bignumeric '0' then 1
       else greatest(1, cast(round(cast(cast(c.effective_cost as string) as float64) / cast(cast(a.effective_cost as string) as float64) * 2251799813685248.0) as int64))
     end as width
   from charges c

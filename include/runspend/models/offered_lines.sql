@@ -28,14 +28,14 @@ axes as (
   select
     window_number, source, billing_currency, cost_kind, service_name, charge_category, cost_sign,
     row_number() over (order by window_number, source, billing_currency, cost_kind, service_name, charge_category, cost_sign) as axis_number,
-    count(*) as lines, cast(cast(sum(effective_cost) as string) as float64) as effective_float
+    count(*) as lines, countif(known_by is null) as lines_of_strangers, cast(cast(sum(effective_cost) as string) as float64) as effective_float
   from lines
   group by window_number, source, billing_currency, cost_kind, service_name, charge_category, cost_sign
   having countif(known_by is not null) > 0
 ),
 wide as (
   select
-    a.axis_number, a.lines, l.window_number, l.source, l.line_id, l.billing_currency, l.cost_kind, l.service_name, l.charge_category,
+    a.axis_number, a.lines, a.lines_of_strangers, l.window_number, l.source, l.line_id, l.billing_currency, l.cost_kind, l.service_name, l.charge_category,
     l.cost_sign, l.effective_cost,
     l.service_provider_name, l.billing_account_id, l.sub_account_id, l.region_id, l.invoice_id, l.is_inside, l.line_team, l.line_project, l.line_cost_center, l.line_owner, l.resource_key,
     case
@@ -50,17 +50,34 @@ wide as (
 ),
 laid as (
   -- in the order of the charges that these lines are part of
-  select *, cast(sum(width) over (w rows between unbounded preceding and current row) as int64) as upto
+  select
+    *, cast(sum(width) over (w rows between unbounded preceding and current row) as int64) - width as starts_at, dense_rank() over w as charge_number
   from wide
   window w as (
     partition by axis_number
     order by service_provider_name, billing_account_id, sub_account_id, region_id, invoice_id, is_inside, line_team, line_project,
-      line_cost_center, line_owner, resource_key, line_id)
+      line_cost_center, line_owner, resource_key)
+),
+known as (
+  select axis_number, max(charge_number) as charges
+  from laid
+  group by axis_number
+),
+reached as (
+  -- lines that are one charge there are rounded together, by less than four units a line; charges that cost nothing have all the same width
+  select l.axis_number, max(l.charge_number) as last_charge
+  from laid l
+  join windows w on w.window_number = l.window_number
+  join known k on k.axis_number = l.axis_number
+  where w.asked_upto > 0 and case
+    when l.cost_sign = 0 then l.charge_number - 1 <= w.asked_upto * (k.charges + l.lines_of_strangers)
+    else l.starts_at < w.asked_upto * 2251799813685248.0 + 4 * l.lines
+  end
+  group by l.axis_number
 )
 select
   w.match_method, w.target_key, w.window_start, w.window_end, w.weight_kind, w.is_scaled, l.source, l.line_id, l.resource_key, l.billing_currency, l.cost_kind,
-  l.service_name, l.charge_category, l.cost_sign, l.effective_cost, l.width,
-  -- lines that are one charge there are rounded together, by less than four units a line; where nothing costs anything, all have the same width
-  w.asked_upto > 0 and (l.cost_sign = 0 or l.upto - l.width < w.asked_upto * 2251799813685248.0 + 4 * l.lines) as is_reached
+  l.service_name, l.charge_category, l.cost_sign, l.charge_number, l.effective_cost, l.width, coalesce(l.charge_number <= r.last_charge, false) as is_reached
 from laid l
 join windows w on w.window_number = l.window_number
+left join reached r on r.axis_number = l.axis_number

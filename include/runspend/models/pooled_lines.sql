@@ -10,6 +10,8 @@ select
     coalesce(concat('=', replace(l.invoice_id, '|', '||')), '-'), '|', '=', replace(l.billing_currency, '|', '||'), '|', case when l.is_inside then 'in' else 'out' end, '|',
     coalesce(concat('=', replace(l.line_team, '|', '||')), '-'), '|', coalesce(concat('=', replace(l.line_project, '|', '||')), '-'), '|',
     coalesce(concat('=', replace(l.line_cost_center, '|', '||')), '-'), '|', coalesce(concat('=', replace(l.line_owner, '|', '||')), '-'),
+    -- what machines cost and what they are credited are laid apart
+    case when s.match_method not in ('pool_time', 'instance_type_time') or l.effective_cost > 0 then '' when l.effective_cost < 0 then '|-' else '|0' end,
     -- the rest of a machine that runs state is a charge of its own: what stays unused is idle time of that machine
     case when l.known_by is not null then concat('|', l.known_by, '|=', replace(l.resource_key, '|', '||')) else '' end) as charge_id,
   s.match_method, s.target_key, s.window_start, s.window_end,
