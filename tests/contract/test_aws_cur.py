@@ -251,6 +251,15 @@ def test_services_by_name_and_category(tmp_path: Path) -> None:
     assert [(found["service_name"], found["service_category"]) for found in by_account(bill)] == [(name, category) for _, name, category in SERVICES]
 
 
+SPOT = {"USE1-SpotUsage:p4d.24xlarge": "Dynamic", "USW2-Train-Spot:ml.g5.xlarge": "Dynamic", "USE1-Train:ml.g5.xlarge": "Standard", "EU-BoxUsage:p3.2xlarge": "Standard"}
+
+
+def test_spot_is_told_by_usage_type(tmp_path: Path) -> None:
+    """EC2's SpotUsage, and Spot as a word of any other service's usage type."""
+    bill = loaded(tmp_path, in_accounts(line(line_item_usage_type=usage) for usage in SPOT))
+    assert [found["pricing_category"] for found in by_account(bill)] == list(SPOT.values())
+
+
 def test_buckets_and_storage_classes_are_told_by_usage_type(tmp_path: Path) -> None:
     said = {
         "line_item_product_code": "AmazonS3",

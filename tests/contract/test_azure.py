@@ -296,6 +296,17 @@ AMORTIZED = [
 BILLED, EFFECTIVE = Decimal("8788.39"), Decimal("112.39")
 
 
+def test_spot_and_low_priority_machines_are_dynamic(tmp_path: Path) -> None:
+    """By pricing model, or by the meter where the model says on demand; an event meter that only sounds like it is not."""
+    rows = [
+        cost("1.00", PricingModel="Spot"),
+        cost("2.00", MeterName="NC6s v3 Low Priority"),
+        cost("4.00", MeterName="NC6s v3 Spot"),
+        cost("8.00", MeterName="Spotlight Events"),
+    ]
+    assert sums(loaded(tmp_path, rows).lines(), "pricing_category", "effective_cost") == {"Dynamic": Decimal(7), "Standard": Decimal(8)}
+
+
 def both(tmp_path: Path) -> Path:
     write_bytes(tmp_path / "in/actual/oct.csv", text(ACTUAL).encode())
     write_bytes(tmp_path / "in/amortized/oct.csv", text(AMORTIZED).encode())

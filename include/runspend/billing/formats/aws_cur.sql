@@ -194,7 +194,8 @@ select
     when category <> 'Usage' then null
     when commitment is not null then 'Committed'
     when not is_measured then 'Other'
-    when contains(line_item_usage_type, 'SpotUsage') then 'Dynamic'
+    -- SpotUsage of EC2 and Fargate; other services write Spot at another place
+    when regexp_matches(line_item_usage_type, '(?i)(^|[^a-z])spot') then 'Dynamic'
     else 'Standard'
   end as pricing_category,
   commitment_id as commitment_discount_id,

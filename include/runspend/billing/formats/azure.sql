@@ -218,7 +218,12 @@ select
   unit as pricing_unit,
   case when is_usage and not is_unused and is_priced_in_currency and payg_amount > 0 then payg_amount end as list_unit_price,
   case when is_usage and not is_unused and is_priced_in_currency and unit_amount > 0 then unit_amount end as contracted_unit_price,
-  case when is_committed then 'Committed' when pricing_model = 'spot' then 'Dynamic' when pricing_model = 'ondemand' then 'Standard' end as pricing_category,
+  case
+    when is_committed then 'Committed'
+    -- low-priority machines are an older form of spot, priced as on demand at another meter
+    when pricing_model = 'spot' or (is_usage and regexp_matches(meter_name, '(?i)\b(spot|low priority)\b')) then 'Dynamic'
+    when pricing_model = 'ondemand' then 'Standard'
+  end as pricing_category,
   upper(trim(pricing_currency)) as pricing_currency,
   invoice_id,
   coalesce(partner_name, 'Microsoft') as invoice_issuer_name,
