@@ -127,6 +127,7 @@ REASONS = (
 )  # fmt: skip
 UNMET_REASONS = ("no_such_machine", "not_billed_yet", "out_of_scope", "over_claimed")
 WEIGHT_KINDS = ("gpu", "cpu", "memory", "use", "equal", "bytes", "list_cost")
+PURCHASE_OPTIONS = ("spot", "on_demand")
 RUN_END_RULES = ("stated", "alive", "last_sign", "silent", "future", "resumed")
 
 RUNS = Table(
@@ -158,6 +159,10 @@ RUNS = Table(
         Column("resource_ids", "ARRAY<STRING>", "Machines the run states, as it wrote them, sorted; empty when none."),
         Column("instance_type", "STRING", "Requested instance type."),
         Column("num_nodes", "INT64", "Requested number of machines."),
+        Column("sub_account_id", "STRING", "Account, subscription or project the run states for its machines, in lower case; null when not stated."),
+        Column("region_id", "STRING", "Region the run states, else that of the zone it states, in lower case."),
+        Column("availability_zone", "STRING", "Zone the run states, in lower case."),
+        Column("purchase_option", "STRING", "How the run says its machines were bought: spot or on_demand; null when not stated.", words=PURCHASE_OPTIONS),
         Column("gpu_type", "STRING", "Requested GPU type."),
         Column("gpu_count", "FLOAT64", "Requested GPUs per machine; 0 for a run that says it wants none. Null when not stated, or stated as something that is no such number."),
         Column("gpu_memory_gb", "FLOAT64", "Requested GPU memory, GiB."),

@@ -23,6 +23,9 @@ Key = tuple[str, str]  # line id, target
 KINDS = (("gpu_count", "machine_gpus", 100), ("cpu_request", "machine_cpus", 10), ("memory_request_gb", "machine_memory_gb", 1))
 MOST = {"gpu_count": 10_000, "cpu_request": 10_000, "memory_request_gb": 10_000}
 HOUR = dt.timedelta(hours=1)
+PLACES = {"sub_account_id": "123", "region_id": ("r1", "r2"), "availability_zone": ("r1a", "r2a"), "purchase_option": ("spot", "on_demand")}
+STATED = (("sub_account_id", "sub_account_id"), ("region_id", "region_id"), ("availability_zone", "availability_zone"), ("purchase_option", "pricing_category"))  # of a run, of a line
+OPTIONS = {"Dynamic": "spot", "Standard": "on_demand", "Committed": "on_demand"}
 LINE_KEYS = ("source", "line_id", "resource_key", "pool_key", "instance_type")
 
 
@@ -60,6 +63,7 @@ def random_pools(seed: int, *, runs: int = 18, machines: int = 4, hours: int = 6
     world: World = {"lines": [], "runs": [], "artifacts": [], "traces": []}
     stated = draw.choice(("nothing", "gpus", "cpus", "memory", "use", "mixed"))
     pools, types = ["pool", "rented"], ["g5", "m5"]
+    states = draw.choice(((), (), ("purchase_option",), ("purchase_option", "region_id"), ("sub_account_id", "availability_zone", "purchase_option")))
     is_sweep = draw.random() < 0.4  # children that state nothing, of a few parents that state a type
     ids = [f"run{n:02d}" for n in range(runs)]
     for number, run_id in enumerate(ids):
@@ -92,6 +96,8 @@ def random_pools(seed: int, *, runs: int = 18, machines: int = 4, hours: int = 6
             row.pop("gpu_count", None)
         elif is_sweep:
             row |= {"pool": None, "type": types[0]}
+        if states and draw.random() < 0.6:
+            row |= {column: draw.choice(PLACES[column]) for column in draw.sample(states, draw.randrange(1, len(states) + 1))}
         world["runs"].append(pool_run(**row))
     number = 0
     known: dict[str, int] = {}  # machine that runs state -> into how many parts they divide it
@@ -108,9 +114,12 @@ def random_pools(seed: int, *, runs: int = 18, machines: int = 4, hours: int = 6
         units = draw.choice(({}, {"machine_gpus": 4, "machine_cpus": 16, "machine_memory_gb": 61.5}))
         for index in range(machines):
             name = f"{pool}-m{index}"
+            place = {"sub_account_id": draw.choice("12"), "region_id": draw.choice(("R1", "r2")), "availability_zone": draw.choice(("r1a", "r2a", None))}
+            option = draw.choice(("Dynamic", "Standard", "Committed"))
             if draw.random() < 0.4:
                 known[name] = draw.choice((1, 1, 4))
             size = units if pool in types or draw.random() < 0.9 else {**units, "machine_gpus": 8}
+            size = size | place | {"pricing_category": option}
             if draw.random() < 0.15:
                 add(at="00:00..24:00", machine=name, hours=draw.choice((None, 6, 24)), **where, **size)
                 continue
@@ -127,7 +136,7 @@ def random_pools(seed: int, *, runs: int = 18, machines: int = 4, hours: int = 6
                 elif shape < 0.9:
                     add(at=at, machine=name, hours=0.5, **where, **size)
                     add(at=at, machine=name, hours=0.5, **where, **size)
-                    add(at=at, machine=name, hours=1, sku_id="licence", **where)
+                    add(at=at, machine=name, hours=1, sku_id="licence", **where, pricing_category=draw.choice((None, option)))
                 else:
                     add(at=f"{hour:02d}:30..{hour + 1:02d}:30", machine=name, hours=1, **where, **size)
         if pool in pools:
@@ -223,11 +232,96 @@ def true_parts(world: World) -> dict[Key, Fraction]:
     for (sort, name), lines in pools.items():
         if sort == "pool":
             asks = {r: r for r in spans if runs[r]["pool_key"] == name}
+            truth |= _Pool(sort, name, lines, runs, ancestors, spans, asks).parts()
         else:
             with_pool = {r for r in runs if ("pool", runs[r]["pool_key"]) in pools}
             asks = {r: holder for r in spans if r not in with_pool and (holder := _holder(r, runs, ancestors, name))}
-        truth |= _Pool(sort, name, lines, runs, ancestors, spans, asks).parts()
+            truth |= _type_parts(name, lines, runs, ancestors, spans, asks)
     return {key: part for key, part in truth.items() if part}
+
+
+def _type_parts(
+    name: str, lines: list[dict[str, Any]], runs: dict[str, dict[str, Any]], ancestors: dict[str, list[str]], spans: dict[str, tuple[dt.datetime, dt.datetime]], asks: dict[str, str],
+) -> dict[Key, Fraction]:  # fmt: skip
+    """The parts of a type's lines: cell by cell, what each statement leaves open after what it names."""
+    stated = {r: _stated(r, runs, ancestors) for r in runs if _holder(r, runs, ancestors, name)}
+    asking = [r for r in stated if not _has_own_machines(runs[r]) and (runs[r]["end_time"] or WINDOW_END) >= WINDOW_START]
+    cut = [n for n in range(len(STATED)) if any(stated[r][n] for r in asking)]
+    cell_of = _cells(lines, cut)
+    cells = sorted(set(cell_of.values()), key=str)
+    fits = {r: frozenset(c for c in cells if all(c[n] is None or stated[r][n] in (None, c[n]) for n in cut)) for r in asks}
+    asks = {r: holder for r, holder in asks.items() if fits[r]}
+    kin = _Pool("type", name, lines, runs, ancestors, spans, asks)
+
+    def pool_of(group: frozenset[Any]) -> _Pool:
+        mine = [l for l in lines if cell_of[l["line_id"]] in group]
+        return _Pool("type", name, mine, runs, ancestors, spans, {r: h for r, h in asks.items() if fits[r] == group}, kin=kin, is_open=len(group) > 1)
+
+    own = {c: pool_of(frozenset([c])) for c in cells}
+    groups = {g: pool_of(g) for g in set(fits.values()) if len(g) > 1}
+    truth: dict[Key, Fraction] = {}
+    for cell in cells:
+        for window, there in own[cell].windows.items():
+            shares = _cell_shares(cell, window, own, groups)
+            for line in there:
+                truth |= {(line["line_id"], r): part for r, part in shares.items()}
+                truth[line["line_id"], "rest" if shares else "left"] = 1 - sum(shares.values())
+    return truth
+
+
+def _cell_shares(cell: Any, window: tuple[dt.datetime, dt.datetime], own: dict[Any, _Pool], groups: dict[frozenset[Any], _Pool]) -> dict[str, Fraction]:
+    """What part of a cell's window each run has: who fits it alone, then who fits several cells, then who fits all."""
+    shares = dict(own[cell].shares(window)) if window in own[cell].windows else {}
+    there = {c: pool for c, pool in own.items() if window in pool.windows}
+    free = {c: 1 - sum(pool.shares(window).values()) for c, pool in there.items()}
+    for is_whole in (False, True):
+        found = {g: pool for g, pool in groups.items() if (len(g) == len(own)) is is_whole and window in pool.windows}
+        asked: dict[frozenset[Any], dict[str, Fraction]] = {}
+        for group, pool in found.items():
+            widths = {c: there[c].unit_time(window, pool.units) for c in group if c in there}
+            if not sum(widths.values()):
+                widths = dict.fromkeys(widths, Fraction(1))
+            is_free = sum(width * free[c] for c, width in widths.items()) / sum(widths.values())
+            wanted = pool.shares(window)
+            divisor = max(is_free, sum(wanted.values()))
+            asked[group] = {r: share / divisor for r, share in wanted.items()} if divisor else {}
+        taken = {c: sum((share for g, wanted in asked.items() if c in g for share in wanted.values()), Fraction(0)) for c in there}
+        for group, wanted in asked.items():
+            if cell in group:
+                shares |= {r: part for r, share in wanted.items() if (part := share * free[cell] / max(1, taken[cell]))}
+        free = {c: part * (1 - min(1, taken[c])) for c, part in free.items()}
+    return shares
+
+
+def _stated(run_id: str, runs: dict[str, dict[str, Any]], ancestors: dict[str, list[str]]) -> list[str | None]:
+    """Account, region, zone and purchase option of a run; without a type of its own it has what the ancestor with one states, where it states nothing."""
+    mine = [runs[run_id].get(column) for column, _ in STATED]
+    if runs[run_id]["instance_type"]:
+        return mine
+    holder = next(a for a in ancestors[run_id] if runs[a]["instance_type"])
+    theirs = [runs[holder].get(column) for column, _ in STATED]
+    return [own or (None if column == "availability_zone" and mine[1] else other) for own, other, (column, _) in zip(mine, theirs, STATED, strict=True)]
+
+
+def _has_own_machines(run: dict[str, Any]) -> bool:
+    """All its time: it asks for none of its type."""
+    start = max(run["start_time"], WINDOW_START)
+    return run["claimed"] or any(a <= start and (run["end_time"] is None or b >= min(run["end_time"], WINDOW_END)) for a, b in run["own"])
+
+
+def _cells(lines: list[dict[str, Any]], cut: list[int]) -> dict[str, tuple[str | None, ...]]:
+    """Line -> what it says of what runs state; a line that says less than its machine is where the machine is."""
+
+    def said(line: dict[str, Any], number: int) -> str | None:
+        value = line.get(STATED[number][1]) if number in cut else None
+        return OPTIONS.get(value) if number == 3 and value else value.lower() if value else None
+
+    found = {}
+    for line in lines:
+        beside = [l for l in lines if l["resource_key"] and l["resource_key"] == line["resource_key"]]
+        every = [{said(l, n) for l in beside} - {None} for n in range(len(STATED))]
+        found[line["line_id"]] = tuple(said(line, n) or (next(iter(every[n])) if len(every[n]) == 1 else None) for n in range(len(STATED)))
+    return found
 
 
 class _Pool:
@@ -235,8 +329,9 @@ class _Pool:
 
     def __init__(
         self, sort: str, name: str, lines: list[dict[str, Any]], runs: dict[str, dict[str, Any]], ancestors: dict[str, list[str]],
-        spans: dict[str, tuple[dt.datetime, dt.datetime]], asks: dict[str, str],
+        spans: dict[str, tuple[dt.datetime, dt.datetime]], asks: dict[str, str], kin: _Pool | None = None, is_open: bool = False,
     ) -> None:  # fmt: skip
+        self.kin = kin  # all machines of the type and all who ask for them: one kind of weight
         self.sort, self.name, self.lines, self.runs, self.ancestors, self.spans, self.asks = sort, name, lines, runs, ancestors, spans, asks
         self.windows: dict[tuple[dt.datetime, dt.datetime], list[dict[str, Any]]] = defaultdict(list)
         for line in lines:
@@ -245,9 +340,9 @@ class _Pool:
         likeness = {m: min(_likeness(l) for l in usage if self._machine(l) == m) for m in {self._machine(l) for l in usage}}
         self.usage = [l for l in usage if likeness[self._machine(l)] == min(likeness.values())]
         self.machines = {window: self._machines(window) for window in self.windows}
-        self.taken = [(machine, *stretch) for machine, stretch in {(self._machine(l), stretch) for l in lines for stretch in l["taken"]}]
+        self.taken = [(machine, *stretch) for machine, stretch in {(self._machine(l), stretch) for l in lines if not is_open for stretch in l["taken"]}]
         marks = {t for s in spans.values() for t in s} | {t for w in self.windows for t in w}
-        marks |= {t for r in asks for own in runs[r]["own"] for t in own} | {t for _, start, end, *_ in self.taken for t in (start, end)}
+        marks |= {t for r in runs for own in runs[r]["own"] for t in own} | {t for _, start, end, *_ in self.taken for t in (start, end)}
         self.slices = [(a, b, self._payers(a, b)) for a, b in itertools.pairwise(sorted(marks))]
         self._weigh()
 
@@ -270,11 +365,14 @@ class _Pool:
         return {machine: (counts[machine], min(time, counts[machine] * length)) for machine, time in billed.items()}
 
     def _payers(self, a: dt.datetime, b: dt.datetime) -> list[str]:
-        there = [r for r in self.asks if self.spans[r][0] <= a and b <= self.spans[r][1]]
-        asking = [r for r in there if not any(r in self.ancestors[other] for other in there) and not self.runs[r]["claimed"]]
+        there = [r for r in (self.kin or self).asks if self.spans[r][0] <= a and b <= self.spans[r][1]]
+        asking = [r for r in there if r in self.asks and not any(r in self.ancestors[other] for other in there) and not self.runs[r]["claimed"]]
         return [r for r in asking if not any(start <= a and b <= end for start, end in self.runs[r]["own"])]
 
     def _weigh(self) -> None:
+        if self.kin:
+            self.units, self.nodes, self.weights = self.kin.units, self.kin.nodes, self.kin.weights
+            return
         windows = [w for w, machines in self.machines.items() if machines]
         first, last = min((w[0] for w in windows), default=WINDOW_START), max((w[1] for w in windows), default=WINDOW_END)
         deciding = {r for a, b, payers in self.slices if a < last and b > first for r in payers}
@@ -350,30 +448,36 @@ class _Pool:
             return self.units[machine] if self.units else 1
         return math.ceil(Fraction(self.units[machine] * taken, parts)) if self.units else 0
 
+    def unit_time(self, window: tuple[dt.datetime, dt.datetime], units: Mapping[str, int] | None) -> Fraction:
+        """Billed seconds of machines, each as often as it has units."""
+        return sum((time * (units[m] if units else 1) for m, (_, time) in self.machines[window].items()), Fraction(0))
+
+    def shares(self, window: tuple[dt.datetime, dt.datetime]) -> dict[str, Fraction]:
+        """What part of the window's machines each run has."""
+        start, end = window
+        times: dict[str, Fraction] = defaultdict(Fraction)
+        there = Fraction(0)
+        for a, b, payers in self.slices:
+            if start <= a and b <= end:
+                shares, has_machines = self._slice_shares(a, payers)
+                for r, share in shares.items():
+                    times[r] += share * _seconds(b - a)
+                there += _seconds(b - a) if has_machines or payers else 0
+        machines = self.machines[window]
+        if machines:
+            units = self.units or dict.fromkeys(machines, 1)
+            there = self.unit_time(window, self.units) / sum(n * units[m] for m, (n, _) in machines.items())
+        busy = sum(times.values())
+        total = busy if self.name.startswith("rented") and busy else max(there, busy)
+        return {r: time / total for r, time in times.items()} if busy else {}
+
     def parts(self) -> dict[Key, Fraction]:
         truth: dict[Key, Fraction] = {}
-        for (start, end), lines in self.windows.items():
-            times: dict[str, Fraction] = defaultdict(Fraction)
-            there = Fraction(0)
-            for a, b, payers in self.slices:
-                if start <= a and b <= end:
-                    shares, has_machines = self._slice_shares(a, payers)
-                    for r, share in shares.items():
-                        times[r] += share * _seconds(b - a)
-                    there += _seconds(b - a) if has_machines or payers else 0
-            machines = self.machines[start, end]
-            if machines:
-                units = self.units or dict.fromkeys(machines, 1)
-                there = sum(t * units[m] for m, (_, t) in machines.items()) / sum(n * units[m] for m, (n, _) in machines.items())
-            busy = sum(times.values())
-            total = busy if self.name.startswith("rented") and busy else max(there, busy)
+        for window, lines in self.windows.items():
+            shares = self.shares(window)
             for line in lines:
-                if not busy:
-                    truth[line["line_id"], "idle" if self.sort == "pool" else "left"] = Fraction(1)
-                    continue
-                for r, time in times.items():
-                    truth[line["line_id"], r] = time / total
-                truth[line["line_id"], "idle" if self.sort == "pool" else "rest"] = 1 - busy / total
+                truth |= {(line["line_id"], r): share for r, share in shares.items()}
+                truth[line["line_id"], "idle"] = 1 - sum(shares.values())
         return truth
 
 

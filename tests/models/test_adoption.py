@@ -19,18 +19,21 @@ from tests.models.chain import World, line, make_run, merge_worlds, moment, rows
 
 HOURS, PRICE = 12, Decimal("32.7726")
 KINDS = ("types", "pool", "types_by_gpu", "pool_by_gpu")
+# What an adopting run states instead of its machine: the purchase option; the region, and half of them the zone and the option as well.
+STATEMENTS = ("option", "option_by_gpu", "region")
 SEEDS = range(3)
 SHARES = (0.0, 0.1, 0.5, 0.9, 1.0)
 
 
 def adopted_world(kind: str, seed: int, share: float, *, machines: int = 5) -> tuple[World, dict[str, Fraction]]:
-    """A world in which this share of the runs states its machine, and the true cost of each run."""
+    """A world in which this share of the runs states its machine, or where it is and how it was bought, and the true cost of each run."""
     draw = random.Random(seed)
     by_gpu, in_pool = kind.endswith("by_gpu"), kind.startswith("pool")
     size: dict[str, Any] = {"machine_gpus": 8} if by_gpu else {}
     where: dict[str, Any] = {"pool_key": "gpu"} if in_pool else {"instance_type": "p4d.24xlarge"}
+    bought = [{"pricing_category": ("Dynamic", "Standard")[m % 2], "region_id": f"r{m // 3}", "availability_zone": f"r{m // 3}{'ab'[m % 2]}"} for m in range(machines)]
     lines = [
-        line(machine * HOURS + hour, on=f"m{machine}", at=f"{hour:02d}:00..{hour + 1:02d}:00", hours=1, cost=PRICE, scope=None, **where, **size)
+        line(machine * HOURS + hour, on=f"m{machine}", at=f"{hour:02d}:00..{hour + 1:02d}:00", hours=1, cost=PRICE, scope=None, **where, **size, **bought[machine])
         for machine in range(machines)
         for hour in range(HOURS)
     ]
@@ -50,11 +53,22 @@ def adopted_world(kind: str, seed: int, share: float, *, machines: int = 5) -> t
     for number, (start, end, machine, gpus) in enumerate(placed):
         stated: dict[str, Any] = dict(where) | ({"gpu_count": float(gpus)} if by_gpu else {})
         at = "..".join(f"{moment('00:00') + dt.timedelta(seconds=t):%Y-%m-%dT%H:%M:%S}" for t in (start, end))
-        run, resources = make_run(id=f"r{number:03d}", at=at, on=[f"m{machine}"] if number in adopted else [], **stated)
+        is_by_id = number in adopted and kind in KINDS
+        if number in adopted and not is_by_id:
+            stated |= _statement(kind, bought[machine], is_whole=draw.random() < 0.5)
+        run, resources = make_run(id=f"r{number:03d}", at=at, on=[f"m{machine}"] if is_by_id else [], **stated)
         world["runs"].append(run)
         world["run_resources"] += resources
         truth[run["run_id"]] = Fraction(PRICE) * Fraction(end - start, 3600) * Fraction(gpus, 8)
     return world, truth
+
+
+def _statement(kind: str, machine: dict[str, str], *, is_whole: bool) -> dict[str, str]:
+    """What a run on such a machine states of it."""
+    option = {"purchase_option": "spot" if machine["pricing_category"] == "Dynamic" else "on_demand"}
+    if kind.startswith("option"):
+        return option
+    return {"region_id": machine["region_id"]} | ({"availability_zone": machine["availability_zone"], **option} if is_whole else {})
 
 
 def name_of(kind: str, seed: int, share: float) -> str:
@@ -63,7 +77,7 @@ def name_of(kind: str, seed: int, share: float) -> str:
 
 @pytest.fixture(scope="module")
 def ledgers(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
-    worlds = {name_of(kind, seed, share): adopted_world(kind, seed, share)[0] for kind in KINDS for seed in SEEDS for share in SHARES}
+    worlds = {name_of(kind, seed, share): adopted_world(kind, seed, share)[0] for kind in (*KINDS, *STATEMENTS) for seed in SEEDS for share in SHARES}
     return run_on_duckdb(merge_worlds(worlds), tmp_path_factory.mktemp("adoption"))["cost_allocations"]
 
 
@@ -93,3 +107,22 @@ def test_each_run_pays_its_own_whoever_states_a_machine(kind: str, seed: int, sh
         if len(known) == 5:
             assert {row["allocated_to"] for row in ledger} == {"run", "idle"}
             assert all(row["resource_id"] for row in idle if row["match_method"] == "resource_id")
+
+
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("kind", STATEMENTS)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_each_run_pays_its_own_whoever_states_where_it_was(kind: str, seed: int, share: float, ledgers: pa.Table) -> None:
+    """Runs that state region, zone or purchase option take nothing from those that do not, and get only lines that agree."""
+    world, truth = adopted_world(kind, seed, share)
+    ledger = rows_of(ledgers, name_of(kind, seed, share))
+    assert total(row["effective_cost"] for row in ledger) == total(l["effective_cost"] for l in world["billing_lines"])
+    costs = run_costs(ledger)
+    wrong = {run: (float(costs[run]), float(true)) for run, true in truth.items() if abs(costs[run] - true) > true / 10**9}
+    assert wrong == {}
+    keys = {(row["run_id"], row["pool_key"]) for row in ledger if row["allocated_to"] == "run"}
+    for run in world["runs"]:
+        stated = [run[c] for c in ("region_id", "availability_zone", "purchase_option") if run.get(c)]
+        assert all(set(stated) <= set(str(key).split("|")) for run_id, key in keys if run_id == run["run_id"])
+    if share:
+        assert any("|" in str(key) for _, key in keys)

@@ -15,6 +15,7 @@ from runspend.cli import cli
 from runspend.config import load_settings
 from runspend.identifiers import JOB_PLACE_KEYS, RUN_JOB_KEYS, RUN_TAG_KEYS
 from runspend.tables import public_tables
+from runspend.tracking.requested_places import PLACE_KEYS
 from runspend.tracking.rows import PRINCIPAL_KEYS, REQUEST_KEYS, RESOURCE_KEYS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,7 +133,7 @@ def test_identify_names_every_key_that_is_read_and_no_other() -> None:
     columns = {"runs", "job_id", "job_key", "pool_key", "principal_key", "mean_use_percent"}
     settings = {"runspend.yaml", "copy", "pools", "keys.run_job"}
     named = set(re.findall(r"`([A-Za-z][\w.]+)`", runs)) - columns - settings
-    assert named == {*RESOURCE_KEYS, *RUN_JOB_KEYS, *REQUEST_KEYS, *JOB_PLACE_KEYS, *PRINCIPAL_KEYS}
+    assert named == {*RESOURCE_KEYS, *RUN_JOB_KEYS, *REQUEST_KEYS, *JOB_PLACE_KEYS, *PLACE_KEYS, *PRINCIPAL_KEYS}
     listed = next(part for part in bills.split("\n\n") if part.startswith("`"))
     assert tuple(re.findall(r"`([^`]+)`", listed)) == RUN_TAG_KEYS
     order = [text.index(f"| `{key}` |") for key in RESOURCE_KEYS]

@@ -175,6 +175,49 @@ def test_requested_resources(world: World, kind: str, key: str, value: str, colu
     assert world.night().run("r")[column] == expected
 
 
+PLACES = ("sub_account_id", "region_id", "availability_zone", "purchase_option")
+GUID = "0a1b2c3d-0000-4444-8888-ffffffffffff"
+
+
+SAID_OF_MACHINES: list[tuple[dict[str, str], tuple[str | None, ...]]] = [
+    ({"use_spot_instances": "True"}, (None, None, None, "spot")),
+    ({"use_spot_instances": "0"}, (None, None, None, "on_demand")),
+    ({"capacity_type": "ON_DEMAND"}, (None, None, None, "on_demand")),
+    ({"capacity_type": "Spot"}, (None, None, None, "spot")),
+    ({"spot": "detected in sector 7", "vm_priority": "Low"}, (None, None, None, "spot")),
+    ({"runspend.purchase_option": "on-demand", "spot": "true"}, (None, None, None, "on_demand")),
+    ({"low_priority": "false"}, (None, None, None, "on_demand")),
+    ({"cloud.region": " US-East-1 "}, (None, "us-east-1", None, None)),
+    ({"azure_location": "West Europe"}, (None, "westeurope", None, None)),
+    ({"region": "europe-west4"}, (None, "europe-west4", None, None)),
+    ({"region": "us-gov-west-1"}, (None, "us-gov-west-1", None, None)),
+    ({"region": "north"}, (None, None, None, None)),
+    ({"zone": "us-east-1a"}, (None, "us-east-1", "us-east-1a", None)),
+    ({"zone": "europe-west4-a"}, (None, "europe-west4", "europe-west4-a", None)),
+    ({"zone": "penalty"}, (None, None, None, None)),
+    ({"availability_zone": "us-west-2-lax-1a"}, (None, "us-west-2", "us-west-2-lax-1a", None)),
+    ({"availability_zone": "1", "azure_region": "westeurope"}, (None, "westeurope", "1", None)),
+    ({"aws_account_id": "1111-2222-3333"}, ("111122223333", None, None, None)),
+    ({"account": "111122223333"}, ("111122223333", None, None, None)),
+    ({"account": "Sales EMEA"}, (None, None, None, None)),
+    ({"azure_subscription_id": f"/subscriptions/{GUID.upper()}"}, (GUID, None, None, None)),
+    ({"subscription_id": GUID}, (GUID, None, None, None)),
+    ({"gcp_project": "Acme-ML"}, ("acme-ml", None, None, None)),
+    ({"GOOGLE_CLOUD_PROJECT": "projects/123456789"}, (None, None, None, None)),
+    ({"account": "", "region": " ", "zone": "", "spot": ""}, (None, None, None, None)),
+]
+
+
+def test_where_a_run_says_its_machines_were_and_how_they_were_bought(world: World) -> None:
+    """As a tag or a param, in the words bills are compared by; a plain word counts only where the value looks like a cloud's."""
+    for number, (said, _) in enumerate(SAID_OF_MACHINES):
+        world.add_run(f"tag-{number:02d}", tags=said)
+        world.add_run(f"param-{number:02d}", params=said)
+    rows = {r["run_id"]: tuple(r[column] for column in PLACES) for r in world.night().rows("runs")}
+    expected = {f"{kind}-{number:02d}": places for kind in ("tag", "param") for number, (_, places) in enumerate(SAID_OF_MACHINES)}
+    assert rows == expected
+
+
 @pytest.mark.parametrize(
     ("said", "nodes"),
     [

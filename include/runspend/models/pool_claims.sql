@@ -5,7 +5,7 @@ with covers as (
     greatest(c.span_start, p.span_start) as cover_start, least(c.span_end, p.span_end) as cover_end
   from run_ancestors f
   join pool_spans p on p.tracking_server = f.tracking_server and p.run_id = f.ancestor_id
-  join pool_spans c on c.tracking_server = f.tracking_server and c.run_id = f.run_id and c.pool_number = p.pool_number
+  join pool_spans c on c.tracking_server = f.tracking_server and c.run_id = f.run_id and c.kind_number = p.kind_number
     and c.span_start < p.span_end and c.span_end > p.span_start
   union all
   select p.tracking_server, p.run_id, p.pool_number, p.span_start, greatest(m.span_start, p.span_start), least(m.span_end, p.span_end)
@@ -35,7 +35,7 @@ gaps as (
 ),
 own as (
   select
-    s.tracking_server, s.workspace, s.run_id, s.pool_number, s.claim_run_id, s.run_end_rule, g.interval_start, g.interval_end,
+    s.tracking_server, s.workspace, s.run_id, s.pool_number, s.kind_number, s.claim_run_id, s.run_end_rule, g.interval_start, g.interval_end,
     s.num_nodes, s.gpu_count, s.cpu_request, s.memory_request_gb, s.mean_use_percent,
     min(s.run_id) over claim <> max(s.run_id) over claim as is_family
   from gaps g
@@ -45,33 +45,34 @@ own as (
   window claim as (partition by s.pool_number, s.tracking_server, s.claim_run_id)
 ),
 have as (
-  -- a kind counts only where every machine of the pool is known to have it
+  -- a kind counts only where every machine of the pool, or of the type, is known to have it
   select
-    pool_number, min(window_start) as billed_from, max(window_end) as billed_until,
-    case when countif(machine_gpus is null) = 0 then max(machine_gpus) end as machine_gpus,
-    case when countif(machine_cpus is null) = 0 then max(machine_cpus) end as machine_cpus,
-    case when countif(machine_memory_gb is null) = 0 then max(machine_memory_gb) end as machine_memory_gb
-  from pool_machines
-  group by pool_number
+    p.kind_number, min(m.window_start) as billed_from, max(m.window_end) as billed_until,
+    case when countif(m.machine_gpus is null) = 0 then max(m.machine_gpus) end as machine_gpus,
+    case when countif(m.machine_cpus is null) = 0 then max(m.machine_cpus) end as machine_cpus,
+    case when countif(m.machine_memory_gb is null) = 0 then max(m.machine_memory_gb) end as machine_memory_gb
+  from pool_machines m
+  join pools p on p.pool_number = m.pool_number
+  group by p.kind_number
 ),
 stated as (
   select
-    o.pool_number,
+    o.kind_number,
     countif(o.gpu_count is null) = 0 and max(o.gpu_count) > 0 as all_gpus, countif(o.gpu_count > 0) > 0 as some_gpus, countif(o.cpu_request is null) = 0 as all_cpus,
     countif(o.memory_request_gb is null) = 0 as all_memory, countif(o.mean_use_percent is null) = 0 as all_use,
     -- whole GPUs and cores need no finer unit: small weights leave less to round
     case when min(o.gpu_count) >= 1 and max(mod(cast(round(o.gpu_count * 100) as int64), 100)) = 0 then 1 else 100 end as gpu_scale,
     case when min(o.cpu_request) >= 1 and max(mod(cast(round(o.cpu_request * 10) as int64), 10)) = 0 then 1 else 10 end as cpu_scale
   from own o
-  left join have h on h.pool_number = o.pool_number
+  left join have h on h.kind_number = o.kind_number
   where h.billed_from is null or (o.interval_start < h.billed_until and o.interval_end > h.billed_from)
-  group by o.pool_number
+  group by o.kind_number
 ),
 kinds as (
   -- one kind of weight for all who ask of a pool in the period: best one whose units the machines state, else any, to share by once machines run out.
   -- Of an instance type all machines are alike: who says nothing of GPUs asks for whole ones
   select
-    s.pool_number, s.gpu_scale, s.cpu_scale, h.machine_gpus, h.machine_cpus, h.machine_memory_gb,
+    s.kind_number, s.gpu_scale, s.cpu_scale, h.machine_gpus, h.machine_cpus, h.machine_memory_gb,
     case
       when p.match_method = 'instance_type_time' then case when s.some_gpus and h.machine_gpus is not null then 'gpu' else 'equal' end
       when s.all_gpus and h.machine_gpus is not null then 'gpu'
@@ -84,12 +85,12 @@ kinds as (
       else 'equal'
     end as weight_kind
   from stated s
-  join pools p on p.pool_number = s.pool_number
-  left join have h on h.pool_number = s.pool_number
+  join pools p on p.pool_number = s.kind_number
+  left join have h on h.kind_number = s.kind_number
 ),
 units as (
   select
-    pool_number, weight_kind, gpu_scale, cpu_scale, machine_gpus,
+    kind_number, weight_kind, gpu_scale, cpu_scale, machine_gpus,
     case weight_kind when 'gpu' then gpu_scale when 'cpu' then cpu_scale else 1 end as unit_scale,
     -- units of the largest machine; null: unknown
     case weight_kind
@@ -113,7 +114,7 @@ weighed as (
     end) as node_weight,
     p.match_method
   from own o
-  left join units k on k.pool_number = o.pool_number
+  left join units k on k.kind_number = o.kind_number
   join pools p on p.pool_number = o.pool_number
 )
 select

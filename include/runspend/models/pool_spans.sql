@@ -1,42 +1,27 @@
 -- one row per run and pool it asks for machines: from when to when it was there, and in whose name it asks
 with pooled as (
-  select r.tracking_server, r.run_id, p.pool_number, p.billed_until, r.run_id as claim_run_id, r.num_nodes, r.gpu_count
+  select r.tracking_server, r.run_id, p.pool_number, p.kind_number, p.billed_until, r.run_id as claim_run_id, r.num_nodes, r.gpu_count
   from window_runs r
   join pools p on p.match_method = 'pool_time' and p.target_key = r.pool_key
 ),
-typed as (
-  select
-    r.tracking_server, r.run_id, r.run_id as claim_run_id, lower(r.instance_type) as instance_type, r.num_nodes, r.gpu_count
-  from window_runs r
-  where r.instance_type is not null
-  union all
-  -- a run that states no type has that of its nearest ancestor that does; stating nothing else, it is one of those who share what the ancestor asks for
-  select
-    r.tracking_server, r.run_id,
-    case when r.num_nodes is null and r.gpu_count is null then h.run_id else r.run_id end,
-    lower(h.instance_type),
-    case when r.num_nodes is null and r.gpu_count is null then h.num_nodes else r.num_nodes end,
-    case when r.num_nodes is null and r.gpu_count is null then h.gpu_count else r.gpu_count end
-  from window_runs r
-  join run_ancestors a on a.tracking_server = r.tracking_server and a.run_id = r.run_id
-  join runs h on h.tracking_server = a.tracking_server and h.run_id = a.ancestor_id
-  where r.instance_type is null and h.instance_type is not null
-  qualify row_number() over (partition by r.tracking_server, r.run_id order by a.distance, a.ancestor_id) = 1
+choices as (
+  select distinct instance_type, statement, claim_key from type_choices
 ),
 asked as (
-  select tracking_server, run_id, pool_number, billed_until, claim_run_id, num_nodes, gpu_count
+  select tracking_server, run_id, pool_number, kind_number, billed_until, claim_run_id, num_nodes, gpu_count
   from pooled
   union all
   -- who has a pool asks for nothing beside it
-  select t.tracking_server, t.run_id, p.pool_number, p.billed_until, t.claim_run_id, t.num_nodes, t.gpu_count
-  from typed t
-  join pools p on p.match_method = 'instance_type_time' and p.target_key = t.instance_type
+  select t.tracking_server, t.run_id, p.pool_number, p.kind_number, p.billed_until, t.claim_run_id, t.num_nodes, t.gpu_count
+  from type_claims t
+  join choices c on c.instance_type = t.instance_type and c.statement = t.statement
+  join pools p on p.match_method = 'instance_type_time' and p.target_key = c.claim_key
   left join pooled o on o.tracking_server = t.tracking_server and o.run_id = t.run_id
   where o.run_id is null
 ),
 ended as (
   select
-    r.tracking_server, r.workspace, r.run_id, a.pool_number, a.billed_until, a.claim_run_id, a.num_nodes, a.gpu_count,
+    r.tracking_server, r.workspace, r.run_id, a.pool_number, a.kind_number, a.billed_until, a.claim_run_id, a.num_nodes, a.gpu_count,
     r.cpu_request, r.memory_request_gb, r.mean_use_percent, r.start_time, r.end_time, r.last_sign_at,
     case
       when r.end_time is not null then 'stated'
@@ -50,7 +35,7 @@ ended as (
 ),
 spans as (
   select
-    tracking_server, workspace, run_id, pool_number, claim_run_id, num_nodes, gpu_count, cpu_request, memory_request_gb, mean_use_percent, coalesce(marked_rule, run_end_rule) as run_end_rule,
+    tracking_server, workspace, run_id, pool_number, kind_number, claim_run_id, num_nodes, gpu_count, cpu_request, memory_request_gb, mean_use_percent, coalesce(marked_rule, run_end_rule) as run_end_rule,
     greatest(start_time, @window_start) as span_start,
     least(
       case run_end_rule
@@ -62,7 +47,7 @@ spans as (
   from ended
 )
 select
-  tracking_server, workspace, run_id, pool_number, claim_run_id, span_start, span_end, run_end_rule,
+  tracking_server, workspace, run_id, pool_number, kind_number, claim_run_id, span_start, span_end, run_end_rule,
   num_nodes, gpu_count, cpu_request, memory_request_gb, mean_use_percent
 from spans
 where span_end > span_start

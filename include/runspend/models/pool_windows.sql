@@ -5,8 +5,9 @@ with windows as (
   join pools p on p.match_method = c.match_method and p.target_key = c.target_key
 ),
 kinds as (
-  select distinct pool_number, weight_kind, has_units, unit_scale
-  from pool_claims
+  select distinct p.kind_number, c.weight_kind, c.has_units, c.unit_scale
+  from pool_claims c
+  join pools p on p.pool_number = c.pool_number
 ),
 sized as (
   select
@@ -18,7 +19,8 @@ sized as (
       else cast(ceil(m.machine_memory_gb) as int64)
     end as machine_units
   from pool_machines m
-  left join kinds k on k.pool_number = m.pool_number
+  join pools p on p.pool_number = m.pool_number
+  left join kinds k on k.kind_number = p.kind_number
 ),
 sums as (
   select
@@ -28,11 +30,20 @@ sums as (
     cast(sum(billed_microseconds * machine_units) as int64) as unit_microseconds
   from sized
   group by pool_number, window_start, window_end
+),
+billed as (
+  -- what a statement leaves open is made of cells
+  select
+    c.pool_number, w.window_start, w.window_end,
+    cast(coalesce(sum(s.machines), 0) as int64) as machines, cast(coalesce(sum(s.units), 0) as int64) as units,
+    cast(coalesce(sum(s.billed_microseconds), 0) as int64) as billed_microseconds, cast(coalesce(sum(s.unit_microseconds), 0) as int64) as unit_microseconds
+  from windows w
+  join pool_cells c on c.cell_number = w.pool_number
+  left join sums s on s.pool_number = w.pool_number and s.window_start = w.window_start and s.window_end = w.window_end
+  group by c.pool_number, w.window_start, w.window_end
 )
 select
-  w.pool_number, w.window_start, w.window_end,
-  coalesce(s.machines, 0) as machines, coalesce(s.units, 0) as units, coalesce(s.billed_microseconds, 0) as billed_microseconds,
+  pool_number, window_start, window_end, machines, units, billed_microseconds, unit_microseconds,
   -- of a unit, in ticks of 1/64 nanosecond
-  case when s.units > 0 then div(s.unit_microseconds, s.units) * 64000 + div(mod(s.unit_microseconds, s.units) * 64000, s.units) end as billed_ticks
-from windows w
-left join sums s on s.pool_number = w.pool_number and s.window_start = w.window_start and s.window_end = w.window_end
+  case when units > 0 then div(unit_microseconds, units) * 64000 + div(mod(unit_microseconds, units) * 64000, units) end as billed_ticks
+from billed

@@ -1,4 +1,5 @@
--- one row per pool with lines, a configured one or all machines of an instance type: its number, and how far the bills with its lines reach
+-- one row per pool: a configured one with lines, a cell of an instance type, or several cells that a statement of runs leaves open; its number,
+-- that of the pools which share one kind of weight, and how far the bills with its lines reach
 with source_frontiers as (
   -- as for machines that runs state: the next period tells who was still alive at the end of this one
   select source, least(max(charge_period_end), timestamp_add(@window_end, interval @alive_hours hour)) as billed_until
@@ -9,14 +10,30 @@ with source_frontiers as (
     and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000
   group by source
 ),
-found as (
-  select distinct match_method, target_key, source
+billed as (
+  select distinct match_method, target_key, case when match_method = 'instance_type_time' then lower(instance_type) end as instance_type, source
   from timed_candidates
+),
+found as (
+  select match_method, target_key, instance_type, source, false as is_group
+  from billed
+  union all
+  select distinct b.match_method, c.claim_key, b.instance_type, b.source, true
+  from type_choices c
+  join billed b on b.match_method = 'instance_type_time' and b.target_key = c.target_key
+  where c.claim_key <> c.target_key
+),
+numbered as (
+  select
+    p.match_method, p.target_key, p.instance_type, p.is_group,
+    row_number() over (order by p.match_method, p.target_key) as pool_number,
+    max(f.billed_until) as billed_until
+  from found p
+  join source_frontiers f on f.source = p.source
+  group by p.match_method, p.target_key, p.instance_type, p.is_group
 )
 select
-  p.match_method, p.target_key,
-  row_number() over (order by p.match_method, p.target_key) as pool_number,
-  max(f.billed_until) as billed_until
-from found p
-join source_frontiers f on f.source = p.source
-group by p.match_method, p.target_key
+  match_method, target_key, instance_type, is_group, pool_number,
+  min(pool_number) over (partition by match_method, coalesce(instance_type, target_key)) as kind_number,
+  billed_until
+from numbered

@@ -40,7 +40,13 @@ claims as (
       when r.pool_key is not null then 'pool_time'
       else 'instance_type_time'
     end as match_method,
-    coalesce(r.job_key, m.resource_id, r.pool_key, lower(r.instance_type)) as claim,
+    coalesce(
+      r.job_key, m.resource_id, r.pool_key,
+      -- with all it states of the machines, as a person would say it
+      concat(
+        lower(r.instance_type), coalesce(concat(', ', replace(r.stated_option, '_', ' ')), ''), coalesce(concat(', ', r.stated_zone), concat(', ', r.stated_region), ''),
+        coalesce(concat(', account ', r.stated_account), ''))) as claim,
+    lower(r.instance_type) as instance_type, r.stated_account, r.stated_region, r.stated_zone, r.stated_option,
     greatest(1, coalesce(r.num_nodes, 1)) as nodes,
     -- how far the bill with the machine reaches; of a machine that is on none, the one that reaches furthest
     coalesce(b.billed_until, n.billed_until) as billed_until, coalesce(b.is_excluded, false) as is_excluded,
@@ -82,7 +88,9 @@ families as (
   join met m on m.tracking_server = a.tracking_server and m.run_id = a.run_id
 ),
 unmet as (
-  select c.tracking_server, c.workspace, c.run_id, c.match_method, c.claim, c.is_excluded, c.nodes, c.billed_until, c.claimed_from, c.claimed_to
+  select
+    c.tracking_server, c.workspace, c.run_id, c.match_method, c.claim, c.instance_type, c.stated_account, c.stated_region, c.stated_zone, c.stated_option, c.is_excluded,
+    c.nodes, c.billed_until, c.claimed_from, c.claimed_to
   from claims c
   left join met m
     on m.tracking_server = c.tracking_server and m.workspace = c.workspace and m.run_id = c.run_id and m.is_of_caller = (c.match_method = 'llm_identity')
@@ -91,20 +99,29 @@ unmet as (
   qualify row_number() over (partition by c.tracking_server, c.workspace, c.run_id order by case when c.match_method = 'llm_identity' then 1 else 0 end) = 1
 ),
 billed as (
-  select distinct 'pool_time' as match_method, pool_key as claim, charge_period_start, charge_period_end
+  select distinct
+    pool_key, lower(instance_type) as instance_type, regexp_replace(lower(sub_account_id), r'^/?(subscriptions|projects)/', '') as account,
+    lower(region_id) as region, lower(availability_zone) as zone,
+    case when pricing_category = 'Dynamic' then 'spot' when pricing_category in ('Standard', 'Committed') then 'on_demand' end as purchase_option,
+    charge_period_start, charge_period_end
   from billing_lines
-  where billing_period = @period and pool_key is not null and charge_category = 'Usage'
-  union distinct
-  select distinct 'instance_type_time', lower(instance_type), charge_period_start, charge_period_end
-  from billing_lines
-  where billing_period = @period and instance_type is not null and charge_category = 'Usage'
+  where billing_period = @period and (pool_key is not null or instance_type is not null) and charge_category = 'Usage'
 ),
 crowded as (
-  -- machines of the pool or type were billed when the run was there: others had all of them
+  -- machines of the pool, or such machines of the type, were billed when the run was there: others had all of them
   select distinct u.tracking_server, u.workspace, u.run_id
   from unmet u
-  join billed b on b.match_method = u.match_method and b.claim = u.claim
-  where b.charge_period_start < u.claimed_to and b.charge_period_end > u.claimed_from
+  join billed b on b.pool_key = u.claim
+  where u.match_method = 'pool_time' and b.charge_period_start < u.claimed_to and b.charge_period_end > u.claimed_from
+  union distinct
+  select distinct u.tracking_server, u.workspace, u.run_id
+  from unmet u
+  join billed b on b.instance_type = u.instance_type
+  where u.match_method = 'instance_type_time' and b.charge_period_start < u.claimed_to and b.charge_period_end > u.claimed_from
+    and (u.stated_account is null or b.account is null or b.account = u.stated_account)
+    and (u.stated_region is null or b.region is null or b.region = u.stated_region)
+    and (u.stated_zone is null or b.zone is null or b.zone = u.stated_zone)
+    and (u.stated_option is null or b.purchase_option is null or b.purchase_option = u.stated_option)
 )
 select
   c.tracking_server, c.workspace, c.run_id, @period as billing_period, c.match_method, c.claim,

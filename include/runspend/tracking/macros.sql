@@ -71,3 +71,27 @@ create macro all_but_secrets(document) as
 
 -- A float of MLflow as money: the decimal it is written as.
 create macro money(x) as try_cast(cast(x as varchar) as decimal(38, 22));
+
+-- Where machines are and how they were bought, in the form bills are compared by: lower case, regions without spaces, accounts without what stands before them.
+create macro region_name(value) as nullif(replace(lower(said(value)), ' ', ''), '');
+create macro account_name(value) as
+  case when regexp_full_match(said(value), '[0-9]{4}-[0-9]{4}-[0-9]{4}') then replace(said(value), '-', '')
+       else nullif(regexp_replace(lower(said(value)), '^/?(subscriptions|projects)/', ''), '') end;
+-- A project's number says nothing: bills have its id.
+create macro project_name(value) as case when not regexp_full_match(account_name(value), '[0-9]+') then account_name(value) end;
+-- A plain word counts where it looks like a cloud's: a region us-east-1 or europe-west4, a zone us-east-1a or europe-west4-a, an account of 12 digits or a UUID.
+create macro region_shaped(value) as case when regexp_full_match(region_name(value), '[a-z]{2}(-[a-z]+)+-[0-9]|[a-z]+-[a-z]+[0-9]+') then region_name(value) end;
+create macro zone_shaped(value) as case when regexp_full_match(region_name(value), '[a-z]{2}(-[a-z]+)+-[0-9][a-z]|[a-z]+-[a-z]+[0-9]+-[a-z]') then region_name(value) end;
+create macro account_shaped(value) as
+  case when regexp_full_match(account_name(value), '[0-9]{12}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}') then account_name(value) end;
+create macro region_of_zone(zone) as
+  case when regexp_full_match(zone, '[a-z]{2}(-[a-z]+)+-[0-9][a-z]') then zone[:-2]
+       when regexp_full_match(zone, '[a-z]{2}(-[a-z]+)+-[0-9]-[a-z]+-[0-9][a-z]') then regexp_extract(zone, '^[a-z]{2}(-[a-z]+)+?-[0-9]')
+       when regexp_full_match(zone, '[a-z]+-[a-z]+[0-9]+-[a-z]') then zone[:-3] end;
+-- SageMaker's True, SkyPilot's use_spot, EKS' SPOT, Google's SPOT and preemptible, Azure's Low and LowPriority. A word that is neither says nothing.
+create macro purchase_option(value) as
+  case
+    when replace(replace(lower(said(value)), '-', '_'), ' ', '_') in ('true', '1', 'yes', 'spot', 'preemptible', 'dynamic', 'low', 'low_priority', 'lowpriority') then 'spot'
+    when replace(replace(lower(said(value)), '-', '_'), ' ', '_') in
+      ('false', '0', 'no', 'on_demand', 'ondemand', 'standard', 'regular', 'dedicated', 'reserved', 'committed', 'capacity_block') then 'on_demand'
+  end;

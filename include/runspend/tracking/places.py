@@ -200,7 +200,7 @@ def job_columns(keys: Sequence[str], tags: Sequence[str], params: Sequence[str])
     return {"said_job": said, "said_job_key": f"case {' '.join(cases)} else {job} end" if cases else job}
 
 
-def digest_settings(server: TrackingServer, settings: RowSettings, places: Places) -> str:
+def digest_settings(server: TrackingServer, settings: RowSettings, places: Places, place_rules: Iterable[str] = ()) -> str:
     """One digest of everything the rows of a run depend on beside MLflow: when it differs, every month is read again."""
     rules = [file.read_text(encoding="utf-8") for file in sorted(resources.files("runspend.tracking").iterdir(), key=lambda f: f.name) if file.name.endswith(".sql")]
     said = {
@@ -211,7 +211,7 @@ def digest_settings(server: TrackingServer, settings: RowSettings, places: Place
         "pools": [[pool.name, pool.runs, pool.equal] for pool in settings.pools],
         "job_keys": list(settings.job_keys),
         "selector_keys": sorted(settings.selector_keys),
-        "rules": [*rules, macros_sql(), resource_key_sql("resource_id"), principal_key_sql("said_principal"), *job_columns(settings.job_keys, [*settings.job_keys, *JOB_PLACE_KEYS], []).values()],
+        "rules": [*rules, macros_sql(), resource_key_sql("resource_id"), principal_key_sql("said_principal"), *job_columns(settings.job_keys, [*settings.job_keys, *JOB_PLACE_KEYS], []).values(), *place_rules],
         "measured": [settings.measured.resource_ids, settings.measured.of_pool],
         "links": [settings.links.wanted, settings.links.metrics],
     }

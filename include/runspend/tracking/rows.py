@@ -31,6 +31,7 @@ from runspend.tracking.places import (
     keys_of,
     sort_keys,
 )
+from runspend.tracking.requested_places import PLACE_KEYS, place_columns
 
 if TYPE_CHECKING:
     import duckdb
@@ -64,7 +65,7 @@ REQUEST_KEYS = (
     "early_stopping_rounds",
 )
 PRINCIPAL_KEYS = ("runspend.iam_principal", "iam_principal")
-STATED_KEYS = RESOURCE_KEYS + REQUEST_KEYS + PRINCIPAL_KEYS
+STATED_KEYS = RESOURCE_KEYS + REQUEST_KEYS + PLACE_KEYS + PRINCIPAL_KEYS
 MLFLOW_KEYS = ("mlflow.user", "mlflow.runName", "mlflow.parentRunId", "mlflow.source.name", "mlflow.source.git.commit")
 
 # Clocks may differ by so much before an end or a metric's time counts as one of the future …
@@ -112,7 +113,7 @@ class Rows:
         self._pools = PoolColumns(settings.pools, self._places, server.name)
         self._job_keys = settings.job_keys
         self.reads_power = bool(settings.measured.resource_ids)
-        self.settings_digest = digest_settings(server, settings, self._places)
+        self.settings_digest = digest_settings(server, settings, self._places, place_columns(PLACE_KEYS, ()).values())
         stated = {*STATED_KEYS, *settings.job_keys, *JOB_PLACE_KEYS}
         self._copied_tags = {*_listed(server.copy_.tags), *stated, *self._places.tags, *keys_of(settings.selector_keys, "tag.")}
         params = {*_listed(server.copy_.params), *stated, *self._places.params, *keys_of(settings.selector_keys, "param.")}
@@ -199,6 +200,7 @@ class Rows:
             **self._pools.columns(tags, params),
             **job_columns(self._job_keys, tags, params),
             "principal_key": principal_key_sql("said_principal"),
+            **place_columns(tags, params),
             "copied_tags": copied_sql("t", "tag_labels", [i for i, k in enumerate(tags) if k in self._copied_tags]),
             "copied_params": copied_sql("p", "param_labels", range(len(params))),
         }
