@@ -98,7 +98,7 @@ POOLED_MODELS = tuple(
         "run_times",
     )
 )
-SUM_MODELS = ("charge_lines", "run_bill_dimensions", "run_costs_daily", "unallocated_costs", "unmet_claims")
+SUM_MODELS = ("charge_lines", "run_bill_dimensions", "run_costs_daily", "unallocated_costs", "unmet_claims", "instance_type_hours")
 LEDGER_SUMS = (*SUM_MODELS, "cost_daily")
 LEDGER_CHECKS = (
     "accounts_once",

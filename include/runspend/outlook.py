@@ -18,6 +18,7 @@ from runspend.actions.report.amounts import add, money, month_name, percent, pla
 from runspend.actions.report.figures import month_after
 from runspend.actions.report.words import coverage_words, suggestion
 from runspend.advice import Coverage, Identity, Rung, UnmetClaims
+from runspend.claimed_hours import ClaimedHours, claimed_hours
 from runspend.config import MailSettings, Settings, WarehouseSettings
 from runspend.inputs import configuration_digest, first_day
 from runspend.outcome import Progress, silent
@@ -28,7 +29,7 @@ from runspend.without_run import Group, unmatched_groups
 
 BILL_TABLES = ("billing_lines", "billing_quarantine", "billing_loads", "bill_changes")
 CONFIDENCE = {"exact": "", "high": "high confidence", "medium": "medium confidence", "low": "low confidence: a guess by type and time"}
-GROUPS_SHOWN, LINES_SHOWN = 3, 5
+GROUPS_SHOWN, LINES_SHOWN, CLAIMS_SHOWN = 3, 5, 3
 PASTE = "paste"  # the name of lines that are shown as they are written into runspend.yaml
 
 
@@ -61,6 +62,7 @@ class Outlook:
     identity: Identity | None = None
     scope: tuple[ScopeLine, ...] = ()
     unmet: tuple[UnmetClaims, ...] = ()
+    claimed: tuple[ClaimedHours, ...] = ()
     problems: tuple[str, ...] = ()
 
 
@@ -134,6 +136,7 @@ def read_outlook(warehouse: Warehouse, settings: Settings, origin: str) -> Outlo
             advice.identity(reader, first),
             scope_proposal(reader, first) if settings.scope is None else (),
             advice.unmet_claims(reader, first),
+            tuple(hours for hours in claimed_hours(reader, first) if hours.is_notable)[:CLAIMS_SHOWN],
         )
 
 
@@ -148,6 +151,7 @@ def outlook_lines(outlook: Outlook) -> list[tuple[str, str]]:
     for one in outlook.moneys:
         lines += _rung_lines(one, outlook.identity)
     lines += [("found nothing" if not number else "", claims.words) for number, claims in enumerate(outlook.unmet)]
+    lines += [("claimed by type" if not number else "", hours.words) for number, hours in enumerate(outlook.claimed)]
     lines += [("not told", problem) for problem in outlook.problems]
     for number, text in enumerate(suggestions(outlook)):
         lines.append(("what would help most" if not number else "", text))

@@ -12,12 +12,14 @@ from runspend.actions.report import Night, plan_report, render_summary, summary_
 from runspend.actions.report.amounts import size
 from runspend.advice import unmet_claims
 from runspend.budget_settings import percent_used
+from runspend.claimed_hours import claimed_hours
 from runspend.config import Settings, find_settings
 from runspend.inputs import first_day
 from runspend.outcome import Outcome
 from runspend.warehouse import Reader, open_warehouse
 
 COUNTED = {"bill": "lines", "splits": "weights", "store": "objects", "tracking": "runs"}
+CLAIMS_SHOWN = 3  # instance types of a period
 MARKS = {"ok": "✓", "late": "⚠", "refused": "✗", "unreachable": "✗"}
 
 
@@ -60,10 +62,10 @@ def _built(labels: list[str]) -> tuple[str, ...]:
 
 
 def _claims(reader: Reader, periods: list[str]) -> tuple[tuple[str, str], ...]:
-    """Runs that say where they ran and got no machine's cost. Hours that are only not billed yet are no news."""
-    return tuple(
-        ("⚠", f"{period}: {claims.words}") for period in periods for claims in unmet_claims(reader, first_day(period)) if claims.reason != "not_billed_yet"
-    )
+    """Runs that say where they ran and got no machine's cost, then types of which runs claim nearly all hours or nearly none. Hours that are only not billed yet are no news."""
+    unmet = [(period, claims.words) for period in periods for claims in unmet_claims(reader, first_day(period)) if claims.reason != "not_billed_yet"]
+    hours = [(period, one.words) for period in periods for one in [each for each in claimed_hours(reader, first_day(period)) if each.is_notable][:CLAIMS_SHOWN]]
+    return tuple(("⚠", f"{period}: {words}") for period, words in [*unmet, *hours])
 
 
 def _budgets(reader: Reader) -> tuple[tuple[str, str], ...]:

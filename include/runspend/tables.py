@@ -946,6 +946,29 @@ UNMET_CLAIMS = Table(
     writer="all",
 )
 
+INSTANCE_TYPE_HOURS = Table(
+    "instance_type_hours",
+    "one row per billing period and pool that runs ask for by instance type",
+    "How much of the machines of a type runs claim by type alone. Where runs claim nearly all, or nearly none, of hours that others use too, a share is a guess: "
+    "nothing in the data tells whose machine it was.",
+    (
+        BILLING_PERIOD,
+        _key("pool_key", "STRING", "The instance type; where runs also state account, region, zone or purchase option, with these: one row for each value on the bill."),
+        Column("instance_type", "STRING", "Instance type, in lower case."),
+        Column("billed_seconds", "FLOAT64", "Machine time that was billed and that no run has by a stronger rule, seconds."),
+        Column("claimed_seconds", "FLOAT64", "Machine time that runs ask for, seconds: their own time, times nodes, or the part of a machine they ask for."),
+        Column("open_seconds", "FLOAT64", "Part of claimed_seconds of runs whose statement leaves several rows open; counted in each by its billed time."),
+        Column("allocated_seconds", "FLOAT64", "Machine time that runs got, seconds; less than claimed where they claim more than was billed."),
+        Column("claimed_ratio", "FLOAT64", "claimed_seconds / billed_seconds; above 1: runs claim more than was billed."),
+        Column("lowest_hour_cost", "FLOAT64", "Lowest mean effective cost of a machine-hour among the accounts, regions and pricing categories of the row; null where bills have several currencies."),
+        Column("highest_hour_cost", "FLOAT64", "The highest."),
+        Column("billing_currency", "STRING", "Currency of the two costs."),
+        BUILD_ID,
+    ),
+    sort=("instance_type", "pool_key"),
+    writer="all",
+)
+
 BUDGET_STATUS = Table(
     "budget_status",
     "one row per budget and budget period",
@@ -1144,7 +1167,7 @@ TABLES: dict[str, Table] = {
     for t in (
         COST_DAILY, RUN_COSTS, RUN_COSTS_DAILY, RUNS, COST_ALLOCATIONS, SOURCES,
         BILLING_LINES, BILLING_QUARANTINE, BILLING_LOADS, BILL_CHANGES, PERIOD_STATES, BUILDS, EXPERIMENTS, RUN_RESOURCES, MACHINE_POWER, ARTIFACT_OWNERS, MODEL_VERSIONS, MODEL_USES, RUN_METRICS, TRACKING_READS, ARTIFACT_BYTES, DANGLING_OWNERS, ARTIFACT_STORES,
-        TRACE_COSTS, CHARGE_LINES, RUN_BILL_DIMENSIONS, UNALLOCATED_COSTS, UNMET_CLAIMS, PRICE_LIST, RUN_ESTIMATES, ESTIMATE_ERRORS, BUDGET_STATUS, ALERTS, ARCHIVE_PLAN, ARCHIVES, ARCHIVE_OBJECTS,
+        TRACE_COSTS, CHARGE_LINES, RUN_BILL_DIMENSIONS, UNALLOCATED_COSTS, UNMET_CLAIMS, INSTANCE_TYPE_HOURS, PRICE_LIST, RUN_ESTIMATES, ESTIMATE_ERRORS, BUDGET_STATUS, ALERTS, ARCHIVE_PLAN, ARCHIVES, ARCHIVE_OBJECTS,
     )
 }  # fmt: skip
 

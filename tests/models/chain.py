@@ -311,7 +311,7 @@ def rows_of(table: pa.Table, name: str) -> list[dict[str, Any]]:
             return [alone(item) for item in value]
         return value.removeprefix(mine).replace(f"/{mine}", "/") if isinstance(value, str) else value
 
-    column = "source" if "source" in table.column_names else "tracking_server"
+    column = next(name for name in ("source", "tracking_server", "pool_key") if name in table.column_names)
     chosen = table.filter(pc.starts_with(table[column].cast(pa.string()), mine))
     return [{key: alone(value) for key, value in row.items()} for row in chosen.to_pylist()]
 

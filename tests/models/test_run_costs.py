@@ -1,4 +1,4 @@
-"""The tables that are summed from the ledger: `run_costs`, `run_costs_daily`, `cost_daily`, `unallocated_costs` and `unmet_claims`, case by case."""
+"""The tables that are summed from the ledger: `run_costs`, `run_costs_daily`, `cost_daily`, `unallocated_costs`, `unmet_claims` and `instance_type_hours`, case by case."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.models.chain import SETTINGS, World, line, make_run, moment, run_on_d
 from tests.models.side_by_side import companies
 from tests.models.test_ledger_cases import exact
 
-TABLES = ("run_costs", "run_costs_daily", "cost_daily", "unallocated_costs", "unmet_claims")
+TABLES = ("run_costs", "run_costs_daily", "cost_daily", "unallocated_costs", "unmet_claims", "instance_type_hours")
 CASES = sorted(p.parent for table in TABLES for p in Path(__file__).parent.glob(f"{table}/*/expect.yaml"))
 
 
@@ -54,7 +54,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, list[dict[str
 def test_case(folder: Path, tables: dict[Path, list[dict[str, Any]]]) -> None:
     """The table has exactly the rows of `expect.yaml`, in the columns it names."""
     expected = yaml.safe_load((folder / "expect.yaml").read_text())
-    names = [c for c in expected[0] if not c.endswith(("_cost", "_seconds")) and c not in ("cost_with_children", "last_used_at")]
+    names = [c for c in expected[0] if not c.endswith(("_cost", "_seconds", "_ratio")) and c not in ("cost_with_children", "last_used_at")]
 
     def place(row: dict[str, Any]) -> list[str]:
         return [str(row[name]) for name in names]
@@ -90,10 +90,15 @@ def test_the_order_of_rows_does_not_show(tmp_path: Path) -> None:
     machines = [f"m{n}" for n in range(250)]
     draw = random.Random(3)
     stated = [make_run(id="A", at="00:07:13..05:01:07", on=machines), make_run(id="B", at="00:00:01..04:59:59", on=machines[::3]), make_run(id="C", at="00:11:01..04:19:59", on=machines[::7]), make_run(id="D", at="00:11:01..04:19:59", on=["gone"])]
+    stated += [make_run(id="E", at="00:13:01..04:19:59", on=[], instance_type="g5", num_nodes=7), make_run(id="F", at="00:02:03..05:19:59", on=[], instance_type="g5", purchase_option="spot")]
     world: World = {
         "billing_lines": [
             line(number, on=machine, at=f"{hour:02d}:00..{hour + 1:02d}:00", hours=draw.choice(["0.16666667", "0.333", 1]), machine_gpus=draw.choice([3, 7]))
             for number, (machine, hour) in enumerate((m, h) for m in machines for h in range(6))
+        ]
+        + [
+            line(10_000 + number, on=f"t{number % 20}", at=f"{number // 20:02d}:00..{number // 20 + 1:02d}:00", hours=draw.choice(["0.16666667", 1]), instance_type="g5", pricing_category=draw.choice(["Dynamic", "Standard"]), cost=draw.choice(["1.37", "3.1"]))
+            for number in range(120)
         ],
         "billing_loads": [],
         "runs": [run for run, _ in stated],

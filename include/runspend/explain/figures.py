@@ -11,6 +11,7 @@ from datetime import date, datetime
 from decimal import Decimal
 
 from runspend.actions.report.amounts import add
+from runspend.claimed_hours import ClaimedHours
 
 MEASURES = ("effective_cost", "list_cost", "contracted_cost", "billed_cost")
 
@@ -230,6 +231,7 @@ class RunExplanation:
     artifacts: tuple[Stored, ...]
     changes: tuple[BillChange, ...]
     uses: tuple[Use, ...]  # of the run's machines, in the days it was charged
+    claimed_hours: tuple[ClaimedHours, ...] = ()  # of the instance types whose machines it got by type
 
 
 @dataclass(frozen=True)

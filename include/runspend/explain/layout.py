@@ -248,6 +248,8 @@ def _block_view(block: Block, groups: Sequence[tuple[list[Part], Decimal]], plac
     for reason, what in STRANGE.items():
         if strange := sum(p.reason == reason for p in block.parts):
             notes.append(f"its tag stands on {strange:,} charge{'s' if strange != 1 else ''} {what}")
+    if block.match_method == "instance_type_time":
+        notes += [one.words for one in e.claimed_hours]
     if len(groups) < len(block.parts):
         notes.insert(0, f"grouped by day: --full prints all {len(block.parts):,} charges")
     rows, previous, day = [], "", ""

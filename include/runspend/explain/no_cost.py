@@ -32,7 +32,10 @@ def why_no_cost(reader: Reader, settings: Settings, rows: Sequence[Row], *, now:
     if not keys and not run["job_key"] and not run["pool_key"]:
         if run["instance_type"] and (of_bills := _of_bills(reader, settings, start)):
             return of_bills
-        kind = f"; all that is known is its instance type {clean(run['instance_type'])}, and no line of that type was free for it" if run["instance_type"] else ""
+        stated = [str(run[c]).replace("_", " ") for c in ("purchase_option", "availability_zone", "region_id", "sub_account_id") if run[c]]
+        place = f" ({clean(', '.join(stated))})" if stated else ""
+        agree = " that agrees" if stated else " of that type"
+        kind = f"; all that is known is its instance type {clean(run['instance_type'])}{place}, and no line{agree} was free for it" if run["instance_type"] else ""
         return NoCost(
             "no_machine",
             f"Neither the run nor a parent says where it ran, and no pool names it{kind}.",

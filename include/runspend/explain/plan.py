@@ -16,6 +16,7 @@ from typing import Any
 
 from runspend.actions.report.amounts import add
 from runspend.actions.report.plan import run_url
+from runspend.claimed_hours import ClaimedHours, with_open_prices
 from runspend.config import Settings
 from runspend.explain.figures import (
     MEASURES,
@@ -88,6 +89,7 @@ def explain_run(reader: Reader, text: str, settings: Settings, *, now: datetime,
         artifacts=_artifacts(reader, key),
         changes=_changes(reader, parts, min(days), max(days)) if days else (),
         uses=_uses(beside),
+        claimed_hours=_claimed_hours(reader, made),
     )
 
 
@@ -95,6 +97,13 @@ def gaps_of(run: Mapping[str, Any]) -> tuple[tuple[datetime, datetime], ...]:
     """When the run was stopped, in order of time."""
     pairs = (gap.replace("Z", "+00:00").split("/") for gap in run["gaps"] or ())
     return tuple((datetime.fromisoformat(first), datetime.fromisoformat(after)) for first, after in pairs)
+
+
+def _claimed_hours(reader: Reader, parts: Sequence[Part]) -> tuple[ClaimedHours, ...]:
+    """How much of the hours of its instance type runs claim, where that rule found something for the run."""
+    keys = {(p.billing_period, p.pool_key) for p in parts if p.match_method == "instance_type_time"}
+    rows = ask(reader, "claimed_hours", periods=sorted({period for period, _ in keys})) if keys else []
+    return tuple(one for one in with_open_prices(rows) if (one.billing_period, one.pool_key) in keys)
 
 
 def asked_for(run: Mapping[str, Any]) -> str | None:
@@ -110,6 +119,8 @@ def asked_for(run: Mapping[str, Any]) -> str | None:
     if machines is not None or run["instance_type"] is not None:
         place = f"{machines or 1} x {run['instance_type']}" if run["instance_type"] else f"{machines} machine{'s' if machines != 1 else ''}"
         words = [f"{', '.join(words)} on {place}" if words else place]
+    words += [run["purchase_option"].replace("_", " ")] if run["purchase_option"] else []
+    words += [f"in {place}" for place in (run["availability_zone"] or run["region_id"], run["sub_account_id"] and f"account {run['sub_account_id']}") if place]
     return ", ".join(words) or None
 
 

@@ -2,7 +2,7 @@
 select
   r.tracking_server, r.workspace, r.run_id, r.start_month, r.run_name, r.experiment_id, r.experiment_name, r.user_name, r.run_status, r.lifecycle_stage,
   r.start_time, r.end_time, r.future_end_time, r.last_sign_at, r.gaps, r.parent_run_id, r.artifact_uri, r.purged_at,
-  r.instance_type, r.num_nodes, r.gpu_type, r.gpu_count, r.cpu_request, r.memory_request_gb, r.resource_ids, r.job_id, r.job_key, r.pool_key,
+  r.instance_type, r.sub_account_id, r.region_id, r.availability_zone, r.purchase_option, r.num_nodes, r.gpu_type, r.gpu_count, r.cpu_request, r.memory_request_gb, r.resource_ids, r.job_id, r.job_key, r.pool_key,
   coalesce(c.team, r.team) as team, coalesce(c.team_from, r.team_from) as team_from,
   coalesce(c.project, r.project) as project, coalesce(c.project_from, r.project_from) as project_from,
   coalesce(c.cost_center, r.cost_center) as cost_center, coalesce(c.cost_center_from, r.cost_center_from) as cost_center_from,
