@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from servers.s3 import S3Server, s3_server
 
+from runspend.claimed_hours import ClaimedHours, claimed_hours
 from runspend.config import load_settings
 from runspend.pipeline import allocate, extract, load, measure
+from runspend.warehouse import open_warehouse
 from tests.benchmarks.accuracy import worlds
 from tests.benchmarks.accuracy.bucket import open_bucket
 from tests.benchmarks.accuracy.files import make_schema
@@ -57,6 +59,27 @@ def test_costs_are_true(rule: str, maker: Maker, tmp_path: Path, schema: Path) -
     if maker is TOGETHER:
         bar, is_told = world.bar, world.is_told
         assert bar == worlds.WITH_IDS and is_told  # none of them has loosened it for all
+
+
+def test_what_nothing_in_the_data_tells_is_said(tmp_path: Path, schema: Path) -> None:
+    """Where runs do not state how their machines were bought, doctor says how far the prices differ; where they claim more than their part of a shared type, how much."""
+    folder = tmp_path / "unstated"
+    judged(worlds.spot_mix_unstated, folder, schema)
+    said = [hours.words for hours in _claimed(folder)]
+    assert len(said) == 1
+    assert "an hour costs 9.0" in said[0] and " to 22.6" in said[0] and "runs do not state which" in said[0]
+    world = judged(worlds.shared_type, tmp_path / "shared", schema).world
+    asked = sum((run.end or 0) - run.start for run in world.runs if run.params["instance_type"] == worlds.G5.name)
+    billed = sum(machine.uptime(world.begin, world.end) for machine in world.machines if machine.kind is worlds.G5)
+    [ours] = [hours for hours in _claimed(tmp_path / "shared") if hours.pool_key == worlds.G5.name]
+    assert (ours.claimed_seconds, ours.billed_seconds) == (pytest.approx(asked / 1000, rel=1e-6), billed / 1000)
+    keys = {hours.pool_key for hours in _claimed(tmp_path / "shared") if hours.claimed_seconds}
+    assert keys == {worlds.G5.name, f"{worlds.P4D.name}|account {worlds.ACCOUNT}"}  # an account that runs state keeps another's machines out
+
+
+def _claimed(folder: Path) -> tuple[ClaimedHours, ...]:
+    with open_warehouse(load_settings(folder / "runspend.yaml")).reader() as reader:
+        return claimed_hours(reader, dt.date(2026, 10, 1))
 
 
 def test_storage_costs_are_true(tmp_path: Path, schema: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:

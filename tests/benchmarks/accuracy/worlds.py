@@ -717,6 +717,95 @@ def pool_and_ids(world: World) -> None:
     world.bill_machines()
 
 
+STRANGER = "444455556666"  # another account
+# How the platforms let a run say what it was bought as: SageMaker's estimator, SkyPilot, EKS, Google Cloud, Azure.
+SAYS_SPOT = ({"use_spot_instances": "True"}, {"use_spot": "true"}, {"capacity_type": "SPOT"}, {"provisioning_model": "SPOT"}, {"vm_priority": "Spot"})
+SAYS_ON_DEMAND = ({"use_spot_instances": "False"}, {"use_spot": "false"}, {"capacity_type": "ON_DEMAND"}, {"provisioning_model": "STANDARD"}, {"vm_priority": "Regular"})
+
+
+def mixed_purchases(world: World, states: float) -> None:
+    """Machines of one type, half of them spot at two fifths of the price, a run at a time; this share of the runs states which it had."""
+    for number in range(2 * world.size.machines):
+        is_spot = number % 2 == 1
+        price = P4D.price * (100 + number % 3) / 100 * (Decimal("0.4") if is_spot else 1)
+        machine = world.machine(P4D, [(world.begin, world.end)], price=price)
+        for run in fill(world, machine, gap=(0, 130 * MINUTE), length=(5 * MINUTE, 5 * HOUR), states=False):
+            run.params["instance_type"] = P4D.name
+            if world.draw.random() < states:
+                run.params |= world.draw.choice(SAYS_SPOT if is_spot else SAYS_ON_DEMAND)
+        world.bill_machines(columns={"PricingCategory": "Dynamic" if is_spot else "Committed" if number % 4 == 2 else "Standard"})
+
+
+def spot_mix(world: World) -> None:
+    """Half spot, half on demand, and runs state which; machines of another type in two regions at two prices, and runs state the region or the zone."""
+    world.bar = WITHOUT_IDS
+    mixed_purchases(world, states=1.0)
+    for number in range(world.size.machines):
+        region = ("us-east-1", "ap-southeast-2")[number % 2]
+        machine = world.machine(G5, [(world.begin, world.end)], region=region, price=G5.price * (1, 2)[number % 2])
+        for run in fill(world, machine, gap=(0, 130 * MINUTE), length=(5 * MINUTE, 5 * HOUR), states=False):
+            run.params |= {"instance_type": G5.name} | world.draw.choice(({"cloud.region": region}, {"AWS_REGION": region}, {"availability_zone": f"{region}a"}))
+        world.bill_machines(columns={"AvailabilityZone": f"{region}a"})
+
+
+def spot_mix_unstated(world: World) -> None:
+    """The same machines, and no run states which it had: nothing in the data tells, and the spread of the prices is said."""
+    world.bar = None
+    mixed_purchases(world, states=0.0)
+
+
+def shared_type(world: World) -> None:
+    """Machines of a type that another team's work without MLflow uses as well. Some runs state their account; runs that share machines claim too much, and the other team's machines absorb it."""
+    world.bar = None
+    for number in range(world.size.machines):
+        for kind in (P4D, G5):
+            world.machine(kind, [(world.begin, world.end)], account=STRANGER)
+        alone = world.machine(P4D, [(world.begin, world.end)])
+        for run in fill(world, alone, gap=(0, 130 * MINUTE), length=(5 * MINUTE, 5 * HOUR), states=False):
+            run.params |= {"instance_type": P4D.name, "aws_account_id": ACCOUNT}
+        crowded = world.machine(G5, [(world.begin, world.end)])
+        for _ in range(2 + number % 2):
+            for run in fill(world, crowded, gap=(0, HOUR), length=(5 * MINUTE, 5 * HOUR), states=False):
+                run.params["instance_type"] = G5.name
+    world.bill_machines()
+
+
+def same_names(world: World) -> None:
+    """Jobs, instances and pods of one name in two accounts, projects and clusters; runs state the full name. Of every third name one is of people without MLflow."""
+    for number in range(world.size.machines):
+        for side in (0, 1):
+            is_used = number % 3 != side
+            account, project, cluster = (ACCOUNT, STRANGER)[side], ("acme-ml", "acme-web")[side], ("hydra", "medusa")[side]
+            named_job(world, f"arn:aws:sagemaker:eu-west-1:{account}:training-job/train-{number}", {}, {"TRAINING_JOB_ARN": f"arn:aws:sagemaker:eu-west-1:{account}:training-job/Train-{number}"}, is_used=is_used)
+            slurm = {"slurm_job_id": str(4700 + number), "cluster": cluster}
+            named_job(world, f"node-{cluster}-{number}", slurm, {"SLURM_JOB_ID": str(4700 + number), "SLURM_CLUSTER_NAME": cluster}, is_used=is_used)
+            places = {
+                f"//compute.googleapis.com/projects/{project}/zones/europe-west4-a/instances/trainer-{number}": f"gce://{project}/europe-west4-a/trainer-{number}",
+                f"arn:aws:eks:eu-west-1:{ACCOUNT}:pod/{cluster}/train/worker-{number}/{number}-{side}": f"k8s://{cluster}/train/worker-{number}",
+            }
+            for billed, stated in places.items():
+                machine = world.machine(G5, [(world.begin, world.end)], name=billed)
+                for run in fill(world, machine, gap=(0, 90 * MINUTE), length=(5 * MINUTE, 5 * HOUR), states=False) if is_used else []:
+                    run.tags["instance_id"] = stated
+    world.bill_machines()
+
+
+def named_job(world: World, billed: str, tags: dict[str, str], stated: dict[str, str], *, is_used: bool) -> None:
+    """A job in the middle of the world's time on a machine of its own, with one or two runs or none."""
+    boot = world.begin + world.span(HOUR, 4 * HOUR)
+    down = boot + world.span(5 * HOUR, 9 * HOUR)
+    machine = world.machine(P4D, [(boot, down)], name=billed, tags=tags)
+    start = boot + world.span(MINUTE, 30 * MINUTE)
+    for _ in range(world.draw.choice((1, 2)) if is_used else 0):
+        world.run(start, start + HOUR, machine, states=False).tags.update(stated)
+        start += HOUR + world.span(MINUTE, 40 * MINUTE)
+    whole = machine.time_of_runs(boot, down)
+    for line in machine_lines(machine, world.end):
+        line.shares = job_shares(machine, whole, millis_of(line), millis_of(line) + HOUR) if is_used else {NOBODY: Fraction(1)}
+        world.lines.append(line)
+    world.machines.remove(machine)
+
+
 def mixed(world: World) -> None:
     """All ways of knowing in one bill: jobs, rented machines, ids, disks, pools and types."""
     for part in (jobs, rented, shared_gpus, spot, attached, pools, types_alone):
@@ -740,14 +829,14 @@ Maker = Callable[[World], None]
 # By the rule of the ladder that settles most of them.
 WORLDS: dict[str, tuple[Maker, ...]] = {
     "run_tag": (rented,),
-    "job_id": (jobs,),
+    "job_id": (jobs, same_names),
     "resource_id": (
         one_run_a_machine, parallel_runs, sweeps, multi_node, shared_gpus, shared_cores, autoscaled, spot, daily_bills, zombies, silent_dead, reused_names, restated, month_ends,
     ),
     "attached": (attached, platform_lines),
     "artifact_bytes": (artifacts,),
     "pool_time": (pools, pool_and_ids),
-    "instance_type_time": (partial_ids, one_tag, types_alone, types_gpus, types_shared, mixed),
+    "instance_type_time": (partial_ids, one_tag, types_alone, types_gpus, types_shared, spot_mix, spot_mix_unstated, shared_type, mixed),
 }  # fmt: skip
 
 
