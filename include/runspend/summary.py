@@ -19,7 +19,7 @@ from runspend.outcome import Outcome
 from runspend.warehouse import Reader, open_warehouse
 
 COUNTED = {"bill": "lines", "splits": "weights", "store": "objects", "tracking": "runs"}
-CLAIMS_SHOWN = 3  # instance types of a period
+TYPES_SHOWN = 3  # instance types of a period
 MARKS = {"ok": "✓", "late": "⚠", "refused": "✗", "unreachable": "✗"}
 
 
@@ -35,6 +35,7 @@ def summarize_night(settings: Settings, outcome: Outcome, *, now: datetime, seco
             rebuilt=_built(outcome.changed),
             unchanged=_built(outcome.unchanged),
             claims=_claims(reader, periods[:2]),
+            claimed_hours=_claimed_hours(reader, periods[:2]),
             budgets=_budgets(reader),
             archive=_archive(reader),
             sources=_sources(reader, settings),
@@ -62,10 +63,16 @@ def _built(labels: list[str]) -> tuple[str, ...]:
 
 
 def _claims(reader: Reader, periods: list[str]) -> tuple[tuple[str, str], ...]:
-    """Runs that say where they ran and got no machine's cost, then types of which runs claim nearly all hours or nearly none. Hours that are only not billed yet are no news."""
-    unmet = [(period, claims.words) for period in periods for claims in unmet_claims(reader, first_day(period)) if claims.reason != "not_billed_yet"]
-    hours = [(period, one.words) for period in periods for one in [each for each in claimed_hours(reader, first_day(period)) if each.is_notable][:CLAIMS_SHOWN]]
-    return tuple(("⚠", f"{period}: {words}") for period, words in [*unmet, *hours])
+    """Runs that say where they ran and got no machine's cost. Hours that are only not billed yet are no news."""
+    return tuple(
+        ("⚠", f"{period}: {claims.words}") for period in periods for claims in unmet_claims(reader, first_day(period)) if claims.reason != "not_billed_yet"
+    )
+
+
+def _claimed_hours(reader: Reader, periods: list[str]) -> tuple[tuple[str, str], ...]:
+    """Instance types of which runs claim nearly all hours or nearly none, or do not state which price they had; the most hours first."""
+    found = [(period, [hours for hours in claimed_hours(reader, first_day(period)) if hours.is_notable]) for period in periods]
+    return tuple(("⚠", f"{period}: {hours.words}") for period, notable in found for hours in notable[:TYPES_SHOWN])
 
 
 def _budgets(reader: Reader) -> tuple[tuple[str, str], ...]:

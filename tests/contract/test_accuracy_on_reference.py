@@ -36,7 +36,7 @@ SHARING = (worlds.shared_gpus, worlds.shared_cores, worlds.autoscaled, worlds.sp
 # compared in `tests/models/test_reference.py`.
 MAKERS = (
     worlds.together("stated", worlds.reused_names, worlds.one_run_a_machine, worlds.sweeps, worlds.multi_node, worlds.zombies, worlds.silent_dead, worlds.daily_bills, *SHARING),
-    worlds.together("unstated", worlds.pools, worlds.types_gpus, worlds.types_shared, worlds.attached, worlds.rented, worlds.jobs),
+    worlds.together("unstated", worlds.pools, worlds.types_gpus, worlds.types_shared, worlds.spot_mix, worlds.attached, worlds.rented, worlds.jobs),
 )
 
 

@@ -72,6 +72,16 @@ def test_a_difference_from_the_export_is_said() -> None:
     assert "equals the export" not in text
 
 
+def test_claims_that_found_nothing_come_first_and_shares_of_types_after_the_money() -> None:
+    """Each as a line for people and as a fact for programs."""
+    night = Night(NOW, 1, claims=(("⚠", "2026-10: 1 run found nothing"),), claimed_hours=(("⚠", "2026-10: runs claim 96% of 10 h of p4d"),), sources=(("✓", "bill"),))
+    text = render_summary([], night)
+    assert "  UNMET    ⚠ 2026-10: 1 run found nothing\n" in text and "  TYPES    ⚠ 2026-10: runs claim 96% of 10 h of p4d\n" in text
+    assert text.index("UNMET") < text.index("TYPES") < text.index("SOURCES")
+    facts = summary_lines([], night)
+    assert "unmet_claims=2026-10: 1 run found nothing" in facts and "claimed_hours=2026-10: runs claim 96% of 10 h of p4d" in facts
+
+
 def test_several_months_and_no_charges(figures: ReportFigures) -> None:
     """The newest month is told in full, older ones in a line; an empty month says so."""
     october = plan_report(TableReader(month_world()), "2026-10", settings=Settings(), now=NOW)

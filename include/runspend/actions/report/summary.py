@@ -56,6 +56,7 @@ class Night:
     notes: tuple[str, ...] = ()
     archive: tuple[tuple[str, str], ...] = ()
     claims: tuple[tuple[str, str], ...] = ()
+    claimed_hours: tuple[tuple[str, str], ...] = ()
 
 
 def render_summary(figures_list: Sequence[ReportFigures], night: Night, *, width: int = 100, tty: bool = False) -> str:
@@ -72,6 +73,8 @@ def render_summary(figures_list: Sequence[ReportFigures], night: Night, *, width
             lines += ["", *_currency_lines(c, ordered[-1], width, tty)]
         if not ordered[-1].currencies:
             lines += ["", f"  {month_name(ordered[-1].period).upper()} · no charge of this month is loaded"]
+    if night.claimed_hours:
+        lines += ["", *_labelled("TYPES", [f"{_mark(mark, tty)} {_clean(text)}" for mark, text in night.claimed_hours])]
     older = [
         f"{month_name(f.period)} {money(c.platform.effective_cost, places_for(c.bill.effective_cost))} {c.currency}"
         for f in reversed(ordered[:-1])
@@ -130,6 +133,7 @@ def summary_lines(figures_list: Sequence[ReportFigures], night: Night) -> list[s
         lines += [f"{f.period}.not_estimated.{reason}={count}" for reason, count in f.estimate_gaps]
         lines.append(f"{f.period}.snapshot={f.snapshot}")
     lines += [f"unmet_claims={_clean(text)}" for _, text in night.claims]
+    lines += [f"claimed_hours={_clean(text)}" for _, text in night.claimed_hours]
     lines += [f"budget={_clean(text)}" for _, text in night.budgets]
     lines += [f"archive={_clean(text)}" for _, text in night.archive]
     lines += [f"source={_clean(text)}" for _, text in night.sources]
