@@ -59,22 +59,13 @@ claims as (
   where r.start_time is not null and coalesce(r.job_key, m.resource_key, r.pool_key, r.instance_type) is not null
   union all
   select
-    r.tracking_server, r.workspace, r.run_id, 'llm_identity', r.principal_key, 1,
+    r.tracking_server, r.workspace, r.run_id, 'llm_identity', r.principal_key,
+    cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string), 1,
     coalesce((select max(charge_period_end) from billing_lines where billing_period = @period and principal_key is not null), n.billed_until), false,
     greatest(r.start_time, n.starts_at), least(coalesce(r.end_time, greatest(coalesce(r.last_sign_at, r.start_time), r.start_time)), n.ends_at)
   from window_runs r
   cross join month n
   where r.start_time is not null and r.principal_key is not null
-),
-gaps as (
-  -- while it was stopped it asked for nothing
-  select
-    c.tracking_server, c.workspace, c.run_id,
-    cast(sum(timestamp_diff(least(g.gap_end, c.claimed_to), greatest(g.gap_start, c.claimed_from), microsecond)) as int64) as microseconds
-  from claims c
-  join run_gaps g on g.tracking_server = c.tracking_server and g.workspace = c.workspace and g.run_id = c.run_id
-    and g.gap_start < c.claimed_to and g.gap_end > c.claimed_from
-  group by c.tracking_server, c.workspace, c.run_id
 ),
 met as (
   select distinct tracking_server, workspace, run_id, match_method = 'llm_identity' as is_of_caller
@@ -97,6 +88,16 @@ unmet as (
   left join families f on f.tracking_server = c.tracking_server and f.run_id = c.run_id and f.is_of_caller = (c.match_method = 'llm_identity')
   where c.claimed_to > c.claimed_from and m.run_id is null and f.run_id is null
   qualify row_number() over (partition by c.tracking_server, c.workspace, c.run_id order by case when c.match_method = 'llm_identity' then 1 else 0 end) = 1
+),
+gaps as (
+  -- while it was stopped it asked for nothing
+  select
+    c.tracking_server, c.workspace, c.run_id,
+    cast(sum(timestamp_diff(least(g.gap_end, c.claimed_to), greatest(g.gap_start, c.claimed_from), microsecond)) as int64) as microseconds
+  from unmet c
+  join run_gaps g on g.tracking_server = c.tracking_server and g.workspace = c.workspace and g.run_id = c.run_id
+    and g.gap_start < c.claimed_to and g.gap_end > c.claimed_from
+  group by c.tracking_server, c.workspace, c.run_id
 ),
 billed as (
   select distinct
