@@ -47,6 +47,7 @@ class Shape:
     has_gpus_stated: bool = False
     crowd: int = 1  # jobs beside one another on the box
     laptops: float = 0.0  # part of the jobs that run on machines of no bill, in experiments of their own
+    has_node_groups: bool = False  # jobs run on nodes of a cluster, with the tag that the cloud gives them
     is_fleet: bool = False  # a job takes whatever type of machine is cheap
     one_account: bool = False  # the web machines are in the ML account too
     web_gpus: bool = False  # the web account serves models on accelerators, day and night
@@ -93,6 +94,18 @@ class MixedWorld:
         """Run id -> group of machines it ran on."""
         groups = {m.resource_id: m.group for m in self.machines}
         return {run.run_id: groups.get(run.machine, "laptop") for run in self.runs}
+
+
+    @property
+    def used_cost(self) -> float:
+        """USD of the time in which machines of the ML account had runs: nobody can give more to runs."""
+        total = 0.0
+        for machine in self.machines:
+            until = machine.start
+            for start, end in sorted((run.start, run.end) for run in self.runs if run.machine == machine.resource_id):
+                total += max((end - max(start, until)) / HOUR, 0.0) * machine.price
+                until = max(until, end)
+        return total
 
 
 def make_mixed_world(shape: Shape) -> MixedWorld:
@@ -196,6 +209,8 @@ def _tags(dice: random.Random, shape: Shape, name: str, group: str) -> dict[str,
     tags = {"user_name": name}
     if dice.random() < shape.tagged:
         tags[dice.choice(("user_team", "user_team", "user_project", "user_cost_center"))] = dice.choice((group, group.upper(), group))
+    if shape.has_node_groups and group != "research":
+        tags["eks_nodegroup_name"] = f"pool-{group}"
     return tags
 
 
