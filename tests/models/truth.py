@@ -21,8 +21,8 @@ Key = tuple[str, str]  # line id, run id or the word of the target
 
 
 def random_world(seed: int, *, runs: int = 24, machines: int = 4, hours: int = 8) -> World:
-    """Parallel, nested, circular, multi-node, never-ended, zero-length runs; hour, part-hour and day lines; credits, corrections, fees."""
-    draw = random.Random(seed)
+    """Parallel, nested, circular, multi-node, stopped, never-ended, zero-length runs; hour, part-hour and day lines; credits, corrections, fees."""
+    draw, stops = random.Random(seed), random.Random(f"stops {seed}")
     world: World = {"billing_lines": [], "billing_loads": [], "runs": [], "run_resources": []}
     names = [f"m{n}" for n in range(machines)]
     ids = [f"run{n:03d}" for n in range(runs)]
@@ -50,6 +50,9 @@ def random_world(seed: int, *, runs: int = 24, machines: int = 4, hours: int = 8
             {"id": m, "from": f"{start + dt.timedelta(minutes=5):%Y-%m-%dT%H:%M:%S}", "to": f"{start + dt.timedelta(minutes=50):%Y-%m-%dT%H:%M:%S}"} if draw.random() < 0.1 else m
             for m in stated
         ]
+        if stops.random() < 0.25:  # stopped and resumed once or twice, it may be as long as it lasted
+            cuts = sorted(start + dt.timedelta(minutes=stops.randrange(0, 300)) for _ in range(stops.choice((2, 2, 4))))
+            more["gaps"] = [f"{a:%Y-%m-%dT%H:%M:%S}..{b:%Y-%m-%dT%H:%M:%S}" for a, b in zip(cuts[::2], cuts[1::2], strict=True) if a < b]
         at = f"{start:%Y-%m-%dT%H:%M:%S}..{f'{end:%Y-%m-%dT%H:%M:%S}' if end else ''}"
         run, resources = make_run(id=run_id, at=at, on=on, **more)
         world["runs"].append(run)
@@ -199,12 +202,12 @@ def _window_shares(runs: dict[str, dict[str, Any]], ancestors: dict[str, list[st
     """Run or idle -> part of the window's cost; nothing when no run had the machine."""
     mine = {run_id: s for (m, run_id), s in spans.items() if m == machine}
     billed_from, billed_until = _billed_range([l for l in lines if l["resource_key"] == machine])
-    of_the_period = _own_slices(mine, ancestors, billed_from, billed_until) if mine else []
-    everyone = of_the_period or (_own_slices(mine, ancestors, *_extent(mine)) if mine else [])
+    of_the_period = _own_slices(mine, runs, ancestors, billed_from, billed_until) if mine else []
+    everyone = of_the_period or (_own_slices(mine, runs, ancestors, *_extent(mine)) if mine else [])
     sharers = {run_id for _, _, active in everyone for run_id in active}
     weights, units = _weights({r: runs[r] for r in sharers}, {r: runs[r] for r in mine}, [l for l in lines if l["resource_key"] == machine])
     times: dict[str, Fraction] = defaultdict(Fraction)
-    for a, b, active in _own_slices(mine, ancestors, start, end):
+    for a, b, active in _own_slices(mine, runs, ancestors, start, end):
         asked = sum(weights[r] for r in active)
         for run_id in active:
             times[run_id] += _seconds(b - a) * Fraction(weights[run_id], max(asked, units or asked))
@@ -230,13 +233,14 @@ def _extent(mine: dict[str, list[tuple[dt.datetime, dt.datetime]]]) -> tuple[dt.
     return min(start for s in mine.values() for start, _ in s), max(end for s in mine.values() for _, end in s)
 
 
-def _own_slices(mine: dict[str, list[tuple[dt.datetime, dt.datetime]]], ancestors: dict[str, list[str]], start: dt.datetime, end: dt.datetime) -> list[tuple[dt.datetime, dt.datetime, list[str]]]:
-    """Slices between `start` and `end`, each with the runs that pay: those there, none of whose descendants is."""
-    marks = sorted({min(max(t, start), end) for s in mine.values() for pair in s for t in pair} | {start, end})
+def _own_slices(mine: dict[str, list[tuple[dt.datetime, dt.datetime]]], runs: dict[str, dict[str, Any]], ancestors: dict[str, list[str]], start: dt.datetime, end: dt.datetime) -> list[tuple[dt.datetime, dt.datetime, list[str]]]:
+    """Slices between `start` and `end`, each with the runs that pay: those there and not stopped, none of whose descendants is there, be it stopped."""
+    gaps = {r: [tuple(dt.datetime.fromisoformat(t.replace("Z", "+00:00")) for t in gap.split("/")) for gap in runs[r]["gaps"]] for r in mine}
+    marks = sorted({min(max(t, start), end) for s in (*mine.values(), *gaps.values()) for pair in s for t in pair} | {start, end})
     slices = []
     for a, b in itertools.pairwise(marks):
         there = [r for r, s in mine.items() if any(x <= a and b <= y for x, y in s)]
-        payers = [r for r in there if not any(r in ancestors[other] for other in there)]
+        payers = [r for r in there if not any(r in ancestors[other] for other in there) and not any(x <= a and b <= y for x, y in gaps[r])]
         if payers:
             slices.append((a, b, payers))
     return slices
