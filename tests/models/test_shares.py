@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Mapping
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from runspend.warehouse import buckets
-from tests.models.chain import World, line, make_run, merge_worlds, read_world, rows_of, run_on_duckdb, summarize_on_duckdb
+from tests.models.chain import World, line, make_run, merge_worlds, read_world, rows_of, run_on_duckdb, summarize_on_duckdb, total
 from tests.models.test_reference import CASES
 from tests.models.truth import random_world
 
@@ -102,12 +103,25 @@ def test_charges_laid_end_to_end(seed: int, pools: dict[str, World], laid: dict[
     assert len(ledger) <= len(charges) + 3 * (len(parts) - 1) + sum(1 for c in charges if c["charge_category"] == "Credit")
 
 
+BESIDE = (
+    {"effective_cost": Decimal("-0.125"), "billed_cost": Decimal("-0.125"), "list_cost": Decimal(0)},
+    {"effective_cost": Decimal(0), "billed_cost": Decimal(0), "list_cost": Decimal("0.5")},
+    {"effective_cost": Decimal("0.75"), "billed_cost": Decimal("0.5"), "list_cost": Decimal(1)},
+)
+
+
+def side_of(row: Mapping[str, Any]) -> int:
+    return (row["effective_cost"] > 0) - (row["effective_cost"] < 0)
+
+
 def known_world(seed: int) -> World:
     """The same, some of the machines known: runs had them for five minutes of another hour and left this one free."""
     world = pool_world(seed)
     draw = random.Random(seed)
     known = draw.sample(world["billing_lines"], max(1, len(world["billing_lines"]) * draw.choice((1, 2, 3)) // 3))
-    lines = [row | {"invoice_id": f"inv-{n}"} for n, row in enumerate(world["billing_lines"])]  # every line a charge of its own
+    lines = [row | {"invoice_id": f"inv-{n}"} for n, row in enumerate(world["billing_lines"])]  # every machine a charge of its own
+    # with a discount and something free beside it that differ in nothing else
+    lines += [row | {"line_id": f"{row['line_id']}-{n}", **costs} for row in draw.sample(known, len(known) // 2) for n, costs in enumerate(BESIDE)]
     stated = [make_run(id=f"smoke{n}", at="02:00..02:05", on=[row["resource_key"]], pool_key=None) for n, row in enumerate(known)]
     return world | {"billing_lines": lines, "runs": world["runs"] + [run for run, _ in stated], "run_resources": [r for _, resources in stated for r in resources]}
 
@@ -127,27 +141,25 @@ def test_machines_that_runs_state_come_first(seed: int, known: dict[str, World],
     """Every run has its part of what the hour cost, of known machines first; those that no run reaches are idle as they are, and every line adds up."""
     name = f"pool{seed:02d}"
     world, ledger = known[name], rows_of(laid_known["cost_allocations"], name)
-    lines = {l["resource_id"]: l for l in world["billing_lines"]}
+    lines = world["billing_lines"]
     stated = {r["resource_id"] for r in world["run_resources"]}
     targets = [t for t in laid_known["pooled_targets"].to_pylist() if f"{name}." in t["target_key"]]
-    parts = {t["run_id"]: Fraction(t["ratio_upto"]) - Fraction(t["ratio_before"]) for t in targets}
+    parts = {t["run_id"] and t["run_id"].removeprefix(f"{name}."): Fraction(t["ratio_upto"]) - Fraction(t["ratio_before"]) for t in targets}
     for side in (1, -1):
-        on_side = {machine for machine, l in lines.items() if (l["effective_cost"] > 0) - (l["effective_cost"] < 0) == side}
-        whole = sum((Fraction(lines[machine]["effective_cost"]) for machine in on_side), Fraction(0))
+        whole = sum((Fraction(l["effective_cost"]) for l in lines if side_of(l) == side), Fraction(0))
+        on_side = [row for row in ledger if side_of(row) == side]
         got: dict[str, Fraction] = defaultdict(Fraction)
-        for row in ledger:
-            if row["resource_id"] in on_side:
-                got[row["run_id"]] += Fraction(row["effective_cost"])
+        for row in on_side:
+            got[row["run_id"]] += Fraction(row["effective_cost"])
         for run, part in parts.items():
-            expected = whole * part
-            run_name = run and run.removeprefix(f"{name}.")
-            assert abs(got[run_name] - expected) <= abs(whole) * Fraction(1, 10**12) + Fraction(len(on_side), 10**18), (side, run)
-        served = {row["resource_id"] for row in ledger if row["run_id"]} & on_side
-        idle = on_side - served
-        assert not (served - stated) or not (idle & stated), "a stranger serves runs while a machine that runs state is idle"
+            assert abs(got[run] - whole * part) <= abs(whole) * Fraction(1, 10**12) + Fraction(len(lines), 10**18), (side, run)
+        for category in ("Usage", "Credit"):
+            served = {row["resource_id"] for row in on_side if row["run_id"] and row["charge_category"] == category}
+            idle = {row["resource_id"] for row in on_side if row["charge_category"] == category} - served
+            assert not (served - stated) or not (idle & stated), "a stranger serves runs while a machine that runs state is idle"
     for measure in MEASURES:
-        for machine, said in lines.items():
-            assert sum(Decimal(row[measure]) for row in ledger if row["resource_id"] == machine) == said[measure]
+        for machine in {l["resource_id"] for l in lines}:
+            assert total(row[measure] for row in ledger if row["resource_id"] == machine) == total(l[measure] for l in lines if l["resource_id"] == machine)
     for row in ledger:
         if row["allocated_to"] == "idle":
             assert (row["match_method"], row["pool_key"] is not None) == (("resource_id" if row["resource_id"] in stated else "pool_time"), True)
