@@ -28,7 +28,7 @@ from tests.reference import GoogleSQL
 # In the order of the ladder.
 RUNGS = (("artifact_bytes", "storage"), ("llm_cost", "llm"), ("pool_time", "pool"), ("instance_type_time", "type"))
 MODELS = (
-    "window_runs", "run_ancestors",
+    "window_runs", "run_gaps", "run_ancestors",
     "storage_candidates", "storage_targets", "storage_lines",
     "llm_candidates", "llm_targets", "llm_lines",
     "type_claims", "wanted_types", "timed_candidates", "type_choices", "pools", "pool_cells", "pool_machines", "pool_spans", "pool_claims", "pool_windows", "pool_uses", "pool_taken", "pool_families", "pool_clock", "pool_shares",
