@@ -20,11 +20,11 @@ from runspend.actions.archive.lease import take_lease
 from runspend.artifacts.listing import Listing
 from runspend.artifacts.staging import Staging, locked
 from runspend.builder import note_report
-from runspend.cli.setting_up import _empty_trial
 from runspend.config import Settings
 from runspend.demo import make_world
 from runspend.errors import RecordRefused, RunspendError, UsageError
 from runspend.sources import work_folder
+from runspend.trial import _empty
 from runspend.warehouse.records import Records
 from tests.command import run_here
 from tests.faults.decoys import make_decoys, seen
@@ -456,5 +456,5 @@ def test_a_trial_does_not_empty_what_a_link_leads_to(tmp_path: Path, decoys: Pat
     before = seen(decoys)
     (tmp_path / "trial").symlink_to(decoys, target_is_directory=True)
     with pytest.raises(RunspendError, match="it is a link"):
-        _empty_trial(tmp_path / "trial")
+        _empty(tmp_path / "trial")
     assert seen(decoys) == before
