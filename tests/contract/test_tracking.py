@@ -195,7 +195,8 @@ def test_metrics_of_postgres_are_looked_up_and_never_scanned(mlflow_on_postgres:
         time.sleep(0.1)
         [(scanned_after, fetched_after)] = scans()
     assert scanned_after == scanned
-    assert fetched_after - fetched <= 3 + 9
+    # And of the run that was stopped: the first and last time of each of its 180 steps, then those around its gap, and its other metric.
+    assert fetched_after - fetched <= 3 + 9 + 2 * 180 + 30
 
 
 def test_a_statement_that_takes_too_long_is_cut_off_without_the_password(

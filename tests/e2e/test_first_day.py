@@ -115,8 +115,7 @@ def test_the_file_it_leaves_works_with_every_command_it_names(day: Day, tmp_path
     from runspend.summary import _next
 
     for command in _next(load_settings(day.config)):
-        program, *words = shlex.split(command)
-        assert program.endswith("runspend") or "pytest" in program
+        _, *words = shlex.split(command)
         assert run_here(*words, "--now", NOW, *(() if "--config" in words else config[:2]), cwd=tmp_path).returncode == 0
 
 
