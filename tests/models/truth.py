@@ -235,7 +235,7 @@ def _extent(mine: dict[str, list[tuple[dt.datetime, dt.datetime]]]) -> tuple[dt.
 
 def _own_slices(mine: dict[str, list[tuple[dt.datetime, dt.datetime]]], runs: dict[str, dict[str, Any]], ancestors: dict[str, list[str]], start: dt.datetime, end: dt.datetime) -> list[tuple[dt.datetime, dt.datetime, list[str]]]:
     """Slices between `start` and `end`, each with the runs that pay: those there and not stopped, none of whose descendants is there, be it stopped."""
-    gaps = {r: [tuple(dt.datetime.fromisoformat(t.replace("Z", "+00:00")) for t in gap.split("/")) for gap in runs[r]["gaps"]] for r in mine}
+    gaps = {r: [tuple(dt.datetime.fromisoformat(t.replace("Z", "+00:00")) for t in gap.split("/")) for gap in runs[r].get("gaps") or ()] for r in mine}
     marks = sorted({min(max(t, start), end) for s in (*mine.values(), *gaps.values()) for pair in s for t in pair} | {start, end})
     slices = []
     for a, b in itertools.pairwise(marks):
