@@ -125,13 +125,16 @@ def _compare(world: World, allocations: list[dict[str, Any]], charges: dict[str,
     runs = {run.run_id for run in world.runs}
     got: dict[str, dict[str, Shares]] = defaultdict(lambda: defaultdict(lambda: defaultdict(Fraction)))  # rule -> charge -> run -> cost
     rules = {"all": Rule("all")}
+    offered: set[int] = set()  # lines of machines that runs state, whose rest was another rule's to give
     for row in allocations:
         name, cost = row["match_method"], Fraction(row["effective_cost"])
         rule = rules.setdefault(name, Rule(name))
         rule.settled += cost
         target = row["run_id"] if row["allocated_to"] == "run" else row["owner_id"] if row["allocated_to"] == "logged_model" else None
         # idle time of a machine that runs state keeps that rule, though another had its offer
-        is_own = row["allocated_to"] != "idle" or "|" not in row["charge_id"] or row["charge_id"].startswith(f"{name}|")
+        is_offered = "|" not in row["charge_id"] and row["pool_key"] is not None  # and not reached: under the line's own id
+        offered |= set(charges[row["charge_id"]]) if is_offered else set()
+        is_own = row["allocated_to"] != "idle" or (row["charge_id"].startswith(f"{name}|") if "|" in row["charge_id"] else not is_offered)
         if row["charge_id"] in charges and is_own:
             of_charge = got[name][row["charge_id"]]  # that the charge was settled by this rule counts, whoever got it
             if target is not None:
@@ -144,7 +147,7 @@ def _compare(world: World, allocations: list[dict[str, Any]], charges: dict[str,
                     rule.certain_false_matches += row["confidence"] in CERTAIN
     costs_of_all: Shares = defaultdict(Fraction)
     # a line of which runs that state the machine have a part stands in two charges: theirs, and one that has the rest for all others
-    pooled = {number for charge, of in charges.items() if "|" in charge for number in of}
+    pooled = {number for charge, of in charges.items() if "|" in charge for number in of} | offered
     by_machine = got.get("resource_id", {})
     stated = {of[0]: set(by_machine[charge]) for charge, of in charges.items() if "|" not in charge and of[0] in pooled and charge in by_machine}
     for name, of_rule in got.items():
