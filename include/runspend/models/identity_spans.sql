@@ -38,7 +38,7 @@ ended as (
       when coalesce(r.last_sign_at, r.start_time) >= timestamp_sub(b.billed_until, interval @alive_hours hour) then 'alive'
       when r.last_sign_at is not null then 'last_sign'
       else 'silent'
-    end as run_end_rule
+    end as run_end_rule, r.run_end_rule as marked_rule
   from callers c
   join window_runs r on r.tracking_server = c.tracking_server and r.run_id = c.run_id
   cross join billed b
@@ -46,7 +46,7 @@ ended as (
 ),
 spans as (
   select
-    tracking_server, workspace, run_id, principal_key, run_end_rule,
+    tracking_server, workspace, run_id, principal_key, coalesce(marked_rule, run_end_rule) as run_end_rule,
     greatest(start_time, @window_start) as span_start,
     least(
       case run_end_rule

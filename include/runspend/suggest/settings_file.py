@@ -1,6 +1,6 @@
 """Putting pools into a `runspend.yaml` that a person wrote: nothing else of the file changes, comments and order included.
 
-The text gets lines; it is never written anew from its values. What comes out is loaded before it takes the place of the file: it
+The text gets lines; it is never rewritten from its values. What comes out is loaded before it takes the place of the file: it
 must say what the file said, and the new pools.
 """
 

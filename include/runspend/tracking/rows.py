@@ -267,7 +267,7 @@ class Rows:
             self._con.execute(_sql("gap_times.sql"), {"is_first_look": is_first_look})
 
     def find_gaps(self) -> None:
-        """From the times that were read, which are let go of: the gaps of each run that was looked at."""
+        """Find, from the times that were read and are then dropped, the gaps of each run that was looked at."""
         self._con.execute(_sql("gaps.sql"), {"long_ms": raw.LONG_MS})
         self._con.execute("delete from fresh_times")
 
