@@ -90,6 +90,8 @@ POOLED_MODELS = tuple(
         "type_parts",
         "type_targets",
         "type_lines",
+        "offered_machines",
+        "offered_blocks",
         "offered_lines",
         "unreached_sums",
         "settled_lines",

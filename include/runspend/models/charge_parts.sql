@@ -5,17 +5,17 @@ with found as (
   -- machines that runs state come first, those that runs reach before all: what nobody claims is rather a stranger's
   select
     source, charge_id, match_method, target_key, window_start, window_end, billing_currency, cost_kind, service_name, charge_category, effective_cost,
-    case when known_by is not null then 1 else 3 end as rank, 1 as charge_count, cast(null as int64) as width
+    case when known_by is not null then 1 else 3 end as rank, 1 as charge_count
   from charge_sums
   union all
   select
     source, cast(null as string), match_method, target_key, window_start, window_end, billing_currency, cost_kind, service_name, charge_category, effective_cost,
-    2, charges, width
+    2, charges
   from unreached_sums
 ),
 charges as (
   select
-    source, charge_id, match_method, target_key, window_start, window_end, effective_cost, rank, charge_count, width,
+    source, charge_id, match_method, target_key, window_start, window_end, effective_cost, rank, charge_count,
     concat(
       source, '|', billing_currency, '|', cost_kind, '|', coalesce(concat('=', replace(service_name, '|', '||')), '-'), '|', charge_category, '|',
       case when effective_cost > 0 then '+' when effective_cost < 0 then '-' else '0' end, '|',
@@ -36,8 +36,7 @@ wide as (
     a.axis_number, a.charge_count, c.source, c.charge_id, c.match_method, c.target_key, c.window_start, c.window_end, c.rank,
     case
       when a.charge_count = 1 then 1
-      when c.width is not null then c.width
-      when coalesce(a.effective_cost, bignumeric '0') = bignumeric '0' then 1
+      when coalesce(a.effective_cost, bignumeric '0') = bignumeric '0' then c.charge_count
       else greatest(1, cast(round(cast(cast(c.effective_cost as string) as float64) / cast(cast(a.effective_cost as string) as float64) * 2251799813685248.0) as int64))
     end as width
   from charges c

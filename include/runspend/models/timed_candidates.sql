@@ -76,8 +76,7 @@ select
   end as window_end,
   l.source, l.line_id, l.charge_period_start, l.charge_period_end, l.sub_account_id, l.region_id, l.resource_key, l.charge_category, l.charge_class,
   l.cost_kind, l.sku_id, l.billed_nanoseconds, l.free_nanoseconds, l.known_by, l.instance_type, l.machine_gpus, l.machine_cpus, l.machine_memory_gb,
-  l.service_provider_name, l.billing_account_id, l.service_name, l.invoice_id, l.billing_currency, l.is_inside,
-  l.line_team, l.line_project, l.line_cost_center, l.line_owner, l.effective_cost,
+  l.service_name, l.billing_currency, l.effective_cost,
   l.pricing_category, c.account as cell_account, c.region as cell_region, c.zone as cell_zone, c.purchase_option as cell_option
 from rest_lines l
 left join settled s on s.source = l.source and s.line_id = l.line_id

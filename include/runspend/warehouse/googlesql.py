@@ -28,7 +28,7 @@ _TYPES = {exp.DType.BIGDECIMAL: "DECIMAL(38, 22)", exp.DType.DECIMAL: "DECIMAL(3
 
 def put_right(tree: exp.Expression) -> None:
     """Change in place what sqlglot would write otherwise than DuckDB has to be asked. sqlglot's generator can't be told: its compiled build has no subclasses."""
-    for node in reversed(list(tree.find_all(exp.DataType, exp.CountIf, exp.IntDiv, exp.TimestampDiff))):  # what stands within another comes first
+    for node in reversed(list(tree.find_all(exp.DataType, exp.CountIf, exp.IntDiv, exp.TimestampDiff, exp.TimestampTrunc))):  # what stands within another comes first
         if isinstance(node, exp.DataType):
             if node.this in _TYPES and not node.expressions:
                 wide = exp.DataType.build(_TYPES[node.this], dialect="duckdb")
@@ -42,6 +42,9 @@ def put_right(tree: exp.Expression) -> None:
             # sqlglot forgets the parentheses: div(a + 1, 2) would be a + 1 // 2, and b * div(a, 2) be b * a // 2
             whole = exp.IntDiv(this=_whole(node.this), expression=_whole(node.expression))
             node.replace(exp.paren(whole, copy=False))
+        elif isinstance(node, exp.TimestampTrunc):
+            if node.text("unit").upper() == "HOUR" and not node.args.get("zone"):  # date_trunc of a time with a zone asks a calendar too
+                node.replace(exp.func("TIME_BUCKET", exp.Interval(this=exp.Literal.number(1), unit=exp.var("HOUR")), node.this, dialect="duckdb"))
         elif node.text("unit").upper() == "MICROSECOND":
             # its date_diff of times with a zone asks a calendar: fifty times slower than a subtraction
             since = exp.Sub(this=exp.UnixMicros(this=node.this), expression=exp.UnixMicros(this=node.expression))

@@ -1,0 +1,84 @@
+-- one row per axis of charge_parts with lines of machines that runs state, and block of these machines: what they cost together, and whether a run may
+-- have a part of it. In charge_parts, machines that runs state come before all others, and runs before what no run asked for: what comes after
+-- the last run's end is idle as it is and is not laid there.
+with targets as (
+  select match_method, target_key, window_start, window_end, run_id, ratio_upto from pool_targets
+  union all
+  select match_method, target_key, window_start, window_end, run_id, ratio_upto from type_targets
+),
+windows as (
+  select match_method, target_key, window_start, window_end, max(case when run_id is not null then ratio_upto else 0.0 end) as asked_upto
+  from targets
+  group by match_method, target_key, window_start, window_end
+),
+sums as (
+  select
+    c.match_method, c.target_key, c.window_start, c.window_end, c.source, c.billing_currency, c.cost_kind, c.service_name, c.charge_category,
+    case when c.effective_cost > 0 then 1 when c.effective_cost < 0 then -1 else 0 end as cost_sign, m.block_number,
+    count(*) as lines, sum(c.effective_cost) as effective_cost
+  from timed_candidates c
+  left join offered_machines m
+    on m.match_method = c.match_method and m.target_key = c.target_key and m.resource_key = c.resource_key and c.known_by is not null
+  group by
+    c.match_method, c.target_key, c.window_start, c.window_end, c.source, c.billing_currency, c.cost_kind, c.service_name, c.charge_category,
+    cost_sign, m.block_number
+),
+free_machines as (
+  -- charges that cost nothing have all the same width
+  select
+    c.match_method, c.target_key, c.window_start, c.window_end, c.source, c.billing_currency, c.cost_kind, c.service_name, c.charge_category,
+    m.block_number, count(distinct c.resource_key) as machines
+  from timed_candidates c
+  join offered_machines m on m.match_method = c.match_method and m.target_key = c.target_key and m.resource_key = c.resource_key
+  where c.known_by is not null and coalesce(c.effective_cost, bignumeric '0') = bignumeric '0'
+  group by
+    c.match_method, c.target_key, c.window_start, c.window_end, c.source, c.billing_currency, c.cost_kind, c.service_name, c.charge_category,
+    m.block_number
+),
+blocks as (
+  -- strangers' lines, the block without a number, are at most as many charges as lines
+  select
+    s.match_method, s.target_key, s.window_start, s.window_end, s.source, s.billing_currency, s.cost_kind, s.service_name, s.charge_category,
+    s.cost_sign, s.block_number, s.lines, s.effective_cost, coalesce(f.machines, s.lines) as charges,
+    dense_rank() over (
+      order by s.match_method, s.target_key, s.window_start, s.window_end, s.source, s.billing_currency, s.cost_kind, s.service_name, s.charge_category, s.cost_sign) as axis_number
+  from sums s
+  left join free_machines f
+    on s.cost_sign = 0 and f.match_method = s.match_method and f.target_key = s.target_key and f.window_start = s.window_start and f.window_end = s.window_end
+    and f.source = s.source and f.billing_currency = s.billing_currency and f.cost_kind = s.cost_kind
+    and f.service_name is not distinct from s.service_name and f.charge_category = s.charge_category and f.block_number = s.block_number
+),
+axes as (
+  select axis_number, cast(sum(lines) as int64) as lines, cast(sum(charges) as int64) as charges, sum(effective_cost) as effective_cost
+  from blocks
+  group by axis_number
+),
+wide as (
+  -- whole numbers that add up to 2^51, or nearly; charges that cost nothing have all the same width
+  select
+    b.match_method, b.target_key, b.window_start, b.window_end, b.source, b.billing_currency, b.cost_kind, b.service_name, b.charge_category,
+    b.cost_sign, b.axis_number, b.block_number, b.charges, b.effective_cost, a.lines as axis_lines, a.charges as axis_charges,
+    case
+      when b.cost_sign = 0 then b.charges
+      else cast(round(cast(cast(b.effective_cost as string) as float64) / cast(cast(a.effective_cost as string) as float64) * 2251799813685248.0) as int64)
+    end as width
+  from blocks b
+  join axes a on a.axis_number = b.axis_number
+  where b.block_number is not null
+),
+laid as (
+  select *, cast(sum(width) over (partition by axis_number order by block_number) as int64) - width as starts_at
+  from wide
+)
+select
+  l.match_method, l.target_key, l.window_start, l.window_end, l.source, l.billing_currency, l.cost_kind, l.service_name, l.charge_category, l.cost_sign,
+  l.block_number, l.charges, l.effective_cost,
+  -- machines are reached whole: a block that is reached along one axis of the window is reached along all
+  coalesce(l.block_number <= max(case
+    when w.asked_upto <= 0 then null
+    when l.cost_sign = 0 and l.starts_at <= w.asked_upto * l.axis_charges then l.block_number
+    -- lines that are one charge there are rounded together, by less than four units a line
+    when l.cost_sign <> 0 and l.starts_at < w.asked_upto * 2251799813685248.0 + 4 * l.axis_lines then l.block_number
+  end) over (partition by l.match_method, l.target_key, l.window_start, l.window_end), false) as is_reached
+from laid l
+join windows w on w.match_method = l.match_method and w.target_key = l.target_key and w.window_start = l.window_start and w.window_end = l.window_end
