@@ -33,7 +33,7 @@ from runspend.errors import PartialFailure, UsageError
 from runspend.outcome import Outcome
 from runspend.recipients import find_recipients
 from runspend.retention import RetentionPolicy
-from runspend.sources import by_month, make_load_id
+from runspend.rows import by_month, make_load_id
 from runspend.values import format_duration
 from runspend.warehouse import Warehouse
 from runspend.warehouse.journal import crash_point

@@ -13,12 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from runspend.config import Settings
 from runspend.errors import CheckFailed
-from runspend.inputs import digest, first_day, json_text, parse_unit, read_builds
+from runspend.inputs import digest, json_text, parse_unit, read_builds
 from runspend.outcome import Outcome, Progress
 from runspend.own_files import read_bytes, write_whole
-from runspend.sources import arrow_rows, tell_operators
+from runspend.rows import arrow_rows, first_day
 from runspend.warehouse import Step, Unit, Warehouse
 
 
@@ -40,13 +39,16 @@ def note_report(folder: Path, period: str, build_id: str) -> None:
 class Builder:
     """One kind of build ("allocate", "summarize" or "estimate") over its periods."""
 
-    def __init__(self, warehouse: Warehouse, settings: Settings, outcome: Outcome, kind: str, now: datetime, progress: Progress) -> None:
+    def __init__(
+        self, warehouse: Warehouse, outcome: Outcome, kind: str, now: datetime, progress: Progress, tell: Callable[[str, str], None]
+    ) -> None:
+        """`tell` is given what failed a check ("allocate/2026-10") and the error in words."""
         self._warehouse = warehouse
-        self._settings = settings
         self._outcome = outcome
         self._kind = kind
         self._now = now
         self._progress = progress
+        self._tell = tell
 
     def beside(self, kind: str) -> Builder:
         """The builder of another kind, which need not read again what stands in the warehouse."""
@@ -76,7 +78,7 @@ class Builder:
                 is_published = step.publish({parse_unit(name): value for name, value in inputs.items() if "/" in name})
         except CheckFailed as error:
             self._outcome.fail(error)
-            tell_operators(self._settings, self._outcome, "CHECK FAILED", f"{self._kind}/{period}", str(error), self._now)
+            self._tell(f"{self._kind}/{period}", str(error))
             return
         if is_published:
             self._outcome.changed.append(label)

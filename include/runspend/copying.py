@@ -18,7 +18,7 @@ from runspend.config import load_settings
 from runspend.errors import ConfigError, RunspendError
 from runspend.inputs import digest, json_text, parse_unit
 from runspend.outcome import Outcome
-from runspend.sources import arrow_rows
+from runspend.rows import arrow_rows
 from runspend.tables import TABLES
 from runspend.warehouse import Unit, UnitState, Warehouse, open_warehouse
 from runspend.warehouse.contents import sums_sql

@@ -12,9 +12,9 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from runspend.config import Settings
-from runspend.inputs import ALIVE_HOURS, SILENT_HOURS, common_inputs, first_day, month_start, needed_runs
+from runspend.inputs import ALIVE_HOURS, SILENT_HOURS, common_inputs, month_start, needed_runs
 from runspend.ladder import GAPS
-from runspend.sources import arrow_rows
+from runspend.rows import arrow_rows, first_day
 from runspend.warehouse import Model, Step, Unit, UnitState, Warehouse
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from functools import cached_property
 from typing import Any
 
 from runspend.config import Settings
-from runspend.inputs import BILL, configuration_digest, digest, first_day, month_start
-from runspend.sources import arrow_rows
+from runspend.inputs import BILL, configuration_digest, digest, month_start
+from runspend.rows import arrow_rows, first_day
 from runspend.warehouse import Unit, Warehouse
 
 UNCHANGED_FOR = timedelta(days=10)

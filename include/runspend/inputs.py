@@ -9,12 +9,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import nullcontext
-from datetime import date, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from importlib import resources
 from typing import Any
 
 from runspend.config import Settings
 from runspend.months_beside import RUN_COLUMNS, no_reach, read_beside
+from runspend.rows import first_day
 from runspend.warehouse import Reader, Unit, UnitState, Warehouse
 
 # A run without an end is alive if its last sign is this close to the end of the billed hours …
@@ -212,11 +213,6 @@ def digest(value: Any) -> str:
 def json_text(value: Any) -> str:
     """Canonical JSON: sorted keys, no blanks; what JSON lacks as text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
-
-
-def first_day(period: str) -> date:
-    """The first day of "YYYY-MM"."""
-    return date.fromisoformat(f"{period}-01")
 
 
 def month_start(moment: datetime) -> datetime:

@@ -28,7 +28,7 @@ from runspend.errors import ArchiveDamaged, CapPassed, LeaseLost, PartialFailure
 from runspend.nights import note_undelivered
 from runspend.outcome import Outcome, Progress
 from runspend.protection import open_protection
-from runspend.sources import by_month, make_load_id
+from runspend.rows import by_month, make_load_id
 from runspend.telling import Pruned, count_active, prune, tell_archived
 from runspend.warehouse import Reader, Warehouse
 from runspend.warehouse.records import Records

@@ -20,8 +20,9 @@ from runspend.actions.report.words import coverage_words, suggestion
 from runspend.advice import Coverage, Identity, Rung, UnmetClaims
 from runspend.claimed_hours import ClaimedHours, claimed_hours
 from runspend.config import MailSettings, Settings, WarehouseSettings
-from runspend.inputs import configuration_digest, first_day
+from runspend.inputs import configuration_digest
 from runspend.outcome import Progress, silent
+from runspend.rows import first_day
 from runspend.scope_proposal import ScopeLine, scope_proposal
 from runspend.values import CONNECTION
 from runspend.warehouse import Unit, Warehouse, open_warehouse

@@ -21,16 +21,14 @@ from runspend.errors import CheckFailed, ConfigError, RecordRefused, SourceError
 from runspend.estimates import CHECKS as ESTIMATE_CHECKS
 from runspend.estimates import estimate_inputs, estimate_parameters, fill_estimates
 from runspend.finality import Finality, is_bill
-from runspend.inputs import allocation_inputs, first_day, reached_months, summary_inputs
+from runspend.inputs import allocation_inputs, reached_months, summary_inputs
 from runspend.ladder import LEDGER_CHECKS, LEDGER_SUMS, RUN_CHECKS, ledger_models, ledger_parameters, run_costs_models
 from runspend.nights import note_step, ring_heartbeat, tell_refused_file, tell_stale, telling_of_the_warehouse
 from runspend.outcome import Outcome, Progress, silent
 from runspend.query_costs import QueryCosts, models_cost
+from runspend.rows import arrow_rows, by_month, first_day, make_load_id
 from runspend.sources import (
-    arrow_rows,
-    by_month,
     chosen,
-    make_load_id,
     note_superseded,
     own_units,
     publish_read,
@@ -39,6 +37,7 @@ from runspend.sources import (
     reading,
     rebuilt_months,
     selector_keys,
+    tell_operators,
     unread_notes,
     work_folder,
 )
@@ -267,7 +266,7 @@ def allocate(settings: Settings, *, now: datetime, periods: Sequence[str] | None
         if period not in known:
             outcome.fail(ConfigError(f"cannot allocate {period}: no bill was loaded for it. Loaded are {', '.join(known) or 'none'}."))
     given = ledger_parameters(settings)
-    ledger = Builder(warehouse, settings, outcome, "allocate", now, progress)
+    ledger = Builder(warehouse, outcome, "allocate", now, progress, partial(_tell_failed_check, settings, outcome, now))
     finality = Finality(warehouse, settings, now)
     for period in known:
         if lacking := damage.lacking(period):
@@ -318,6 +317,10 @@ def foresee_queries(settings: Settings, *, periods: Sequence[str] | None = None,
     return QueryCosts(sizes)
 
 
+def _tell_failed_check(settings: Settings, outcome: Outcome, now: datetime, what: str, error: str) -> None:
+    tell_operators(settings, outcome, "CHECK FAILED", what, error, now)
+
+
 def _build_ledger(step: Step, period: str, parameters: Mapping[str, Any]) -> list[str]:
     """Tables of one billing period, checked; returns their names."""
     step.run(ledger_models(period), {"period": first_day(period), **parameters})
@@ -342,7 +345,7 @@ def estimate(settings: Settings, *, now: datetime, progress: Progress = silent) 
     parameters = estimate_parameters(now)
     period = f"{parameters['now']:%Y-%m}"
     older = [u for u in open_warehouse(settings).states("builds") if u.writer == "estimate" and u.period != period]
-    builder = Builder(warehouse, settings, outcome, "estimate", now, progress)
+    builder = Builder(warehouse, outcome, "estimate", now, progress, partial(_tell_failed_check, settings, outcome, now))
     fill = partial(fill_estimates, settings=settings, parameters=parameters, older=older)
     builder.build(period, estimate_inputs(warehouse, settings, parameters), fill, forced=damage.touches(("price_list", "estimate_errors", "run_estimates")))
     return outcome

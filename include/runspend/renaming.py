@@ -18,7 +18,7 @@ from runspend.config import Settings
 from runspend.errors import ConfigError
 from runspend.inputs import BILL, BILLED_UNTIL, TAGGED_RUNS, digest, json_text, parse_unit, unit_name
 from runspend.outcome import Outcome
-from runspend.sources import arrow_rows, make_load_id
+from runspend.rows import arrow_rows, make_load_id
 from runspend.tables import TABLES
 from runspend.warehouse import Reader, Step, Unit, UnitState, open_warehouse
 from runspend.warehouse.records import Records

@@ -6,7 +6,6 @@ Belongs to `pipeline.py`. How a source is read does not belong here.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,11 +17,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from runspend.config import Settings, redact
 from runspend.errors import ConfigError, PartialFailure, SourceError, SourceRefused
-from runspend.inputs import first_day
 from runspend.outcome import Outcome
 from runspend.own_files import open_lock, own_folder
+from runspend.rows import arrow_rows, make_load_id
 from runspend.selectors import RUN_MAPS
-from runspend.tables import TABLES
 from runspend.warehouse import Step, Unit, UnitState, Warehouse
 from runspend.warehouse.lock_holders import lock_in_time
 
@@ -277,26 +275,3 @@ def selector_keys(settings: Settings) -> set[str]:
 
         keys |= set(TAG_KEYS)
     return {key for key in keys if key.partition(".")[0] in RUN_MAPS and "." in key}
-
-
-def arrow_rows(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Rows as the table's own Arrow schema; keys left out are null."""
-    import pyarrow as pa
-
-    schema = TABLES[table].arrow_schema()
-    return pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema=schema)
-
-
-def by_month(table: str, rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-    """Rows split by the month their period column names, as ("YYYY-MM", rows)."""
-    import pyarrow.compute as pc
-
-    column = TABLES[table].period_column
-    assert column is not None
-    for month in pc.unique(rows.column(column)).to_pylist():
-        yield f"{month:%Y-%m}", rows.filter(pc.equal(rows.column(column), first_day(f"{month:%Y-%m}")))
-
-
-def make_load_id(name: str, now: datetime) -> str:
-    """The id of one read: a hash of who was read and when, so that the same night run twice writes the same."""
-    return hashlib.sha256(f"{name}|{now.isoformat()}".encode()).hexdigest()[:16]

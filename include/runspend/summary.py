@@ -14,8 +14,8 @@ from runspend.advice import unmet_claims
 from runspend.budget_settings import percent_used
 from runspend.claimed_hours import claimed_hours
 from runspend.config import Settings, find_settings
-from runspend.inputs import first_day
 from runspend.outcome import Outcome
+from runspend.rows import first_day
 from runspend.warehouse import Reader, open_warehouse
 
 COUNTED = {"bill": "lines", "splits": "weights", "store": "objects", "tracking": "runs"}

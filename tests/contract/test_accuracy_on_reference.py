@@ -14,8 +14,9 @@ import pytest
 
 from runspend import ladder
 from runspend.config import load_settings
-from runspend.inputs import allocation_inputs, first_day, reached_months, summary_inputs
+from runspend.inputs import allocation_inputs, reached_months, summary_inputs
 from runspend.pipeline import allocate, extract, load
+from runspend.rows import first_day
 from runspend.tables import TABLES
 from runspend.warehouse import open_warehouse
 from tests.benchmarks.accuracy import worlds

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from runspend.config import BillSource
 
 if TYPE_CHECKING:
-    from runspend.warehouse import Reader
+    import pyarrow as pa
 
 # By resource id and hour: the mean of what was measured, in milliwatts, and for how many milliseconds of the hour.
 Drawn = Mapping[str, Mapping[datetime, tuple[int, int]]]
@@ -57,6 +57,12 @@ join covered c on c.resource_id = d.resource_id and c.hour_start = d.hour_start
 def is_measured(bill: BillSource) -> bool:
     """Whether any of a bill's machines pays for measured watts."""
     return any(machine.is_measured for machine in bill.machines)
+
+
+class Reader(Protocol):
+    """Who answers a query: `runspend.warehouse.Reader`, which is not known here."""
+
+    def query(self, sql: str) -> pa.Table: ...
 
 
 def read_drawn(reader: Reader) -> Drawn:

@@ -12,7 +12,7 @@ from datetime import date
 from typing import Any
 
 from runspend.config import Pool, Settings
-from runspend.inputs import first_day
+from runspend.rows import first_day
 from runspend.selectors import matches
 from runspend.suggest.evidence import Cell, Evidence, read_evidence, shown
 from runspend.suggest.matching import Group, Match, find_matches
