@@ -338,7 +338,8 @@ class _Pool:
             self.windows[_window(line)].append(line)
         usage = [l for l in lines if l["charge_category"] == "Usage" and not l.get("charge_class")]
         likeness = {m: min(_likeness(l) for l in usage if self._machine(l) == m) for m in {self._machine(l) for l in usage}}
-        self.usage = [l for l in usage if likeness[self._machine(l)] == min(likeness.values())]
+        known = {self._machine(l) for l in usage if l["known_by"]}
+        self.usage = [l for l in usage if self._machine(l) in known or likeness[self._machine(l)] == min(likeness.values())]
         self.machines = {window: self._machines(window) for window in self.windows}
         self.taken = [(machine, *stretch) for machine, stretch in {(self._machine(l), stretch) for l in lines if not is_open for stretch in l["taken"]}]
         marks = {t for s in spans.values() for t in s} | {t for w in self.windows for t in w}
@@ -482,8 +483,6 @@ class _Pool:
 
 
 def _likeness(line: dict[str, Any]) -> int:
-    if line["known_by"]:
-        return 1
     if line["cost_kind"] != "compute":
         return 3
     return 1 if (line["billed_nanoseconds"] or 0) > 0 or line["instance_type"] else 2

@@ -8,31 +8,32 @@ with lines as (
     case when c.resource_key is null then concat(
       c.source, '|=', replace(coalesce(c.sub_account_id, ''), '|', '||'), '|=', replace(coalesce(c.region_id, ''), '|', '||'), '|=',
       coalesce(lower(c.instance_type), '')) end as pile,
-    -- a pool's disks, addresses and traffic are no machines; what runs state is one
+    -- a pool's disks, addresses and traffic are no machines
     case
-      when c.known_by is not null then 1
       when c.cost_kind = 'compute' and (c.billed_nanoseconds > 0 or c.instance_type is not null) then 1
       when c.cost_kind = 'compute' then 2
       else 3
-    end as likeness
+    end as likeness,
+    c.known_by is not null as is_known
   from timed_candidates c
   join pools p on p.match_method = c.match_method and p.target_key = c.target_key
   where c.charge_category = 'Usage' and c.charge_class is null
 ),
 machines as (
-  -- what is most like a machine in the pool; a machine's size is what the largest of its lines says
+  -- what is most like a machine in the pool, and what runs state: that one of them is stated says nothing of the others.
+  -- A machine's size is what the largest of its lines says
   select
     pool_number, resource_key, pile,
     row_number() over (order by pool_number, resource_key, pile) as machine_number,
     nullif(machine_gpus, 0) as machine_gpus, nullif(machine_cpus, 0) as machine_cpus, nullif(machine_memory_gb, 0) as machine_memory_gb
   from (
     select
-      pool_number, resource_key, pile, min(likeness) as likeness,
+      pool_number, resource_key, pile, min(likeness) as likeness, logical_or(is_known) as is_known,
       max(machine_gpus) as machine_gpus, max(machine_cpus) as machine_cpus, max(machine_memory_gb) as machine_memory_gb
     from lines
     group by pool_number, resource_key, pile
   )
-  qualify likeness = min(likeness) over (partition by pool_number)
+  qualify is_known or likeness = min(likeness) over (partition by pool_number)
 ),
 skus as (
   select
