@@ -10,12 +10,36 @@ with nearest as (
   where own.run_id is null
   qualify row_number() over (partition by a.tracking_server, a.run_id order by a.distance, a.ancestor_id) = 1
 ),
+inherited as (
+  select n.tracking_server, n.run_id, s.resource_key, s.used_from, s.used_to, s.is_ambiguous, lower(r.instance_type) as instance_type
+  from nearest n
+  join stated_machines s on s.tracking_server = n.tracking_server and s.run_id = n.ancestor_id
+  join window_runs r on r.tracking_server = n.tracking_server and r.run_id = n.run_id
+),
+billed_types as (
+  select distinct l.resource_key, lower(l.instance_type) as instance_type
+  from billing_lines l
+  join (
+    select distinct resource_key as named from inherited where instance_type is not null
+  ) i on i.named = l.resource_key
+  where l.billing_period = @period and l.instance_type is not null
+),
+elsewhere as (
+  -- a run that asks for a type which is on the bill is not on its ancestor's machine of another type: a driver on a small machine, its trials on large ones
+  select i.tracking_server, i.run_id, i.resource_key
+  from inherited i
+  join (select distinct lower(instance_type) as wanted_type from billing_lines where billing_period = @period) w on w.wanted_type = i.instance_type
+  join billed_types t on t.resource_key = i.resource_key
+  group by i.tracking_server, i.run_id, i.resource_key
+  having countif(t.instance_type = i.instance_type) = 0
+),
 machines as (
   select tracking_server, run_id, resource_key, used_from, used_to, is_ambiguous from stated_machines
   union all
-  select n.tracking_server, n.run_id, s.resource_key, s.used_from, s.used_to, s.is_ambiguous
-  from nearest n
-  join stated_machines s on s.tracking_server = n.tracking_server and s.run_id = n.ancestor_id
+  select i.tracking_server, i.run_id, i.resource_key, i.used_from, i.used_to, i.is_ambiguous
+  from inherited i
+  left join elsewhere e on e.tracking_server = i.tracking_server and e.run_id = i.run_id and e.resource_key = i.resource_key
+  where e.run_id is null
 ),
 source_frontiers as (
   -- how far each bill reaches on machines that serve runs; the next period tells who was still alive at the end of this one
