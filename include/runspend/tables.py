@@ -542,7 +542,7 @@ BILLING_LINES = Table(
         Column("billed_nanoseconds", "INT64", "ConsumedQuantity in nanoseconds where ConsumedUnit is a plain time; else null."),
         Column("job_key", "STRING", "Job that the resource or a tag of the line names, in the form bills and runs are compared in: the fullest name that the line states."),
         Column("attached_to", "STRING", "Machine (as resource_key) that a line of another resource names: a disk, an address; null when none."),
-        Column("group_keys", "ARRAY<STRING>", "What the line shares with machines: job, node group, cluster, closest first, each as account|tag key|value; empty when none."),
+        Column("group_keys", "ARRAY<STRING>", "What the line shares with machines: job, node group, cluster, closest first, each as account|tag key|value; a node group as account@CLUSTER|tag key|value where the line names the cluster; empty when none."),
         Column("storage_key", "STRING", "Bucket or storage account of a storage line, in the form bills and artifact stores are compared in."),
         Column("storage_class", "STRING", "Storage class of a storage line, in the spelling of artifact_bytes; null when the line does not say."),
         Column("pool_key", "STRING", "First pool whose `lines` selector names the line, with its values of the pool's `equal` dimensions; null when none."),

@@ -140,7 +140,7 @@ def test_groups_are_listed_closest_first_with_the_account(tmp_path: Path) -> Non
     first, second, none = settled(
         tmp_path, [row(**ACCOUNT, Tags=tags(**held)), row(BillingAccountId="payer", Tags=tags(ClusterId="c|1")), row()]
     )
-    assert first["group_keys"] == ["111122223333|job_run_id|815", "111122223333|eks:nodegroup-name|gpu", "111122223333|eks:cluster-name|ml"]
+    assert first["group_keys"] == ["111122223333|job_run_id|815", "111122223333@ml|eks:nodegroup-name|gpu", "111122223333|eks:cluster-name|ml"]
     assert second["group_keys"] == ["payer|ClusterId|c|1"]
     assert none["group_keys"] == []
 

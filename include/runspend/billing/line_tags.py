@@ -16,6 +16,8 @@ from runspend.billing.staging import Staged, sql_text
 from runspend.config import KeySettings
 from runspend.identifiers import (
     AZURE_JOB_KEYS,
+    CLUSTER_TAG_KEYS,
+    NODE_GROUP_TAG_KEYS,
     SLURM_CLUSTER_KEYS,
     SLURM_JOB_KEYS,
     cluster_job_sql,
@@ -236,7 +238,10 @@ def _of_another(staged: Staged, machines: pa.Array) -> pa.Array:
 
 
 def _group_keys(staged: Staged, texts: pa.Array, placed_keys: Sequence[str], jobs: pa.Array) -> pa.Array:
-    """Lists of account|key|value, closest first. Of a job that `placed_keys` name, the value is the whole job, with its cluster or workspace."""
+    """Lists of account|key|value, closest first. Of a job that `placed_keys` name, the value is the whole job, with its cluster or workspace.
+
+    A node group is one of its cluster, where the line says which: account@CLUSTER|key|value.
+    """
     import pyarrow as pa
 
     account = columns.first_of([staged.column("sub_account_id"), staged.column("billing_account_id")])
@@ -248,9 +253,13 @@ def _group_keys(staged: Staged, texts: pa.Array, placed_keys: Sequence[str], job
     if placed_keys:
         is_placed = " or ".join(f"starts_with(g, {sql_text(key + '|')})" for key in placed_keys)
         group = f"case when ({is_placed}) and contains(job, '/') then split_part(g, '|', 1) || '|' || job else g end"
+    is_cluster = " or ".join(f"starts_with(c, {sql_text(key + '|')})" for key in CLUSTER_TAG_KEYS)
+    is_node_group = " or ".join(f"starts_with(g, {sql_text(key + '|')})" for key in NODE_GROUP_TAG_KEYS)
+    cluster = f"list_filter(string_split(groups, chr(31)), lambda c: {is_cluster})[1]"
+    of_cluster = f"case when {is_node_group} then coalesce('@' || replace(substr({cluster}, strpos({cluster}, '|') + 1), '|', '/'), '') else '' end"
     [lists] = staged.ask(
         distinct,
-        f"coalesce(list_transform(string_split(groups, chr(31)), lambda g: coalesce(account, '') || '|' || {group}), cast([] as varchar[]))",
+        f"coalesce(list_transform(string_split(groups, chr(31)), lambda g: coalesce(account, '') || {of_cluster} || '|' || {group}), cast([] as varchar[]))",
     )
     return columns.spread(codes, lists.cast(pa.list_(pa.string())))
 

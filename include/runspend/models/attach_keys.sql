@@ -14,10 +14,23 @@ keys as (
   from billing_lines
   cross join unnest(group_keys) as group_key
   where billing_period = @period and array_length(group_keys) > 0
+),
+short_keys as (
+  -- a node group with its cluster, account@CLUSTER|key|value: whoever names the group alone means it, if only one cluster has it
+  select min(group_key) as whole_key, regexp_replace(group_key, r'^([^|@]*)@[^|]*', r'\1') as short_key
+  from keys
+  where regexp_contains(group_key, r'^[^|@]*@')
+  group by regexp_replace(group_key, r'^([^|@]*)@[^|]*', r'\1')
+  having min(group_key) = max(group_key)
 )
 select distinct s.resource_key, k.group_key as target_key
 from sets s
 join keys k on k.group_text = s.group_text
+union distinct
+select distinct s.resource_key, a.short_key
+from sets s
+join keys k on k.group_text = s.group_text
+join short_keys a on a.whole_key = k.group_key
 union distinct
 select attached_to, concat('machine|', attached_to) as target_key
 from attachable_machines

@@ -16,6 +16,12 @@ keys_of_machines as (
   from sets s
   join sets_of_machines m on m.group_text = s.group_text
   cross join unnest(s.group_keys) as group_key
+  union distinct
+  -- a node group that is named without its cluster
+  select distinct regexp_replace(group_key, r'^([^|@]*)@[^|]*', r'\1')
+  from sets s
+  join sets_of_machines m on m.group_text = s.group_text
+  cross join unnest(s.group_keys) as group_key
 )
 select distinct s.group_text
 from sets s
