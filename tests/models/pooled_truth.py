@@ -426,8 +426,8 @@ class _Pool:
         for r in payers:
             families[self.asks[r]].append(r)
         shares: dict[str, Fraction] = {}
-        weights = {h: self.weights[members[0]] for h, members in families.items()}
-        nodes = {h: self.nodes[members[0]] for h, members in families.items()}
+        weights = {h: self._left_of(h, self.weights[members[0]], members, a) for h, members in families.items()}
+        nodes = {h: self._left_of(h, self.nodes[members[0]], members, a) for h, members in families.items()}
         units = self.units or {}
         asked = weights if units else nodes
         here = sum(n * units.get(m, 1) for w in covering for m, (n, _) in self.machines[w].items())
@@ -442,6 +442,14 @@ class _Pool:
             for r in members:
                 shares[r] = of[holder] / len(members)
         return shares, machines > 0
+
+    def _left_of(self, holder: str, asked: int, members: list[str], a: dt.datetime) -> int:
+        """What those of a family ask for, once others of it have machines of their own: whole units, rounded up."""
+        own = 0
+        for r, h in (self.kin or self).asks.items():
+            if h == holder and r != h and r in self.asks and self.spans[r][0] <= a < self.spans[r][1]:
+                own += sum(start <= a < end for start, end in self.runs[r]["own"]) + self.runs[r]["claimed"]
+        return math.ceil(Fraction(asked * len(members), len(members) + own))
 
     def _taken_units(self, machine: str, taken: int, parts: int) -> int:
         """What is not there of a machine: of one without known units all or nothing."""

@@ -33,13 +33,25 @@ gaps as (
       span_start) as interval_start
   from covers
 ),
+shared_claims as (
+  -- a run with machines of its own is still one of those who share a claim, for the others
+  select distinct s.pool_number, s.tracking_server, s.claim_run_id
+  from pool_spans s
+  join (
+    select tracking_server, run_id from run_spans
+    union distinct
+    select tracking_server, run_id from claimed_runs
+  ) m on m.tracking_server = s.tracking_server and m.run_id = s.run_id
+  where s.run_id <> s.claim_run_id
+),
 own as (
   select
     s.tracking_server, s.workspace, s.run_id, s.pool_number, s.kind_number, s.claim_run_id, s.run_end_rule, g.interval_start, g.interval_end,
     s.num_nodes, s.gpu_count, s.cpu_request, s.memory_request_gb, s.mean_use_percent,
-    min(s.run_id) over claim <> max(s.run_id) over claim as is_family
+    min(s.run_id) over claim <> max(s.run_id) over claim or h.claim_run_id is not null as is_family
   from gaps g
   join pool_spans s on s.tracking_server = g.tracking_server and s.run_id = g.run_id and s.pool_number = g.pool_number
+  left join shared_claims h on h.pool_number = s.pool_number and h.tracking_server = s.tracking_server and h.claim_run_id = s.claim_run_id
   left join claimed_runs c on c.tracking_server = s.tracking_server and c.workspace = s.workspace and c.run_id = s.run_id
   where g.interval_start < g.interval_end and c.run_id is null
   window claim as (partition by s.pool_number, s.tracking_server, s.claim_run_id)
@@ -121,7 +133,7 @@ select
   pool_number,
   dense_rank() over (order by tracking_server, workspace, run_id) as run_number,
   dense_rank() over (order by tracking_server, claim_run_id) as claim_number,
-  tracking_server, workspace, run_id, is_family, run_end_rule, interval_start, interval_end, weight_kind, unit_scale,
+  tracking_server, workspace, run_id, claim_run_id, is_family, run_end_rule, interval_start, interval_end, weight_kind, unit_scale,
   machine_units is not null as has_units,
   nodes,
   -- GPUs of several nodes are at most all there are on each; of an instance type at most a whole machine a node

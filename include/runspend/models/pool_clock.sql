@@ -11,8 +11,8 @@ with changes as (
   -- however many of a family are there, they ask for what one asks
   select
     pool_number, mark,
-    weight * (least(members, 1) - least(coalesce(lag(members) over claim, 0), 1)),
-    nodes * (least(members, 1) - least(coalesce(lag(members) over claim, 0), 1)),
+    weight - coalesce(lag(weight) over claim, 0),
+    nodes - coalesce(lag(nodes) over claim, 0),
     0, 0, 0, 0
   from pool_families
   window claim as (partition by pool_number, claim_number order by mark)

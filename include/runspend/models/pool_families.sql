@@ -1,27 +1,62 @@
--- one row per pool, claim that several runs share and mark: how many of them are there from the mark on
-with changes as (
-  select pool_number, claim_number, weight, nodes, interval_start as mark, 1 as change
+-- one row per pool, claim that several runs share and mark: how many of them are there from the mark on, and what they ask for.
+-- Those with machines of their own have their part of the claim there: of four nodes for four children, one with a machine leaves three.
+with claims as (
+  select distinct pool_number, claim_number, tracking_server, claim_run_id
   from pool_claims
-  where is_family
-  union all
-  select pool_number, claim_number, weight, nodes, interval_end, -1
-  from pool_claims
-  where is_family
-  union all
-  select pool_number, claim_number, weight, nodes, used_from, 0
-  from pool_uses
-  where is_family
-  union all
-  select pool_number, claim_number, weight, nodes, used_to, 0
-  from pool_uses
   where is_family
 ),
+held as (
+  select c.pool_number, c.claim_number, greatest(m.span_start, s.span_start) as held_from, least(m.span_end, s.span_end) as held_to
+  from pool_spans s
+  join claims c on c.pool_number = s.pool_number and c.tracking_server = s.tracking_server and c.claim_run_id = s.claim_run_id
+  join run_spans m on m.tracking_server = s.tracking_server and m.run_id = s.run_id and m.span_start < s.span_end and m.span_end > s.span_start
+  where s.run_id <> s.claim_run_id
+  union all
+  select c.pool_number, c.claim_number, s.span_start, s.span_end
+  from pool_spans s
+  join claims c on c.pool_number = s.pool_number and c.tracking_server = s.tracking_server and c.claim_run_id = s.claim_run_id
+  join claimed_runs m on m.tracking_server = s.tracking_server and m.workspace = s.workspace and m.run_id = s.run_id
+  where s.run_id <> s.claim_run_id
+),
+changes as (
+  select pool_number, claim_number, weight, nodes, interval_start as mark, 1 as change, 0 as held_change
+  from pool_claims
+  where is_family
+  union all
+  select pool_number, claim_number, weight, nodes, interval_end, -1, 0
+  from pool_claims
+  where is_family
+  union all
+  select pool_number, claim_number, weight, nodes, used_from, 0, 0
+  from pool_uses
+  where is_family
+  union all
+  select pool_number, claim_number, weight, nodes, used_to, 0, 0
+  from pool_uses
+  where is_family
+  union all
+  select pool_number, claim_number, 0, 0, held_from, 0, 1
+  from held
+  union all
+  select pool_number, claim_number, 0, 0, held_to, 0, -1
+  from held
+),
 marks as (
-  select pool_number, claim_number, mark, max(weight) as weight, max(nodes) as nodes, cast(sum(change) as int64) as change
+  select pool_number, claim_number, mark, max(weight) as weight, max(nodes) as nodes, cast(sum(change) as int64) as change, cast(sum(held_change) as int64) as held_change
   from changes
   group by pool_number, claim_number, mark
+),
+counted as (
+  select
+    pool_number, claim_number, mark,
+    max(weight) over (partition by pool_number, claim_number) as weight, max(nodes) over (partition by pool_number, claim_number) as nodes,
+    cast(sum(change) over w as int64) as members, cast(sum(held_change) over w as int64) as holders
+  from marks
+  window w as (partition by pool_number, claim_number order by mark rows between unbounded preceding and current row)
 )
 select
-  pool_number, claim_number, mark, weight, nodes,
-  cast(sum(change) over (partition by pool_number, claim_number order by mark rows between unbounded preceding and current row) as int64) as members
-from marks
+  pool_number, claim_number, mark, members,
+  -- whole nodes and units, rounded up: who shares one node with others still asks for one
+  case when members > 0 then div((weight * members + members + holders - 1), members + holders) else 0 end as weight,
+  case when members > 0 then div((nodes * members + members + holders - 1), members + holders) else 0 end as nodes
+from counted
