@@ -89,11 +89,18 @@ pairs as (
     b.kind as billed_kind, b.account as billed_account, b.account_number as billed_number, b.region as billed_region, b.zone as billed_zone, b.holder as billed_holder,
     -- Google numbers instances and jobs everywhere at once
     not regexp_contains(s.short_name, r'^[0-9]{15,}$')
-      and ((s.account_number is not null and b.account is not null) or (b.account_number is not null and s.account is not null)) as is_unproven
+      and ((s.account_number is not null and b.account is not null) or (b.account_number is not null and s.account is not null)) as is_unproven,
+    b.is_stated as is_of_others
   from (select * from parts where is_stated and not is_billed) s
   join (select * from parts where is_billed) b on b.thing = s.thing and b.short_name = s.short_name
   where coalesce(s.kind = b.kind, true) and coalesce(s.account = b.account, true) and coalesce(s.account_number = b.account_number, true)
     and coalesce(s.region = b.region, true) and coalesce(s.zone = b.zone, true) and coalesce(s.holder = b.holder, true)
+),
+fitting as (
+  -- what others state in full is theirs, if a shorter name may stand for something else
+  select thing, stated_key, billed_key, is_unproven, is_of_others
+  from pairs
+  qualify not is_of_others or logical_and(is_of_others) over (partition by thing, stated_key)
 ),
 several_billed as (
   select thing, stated_key
@@ -111,8 +118,8 @@ several_stated as (
 )
 select
   p.thing, p.stated_key, p.billed_key,
-  p.is_unproven or b.stated_key is not null or s.billed_key is not null as is_ambiguous
-from pairs p
+  p.is_unproven or p.is_of_others or b.stated_key is not null or s.billed_key is not null as is_ambiguous
+from fitting p
 left join several_billed b on b.thing = p.thing and b.stated_key = p.stated_key
 left join several_stated s on s.thing = p.thing and s.billed_key = p.billed_key
 union all
