@@ -54,7 +54,7 @@ PLACING_MODELS = tuple(
     )
 )
 MACHINE_MODELS = ("ledger_lines", "run_intervals", "machine_slots", "slot_uses", "machine_clock", "slot_targets")
-MACHINE_RESULTS = ("machine_time", "machine_use", "attached_parts", "rest_lines", "machine_taken", "out_of_scope_parts")
+MACHINE_RESULTS = ("machine_time", "machine_use", "attached_parts", "rest_lines", "machine_taken", "pool_known_uses", "out_of_scope_parts")
 # In the order of the ladder: the first rule that has somebody for a line settles it.
 POOLED_MODELS = tuple(
     Model(name)
@@ -86,6 +86,7 @@ POOLED_MODELS = tuple(
         "pool_clock",
         "pool_shares",
         "pool_targets",
+        "pool_beside",
         "pool_lines",
         "type_parts",
         "type_targets",

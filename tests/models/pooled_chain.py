@@ -32,7 +32,7 @@ MODELS = (
     "storage_candidates", "storage_targets", "storage_lines",
     "llm_candidates", "llm_targets", "llm_lines",
     "type_claims", "wanted_types", "timed_candidates", "type_choices", "pools", "pool_cells", "pool_machines", "pool_spans", "pool_claims", "pool_windows", "pool_uses", "pool_taken", "pool_families", "pool_clock", "pool_shares",
-    "pool_targets", "pool_lines", "type_parts", "type_targets", "type_lines", "offered_machines", "offered_blocks", "offered_lines",
+    "pool_targets", "pool_beside", "pool_lines", "type_parts", "type_targets", "type_lines", "offered_machines", "offered_blocks", "offered_lines",
 )  # fmt: skip
 TARGET_COLUMNS = [
     ("match_method", "STRING"), ("target_key", "STRING"), ("window_start", "TIMESTAMP"), ("window_end", "TIMESTAMP"), ("allocated_to", "STRING"),
@@ -46,6 +46,12 @@ SPANS = pa.schema([*RUN_KEY, ("span_start", MOMENT), ("span_end", MOMENT)])
 TAKEN = pa.schema(
     [("resource_key", pa.string()), *((name, MOMENT) for name in ("window_start", "window_end", "taken_from", "taken_to")), ("taken", pa.int64()), ("units", pa.int64())]
 )
+KNOWN_USES = pa.schema(
+    [
+        *((name, pa.string()) for name in ("target_key", "tracking_server", "workspace", "run_id", "run_end_rule", "weight_kind")),
+        ("window_start", MOMENT), ("window_end", MOMENT), ("is_ambiguous", pa.bool_()), ("nanoseconds", pa.int64()),
+    ]
+)  # fmt: skip
 SETTLED = pa.schema([("source", pa.string()), ("line_id", pa.string())])
 WINDOW_START, WINDOW_END = dt.datetime(2026, 10, 1, tzinfo=UTC), dt.datetime(2026, 11, 1, tzinfo=UTC)
 PARAMETERS = {
@@ -181,6 +187,7 @@ def world_tables(world: World) -> dict[str, pa.Table]:
         "runs": arrow("runs", runs),
         "run_spans": pa.Table.from_pylist([{**{name: r[name] for name in RUN_KEY.names}, "span_start": a, "span_end": b} for r in runs for a, b in r["own"]], schema=SPANS),
         "machine_taken": pa.Table.from_pylist(taken_rows(lines), schema=TAKEN),
+        "pool_known_uses": KNOWN_USES.empty_table(),  # what pools have beside machines that runs state is tried with the whole ledger
         "claimed_runs": pa.Table.from_pylist([{name: r[name] for name in RUN_KEY.names} for r in runs if r["claimed"]], schema=RUN_KEY),
         "attached_lines": pa.Table.from_pylist([{"source": l["source"], "line_id": l["line_id"]} for l in lines if l.get("attached_to")], schema=SETTLED),
         "artifact_bytes": arrow("artifact_bytes", world["artifacts"]),

@@ -18,7 +18,7 @@ import pytest
 from tests.models.chain import World, line, make_run, merge_worlds, moment, rows_of, run_on_duckdb, total
 
 HOURS, PRICE = 12, Decimal("32.7726")
-KINDS = ("types", "pool", "types_by_gpu", "pool_by_gpu")
+KINDS = ("types", "pool", "types_by_gpu", "pool_by_gpu", "pool_with_disks")
 # What an adopting run states instead of its machine: the purchase option; the region, and half of them the zone and the option as well.
 STATEMENTS = ("option", "option_by_gpu", "region")
 SEEDS = range(3)
@@ -37,6 +37,11 @@ def adopted_world(kind: str, seed: int, share: float, *, machines: int = 5) -> t
         for machine in range(machines)
         for hour in range(HOURS)
     ]
+    if kind == "pool_with_disks":
+        disk = {"service_category": "Storage", "service_name": "EBS", "scope": None, "pool_key": "gpu"}
+        lines += [
+            line(len(lines) + hour, id=f"disk-{hour}", on="disk", at=f"{hour:02d}:00..{hour + 1:02d}:00", cost=PRICE * machines / 4, **disk) for hour in range(HOURS)
+        ]
     placed = []  # (start, end, machine, gpus) in seconds
     for machine in range(machines):
         for lane in range(3 if by_gpu else 1):
@@ -59,7 +64,7 @@ def adopted_world(kind: str, seed: int, share: float, *, machines: int = 5) -> t
         run, resources = make_run(id=f"r{number:03d}", at=at, on=[f"m{machine}"] if is_by_id else [], **stated)
         world["runs"].append(run)
         world["run_resources"] += resources
-        truth[run["run_id"]] = Fraction(PRICE) * Fraction(end - start, 3600) * Fraction(gpus, 8)
+        truth[run["run_id"]] = Fraction(PRICE) * Fraction(end - start, 3600) * Fraction(gpus, 8) * (Fraction(5, 4) if kind == "pool_with_disks" else 1)
     return world, truth
 
 

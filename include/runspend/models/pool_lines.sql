@@ -1,6 +1,16 @@
 -- one row per line of a pool, of machines that runs state in offered_lines: the window whose targets it goes to
-select c.source, c.line_id, c.target_key, c.window_start, c.window_end
+with machines as (
+  select distinct target_key, resource_key as machine_key
+  from timed_candidates
+  where match_method = 'pool_time' and cost_kind = 'compute' and charge_category = 'Usage' and resource_key is not null
+)
+select c.source, c.line_id, coalesce(b.beside_key, c.target_key) as target_key, c.window_start, c.window_end
 from timed_candidates c
 join (select distinct target_key, window_start, window_end from pool_targets) t
   on t.target_key = c.target_key and t.window_start = c.window_start and t.window_end = c.window_end
+left join machines m on m.target_key = c.target_key and m.machine_key = c.resource_key
+-- disks, addresses and traffic of a pool of which runs state machines
+left join (select distinct target_key as beside_key, window_start, window_end from pool_beside) b
+  on b.beside_key = concat(c.target_key, '|beside') and b.window_start = c.window_start and b.window_end = c.window_end
+  and c.cost_kind <> 'compute' and m.machine_key is null
 where c.match_method = 'pool_time' and c.known_by is null
