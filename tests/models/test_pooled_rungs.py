@@ -171,7 +171,7 @@ def test_both_engines_give_the_same_rows(reference: GoogleSQL) -> None:
     for name in MODELS:
         mine, other = multiset(ours[name]), multiset(theirs[name])
         assert (mine - other, other - mine) == (Counter(), Counter()), name
-        assert mine or name == "run_gaps", name  # runs that stop are in the cases of whole ledgers
+        assert mine or name in ("run_gaps", "pool_beside"), name  # runs that stop, and machines that runs state, are in the cases of whole ledgers
 
 
 def test_lines_and_owners_do_not_multiply() -> None:
