@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from runspend.suggest.evidence import Cell, Evidence
-from runspend.suggest.matching import Match, find_matches
+from runspend.suggest.matching import Group, Match, find_matches
+from runspend.suggest.proposals import in_order
 from runspend.suggest.series import crowding, fit
 
 DAYS = 30
@@ -168,6 +169,49 @@ def test_accelerators_of_another_account_stay_where_they_are() -> None:
     billed = [machines(on, "1111", gpus=1, instance_type="g5.xlarge"), machines(on, "2222", gpus=1, instance_type="g4dn.xlarge")]
     (match,) = found_in(billed, [runs("bert", jobs(dice, 30))], homes=("1111",))
     assert match.group.account == "1111"
+
+
+def test_machines_that_serve_models_are_in_no_pool() -> None:
+    """An endpoint that is always on is nobody's run; a selector that names it as well is not proposed either."""
+    dice = random.Random("endpoint")
+    on = dict.fromkeys(range(LENGTH), 1.0)
+    box = machines(on, price=5, gpus=4, instance_type="g5.12xlarge", **{"tag.team": "ml"})
+    endpoint = replace(machines(on, price=9, gpus=1, instance_type="ml.g4dn.xlarge", **{"tag.team": "ml"}), is_serving=True)
+    job = replace(machines(jobs(dice, 6), price=2, gpus=1, instance_type="ml.g4dn.xlarge"), is_job=True)
+    (match,) = found_in([box, endpoint, job], [runs("bert", jobs(dice, 40))])
+    assert (match.group.values, match.cost) == (("g5.12xlarge",), pytest.approx(5 * LENGTH))
+
+
+def test_training_jobs_are_matched_by_their_hours_and_by_nothing_else() -> None:
+    """Their runs can state the job: what is left of them is never given to runs because nothing else is left."""
+    dice = random.Random("training jobs")
+    own, others = jobs(dice, 20), jobs(dice, 20)
+    job = replace(machines(own, price=2, gpus=1, instance_type="ml.g5.2xlarge"), is_job=True)
+    assert pairs(found_in([job], [runs("bert", own), runs("churn", others)])) == {(("ml.g5.2xlarge",), ("bert",))}
+    assert found_in([job], [runs("churn", others)]) == ()
+
+
+def test_runs_beside_one_another_are_explained_as_a_pool_splits_them() -> None:
+    """Three at once in one hour of three, and one in each of the others: somebody has the machine all the time."""
+    hours = {h: 3.0 if h % 3 == 0 else 1.0 for h in range(0, LENGTH, 2)}
+    (match,) = found_in([machines(dict.fromkeys(range(LENGTH), 1.0), price=2, gpus=1, instance_type="g5.xlarge")], [runs("bert", hours)])
+    assert match.explained_cost == pytest.approx(2 * len(hours))
+    assert (match.used_hours, match.met_hours, match.run_hours) == (len(hours), sum(hours.values()), sum(hours.values()))
+
+
+def test_a_pool_that_names_machines_of_another_comes_after_it() -> None:
+    """The first pool that names a line has it: by money the machines named train-* would come first, those of one type in them included."""
+    dice = random.Random("order")
+    own, others = jobs(dice, 20), jobs(dice, 20)
+    typed = machines(own, price=3, instance_type="c6i.8xlarge", name_prefix="train-")
+    named = [machines({h: v for h, v in others.items() if h % 2 == part}, price=9, gpus=1, instance_type=f"g5.{part}xlarge", name_prefix="train-") for part in range(2)]
+    billed = (typed, *named)
+    evidence = Evidence(0, LENGTH, "USD", billed, (), frozenset())
+    one = Match(Group("instance_type", "bill", "1111", ("c6i.8xlarge",), frozenset({0})), "experiment", ("a",), fit([1.0], [1.0]), 30, 30, 1)
+    two = Match(Group("name_prefix", "bill", "1111", ("train-",), frozenset({1, 2}), 1), "experiment", ("b",), fit([1.0], [1.0]), 90, 90, 1)
+    apart = replace(two, group=replace(two.group, kind="machines", values=("g5.0xlarge", "g5.1xlarge")))
+    assert in_order((one, two), evidence) == (one, two)
+    assert list(in_order((one, apart), evidence)) == [apart, one]
 
 
 def test_runs_are_told_apart_by_what_tells_most() -> None:

@@ -6,7 +6,6 @@ decided in `matching.py`.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,8 +21,13 @@ NANOSECONDS = 3.6e12  # an hour
 # Groups beyond these, the cheapest machines and the shortest runs, are not looked at.
 MOST_MACHINES, MOST_RUNS = 300, 600
 
+# Machines that serve models for as long as they are there: no run ran on them.
+SERVING = r"""r':endpoint/|/endpoints/|(^|-)(host|asyncinf):|online prediction'"""
+
 # The name that people give a machine, up to the first sign that tells one from the next.
 NAME_PREFIX = r"""regexp_extract(tags, r'(?i)"(?:name|user_name|resourceTags/user:name|user:name)": *"([a-z]+[-_.]?)')"""
+# What tells one group of machines from another.
+NAMES = "source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, is_serving, is_job"
 
 LEFT_LINES = f"""
 with taken as (
@@ -42,6 +46,8 @@ lines as (
     b.source, coalesce(b.sub_account_id, '') as account, lower(coalesce(b.instance_type, '')) as instance_type, coalesce(b.machine_gpus, 0) as gpus,
     coalesce(b.resource_key, concat('|', b.line_id)) as machine, coalesce(b.resource_key, '') as resource_key, coalesce(b.sku_id, '') as sku_id,
     b.billing_currency, coalesce(b.tags, '') as tags, coalesce(array_to_string(b.group_keys, '\\n'), '') as group_keys,
+    case when regexp_contains(lower(coalesce(b.resource_id, '')), {SERVING}) or regexp_contains(lower(coalesce(b.sku_meter, '')), {SERVING}) then 1 else 0 end as is_serving,
+    case when b.job_key is not null then 1 else 0 end as is_job,
     b.charge_period_start, b.charge_period_end, b.billed_nanoseconds, b.effective_cost
   from billing_lines b
   left join taken_lines t on t.source = b.source and t.line_id = b.line_id
@@ -53,13 +59,13 @@ spans as (
   -- licences and discounts add no time: the largest SKU is the machine
   select
     source, account, machine, resource_key, billing_currency, max(instance_type) as instance_type, max(gpus) as gpus,
-    max(tags) as tags, max(group_keys) as group_keys, charge_period_start, charge_period_end,
+    max(tags) as tags, max(group_keys) as group_keys, max(is_serving) as is_serving, max(is_job) as is_job, charge_period_start, charge_period_end,
     least(greatest(max(nanoseconds), 0), greatest(1, max(lines)) * timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000) as nanoseconds,
     sum(effective_cost) as effective_cost
   from (
     select
       source, account, machine, resource_key, billing_currency, sku_id, max(instance_type) as instance_type, max(gpus) as gpus,
-      max(tags) as tags, max(group_keys) as group_keys, charge_period_start, charge_period_end, count(*) as lines,
+      max(tags) as tags, max(group_keys) as group_keys, max(is_serving) as is_serving, max(is_job) as is_job, charge_period_start, charge_period_end, count(*) as lines,
       sum(coalesce(billed_nanoseconds, timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000)) as nanoseconds,
       sum(effective_cost) as effective_cost
     from lines
@@ -75,34 +81,31 @@ described as (
   select
     s.source, s.account, s.instance_type, s.gpus, s.billing_currency, coalesce({MACHINE_GROUP}, '') as machine_group, coalesce({NAME_PREFIX}, '') as name_prefix,
     regexp_replace(s.tags, {OWN_TAGS}, '') as other_tags, case when t.machine is not null then s.resource_key else '' end as resource_key,
-    s.charge_period_start, s.charge_period_end, s.nanoseconds, s.effective_cost
+    s.is_serving, s.is_job, s.charge_period_start, s.charge_period_end, s.nanoseconds, s.effective_cost
   from spans s
   left join steady t on t.source = s.source and t.machine = s.machine
 ),
 grouped as (
   -- few rows before they are numbered: a group's machines of one window are one
   select
-    source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, charge_period_start, charge_period_end,
+    {NAMES}, charge_period_start, charge_period_end,
     sum(nanoseconds) as nanoseconds, sum(effective_cost) as effective_cost
   from described
-  group by
-    source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, charge_period_start, charge_period_end
+  group by {NAMES}, charge_period_start, charge_period_end
 ),
 numbered as (
   select
-    dense_rank() over (
-      order by source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key) as cell,
-    source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, charge_period_start, charge_period_end, nanoseconds,
-    effective_cost
+    dense_rank() over (order by {NAMES}) as cell,
+    {NAMES}, charge_period_start, charge_period_end, nanoseconds, effective_cost
   from grouped
 )
 """
 MACHINE_CELLS = f"""{LEFT_LINES}
 select
-  cell, source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, sum(effective_cost) as effective_cost,
+  cell, {NAMES}, sum(effective_cost) as effective_cost,
   max(timestamp_diff(charge_period_end, charge_period_start, microsecond)) as longest, min(charge_period_start) as first_start, max(charge_period_end) as last_end
 from numbered
-group by cell, source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key
+group by cell, {NAMES}
 order by effective_cost desc, cell
 limit {MOST_MACHINES}
 """
@@ -214,6 +217,8 @@ class Cell:
     gpus: int = 0
     is_daily: bool = False  # billed by the day: only days tell anything
     runs: int = 0
+    is_serving: bool = False  # machines that serve models: no run ran on them
+    is_job: bool = False  # machines of one job, which its runs can state
 
 
 @dataclass(frozen=True)
@@ -275,7 +280,7 @@ def _spread(row: Mapping[str, Any], billed: dict[int, float], costs: dict[int, f
 def _machine_cell(row: Mapping[str, Any], hours: dict[int, float], costs: dict[int, float]) -> Cell:
     names = {key: row[key] for key in ("source", "account", "instance_type", "machine_group", "name_prefix", "resource_key") if row[key]}
     names |= {f"tag.{key}": value for key, value in _tags(row["other_tags"])}
-    return Cell(names, hours, costs, row["gpus"], row["longest"] > HOUR_MICROSECONDS)
+    return Cell(names, hours, costs, row["gpus"], row["longest"] > HOUR_MICROSECONDS, is_serving=bool(row["is_serving"]), is_job=bool(row["is_job"]))
 
 
 def _run_cell(row: Mapping[str, Any], hours: dict[int, float]) -> Cell:
@@ -292,8 +297,3 @@ def _tags(text: str) -> Iterable[tuple[str, str]]:
     except ValueError:
         return ()
     return tuple((key, value) for key, value in tags.items() if isinstance(value, str) and value) if isinstance(tags, dict) else ()
-
-
-def shown(value: object) -> str:
-    """A value as YAML (JSON) writes it; signs that a screen does not show as numbers."""
-    return re.sub(r"[^\x20-\U0010ffff]|[\x7f-\xa0\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\uffff]", lambda m: f"\\u{ord(m[0]):04x}", json.dumps(value, ensure_ascii=False))

@@ -50,6 +50,9 @@ class Match:
     cost: float
     explained_cost: float
     runs: int
+    used_hours: float = 0.0  # billed machine-hours that a run can have had
+    met_hours: float = 0.0  # run-hours in which a machine was billed
+    run_hours: float = 0.0
     is_by_elimination: bool = False
     asking: float = 1.0  # part of the run-hours that say they want GPUs, where runs say so at all
     servers: tuple[str, ...] = ()
@@ -73,7 +76,8 @@ class _Matcher:
 
     def __init__(self, evidence: Evidence, free: Set[int], runs: Sequence[Cell], kind: str) -> None:
         self.evidence, self.kind = evidence, kind
-        self.free = set(free)
+        self.free = {n for n in free if not evidence.machines[n].is_serving}
+        self.serving = {key for cell in evidence.machines if cell.is_serving for key in _keys(cell)}
         self.steady = {n for n in range(len(evidence.machines)) if _is_steady(evidence, n)}
         self.names: dict[str, list[Cell]] = defaultdict(list)
         for cell in runs:
@@ -118,16 +122,13 @@ class _Matcher:
         named: dict[tuple[str, str, str, tuple[str, ...]], set[int]] = defaultdict(set)
         wide: dict[tuple[str, str, str], set[int]] = defaultdict(set)
         for number in self.free:
-            names = self.evidence.machines[number].names
-            place = names.get("source", ""), names.get("account", "")
-            for kind, name in names.items():
-                if kind in ("machine_group", "instance_type", "name_prefix", "resource_key"):
-                    named[(kind, *place, (name,))].add(number)
-                elif kind.startswith("tag."):
-                    named[("tag", *place, (kind, name))].add(number)
-            if "instance_type" in names and number not in self.steady:
+            cell = self.evidence.machines[number]
+            place = cell.names.get("source", ""), cell.names.get("account", "")
+            for key in _keys(cell) - self.serving:
+                named[key].add(number)
+            if self._has_own_type(cell) and number not in self.steady:
                 wide[("machines", *place)].add(number)
-                if self.evidence.machines[number].gpus:
+                if cell.gpus:
                     wide[("accelerators", *place)].add(number)
         groups = [self._group(kind, source, account, values, cells) for (kind, source, account, values), cells in named.items()]
         for (kind, source, account), cells in wide.items():
@@ -137,6 +138,10 @@ class _Matcher:
                 groups.append(self._group(kind, source, account, types, cells))
         groups = [g for g in groups if self._cost(g) >= self.least_cost]
         return sorted(groups, key=lambda g: (-self._cost(g), g.kind, g.values))[:MOST_CANDIDATES]
+
+    def _has_own_type(self, cell: Cell) -> bool:
+        """Whether its instance type names no machines that serve models."""
+        return any(key[0] == "instance_type" and key not in self.serving for key in _keys(cell))
 
     def _of_types(self, source: str, account: str, types: Sequence[str]) -> set[int]:
         machines = enumerate(self.evidence.machines)
@@ -154,7 +159,7 @@ class _Matcher:
         places: dict[tuple[str, str], set[int]] = defaultdict(set)
         for number in self.free:
             cell = self.evidence.machines[number]
-            if cell.gpus and "instance_type" in cell.names:
+            if cell.gpus and not cell.is_job and self._has_own_type(cell):
                 places[cell.names.get("source", ""), cell.names.get("account", "")].add(number)
         homes = self.evidence.home_accounts & {cell.names.get("account", "") for cell in self.evidence.machines}
         groups = []
@@ -203,11 +208,12 @@ class _Matcher:
     def _made(self, group: Group, chosen: Sequence[str], billed: Series, found: Fit, is_daily: bool) -> Match:
         costs = self._series((self.evidence.machines[n].costs for n in group.cells), is_daily)
         ran = self._together(chosen, is_daily)
-        each = crowding(billed, ran)
-        explained = sum(c * min(1.0, r / each / b) for c, b, r in zip(costs, billed, ran, strict=True) if b > 0)
+        there = [(c, b, r) for c, b, r in zip(costs, billed, ran, strict=True) if b > 0]
+        explained = sum(c * min(1.0, r / b) for c, b, r in there)  # as a pool splits it: a machine for each run, as long as there is one
+        hours = sum(min(b, r) for _, b, r in there), sum(r for _, _, r in there), sum(ran)
         cells = [cell for name in chosen for cell in self.names[name]]
         servers = tuple(sorted({cell.names["tracking"] for cell in cells}))
-        return Match(group, self.kind, tuple(sorted(chosen)), found, sum(costs), explained, sum(c.runs for c in cells), servers=servers)
+        return Match(group, self.kind, tuple(sorted(chosen)), found, sum(costs), explained, sum(c.runs for c in cells), *hours, servers=servers)
 
     def _together(self, names: Sequence[str], is_daily: bool) -> Series:
         return [sum(values) for values in zip(*(self._ran(n, is_daily) for n in names), strict=True)]
@@ -273,6 +279,13 @@ class _Matcher:
         cells = [(sum(cell.hours.values()), cell.gpus) for name in chosen for cell in self.names[name]]
         part = sum(hours for hours, gpus in cells if gpus) / sum(hours for hours, _ in cells) if asking else 1.0
         return replace(made, is_by_elimination=True, asking=part)
+
+
+def _keys(cell: Cell) -> set[tuple[str, str, str, tuple[str, ...]]]:
+    """Every name that a selector could call machines by: kind of name, bill, account, name."""
+    place = cell.names.get("source", ""), cell.names.get("account", "")
+    own = {(kind, *place, (name,)) for kind, name in cell.names.items() if kind in ("machine_group", "instance_type", "name_prefix", "resource_key")}
+    return own | {("tag", *place, (kind, name)) for kind, name in cell.names.items() if kind.startswith("tag.")}
 
 
 def _is_steady(evidence: Evidence, number: int) -> bool:

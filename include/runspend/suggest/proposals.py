@@ -5,6 +5,7 @@ A proposal changes no figure before somebody writes it into `runspend.yaml`. Poo
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 from runspend.config import Pool, Settings
 from runspend.rows import first_day
 from runspend.selectors import matches
-from runspend.suggest.evidence import Cell, Evidence, read_evidence, shown
+from runspend.suggest.evidence import Cell, Evidence, read_evidence
 from runspend.suggest.matching import Group, Match, find_matches
 from runspend.suggest.series import HOURS_A_DAY
 from runspend.warehouse import Reader, Warehouse
@@ -83,12 +84,21 @@ def propose(reader: Reader, settings: Settings, first: date) -> Proposals:
         new = find_matches(evidence, free, runs)
         if not new:
             break
-        # accelerators first, then by money: these name each run and each machine once, so their order is free
-        for match in sorted(new, key=lambda m: (not m.group.gpus, -m.explained_cost)):
+        for match in in_order(new, evidence):
             proposal = Proposal(_free_name(match.group, names), _run_selector(match, evidence), _line_selector(match.group), match, evidence.currency)
             found.append(proposal)
             known.append((proposal.runs, proposal.lines))
     return Proposals(tuple(found[:MOST_POOLS]), evidence)
+
+
+def in_order(found: Sequence[Match], evidence: Evidence) -> Sequence[Match]:
+    """Accelerators first, then by money; as they were found where one's selector names machines of another: the first pool that names a line has it."""
+    taken = {n for match in found for n in match.group.cells}
+    for match in found:
+        lines = _line_selector(match.group)
+        if any(_has_machine(evidence.machines[n], lines) for n in taken - match.group.cells):
+            return found
+    return sorted(found, key=lambda m: (not m.group.gpus, -m.explained_cost))
 
 
 # --- selectors ---------------------------------------------------------------------------------------------------------------
@@ -175,7 +185,7 @@ def evidence_lines(proposal: Proposal) -> list[str]:
     lines = [
         f"{match.runs:,} run{'s' if match.runs != 1 else ''} on {group_words(match.group)}: explains {match.explained_cost:,.2f} of {match.cost:,.2f} {proposal.currency}, "
         f"{residual:,.2f} stays idle. Confidence medium.",
-        f"These runs ran in {_part(fit.both, fit.billed)} of {fit.billed:,.0f} billed machine-hours; a machine was billed in {_part(fit.both, fit.ran)} of their {fit.ran:,.0f} hours.",
+        f"These runs ran in {_part(match.used_hours, fit.billed)} of {fit.billed:,.0f} billed machine-hours; a machine was billed in {_part(match.met_hours, match.run_hours)} of their {match.run_hours:,.0f} hours.",
     ]
     if match.is_by_elimination:
         lines.append("Check this one: the hours prove nothing, because machines that are always on fit all runs. These are the runs that no other machines explain.")
@@ -220,11 +230,16 @@ def as_records(found: Proposals) -> list[dict[str, Any]]:
     return [
         {
             "name": p.name, "runs": p.runs, "lines": p.lines, "confidence": "medium", "currency": p.currency, "cost": round(p.match.cost, 2),
-            "explained_cost": round(p.match.explained_cost, 2), "billed_hours": round(p.match.fit.billed, 2), "run_hours": round(p.match.fit.ran, 2),
-            "common_hours": round(p.match.fit.both, 2), "score": round(p.match.fit.score, 4), "is_by_elimination": p.match.is_by_elimination, "run_count": p.match.runs,
+            "explained_cost": round(p.match.explained_cost, 2), "billed_hours": round(p.match.fit.billed, 2), "run_hours": round(p.match.run_hours, 2),
+            "common_hours": round(p.match.used_hours, 2), "score": round(p.match.fit.score, 4), "is_by_elimination": p.match.is_by_elimination, "run_count": p.match.runs,
         }
         for p in found.proposals
     ]  # fmt: skip
+
+
+def shown(value: object) -> str:
+    """A value as YAML (JSON) writes it; signs that a screen does not show as numbers."""
+    return re.sub(r"[^\x20-\U0010ffff]|[\x7f-\xa0\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\uffff]", lambda m: f"\\u{ord(m[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 
 def shown_value(value: str | list[str]) -> str:
