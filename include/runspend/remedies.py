@@ -9,7 +9,7 @@ from typing import Any
 from runspend.config import Settings
 
 # The verb before a group's name; of machines it is "tag".
-VERBS = {"disk": "attach", "store": "measure", "platform": "share", "endpoint": "share", "model": "identify callers of", "job": "name jobs of", "excluded": "check"}
+VERBS = {"disk": "attach", "store": "measure", "platform": "share", "endpoint": "share", "model": "identify callers of", "job": "name jobs of", "excluded": "check", "other": "check"}
 
 
 def selector_yaml(selector: Mapping[str, Any]) -> str:
@@ -17,16 +17,20 @@ def selector_yaml(selector: Mapping[str, Any]) -> str:
     return "{" + ", ".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in selector.items()) + "}"
 
 
-def remedy(kind: str, selector: Mapping[str, str], settings: Settings) -> str:
+def remedy(kind: str, selector: Mapping[str, Any], settings: Settings) -> str:
     """The one thing to do about lines of this kind (as `service_kinds` names them) that this selector names."""
     return REMEDIES[kind](selector, settings)
 
 
-def _advise_pool(selector: Mapping[str, str], settings: Settings) -> str:
+def _advise_pool(selector: Mapping[str, Any], settings: Settings) -> str:
     server = settings.tracking[0].name if settings.tracking else "NAME"
     name = "".join(c if c.isalnum() or c in "._-" else "-" for c in next(iter(selector.values()))).strip("._-") or "machines"
     pool = f"{{name: {name}, runs: {{tracking: {server}}}, lines: {selector_yaml(selector)}}}"
     return f"let its runs state their machine; or let `runspend suggest` propose pools from when machines and runs ran; or add a pool: {pool}"
+
+
+def _advise_leaving(selector: Mapping[str, str], settings: Settings) -> str:
+    return "if runs use these machines, let them state their machine, or add a pool (docs/identify.md); if not, leave them out of scope"
 
 
 def _advise_sharing(selector: Mapping[str, str], settings: Settings) -> str:
@@ -62,9 +66,10 @@ def _advise_scope(selector: Mapping[str, str], settings: Settings) -> str:
     return "`scope` leaves these accelerators out: if runs use them, take them in"
 
 
-REMEDIES: dict[str, Callable[[Mapping[str, str], Settings], str]] = {
+REMEDIES: dict[str, Callable[[Mapping[str, Any], Settings], str]] = {
     "accelerator": _advise_pool,
     "machine": _advise_pool,
+    "other": _advise_leaving,
     "disk": _advise_attaching,
     "store": _advise_stores,
     "platform": _advise_sharing,

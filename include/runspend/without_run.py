@@ -216,6 +216,8 @@ def _group(key: Key, members: Sequence[Row], settings: Settings) -> Group:
     kind, pairs, called = key
     selector = dict(pairs)
     is_accelerated = any(_is_accelerated(row) and row["effective_cost"] > 0 for row in members if row["kind"] in (*MACHINES, "job", "endpoint")) or kind == "excluded"
+    if kind == "machine" and not is_accelerated and all(row["is_outside"] for row in members):
+        kind = "other"  # nothing says that they serve runs: a pool would charge runs for them
     return Group(
         _words(kind, selector, called, members),
         selector,
@@ -253,4 +255,7 @@ def _advice(kind: str, selector: Mapping[str, str], rows: Sequence[Row], setting
     row = max(rows, key=lambda r: r["effective_cost"])
     if row["reason"] == "unknown_run":
         return "its tag names a run that no server knows: add the tracking server that has it"
+    types = sorted({r["instance_type"] for r in rows})
+    if kind == "accelerator" and "service" in selector and all(types):
+        return remedy(kind, {**selector, "instance_type": types}, settings)  # a pool of the service would have its disks and gateways too
     return remedy(kind, selector, settings)

@@ -147,6 +147,9 @@ def test_accelerators_come_first_whatever_the_scope(tmp_path: Path, given: Setti
     ]
     assert suggestion(found[0], Decimal(900)) == f"tag {found[0].words}: explains 540.00, out of scope now"
     assert "`runspend suggest`" in found[0].advice
+    pool = yaml.safe_load(found[0].advice.partition("add a pool: ")[2])
+    assert pool["lines"]["instance_type"] == ["p4d.24xlarge", "trn1.2xlarge"]  # the service alone has disks and gateways too
+    assert Settings.model_validate({"home": tmp_path, "pools": [pool]}).pools[0].lines["instance_type"] == pool["lines"]["instance_type"]
 
 
 def test_what_the_ledger_placed_is_not_outside(tmp_path: Path, given: Settings) -> None:
@@ -201,8 +204,9 @@ def test_each_kind_of_service_has_its_own_advice(tmp_path: Path, given: Settings
         ("store", "Amazon Simple Storage Service in account ml"),
         ("model", "Amazon Bedrock in account ml"),
         ("job", "Amazon SageMaker in account ml"),
-        ("machine", f"{EC2} in account ml"),
+        ("other", f"{EC2} in account ml"),
     ]
+    assert "{name:" not in found[-1].advice  # a pool of all runs, on machines that nothing ties to runs
     shared = [Settings.model_validate({"home": tmp_path, **yaml.safe_load("{" + g.advice.partition("as shared: ")[2] + "}")}).shared.lines[0] for g in found[:3]]
     assert shared[0] == {"service": [EC2], "account": ["ml"], "resource": ["*natgateway*"]}
     assert shared[1] == {"service": ["Amazon Relational Database Service"], "account": ["ml"]}

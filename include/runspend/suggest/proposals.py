@@ -48,6 +48,7 @@ class Proposals:
 
     proposals: tuple[Proposal, ...]
     evidence: Evidence | None
+    known: int = 0  # pools that are in the file
 
     @property
     def reason(self) -> str:
@@ -58,6 +59,8 @@ class Proposals:
             return "every machine on the bill has its runs, or is in a pool or out of scope."
         if not self.evidence.runs:
             return "every run has its machine, or is in a pool."
+        if self.known:
+            return "what the pools in the file leave of runs and machines has nothing in common, beyond chance."
         return "no runs ran at the hours of any group of machines, beyond chance. Let runs state their machine (docs/identify.md)."
 
 
@@ -88,7 +91,7 @@ def propose(reader: Reader, settings: Settings, first: date) -> Proposals:
             proposal = Proposal(_free_name(match.group, names), _run_selector(match, evidence), _line_selector(match.group), match, evidence.currency)
             found.append(proposal)
             known.append((proposal.runs, proposal.lines))
-    return Proposals(tuple(found[:MOST_POOLS]), evidence)
+    return Proposals(tuple(found[:MOST_POOLS]), evidence, len(settings.pools))
 
 
 def in_order(found: Sequence[Match], evidence: Evidence) -> Sequence[Match]:
