@@ -827,7 +827,7 @@ def trial_settings(tracking: str, bill: str, folder: Path) -> Settings:
         "mail": {"backend": "none"},
     }
     if "://" not in bill and not Path(bill).exists():
-        raise ConfigError(f"cannot try --bill {bill}: there is no such file or folder. Give a FOCUS file, a folder of them, or s3://BUCKET/PREFIX/.")
+        raise ConfigError(f"cannot try --bill {bill}: there is no such file or folder. Give a bill, a folder of its files, or s3://BUCKET/PREFIX/.")
     if tracking.startswith("sqlite:///") and not Path(tracking.removeprefix("sqlite:///")).exists():
         raise ConfigError(f"cannot try --tracking {tracking}: there is no such file. Three slashes come before a relative path, four before an absolute one.")
     try:

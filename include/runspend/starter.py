@@ -40,7 +40,8 @@ class Findings:
         self.tracking_is_found = False
         self.login: list[str] = []
         self.artifacts: str | None = None
-        self.bill_hint = "s3://BUCKET/PREFIX/"
+        self.bill_format = "auto             # found by the header: FOCUS, AWS CUR, Google Cloud, Azure, Databricks"
+        self.bill_hint = "s3://BUCKET/PREFIX/    # or a folder of files"
         self.notes: list[str] = []
 
 
@@ -54,11 +55,12 @@ def look_around(folder: Path, env: Mapping[str, str], user_home: Path) -> Findin
         or (user_home / ".aws" / "config").is_file()
         or (user_home / ".aws" / "credentials").is_file()
     ):
-        found.bill_hint = "s3://BUCKET/PREFIX/    # an AWS Data Export in FOCUS format; then add: delivery: manifest"
-        found.notes.append("found AWS settings: export FOCUS with AWS Data Exports, and put its s3:// prefix under billing")
+        found.bill_hint = "s3://BUCKET/PREFIX/EXPORT/    # an AWS Data Export: CUR 2.0 with resource ids"
+        found.notes.append("found AWS settings: export CUR 2.0 with resource ids by AWS Data Exports, and put its s3:// prefix under billing")
     elif env.get("GOOGLE_APPLICATION_CREDENTIALS") or (user_home / ".config" / "gcloud").is_dir():
-        found.bill_hint = "./bills    # FOCUS files exported from BigQuery"
-        found.notes.append("found gcloud settings: export Google's FOCUS view as Parquet or CSV, and put its folder under billing")
+        found.bill_format = "gcp              # the detailed usage cost export"
+        found.bill_hint = "bigquery://PROJECT/DATASET/TABLE"
+        found.notes.append("found gcloud settings: turn on the detailed usage cost export to BigQuery, and put its table under billing")
     return found
 
 
@@ -106,7 +108,7 @@ def short_text(found: Findings) -> str:
     ]
     if found.artifacts is None:
         stores = [f"# {line}" for line in stores]
-    return _SHORT.format(server="\n".join(server), stores="\n".join(stores), bill=found.bill_hint)
+    return _SHORT.format(server="\n".join(server), stores="\n".join(stores), bill=found.bill_hint, bill_format=found.bill_format)
 
 
 _SHORT = """\
@@ -121,7 +123,7 @@ tracking:
 
 # billing:                     # without a bill: runs and bytes, no money
 #   - name: cloud
-#     format: focus            # FOCUS 1.0 to 1.4, CSV, CSV.gz or Parquet
+#     format: {bill_format}
 #     uri: {bill}
 
 # budgets:

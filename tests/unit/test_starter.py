@@ -62,13 +62,20 @@ def test_artifacts_beside_mlflow_become_the_store(tmp_path: Path) -> None:
 
 
 def test_the_cloud_that_is_set_up_here_is_named(tmp_path: Path) -> None:
-    """Where its FOCUS export comes from is said, nothing is switched on."""
+    """Where its export comes from is said, nothing is switched on; what is there can be."""
     (tmp_path / "user" / ".aws").mkdir(parents=True)
     (tmp_path / "user" / ".aws" / "config").write_text("[profile ml]\n")
     settings, text, said = write(tmp_path)
     assert "AWS Data Export" in text
     assert any("AWS" in line for line in said)
     assert settings.billing == []
+    (tmp_path / "user" / ".aws" / "config").unlink()
+    for env, bill in (({"AWS_PROFILE": "ml"}, ("auto", "s3://")), ({"GOOGLE_APPLICATION_CREDENTIALS": "/k.json"}, ("gcp", "bigquery://"))):
+        (tmp_path / "runspend.yaml").unlink()
+        _, text, _ = write(tmp_path, env)
+        (tmp_path / "on.yaml").write_text(re.sub(r"^# (?=billing|  - name: cloud|    (format|uri):)", "", text.partition("# budgets:")[0], flags=re.M), encoding="utf-8")
+        (source,) = load_settings(tmp_path / "on.yaml", env).billing
+        assert (source.format, str(source.uri)[: len(bill[1])]) == bill
 
 
 def test_a_file_that_is_there_stays(tmp_path: Path) -> None:
