@@ -30,8 +30,8 @@ GROUP_WORDS = (
 MACHINE_GROUP = ", ".join(
     rf"nullif(regexp_extract(group_keys, r'(?i)[|]([^|\n]*(?:{needles})[^|\n]*[|][^\n]*)'), '')" for needles in ("|".join(words) for words, _ in GROUP_WORDS)
 )
-# Tags that name one thing, not a group of things, inside the JSON of all tags.
-OWN_TAGS = r"""r'(?i)"(?:name|aws:createdby|createdby|created_by|creator|user_name|resourceTags/user:name)": *"(?:[^"\\]|\\.)*",?'"""
+# Tags that name one thing, not a group of things, or that a cloud describes every machine by, inside the JSON of all tags.
+OWN_TAGS = r"""r'(?i)"(?:name|aws:createdby|createdby|created_by|creator|user_name|resourceTags/user:name|goog:compute\.googleapis\.com/[^"]*)": *"(?:[^"\\]|\\.)*",?'"""
 
 UNMET = """
 select match_method, reason, count(*) as runs, sum(claimed_seconds) / 3600 as hours, min(claim) as example

@@ -24,6 +24,7 @@ RESOURCE_TYPES = (
 # (kind, service, meter, resource type): the first whose texts all are part of the line's own. None: anything.
 RULES: tuple[tuple[str, str | None, str | None, str | None], ...] = (
     ("model", r"bedrock|openai|anthropic|cognitive services|generative ai|foundry|model_serving|gemini", None, None),
+    ("model", r"vertex ai|machine learning|foundry", r"gemini|claude|llama|mistral|\btokens?\b", None),
     ("machine", None, None, r":pod/|:notebook-instance/"),
     ("endpoint", r"sagemaker|machine learning|vertex ai|ai platform", None, r":endpoint/|/endpoints/"),
     ("job", r"sagemaker|machine learning|vertex ai|ai platform|\bbatch\b|^jobs$|databricks", None, None),

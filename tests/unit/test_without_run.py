@@ -72,6 +72,7 @@ SERVICES = [
     ("store", "Amazon Simple Storage Service", "TimedStorage-ByteHrs", "", "storage"),
     ("store", "AmazonS3", "Requests-Tier1", "", "storage"),
     ("model", "Amazon Bedrock", "USE1-Claude-input-tokens", "", "compute"),
+    ("model", "Vertex AI", "Gemini 2.5 Pro Text Input", "", "compute"),
     ("job", "Amazon SageMaker", "USE1-Train:ml.g5.xlarge", "-job/", "compute"),
     ("endpoint", "Amazon SageMaker", "USE1-Host:ml.g5.xlarge", ":endpoint/", "compute"),
     ("endpoint", "Vertex AI", "Online prediction", "/endpoints/", "compute"),
@@ -213,6 +214,15 @@ def test_each_kind_of_service_has_its_own_advice(tmp_path: Path, given: Settings
     assert shared[2]["resource"] == ["*:cluster/*"]
     words = ("attached_to", "`stores`", "runspend.iam_principal", "job_id", "add a pool")
     assert [word in g.advice for word, g in zip(words, found[3:], strict=True)] == [True] * 5
+
+
+def test_what_a_cloud_describes_every_machine_by_groups_none(tmp_path: Path, given: Settings) -> None:
+    """Google's system labels: machines of eight cores in two projects have nothing in common."""
+    tags = '{"goog:compute.googleapis.com/cores": "8", "goog:compute.googleapis.com/machine_spec": "e2-standard-8"}'
+    lines = [outside(n, "10", service_name="Compute Engine", sub_account_id=f"project-{n}", instance_type="e2-standard-8", tags=tags) for n in range(1, 3)]
+    sums = [summed(100 + n, "10", service_name="Compute Engine", sub_account_id=f"project-{n}") for n in range(1, 3)]
+    found = groups_of(tmp_path, given, cost_allocations=sums, billing_lines=lines)
+    assert [g.words for g in found] == ["Compute Engine in account project-1", "Compute Engine in account project-2"]
 
 
 def test_a_node_group_keeps_its_disks_and_no_other_service(tmp_path: Path, given: Settings) -> None:
