@@ -254,6 +254,15 @@ def test_machines_that_are_billed_by_the_day_are_matched_by_the_day(seed: int) -
     assert match.fit.both == pytest.approx(sum(own.values()))
 
 
+def test_a_name_that_is_a_glob_of_other_names_is_not_proposed() -> None:
+    """The selector of an experiment called bert* would take the runs of bert-large too."""
+    dice = random.Random("glob")
+    own, others = jobs(dice, 20), jobs(dice, 20)
+    billed = [machines(own, instance_type="m5.large"), machines(others, instance_type="c5.large")]
+    assert all("bert*" not in match.values for match in found_in(billed, [runs("bert*", own), runs("bert-large", others)]))
+    assert pairs(found_in(billed[:1], [runs("what works?", own)])) == {(("m5.large",), ("what works?",))}
+
+
 def test_one_meeting_is_no_proof() -> None:
     """A machine of an afternoon and a run of that afternoon."""
     own = {100: 1.0, 101: 1.0}

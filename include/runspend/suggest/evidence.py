@@ -47,7 +47,7 @@ lines as (
     coalesce(b.resource_key, concat('|', b.line_id)) as machine, coalesce(b.resource_key, '') as resource_key, coalesce(b.sku_id, '') as sku_id,
     b.billing_currency, coalesce(b.tags, '') as tags, coalesce(array_to_string(b.group_keys, '\\n'), '') as group_keys,
     case when regexp_contains(lower(coalesce(b.resource_id, '')), {SERVING}) or regexp_contains(lower(coalesce(b.sku_meter, '')), {SERVING}) then 1 else 0 end as is_serving,
-    case when b.job_key is not null then 1 else 0 end as is_job,
+    case when b.job_key is not null or starts_with(lower(coalesce(b.instance_type, '')), 'ml.') then 1 else 0 end as is_job,
     b.charge_period_start, b.charge_period_end, b.billed_nanoseconds, b.effective_cost
   from billing_lines b
   left join taken_lines t on t.source = b.source and t.line_id = b.line_id

@@ -10,8 +10,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
+from runspend.selectors import matches
 from runspend.suggest.evidence import Cell, Evidence
-from runspend.suggest.series import HOURS_A_DAY, Fit, crowding, fit
+from runspend.suggest.series import HOURS_A_DAY, Fit, crowding, fit, likeness
 
 RUN_NAMES = ("experiment", "user", "tag.mlflow.source.name", "tracking")
 # The better the name, the later it is out of date: of groups that hold the same machines the first is taken.
@@ -83,6 +84,9 @@ class _Matcher:
         for cell in runs:
             if name := cell.names.get(kind):
                 self.names[name].append(cell)
+        # a selector takes such a name for a glob, which names others too
+        for name in [n for n in self.names if set(n) & {"*", "?"} and any(o != n and matches(n, o) for o in self.names)]:
+            del self.names[name]
         self.least_cost = LEAST_PART * sum(sum(c.costs.values()) for c in evidence.machines)
         self.known_runs: dict[tuple[str, bool], Series] = {}
 
@@ -259,7 +263,7 @@ class _Matcher:
                 break
             own = self._ran(name, is_daily)
             without = [max(0.0, r - o) for r, o in zip(ran, own, strict=True)]
-            if _likeness(billed, without) >= _likeness(billed, ran):
+            if likeness(billed, without) >= likeness(billed, ran):
                 chosen.remove(name)
                 ran = without
         return chosen
@@ -293,8 +297,3 @@ def _is_steady(evidence: Evidence, number: int) -> bool:
     hours, length = evidence.machines[number].hours, evidence.upto - evidence.since
     mean = sum(hours.values()) / length
     return sum(0.75 * mean <= amount <= 1.25 * mean for amount in hours.values()) >= 0.9 * length
-
-
-def _likeness(billed: Series, ran: Series) -> float:
-    whole = sum(billed) + sum(ran)
-    return 2 * sum(map(min, billed, ran)) / whole if whole else 0.0

@@ -38,10 +38,10 @@ def fit(billed: Sequence[float], ran: Sequence[float], is_daily: bool = False) -
     whole = sum(billed) + sum(ran)
     if whole <= 0:
         return Fit(0.0, 0.0, 0.0, 0.0, 1.0)
-    likeness = 2 * both / whole
+    alike = 2 * both / whole
     overall = 2 * _by_chance(billed, ran) / whole
-    by_time = overall if is_daily or likeness >= CLOSE else 2 * _by_time_of_day(billed, ran) / whole
-    return Fit(sum(billed), sum(ran), both, likeness, min(1.0, max(overall, by_time)))
+    by_time = overall if is_daily or alike >= CLOSE else 2 * _by_time_of_day(billed, ran) / whole
+    return Fit(sum(billed), sum(ran), both, alike, min(1.0, max(overall, by_time)))
 
 
 def crowding(billed: Sequence[float], ran: Sequence[float]) -> float:
@@ -49,6 +49,11 @@ def crowding(billed: Sequence[float], ran: Sequence[float]) -> float:
     machines = sum(b for b, r in zip(billed, ran, strict=True) if r > 0)
     runs = sum(r for b, r in zip(billed, ran, strict=True) if b > 0)
     return max(1.0, runs / machines) if machines > 0 else 1.0
+
+
+def likeness(billed: Sequence[float], ran: Sequence[float]) -> float:
+    """Twice what both have, of all that either has; chance is not looked at."""
+    return 2 * sum(map(min, billed, ran)) / (sum(billed) + sum(ran) or 1.0)
 
 
 def _by_time_of_day(billed: Sequence[float], ran: Sequence[float]) -> float:
