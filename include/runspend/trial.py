@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,7 +50,8 @@ class Trial:
         if not self.found.proposals:
             return f"no pools proposed: {self.found.reason}\n"
         lines = [line for one in after.moneys for line in _compared(one, self._of(one.currency), len(self.found.proposals))]
-        where = f"the pools, with what speaks for each, are in {self.settings.path}: correct them there, then run nightly with it"
+        path = self.settings.path
+        where = f"the pools, and the evidence for each, are in {path}. Correct them there, then run: runspend nightly --config {shlex.quote(str(path))}"
         return "\n".join([*lines, f"  {where}"]) + "\n" + "".join(f"  set {name} first: no password was copied into the file\n" for name in self.variables)
 
     def _of(self, currency: str) -> Money | None:

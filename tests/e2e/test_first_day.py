@@ -99,6 +99,7 @@ def test_both_figures_are_shown(day: Day) -> None:
     (line,) = [line for line in day.screen.splitlines() if line.startswith("known today")]
     found = re.fullmatch(r"known today 0\.0 %; with the 2 proposed pools ([0-9.]+) % \(medium confidence\)", line)
     assert found
+    assert f"then run: runspend nightly --config {day.config}" in day.screen
     money = given(day)
     assert float(found[1]) == pytest.approx(float(money["run"] / (sum(money.values()) - money["out_of_scope"]) * 100), abs=0.06)
 

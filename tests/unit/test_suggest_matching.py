@@ -214,6 +214,19 @@ def test_a_pool_that_names_machines_of_another_comes_after_it() -> None:
     assert list(in_order((one, apart), evidence)) == [apart, one]
 
 
+def test_accelerators_beside_machines_of_runs_come_before_dearer_ones() -> None:
+    """Where no bucket says whose account it is: the inference machines of another account cost more, and serve no runs."""
+    dice = random.Random("beside")
+    on, spot = dict.fromkeys(range(LENGTH), 1.0), jobs(dice, 20)
+    billed = [
+        machines(on, "2222", price=40, gpus=8, instance_type="p5.48xlarge"),
+        machines(on, "1111", price=5, gpus=4, instance_type="g5.12xlarge"),
+        machines(spot, "1111", instance_type="m5.large"),
+    ]
+    matches = found_in(billed, [runs("churn", spot), runs("bert", jobs(dice, 40))])
+    assert [(m.group.account, m.values) for m in matches] == [("1111", ("churn",)), ("1111", ("bert",))]
+
+
 def test_runs_are_told_apart_by_what_tells_most() -> None:
     """By user, where each user has machines of their own and experiments are everybody's."""
     dice = random.Random("users")

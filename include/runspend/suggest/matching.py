@@ -95,7 +95,7 @@ class _Matcher:
         while (best := self._best()) is not None:
             found.append(best)
             self._take(best)
-        for group in self._steady():
+        for group in self._steady({(match.group.source, match.group.account) for match in found}):
             if (match := self._by_elimination(group, found)) is not None:
                 found.append(match)
                 self._take(match)
@@ -158,8 +158,8 @@ class _Matcher:
     def _cost(self, group: Group) -> float:
         return sum(sum(self.evidence.machines[n].costs.values()) for n in group.cells)
 
-    def _steady(self) -> list[Group]:
-        """Accelerators that are left, those of an account together; in the accounts of the buckets that runs write to, if the bill has machines there."""
+    def _steady(self, matched: Set[tuple[str, str]]) -> list[Group]:
+        """Accelerators that are left, those of an account together: first where hours found machines of runs; in the accounts of runs' buckets, where known."""
         places: dict[tuple[str, str], set[int]] = defaultdict(set)
         for number in self.free:
             cell = self.evidence.machines[number]
@@ -172,7 +172,7 @@ class _Matcher:
             group = self._group("instance_type" if len(types) == 1 else "accelerators", source, account, types, cells)
             if (not homes or account in homes) and self._cost(group) >= self.least_cost:
                 groups.append(group)
-        return sorted(groups, key=lambda g: (-self._cost(g), g.account))
+        return sorted(groups, key=lambda g: ((g.source, g.account) not in matched, -self._cost(g), g.account))
 
     # --- hours -------------------------------------------------------------------------------------------------------------
 
