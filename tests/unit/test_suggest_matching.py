@@ -225,6 +225,8 @@ def test_accelerators_beside_machines_of_runs_come_before_dearer_ones() -> None:
     ]
     matches = found_in(billed, [runs("churn", spot), runs("bert", jobs(dice, 40))])
     assert [(m.group.account, m.values) for m in matches] == [("1111", ("churn",)), ("1111", ("bert",))]
+    everybody = [*billed, machines(on, "3333", price=60, gpus=8, instance_type="p6.48xlarge")]
+    assert {m.group.account for m in found_in(everybody, [runs("churn", spot), runs("bert", jobs(dice, 40))])} == {"1111"}
 
 
 def test_runs_are_told_apart_by_what_tells_most() -> None:

@@ -21,6 +21,7 @@ LEAST_SCORE = 0.4  # of hours; below, they prove nothing
 LEAST_PART = 0.001  # of all money looked at
 LEAST_DAYS = 3
 ALIKE = 0.03  # scores that differ by less are the same
+PROVED = 0.8  # of what the best kind of run names proves
 RUNS_INSIDE = 0.6  # of the hours of runs that join a pool
 MOST_CANDIDATES, MOST_VALUES = 60, 80
 
@@ -67,9 +68,16 @@ class Match:
 def find_matches(evidence: Evidence, free: Set[int], runs: Sequence[Cell]) -> tuple[Match, ...]:
     """The matches of machines that are free (by their numbers) with runs, by the kind of run names that explains most; as they were found."""
     found = [_Matcher(evidence, free, runs, kind).find() for kind in RUN_NAMES]
+    # what hours prove counts first: the dearest machines that are always on fit any runs
+    most = max(_proved(matches) for matches in found)
+    found = [matches for matches in found if _proved(matches) >= PROVED * most]
     most = max(sum(m.worth for m in matches) for matches in found)
     # of those that explain as much, the one that tells most apart
     return max((matches for matches in found if sum(m.worth for m in matches) >= (1 - ALIKE) * most), key=len)
+
+
+def _proved(matches: Sequence[Match]) -> float:
+    return sum(m.worth for m in matches if not m.is_by_elimination)
 
 
 class _Matcher:
