@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from runspend.errors import MachineFailed, RunspendError
 
-__all__ = ["has_no_room_to_spill", "machine_failed"]
+__all__ = ["cannot_be_written", "has_no_room_to_spill", "machine_failed"]
 
 FULL = "Free space there, then run it again."
 FAULTS = {
@@ -57,6 +57,11 @@ def machine_failed(error: BaseException, what: str = "go on") -> MachineFailed |
             kept = "What was published stays as it was; nothing half-done was published."
             return MachineFailed(f"cannot {what}: {reason}{where}. {advice.format(user=_user())} {kept}")
     return None
+
+
+def cannot_be_written(error: BaseException) -> bool:
+    """Whether the disk that was written to is full or read-only: where a source is copied to this machine, the source is not to blame."""
+    return _errno_of(error) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def has_no_room_to_spill(error: BaseException) -> bool:

@@ -24,6 +24,7 @@ import pytest
 
 from runspend.errors import SourceRefused, SqlRefused
 from runspend.machine import has_no_room_to_spill, machine_failed
+from runspend.tracking.database import copy_sqlite
 from runspend.warehouse.reader import _temporary_files_bounded
 from tests.command import run_here
 from tests.faults.damaged_world import NOW, digests
@@ -127,6 +128,19 @@ def fill_and_recover(config: Path, disk: Path, server: Server, left: int) -> Non
     again = digests(warehouse_of(config))
     run_here("nightly", "--config", str(config), "--now", NOW)
     assert digests(warehouse_of(config)) == again
+
+
+def test_a_copy_of_a_database_that_finds_no_room_is_not_the_servers_fault(tmp_path: Path, disk: Path) -> None:
+    """Its copy is ours: who runs Runspend frees space; nobody looks for an MLflow that is down."""
+    store = made_once("machine-store", _make) / "store"
+    [database] = store.rglob("*.db")
+    leave(disk, 16_384)
+    with pytest.raises((OSError, sqlite3.Error)) as caught:
+        copy_sqlite("lab", database, disk / "copy.db", print)
+    failed = machine_failed(caught.value)
+    assert failed is not None
+    assert "the disk is full" in str(failed)
+    assert not (disk / "copy.db").exists()
 
 
 def test_a_read_only_disk_is_a_sentence_and_a_mail_and_can_still_be_read(config: Path, disk: Path, server: Server) -> None:

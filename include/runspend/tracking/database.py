@@ -23,6 +23,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsp
 
 from runspend.config import TrackingServer
 from runspend.errors import ConfigError, SourceError, SourceRefused, SourceUnreachable
+from runspend.machine import cannot_be_written
 from runspend.redaction import redact_uri, redact_values, uri_secrets
 from runspend.tracking import raw, revisions
 from runspend.tracking.connections import Connection, Postgres, SqliteCopy, load_drivers
@@ -580,6 +581,8 @@ def copy_sqlite(name: str, path: Path, target: Path, progress: Callable[[str], N
         _add_indexes(copy)
     except (sqlite3.Error, OSError) as error:
         remove_copy(target)
+        if cannot_be_written(error):
+            raise
         raise SourceUnreachable(name, f"cannot copy the database of {name} ({path}): {error}. Its last good data stay.") from None
     finally:
         for connection in (source, copy):
