@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # Raised when settling changes what it writes for the same files: versions then differ, and every bill is loaded again.
-SETTLE_VERSION = 5
+SETTLE_VERSION = 6
 DIMENSIONS = ("team", "project", "cost_center", "owner")
 # FOCUS value lists. Producers vary the case; the lists are the same from 1.0 to 1.4.
 ENUMERATIONS = {
