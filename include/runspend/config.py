@@ -41,7 +41,7 @@ from runspend.identifiers import ATTACHED_TAG_KEYS, GROUP_TAG_KEYS, JOB_TAG_KEYS
 from runspend.mail_settings import MailSettings, WebhookSettings
 from runspend.mistakes import describe_mistakes
 from runspend.principals import read_principals
-from runspend.redaction import HIDDEN, redact_uri, redact_values, uri_secrets
+from runspend.redaction import HIDDEN, names_secret, redact_uri, redact_values, uri_secrets
 from runspend.retention import ArchiveSettings, RetentionKeep, RetentionPolicy, StorageRate, why_no_class
 from runspend.values import (
     CONNECTION,
@@ -649,6 +649,7 @@ class Settings(Frozen):
     archive: ArchiveSettings = ArchiveSettings()
     access_log: AccessLogSettings | None = None
     _path: Path | None = PrivateAttr(default=None)
+    _named_secrets: list[str] = PrivateAttr(default_factory=list)  # of variables whose name says so, wherever the file has them
 
     @property
     def path(self) -> Path | None:
@@ -789,6 +790,7 @@ def load_settings(path: Path | None = None, env: Mapping[str, str] | None = None
         mistakes = error.errors(include_url=False, include_input=False)
     else:
         settings._path = found
+        settings._named_secrets = [value for name, value in file.variables.items() if names_secret(name)]
         return settings
     # Outside the except block: the error of pydantic holds the values, and would travel along as `__context__`.
     raise ConfigError(describe_mistakes(file, mistakes, json_schema()))
@@ -857,8 +859,9 @@ def _is_address(secret: str) -> bool:
 
 
 def secret_values(settings: Settings) -> list[str]:
-    """Every secret the settings hold: tokens, passwords, and the passwords inside URIs. References to connections are none."""
-    found: list[str] = []
+    """Every secret the settings hold: tokens, passwords, the passwords inside URIs, and variables of the environment whose name says that they are secret.
+    References to connections are none."""
+    found: list[str] = [value for value in settings._named_secrets if not value.startswith(CONNECTION)]
 
     def collect(value: object) -> None:
         if isinstance(value, HiddenAddress):

@@ -54,15 +54,15 @@ def _secret_parameters(text: str) -> Iterator[tuple[int, int]]:
     at = 0
     while parameter := _PARAMETER.search(text, at):
         at = parameter.end()
-        if _is_secret(parameter[1]):
+        if names_secret(parameter[1]):
             value = _PARAMETER_VALUE.match(text, at)
             assert value is not None, "a pattern that matches nothing too"
             yield value.span()
             at = value.end()
 
 
-def _is_secret(name: str) -> bool:
-    """Whether a query parameter of this name holds a secret."""
+def names_secret(name: str) -> bool:
+    """Whether a query parameter, or an environment variable, of this name holds a secret."""
     folded = name.casefold()
     return folded in ("sig", "key") or _SECRET_NAME.search(folded) is not None
 

@@ -38,6 +38,7 @@ class YamlFile:
     data: dict[str, Any] = field(default_factory=dict)
     lines: dict[Loc, int] = field(default_factory=dict)
     written: dict[Loc, str] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)  # of the environment, that the file names: name -> value
 
     def line(self, loc: Loc) -> int:
         """Line of the value at `loc`, or of the nearest thing around it."""
@@ -171,7 +172,7 @@ def _variable(match: re.Match[str], text: str, loc: Loc, line: int, file: YamlFi
             show_loc(loc),
             f"the environment variable {name} is not set. Set it, or write `$${{{name}}}` for the characters themselves.",
         )
-    value = env[name]
+    value = file.variables[name] = env[name]
     # In `scheme://user:${PASSWORD}@host` a password as people have it would break the URI.
     if _BEFORE_PASSWORD.match(text[: match.start()]) and text[match.end() :].startswith("@") and _NOT_USERINFO.search(value):
         return quote(value, safe="")

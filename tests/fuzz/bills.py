@@ -109,7 +109,7 @@ def typed_parquet(format_name: str) -> Run:
             table = pa.Table.from_pylist(rows)
             (work / "bill").mkdir()
             pq.write_table(table, work / "bill" / "bill.parquet")
-        except (ValueError, TypeError, RecursionError, AttributeError, OverflowError, pa.ArrowException):
+        except (ValueError, TypeError, KeyError, RecursionError, AttributeError, OverflowError, pa.ArrowException):
             return  # no Parquet file: nothing to be read
         source = BillSource(name="bill", format=format_name, uri=str(work / "bill"), late_after="900d")  # type: ignore[arg-type]
         load(Nights(work / "nights", source))

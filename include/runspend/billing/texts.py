@@ -276,11 +276,14 @@ def check_row_ends(con: duckdb.DuckDBPyConnection, source: str, name: str, path:
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         csv.field_size_limit(MAX_LINE_BYTES)
         reader = csv.reader(file, strict=True, delimiter=delimiter)
-        for fields in reader:
-            if len(fields) > width:
-                raise refused(
-                    source, name, f"line {reader.line_num}: it has {len(fields)} fields where the header has {width}. Deliver it again"
-                )
+        try:
+            for fields in reader:
+                if len(fields) > width:
+                    raise refused(
+                        source, name, f"line {reader.line_num}: it has {len(fields)} fields where the header has {width}. Deliver it again"
+                    )
+        except csv.Error as error:
+            raise refused(source, name, f"line {reader.line_num}: its quotes do not match ({error}). Deliver it again") from error
 
 
 def find_delimiter(path: Path) -> str:

@@ -68,6 +68,8 @@ def read_weights(source: BillSource, *, workdir: Path, progress: Callable[[str],
                 )
             for why, count in told.left_out.items():
                 left_out[why] = left_out.get(why, 0) + count
+        if OWN not in staged.aside:
+            raise SourceRefused(source.name, f"cannot read {source.name}: no file in {source.uri} holds an allocation. Ask OpenCost for a step that is over.")
         order = sorted(range(len(entries)), key=lambda i: (entries[i].modified_at, entries[i].name))
         if older := _keep_newest(staged, order):
             left_out["of a step that a newer file holds"] = older
