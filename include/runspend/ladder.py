@@ -78,6 +78,7 @@ POOLED_MODELS = tuple(
         "pool_cells",
         "pool_machines",
         "pool_spans",
+        "pool_held",
         "pool_claims",
         "pool_windows",
         "pool_uses",

@@ -31,7 +31,7 @@ MODELS = (
     "window_runs", "run_gaps", "run_ancestors",
     "storage_candidates", "storage_targets", "storage_lines",
     "llm_candidates", "llm_targets", "llm_lines",
-    "type_claims", "wanted_types", "timed_candidates", "type_choices", "pools", "pool_cells", "pool_machines", "pool_spans", "pool_claims", "pool_windows", "pool_uses", "pool_taken", "pool_families", "pool_clock", "pool_shares",
+    "type_claims", "wanted_types", "timed_candidates", "type_choices", "pools", "pool_cells", "pool_machines", "pool_spans", "pool_held", "pool_claims", "pool_windows", "pool_uses", "pool_taken", "pool_families", "pool_clock", "pool_shares",
     "pool_targets", "pool_beside", "pool_lines", "type_parts", "type_targets", "type_lines", "offered_machines", "offered_blocks", "offered_lines",
 )  # fmt: skip
 TARGET_COLUMNS = [
@@ -42,7 +42,7 @@ TARGET_COLUMNS = [
 LINE_COLUMNS = [("source", "STRING"), ("line_id", "STRING"), ("target_key", "STRING"), ("window_start", "TIMESTAMP"), ("window_end", "TIMESTAMP")]
 RUN_KEY = pa.schema([(name, pa.string()) for name in ("tracking_server", "workspace", "run_id")])
 MOMENT = pa.timestamp("us", "UTC")
-SPANS = pa.schema([*RUN_KEY, ("span_start", MOMENT), ("span_end", MOMENT)])
+SPANS = pa.schema([*RUN_KEY, ("resource_key", pa.string()), ("span_start", MOMENT), ("span_end", MOMENT)])
 TAKEN = pa.schema(
     [("resource_key", pa.string()), *((name, MOMENT) for name in ("window_start", "window_end", "taken_from", "taken_to")), ("taken", pa.int64()), ("units", pa.int64())]
 )
@@ -185,7 +185,9 @@ def world_tables(world: World) -> dict[str, pa.Table]:
         "rest_lines": rest,
         "billing_lines": arrow("billing_lines", [*lines, *next_period]),
         "runs": arrow("runs", runs),
-        "run_spans": pa.Table.from_pylist([{**{name: r[name] for name in RUN_KEY.names}, "span_start": a, "span_end": b} for r in runs for a, b in r["own"]], schema=SPANS),
+        "run_spans": pa.Table.from_pylist([{**{name: r[name] for name in RUN_KEY.names}, "resource_key": "elsewhere", "span_start": a, "span_end": b} for r in runs for a, b in r["own"]], schema=SPANS),
+        "stated_machines": pa.Table.from_pylist([{name: r[name] for name in RUN_KEY.names} for r in runs if r["own"]], schema=RUN_KEY),
+        "tagged_runs": RUN_KEY.append(pa.field("run_tag", pa.string())).empty_table(),
         "machine_taken": pa.Table.from_pylist(taken_rows(lines), schema=TAKEN),
         "pool_known_uses": KNOWN_USES.empty_table(),  # what pools have beside machines that runs state is tried with the whole ledger
         "claimed_runs": pa.Table.from_pylist([{name: r[name] for name in RUN_KEY.names} for r in runs if r["claimed"]], schema=RUN_KEY),

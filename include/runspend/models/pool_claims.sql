@@ -1,36 +1,49 @@
--- one row per run, pool and stretch of time the run asks for machines of it: none of its descendants covers it, and it has no machine of its own then
-with covers as (
-  select
-    p.tracking_server, p.run_id, p.pool_number, p.span_start,
-    greatest(c.span_start, p.span_start) as cover_start, least(c.span_end, p.span_end) as cover_end
-  from run_ancestors f
-  join pool_spans p on p.tracking_server = f.tracking_server and p.run_id = f.ancestor_id
-  join pool_spans c on c.tracking_server = f.tracking_server and c.run_id = f.run_id and c.kind_number = p.kind_number
-    and c.span_start < p.span_end and c.span_end > p.span_start
+-- one row per run, pool and stretch of time the run asks for machines of it: none of its descendants covers it, and it does not have all its machines then
+with asks as (
+  select tracking_server, workspace, run_id, pool_number, kind_number, span_start as ask_start, span_end as ask_end, cast(null as int64) as nodes_left
+  from pool_spans
   union all
-  select p.tracking_server, p.run_id, p.pool_number, p.span_start, greatest(m.span_start, p.span_start), least(m.span_end, p.span_end)
-  from pool_spans p
-  join run_spans m on m.tracking_server = p.tracking_server and m.run_id = p.run_id and m.span_start < p.span_end and m.span_end > p.span_start
+  -- beside machines of its own
+  select h.tracking_server, h.workspace, h.run_id, h.pool_number, p.kind_number, h.held_from, h.held_to, h.nodes_left
+  from pool_held h
+  join pools p on p.pool_number = h.pool_number
+  where h.nodes_left > 0
+),
+covers as (
+  select
+    p.tracking_server, p.run_id, p.pool_number, p.nodes_left, p.ask_start,
+    greatest(c.span_start, p.ask_start) as cover_start, least(c.span_end, p.ask_end) as cover_end
+  from run_ancestors f
+  join asks p on p.tracking_server = f.tracking_server and p.run_id = f.ancestor_id
+  join pool_spans c on c.tracking_server = f.tracking_server and c.run_id = f.run_id and c.kind_number = p.kind_number
+    and c.span_start < p.ask_end and c.span_end > p.ask_start
+  union all
+  -- what it asks for beside machines of its own, and while lines are tagged as its own
+  select p.tracking_server, p.run_id, p.pool_number, p.nodes_left, p.ask_start, greatest(h.held_from, p.ask_start), least(h.held_to, p.ask_end)
+  from pool_held h
+  join asks p on p.tracking_server = h.tracking_server and p.run_id = h.run_id and p.pool_number = h.pool_number
+    and h.held_from < p.ask_end and h.held_to > p.ask_start
+  where p.nodes_left is null or h.nodes_left = 0
   union all
   -- while it was stopped it asks for nothing
-  select p.tracking_server, p.run_id, p.pool_number, p.span_start, greatest(g.gap_start, p.span_start), least(g.gap_end, p.span_end)
+  select p.tracking_server, p.run_id, p.pool_number, p.nodes_left, p.ask_start, greatest(g.gap_start, p.ask_start), least(g.gap_end, p.ask_end)
   from run_gaps g
-  join pool_spans p on p.tracking_server = g.tracking_server and p.workspace = g.workspace and p.run_id = g.run_id
-    and g.gap_start < p.span_end and g.gap_end > p.span_start
+  join asks p on p.tracking_server = g.tracking_server and p.workspace = g.workspace and p.run_id = g.run_id
+    and g.gap_start < p.ask_end and g.gap_end > p.ask_start
   union all
-  select tracking_server, run_id, pool_number, span_start, span_end, span_end
-  from pool_spans
+  select tracking_server, run_id, pool_number, nodes_left, ask_start, ask_end, ask_end
+  from asks
 ),
 gaps as (
   select
-    tracking_server, run_id, pool_number,
+    tracking_server, run_id, pool_number, nodes_left,
     cover_start as interval_end,
     coalesce(
       max(cover_end) over (
-        partition by tracking_server, run_id, pool_number
+        partition by tracking_server, run_id, pool_number, nodes_left, ask_start
         order by cover_start, cover_end
         rows between unbounded preceding and 1 preceding),
-      span_start) as interval_start
+      ask_start) as interval_start
   from covers
 ),
 shared_claims as (
@@ -38,16 +51,18 @@ shared_claims as (
   select distinct s.pool_number, s.tracking_server, s.claim_run_id
   from pool_spans s
   join (
-    select tracking_server, run_id from run_spans
+    select tracking_server, run_id, pool_number from pool_held where nodes_left = 0
     union distinct
-    select tracking_server, run_id from claimed_runs
-  ) m on m.tracking_server = s.tracking_server and m.run_id = s.run_id
+    select s.tracking_server, s.run_id, s.pool_number
+    from pool_spans s
+    join claimed_runs c on c.tracking_server = s.tracking_server and c.workspace = s.workspace and c.run_id = s.run_id
+  ) m on m.tracking_server = s.tracking_server and m.run_id = s.run_id and m.pool_number = s.pool_number
   where s.run_id <> s.claim_run_id
 ),
 own as (
   select
     s.tracking_server, s.workspace, s.run_id, s.pool_number, s.kind_number, s.claim_run_id, s.run_end_rule, g.interval_start, g.interval_end,
-    s.num_nodes, s.gpu_count, s.cpu_request, s.memory_request_gb, s.mean_use_percent,
+    s.num_nodes, coalesce(g.nodes_left, s.num_nodes) as asked_nodes, s.gpu_count, s.cpu_request, s.memory_request_gb, s.mean_use_percent,
     min(s.run_id) over claim <> max(s.run_id) over claim or h.claim_run_id is not null as is_family
   from gaps g
   join pool_spans s on s.tracking_server = g.tracking_server and s.run_id = g.run_id and s.pool_number = g.pool_number
@@ -116,7 +131,8 @@ weighed as (
   select
     o.tracking_server, o.workspace, o.run_id, o.pool_number, o.claim_run_id, o.is_family, o.run_end_rule, o.interval_start, o.interval_end,
     coalesce(k.weight_kind, 'equal') as weight_kind, coalesce(k.unit_scale, 1) as unit_scale, k.machine_units,
-    least(1000, greatest(1, coalesce(o.num_nodes, 1))) as nodes,
+    least(1000, greatest(1, coalesce(o.num_nodes, 1))) as all_nodes,
+    least(1000, greatest(1, coalesce(o.asked_nodes, 1))) as nodes,
     greatest(1, case k.weight_kind
       when 'gpu' then least(100 * k.gpu_scale, cast(round(coalesce(o.gpu_count, k.machine_gpus, 1) * k.gpu_scale) as int64))
       when 'cpu' then least(1000 * k.cpu_scale, cast(round(coalesce(o.cpu_request, 1) * k.cpu_scale) as int64))
@@ -132,15 +148,16 @@ weighed as (
 select
   pool_number,
   dense_rank() over (order by tracking_server, workspace, run_id) as run_number,
-  dense_rank() over (order by tracking_server, claim_run_id) as claim_number,
+  -- members of a family that ask for different numbers beside the machines they have are not one claim
+  dense_rank() over (order by tracking_server, claim_run_id, nodes) as claim_number,
   tracking_server, workspace, run_id, claim_run_id, is_family, run_end_rule, interval_start, interval_end, weight_kind, unit_scale,
   machine_units is not null as has_units,
   nodes,
   -- GPUs of several nodes are at most all there are on each; of an instance type at most a whole machine a node
   nodes * case
-    when machine_units is not null and (nodes > 1 or match_method = 'instance_type_time') then least(node_weight, machine_units)
+    when machine_units is not null and (all_nodes > 1 or match_method = 'instance_type_time') then least(node_weight, machine_units)
     else node_weight
   end as weight,
   -- more than there is on all nodes together; who states the sum of all for each has asked for no more
-  coalesce((nodes > 1 or match_method = 'instance_type_time') and node_weight > nodes * machine_units, false) as is_capped
+  coalesce((all_nodes > 1 or match_method = 'instance_type_time') and node_weight > all_nodes * machine_units, false) as is_capped
 from weighed

@@ -6,11 +6,10 @@ with claims as (
   where is_family
 ),
 held as (
-  select c.pool_number, c.claim_number, greatest(m.span_start, s.span_start) as held_from, least(m.span_end, s.span_end) as held_to
-  from pool_spans s
-  join claims c on c.pool_number = s.pool_number and c.tracking_server = s.tracking_server and c.claim_run_id = s.claim_run_id
-  join run_spans m on m.tracking_server = s.tracking_server and m.run_id = s.run_id and m.span_start < s.span_end and m.span_end > s.span_start
-  where s.run_id <> s.claim_run_id
+  select c.pool_number, c.claim_number, m.held_from, m.held_to
+  from pool_held m
+  join claims c on c.pool_number = m.pool_number and c.tracking_server = m.tracking_server and c.claim_run_id = m.claim_run_id
+  where m.run_id <> m.claim_run_id and m.nodes_left = 0
   union all
   select c.pool_number, c.claim_number, s.span_start, s.span_end
   from pool_spans s

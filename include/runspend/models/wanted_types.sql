@@ -1,11 +1,20 @@
 -- one row per instance type asked for by a run that has no machine of its own all its time: what else such runs state of the machines
-with identified as (
+with partly as (
+  -- of several nodes it states some: it asks for the others
+  select t.tracking_server, t.run_id
+  from type_claims t
+  join (select tracking_server, run_id, count(distinct resource_key) as machines from run_spans group by tracking_server, run_id) m
+    on m.tracking_server = t.tracking_server and m.run_id = t.run_id
+  where t.num_nodes > m.machines
+),
+identified as (
   select tracking_server, workspace, run_id from claimed_runs
   union distinct
   select r.tracking_server, r.workspace, r.run_id
   from window_runs r
   join run_spans s on s.tracking_server = r.tracking_server and s.workspace = r.workspace and s.run_id = r.run_id
-  where s.span_start <= greatest(r.start_time, @window_start) and (r.end_time is null or s.span_end >= least(r.end_time, @window_end))
+  left join partly p on p.tracking_server = r.tracking_server and p.run_id = r.run_id
+  where p.run_id is null and s.span_start <= greatest(r.start_time, @window_start) and (r.end_time is null or s.span_end >= least(r.end_time, @window_end))
 )
 select
   t.instance_type,

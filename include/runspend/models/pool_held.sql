@@ -1,0 +1,95 @@
+-- one row per run, pool and stretch of time in which the run has machines of its own, or lines tagged with its id: the nodes it asks for beside them.
+-- Of four nodes of which only the first is stated, three. Where an id is no single machine of that pool or type, as a cluster, job or pod, nobody knows: none
+with stated as (
+  select distinct tracking_server, run_id from stated_machines
+),
+several as (
+  -- of several nodes, asked for by itself; or by an ancestor that states machines, and the run states none
+  select s.tracking_server, s.run_id, s.pool_number, s.num_nodes
+  from pool_spans s
+  left join stated o on o.tracking_server = s.tracking_server and o.run_id = s.run_id
+  left join stated c on c.tracking_server = s.tracking_server and c.run_id = s.claim_run_id
+  where s.num_nodes > 1 and (s.claim_run_id = s.run_id or (o.run_id is null and c.run_id is not null))
+),
+named as (
+  select distinct m.resource_key
+  from run_spans m
+  join (select distinct tracking_server, run_id from several) s on s.tracking_server = m.tracking_server and s.run_id = m.run_id
+),
+machines as (
+  -- what a bill has as one machine: never for longer than its window, a hundredth is rounding
+  select l.resource_key, l.pool_key, lower(l.instance_type) as instance_type
+  from billing_lines l
+  join named n on n.resource_key = l.resource_key
+  where l.billing_period = @period and l.charge_category = 'Usage' and l.charge_class is null
+    and l.service_category in ('Compute', 'AI and Machine Learning') and (l.billed_nanoseconds > 0 or l.instance_type is not null)
+    and l.charge_period_end > l.charge_period_start
+    and not regexp_contains(l.resource_key, r'^(arn:[^:]*:eks:[^:]*:[^:]*:pod/|k8s://)')
+  group by l.resource_key, l.pool_key, lower(l.instance_type)
+  having countif(l.job_key is not null) = 0
+    and max(coalesce(l.billed_nanoseconds, 0) / (timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) * 1000.0)) <= 1.01
+),
+places as (
+  select distinct p.pool_number, m.resource_key
+  from machines m
+  join pools p on p.match_method = 'pool_time' and p.target_key = m.pool_key
+  union distinct
+  select distinct p.pool_number, m.resource_key
+  from machines m
+  join pools p on p.match_method = 'instance_type_time' and p.instance_type = m.instance_type
+  where m.pool_key is null
+),
+held as (
+  select
+    s.tracking_server, s.workspace, s.run_id, s.pool_number, s.claim_run_id, o.num_nodes, p.resource_key is not null as is_machine,
+    greatest(m.span_start, s.span_start) as held_from, least(m.span_end, s.span_end) as held_to
+  from pool_spans s
+  join run_spans m on m.tracking_server = s.tracking_server and m.run_id = s.run_id and m.span_start < s.span_end and m.span_end > s.span_start
+  left join several o on o.tracking_server = s.tracking_server and o.run_id = s.run_id and o.pool_number = s.pool_number
+  left join places p on p.pool_number = s.pool_number and p.resource_key = m.resource_key
+),
+changes as (
+  select
+    tracking_server, workspace, run_id, pool_number, claim_run_id, num_nodes, held_from as mark,
+    case when is_machine then 1 else 0 end as machines, case when is_machine then 0 else 1 end as others
+  from held
+  where num_nodes is not null
+  union all
+  select
+    tracking_server, workspace, run_id, pool_number, claim_run_id, num_nodes, held_to, case when is_machine then -1 else 0 end, case when is_machine then 0 else -1 end
+  from held
+  where num_nodes is not null
+),
+marks as (
+  select
+    tracking_server, run_id, pool_number, workspace, claim_run_id, num_nodes, mark, cast(sum(machines) as int64) as machines, cast(sum(others) as int64) as others
+  from changes
+  group by tracking_server, run_id, pool_number, workspace, claim_run_id, num_nodes, mark
+),
+slices as (
+  select
+    tracking_server, run_id, pool_number, workspace, claim_run_id, num_nodes, mark, lead(mark) over w as next_mark,
+    cast(sum(machines) over (w rows between unbounded preceding and current row) as int64) as machines,
+    cast(sum(others) over (w rows between unbounded preceding and current row) as int64) as others
+  from marks
+  window w as (partition by tracking_server, run_id, pool_number order by mark)
+)
+select tracking_server, workspace, run_id, pool_number, claim_run_id, held_from, held_to, 0 as nodes_left
+from held
+where num_nodes is null
+union all
+select
+  tracking_server, workspace, run_id, pool_number, claim_run_id, mark, next_mark,
+  case when others > 0 then 0 else greatest(num_nodes - machines, 0) end
+from slices
+where machines + others > 0
+union all
+-- lines tagged with the run's id are its own in their windows
+select s.tracking_server, s.workspace, s.run_id, s.pool_number, s.claim_run_id, greatest(t.charge_period_start, s.span_start), least(t.charge_period_end, s.span_end), 0
+from pool_spans s
+join tagged_runs g on g.tracking_server = s.tracking_server and g.workspace = s.workspace and g.run_id = s.run_id
+join (
+  select distinct run_tag, charge_period_start, charge_period_end
+  from billing_lines
+  where billing_period = @period and billed_nanoseconds > 0 and run_tag is not null
+) t on t.run_tag = g.run_tag and t.charge_period_start < s.span_end and t.charge_period_end > s.span_start
