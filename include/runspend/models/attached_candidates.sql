@@ -1,5 +1,6 @@
 -- one row per line no machine rule settled and key it may follow machines by, the closest first; its window, an hour where it lies in one.
--- A line of a pool, or of a machine of its own, follows no group of machines that runs state: some of a group say nothing of the others.
+-- A line of a pool, or of a machine of its own, follows no group of machines that runs state: some of a group say nothing of the others. Nor does a line of a
+-- pool follow a machine of that pool that runs state.
 with machine_keys as (
   select distinct target_key from attached_parts
 ),
@@ -13,19 +14,28 @@ machines as (
   from rest_lines
   where resource_key is not null and cost_kind = 'compute' and charge_category = 'Usage' and (instance_type is not null or billed_nanoseconds > 0)
 ),
+pooled_machines as (
+  -- a pool's disk on a machine of that pool serves all who use the pool: those who state the machine are some of them
+  select distinct l.resource_key, l.pool_key
+  from billing_lines l
+  join (select distinct attached_to, pool_key from rest_lines where attached_to is not null and pool_key is not null) d
+    on d.attached_to = l.resource_key and d.pool_key = l.pool_key
+  where l.billing_period = @period
+),
 windows as (
   select
-    l.source, l.line_id, l.attached_to, l.group_keys, array_to_string(l.group_keys, chr(31)) as group_text, l.charge_period_start, l.charge_period_end,
+    l.source, l.line_id, o.resource_key is not null as is_pooled, l.attached_to, l.group_keys, array_to_string(l.group_keys, chr(31)) as group_text, l.charge_period_start, l.charge_period_end,
     l.charge_period_end <= timestamp_add(timestamp_trunc(l.charge_period_start, hour), interval 1 hour) as is_in_an_hour,
     l.pool_key is not null or m.resource_key is not null as is_placed
   from rest_lines l
   left join machines m on m.resource_key = l.resource_key
-  where known_by is null and charge_period_end > charge_period_start
-    and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000
-    and (attached_to is not null or array_length(group_keys) > 0)
+  left join pooled_machines o on o.resource_key = l.attached_to and o.pool_key = l.pool_key
+  where l.known_by is null and l.charge_period_end > l.charge_period_start
+    and timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) <= 90000000000
+    and (l.attached_to is not null or array_length(l.group_keys) > 0)
 ),
 keyed as (
-  select source, line_id, concat('machine|', attached_to) as target_key, 0 as distance, false as is_placed, is_in_an_hour, charge_period_start, charge_period_end
+  select source, line_id, concat('machine|', attached_to) as target_key, 0 as distance, is_pooled as is_placed, is_in_an_hour, charge_period_start, charge_period_end
   from windows
   where attached_to is not null
   union all

@@ -1,36 +1,56 @@
--- one row per pool and window in which runs that state machines of it had them, and target of what the pool bills beside its machines: these runs, those that
--- asked the pool, and idle, by time on all machines of the pool. Who starts to state a machine leaves nobody else its disks
-with uses as (
-  select target_key, window_start, window_end, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_ambiguous, nanoseconds
+-- one row per pool and window in which runs had machines of it by tag, job or id, and target of what the pool bills beside its machines: these runs, those that
+-- asked the pool, and idle, by time on all machines of the pool. Who starts to state a machine leaves nobody else its disks.
+-- What is billed by the day beside machines billed by the hour goes by all hours of that day; as of every window without machines, none of it is idle
+with pieces as (
+  select
+    target_key, window_start, window_end, 'run' as allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_ambiguous, nanoseconds,
+    true as is_known
   from pool_known_uses
-),
-windows as (
-  select distinct target_key, window_start, window_end from uses
-),
-parts as (
-  select target_key, window_start, window_end, 'run' as allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_ambiguous, nanoseconds
-  from uses
   union all
   -- what is left of the machines, as it was split
   select
     p.target_key, p.window_start, p.window_end, p.allocated_to, p.tracking_server, p.workspace, p.run_id, p.run_end_rule, p.weight_kind, false,
-    cast(round((p.ratio_upto - p.ratio_before) * (w.billed_microseconds * 1000.0)) as int64)
+    cast(round((p.ratio_upto - p.ratio_before) * (w.billed_microseconds * 1000.0)) as int64), false
   from pool_targets p
-  join windows u on u.target_key = p.target_key and u.window_start = p.window_start and u.window_end = p.window_end
+  join (select distinct target_key from pool_known_uses) u on u.target_key = p.target_key
   join pools n on n.match_method = 'pool_time' and n.target_key = p.target_key
   join pool_windows w on w.pool_number = n.pool_number and w.window_start = p.window_start and w.window_end = p.window_end
   where w.billed_microseconds > 0
 ),
+windows as (
+  select distinct c.target_key, c.window_start, c.window_end, coalesce(w.machines, 0) > 0 as has_machines
+  from timed_candidates c
+  join (select distinct target_key from pool_known_uses) u on u.target_key = c.target_key
+  join pools n on n.match_method = 'pool_time' and n.target_key = c.target_key
+  left join pool_windows w on w.pool_number = n.pool_number and w.window_start = c.window_start and w.window_end = c.window_end
+  where c.match_method = 'pool_time' and c.cost_kind <> 'compute'
+),
+window_hours as (
+  -- windows meet by the hour in which the inner one begins: a pool alone would pair each with each
+  select w.target_key, w.window_start, w.window_end, w.has_machines, hour_number
+  from windows w
+  cross join unnest(generate_array(div(unix_micros(w.window_start), 3600000000), div((unix_micros(w.window_end) - 1), 3600000000))) as hour_number
+),
+parts as (
+  select
+    w.target_key, w.window_start, w.window_end, p.allocated_to, p.tracking_server, p.workspace, p.run_id, p.run_end_rule, p.weight_kind, p.is_ambiguous, p.nanoseconds,
+    p.is_known
+  from window_hours w
+  join pieces p
+    on p.target_key = w.target_key and div(unix_micros(p.window_start), 3600000000) = w.hour_number and p.window_start >= w.window_start and p.window_end <= w.window_end
+  where p.allocated_to = 'run' or w.has_machines
+),
 summed as (
   select
     target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, min(run_end_rule) as run_end_rule, min(weight_kind) as weight_kind,
-    logical_or(is_ambiguous) as is_ambiguous, cast(sum(nanoseconds) as int64) as nanoseconds
+    logical_or(is_ambiguous) as is_ambiguous, logical_or(is_known) as is_known, cast(sum(nanoseconds) as int64) as nanoseconds
   from parts
   group by target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id
 ),
 running as (
   select
     target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_ambiguous, nanoseconds,
+    logical_or(is_known) over (partition by target_key, window_start, window_end) as is_of_known,
     cast(sum(nanoseconds) over (w rows between unbounded preceding and current row) as int64) as upto,
     cast(sum(nanoseconds) over (partition by target_key, window_start, window_end) as int64) as total
   from summed
@@ -45,3 +65,4 @@ select
   weight_kind, run_end_rule, false as is_scaled, cast(null as int64) as nanoseconds,
   (upto - nanoseconds) / total as ratio_before, upto / total as ratio_upto, upto = total as is_last
 from running
+where is_of_known

@@ -19,21 +19,26 @@ with lines as (
   join pools p on p.match_method = c.match_method and p.target_key = c.target_key
   where c.charge_category = 'Usage' and c.charge_class is null
 ),
+known as (
+  select distinct p.pool_number
+  from pool_known_uses u
+  join pools p on p.match_method = 'pool_time' and p.target_key = u.target_key
+),
 machines as (
   -- what is most like a machine in the pool, and what runs state: that one of them is stated says nothing of the others.
-  -- A machine's size is what the largest of its lines says
+  -- A machine's size is what the largest of its lines says. A pool's disks are no machines where all its machines are others' by tag, job or id
   select
     pool_number, resource_key, pile,
     row_number() over (order by pool_number, resource_key, pile) as machine_number,
     nullif(machine_gpus, 0) as machine_gpus, nullif(machine_cpus, 0) as machine_cpus, nullif(machine_memory_gb, 0) as machine_memory_gb
   from (
     select
-      pool_number, resource_key, pile, min(likeness) as likeness, logical_or(is_known) as is_known,
+      pool_number, resource_key, pile, pool_number in (select pool_number from known) as has_known, min(likeness) as likeness, logical_or(is_known) as is_known,
       max(machine_gpus) as machine_gpus, max(machine_cpus) as machine_cpus, max(machine_memory_gb) as machine_memory_gb
     from lines
     group by pool_number, resource_key, pile
   )
-  qualify is_known or likeness = min(likeness) over (partition by pool_number)
+  qualify is_known or (likeness = min(likeness) over (partition by pool_number) and not (has_known and likeness = 3))
 ),
 skus as (
   select
