@@ -204,6 +204,19 @@ def test_runs_that_state_no_machine(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_trial_is_not_on_its_drivers_machine_of_another_type(tmp_path: Path) -> None:
+    """Two trials that ask for large machines cost those; a third, of the driver's type, shares its machine."""
+    lines = [*hours(0, 1, cost="1.00", on="small", instance_type="small"), *hours(0, 1, cost="30.00", on="large", instance_type="large")]
+    runs = [
+        {"id": "driver", "at": "01:00..02:00", "on": ["small"]},
+        {"id": "A", "at": "01:00..02:00", "on": [], "parent": "driver", "instance_type": "Large"},
+        {"id": "B", "at": "01:00..01:30", "on": [], "parent": "driver", "instance_type": "large"},
+        {"id": "C", "at": "01:00..01:30", "on": [], "parent": "driver", "instance_type": "small"},
+    ]
+    found = figures(world_of(lines, runs), tmp_path, "02:00")
+    assert found == {("driver", "01:00"): Decimal("0.5"), ("C", "01:00"): Decimal("0.5"), ("A", "01:00"): 30, ("B", "01:00"): 15}
+
+
 def test_runs_of_a_pool_or_a_job_are_billed_as_far_as_its_lines_reach(tmp_path: Path) -> None:
     """Nobody states a machine there: what the pool's and the job's own lines cover lacks no figure, what comes after does."""
     lines = [
@@ -331,7 +344,7 @@ def test_both_engines_give_the_same_rows(tmp_path: Path) -> None:
         {"id": "E", "at": "02:00..04:30", "on": [{"id": "m4", "from": "03:00", "to": "04:00"}, {"id": "m4", "from": "03:30", "to": "04:10"}], "gpu_count": 3.0}, {"id": "F", "at": "03:10..04:10", "on": ["m4"], "gpu_count": 1.0},
         {"id": "G", "at": "01:00..05:00", "on": [], "parent": "A"}, {"id": "H", "at": "00:00..05:30", "on": [], "instance_type": "Big", "num_nodes": 2}, {"id": "I", "at": "03:15..04:15", "on": [], "parent": "H", "instance_type": "small"},
         {"id": "J", "at": "-30:00..05:00", "on": []}, {"id": "K", "at": "01:00..04:00", "on": ["unseen"], "instance_type": "listed"}, {"id": "L", "at": "01:00..04:00", "on": ["unseen-2"]}, {"id": "M", "at": "00:30..04:00", "on": ["m5"]},
-        {"id": "N", "at": "01:00..04:00", "on": ["ns/pod"]},
+        {"id": "N", "at": "01:00..04:00", "on": ["ns/pod"]}, {"id": "O", "at": "03:15..04:15", "on": [], "parent": "A", "instance_type": "small"},
     ]  # fmt: skip
     world = world_of(
         lines, runs,

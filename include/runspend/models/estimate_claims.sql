@@ -1,4 +1,4 @@
--- one row per run that states no machine, nor has an ancestor that does: what it asked for instead
+-- one row per run that states no machine, nor has that of an ancestor: what it asked for instead
 with stated as (
   select distinct tracking_server, run_id from run_resources where resource_key is not null
 ),
@@ -6,6 +6,8 @@ inherited as (
   select distinct a.tracking_server, a.run_id
   from run_ancestors a
   join stated s on s.tracking_server = a.tracking_server and s.run_id = a.ancestor_id
+  left join estimate_elsewhere e on e.tracking_server = a.tracking_server and e.run_id = a.run_id
+  where e.run_id is null
 )
 select
   w.tracking_server, w.workspace, w.run_id, w.start_time, w.end_time, w.last_sign_at,

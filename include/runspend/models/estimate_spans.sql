@@ -36,6 +36,8 @@ machines as (
   from nearest n
   join stated_machines s on s.tracking_server = n.tracking_server and s.run_id = n.ancestor_id
   join estimate_machines m on m.resource_key = s.resource_key
+  left join estimate_elsewhere e on e.tracking_server = n.tracking_server and e.run_id = n.run_id
+  where e.run_id is null
   union all
   select m.tracking_server, m.run_id, m.family, cast(null as timestamp), cast(null as timestamp), false, coalesce(p.billed_until, @window_start)
   from members m
