@@ -19,6 +19,8 @@ from tests.models.chain import World, line, make_run, merge_worlds, moment, rows
 
 HOURS, PRICE = 12, Decimal("32.7726")
 KINDS = ("types", "pool", "types_by_gpu", "pool_by_gpu", "pool_with_disks")
+# Runs of several nodes, of which those that adopt state the first, or all: what most training jobs can say.
+NODES = ("types_of_nodes", "pool_of_nodes", "types_of_nodes_by_gpu", "pool_of_nodes_by_gpu")
 # What an adopting run states instead of its machine: the purchase option; the region, and half of them the zone and the option as well.
 STATEMENTS = ("option", "option_by_gpu", "region")
 SEEDS = range(3)
@@ -68,6 +70,36 @@ def adopted_world(kind: str, seed: int, share: float, *, machines: int = 5) -> t
     return world, truth
 
 
+def nodes_world(kind: str, seed: int, share: float, *, machines: int = 8) -> tuple[World, dict[str, Fraction]]:
+    """A world of runs of one to four whole machines, side by side and one after another; this share of them states its first machine, or all."""
+    draw = random.Random(seed)
+    size: dict[str, Any] = {"machine_gpus": 8} if kind.endswith("by_gpu") else {}
+    where: dict[str, Any] = {"pool_key": "gpu"} if kind.startswith("pool") else {"instance_type": "p4d.24xlarge"}
+    lines = [
+        line(m * HOURS + hour, on=f"m{m}", at=f"{hour:02d}:00..{hour + 1:02d}:00", hours=1, cost=PRICE, scope=None, **where, **size) for m in range(machines) for hour in range(HOURS)
+    ]
+    free = [0] * machines
+    world: World = {"billing_lines": lines, "billing_loads": [], "runs": [], "run_resources": []}
+    truth: dict[str, Fraction] = {}
+    for number in range(30):
+        chosen = sorted(range(machines), key=lambda m: (free[m], m))[: draw.choice((1, 2, 3, 4))]
+        start = max(free[m] for m in chosen) + draw.choice((0, 60, 1800))
+        end = min(HOURS * 3600, start + draw.choice((300, 1234, 3600, 9000)))
+        does_adopt, states_all = draw.random() < share, draw.random() < 0.2
+        if end - start < 60:
+            continue
+        for m in chosen:
+            free[m] = end
+        at = "..".join(f"{moment('00:00') + dt.timedelta(seconds=t):%Y-%m-%dT%H:%M:%S}" for t in (start, end))
+        stated = chosen if states_all else chosen[:1]
+        gpus = {"gpu_count": 8.0} if size else {}
+        run, resources = make_run(id=f"r{number:03d}", at=at, on=[f"m{m}" for m in stated] if does_adopt else [], num_nodes=len(chosen), **gpus, **where)
+        world["runs"].append(run)
+        world["run_resources"] += resources
+        truth[run["run_id"]] = Fraction(PRICE) * Fraction(end - start, 3600) * len(chosen)
+    return world, truth
+
+
 def _statement(kind: str, machine: dict[str, str], *, is_whole: bool) -> dict[str, str]:
     """What a run on such a machine states of it."""
     option = {"purchase_option": "spot" if machine["pricing_category"] == "Dynamic" else "on_demand"}
@@ -83,6 +115,7 @@ def name_of(kind: str, seed: int, share: float) -> str:
 @pytest.fixture(scope="module")
 def ledgers(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
     worlds = {name_of(kind, seed, share): adopted_world(kind, seed, share)[0] for kind in (*KINDS, *STATEMENTS) for seed in SEEDS for share in SHARES}
+    worlds |= {name_of(kind, seed, share): nodes_world(kind, seed, share)[0] for kind in NODES for seed in SEEDS for share in SHARES}
     return run_on_duckdb(merge_worlds(worlds), tmp_path_factory.mktemp("adoption"))["cost_allocations"]
 
 
@@ -131,3 +164,16 @@ def test_each_run_pays_its_own_whoever_states_where_it_was(kind: str, seed: int,
         assert all(set(stated) <= set(str(key).split("|")) for run_id, key in keys if run_id == run["run_id"])
     if share:
         assert any("|" in str(key) for _, key in keys)
+
+
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("kind", NODES)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_each_run_pays_all_its_nodes_whoever_states_the_first(kind: str, seed: int, share: float, ledgers: pa.Table) -> None:
+    """A run of several nodes has its true cost whether it states none of its machines, the first or all."""
+    world, truth = nodes_world(kind, seed, share)
+    ledger = rows_of(ledgers, name_of(kind, seed, share))
+    assert total(row["effective_cost"] for row in ledger) == total(l["effective_cost"] for l in world["billing_lines"])
+    costs = run_costs(ledger)
+    wrong = {run: (float(costs[run]), float(true)) for run, true in truth.items() if abs(costs[run] - true) > true / 10**9}
+    assert len(truth) > 10 and wrong == {}
