@@ -55,6 +55,7 @@ SITUATIONS = {
     "a_short_name_beside_runs_that_state_theirs_in_full", "a_child_that_states_its_machine_leaves_its_siblings_their_nodes", "node_groups_of_one_name_in_two_clusters", "an_owner_of_a_caller_without_runs", "callers_of_a_language_model_share_by_time", "traffic_follows_the_node_group", "what_hangs_on_a_jobs_machines",
     "what_a_run_states_is_stronger_than_a_declaration",
     "a_run_that_was_stopped_twice_over_the_months_end", "a_childs_gap_is_not_its_parents", "a_run_asks_no_pool_while_it_was_stopped", "a_run_that_states_an_end_in_the_future",
+    "nodes_of_a_type_of_which_a_run_states_the_first", "disks_of_a_pool_serve_runs_by_tag_and_job_too",
     "shares_of_a_types_hours", "a_driver_on_a_small_machine_and_its_trials_on_large_ones", "a_machine_that_a_run_states_in_a_pool_whose_lines_say_no_time",
 }  # fmt: skip
 

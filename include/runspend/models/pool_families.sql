@@ -9,7 +9,11 @@ held as (
   select c.pool_number, c.claim_number, m.held_from, m.held_to
   from pool_held m
   join claims c on c.pool_number = m.pool_number and c.tracking_server = m.tracking_server and c.claim_run_id = m.claim_run_id
+  left join (select distinct tracking_server, run_id, pool_number from pool_held where not is_tagged) o
+    on o.tracking_server = m.tracking_server and o.run_id = m.run_id and o.pool_number = m.pool_number
   where m.run_id <> m.claim_run_id and m.nodes_left = 0
+    -- a machine that is tagged and stated is one
+    and (not m.is_tagged or o.run_id is null)
   union all
   select c.pool_number, c.claim_number, s.span_start, s.span_end
   from pool_spans s

@@ -74,18 +74,18 @@ slices as (
   from marks
   window w as (partition by tracking_server, run_id, pool_number order by mark)
 )
-select tracking_server, workspace, run_id, pool_number, claim_run_id, held_from, held_to, 0 as nodes_left
+select tracking_server, workspace, run_id, pool_number, claim_run_id, held_from, held_to, 0 as nodes_left, false as is_tagged
 from held
 where num_nodes is null
 union all
 select
   tracking_server, workspace, run_id, pool_number, claim_run_id, mark, next_mark,
-  case when others > 0 then 0 else greatest(num_nodes - machines, 0) end
+  case when others > 0 then 0 else greatest(num_nodes - machines, 0) end, false
 from slices
 where machines + others > 0
 union all
 -- lines tagged with the run's id are its own in their windows
-select s.tracking_server, s.workspace, s.run_id, s.pool_number, s.claim_run_id, greatest(t.charge_period_start, s.span_start), least(t.charge_period_end, s.span_end), 0
+select s.tracking_server, s.workspace, s.run_id, s.pool_number, s.claim_run_id, greatest(t.charge_period_start, s.span_start), least(t.charge_period_end, s.span_end), 0, true
 from pool_spans s
 join tagged_runs g on g.tracking_server = s.tracking_server and g.workspace = s.workspace and g.run_id = s.run_id
 join (
