@@ -5,7 +5,7 @@ file (see .airflowignore). No step's work is done here.
 
     python dags/run_night.py --config runspend.yaml --home .runspend --now 2026-11-24T06:00+00:00 --result outcome.json
 
-The result has the keys of `runspend.outcome.Outcome`; the exit code is the same. Airflow's own words go to `<home>/airflow/night.log`.
+The result has the keys of `runspend.core.step_result.Outcome`; the exit code is the same. Airflow's own words go to `<home>/airflow/night.log`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--result", type=Path, help="write the outcome here, as JSON")
     parser.add_argument("--skip", action="append", default=[], choices=ORDER)
     given = parser.parse_args(arguments)
-    from runspend.own_files import private_umask
+    from runspend.core.own_files import private_umask
 
     private_umask()
     folder = given.home.resolve() / "airflow"

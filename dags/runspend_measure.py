@@ -16,7 +16,7 @@ with DAG(
     @task
     def stores() -> list[str]:
         """Names of the artifact stores in `runspend.yaml` that may be listed."""
-        from runspend.artifacts import store_slug
+        from runspend.ingest.artifacts import store_slug
 
         return [store_slug(store.uri) for store in read_settings().stores if store.measure == "list"]
 

@@ -1,6 +1,6 @@
 """`runspend.yaml` as a task sees it, with Airflow connections resolved. The only place that knows Airflow Connections.
 
-Nothing here runs when a DAG file is parsed. What a setting means belongs in the library (`runspend.config`).
+Nothing here runs when a DAG file is parsed. What a setting means belongs in the library (`runspend.config.settings`).
 The file is found as everywhere else: `$RUNSPEND_CONFIG`, else `runspend.yaml` in the working folder.
 
 In the file `connection:ID` may stand for a tracking server's `uri`, `token`, `username`, `password` or `database`, and for
@@ -24,9 +24,9 @@ from airflow.sdk import Connection
 from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.sdk.log import mask_secret
 
-from runspend.config import ArtifactStore, BillSource, MailSettings, Settings, TrackingServer, WarehouseSettings, load_settings
-from runspend.errors import ConfigError
-from runspend.outside_json import parse_json
+from runspend.config.settings import ArtifactStore, BillSource, MailSettings, Settings, TrackingServer, WarehouseSettings, load_settings
+from runspend.core.errors import ConfigError
+from runspend.core.outside_json import parse_json
 
 PREFIX = "connection:"
 AWS_FILE = "AWS_SHARED_CREDENTIALS_FILE"

@@ -14,9 +14,9 @@ from typing import Any
 from airflow.sdk import Asset, Param, get_current_context, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from runspend.errors import MachineFailed, RecordRefused, RunspendError, UsageError
-from runspend.file_modes import use_file_modes
-from runspend.nights import tell_refused_file, telling_of_the_machine
+from runspend.config.file_modes import use_file_modes
+from runspend.core.errors import MachineFailed, RecordRefused, RunspendError, UsageError
+from runspend.pipeline.monitoring import tell_refused_file, telling_of_the_machine
 from runspend_settings import read_settings
 
 RUNS = Asset("runs", group="runspend")

@@ -23,8 +23,8 @@ class LazyPages:
             from airflow.api_fastapi.core_api.security import get_user
             from fastapi import Depends
 
-            from runspend.config import load_settings
-            from runspend.web import create_app
+            from runspend.config.settings import load_settings
+            from runspend.interfaces.web import create_app
 
             async def require_login(user: Any = Depends(get_user)) -> str:  # noqa: B008 (FastAPI's form of a dependency)
                 """Refuses whoever is not logged in; the name of whoever is."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import runspend.machine
-import runspend.warehouse.step  # noqa: F401 (like the line above: Python itself may be root's alone, so nothing is imported later)
+import runspend.core.machine_faults
+import runspend.warehouse.parquet.step  # noqa: F401 (like the line above: Python itself may be root's alone, so nothing is imported later)
 
 NOBODY = 65534
 

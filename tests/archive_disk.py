@@ -7,10 +7,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from runspend.actions.archive.engine import Known, apply
 from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, Item
-from runspend.artifacts.objects import ObjectStore, open_objects
-from runspend.config import ArtifactStore, Settings
+from runspend.actions.archive.run import Known, apply
+from runspend.config.settings import ArtifactStore, Settings
+from runspend.storage.objects import ObjectStore, open_objects
 from runspend.warehouse.records import Records
 from tests.archive_world import PREFIX, SOURCE, MemoryStore, make_item
 

@@ -1,6 +1,6 @@
 """A store in memory that does what a test tells it to do wrong, records in memory, and a small world around one run's folder.
 
-The store keeps the protocol of `artifacts/objects.py`: conditions, three outcomes, etags that change with every write. Its faults
+The store keeps the protocol of `storage/objects.py`: conditions, three outcomes, etags that change with every write. Its faults
 are those of networks and servers: no reply before or after the fact, a refusal, bytes cut off or flipped, a kill.
 """
 
@@ -18,13 +18,13 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from runspend.actions.archive.engine import Known, apply
+from runspend.actions.archive.context import Result
 from runspend.actions.archive.find import find_archives, load_manifest, tombstone_of
 from runspend.actions.archive.items import NOTE_NAME, RETURNED_NAME, Item
-from runspend.actions.archive.work import Result
-from runspend.artifacts.objects import ObjectStore, StoredObject
-from runspend.config import ArtifactStore, Settings
-from runspend.errors import NotDone, OutcomeUnknown, SourceError, SourceUnreachable
+from runspend.actions.archive.run import Known, apply
+from runspend.config.settings import ArtifactStore, Settings
+from runspend.core.errors import NotDone, OutcomeUnknown, SourceError, SourceUnreachable
+from runspend.storage.objects import ObjectStore, StoredObject
 
 SOURCE, ARCHIVE = "s3://source/root/", "s3://archive/cold/"
 PREFIX = "1/run1/artifacts"

@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 from click.testing import CliRunner
 
-from runspend.cli import main
+from runspend.interfaces.cli import main
 
 
 def run_here(*arguments: str, cwd: Path | None = None, code: int | None = 0) -> subprocess.CompletedProcess[str]:
@@ -28,7 +28,7 @@ def run_here(*arguments: str, cwd: Path | None = None, code: int | None = 0) -> 
 
 def run_process(*arguments: str, cwd: Path | None = None, code: int | None = 0) -> subprocess.CompletedProcess[str]:
     """The same in a process of its own."""
-    command = [sys.executable, "-m", "runspend.cli", *arguments]
+    command = [sys.executable, "-m", "runspend.interfaces.cli", *arguments]
     return _checked(subprocess.run(command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=500, check=False), code)
 
 

@@ -19,8 +19,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from runspend.billing import Load, PeriodLoad, load_source
-from runspend.config import BillSource, ScopeSettings
+from runspend.config.settings import BillSource, ScopeSettings
+from runspend.ingest.billing import Load, PeriodLoad, load_source
 
 NOW = datetime(2026, 11, 24, 2, tzinfo=timezone.utc)
 ROW = {

@@ -40,7 +40,7 @@ for start, end in ((0, 3), (2, 4)):
 
 
 def make_store(folder: Path, day: datetime = DAY) -> None:
-    """Write `mlflow.db` and `artifacts/`. Its artifact URIs are those of `folder`; the ids of its runs are those of every store of that day."""
+    """Write `mlflow.db` and `ingest/artifacts/`. Its artifact URIs are those of `folder`; the ids of its runs are those of every store of that day."""
     (folder / "artifacts" / "model").mkdir(parents=True)
     (folder / "artifacts" / "model" / "weights").write_bytes(b"x" * 1000)
     begin = int(day.timestamp() * 1000)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from runspend.billing.splits import Weights, digest_rows
+from runspend.ingest.billing.cost_splits import Weights, digest_rows
 
 TEXTS = ("resource", "resource_name", "part_id", "part_name", "part_tags", "left_out", "cluster")
 SCHEMA = pa.schema(

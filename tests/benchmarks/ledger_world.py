@@ -10,9 +10,9 @@ from pathlib import Path
 
 import duckdb
 
-from runspend.tables import TABLES, Table
-from runspend.warehouse.engine import DUCKDB_TYPES
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.schema.tables import TABLES, Table
+from runspend.warehouse.parquet.engine import DUCKDB_TYPES
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 
 MONTH = "2026-10"
 NOW = dt.datetime(2026, 11, 4, 6, tzinfo=dt.timezone.utc)

@@ -15,15 +15,17 @@ from typing import Any
 import duckdb
 import pytest
 
-from runspend import inputs, ladder, months_beside
-from runspend.config import Settings
-from runspend.tables import TABLES
+from runspend.allocation import adjacent_months as months_beside
+from runspend.allocation import inputs
+from runspend.allocation import model_order as ladder
+from runspend.config.settings import Settings
+from runspend.schema.tables import TABLES
 from runspend.warehouse import Model, Unit, UnitState
-from runspend.warehouse.bigquery_swap import Part, _script
-from runspend.warehouse.bigquery_tables import Places
-from runspend.warehouse.contents import sums_sql
+from runspend.warehouse.bigquery.publish import Part, _script
+from runspend.warehouse.bigquery.tables import Places
+from runspend.warehouse.content_digest import sums_sql
 from runspend.warehouse.dialect import duckdb_sql, table_names
-from runspend.warehouse.engine import DUCKDB_TYPES, FILLED, used
+from runspend.warehouse.parquet.engine import DUCKDB_TYPES, FILLED, used
 from tests.benchmarks.ledger_world import MONTH, make_ledger_world
 from tests.benchmarks.measured import scaled
 from tests.benchmarks.scanned import MINIMUM, column_bytes, reads

@@ -12,7 +12,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from runspend.billing.formats import focus
+from runspend.ingest.billing.formats import focus
 from tests.benchmarks.ledger_world import MONTH, make_ledger_world
 from tests.benchmarks.measured import load_average, run_python, run_runspend, scaled
 

@@ -12,7 +12,7 @@ import pytest
 from unit.alert_world import NOW, budget, cost, settings, source, warehouse
 
 from runspend.actions import alert
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from runspend.warehouse.records import Records
 from tests.benchmarks.measured import load_average, scaled
 

@@ -8,8 +8,8 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
-from runspend.config import load_settings
-from runspend.rows import arrow_rows
+from runspend.config.settings import load_settings
+from runspend.schema.rows import arrow_rows
 from runspend.warehouse import open_warehouse
 from tests.benchmarks.accuracy.cluster import DAY, HOUR, NOBODY, P4D, Line, bill_line
 from tests.benchmarks.accuracy.worlds import World

@@ -12,12 +12,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from runspend import ladder
-from runspend.config import load_settings
-from runspend.inputs import allocation_inputs, reached_months, summary_inputs
+from runspend.allocation import model_order as ladder
+from runspend.allocation.inputs import allocation_inputs, reached_months, summary_inputs
+from runspend.config.settings import load_settings
 from runspend.pipeline import allocate, extract, load
-from runspend.rows import first_day
-from runspend.tables import TABLES
+from runspend.schema.rows import first_day
+from runspend.schema.tables import TABLES
 from runspend.warehouse import open_warehouse
 from tests.benchmarks.accuracy import worlds
 from tests.benchmarks.accuracy.cluster import moment

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from servers.mlflow_client import mlflow_client
 
-from runspend.actions.archive.engine import Known, apply
 from runspend.actions.archive.items import NOTE_NAME, Item
 from runspend.actions.archive.restore import restore
-from runspend.config import Settings
+from runspend.actions.archive.run import Known, apply
+from runspend.config.settings import Settings
 from runspend.warehouse.records import Records
 from tests.archive_world import make_item
 from tests.mlflow_store import make_schema

@@ -18,11 +18,12 @@ from servers.smtp import Script, Server, smtp_server
 from unit.hostile_names import FORMULAS, PAYLOADS, TERMINAL
 from unit.policy_world import AGED, NOW, STORES, UTC, experiment, reads, run, sources, stored
 
-from runspend import archiving, pipeline
-from runspend.config import Settings, load_settings
-from runspend.tables import TABLES
+from runspend import pipeline
+from runspend.config.settings import Settings, load_settings
+from runspend.pipeline import archive_planning as archiving
+from runspend.schema.tables import TABLES
 from runspend.warehouse import Unit, open_warehouse
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from runspend.warehouse.records import Records
 from tests.command import run_here
 
@@ -281,7 +282,7 @@ def this_hour() -> datetime:
     return datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 
 
-STEP = "import sys; from runspend import cli; sys.argv = ['runspend', *sys.argv[1:]]; cli.main()"
+STEP = "import sys; from runspend.interfaces import cli; sys.argv = ['runspend', *sys.argv[1:]]; cli.main()"
 
 
 def command(home: Path, *words: str, crash_at: str = "") -> subprocess.CompletedProcess[str]:

@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 
-from runspend.actions.archive.engine import Known, apply
+from runspend.actions.archive.context import Result
 from runspend.actions.archive.items import NOTE_NAME, Item
 from runspend.actions.archive.restore import restore
+from runspend.actions.archive.run import Known, apply
 from runspend.actions.archive.verify import verify
-from runspend.actions.archive.work import Result
-from runspend.artifacts import objects_s3
-from runspend.artifacts.objects import KEEPS_VERSIONS, ObjectStore, StoredObject, open_objects
-from runspend.config import ArtifactStore, Settings
-from runspend.errors import NotDone, OutcomeUnknown, SourceError, SourceRefused
+from runspend.config.settings import ArtifactStore, Settings
+from runspend.core.errors import NotDone, OutcomeUnknown, SourceError, SourceRefused
+from runspend.storage import s3_objects as objects_s3
+from runspend.storage.objects import KEEPS_VERSIONS, ObjectStore, StoredObject, open_objects
 from runspend.warehouse.records import Records
 from tests.archive_world import PREFIX, make_item
 from tests.servers.lying_s3 import Asked, LyingS3, Reply, honest, serve_lying_s3

@@ -22,9 +22,9 @@ from servers.azure import AzureServer
 from servers.gcs import GcsServer
 from servers.odd_store import OddStore, Request, serve_odd_store
 
-from runspend.artifacts import Measurement, measure_store, probe_store
-from runspend.config import ArtifactStore, Settings, redact, show_settings
-from runspend.errors import SourceError, SourceRefused, SourceUnreachable
+from runspend.config.settings import ArtifactStore, Settings, redact, show_settings
+from runspend.core.errors import SourceError, SourceRefused, SourceUnreachable
+from runspend.ingest.artifacts import Measurement, measure_store, probe_store
 
 NOW = datetime(2026, 10, 14, 2, tzinfo=timezone.utc)
 RUN = "0123456789abcdef0123456789abcde"
@@ -37,7 +37,7 @@ OWNER_SCHEMA = pa.schema(
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that fails is not asked for again."""
-    monkeypatch.setattr("runspend.artifacts.rest.RETRY_SECONDS", ())
+    monkeypatch.setattr("runspend.storage.rest.RETRY_SECONDS", ())
 
 
 @dataclass
@@ -284,7 +284,7 @@ def test_an_account_that_refuses_to_tell_versions_is_listed_without(tmp_path: Pa
 
 def test_a_busy_azure_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice 503, then the page."""
-    monkeypatch.setattr("runspend.artifacts.rest.RETRY_SECONDS", (0, 0))
+    monkeypatch.setattr("runspend.storage.rest.RETRY_SECONDS", (0, 0))
 
     def busy(request: Request) -> bool:
         if len(store.asked) <= 2:
@@ -300,7 +300,7 @@ def test_a_busy_azure_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_azure_goes_on_where_a_listing_broke_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Page 3 of 4 is refused; an hour later pages 3 and 4 are asked for, no other."""
-    monkeypatch.setattr("runspend.artifacts.measure._PAGE", 10)
+    monkeypatch.setattr("runspend.ingest.artifacts.measure._PAGE", 10)
     is_down = [True]
 
     def fails(request: Request) -> bool:
@@ -321,13 +321,13 @@ def test_azure_goes_on_where_a_listing_broke_off(tmp_path: Path, monkeypatch: py
 
 def test_google_without_its_log_in_is_listed_through_obstore(gcs_server: GcsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No classes, no versions, no checksums, and said so; a try that broke off goes on after its last name."""
-    monkeypatch.setattr("runspend.artifacts.blobs.has_google_auth", lambda: False)
+    monkeypatch.setattr("runspend.ingest.artifacts.blobs.has_google_auth", lambda: False)
     name = f"b-{uuid.uuid4().hex[:12]}"
     gcs_server.create_bucket(name)
     gcs_server.put(name, {f"r/{n:05d}": b"xyz" for n in range(250)})
     store = ArtifactStore(uri=f"gs://{name}", endpoint=gcs_server.endpoint, credentials="anonymous")
     assert probe_store(store).endswith("; its listing tells no storage classes, and no versions that are not current")
-    monkeypatch.setattr("runspend.artifacts.measure._PAGE", 100)
+    monkeypatch.setattr("runspend.ingest.artifacts.measure._PAGE", 100)
     real = obstore.list
 
     def breaks_off(*args: Any, **kwargs: Any) -> Any:
@@ -387,7 +387,7 @@ def test_google_tells_classes_and_versions_page_by_page(tmp_path: Path, is_down:
 def test_a_key_file_of_google_makes_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once for many pages, and it goes to the store alone."""
     asked_for: list[str | None] = []
-    monkeypatch.setattr("runspend.artifacts.google.access_token", lambda given: asked_for.append(given) or "a-token")
+    monkeypatch.setattr("runspend.storage.google.access_token", lambda given: asked_for.append(given) or "a-token")
     said: list[str | None] = []
 
     def listing(request: Request) -> bool:

@@ -22,8 +22,8 @@ import pyarrow as pa
 import pytest
 from servers.s3 import S3Server
 
-from runspend.artifacts import Measurement, measure_store, store_slug
-from runspend.config import ArtifactStore
+from runspend.config.settings import ArtifactStore
+from runspend.ingest.artifacts import Measurement, measure_store, store_slug
 
 NOW = datetime(2026, 10, 14, 2, tzinfo=timezone.utc)
 HOUR = timedelta(hours=1)
@@ -36,7 +36,7 @@ OWNER_SCHEMA = pa.schema(
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch, s3_server: S3Server) -> None:
     """The server's key in the environment, none of the machine's own AWS settings, and pages of 100 objects."""
-    monkeypatch.setattr("runspend.artifacts.measure._PAGE", 100)
+    monkeypatch.setattr("runspend.ingest.artifacts.measure._PAGE", 100)
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     for name, value in s3_server.environment().items():
@@ -194,10 +194,10 @@ import sys
 from datetime import datetime, timezone
 from pathlib import Path
 import pyarrow as pa
-from runspend.artifacts import measure_store
-from runspend.config import ArtifactStore
-import runspend.artifacts.staging as staging
-import runspend.artifacts.measure as measuring
+from runspend.ingest.artifacts import measure_store
+from runspend.config.settings import ArtifactStore
+import runspend.ingest.artifacts.staging as staging
+import runspend.ingest.artifacts.measure as measuring
 staging._PART_ROWS = measuring._PAGE = 100
 uri, endpoint, folder, owners = sys.argv[1:]
 measure_store(ArtifactStore(uri=uri, endpoint=endpoint), pa.ipc.open_file(owners).read_all(), now=datetime(2026, 10, 14, 2, tzinfo=timezone.utc),

@@ -20,9 +20,9 @@ import pytest
 from servers.mlflow_client import mlflow_client
 from servers.s3 import S3Server
 
-from runspend.artifacts import Measurement, allowed, measure_store, probe_store, resolve_artifact_uri
-from runspend.config import ArtifactStore
-from runspend.errors import SourceRefused, SourceUnreachable
+from runspend.config.settings import ArtifactStore
+from runspend.core.errors import SourceRefused, SourceUnreachable
+from runspend.ingest.artifacts import Measurement, allowed, measure_store, probe_store, resolve_artifact_uri
 from tests.mlflow_store import make_schema
 
 UTC = timezone.utc
@@ -211,7 +211,7 @@ def broken_second_page(server: S3Server) -> Iterator[str]:
 
 def test_a_page_that_fails_half_way_leaves_bytes_unknown(s3_server: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Page 2 of 3 answers 503: unknown where nothing was known, the good figures where they were, and the next night is right."""
-    monkeypatch.setattr("runspend.artifacts.measure._PAGE", 100)
+    monkeypatch.setattr("runspend.ingest.artifacts.measure._PAGE", 100)
     put(s3_server, bucket, {f"1/{RUN}{n % 2}/artifacts/{n}": 1 for n in range(201)})
     first, second = (f"s3://{bucket}/1/{RUN}{n}/artifacts" for n in range(2))
     good, months = ArtifactStore(uri=f"s3://{bucket}", endpoint=s3_server.endpoint), {}

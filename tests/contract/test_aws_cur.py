@@ -25,12 +25,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runspend.billing import distinct, mapped, probe_source, staging
-from runspend.billing.needs import find_needs
-from runspend.billing.room import room_of
-from runspend.config import BillSource
-from runspend.errors import SourceRefused
-from runspend.sources import unread_notes
+from runspend.config.settings import BillSource
+from runspend.core.errors import SourceRefused
+from runspend.ingest.billing import distinct, probe_source, staging
+from runspend.ingest.billing import format_spec as mapped
+from runspend.ingest.billing.memory_budget import room_of
+from runspend.ingest.billing.needs import find_needs
+from runspend.pipeline.source_status import unread_notes
 from tests.cur_files import LINE, NET, athena, legacy, line, month, parquet_table, write_cur
 from tests.focus_files import NOW, Nights, csv_text, nights, only, row, write_bytes, write_csv
 
@@ -424,8 +425,8 @@ def test_asking_once_per_combination_finds_the_same_lines(tmp_path: Path, monkey
 
 def test_what_answers_need_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A load finds it in needs.json and asks DuckDB, which would say the same, about none of it."""
-    recorded = json.loads(resources.files("runspend.billing.formats").joinpath("needs.json").read_text(encoding="utf-8"))
-    assert recorded == find_needs(), "run: python -m runspend.billing.needs > include/runspend/billing/formats/needs.json"
+    recorded = json.loads(resources.files("runspend.ingest.billing.formats").joinpath("needs.json").read_text(encoding="utf-8"))
+    assert recorded == find_needs(), "run: python -m runspend.ingest.billing.needs > include/runspend/ingest/billing/formats/needs.json"
     monkeypatch.setattr(distinct, "LEAST_ROWS", 1)
     distinct._kept.clear()
     for name, one in (("list", line("Usage", "10")), ("net", USED_NET)):
@@ -1043,7 +1044,7 @@ def test_the_same_month_as_cur_and_as_focus_costs_the_same(tmp_path: Path) -> No
 
 def test_no_column_of_the_mapping_is_unknown_to_the_report() -> None:
     """Every spelling belongs to one column."""
-    from runspend.billing.formats.aws_cur import KINDS
+    from runspend.ingest.billing.formats.aws_cur import KINDS
 
     [kind] = KINDS
     spelled = [name for names in kind.columns.values() for name in names]

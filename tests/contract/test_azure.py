@@ -22,10 +22,10 @@ import pytest
 from azure_files import COST, SUBSCRIPTION, VM, cost, november, text
 from focus_files import Nights, nights, only, write_bytes
 
-from runspend.billing import probe_source
-from runspend.billing.formats import azure
-from runspend.billing.staging import open_engine
-from runspend.errors import SourceRefused
+from runspend.core.errors import SourceRefused
+from runspend.ingest.billing import probe_source
+from runspend.ingest.billing.formats import azure
+from runspend.ingest.billing.staging import open_engine
 
 WIDE = Context(prec=90)
 
@@ -669,7 +669,7 @@ def test_meters_have_categories(tmp_path: Path) -> None:
 
 def test_no_meter_is_listed_twice() -> None:
     """It would double the rows of that meter."""
-    query = files("runspend.billing.formats").joinpath("azure.sql").read_text(encoding="utf-8")
+    query = files("runspend.ingest.billing.formats").joinpath("azure.sql").read_text(encoding="utf-8")
     block = query.split("values", 1)[1].split("\n),", 1)[0]
     meters = [line.strip().lstrip("(").split("', ")[0] for line in block.splitlines() if line.strip().startswith("(")]
     assert len(meters) > 60

@@ -16,14 +16,14 @@ import duckdb
 import pyarrow as pa
 from google.cloud import bigquery
 
-from runspend import ladder
-from runspend.config import Settings
-from runspend.estimates import CHECKS as ESTIMATE_CHECKS
-from runspend.estimates import estimate_models, estimate_parameters
-from runspend.tables import TABLES
+from runspend.allocation import model_order as ladder
+from runspend.allocation.estimates import CHECKS as ESTIMATE_CHECKS
+from runspend.allocation.estimates import estimate_models, estimate_parameters
+from runspend.config.settings import Settings
+from runspend.schema.tables import TABLES
 from runspend.warehouse import Model
-from runspend.warehouse.bigquery_tables import schema_of, type_of
-from runspend.warehouse.contents import sums_sql
+from runspend.warehouse.bigquery.tables import schema_of, type_of
+from runspend.warehouse.content_digest import sums_sql
 from runspend.warehouse.dialect import duckdb_sql, parameter_names
 from tests.contract.emulated import Dataset, dataset, scalar
 from tests.models.chain import (

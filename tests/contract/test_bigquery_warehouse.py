@@ -19,14 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runspend.config import WarehouseSettings
-from runspend.errors import CheckFailed, ConfigError, RunspendError, UsageError
-from runspend.tables import SCHEMA_VERSION, TABLES, Column, Table
+from runspend.config.settings import WarehouseSettings
+from runspend.core.errors import CheckFailed, ConfigError, RunspendError, UsageError
+from runspend.schema.tables import SCHEMA_VERSION, TABLES, Column, Table
 from runspend.warehouse import Model, Unit, UnitState
-from runspend.warehouse.bigquery import BigQueryWarehouse
-from runspend.warehouse.bigquery_jobs import Jobs, Statement
-from runspend.warehouse.bigquery_tables import DAY_MS, PUBLISHED, WRITER, make_dataset, quoted, sweep_steps, type_of
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.bigquery.jobs import Jobs, Statement
+from runspend.warehouse.bigquery.tables import DAY_MS, PUBLISHED, WRITER, make_dataset, quoted, sweep_steps, type_of
+from runspend.warehouse.bigquery.warehouse import BigQueryWarehouse
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.contract import test_exchange_on_reference as exchange
 from tests.contract.test_warehouse import CHARGES
 from tests.faults.world import rows_of

@@ -11,8 +11,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from runspend.billing import arrivals, places
-from runspend.errors import SourceRefused
+from runspend.core.errors import SourceRefused
+from runspend.ingest.billing import delivered_files as arrivals
+from runspend.ingest.billing import file_sources as places
 from tests import azure_files, cur_files, focus_files, gcp_files
 from tests.focus_files import nights, only, write_bytes
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runspend.billing import quick_csv
-from runspend.errors import SourceRefused
+from runspend.core.errors import SourceRefused
+from runspend.ingest.billing import quick_csv
 from tests import azure_files, cur_files, focus_files, gcp_files
 from tests.focus_files import nights, only, row
 

@@ -23,11 +23,12 @@ from servers.gcs import GcsServer
 from servers.odd_store import OddStore, Request, serve_odd_store
 from servers.s3 import S3Server
 
-from runspend.billing import places, probe_source
-from runspend.billing.blobs import open_blobs
-from runspend.billing.versions import loads_table
-from runspend.config import BillSource, ScopeSettings, Settings, redact, show_settings
-from runspend.errors import SourceRefused, SourceUnreachable
+from runspend.config.settings import BillSource, ScopeSettings, Settings, redact, show_settings
+from runspend.core.errors import SourceRefused, SourceUnreachable
+from runspend.ingest.billing import file_sources as places
+from runspend.ingest.billing import probe_source
+from runspend.ingest.billing.blobs import open_blobs
+from runspend.ingest.billing.versions import loads_table
 
 
 @dataclass

@@ -20,11 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from runspend.billing import databricks_warehouse, probe_source
-from runspend.billing.formats import BILL_FORMATS, format_module
-from runspend.billing.staging import open_engine
-from runspend.config import BillSource
-from runspend.errors import ConfigError, MissingExtra, SourceRefused, SourceUnreachable
+from runspend.config.settings import BillSource
+from runspend.core.errors import ConfigError, MissingExtra, SourceRefused, SourceUnreachable
+from runspend.ingest.billing import probe_source
+from runspend.ingest.billing.formats import BILL_FORMATS, format_module
+from runspend.ingest.billing.remote import databricks as databricks_warehouse
+from runspend.ingest.billing.staging import open_engine
 from tests.databricks_files import account_price, arrow, job_run, list_price, task_run, usage, write
 from tests.focus_files import Nights, nights, only, row, write_csv
 from tests.models.chain import INPUTS, make_run, run_on_duckdb
@@ -286,7 +287,7 @@ def test_a_price_list_that_is_gone_leaves_the_months_as_they_were(tmp_path: Path
 
 def test_a_pool_named_with_blanks_is_part_of_the_version_beside_a_price_list(tmp_path: Path) -> None:
     """What the price list adds to the settings' key cuts nothing else off."""
-    from runspend.config import Pool
+    from runspend.config.settings import Pool
 
     dbu = bill(tmp_path, [usage("10")])
     dbu.load(pools=[Pool(name="a", runs={"tag.x": "1"}, lines={"service": ["b with c", "x"]})])

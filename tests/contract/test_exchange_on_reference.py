@@ -14,14 +14,14 @@ import pyarrow as pa
 import pytest
 
 from runspend.actions import report
-from runspend.rates import Stretch
-from runspend.tables import TABLES
+from runspend.config.exchange_rates import Stretch
+from runspend.schema.tables import TABLES
 from runspend.warehouse import Reader
-from runspend.warehouse.bigquery_exchange import in_one_currency
-from runspend.warehouse.bigquery_tables import Places
+from runspend.warehouse.bigquery.exchange import in_one_currency
+from runspend.warehouse.bigquery.tables import Places
+from runspend.warehouse.currency_views import DATED, SUMMED
 from runspend.warehouse.dialect import parameter_names
-from runspend.warehouse.exchange import DATED, SUMMED
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.models.chain import World, line, make_run, run_on_duckdb, summarize_on_duckdb
 from tests.reference import GoogleSQL, exact_rows
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from focus_files import NOW, csv_text, month, nights, only, row, write_bytes, write_csv
 
-from runspend.config import BillSource
-from runspend.errors import SourceRefused, SourceUnreachable
+from runspend.config.settings import BillSource
+from runspend.core.errors import SourceRefused, SourceUnreachable
 
 T1 = datetime(2026, 11, 1, 3, tzinfo=timezone.utc)
 T2 = T1 + timedelta(days=1)

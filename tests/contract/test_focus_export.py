@@ -29,9 +29,9 @@ import pytest
 from runspend import pipeline
 from runspend.actions.export import export_focus, focus_view
 from runspend.actions.export import focus as export_module
-from runspend.actions.formulas import PATTERN, guard_text
-from runspend.config import Settings
-from runspend.errors import CheckFailed, UsageError
+from runspend.config.settings import Settings
+from runspend.core.errors import CheckFailed, UsageError
+from runspend.core.spreadsheet_text import PATTERN, guard_text
 from runspend.warehouse import Reader, open_warehouse
 from runspend.warehouse.dialect import table_names
 from runspend.warehouse.lint import lint

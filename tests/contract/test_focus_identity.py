@@ -10,8 +10,8 @@ from typing import Any
 import duckdb
 import pytest
 
-from runspend.config import DimensionSettings, KeySettings, Pool
-from runspend.identifiers import ATTACHED_TAG_KEYS, GROUP_TAG_KEYS, JOB_TAG_KEYS, job_key_sql, resource_key_sql
+from runspend.config.settings import DimensionSettings, KeySettings, Pool
+from runspend.core.resource_keys import ATTACHED_TAG_KEYS, GROUP_TAG_KEYS, JOB_TAG_KEYS, job_key_sql, resource_key_sql
 from tests.focus_files import nights, only, row, write_csv
 
 ACCOUNT = {"SubAccountId": "111122223333"}

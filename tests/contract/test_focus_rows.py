@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 from focus_files import ROW, csv_text, month, nights, only, row, write_bytes, write_csv
 
-from runspend.billing import probe_source
-from runspend.config import BillSource, ScopeSettings
-from runspend.errors import SourceRefused
-from runspend.tables import BILL_CHANGES, BILLING_LINES, BILLING_LOADS, BILLING_QUARANTINE
+from runspend.config.settings import BillSource, ScopeSettings
+from runspend.core.errors import SourceRefused
+from runspend.ingest.billing import probe_source
+from runspend.schema.tables import BILL_CHANGES, BILLING_LINES, BILLING_LOADS, BILLING_QUARANTINE
 
 WIDE = Context(prec=76)
 

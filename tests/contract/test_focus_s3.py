@@ -12,7 +12,7 @@ import pytest
 from focus_files import csv_text, nights, only, row
 from servers.s3 import S3Server
 
-from runspend.errors import SourceUnreachable
+from runspend.core.errors import SourceUnreachable
 
 
 @pytest.fixture

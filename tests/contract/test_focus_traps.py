@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from runspend.billing import staging
-from runspend.billing.room import room_of
-from runspend.errors import SourceRefused
+from runspend.core.errors import SourceRefused
+from runspend.ingest.billing import staging
+from runspend.ingest.billing.memory_budget import room_of
 from tests.focus_files import Nights, csv_text, month, nights, only, row, write_bytes, write_csv
 
 WIDE = Context(prec=76)

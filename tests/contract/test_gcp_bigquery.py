@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from google.auth.exceptions import DefaultCredentialsError
 
-from runspend.billing import bigquery_table
-from runspend.errors import ConfigError, MissingExtra, SourceUnreachable
+from runspend.core.errors import ConfigError, MissingExtra, SourceUnreachable
+from runspend.ingest.billing.remote import bigquery as bigquery_table
 from tests.contract.test_gcp_focus import of_view
 from tests.focus_files import Nights, nights
 from tests.gcp_files import SCHEMA, arrow_table, credit, gcp, labels
@@ -129,7 +129,7 @@ def test_a_change_of_settings_reads_all_months_again(bigquery_server: BigQuerySe
     bill = table.bill(tmp_path)
     bill.load()
     fetched(bill)
-    from runspend.config import KeySettings
+    from runspend.config.settings import KeySettings
 
     load = bill.load(keys=KeySettings(job=["job"]))
     assert {p.period: p.state for p in load.periods} == {"2026-10": "loaded", "2026-11": "loaded"}

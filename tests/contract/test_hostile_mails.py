@@ -20,10 +20,10 @@ from unit.test_mail_rendering import HEADERS, PIECES, make, parts, shape
 
 from runspend.actions.alert import operators
 from runspend.actions.alert.freshness import note_done
-from runspend.actions.alert.mail import Facts, Paragraph
 from runspend.actions.alert.notices import write_archive_notice
 from runspend.actions.alert.outbox import send_outbox
-from runspend.config import Settings
+from runspend.actions.alert.render import Facts, Paragraph
+from runspend.config.settings import Settings
 
 NAMES = [*PAYLOADS, *FORMULAS, *TERMINAL]
 

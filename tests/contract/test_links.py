@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runspend.config import DimensionSettings, TrackingServer
-from runspend.errors import SourceUnreachable
-from runspend.tracking import LINK_TABLES, Extract, extract_server
-from runspend.tracking.links import LinkSettings
-from runspend.tracking.links_api import ApiLinks
-from runspend.tracking.live_database import DatabaseUses
+from runspend.config.settings import DimensionSettings, TrackingServer
+from runspend.core.errors import SourceUnreachable
+from runspend.ingest.tracking import LINK_TABLES, Extract, extract_server
+from runspend.ingest.tracking.in_use.database import DatabaseUses
+from runspend.ingest.tracking.links import LinkSettings
+from runspend.ingest.tracking.links_api import ApiLinks
 from tests.contract.mlflow_servers import NOW, at, mlflow_server
 from tests.mlflow_store import make_schema
 

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 from servers.faulty_proxy import FAULTS, faulty_proxy
 
-from runspend.config import TrackingServer
-from runspend.tracking import live_registry
-from runspend.tracking.holds import holding_tag
-from runspend.tracking.live import LiveServer
-from runspend.tracking.live_known import Known
+from runspend.config.settings import TrackingServer
+from runspend.ingest.tracking.in_use import registry as live_registry
+from runspend.ingest.tracking.in_use.server import LiveServer
+from runspend.ingest.tracking.in_use.snapshot import Known
+from runspend.ingest.tracking.protection_tags import holding_tag
 from tests.contract.mlflow_servers import mlflow_server
 from tests.mlflow_store import make_schema
 

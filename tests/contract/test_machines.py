@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from runspend.billing import probe_source
-from runspend.billing.formats import machines as made
-from runspend.config import BillSource, load_settings, show_settings
-from runspend.errors import ConfigError, SourceRefused
+from runspend.config.settings import BillSource, load_settings, show_settings
+from runspend.core.errors import ConfigError, SourceRefused
+from runspend.ingest.billing import probe_source
+from runspend.ingest.billing.formats import machines as made
 from tests.focus_files import Nights, only
 
 BOX = {

@@ -20,8 +20,8 @@ LOAD = """
 import json, sys
 from datetime import datetime, timezone
 from pathlib import Path
-from runspend.billing import load_source, probe_source
-from runspend.config import BillSource
+from runspend.ingest.billing import load_source, probe_source
+from runspend.config.settings import BillSource
 
 source = BillSource.model_validate({"name": "bill", "format": sys.argv[1], "uri": "bills"})
 load = load_source(source, now=datetime(2026, 11, 24, tzinfo=timezone.utc), scope=None, previous=lambda table, period: None, periods_known=[],
@@ -45,7 +45,7 @@ def with_kiesel(tmp_path: Path) -> Path:
     """A copy of the package with the two files of the page in it."""
     package = tmp_path / "copy" / "runspend"
     shutil.copytree(Path(runspend.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    formats = package / "billing" / "formats"
+    formats = package / "ingest" / "billing" / "formats"
     (formats / "kiesel.py").write_text(block("python", "KINDS"))
     (formats / "kiesel.sql").write_text(block("sql", "kiesel"))
     (tmp_path / "bills").mkdir()

@@ -19,10 +19,10 @@ from servers.gcs_conditions import serve_conditions
 from servers.odd_store import OddStore, Request, serve_odd_store
 from servers.s3 import S3Server
 
-from runspend.artifacts.google import GoogleBucket
-from runspend.artifacts.objects import ObjectStore, StoredObject, open_objects
-from runspend.config import ArtifactStore
-from runspend.errors import NotDone, OutcomeUnknown, SourceError, SourceRefused
+from runspend.config.settings import ArtifactStore
+from runspend.core.errors import NotDone, OutcomeUnknown, SourceError, SourceRefused
+from runspend.storage.google import GoogleBucket
+from runspend.storage.objects import ObjectStore, StoredObject, open_objects
 
 ODD_NAMES = ["a b", "a+b", "%41", "😀", "it's", "a&b", "ü", "u\u0308", "<x>", "x;y=z", "a,b", "~$!"]
 
@@ -30,7 +30,7 @@ ODD_NAMES = ["a b", "a+b", "%41", "😀", "it's", "a&b", "ü", "u\u0308", "<x>",
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that fails is not asked for again."""
-    monkeypatch.setattr("runspend.artifacts.rest.RETRY_SECONDS", ())
+    monkeypatch.setattr("runspend.storage.rest.RETRY_SECONDS", ())
 
 
 @dataclass
@@ -197,9 +197,9 @@ def as_named(place: Place, name: str) -> str:
 @pytest.mark.parametrize("large", [False, True])
 def test_an_object_says_of_itself_what_it_was_told_to(place: Place, monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
     """By `head`, whatever way it was written; a folder has modes and nothing else, the others have no modes."""
-    monkeypatch.setattr("runspend.artifacts.objects_google.AT_ONCE_BYTES", 1000 if large else 10**6)
-    monkeypatch.setattr("runspend.artifacts.objects_azure.BLOCK_BYTES", 1000 if large else 10**6)
-    monkeypatch.setattr("runspend.artifacts.objects_s3.PART_BYTES", 5 << 20)
+    monkeypatch.setattr("runspend.storage.google_objects.AT_ONCE_BYTES", 1000 if large else 10**6)
+    monkeypatch.setattr("runspend.storage.azure_objects.BLOCK_BYTES", 1000 if large else 10**6)
+    monkeypatch.setattr("runspend.storage.s3_objects.PART_BYTES", 5 << 20)
     objects, body = place.open(), bytes(range(256)) * (24_000 if large and place.store.uri.startswith("s3:") else 8)
     written = objects.write("r/x", [body], size=len(body), told=SAYS)
     is_folder = place.store.uri.startswith("/")
@@ -215,9 +215,9 @@ CLASSES = {"s3": "STANDARD_IA", "abfss": "COOL", "gs": "NEARLINE"}
 @pytest.mark.parametrize("large", [False, True])
 def test_an_object_is_written_in_a_class(place: Place, monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
     """Where the store has any; a folder refuses. (fake-gcs-server keeps the class.)"""
-    monkeypatch.setattr("runspend.artifacts.objects_google.AT_ONCE_BYTES", 1000 if large else 10**6)
-    monkeypatch.setattr("runspend.artifacts.objects_azure.BLOCK_BYTES", 1000 if large else 10**6)
-    monkeypatch.setattr("runspend.artifacts.objects_s3.PART_BYTES", 5 << 20)
+    monkeypatch.setattr("runspend.storage.google_objects.AT_ONCE_BYTES", 1000 if large else 10**6)
+    monkeypatch.setattr("runspend.storage.azure_objects.BLOCK_BYTES", 1000 if large else 10**6)
+    monkeypatch.setattr("runspend.storage.s3_objects.PART_BYTES", 5 << 20)
     objects, body = place.open(), bytes(range(256)) * (24_000 if large and place.store.uri.startswith("s3:") else 8)
     storage_class = CLASSES.get(place.store.uri.partition(":")[0])
     if storage_class is None:
@@ -317,7 +317,7 @@ def test_a_large_object_is_sent_to_google_as_it_comes(
     gcs_server: GcsServer, gcs_with_conditions: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Never held whole; one that ends early is no object."""
-    monkeypatch.setattr("runspend.artifacts.objects_google.AT_ONCE_BYTES", 1000)
+    monkeypatch.setattr("runspend.storage.google_objects.AT_ONCE_BYTES", 1000)
     name = f"b-{uuid.uuid4().hex[:12]}"
     gcs_server.create_bucket(name)
     objects = open_objects(ArtifactStore(uri=f"gs://{name}/root", endpoint=gcs_with_conditions, credentials="anonymous"), "archive")
@@ -345,7 +345,7 @@ def azure(azure_server: AzureServer) -> ArtifactStore:
 
 def test_a_large_blob_is_written_in_blocks_on_the_same_condition(azure: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three blocks, one list of them; a taken key is left alone."""
-    monkeypatch.setattr("runspend.artifacts.objects_azure.BLOCK_BYTES", 1000)
+    monkeypatch.setattr("runspend.storage.azure_objects.BLOCK_BYTES", 1000)
     objects = open_objects(azure, "archive")
     data = bytes(range(256)) * 10
     written = objects.write("r/large", (data[n : n + 77] for n in range(0, len(data), 77)), size=len(data))

@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from runspend import doctor, pipeline
-from runspend.billing import Read, read_weights
-from runspend.config import BillSource, Settings, load_settings
-from runspend.errors import ConfigError, SourceRefused
+from runspend import pipeline
+from runspend.config.settings import BillSource, Settings, load_settings
+from runspend.core.errors import ConfigError, SourceRefused
+from runspend.ingest.billing import Read, read_weights
+from runspend.interfaces import doctor
 from runspend.warehouse import Unit, open_warehouse
 from tests.focus_files import NOW, Nights, nights, row, write_bytes, write_csv
 

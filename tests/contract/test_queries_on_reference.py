@@ -20,12 +20,12 @@ import pytest
 from click.testing import CliRunner
 
 import runspend
-from runspend.cli import cli
-from runspend.errors import UsageError
-from runspend.warehouse import reader as published
+from runspend.core.errors import UsageError
+from runspend.interfaces.cli import cli
 from runspend.warehouse.dialect import parameter_names, table_names
 from runspend.warehouse.googlesql import parse
 from runspend.warehouse.lint import lint
+from runspend.warehouse.parquet import reader as published
 from tests.benchmarks.accuracy.files import make_schema
 from tests.contract import questions_world
 from tests.reference import GoogleSQL, exact_rows, exact_value, googlesql_type
@@ -251,7 +251,7 @@ def test_no_place_that_asks_is_left_out(heard: Listener) -> None:
 
 def test_every_file_of_questions_was_asked(questions: list[Question]) -> None:
     """Files of SQL that readers are asked begin with a comment; each was seen in a question."""
-    files = [path for folder in ("actions", "explain", "views") for path in sorted((PACKAGE / folder).rglob("*.sql"))]
+    files = [path for folder in ("actions", "schema") for path in sorted((PACKAGE / folder).rglob("*.sql"))]
     comments = {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8").splitlines()[0] for path in files}
     assert len(set(comments.values())) == len(files) > 40
     asked = "\n".join(texts_of(questions))

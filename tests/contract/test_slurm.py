@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from runspend.billing import probe_source
-from runspend.billing.formats import slurm
-from runspend.config import BillSource, load_settings
-from runspend.errors import ConfigError, SourceRefused
+from runspend.config.settings import BillSource, load_settings
+from runspend.core.errors import ConfigError, SourceRefused
+from runspend.ingest.billing import probe_source
+from runspend.ingest.billing.formats import slurm
 from tests.focus_files import NOW, Nights, only, write_bytes
 
 UTC = timezone.utc

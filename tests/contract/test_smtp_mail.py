@@ -28,10 +28,10 @@ from unit.alert_world import MemoryRecords, budget, cost, settings, source, ware
 
 from runspend.actions import alert
 from runspend.actions.alert import operators, outbox
-from runspend.actions.alert.mail import Envelope, Paragraph, make_mail
 from runspend.actions.alert.outbox import Delivery, recipient_states, send_outbox
-from runspend.actions.alert.send import SmtpBackend, describe
-from runspend.config import Settings
+from runspend.actions.alert.render import Envelope, Paragraph, make_mail
+from runspend.actions.alert.smtp import SmtpBackend, describe
+from runspend.config.settings import Settings
 from runspend.warehouse.records import Records
 
 NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)
@@ -512,9 +512,9 @@ SENDER = """
 import os, signal, smtplib, sys
 from datetime import datetime, timezone
 from pathlib import Path
-from runspend.actions.alert.mail import Envelope, Paragraph, make_mail
+from runspend.actions.alert.render import Envelope, Paragraph, make_mail
 from runspend.actions.alert.outbox import send_outbox
-from runspend.config import Settings
+from runspend.config.settings import Settings
 from runspend.warehouse.records import Records
 
 home, port, moment = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runspend.billing.splits import Weights
-from runspend.config import Pool, ScopeSettings
+from runspend.config.settings import Pool, ScopeSettings
+from runspend.ingest.billing.cost_splits import Weights
 from tests.cur_files import LINE, legacy, line, write_cur
 from tests.focus_files import Nights, nights, only, row, write_csv
 from tests.models.chain import make_run, moment, run_on_duckdb

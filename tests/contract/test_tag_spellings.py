@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from runspend.config import DimensionSettings, KeySettings, Pool
-from runspend.identifiers import ATTACHED_TAG_KEYS, GROUP_TAG_KEYS, JOB_TAG_KEYS, RUN_TAG_KEYS, aws_column_name
+from runspend.config.settings import DimensionSettings, KeySettings, Pool
+from runspend.core.resource_keys import ATTACHED_TAG_KEYS, GROUP_TAG_KEYS, JOB_TAG_KEYS, RUN_TAG_KEYS, aws_column_name
 from tests import azure_files, gcp_files
 from tests.cur_files import line, write_cur
 from tests.focus_files import nights, row, write_csv

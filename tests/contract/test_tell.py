@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from servers.faulty_proxy import FaultyProxy, faulty_proxy
 
-from runspend.config import TrackingServer
-from runspend.tracking.tell import Teller
+from runspend.config.settings import TrackingServer
+from runspend.ingest.tracking.mlflow_writer import Teller
 from tests.contract.mlflow_servers import mlflow_server
 
 
@@ -94,7 +94,7 @@ def test_without_a_token_of_its_own_nothing_is_written(mlflow: FaultyProxy, clie
     ("secret", "sent"), [("abc.def", "Bearer abc.def"), ("robot:pass:word", "Basic cm9ib3Q6cGFzczp3b3Jk"), ("anonymous", None)]
 )
 def test_the_token_that_writes_is_not_the_one_that_reads(secret: str, sent: str | None) -> None:
-    from runspend.tracking.client import Client
+    from runspend.ingest.tracking.client import Client
 
     server = TrackingServer.model_validate({"name": "prod", "uri": "http://u:p@mlflow", "token": "reads", "write_token": secret})
     creds = Client(server, server.write_token)._creds(server.uri, is_own=True)

@@ -20,13 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runspend.config import DimensionSettings, Pool, TrackingServer
-from runspend.errors import SourceRefused, SourceUnreachable
-from runspend.tracking import Extract, extract_server, probe_server
-from runspend.tracking.database import DatabaseReader, postgres_uri
-from runspend.tracking.places import MeasuredMachines
-from runspend.tracking.raw import Keys
-from runspend.tracking.revisions import OLDEST_SUPPORTED, REVISIONS
+from runspend.config.settings import DimensionSettings, Pool, TrackingServer
+from runspend.core.errors import SourceRefused, SourceUnreachable
+from runspend.ingest.tracking import Extract, extract_server, probe_server
+from runspend.ingest.tracking.database import DatabaseReader, postgres_uri
+from runspend.ingest.tracking.dimension_sources import MeasuredMachines
+from runspend.ingest.tracking.raw import Keys
+from runspend.ingest.tracking.revisions import OLDEST_SUPPORTED, REVISIONS
 from tests.contract.mlflow_servers import NOW, Served, mlflow_server
 
 SILENT = {"progress": lambda text: None}
@@ -202,7 +202,7 @@ def test_metrics_of_postgres_are_looked_up_and_never_scanned(mlflow_on_postgres:
 def test_a_statement_that_takes_too_long_is_cut_off_without_the_password(
     mlflow_on_postgres: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runspend.tracking.database.STATEMENT_TIMEOUT_MS", 500)
+    monkeypatch.setattr("runspend.ingest.tracking.database.STATEMENT_TIMEOUT_MS", 500)
     with (
         DatabaseReader(served(mlflow_on_postgres, "database"), mlflow_on_postgres.database, tmp_path, **SILENT) as reader,
         pytest.raises(SourceUnreachable, match="statement timeout"),
@@ -211,7 +211,7 @@ def test_a_statement_that_takes_too_long_is_cut_off_without_the_password(
 
 
 def test_a_lost_snapshot_is_read_again_from_the_start(mlflow_on_postgres: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from runspend.tracking.database import SnapshotLost
+    from runspend.ingest.tracking.database import SnapshotLost
 
     real, calls = DatabaseReader.read_runs, []
 

@@ -14,15 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runspend import tables
-from runspend.errors import CheckFailed, ConfigError, RunspendError, UsageError, WarehouseDamaged
-from runspend.tables import TABLES
-from runspend.warehouse import Model, Unit, moments, open_warehouse, pins
-from runspend.warehouse import buckets as buckets_module
-from runspend.warehouse.journal import write_json
-from runspend.warehouse.mending import mend_folder
-from runspend.warehouse.parquet import ParquetWarehouse
-from runspend.warehouse.verification import seal
+from runspend.core.errors import CheckFailed, ConfigError, RunspendError, UsageError, WarehouseDamaged
+from runspend.schema import tables
+from runspend.schema.tables import TABLES
+from runspend.warehouse import Model, Unit, open_warehouse
+from runspend.warehouse.parquet import pins
+from runspend.warehouse.parquet import shards as buckets_module
+from runspend.warehouse.parquet import snapshots as moments
+from runspend.warehouse.parquet.journal import write_json
+from runspend.warehouse.parquet.repair import mend_folder
+from runspend.warehouse.parquet.verification import seal
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.faults.world import PERIOD, rows_of, with_new_column
 
 LINES = TABLES["billing_lines"]
@@ -520,7 +522,7 @@ def test_a_damaged_file_keeps_nobody_from_publishing_new_columns(root: Path, mon
     ParquetWarehouse(root).path(bad).write_bytes(data[:-9])
     wider = with_new_column(TABLES["run_costs"])
     monkeypatch.setitem(TABLES, "run_costs", wider)
-    monkeypatch.setattr("runspend.warehouse.parquet.SCHEMA_VERSION", tables.SCHEMA_VERSION + 1)
+    monkeypatch.setattr("runspend.warehouse.parquet.warehouse.SCHEMA_VERSION", tables.SCHEMA_VERSION + 1)
     fill(root, rows_of(LINES))
     assert pq.read_schema(ParquetWarehouse(root).path(good)).equals(wider.arrow_schema())
     assert ask(root, "select count(*) as n from billing_lines") == [{"n": 50}]
@@ -546,7 +548,7 @@ def test_a_new_column_is_added_before_the_next_publish(root: Path, monkeypatch: 
     digest = fill(root, rows_of(TABLES["run_costs"]), table="run_costs", writer="all")
     wider = with_new_column(TABLES["run_costs"])
     monkeypatch.setitem(TABLES, "run_costs", wider)
-    monkeypatch.setattr("runspend.warehouse.parquet.SCHEMA_VERSION", tables.SCHEMA_VERSION + 1)
+    monkeypatch.setattr("runspend.warehouse.parquet.warehouse.SCHEMA_VERSION", tables.SCHEMA_VERSION + 1)
     assert ask(root, "select countif(new_cost is null) as n from run_costs") == [{"n": 50}]
     unit = Unit("run_costs", PERIOD, "all")
     assert "new_cost" not in pq.read_schema(ParquetWarehouse(root).path(unit)).names

@@ -20,11 +20,11 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pytest
 
-from runspend.errors import SqlRefused, UsageError, WarehouseDamaged
-from runspend.tables import TABLES, Table
-from runspend.warehouse import verification
-from runspend.warehouse.parquet import ParquetWarehouse
-from runspend.warehouse.reader import _in_words
+from runspend.core.errors import SqlRefused, UsageError, WarehouseDamaged
+from runspend.schema.tables import TABLES, Table
+from runspend.warehouse.parquet import verification
+from runspend.warehouse.parquet.reader import _in_words
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.faults.damaged_world import Flip
 from tests.faults.world import TOGETHER, publish_version, rows_of
 

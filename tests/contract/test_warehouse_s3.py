@@ -26,15 +26,15 @@ import pyarrow.parquet as pq
 import pytest
 from botocore.exceptions import ClientError
 
-from runspend import tables
-from runspend.config import Settings, WarehouseSettings, load_settings
-from runspend.errors import CheckFailed, ConfigError, RecordRefused, RunspendError, SqlRefused, WarehouseDamaged
-from runspend.tables import TABLES
+from runspend.config.settings import Settings, WarehouseSettings, load_settings
+from runspend.core.errors import CheckFailed, ConfigError, RecordRefused, RunspendError, SqlRefused, WarehouseDamaged
+from runspend.schema import tables
+from runspend.schema.tables import TABLES
+from runspend.storage.s3_warehouse import Bucket
 from runspend.warehouse import Model, Unit, open_warehouse
-from runspend.warehouse.objects import BucketWarehouse
-from runspend.warehouse.parquet import ParquetWarehouse
-from runspend.warehouse.s3 import Bucket
-from runspend.warehouse.verification import seal
+from runspend.warehouse.parquet.bucket import BucketWarehouse
+from runspend.warehouse.parquet.verification import seal
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.command import run_here, run_process
 from tests.faults.world import PERIOD, TOGETHER, rows_of, with_new_column
 from tests.servers.s3 import S3Server
@@ -456,7 +456,7 @@ def test_a_damaged_object_is_named_to_those_who_need_it(opened: Open, s3_server:
 def test_a_newer_warehouse_is_refused(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """A warehouse that a newer runspend wrote is not touched."""
     fill(opened(), rows_of(LINES))
-    monkeypatch.setattr("runspend.warehouse.objects.SCHEMA_VERSION", tables.SCHEMA_VERSION - 1)
+    monkeypatch.setattr("runspend.warehouse.parquet.bucket.SCHEMA_VERSION", tables.SCHEMA_VERSION - 1)
     with pytest.raises(ConfigError, match="Install the newer runspend"):
         opened()
 
@@ -467,7 +467,7 @@ def test_a_new_column_is_added_before_the_next_publish(opened: Open, monkeypatch
     digest = fill(opened(), rows_of(TABLES["run_costs"]), unit)
     wider = with_new_column(TABLES["run_costs"])
     monkeypatch.setitem(TABLES, "run_costs", wider)
-    monkeypatch.setattr("runspend.warehouse.objects.SCHEMA_VERSION", tables.SCHEMA_VERSION + 1)
+    monkeypatch.setattr("runspend.warehouse.parquet.bucket.SCHEMA_VERSION", tables.SCHEMA_VERSION + 1)
     assert ask(opened(), "select countif(new_cost is null) as n from run_costs") == [{"n": 50}]
     fill(opened(), rows_of(LINES))
     other = opened("other")
@@ -489,7 +489,7 @@ def test_a_damaged_object_keeps_nobody_from_publishing_new_columns(opened: Open,
     s3_server.client().put_object(Bucket=bucket, Key=key, Body=data[:-9])
     wider = with_new_column(TABLES["run_costs"])
     monkeypatch.setitem(TABLES, "run_costs", wider)
-    monkeypatch.setattr("runspend.warehouse.objects.SCHEMA_VERSION", tables.SCHEMA_VERSION + 1)
+    monkeypatch.setattr("runspend.warehouse.parquet.bucket.SCHEMA_VERSION", tables.SCHEMA_VERSION + 1)
     fill(opened("other"), rows_of(LINES))
     for body in (data[:-9], data):
         s3_server.client().put_object(Bucket=bucket, Key=key, Body=body)

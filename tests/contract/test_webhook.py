@@ -18,10 +18,10 @@ from unit.hostile_names import PAYLOADS
 
 from runspend.actions import alert
 from runspend.actions.alert import operators
-from runspend.actions.alert.mail import Envelope, Facts, Paragraph, make_mail
 from runspend.actions.alert.outbox import recipient_states, send_outbox
+from runspend.actions.alert.render import Envelope, Facts, Paragraph, make_mail
 from runspend.actions.alert.webhook import MOST_LETTERS, slack_body, teams_body
-from runspend.config import Settings, redact, show_settings
+from runspend.config.settings import Settings, redact, show_settings
 
 SECRET = "T000/B000/canary-of-the-webhook"
 

@@ -37,8 +37,8 @@ def guarded_open(file, *given, **named):
         refuse(file, *given)
     return real_open(file, *given, **named)
 builtins.open = guarded_open
-import runspend.config
-runspend.config.load_settings = refuse
+import runspend.config.settings
+runspend.config.settings.load_settings = refuse
 warnings.simplefilter("always")
 before = set(sys.modules)
 bag = BundleDagBag(dags, bundle_path=dags)

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from runspend import pipeline
-from runspend.config import load_settings
-from runspend.outcome import Outcome
+from runspend.config.settings import load_settings
+from runspend.core.step_result import Outcome
 from runspend.warehouse import open_warehouse
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.dags.conftest import DAGS, subjects
 from tests.faults.damaged_world import Flip
 from tests.servers.smtp import smtp_server

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from runspend.actions.report import plan_report, write_report
-from runspend.config import Settings
+from runspend.config.settings import Settings
 from tests.unit import explain_world as w
 from tests.unit.report_world import NOW, TableReader, month_world
 from tests.unit.test_web_load import storm

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runspend.config import redact, show_settings
+from runspend.config.settings import redact, show_settings
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def test_google_connection_with_a_path_or_without_a_key(read: Any, tmp_path: Pat
 )
 def test_google_connection_that_cannot_be_used(read: Any, extra: dict[str, Any], words: str) -> None:
     """Said in words, never passed over: the workers' own credentials may be somebody else's."""
-    from runspend.errors import ConfigError
+    from runspend.core.errors import ConfigError
 
     with pytest.raises(ConfigError, match=f"cannot use connection gcp: .*{words}"):
         read(GOOGLE_PLACES, gcp=google(**extra))

@@ -15,9 +15,10 @@ import yaml
 from servers.mlflow_client import mlflow_client
 from servers.smtp import smtp_server
 
-from runspend import archiving, pipeline
+from runspend import pipeline
 from runspend.actions.archive.items import NOTE_NAME
-from runspend.config import Settings, load_settings
+from runspend.config.settings import Settings, load_settings
+from runspend.pipeline import archive_planning as archiving
 from runspend.warehouse import Unit, open_warehouse
 from runspend.warehouse.records import Records
 from tests.command import run_here, run_process

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from runspend.cli import cli
-from runspend.config import Settings
-from runspend.errors import CheckFailed, UsageError
-from runspend.history import bill_as_of
+from runspend.actions.costs.as_of import bill_as_of
+from runspend.config.settings import Settings
+from runspend.core.errors import CheckFailed, UsageError
+from runspend.interfaces.cli import cli
 from runspend.pipeline import load
 from runspend.warehouse import Unit, open_warehouse
 from tests.focus_files import month, row, write_csv

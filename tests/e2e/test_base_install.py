@@ -26,8 +26,8 @@ NEEDS = re.compile(r'^error: cannot import (\S+): it is not installed\. Run: pip
 RUN_EVERY_COMMAND = """
 import json, os, sys, tempfile
 import click
-import runspend.config
-from runspend.cli import cli, main
+import runspend.config.settings
+from runspend.interfaces.cli import cli, main
 
 def commands(group, path):
     for name, command in sorted(group.commands.items()):

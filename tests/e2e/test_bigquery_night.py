@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 
-from runspend.config import Settings, WarehouseSettings, load_settings
-from runspend.copying import copy
-from runspend.errors import ConfigError, RunspendError
+from runspend.config.settings import Settings, WarehouseSettings, load_settings
+from runspend.core.errors import ConfigError, RunspendError
 from runspend.pipeline import allocate, extract, load
-from runspend.tables import TABLES
+from runspend.pipeline.copy import copy
+from runspend.schema.tables import TABLES
 from runspend.warehouse import Unit, UnitState, Warehouse, open_warehouse
-from runspend.warehouse.bigquery import BigQueryWarehouse
-from runspend.warehouse.bigquery_jobs import Statement
-from runspend.warehouse.bigquery_tables import quoted
-from runspend.warehouse.contents import sums_sql
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.bigquery.jobs import Statement
+from runspend.warehouse.bigquery.tables import quoted
+from runspend.warehouse.bigquery.warehouse import BigQueryWarehouse
+from runspend.warehouse.content_digest import sums_sql
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.benchmarks.accuracy.cluster import moment
 from tests.benchmarks.accuracy.files import make_schema, write_bill, write_settings, write_store
 from tests.benchmarks.accuracy.worlds import Maker, make_world
@@ -64,7 +64,7 @@ SMALLER = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from runspend.demo import bills, plan, world
+from runspend.interfaces.demo import bills, plan, world
 plan.TEAMS = tuple(replace(team, jobs=team.jobs // 6) for team in plan.TEAMS)
 plan.BEGIN = bills.BEGIN = plan.BEGIN.replace(day=31)
 world.CONFIG = world.CONFIG.replace("amount: 1700", "amount: 100").replace("format: focus", "format: focus, late_after: 30d")

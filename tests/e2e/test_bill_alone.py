@@ -19,11 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runspend import loading, pipeline
-from runspend.config import Settings, load_settings
-from runspend.doctor import diagnose
-from runspend.own_process import call as calls
-from runspend.own_process import watch
+from runspend import pipeline
+from runspend.config.settings import Settings, load_settings
+from runspend.core.own_process import call as calls
+from runspend.core.own_process import watch
+from runspend.ingest.billing import load_process as loading
+from runspend.interfaces.doctor import diagnose
 from runspend.warehouse import Unit, open_warehouse
 from tests.focus_files import ROW, row, write_csv
 

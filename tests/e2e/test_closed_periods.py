@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from runspend import pipeline
+from runspend.actions.costs.query import status_of
+from runspend.actions.explain import explain_run
+from runspend.actions.explain.figures import NoCost
 from runspend.actions.report import plan_report, write_report
-from runspend.config import Settings, load_settings
-from runspend.explain import explain_run
-from runspend.explain.figures import NoCost
-from runspend.outcome import Outcome
-from runspend.questions import status_of
+from runspend.config.settings import Settings, load_settings
+from runspend.core.step_result import Outcome
 from runspend.warehouse import Unit, open_warehouse
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.faults.damaged_world import Flip
 from tests.kept_world import KeptWorld
 from tests.tiny_world import NOW, make_store

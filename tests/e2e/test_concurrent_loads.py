@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from runspend import loading, pipeline
-from runspend.config import load_settings
-from runspend.outcome import Outcome
+from runspend import pipeline
+from runspend.config.settings import load_settings
+from runspend.core.step_result import Outcome
+from runspend.ingest.billing import load_process as loading
 from runspend.warehouse import Unit, open_warehouse
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.cur_files import line, month, write_cur
 
 NOW = datetime(2026, 10, 5, 12, tzinfo=timezone.utc)
@@ -156,7 +157,7 @@ def test_two_processes_at_once(tmp_path: Path, first: str) -> None:
     deliver(tmp_path, "d2", "10", "2.5", at=NEWER)
     running = {}
     for name in sorted(("d1", "d2"), key=lambda name: name != first):
-        command = [sys.executable, "-m", "runspend.cli", "load", "--config", f"{name}.yaml", "--now", "2026-10-05T12:00"]
+        command = [sys.executable, "-m", "runspend.interfaces.cli", "load", "--config", f"{name}.yaml", "--now", "2026-10-05T12:00"]
         running[name] = subprocess.Popen(
             command, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

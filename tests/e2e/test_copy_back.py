@@ -1,6 +1,6 @@
 """A copy to an engine that takes other digests of the same rows: the next night there finds nothing to do all the same.
 
-BigQuery digests what its models made in its own way (`warehouse/contents.py`); here a folder stands for it, whose digests differ.
+BigQuery digests what its models made in its own way (`warehouse/content_digest.py`); here a folder stands for it, whose digests differ.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from runspend import pipeline
-from runspend.config import load_settings
-from runspend.copying import copy
-from runspend.inputs import digest
+from runspend.allocation.inputs import digest
+from runspend.config.settings import load_settings
+from runspend.pipeline.copy import copy
 from runspend.warehouse import Unit
-from runspend.warehouse.engine import Content
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.parquet.engine import Content
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.tiny_world import NOW, make_store, make_tiny_world
 
 

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from runspend import pipeline
-from runspend.config import Settings, load_settings
-from runspend.outcome import Outcome
-from runspend.summary import summarize_night
+from runspend.config.settings import Settings, load_settings
+from runspend.core.step_result import Outcome
+from runspend.interfaces.night_summary import summarize_night
 from runspend.warehouse import open_warehouse
 from tests.kept_world import KeptWorld
 from tests.tiny_world import DAY, MACHINE, make_store, make_tiny_world
@@ -171,7 +171,7 @@ from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from runspend import pipeline
-from runspend.config import load_settings
+from runspend.config.settings import load_settings
 getattr(pipeline, sys.argv[1])(load_settings(Path(sys.argv[2])), now=datetime.fromisoformat(sys.argv[3]))
 """
 

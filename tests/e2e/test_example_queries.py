@@ -14,11 +14,11 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from runspend.table_docs import read_queries
-from runspend.tables import TABLES
+from runspend.schema.docs import read_queries
+from runspend.schema.tables import TABLES
 from runspend.warehouse.dialect import table_names
 from runspend.warehouse.lint import lint
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.models.chain import World, line, make_run, moment, query_reference, run_on_duckdb, summarize_on_duckdb
 from tests.reference import GoogleSQL, exact_rows
 

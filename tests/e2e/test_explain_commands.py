@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from runspend.config import load_settings
-from runspend.warehouse.parquet import ParquetWarehouse
-from runspend.web import LOOPBACK, create_app
+from runspend.config.settings import load_settings
+from runspend.interfaces.web import LOOPBACK, create_app
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.command import run_here
 from tests.e2e.conftest import Runspend
 from tests.models.chain import arrow, total

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from runspend.config import Settings
-from runspend.doctor import check_home
-from runspend.errors import ConfigError
-from runspend.file_modes import use_file_modes, wider_than
+from runspend.config.file_modes import use_file_modes, wider_than
+from runspend.config.settings import Settings
+from runspend.core.errors import ConfigError
+from runspend.interfaces.doctor import check_home
 from tests.command import run_here
 from tests.tiny_world import make_store, make_tiny_world
 
@@ -105,7 +105,7 @@ def test_a_group_that_is_named_may_read_and_nobody_else(open_folder: Path, store
 def test_nothing_is_wider_than_the_umask_allows(tmp_path: Path, umask: int) -> None:
     """A group gets what whoever started the command lets it have, at most."""
     code = (
-        "import os, sys; from pathlib import Path; from runspend.config import Settings; from runspend.file_modes import use_file_modes;"
+        "import os, sys; from pathlib import Path; from runspend.config.settings import Settings; from runspend.config.file_modes import use_file_modes;"
         f"os.umask({umask}); home = Path(sys.argv[1]); use_file_modes(Settings.model_validate({{'home': home, 'files': {{'group': str(os.getegid()), 'access': 'write'}}}}));"
         "(home / 'file').touch(); (home / 'folder').mkdir()"
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runspend.config import load_settings
+from runspend.config.settings import load_settings
 from runspend.warehouse import open_warehouse
 from tests.command import run_here
 from tests.mixed_world import NOW, MixedWorld, Shape, make_mixed_world, write_mixed_world
@@ -113,7 +113,7 @@ def test_the_file_it_leaves_works_with_every_command_it_names(day: Day, tmp_path
     assert given(day) == before
     assert "nothing to propose" in run_here("suggest", *config, cwd=tmp_path).stdout
     assert (day.folder / "reports" / "2026-10.html").is_file()
-    from runspend.summary import _next
+    from runspend.interfaces.night_summary import _next
 
     for command in _next(load_settings(day.config)):
         _, *words = shlex.split(command)

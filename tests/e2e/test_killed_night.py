@@ -16,7 +16,7 @@ def assert_finished(config: Path, *, now: str, kills: int, seed: int, mails: int
     """From an empty home each time: whatever was under way, the next night comes to what an unharmed one does."""
     home = config.parent
     command = ["nightly", "--config", str(config), "--now", now]
-    process = [sys.executable, "-m", "runspend.cli", *command]
+    process = [sys.executable, "-m", "runspend.interfaces.cli", *command]
     report = torture(process, state=home, warehouse=home / "warehouse", kills=kills, seed=seed, repeat=lambda: run_here(*command))
     assert report.kills >= int(kills * 0.8)  # a busy machine may be quicker now than when it was measured
     assert report.faults == []

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from runspend import pipeline
-from runspend.cli import cli
-from runspend.config import load_settings
+from runspend.config.settings import load_settings
+from runspend.interfaces.cli import cli
 from tests.kept_world import KeptWorld
 from tests.tiny_world import MACHINE, NOW, make_store
 

@@ -12,11 +12,11 @@ import pytest
 from servers.smtp import smtp_server
 
 from runspend import pipeline
-from runspend.actions.archive.book import Book, new_archive
+from runspend.actions.archive.archive_records import Book, new_archive
 from runspend.actions.archive.items import Item
+from runspend.actions.archive.mlflow_tags import prune, tell_archived, tell_restored
 from runspend.actions.archive.restore import restore
-from runspend.outcome import Outcome
-from runspend.telling import prune, tell_archived, tell_restored
+from runspend.core.step_result import Outcome
 from runspend.warehouse.records import Records
 from tests.faults.old_runs import NOW, SMTP_PORT, Place
 
@@ -113,7 +113,7 @@ def test_a_prune_may_be_killed_at_every_point(place: Place, monkeypatch: pytest.
                 killed.add((name, passed[name]))
                 raise KilledError(name)
 
-        monkeypatch.setattr("runspend.telling.crash_point", crash)
+        monkeypatch.setattr("runspend.actions.archive.mlflow_tags.crash_point", crash)
         assert tell_archived(settings, records) == []
         return [p.state for p in prune(items, settings, protects=lambda item: None, active={"prod": 100})]
 

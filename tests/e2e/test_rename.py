@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from runspend import pipeline
-from runspend.config import Settings, load_settings
-from runspend.errors import ConfigError
-from runspend.renaming import rename
-from runspend.tables import TABLES
+from runspend.config.settings import Settings, load_settings
+from runspend.core.errors import ConfigError
+from runspend.pipeline.rename import rename
+from runspend.schema.tables import TABLES
 from runspend.warehouse import Unit, open_warehouse
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from runspend.warehouse.records import Records
 from tests.command import run_here
 from tests.faults.torture import torn_files
@@ -187,7 +187,7 @@ def test_killed_anywhere_it_is_done_or_not_begun(config: Path) -> None:
     for point in POINTS:
         shutil.rmtree(home)
         shutil.copytree(kept, home)
-        done = subprocess.run([sys.executable, "-m", "runspend.cli", *command], env={**os.environ, "RUNSPEND_CRASH_AT": point}, capture_output=True, check=False)
+        done = subprocess.run([sys.executable, "-m", "runspend.interfaces.cli", *command], env={**os.environ, "RUNSPEND_CRASH_AT": point}, capture_output=True, check=False)
         assert done.returncode == -signal.SIGKILL, point
         assert torn_files(home / "warehouse") == []
         seen = digests(settings)

@@ -15,8 +15,8 @@ import uvicorn
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from runspend.actions.report import ReportFigures, plan_report, write_report
-from runspend.config import Settings
-from runspend.web import LOOPBACK, create_app
+from runspend.config.settings import Settings
+from runspend.interfaces.web import LOOPBACK, create_app
 from tests.unit.hostile_names import PAYLOADS, with_names
 from tests.unit.report_world import NOW, TableReader, month_world
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from runspend import pipeline
-from runspend.config import Settings, load_settings
-from runspend.errors import ConfigError
+from runspend.config.settings import Settings, load_settings
+from runspend.core.errors import ConfigError
 from runspend.warehouse import Unit, open_warehouse
 from tests.tiny_world import NOW, OPERATORS, make_store, make_tiny_world
 
@@ -79,7 +79,7 @@ def test_forget_removes_a_bill_that_is_no_longer_configured(config: Path) -> Non
 
 def test_a_slower_load_does_not_replace_a_newer_one(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two loads of one bill at once: the one that read first and publishes last reads again, finds nothing new, and says so."""
-    from runspend import loading
+    from runspend.ingest.billing import load_process as loading
 
     settings = load_settings(config)
     part = config.parent / "bills" / "bill" / "part.csv"

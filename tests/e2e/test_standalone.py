@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from runspend.config import load_settings
+from runspend.config.settings import load_settings
 from runspend.warehouse import open_warehouse
 from tests.tiny_world import OWNERS, make_store, make_tiny_world
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runspend import pipeline
-from runspend.config import Settings, load_settings
+from runspend.config.settings import Settings, load_settings
 from runspend.warehouse import Unit, open_warehouse
 from tests.tiny_world import NOW, make_store, make_tiny_world
 

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from servers.s3 import S3Server, s3_server
 
-from runspend.claimed_hours import ClaimedHours, claimed_hours
-from runspend.config import load_settings
+from runspend.allocation.claimed_hours import ClaimedHours, claimed_hours
+from runspend.config.settings import load_settings
 from runspend.pipeline import allocate, extract, load, measure
 from runspend.warehouse import open_warehouse
 from tests.benchmarks.accuracy import worlds

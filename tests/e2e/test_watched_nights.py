@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from runspend import pipeline
-from runspend.cli import cli
-from runspend.config import Settings, load_settings
+from runspend.config.settings import Settings, load_settings
+from runspend.interfaces.cli import cli
 from tests.tiny_world import NOW, OPERATORS, make_store, make_tiny_world
 
 

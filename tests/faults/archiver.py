@@ -12,12 +12,12 @@ import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from runspend.actions.archive import engine
-from runspend.actions.archive.engine import Known, apply
+from runspend.actions.archive import run as engine
 from runspend.actions.archive.items import Item
 from runspend.actions.archive.lease import Lease
-from runspend.config import Settings
-from runspend.errors import LeaseLost
+from runspend.actions.archive.run import Known, apply
+from runspend.config.settings import Settings
+from runspend.core.errors import LeaseLost
 from runspend.warehouse.records import Records
 from tests.archive_world import PREFIX, make_item
 

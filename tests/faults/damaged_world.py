@@ -8,9 +8,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from runspend.tables import TABLES
+from runspend.schema.tables import TABLES
 from runspend.warehouse import Unit
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 
 NOW = "2026-11-04T06:00"
 # What no damage of is a fault: notes that only spare hashing, and locks.

@@ -19,11 +19,11 @@ from unittest.mock import patch
 from servers.s3 import S3Server
 
 from runspend import pipeline
+from runspend.actions.archive.context import Result
 from runspend.actions.archive.due import due_items
-from runspend.actions.archive.engine import Known, apply
-from runspend.actions.archive.work import Result
-from runspend.config import Settings
-from runspend.protection import open_protection
+from runspend.actions.archive.protection import open_protection
+from runspend.actions.archive.run import Known, apply
+from runspend.config.settings import Settings
 from runspend.warehouse import open_warehouse
 from runspend.warehouse.records import Records
 from tests.mlflow_store import make_schema
@@ -167,7 +167,7 @@ class Place:
         for days in (9, 6, 3, 0):
             moment = NOW - timedelta(days=days)
             self.night(settings, moment)
-            with patch("runspend.archiving.wall_clock", lambda: moment):  # noqa: B023 (called at once)
+            with patch("runspend.pipeline.archive_planning.wall_clock", lambda: moment):  # noqa: B023 (called at once)
                 (pipeline.archive_notify if days == 9 else pipeline.archive_plan)(settings, now=moment)
 
     def act(self, settings: Settings) -> dict[str, Result]:

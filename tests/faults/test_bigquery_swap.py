@@ -22,13 +22,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from runspend.config import WarehouseSettings
-from runspend.errors import RunspendError, SourceUnreachable
-from runspend.tables import TABLES
+from runspend.config.settings import WarehouseSettings
+from runspend.core.errors import RunspendError, SourceUnreachable
+from runspend.schema.tables import TABLES
 from runspend.warehouse import Unit
-from runspend.warehouse import bigquery_swap as swap_module
-from runspend.warehouse.bigquery import BigQueryWarehouse
-from runspend.warehouse.bigquery_tables import quoted
+from runspend.warehouse.bigquery import publish as swap_module
+from runspend.warehouse.bigquery.tables import quoted
+from runspend.warehouse.bigquery.warehouse import BigQueryWarehouse
 from tests.faults.world import PERIOD, TOGETHER, rows_of
 from tests.servers.bigquery_target import Request, Target, losing_replies
 

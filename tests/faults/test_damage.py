@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from runspend.tables import TABLES
+from runspend.schema.tables import TABLES
 from runspend.warehouse import Unit
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.command import run_here
 from tests.faults.damaged_world import NOW, Flip, choose_flips, copy_of, digests, unit_of
 from tests.kept import made_once

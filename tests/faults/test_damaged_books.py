@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from runspend.errors import WarehouseDamaged
-from runspend.warehouse import Unit, verification
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.core.errors import WarehouseDamaged
+from runspend.warehouse import Unit
+from runspend.warehouse.parquet import verification
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.command import run_here
 from tests.faults.damaged_world import NOW, Flip, copy_of, digests
 from tests.faults.test_damage import made, mails, root_of

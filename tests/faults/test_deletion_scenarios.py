@@ -24,10 +24,10 @@ from servers.s3 import S3Server, serve_s3
 from servers.smtp import smtp_server
 
 from runspend import pipeline
-from runspend.actions.archive.engine import Known, apply
-from runspend.actions.archive.work import Result
-from runspend.config import Settings
-from runspend.protection import open_protection
+from runspend.actions.archive.context import Result
+from runspend.actions.archive.protection import open_protection
+from runspend.actions.archive.run import Known, apply
+from runspend.config.settings import Settings
 from runspend.warehouse import open_warehouse
 from runspend.warehouse.records import Records
 from tests.faults.old_runs import NOW, OLD, SMTP_PORT, Place
@@ -228,7 +228,7 @@ def test_v5_deletes_that_are_denied_in_a_good_reply(places: Callable[..., Place]
         uri = place.uri_of(place.plain)
         settings = place.given()
         monkeypatch.setattr(
-            "runspend.actions.archive.work.Work.cutoff", property(lambda work: datetime.now(timezone.utc) + timedelta(days=1))
+            "runspend.actions.archive.context.Work.cutoff", property(lambda work: datetime.now(timezone.utc) + timedelta(days=1))
         )  # S3 dates what is written today
         place.night(settings, NOW)
         result = _act_on(place, settings, place.plain)

@@ -22,10 +22,10 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 
-from runspend.errors import SourceRefused, SqlRefused
-from runspend.machine import has_no_room_to_spill, machine_failed
-from runspend.tracking.database import copy_sqlite
-from runspend.warehouse.reader import _temporary_files_bounded
+from runspend.core.errors import SourceRefused, SqlRefused
+from runspend.core.machine_faults import has_no_room_to_spill, machine_failed
+from runspend.ingest.tracking.database import copy_sqlite
+from runspend.warehouse.parquet.reader import _temporary_files_bounded
 from tests.command import run_here
 from tests.faults.damaged_world import NOW, digests
 from tests.kept import made_once
@@ -175,7 +175,7 @@ def test_a_home_that_may_not_be_written_is_a_sentence(config: Path, disk: Path) 
     for path in (disk / "home").rglob("*"):
         if path.is_dir():
             path.chmod(0o555)
-    command = ["setpriv", "--bounding-set=-dac_override", sys.executable, "-m", "runspend.cli", "load", "--config", str(config), "--now", NOW]
+    command = ["setpriv", "--bounding-set=-dac_override", sys.executable, "-m", "runspend.interfaces.cli", "load", "--config", str(config), "--now", NOW]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     if "setpriv" in done.stderr:
         pytest.skip(f"cannot test permissions: {done.stderr.strip()}")

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from runspend.tables import TABLES
+from runspend.schema.tables import TABLES
 from runspend.warehouse import Unit
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.accounts import without_rights_of_root
 from tests.faults.torture import torn_files, torture
 from tests.faults.world import PERIOD, TOGETHER, add_in_rounds, publish_version, rows_of, versions_seen

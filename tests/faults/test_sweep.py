@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from runspend.config import Settings
-from runspend.sources import work_folder
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.config.settings import Settings
+from runspend.pipeline.source_status import work_folder
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.accounts import without_rights_of_root
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from runspend.errors import RecordRefused, WarehouseDamaged
-from runspend.tables import TABLES
+from runspend.core.errors import RecordRefused, WarehouseDamaged
+from runspend.schema.tables import TABLES
 from runspend.warehouse import Unit
-from runspend.warehouse.parquet import ParquetWarehouse
-from runspend.warehouse.verification import seal
+from runspend.warehouse.parquet.verification import seal
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.faults.decoys import make_decoys, seen
 from tests.faults.world import PERIOD, publish_version, rows_of
 

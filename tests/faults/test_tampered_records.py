@@ -17,14 +17,14 @@ from runspend import pipeline
 from runspend.actions.alert.notices import write_archive_notice
 from runspend.actions.alert.outbox import send_outbox
 from runspend.actions.archive.lease import take_lease
-from runspend.artifacts.listing import Listing
-from runspend.artifacts.staging import Staging, locked
-from runspend.builder import note_report
-from runspend.config import Settings
-from runspend.demo import make_world
-from runspend.errors import RecordRefused, RunspendError, UsageError
-from runspend.sources import work_folder
-from runspend.trial import _empty
+from runspend.allocation.builds import note_report
+from runspend.config.settings import Settings
+from runspend.core.errors import RecordRefused, RunspendError, UsageError
+from runspend.ingest.artifacts.staging import Staging, locked
+from runspend.interfaces.demo import make_world
+from runspend.interfaces.trial import _empty
+from runspend.pipeline.source_status import work_folder
+from runspend.storage.listing import Listing
 from runspend.warehouse.records import Records
 from tests.command import run_here
 from tests.faults.decoys import make_decoys, seen

@@ -24,9 +24,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from runspend.tables import TABLES
+from runspend.schema.tables import TABLES
 from runspend.warehouse import Unit
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 
 # Tables that one build publishes together, and the month they have in common.
 TOGETHER = ("cost_allocations", "run_costs_daily", "cost_daily", "unallocated_costs")

@@ -15,9 +15,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from runspend.tables import TABLES, Column, Table
+from runspend.schema.tables import TABLES, Column, Table
 from runspend.warehouse import Unit
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 
 PERIOD = "2026-10"
 TOGETHER = ("cost_daily", "cost_allocations", "run_costs_daily", "unallocated_costs")

@@ -16,11 +16,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from runspend.artifacts import measure_store
-from runspend.billing import Load, read_weights
-from runspend.billing.deliveries import find_deliveries
-from runspend.billing.places import open_folder
-from runspend.config import ArtifactStore, BillSource
+from runspend.config.settings import ArtifactStore, BillSource
+from runspend.ingest.artifacts import measure_store
+from runspend.ingest.billing import Load, read_weights
+from runspend.ingest.billing.file_sources import open_folder
+from runspend.ingest.billing.manifests import find_deliveries
 from tests import azure_files, cur_files, databricks_files, focus_files, gcp_files
 from tests.contract import test_opencost as opencost_files
 from tests.contract import test_slurm as slurm_files

@@ -17,14 +17,14 @@ from urllib.parse import unquote
 
 import click
 
-from runspend import explain
-from runspend.cli import cli
-from runspend.config import Settings
-from runspend.errors import RunspendError
-from runspend.questions import as_values, table_text
+from runspend.actions import explain
+from runspend.actions.costs.query import as_values, table_text
+from runspend.config.settings import Settings
+from runspend.core.errors import RunspendError
+from runspend.interfaces.cli import cli
+from runspend.interfaces.web import LOOPBACK, create_app
 from runspend.warehouse.dialect import duckdb_sql, names_read, parameter_names, table_names
-from runspend.warehouse.parquet import ParquetWarehouse
-from runspend.web import LOOPBACK, create_app
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.fuzz.guard import SHARED, Finding
 from tests.fuzz.mutations import as_json
 from tests.unit.explain_world import BIG, NOW, make_explained

@@ -13,12 +13,12 @@ import pyarrow as pa
 
 from runspend.actions.alert.notices import read_receipts
 from runspend.actions.alert.outbox import recipient_states, send_outbox
-from runspend.actions.archive.book import Book
+from runspend.actions.archive.archive_records import Book
 from runspend.actions.archive.items import Item
 from runspend.actions.archive.lease import take_lease
 from runspend.actions.archive.manifest import Entry, check_key, read_manifest, write_manifest
-from runspend.config import Settings
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.config.settings import Settings
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from runspend.warehouse.records import Records
 from tests.focus_files import NOW
 from tests.fuzz.guard import Finding
@@ -40,7 +40,7 @@ def published(root: Path) -> ParquetWarehouse:
 
 
 def _columns(table: str) -> Any:
-    from runspend.tables import TABLES
+    from runspend.schema.tables import TABLES
 
     return TABLES[table].columns
 

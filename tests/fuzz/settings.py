@@ -9,16 +9,16 @@ from urllib.parse import unquote
 
 import duckdb
 
-from runspend import identifiers
-from runspend.actions.alert.mail import Envelope, Facts, Paragraph, Table, make_mail
 from runspend.actions.alert.message import address_of as mail_address_of
 from runspend.actions.alert.message import as_bytes
-from runspend.artifacts.roots import Root, allowed, folder_within, is_ambiguous, resolve_artifact_uri, store_slug
-from runspend.config import ArtifactStore, load_settings, redact, show_settings
-from runspend.csvfile import read_csv_rows
-from runspend.redaction import redact_uri, redact_values, uri_secrets
-from runspend.selectors import BUDGET_KEYS, RUN_MAPS, glob_to_regex, matches, parse_selector
-from runspend.values import address_of, format_duration, parse_duration, parse_size
+from runspend.actions.alert.render import Envelope, Facts, Paragraph, Table, make_mail
+from runspend.config.csv_rows import read_csv_rows
+from runspend.config.settings import ArtifactStore, load_settings, redact, show_settings
+from runspend.config.types import address_of, format_duration, parse_duration, parse_size
+from runspend.core import resource_keys as identifiers
+from runspend.core.redaction import redact_uri, redact_values, uri_secrets
+from runspend.core.selectors import BUDGET_KEYS, RUN_MAPS, glob_to_regex, matches, parse_selector
+from runspend.storage.uris import Root, allowed, folder_within, is_ambiguous, resolve_artifact_uri, store_slug
 from tests.focus_files import NOW
 from tests.fuzz.guard import Finding
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from runspend.errors import RunspendError
+from runspend.core.errors import RunspendError
 from tests import databricks_files
 from tests.fuzz import bills, questions, records, settings, tracking
 

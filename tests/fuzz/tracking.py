@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from runspend.config import DimensionSettings, TrackingServer
-from runspend.tracking import extract_server
-from runspend.tracking.links import LinkSettings
+from runspend.config.settings import DimensionSettings, TrackingServer
+from runspend.ingest.tracking import extract_server
+from runspend.ingest.tracking.links import LinkSettings
 from tests.fuzz.mutations import as_json
 
 NOW = datetime(2026, 11, 25, 6, tzinfo=timezone.utc)

@@ -18,13 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from runspend import ladder
-from runspend.config import Settings
-from runspend.tables import TABLES
+from runspend.allocation import model_order as ladder
+from runspend.config.settings import Settings
+from runspend.schema.tables import TABLES
 from runspend.warehouse import Model, Unit
 from runspend.warehouse.dialect import parameter_names, table_names
-from runspend.warehouse.engine import narrow
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.parquet.engine import narrow
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.reference import GoogleSQL, Result
 
 UTC = dt.timezone.utc

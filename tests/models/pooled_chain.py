@@ -19,9 +19,9 @@ import duckdb
 import pyarrow as pa
 import yaml
 
-from runspend.inputs import ALIVE_HOURS, SILENT_HOURS
+from runspend.allocation.inputs import ALIVE_HOURS, SILENT_HOURS
 from runspend.warehouse.dialect import duckdb_sql, parameter_names
-from runspend.warehouse.engine import narrow
+from runspend.warehouse.parquet.engine import narrow
 from tests.models.chain import DAY, PACKAGE, UTC, World, arrow, moment, query_reference
 from tests.reference import GoogleSQL
 

@@ -15,7 +15,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from runspend.inputs import ALIVE_HOURS, SILENT_HOURS
+from runspend.allocation.inputs import ALIVE_HOURS, SILENT_HOURS
 from tests.models.chain import World, moment
 from tests.models.pooled_chain import WINDOW_END, WINDOW_START, artifact, pool_run, rest_line
 

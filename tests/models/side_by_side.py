@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from runspend.config import Settings
+from runspend.config.settings import Settings
 from tests.models.chain import DAY, World, merge_worlds, parameters_of, read_settings, read_world, rows_of
 
 # A tag that names a job names it as it is, not as it is called among others.

@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from runspend import ladder
-from runspend.errors import CheckFailed
-from runspend.estimates import CHECKS as ESTIMATE_CHECKS
+from runspend.allocation import model_order as ladder
+from runspend.allocation.estimates import CHECKS as ESTIMATE_CHECKS
+from runspend.core.errors import CheckFailed
 from runspend.warehouse import Unit
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.models.chain import DAY, PACKAGE, World, arrow, line, make_run, query_reference, run_on_duckdb, summarize_on_duckdb
 from tests.reference import GoogleSQL, exact_rows
 

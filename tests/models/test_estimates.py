@@ -11,12 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from runspend.errors import CheckFailed
-from runspend.estimates import CHECKS, UNIT, estimate_models, estimate_parameters
-from runspend.tables import TABLES
+from runspend.allocation.estimates import CHECKS, UNIT, estimate_models, estimate_parameters
+from runspend.core.errors import CheckFailed
+from runspend.schema.tables import TABLES
 from runspend.warehouse import Unit
-from runspend.warehouse.engine import narrow
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.parquet.engine import narrow
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.models.chain import DAY, FILLED, PACKAGE, arrow, line, make_run, moment, query_reference, run_on_duckdb
 from tests.models.test_reference import multiset
 from tests.models.truth import random_world

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from runspend import ladder
+from runspend.allocation import model_order as ladder
 from tests.models.chain import DAY, World, line, make_run, read_settings, read_world, run_on_duckdb
 from tests.models.side_by_side import companies
 

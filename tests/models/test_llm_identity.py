@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from runspend.billing.staging import open_engine
-from runspend.identifiers import principal_key, principal_key_sql
+from runspend.core.resource_keys import principal_key, principal_key_sql
+from runspend.ingest.billing.staging import open_engine
 from tests.models.chain import World, line, make_run, merge_worlds, rows_of, run_on_duckdb
 from tests.models.pooled_chain import trace
 

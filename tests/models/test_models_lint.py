@@ -11,8 +11,9 @@ from collections.abc import Collection, Iterator
 import pytest
 from sqlglot import exp
 
-from runspend import estimates, ladder
-from runspend.tables import TABLES
+from runspend.allocation import estimates
+from runspend.allocation import model_order as ladder
+from runspend.schema.tables import TABLES
 from runspend.warehouse.dialect import parameter_names, table_names
 from runspend.warehouse.googlesql import parse
 from tests.models.chain import DAY, PACKAGE, moment, parameters_of, parameters_of_month
@@ -52,7 +53,7 @@ def test_a_check_says_which_rows_it_returns(name: str) -> None:
     ids=["ledger", "summary", "estimate"],
 )
 def test_a_model_reads_only_what_stands(models: list[ladder.Model], parameters: Collection[str]) -> None:
-    """Tables of `tables.py` and models before it, with the parameters its step has."""
+    """Tables of `schema/tables.py` and models before it, with the parameters its step has."""
     known = set(TABLES)
     for model in models:
         assert table_names(MODELS[model.name]) <= known, model.name
@@ -88,7 +89,7 @@ def words_said(node: exp.Expression) -> Iterator[str]:
 
 @pytest.mark.parametrize("column", ["allocated_to", "confidence", "cost_kind", "cost_status", "match_method", "reason", "run_end_rule", "weight_kind"])
 def test_models_say_the_words_of_the_tables(column: str) -> None:
-    """All the words of `tables.py` and no other: one that is missing there cannot be written."""
+    """All the words of `schema/tables.py` and no other: one that is missing there cannot be written."""
     said: set[str] = set()
     for sql in {MODELS[model.name] for model in (*LEDGER, *SUMMARY)}:
         for select in parse(sql).find_all(exp.Select):

@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from runspend.identifiers import job_key_sql, resource_key_sql
+from runspend.core.resource_keys import job_key_sql, resource_key_sql
 from runspend.warehouse.dialect import duckdb_sql
 from tests.models.chain import PACKAGE, arrow, make_run, query_reference
 from tests.reference import GoogleSQL

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from runspend.config import load_settings
+from runspend.config.settings import load_settings
 from runspend.pipeline import allocate
 from runspend.warehouse import Model
-from runspend.warehouse.step import ParquetStep
+from runspend.warehouse.parquet.step import ParquetStep
 from tests.benchmarks.ledger_world import NOW, make_ledger_world
 
 Plan = dict[str, Any]

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from runspend import ladder
-from runspend.config import Settings
-from runspend.estimates import estimate_models, estimate_parameters
-from runspend.tables import TABLES
+from runspend.allocation import model_order as ladder
+from runspend.allocation.estimates import estimate_models, estimate_parameters
+from runspend.config.settings import Settings
+from runspend.schema.tables import TABLES
 from runspend.warehouse import Model
 from tests.models.chain import (
     DAY,

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from runspend.config import Settings
+from runspend.config.settings import Settings
 from tests.models.chain import SETTINGS, World, line, make_run, moment, run_on_duckdb, summarize_on_duckdb, total
 from tests.models.side_by_side import companies
 from tests.models.test_ledger_cases import exact

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from runspend.warehouse import buckets
+from runspend.warehouse.parquet import shards as buckets
 from tests.models.chain import World, line, make_run, merge_worlds, read_world, rows_of, run_on_duckdb, summarize_on_duckdb, total
 from tests.models.test_reference import CASES
 from tests.models.truth import random_world

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from runspend.inputs import allocation_inputs
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.allocation.inputs import allocation_inputs
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.models.chain import World, line, make_run, parameters_of, put_world
 
 JOB = {"on": None, "job_key": "train-7"}

@@ -13,7 +13,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from runspend.inputs import ALIVE_HOURS, SILENT_HOURS
+from runspend.allocation.inputs import ALIVE_HOURS, SILENT_HOURS
 from tests.models.chain import DAY, UTC, World, line, make_run
 
 T0 = dt.datetime.combine(DAY, dt.time(), tzinfo=UTC)

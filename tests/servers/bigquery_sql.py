@@ -17,7 +17,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import ErrorLevel, SqlglotError
 
-from runspend.errors import UsageError
+from runspend.core.errors import UsageError
 from runspend.warehouse import googlesql
 from tests.servers.bigquery_decimals import widen
 

@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from runspend.config import WarehouseSettings
-from runspend.warehouse.bigquery_jobs import Jobs
+from runspend.config.settings import WarehouseSettings
+from runspend.warehouse.bigquery.jobs import Jobs
 from tests.servers.bigquery import PROJECT
 
 __all__ = ["Request", "Target", "losing_replies", "only_emulator", "only_real", "target_of_tests"]

@@ -13,12 +13,12 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from runspend.config import Settings
-from runspend.tables import TABLES
+from runspend.config.settings import Settings
+from runspend.schema.tables import TABLES
 from runspend.warehouse import Reader
 from runspend.warehouse.dialect import duckdb_sql, table_names
-from runspend.warehouse.engine import fetch, narrow, used
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.parquet.engine import fetch, narrow, used
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 
 NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)
 UTC = timezone.utc

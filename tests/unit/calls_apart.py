@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runspend.errors import CheckFailed, SourceRefused
+from runspend.core.errors import CheckFailed, SourceRefused
 
 
 def warm() -> None:

@@ -6,8 +6,8 @@ import datetime as dt
 from decimal import Decimal
 from pathlib import Path
 
-from runspend.config import Settings
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.config.settings import Settings
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.models.chain import World, arrow, line, make_run, run_on_duckdb, summarize_on_duckdb
 
 NOW = dt.datetime(2026, 10, 4, 6, tzinfo=dt.timezone.utc)

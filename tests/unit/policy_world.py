@@ -11,8 +11,8 @@ from typing import Any
 from unit.alert_world import NOW, UTC, in_memory, run, settings
 
 from runspend.actions.archive.plan import plan_items
-from runspend.config import Settings
-from runspend.tables import TABLES
+from runspend.config.settings import Settings
+from runspend.schema.tables import TABLES
 from runspend.warehouse import Reader
 
 __all__ = ["AGED", "NOW", "OLD", "UTC", "experiment", "given_settings", "model", "planned", "reads", "run", "sources", "stored", "use", "version", "warehouse"]

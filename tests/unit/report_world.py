@@ -1,4 +1,4 @@
-"""A small month for the report's tests: tables built by `tables.py`, read through DuckDB as GoogleSQL."""
+"""A small month for the report's tests: tables built by `schema/tables.py`, read through DuckDB as GoogleSQL."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import duckdb
 import pyarrow as pa
 import sqlglot
 
-from runspend.tables import TABLES
+from runspend.schema.tables import TABLES
 
 NOW = datetime(2026, 11, 24, 6, 10, tzinfo=timezone.utc)
 COVERED = datetime(2026, 11, 22, 23, tzinfo=timezone.utc)

@@ -19,12 +19,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlglot.tokens import TokenType
 
-from runspend.access_log import log_page, log_statement, without_values
-from runspend.config import Settings, load_settings
-from runspend.tables import TABLES
-from runspend.warehouse.parquet import ParquetWarehouse
-from runspend.web import LOOPBACK, create_app
-from runspend.web.page_log import PageLog
+from runspend.config.access_log import log_page, log_statement, without_values
+from runspend.config.settings import Settings, load_settings
+from runspend.interfaces.web import LOOPBACK, create_app
+from runspend.interfaces.web.page_log import PageLog
+from runspend.schema.tables import TABLES
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.command import run_here
 from tests.faults.world import PERIOD, rows_of
 from tests.unit import explain_world as w

@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 from unit.alert_world import run, settings, warehouse
 
-from runspend import advice, finality, history, scope_proposal, without_run
-from runspend.actions.report.words import coverage_words, suggestion
-from runspend.config import Settings
-from runspend.outlook import outlook_lines, read_outlook, render_outlook
+from runspend.actions.costs import as_of as history
+from runspend.actions.report.labels import coverage_words, suggestion
+from runspend.allocation import closing as finality
+from runspend.allocation import diagnostics as advice
+from runspend.allocation import scope_proposal, without_run
+from runspend.config.settings import Settings
+from runspend.interfaces.preview import outlook_lines, read_outlook, render_outlook
 from runspend.warehouse import open_warehouse
 from runspend.warehouse.lint import lint
 

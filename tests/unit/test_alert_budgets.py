@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runspend.actions.alert.budgets import Series, Status, budget_version, judge_budget, parse_threshold, series_version
 from runspend.actions.alert.decisions import alert_id
+from runspend.actions.alert.judge import Series, Status, budget_version, judge_budget, parse_threshold, series_version
 from runspend.actions.alert.periods import BudgetPeriod, current_period, periods_to_judge, same_days_before
-from runspend.config import Budget
-from runspend.errors import ConfigError
+from runspend.config.settings import Budget
+from runspend.core.errors import ConfigError
 
 NOVEMBER = current_period("month", date(2026, 11, 24))
 

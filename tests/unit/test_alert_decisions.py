@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from runspend.actions.alert.anomalies import Anomaly
-from runspend.actions.alert.budgets import Crossing, Series, Status, judge_budget, parse_threshold
 from runspend.actions.alert.decisions import Decision, alert_id, decide
+from runspend.actions.alert.judge import Crossing, Series, Status, judge_budget, parse_threshold
 from runspend.actions.alert.periods import BudgetPeriod, current_period, periods_to_judge
-from runspend.config import Budget
+from runspend.config.settings import Budget
 
 NOVEMBER = current_period("month", date(2026, 11, 24))
 NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)

@@ -13,12 +13,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from runspend.actions.alert import forecast
-from runspend.actions.alert.budgets import Series, judge_budget
 from runspend.actions.alert.forecast import Forecast, Seen, forecast_total
 from runspend.actions.alert.holidays import a_year_later, find_holidays
+from runspend.actions.alert.judge import Series, judge_budget
 from runspend.actions.alert.levels import LEAST_DAYS, History, Outlook, find_step, look_ahead
 from runspend.actions.alert.periods import current_period
-from runspend.config import Budget
+from runspend.config.settings import Budget
 
 NOVEMBER = (date(2026, 11, 1), date(2026, 12, 1))
 COVERED = date(2026, 11, 16)  # a Monday; 15 days are left

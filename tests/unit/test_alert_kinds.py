@@ -15,16 +15,16 @@ from click.testing import CliRunner
 from unit.alert_world import NOW, UTC, MemoryRecords, budget, cost, in_memory, run, settings, source, warehouse
 from unit.test_alert_run import OVER, mails, step, subjects, text_of
 
-from runspend import summary
 from runspend.actions import alert
 from runspend.actions.alert.chart import SpendChart
 from runspend.actions.alert.digest import write_digests
 from runspend.actions.alert.overview import COLUMNS, list_budgets, say_quiet
 from runspend.actions.report.charts import bullet
-from runspend.cli import cli
-from runspend.errors import UsageError
-from runspend.tables import TABLES
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.core.errors import UsageError
+from runspend.interfaces import night_summary as summary
+from runspend.interfaces.cli import cli
+from runspend.schema.tables import TABLES
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from runspend.warehouse.records import Records
 
 KEY = {"tracking_server": "prod", "workspace": "default", "billing_currency": "USD"}

@@ -18,7 +18,7 @@ from unit.test_alert_run import mails, text_of
 from runspend.actions import alert
 from runspend.actions.alert import tag_budgets
 from runspend.actions.alert.series import read_series
-from runspend.config import Budget
+from runspend.config.settings import Budget
 
 
 def judged(folder: Path, count: int, *budgets: Any) -> tuple[dict[str, tuple[Decimal | None, Decimal]], int]:

@@ -9,10 +9,10 @@ from servers.smtp import Script, smtp_server
 from unit.alert_world import NOW, MemoryRecords, settings
 
 from runspend.actions import alert
-from runspend.actions.alert.mail import Paragraph
 from runspend.actions.alert.notices import read_receipts, write_archive_notice
 from runspend.actions.alert.outbox import RecordStore, receipt
-from runspend.config import Settings
+from runspend.actions.alert.render import Paragraph
+from runspend.config.settings import Settings
 
 ANA, BEN = "ana@acme.com", "ben@acme.com"
 

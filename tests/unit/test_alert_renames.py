@@ -14,8 +14,8 @@ from unit.test_alert_kinds import TAGS, tagged
 from unit.test_alert_run import OVER, Killed, step, subjects
 
 from runspend.actions import alert
-from runspend.actions.alert.quiet import Quiet, read_quiet, set_quiet
 from runspend.actions.alert.renames import note_rename
+from runspend.actions.alert.snooze import Quiet, read_quiet, set_quiet
 
 KINDS = [("tracking", "tracking", "tracking_server", "prod"), ("bill", "source", "source", "aws")]
 OVER_BUDGET = "[runspend] vision is over budget: 100.2 % of 5,000 USD for November"

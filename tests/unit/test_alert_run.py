@@ -23,11 +23,11 @@ from runspend.actions.alert import operators
 from runspend.actions.alert.message import Mail
 from runspend.actions.alert.outbox import set_outcome
 from runspend.actions.alert.overview import list_budgets, say_quiet
-from runspend.actions.alert.send import FileBackend, Outcome
+from runspend.actions.alert.smtp import FileBackend, Outcome
 from runspend.actions.report.plan import plan_report
-from runspend.tables import TABLES
+from runspend.schema.tables import TABLES
 from runspend.warehouse.lint import lint
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from runspend.warehouse.records import Records
 
 OVER = [cost("2026-11-05", "1000"), cost("2026-11-17", "3100.125"), cost("2026-11-22", "912.255")]

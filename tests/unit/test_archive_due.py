@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 from unit.alert_world import MemoryRecords
 from unit.policy_world import AGED, NOW, OLD, experiment, given_settings, reads, run, sources, stored, use, version, warehouse
 
-from runspend import archiving
-from runspend.actions.alert.mail import Table
-from runspend.actions.archive.book import Book, new_archive
+from runspend.actions.alert.render import Table
+from runspend.actions.archive.archive_records import Book, new_archive
 from runspend.actions.archive.due import due_items
-from runspend.actions.archive.keeps import record_keep
+from runspend.actions.archive.holds import record_keep
 from runspend.actions.archive.notices import (
     CHUNK_ITEMS,
     KIND,
@@ -33,10 +32,11 @@ from runspend.actions.archive.notices import (
 from runspend.actions.archive.plan import item_of
 from runspend.actions.archive.states import LOOKS_KEPT, archives_table, current_plan, plan_states, record_look, witnessed_time
 from runspend.actions.archive.why import explain_why
-from runspend.config import Settings
-from runspend.errors import UsageError
-from runspend.recipients import find_recipients
-from runspend.tables import TABLES
+from runspend.config.recipients import find_recipients
+from runspend.config.settings import Settings
+from runspend.core.errors import UsageError
+from runspend.pipeline import archive_planning as archiving
+from runspend.schema.tables import TABLES
 from runspend.warehouse import Reader
 from runspend.warehouse.records import Records
 

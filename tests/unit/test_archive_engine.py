@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from runspend.actions.archive.book import Book
-from runspend.actions.archive.engine import Known
+from runspend.actions.archive.archive_records import Book
+from runspend.actions.archive.context import Result
 from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, Item
 from runspend.actions.archive.restore import restore
+from runspend.actions.archive.run import Known
 from runspend.actions.archive.verify import verify
 from runspend.actions.archive.watch import ANSWER_SECONDS, Watch
-from runspend.actions.archive.work import Result
-from runspend.errors import CapPassed, LeaseLost, NotDone, SourceRefused, SourceUnreachable, UsageError
-from runspend.tracking.live_uses import TRUSTED_SECONDS
+from runspend.core.errors import CapPassed, LeaseLost, NotDone, SourceRefused, SourceUnreachable, UsageError
+from runspend.ingest.tracking.in_use.model_uses import TRUSTED_SECONDS
 from tests.archive_world import ARCHIVE, KINDS, PREFIX, SOURCE, Faults, Killed, MemoryRecords, World, make_item
 
 FILES = {"model/MLmodel": b"flavors: {}\n", "model/weights.bin": b"w" * 3000, "notes ü.txt": b"", "empty/": b"", "copy.bin": b"w" * 3000}

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from runspend.actions.archive.items import NOTE_NAME
 from runspend.actions.archive.restore import restore
-from runspend.errors import SourceError, UsageError
+from runspend.core.errors import SourceError, UsageError
 from tests.archive_world import CALLS, KINDS, Killed, World
 
 NAMES = st.sampled_from(["a", "model/MLmodel", "model/weights.bin", "ünï/ø.txt", "empty/", "deep/er/x"])

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit.policy_world import AGED, NOW, OLD, UTC, given_settings, planned, run, stored
 
-from runspend.actions.archive.money import GB, Money, Part, Rates, bucket_of, list_prices, price_item
-from runspend.config import Settings
+from runspend.actions.archive.savings import GB, Money, Part, Rates, bucket_of, list_prices, price_item
+from runspend.config.settings import Settings
 
 TB = 1024 * GB
 SETTINGS = Settings()

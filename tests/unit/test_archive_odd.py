@@ -13,8 +13,8 @@ import pytest
 from runspend.actions.archive.items import ARCHIVE_FOLDER
 from runspend.actions.archive.move import COPIES, _Move
 from runspend.actions.archive.restore import restore
-from runspend.artifacts.objects_local import LocalObjects
-from runspend.config import ArtifactStore
+from runspend.config.settings import ArtifactStore
+from runspend.storage.local_objects import LocalObjects
 from tests.archive_disk import Disk, fill, tree_of
 from tests.archive_world import ARCHIVE, World, make_item
 

@@ -29,11 +29,11 @@ from unit.policy_world import (
 from runspend.actions.archive import plan_notes
 from runspend.actions.archive.items import Item
 from runspend.actions.archive.plan import item_of, plan_items
-from runspend.actions.archive.select import parse_select
-from runspend.artifacts.objects import KEEPS_VERSIONS
-from runspend.config import RetentionPolicy
-from runspend.errors import ConfigError
-from runspend.retention import SELECT_KEYS
+from runspend.actions.archive.selection import parse_select
+from runspend.config.retention import SELECT_KEYS
+from runspend.config.settings import RetentionPolicy
+from runspend.core.errors import ConfigError
+from runspend.storage.objects import KEEPS_VERSIONS
 
 METRICS = {"metric": "loss", "start_month": date(2026, 3, 1), "is_last": True, **KEY}
 

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from unit.policy_world import AGED, KEY, NOW, OLD, experiment, given_settings, planned, run, stored, use, version
 
 from runspend.actions.archive.items import Item
-from runspend.errors import CapPassed
-from runspend.telling import prune, tell_archived
+from runspend.actions.archive.mlflow_tags import prune, tell_archived
+from runspend.core.errors import CapPassed
 from runspend.warehouse.records import Records
 
 POLICY = {"name": "old", "action": "prune", "select": {"unused_for": "90d"}}

@@ -28,12 +28,12 @@ from unit.policy_world import (
 )
 from unit.test_alert_reference import Listening, plain
 
-from runspend.actions.archive.keeps import record_keep
+from runspend.actions.archive.holds import record_keep
+from runspend.actions.archive.mlflow_tags import count_active
+from runspend.actions.archive.protection import read_known
 from runspend.actions.archive.states import current_plan
 from runspend.actions.archive.why import explain_why
-from runspend.protection import read_known
-from runspend.tables import TABLES
-from runspend.telling import count_active
+from runspend.schema.tables import TABLES
 from runspend.warehouse.dialect import table_names
 from runspend.warehouse.records import Records
 

@@ -22,10 +22,10 @@ from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, RETURNED_N
 from runspend.actions.archive.manifest import MAX_ENTRIES, check_key, read_manifest, write_manifest
 from runspend.actions.archive.restore import restore
 from runspend.actions.archive.verify import verify
-from runspend.artifacts.objects import open_objects
-from runspend.artifacts.objects_local import LocalObjects
-from runspend.config import ArtifactStore
-from runspend.errors import NotDone, RunspendError, SourceRefused, UsageError
+from runspend.config.settings import ArtifactStore
+from runspend.core.errors import NotDone, RunspendError, SourceRefused, UsageError
+from runspend.storage.local_objects import LocalObjects
+from runspend.storage.objects import open_objects
 from runspend.warehouse.records import Records
 from tests.archive_disk import OLD, Disk, fill, tree_of
 from tests.archive_world import PREFIX, SOURCE, MemoryStore, World, make_item

@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from runspend import telling
-from runspend.actions.archive.book import Archive, Book, new_archive
+from runspend.actions.archive import mlflow_tags as telling
+from runspend.actions.archive.archive_records import Archive, Book, new_archive
 from runspend.actions.archive.find import find_archives, load_manifest
 from runspend.actions.archive.items import NOTE_NAME, RETURNED_NAME
 from runspend.actions.archive.lease import take_lease
 from runspend.actions.archive.manifest import Entry
+from runspend.actions.archive.mlflow_tags import tell_archived, tell_restored
 from runspend.actions.archive.notices import Notice, Received, read_announcements, record_notice, settle_notices
 from runspend.actions.archive.restore import Restored, restore
-from runspend.config import Settings
-from runspend.errors import LeaseLost, NotDone
-from runspend.moving import read_known
-from runspend.recipients import Recipients
-from runspend.telling import tell_archived, tell_restored
+from runspend.config.recipients import Recipients
+from runspend.config.settings import Settings
+from runspend.core.errors import LeaseLost, NotDone
+from runspend.pipeline.archive_moving import read_known
 from runspend.warehouse.records import Records
 from tests.archive_world import ARCHIVE, PREFIX, SOURCE, START, Killed, World, make_item
 

@@ -11,8 +11,8 @@ from bs4 import BeautifulSoup
 from runspend.actions.report import Night, render_summary, summary_lines
 from runspend.actions.report.plan import plan_report
 from runspend.actions.report.render import render_page
-from runspend.config import Settings
-from runspend.summary import _archive
+from runspend.config.settings import Settings
+from runspend.interfaces.night_summary import _archive
 from tests.unit.report_world import NOVEMBER, NOW, TableReader, month_world
 
 DUE = datetime(2026, 12, 24, tzinfo=timezone.utc)

@@ -8,8 +8,8 @@ import pytest
 from unit.policy_world import NOW, given_settings
 
 from runspend.actions.archive.watch import is_unanswered
-from runspend.moving import tell_unanswered
-from runspend.outcome import Outcome
+from runspend.core.step_result import Outcome
+from runspend.pipeline.archive_moving import tell_unanswered
 from runspend.warehouse.records import Records
 from tests.archive_world import make_item
 

@@ -10,8 +10,8 @@ from decimal import Decimal
 import pytest
 
 from runspend.actions.archive.verify import Verified, price_of_reading, sample_size, verify, was_whole
-from runspend.artifacts.objects import StoredObject
-from runspend.errors import SourceUnreachable
+from runspend.core.errors import SourceUnreachable
+from runspend.storage.objects import StoredObject
 from tests.archive_world import ARCHIVE, PREFIX, SOURCE, Kept, World, flipped, make_item
 
 FILES = {f"file {number}": b"%d" % number * 100 for number in range(500)}

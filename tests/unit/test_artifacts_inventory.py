@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runspend.artifacts import Measurement, measure_store, probe_store
-from runspend.config import ArtifactStore
-from runspend.errors import SourceRefused
+from runspend.config.settings import ArtifactStore
+from runspend.core.errors import SourceRefused
+from runspend.ingest.artifacts import Measurement, measure_store, probe_store
 
 UTC = timezone.utc
 NOW = datetime(2026, 10, 14, 2, tzinfo=UTC)

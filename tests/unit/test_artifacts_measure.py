@@ -13,10 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from runspend.artifacts import Measurement, measure_store, probe_store
-from runspend.config import ArtifactStore
-from runspend.errors import SourceRefused, SourceUnreachable
-from runspend.tables import ARTIFACT_BYTES
+from runspend.config.settings import ArtifactStore
+from runspend.core.errors import SourceRefused, SourceUnreachable
+from runspend.ingest.artifacts import Measurement, measure_store, probe_store
+from runspend.schema.tables import ARTIFACT_BYTES
 
 UTC = timezone.utc
 NOW = datetime(2026, 10, 14, 2, tzinfo=UTC)
@@ -389,7 +389,7 @@ def break_off(monkeypatch: pytest.MonkeyPatch, at: int, error: OSError) -> None:
             raise error
         return real(path)
 
-    monkeypatch.setattr("runspend.artifacts.local.os.scandir", scandir)
+    monkeypatch.setattr("runspend.storage.local.os.scandir", scandir)
 
 
 @pytest.mark.parametrize("at", [1, 4, 9])
@@ -479,7 +479,7 @@ def test_a_size_that_cannot_be_read_makes_its_owner_unknown_and_nobody_else(stor
             self.found.close()
 
     real = os.scandir
-    monkeypatch.setattr("runspend.artifacts.local.os.scandir", Entries)
+    monkeypatch.setattr("runspend.storage.local.os.scandir", Entries)
     found = store.measure()
     assert (found.objects, found.bytes, found.is_complete) == (6, None, True)
     assert sizes(store.rows()) == {

@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from runspend.artifacts import Measurement, Readings, measure_store
-from runspend.config import ArtifactStore
-from runspend.tables import DANGLING_OWNERS
+from runspend.config.settings import ArtifactStore
+from runspend.ingest.artifacts import Measurement, Readings, measure_store
+from runspend.schema.tables import DANGLING_OWNERS
 
 NOW = datetime(2026, 10, 14, 2, tzinfo=timezone.utc)
 DAY = timedelta(days=1)
@@ -135,7 +135,7 @@ def test_a_listing_that_breaks_off_confirms_nothing(world: World, monkeypatch: p
     """The orphan keeps its row as it was."""
     world.measure(NOW)
     with monkeypatch.context() as broken:
-        broken.setattr("runspend.artifacts.local._list_one", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+        broken.setattr("runspend.storage.local._list_one", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
         assert not world.measure(NOW + 3 * DAY).is_complete
     assert world.orphans() == [(NOW, None, NOW, None, 100)]
 

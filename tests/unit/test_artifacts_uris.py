@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from runspend.artifacts import allowed, resolve_artifact_uri, store_slug
-from runspend.config import ArtifactStore
+from runspend.config.settings import ArtifactStore
+from runspend.ingest.artifacts import allowed, resolve_artifact_uri, store_slug
 
 S3 = ArtifactStore(uri="s3://ml-artifacts/mlflow/", endpoint="http://127.0.0.1:9")
 WHOLE_BUCKET = ArtifactStore(uri="s3://models")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from runspend.billing import distinct
-from runspend.billing.staging import Staged
+from runspend.ingest.billing import distinct
+from runspend.ingest.billing.staging import Staged
 
 QUERY = """
   select row_number, kind || '/' || coalesce(place, 'nowhere') as named, hour || 'h' as at_hour, cost from bill where kind <> 'none'

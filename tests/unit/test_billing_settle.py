@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runspend import billing
-from runspend.billing.deliveries import _resolve, period_of_name
-from runspend.billing.line_tags import canonical_tags, json_path
-from runspend.billing.machines import describe_machine, instance_types
-from runspend.billing.places import Entry
-from runspend.billing.settle import plain_time, select_rows
-from runspend.billing.staging import Staged, currencies, delivered_fields
+from runspend.ingest import billing
+from runspend.ingest.billing.file_sources import Entry
+from runspend.ingest.billing.instance_types import describe_machine, instance_types
+from runspend.ingest.billing.manifests import _resolve, period_of_name
+from runspend.ingest.billing.normalize import plain_time, select_rows
+from runspend.ingest.billing.staging import Staged, currencies, delivered_fields
+from runspend.ingest.billing.tags import canonical_tags, json_path
 
 HOUR = 3600 * 10**9
 

@@ -11,10 +11,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from runspend.billing import columns, settle, staging
-from runspend.billing.lines import write_lines
-from runspend.billing.room import room_of
-from runspend.billing.staging import Staged, delivered_fields
+from runspend.ingest.billing import columns, staging
+from runspend.ingest.billing import normalize as settle
+from runspend.ingest.billing.billing_lines import write_lines
+from runspend.ingest.billing.memory_budget import room_of
+from runspend.ingest.billing.staging import Staged, delivered_fields
 
 # More than DuckDB hands to one thread at a time, so that it could mix them up.
 ROWS = 400_000

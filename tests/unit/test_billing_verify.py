@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from runspend.billing import verify
-from runspend.billing.verify import verify_file
-from runspend.errors import SourceRefused
+from runspend.core.errors import SourceRefused
+from runspend.ingest.billing import verify
+from runspend.ingest.billing.verify import verify_file
 
 
 def check(path: Path, stated: int | None = None) -> verify.VerifiedFile:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from runspend.config import Budget, Settings, load_settings
-from runspend.errors import ConfigError
-from runspend.sources import selector_keys
+from runspend.config.settings import Budget, Settings, load_settings
+from runspend.core.errors import ConfigError
+from runspend.pipeline.source_status import selector_keys
 
 
 def load(tmp_path: Path, text: str) -> Settings:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runspend.claimed_hours import ClaimedHours, claimed_hours, with_open_prices
+from runspend.allocation.claimed_hours import ClaimedHours, claimed_hours, with_open_prices
 from runspend.warehouse import open_warehouse
 from tests.models.chain import DAY, read_world, run_on_duckdb
 

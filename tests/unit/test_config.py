@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from runspend.config import (
+from runspend.config.settings import (
     Budget,
     MailSettings,
     RetentionPolicy,
@@ -28,8 +28,8 @@ from runspend.config import (
     threshold_amount,
     trial_settings,
 )
-from runspend.errors import ConfigError
-from runspend.values import format_duration
+from runspend.config.types import format_duration
+from runspend.core.errors import ConfigError
 
 EXAMPLES = Path(__file__).parent / "examples"
 ENV = {

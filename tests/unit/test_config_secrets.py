@@ -19,9 +19,9 @@ from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from runspend.config import Settings, load_settings, redact, secret_values, show_settings
-from runspend.errors import ConfigError
-from runspend.redaction import redact_uri, redact_values
+from runspend.config.settings import Settings, load_settings, redact, secret_values, show_settings
+from runspend.core.errors import ConfigError
+from runspend.core.redaction import redact_uri, redact_values
 
 # Long and odd enough not to be part of any word of ours.
 SECRETS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Zs", "Zl", "Zp", "Cs"]), min_size=8, max_size=40).map(

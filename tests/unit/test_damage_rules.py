@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runspend.damage import Damage
+from runspend.pipeline.damage import Damage
 from runspend.warehouse import Unit
 
 

@@ -11,13 +11,13 @@ import pytest
 from sqlglot import exp
 
 import runspend
-from runspend.errors import UsageError
+from runspend.core.errors import UsageError
 from runspend.warehouse.dialect import duckdb_sql, parameter_names, table_names
 from runspend.warehouse.googlesql import Statement
 from runspend.warehouse.lint import lint
 
 PACKAGE = Path(runspend.__file__).parent
-FILES = sorted([*(PACKAGE / "models").glob("*.sql"), *(PACKAGE / "checks").glob("*.sql")])
+FILES = sorted([*(PACKAGE / "allocation" / "models").glob("*.sql"), *(PACKAGE / "allocation" / "checks").glob("*.sql")])
 
 
 def run(sql: str) -> list[tuple[object, ...]]:

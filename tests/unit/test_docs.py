@@ -11,12 +11,12 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from runspend.cli import cli
-from runspend.config import load_settings
-from runspend.identifiers import JOB_PLACE_KEYS, RUN_JOB_KEYS, RUN_TAG_KEYS
-from runspend.tables import public_tables
-from runspend.tracking.requested_places import PLACE_KEYS
-from runspend.tracking.rows import PRINCIPAL_KEYS, REQUEST_KEYS, RESOURCE_KEYS
+from runspend.config.settings import load_settings
+from runspend.core.resource_keys import JOB_PLACE_KEYS, RUN_JOB_KEYS, RUN_TAG_KEYS
+from runspend.ingest.tracking.requested_places import PLACE_KEYS
+from runspend.ingest.tracking.rows import PRINCIPAL_KEYS, REQUEST_KEYS, RESOURCE_KEYS
+from runspend.interfaces.cli import cli
+from runspend.schema.tables import public_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])

@@ -14,10 +14,10 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
 
-from runspend import doctor
-from runspend.config import Settings, load_settings
-from runspend.doctor import Finding, check_home, check_mail, diagnose, exit_code, file_system, render
-from runspend.errors import SourceRefused, SourceUnreachable
+from runspend.config.settings import Settings, load_settings
+from runspend.core.errors import SourceRefused, SourceUnreachable
+from runspend.interfaces import doctor
+from runspend.interfaces.doctor import Finding, check_home, check_mail, diagnose, exit_code, file_system, render
 
 NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)
 BILL = {
@@ -146,9 +146,9 @@ FILE = "tracking: [{name: prod, uri: http://m}]\nbilling: [{name: aws, uri: bill
 
 def test_what_is_well_is_told_in_one_line_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Version, counts, periods, sums per currency, how old the bill is."""
-    answer(monkeypatch, "runspend.tracking.probe_server", SERVER)
-    answer(monkeypatch, "runspend.loading.probe_bill", BILL)
-    answer(monkeypatch, "runspend.artifacts.probe_store", "bucket b answers")
+    answer(monkeypatch, "runspend.ingest.tracking.probe_server", SERVER)
+    answer(monkeypatch, "runspend.ingest.billing.load_process.probe_bill", BILL)
+    answer(monkeypatch, "runspend.ingest.artifacts.probe_store", "bucket b answers")
     findings = diagnose(load(tmp_path, FILE), now=NOW)
     assert of(findings, "mlflow") == [("ok", "MLflow 3.17.2, 9 experiments, 18,204 runs, database read-only, revision ab12 known")]
     assert of(findings, "bill") == [
@@ -161,13 +161,13 @@ def test_what_is_well_is_told_in_one_line_each(tmp_path: Path, monkeypatch: pyte
 
 def test_what_is_not_well_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A late bill, lines set aside, a broken delivery, a warning of the server, a store that does not answer."""
-    answer(monkeypatch, "runspend.tracking.probe_server", {**SERVER, "database_ok": None, "warnings": ["sees 61 of 64 experiments"]})
+    answer(monkeypatch, "runspend.ingest.tracking.probe_server", {**SERVER, "database_ok": None, "warnings": ["sees 61 of 64 experiments"]})
     answer(
         monkeypatch,
-        "runspend.loading.probe_bill",
+        "runspend.ingest.billing.load_process.probe_bill",
         {**BILL, "quarantined": 1, "problems": ["part 3 of 5 is missing"], "covered_until": NOW - timedelta(hours=37)},
     )
-    answer(monkeypatch, "runspend.artifacts.probe_store", SourceUnreachable("s3://b", "cannot list s3://b: no answer. Check the endpoint."))
+    answer(monkeypatch, "runspend.ingest.artifacts.probe_store", SourceUnreachable("s3://b", "cannot list s3://b: no answer. Check the endpoint."))
     findings = diagnose(load(tmp_path, FILE), now=NOW)
     assert of(findings, "mlflow")[1:] == [("WARN", "sees 61 of 64 experiments")]
     assert of(findings, "bill")[1:] == [
@@ -184,7 +184,7 @@ def test_what_a_bill_lacks_to_find_runs_is_told(tmp_path: Path, monkeypatch: pyt
     text = FILE.replace("tracking: [{name: prod, uri: http://m}]\n", "").replace("stores: [{uri: s3://b}]\n", "")
 
     def told(**facts: Any) -> list[str]:
-        answer(monkeypatch, "runspend.loading.probe_bill", {**BILL, **facts})
+        answer(monkeypatch, "runspend.ingest.billing.load_process.probe_bill", {**BILL, **facts})
         return [text for level, text in of(diagnose(load(tmp_path, text), now=NOW), "bill") if level == "WARN"]
 
     assert told() == []
@@ -194,20 +194,20 @@ def test_what_a_bill_lacks_to_find_runs_is_told(tmp_path: Path, monkeypatch: pyt
     assert [t.split(".")[0] for t in told(with_run=0)] == ["tag mlflow_run_id is on 0 lines"]
     assert told(with_run=0, with_job=1) == []
     assert told(warnings={"unreadable_tags": 3}) == ["unreadable tags: 3"]
-    answer(monkeypatch, "runspend.loading.probe_bill", {**BILL, "left_out": {"negation": 24}})
+    answer(monkeypatch, "runspend.ingest.billing.load_process.probe_bill", {**BILL, "left_out": {"negation": 24}})
     found = of(diagnose(load(tmp_path, text), now=NOW), "bill")
     assert found[1:] == [("ok", "24 rows charged nothing and became no line: negation")]
 
 
 def test_a_bill_made_here_is_not_asked_for_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answer(monkeypatch, "runspend.loading.probe_bill", {**BILL, "with_run": 0})
+    answer(monkeypatch, "runspend.ingest.billing.load_process.probe_bill", {**BILL, "with_run": 0})
     text = "billing: [{name: box, format: machines, machines: [{resource_id: a, from: 2026-01-01, per_hour: 1}]}]\n"
     assert [level for level, _ in of(diagnose(load(tmp_path, text), now=NOW), "bill")] == ["ok"]
 
 
 def test_one_account_under_two_bills_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the same month of the same sub-account: sister subscriptions may come as bills of their own."""
-    answer(monkeypatch, "runspend.loading.probe_bill", BILL)
+    answer(monkeypatch, "runspend.ingest.billing.load_process.probe_bill", BILL)
     text = FILE.replace("billing: [", "billing: [{name: whole, uri: all}, ")
     assert [(f.name, f.text.partition(":")[0]) for f in diagnose(load(tmp_path, text), now=NOW) if f.section == "bill" and f.level == "FAIL"] == [
         ("whole", "it holds 2026-10 of account 111, sub-account 222, and so does aws")
@@ -218,9 +218,9 @@ def test_one_account_under_two_bills_is_an_error(tmp_path: Path, monkeypatch: py
 
 def test_a_server_that_answers_with_an_error_does_not_stop_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each source is tried by itself; passwords in what they say are hidden."""
-    answer(monkeypatch, "runspend.tracking.probe_server", {**SERVER, "error": "cannot reach postgresql://u:canary-secret@db/m: no answer"})
-    answer(monkeypatch, "runspend.loading.probe_bill", SourceRefused("aws", "token canary-secret was not accepted"))
-    answer(monkeypatch, "runspend.artifacts.probe_store", "fine")
+    answer(monkeypatch, "runspend.ingest.tracking.probe_server", {**SERVER, "error": "cannot reach postgresql://u:canary-secret@db/m: no answer"})
+    answer(monkeypatch, "runspend.ingest.billing.load_process.probe_bill", SourceRefused("aws", "token canary-secret was not accepted"))
+    answer(monkeypatch, "runspend.ingest.artifacts.probe_store", "fine")
     text = FILE.replace("uri: http://m", "uri: http://m, database: 'postgresql://u:${SECRET}@db/m'")
     findings = diagnose(load(tmp_path, text), now=NOW)
     assert of(findings, "mlflow") == [("FAIL", "cannot reach postgresql://u:***@db/m: no answer")]
@@ -230,7 +230,7 @@ def test_a_server_that_answers_with_an_error_does_not_stop_the_rest(tmp_path: Pa
 
 def test_connections_are_left_to_airflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a task can read them; nothing is contacted with the name of a connection as its password."""
-    answer(monkeypatch, "runspend.tracking.probe_server", AssertionError("must not be tried"))
+    answer(monkeypatch, "runspend.ingest.tracking.probe_server", AssertionError("must not be tried"))
     findings = diagnose(load(tmp_path, "tracking: [{name: prod, uri: http://m, token: 'connection:mlflow'}]\n"), now=NOW)
     assert of(findings, "mlflow") == [("WARN", "not tried: token is an Airflow connection, which only a task can read.")]
 

@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from runspend import engines
+from runspend.core import duckdb_pool as engines
 
 made: list[duckdb.DuckDBPyConnection] = []
 
@@ -122,7 +122,7 @@ def test_one_that_spilled_is_closed(tmp_path: Path) -> None:
 FILLED = """
 from pathlib import Path
 import duckdb
-from runspend import engines
+from runspend.core import duckdb_pool as engines
 
 def megabytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 // 1_000_000
@@ -140,7 +140,7 @@ import os, sys
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 import duckdb
-from runspend import engines
+from runspend.core import duckdb_pool as engines
 
 def ask():
     with engines.lent("test", lambda: duckdb.connect(":memory:"), Path("spill"), memory="100MB") as con:

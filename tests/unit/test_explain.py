@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runspend.errors import UsageError
-from runspend.explain import (
+from runspend.actions.explain import (
     AmbiguousName,
     RunExplanation,
     UnknownName,
@@ -24,8 +23,9 @@ from runspend.explain import (
     resource_as_text,
     run_as_text,
 )
+from runspend.core.errors import UsageError
 from runspend.warehouse import Reader
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.models.chain import arrow, total
 from tests.unit import explain_world as w
 

@@ -12,11 +12,11 @@ from typing import Any
 import html5lib
 import pytest
 
-from runspend.config import Settings
-from runspend.explain import explain_run, run_as_page, run_as_text
-from runspend.explain.layout import currency_views
+from runspend.actions.explain import explain_run, run_as_page, run_as_text
+from runspend.actions.explain.layout import currency_views
+from runspend.config.settings import Settings
+from runspend.interfaces.web import LOOPBACK, create_app
 from runspend.warehouse import Reader
-from runspend.web import LOOPBACK, create_app
 from tests.unit import explain_world as w
 from tests.unit.hostile_names import PAYLOADS, TERMINAL
 from tests.unit.test_web import nobody, request
@@ -45,7 +45,7 @@ def settings(home: Path) -> Settings:
 @pytest.fixture(scope="module")
 def reader(home: Path) -> Iterator[Reader]:
     """One view for all tests."""
-    from runspend.warehouse.parquet import ParquetWarehouse
+    from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 
     with ParquetWarehouse(home / "warehouse").reader() as reader:
         yield reader

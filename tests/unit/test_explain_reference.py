@@ -10,14 +10,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from runspend import explain
+from runspend.actions import explain
+from runspend.actions.explain import explain_line, explain_resource, explain_run
 from runspend.actions.export import focus_view
-from runspend.explain import explain_line, explain_resource, explain_run
-from runspend.tables import TABLES
+from runspend.schema.tables import TABLES
 from runspend.warehouse import Reader
 from runspend.warehouse.dialect import table_names
 from runspend.warehouse.lint import lint
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.reference import GoogleSQL
 from tests.unit import explain_world as w
 

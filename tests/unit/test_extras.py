@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tomllib
 
-from runspend.extras import EXTRA_OF, missing_extra
+from runspend.core.extras import EXTRA_OF, missing_extra
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

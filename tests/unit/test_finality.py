@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from runspend.finality import Bill, judge_bills
+from runspend.allocation.closing import Bill, judge_bills
 
 UTC = timezone.utc
 END = datetime(2026, 12, 1, tzinfo=UTC)

@@ -17,13 +17,13 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from runspend.errors import SqlRefused
-from runspend.tables import TABLES
+from runspend.core.errors import SqlRefused
+from runspend.schema.tables import TABLES
 from runspend.warehouse import Unit, open_warehouse
-from runspend.warehouse.engine import create_view, guarded_engine, parser, restrict
-from runspend.warehouse.guard import check_only_reads, text_to_run
-from runspend.warehouse.parquet import ParquetWarehouse
-from runspend.warehouse.read_only import ReadOnlyFiles, offered
+from runspend.warehouse.parquet.engine import create_view, guarded_engine, parser, restrict
+from runspend.warehouse.parquet.read_only_files import ReadOnlyFiles, offered
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
+from runspend.warehouse.read_only_sql import check_only_reads, text_to_run
 from runspend.warehouse.time_limit import time_limit
 from tests.command import run_here, run_process
 from tests.faults.world import PERIOD, rows_of

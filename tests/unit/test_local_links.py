@@ -11,7 +11,7 @@ import pytest
 from unit.policy_world import AGED, given_settings, planned, reads, run, stored
 
 from runspend.actions.archive.local_links import Lead, LocalLinks, find_local_links
-from runspend.config import Settings
+from runspend.config.settings import Settings
 
 A, B, C = "a" * 32, "b" * 32, "c" * 32
 

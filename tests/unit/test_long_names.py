@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from runspend.actions.alert.mail import Facts, Paragraph, Table, clean, render_html, render_text
-from runspend.config import load_settings
-from runspend.errors import ConfigError
-from runspend.redaction import redact_uri, uri_secrets
+from runspend.actions.alert.render import Facts, Paragraph, Table, clean, render_html, render_text
+from runspend.config.settings import load_settings
+from runspend.core.errors import ConfigError
+from runspend.core.redaction import redact_uri, uri_secrets
 
 LONG = 100_000
 SECONDS = 30  # some two on a quiet machine; each of these took minutes

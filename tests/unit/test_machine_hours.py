@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from runspend.billing.drawn import MACHINE_HOURS, is_measured, read_drawn
-from runspend.config import Settings
-from runspend.tables import TABLES
-from runspend.tracking.measured import find_measured
+from runspend.config.settings import Settings
+from runspend.ingest.billing.measured_power import MACHINE_HOURS, is_measured, read_drawn
+from runspend.ingest.tracking.measured_power import find_measured
+from runspend.schema.tables import TABLES
 from runspend.warehouse.lint import lint
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.reference import GoogleSQL, exact_rows
 
 NINE = datetime(2026, 11, 2, 9, tzinfo=timezone.utc)

@@ -23,17 +23,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from runspend.actions.alert import chart
-from runspend.actions.alert import mail as mail_module
-from runspend.actions.alert.budgets import Series, judge_budget
+from runspend.actions.alert import render as mail_module
 from runspend.actions.alert.decisions import decide
 from runspend.actions.alert.figures import Driver, Figures, RunningRun
-from runspend.actions.alert.mail import WIDTH, Envelope, Paragraph, Table, make_mail, render_html, render_text
+from runspend.actions.alert.judge import Series, judge_budget
 from runspend.actions.alert.message import Mail, address_of, as_bytes
 from runspend.actions.alert.periods import current_period
+from runspend.actions.alert.render import WIDTH, Envelope, Paragraph, Table, make_mail, render_html, render_text
 from runspend.actions.alert.series import Coverage
-from runspend.actions.alert.texts import clean, cut, money, width
 from runspend.actions.alert.wording import Writer
-from runspend.config import Budget, MailSettings
+from runspend.config.settings import Budget, MailSettings
+from runspend.core.text import clean, cut, money, width
 
 NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)
 HEADERS = [

@@ -8,11 +8,11 @@ import threading
 import time
 from pathlib import Path
 
-from runspend.tables import SCHEMA_VERSION, TABLES
-from runspend.warehouse.journal import write_json
-from runspend.warehouse.mending import mend_folder
-from runspend.warehouse.parquet import open_folder
-from runspend.warehouse.verification import seal
+from runspend.schema.tables import SCHEMA_VERSION, TABLES
+from runspend.warehouse.parquet.journal import write_json
+from runspend.warehouse.parquet.repair import mend_folder
+from runspend.warehouse.parquet.verification import seal
+from runspend.warehouse.parquet.warehouse import open_folder
 
 
 def wait_for_a_waiter(turn: Path) -> None:

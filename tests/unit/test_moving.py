@@ -10,16 +10,16 @@ import pyarrow as pa
 import pytest
 from unit.policy_world import stored
 
-from runspend import moving
-from runspend.actions.archive.book import new_archive
-from runspend.actions.archive.select import policy_digest
-from runspend.actions.archive.work import Result
-from runspend.config import Settings
-from runspend.errors import CapPassed, LeaseLost, RunspendError, SourceRefused
-from runspend.moving import tell_results, why_nothing_is_due
-from runspend.outcome import Outcome, silent
-from runspend.tables import TABLES
-from runspend.telling import Pruned
+from runspend.actions.archive.archive_records import new_archive
+from runspend.actions.archive.context import Result
+from runspend.actions.archive.mlflow_tags import Pruned
+from runspend.actions.archive.selection import policy_digest
+from runspend.config.settings import Settings
+from runspend.core.errors import CapPassed, LeaseLost, RunspendError, SourceRefused
+from runspend.core.step_result import Outcome, silent
+from runspend.pipeline import archive_moving as moving
+from runspend.pipeline.archive_moving import tell_results, why_nothing_is_due
+from runspend.schema.tables import TABLES
 from runspend.warehouse import open_warehouse
 from runspend.warehouse.records import Records
 from tests.archive_world import ARCHIVE, PREFIX, SOURCE, make_item

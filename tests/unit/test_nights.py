@@ -17,10 +17,10 @@ from unit.alert_world import NOW, budget, cost, settings, source, warehouse
 
 from runspend import pipeline
 from runspend.actions.alert.freshness import figures_are_this_old, judge_freshness, note_done
-from runspend.config import Settings
-from runspend.errors import CheckFailed, PartialFailure, RunspendError, WarehouseDamaged
-from runspend.nights import note_step, ring_heartbeat, send_test_mail
-from runspend.outcome import Outcome
+from runspend.config.settings import Settings
+from runspend.core.errors import CheckFailed, PartialFailure, RunspendError, WarehouseDamaged
+from runspend.core.step_result import Outcome
+from runspend.pipeline.monitoring import note_step, ring_heartbeat, send_test_mail
 from runspend.warehouse.records import Records
 
 HOUR = timedelta(hours=1)

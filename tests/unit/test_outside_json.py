@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from runspend.outside_json import MAX_DEPTH, parse_json
+from runspend.core.outside_json import MAX_DEPTH, parse_json
 
 
 @pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 900, 1_000, 5_000, 1_000_000])

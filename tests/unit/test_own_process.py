@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from runspend import own_process
-from runspend.errors import CheckFailed, SourceRefused
-from runspend.own_process import Limits, ProcessFailed
-from runspend.own_process import call as calls
+from runspend.core import own_process
+from runspend.core.errors import CheckFailed, SourceRefused
+from runspend.core.own_process import Limits, ProcessFailed
+from runspend.core.own_process import call as calls
 
 HERE = "tests.unit.calls_apart"
 MB = 1_000_000
@@ -178,8 +178,8 @@ def test_calls_at_once_do_not_know_each_other() -> None:
 def test_neither_process_outlives_the_caller(how: int, name: str) -> None:
     """However the caller ends: the call and the process that made it end with it, at work or asleep."""
     script = textwrap.dedent(f"""
-        from runspend import own_process
-        from runspend.own_process import call
+        from runspend.core import own_process
+        from runspend.core.own_process import call
         def note(text):
             print(text, *(s.process.pid for s in call._all), flush=True)
         own_process.run("{HERE}:{name}", before="{HERE}:warm", limits=own_process.Limits(), note=note)

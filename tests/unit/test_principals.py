@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from runspend.config import Settings, load_settings
-from runspend.errors import ConfigError
-from runspend.ladder import ledger_parameters
-from runspend.tracking.places import Places, RowSettings
+from runspend.allocation.model_order import ledger_parameters
+from runspend.config.settings import Settings, load_settings
+from runspend.core.errors import ConfigError
+from runspend.ingest.tracking.dimension_sources import Places, RowSettings
 
 ANN = "arn:aws:iam::111122223333:user/ann"
 

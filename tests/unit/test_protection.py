@@ -10,7 +10,7 @@ from typing import Any
 from unit.policy_world import AGED, NOW, OLD, experiment, given_settings, run, sources, use, version, warehouse
 
 from runspend.actions.archive.items import Item
-from runspend.protection import open_protection, read_known
+from runspend.actions.archive.protection import open_protection, read_known
 
 SCIENCE = {"workspace": "science"}
 

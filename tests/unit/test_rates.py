@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from runspend.actions import alert as alerts
+from runspend.actions.costs.query import costs
 from runspend.actions.report import plan_report, render_summary, summary_lines, write_report
-from runspend.actions.report.summary import Night
-from runspend.config import ExchangeRate, RateSettings, Settings, load_settings
-from runspend.errors import ConfigError, SourceError
-from runspend.questions import costs
-from runspend.rates import FOREVER, Stretch, missing_rates, stretches
+from runspend.actions.report.night_summary import Night
+from runspend.config.exchange_rates import FOREVER, Stretch, missing_rates, stretches
+from runspend.config.settings import ExchangeRate, RateSettings, Settings, load_settings
+from runspend.core.errors import ConfigError, SourceError
 from runspend.warehouse import Unit
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.unit.alert_world import MemoryRecords, budget, cost, run, warehouse
 
 # What a bill in euros says: 0.9 euros for a dollar in October, 0.8 in November.

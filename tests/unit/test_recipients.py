@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from runspend.config import Settings
-from runspend.recipients import Recipients, find_recipients, mailed_addresses
-from runspend.values import address_of
+from runspend.config.recipients import Recipients, find_recipients, mailed_addresses
+from runspend.config.settings import Settings
+from runspend.config.types import address_of
 
 ALLOWED = {"acme.com", "xn--bcher-kva.example"}
 

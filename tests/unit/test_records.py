@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runspend.errors import RecordRefused, RunspendError
+from runspend.core.errors import RecordRefused, RunspendError
 from runspend.warehouse import records as records_module
 from runspend.warehouse.records import Records
 
@@ -121,7 +121,7 @@ def test_a_file_in_place_of_the_folder_is_refused_by_name(tmp_path: Path, place:
 FULL = """
 import resource, sys
 from pathlib import Path
-from runspend.own_files import write_whole
+from runspend.core.own_files import write_whole
 from runspend.warehouse.records import Records
 
 records = Records(Path(sys.argv[1]))

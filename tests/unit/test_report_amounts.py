@@ -7,7 +7,7 @@ from decimal import Context, Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runspend.actions.report.amounts import add, change, money, percent, places_for, plain, round_parts, shares_of, size
+from runspend.core.amounts import add, change, money, percent, places_for, plain, round_parts, shares_of, size
 
 MONEY = st.decimals(min_value=-(10**12), max_value=10**12, places=22, allow_nan=False, allow_infinity=False)
 EXACT = Context(prec=76)

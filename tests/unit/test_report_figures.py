@@ -12,8 +12,8 @@ import pytest
 from runspend.actions.report import plan_report
 from runspend.actions.report.figures import MEASURES, ReportFigures
 from runspend.actions.report.plan import SQL, budget_dates, run_url
-from runspend.config import Settings
-from runspend.tables import TABLES
+from runspend.config.settings import Settings
+from runspend.schema.tables import TABLES
 from runspend.warehouse import open_warehouse
 from runspend.warehouse.lint import lint
 from tests.unit.report_world import COVERED, NOVEMBER, NOW, TableReader, costs, month_world

@@ -18,10 +18,10 @@ from bs4 import BeautifulSoup
 from markupsafe import escape
 
 from runspend.actions.report import plan_report, write_report
+from runspend.actions.report.csv_files import guard_text, report_sheets, write_sheet
 from runspend.actions.report.figures import MEASURES, ReportFigures
 from runspend.actions.report.render import content_policy, render_page
-from runspend.actions.report.sheets import guard_text, report_sheets, write_sheet
-from runspend.config import Settings
+from runspend.config.settings import Settings
 from tests.unit.hostile_names import FORMULAS, PAYLOADS, with_names
 from tests.unit.report_world import NOW, TableReader, month_world
 

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from runspend.actions.report import plan_report
-from runspend.config import Settings
-from runspend.tables import TABLES
+from runspend.config.settings import Settings
+from runspend.schema.tables import TABLES
 from tests.reference import GoogleSQL
 from tests.unit.report_world import NOVEMBER, NOW, TableReader, month_world
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from bs4 import BeautifulSoup
 
+from runspend.actions.report.csv_files import report_sheets
 from runspend.actions.report.plan import plan_report
 from runspend.actions.report.render import render_page
-from runspend.actions.report.sheets import report_sheets
-from runspend.config import Settings
+from runspend.config.settings import Settings
 from tests.unit.report_world import NOVEMBER, NOW, TableReader, costs, month_world
 
 START = datetime(2026, 11, 1, tzinfo=timezone.utc)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from runspend.actions.report import Night, ReportFigures, plan_report, render_summary, summary_lines
-from runspend.actions.report.summary import newest_change
-from runspend.config import Settings
+from runspend.actions.report.night_summary import newest_change
+from runspend.config.settings import Settings
 from tests.unit.hostile_names import TERMINAL
 from tests.unit.report_world import NOW, TableReader, month_world
 

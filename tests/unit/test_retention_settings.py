@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runspend import cli, pipeline
-from runspend.config import Settings, load_settings, show_settings
-from runspend.errors import ConfigError
-from runspend.retention import KINDS, RetentionKeep, RetentionPolicy, narrows
+from runspend import pipeline
+from runspend.config.retention import KINDS, RetentionKeep, RetentionPolicy, narrows
+from runspend.config.settings import Settings, load_settings, show_settings
+from runspend.core.errors import ConfigError
+from runspend.interfaces import cli
 
 STORES = "stores:\n  - {uri: s3://warm}\n  - {uri: s3://cold, measure: none}\n"
 POLICY = "retention:\n  - name: a\n    select: {unused_for: 90d}\n    action: archive\n    to: s3://cold\n"

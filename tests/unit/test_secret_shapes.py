@@ -15,10 +15,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from unit.tracking_world import World
 
-from runspend.artifacts.roots import folder_within, parse_root
-from runspend.config import ArtifactStore
-from runspend.secret_shapes import holds_secret, macros_sql, redact_place, redact_secrets
-from runspend.tracking.folders import find_folders
+from runspend.config.settings import ArtifactStore
+from runspend.core.secret_shapes import holds_secret, macros_sql, redact_place, redact_secrets
+from runspend.ingest.tracking.artifact_folders import find_folders
+from runspend.storage.uris import folder_within, parse_root
 
 # Made up, and put together here: no scanner of repositories should find one in this file.
 B40 = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEX" + "AMPLEKEY"

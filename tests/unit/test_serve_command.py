@@ -28,7 +28,7 @@ def config(tmp_path: Path) -> Path:
 @pytest.fixture
 def server(config: Path) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "runspend.cli", "serve", "--port", "0", "--config", str(config)],
+        [sys.executable, "-u", "-m", "runspend.interfaces.cli", "serve", "--port", "0", "--config", str(config)],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     with process:

@@ -29,7 +29,7 @@ def run(*command: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, **options)
 
 
-@pytest.mark.parametrize("module", ["runspend", "runspend.cli", "runspend.pipeline", "runspend.config"])
+@pytest.mark.parametrize("module", ["runspend", "runspend.interfaces.cli", "runspend.pipeline", "runspend.config.settings"])
 def test_import_stays_light(module: str) -> None:
     """This package goes into training jobs and DAG files: importing it brings in none of the packages that cost seconds."""
     heavy = "adbc_driver_manager airflow boto3 duckdb fastapi google.cloud jinja2 mlflow obstore pandas pyarrow sqlglot uvicorn".split()
@@ -420,7 +420,7 @@ def test_without_an_engine_the_rehearsal_says_so(tmp_path: Path) -> None:
 
 def test_the_example_configuration_of_compose_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     """What compose mounts until somebody has a runspend.yaml of their own."""
-    from runspend.config import load_settings
+    from runspend.config.settings import load_settings
 
     monkeypatch.setenv("MLFLOW_READER_URI", "postgresql://reader:secret-reader@postgres/mlflow")
     settings = load_settings(ROOT / "deploy" / "config" / "runspend.yaml")

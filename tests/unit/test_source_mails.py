@@ -8,7 +8,7 @@ from email import message_from_bytes, policy
 from pathlib import Path
 
 from runspend import pipeline
-from runspend.config import load_settings
+from runspend.config.settings import load_settings
 
 NOW = datetime(2026, 11, 4, 6, tzinfo=timezone.utc)
 CONFIG = """

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from runspend.config import Settings, json_schema, load_settings
-from runspend.errors import UsageError
-from runspend.starter import write_starter
+from runspend.config.settings import Settings, json_schema, load_settings
+from runspend.config.starter import write_starter
+from runspend.core.errors import UsageError
 
 
 def write(folder: Path, env: dict[str, str] | None = None, *, full: bool = False) -> tuple[Settings, str, list[str]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runspend.storage_rates import BilledRate, billed_rates, priced_stores
+from runspend.allocation.storage_prices import BilledRate, billed_rates, priced_stores
 from runspend.warehouse.lint import lint
 from tests.unit.report_world import TableReader, costs
 
@@ -108,4 +108,4 @@ def test_each_store_is_priced_as_it_lies_now() -> None:
 @pytest.mark.parametrize("name", ["billed", "stores"])
 def test_the_questions_run_on_both_engines(name: str) -> None:
     """No dialect of either."""
-    assert lint(files("runspend.storage_rates").joinpath(f"{name}.sql").read_text(encoding="utf-8")) == []
+    assert lint(files("runspend.allocation.storage_prices").joinpath(f"{name}.sql").read_text(encoding="utf-8")) == []

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from runspend.config import load_settings
-from runspend.errors import ConfigError, UsageError
-from runspend.suggest.matching import Group, Match
-from runspend.suggest.proposals import Proposal, Proposals, proposals_yaml
-from runspend.suggest.series import Fit
-from runspend.suggest.settings_file import add_pools
+from runspend.allocation.suggest.matching import Group, Match
+from runspend.allocation.suggest.proposals import Proposal, Proposals, proposals_yaml
+from runspend.allocation.suggest.series import Fit
+from runspend.allocation.suggest.settings_file import add_pools
+from runspend.config.settings import load_settings
+from runspend.core.errors import ConfigError, UsageError
 
 BASE = "tracking:\n  - {name: lab, uri: ./mlruns}   # ours\n"
 
@@ -129,7 +129,7 @@ def test_who_is_killed_before_the_end_has_the_old_file(tmp_path: Path, monkeypat
 
 def test_a_change_meanwhile_is_not_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody saves the file in an editor while the pools are checked."""
-    from runspend.suggest import settings_file
+    from runspend.allocation.suggest import settings_file
 
     path = tmp_path / "runspend.yaml"
     path.write_text(BASE)

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from runspend.suggest.evidence import Cell, Evidence
-from runspend.suggest.matching import Group, Match, find_matches
-from runspend.suggest.proposals import in_order
-from runspend.suggest.series import crowding, fit
+from runspend.allocation.suggest.evidence import Cell, Evidence
+from runspend.allocation.suggest.matching import Group, Match, find_matches
+from runspend.allocation.suggest.proposals import in_order
+from runspend.allocation.suggest.series import crowding, fit
 
 DAYS = 30
 LENGTH = DAYS * 24

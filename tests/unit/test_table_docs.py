@@ -1,4 +1,4 @@
-"""docs/tables.md is what `tables.py` and the example queries say."""
+"""docs/tables.md is what `schema/tables.py` and the example queries say."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from runspend.table_docs import read_queries, render_tables
-from runspend.tables import TABLES, public_tables
+from runspend.schema.docs import read_queries, render_tables
+from runspend.schema.tables import TABLES, public_tables
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "tables.md"
@@ -21,8 +21,8 @@ def sections(page: str) -> dict[str, str]:
 
 def test_the_page_is_up_to_date() -> None:
     """What the command writes is the file in the repository."""
-    written = subprocess.run([sys.executable, "-m", "runspend.table_docs"], cwd=ROOT, check=True, capture_output=True, text=True, encoding="utf-8").stdout
-    assert PAGE.read_text(encoding="utf-8") == written, "run: python -m runspend.table_docs > docs/tables.md"
+    written = subprocess.run([sys.executable, "-m", "runspend.schema.docs"], cwd=ROOT, check=True, capture_output=True, text=True, encoding="utf-8").stdout
+    assert PAGE.read_text(encoding="utf-8") == written, "run: python -m runspend.schema.docs > docs/tables.md"
 
 
 def test_every_column_of_every_table_is_explained() -> None:

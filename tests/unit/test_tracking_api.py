@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from runspend.config import DimensionSettings, TrackingServer
-from runspend.errors import SourceRefused, SourceUnreachable
-from runspend.tracking import api, extract_server, raw
+from runspend.config.settings import DimensionSettings, TrackingServer
+from runspend.core.errors import SourceRefused, SourceUnreachable
+from runspend.ingest.tracking import api, extract_server, raw
 
 NOW = datetime(2026, 11, 25, 6, tzinfo=timezone.utc)
 

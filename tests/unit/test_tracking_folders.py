@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runspend.tracking.folders import REGULAR, find_folders, is_same_or_inside, like_pattern, main_folder
+from runspend.ingest.tracking.artifact_folders import REGULAR, find_folders, is_same_or_inside, like_pattern, main_folder
 
 SAME = {
     "s3://ml/12/a b/artifacts": [

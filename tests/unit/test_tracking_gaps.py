@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from runspend.tracking import raw
-from runspend.tracking.database import DatabaseReader
+from runspend.ingest.tracking import raw
+from runspend.ingest.tracking.database import DatabaseReader
 from tests.unit.tracking_world import HOUR, Night, World, at
 
 MINUTE = 60_000

@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 
-from runspend.tracking.database import INDEXES, _add_indexes
+from runspend.ingest.tracking.database import INDEXES, _add_indexes
 
 
 @pytest.mark.parametrize("name", ["plain", "it's", "x') union select 'run_uuid' --", 'quo"ted', "a;b"])

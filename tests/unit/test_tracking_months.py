@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from runspend.errors import ConfigError, SourceRefused, SourceUnreachable
-from runspend.tracking import choose_months, database, probe_server
-from runspend.tracking.database import postgres_uri
-from runspend.tracking.revisions import REVISIONS
+from runspend.core.errors import ConfigError, SourceRefused, SourceUnreachable
+from runspend.ingest.tracking import choose_months, database, probe_server
+from runspend.ingest.tracking.database import postgres_uri
+from runspend.ingest.tracking.revisions import REVISIONS
 from tests.unit.tracking_world import NOW, World, at
 
 
@@ -216,7 +216,7 @@ def test_metrics_are_never_read(world: World) -> None:
 
 
 def test_probe_tells_what_is_there(world: World, tmp_path: Path) -> None:
-    from runspend.config import TrackingServer
+    from runspend.config.settings import TrackingServer
 
     world.add_run("r")
     found = probe_server(TrackingServer(name="prod", uri=f"sqlite:///{world.path}"), tmp_path)

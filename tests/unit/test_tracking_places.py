@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from runspend.config import DimensionSettings, Pool
-from runspend.errors import ConfigError
-from runspend.tracking import extract
-from runspend.tracking.raw import USE_POINTS
+from runspend.config.settings import DimensionSettings, Pool
+from runspend.core.errors import ConfigError
+from runspend.ingest.tracking import extract
+from runspend.ingest.tracking.raw import USE_POINTS
 from tests.unit.tracking_world import NOW, Night, World, at
 
 
@@ -275,6 +275,6 @@ def test_a_server_without_traces_writes_none(world: World) -> None:
 
 
 def test_times_of_users_files_are_utc() -> None:
-    from runspend.tracking.places import _read_day
+    from runspend.ingest.tracking.dimension_sources import _read_day
 
     assert _read_day(Path("x"), 2, "from", "2026-11-02") == datetime(2026, 11, 2, tzinfo=timezone.utc)

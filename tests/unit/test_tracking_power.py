@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from runspend.config import Pool
-from runspend.tracking import raw
-from runspend.tracking.database import DatabaseReader
-from runspend.tracking.places import MeasuredMachines
+from runspend.config.settings import Pool
+from runspend.ingest.tracking import raw
+from runspend.ingest.tracking.database import DatabaseReader
+from runspend.ingest.tracking.dimension_sources import MeasuredMachines
 from tests.unit.tracking_world import HOUR, Night, World, at
 
 BOX = MeasuredMachines(("gpubox",))
@@ -211,7 +211,7 @@ def test_another_list_of_machines_reads_every_month_again(world: World) -> None:
 
 def test_queries_have_a_bounded_number_of_points() -> None:
     """A statement that looks up too many would be cut off."""
-    from runspend.tracking.database import POINTS_PER_QUERY, USE_KEYS_PER_QUERY, _parts
+    from runspend.ingest.tracking.database import POINTS_PER_QUERY, USE_KEYS_PER_QUERY, _parts
 
     long = [raw.UseKey("r", f"k{n}", 49_999, 1) for n in range(25)]
     assert [len(part) for part in _parts(long)] == [10, 10, 5]

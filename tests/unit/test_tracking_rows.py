@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from runspend.config import DimensionSettings
-from runspend.tables import TABLES
+from runspend.config.settings import DimensionSettings
+from runspend.schema.tables import TABLES
 from tests.unit.tracking_world import World, at
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from runspend import trial
-from runspend.advice import Rung
-from runspend.config import load_settings, trial_settings
-from runspend.errors import UsageError
-from runspend.outlook import Money
+from runspend.allocation.diagnostics import Rung
+from runspend.config.settings import load_settings, trial_settings
+from runspend.core.errors import UsageError
+from runspend.interfaces import trial
+from runspend.interfaces.preview import Money
 
 
 @pytest.mark.parametrize("uri", ["http://ana:s3cr3t@mlflow:5000", "postgresql://ana:s3cr3t@db/mlflow"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runspend.advice import unmet_claims
+from runspend.allocation.diagnostics import unmet_claims
 from runspend.warehouse import open_warehouse
 from tests.models.chain import DAY, read_world, run_on_duckdb
 

@@ -18,14 +18,14 @@ from pathlib import Path
 
 import pytest
 
-from runspend import sources
 from runspend.actions.alert import outbox
-from runspend.config import Settings
-from runspend.errors import RecordRefused, RunspendError
-from runspend.warehouse import lock_holders
-from runspend.warehouse.locks import Locks, open_lock
-from runspend.warehouse.moments import Hold
-from runspend.warehouse.parquet import ParquetWarehouse, open_folder
+from runspend.config.settings import Settings
+from runspend.core.errors import RecordRefused, RunspendError
+from runspend.pipeline import source_status as sources
+from runspend.warehouse.parquet import lock_holders
+from runspend.warehouse.parquet.locks import Locks, open_lock
+from runspend.warehouse.parquet.snapshots import Hold
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse, open_folder
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def home(tmp_path: Path) -> Path:
 def holder(home: Path, kind: str, seconds: float) -> subprocess.Popen[str]:
     """Another process that has the lock by the time this returns."""
     code = (
-        "import sys, time, pathlib\nfrom runspend.warehouse.locks import Locks\n"
+        "import sys, time, pathlib\nfrom runspend.warehouse.parquet.locks import Locks\n"
         f"with Locks(pathlib.Path(sys.argv[1])).{kind}():\n    print('held', flush=True)\n    time.sleep({seconds})\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(home)], stdout=subprocess.PIPE, text=True)
@@ -128,7 +128,7 @@ def test_a_note_moves_no_cursor_and_holds_no_arguments(home: Path) -> None:
     (home / "lock").write_text('{"host": "a\\u001b[2Jb", "pid": 7, "command": "x\\ny", "since": "now"}')
     assert Locks(home).holders() == "held by pid 7 on a?[2Jb (`x?y`) since now"
     code = (
-        "import sys, pathlib\nfrom runspend.warehouse.locks import Locks\n"
+        "import sys, pathlib\nfrom runspend.warehouse.parquet.locks import Locks\n"
         "sys.argv = ['/usr/bin/runspend', 'sql', 'select secret']\n"
         f"with Locks(pathlib.Path({str(home)!r})).exclusive():\n    print(pathlib.Path({str(home / 'lock')!r}).read_text())\n"
     )
@@ -276,7 +276,7 @@ def test_a_staging_folder_of_another_account_stops_nobody(home: Path) -> None:
     private = home / "stage" / "read-1-abcdef01"
     private.mkdir(parents=True)
     (private / "owner.lock").touch()
-    code = f"from runspend.warehouse.parquet import ParquetWarehouse\nfrom pathlib import Path\nParquetWarehouse(Path({str(home.parent)!r})).states()\nprint('read')"
+    code = f"from runspend.warehouse.parquet.warehouse import ParquetWarehouse\nfrom pathlib import Path\nParquetWarehouse(Path({str(home.parent)!r})).states()\nprint('read')"
     private.chmod(0)
     command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

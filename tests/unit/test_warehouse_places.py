@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from runspend.config import Settings, WarehouseSettings, load_settings
-from runspend.errors import ConfigError
+from runspend.config.settings import Settings, WarehouseSettings, load_settings
+from runspend.core.errors import ConfigError
 from runspend.warehouse import open_warehouse
-from runspend.warehouse.parquet import ParquetWarehouse
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 
 
 def test_a_folder_three_ways(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import pytest
 from fastapi import HTTPException
 
 from runspend.actions.report import plan_report, write_report
-from runspend.config import Settings
-from runspend.errors import ConfigError
-from runspend.web import LOOPBACK, create_app
+from runspend.config.settings import Settings
+from runspend.core.errors import ConfigError
+from runspend.interfaces.web import LOOPBACK, create_app
 from tests.unit.report_world import NOW, TableReader, month_world
 
 PATHS = (

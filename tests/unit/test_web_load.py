@@ -20,10 +20,10 @@ import httpx
 import pytest
 from fastapi import FastAPI, HTTPException
 
-from runspend import engines
-from runspend.config import Settings
-from runspend.web import create_app
-from runspend.web.gate import AT_ONCE, Gate
+from runspend.config.settings import Settings
+from runspend.core import duckdb_pool as engines
+from runspend.interfaces.web import create_app
+from runspend.interfaces.web.gate import AT_ONCE, Gate
 from tests.unit import explain_world as w
 from tests.unit.test_web import request
 
@@ -31,8 +31,8 @@ SERVER = """
 import json, sys
 import uvicorn
 from fastapi import FastAPI
-from runspend.config import Settings
-from runspend.web import create_app
+from runspend.config.settings import Settings
+from runspend.interfaces.web import create_app
 
 app = FastAPI()
 

@@ -12,11 +12,11 @@ import yaml
 from unit.alert_world import settings, warehouse
 from unit.test_advice import charge, line
 
-from runspend import scope_proposal, without_run
-from runspend.actions.report.words import suggestion
-from runspend.config import Settings
-from runspend.outlook import read_outlook, render_outlook
-from runspend.service_kinds import is_accelerator, kind_of
+from runspend.actions.report.labels import suggestion
+from runspend.allocation import scope_proposal, without_run
+from runspend.config.settings import Settings
+from runspend.core.service_kinds import is_accelerator, kind_of
+from runspend.interfaces.preview import read_outlook, render_outlook
 from runspend.warehouse import open_warehouse
 
 FIRST = date(2026, 11, 1)

@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from runspend.config import DimensionSettings, TrackingServer
-from runspend.tracking import Extract, extract_server
-from runspend.tracking.revisions import REVISIONS
+from runspend.config.settings import DimensionSettings, TrackingServer
+from runspend.ingest.tracking import Extract, extract_server
+from runspend.ingest.tracking.revisions import REVISIONS
 
 NOW = datetime(2026, 11, 25, 6, tzinfo=timezone.utc)
 HOUR = 3_600_000

@@ -1,8 +1,8 @@
 """The seam to where tables live. Small enough that another engine can follow without its callers noticing.
 
 A unit is one file's worth of rows: a table, a month (or "all") and a writer. A step replaces units whole, several at
-once or none. `parquet.py` keeps them as Parquet files in a folder queried by DuckDB, `objects.py` the same files in a bucket,
-`bigquery.py` as tables in BigQuery. What rows mean does not belong here.
+once or none. `warehouse/parquet/warehouse.py` keeps them as Parquet files in a folder queried by DuckDB, `warehouse/parquet/bucket.py` the same files in a bucket,
+`warehouse/bigquery/warehouse.py` as tables in BigQuery. What rows mean does not belong here.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from runspend.errors import ConfigError
+from runspend.core.errors import ConfigError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from runspend.config import Settings
-    from runspend.rates import Stretch
+    from runspend.config.exchange_rates import Stretch
+    from runspend.config.settings import Settings
 
 __all__ = ["Model", "Reader", "Step", "Unit", "UnitState", "Warehouse", "mend_warehouse", "open_warehouse"]
 
@@ -65,7 +65,7 @@ class Step(Protocol):
     build_id: str
 
     def put(self, table: str, period: str, writer: str, rows: Path | pa.Table, *, extra: Mapping[str, Any] | None = None) -> UnitState:
-        """Stage rows from outside: a Parquet file with the columns of `tables.py` (it is moved), or an Arrow table."""
+        """Stage rows from outside: a Parquet file with the columns of `schema/tables.py` (it is moved), or an Arrow table."""
         ...
 
     def drop(self, table: str, period: str, writer: str) -> None:
@@ -77,11 +77,11 @@ class Step(Protocol):
         ...
 
     def run(self, models: Sequence[Model], parameters: Mapping[str, Any]) -> None:
-        """Run `models/*.sql` in order over published and staged rows. See `Model`."""
+        """Run `allocation/models/*.sql` in order over published and staged rows. See `Model`."""
         ...
 
     def check(self, names: Sequence[str], parameters: Mapping[str, Any]) -> None:
-        """Run `checks/*.sql` over what would be published; raises CheckFailed with the failing rows."""
+        """Run `allocation/checks/*.sql` over what would be published; raises CheckFailed with the failing rows."""
         ...
 
     def state(self, unit: Unit) -> UnitState:
@@ -95,7 +95,7 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class Model:
-    """One file of `models/`. Its name is the table it fills, or the one it `makes` for later models.
+    """One file of `allocation/models/`. Its name is the table it fills, or the one it `makes` for later models.
 
     `into` is the unit it replaces; without it the rows live only until the step ends. Models next to each other with the
     same `bucket_by` column may be run by an engine with little memory one share of that column's values at a time: they
@@ -112,7 +112,7 @@ class Model:
 
     @property
     def target(self) -> str:
-        """The table its rows go to: one of `tables.py` with `into`, else one that lives until the step ends."""
+        """The table its rows go to: one of `schema/tables.py` with `into`, else one that lives until the step ends."""
         return self.fills or self.makes or self.name
 
 
@@ -159,7 +159,7 @@ def mend_warehouse(settings: Settings) -> dict[Unit, str]:
     uri = settings.warehouse.uri
     if "://" in uri and not uri.startswith("file://"):
         return {}
-    from runspend.warehouse.mending import mend_folder
+    from runspend.warehouse.parquet.repair import mend_folder
 
     return mend_folder(Path(uri.removeprefix("file://")))
 
@@ -168,20 +168,20 @@ def open_warehouse(settings: Settings | str) -> Warehouse:
     """The warehouse of a configuration, or the one in a folder; finishes any publish that was killed."""
     uri = settings if isinstance(settings, str) else settings.warehouse.uri
     if "://" not in uri or uri.startswith("file://"):
-        from runspend.warehouse.parquet import ParquetWarehouse
+        from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 
         return ParquetWarehouse(Path(uri.removeprefix("file://")))
     if uri.startswith("bigquery://"):
-        from runspend.config import WarehouseSettings
-        from runspend.warehouse.bigquery import BigQueryWarehouse
+        from runspend.config.settings import WarehouseSettings
+        from runspend.warehouse.bigquery.warehouse import BigQueryWarehouse
 
         if isinstance(settings, str):
             return BigQueryWarehouse(WarehouseSettings(uri=uri))
         return BigQueryWarehouse(settings.warehouse, settings.home / "cache" / hashlib.sha256(uri.encode()).hexdigest()[:16])
     if not uri.startswith("s3://") or isinstance(settings, str):
         raise ConfigError(f"cannot open warehouse {uri!r}: this version keeps tables in a folder, an S3 bucket or BigQuery. Set warehouse.uri to one of them.")
-    from runspend.warehouse.objects import BucketWarehouse
-    from runspend.warehouse.s3 import Bucket
+    from runspend.storage.s3_warehouse import Bucket
+    from runspend.warehouse.parquet.bucket import BucketWarehouse
 
     place = settings.warehouse
     bucket = Bucket(uri, endpoint=place.endpoint, region=place.region, credentials=place.credentials)

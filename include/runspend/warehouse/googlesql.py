@@ -14,8 +14,8 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import ErrorLevel, SqlglotError, UnsupportedError
 
-from runspend.errors import SqlRefused
-from runspend.warehouse.sentences import in_one_line
+from runspend.core.errors import SqlRefused
+from runspend.warehouse.engine_messages import in_one_line
 
 __all__ = ["DECIMALS", "Statement", "is_decimal_literal", "parse", "put_right", "qualified"]
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import sqlglot
 from sqlglot import exp
 
-from runspend.errors import UsageError
+from runspend.core.errors import UsageError
 from runspend.warehouse.dialect import duckdb_sql
 from runspend.warehouse.googlesql import DECIMALS, is_decimal_literal, parse
 

@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runspend.errors import RecordRefused, RunspendError
-from runspend.own_files import fsync_path, json_value, open_lock, own_folder, read_bytes, try_lock, write_scratch, write_whole
-from runspend.own_files import refused as refused_file
+from runspend.core.errors import RecordRefused, RunspendError
+from runspend.core.own_files import fsync_path, json_value, open_lock, own_folder, read_bytes, try_lock, write_scratch, write_whole
+from runspend.core.own_files import refused as refused_file
 from runspend.warehouse.record_shapes import problem_of
 
 __all__ = ["Records"]

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from runspend.errors import SqlRefused
+from runspend.core.errors import SqlRefused
 
 __all__ = ["time_limit"]
 

@@ -1,7 +1,7 @@
 """Budget alerts: judge, record, send. Decided once per budget version, threshold, kind and period; sent at least once.
 
-`run` is the whole step. Put here the order of things; each thing is in its own module: `series.py` reads, `budgets.py` judges,
-`decisions.py` decides, `figures.py` and `wording.py` fill a mail, `outbox.py` remembers who has what, `send.py` talks to the outside.
+`run` is the whole step. Put here the order of things; each thing is in its own module: `series.py` reads, `judge.py` judges,
+`decisions.py` decides, `figures.py` and `wording.py` fill a mail, `outbox.py` remembers who has what, `smtp.py` talks to the outside.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from runspend.actions.alert import operators
-from runspend.actions.alert.budgets import Series, Status, judge_budget, judge_days, not_judged
 from runspend.actions.alert.decisions import Decision, Told, alert_id, decide
+from runspend.actions.alert.evidence import Ground, read_ground
 from runspend.actions.alert.figures import read_day_runs, read_figures, read_restated
-from runspend.actions.alert.first_night import begin, is_first_night, summarise
+from runspend.actions.alert.first_summary import begin, is_first_night, summarise
 from runspend.actions.alert.forecast import HISTORY
-from runspend.actions.alert.ground import Ground, read_ground
+from runspend.actions.alert.judge import Series, Status, judge_budget, judge_days, not_judged
 from runspend.actions.alert.message import Mail
 from runspend.actions.alert.outbox import DIGEST_ABOVE, Delivery, RecordStore, send_outbox
 from runspend.actions.alert.periods import period_named
-from runspend.actions.alert.quiet import Quiet, read_quiet
 from runspend.actions.alert.renames import settle_renames
-from runspend.actions.alert.rows import alerts_table, read_judged_on, status_table
 from runspend.actions.alert.sections import period_name
 from runspend.actions.alert.series import Coverage, covered_until, first_open_day, read_coverage, read_series
+from runspend.actions.alert.snooze import Quiet, read_quiet
+from runspend.actions.alert.tables import alerts_table, read_judged_on, status_table
 from runspend.actions.alert.tag_budgets import TAG_KEYS, read_tag_budgets
 from runspend.actions.alert.versions import Job, plan_judging, read_versions, watched_since
 from runspend.actions.alert.wording import Writer, recipients_of
-from runspend.config import Settings
-from runspend.errors import PartialFailure, RunspendError, SourceError
-from runspend.rates import missing_rates, stretches
+from runspend.config.exchange_rates import missing_rates, stretches
+from runspend.config.settings import Settings
+from runspend.core.errors import PartialFailure, RunspendError, SourceError
 from runspend.warehouse import Reader
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from decimal import ROUND_HALF_UP, Context, Decimal
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from runspend.budget_settings import percent_used
+from runspend.config.budgets import percent_used
 
 if TYPE_CHECKING:
     from PIL import ImageDraw

@@ -1,6 +1,6 @@
 """What is told, once: a pure function of how budgets stand, what was told before, who is not to be disturbed, and now.
 
-Put here the rules of telling. How a budget stands is judged in `budgets.py`; a decision is recorded in `__init__.py`.
+Put here the rules of telling. How a budget stands is judged in `judge.py`; a decision is recorded in `__init__.py`.
 
 The rules, each decided once per (budget version, threshold, kind, period), for good:
 * `actual`: spent >= threshold. Falling below and crossing again fires nothing.
@@ -22,7 +22,7 @@ from datetime import date, datetime
 from typing import Literal
 
 from runspend.actions.alert.anomalies import Anomaly
-from runspend.actions.alert.budgets import Crossing, Status, Threshold, series_version
+from runspend.actions.alert.judge import Crossing, Status, Threshold, series_version
 
 Kind = Literal["actual", "forecast", "correction", "anomaly"]
 # Alert id -> the last day of spend the verdict rested on, None where it is not known.

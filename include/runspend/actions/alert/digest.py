@@ -11,11 +11,11 @@ from datetime import datetime
 from decimal import Context, Decimal
 from typing import Any
 
-from runspend.actions.alert.mail import Block, Envelope, Facts, Paragraph, Table, make_mail
 from runspend.actions.alert.message import Mail
-from runspend.actions.alert.texts import clean, money
-from runspend.budget_settings import percent_used
-from runspend.config import Settings
+from runspend.actions.alert.render import Block, Envelope, Facts, Paragraph, Table, make_mail
+from runspend.config.budgets import percent_used
+from runspend.config.settings import Settings
+from runspend.core.text import clean, money
 
 EXACT = Context(prec=76)
 # Some mail programs cut off a mail after 100 KB of HTML; a row is about 170 bytes.

@@ -12,7 +12,7 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from runspend.actions.alert.budgets import EXACT, Status
+from runspend.actions.alert.judge import EXACT, Status
 from runspend.actions.alert.periods import same_days_before
 from runspend.actions.alert.series import LINE_ONLY, Coverage, cost_source, covered_until, run_columns, selector_sql, sql
 from runspend.warehouse import Reader

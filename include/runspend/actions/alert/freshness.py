@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from runspend.actions.alert.mail import Facts
-from runspend.actions.alert.texts import clean
-from runspend.config import Settings
-from runspend.errors import RecordRefused
+from runspend.actions.alert.render import Facts
+from runspend.config.settings import Settings
+from runspend.core.errors import RecordRefused
+from runspend.core.text import clean
 
 KIND = "reads"
 HOUR = timedelta(hours=1)

@@ -1,6 +1,6 @@
 """A mail as it is kept and as it goes over the wire: headers, addresses, the parts of the message.
 
-Put here what becomes of a mail whose words are settled. The words come from `mail.py`; who has it is in `outbox.py`.
+Put here what becomes of a mail whose words are settled. The words come from `render.py`; who has it is in `outbox.py`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from email.policy import SMTP
 from email.utils import parseaddr
 from typing import Any
 
-from runspend.actions.alert.texts import clean
-from runspend.values import address_of as address_of
+from runspend.config.types import address_of as address_of
+from runspend.core.text import clean
 
 # The one picture of a mail, as its HTML names it.
 PICTURE_ID = "picture"

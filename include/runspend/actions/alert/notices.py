@@ -1,7 +1,7 @@
 """Mails that other steps ask for, such as the notice before something is archived: written once under an id of their own.
 
 Put here the way in for whoever is no alert: write a notice, send what waits, ask who has it. What a notice says belongs to
-whoever asks for it; how it leaves is in `outbox.py` and `send.py`.
+whoever asks for it; how it leaves is in `outbox.py` and `smtp.py`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from runspend.actions.alert.mail import Block, Envelope, make_mail
 from runspend.actions.alert.outbox import Receipt, RecordStore, receipt
-from runspend.config import MailSettings
+from runspend.actions.alert.render import Block, Envelope, make_mail
+from runspend.config.settings import MailSettings
 
 
 def write_archive_notice(

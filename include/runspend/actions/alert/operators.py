@@ -12,13 +12,13 @@ from datetime import datetime
 from typing import Literal
 
 from runspend.actions.alert.freshness import RecordStore, Stale, figures_are_this_old
-from runspend.actions.alert.mail import Block, Envelope, Facts, Paragraph, make_mail
 from runspend.actions.alert.message import Mail, address_of
 from runspend.actions.alert.outbox import DIGEST_ABOVE, REFUSED_FOR, Delivery, Unrecorded, send_outbox
-from runspend.actions.alert.send import open_backend
-from runspend.actions.alert.texts import clean
-from runspend.config import Settings
-from runspend.machine import machine_failed
+from runspend.actions.alert.render import Block, Envelope, Facts, Paragraph, make_mail
+from runspend.actions.alert.smtp import open_backend
+from runspend.config.settings import Settings
+from runspend.core.machine_faults import machine_failed
+from runspend.core.text import clean
 
 Kind = Literal["REFUSED", "UNREACHABLE", "CHECK FAILED", "DAG FAILED", "STALE", "NOT JUDGED", "NO WAREHOUSE", "DAMAGED", "MACHINE FAILED", "NOT ARCHIVED", "TEST"]
 LIST_NAME = "operators"

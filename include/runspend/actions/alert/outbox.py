@@ -1,6 +1,6 @@
 """Mails that were decided and who has them: at least once, the same Message-ID every time, never none.
 
-Put here the bookkeeping between a decision and its delivery. Talking to a mail server (`send.py`) does not belong here.
+Put here the bookkeeping between a decision and its delivery. Talking to a mail server (`smtp.py`) does not belong here.
 
 A record of kind "alerts", "digests" or "notices" that holds a `mail` is the decision and its mail in one: made with
 create-if-absent, it is the commit. What happened to the mail is one record of kind "outbox" per mail and recipient;
@@ -22,14 +22,14 @@ from typing import Any, Literal, NamedTuple
 from runspend.actions.alert.digest import write_digests
 from runspend.actions.alert.freshness import RecordStore, figures_are_this_old
 from runspend.actions.alert.message import Mail, address_of, as_bytes, sender_host
-from runspend.actions.alert.send import Backend, Outcome, open_backend
+from runspend.actions.alert.smtp import Backend, Outcome, open_backend
 from runspend.actions.alert.webhook import WEBHOOK, Webhook
-from runspend.config import Settings
-from runspend.errors import RecordRefused
-from runspend.own_files import open_lock
-from runspend.recipients import find_recipients, mailed_addresses, mailed_domains
-from runspend.warehouse.journal import crash_point
-from runspend.warehouse.lock_holders import lock_in_time
+from runspend.config.recipients import find_recipients, mailed_addresses, mailed_domains
+from runspend.config.settings import Settings
+from runspend.core.errors import RecordRefused
+from runspend.core.own_files import open_lock
+from runspend.warehouse.parquet.journal import crash_point
+from runspend.warehouse.parquet.lock_holders import lock_in_time
 
 __all__ = ["Delivery", "Receipt", "RecordStore", "State", "Unrecorded", "receipt", "recipient_states", "send_outbox", "set_outcome"]
 

@@ -10,15 +10,15 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
-from runspend.actions.alert.budgets import budget_version
+from runspend.actions.alert.judge import budget_version
 from runspend.actions.alert.outbox import RecordStore, recipient_states
 from runspend.actions.alert.periods import current_period
-from runspend.actions.alert.quiet import Quiet, QuietKind, read_quiet, set_quiet
 from runspend.actions.alert.sections import day_name
+from runspend.actions.alert.snooze import Quiet, QuietKind, read_quiet, set_quiet
 from runspend.actions.alert.tag_budgets import read_tag_budgets
-from runspend.actions.alert.texts import money
-from runspend.budget_settings import percent_used
-from runspend.config import Budget, Settings
+from runspend.config.budgets import percent_used
+from runspend.config.settings import Budget, Settings
+from runspend.core.text import money
 from runspend.warehouse import Reader
 
 COLUMNS = (

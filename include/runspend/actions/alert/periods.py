@@ -1,6 +1,6 @@
 """The periods budgets count in: their names, their days, and how long one is judged after it ended.
 
-Put here calendar arithmetic alone. What is spent of a period is judged in `budgets.py`.
+Put here calendar arithmetic alone. What is spent of a period is judged in `judge.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from types import MappingProxyType
 
-from runspend.budget_settings import Every
+from runspend.config.budgets import Every
 
 EVERY: tuple[Every, ...] = ("day", "week", "month", "quarter", "year")
 # Bills are days late, and restated once more when a month is invoiced. A period that just ended is judged this much longer,

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple
 
-from runspend.actions.alert.budgets import budget_version, rules_of, series_version, with_rules
 from runspend.actions.alert.decisions import slug
 from runspend.actions.alert.freshness import RecordStore
+from runspend.actions.alert.judge import budget_version, rules_of, series_version, with_rules
 from runspend.actions.alert.series import OF_EXPERIMENT
 from runspend.actions.alert.tag_budgets import tag_name
-from runspend.config import Budget
-from runspend.selectors import matches
+from runspend.config.settings import Budget
+from runspend.core.selectors import matches
 from runspend.warehouse import Reader
 
 KIND = "renames"

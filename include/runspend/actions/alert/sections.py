@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 
-from runspend.actions.alert.budgets import EXACT, Status
 from runspend.actions.alert.chart import Outlook, SpendChart
 from runspend.actions.alert.figures import DayRun, Figures
-from runspend.actions.alert.mail import Facts, Table, clean, money, person
+from runspend.actions.alert.judge import EXACT, Status
 from runspend.actions.alert.periods import BudgetPeriod, current_period
+from runspend.actions.alert.render import Facts, Table, clean, money, person
 from runspend.actions.alert.series import Coverage
 
 

@@ -13,11 +13,11 @@ from decimal import Decimal
 from importlib.resources import files
 from typing import Any
 
-from runspend.actions.alert.budgets import Series, series_key
+from runspend.actions.alert.judge import Series, series_key
 from runspend.actions.alert.periods import VERY_LATE_BILLS
-from runspend.config import Budget
-from runspend.errors import ConfigError
-from runspend.selectors import glob_to_regex
+from runspend.config.settings import Budget
+from runspend.core.errors import ConfigError
+from runspend.core.selectors import glob_to_regex
 from runspend.warehouse import Reader
 
 COST_COLUMNS = {

@@ -2,7 +2,7 @@
 
 Put here what such a tag may say, and how little it may do: it makes a budget of that one experiment, and a budget can only cause
 mails. Whoever may write a tag is not trusted: anything but an amount, the currency and a period is refused in words, and a mail
-goes to an owner the tag names only where `recipients.py` allows it.
+goes to an owner the tag names only where `config/recipients.py` allows it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from runspend.actions.alert.series import sql
-from runspend.actions.alert.texts import clean
-from runspend.budget_settings import Every
-from runspend.config import Budget, Settings, TagBudgets
-from runspend.recipients import find_recipients
+from runspend.config.budgets import Every
+from runspend.config.recipients import find_recipients
+from runspend.config.settings import Budget, Settings, TagBudgets
+from runspend.core.text import clean
 from runspend.warehouse import Reader
 
 TAG_KEYS = ("experiment_tag.runspend.budget", "experiment_tag.owner")

@@ -1,6 +1,6 @@
 """Which version of each budget is judged in which of its periods.
 
-Put here what an edit, a late bill and a late restatement mean for that. Calendar arithmetic is in `periods.py`, judging in `budgets.py`.
+Put here what an edit, a late bill and a late restatement mean for that. Calendar arithmetic is in `periods.py`, judging in `judge.py`.
 
 An edit of what a budget decides by makes a version. A period that ended before the edit is judged by the version it ended in. What was
 told as passed stays watched, by the version it was told by, until it is CORRECTED days old: only a correction can come of that.
@@ -14,10 +14,10 @@ from datetime import date, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
-from runspend.actions.alert.budgets import budget_version, rules_of, series_version, with_rules
+from runspend.actions.alert.judge import budget_version, rules_of, series_version, with_rules
 from runspend.actions.alert.outbox import RecordStore
 from runspend.actions.alert.periods import BudgetPeriod, midnight, period_named, periods_to_judge
-from runspend.config import Budget
+from runspend.config.settings import Budget
 
 # After a period's end. Bills are closed long before; what is changed later than this is bookkeeping, and nobody's night.
 CORRECTED = timedelta(days=400)

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from runspend.actions.alert.message import Mail
-from runspend.actions.alert.send import Outcome
-from runspend.mail_settings import WebhookSettings
-from runspend.values import address_secrets
+from runspend.actions.alert.smtp import Outcome
+from runspend.config.mail import WebhookSettings
+from runspend.config.types import address_secrets
 
 # A webhook as recipient of a mail, where addresses stand.
 WEBHOOK = "webhook"

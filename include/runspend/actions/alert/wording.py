@@ -1,7 +1,7 @@
 """The words of budget mails: pure functions from a decision and its figures to a mail.
 
 Put here what happened, whom it is told and under which subject. The parts below that are in `sections.py`; how a mail becomes
-text, HTML and bytes is in `mail.py`.
+text, HTML and bytes is in `render.py`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from decimal import Decimal
 from typing import Any
 
 from runspend.actions.alert.anomalies import Anomaly
-from runspend.actions.alert.budgets import EXACT, Status
 from runspend.actions.alert.decisions import Decision, slug
 from runspend.actions.alert.figures import DayRun, Figures, Restatement
-from runspend.actions.alert.mail import Block, Envelope, Facts, Mail, Paragraph, Table, clean, make_mail, money
+from runspend.actions.alert.judge import EXACT, Status
+from runspend.actions.alert.render import Block, Envelope, Facts, Mail, Paragraph, Table, clean, make_mail, money
 from runspend.actions.alert.sections import (
     bill_ages,
     day_name,
@@ -31,8 +31,8 @@ from runspend.actions.alert.sections import (
     which_runs,
 )
 from runspend.actions.alert.series import Coverage
-from runspend.budget_settings import percent_used
-from runspend.config import MailSettings
+from runspend.config.budgets import percent_used
+from runspend.config.settings import MailSettings
 
 MEASURES = {
     "effective_cost": "effective cost",

@@ -7,7 +7,7 @@ from datetime import datetime
 from runspend.actions.archive.items import Item
 from runspend.actions.archive.plan import item_of
 from runspend.actions.archive.states import current_plan
-from runspend.config import Settings
+from runspend.config.settings import Settings
 from runspend.warehouse import Reader
 from runspend.warehouse.records import Records
 

@@ -1,7 +1,7 @@
 """Runs, models and traces whose artifact URI lies around others' folders: while they say so, nothing in there is archived.
 
 One wrong URI, of a whole bucket say, protects everything in it. That is right, since whoever owns a folder owns what lies in it; but
-somebody has to be told which run it is, and what to do. What protects is decided in `plan.sql` and `shared.py`; this reads their reasons.
+somebody has to be told which run it is, and what to do. What protects is decided in `plan.sql` and `shared_folders.py`; this reads their reasons.
 """
 
 from __future__ import annotations

@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from runspend.actions.archive.book import as_folder
-from runspend.actions.archive.expire import TOMBSTONE
+from runspend.actions.archive.archive_records import as_folder
+from runspend.actions.archive.delete import TOMBSTONE
 from runspend.actions.archive.items import ARCHIVE_FOLDER
 from runspend.actions.archive.manifest import Manifest, read_manifest
 from runspend.actions.archive.move import GENERATIONS, manifest_name
-from runspend.artifacts.objects import ObjectStore
-from runspend.artifacts.roots import parse_root
-from runspend.config import ArtifactStore, Settings
-from runspend.errors import SourceRefused, UsageError
-from runspend.outside_json import parse_json
+from runspend.config.settings import ArtifactStore, Settings
+from runspend.core.errors import SourceRefused, UsageError
+from runspend.core.outside_json import parse_json
+from runspend.storage.objects import ObjectStore
+from runspend.storage.uris import parse_root
 
 __all__ = ["Found", "find_archives", "find_owner", "lacks_copies", "load_manifest", "readable_stores", "tombstone_of"]
 

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Literal
 
-from runspend.artifacts.objects import ARCHIVE_TOP
+from runspend.storage.objects import ARCHIVE_TOP
 
 __all__ = ["ARCHIVE_FOLDER", "NOTE_NAME", "RETURNED_NAME", "Action", "Item", "OwnerKind", "note_name"]
 

@@ -17,9 +17,9 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from runspend.artifacts.objects import ObjectStore, StoredObject
-from runspend.errors import LeaseLost
-from runspend.own_files import refused
+from runspend.core.errors import LeaseLost
+from runspend.core.own_files import refused
+from runspend.storage.objects import ObjectStore, StoredObject
 from runspend.warehouse.records import Records
 
 __all__ = ["FencedObjects", "Lease", "take_lease"]

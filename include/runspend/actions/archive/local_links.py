@@ -1,7 +1,7 @@
 """Folders of local stores that are reached by another path: through a symbolic link, or a mount of the same disk elsewhere.
 
 A run whose artifact folder is a link to another run's, or goes through one, has its files there: they are as much its own. Put here what the
-disk itself says, compared by the identity of folders (device and inode) and not by their spelling; what URIs say is in `shared.py` and
+disk itself says, compared by the identity of folders (device and inode) and not by their spelling; what URIs say is in `shared_folders.py` and
 `plan.sql`. A store that cannot be looked at says nothing here: what cannot be listed is not archived either.
 """
 
@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from runspend.artifacts.roots import parse_root
-from runspend.config import Settings
-from runspend.errors import SourceRefused
+from runspend.config.settings import Settings
+from runspend.core.errors import SourceRefused
+from runspend.storage.uris import parse_root
 
 __all__ = ["LocalLinks", "find_local_links"]
 

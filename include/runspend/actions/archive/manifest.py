@@ -16,9 +16,9 @@ from itertools import chain
 from typing import Any, Literal, NoReturn, get_args
 
 from runspend.actions.archive.items import Item, OwnerKind
-from runspend.artifacts.objects import StoredObject, carried
-from runspend.errors import SourceRefused
-from runspend.outside_json import parse_json
+from runspend.core.errors import SourceRefused
+from runspend.core.outside_json import parse_json
+from runspend.storage.objects import StoredObject, carried
 
 __all__ = ["MAX_ENTRIES", "Entry", "Manifest", "check_entry", "check_key", "folders_above", "planned_entry", "read_manifest", "write_manifest"]
 

@@ -14,13 +14,13 @@ from datetime import datetime
 from itertools import product
 from threading import Lock
 
-from runspend.actions.archive.book import Archive
+from runspend.actions.archive.archive_records import Archive
+from runspend.actions.archive.context import NOTE_BEGINS, Held, Result, Work, digest_of, held, is_note, parts_of, prove_conditions
 from runspend.actions.archive.items import NOTE_NAME, note_name
 from runspend.actions.archive.manifest import Entry, folders_above, planned_entry, read_manifest, write_manifest
-from runspend.actions.archive.work import NOTE_BEGINS, Held, Result, Work, digest_of, held, is_note, parts_of, prove_conditions
-from runspend.artifacts.objects import StoredObject
-from runspend.errors import NotDone, OutcomeUnknown, SourceRefused
-from runspend.warehouse.journal import crash_point
+from runspend.core.errors import NotDone, OutcomeUnknown, SourceRefused
+from runspend.storage.objects import StoredObject
+from runspend.warehouse.parquet.journal import crash_point
 
 __all__ = ["manifest_name", "move"]
 

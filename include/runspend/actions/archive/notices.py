@@ -4,7 +4,7 @@ Put here what is recorded of notices. The words of the mail and its sending belo
 notice is one mail to one owner with all that is new to them. Its items are recorded before the mail is written, in records of at
 most 1,000; only one whose mail was written counts. So a kill anywhere leads to the same notice again, under the same id.
 A notice is valid for one item and one owner. A new owner gets a new notice and grace period. A notice is invalid if its recipient is no
-longer allowed (`recipients.py`). Operators get a copy of every notice, and the notices of owners whom Runspend may not mail.
+longer allowed (`config/recipients.py`). Operators get a copy of every notice, and the notices of owners whom Runspend may not mail.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from runspend.config import Settings
-from runspend.recipients import Recipients, find_recipients
-from runspend.values import address_of
+from runspend.config.recipients import Recipients, find_recipients
+from runspend.config.settings import Settings
+from runspend.config.types import address_of
 from runspend.warehouse.records import Records
 
 KIND = "archive_notices"

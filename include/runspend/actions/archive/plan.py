@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from runspend.actions.archive.items import ARCHIVE_FOLDER, Item
 from runspend.actions.archive.local_links import LocalLinks, find_local_links
-from runspend.actions.archive.money import Part, Rates, price_item, read_rates
-from runspend.actions.archive.select import Selection, parse_select, policy_digest, selection_sql
-from runspend.actions.archive.shared import STORED, OddFolders
-from runspend.artifacts.objects import KEEPS_VERSIONS
-from runspend.config import RetentionPolicy, Settings
-from runspend.tables import ARCHIVE_PLAN
-from runspend.tracking.folders import REGULAR, main_folder
+from runspend.actions.archive.savings import Part, Rates, price_item, read_rates
+from runspend.actions.archive.selection import Selection, parse_select, policy_digest, selection_sql
+from runspend.actions.archive.shared_folders import STORED, OddFolders
+from runspend.config.settings import RetentionPolicy, Settings
+from runspend.ingest.tracking.artifact_folders import REGULAR, main_folder
+from runspend.schema.tables import ARCHIVE_PLAN
+from runspend.storage.objects import KEEPS_VERSIONS
 from runspend.warehouse import Reader
 
 if TYPE_CHECKING:

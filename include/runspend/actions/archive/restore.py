@@ -18,17 +18,17 @@ from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
-from runspend.actions.archive.book import as_folder
+from runspend.actions.archive.archive_records import as_folder
+from runspend.actions.archive.context import OpenStore, digest_of, find_store, held, holds_own_files, is_note, parts_of
 from runspend.actions.archive.find import Found, find_owner, lacks_copies, load_manifest, readable_stores, tombstone_of
 from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, Item, note_name
 from runspend.actions.archive.lease import FencedObjects, Lease, take_lease
 from runspend.actions.archive.manifest import Entry, Manifest
 from runspend.actions.archive.returned import leave_out_older, note_returned
-from runspend.actions.archive.work import OpenStore, digest_of, find_store, held, holds_own_files, is_note, parts_of
-from runspend.artifacts.objects import ObjectStore, StoredObject, open_objects
-from runspend.config import ArtifactStore, Settings
-from runspend.errors import NotDone, SourceError, SourceRefused, UsageError
-from runspend.outcome import Progress, silent
+from runspend.config.settings import ArtifactStore, Settings
+from runspend.core.errors import NotDone, SourceError, SourceRefused, UsageError
+from runspend.core.step_result import Progress, silent
+from runspend.storage.objects import ObjectStore, StoredObject, open_objects
 from runspend.warehouse.records import Records
 
 __all__ = ["Restored", "restore"]

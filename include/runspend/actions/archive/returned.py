@@ -11,15 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from runspend.actions.archive.book import Book
+from runspend.actions.archive.archive_records import Book
+from runspend.actions.archive.context import OpenStore, find_store
 from runspend.actions.archive.find import Found
 from runspend.actions.archive.items import RETURNED_NAME
 from runspend.actions.archive.lease import FencedObjects
 from runspend.actions.archive.manifest import Manifest
 from runspend.actions.archive.notices import withdraw_notice
-from runspend.actions.archive.work import OpenStore, find_store
-from runspend.config import Settings
-from runspend.errors import SourceError
+from runspend.config.settings import Settings
+from runspend.core.errors import SourceError
 from runspend.warehouse.records import Records
 
 __all__ = ["leave_out_older", "note_returned"]

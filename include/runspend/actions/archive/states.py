@@ -13,13 +13,13 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from runspend.actions.archive.book import Archive, Book
-from runspend.actions.archive.keeps import Keep, keep_of, read_keeps
+from runspend.actions.archive.archive_records import Archive, Book
+from runspend.actions.archive.holds import Keep, keep_of, read_keeps
 from runspend.actions.archive.notices import Announcement, read_announcements
 from runspend.actions.archive.plan import BATCH_ROWS, plan_items
-from runspend.config import Settings
-from runspend.recipients import find_recipients
-from runspend.tables import ARCHIVES
+from runspend.config.recipients import find_recipients
+from runspend.config.settings import Settings
+from runspend.schema.tables import ARCHIVES
 from runspend.warehouse import Reader
 from runspend.warehouse.records import Records
 

@@ -15,14 +15,14 @@ from datetime import datetime
 from decimal import Decimal
 from urllib.parse import urlsplit
 
+from runspend.actions.archive.context import OpenStore, digest_of, find_store
 from runspend.actions.archive.find import Found, find_archives, lacks_copies, load_manifest, readable_stores, tombstone_of
 from runspend.actions.archive.manifest import Entry, Manifest
-from runspend.actions.archive.money import EXACT, GB, PROVIDERS, list_prices
-from runspend.actions.archive.work import OpenStore, digest_of, find_store
-from runspend.artifacts.objects import ObjectStore, StoredObject, open_objects
-from runspend.config import Settings
-from runspend.errors import NotDone, SourceError
-from runspend.outcome import Progress, silent
+from runspend.actions.archive.savings import EXACT, GB, PROVIDERS, list_prices
+from runspend.config.settings import Settings
+from runspend.core.errors import NotDone, SourceError
+from runspend.core.step_result import Progress, silent
+from runspend.storage.objects import ObjectStore, StoredObject, open_objects
 from runspend.warehouse.records import Records
 
 __all__ = ["Reading", "Verified", "price_of_reading", "sample_size", "verify", "was_whole"]

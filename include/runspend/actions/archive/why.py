@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from runspend.actions.archive.book import NOT_TOLD, TOLD, Archive
+from runspend.actions.archive.archive_records import NOT_TOLD, TOLD, Archive
 from runspend.actions.archive.enclosing import find_enclosing
-from runspend.actions.archive.keeps import keep_of
+from runspend.actions.archive.holds import keep_of
 from runspend.actions.archive.plan import item_of, policy_rows, read_candidates, read_odd_folders, split_reasons
-from runspend.actions.archive.select import Selection, parse_select
+from runspend.actions.archive.selection import Selection, parse_select
 from runspend.actions.archive.states import History, judge, read_history
-from runspend.config import RetentionPolicy, Settings
-from runspend.errors import UsageError
+from runspend.config.settings import RetentionPolicy, Settings
+from runspend.core.errors import UsageError
 from runspend.warehouse import Reader
 from runspend.warehouse.records import Records
 

@@ -1,4 +1,4 @@
-"""One billing period as a FOCUS file: the rows of `views/focus.sql`, batch by batch, and proof that they are the bill.
+"""One billing period as a FOCUS file: the rows of `schema/views/focus.sql`, batch by batch, and proof that they are the bill.
 
 What a row is stands in `focus.sql`. Here: which columns a version of FOCUS has, how values are written, that the totals are
 right before the file gets its name. FOCUS: https://focus.finops.org
@@ -24,9 +24,9 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from runspend.actions.formulas import PATTERN
-from runspend.errors import CheckFailed, UsageError
-from runspend.tables import FOCUS_COLUMNS
+from runspend.core.errors import CheckFailed, UsageError
+from runspend.core.spreadsheet_text import PATTERN
+from runspend.schema.tables import FOCUS_COLUMNS
 from runspend.warehouse import Reader
 
 COSTS = ("EffectiveCost", "BilledCost", "ListCost", "ContractedCost")
@@ -78,7 +78,7 @@ class Sink(Protocol):
 
 def focus_view() -> str:
     """The GoogleSQL of the view: every period, all columns of every version."""
-    return files("runspend").joinpath("views", "focus.sql").read_text(encoding="utf-8")
+    return files("runspend.schema").joinpath("views", "focus.sql").read_text(encoding="utf-8")
 
 
 def export_focus(

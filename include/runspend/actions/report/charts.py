@@ -13,8 +13,8 @@ from decimal import Decimal
 
 from markupsafe import Markup, escape
 
-from runspend.actions.report.amounts import day, percent
-from runspend.budget_settings import percent_used
+from runspend.config.budgets import percent_used
+from runspend.core.amounts import day, percent
 
 PART_CLASS = {
     "run cost": "run",

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 
-from runspend.actions.report.amounts import add
-from runspend.advice import Coverage
-from runspend.storage_rates import BilledRate
-from runspend.without_run import Group
+from runspend.allocation.diagnostics import Coverage
+from runspend.allocation.storage_prices import BilledRate
+from runspend.allocation.without_run import Group
+from runspend.core.amounts import add
 
 MEASURES = ("effective_cost", "billed_cost", "contracted_cost", "list_cost")
 # The words of the glossary, in the order the money is told, and the ledger's targets behind each.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from runspend.actions.report.amounts import add
+from runspend.actions.report.artifacts import artifact_figures
 from runspend.actions.report.figures import (
     CONFIDENCES,
     MEASURES,
@@ -41,13 +41,13 @@ from runspend.actions.report.figures import (
     days_covered,
     month_after,
 )  # fmt: skip
-from runspend.actions.report.stored import artifact_figures
-from runspend.advice import coverage as dimension_coverage
-from runspend.config import Settings
-from runspend.rates import describe_missing_rates, missing_rates, stretches
-from runspend.storage_rates import billed_rates
+from runspend.allocation.diagnostics import coverage as dimension_coverage
+from runspend.allocation.storage_prices import billed_rates
+from runspend.allocation.without_run import unmatched_groups
+from runspend.config.exchange_rates import describe_missing_rates, missing_rates, stretches
+from runspend.config.settings import Settings
+from runspend.core.amounts import add
 from runspend.warehouse import Reader
-from runspend.without_run import unmatched_groups
 
 SQL = Path(__file__).parent / "sql"
 

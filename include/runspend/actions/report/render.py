@@ -1,7 +1,7 @@
 """The report as files: one self-contained page a month, an index of months, and the tables as CSV beside them.
 
 Nothing on a page asks the network for anything, and a Content-Security-Policy in the page forbids it, whoever serves it.
-Which figures there are is decided by `plan.py`, how they are written by `templates/` and `amounts.py`.
+Which figures there are is decided by `plan.py`, how they are written by `templates/` and `core/amounts.py`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from runspend import __version__
-from runspend.actions.report import amounts, charts
+from runspend.actions.report import charts
+from runspend.actions.report.csv_files import report_sheets, write_sheet
 from runspend.actions.report.figures import MEASURES, PARTS, PLATFORM, CurrencyFigures, ReportFigures, days_covered, month_after
-from runspend.actions.report.sheets import report_sheets, write_sheet
-from runspend.actions.report.words import coverage_words
-from runspend.budget_settings import percent_used
-from runspend.own_files import write_whole
+from runspend.actions.report.labels import coverage_words
+from runspend.config.budgets import percent_used
+from runspend.core import amounts
+from runspend.core.own_files import write_whole
 
 TEMPLATES = Path(__file__).parent / "templates"
 WIDE, NARROW = 920, 350

@@ -1,0 +1,293 @@
+"""What a budget has spent of its period and what it will have, and which thresholds that crosses: pure functions of budgets and series.
+
+Put here what judges. What is told of it, once, is decided in `decisions.py`; reading (`figures.py`), recording
+(`__init__.py`) and mail do not belong here.
+
+A threshold is crossed when spent >= threshold, in exact decimals; a forecast threshold when two of three outcomes pass it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from decimal import Context, Decimal
+from functools import cached_property
+from typing import Any
+
+from runspend.actions.alert.anomalies import Anomaly, find_anomalies
+from runspend.actions.alert.forecast import Forecast, Seen, forecast_total
+from runspend.actions.alert.periods import BudgetPeriod, midnight
+from runspend.config.budgets import percent_used
+from runspend.config.settings import Budget
+from runspend.core.errors import ConfigError
+
+# 22 decimals and any total: the 28 digits of Python's default context would round sums past a million.
+EXACT = Context(prec=76)
+
+_THRESHOLD = re.compile(r"(\d+(?:\.\d+)?)\s*(%|[A-Z]{3})?", re.ASCII)
+
+
+@dataclass(frozen=True, order=True)
+class Threshold:
+    """A level of spend, in the budget's currency; `text` is how it was asked for: "80 %" or "500 USD"."""
+
+    level: Decimal
+    text: str
+
+    @property
+    def slug(self) -> str:
+        """For keys and Message-IDs: "80", "500USD"."""
+        return self.text.removesuffix(" %").replace(" ", "")
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """A threshold that is crossed, and the charge date that took the spend over it for good; of a forecast, the day around which it will."""
+
+    threshold: Threshold
+    on: date
+
+
+@dataclass(frozen=True)
+class Series:
+    """What is known of a budget's money, by day and currency: on the bill, the part of it that runs cost, estimated for hours not billed."""
+
+    billed: Mapping[tuple[date, str], Decimal] = field(default_factory=dict)
+    of_runs: Mapping[tuple[date, str], Decimal] = field(default_factory=dict)
+    estimated: Mapping[tuple[date, str], Decimal] = field(default_factory=dict)
+
+    @cached_property
+    def billed_by_day(self) -> Mapping[date, Mapping[str, Decimal]]:
+        """Day -> currency -> what is billed: a budget by day asks for each of 400 days."""
+        found = dict[date, dict[str, Decimal]]()
+        for (day, code), cost in self.billed.items():
+            found.setdefault(day, {})[code] = cost
+        return found
+
+
+@dataclass(frozen=True)
+class Status:
+    """One budget in one period. `not_judged` says why there is no verdict; then `spent` is None and nothing is crossed.
+
+    `spent` holds `estimated` only where the budget is `judged_on` both. `foreseen` are the forecast thresholds that will be
+    crossed. `by_day` is what was judged, day by day.
+    """
+
+    budget: Budget
+    currency: str
+    version: str
+    period: BudgetPeriod
+    thresholds: tuple[Threshold, ...]
+    spent: Decimal | None
+    crossed: tuple[Crossing, ...] = ()
+    not_judged: str | None = None
+    estimated: Decimal = Decimal(0)
+    forecast: Forecast | None = None
+    foreseen: tuple[Crossing, ...] = ()
+    anomalies: tuple[Anomaly, ...] = ()
+    is_closed: bool = False  # judged for corrections alone: long over, or of an older version of the budget
+    by_day: Mapping[date, Decimal] = field(default_factory=dict, compare=False)
+
+    @property
+    def percent(self) -> Decimal | None:
+        """Percent of the amount."""
+        return None if self.spent is None else percent_used(self.spent, self.budget.amount)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the whole amount is spent."""
+        return self.spent is not None and self.spent >= self.budget.amount
+
+    @property
+    def next_threshold(self) -> Threshold | None:
+        """The lowest threshold not crossed yet."""
+        crossed = {c.threshold for c in self.crossed}
+        return next((t for t in self.thresholds if t not in crossed), None)
+
+    def passes_on(self) -> date | None:
+        """The day the whole amount was passed, else the day around which it will be; None if it was not and will not."""
+        whole = Threshold(self.budget.amount, "100 %")
+        _, crossed = _cross(self.by_day, (whole,))
+        if crossed:
+            return crossed[0].on
+        return self.forecast.passes_on(whole.level) if self.forecast else None
+
+    @property
+    def through(self) -> date:
+        """The last day of the period that has any spend; the day before it without."""
+        return max((day for day, cost in self.by_day.items() if cost), default=self.period.start - timedelta(days=1))
+
+    def spent_through(self, day: date) -> Decimal:
+        """What was spent of the period up to and including a day, as it is known now."""
+        total = Decimal(0)
+        for one, cost in self.by_day.items():
+            if one <= day:
+                total = EXACT.add(total, cost)
+        return total
+
+
+def parse_threshold(text: str, amount: Decimal, currency: str) -> Threshold:
+    """ "80%" of the amount, or money like "500 USD" or "500". Raises ConfigError for anything else, zero, or another currency."""
+    match = _THRESHOLD.fullmatch(text.strip())
+    if match is None or Decimal(match[1]) == 0:
+        raise ConfigError(
+            f'cannot use threshold {text!r}: it is neither a percentage nor an amount above zero. Write "80%" or "500 {currency}".'
+        )
+    number, unit = Decimal(match[1]), match[2] or currency
+    if unit == "%":
+        return Threshold(EXACT.divide(EXACT.multiply(amount, number), Decimal(100)), f"{_plain(number)} %")
+    if unit != currency:
+        raise ConfigError(
+            f"cannot use threshold {text!r}: the budget is in {currency}. Write the threshold in {currency}, or as a percentage."
+        )
+    return Threshold(number, f"{_plain(number)} {currency}")
+
+
+def parse_thresholds(texts: list[str], amount: Decimal, currency: str) -> tuple[Threshold, ...]:
+    """Thresholds, lowest level first; two texts of one level are one threshold."""
+    by_level: dict[Decimal, Threshold] = {}
+    for text in texts:
+        threshold = parse_threshold(text, amount, currency)
+        by_level.setdefault(threshold.level, threshold)
+    return tuple(by_level[level] for level in sorted(by_level))
+
+
+def budget_version(budget: Budget, currency: str) -> str:
+    """Hash of what the budget decides by. Owner, notify, runbook, anomalies, spelling and order of the file change nothing."""
+    thresholds = [
+        sorted(parse_threshold(t, budget.amount, currency).text for t in set(texts)) for texts in (budget.actual, budget.forecast)
+    ]
+    parts = [
+        _plain(budget.amount),
+        currency,
+        {key: sorted(set(patterns)) for key, patterns in budget.for_.items()},
+        budget.every,
+        budget.measure,
+        *thresholds,
+        *([] if budget.judged_on == "bill" else [budget.judged_on]),
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def rules_of(budget: Budget) -> dict[str, Any]:
+    """What a version decides by, as a JSON object: a period that ended before an edit is judged by the rules it had."""
+    kept = {key: getattr(budget, key) for key in ("every", "measure", "actual", "forecast", "judged_on")}
+    return {**kept, "for_": dict(budget.for_), "amount": f"{budget.amount:f}"}
+
+
+def with_rules(budget: Budget, rules: Mapping[str, Any]) -> Budget:
+    """The budget as it was by `rules_of`, with the owner and recipients it has now."""
+    return budget.model_copy(update={**rules, "amount": Decimal(rules["amount"])})
+
+
+def series_version(budget: Budget, currency: str) -> str:
+    """Hash of whose money a budget is about: what an anomaly of a day is told once for, whatever the amount is edited to."""
+    parts = [currency, {key: sorted(set(patterns)) for key, patterns in budget.for_.items()}, budget.measure]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def series_key(budget: Budget) -> str:
+    """Budgets of the same money have the same: it is read once."""
+    return json.dumps([{key: sorted(set(patterns)) for key, patterns in budget.for_.items()}, budget.measure], sort_keys=True)
+
+
+def judge_budget(
+    budget: Budget, currency: str, period: BudgetPeriod, series: Series, covered: date | None = None, now: datetime | None = None
+) -> Status:
+    """One budget in one period. Money of the period still in another currency has no rate: no verdict.
+
+    `covered` is the first day the bills do not wholly cover; with `now` and two weeks of history there is a forecast.
+    """
+    in_period = {(day, code): cost for day in period.days for code, cost in series.billed_by_day.get(day, {}).items()}
+    others = sorted((code, day) for (day, code), cost in in_period.items() if code != currency and cost)
+    if others:
+        first = dict(reversed(others))  # the earliest day of each
+        why = ", ".join(f"no rate from {code} to {currency} for {day}" for code, day in sorted(first.items()))
+        return not_judged(budget, currency, period, f"{why}: write it under rates.exchange")
+    version, thresholds = budget_version(budget, currency), parse_thresholds(budget.actual, budget.amount, currency)
+    estimates = {day: cost for (day, code), cost in series.estimated.items() if code == currency and period.start <= day < period.end}
+    by_day = {day: cost for (day, code), cost in in_period.items() if code == currency}
+    if budget.judged_on == "bill_and_estimates":
+        by_day |= {day: EXACT.add(by_day.get(day, Decimal(0)), cost) for day, cost in estimates.items()}
+    spent, crossed = _cross(by_day, thresholds)
+    forecast = None
+    if covered is not None and now is not None and now.date() < period.end:
+        forecast = _forecast(budget, currency, period, series, covered, now)
+    return Status(
+        budget, currency, version, period, thresholds, spent, crossed,
+        estimated=_total(estimates.values()), forecast=forecast, foreseen=_foresee(budget, currency, spent, forecast), by_day=by_day,
+    )  # fmt: skip
+
+
+def not_judged(budget: Budget, currency: str, period: BudgetPeriod, why: str) -> Status:
+    """No verdict on one budget in one period."""
+    thresholds = parse_thresholds(budget.actual, budget.amount, currency)
+    return Status(budget, currency, budget_version(budget, currency), period, thresholds, None, not_judged=why)
+
+
+def judge_days(budget: Budget, currency: str, series: Series, covered: date, since: date) -> tuple[Anomaly, ...]:
+    """Days from `since` on, wholly billed, that are far above the budget's own history."""
+    if budget.anomalies is None:
+        return ()
+    days = {day: cost for (day, code), cost in series.billed.items() if code == currency}
+    level = parse_threshold(budget.anomalies.money, budget.amount, currency).level
+    return find_anomalies(days, covered, since, budget.anomalies.ratio, level)
+
+
+def _cross(by_day: Mapping[date, Decimal], thresholds: tuple[Threshold, ...]) -> tuple[Decimal, tuple[Crossing, ...]]:
+    spent, crossed_on = Decimal(0), dict[Threshold, date]()
+    for day, cost in sorted(by_day.items()):
+        spent = EXACT.add(spent, cost)
+        for threshold in thresholds:
+            if spent < threshold.level:
+                crossed_on.pop(threshold, None)
+            else:
+                crossed_on.setdefault(threshold, day)
+    return spent, tuple(Crossing(t, crossed_on[t]) for t in thresholds if t in crossed_on)
+
+
+def _forecast(budget: Budget, currency: str, period: BudgetPeriod, series: Series, covered: date, now: datetime) -> Forecast | None:
+    """Of the bill, whatever the budget is judged on: estimates only say what the days not billed yet may cost."""
+    begin = max(covered, period.start)
+    days = {day: cost for (day, code), cost in series.billed.items() if code == currency}
+    estimated = {day: cost for (day, code), cost in series.estimated.items() if code == currency}
+    seen = {
+        day: Seen(float(days.get(day, 0)), float(estimated.get(day, 0)), _part_over(day, now))
+        for day in {*days, *estimated}
+        if begin <= day < period.end
+    }
+    whole = _total(cost for day, cost in days.items() if day < covered)
+    runs = _total(cost for (day, code), cost in series.of_runs.items() if code == currency and day < covered)
+    share = min(1.0, max(0.0, float(runs / whole))) if whole > 0 else 1.0
+    spent = _total(cost for day, cost in days.items() if period.start <= day < begin)
+    return forecast_total(days, covered, (period.start, period.end), spent, seen, share)
+
+
+def _foresee(budget: Budget, currency: str, spent: Decimal, forecast: Forecast | None) -> tuple[Crossing, ...]:
+    """Forecast thresholds that two of three outcomes pass and the spend has not passed yet."""
+    if forecast is None:
+        return ()
+    thresholds = parse_thresholds(budget.forecast, budget.amount, currency)
+    return tuple(Crossing(t, on) for t in thresholds if spent < t.level and (on := forecast.passes_on(t.level)))
+
+
+def _part_over(day: date, now: datetime) -> float:
+    """How much of a day is over, 0 to 1."""
+    return min(1.0, max(0.0, (now - midnight(day)) / timedelta(days=1)))
+
+
+def _total(costs: Iterable[Decimal]) -> Decimal:
+    total = Decimal(0)
+    for cost in costs:
+        total = EXACT.add(total, cost)
+    return total
+
+
+def _plain(number: Decimal) -> str:
+    """1E+3 as "1000", 80.0 as "80"."""
+    text = f"{number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

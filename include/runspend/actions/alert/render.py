@@ -1,0 +1,211 @@
+"""What a mail says: blocks of words, figures and one picture, rendered as text and as HTML that say the same.
+
+Put here wording-free machinery of documents. The words of budget mails are in `wording.py`, those of operators' mails in
+`operators.py`; headers and bytes are in `message.py`, sending is in `smtp.py`. Names in mails come from people who may be
+hostile: every one passes `clean`, the HTML is written by one autoescaped template, and a name can never stop a mail.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from email.utils import format_datetime
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from runspend.actions.alert.chart import WIDTH as PICTURE_WIDTH
+from runspend.actions.alert.chart import SpendChart, draw
+from runspend.actions.alert.message import PICTURE_ID, Mail, address_of, sender_host
+from runspend.core.text import clean, cut, money, person, visible, width
+
+if TYPE_CHECKING:
+    import jinja2
+
+__all__ = [
+    "Block",
+    "Envelope",
+    "Facts",
+    "Mail",
+    "Paragraph",
+    "SpendChart",
+    "Table",
+    "clean",
+    "make_mail",
+    "money",
+    "person",
+    "render_html",
+    "render_text",
+]
+
+WIDTH = 72
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Running text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under a title. `align` has one letter a column, l or r; `total` closes the table."""
+
+    title: str
+    heads: tuple[str, ...]
+    align: str
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A list of named facts; a fact that is an http(s) address becomes a link in HTML."""
+
+    title: str
+    facts: tuple[tuple[str, str], ...]
+
+
+Block = Paragraph | Table | Facts | SpendChart
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """Who a kind of mail is from and which list it belongs to."""
+
+    sender: str
+    list_name: str
+    kind: str
+    host: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "host", sender_host(self.sender))
+
+
+def render_text(blocks: Sequence[Block]) -> str:
+    """The text part, at most WIDTH columns wide."""
+    parts = []
+    for block in blocks:
+        if isinstance(block, SpendChart):
+            block = _chart_table(block)
+        if isinstance(block, Paragraph):
+            parts.append(_wrap(block.text))
+        elif isinstance(block, Table):
+            parts.append("\n".join([*_table_lines(block), *(_wrap(note, "  ") for note in block.notes)]))
+        else:
+            facts = [(cut(name, WIDTH // 2), value) for name, value in block.facts]
+            name_width = max((width(name) for name, _ in facts), default=0)
+            lines = [block.title] if block.title else []
+            for name, value in facts:
+                head = f"  {name}{' ' * (name_width - width(name))}  " if name else "  "
+                lines.append(_wrap(value, head, " " * width(head)))
+            parts.append("\n".join(lines))
+    # What somebody forgot to clean must not keep the mail, and every mail behind it, from being sent.
+    return "\n".join(visible(line) for line in "\n\n".join(parts).split("\n")) + "\n"
+
+
+def render_html(subject: str, blocks: Sequence[Block], *, has_picture: bool = False) -> str:
+    """The HTML part: the same words in the same order, nothing that a mail program would fetch.
+
+    A chart is the mail's picture, its table told to who does not see it; without a picture the table stands there itself.
+    """
+    shown = [_chart_table(block) if isinstance(block, SpendChart) and not has_picture else block for block in blocks]
+    return (
+        _environment()
+        .get_template("mail.html.j2")
+        .render(subject=subject, blocks=shown, picture=PICTURE_ID, picture_width=PICTURE_WIDTH)
+    )
+
+
+def make_mail(
+    envelope: Envelope,
+    *,
+    local_id: str,
+    recipients: Sequence[str],
+    subject: str,
+    blocks: Sequence[Block],
+    now: datetime,
+    reply_to: str | None = None,
+    thread: str | None = None,
+    copies: Sequence[str] = (),
+) -> Mail:
+    """A mail from its blocks, at most one of them a chart.
+
+    `local_id` is the left side of the Message-ID: the same id is the same mail, whenever it is sent. Mails of one `thread`
+    (a budget and period) are shown as one conversation.
+    """
+    subject = clean(subject, 180)
+    picture = next((drawn for block in blocks if isinstance(block, SpendChart) and (drawn := draw(block))), None)
+    return Mail(
+        message_id=f"<{local_id}@{envelope.host}>",
+        kind=envelope.kind,
+        sender=envelope.sender,
+        recipients=tuple(dict.fromkeys((*recipients, *copies))),
+        copies=tuple(copies),
+        subject=subject,
+        date=format_datetime(now),
+        text=render_text(blocks),
+        html=render_html(subject, blocks, has_picture=picture is not None),
+        list_id=f"Runspend {envelope.list_name} <{envelope.list_name}.runspend.{envelope.host}>",
+        reply_to=reply_to if reply_to and address_of(reply_to) else None,
+        thread=f"<{thread}@{envelope.host}>" if thread else None,
+        picture=base64.b64encode(picture).decode("ascii") if picture else None,
+    )
+
+
+def _chart_table(chart: SpendChart) -> Table:
+    """A chart in words and numbers."""
+    heads = ("", f"of {money(chart.budget, short=True)} {chart.currency}", "")
+    return Table("SPENT BY DAY", heads, "lrr", chart.rows())
+
+
+def _table_lines(table: Table) -> list[str]:
+    """The title stands on the line of the column heads where it fits before the first of them, else above it."""
+    grid = [table.heads, *table.rows]
+    widths = [max(width(row[i]) for row in grid) for i in range(len(table.heads))]
+    widths[0] = max(8, min(widths[0], WIDTH - 2 - sum(w + 2 for w in widths[1:])))
+    lines = []
+    for row in grid:
+        cells = []
+        for i, cell in enumerate(row):
+            shown = cut(cell, widths[i])
+            pad = " " * (widths[i] - width(shown))
+            cells.append(pad + shown if table.align[i] == "r" else shown + pad)
+        lines.append(("  " + "  ".join(cells)).rstrip())
+    heads = lines[0]
+    room = len(heads) - len(heads.lstrip())
+    lines[0] = (
+        table.title + heads[len(table.title) :] if heads and len(table.title) + 2 <= room else table.title + (f"\n{heads}" if heads else "")
+    )
+    return lines
+
+
+def _wrap(text: str, first: str = "", rest: str | None = None) -> str:
+    """Wrapped at WIDTH columns; a word longer than a line is broken, except an address people must be able to click."""
+    return textwrap.fill(
+        text, WIDTH, initial_indent=first, subsequent_indent=first if rest is None else rest, break_long_words=False, break_on_hyphens=False
+    )
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    import jinja2
+    import markupsafe
+
+    def load(name: str) -> str:
+        return files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
+
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(load), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,
+    )  # fmt: skip
+    environment.filters["is_link"] = lambda value: re.fullmatch(r"https?://[^\s<>\"']+", value) is not None
+    environment.filters["unbroken"] = lambda text: markupsafe.escape(visible(text)).replace(" %", markupsafe.Markup("&nbsp;%"))
+    environment.filters["is_wide"] = lambda table: len(table.heads) > 3
+    environment.filters["block_kind"] = lambda block: type(block).__name__
+    return environment

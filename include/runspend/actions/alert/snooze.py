@@ -1,0 +1,65 @@
+"""Who is not to be disturbed about which budget, until when: acknowledged or snoozed by a person, recorded, and expiring.
+
+Put here the records of it. An acknowledged budget is decided as ever, recorded and not mailed; a snoozed one is not
+decided, and what still holds when the snooze ends is told then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Literal
+
+from runspend.actions.alert.outbox import RecordStore
+from runspend.actions.alert.periods import midnight
+from runspend.core.errors import UsageError
+
+QuietKind = Literal["acknowledged", "snoozed", "awake"]
+RECORDS = "quiet"
+
+
+@dataclass(frozen=True)
+class Quiet:
+    """The last word about a budget: quiet until the beginning of a day (UTC), who said so, when, and why."""
+
+    budget: str
+    kind: QuietKind
+    until: date
+    by: str
+    at: datetime
+    note: str | None = None
+
+    def holds(self, now: datetime) -> bool:
+        """Whether it is still so."""
+        return self.kind != "awake" and now < midnight(self.until)
+
+    def __str__(self) -> str:
+        return f"{self.kind} by {self.by} until {self.until}" + (f": {self.note}" if self.note else "")
+
+
+def set_quiet(records: RecordStore, names: Iterable[str], quiet: Quiet, now: datetime) -> None:
+    """Record what somebody said; `names` are the budgets there are. Raises UsageError for another name or a day that is over."""
+    known = sorted(names)
+    if quiet.budget not in known:
+        raise UsageError(f"cannot set budget {quiet.budget!r}: there is none of that name. Budgets are {', '.join(known) or 'none'}.")
+    if quiet.kind != "awake" and midnight(quiet.until) <= now:
+        raise UsageError(f"cannot be quiet until {quiet.until}: that is not after now, {now:%Y-%m-%d %H:%M} UTC. Give a later day.")
+    value = {
+        "budget": quiet.budget, "kind": quiet.kind, "until": quiet.until.isoformat(), "by": quiet.by, "at": quiet.at.isoformat(), "note": quiet.note,
+    }  # fmt: skip
+    number = sum(1 for found in records.list(RECORDS).values() if found["budget"] == quiet.budget)
+    while not records.create(RECORDS, f"{quiet.budget}.{number:06d}", {**value, "number": number}):
+        number += 1
+
+
+def read_quiet(records: RecordStore, now: datetime) -> dict[str, Quiet]:
+    """Budget -> what holds now of what was said last."""
+    last: dict[str, tuple[int, Quiet]] = {}
+    for value in records.list(RECORDS).values():
+        quiet = Quiet(
+            value["budget"], value["kind"], date.fromisoformat(value["until"]), value["by"], datetime.fromisoformat(value["at"]), value["note"]
+        )
+        if value["number"] >= last.get(quiet.budget, (-1, quiet))[0]:
+            last[quiet.budget] = value["number"], quiet
+    return {name: quiet for name, (_, quiet) in last.items() if quiet.holds(now)}

@@ -1,0 +1,121 @@
+"""The tables `budget_status` and `alerts`: from statuses and from the once-only records.
+
+Put here what a row holds. Judging and deciding do not belong here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from runspend.actions.alert.judge import Status
+from runspend.actions.alert.outbox import RecordStore, recipient_states
+from runspend.actions.alert.periods import EVERY, current_period
+from runspend.actions.alert.snooze import Quiet
+from runspend.schema.tables import ALERTS, BUDGET_STATUS
+from runspend.warehouse import Reader
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LOOK_BACK = timedelta(days=800)  # a year that ended, and the bills of its end
+
+
+def alerts_table(records: RecordStore) -> pa.Table:
+    """The table `alerts`, rebuilt from the records: every alert ever decided."""
+    import pyarrow as pa
+
+    states = recipient_states(records)
+    found = records.list("alerts")
+    rows = []
+    for key in sorted(found):
+        value = found[key]
+        mail = found[value["mail_of"]]["mail"] if "mail_of" in value else value.get("mail")
+        told = mail["recipients"] if mail else value.get("recipients", [])
+        recipients = {r: states.get((mail["message_id"], r), "waiting") if mail else "skipped" for r in told}
+        rows.append({
+            **{c.name: value[c.name] for c in ALERTS.columns if c.name in value},
+            "month": date.fromisoformat(value["month"]),
+            "spent": Decimal(value["spent"]),
+            "amount": Decimal(value["amount"]),
+            "forecast": None if value.get("forecast") is None else Decimal(value["forecast"]),
+            "message_id": mail["message_id"] if mail else None,
+            "recipients": json.dumps(recipients, sort_keys=True),
+            "decided_at": datetime.fromisoformat(value["decided_at"]),
+        })  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=ALERTS.arrow_schema())
+
+
+def read_judged_on(reader: Reader, now: datetime) -> dict[str, dict[str, date]]:
+    """Budget -> period -> the first day that was not wholly billed when it was judged last; the end of time where no bill says, the
+    beginning where it was snoozed or could not be judged."""
+    found = defaultdict[str, dict[str, date]](dict)
+    query = "select budget, budget_period, covered_until, not_judged, quiet from budget_status where month >= @first"
+    for row in reader.query(query, {"first": (now - LOOK_BACK).date()}).to_pylist():
+        is_unsettled, until = row["not_judged"] is not None or (row["quiet"] or "").startswith("snoozed"), row["covered_until"]
+        open_day = until.astimezone(timezone.utc).date() if until else date.max
+        found[row["budget"]][row["budget_period"]] = date.min if is_unsettled else open_day
+    return found
+
+
+def status_table(
+    reader: Reader, statuses: Sequence[Status], covered_until: datetime | None, quiet: Mapping[str, Quiet], now: datetime
+) -> pa.Table:
+    """Rows of all months the statuses touch: a month is replaced whole, so what others left there is carried over.
+
+    A closed period's row is written anew only if the money in it changed, and if that version of the budget is the one it tells of.
+    """
+    import pyarrow as pa
+
+    rows: dict[tuple[str, str], Mapping[str, Any]] = {}
+    months = {s.period.month for s in statuses if not s.is_closed}
+    if statuses:
+        touched = {s.period.month for s in statuses}
+        columns = ", ".join(c.name for c in BUDGET_STATUS.columns)
+        kept = reader.query(
+            f"select {columns} from budget_status where month >= @first and month <= @last", {"first": min(touched), "last": max(touched)}
+        ).to_pylist()
+        # A running period's row that nobody judged now is of a budget that is no longer configured.
+        running = {current_period(every, now.date()).name for every in EVERY}
+        rows = {(r["budget"], r["budget_period"]): r for r in kept if r["month"] in touched and r["budget_period"] not in running}
+    for status in statuses:
+        key = status.budget.name, status.period.name
+        if status.is_closed:
+            row = rows.get(key)
+            if row is None or row["budget_version"] != status.version or row["spent"] == status.spent:
+                continue
+            months.add(status.period.month)
+        rows[key] = _status_row(status, covered_until, quiet.get(status.budget.name), now)
+    return pa.Table.from_pylist([dict(rows[key]) for key in sorted(rows) if rows[key]["month"] in months], schema=BUDGET_STATUS.arrow_schema())
+
+
+def _status_row(status: Status, covered_until: datetime | None, quiet: Quiet | None, now: datetime) -> dict[str, Any]:
+    budget, forecast, following = status.budget, status.forecast, status.next_threshold
+    return {
+        "budget": budget.name,
+        "month": status.period.month,
+        "budget_period": status.period.name,
+        "budget_version": status.version,
+        "title": budget.title,
+        "amount": budget.amount,
+        "spent": status.spent,
+        "estimated": status.estimated,
+        "judged_on": budget.judged_on,
+        "forecast": forecast.total if forecast else None,
+        "forecast_low": forecast.low if forecast else None,
+        "forecast_high": forecast.high if forecast else None,
+        "passes_on": status.passes_on(),
+        "currency": status.currency,
+        "measure": budget.measure,
+        "crossed": status.crossed[-1].threshold.text if status.crossed else None,
+        "next_threshold": following.text if following else None,
+        "not_judged": status.not_judged,
+        "covered_until": covered_until,
+        "owner": budget.owner,
+        "quiet": str(quiet) if quiet else None,
+        "judged_at": now,
+    }

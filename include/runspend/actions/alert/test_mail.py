@@ -1,0 +1,35 @@
+"""The mail that only shows that mail arrives, with everything a real one has: text, HTML, the picture.
+
+Put here its words. It is sent on request and is no alert: no record is made of it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from runspend.actions.alert.chart import Outlook, SpendChart
+from runspend.actions.alert.message import Mail
+from runspend.actions.alert.render import Envelope, Facts, Paragraph, make_mail
+from runspend.config.settings import Settings
+
+
+def write_test_mail(settings: Settings, recipient: str, now: datetime) -> Mail:
+    """A mail that says it is a test. Its figures are made up, and it says that too."""
+    first = now.date() - timedelta(days=12)
+    spent = tuple(Decimal(40) * day for day in range(1, 14))
+    outlook = tuple(Outlook(*(spent[-1] + Decimal(per_day) * day for per_day in (25, 40, 55))) for day in range(1, 8))
+    picture = SpendChart(first, first + timedelta(days=20), spent, Decimal(600), settings.currency, outlook)
+    return make_mail(
+        Envelope(settings.mail.from_, "operators", "test"),
+        local_id=f"test.{datetime.now(now.tzinfo):%Y%m%dT%H%M%S.%f}",
+        recipients=[recipient],
+        subject="[runspend] TEST: mail arrives",
+        blocks=[
+            Paragraph("This is a test. Somebody asked Runspend to send it with runspend alert --test-mail. Nothing is wrong, and no budget is meant."),
+            Paragraph("If you see a picture with a blue line, a red one and a violet band below, budget mails will look as they should. Its figures are made up."),
+            picture,
+            Facts("SENT BY", (("From", settings.mail.from_), ("Configuration", str(settings.path or "settings made in code")), ("At", f"{now:%Y-%m-%d %H:%M} UTC"))),
+        ],
+        now=now,
+    )

@@ -1,0 +1,74 @@
+"""`delete`: an archive whose own retention is over goes for good. The only place where a last copy is deleted.
+
+First a tombstone says that the archive is going, so that nobody restores half of it; it stays and tells what there was.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import product
+
+from runspend.actions.archive.archive_records import Archive
+from runspend.actions.archive.context import Result, Work, prove_conditions
+from runspend.actions.archive.items import ARCHIVE_FOLDER
+from runspend.actions.archive.manifest import Entry
+from runspend.core.errors import NotDone, OutcomeUnknown
+from runspend.warehouse.parquet.journal import crash_point
+
+__all__ = ["TOMBSTONE", "expire", "is_archive_folder"]
+
+TOMBSTONE = "deleted.json"
+
+
+def is_archive_folder(prefix: str) -> bool:
+    """Whether a folder is that of one archive: nothing else may be deleted by a policy."""
+    parts = prefix.split("/")
+    return prefix.startswith(f"{ARCHIVE_FOLDER}/") and len(parts) == 6 and all(parts) and not {".", ".."} & set(parts)
+
+
+def expire(work: Work, archive: Archive) -> Result:
+    """Delete one archive. Raises SourceError, LeaseLost."""
+    item, book = archive.item, work.book
+    store = work.open(item.store, "archive")
+    watch = work.watch(item)
+    protection = watch.reason()
+    if protection is not None:
+        return Result(book.save(replace(archive, reason=protection)), "protected", protection)
+    try:
+        deleter = work.open(item.store, "delete")
+    except NotDone as error:
+        return Result(book.save(replace(archive, reason=str(error))), "copied", str(error))
+    told = json.dumps({"policy": item.policy, "at": archive.planned_at, "objects": archive.objects, "bytes": archive.bytes}).encode()
+    key = f"{item.prefix}/{TOMBSTONE}"
+    prove_conditions(store.head(key) or store.write(key, [told], size=len(told)), store, deleter)
+    crash_point("archive.tombstone")
+
+    def remove(entry: Entry) -> Entry:
+        obj, is_known = entry.at(item.prefix), True
+        if watch.reason() is not None:
+            return entry
+        try:
+            deleter.delete(obj)
+        except OutcomeUnknown:
+            is_known = False
+        crash_point("archive.after_expire")
+        if store.head(obj.key) is not None:
+            return replace(entry, reason=f"{obj.key!r} is still there" + (", although it was deleted" if is_known else ""))
+        return replace(entry, state="deleted", reason=None)
+
+    # The manifest goes last: what is left of an archive that was stopped half-way can be brought back.
+    for is_last, chunk in product((False, True), range(archive.chunks)):
+        if (is_last, chunk) == (True, 0) and any(entry.state == "planned" and entry.key.startswith("data/") for entry in book.every_entry(archive)):
+            break
+        work.each(archive, chunk, remove, lambda entry: entry.state == "planned" and entry.key.startswith("data/") is not is_last, "deleted")  # noqa: B023 (called at once)
+        if watch.found is not None:
+            gone = sum(entry.state == "deleted" for entry in book.every_entry(archive))
+            reason = f"{watch.found}. {gone:,} of its {archive.objects:,} objects are deleted already" if gone else watch.found
+            return Result(book.save(replace(archive, reason=reason)), "protected", reason)
+    left = [entry for entry in book.every_entry(archive) if not entry.is_settled]
+    if left:
+        reason = f"{len(left)} of {archive.objects} objects are still there. {left[0].reason or ''}".strip()
+        return Result(book.save(replace(archive, reason=reason)), "partial", reason)
+    store.prune(item.prefix)
+    return Result(book.end(archive, "deleted", work.now), "deleted")

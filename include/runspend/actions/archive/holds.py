@@ -1,0 +1,79 @@
+"""Objections: `runspend archive keep` on a run or an experiment, recorded, with the day they end.
+
+Put here what is recorded of them. The tag `runspend.keep` on MLflow's side is read with the tables (`plan.sql`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from runspend.core.errors import UsageError
+from runspend.warehouse import Reader
+from runspend.warehouse.records import Records
+
+KIND = "archive_keeps"
+LASTS = timedelta(days=365)  # of an objection that names no day
+_FIND = """
+select 'run' as kind, tracking_server, workspace, run_id as id, run_name as name
+from runs
+where run_id = @what or (length(@what) >= 6 and starts_with(run_id, @what))
+union all
+select 'experiment', tracking_server, workspace, experiment_id, experiment_name
+from experiments
+where experiment_id = @what or experiment_name = @what
+order by kind, tracking_server, workspace, id
+"""
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Somebody wants a run or an experiment left alone, up to and including a day."""
+
+    kind: str  # run or experiment
+    tracking_server: str
+    workspace: str
+    id: str
+    name: str | None
+    until: date
+    reason: str | None
+
+    @property
+    def sentence(self) -> str:
+        """What the plan says of what it keeps."""
+        return f"somebody objected, until {self.until}" + (f": {self.reason}" if self.reason else "")
+
+
+def record_keep(reader: Reader, records: Records, what: str, *, until: date | None, reason: str | None, now: datetime) -> Keep:
+    """Keep a run (its id, or six characters it begins with) or an experiment (its id or name) from every policy. Raises UsageError."""
+    last = (now + LASTS).date() if until is None else until
+    if last < now.date():
+        raise UsageError(f"cannot keep {what!r} until {last}: that day is over. Name one that is to come. Nothing was recorded.")
+    found = reader.query(_FIND, {"what": what}).to_pylist()
+    exact = [row for row in found if what in (row["id"], row["name"])] or found
+    if len(exact) != 1:
+        named = ", ".join(f"{row['kind']} {row['id']} ({row['tracking_server']}, {row['name']})" for row in exact[:5])
+        why = f"it may be {named}" if exact else "no run and no experiment has that id or name"
+        raise UsageError(f"cannot keep {what!r}: {why}. Give one whole id. Nothing was recorded.")
+    keep = Keep(**exact[0], until=last, reason=reason)
+    value = {**vars(keep), "until": last.isoformat(), "at": now.isoformat()}
+    key = f"{keep.tracking_server}/{keep.workspace}/{keep.kind}/{keep.id}"
+    while not records.create(KIND, key, value):
+        before = records.get(KIND, key)
+        if before is not None and records.replace(KIND, key, value, before[1]):
+            break
+    return keep
+
+
+def read_keeps(records: Records, now: datetime) -> dict[tuple[str, str, str, str], Keep]:
+    """(kind, server, workspace, id) -> the objection, of those that last."""
+    found = [Keep(**{name: value[name] for name in value if name not in ("at", "until")}, until=date.fromisoformat(value["until"])) for value in records.list(KIND).values()]
+    return {(keep.kind, keep.tracking_server, keep.workspace, keep.id): keep for keep in found if keep.until >= now.date()}
+
+
+def keep_of(keeps: Mapping[tuple[str, str, str, str], Keep], row: Mapping[str, Any]) -> Keep | None:
+    """The objection that a row of the plan falls under."""
+    place = (row["tracking_server"], row["workspace"])
+    return keeps.get(("run", *place, row["run_id"])) or keeps.get(("experiment", *place, row["experiment_id"]))

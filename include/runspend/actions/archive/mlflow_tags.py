@@ -1,0 +1,145 @@
+"""What MLflow is told of the archive's work: where artifacts went, that they are back, and which runs are no longer wanted.
+
+Put here which items are told of and in which words; how MLflow is written to is `ingest/tracking/mlflow_writer.py`. Every call may be repeated. What
+could not be told is a note and no failure: the artifacts and their records are what counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from runspend.actions.archive.archive_records import NOT_TOLD, TOLD, Archive, Book
+from runspend.actions.archive.items import Item
+from runspend.config.settings import Settings
+from runspend.core.errors import CapPassed
+from runspend.core.step_result import Progress, silent
+from runspend.ingest.tracking.mlflow_writer import Teller
+from runspend.warehouse import Reader
+from runspend.warehouse.parquet.journal import crash_point
+from runspend.warehouse.records import Records
+
+__all__ = ["Pruned", "count_active", "prune", "tell_archived", "tell_restored"]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What became of a run or experiment that was due: pruned, protected (and why), or failed (and why)."""
+
+    item: Item
+    state: str
+    reason: str | None = None
+
+
+def tell_archived(settings: Settings, records: Records) -> list[str]:
+    """Write onto everything that is archived whole where it went, and onto what was brought back that it is back, unless it says so already, in this
+    run or an earlier one. What cannot be told is tried again each time; returns notes on it, one per item, the first time only."""
+    tellers, said = _Tellers(settings), list[str | None]()
+    for archive in _newest(Book(records).all()):
+        if archive.item.owner_kind != "orphan" and records.get(TOLD, archive.told_key) is None:
+            reason = tellers.of(archive.item, partial(_say, archive))
+            crash_point("archive.told")
+            said.append(_note_once(records, archive, reason))
+    return _counted(said)
+
+
+def tell_restored(settings: Settings, records: Records, owner: str) -> list[str]:
+    """Of a run or model that is back in its place: take the tag away, say where the artifacts are, and bring back a run that is deleted in MLflow,
+    if it still has it; returns notes on what was not told. `tell_archived` tries that again."""
+    tellers, said = _Tellers(settings), list[str | None]()
+    for archive in _newest(Book(records).all()):
+        item = archive.item
+        if archive.restored_at is None or owner not in (item.owner_id, item.run_id):
+            continue
+        if item.run_id is not None:
+            said.append(tellers.of(item, lambda teller, told: teller.restore_run(told)))
+        said.append(_note_once(records, archive, tellers.of(item, partial(_say, archive))))
+    return _counted(list(dict.fromkeys(said)))
+
+
+def _newest(archives: Sequence[Archive]) -> list[Archive]:
+    """Of each owner the archive that tells where its artifacts are."""
+    return list({(a.item.tracking_server, a.item.workspace, a.item.owner_kind, a.item.owner_id): a for a in archives if a.state == "archived" and a.item.action == "archive" and a.objects}.values())
+
+
+def _say(archive: Archive, teller: Teller, told: Item) -> str | None:
+    if archive.restored_at is not None:
+        return teller.restored(told, f"in its place again since {archive.restored_at[:10]}")
+    where = f"{(archive.to or '').rstrip('/')}/{archive.folder} since {(archive.ended_at or archive.planned_at)[:10]}"
+    return teller.archived(told, f"{where}; to bring it back: runspend archive restore {told.run_id or told.owner_id}")
+
+
+def _note_once(records: Records, archive: Archive, reason: str | None) -> str | None:
+    """Record that it was told; a reason why not is a note the first time."""
+    if reason is None:
+        records.create(TOLD, archive.told_key, {"owner": archive.item.name})
+        return None
+    return reason if records.create(NOT_TOLD, archive.told_key, {"owner": archive.item.name, "reason": reason}) else None
+
+
+def prune(items: Sequence[Item], settings: Settings, *, protects: Callable[[Item], str | None], active: Mapping[str, int], progress: Progress = silent) -> list[Pruned]:
+    """Soft-delete the runs and experiments that are due, runs first. `active`: how many of both a server has, of which `max_percent` is a part.
+
+    Raises CapPassed before the first of them. One that cannot be deleted stops no other.
+    """
+    due = sorted((item for item in items if item.action == "prune"), key=lambda item: (item.owner_kind == "experiment", item.tracking_server, item.prefix))
+    _check_caps(due, settings, active)
+    tellers = _Tellers(settings)
+    done = []
+    for item in due:
+        progress(f"{item.name}: delete in MLflow")
+        if (reason := protects(item)) is not None:
+            done.append(Pruned(item, "protected", reason))
+            continue
+        crash_point("archive.before_prune")
+        why = f"policy {item.policy}; to bring it back: restore it in MLflow"
+        failed = tellers.of(item, lambda teller, told: teller.prune_run(told, why) if told.owner_kind == "run" else teller.prune_experiment(told.workspace, told.owner_id))  # noqa: B023 (called at once)
+        done.append(Pruned(item, "pruned" if failed is None else "failed", failed))
+        crash_point("archive.pruned")
+    return done
+
+
+def count_active(reader: Reader) -> dict[str, int]:
+    """Active runs and experiments by tracking server, as last read."""
+    rows = reader.query(
+        "select tracking_server, count(*) as held from (select tracking_server from runs where lifecycle_stage = 'active' and purged_at is null"
+        " union all select tracking_server from experiments where lifecycle_stage = 'active') as everything group by tracking_server"
+    )
+    return {row["tracking_server"]: row["held"] for row in rows.to_pylist()}
+
+
+def _check_caps(due: Sequence[Item], settings: Settings, active: Mapping[str, int]) -> None:
+    caps = settings.archive
+    for server in sorted({item.tracking_server for item in due}):
+        wanted = sum(item.tracking_server == server for item in due)
+        allowed = min(caps.max_objects, int(active.get(server, 0) * caps.max_percent))
+        if wanted > allowed:
+            raise CapPassed(
+                f"cannot delete {wanted:,} of {active.get(server, 0):,} runs and experiments of {server} in MLflow: `archive.max_percent` and `archive.max_objects` allow"
+                f" {allowed:,}. See what is due with `runspend archive plan`; if it is meant, raise the cap. Nothing was deleted.",
+                wanted=wanted,
+                allowed=allowed,
+            )
+
+
+class _Tellers:
+    """One teller a server, opened when first needed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._servers = {server.name: server for server in settings.tracking}
+        self._opened: dict[str, Teller] = {}
+
+    def of(self, item: Item, say: Callable[[Teller, Item], str | None]) -> str | None:
+        name = item.tracking_server
+        if name not in self._servers:
+            return f"{name}: MLflow was not told of {item.name}, because the server is not in runspend.yaml"
+        if name not in self._opened:
+            self._opened[name] = Teller(self._servers[name])
+        return say(self._opened[name], item)
+
+
+def _counted(said: Sequence[str | None]) -> list[str]:
+    """The reasons, the first three of them; the rest is counted."""
+    reasons = [text for text in said if text is not None]
+    return [*reasons[:3], *([f"and {len(reasons) - 3:,} more that MLflow was not told of"] if len(reasons) > 3 else [])]

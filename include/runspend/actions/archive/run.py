@@ -1,0 +1,300 @@
+"""One run of the archive: take the lease, write down what there is, measure it against the caps, act on item after item.
+
+Nothing is changed in any store before all of it was written down and is under the caps. One item that goes wrong is told of and
+stops no other. Which items are due belongs in `due.py`; how one is moved, in `move.py`, `tier.py` and `delete.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from itertools import islice
+from pathlib import PurePosixPath
+
+from runspend.actions.archive.archive_records import CHUNK_OBJECTS, Archive, Book, new_archive
+from runspend.actions.archive.context import OpenStore, Protects, Result, Work, find_store, holds_own_files, is_note
+from runspend.actions.archive.delete import TOMBSTONE, expire, is_archive_folder
+from runspend.actions.archive.items import ARCHIVE_FOLDER, RETURNED_NAME, Item
+from runspend.actions.archive.lease import LASTS, take_lease
+from runspend.actions.archive.manifest import MAX_ENTRIES, Entry, check_entry, check_key, folders_above, planned_entry
+from runspend.actions.archive.move import move
+from runspend.actions.archive.tier import tier
+from runspend.config.settings import Settings
+from runspend.core.errors import CapPassed, NotDone, SourceError, SourceRefused
+from runspend.core.step_result import Progress, silent
+from runspend.storage.objects import open_objects
+from runspend.storage.uris import parse_root
+from runspend.warehouse.parquet.journal import crash_point
+from runspend.warehouse.records import Records
+
+__all__ = ["Known", "apply"]
+
+WORKERS = 8  # requests under way at once; a store answers each in some 20 ms
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the last inventory counted in a store: the whole that `max_percent` is a part of."""
+
+    objects: int
+    bytes: int
+
+
+def apply(
+    items: Sequence[Item],
+    settings: Settings,
+    records: Records,
+    *,
+    now: datetime,
+    protects: Protects,
+    known: Callable[[str], Known | None],
+    open_store: OpenStore = open_objects,
+    clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+    workers: int = WORKERS,
+    progress: Progress = silent,
+    tell: Callable[[Result], None] = lambda result: None,
+) -> list[Result]:
+    """Act on items that are due, and go on with what an earlier run began to delete; one result each, in this order.
+
+    protects(item): what protects it now, in words, or None; asked right before each delete, or ANSWER_SECONDS before it.
+    known(store): what an inventory counted there, None when it is unknown. tell(result) is called as each item is done with:
+    it knows what was done where this raises. Raises CapPassed or SourceRefused before anything is changed, LeaseLost when
+    another archiver is at work or takes over.
+    """
+    lease = take_lease(records, lasts=LASTS)
+    pool = ThreadPoolExecutor(workers) if workers > 1 else None
+    try:
+        book = Book(records, lease.check)
+        work = Work(settings, book, lease.check, now, protects, open_store, settings.home / "tmp" / "archive", pool, progress)
+        archives, results = _write_down(work, items, clock)
+        for result in results.values():
+            if result.state != "open":
+                tell(result)
+        _check_caps(work, archives, known)
+        _check_clocks(work, archives, clock)
+        crash_point("archive.planned")
+        for archive in archives:
+            try:
+                results[archive.item.key] = _act(work, archive)
+            except (SourceError, OSError) as error:
+                results[archive.item.key] = Result(book.save(replace(archive, reason=str(error))), "failed", str(error))
+            tell(results[archive.item.key])
+        return list(results.values())
+    finally:
+        lease.release()
+        if pool is not None:
+            pool.shutdown()
+
+
+def _act(work: Work, archive: Archive) -> Result:
+    steps = {"archive": move, "tier": tier, "delete": expire}
+    return steps[archive.item.action](work, archive)
+
+
+# --- write down --------------------------------------------------------------------------------------------------------
+
+
+def _write_down(work: Work, items: Sequence[Item], clock: Callable[[], datetime]) -> tuple[list[Archive], dict[str, Result]]:
+    """Every item as an archive that is open; those that cannot be, or need not be, as a result."""
+    due = {item.key for item in items}
+    newest = {archive.item.key: archive for archive in work.book.all()}
+    begun = [a.item for a in newest.values() if a.state == "open" and (a.is_cut or any(e.state == "deleted" for e in work.book.every_entry(a)))]
+    archives, results = list[Archive](), dict[str, Result]()
+    for item in {item.key: item for item in (*begun, *items)}.values():
+        archive = newest.get(item.key)
+        try:
+            if archive is not None and archive.state == "open" and _came_back(work, archive):
+                archive = work.book.end(archive, "partial", work.now, "it came back into its place before all of it was archived")
+                if item.key not in due:
+                    continue
+            archive = _begin_or_go_on(archive, item, _target(work, item), clock())
+            _check_place(work, item, archive.to)
+            opened = _look_again(work, archive) if archive.state == "open" else _list_objects(work, archive)
+        except SourceError as error:
+            results[item.key] = Result(archive or new_archive(item, _target(work, item), clock()), "failed", str(error))
+            continue
+        if isinstance(opened, Result):
+            results[item.key] = opened
+        else:
+            archives.append(opened)
+            results[item.key] = Result(opened, "open")  # keeps the place; replaced once it was acted on
+    return archives, results
+
+
+def _came_back(work: Work, archive: Archive) -> bool:
+    """Whether all that an open archive took is in its place again: what is there counts from then on, so it is archived anew."""
+    return archive.to is not None and work.open(archive.to, "read").head(f"{archive.folder}/{RETURNED_NAME}") is not None
+
+
+def _begin_or_go_on(archive: Archive | None, item: Item, to: str | None, moment: datetime) -> Archive:
+    """The archive that was begun, with what was announced of its item since; a new one where there is none, or where it would go elsewhere.
+
+    One that is cut goes on to where it was begun: the rest of it is there.
+    """
+    if archive is None or archive.is_over or (not archive.is_cut and (archive.to != to or (archive.item.to != item.to and item.action == "tier"))):
+        return new_archive(item, to, moment)
+    return replace(archive, item=replace(archive.item, policy_digest=item.policy_digest, objects=item.objects, bytes=item.bytes))
+
+
+def _target(work: Work, item: Item) -> str | None:
+    return (item.to or work.settings.archive.to) if item.action == "archive" else None
+
+
+def _check_place(work: Work, item: Item, to: str | None) -> None:
+    """Raises SourceRefused for an item whose folder may not be acted on, whoever asked for it."""
+    source = parse_root(find_store(work.settings, item.store))
+    why = None
+    if not item.prefix or item.prefix.endswith("/") or check_key(item.prefix):
+        why = "its folder can be read in two ways, or is the whole store"
+    elif item.action == "delete":
+        why = None if is_archive_folder(item.prefix) else "only an archive can be deleted by a policy"
+    elif f"{item.prefix}/".startswith(f"{ARCHIVE_FOLDER.partition('/')[0]}/"):
+        why = "it is the archive itself"
+    elif holds_own_files(work.settings, find_store(work.settings, item.store), item.prefix):
+        why = "Runspend's own files lie in it, or around it"
+    elif item.action == "archive":
+        target = None if to is None else parse_root(find_store(work.settings, to))
+        if target is None:
+            why = "no archive store is named. Set `to` of its policy or `archive.to`"
+        elif (target.scheme, target.bucket) == (source.scheme, source.bucket):
+            place, archive = (PurePosixPath("/", root.other_folder or root.folder, below) for root, below in ((source, item.prefix), (target, ARCHIVE_FOLDER)))
+            if place.is_relative_to(archive) or archive.is_relative_to(place):
+                why = "the archive lies inside it, or around it"
+    if why is not None:
+        raise SourceRefused(item.store, f"cannot {item.action} {item.name} in {item.store} ({item.prefix!r}): {why}. Nothing was moved.")
+
+
+def _list_objects(work: Work, archive: Archive) -> Archive | Result:
+    """Record what lies in an item's folder. A listing that was broken off begins anew: nothing was done with it yet."""
+    item, book = archive.item, work.book
+    cutoff = work.now - work.settings.archive.retention if item.action == "delete" else work.cutoff
+    work.progress(f"{item.name}: list")
+    found = _entries(work, archive)
+    chunks, objects, files, size = 0, 0, 0, 0
+    is_begun = False
+    while entries := list(islice(found, CHUNK_OBJECTS)):
+        if not is_begun:
+            archive = book.save(replace(archive, state="listing"))
+            crash_point("archive.listing")
+            is_begun = True
+        if young := next((e for e in entries if datetime.fromisoformat(e.modified) > cutoff), None):
+            limit = "archive.retention" if item.action == "delete" else "archive.margin"
+            return Result(archive, "protected", f"{young.key!r} was written {young.modified[:16]}: it is younger than `{limit}`")
+        book.save_entries(archive, chunks, entries)
+        chunks, objects, size = chunks + 1, objects + len(entries), size + sum(e.size for e in entries)
+        files += sum(not e.is_folder for e in entries)
+        if objects > MAX_ENTRIES:
+            raise SourceRefused(item.store, f"cannot {item.action} {item.name}: it has more than {MAX_ENTRIES:,} objects. Pack them first. Nothing was moved.")
+    if not objects:
+        return Result(archive, "nothing", "there is nothing in its folder")
+    if more := _beyond_notice(item, files, size):
+        return Result(archive, "protected", more)
+    return book.save(replace(archive, state="open", chunks=chunks, objects=objects, bytes=size))
+
+
+def _look_again(work: Work, archive: Archive) -> Archive | Result:
+    """Bring an archive that an earlier run began up to what lies in its folder now: what is new or another is planned."""
+    item, book = archive.item, work.book
+    if item.action != "archive":
+        return archive
+    emptied = folders_above(entry.key for entry in book.every_entry(archive))
+    found = {entry.key: entry for entry in _entries(work, archive) if entry.key not in emptied}
+    chunks = list[list[Entry]]()
+    for chunk in range(archive.chunks):
+        entries = book.entries(archive, chunk)
+        chunks.append([_seen_again(entry, found.pop(entry.key, None)) for entry in entries])
+    fresh = list(found.values())
+    chunks += [fresh[start : start + CHUNK_OBJECTS] for start in range(0, len(fresh), CHUNK_OBJECTS)]
+    planned = [entry for entries in chunks for entry in entries if entry.state == "planned"]
+    if young := next((entry for entry in planned if datetime.fromisoformat(entry.modified) > work.cutoff), None):
+        return Result(archive, "protected", f"{young.key!r} was written {young.modified[:16]}: it is younger than `archive.margin`")
+    left = [entry for entries in chunks for entry in entries if not entry.is_settled]
+    if more := _beyond_notice(item, sum(not entry.is_folder for entry in left), sum(entry.size for entry in left)):
+        return Result(archive, "protected", more)
+    for chunk, entries in enumerate(chunks):
+        book.save_entries(archive, chunk, entries)
+    every = [entry for entries in chunks for entry in entries]
+    return book.save(replace(archive, chunks=len(chunks), objects=len(every), bytes=sum(entry.size for entry in every)))
+
+
+def _beyond_notice(item: Item, files: int, size: int) -> str | None:
+    """That a folder holds more than was counted and announced: files keep their times when they are copied, so age alone does not tell."""
+    if item.action == "delete" or item.objects is None or item.bytes is None or (files <= item.objects and size <= item.bytes):
+        return None
+    return f"it holds {files:,} objects ({size:,} bytes), more than the {item.objects:,} ({item.bytes:,} bytes) that were announced: run runspend measure and runspend archive notify"
+
+
+def _seen_again(entry: Entry, found: Entry | None) -> Entry:
+    """An entry as it stands, unless its place holds another object by now. What is copied and of the same time is read again before it is deleted."""
+    is_same = found is not None and (found.etag == entry.etag or (entry.state == "copied" and (found.size, found.modified) == (entry.size, entry.modified)))
+    if found is None or (is_same and not entry.is_settled):
+        return entry
+    return found if entry.is_settled else entry.seen_as(found)
+
+
+def _entries(work: Work, archive: Archive) -> Iterator[Entry]:
+    """Objects of an item's folder that its action has to do with. Raises SourceRefused for a name that could not be restored."""
+    item = archive.item
+    store = work.open(item.store, "read")
+    for found in store.list(item.prefix):
+        name = found.key[len(item.prefix) + 1 :]
+        if is_note(name, store, found, item) or (item.action == "delete" and name in (TOMBSTONE, RETURNED_NAME)):
+            continue
+        if item.action == "tier" and (found.storage_class == item.to or found.key.endswith("/")):
+            continue
+        entry = planned_entry(name, found)
+        if why := check_entry(entry):
+            raise SourceRefused(item.store, f"cannot {item.action} {item.name}: the name {name!r} could not be restored: {why}. Nothing was moved.")
+        yield entry
+
+
+# --- limits ------------------------------------------------------------------------------------------------------------
+
+
+def _check_caps(work: Work, archives: Sequence[Archive], known: Callable[[str], Known | None]) -> None:
+    """Raises CapPassed when all that is still to be done is more than the settings allow. Nothing was changed then."""
+    caps = work.settings.archive
+    by_store: dict[str, list[int]] = {}
+    for archive in archives:
+        total = by_store.setdefault(archive.item.store, [0, 0])
+        for entry in work.book.every_entry(archive):
+            if not entry.is_settled:
+                total[0], total[1] = total[0] + 1, total[1] + entry.size
+    for what, index, allowed in (("objects", 0, caps.max_objects), ("bytes", 1, caps.max_bytes)):
+        wanted = sum(total[index] for total in by_store.values())
+        if wanted > allowed:
+            raise CapPassed(
+                f"cannot act on {wanted:,} {what}: `archive.max_{what}` is {allowed:,}. See what is due with `runspend archive plan`; "
+                "if it is meant, raise the cap. Nothing was moved or deleted.",
+                wanted=wanted,
+                allowed=allowed,
+            )
+    for store, total in by_store.items():
+        whole = known(store)
+        if whole is None:
+            raise CapPassed(f"cannot act in {store}: how much it holds is unknown. Run `runspend measure`. Nothing was moved or deleted.", wanted=total[0], allowed=0)
+        for what, wanted, of in (("objects", total[0], whole.objects), ("bytes", total[1], whole.bytes)):
+            allowed = int(of * caps.max_percent)
+            if wanted > allowed:
+                raise CapPassed(
+                    f"cannot act on {wanted:,} of {of:,} {what} in {store}: `archive.max_percent` allows {allowed:,}. See what is due with "
+                    "`runspend archive plan`; if it is meant, raise the cap. Nothing was moved or deleted.",
+                    wanted=wanted,
+                    allowed=allowed,
+                )
+
+
+def _check_clocks(work: Work, archives: Sequence[Archive], clock: Callable[[], datetime]) -> None:
+    """Raises SourceRefused when this machine's clock and a store's differ, or `now` is later than both: what is due was judged by it."""
+    skew = work.settings.archive.clock_skew
+    for uri in {archive.item.store for archive in archives} | {archive.to for archive in archives if archive.to is not None}:
+        try:
+            there, here = work.open(uri, "read").clock(), clock()
+        except NotDone as error:
+            raise SourceRefused(uri, str(error)) from error
+        if abs(there - here) > skew:
+            raise SourceRefused(uri, f"cannot archive: it is {here:%Y-%m-%d %H:%M:%S} here and {there:%Y-%m-%d %H:%M:%S} in {uri}. Set the clocks. Nothing was moved.")
+        if work.now > there + skew:
+            raise SourceRefused(uri, f"cannot archive as of {work.now:%Y-%m-%d %H:%M}: that is later than it is. Leave --now out. Nothing was moved.")

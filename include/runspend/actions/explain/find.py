@@ -1,0 +1,112 @@
+"""Which run a person means: a whole id, the beginning of one, its address in MLflow, or server/workspace/id.
+
+Reads `runs` alone. An id nobody knows, or several have, is an error that lists what may have been meant.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from runspend.actions.explain.figures import Candidate, RunKey
+from runspend.config.settings import Settings
+from runspend.core.errors import UsageError
+from runspend.warehouse import Reader
+
+SQL = Path(__file__).parent / "sql"
+SHORTEST = 6
+LAST = "\uffff"  # sorts after whatever an id is made of
+
+
+class UnknownName(UsageError):
+    """What was asked for is not in the warehouse. `candidates` may have been meant."""
+
+    def __init__(self, message: str, candidates: Sequence[Candidate] = ()) -> None:
+        super().__init__(message)
+        self.candidates = tuple(candidates)
+
+
+class AmbiguousName(UnknownName):
+    """Several have it."""
+
+
+def ask(reader: Reader, name: str, **parameters: Any) -> list[dict[str, Any]]:
+    """Rows of one of the questions in `sql/`."""
+    rows: list[dict[str, Any]] = reader.query((SQL / f"{name}.sql").read_text(encoding="utf-8"), parameters).to_pylist()
+    return rows
+
+
+def find_run(reader: Reader, text: str, settings: Settings) -> Candidate:
+    """The one run that is meant. Raises UnknownName with near matches, AmbiguousName with the list."""
+    wanted, servers = run_id_in(text, settings)
+    server, workspace, run_id = _split(wanted)
+    if len(run_id) < SHORTEST:
+        raise UsageError(f"cannot find run {clean(text)!r}: it is too short to tell. Give at least {SHORTEST} characters of its id, or its address in MLflow.")
+    rows = ask(reader, "find_runs", first_id=run_id, after_id=run_id + LAST)
+    rows = [r for r in rows if server in (None, r["tracking_server"]) and workspace in (None, r["workspace"])]
+    rows = [r for r in rows if r["tracking_server"] in servers] or rows
+    rows = [r for r in rows if r["run_id"] == run_id] or rows
+    found = [_candidate(r) for r in rows]
+    if len(found) > 1:
+        raise AmbiguousName(
+            f"cannot tell which run {clean(text)!r} is: {'more than ' if len(found) >= 200 else ''}{len(found)} have it. Give more of the id, or server/workspace/id:\n{listed(found)}",
+            found,
+        )
+    if not found:
+        near = near_runs(reader, run_id)
+        hint = f" Did you mean:\n{listed(near)}" if near else " `runspend sql \"select run_id, run_name from runs limit 20\"` shows some."
+        raise UnknownName(f"cannot find run {clean(text)!r}: no tracking server had it at the last night.{hint}", near)
+    return found[0]
+
+
+def run_id_in(text: str, settings: Settings) -> tuple[str, frozenset[str]]:
+    """The id in an address of MLflow, else the text itself; and the configured servers the address may belong to."""
+    text = text.strip()
+    found = re.search(r"/runs/([^/?#]+)", text) or re.match(r"runs:/+([^/?#]+)", text)
+    if found is None:
+        return text, frozenset()
+    host = _host(text)
+    hosts = {s.name: {_host(u) for u in (s.ui, s.uri) if u} for s in settings.tracking}
+    return unquote(found[1]), frozenset(name for name, known in hosts.items() if host and host in known)
+
+
+def _host(address: str) -> str:
+    """The host and port of an address; "" for one that has none, or none that can be read (`http://[`)."""
+    try:
+        return urlsplit(address).netloc.rpartition("@")[2]
+    except ValueError:
+        return ""
+
+
+def near_runs(reader: Reader, run_id: str) -> list[Candidate]:
+    """Runs whose id begins alike, the likest first, or whose name has the text in it."""
+    rows = [_candidate(r) for r in ask(reader, "near_runs", begins=run_id[:4], part=run_id.lower())]
+    return sorted(rows, key=lambda c: -difflib.SequenceMatcher(None, run_id, c.key.run_id[: max(len(run_id), 8)]).ratio())[:5]
+
+
+def listed(candidates: Sequence[Candidate]) -> str:
+    """One line each."""
+    shown = [
+        f"  {c.key.target_id}  {clean(c.run_name or '')}  {clean(c.experiment_name or '')}  {f'{c.start_time:%Y-%m-%d %H:%M}' if c.start_time else 'no start'}".rstrip()
+        for c in candidates[:10]
+    ]
+    return "\n".join([*shown, *([f"  … and {len(candidates) - 10} more"] if len(candidates) > 10 else [])])
+
+
+def clean(text: str) -> str:
+    """The text with nothing in it that moves the cursor: names come from people."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _split(text: str) -> tuple[str | None, str | None, str]:
+    parts = text.split("/")
+    return (parts[0], parts[1], parts[2]) if len(parts) == 3 else (None, None, text)
+
+
+def _candidate(row: dict[str, Any]) -> Candidate:
+    key = RunKey(row["tracking_server"], row["workspace"], row["run_id"])
+    return Candidate(key, row["start_month"], row["run_name"], row["experiment_name"], row["start_time"])

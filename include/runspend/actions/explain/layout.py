@@ -1,0 +1,377 @@
+"""An explanation as rows of texts: what the terminal and the page both print.
+
+Money is rounded here, once: all parts of a currency together, so that whatever is printed adds up to the printed sums.
+Colors, widths and tags do not belong here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from itertools import groupby
+
+from runspend.actions.explain.figures import (
+    MEASURES,
+    Block,
+    CurrencyCost,
+    MachineHour,
+    Part,
+    ResourceExplanation,
+    RunExplanation,
+    RunKey,
+    Share,
+)
+from runspend.actions.explain.find import clean
+from runspend.core.amounts import add, change, instant, money, percent, round_parts, size
+
+MOST_ROWS = 60  # of a block, before its hours are grouped by day
+MOST_SHARED = 3  # runs named beside an hour
+HOUR = timedelta(hours=1)
+# What a tag says that the rest of the bill does not: reason -> words.
+STRANGE = {
+    "other_time": "of times in which it did not run",
+    "other_account": "of an account its machines are not in",
+    "other_region": "of a region its machines are not in",
+    "ambiguous_name": "by a name that several have",
+}
+TITLES = {
+    "run_tag": ("TAGGED", "the bill carries the run's id"),
+    "job_id": ("JOB", "the bill names the run's job"),
+    "resource_id": ("MACHINES", "the run and the bill name the same machine, at the same time"),
+    "attached": ("ATTACHED", "hangs on its machines and follows their split"),
+    "artifact_bytes": ("ARTIFACTS", "bytes x time in the store"),
+    "pool_time": ("POOL", "the pool's cost by the time of the runs in it"),
+    "instance_type_time": ("INSTANCE TYPE", "machines of the type it asked for, in its hours"),
+    "llm_identity": ("LLM CALLER", "calls of the IAM principal it states, by time or token cost"),
+    "llm_cost": ("LLM", "in proportion to the token cost on its traces"),
+    "sharing": ("SHARED OUT", "its part of the pots that `sharing` spreads over runs"),
+}
+SUMMED_UP = ("attached", "artifact_bytes", "sharing")  # rules whose charges are told by thing, not by hour
+UNIT_NAMES = {"gpu": "GPUs", "cpu": "cores", "memory": "memory"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One charge, or a day of them. `machine` stands on the first row of each."""
+
+    machine: str
+    when: str
+    line: str
+    line_cost: str
+    ran: str
+    share: str
+    effective: str
+    shared: str
+
+
+@dataclass(frozen=True)
+class Thing:
+    """Charges of one thing that hangs on the run, added up."""
+
+    label: str
+    lines: str
+    effective: str
+
+
+@dataclass(frozen=True)
+class BlockView:
+    """One rule's charges."""
+
+    title: str
+    rule: str
+    rows: tuple[Row, ...]
+    things: tuple[Thing, ...]
+    total: str
+    note: str
+
+
+@dataclass(frozen=True)
+class CurrencyView:
+    """One currency of a run's cost."""
+
+    currency: str
+    costs: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+    status: str
+    blocks: tuple[BlockView, ...]
+    total: str
+    check: str
+    is_right: bool
+    idle: str
+
+
+def currency_views(e: RunExplanation, *, full: bool = False) -> list[CurrencyView]:
+    """What is printed of each currency."""
+    return [_currency_view(e, c, full) for c in e.currencies]
+
+
+def header_lines(e: RunExplanation) -> list[str]:
+    """Who and when, in two or three sentences."""
+    names = [f"experiment {clean(e.experiment_name)}"] if e.experiment_name else []
+    names += [f"{d.name.replace('_', ' ')} {clean(d.value)}" + (f" ({clean(d.came_from)})" if d.came_from else "") for d in e.dimensions]
+    names += [f"user {clean(e.user_name)}"] if e.user_name else []
+    lines = [" · ".join([*names, span_text(e.start_time, e.end_time)])]
+    if e.future_end_time:
+        until = instant(e.end_time) if e.end_time else "its last sign of life"
+        lines.append(f"by its own clock it ended at {e.future_end_time:%Y-%m-%d %H:%M} UTC, which was in the future when the run was read: it counts until {until}")
+    for first, after in e.gaps:
+        lines.append(f"it was silent from {instant(first)} to {instant(after)}: not charged")
+    if e.asked_for:
+        lines.append(f"asked for {clean(e.asked_for)}")
+    if e.parent_run_id:
+        lines.append(f"child of run {clean(e.parent_run_id)}")
+    if e.period:
+        lines.append(f"only what was billed for {e.period}")
+    return lines
+
+
+def span_text(start: datetime | None, end: datetime | None) -> str:
+    """18 Nov 2026 08:14:10 → 13:44:40 UTC, 5 h 30 min 30 s."""
+    if start is None:
+        return "no start time"
+    begin = f"{start.day} {start:%b %Y %H:%M:%S}"
+    if end is None:
+        return f"{begin} UTC → no end"
+    finish = f"{end:%H:%M:%S}" if end.date() == start.date() else f"{end.day} {end:%b %H:%M:%S}"
+    return f"{begin} → {finish} UTC, {length_text((end - start).total_seconds())}"
+
+
+def length_text(seconds: float) -> str:
+    """5 h 30 min 30 s."""
+    sign, whole = ("-", -round(seconds)) if seconds < 0 else ("", round(seconds))
+    parts = [(whole // 3600, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]
+    return sign + (" ".join(f"{n:,} {unit}" for n, unit in parts if n) or "0 s")
+
+
+def clock(seconds: float) -> str:
+    """45:50, or 5:30:30 beyond an hour."""
+    whole = round(seconds)
+    return f"{whole // 60}:{whole % 60:02d}" if whole <= 3600 else f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def places_of(total: Decimal) -> int:
+    """Decimals to print: four, more for small sums."""
+    amount = abs(total)
+    return 4 if amount >= 1 or not amount else 6 if amount >= Decimal("0.01") else 10
+
+
+def short(text: str) -> str:
+    """The end of a long id: `runspend explain --line` takes it."""
+    return clean(text if len(text) <= 12 else f"…{text[-6:]}")
+
+
+def run_text(share: Share) -> str:
+    """Who it is, short."""
+    if share.run is None:
+        return share.allocated_to.replace("_", " ")
+    return f"{share.run.run_id[:8]}{f' {clean(share.run_name)}' if share.run_name else ''}"
+
+
+def _currency_view(e: RunExplanation, c: CurrencyCost, full: bool) -> CurrencyView:
+    places = places_of(c.summed.effective_cost)
+    grouped = [_groups(block, full) for block in c.blocks]
+    # What is printed is what is rounded: hours, days or things, all of them together.
+    rounded = iter(round_parts([add([p.costs.effective_cost for p in group]) for groups in grouped for group in groups], places))
+    blocks = tuple(_block_view(block, [(group, next(rounded)) for group in groups], places, e) for block, groups in zip(c.blocks, grouped, strict=True))
+    bills = [f"{b.source} {b.billing_period:%Y-%m}" + (f" v{b.version_number}" if b.version_number else "") + (f", complete to {instant(b.covered_until)}" if b.covered_until else "") for b in e.bills]
+    check, is_right = _check(c, places, "run_costs_daily" if e.period else "run_costs")
+    return CurrencyView(
+        currency=c.currency,
+        costs=tuple((m.removesuffix("_cost"), money(getattr(c.summed, m), places)) for m in MEASURES),
+        notes=(*_notes(c, places), *_missing_hours(e, c)),
+        status=f"{c.cost_status or 'provisional'} ({'; '.join(bills)})" if bills else c.cost_status or "",
+        blocks=blocks,
+        total=money(c.summed.effective_cost, places),
+        check=check,
+        is_right=is_right,
+        idle=f"idle on the same machines those days: {money(c.idle_beside, places)} {c.currency} in {c.idle_hours:,} of their billed windows" if c.idle_hours else "",
+    )
+
+
+def _groups(block: Block, full: bool) -> list[list[Part]]:
+    """What is printed on one row: a charge; a machine's day of them, where there are many; all charges of a thing."""
+    parts = sorted(block.parts, key=lambda p: (_place(p), p.starts_at, p.charge_id))
+    if block.match_method in SUMMED_UP:
+        things = [list(found) for _, found in groupby(sorted(parts, key=_label), key=_label)]
+        return sorted(things, key=lambda found: -add([p.costs.effective_cost for p in found]))
+    if len(parts) > MOST_ROWS and not full:
+        return [list(found) for _, found in groupby(parts, key=lambda p: (_place(p), p.charge_date))]
+    return [[p] for p in parts]
+
+
+def _check(c: CurrencyCost, places: int, table: str) -> tuple[str, bool]:
+    if c.difference is None or c.stated is None:
+        return f"{table} has no row for it yet: run `runspend allocate`", False
+    if c.difference == 0:
+        return f"= {table}.effective_cost  ✓", True
+    digits = max(places, places_of(c.difference))
+    return f"≠ {table}.effective_cost {money(c.stated.effective_cost, digits)}: the charges differ by {change(c.difference, digits)}. Run: runspend check", False
+
+
+def _notes(c: CurrencyCost, places: int) -> Iterable[str]:
+    paid = [p for p in c.parts if p.pricing_category == "Committed"]
+    if paid and c.summed.billed_cost * 2 < c.summed.effective_cost:
+        yield "billed is small because a commitment paid for these hours; its fee is 'shared'. Effective spreads that fee over the hours it covered."
+    if c.overhead_cost:
+        yield f"of it {money(c.overhead_cost, places)} overhead: start-up, gaps and shut-down of its job"
+    if c.unused_cost:
+        yield f"of it {money(c.unused_cost, places)} unused: units of machines rented for it that it did not ask for"
+    if c.cost_with_children is not None and c.stated is not None and c.cost_with_children != c.stated.effective_cost:
+        yield f"with its children {money(c.cost_with_children, places)}"
+    if any(p.run_end_rule in ("alive", "last_sign", "silent") for p in c.parts):
+        rules = {"alive": "it runs still", "last_sign": "it ends at its last metric", "silent": "it ends 24 h after its start"}
+        found = sorted({p.run_end_rule for p in c.parts if p.run_end_rule in rules})
+        yield f"MLflow has no end for it: {', '.join(rules[r] for r in found)}"
+
+
+def _missing_hours(e: RunExplanation, c: CurrencyCost) -> Iterable[str]:
+    """Hours of the run that no bill behind the figure has yet."""
+    sources = {p.source for p in c.parts}
+    reached = max((b.covered_until for b in e.bills if b.source in sources and b.covered_until), default=None)
+    if reached is not None and e.end_time is not None and e.end_time > reached:
+        yield f"its hours after {instant(reached)} are not billed yet, and not in the figure"
+
+
+def _block_view(block: Block, groups: Sequence[tuple[list[Part], Decimal]], places: int, e: RunExplanation) -> BlockView:
+    title, why = TITLES.get(block.match_method, (block.match_method.upper(), ""))
+    if block.match_method == "artifact_bytes" and e.artifacts:
+        held = [f"{size(a.bytes)} · {a.storage_class} · {clean(a.where)}" for a in e.artifacts[:3]]
+        why = f"{why} · {'; '.join(held)}"
+    rule = f"rule {block.match_method} · confidence {block.confidence or 'none'} · {why}"
+    total = money(add([amount for _, amount in groups]), places)
+    if block.match_method in SUMMED_UP:
+        return BlockView(title, rule, (), tuple(_thing(found, amount, places) for found, amount in groups), total, "")
+    kinds = sorted({UNIT_NAMES[p.weight_kind] for p in block.parts if p.weight_kind in UNIT_NAMES and (p.other_runs or p.ratio < 1)})
+    notes = ["* more was asked for, or claimed, than there was: scaled down"] if any(p.is_scaled for p in block.parts) else []
+    for reason, what in STRANGE.items():
+        if strange := sum(p.reason == reason for p in block.parts):
+            notes.append(f"its tag stands on {strange:,} charge{'s' if strange != 1 else ''} {what}")
+    if block.match_method == "instance_type_time":
+        notes += [one.words for one in e.claimed_hours]
+    if len(groups) < len(block.parts):
+        notes.insert(0, f"grouped by day: --full prints all {len(block.parts):,} charges")
+    rows, previous, day = [], "", ""
+    for found, amount in groups:
+        machine, today = _place(found[0]), f"{found[0].starts_at.day} {found[0].starts_at:%b}"
+        is_new = machine != previous
+        made = _row(found[0], amount, places) if len(groups) == len(block.parts) else _day_row(found, amount, places)
+        rows.append(replace(made, machine=machine if is_new else "", when=f"{today if is_new or today != day else '':>6} {made.when}"))
+        previous, day = machine, today
+    return BlockView(title, rule + (f" · weighed by {', '.join(kinds)}" if kinds else ""), tuple(rows), (), total, "; ".join(notes))
+
+
+def _place(part: Part) -> str:
+    return clean(part.resource_id or part.pool_key or part.service_name or part.cost_kind)
+
+
+def _label(part: Part) -> str:
+    return _place(part) + (f" ({clean(part.service_name)})" if part.service_name and part.service_name != _place(part) else "")
+
+
+def _row(part: Part, amount: Decimal, places: int) -> Row:
+    return Row(
+        machine="",
+        when=_window(part),
+        line=_lines_text(part.lines) if part.is_pooled else short(part.charge_id),
+        # Where the run has the whole line, the two columns read alike.
+        line_cost=money(amount if part.charge_cost == part.costs.effective_cost else part.charge_cost, places),
+        ran="" if part.ran_seconds is None else clock(part.ran_seconds),
+        share=f"{part.ratio:.4f}{'*' if part.is_scaled else ''}",
+        effective=money(amount, places),
+        shared=_shared(part),
+    )
+
+
+def _window(part: Part) -> str:
+    length = part.ends_at - part.starts_at
+    if length == HOUR:
+        return f"{part.starts_at:%H:%M}"
+    if length < timedelta(days=1):
+        return f"{part.starts_at:%H:%M}–{part.ends_at:%H:%M}"
+    return f"+{length.total_seconds() / 86400:.4g} d"
+
+
+def _shared(part: Part) -> str:
+    window = part.billed_seconds if part.billed_seconds is not None else (part.ends_at - part.starts_at).total_seconds()
+    words = []
+    if part.billed_seconds is not None and abs(part.billed_seconds - (part.ends_at - part.starts_at).total_seconds()) >= 1:
+        words.append(f"billed {clock(part.billed_seconds)}")
+    runs = [s for s in part.shared if s.run is not None]
+    words += [f"{run_text(s)} {s.ratio:.4f}" + (f" (asked {s.asked})" if s.asked else "") for s in runs[:MOST_SHARED]]
+    words += [f"{len(runs) - MOST_SHARED} more runs"] if len(runs) > MOST_SHARED else []
+    words += [f"{run_text(s)} {clock(s.ratio * window)}" for s in part.shared if s.run is None]
+    if not part.shared and part.is_pooled:
+        words += [f"{part.other_runs:,} other run{'s' if part.other_runs != 1 else ''}"] if part.other_runs else []
+        words += [f"nobody's {percent(100 * part.nobodys / part.charge_cost)}"] if part.nobodys and part.charge_cost else []
+    return " · ".join(words)
+
+
+def _day_row(found: Sequence[Part], amount: Decimal, places: int) -> Row:
+    whole, mine = add([p.charge_cost for p in found]), add([p.costs.effective_cost for p in found])
+    ran = {p.starts_at: p.ran_seconds for p in found if p.ran_seconds is not None}
+    others = {s.run for p in found for s in p.shared if s.run is not None}
+    unused = add([p.nobodys for p in found])
+    words = [f"{len(others):,} other run{'s' if len(others) != 1 else ''}"] if others else []
+    words += [f"nobody's {money(unused, places)}"] if unused else []
+    return Row(
+        machine="",
+        when=f"{len({p.starts_at for p in found})} x",
+        line=_lines_text(sum(p.lines for p in found)),
+        line_cost=money(amount if whole == mine else whole, places),
+        ran=clock(sum(ran.values())) if ran else "",
+        share=(f"{mine / whole:.4f}" if whole else "") + ("*" if any(p.is_scaled for p in found) else ""),
+        effective=money(amount, places),
+        shared=" · ".join(words),
+    )
+
+
+def _thing(found: Sequence[Part], amount: Decimal, places: int) -> Thing:
+    return Thing(_label(found[0]), _lines_text(sum(p.lines for p in found)), money(amount, places))
+
+
+def _lines_text(count: int) -> str:
+    return f"{count:,} line{'s' if count != 1 else ''}"
+
+
+@dataclass(frozen=True)
+class HourRow:
+    """A window of a machine, or a day of them."""
+
+    when: str
+    lines: str
+    cost: str
+    shared: str
+
+
+def hour_rows(e: ResourceExplanation, *, full: bool = False) -> tuple[list[HourRow], str]:
+    """A machine's windows, by day when there are many; and the sentence that says so."""
+    rounded = round_parts([h.effective_cost for h in e.hours], places_of(e.effective_cost))
+    pairs = list(zip(e.hours, rounded, strict=True))
+    if len(pairs) <= MOST_ROWS or full:
+        return [_hour_row(f"{h.starts_at.day:>2} {h.starts_at:%b %H:%M}", [(h, a)], e) for h, a in pairs], ""
+    days: dict[str, list[tuple[MachineHour, Decimal]]] = {}
+    for hour, amount in pairs:
+        days.setdefault(f"{hour.starts_at.day:>2} {hour.starts_at:%b}", []).append((hour, amount))
+    return [_hour_row(f"{day} {len(found)} x", found, e) for day, found in days.items()], f"grouped by day: --full prints all {len(pairs):,} windows"
+
+
+def _hour_row(when: str, found: Sequence[tuple[MachineHour, Decimal]], e: ResourceExplanation) -> HourRow:
+    whole = add([h.effective_cost for h, _ in found])
+    sums: dict[tuple[str, RunKey | None], list[Share]] = {}
+    for hour, _ in found:
+        for share in hour.shares:
+            sums.setdefault((share.allocated_to, share.run), []).append(share)
+    totals = [(shares[0], add([s.effective_cost for s in shares])) for shares in sums.values()]
+    runs = [(s, cost) for s, cost in totals if s.run is not None]
+    rest = [(s, cost) for s, cost in totals if s.run is None]
+    runs.sort(key=lambda pair: -pair[1])
+
+    def words(share: Share, cost: Decimal) -> str:
+        return f"{run_text(share)} {cost / whole:.4f}" if whole else run_text(share)
+
+    texts = [words(*pair) for pair in runs[:MOST_SHARED]]
+    texts += [f"{len(runs) - MOST_SHARED} more runs"] if len(runs) > MOST_SHARED else []
+    texts += [words(*pair) for pair in rest]
+    return HourRow(when, _lines_text(sum(h.lines for h, _ in found)), money(add([a for _, a in found]), places_of(e.effective_cost)), " · ".join(texts))

@@ -1,0 +1,131 @@
+"""Why a run has no cost: one of a few reasons, in the order in which they are judged, each with the one thing to do.
+
+Asked only of a run without a charge. Reads the run's machines, the bills' lines of them, and how fresh the sources are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from runspend.actions.explain.figures import NoCost
+from runspend.actions.explain.find import ask, clean
+from runspend.config.settings import Settings
+from runspend.core.amounts import plain
+from runspend.warehouse import Reader
+
+Row = dict[str, Any]
+IDENTIFY = "docs/identify.md"
+
+
+def why_no_cost(reader: Reader, settings: Settings, rows: Sequence[Row], *, now: datetime, resources: Sequence[Row] = ()) -> NoCost:
+    """The first reason that holds. `rows` is the run as `sql/run.sql` gives it, `resources` the machines it or an ancestor states."""
+    run = rows[0]
+    start, end = run["start_time"], run["end_time"]
+    if start is None:
+        return NoCost("no_start", "MLflow has no start time for it, so nothing can be split by time.", f"Log it with a start, or tag the bill with its id ({IDENTIFY}).")
+    if end is not None and end <= start:
+        words = "it began and ended at the same instant" if end == start else f"it ended {_span(start - end)} before it began: two clocks differ"
+        return NoCost("zero_length", f"Nothing is split to it by time: {words}.", f"Tag the machine's bill with the run's id if it cost something ({IDENTIFY}).")
+    keys = sorted({r["resource_key"] for r in resources if r["resource_key"]})
+    if not keys and not run["job_key"] and not run["pool_key"]:
+        if run["instance_type"] and (of_bills := _of_bills(reader, settings, start)):
+            return of_bills
+        stated = [str(run[c]).replace("_", " ") for c in ("purchase_option", "availability_zone", "region_id", "sub_account_id") if run[c]]
+        place = f" ({clean(', '.join(stated))})" if stated else ""
+        agree = " that agrees" if stated else " of that type"
+        kind = f"; all that is known is its instance type {clean(run['instance_type'])}{place}, and no line{agree} was free for it" if run["instance_type"] else ""
+        return NoCost(
+            "no_machine",
+            f"Neither the run nor a parent says where it ran, and no pool names it{kind}.",
+            f"Set MLFLOW_RUN_CONTEXT on the machine, or name its machines in `pools:` ({IDENTIFY}).",
+        )
+    return _of_bills(reader, settings, start) or _of_lines(reader, run, keys, start, end or now)
+
+
+def _of_bills(reader: Reader, settings: Settings, start: datetime) -> NoCost | None:
+    """Reasons that lie with the bills: none, not that far yet, or not read."""
+    if not settings.billing and not ask(reader, "bills"):
+        return NoCost("no_bill", "No bill is configured.", "Name one under `billing:` in runspend.yaml.")
+    reached: dict[str, datetime | None] = {}
+    for bill in ask(reader, "bills"):
+        known = [t for t in (reached.get(bill["source"]), bill["covered_until"]) if t is not None]
+        reached[bill["source"]] = max(known, default=None)
+    troubles = {r["source"]: r for r in reader.query("select source, state, last_error from sources where kind = 'bill' order by source").to_pylist()}
+    names = {*reached, *troubles, *(b.name for b in settings.billing)}
+    behind = sorted(name for name in names if (until := reached.get(name)) is None or until <= start)
+    if len(behind) < len(names):
+        return None  # a bill that reaches its hours is loaded
+    down = [name for name in behind if troubles.get(name, {}).get("state") in ("refused", "unreachable", "late")]
+    if down:
+        error = troubles[down[0]]
+        return NoCost(
+            "source_down",
+            f"The bill {down[0]} is {error['state']} and {_reach(reached.get(down[0]))}; the run began {start:%d %b %H:%M} UTC.",
+            f"Mend it: {clean(error['last_error'])}" if error["last_error"] else "Ask its provider, or look at `runspend doctor`.",
+        )
+    newest = max((t for t in reached.values() if t is not None), default=None)
+    return NoCost(
+        "no_bill_yet",
+        f"No bill has its hours yet: the newest {_reach(newest)}; the run began {start:%d %b %H:%M} UTC.",
+        "Wait for the next night; `runspend status` says how late each bill usually is.",
+    )
+
+
+def _of_lines(reader: Reader, run: Row, keys: Sequence[str], start: datetime, end: datetime) -> NoCost:
+    """Reasons that lie with the bill's lines of the run's machines."""
+    if run["cost_with_children"]:
+        family = f"{plain(run['cost_with_children'])} {run['billing_currency']}"
+        return NoCost("children", f"Its children cover all of its time, and leaves pay: the family costs {family}.", "Explain its children.")
+    if not run["is_summarized"]:
+        return _of_month(reader, start)
+    seen = {r["resource_key"]: r for r in ask(reader, "machine_on_bill", keys=list(keys), starts_at=start, ends_at=end)} if keys else {}
+    then = [r for r in seen.values() if r["lines_then"]]
+    if keys and not seen:
+        return NoCost(
+            "not_on_bill",
+            f"No loaded bill has a line of {_some(keys)}{_near(reader, keys[0])}.",
+            f"Write what the bill's ResourceId column says ({IDENTIFY}); if `scope:` leaves its account out, widen it.",
+        )
+    if keys and not then:
+        row = next(iter(seen.values()))
+        return NoCost(
+            "not_on_bill",
+            f"The bill has {clean(row['resource_key'])} from {row['first_at']:%d %b %H:%M} to {row['last_at']:%d %b %H:%M} UTC, and not while the run ran.",
+            "Compare the clocks, and whether the machine's name was used again.",
+        )
+    if then and all(r["excluded_then"] == r["lines_then"] for r in then):
+        return NoCost("out_of_scope", f"`scope:` leaves the lines of {_some([r['resource_key'] for r in then])} out.", "Add its account or tag to `scope.include`, then run: runspend load")
+    if not keys:
+        what = f"pool {run['pool_key']}" if run["pool_key"] else f"job {run['job_id']}"
+        return NoCost("not_on_bill", f"No line of the bill belongs to its {clean(what)} in its hours.", "Look at `lines:` of the pool, or at what the bill says (runspend sql).")
+    return NoCost("unknown", "The bill has its machine in its hours, and yet no charge was split to it.", "Run: runspend explain --resource " + clean(then[0]["resource_id"]))
+
+
+def _of_month(reader: Reader, start: datetime) -> NoCost:
+    """The cost tables are older than the run: built tonight, or closed, when nothing but a changed bill or somebody who asks moves them."""
+    month = f"{start:%Y-%m}"
+    states = reader.query("select state from period_states where billing_period = @period and state = 'closed'", {"period": start.date().replace(day=1)})
+    if states.num_rows:
+        return NoCost("not_allocated", f"{month} was closed before the run was read, and stays as it is.", f"Run: runspend allocate --period {month}")
+    return NoCost("not_allocated", "The cost tables have not been built since the run was read.", "Run: runspend allocate")
+
+
+def _reach(until: datetime | None) -> str:
+    return f"is complete to {until:%d %b %H:%M} UTC" if until is not None else "was never read well"
+
+
+def _span(length: timedelta) -> str:
+    return f"{length.total_seconds():,.0f} s"
+
+
+def _some(names: Sequence[str]) -> str:
+    return clean(names[0]) if len(names) == 1 else f"{clean(names[0])} or {len(names) - 1} more"
+
+
+def _near(reader: Reader, key: str) -> str:
+    """Machines of the bill with a part of the name in theirs."""
+    part = max((key.rpartition(mark)[2] for mark in "/:."), key=lambda p: (p != key, len(p))).lower()
+    found: Sequence[Mapping[str, Any]] = ask(reader, "near_resources", part=part) if len(part) > 2 else []
+    return f" (it has {', '.join(clean(r['resource_key']) for r in found[:3])})" if found else ""

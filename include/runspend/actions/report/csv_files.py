@@ -1,0 +1,292 @@
+"""The report's tables as CSV files: exact numbers, the snapshot in every row, no cell that a spreadsheet would run.
+
+UTF-8, comma, CRLF, quoted where needed (RFC 4180). What is in the tables is decided by `plan.py`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+
+from runspend.actions.report.figures import MEASURES, Costs, ReportFigures
+from runspend.core.amounts import plain
+from runspend.core.spreadsheet_text import guard_text
+
+Cell = str | int | float | Decimal | date | None
+Sheet = tuple[tuple[str, ...], list[Sequence[Cell]]]
+
+
+def write_sheet(header: Sequence[str], rows: Sequence[Sequence[Cell]], snapshot: str) -> bytes:
+    """One CSV. Numbers stay numbers, text is guarded, times are ISO 8601 in UTC."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\r\n")
+    writer.writerow([*header, "snapshot"])
+    for row in rows:
+        writer.writerow([*(_cell(v) for v in row), snapshot])
+    return out.getvalue().encode("utf-8")
+
+
+def _cell(value: Cell) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return guard_text(value.replace("\0", ""))
+    if isinstance(value, Decimal):
+        return plain(value)
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    return value.isoformat() if isinstance(value, date) else repr(value)
+
+
+def _four(costs: Costs | None) -> list[Cell]:
+    return [None if costs is None else costs[m] for m in MEASURES]
+
+
+def report_sheets(figures: ReportFigures) -> Iterator[tuple[str, Sheet]]:
+    """(name, (header, rows)) of every CSV of the report; always all of them, empty ones too, so that none is left from before."""
+    who = () if figures.people == "hide" else ("person",)
+    owner = () if figures.people == "hide" else ("owner",)
+
+    def person(value: str | None) -> list[Cell]:
+        return [] if figures.people == "hide" else [value]
+
+    pages = figures.currencies
+    yield (
+        "parts",
+        (
+            ("currency", "part", *MEASURES),
+            [
+                *([c.currency, part, *_four(costs)] for c in pages for part, costs in c.parts.items()),
+                *([c.currency, "ML platform", *_four(c.platform)] for c in pages),
+                *([c.currency, "bill", *_four(c.bill)] for c in pages),
+            ],
+        ),
+    )
+    yield (
+        "days",
+        (
+            ("currency", "charge_date", "part", "effective_cost"),
+            [[c.currency, d, part, cost] for c in pages for d, parts in c.days for part, cost in parts.items()],
+        ),
+    )
+    yield (
+        "estimates",
+        (
+            ("currency", "charge_date", "estimated_effective_cost"),
+            [[code, d, cost] for code, made in (*((c.currency, c.estimates) for c in pages), *figures.other_estimates) for d, cost in made.days],
+        ),
+    )
+    yield (
+        "estimate-errors",
+        (
+            ("currency", "source", "nights", "estimated_cost", "actual_cost", "apart_cost"),
+            [[c.currency, e.source, e.nights, e.estimated_cost, e.actual_cost, e.apart_cost] for c in pages for e in c.estimate_errors],
+        ),
+    )
+    yield (
+        "budgets",
+        (
+            (
+                "budget",
+                "budget_period",
+                "currency",
+                "measure",
+                "spent",
+                "amount",
+                "crossed",
+                "forecast",
+                "forecast_low",
+                "forecast_high",
+                "passes_on",
+                "covered_until",
+                "mailed_threshold",
+                "mailed_at",
+                *owner,
+            ),
+            [
+                [
+                    b.name,
+                    b.budget_period,
+                    b.currency,
+                    b.measure,
+                    b.spent,
+                    b.amount,
+                    b.crossed,
+                    b.forecast,
+                    b.forecast_low,
+                    b.forecast_high,
+                    b.passes_on,
+                    b.covered_until,
+                    b.mailed_threshold,
+                    b.mailed_at,
+                    *person(b.owner),
+                ]
+                for b in figures.budgets
+            ],
+        ),
+    )
+    yield (
+        "experiments",
+        (
+            (
+                "currency",
+                "team",
+                "tracking_server",
+                "workspace",
+                "experiment_id",
+                "experiment",
+                "effective_cost",
+                "previous_effective_cost",
+                "runs",
+                "failed_runs",
+                "gpu_hours",
+                "gpu_cost",
+            ),
+            [
+                [
+                    c.currency,
+                    t.name,
+                    e.tracking_server,
+                    e.workspace,
+                    e.experiment_id,
+                    e.name,
+                    e.effective_cost,
+                    e.previous_cost,
+                    e.runs,
+                    e.failed_runs,
+                    e.gpu_seconds / 3600,
+                    e.gpu_cost,
+                ]
+                for c in pages
+                for t in c.teams
+                for e in t.experiments
+            ],
+        ),
+    )
+    yield "runs", (
+        ("currency", "tracking_server", "workspace", "run_id", "run_name", "experiment", "team", *who, "run_status", "start_time", "machine_hours", "gpu_hours", *MEASURES, "unused_cost", "confidence"),
+        [
+            [
+                c.currency, r.tracking_server, r.workspace, r.run_id, r.name, r.experiment, r.team, *person(r.person), r.status, r.start_time,
+                _hours(r.machine_seconds), _hours(r.gpu_seconds), *_four(r.costs), r.unused_cost, r.confidence,
+            ]
+            for c in pages
+            for r in c.runs
+        ],
+    )  # fmt: skip
+    for name in ("idle", "unmatched"):
+        yield (
+            name,
+            (
+                (
+                    "currency",
+                    "resource",
+                    "service",
+                    "instance_type",
+                    "effective_cost",
+                    "billed_hours",
+                    "used_hours",
+                    "last_run_id",
+                    "last_used_at",
+                    *owner,
+                    "reason",
+                ),
+                [
+                    [
+                        c.currency,
+                        r.name,
+                        r.service,
+                        r.instance_type,
+                        r.effective_cost,
+                        _hours(r.billed_seconds),
+                        _hours(r.used_seconds),
+                        r.last_run_id,
+                        r.last_used_at,
+                        *person(r.owner),
+                        r.reason,
+                    ]
+                    for c in pages
+                    for r in (c.idle if name == "idle" else c.unmatched)
+                ],
+            ),
+        )
+    yield (
+        "idle-days",
+        (
+            ("currency", "resource", "charge_date", "used_share"),
+            [[c.currency, r.name, d, used] for c in pages for r in c.idle for d, used in r.used_by_day],
+        ),
+    )
+    yield (
+        "waste",
+        (
+            ("currency", "kind", "name", "experiment_or_type", *who, "effective_cost"),
+            [[c.currency, w.kind, name, where, *person(p), cost] for c in pages for w in c.waste for name, where, p, cost in w.items],
+        ),
+    )
+    yield (
+        "artifacts",
+        (
+            ("kind", "name", "bytes", "objects", "oldest_at", "newest_at", "is_partly_unknown"),
+            [
+                [h.kind, h.name, h.bytes, h.objects, h.oldest_at, h.newest_at, str(h.is_partly_unknown).lower()]
+                for h in figures.artifacts.held
+            ],
+        ),
+    )
+    yield (
+        "stores",
+        (
+            ("store", "storage_class", "objects", "bytes", "noncurrent_bytes", "duplicate_bytes", "orphaned_bytes", "unconfirmed_bytes",
+             "oldest_at", "newest_at", "currency", "month_cost", "noncurrent_month_cost", "duplicate_month_cost", "orphaned_month_cost"),
+            [
+                [s.store, s.storage_class, s.objects, s.bytes, s.noncurrent_bytes, s.duplicate_bytes, s.orphaned_bytes, s.unconfirmed_bytes,
+                 s.oldest_at, s.newest_at, figures.artifacts.currency if s.rate else None,
+                 s.month_cost(None if s.bytes is None else s.bytes + (s.noncurrent_bytes or 0)), s.month_cost(s.noncurrent_bytes),
+                 s.month_cost(s.duplicate_bytes), s.month_cost(s.orphaned_bytes)]
+                for s in figures.artifacts.stores
+            ],
+        ),
+    )  # fmt: skip
+    yield (
+        "certainty",
+        (
+            ("currency", "part", "match_method", "confidence", "effective_cost", "ledger_rows", "runs"),
+            [
+                [c.currency, s.part, s.match_method, s.confidence, s.effective_cost, s.ledger_rows, s.runs]
+                for c in pages
+                for s in c.certainty
+            ],
+        ),
+    )
+    yield (
+        "reconciliation",
+        (
+            ("currency", "source", "what", "invoice_id", *MEASURES, "equal"),
+            [
+                [r.currency, r.source, what, invoice, *_four(costs), "yes" if r.is_equal else "NO"]
+                for c in pages
+                for r in c.reconciliation
+                for what, invoice, costs in (
+                    ("export", None, r.export),
+                    ("lines", None, r.lines),
+                    ("ledger", None, r.ledger),
+                    *(("ledger by invoice", invoice or None, costs) for invoice, costs in r.invoices),
+                )
+            ],
+        ),
+    )
+    yield (
+        "sources",
+        (
+            ("source", "kind", "state", "covered_until", "row_count", "last_error", "last_good_at"),
+            [[s.name, s.kind, s.state, s.covered_until, s.row_count, s.last_error, s.last_good_at] for s in figures.sources],
+        ),
+    )
+
+
+def _hours(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds / 3600

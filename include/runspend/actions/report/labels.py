@@ -1,0 +1,35 @@
+"""Advice and coverage in one line each, the same words on every screen and page. What they rest on is in `runspend.allocation.diagnostics`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+
+from runspend.allocation.diagnostics import Coverage
+from runspend.allocation.without_run import Group
+from runspend.core.amounts import money, percent, places_for, shares_of
+
+
+def suggestion(group: Group, platform: Decimal) -> str:
+    """ "tag node group gpu-spot: explains 1,087.51, 5.9 %"; the share is of the ML platform's cost, so what is out of scope has none."""
+    places = places_for(max(platform, group.effective_cost))
+    share = f", {percent(group.inside_cost * 100 / platform)}" if platform > 0 and group.inside_cost else ""
+    whole = money(group.effective_cost, places)
+    if not group.outside_cost:
+        return f"{group.action}: explains {whole}{share}"
+    outside = "out of scope now" if not group.inside_cost else f"{money(group.outside_cost, places)} of it out of scope now"
+    return f"{group.action}: explains {whole}{share}, {outside}"
+
+
+def coverage_words(parts: Sequence[Coverage], *, every: bool = False) -> list[str]:
+    """ "team: 92.1 % of run cost has one (run.tag.team 61.0 %, experiment.tag.team 31.1 %)"."""
+    found = []
+    for part in parts:
+        if part.whole <= 0 or not (every or part.known or part.dimension == "team"):
+            continue  # who names no projects need not be told every night
+        named = [(origin or "run", cost) for origin, cost in part.origins if origin is not None]
+        *shares, _ = shares_of([*(cost for _, cost in named), part.whole - part.known], part.whole)
+        places = ", ".join(f"{origin} {percent(share)}" for (origin, _), share in zip(named, shares, strict=True))
+        known = shares_of([part.known, part.whole - part.known], part.whole)[0]
+        found.append(f"{part.dimension}: {percent(known)} of run cost has one{f' ({places})' if named else ''}")
+    return found

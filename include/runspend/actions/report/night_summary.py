@@ -1,0 +1,323 @@
+"""The night in the terminal: one screen for a person, one `key=value` fact a line for a program.
+
+What happened in the night is handed over in `Night`; figures come from `figures.py`. Nothing is read or printed here.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timezone
+from decimal import Decimal
+from pathlib import Path
+
+from runspend import __version__
+from runspend.actions.report.figures import (
+    CONFIDENCES,
+    PARTS,
+    PLATFORM,
+    CurrencyFigures,
+    Estimates,
+    ReportFigures,
+    days_covered,
+    month_after,
+)
+from runspend.core.amounts import change, instant, money, month_name, percent, places_for, plain, round_parts, shares_of, size
+
+# What the summary calls the parts of the bill.
+WORDS = {
+    "run cost": "found its run",
+    "idle": "idle machines",
+    "unmatched": "no run found",
+    "shared": "shared",
+    "orphaned": "orphaned artifacts",
+    "out of scope": "out of scope",
+}
+COLORS = {"✗": "31", "⚠": "33", "▲": "33", "✓": "32"}
+NAME, AMOUNT, BAR = 20, 14, 15
+NOTES = 6  # so many are shown
+
+
+@dataclass(frozen=True)
+class Night:
+    """What a night did, for people. Marks are ✓ (fine), ▲ (near), ⚠ (look), ✗ (over, failed)."""
+
+    now: datetime
+    seconds: float
+    rebuilt: tuple[str, ...] = ()
+    unchanged: tuple[str, ...] = ()
+    budgets: tuple[tuple[str, str], ...] = ()
+    sources: tuple[tuple[str, str], ...] = ()
+    report: Path | None = None
+    next_commands: tuple[str, ...] = ("runspend costs --by experiment", "runspend sql --tables")
+    exit_code: int = 0
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    archive: tuple[tuple[str, str], ...] = ()
+    claims: tuple[tuple[str, str], ...] = ()
+    claimed_hours: tuple[tuple[str, str], ...] = ()
+
+
+def render_summary(figures_list: Sequence[ReportFigures], night: Night, *, width: int = 100, tty: bool = False) -> str:
+    """The screen of a night: the newest month in full, older ones in a line. `tty`: with colors. Ends with a newline."""
+    done = [f"rebuilt {', '.join(night.rebuilt)}"] if night.rebuilt else []
+    done += [_unchanged(night.unchanged)] if night.unchanged else []
+    head = f"Runspend {__version__} · night of {night.now:%Y-%m-%d %H:%M} UTC"
+    lines = _wrap([head, *done, f"{night.seconds:,.0f} s"], "", "  ", width)
+    if night.claims:
+        lines += ["", *_labelled("UNMET", [f"{_mark(mark, tty)} {_clean(text)}" for mark, text in night.claims])]
+    ordered = sorted(figures_list, key=lambda f: f.period)
+    if ordered:
+        for c in ordered[-1].currencies:
+            lines += ["", *_currency_lines(c, ordered[-1], width, tty)]
+        if not ordered[-1].currencies:
+            lines += ["", f"  {month_name(ordered[-1].period).upper()} · no charge of this month is loaded"]
+    if night.claimed_hours:
+        lines += ["", *_labelled("TYPES", [f"{_mark(mark, tty)} {_clean(text)}" for mark, text in night.claimed_hours])]
+    older = [
+        f"{month_name(f.period)} {money(c.platform.effective_cost, places_for(c.bill.effective_cost))} {c.currency}"
+        for f in reversed(ordered[:-1])
+        for c in f.currencies
+    ]
+    if older:
+        lines += ["", *_wrap(older, "  EARLIER  ", "           ", width)]
+    if night.budgets:
+        lines += ["", *_labelled("BUDGETS", [f"{_mark(mark, tty)} {_clean(text)}" for mark, text in night.budgets])]
+    if night.archive:
+        lines += ["", *_labelled("ARCHIVE", [f"{_mark(mark, tty)} {_clean(text)}" for mark, text in night.archive])]
+    if night.sources:
+        lines += ["", *_wrap([f"{_mark(mark, tty)} {_clean(text)}" for mark, text in night.sources], "  SOURCES  ", "           ", width)]
+    if night.notes:
+        shown = [_clean(note) for note in night.notes[:NOTES]]
+        more = [f"and {len(night.notes) - NOTES} more: runspend load, runspend extract say them all"] if len(night.notes) > NOTES else []
+        lines += ["", *_labelled("NOTES", [*shown, *more])]
+    lines.append("")
+    if night.report is not None:
+        lines.append(f"  report   {night.report}")
+    if night.next_commands:
+        lines += _wrap(night.next_commands, "  next     ", "           ", width)
+    if night.exit_code or night.problems:
+        lines += ["", f"exit {night.exit_code}: " + ("; ".join(_clean(p) for p in night.problems) or "see above")]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def summary_lines(figures_list: Sequence[ReportFigures], night: Night) -> list[str]:
+    """The same as facts, one `key=value` a line, money exact."""
+    lines = [
+        f"version={__version__}",
+        f"now={night.now.astimezone(timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
+        f"rebuilt={','.join(night.rebuilt)}",
+        f"unchanged={','.join(night.unchanged)}",
+        f"seconds={night.seconds:.0f}",
+    ]
+    for f in sorted(figures_list, key=lambda f: f.period):
+        for c in f.currencies:
+            key = f"{f.period}.{c.currency}"
+            lines += [
+                f"{key}.measure=effective_cost by charge_date",
+                f"{key}.converted_from={','.join(c.converted_from)}",
+                f"{key}.covered_until={_iso(c.covered_until)}",
+                f"{key}.runs={c.run_count}",
+            ]
+            lines += [f"{key}.{part.replace(' ', '_')}={plain(c.parts[part].effective_cost)}" for part in PARTS]
+            lines += [f"{key}.ml_platform={plain(c.platform.effective_cost)}", f"{key}.bill={plain(c.bill.effective_cost)}"]
+            # the provider's bill as it was loaded, its lines here and the ledger; of what `runspend export focus` writes nothing is said
+            lines += [f"{key}.equals_loaded_bill={str(all(r.is_equal for r in c.reconciliation)).lower() if c.reconciliation else ''}"]
+            lines += [f"{key}.estimated={plain(c.estimates.cost)}", f"{key}.estimated_tokens={plain(c.estimates.token_cost)}"]
+            lines += [f"{key}.unreadable_rows={sum(r.quarantined_rows for r in c.reconciliation)}"]
+            lines += [f"{key}.explained_by.{_clean(g.words)}={plain(g.effective_cost)}" for g in c.groups[:3]]
+            lines += [f"{key}.team.{_clean(t.name or '(no team)')}={plain(t.effective_cost)}" for t in c.teams]
+        for code, made in f.other_estimates:
+            lines += [f"{f.period}.{code}.estimated={plain(made.cost)}", f"{f.period}.{code}.estimated_tokens={plain(made.token_cost)}"]
+        lines += [f"{f.period}.not_estimated.{reason}={count}" for reason, count in f.estimate_gaps]
+        lines.append(f"{f.period}.snapshot={f.snapshot}")
+    lines += [f"unmet_claims={_clean(text)}" for _, text in night.claims]
+    lines += [f"claimed_hours={_clean(text)}" for _, text in night.claimed_hours]
+    lines += [f"budget={_clean(text)}" for _, text in night.budgets]
+    lines += [f"archive={_clean(text)}" for _, text in night.archive]
+    lines += [f"source={_clean(text)}" for _, text in night.sources]
+    lines += [f"report={night.report or ''}"]
+    lines += [f"note={_clean(note)}" for note in night.notes]
+    lines += [f"problem={_clean(p)}" for p in night.problems]
+    return [*lines, f"exit={night.exit_code}"]
+
+
+def _currency_lines(c: CurrencyFigures, figures: ReportFigures, width: int, tty: bool) -> list[str]:
+    places = places_for(c.bill.effective_cost)
+    printed = dict(zip(PARTS, round_parts([c.parts[p].effective_cost for p in PARTS], places), strict=True))
+    shares = dict(zip(PLATFORM, shares_of([c.parts[p].effective_cost for p in PLATFORM], c.platform.effective_cost), strict=True))
+    notes = {
+        "idle": _idle_note(c),
+        "unmatched": _unmatched_note(c, places),
+        "shared": ", ".join(f"{_clean(k.lower())} {money(v, places)}" for k, v in list(c.shared_by.items())[:3]),
+        "orphaned": size(figures.artifacts.orphaned_bytes) if figures.artifacts.orphaned_bytes else "",
+    }
+    also = f" ({', '.join(c.converted_from)} converted)" if c.converted_from else ""
+    title = f"  {month_name(figures.period).upper()} · effective cost · {c.currency}{also} · {_coverage(c, figures)}"
+    lines = [_bold(title, tty)]
+    for part in PLATFORM:
+        if part == "orphaned" and not printed[part] and not notes["orphaned"]:
+            continue
+        share = shares[part]
+        lines.append(_row(WORDS[part], printed[part], places, share, _bar(share), notes.get(part, "")))
+        if part == "run cost":
+            lines += [
+                f"    {_fit(kind, NAME - 2)}{money(amount, places):>{AMOUNT}}{'':12}{_kind_note(kind, c)}"
+                for kind, amount in c.kinds.items()
+            ]
+    platform = sum((printed[p] for p in PLATFORM), Decimal(0))
+    lines.append("  " + "─" * (NAME + AMOUNT + 10))
+    lines.append(_row("ML platform", platform, places, Decimal(100) if shares["run cost"] is not None else None, "", ""))
+    lines.append(_row("out of scope", printed["out of scope"], places, None, "", _outside_note(c, places)))
+    lines.append(_row("bill", platform + printed["out of scope"], places, None, "", _equality(c, tty)))
+    lines += _estimate_lines(c, figures, places)
+    if c.teams:
+        rounded = round_parts([t.effective_cost for t in c.teams], places)
+        teams = [f"{_clean(t.name or '(no team)')} {money(amount, places)}" for t, amount in zip(c.teams, rounded, strict=True)]
+        shown = teams if len(teams) <= 8 else [*teams[:7], f"{len(teams) - 7} more"]
+        lines += ["", *_wrap(shown, "  TEAMS    ", "           ", width)]
+    return lines
+
+
+def _estimate_lines(c: CurrencyFigures, figures: ReportFigures, places: int) -> list[str]:
+    """What the bill does not say yet, apart from what it says."""
+    others = figures.other_estimates if c is figures.currencies[0] else ()
+    lines = _estimates_in("", c.estimates, places)
+    for code, made in others:
+        lines += _estimates_in(f"{code}; ", made, places_for(max(made.cost, made.token_cost)))
+    runs = sum(count for _, count in figures.estimate_gaps)
+    if runs:
+        lines.append(f"  no estimate for {runs:,} run{'' if runs == 1 else 's'}: {', '.join(reason.replace('_', ' ') for reason, _ in figures.estimate_gaps)}")
+    return lines
+
+
+def _estimates_in(currency: str, made: Estimates, places: int) -> list[str]:
+    lines = []
+    if made.since is not None:
+        lines.append(_aside("since then, estimated", made.cost, places, f"{currency}{instant(made.since)} → {instant(made.until)}; not in the sums above"))
+    if made.token_cost:
+        lines.append(_aside("tokens, list price", made.token_cost, places, f"{currency}MLflow's own; on no bill, not in the sums above"))
+    return lines
+
+
+def _aside(name: str, amount: Decimal, places: int, note: str) -> str:
+    return f"  {name:<{NAME + 1}}{money(amount, places):>{AMOUNT - 1}}  {'':>8}  {note}"
+
+
+def _coverage(c: CurrencyFigures, figures: ReportFigures) -> str:
+    if c.covered_until is None:
+        return "no usage billed yet"
+    whole = (month_after(figures.first, 1) - figures.first).days
+    end = datetime.combine(month_after(figures.first, 1), datetime.min.time(), tzinfo=timezone.utc)
+    if c.covered_until >= end and days_covered(figures.first, c.covered_until) == whole:
+        return "bill complete"
+    return f"bill complete to {instant(c.covered_until)}"
+
+
+def _kind_note(kind: str, c: CurrencyFigures) -> str:
+    if kind == "compute" and c.confidence:
+        names = [n for n in (*CONFIDENCES, "none") if c.confidence.get(n)]
+        shares = shares_of([c.confidence[n] for n in names], sum(c.confidence.values(), Decimal(0)))
+        return " · ".join(f"{n} {percent(s, 0)}" for n, s in zip(names, shares, strict=True) if s is not None)
+    return ""
+
+
+def _idle_note(c: CurrencyFigures) -> str:
+    worst = next((r for r in c.idle if r.billed_seconds), None)
+    if worst is None or worst.billed_seconds is None:
+        return ""
+    unused = (worst.billed_seconds - (worst.used_seconds or 0)) / 3600
+    return f"worst {_short(worst.name)}, {unused:,.0f} of {worst.billed_seconds / 3600:,.0f} h unused"
+
+
+def _unmatched_note(c: CurrencyFigures, places: int) -> str:
+    inside = next((g for g in c.groups if g.inside_cost), None)
+    return f"{_clean(inside.action)}: explains {money(inside.inside_cost, places)}" if inside else ""
+
+
+def _outside_note(c: CurrencyFigures, places: int) -> str:
+    """Accelerators that no run states and no scope names: what they cost is rarely another department's."""
+    outside = next((g for g in c.groups if g.is_accelerated and g.outside_cost), None)
+    return f"{_clean(outside.action)}: {money(outside.outside_cost, places)}" if outside else ""
+
+
+def _equality(c: CurrencyFigures, tty: bool) -> str:
+    if not c.reconciliation:
+        return ""
+    if not all(r.is_equal for r in c.reconciliation):
+        wrong = ", ".join(_clean(r.source) for r in c.reconciliation if not r.is_equal)
+        return f"differs from the export of {wrong}  {_mark('✗', tty)}"
+    aside = sum(r.quarantined_rows for r in c.reconciliation)
+    if aside:
+        return f"equals the export but for {aside:,} rows that cannot be read  {_mark('⚠', tty)}"
+    return f"equals the export in all four measures  {_mark('✓', tty)}"
+
+
+def newest_change(c: CurrencyFigures, source: str) -> str:
+    """`v23 (+412.90)`: the version of a bill in place, and what it changed; empty for a source that is not a bill of the month."""
+    for r in c.reconciliation:
+        if r.source == source and r.version_number:
+            changed = next((x[1] for x in r.changes if x[0] == r.version_number), None) if r.version_number > 1 else None
+            return f"v{r.version_number}" + (f" ({change(changed, places_for(c.bill.effective_cost))})" if changed else "")
+    return ""
+
+
+def _row(name: str, amount: Decimal, places: int, share: Decimal | None, bar: str, note: str) -> str:
+    shown = percent(share) if share is not None else ""
+    return f"  {_fit(name, NAME)}{money(amount, places):>{AMOUNT}}  {shown:>8}  {bar:<{BAR}} {note}"
+
+
+def _bar(share: Decimal | None) -> str:
+    """Five percent a block, to an eighth of one."""
+    if share is None or share <= 0:
+        return ""
+    eighths = int(share * 8 / 5)
+    return "█" * (eighths // 8) + (" ▏▎▍▌▋▊▉"[eighths % 8]).strip()
+
+
+def _labelled(label: str, lines: Sequence[str]) -> list[str]:
+    return [f"  {label if i == 0 else '':<9}{line}" for i, line in enumerate(lines)]
+
+
+def _wrap(items: Sequence[str], first: str, rest: str, width: int) -> list[str]:
+    """Items joined by middle dots, broken between them where the line gets too long."""
+    lines: list[str] = []
+    line = first + items[0]
+    for item in items[1:]:
+        if len(line) + len(item) + 5 > width:
+            lines.append(line)
+            line = rest + item
+        else:
+            line += f" · {item}"
+    return [*lines, line]
+
+
+def _unchanged(periods: Sequence[str]) -> str:
+    return f"{', '.join(periods)} unchanged" if len(periods) <= 2 else f"{len(periods)} months unchanged"
+
+
+def _fit(text: str, length: int) -> str:
+    return f"{text:<{length}}" if len(text) <= length else text[: length - 1] + "…"
+
+
+def _short(resource: str) -> str:
+    """The last part of a long resource name, which is what people call it."""
+    return _clean(resource.rstrip("/").rpartition("/")[2] or resource)
+
+
+def _clean(text: str) -> str:
+    """Names from outside without what would move a terminal's cursor or reorder its text."""
+    return "".join("�" if unicodedata.category(ch) in ("Cc", "Cf", "Cs", "Zl", "Zp") else ch for ch in text)
+
+
+def _mark(mark: str, tty: bool) -> str:
+    return f"\x1b[{COLORS[mark]}m{mark}\x1b[0m" if tty and mark in COLORS else mark
+
+
+def _bold(text: str, tty: bool) -> str:
+    return f"\x1b[1m{text}\x1b[0m" if tty else text
+
+
+def _iso(value: datetime | date | None) -> str:
+    return "" if value is None else value.isoformat().replace("+00:00", "Z")

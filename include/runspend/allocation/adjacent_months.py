@@ -1,0 +1,86 @@
+"""What a billing period takes from the bills of other months: the rest of jobs that run over its ends, and sizes of machines it corrects.
+
+Belongs to `inputs.py`, which makes digests of it. What the models make of it stands in `job_windows.sql` and `earlier_sizes.sql`.
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from importlib import resources
+from typing import Any
+
+from runspend.warehouse import Reader
+
+# Where jobs of a period go on in the bill of the month before or after: their windows there. A day without a line is the end of a job.
+JOBS_BEYOND = """
+with crossing as (
+  select job_key
+  from billing_lines
+  where billing_period in (cast(date_sub(@period, interval 1 month) as date), @period, cast(date_add(@period, interval 1 month) as date))
+    and job_key is not null
+  group by job_key
+  having min(billing_period) < max(billing_period) and countif(billing_period = @period) > 0
+),
+windows as (
+  select l.job_key, l.charge_period_start, l.charge_period_end, countif(l.billing_period = @period) > 0 as is_of_period
+  from billing_lines l
+  join crossing c on c.job_key = l.job_key
+  where l.billing_period in (cast(date_sub(@period, interval 1 month) as date), @period, cast(date_add(@period, interval 1 month) as date))
+    and l.run_tag is null and l.charge_category in ('Usage', 'Credit', 'Adjustment') and coalesce(l.commitment_discount_status, '') <> 'Unused'
+    and l.charge_period_end > l.charge_period_start
+    and timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) <= 90000000000
+  group by l.job_key, l.charge_period_start, l.charge_period_end
+),
+steps as (
+  select
+    job_key, charge_period_start, charge_period_end, is_of_period,
+    case when timestamp_diff(charge_period_start, max(charge_period_end) over (
+      partition by job_key order by charge_period_start, charge_period_end
+      rows between unbounded preceding and 1 preceding), microsecond) > 86400000000 then 1 else 0 end as begins
+  from windows
+),
+lives as (
+  select
+    job_key, charge_period_start, charge_period_end, is_of_period,
+    cast(sum(begins) over (partition by job_key order by charge_period_start, charge_period_end rows between unbounded preceding and current row) as int64) as life
+  from steps
+)
+select l.job_key, l.charge_period_start, l.charge_period_end
+from lives l
+join (select distinct job_key, life from lives where is_of_period) o on o.job_key = l.job_key and o.life = l.life
+where not l.is_of_period
+order by l.job_key, l.charge_period_start, l.charge_period_end
+"""
+
+# What the ledger takes of a run beside its machines.
+RUN_COLUMNS = (
+    "r.tracking_server, r.workspace, r.run_id, r.experiment_id, r.experiment_name, r.team, r.project, r.cost_center, r.owner, r.user_name, r.start_time, r.end_time,"
+    " r.gpu_count, r.cpu_request, r.memory_request_gb"
+)
+RUNS_BEYOND = f"""
+select {RUN_COLUMNS}, r.future_end_time, r.gaps, r.last_sign_at, r.mean_use_percent, r.parent_run_id, r.job_key
+from runs r
+where (r.job_key is not null or r.parent_run_id is not null)
+  and r.start_time < @jobs_until and coalesce(r.end_time, greatest(coalesce(r.last_sign_at, r.start_time), timestamp_add(r.start_time, interval 31 day))) >= @jobs_from
+  and (r.start_time >= @window_end or coalesce(r.end_time, greatest(coalesce(r.last_sign_at, r.start_time), timestamp_add(r.start_time, interval 31 day))) < @window_start)
+order by r.tracking_server, r.workspace, r.run_id
+"""
+EARLIER_SIZES = resources.files("runspend.allocation").joinpath("models", "earlier_sizes.sql").read_text(encoding="utf-8")
+
+
+def read_beside(reader: Reader, period: date, window: dict[str, datetime]) -> tuple[dict[str, datetime], dict[str, list[Any]]]:
+    """How far jobs of the period reach beyond its lines, as the models are told; and the rows of other months a build depends on, by what they are."""
+    reach, rows = no_reach(window["window_start"]), {}
+    beyond = reader.query(JOBS_BEYOND, {"period": period}).to_pylist()
+    if beyond:
+        reach = {"jobs_from": min(row["charge_period_start"] for row in beyond), "jobs_until": max(row["charge_period_end"] for row in beyond)}
+        rows["jobs over the month's end"] = [beyond, reader.query(RUNS_BEYOND, window | reach).to_pylist()]
+    if window["window_start"].date() < period:
+        sizes = reader.query(EARLIER_SIZES, {"period": period, "window_start": window["window_start"]}).to_pylist()
+        rows |= {"sizes of machines in earlier months": sorted(sizes, key=str)} if sizes else {}
+    return reach, rows
+
+
+def no_reach(moment: datetime) -> dict[str, datetime]:
+    """What the models are told where no job goes on beyond the lines they read."""
+    return {"jobs_from": moment, "jobs_until": moment}

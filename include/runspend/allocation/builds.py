@@ -1,0 +1,128 @@
+"""Builds a unit of the cost tables unless its inputs are those it was built from; publishes it with its row in `builds`.
+Knows as well which pages are older than the build they show.
+
+Belongs to `pipeline/__init__.py`. What is built, and from what, does not belong here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from runspend.allocation.inputs import digest, json_text, parse_unit, read_builds
+from runspend.core.errors import CheckFailed
+from runspend.core.own_files import read_bytes, write_whole
+from runspend.core.step_result import Outcome, Progress
+from runspend.schema.rows import arrow_rows, first_day
+from runspend.warehouse import Step, Unit, Warehouse
+
+
+def report_builds(warehouse: Warehouse, folder: Path, periods: Sequence[str] | None) -> dict[str, str]:
+    """Billing periods whose page is to be written, and their builds: those named, else the newest and all built since their page."""
+    built = {unit.period: state.build_id for unit, state in warehouse.states("cost_daily").items()}
+    if periods:
+        return {period: built[period] for period in periods if period in built}
+    written = {path.name: read_bytes(path, most_bytes=10_000) for path in (folder / ".builds").glob("????-??")}
+    return {period: build for period, build in sorted(built.items()) if written.get(period) != build.encode() or period == max(built)}
+
+
+def note_report(folder: Path, period: str, build_id: str) -> None:
+    """Remember the build a page shows."""
+    (folder / ".builds").mkdir(exist_ok=True)
+    write_whole(folder / ".builds" / period, build_id.encode())
+
+
+class Builder:
+    """One kind of build ("allocate", "summarize" or "estimate") over its periods."""
+
+    def __init__(
+        self, warehouse: Warehouse, outcome: Outcome, kind: str, now: datetime, progress: Progress, tell: Callable[[str, str], None]
+    ) -> None:
+        """`tell` is given what failed a check ("allocate/2026-10") and the error in words."""
+        self._warehouse = warehouse
+        self._outcome = outcome
+        self._kind = kind
+        self._now = now
+        self._progress = progress
+        self._tell = tell
+
+    def beside(self, kind: str) -> Builder:
+        """The builder of another kind, which need not read again what stands in the warehouse."""
+        other = copy(self)
+        other._kind = kind
+        return other
+
+    @cached_property
+    def built(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """What stands in the warehouse, read once."""
+        return read_builds(self._warehouse)
+
+    def build(self, period: str, inputs: Mapping[str, str | None], fill: Callable[[Step], Sequence[str | Unit]], *, forced: bool = False) -> None:
+        """Fill the tables of one period (a table by its name is its unit of the period, by all). A failed check keeps the tables in place, and operators are told."""
+        label = f"{self._kind} {period}"
+        build_id = digest(inputs)
+        before = self.built.get((self._kind, period))
+        if before is not None and before["build_id"] == build_id and not forced:
+            self._outcome.unchanged.append(label)
+            return
+        self._progress(f"{label}: building")
+        try:
+            with self._warehouse.step(self._kind, build_id) as step:
+                units = [table if isinstance(table, Unit) else Unit(table, period, "all") for table in fill(step)]
+                outputs = {unit.table: step.state(unit).digest for unit in units}
+                self._note(step, period, build_id, inputs, outputs)
+                is_published = step.publish({parse_unit(name): value for name, value in inputs.items() if "/" in name})
+        except CheckFailed as error:
+            self._outcome.fail(error)
+            self._tell(f"{self._kind}/{period}", str(error))
+            return
+        if is_published:
+            self._outcome.changed.append(label)
+        else:
+            note = f"{label}: superseded; a newer input arrived while it was built. The next allocate builds it."
+            self._outcome.notes.append(note)
+            self._outcome.superseded.append(note)
+
+    def held_back(self, period: str, inputs: Mapping[str, str | None], is_decisive: Callable[[str], bool]) -> str | None:
+        """What differs from the inputs of the build that stands, in words, if nothing of it is decisive; None if the period may be built.
+        Empty words: what differs does not concern the period."""
+        before = self.built.get((self._kind, period))
+        if before is None or before["build_id"] == digest(inputs):
+            return None
+        names = {name for name in {*before["inputs"], *inputs} if before["inputs"].get(name) != inputs.get(name)}
+        return None if any(map(is_decisive, names)) else _in_words(names)
+
+    def _note(self, step: Step, period: str, build_id: str, inputs: Mapping[str, str | None], outputs: Mapping[str, str]) -> None:
+        row = {
+            "step": self._kind,
+            "month": first_day(period),
+            "build_id": build_id,
+            "inputs": json_text(inputs),
+            "outputs": json_text(outputs),
+            "now": self._now,
+            "built_at": self._now,
+        }
+        step.put("builds", period, self._kind, arrow_rows("builds", [row]))
+
+
+# Inputs of a build, by their name or their table, as a person calls them.
+WORDS = {
+    "models": "the models (another version of Runspend)",
+    "settings": "the configuration",
+    "billing_lines": "how its lines are read (configuration)",
+    "artifact_bytes": "artifact bytes",
+    "trace_costs": "costs of traces",
+    "final bills": "which bills are final",
+}
+
+
+def _in_words(names: Collection[str]) -> str:
+    """Inputs as a person calls them: "runs of prod, the configuration". What has no month is left out: it says nothing of this one."""
+    units = [unit for name in names if "/" in name and (unit := parse_unit(name)).period != "all"]
+    words = {WORDS.get(name, name) for name in names if "/" not in name}
+    words |= {WORDS.get(unit.table, f"runs of {unit.writer}") for unit in units}
+    return ", ".join(sorted(words))

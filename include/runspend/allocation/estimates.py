@@ -1,0 +1,113 @@
+"""Hours no bill reaches yet: what their estimates are built from, and in which order.
+
+The figures lie in `run_estimates` and in no other table. They are split by the models that split a bill's lines, over lines
+made up for the hours between what a machine's bill reaches and now; `models/estimate_*.sql` stand for the models that read
+the bill. An estimate is gone with the build that finds its hour billed; the same build writes how wrong it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+from runspend.allocation.inputs import ALIVE_HOURS, SILENT_HOURS, common_inputs, month_start, needed_runs
+from runspend.allocation.model_order import GAPS
+from runspend.config.settings import Settings
+from runspend.schema.rows import arrow_rows, first_day
+from runspend.warehouse import Model, Step, Unit, UnitState, Warehouse
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Hours longer ago than this are not estimated: a bill that has not come by then is a stale source, which is told elsewhere.
+REACH = timedelta(days=62)
+# Prices are learned from the 30 billed days before what a bill reaches.
+LEARNED_FROM = timedelta(days=31)
+UNIT = ("all", "all")
+CHECKS = ("run_estimates_grain", "run_estimates_not_billed")
+
+
+def estimate_models() -> list[Model]:
+    """The models of the estimates, in running order."""
+    return [
+        Model("window_runs"),
+        Model("run_ancestors"),
+        GAPS,
+        Model("estimate_seen"),
+        Model("estimate_names", makes="bill_names"),
+        Model("matched_names"),
+        Model("stated_machines"),
+        Model("estimate_elsewhere"),
+        Model("estimate_claims"),
+        Model("estimate_frontiers"),
+        Model("estimate_open"),
+        Model("estimate_windows"),
+        Model("estimate_errors", into=UNIT),  # before the estimates it judges are replaced
+        Model("estimate_prices"),
+        Model("estimate_machines"),
+        Model("estimate_spans", makes="run_spans"),
+        Model("estimate_units", makes="machine_units"),
+        Model("estimate_lines", makes="ledger_lines"),
+        *(Model(name) for name in ("run_intervals", "machine_slots", "slot_uses", "machine_clock", "slot_targets")),
+        Model("run_estimates", into=UNIT),
+    ]
+
+
+def estimate_parameters(now: datetime) -> dict[str, Any]:
+    """What the models are told. `now` counts from its hour's beginning: an hour that is not over is not estimated."""
+    hour = now.astimezone(timezone.utc).replace(minute=0, second=0, microsecond=0)
+    lines_from = hour - REACH - LEARNED_FROM
+    return {
+        "now": hour,
+        "window_start": hour - REACH,
+        "window_end": hour,
+        "jobs_from": hour - REACH,
+        "jobs_until": hour - REACH,
+        "lines_from": lines_from,
+        "first_period": lines_from.date().replace(day=1),
+        "month_start": month_start(hour),
+        "period": lines_from.date().replace(day=1),  # what the checks look at
+        "alive_hours": ALIVE_HOURS,
+        "silent_hours": SILENT_HOURS,
+    }
+
+
+def estimate_inputs(warehouse: Warehouse, settings: Settings, parameters: Mapping[str, Any]) -> dict[str, str | None]:
+    """Digest of everything the estimates are built from: late bills and their ledger, runs, traces, prices, and the hour."""
+    read: dict[Unit, UnitState] = {
+        unit: state
+        for unit, state in warehouse.states("billing_lines", "cost_allocations").items()
+        if first_day(unit.period) >= parameters["first_period"]
+    }
+    read |= warehouse.states("trace_costs")
+    read |= needed_runs(warehouse, {"window_start": parameters["window_start"], "window_end": parameters["window_end"]})
+    given = {"now": parameters["now"].isoformat(), "prices": price_list(settings).to_pylist()}
+    return common_inputs(read, given)
+
+
+def fill_estimates(step: Step, settings: Settings, parameters: Mapping[str, Any], older: Sequence[Unit]) -> list[Unit]:
+    """Run the models over what is published; returns the units they fill. `older`: builds of other months, which no longer say what stands."""
+    for unit in older:
+        step.drop(*unit)
+    step.put("price_list", *UNIT, price_list(settings))
+    step.run(estimate_models(), parameters)
+    step.check(CHECKS, parameters)
+    return [Unit(table, *UNIT) for table in ("price_list", "estimate_errors", "run_estimates")]
+
+
+def price_list(settings: Settings) -> pa.Table:
+    """`rates.prices` as a table."""
+    return arrow_rows(
+        "price_list",
+        [
+            {
+                "instance_type": price.instance_type,
+                "region_id": price.region or "",
+                "pricing_category": price.pricing_category or "",
+                "billing_currency": price.currency,
+                "hour_price": price.price,
+            }
+            for price in settings.rates.prices
+        ],
+    )

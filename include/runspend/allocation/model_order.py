@@ -1,0 +1,176 @@
+"""The ladder: which models fill the cost tables, in running order, and what they are told.
+
+A line is settled once, by the first rule that has somebody for it: run_tag, job_id, resource_id line by line; then, priced
+together, attached, artifact_bytes, llm_identity, llm_cost, pool_time, instance_type_time. What the rules say stands in `allocation/models/*.sql`; when
+a period is built, and from what, in `pipeline/__init__.py` and `inputs.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from runspend.allocation.inputs import ALIVE_HOURS, SILENT_HOURS
+from runspend.config.settings import Settings
+from runspend.warehouse import Model
+
+# In running order. Without `into` the rows are gone when the step ends; models with `bucket_by` see one share of the machines at a time.
+WINDOW_MODELS = (Model("window_runs"), Model("run_ancestors"))
+GAPS = Model("run_gaps")
+# A job is looked at as a machine its runs share: the same models, with jobs in the place of machines.
+JOB_MODELS = (
+    Model("job_windows"),
+    Model("bill_names"),
+    Model("matched_names"),
+    Model("job_spans", makes="run_spans"),
+    Model("job_units", makes="machine_units"),
+    Model("run_intervals"),
+    Model("job_slots", makes="machine_slots"),
+    *(Model(name) for name in ("slot_uses", "machine_clock", "job_targets")),
+)
+# The same for who called language models, with IAM principals in the place of machines.
+IDENTITY_MODELS = (Model("identity_spans", makes="run_spans"), Model("run_intervals"), Model("identity_uses"))
+PLACING_MODELS = tuple(
+    Model(name)
+    for name in (
+        "stated_machines",
+        "run_spans",
+        "settled_jobs",
+        "known_machines",
+        "machine_types",
+        "attachable_machines",
+        "earlier_sizes",
+        "machine_units",
+        "platform_stores",
+        "inside_resources",
+        "inside_accounts",
+        "tagged_runs",
+        "claimed_runs",
+        "type_claims",
+        "wanted_types",
+        "attachable_groups",
+        "attach_keys",
+    )
+)
+MACHINE_MODELS = ("ledger_lines", "run_intervals", "machine_slots", "slot_uses", "machine_clock", "slot_targets")
+MACHINE_RESULTS = ("machine_time", "machine_use", "attached_parts", "rest_lines", "machine_taken", "pool_known_uses", "out_of_scope_parts")
+# In the order of the ladder: the first rule that has somebody for a line settles it.
+POOLED_MODELS = tuple(
+    Model(name)
+    for name in (
+        "job_attached_parts",
+        "attached_candidates",
+        "attached_targets",
+        "attached_lines",
+        "storage_candidates",
+        "storage_targets",
+        "storage_lines",
+        "identity_candidates",
+        "identity_targets",
+        "identity_lines",
+        "llm_candidates",
+        "llm_targets",
+        "llm_lines",
+        "timed_candidates",
+        "type_choices",
+        "pools",
+        "pool_cells",
+        "pool_machines",
+        "pool_spans",
+        "pool_held",
+        "pool_claims",
+        "pool_windows",
+        "pool_uses",
+        "pool_taken",
+        "pool_families",
+        "pool_clock",
+        "pool_shares",
+        "pool_targets",
+        "pool_beside",
+        "pool_lines",
+        "type_parts",
+        "type_targets",
+        "type_lines",
+        "offered_machines",
+        "offered_blocks",
+        "offered_lines",
+        "unreached_sums",
+        "settled_lines",
+        "pooled_lines",
+        "pooled_targets",
+        "run_times",
+    )
+)
+SUM_MODELS = ("charge_lines", "run_bill_dimensions", "run_costs_daily", "unallocated_costs", "unmet_claims", "instance_type_hours")
+LEDGER_SUMS = (*SUM_MODELS, "cost_daily")
+LEDGER_CHECKS = (
+    "accounts_once",
+    "costs_add_up",
+    "allocations_complete",
+    "cost_allocations_grain",
+    "run_costs_daily_grain",
+)
+RUN_CHECKS = ("run_costs_equals_daily", "run_costs_grain")
+
+
+def ledger_models(period: str) -> list[Model]:
+    """The models of one billing period, in running order."""
+    into = (period, "all")
+    priced = Model("cost_allocations", into=into, fills="cost_allocations")
+    return [
+        *WINDOW_MODELS,
+        GAPS,
+        *JOB_MODELS,
+        *IDENTITY_MODELS,
+        *PLACING_MODELS,
+        *(Model(name, bucket_by="resource_key") for name in MACHINE_MODELS),
+        Model("placed_lines", makes="placed_charges", bucket_by="resource_key", inline=True),
+        Model("cost_allocations", into=into, bucket_by="resource_key"),
+        *(Model(name, bucket_by="resource_key") for name in MACHINE_RESULTS),
+        *POOLED_MODELS,
+        Model("charge_sums", bucket_by="target_key"),
+        Model("charge_parts", bucket_by="target_key"),
+        Model("pooled_charges", makes="placed_charges", bucket_by="target_key", inline=True),
+        Model("cost_allocations", into=into, fills="cost_allocations", bucket_by="target_key"),
+        Model("left_lines", makes="placed_charges", bucket_by="resource_key", inline=True),
+        Model("cost_allocations", into=into, fills="cost_allocations", bucket_by="resource_key"),
+        Model("out_of_scope_charges", fills="cost_allocations", into=into),
+        Model("sharing_charges", makes="placed_charges"),
+        priced,
+        *(Model(name, into=into) for name in SUM_MODELS),
+        # a share of the days at a time; what is spread over several days comes after all of them
+        Model("named_charges", bucket_by="charge_date", sums=True),
+        Model("cost_daily", into=into, bucket_by="charge_date"),
+        Model("long_charges", bucket_by="charge_date"),
+        Model("spread_charges", fills="cost_daily", into=into),
+    ]
+
+
+def run_costs_models(month: str) -> list[Model]:
+    """The models of one start month, in running order."""
+    return [*WINDOW_MODELS, Model("run_costs", into=(month, "all"))]
+
+
+def ledger_parameters(settings: Settings) -> dict[str, Any]:
+    """What the models take from the configuration. A change in any of it rebuilds every period."""
+    return {
+        "alive_hours": ALIVE_HOURS,
+        "silent_hours": SILENT_HOURS,
+        "rented_pools": _words(pool.name for pool in settings.pools if pool.unused == "to_runs"),
+        "share_shared": settings.sharing.shared,
+        "share_idle": settings.sharing.idle,
+        **{f"{name}_before_bill": _words(_before_bill(getattr(settings.dimensions, name))) for name in ("team", "project", "cost_center", "owner")},
+    }
+
+
+def _before_bill(sources: list[Any]) -> list[str]:
+    """Where a run's own value may come from that counts more than the tag of a bill line; everything, if no line tag is named."""
+    texts = [source if isinstance(source, str) else f"user:{Path(source['user']).name}" if "user" in source else "line.principal" for source in sources]
+    on_bill = [place for place, text in enumerate(texts) if text.startswith("line.")]
+    return texts[: on_bill[0]] if on_bill else texts
+
+
+def _words(names: Iterable[str]) -> str:
+    """A list as models take it: |a|b|."""
+    return "".join(f"|{name}" for name in names) + "|"

@@ -1,0 +1,80 @@
+"""What to do about money without a run, by what its lines are: one sentence each, with what to paste into runspend.yaml."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from runspend.config.settings import Settings
+
+# The verb before a group's name; of machines it is "tag".
+VERBS = {"disk": "attach", "store": "measure", "platform": "share", "endpoint": "share", "model": "identify callers of", "job": "name jobs of", "excluded": "check", "other": "check"}
+
+
+def selector_yaml(selector: Mapping[str, Any]) -> str:
+    """A selector, ready to paste: JSON is YAML."""
+    return "{" + ", ".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in selector.items()) + "}"
+
+
+def remedy(kind: str, selector: Mapping[str, Any], settings: Settings) -> str:
+    """The one thing to do about lines of this kind (as `service_kinds` names them) that this selector names."""
+    return REMEDIES[kind](selector, settings)
+
+
+def _advise_pool(selector: Mapping[str, Any], settings: Settings) -> str:
+    server = settings.tracking[0].name if settings.tracking else "NAME"
+    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in next(iter(selector.values()))).strip("._-") or "machines"
+    pool = f"{{name: {name}, runs: {{tracking: {server}}}, lines: {selector_yaml(selector)}}}"
+    return f"let its runs state their machine; or let `runspend suggest` propose pools from when machines and runs ran; or add a pool: {pool}"
+
+
+def _advise_leaving(selector: Mapping[str, str], settings: Settings) -> str:
+    return "if runs use these machines, let them state their machine, or add a pool (docs/identify.md); if not, leave them out of scope"
+
+
+def _advise_sharing(selector: Mapping[str, str], settings: Settings) -> str:
+    return f"if the whole ML platform uses it, declare it as shared: shared: {{lines: [{selector_yaml(selector)}]}}"
+
+
+def _advise_endpoint(selector: Mapping[str, str], settings: Settings) -> str:
+    return f"it serves models and has no runs: leave it unallocated, or declare it as shared: shared: {{lines: [{selector_yaml(selector)}]}}"
+
+
+def _advise_attaching(selector: Mapping[str, str], settings: Settings) -> str:
+    return "tag each with its machine (`attached_to: MACHINE`) or with its machines' node group: it then follows them. What names a machine follows it once runs state that machine"
+
+
+def _advise_stores(selector: Mapping[str, str], settings: Settings) -> str:
+    return "if artifacts lie there, add the bucket to `stores`: its bytes are split among runs then"
+
+
+def _advise_identity(selector: Mapping[str, str], settings: Settings) -> str:
+    if "bedrock" not in selector.get("service", "").lower():
+        return "log its calls as traces with token costs in MLflow: its lines are split by these"
+    return (
+        "include IAM principals in the CUR 2.0 export, and let runs state theirs (`runspend.iam_principal`, docs/identify.md)"
+        " or map roles and users to teams: dimensions: {team: [run.tag.team, {principal: FILE.csv}]}"
+    )
+
+
+def _advise_jobs(selector: Mapping[str, str], settings: Settings) -> str:
+    return "let its runs state their job: `TRAINING_JOB_ARN`, `AZUREML_RUN_ID`, `CLOUD_ML_JOB_ID` or `runspend.job_id` (docs/identify.md#jobs)"
+
+
+def _advise_scope(selector: Mapping[str, str], settings: Settings) -> str:
+    return "`scope` leaves these accelerators out: if runs use them, take them in"
+
+
+REMEDIES: dict[str, Callable[[Mapping[str, Any], Settings], str]] = {
+    "accelerator": _advise_pool,
+    "machine": _advise_pool,
+    "other": _advise_leaving,
+    "disk": _advise_attaching,
+    "store": _advise_stores,
+    "platform": _advise_sharing,
+    "endpoint": _advise_endpoint,
+    "model": _advise_identity,
+    "job": _advise_jobs,
+    "excluded": _advise_scope,
+}

@@ -1,0 +1,127 @@
+"""What to write under `scope.include`, and which lines of the bill are out of scope one by one: the ledger keeps only their sums.
+
+What those lines are and what to do about them is in `without_run.py`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+from runspend.allocation.diagnostics import EXACT, add
+from runspend.allocation.remedies import selector_yaml
+from runspend.core.service_kinds import is_accelerator
+from runspend.warehouse import Reader
+
+# Lines of usage that no charge of the ledger has, and accelerators that `scope` excludes: those are sums that say what they were.
+OUTSIDE = """
+out_of_scope as (
+  select distinct source, charge_date, coalesce(service_name, '') as service_name, coalesce(sub_account_id, '') as sub_account_id
+  from cost_allocations
+  where billing_period = @first and allocated_to = 'out_of_scope'
+),
+beside as (
+  select
+    b.source, b.line_id, b.service_name, b.service_category, b.service_subcategory, b.sub_account_id, b.billing_currency, b.effective_cost,
+    b.tags, b.group_keys, b.sku_meter, b.charge_description, b.instance_type, b.machine_gpus, b.resource_id,
+    case when b.scope = 'exclude' then 'explicit_scope' else 'default_scope' end as reason
+  from billing_lines b
+  join out_of_scope o
+    on o.source = b.source and o.charge_date = b.charge_date and o.service_name = coalesce(b.service_name, '') and o.sub_account_id = coalesce(b.sub_account_id, '')
+  where b.billing_period = @first
+    and (b.scope is null or (b.scope = 'exclude' and starts_with(coalesce(b.charge_description, ''), 'accelerators: ')))
+    and b.charge_category not in ('Purchase', 'Tax') and coalesce(b.commitment_discount_status, '') <> 'Unused'
+    and strpos(lower(coalesce(b.service_name, '')), 'support') = 0
+),
+allocated as (
+  select source, charge_id as line_id from cost_allocations where billing_period = @first and allocated_to <> 'out_of_scope'
+  union all
+  select source, line_id from charge_lines where billing_period = @first
+),
+outside as (
+  select b.*
+  from beside b
+  left join allocated a on a.source = b.source and a.line_id = b.line_id
+  where a.line_id is null
+)
+"""
+
+ACCOUNTS = """
+select
+  billing_currency, source, coalesce(sub_account_id, '') as sub_account_id, coalesce(service_name, '') as service_name,
+  sum(case when allocated_to <> 'out_of_scope' then effective_cost end) as inside_cost,
+  sum(case when allocated_to = 'out_of_scope' then effective_cost end) as outside_cost
+from cost_allocations
+where billing_period = @first and allocated_to <> 'shared'
+group by billing_currency, source, coalesce(sub_account_id, ''), coalesce(service_name, '')
+order by inside_cost desc, source, sub_account_id, service_name
+"""
+
+# What may be an accelerator of what is outside; `is_accelerator` decides.
+ACCELERATED = f"""
+with {OUTSIDE.strip()}
+select
+  source, coalesce(sub_account_id, '') as sub_account_id, coalesce(service_name, '') as service_name,
+  machine_gpus, instance_type, case when instance_type is null then coalesce(sku_meter, charge_description) end as meter, sum(effective_cost) as effective_cost
+from outside
+where reason = 'default_scope' and (coalesce(machine_gpus, 0) > 0 or instance_type is not null or regexp_contains(coalesce(sku_meter, charge_description, ''), r'(?i)gpu|tpu|nvidia|trainium|inferentia'))
+group by source, coalesce(sub_account_id, ''), coalesce(service_name, ''), machine_gpus, instance_type, case when instance_type is null then coalesce(sku_meter, charge_description) end
+"""
+
+
+@dataclass(frozen=True)
+class ScopeLine:
+    """One entry of `scope.include`: what it takes in of what is in scope now, and besides; `accelerated_cost`: accelerators among the latter."""
+
+    selector: Mapping[str, str | list[str]]
+    inside_cost: Decimal
+    outside_cost: Decimal
+    accelerated_cost: Decimal = field(default=Decimal(0))
+
+    @property
+    def yaml(self) -> str:
+        """Ready to paste: JSON is YAML."""
+        return selector_yaml(self.selector)
+
+
+def scope_proposal(reader: Reader, first: date) -> tuple[ScopeLine, ...]:
+    """What to write under `scope.include`: what the default scope takes in now, and every account and service with accelerators.
+
+    Accounts that are mostly the platform's are named whole, of others their services. In the period's main currency. Fees are left out:
+    they follow their account.
+    """
+    accelerated: dict[tuple[str, str, str], list[Decimal]] = defaultdict(list)
+    for row in reader.query(ACCELERATED, {"first": first}).to_pylist():
+        if is_accelerator(row["machine_gpus"], row["instance_type"], row["meter"]):
+            accelerated[row["source"], row["sub_account_id"], row["service_name"]].append(row["effective_cost"])
+    rows = reader.query(ACCOUNTS, {"first": first}).to_pylist()
+    accounts: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        row["accelerated_cost"] = add(accelerated.get((row["source"], row["sub_account_id"], row["service_name"]), ()))
+        accounts[row["source"], row["sub_account_id"]].append(row)
+    whole: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    lines = []
+    for (source, account), members in accounts.items():
+        if account and add(r["inside_cost"] for r in members) and _is_mostly_inside(members):
+            whole[source] += members
+        elif wanted := [r for r in members if r["service_name"] and (r["inside_cost"] or r["accelerated_cost"])]:
+            named = list(dict.fromkeys(r["service_name"] for r in wanted))
+            place: dict[str, str | list[str]] = {"source": source, **({"account": account} if account else {}), "service": named}
+            lines.append(_scope_line(place, [r for r in members if r["service_name"] in named]))
+    for source, members in whole.items():
+        lines.append(_scope_line({"source": source, "account": list(dict.fromkeys(r["sub_account_id"] for r in members))}, members))
+    return tuple(sorted(lines, key=lambda line: (-line.accelerated_cost, -line.inside_cost)))
+
+
+def _is_mostly_inside(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """At least nine tenths of the money."""
+    inside, outside = add(r["inside_cost"] for r in rows), add(r["outside_cost"] for r in rows)
+    return inside >= EXACT.multiply(outside, Decimal(9))
+
+
+def _scope_line(selector: Mapping[str, str | list[str]], rows: Sequence[Mapping[str, Any]]) -> ScopeLine:
+    return ScopeLine(selector, *(add(r[f"{part}_cost"] for r in rows) for part in ("inside", "outside", "accelerated")))

@@ -1,0 +1,307 @@
+"""Which runs most likely ran on which machines, by their hours: groups of machines matched with groups of runs, each once.
+
+The match that explains most money comes first. What hours cannot tell (accelerators that are always on) comes last, by elimination,
+and says so. Reads nothing; how a match is written belongs in `proposals.py`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+
+from runspend.allocation.suggest.evidence import Cell, Evidence
+from runspend.allocation.suggest.series import HOURS_A_DAY, Fit, crowding, fit, likeness
+from runspend.core.selectors import matches
+
+RUN_NAMES = ("experiment", "user", "tag.mlflow.source.name", "tracking")
+# The better the name, the later it is out of date: of groups that hold the same machines the first is taken.
+MACHINE_NAMES = ("machine_group", "tag", "instance_type", "accelerators", "machines", "name_prefix", "resource_key")
+LEAST_SCORE = 0.4  # of hours; below, they prove nothing
+LEAST_PART = 0.001  # of all money looked at
+LEAST_DAYS = 3
+ALIKE = 0.03  # scores that differ by less are the same
+PROVED = 0.8  # of what the best kind of run names proves
+RUNS_INSIDE = 0.6  # of the hours of runs that join a pool
+MOST_CANDIDATES, MOST_VALUES = 60, 80
+
+Series = list[float]
+Named = tuple[str, str]  # a kind of name, and the name
+
+
+@dataclass(frozen=True)
+class Group:
+    """Machines that one selector names: `kind` is a kind of name, `values` the names, in one account of one bill."""
+
+    kind: str
+    source: str
+    account: str
+    values: tuple[str, ...]
+    cells: frozenset[int]
+    gpus: int = 0
+
+
+@dataclass(frozen=True)
+class Match:
+    """Runs (by `kind` of name and `values`) on the machines of a group, and what speaks for it. Hours are machine-hours and run-hours."""
+
+    group: Group
+    kind: str
+    values: tuple[str, ...]
+    fit: Fit
+    cost: float
+    explained_cost: float
+    runs: int
+    used_hours: float = 0.0  # billed machine-hours that a run can have had
+    met_hours: float = 0.0  # run-hours in which a machine was billed
+    run_hours: float = 0.0
+    is_by_elimination: bool = False
+    asking: float = 1.0  # part of the run-hours that say they want GPUs, where runs say so at all
+    servers: tuple[str, ...] = ()
+
+    @property
+    def worth(self) -> float:
+        """What is explained, as far as it is proved."""
+        return self.explained_cost * (0.1 * self.asking if self.is_by_elimination else max(0.0, self.fit.score))
+
+
+def find_matches(evidence: Evidence, free: Set[int], runs: Sequence[Cell]) -> tuple[Match, ...]:
+    """The matches of machines that are free (by their numbers) with runs, by the kind of run names that explains most; as they were found."""
+    found = [_Matcher(evidence, free, runs, kind).find() for kind in RUN_NAMES]
+    # what hours prove counts first: the dearest machines that are always on fit any runs
+    most = max(_proved(matches) for matches in found)
+    found = [matches for matches in found if _proved(matches) >= PROVED * most]
+    most = max(sum(m.worth for m in matches) for matches in found)
+    # of those that explain as much, the one that tells most apart
+    return max((matches for matches in found if sum(m.worth for m in matches) >= (1 - ALIKE) * most), key=len)
+
+
+def _proved(matches: Sequence[Match]) -> float:
+    return sum(m.worth for m in matches if not m.is_by_elimination)
+
+
+class _Matcher:
+    """One pass over the evidence, with runs told apart by one kind of name."""
+
+    def __init__(self, evidence: Evidence, free: Set[int], runs: Sequence[Cell], kind: str) -> None:
+        self.evidence, self.kind = evidence, kind
+        self.free = {n for n in free if not evidence.machines[n].is_serving}
+        self.serving = {key for cell in evidence.machines if cell.is_serving for key in _keys(cell)}
+        self.steady = {n for n in range(len(evidence.machines)) if _is_steady(evidence, n)}
+        self.names: dict[str, list[Cell]] = defaultdict(list)
+        for cell in runs:
+            if name := cell.names.get(kind):
+                self.names[name].append(cell)
+        # a selector takes such a name for a glob, which names others too
+        for name in [n for n in self.names if set(n) & {"*", "?"} and any(o != n and matches(n, o) for o in self.names)]:
+            del self.names[name]
+        self.least_cost = LEAST_PART * sum(sum(c.costs.values()) for c in evidence.machines)
+        self.known_runs: dict[tuple[str, bool], Series] = {}
+
+    def find(self) -> tuple[Match, ...]:
+        found: list[Match] = []
+        while (best := self._best()) is not None:
+            found.append(best)
+            self._take(best)
+        for group in self._steady({(match.group.source, match.group.account) for match in found}):
+            if (match := self._by_elimination(group, found)) is not None:
+                found.append(match)
+                self._take(match)
+        return tuple(found)
+
+    def _take(self, match: Match) -> None:
+        self.free -= match.group.cells
+        for value in match.values:
+            self.names.pop(value, None)
+
+    def _best(self) -> Match | None:
+        """The match that explains most; of machines that are told apart as well, the part instead of the whole."""
+        matches = [m for group in self._groups() if (m := self._match(group)) is not None]
+        best = max(matches, key=lambda m: (m.worth, -MACHINE_NAMES.index(m.group.kind)), default=None)
+        while best is not None:
+            same = [m for m in matches if m.group.cells == best.group.cells and m.fit.score >= best.fit.score - ALIKE]
+            best = min(same, key=lambda m: MACHINE_NAMES.index(m.group.kind))
+            parts = [m for m in matches if m.group.cells < best.group.cells and m.fit.score >= best.fit.score - ALIKE and m.cost >= best.cost / 20]
+            if not parts:
+                return best
+            best = max(parts, key=lambda m: m.worth)
+        return None
+
+    # --- machines ----------------------------------------------------------------------------------------------------------
+
+    def _groups(self) -> list[Group]:
+        """Every group of machines that no match has, by every name it could have; the dearest first."""
+        named: dict[tuple[str, str, str, tuple[str, ...]], set[int]] = defaultdict(set)
+        wide: dict[tuple[str, str, str], set[int]] = defaultdict(set)
+        for number in self.free:
+            cell = self.evidence.machines[number]
+            place = cell.names.get("source", ""), cell.names.get("account", "")
+            for key in _keys(cell) - self.serving:
+                named[key].add(number)
+            if self._has_own_type(cell) and number not in self.steady:
+                wide[("machines", *place)].add(number)
+                if cell.gpus:
+                    wide[("accelerators", *place)].add(number)
+        groups = [self._group(kind, source, account, values, cells) for (kind, source, account, values), cells in named.items()]
+        for (kind, source, account), cells in wide.items():
+            types = tuple(sorted({self.evidence.machines[n].names["instance_type"] for n in cells}))
+            # only where the types name these machines and no others of the account
+            if len(types) > 1 and cells == self._of_types(source, account, types):
+                groups.append(self._group(kind, source, account, types, cells))
+        groups = [g for g in groups if self._cost(g) >= self.least_cost]
+        return sorted(groups, key=lambda g: (-self._cost(g), g.kind, g.values))[:MOST_CANDIDATES]
+
+    def _has_own_type(self, cell: Cell) -> bool:
+        """Whether its instance type names no machines that serve models."""
+        return any(key[0] == "instance_type" and key not in self.serving for key in _keys(cell))
+
+    def _of_types(self, source: str, account: str, types: Sequence[str]) -> set[int]:
+        machines = enumerate(self.evidence.machines)
+        return {n for n, c in machines if c.names.get("source", "") == source and c.names.get("account", "") == account and c.names.get("instance_type") in types and n in self.free}
+
+    def _group(self, kind: str, source: str, account: str, values: tuple[str, ...], cells: Iterable[int]) -> Group:
+        held = frozenset(cells)
+        return Group(kind, source, account, values, held, max(self.evidence.machines[n].gpus for n in held))
+
+    def _cost(self, group: Group) -> float:
+        return sum(sum(self.evidence.machines[n].costs.values()) for n in group.cells)
+
+    def _steady(self, matched: Set[tuple[str, str]]) -> list[Group]:
+        """Accelerators that are left, those of an account together: first where hours found machines of runs; in the accounts of runs' buckets, where known."""
+        places: dict[tuple[str, str], set[int]] = defaultdict(set)
+        for number in self.free:
+            cell = self.evidence.machines[number]
+            if cell.gpus and not cell.is_job and self._has_own_type(cell):
+                places[cell.names.get("source", ""), cell.names.get("account", "")].add(number)
+        homes = self.evidence.home_accounts & {cell.names.get("account", "") for cell in self.evidence.machines}
+        groups = []
+        for (source, account), cells in places.items():
+            types = tuple(sorted({self.evidence.machines[n].names["instance_type"] for n in cells}))
+            group = self._group("instance_type" if len(types) == 1 else "accelerators", source, account, types, cells)
+            if (not homes or account in homes) and self._cost(group) >= self.least_cost:
+                groups.append(group)
+        return sorted(groups, key=lambda g: ((g.source, g.account) not in matched, -self._cost(g), g.account))
+
+    # --- hours -------------------------------------------------------------------------------------------------------------
+
+    def _is_daily(self, group: Group) -> bool:
+        return any(self.evidence.machines[n].is_daily for n in group.cells)
+
+    def _series(self, parts: Iterable[Mapping[int, float]], is_daily: bool) -> Series:
+        since, upto = self.evidence.since, self.evidence.upto
+        length = (upto - since + HOURS_A_DAY - 1) // HOURS_A_DAY if is_daily else upto - since
+        values = [0.0] * length
+        for part in parts:
+            for hour, amount in part.items():
+                if since <= hour < upto:
+                    values[(hour - since) // HOURS_A_DAY if is_daily else hour - since] += amount
+        return values
+
+    def _ran(self, name: str, is_daily: bool) -> Series:
+        key = name, is_daily
+        if key not in self.known_runs:
+            self.known_runs[key] = self._series((c.hours for c in self.names[name]), is_daily)
+        return self.known_runs[key]
+
+    def _match(self, group: Group) -> Match | None:
+        """The runs whose hours fit the group's best, if they prove anything."""
+        is_daily = self._is_daily(group)
+        billed = self._series((self.evidence.machines[n].hours for n in group.cells), is_daily)
+        names = sorted(self.names, key=lambda n: -sum(self._ran(n, is_daily)))[:MOST_VALUES]
+        tried = [self._grown(billed, names, is_daily), self._thinned(billed, names, is_daily)]
+        found = [(self._fit(billed, chosen, is_daily), chosen) for chosen in tried if chosen]
+        if not found:
+            return None
+        best, chosen = max(found, key=lambda pair: pair[0].score)
+        if best.score < LEAST_SCORE or self._days(billed, chosen, is_daily) < min(LEAST_DAYS, len(billed) / (1 if is_daily else HOURS_A_DAY)):
+            return None
+        return self._made(group, chosen, billed, best, is_daily)
+
+    def _made(self, group: Group, chosen: Sequence[str], billed: Series, found: Fit, is_daily: bool) -> Match:
+        costs = self._series((self.evidence.machines[n].costs for n in group.cells), is_daily)
+        ran = self._together(chosen, is_daily)
+        there = [(c, b, r) for c, b, r in zip(costs, billed, ran, strict=True) if b > 0]
+        explained = sum(c * min(1.0, r / b) for c, b, r in there)  # as a pool splits it: a machine for each run, as long as there is one
+        hours = sum(min(b, r) for _, b, r in there), sum(r for _, _, r in there), sum(ran)
+        cells = [cell for name in chosen for cell in self.names[name]]
+        servers = tuple(sorted({cell.names["tracking"] for cell in cells}))
+        return Match(group, self.kind, tuple(sorted(chosen)), found, sum(costs), explained, sum(c.runs for c in cells), *hours, servers=servers)
+
+    def _together(self, names: Sequence[str], is_daily: bool) -> Series:
+        return [sum(values) for values in zip(*(self._ran(n, is_daily) for n in names), strict=True)]
+
+    def _fit(self, billed: Series, names: Sequence[str], is_daily: bool) -> Fit:
+        ran = self._together(names, is_daily)
+        each = crowding(billed, ran)
+        return fit(billed, [r / each for r in ran], is_daily)
+
+    def _days(self, billed: Series, names: Sequence[str], is_daily: bool) -> int:
+        step = 1 if is_daily else HOURS_A_DAY
+        ran = self._together(names, is_daily)
+        return len({n // step for n, (b, r) in enumerate(zip(billed, ran, strict=True)) if b > 0 and r > 0})
+
+    def _grown(self, billed: Series, names: Sequence[str], is_daily: bool) -> list[str]:
+        """Run names one after another, each with most of its hours in what those before leave of the machines, and more than anybody's would be."""
+        chosen: list[str] = []
+        left, open_names = list(billed), list(names)
+        while open_names:
+            anybody = sum(min(1.0, b) for b in left) / len(left)
+            gains = []
+            for name in open_names:
+                ran = self._ran(name, is_daily)
+                inside, whole = sum(min(b, r) for b, r in zip(left, ran, strict=True) if r), sum(ran)
+                if whole and inside / whole >= max(RUNS_INSIDE, (1 + anybody) / 2):
+                    gains.append((inside, name))
+            if not gains:
+                break
+            _, best = max(gains)
+            chosen.append(best)
+            open_names.remove(best)
+            left = [max(0.0, b - r) for b, r in zip(left, self._ran(best, is_daily), strict=True)]
+        return chosen
+
+    def _thinned(self, billed: Series, names: Sequence[str], is_daily: bool) -> list[str]:
+        """All runs, without those that make the hours less alike: for fleets of which some machine is always on."""
+        chosen = list(names)
+        if not chosen:
+            return chosen
+        ran = self._together(chosen, is_daily)
+        for name in reversed(names):
+            if len(chosen) == 1:
+                break
+            own = self._ran(name, is_daily)
+            without = [max(0.0, r - o) for r, o in zip(ran, own, strict=True)]
+            if likeness(billed, without) >= likeness(billed, ran):
+                chosen.remove(name)
+                ran = without
+        return chosen
+
+    # --- what hours cannot tell ----------------------------------------------------------------------------------------------
+
+    def _by_elimination(self, group: Group, found: Sequence[Match]) -> Match | None:
+        """Runs that nothing else explains, on accelerators that are always there: those that ask for GPUs, if any do."""
+        is_daily = self._is_daily(group)
+        billed = self._series((self.evidence.machines[n].hours for n in group.cells), is_daily)
+        names = [n for n in self.names if sum(r for b, r in zip(billed, self._ran(n, is_daily), strict=True) if b > 0) >= RUNS_INSIDE * sum(self._ran(n, is_daily))]
+        asking = [n for n in names if any(cell.gpus for cell in self.names[n])]
+        chosen = asking or names
+        if not chosen:
+            return None
+        made = self._made(group, chosen, billed, self._fit(billed, chosen, is_daily), is_daily)
+        cells = [(sum(cell.hours.values()), cell.gpus) for name in chosen for cell in self.names[name]]
+        part = sum(hours for hours, gpus in cells if gpus) / sum(hours for hours, _ in cells) if asking else 1.0
+        return replace(made, is_by_elimination=True, asking=part)
+
+
+def _keys(cell: Cell) -> set[tuple[str, str, str, tuple[str, ...]]]:
+    """Every name that a selector could call machines by: kind of name, bill, account, name."""
+    place = cell.names.get("source", ""), cell.names.get("account", "")
+    own = {(kind, *place, (name,)) for kind, name in cell.names.items() if kind in ("machine_group", "instance_type", "name_prefix", "resource_key")}
+    return own | {("tag", *place, (kind, name)) for kind, name in cell.names.items() if kind.startswith("tag.")}
+
+
+def _is_steady(evidence: Evidence, number: int) -> bool:
+    """Whether machines are there nearly all the time, about as many: their hours prove nothing."""
+    hours, length = evidence.machines[number].hours, evidence.upto - evidence.since
+    mean = sum(hours.values()) / length
+    return sum(0.75 * mean <= amount <= 1.25 * mean for amount in hours.values()) >= 0.9 * length

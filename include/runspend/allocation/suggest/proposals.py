@@ -1,0 +1,273 @@
+"""Pools to propose, from what the hours say, and how they are written: YAML with the evidence as comments.
+
+A proposal changes no figure before somebody writes it into `runspend.yaml`. Pools that are there already are taken as known.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from runspend.allocation.suggest.evidence import Cell, Evidence, read_evidence
+from runspend.allocation.suggest.matching import Group, Match, find_matches
+from runspend.allocation.suggest.series import HOURS_A_DAY
+from runspend.config.settings import Pool, Settings
+from runspend.core.selectors import matches
+from runspend.schema.rows import first_day
+from runspend.warehouse import Reader, Warehouse
+
+Selector = dict[str, list[str]]
+MOST_POOLS = 20
+# What cells do not tell apart: a pool that names lines by one of these may have any machine.
+UNTOLD = ("region", "service", "category")
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One pool that nobody has configured, and the match behind it."""
+
+    name: str
+    runs: Selector
+    lines: Selector
+    match: Match
+    currency: str
+
+    @property
+    def pool(self) -> Pool:
+        """As the settings have it."""
+        return Pool.model_validate({"name": self.name, "runs": self.runs, "lines": self.lines})
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """What is proposed, and of what: `evidence` is None where no bill has usage."""
+
+    proposals: tuple[Proposal, ...]
+    evidence: Evidence | None
+    known: int = 0  # pools that are in the file
+
+    @property
+    def reason(self) -> str:
+        """Why nothing is proposed."""
+        if self.evidence is None:
+            return "no bill with usage is loaded yet. Run `runspend nightly` first."
+        if not self.evidence.machines:
+            return "every machine on the bill has its runs, or is in a pool or out of scope."
+        if not self.evidence.runs:
+            return "every run has its machine, or is in a pool."
+        if self.known:
+            return "what the pools in the file leave of runs and machines has nothing in common, beyond chance."
+        return "no runs ran at the hours of any group of machines, beyond chance. Let runs state their machine (docs/identify.md)."
+
+
+def propose_pools(warehouse: Warehouse, settings: Settings) -> Proposals:
+    """Pools for the runs and machines of the newest two billing periods that no rule matched."""
+    periods = sorted({u.period for u in warehouse.states("billing_lines")})
+    if not periods or not warehouse.states("cost_allocations"):
+        return Proposals((), None)
+    with warehouse.reader() as reader:
+        return propose(reader, settings, first_day(periods[-2:][0]))
+
+
+def propose(reader: Reader, settings: Settings, first: date) -> Proposals:
+    """The same, of the billing periods from `first` on."""
+    evidence = read_evidence(reader, first, settings.currency)
+    if evidence is None:
+        return Proposals((), None)
+    known: list[tuple[Selector, Selector]] = [(pool.runs, pool.lines) for pool in settings.pools]
+    names = {pool.name.casefold() for pool in settings.pools}
+    found: list[Proposal] = []
+    while len(found) < MOST_POOLS:
+        free = {n for n, cell in enumerate(evidence.machines) if not any(_has_machine(cell, lines) for _, lines in known)}
+        runs = [cell for cell in evidence.runs if not any(_has_run(cell, chosen) for chosen, _ in known)]
+        new = find_matches(evidence, free, runs)
+        if not new:
+            break
+        for match in in_order(new, evidence):
+            proposal = Proposal(_free_name(match.group, names), _run_selector(match, evidence), _line_selector(match.group), match, evidence.currency)
+            found.append(proposal)
+            known.append((proposal.runs, proposal.lines))
+    return Proposals(tuple(found[:MOST_POOLS]), evidence, len(settings.pools))
+
+
+def in_order(found: Sequence[Match], evidence: Evidence) -> Sequence[Match]:
+    """Accelerators first, then by money; as they were found where one's selector names machines of another: the first pool that names a line has it."""
+    taken = {n for match in found for n in match.group.cells}
+    for match in found:
+        lines = _line_selector(match.group)
+        if any(_has_machine(evidence.machines[n], lines) for n in taken - match.group.cells):
+            return found
+    return sorted(found, key=lambda m: (not m.group.gpus, -m.explained_cost))
+
+
+# --- selectors ---------------------------------------------------------------------------------------------------------------
+
+
+def _line_selector(group: Group) -> Selector:
+    place = {"account": [group.account]} if group.account else {"source": [group.source]}
+    if group.kind == "machine_group":
+        key, _, value = group.values[0].partition("|")
+        return {f"tag.{key}": [value], **place}
+    if group.kind == "tag":
+        return {group.values[0]: [group.values[1]], **place}
+    if group.kind == "name_prefix":
+        return {"tag.Name": [f"{group.values[0]}*"], **place}
+    if group.kind == "resource_key":
+        return {"resource": [group.values[0]], **place}
+    return {**place, "instance_type": list(group.values)}
+
+
+def _run_selector(match: Match, evidence: Evidence) -> Selector:
+    servers = {cell.names["tracking"] for cell in evidence.runs}
+    if match.kind == "tracking":
+        return {"tracking": list(match.values)}
+    # a name of an experiment is another's on another server
+    place = {"tracking": list(match.servers)} if len(servers) > 1 and match.kind != "user" else {}
+    return {**place, match.kind: list(match.values)}
+
+
+def _has_machine(cell: Cell, lines: Mapping[str, Sequence[str]]) -> bool:
+    """Whether a line selector names a group of machines; one that goes by what groups do not tell may."""
+    for key, patterns in lines.items():
+        if key in UNTOLD:
+            continue
+        values = _values_of(cell, key)
+        if not any(matches(p.lower() if key == "instance_type" else p, value) for p in patterns for value in values):
+            return False
+    return True
+
+
+def _values_of(cell: Cell, key: str) -> list[str]:
+    if key == "resource":
+        return [v for v in (cell.names.get("resource_key"),) if v]
+    if key == "tag.Name" and "name_prefix" in cell.names:
+        return [cell.names["name_prefix"]]
+    group = cell.names.get("machine_group", "").partition("|")
+    own = [group[2]] if key == f"tag.{group[0]}" else []
+    return own + [v for v in (cell.names.get(key),) if v]
+
+
+def _has_run(cell: Cell, runs: Mapping[str, Sequence[str]]) -> bool:
+    return all(any(matches(p, cell.names.get(key)) for p in patterns) for key, patterns in runs.items())
+
+
+def _free_name(group: Group, names: set[str]) -> str:
+    """A name for the pool that no other has; remembers it."""
+    text = "gpu-machines" if group.kind == "accelerators" else "machines" if group.kind == "machines" else group.values[-1].rpartition("|")[2]
+    base = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("._-")[:50] or "machines"
+    name, number = base, 1
+    while name.casefold() in names:
+        number += 1
+        name = f"{base}-{number}"
+    names.add(name.casefold())
+    return name
+
+
+# --- in words ----------------------------------------------------------------------------------------------------------------
+
+
+def proposals_yaml(found: Proposals, indent: str = "") -> str:
+    """`pools:` and its entries, ready for `runspend.yaml`."""
+    return "\n".join(["pools:", *(line for proposal in found.proposals for line in proposal_lines(proposal, f"{indent}  "))]) + "\n"
+
+
+def proposal_lines(proposal: Proposal, indent: str) -> list[str]:
+    """One entry of `pools`, its evidence above it."""
+    entry = [f"- name: {shown_value(proposal.name)}", f"  runs: {_flow(proposal.runs)}", f"  lines: {_flow(proposal.lines)}"]
+    return [*(f"{indent}# {line}" for line in evidence_lines(proposal)), *(f"{indent}{line}" for line in entry)]
+
+
+def evidence_lines(proposal: Proposal) -> list[str]:
+    """What speaks for a proposal, a sentence a line."""
+    match, fit = proposal.match, proposal.match.fit
+    residual = match.cost - match.explained_cost
+    lines = [
+        f"{match.runs:,} run{'s' if match.runs != 1 else ''} on {group_words(match.group)}: explains {match.explained_cost:,.2f} of {match.cost:,.2f} {proposal.currency}, "
+        f"{residual:,.2f} stays idle. Confidence medium.",
+        f"These runs ran in {_part(match.used_hours, fit.billed)} of {fit.billed:,.0f} billed machine-hours; a machine was billed in {_part(match.met_hours, match.run_hours)} of their {match.run_hours:,.0f} hours.",
+    ]
+    if match.is_by_elimination:
+        lines.append("Check this one: the hours prove nothing, because machines that are always on fit all runs. These are the runs that no other machines explain.")
+    else:
+        lines.append(f"The hours are {fit.likeness * 100:.0f} % alike; {fit.chance * 100:.0f} % would be chance. Score {fit.score:.2f} of 1.")
+    return lines
+
+
+def group_words(group: Group) -> str:
+    """ "machines of type g5.2xlarge in account 1111"."""
+    place = f"in account {group.account}" if group.account else f"on bill {group.source}"
+    if group.kind == "machine_group":
+        key, _, value = group.values[0].partition("|")
+        what = f"machines with {key}={value}"
+    elif group.kind == "tag":
+        what = f"machines with {group.values[0].removeprefix('tag.')}={group.values[1]}"
+    elif group.kind == "name_prefix":
+        what = f"machines with a name like {group.values[0]}*"
+    elif group.kind == "resource_key":
+        what = f"machine {group.values[0]}"
+    else:
+        what = f"machines of type {', '.join(group.values)}"
+    return one_line(f"{what} {place}")
+
+
+def header_lines(found: Proposals) -> list[str]:
+    """What was looked at."""
+    evidence = found.evidence
+    if evidence is None:
+        return []
+    since, upto = evidence.moment
+    runs, cost = sum(c.runs for c in evidence.runs), sum(sum(c.costs.values()) for c in evidence.machines)
+    days = (evidence.upto - evidence.since) / HOURS_A_DAY
+    return [
+        f"Looked at {days:,.0f} days, {since:%Y-%m-%d} to {upto:%Y-%m-%d} (UTC): {runs:,} runs without a machine, {cost:,.2f} {evidence.currency} of machines without a run.",
+        "A pool gives the cost of its machines to its runs, by time, and leaves the rest idle. Correct what you know better.",
+    ]
+
+
+def as_records(found: Proposals) -> list[dict[str, Any]]:
+    """The proposals for machines to read."""
+    return [
+        {
+            "name": p.name, "runs": p.runs, "lines": p.lines, "confidence": "medium", "currency": p.currency, "cost": round(p.match.cost, 2),
+            "explained_cost": round(p.match.explained_cost, 2), "billed_hours": round(p.match.fit.billed, 2), "run_hours": round(p.match.run_hours, 2),
+            "common_hours": round(p.match.used_hours, 2), "score": round(p.match.fit.score, 4), "is_by_elimination": p.match.is_by_elimination, "run_count": p.match.runs,
+        }
+        for p in found.proposals
+    ]  # fmt: skip
+
+
+def shown(value: object) -> str:
+    """A value as YAML (JSON) writes it; signs that a screen does not show as numbers."""
+    return re.sub(r"[^\x20-\U0010ffff]|[\x7f-\xa0\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\uffff]", lambda m: f"\\u{ord(m[0]):04x}", json.dumps(value, ensure_ascii=False))
+
+
+def shown_value(value: str | list[str]) -> str:
+    """A value as YAML writes it, in double quotes unless it is a plain word; `${` as the file spells it."""
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", value) and value.lower() not in ("null", "true", "false", "yes", "no", "on", "off", "y", "n"):
+        return value
+    return shown(value).replace("${", "$${")
+
+
+def _flow(selector: Selector) -> str:
+    return "{" + ", ".join(f"{_key(key)}: {_patterns(values)}" for key, values in selector.items()) + "}"
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*", key) else shown(key)
+
+
+def _patterns(values: list[str]) -> str:
+    return shown_value(values[0]) if len(values) == 1 else "[" + ", ".join(shown_value(v) for v in values) + "]"
+
+
+def _part(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.0f} %" if whole else "0 %"
+
+
+def one_line(text: str) -> str:
+    """A text that others wrote, for a comment: no line ends in it."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]+", " ", text)

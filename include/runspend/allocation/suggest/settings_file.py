@@ -1,0 +1,100 @@
+"""Putting pools into a `runspend.yaml` that a person wrote: nothing else of the file changes, comments and order included.
+
+The text gets lines; it is never rewritten from its values. What comes out is loaded before it takes the place of the file: it
+must say what the file said, and the new pools.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from runspend.allocation.suggest.proposals import Proposal, proposal_lines
+from runspend.config.settings import Settings, load_settings
+from runspend.core.errors import ConfigError, UsageError
+from runspend.core.own_files import fsync_path, write_scratch
+
+PASTE = "Paste the lines that `runspend suggest` prints. Nothing was changed."
+
+
+def add_pools(path: Path, proposals: Sequence[Proposal], heading: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+    """Put the pools into the file, all or none. Raises UsageError where that cannot be done without touching something else."""
+    target = path.resolve()  # a link stays a link
+    raw = target.read_bytes()
+    before = load_settings(path, env)
+    text = raw.decode("utf-8")  # a byte order mark stays as a sign of its own
+    new = with_pools(path, text, proposals, heading)
+    scratch = write_scratch(target, new.encode("utf-8"))
+    try:
+        _check(path, scratch, before, proposals, env)
+        os.chmod(scratch, stat.S_IMODE(target.stat().st_mode))
+        if target.read_bytes() != raw:
+            raise UsageError(f"cannot write {path}: somebody changed it meanwhile. Run it again. Nothing was changed.")
+        os.replace(scratch, target)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
+    fsync_path(target.parent)
+
+
+def with_pools(path: Path, text: str, proposals: Sequence[Proposal], heading: Sequence[str]) -> str:
+    """The text with more pools in it. What the parser makes of it is for the caller to check."""
+    end = "\r\n" if "\r\n" in text else "\n"
+    place, indent, lines = _place(path, text)
+    lines = [*lines, *(f"{indent}# {line}" for line in heading), *(line for p in proposals for line in proposal_lines(p, indent))]
+    before, after = text[:place], text[place:]
+    opening = end if before and not before.endswith(("\n", "\ufeff")) else ""
+    return before + opening + "".join(f"{line}{end}" for line in lines) + after
+
+
+def _place(path: Path, text: str) -> tuple[int, str, list[str]]:
+    """Where lines go in (an index of the text), how far they are indented, and what stands above them."""
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    if root is None:
+        return len(text), "  ", ["pools:"]
+    if not isinstance(root, yaml.MappingNode) or root.flow_style:
+        raise UsageError(f"cannot write {path}: its keys are in braces ({{…}}), and only a block can get lines. {PASTE}")
+    for key, value in root.value:
+        if key.value != "pools":
+            continue
+        if isinstance(value, yaml.SequenceNode) and value.value and not value.flow_style:
+            return _line_after(text, value.value[-1]), " " * value.start_mark.column, []
+        raise UsageError(f"cannot write {path}, line {key.start_mark.line + 1}: `pools` is in brackets ([…]), and only a block can get lines. {PASTE}")
+    if root.start_mark.column:
+        raise UsageError(f"cannot write {path}: all its keys are indented. {PASTE}")
+    return _line_after(text, root), "  ", ["", "pools:"]
+
+
+def _line_after(text: str, node: yaml.Node) -> int:
+    """The start of the line after the last that a node has something on; a block's own end is where the next begins."""
+    last = max((leaf.end_mark.index for leaf in _leaves(node)), default=node.end_mark.index)
+    while last > 0 and text[last - 1] in " \t\r\n":
+        last -= 1
+    return _line_end(text, last)
+
+
+def _leaves(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.ScalarNode) or getattr(node, "flow_style", False) or not node.value:
+        return [node]
+    children = [child for pair in node.value for child in pair] if isinstance(node, yaml.MappingNode) else node.value
+    return [leaf for child in children for leaf in _leaves(child)]
+
+
+def _line_end(text: str, place: int) -> int:
+    found = text.find("\n", place)
+    return len(text) if found < 0 else found + 1
+
+
+def _check(path: Path, scratch: Path, before: Settings, proposals: Sequence[Proposal], env: Mapping[str, str] | None) -> None:
+    """The new text says what the old one said, and the pools."""
+    try:
+        after = load_settings(scratch, env)
+    except ConfigError as error:
+        raise UsageError(f"cannot write {path}: with the new pools it could not be read ({error}). {PASTE}") from None
+    is_same = all(getattr(after, name) == getattr(before, name) for name in type(before).model_fields if name != "pools")
+    if not is_same or after.pools != [*before.pools, *(p.pool for p in proposals)]:
+        raise UsageError(f"cannot write {path}: the pools would change something else in it. {PASTE}")

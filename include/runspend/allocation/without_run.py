@@ -1,0 +1,261 @@
+"""Money that no run has, and what would give it one: unallocated cost and what the default scope leaves out, in groups.
+
+Accelerators come first, then the most money, whatever the scope: machines that nobody tagged are out of the default scope. One place
+for such advice: `doctor`, `try`, the pipeline's summary and the report show it. What a line is, is told by `core/service_kinds.py`.
+All functions read one billing period, by its first day.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+from runspend.allocation.diagnostics import EXACT, GROUP_WORDS, MACHINE_GROUP, OWN_TAGS, add
+from runspend.allocation.remedies import VERBS, remedy
+from runspend.allocation.scope_proposal import OUTSIDE
+from runspend.config.settings import Settings
+from runspend.core.outside_json import parse_json
+from runspend.core.service_kinds import RESOURCE_TYPES, WITH_MACHINES, is_accelerator, kind_of, resource_words
+from runspend.warehouse import Reader
+
+# More different sets of tags than this are not looked at one by one: those that cost least are left out.
+TAG_SETS = 20_000
+# So many tags are tried, one after another, on what no group of machines explains.
+TAG_GROUPS = 8
+TYPES_NAMED = 2
+MACHINES = ("accelerator", "machine")
+
+# What is read of a line beside its money.
+SEEN = """
+    coalesce({line}.tags, '') as tags, coalesce(array_to_string({line}.group_keys, '\\n'), '') as group_keys,
+    coalesce({line}.sku_meter, substr({line}.charge_description, 1, 80), '') as meter, coalesce({line}.instance_type, '') as instance_type,
+    coalesce({line}.machine_gpus, 0) as machine_gpus, coalesce(lower(regexp_extract({line}.resource_id, r'(?i)(?:{resource_types})')), '') as resource_type
+"""
+GROUPED = (
+    "billing_currency, source, service_name, sub_account_id, cost_kind, reason, tags, machine_group, meter, instance_type, machine_gpus, resource_type, is_outside"
+)
+# Of lines that were priced together one stands for all: they share what they were priced by.
+WITHOUT_RUN = f"""
+with lost as (
+  select
+    billing_currency, source, charge_id, max(service_name) as service_name, max(sub_account_id) as sub_account_id, max(cost_kind) as cost_kind,
+    max(reason) as reason, sum(effective_cost) as effective_cost
+  from cost_allocations
+  -- whose the caller of a language model is, is known without a run
+  where billing_period = @first and allocated_to = 'unmatched' and match_method <> 'llm_identity'
+  group by billing_currency, source, charge_id
+),
+one_lines as (
+  select source, charge_id, min(line_id) as line_id from charge_lines where billing_period = @first group by source, charge_id
+),
+{OUTSIDE},
+told as (
+  select
+    l.billing_currency, l.source, coalesce(l.service_name, '') as service_name, coalesce(l.sub_account_id, '') as sub_account_id, l.cost_kind,
+    coalesce(l.reason, '') as reason, l.effective_cost, false as is_outside,
+    {SEEN.format(line="b", resource_types=RESOURCE_TYPES).strip()}
+  from lost l
+  left join one_lines o on o.source = l.source and o.charge_id = l.charge_id
+  left join (
+    select source, line_id, tags, group_keys, sku_meter, charge_description, instance_type, machine_gpus, resource_id from billing_lines where billing_period = @first
+  ) b
+    on b.source = l.source and b.line_id = coalesce(o.line_id, l.charge_id)
+  union all
+  select
+    l.billing_currency, l.source, coalesce(l.service_name, '') as service_name, coalesce(l.sub_account_id, '') as sub_account_id,
+    case
+      when l.service_subcategory = 'Generative AI' then 'llm'
+      when l.service_category in ('Compute', 'AI and Machine Learning') then 'compute'
+      when l.service_category = 'Storage' then 'storage'
+      when l.service_category = 'Networking' then 'network'
+      else 'other'
+    end as cost_kind,
+    l.reason, l.effective_cost, true as is_outside,
+    {SEEN.format(line="l", resource_types=RESOURCE_TYPES).strip()}
+  from outside l
+),
+grouped as (
+  select
+    billing_currency, source, service_name, sub_account_id, cost_kind, reason, tags, coalesce({MACHINE_GROUP}, '') as machine_group, effective_cost,
+    meter, instance_type, machine_gpus, resource_type, is_outside
+  from told
+),
+told_once as (
+  -- beside a group of machines other tags do not count
+  select
+    billing_currency, source, service_name, sub_account_id, cost_kind, reason, machine_group, effective_cost,
+    case when machine_group = '' then regexp_replace(tags, {OWN_TAGS}, '') else '' end as tags,
+    meter, instance_type, machine_gpus, resource_type, is_outside
+  from grouped
+)
+select {GROUPED}, sum(effective_cost) as effective_cost
+from told_once
+group by {GROUPED}
+order by effective_cost desc, {GROUPED}
+limit {TAG_SETS}
+"""
+
+@dataclass(frozen=True)
+class Group:
+    """Money without a run that one action would explain. `selector`: its lines, as `scope` and `pools` name lines; `outside_cost`: the part that is out of scope."""
+
+    words: str
+    selector: Mapping[str, str]
+    effective_cost: Decimal
+    advice: str
+    kind: str = "machine"
+    outside_cost: Decimal = field(default=Decimal(0))
+    is_accelerated: bool = False
+
+    @property
+    def inside_cost(self) -> Decimal:
+        """Unallocated cost of the ML platform."""
+        return EXACT.subtract(self.effective_cost, self.outside_cost)
+
+    @property
+    def action(self) -> str:
+        """ "tag node group gpu-spot", "share Amazon RDS in account 1111"."""
+        return f"{VERBS.get(self.kind, 'tag')} {self.words}"
+
+
+Row = Mapping[str, Any]
+Key = tuple[str, tuple[tuple[str, str], ...], str]  # kind, selector, what its resources are called
+
+
+def unmatched_groups(reader: Reader, first: date, settings: Settings) -> dict[str, tuple[Group, ...]]:
+    """Currency -> what has no run, in groups that one action would explain: accelerators first, then the most money. A line is in one group.
+
+    Lines out of the default scope are in the currency of their bill. Machines are grouped by node group or cluster, else by the tag that
+    explains most, else by service and account; everything else by service and account.
+    """
+    by_currency: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in reader.query(WITHOUT_RUN, {"first": first}).to_pylist():
+        row["kind"] = _kind(row)
+        by_currency[row["billing_currency"]].append(row)
+    return {currency: tuple(_grouped(rows, settings)) for currency, rows in by_currency.items()}
+
+
+def _kind(row: Row) -> str:
+    if row["reason"] == "explicit_scope":
+        return "excluded"
+    is_accelerated = _is_accelerated(row)
+    is_machine = bool(row["instance_type"] or row["machine_gpus"])
+    kind = kind_of(row["service_name"], row["meter"], row["resource_type"], row["cost_kind"], is_machine=is_machine)
+    if kind in ("platform", "disk") and is_accelerated:
+        kind = "machine"
+    return "accelerator" if kind == "machine" and is_accelerated else kind
+
+
+def _is_accelerated(row: Row) -> bool:
+    return is_accelerator(row["machine_gpus"], row["instance_type"], None if row["instance_type"] else row["meter"])
+
+
+def _grouped(rows: list[dict[str, Any]], settings: Settings) -> list[Group]:
+    chosen: dict[Key, list[dict[str, Any]]] = defaultdict(list)
+    tagged: dict[str, list[tuple[dict[str, Any], frozenset[tuple[str, str]]]]] = {kind: [] for kind in MACHINES}
+    for row in rows:
+        kind = row["kind"]
+        if row["machine_group"] and kind in (*MACHINES, "disk"):
+            key, _, value = row["machine_group"].partition("|")
+            chosen["machine", ((f"tag.{key}", value),), ""].append(row)
+        elif kind in MACHINES and (pairs := _tag_pairs(row["tags"])):
+            tagged[kind].append((row, pairs))
+        else:
+            chosen[_place(row)].append(row)
+    for kind, members in tagged.items():
+        for key_of, row in _by_dearest_tag(kind, members):
+            chosen[key_of].append(row)
+    made = [_group(key, members, settings) for key, members in chosen.items()]
+    return sorted((g for g in made if g.effective_cost), key=lambda g: (not g.is_accelerated, -g.effective_cost, g.words))
+
+
+def _by_dearest_tag(kind: str, tagged: list[tuple[dict[str, Any], frozenset[tuple[str, str]]]]) -> Iterable[tuple[Key, dict[str, Any]]]:
+    """Each row with its group: the tag that explains most, then the one that explains most of the rest, …; else service and account."""
+    for _ in range(TAG_GROUPS):
+        if not tagged:
+            break
+        sums: dict[tuple[str, str], list[Decimal]] = defaultdict(list)
+        for row, pairs in tagged:
+            for pair in pairs:
+                sums[pair].append(row["effective_cost"])
+        totals = {pair: add(costs) for pair, costs in sums.items()}
+        key, value = min(totals, key=lambda pair: (-totals[pair], pair))
+        yield from (((kind, ((f"tag.{key}", value),), ""), row) for row, pairs in tagged if (key, value) in pairs)
+        tagged = [(row, pairs) for row, pairs in tagged if (key, value) not in pairs]
+    yield from ((_place(row), row) for row, _ in tagged)
+
+
+def _tag_pairs(text: str) -> frozenset[tuple[str, str]]:
+    try:
+        tags = parse_json(re.sub(r",\s*}$", "}", text)) if text else {}  # what was taken out last has left its comma
+    except ValueError:
+        return frozenset()  # a key that ends like one of OWN_TAGS after a quote of its own: the line is told by its service
+    return frozenset((key, value) for key, value in tags.items() if isinstance(value, str) and value)
+
+
+def _place(row: Row) -> Key:
+    kind, service = row["kind"], row["service_name"]
+    named = {"service": service, "account": row["sub_account_id"]}
+    called = ""
+    if kind == "endpoint" or (kind == "platform" and WITH_MACHINES.search(service.lower())):
+        words = resource_words(row["resource_type"])
+        if words is None:
+            kind = "disk"  # to share the service would share its machines
+        else:
+            called, named["resource"] = words
+    place = tuple((key, value) for key, value in named.items() if value)
+    return kind, place or (("source", row["source"]),), called
+
+
+def _group(key: Key, members: Sequence[Row], settings: Settings) -> Group:
+    kind, pairs, called = key
+    selector = dict(pairs)
+    is_accelerated = any(_is_accelerated(row) and row["effective_cost"] > 0 for row in members if row["kind"] in (*MACHINES, "job", "endpoint")) or kind == "excluded"
+    if kind == "machine" and not is_accelerated and all(row["is_outside"] for row in members):
+        kind = "other"  # nothing says that they serve runs: a pool would charge runs for them
+    return Group(
+        _words(kind, selector, called, members),
+        selector,
+        add(row["effective_cost"] for row in members),
+        _advice(kind, selector, members, settings),
+        kind,
+        add(row["effective_cost"] for row in members if row["is_outside"]),
+        is_accelerated,
+    )
+
+
+def _words(kind: str, selector: Mapping[str, str], called: str, members: Sequence[Row]) -> str:
+    """ "node group gpu-spot", "team=vision", "Amazon SageMaker in account 1111", "NAT gateways of Amazon EC2 in account 1111"."""
+    (first, value), *_ = selector.items()
+    if first.startswith("tag."):
+        word = next((word for needles, word in GROUP_WORDS if any(needle in first.lower() for needle in needles)), None)
+        return f"{word} {value}" if word else f"{first.removeprefix('tag.')}={value}"
+    if "service" not in selector:
+        return f"{first} {value}"
+    names = {"disk": f"disks, snapshots and traffic of {value}", "accelerator": f"accelerators of {value}", "excluded": f"excluded accelerators of {value}"}
+    words = (f"{called} of {value}" if called else names.get(kind, value)) + (f" in account {selector['account']}" if "account" in selector else "")
+    return words + (f" ({types})" if kind == "accelerator" and (types := _dearest_types(members)) else "")
+
+
+def _dearest_types(members: Sequence[Row]) -> str:
+    sums: dict[str, list[Decimal]] = defaultdict(list)
+    for row in members:
+        sums[row["instance_type"] or row["meter"]].append(row["effective_cost"])
+    ranked = sorted((name for name in sums if name), key=lambda name: (-add(sums[name]), name))
+    return ", ".join(ranked[:TYPES_NAMED]) + (", …" if len(ranked) > TYPES_NAMED else "")
+
+
+def _advice(kind: str, selector: Mapping[str, str], rows: Sequence[Row], settings: Settings) -> str:
+    """The one thing to do, told by the dearest of the group's lines."""
+    row = max(rows, key=lambda r: r["effective_cost"])
+    if row["reason"] == "unknown_run":
+        return "its tag names a run that no server knows: add the tracking server that has it"
+    types = sorted({r["instance_type"] for r in rows})
+    if kind == "accelerator" and "service" in selector and all(types):
+        return remedy(kind, {**selector, "instance_type": types}, settings)  # a pool of the service would have its disks and gateways too
+    return remedy(kind, selector, settings)

@@ -1,5 +1,0 @@
-"""`python -m runspend.cli`."""
-
-from runspend.cli import main
-
-main()

@@ -1,0 +1,1 @@
+"""What `runspend.yaml` may say, and how it is read."""

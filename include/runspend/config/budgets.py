@@ -1,0 +1,176 @@
+"""`budgets` of runspend.yaml: whose money, how much, how often, and who is told of what.
+
+Put here what a user may write about budgets. What a budget decides is in `actions/alert/`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from decimal import ROUND_FLOOR, Context, Decimal
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, BeforeValidator, Discriminator, Field, PlainSerializer, Tag, model_validator
+
+from runspend.config.types import (
+    Address,
+    BudgetSelector,
+    CostMeasure,
+    Frozen,
+    Money,
+    Name,
+    Recipient,
+    Threshold,
+    parse_threshold,
+    threshold_amount,
+)
+from runspend.core.selectors import BUDGET_RUN_KEYS
+
+Every = Literal["day", "week", "month", "quarter", "year"]
+_EXACT = Context(prec=76)
+ALL_MAILS = "all"  # the key of `notify` whose recipients get every mail of a budget
+
+
+def percent_used(spent: Decimal, amount: Decimal, unit: str = "0.1") -> Decimal:
+    """Percent of a budget, cut and not rounded, wherever it is shown: 99.97 % never reads as 100.0 %."""
+    return _EXACT.divide(_EXACT.multiply(spent, Decimal(100)), amount).quantize(Decimal(unit), ROUND_FLOOR, _EXACT)
+
+
+def _parse_notify(raw: object) -> object:
+    """A map's keys in the one spelling of thresholds; nothing else is changed."""
+    if not isinstance(raw, Mapping):
+        return raw
+    if not raw:
+        raise ValueError("it names nobody. Write a list of mail addresses, or a map from thresholds to lists")
+    return {ALL_MAILS if key == ALL_MAILS else parse_threshold(key): value for key, value in raw.items()}
+
+
+Recipients = Annotated[list[Recipient], Field(min_length=1)]
+Notify = Annotated[Recipients | dict[str, Recipients], BeforeValidator(_parse_notify)]
+
+
+class AnomalySettings(Frozen):
+    """How far above its own history a day must be to be told of: in percent of a usual day and in money, both."""
+
+    percent: Annotated[str, Field(pattern=r"^\d+(\.\d+)?%$")] = "100%"
+    money: Threshold = "5%"  # of the budget's amount, or an amount like 50 USD
+
+    @property
+    def ratio(self) -> Decimal:
+        """1 for 100 %."""
+        return Decimal(self.percent.removesuffix("%")) / 100
+
+
+def _parse_anomalies(raw: object) -> object:
+    """`on` and `off`, which YAML and JSON have as true and false too."""
+    if raw in (True, "on", "true"):
+        return AnomalySettings()
+    return None if raw in (False, "off", "false") else raw
+
+
+Anomalies = Annotated[
+    AnomalySettings | None,
+    BeforeValidator(_parse_anomalies, json_schema_input_type=bool | AnomalySettings),
+    PlainSerializer(lambda value: False if value is None else value),
+]
+
+
+class _Rules(Frozen):
+    """What budgets of the file and those in experiment tags have in common."""
+
+    measure: CostMeasure = "effective_cost"
+    judged_on: Literal["bill", "bill_and_estimates"] = "bill"
+    actual: list[Threshold] = ["80%", "100%"]
+    forecast: list[Threshold] = ["100%"]
+    anomalies: Anomalies = AnomalySettings()
+    runbook: str | None = None
+
+
+class Budget(_Rules):
+    """One budget: whose, how much, how often, and who is told at which threshold.
+
+    Thresholds are texts in one spelling ("80%", "500 USD", "500"); `threshold_amount` turns them into money. `judged_on`:
+    what the bill says, or that and what runs will probably cost for hours no bill reaches yet.
+    """
+
+    name: Name
+    for_: BudgetSelector = Field(default={}, validation_alias=AliasChoices("for", "for_"), serialization_alias="for")
+    amount: Money
+    every: Every = "month"
+    notify: Notify
+    owner: Address | None = None
+
+    @property
+    def title(self) -> str:
+        """What mails call it."""
+        return self.name
+
+    @property
+    def is_of_runs(self) -> bool:
+        """Whether it selects by what only runs have (tags, params, the model): then it counts runs' money alone."""
+        return any(key.partition(".")[0] in BUDGET_RUN_KEYS for key in self.for_)
+
+    def recipients(self, levels: Iterable[Decimal]) -> list[str]:
+        """Who is told when these levels are crossed; without any, who is told of everything, else everybody. `owner` stands for the owner."""
+        if isinstance(self.notify, list):
+            return self.everybody()
+        wanted = set(levels)
+        named = [r for key, rs in self.notify.items() for r in rs if key == ALL_MAILS or threshold_amount(key, self.amount) in wanted]
+        found = list(dict.fromkeys(r for r in (self.owner if n == "owner" else n for n in named) if r))
+        return found or self.everybody()
+
+    def everybody(self) -> list[str]:
+        """Whoever is told of anything."""
+        named = self.notify if isinstance(self.notify, list) else [r for rs in self.notify.values() for r in rs]
+        return list(dict.fromkeys(r for r in ((self.owner if n == "owner" else n) for n in named) if r))
+
+    @model_validator(mode="after")
+    def _thresholds_make_sense(self) -> Budget:
+        for key, thresholds in (("actual", self.actual), ("forecast", self.forecast)):
+            amounts = [threshold_amount(t, self.amount) for t in thresholds]
+            if len(set(amounts)) < len(amounts):
+                raise ValueError(f"`{key}` names the same threshold twice. Keep one of them")
+            for threshold, amount in zip(thresholds, amounts, strict=True):
+                if re.fullmatch(r"[\d.]+", threshold) and amount * 10 < self.amount:
+                    raise ValueError(
+                        f"`{key}` holds {threshold}, which could be a percentage or money. Write {threshold}% or the money with its currency"
+                    )
+        if not self.actual and not self.forecast:
+            raise ValueError("`actual` and `forecast` are both empty: nobody would ever be told. Leave them out, or name a threshold")
+        return self
+
+    @model_validator(mode="after")
+    def _everybody_is_told_of_something(self) -> Budget:
+        if isinstance(self.notify, dict):
+            levels = {threshold_amount(t, self.amount): t for t in (*self.actual, *self.forecast)}
+            told = {threshold_amount(key, self.amount): key for key in self.notify if key != ALL_MAILS}
+            for level, key in told.items():
+                if level not in levels:
+                    raise ValueError(f"`notify` has recipients for {key}, which is no threshold of this budget. Thresholds are {', '.join(levels.values())}")
+            silent = [text for level, text in levels.items() if level not in told]
+            if silent and ALL_MAILS not in self.notify:
+                raise ValueError(f"`notify` names nobody for {', '.join(silent)}. Add the threshold, or `all:` for who is told of everything")
+        return self
+
+    @model_validator(mode="after")
+    def _one_table_has_it_all(self) -> Budget:
+        if self.is_of_runs and "provider" in self.for_:
+            runs = next(key for key in self.for_ if key.partition(".")[0] in BUDGET_RUN_KEYS)
+            raise ValueError(f"`for` has both `provider`, which bill lines have, and `{runs}`, which runs have. Use `source` in the place of `provider`")
+        return self
+
+
+class TagBudgets(_Rules):
+    """Budgets that people write on experiments themselves: the tag `runspend.budget` = "500 USD / month". They can only cause mails."""
+
+    from_: Literal["experiment_tags"] = Field(validation_alias=AliasChoices("from", "from_"), serialization_alias="from")
+    notify: Recipients
+
+
+def _budget_kind(raw: object) -> str:
+    if isinstance(raw, TagBudgets) or (isinstance(raw, Mapping) and ("from" in raw or "from_" in raw)):
+        return "tagged"
+    return "named"
+
+
+BudgetEntry = Annotated[Annotated[Budget, Tag("named")] | Annotated[TagBudgets, Tag("tagged")], Discriminator(_budget_kind)]

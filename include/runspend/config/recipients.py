@@ -1,0 +1,126 @@
+"""Who may be mailed because data says so: tags and users of MLflow name owners, and whoever may write a tag is not trusted.
+
+Put here the one rule for every mail whose recipient comes from MLflow or a bill. An owner is a name that `mail.users` has an address for, or
+an address of its own in an allowed domain (`mail.domains`; left out, the domains that runspend.yaml itself sends mail from or to).
+What is written to is always the plain address found here, never the text it was found in.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from runspend.config.settings import Settings
+from runspend.config.types import address_of, is_plain_local
+
+__all__ = ["Recipients", "find_recipients", "mailed_addresses", "mailed_domains"]
+
+# Domains in which anybody has an address: an operator's there allows nobody else. `mail.domains` may still name one.
+PUBLIC = frozenset(
+    "aol.com fastmail.com gmail.com gmx.com gmx.de gmx.net googlemail.com hotmail.com icloud.com live.com mail.com mail.ru me.com msn.com outlook.com "
+    "proton.me protonmail.com qq.com web.de yahoo.co.jp yahoo.com yandex.com yandex.ru zoho.com 126.com 163.com".split()
+)
+LONGEST = 320  # characters of an owner that may be an address with a name
+_NAMES_AN_ADDRESS = re.compile(r"[@\uff20\ufe6b]")
+
+
+@dataclass(frozen=True)
+class Recipients:
+    """Addresses of the configuration, and the domains that addresses in data may be in."""
+
+    domains: frozenset[str]
+    users: Mapping[str, str] = field(default_factory=dict)  # folded name -> plain address
+    known: frozenset[str] = frozenset()  # plain addresses that runspend.yaml itself names as operators or users
+
+    def find(self, owner: str | None) -> str | None:
+        """The plain address of an owner; None where nobody may be mailed."""
+        if not owner or len(owner) > LONGEST:
+            return None
+        if (address := self.users.get(fold_name(owner))) is not None:
+            return address
+        return self._allowed(owner)
+
+    def why_not(self, owner: str | None) -> str:
+        """Why `find` gave nothing, in words for a person."""
+        if not owner:
+            return "it has no owner"
+        if len(owner) > LONGEST:
+            return "its owner's name is too long"
+        if not _NAMES_AN_ADDRESS.search(owner):
+            return "its owner is a name that mail.users has no address for"
+        if address_of(owner) is None:
+            return "its owner is not one plain mail address"
+        return f"its owner's address is not in an allowed domain ({self.listed})"
+
+    def may_receive(self, address: str) -> bool:
+        """Whether what data says may be sent there: to somebody the configuration names, or into an allowed domain."""
+        plain = address_of(address) if len(address) <= LONGEST else None
+        return plain is not None and (_same(plain) in self.known or self._allowed(plain) is not None)
+
+    @property
+    def listed(self) -> str:
+        """The allowed domains, for people."""
+        return ", ".join(sorted(self.domains)) or "none is configured"
+
+    def _allowed(self, text: str) -> str | None:
+        address = address_of(text)
+        if address is None or len(address) > 254:
+            return None
+        local, _, domain = address.rpartition("@")
+        return address if domain.casefold() in self.domains and is_plain_local(local) else None
+
+
+def find_recipients(settings: Settings) -> Recipients:
+    """The rule as this configuration has it."""
+    users = {fold_name(name): plain for name, text in settings.mail.users.items() if (plain := address_of(text)) is not None}
+    domains = settings.mail.domains if settings.mail.domains is not None else set(_own_domains(settings)) - PUBLIC
+    known = [*users.values(), *(plain for text in settings.mail.operators if (plain := address_of(text)) is not None)]
+    return Recipients(frozenset(domains), users, frozenset(_same(plain) for plain in known))
+
+
+def mailed_domains(settings: Settings) -> frozenset[str]:
+    """Every domain that a mail of this configuration can go to: no record of a mail, whoever wrote it, sends one elsewhere."""
+    recipients = find_recipients(settings)
+    users = {address.rpartition("@")[2].casefold() for address in recipients.users.values()}
+    return frozenset(recipients.domains | users | set(_own_domains(settings)))
+
+
+def mailed_addresses(settings: Settings, addresses: Collection[str]) -> set[str]:
+    """Those of these plain addresses that a mail of this configuration can go to: in one of `mailed_domains`; at a public mail host, where anybody
+    has an address, only those that the file itself names, unless `mail.domains` names the host."""
+    recipients, domains = find_recipients(settings), mailed_domains(settings)
+    named = {_same(address) for address in (*recipients.users.values(), *_own_addresses(settings))}
+    found = set()
+    for address in addresses:
+        domain = address.rpartition("@")[2].casefold()
+        is_anybodys = domain in PUBLIC and domain not in recipients.domains
+        if domain in domains and (not is_anybodys or _same(address) in named):
+            found.add(address)
+    return found
+
+
+def fold_name(name: str) -> str:
+    """A user's name as names are compared: without regard to case, width and blanks around it."""
+    return unicodedata.normalize("NFKC", name).strip().casefold()
+
+
+def _same(address: str) -> str:
+    """An address as addresses are compared: its domain without regard to case."""
+    local, _, domain = address.rpartition("@")
+    return f"{local}@{domain.casefold()}"
+
+
+def _own_domains(settings: Settings) -> Iterator[str]:
+    """Domains that the file itself sends mail from or to."""
+    return (address.rpartition("@")[2].casefold() for address in _own_addresses(settings))
+
+
+def _own_addresses(settings: Settings) -> Iterator[str]:
+    """Plain addresses that the file itself sends mail from or to."""
+    named = [settings.mail.from_, *settings.mail.operators, *(r for b in settings.budgets for r in b.everybody())]
+    named += [r for rules in settings.tag_budgets for r in rules.notify]
+    for text in named:
+        if (address := address_of(text)) is not None:
+            yield address

@@ -1,0 +1,256 @@
+"""`retention` and `archive` of runspend.yaml: what a policy may select, what it does, and the limits no policy passes.
+
+Put here what a user may write about old artifacts. What a policy selects is decided in `actions/archive/`. Every value that
+could mean "everything" or "at once" (empty, zero, negative, "all") is refused here, before any store is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, WithJsonSchema, field_validator, model_validator
+
+from runspend.config.types import (
+    SELECTOR_SCHEMA,
+    Currency,
+    Duration,
+    Frozen,
+    HourPrice,
+    Name,
+    Uri,
+    format_duration,
+    parse_duration,
+    parse_size,
+    resolve_uri,
+)
+from runspend.core.selectors import RUN_KEYS, RUN_MAPS, parse_patterns, parse_selector
+
+KINDS = ("run", "model", "checkpoint", "trace", "orphan", "experiment")
+AGES = ("unused_for", "older_than")
+AMOUNTS = ("larger_than", "saves_more_than")
+DIMENSION_KEYS = ("team", "project", "cost_center", "owner")
+SELECT_KEYS = (*RUN_KEYS, *DIMENSION_KEYS)
+SHORTEST_GRACE = timedelta(days=7)
+SHORTEST_RETENTION = timedelta(days=30)
+SHORTEST_MARGIN = timedelta(days=1)
+LONGEST_SKEW = timedelta(hours=1)
+
+
+def _parse_saving(raw: object) -> str:
+    """`5`, `5 USD` or `5 USD / month`: money a month, as "5" or "5 USD"."""
+    text = str(raw).strip() if isinstance(raw, (str, int, float, Decimal)) and not isinstance(raw, bool) else ""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Z]{3})?(?:\s*/\s*month)?", text, re.ASCII)
+    if match is None or Decimal(match[1]) == 0:
+        raise ValueError("money a month above zero is needed: 5 USD, or 5 (money in `currency`)")
+    return f"{match[1]} {match[2]}" if match[2] else match[1]
+
+
+def _parse_kinds(raw: object) -> list[str]:
+    kinds = parse_patterns("kind", raw)
+    if not set(kinds) <= set(KINDS):
+        raise ValueError(f"`kind` allows {', '.join(KINDS)}")
+    return kinds
+
+
+def _parse_select(raw: object) -> dict[str, Any]:
+    """Ages as timedelta, sizes and money as text, kinds and everything else as lists. One key at least must leave something out."""
+    if not isinstance(raw, Mapping) or not raw:
+        raise ValueError("a selector is needed that names what to move; an empty one would mean everything")
+    parsed: dict[str, Any] = {}
+    for key, value in raw.items():
+        if key in AGES:
+            parsed[key] = parse_duration(value)
+        elif key == "larger_than":
+            parse_size(value)
+            parsed[key] = str(value).strip()
+        elif key == "saves_more_than":
+            parsed[key] = _parse_saving(value)
+        elif key == "kind":
+            parsed[key] = _parse_kinds(value)
+        else:
+            try:
+                parsed[str(key)] = parse_selector({str(key).removeprefix("not_"): value}, SELECT_KEYS, RUN_MAPS).popitem()[1]
+            except ValueError as error:
+                if "unknown selector key" not in str(error):
+                    raise
+                allowed = ", ".join((*AGES, *AMOUNTS, "kind", *SELECT_KEYS, *(f"{m}.KEY" for m in RUN_MAPS)))
+                raise ValueError(
+                    f"unknown selector key {key!r}; allowed are {allowed}, and each from tracking on with not_ before it"
+                ) from None
+    if not narrows(parsed):
+        raise ValueError("this would select everything, or everything of a kind. Name an age (`unused_for: 90d`), a size, or some runs")
+    return parsed
+
+
+def narrows(select: Mapping[str, Any]) -> bool:
+    """Whether a parsed `select` leaves something out: an age, a size, money, or a pattern that is not everything. A kind alone does not."""
+    patterns = [value for key, value in select.items() if isinstance(value, list) and key != "kind" and not key.startswith("not_")]
+    is_narrow = any(all(p.strip("*?") and p.casefold() != "all" for p in found) for found in patterns)
+    return is_narrow or any(not isinstance(value, list) for value in select.values())
+
+
+def _parse_count(raw: object) -> int:
+    if not isinstance(raw, bool) and isinstance(raw, (int, str)) and re.fullmatch(r"[1-9]\d{0,8}", str(raw).strip(), re.ASCII):
+        return int(raw)
+    raise ValueError("a whole number from 1 to 999999999 is needed: 3")
+
+
+Count = Annotated[int, BeforeValidator(_parse_count), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": 999_999_999})]
+
+
+class RetentionKeep(Frozen):
+    """What a policy leaves alone among what it selects: of a run's checkpoints and models, or an experiment's runs, the best by a metric and the last."""
+
+    best: Count | None = None
+    by: Annotated[str, Field(min_length=1)] | None = None
+    order: Literal["min", "max"] | None = None
+    last: Count | None = None
+
+    @model_validator(mode="after")
+    def _keeps_something(self) -> RetentionKeep:
+        if self.best is None and self.last is None:
+            raise ValueError("it keeps nothing. Write `best` with `by` and `order`, or `last`, or both")
+        if len({self.best is None, self.by is None, self.order is None}) > 1:
+            raise ValueError("`best`, `by` and `order` belong together: {best: 3, by: val_loss, order: min}")
+        return self
+
+
+def _long_enough(shortest: timedelta, why: str) -> BeforeValidator:
+    def check(raw: object) -> timedelta:
+        duration = parse_duration(raw)
+        if duration < shortest:
+            raise ValueError(f"a length of time of at least {format_duration(shortest)} is needed: {why}")
+        return duration
+
+    return BeforeValidator(check)
+
+
+class RetentionPolicy(Frozen):
+    """Which artifacts a policy moves, and where. Nothing is touched unless a policy says so, its notice was out for `grace`, and apply is asked for.
+
+    `select`: {"unused_for": timedelta, "kind": ["run", …], "larger_than": "2GiB", "not_tag.stage": [glob, …], …}.
+    """
+
+    name: Name
+    select: Annotated[
+        dict[str, Any],
+        BeforeValidator(_parse_select),
+        PlainSerializer(lambda s: {k: format_duration(v) if isinstance(v, timedelta) else v for k, v in s.items()}),
+        SELECTOR_SCHEMA,
+    ]
+    keep: RetentionKeep | None = None
+    action: Literal["tier", "archive", "delete", "prune"]
+    to: str | None = None  # tier: a storage class; archive: the URI of a store, left out: `archive.to`
+    grace: Annotated[Duration, _long_enough(SHORTEST_GRACE, "owners must have time to object")] = timedelta(days=30)
+
+    @field_validator("to")
+    @classmethod
+    def _folders_count_from_the_file(cls, to: str | None, info: ValidationInfo) -> str | None:
+        return to if to is None or info.data.get("action") != "archive" else resolve_uri(to, info)
+
+    @property
+    def kinds(self) -> list[str]:
+        """What it acts on; runs, unless it says otherwise."""
+        return list(self.select.get("kind", ["run"]))
+
+    @model_validator(mode="after")
+    def _says_where(self) -> RetentionPolicy:
+        if self.action == "tier" and not (self.to or "").strip():
+            raise ValueError("`action: tier` needs `to`, the storage class: GLACIER_IR")
+        if self.action == "delete" and self.to is not None:
+            raise ValueError("`to` belongs to `tier` and `archive`. `delete` acts on what lies in the archive, after `archive.retention`")
+        if self.action == "prune" and (self.to is not None or {"larger_than", "saves_more_than"} & set(self.select) or not set(self.kinds) <= {"run", "experiment"}):
+            raise ValueError("`action: prune` deletes runs and experiments in MLflow, no bytes: leave out `to` and sizes, and write `kind: run` or `kind: experiment`")
+        if self.action != "prune" and "experiment" in self.kinds:
+            raise ValueError("`kind: experiment` belongs to `action: prune`: the bytes of an experiment are those of its runs and models")
+        return self
+
+
+def _parse_percent(raw: object) -> Decimal:
+    """`20%` as the exact decimal 0.2. Without the sign nobody could tell 0.5 from half a percent."""
+    match = re.fullmatch(r"(\d{1,2}(?:\.\d{1,4})?)\s*%", raw.strip(), re.ASCII) if isinstance(raw, str) else None
+    value = raw if isinstance(raw, Decimal) else Decimal(match[1]) / 100 if match else Decimal(0)
+    if not 0 < value < 1:
+        raise ValueError("a percentage above zero and below 100 with its sign is needed: 20%; no cap cannot be had")
+    return value
+
+
+def _parse_bytes(raw: object) -> int:
+    size = parse_size(raw)
+    if size > 10**16:
+        raise ValueError("a size of at most 10PB is needed; no cap cannot be had")
+    return size
+
+
+Bytes = Annotated[
+    int,
+    BeforeValidator(_parse_bytes),
+    WithJsonSchema({"type": ["string", "integer"], "pattern": r"^\s*\d+(\.\d+)?\s*([kKmMgGtTpP]?[iI]?[bB])?\s*$", "minimum": 1}),
+]
+Percent = Annotated[
+    Decimal,
+    BeforeValidator(_parse_percent),
+    PlainSerializer(lambda d: f"{(d * 100).normalize():f}%", return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^\s*\d{1,2}(\.\d{1,4})?\s*%\s*$"}),
+]
+
+
+def _short_skew(raw: object) -> timedelta:
+    duration = parse_duration(raw)
+    if duration > LONGEST_SKEW:
+        raise ValueError("a length of time of at most 1h is needed: clocks that differ by more must not decide what is due")
+    return duration
+
+
+def _parse_class(raw: object) -> str:
+    if isinstance(raw, str) and re.fullmatch(r"[A-Za-z][A-Za-z_]*", raw.strip(), re.ASCII):
+        return raw.strip().upper()
+    raise ValueError("a storage class of the archive store is needed: GLACIER_IR (S3), COLDLINE (Google), COOL (Azure)")
+
+
+StorageClass = Annotated[str, BeforeValidator(_parse_class), WithJsonSchema({"type": "string", "pattern": r"^\s*[A-Za-z][A-Za-z_]*\s*$"})]
+# Classes that a store reads from only after somebody asked it to, hours before: nothing written there can be read back and compared.
+UNREADABLE = {"s3": ("GLACIER", "DEEP_ARCHIVE"), "abfss": ("ARCHIVE",), "wasbs": ("ARCHIVE",)}
+
+
+def why_no_class(storage_class: str, target: str) -> str | None:
+    """Why copies in this store cannot be of that class, None when they can."""
+    scheme = target.partition("://")[0] if "://" in target else "file"
+    if scheme == "file":
+        return f"{target} is a folder, which has no storage classes. Leave it out"
+    if storage_class in UNREADABLE.get(scheme, ()):
+        return f"{storage_class} cannot be read at once, and every copy is read back before anything is deleted. Choose one that can: {'GLACIER_IR' if scheme == 's3' else 'COLD'}; the bucket's lifecycle rules may move copies on later"
+    return None
+
+
+class ArchiveSettings(Frozen):
+    """Where archives go, and what stops a run of the archive before its first delete. Every cap has a value: none can be switched off."""
+
+    to: Uri | None = None  # a store of the allow-list; policies may name another
+    storage_class: StorageClass | None = None  # of the copies; left out: what the bucket gives what is written into it
+    max_objects: Count = 100_000  # changed by one `apply`
+    max_bytes: Bytes = 10**12
+    max_percent: Percent = Decimal("0.2")  # of the objects and of the bytes known in a store
+    margin: Annotated[Duration, _long_enough(SHORTEST_MARGIN, "what is still being written must not be moved")] = timedelta(days=7)
+    clock_skew: Annotated[Duration, BeforeValidator(_short_skew)] = timedelta(minutes=5)
+    retention: Annotated[Duration, _long_enough(SHORTEST_RETENTION, "an archive is there to be restored from")] = timedelta(days=365)
+
+
+class StorageRate(Frozen):
+    """What a storage class of a provider costs: GB are of 2^30 bytes. Stands in the place of the list price this product knows."""
+
+    provider: Literal["s3", "gs", "azure"]
+    storage_class: Annotated[str, Field(min_length=1)]
+    month_per_gb: HourPrice
+    minimum_days: Annotated[int, Field(ge=0, le=3650)] = 0  # what is removed earlier is charged for so long
+    minimum_object_bytes: Annotated[int, Field(ge=0, le=2**30)] = 0  # smaller objects are charged as so large
+    overhead_bytes: Annotated[int, Field(ge=0, le=2**20)] = 0  # charged for every object on top
+    write_per_1000: HourPrice = Decimal(0)
+    read_per_1000: HourPrice = Decimal(0)
+    retrieve_per_gb: HourPrice = Decimal(0)
+    currency: Currency
+    source: str | None = None  # where the price is from, in words

@@ -1,0 +1,931 @@
+"""Settings: frozen models of `runspend.yaml`, unknown keys refused, loaded once.
+
+Put here what a user may write and what it defaults to. What a setting makes the program do does not belong here.
+`load_settings` is the only way in; it names the file, the line and the nearest known key in every error.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+from collections.abc import Mapping
+from datetime import date, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
+
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from runspend.config.budgets import AnomalySettings, Budget, BudgetEntry, TagBudgets
+from runspend.config.csv_rows import read_csv_rows
+from runspend.config.error_messages import describe_mistakes
+from runspend.config.mail import MailSettings, WebhookSettings
+from runspend.config.principals import read_principals
+from runspend.config.retention import ArchiveSettings, RetentionKeep, RetentionPolicy, StorageRate, why_no_class
+from runspend.config.types import (
+    CONNECTION,
+    SCHEME,
+    Clock,
+    Currency,
+    Dimension,
+    Discount,
+    Duration,
+    Frozen,
+    HiddenAddress,
+    HourPrice,
+    LineSelector,
+    LocalPath,
+    Name,
+    Rate,
+    Ratio,
+    RunSelector,
+    Secret,
+    Uri,
+    Zone,
+    absolute,
+    address_secrets,
+    parse_duration,
+    resolve_uri,
+    threshold_amount,
+)
+from runspend.config.yaml_file import Loc, read_yaml_file, show_loc
+from runspend.core.errors import ConfigError
+from runspend.core.redaction import HIDDEN, names_secret, redact_uri, redact_values, uri_secrets
+from runspend.core.resource_keys import ATTACHED_TAG_KEYS, GROUP_TAG_KEYS, JOB_TAG_KEYS, RUN_JOB_KEYS, RUN_TAG_KEYS
+
+__all__ = [
+    "AnnotateSettings",
+    "AnomalySettings",
+    "ArchiveSettings",
+    "ArtifactStore",
+    "BillFormat",
+    "BillSource",
+    "Budget",
+    "CopySettings",
+    "DatabricksPrices",
+    "DimensionSettings",
+    "ExchangeRate",
+    "KeySettings",
+    "Machine",
+    "MachinePrice",
+    "MailSettings",
+    "Pool",
+    "Power",
+    "Purchase",
+    "RateSettings",
+    "RetentionKeep",
+    "RetentionPolicy",
+    "Schedule",
+    "ScopeSettings",
+    "Settings",
+    "SharingSettings",
+    "SlurmPrices",
+    "SlurmSettings",
+    "TagBudgets",
+    "TrackingServer",
+    "WarehouseSettings",
+    "WebhookSettings",
+    "find_settings",
+    "json_schema",
+    "load_settings",
+    "parse_duration",
+    "redact",
+    "secret_values",
+    "show_settings",
+    "threshold_amount",
+    "trial_settings",
+]
+
+FILE_NAME = "runspend.yaml"
+TagKey = Annotated[str, Field(min_length=1)]
+
+
+class Schedule(Frozen):
+    """When the DAGs run: a time of day in a time zone."""
+
+    at: Clock = "06:00"
+    timezone: Zone = "UTC"
+
+    @property
+    def hour(self) -> int:
+        return int(self.at[:2])
+
+    @property
+    def minute(self) -> int:
+        return int(self.at[3:])
+
+
+def _key_file(credentials: str, info: ValidationInfo) -> str:
+    """Google's: a path that counts from the file, unless it is no path."""
+    return credentials if credentials == "anonymous" or credentials.startswith(CONNECTION) else absolute(credentials, info)
+
+
+def _kept_secret(credentials: str | SecretStr | None, info: ValidationInfo) -> str | SecretStr | None:
+    """Credentials as the kind of address in `uri` means them; those of Azure never shown."""
+    if not isinstance(credentials, str) or credentials == "anonymous":
+        return credentials
+    uri = info.data.get("uri") or ""
+    if uri.startswith(("abfss://", "abfs://", "az://", "wasbs://")):
+        return SecretStr(credentials)
+    return _key_file(credentials, info) if uri.startswith(("gs://", "bigquery://")) else credentials
+
+
+# A profile (s3://), a key file (gs://), or what is itself a secret: a SAS token or a connection string of Azure.
+Credentials = Annotated[str | SecretStr | None, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]})]
+MAXIMUM_BYTES_BILLED = ByteSize(2**40)
+LEAST_MEMORY = ByteSize(500_000_000)
+
+
+class WarehouseSettings(Frozen):
+    """Where the tables are: a folder or s3://bucket/prefix (Parquet), or bigquery://project/dataset. Left out: `<home>/warehouse`."""
+
+    uri: Uri = ".runspend/warehouse"
+    credentials: str | None = None  # a profile of the AWS configuration, or the key file of a Google service account; never a key itself
+    endpoint: str | None = None
+    region: str | None = None  # of the bucket; BigQuery: where its datasets are made, e.g. EU
+    maximum_bytes_billed: ByteSize = MAXIMUM_BYTES_BILLED  # BigQuery: what one query may read at most, e.g. 200GB
+
+    @field_validator("credentials")
+    @classmethod
+    def _key_files_count_from_the_file(cls, credentials: str | None, info: ValidationInfo) -> str | None:
+        if credentials is None or not (info.data.get("uri") or "").startswith("bigquery://"):
+            return credentials
+        return _key_file(credentials, info)
+
+    @model_validator(mode="after")
+    def _a_folder_has_no_endpoint(self) -> WarehouseSettings:
+        given = [name for name in ("credentials", "endpoint", "region") if getattr(self, name) is not None]
+        if given and not self.uri.startswith(("s3://", "bigquery://")):
+            raise ValueError(f"`{given[0]}` belongs to a warehouse in a bucket or in BigQuery. Set `uri` to s3://bucket/prefix, or leave it out")
+        if self.maximum_bytes_billed != MAXIMUM_BYTES_BILLED and not self.uri.startswith("bigquery://"):
+            raise ValueError("`maximum_bytes_billed` belongs to a warehouse in BigQuery. Set `uri` to bigquery://project/dataset, or leave it out")
+        return self
+
+
+class FileSettings(Frozen):
+    """Who else may read what Runspend writes on this machine. Only its own account may, unless a group is named."""
+
+    group: Annotated[str | None, BeforeValidator(lambda value: str(value) if type(value) is int else value)] = None  # a name, or a number
+    access: Literal["read", "write"] = "read"  # write: for several people who run commands
+
+    @field_validator("group")
+    @classmethod
+    def _group_has_a_name(cls, group: str | None) -> str | None:
+        if group is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}|[0-9]{1,9}", group, re.ASCII):
+            raise ValueError("the name of a group is needed, such as finance, or its number")
+        return group
+
+    @model_validator(mode="after")
+    def _access_is_a_groups(self) -> FileSettings:
+        if self.group is None and self.access != "read":
+            raise ValueError("`access` is that of a group. Set `group` too, or leave `access` out: nobody else may read then")
+        return self
+
+
+def _resolve_file(raw: object, info: ValidationInfo) -> object:
+    return Path(absolute(str(raw), info)) if isinstance(raw, (str, Path)) and str(raw).strip() else raw
+
+
+class AccessLogSettings(Frozen):
+    """A file that gets a JSON line for each page and each statement of `runspend sql`: who, what, when, how many rows."""
+
+    file: Annotated[Path, BeforeValidator(_resolve_file)]
+    values: bool = False  # also what people looked for: run ids in addresses, values and names in statements
+
+
+class CopySettings(Frozen):
+    """Which MLflow tags and params may be copied: a list of keys, or "all" (all but what looks like a secret)."""
+
+    tags: list[str] | Literal["all"] = []
+    params: list[str] | Literal["all"] = []
+
+
+class TrackingServer(Frozen):
+    """One MLflow: its tracking URI, or its database as well (quicker)."""
+
+    name: Name
+    uri: Uri
+    token: Secret | None = None
+    username: str | None = None
+    password: Secret | None = None
+    # What `runspend archive` writes tags and deletes runs with, as a token or user:password; "anonymous" for a server without logins. Left out: nothing is ever written.
+    write_token: Secret | None = None
+    database: Secret | None = None  # carries a password; sqlite:/// and postgresql:// URIs of `uri` imply it
+    workspaces: list[str] | Literal["all"] | None = None
+    ui: str | None = None
+    registry: str | None = None
+    via: Literal["auto", "database", "api", "system-tables"] = "auto"
+    artifacts: Uri | None = None  # what stands behind mlflow-artifacts: URIs
+    copy_: CopySettings = Field(default=CopySettings(), validation_alias=AliasChoices("copy", "copy_"), serialization_alias="copy")
+    max_vanish: Ratio = 0.2
+    late_after: Duration = timedelta(hours=30)
+
+    @field_validator("database")
+    @classmethod
+    def _resolve_database(cls, database: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        return None if database is None else SecretStr(resolve_uri(database.get_secret_value(), info))
+
+    @model_validator(mode="after")
+    def _one_way_to_log_in(self) -> TrackingServer:
+        if self.token is not None and (self.username is not None or self.password is not None):
+            raise ValueError("`token` and `username`/`password` stand beside each other. Keep one way to log in")
+        if (self.username is None) != (self.password is None):
+            raise ValueError("`username` and `password` belong together, one of them is missing. Write both, or a `token`")
+        return self
+
+
+# A format is known by its module lying there; `auto` tries them in this order.
+BILL_FORMATS = tuple(sorted(p.stem.replace("_", "-") for p in (Path(__file__).parents[1] / "ingest" / "billing" / "formats").glob("[!_]*.py")))
+if TYPE_CHECKING:
+    BillFormat = str
+else:
+    BillFormat = Literal[("auto", *BILL_FORMATS)]
+
+
+class Purchase(Frozen):
+    """What was paid for a machine at once, spread evenly over so many calendar months from a day on."""
+
+    amount: Rate
+    months: Annotated[int, Field(ge=1, le=600)]
+    from_: date | None = Field(default=None, validation_alias=AliasChoices("from", "from_"), serialization_alias="from")  # left out: the machine's
+
+
+class Power(Frozen):
+    """What a machine draws, and what a kilowatt-hour costs: a number of watts all the time, or what MLflow measured and `idle_watts` when it did not."""
+
+    per_kwh: Rate
+    watts: Rate | Literal["measured"]
+    idle_watts: Rate | None = None
+
+    @model_validator(mode="after")
+    def _no_hour_is_free(self) -> Power:
+        if self.watts == "measured" and self.idle_watts is None:
+            raise ValueError("`watts: measured` needs `idle_watts`, the draw while no run measures it: `power: {per_kwh: 0.31, watts: measured, idle_watts: 90}`")
+        if self.watts != "measured" and self.idle_watts is not None:
+            raise ValueError("`idle_watts` belongs to `watts: measured`. A number in `watts` is the draw all the time, idle or not")
+        return self
+
+
+class Machine(Frozen):
+    """One machine of your own: what it is, from when to when (days in UTC, both included), and what it costs."""
+
+    resource_id: Annotated[str, Field(min_length=1)]
+    from_: date = Field(validation_alias=AliasChoices("from", "from_"), serialization_alias="from")
+    to: date | None = None
+    purchase: Purchase | None = None
+    per_month: Rate | None = None
+    per_hour: Rate | None = None
+    power: Power | None = None
+    gpus: Annotated[int, Field(ge=0, le=100_000)] | None = None
+    cpus: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    memory_gb: Rate | None = None
+    instance_type: str | None = None
+    region: str | None = None
+    account: str | None = None
+    tags: dict[TagKey, str] = {}
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether its power is billed by what MLflow measured."""
+        return self.power is not None and self.power.watts == "measured"
+
+    @model_validator(mode="after")
+    def _costs_something_some_time(self) -> Machine:
+        if self.from_ < date(2000, 1, 1):
+            raise ValueError("`from` is before the year 2000, which no bill reaches back to")
+        if self.to is not None and self.to < self.from_:
+            raise ValueError(f"`to` is {self.to}, before `from`, {self.from_}. It is the last day the machine is there")
+        if not (self.purchase or self.per_month or self.per_hour or self.power):
+            raise ValueError("it costs nothing. Write `purchase`, `per_month`, `per_hour` or `power`, at least one of them")
+        return self
+
+
+class DatabricksPrices(Frozen):
+    """What Databricks usage costs: prices of the account where there are any, else public ones, less a discount."""
+
+    from_: Literal["account_prices", "list"] = Field(
+        default="account_prices", validation_alias=AliasChoices("from", "from_"), serialization_alias="from"
+    )
+    else_: Literal["list", "none"] = Field(default="list", validation_alias=AliasChoices("else", "else_"), serialization_alias="else")
+    discount: Discount = Decimal(0)  # off public prices; those of the account have theirs in them
+
+
+class SlurmPrices(Frozen):
+    """What an hour of what a job was given costs: a GPU, a core, a GiB of memory, a node, a unit of SLURM's `billing`. Left out: nothing."""
+
+    gpu: HourPrice | None = None
+    gpu_types: dict[Annotated[str, Field(min_length=1)], HourPrice] = {}  # by SLURM's name of the type; all others cost `gpu`
+    cpu: HourPrice | None = None
+    mem_gb: HourPrice | None = None
+    node: HourPrice | None = None
+    billing: HourPrice | None = None
+
+    @model_validator(mode="after")
+    def _prices_something(self) -> SlurmPrices:
+        if not self.model_fields_set:
+            raise ValueError("it has no price. Write one at least of `gpu`, `gpu_types`, `cpu`, `mem_gb`, `node` and `billing`")
+        return self
+
+
+class SlurmSettings(Frozen):
+    """How sacct's files are read, and the rate card. A partition's prices stand in the place of the general ones of the same name."""
+
+    prices: SlurmPrices
+    partitions: dict[Annotated[str, Field(min_length=1)], SlurmPrices] = {}
+    timezone: Zone = "UTC"  # of the times in the files, and of the month or day a file is named after
+    one_file_per: Literal["month", "day"] = "month"
+
+
+class BillSource(Frozen):
+    """One bill: where its export lies and how it is delivered."""
+
+    name: Name
+    format: BillFormat = "auto"
+    uri: Uri | None = None
+    delivery: Literal["manifest", "parts", "versions"] | None = None  # left out: manifest where there are manifests, else parts
+    credentials: Credentials = None
+    endpoint: str | None = None
+    region: str | None = None
+    only: LineSelector | None = None
+    prices: DatabricksPrices | None = None
+    vms: Literal["none"] | None = None
+    machines: list[Machine] = []
+    slurm: SlurmSettings | None = None
+    currency: Currency | None = None  # of a bill that names none; left out: `currency` of the settings
+    pods: Literal["split", "whole"] = "split"  # of a bill with rows of split cost allocation: machines are split by them, or stay whole
+    splits: list[Name] | None = None  # of `format: opencost`: the bills whose lines it splits; left out: every bill
+    lines: LineSelector | None = None  # of `format: opencost`: lines that are the cluster's machines together, where it names none
+    idle: Literal["keep", "share"] = "keep"  # of `format: opencost`: what no pod had is a part of its own, or every pod's
+    max_drop: Ratio = 0.5
+    late_after: Duration = timedelta(hours=48)
+
+    @field_validator("credentials")
+    @classmethod
+    def _hide_what_is_secret(cls, credentials: str | SecretStr | None, info: ValidationInfo) -> str | SecretStr | None:
+        return _kept_secret(credentials, info)
+
+    @model_validator(mode="after")
+    def _has_a_place(self) -> BillSource:
+        if self.format == "machines" and not self.machines:
+            raise ValueError("`format: machines` needs `machines:`, the list of what the machines cost")
+        if self.format != "machines" and self.machines:
+            raise ValueError("`machines:` belongs to `format: machines`")
+        for key in ("prices", "vms"):
+            if getattr(self, key) is not None and self.format != "databricks":
+                raise ValueError(f"`{key}:` belongs to `format: databricks`")
+        if self.format == "machines" and self.uri is not None:
+            raise ValueError("`format: machines` reads no files. Leave `uri` out")
+        if self.format == "slurm" and self.slurm is None:
+            raise ValueError("`format: slurm` needs `slurm:`, the prices of what jobs were given: `slurm: {prices: {gpu: 1.20}}`")
+        if self.slurm is not None and self.format not in ("auto", "slurm"):
+            raise ValueError("`slurm:` belongs to `format: slurm`")
+        if self.format != "machines" and self.uri is None:
+            raise ValueError("`uri` is missing: the folder, file or bucket prefix the export lies in")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_no_bill(self) -> BillSource:
+        is_bill = self.format != "opencost"
+        for key, default in (("splits", None), ("lines", None), ("idle", "keep")):
+            if is_bill and getattr(self, key) != default:
+                raise ValueError(f"`{key}:` belongs to `format: opencost`")
+        for key, default in (("only", None), ("delivery", None), ("pods", "split")):
+            if not is_bill and getattr(self, key) != default:
+                raise ValueError(f"`{key}:` belongs to a bill, and `format: opencost` is none: it splits lines of bills")
+        return self
+
+    @model_validator(mode="after")
+    def _one_machine_once(self) -> BillSource:
+        for i, machine in enumerate(self.machines):
+            for j, other in enumerate(self.machines[:i]):
+                if machine.resource_id == other.resource_id and machine.from_ <= (other.to or date.max) and other.from_ <= (machine.to or date.max):
+                    raise ValueError(
+                        f"`machines[{i}]` and `machines[{j}]` are both {machine.resource_id} on {max(machine.from_, other.from_)}, "
+                        "that day would be charged twice. End the first with `to`, the day before the second begins"
+                    )
+        return self
+
+
+class ArtifactStore(Frozen):
+    """One root of the allow-list: nothing outside these is ever contacted."""
+
+    uri: Uri
+    endpoint: str | None = None
+    region: str | None = None
+    credentials: Credentials = None
+    # What `runspend archive apply` deletes with, as `credentials`; "local" for a folder. Left out: nothing is ever deleted from the store.
+    delete_credentials: Credentials = None
+    inventory: Uri | None = None  # the folder of an S3 Inventory, read in place of a listing
+    measure: Literal["list", "none"] = "list"
+
+    @field_validator("credentials")
+    @classmethod
+    def _hide_what_is_secret(cls, credentials: str | SecretStr | None, info: ValidationInfo) -> str | SecretStr | None:
+        return _kept_secret(credentials, info)
+
+    @field_validator("delete_credentials")
+    @classmethod
+    def _deletes_with_its_own(cls, credentials: str | SecretStr | None, info: ValidationInfo) -> str | SecretStr | None:
+        if not isinstance(credentials, str):
+            return credentials
+        is_folder = not SCHEME.match(info.data.get("uri") or "") or (info.data.get("uri") or "").startswith("file:")
+        if not credentials.strip() or is_folder != (credentials == "local"):
+            raise ValueError("what deletes is named on purpose: `local` for a folder, else a profile or connection of its own. Leave the key out, and nothing is deleted")
+        return _kept_secret(credentials, info)
+
+
+class ScopeSettings(Frozen):
+    """Which bill lines are the ML platform's. Left out: the default scope of the ledger."""
+
+    include: list[LineSelector] = []
+    exclude: list[LineSelector] = []
+
+
+class SharedSettings(Frozen):
+    """Bill lines of services the whole ML platform uses: databases, control planes, gateways. They are shared cost, reason `platform`."""
+
+    lines: list[LineSelector] = []
+
+
+class Pool(Frozen):
+    """These runs ran on these machines, before anybody tags anything."""
+
+    name: Name
+    runs: RunSelector
+    lines: LineSelector
+    unused: Literal["idle", "to_runs"] = "idle"
+    equal: list[Literal["team", "project", "cost_center", "owner"]] = []
+
+
+def _dimension_kind(raw: object) -> str:
+    return "text" if isinstance(raw, str) else "principals" if isinstance(raw, dict) and "principal" in raw else "file"
+
+
+DimensionSource = Annotated[
+    Annotated[Dimension, Tag("text")] | Annotated[dict[Literal["user"], LocalPath], Tag("file")] | Annotated[dict[Literal["principal"], LocalPath], Tag("principals")],
+    Discriminator(_dimension_kind),
+]
+
+
+class DimensionSettings(Frozen):
+    """Where team, project, cost_center and owner come from: the first that has a value wins."""
+
+    team: list[DimensionSource] = ["run.tag.team", "experiment.tag.team"]
+    project: list[DimensionSource] = ["run.tag.project", "experiment.tag.project"]
+    cost_center: list[DimensionSource] = ["run.tag.cost_center", "experiment.tag.cost_center"]
+    owner: list[DimensionSource] = ["run.tag.owner", "experiment.tag.owner", "run.user"]
+    not_a_person: list[str] = ["root", "ubuntu", "ec2-user", "jovyan", "nobody"]
+
+    _principals: dict[str, dict[str, str]] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _read_principals(self) -> DimensionSettings:
+        """An entry that is wrong is an error of the configuration, not of a night."""
+        for dimension in ("team", "project", "cost_center", "owner"):
+            if files := [Path(s["principal"]) for s in getattr(self, dimension) if isinstance(s, dict) and "principal" in s]:
+                self._principals[dimension] = read_principals(files, dimension)
+        return self
+
+    @property
+    def principals(self) -> Mapping[str, Mapping[str, str]]:
+        """Dimension -> its value by the key of an IAM principal, of its files `{principal: FILE.csv}`."""
+        return self._principals
+
+
+class KeySettings(Frozen):
+    """Which tag keys join runs and bill lines. A list that is written replaces the default one; the first key that is set wins.
+
+    The forms AWS turns keys into (user_KEY, resourceTags/user:KEY) need not be written: they are looked for as well.
+    """
+
+    run_id: list[TagKey] = list(RUN_TAG_KEYS)  # of the bill: the id of the run the line is for
+    job: list[TagKey] = list(JOB_TAG_KEYS)  # of the bill: the job the line is for
+    run_job: list[TagKey] = list(RUN_JOB_KEYS)  # of the run, tag or param: the job it is part of
+    attached_to: list[TagKey] = list(ATTACHED_TAG_KEYS)  # of the bill: the machine that a disk or an address hangs on
+    groups: list[TagKey] = list(GROUP_TAG_KEYS)  # of the bill: node groups, then clusters, that a line shares with machines
+
+
+class SharingSettings(Frozen):
+    """What happens to money no run owns: kept in its pot, or spread over the runs of the same bill in proportion to their cost, or evenly."""
+
+    shared: Literal["keep", "proportional", "even"] = "keep"
+    idle: Literal["keep", "proportional", "even"] = "keep"
+
+
+class ExchangeRate(Frozen):
+    """What one unit of `from` is worth in `to`, from a date until the pair's next one. `inverse`: good for the way back too, by division."""
+
+    from_: Currency = Field(validation_alias=AliasChoices("from", "from_"), serialization_alias="from")
+    to: Currency
+    rate: Rate
+    valid_from: date = Field(validation_alias=AliasChoices("date", "valid_from"), serialization_alias="date")
+    inverse: bool = False
+
+    @model_validator(mode="after")
+    def _between_two(self) -> ExchangeRate:
+        if self.from_ == self.to:
+            raise ValueError(f"`from` and `to` are both {self.to}. A rate is between two currencies")
+        return self
+
+
+class MachinePrice(Frozen):
+    """What an hour of a machine costs, for hours no bill knows yet. Left out: every region, every pricing category."""
+
+    instance_type: Annotated[str, Field(min_length=1)]
+    region: str | None = None
+    price: Rate
+    currency: Currency
+    per: Literal["hour"] = "hour"
+    pricing_category: str | None = None  # as FOCUS PricingCategory: Standard, Committed, Dynamic
+
+
+Written = TypeVar("Written", bound=Frozen)
+
+
+def _read_rows(raw: object, info: ValidationInfo, model: type[Written], needed: tuple[str, ...], optional: tuple[str, ...]) -> object:
+    """A list stays as it is; the name of a CSV file becomes its rows, mistakes told by the file's own lines."""
+    if not isinstance(raw, str):
+        return raw
+    path = Path(absolute(raw, info))
+    made = []
+    for line, row in read_csv_rows(path, needed, optional):
+        try:
+            made.append(model.model_validate({name: value for name, value in row.items() if value is not None}))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = "".join(f", {part}" for part in first["loc"][:1])
+            raise ValueError(f"{path}, line {line}{where}: {first['msg'].removeprefix('Value error, ')}") from None
+    return made
+
+
+def _read_exchange(raw: object, info: ValidationInfo) -> object:
+    return _read_rows(raw, info, ExchangeRate, ("from", "to", "rate", "date"), ("inverse",))
+
+
+def _read_prices(raw: object, info: ValidationInfo) -> object:
+    return _read_rows(raw, info, MachinePrice, ("instance_type", "price", "currency"), ("region", "per", "pricing_category"))
+
+
+class RateSettings(Frozen):
+    """Dated exchange rates, prices of machines for hours that no bill knows yet (lists, or the names of CSV files), and of storage classes."""
+
+    exchange: Annotated[list[ExchangeRate], BeforeValidator(_read_exchange, json_schema_input_type=list[ExchangeRate] | str)] = []
+    prices: Annotated[list[MachinePrice], BeforeValidator(_read_prices, json_schema_input_type=list[MachinePrice] | str)] = []
+    storage: list[StorageRate] = []  # what the archive plan reckons with where a price differs from the list's
+
+    @model_validator(mode="after")
+    def _each_once(self) -> RateSettings:
+        rates: dict[tuple[str, str, date], Decimal] = {}
+        for i, rate in enumerate(self.exchange):
+            pair = (rate.from_, rate.to, rate.valid_from)
+            if rates.setdefault(pair, rate.rate) != rate.rate:
+                _conflict(("rates", "exchange", i), f"a second rate from {rate.from_} to {rate.to} of {rate.valid_from}. Keep one of them")
+        prices: dict[tuple[str, str | None, str | None, str], Decimal] = {}
+        for i, price in enumerate(self.prices):
+            machine = (price.instance_type, price.region, price.pricing_category, price.currency)
+            if prices.setdefault(machine, price.price) != price.price:
+                _conflict(("rates", "prices", i), f"a second price of {price.instance_type} in {price.region or 'every region'}. Keep one of them")
+        return self
+
+
+class AnnotateSettings(Frozen):
+    """Writing the cost back to MLflow. Off unless present."""
+
+    metric: str = "runspend/effective_cost"
+    token: Secret | None = None
+
+
+def _resolve_home(raw: object, info: ValidationInfo) -> object:
+    if isinstance(raw, (str, Path)):
+        if not str(raw).strip():
+            raise ValueError("a folder is needed; this is empty")
+        return Path(str(raw) if SCHEME.match(str(raw)) else absolute(str(raw), info))
+    return raw
+
+
+class Settings(Frozen):
+    """Everything in `runspend.yaml`."""
+
+    home: Annotated[Path, BeforeValidator(_resolve_home), Field(validate_default=True)] = Path(".runspend")
+    currency: Currency = "USD"
+    memory: ByteSize | None = None  # that loading a bill may take, e.g. 2GB; None: half the machine's, 4 GiB at most
+    load_timeout: Duration = timedelta(hours=6)  # that loading one bill may take
+    schedule: Schedule = Schedule()
+    warehouse: WarehouseSettings = WarehouseSettings()
+    files: FileSettings = FileSettings()
+    tracking: list[TrackingServer] = []
+    billing: list[BillSource] = []
+    stores: list[ArtifactStore] = Field(default=[], validation_alias=AliasChoices("stores", "artifacts"))
+    scope: ScopeSettings | None = None
+    shared: SharedSettings = SharedSettings()
+    pools: list[Pool] = []
+    dimensions: DimensionSettings = DimensionSettings()
+    keys: KeySettings = KeySettings()
+    sharing: SharingSettings = SharingSettings()
+    rates: RateSettings = RateSettings()
+    # `budgets` of the file; read `budgets` and `tag_budgets` below.
+    budget_entries: list[BudgetEntry] = Field(default=[], alias="budgets")
+    annotate: AnnotateSettings | None = None
+    mail: MailSettings = MailSettings()
+    retention: list[RetentionPolicy] = []
+    archive: ArchiveSettings = ArchiveSettings()
+    access_log: AccessLogSettings | None = None
+    _path: Path | None = PrivateAttr(default=None)
+    _named_secrets: list[str] = PrivateAttr(default_factory=list)  # of variables whose name says so, wherever the file has them
+
+    @property
+    def path(self) -> Path | None:
+        """The file the settings came from; None when made in code."""
+        return self._path
+
+    @property
+    def budgets(self) -> list[Budget]:
+        """The budgets of the file itself."""
+        return [b for b in self.budget_entries if isinstance(b, Budget)]
+
+    @property
+    def tag_budgets(self) -> list[TagBudgets]:
+        """Whether, and whom to tell of, budgets written as experiment tags."""
+        return [b for b in self.budget_entries if isinstance(b, TagBudgets)]
+
+    @field_validator("memory")
+    @classmethod
+    def _memory_is_enough(cls, memory: ByteSize | None) -> ByteSize | None:
+        if memory is not None and memory < LEAST_MEMORY:
+            raise ValueError("it should be at least 500MB: the program itself takes 200MB of it")
+        return memory
+
+    @model_validator(mode="after")
+    def _warehouse_under_home(self) -> Settings:
+        if "uri" not in self.warehouse.model_fields_set:
+            # The models are frozen for everybody else; this is still construction, and stays a default.
+            self.__dict__["warehouse"] = WarehouseSettings.model_construct(_fields_set=set(), uri=str(self.home / "warehouse"))
+        return self
+
+    @model_validator(mode="after")
+    def _bills_have_a_currency(self) -> Settings:
+        bills = [bill.model_copy() if bill.currency is None else bill for bill in self.billing]
+        for bill in bills:
+            if bill.currency is None:
+                bill.__dict__["currency"] = self.currency  # as above: still a default, which this file decides
+        self.__dict__["billing"] = bills
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_keys(self) -> Settings:
+        """A name is the key of stored rows and records: two that differ by case only would share a file on some systems."""
+        sources = [(("tracking", i), s.name) for i, s in enumerate(self.tracking)] + [
+            (("billing", i), b.name) for i, b in enumerate(self.billing)
+        ]
+        budgets = [(("budgets", i), b.name) for i, b in enumerate(self.budget_entries) if isinstance(b, Budget)]
+        pools = [(("pools", i), p.name) for i, p in enumerate(self.pools)]
+        policies = [(("retention", i), p.name) for i, p in enumerate(self.retention)]
+        for named in (sources, budgets, pools, policies):
+            seen: dict[str, Loc] = {}
+            for loc, name in named:
+                if name.casefold() in seen:
+                    _conflict(
+                        (*loc, "name"),
+                        f"the name {name!r} is already taken by {show_loc(seen[name.casefold()])}. Names are keys: give every one its own",
+                    )
+                seen[name.casefold()] = loc
+        for loc, name in sources:
+            if name.casefold() == "all":
+                _conflict((*loc, "name"), "the name 'all' is taken by the tables that are filled from every source. Choose another")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_split_bills(self) -> Settings:
+        bills = [b.name for b in self.billing if b.format != "opencost"]
+        for i, source in enumerate(self.billing):
+            for name in source.splits or ():
+                if name not in bills:
+                    _conflict(("billing", i, "splits"), f"{name!r} is no bill whose lines could be split. Bills are {', '.join(bills) or 'none'}")
+        return self
+
+    @model_validator(mode="after")
+    def _stores_do_not_overlap(self) -> Settings:
+        roots = [(i, store.uri.rstrip("/") + "/") for i, store in enumerate(self.stores) if store.measure == "list"]
+        for n, (i, root) in enumerate(roots):
+            for j, other in roots[:n]:
+                if root.startswith(other) or other.startswith(root):
+                    _conflict(
+                        ("stores", i, "uri"),
+                        f"this root and stores[{j}] lie in each other, their bytes would count twice. Keep the outer one",
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _archives_have_a_store(self) -> Settings:
+        stores = {store.uri.rstrip("/") for store in self.stores}
+        listed = ", ".join(sorted(stores)) or "none"
+        if self.archive.to is not None and self.archive.to.rstrip("/") not in stores:
+            _conflict(("archive", "to"), f"it is no store of this file. Add its `uri` to `stores`, the list of what may be touched. Stores are {listed}")
+        if self.archive.storage_class and self.archive.to and (why := why_no_class(self.archive.storage_class, self.archive.to)):
+            _conflict(("archive", "storage_class"), why)
+        for i, policy in enumerate(self.retention):
+            target = policy.to or self.archive.to
+            if policy.action == "archive" and (target is None or target.rstrip("/") not in stores):
+                _conflict(("retention", i), f"`action: archive` needs a store to put archives in: `to` here, or `archive: {{to: …}}`, a `uri` of `stores`. Stores are {listed}")
+            if policy.action == "archive" and target and self.archive.storage_class and (why := why_no_class(self.archive.storage_class, target)):
+                _conflict(("archive", "storage_class"), f"for policy {policy.name}: {why}")
+            amount = policy.select.get("saves_more_than", "")
+            if " " in amount and not amount.endswith(f" {self.currency}"):
+                _conflict(("retention", i, "select"), f"saves_more_than is not in `currency`, {self.currency}. Savings are told in that currency")
+        return self
+
+    @model_validator(mode="after")
+    def _experiment_tags_once(self) -> Settings:
+        found = [i for i, entry in enumerate(self.budget_entries) if isinstance(entry, TagBudgets)]
+        if len(found) > 1:
+            _conflict(("budgets", found[1]), f"budgets in experiment tags are taken twice, first by budgets[{found[0]}]. Keep one of the two")
+        return self
+
+    @model_validator(mode="after")
+    def _thresholds_in_currency(self) -> Settings:
+        for i, budget in enumerate(self.budget_entries):
+            anomalies = [budget.anomalies.money] if budget.anomalies else []
+            for threshold in (*budget.actual, *budget.forecast, *anomalies):
+                if " " in threshold and not threshold.endswith(f" {self.currency}"):
+                    _conflict(
+                        ("budgets", i), f"threshold {threshold} is not in `currency`, {self.currency}. Budgets are judged in that currency"
+                    )
+        return self
+
+
+def _conflict(loc: Loc, why: str) -> NoReturn:
+    raise PydanticCustomError("conflict", "{why}", {"why": why, "at": loc})
+
+
+def load_settings(path: Path | None = None, env: Mapping[str, str] | None = None) -> Settings:
+    """Settings of `path`, else of $RUNSPEND_CONFIG, else of ./runspend.yaml; raises ConfigError. Paths in them are absolute."""
+    environment = os.environ if env is None else env
+    found = find_settings_file(path, environment)
+    file = read_yaml_file(found, environment)
+    if "stores" in file.data and "artifacts" in file.data:
+        raise ConfigError(
+            f"cannot read {found}, line {file.line(('artifacts',))}, artifacts: it is the same as `stores`, on line {file.line(('stores',))}. Keep one of the two."
+        )
+    try:
+        settings = Settings.model_validate(file.data, context={"base": str(found.parent)})
+    except ValidationError as error:
+        mistakes = error.errors(include_url=False, include_input=False)
+    else:
+        settings._path = found
+        settings._named_secrets = [value for name, value in file.variables.items() if names_secret(name)]
+        return settings
+    # Outside the except block: the error of pydantic holds the values, and would travel along as `__context__`.
+    raise ConfigError(describe_mistakes(file, mistakes, json_schema()))
+
+
+def find_settings_file(path: Path | None, env: Mapping[str, str]) -> Path:
+    """The file to read, absolute; raises ConfigError that lists every place that was looked in."""
+    found = find_settings(path, env)
+    if found is None:
+        raise ConfigError(
+            f"cannot find a configuration: --config is not given, $RUNSPEND_CONFIG is not set, and there is no {Path(FILE_NAME).absolute()}. "
+            "Run `runspend init` to write one."
+        )
+    return found
+
+
+def find_settings(path: Path | None = None, env: Mapping[str, str] | None = None) -> Path | None:
+    """Like `find_settings_file`, but None when no file is named and there is none here. A named one that is missing is an error."""
+    named = (os.environ if env is None else env).get("RUNSPEND_CONFIG", "") if path is None else str(path)
+    found = Path(os.path.abspath(named or FILE_NAME))
+    if found.is_file():
+        return found
+    if path is not None:
+        raise ConfigError(f"cannot read {found}: there is no such file. Give --config the path of a runspend.yaml, or run `runspend init`.")
+    if named:
+        raise ConfigError(f"cannot read {found}: $RUNSPEND_CONFIG names it, and there is no such file. Correct or unset the variable.")
+    return None
+
+
+def trial_settings(tracking: str, bill: str, folder: Path) -> Settings:
+    """Settings of `runspend try`: one server, one bill, everything written under `folder`, no mail. Raises ConfigError."""
+    data = {
+        "home": str(folder),
+        "tracking": [{"name": "mlflow", "uri": tracking}],
+        "billing": [{"name": "bill", "uri": bill}],
+        "mail": {"backend": "none"},
+    }
+    if "://" not in bill and not Path(bill).exists():
+        raise ConfigError(f"cannot try --bill {bill}: there is no such file or folder. Give a bill, a folder of its files, or s3://BUCKET/PREFIX/.")
+    if tracking.startswith("sqlite:///") and not Path(tracking.removeprefix("sqlite:///")).exists():
+        raise ConfigError(f"cannot try --tracking {tracking}: there is no such file. Three slashes come before a relative path, four before an absolute one.")
+    try:
+        return Settings.model_validate(data, context={"base": os.getcwd()})
+    except ValidationError as error:
+        mistakes = [f"--{mistake['loc'][0]}: {mistake['msg']}" for mistake in error.errors(include_url=False, include_input=False)]
+    raise ConfigError(
+        f"cannot use these sources: {'; '.join(mistakes)}. Give --tracking an MLflow URI and --bill a file, a folder or s3://…"
+    )
+
+
+@functools.cache
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of `runspend.yaml`, for editors: docs/runspend.schema.json."""
+    schema = Settings.model_json_schema(by_alias=True, mode="validation")
+    schema["properties"]["artifacts"] = {**schema["properties"]["stores"], "title": "Artifacts"}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "runspend.yaml",
+        **{k: v for k, v in schema.items() if k != "title"},
+    }
+
+
+def _is_address(secret: str) -> bool:
+    """A URI with a password in it. A connection string that holds addresses is none: it is secret as a whole."""
+    return "://" in secret and bool(SCHEME.match(secret))
+
+
+def secret_values(settings: Settings) -> list[str]:
+    """Every secret the settings hold: tokens, passwords, the passwords inside URIs, and variables of the environment whose name says that they are secret.
+    References to connections are none."""
+    found: list[str] = [value for value in settings._named_secrets if not value.startswith(CONNECTION)]
+
+    def collect(value: object) -> None:
+        if isinstance(value, HiddenAddress):
+            secret = value.get_secret_value()
+            if not secret.startswith(CONNECTION):
+                found.extend([secret, *address_secrets(secret)])
+        elif isinstance(value, SecretStr):
+            secret = value.get_secret_value()
+            if not secret.startswith(CONNECTION):
+                # A database URI is not secret as a whole: its host is what an error is about.
+                found.extend(uri_secrets(secret) if _is_address(secret) else [secret, *uri_secrets(secret)])
+        elif isinstance(value, str):
+            found.extend(uri_secrets(value))
+        elif isinstance(value, BaseModel):
+            collect(list(value.__dict__.values()))
+        elif isinstance(value, Mapping):
+            collect(list(value.values()))
+        elif isinstance(value, list):
+            for item in value:
+                collect(item)
+
+    collect(settings)
+    # HTTP Basic sends base64 of both together.
+    found += [f"{s.username}:{s.password.get_secret_value()}" for s in settings.tracking if s.password is not None]
+    return found
+
+
+def redact(text: str, settings: Settings | None) -> str:
+    """The text without any secret of the settings, in any encoding it may have been printed in, and without passwords in URIs."""
+    return redact_uri(redact_values(text, secret_values(settings) if settings is not None else []))
+
+
+def show_settings(settings: Settings) -> str:
+    """The settings as YAML, secrets hidden, every value that nobody wrote marked `# default`."""
+    lines = [f"# {settings.path or 'settings made in code'}"]
+    lines += _show_model(settings, "")
+    return redact("\n".join(lines), settings) + "\n"
+
+
+def _show_model(model: BaseModel, indent: str) -> list[str]:
+    lines: list[str] = []
+    for name, info in type(model).model_fields.items():
+        key = info.serialization_alias or info.alias or name
+        value = getattr(model, name)
+        if isinstance(value, BaseModel) and name in model.model_fields_set | {"warehouse"}:
+            lines += [f"{indent}{key}:", *_show_model(value, indent + "  ")]
+        elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
+            lines.append(f"{indent}{key}:")
+            for item in value:
+                first, *rest = _show_model(item, indent + "    ")
+                lines += [f"{indent}  - {first.lstrip()}", *rest]
+        else:
+            mark = "" if name in model.model_fields_set else "  # default"
+            lines.append(f"{indent}{key}: {_show_value(model, name, value)}{mark}")
+    return lines
+
+
+def _show_value(model: BaseModel, name: str, value: object) -> str:
+    """One value in flow style, which JSON is."""
+    if isinstance(value, SecretStr):
+        secret = value.get_secret_value()
+        value = secret if secret.startswith(CONNECTION) else redact_uri(secret) if _is_address(secret) and not isinstance(value, HiddenAddress) else HIDDEN
+    elif isinstance(value, BaseModel):
+        value = json.loads(value.model_dump_json(by_alias=True))
+    elif value is not None:
+        value = model.model_dump(mode="json", include={name})[name]
+    return json.dumps(value, ensure_ascii=False)

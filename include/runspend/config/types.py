@@ -1,0 +1,316 @@
+"""The types of values in `runspend.yaml`: lengths of time, money, thresholds, URIs, addresses, selectors.
+
+Each turns what people write into one form, or says what is allowed; no message repeats the value (it may be a secret).
+Which key has which type belongs in `settings.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from decimal import Context, Decimal
+from email.utils import getaddresses, parseaddr
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationInfo,
+    WithJsonSchema,
+)
+
+from runspend.core.redaction import redact_uri
+from runspend.core.selectors import BUDGET_KEYS, LINE_KEYS, LINE_MAPS, RUN_KEYS, RUN_MAPS, Selector, parse_selector
+
+CONNECTION = "connection:"  # what follows is the id of an Airflow connection, resolved by dags/runspend_settings.py
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
+CURRENCY_PATTERN = r"^[A-Z]{3}$"
+DIMENSION_PATTERN = r"^(run\.user|(run|experiment|line)\.tag\..+|run\.param\..+)$"
+
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?\s*[wdhms]\s*)+")
+_SECONDS = {"w": 604800, "d": 86400, "h": 3600, "m": 60, "s": 1}
+SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?i?b)?", re.ASCII | re.IGNORECASE)
+_MAILBOX = re.compile(
+    r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*"
+)
+_PLAIN_LOCAL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._+'=~-]{0,62}[A-Za-z0-9_+'=~-])?")
+LONGEST_ADDRESS = 1_000  # characters, with a name. The parser of the standard library is slow with long ones
+_UNITS = {"b": 1, "ib": 1, **{f"{p}b": 1000**n for n, p in enumerate("kmgtp", 1)}, **{f"{p}ib": 1024**n for n, p in enumerate("kmgtp", 1)}}
+
+
+class Frozen(BaseModel):
+    """Frozen, unknown keys refused, values never repeated in an error, passwords in URIs hidden in `repr`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, populate_by_name=True)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, redact_uri(value) if isinstance(value, str) else value
+
+
+def parse_duration(raw: object) -> timedelta:
+    """`36h`, `30d`, `90m`, `1d 12h` as a timedelta; nothing that is empty, zero, negative or without a unit."""
+    if isinstance(raw, timedelta):
+        duration = raw
+    elif isinstance(raw, str) and _DURATION.fullmatch(raw.strip()):
+        parts = re.findall(r"(\d+(?:\.\d+)?)\s*([wdhms])", raw)
+        seconds = sum(Decimal(number) * _SECONDS[unit] for number, unit in parts)
+        if seconds > 100 * 366 * 86400:
+            raise ValueError("a length of time of at most 100 years is needed")
+        duration = timedelta(seconds=float(seconds))
+    else:
+        raise ValueError("a length of time with its unit is needed: 90m, 36h, 30d or 2w")
+    if duration <= timedelta(0):
+        raise ValueError("a length of time above zero is needed: 90m, 36h, 30d or 2w")
+    return duration
+
+
+def format_duration(duration: timedelta) -> str:
+    """`36h` for 36 hours: the largest unit up to days that needs no fraction, hours below two days."""
+    seconds = duration.total_seconds()
+    for unit in "dhm":
+        if seconds % _SECONDS[unit] == 0 and (unit != "d" or seconds >= 2 * 86400):
+            return f"{seconds // _SECONDS[unit]:.0f}{unit}"
+    return f"{Decimal(duration // timedelta(microseconds=1)) / 1_000_000:f}s"
+
+
+def parse_size(raw: object) -> int:
+    """`500MB` or `2 GiB` in bytes; nothing that is empty, zero, negative or "all"."""
+    match = None if isinstance(raw, bool) else _SIZE.fullmatch(str(raw).strip())
+    size = int(Decimal(match[1]) * _UNITS[(match[2] or "b").lower()]) if match else 0
+    if size <= 0:
+        raise ValueError("a size above zero is needed: 500MB, 2GiB")
+    return size
+
+
+def _parse_ratio(raw: object) -> object:
+    if isinstance(raw, str) and raw.strip().endswith("%"):
+        number = raw.strip()[:-1].strip()
+        return float(number) / 100 if re.fullmatch(r"\d+(\.\d+)?", number) else raw
+    return raw
+
+
+def _parse_discount(raw: object) -> object:
+    """`18%` as the exact decimal 0.18. Without the sign nobody could tell 0.5 from half a percent."""
+    if isinstance(raw, Decimal):
+        return raw
+    text = raw.strip() if isinstance(raw, str) else ""
+    if not re.fullmatch(r"\d{1,2}(\.\d{1,4})?\s*%", text):
+        raise ValueError("a percentage below 100 with its sign is needed: 18% or 12.5%")
+    return Decimal(text[:-1].strip()) / 100
+
+
+def _parse_money(raw: object) -> object:
+    """Amounts are exact: a float has already lost digits, so its shortest text is what counts."""
+    return str(raw) if isinstance(raw, float) else raw
+
+
+def _short_number(number: Decimal) -> Decimal:
+    """At most 18 digits before and after the point together: more would not fit the integers that convert money exactly."""
+    shortest = number.normalize()
+    _, digits, exponent = shortest.as_tuple()
+    assert isinstance(exponent, int)
+    if max(len(digits) + max(exponent, 0), -exponent) > 18:
+        raise ValueError("a number of at most 18 digits is needed")
+    return shortest if exponent <= 0 else shortest.quantize(Decimal(1))  # 28800, not 2.88E+4: settings are shown
+
+
+def _amount(number: Decimal) -> Decimal:
+    """What a column of the tables takes: 16 digits before the point and 22 after it."""
+    exponent = number.normalize(Context(prec=76)).as_tuple().exponent
+    if number >= 10**15 or (isinstance(exponent, int) and exponent < -22):
+        raise ValueError("an amount below 1,000,000,000,000,000 with at most 22 decimals is needed")
+    return number
+
+
+def _hour_price(number: Decimal) -> Decimal:
+    """What integers multiply exactly with everything a job can be given."""
+    shortest = number.normalize()
+    exponent = shortest.as_tuple().exponent
+    assert isinstance(exponent, int)
+    if exponent < -10 or number >= 10_000:
+        raise ValueError("a price below 10,000 with at most 10 decimals is needed")
+    return shortest if exponent <= 0 else shortest.quantize(Decimal(1))
+
+
+def parse_threshold(raw: object) -> str:
+    """`80%`, `500 USD` or `500` in one spelling."""
+    text = str(raw).strip() if isinstance(raw, (str, int, float, Decimal)) and not isinstance(raw, bool) else ""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%|[A-Z]{3})?", text, re.ASCII)
+    if match is None or Decimal(match[1]) == 0:
+        raise ValueError("a threshold above zero is needed: 80%, 500 USD, or 500 (money in `currency`)")
+    return match[1] + {"%": "%", None: ""}.get(match[2], f" {match[2]}")
+
+
+def threshold_amount(threshold: str, amount: Decimal) -> Decimal:
+    """The money at which a threshold of a budget of `amount` is crossed, exact: 4000 for "80%" of 5000, 500 for "500 USD"."""
+    number = Decimal(threshold.split(" ")[0].removesuffix("%"))
+    return amount * number / 100 if threshold.endswith("%") else number
+
+
+def _parse_time(raw: object) -> object:
+    if isinstance(raw, str) and (match := re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", raw.strip())):
+        return f"{int(match[1]):02d}:{match[2]}"
+    raise ValueError('a time of day is needed: "06:00"')
+
+
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):  # not found, not a zone's name, a folder of zones
+        raise ValueError("the name of a time zone is needed: UTC, Europe/Berlin") from None
+    return name
+
+
+def absolute(path: str, info: ValidationInfo) -> str:
+    base = (info.context or {}).get("base")
+    return path if base is None else os.path.abspath(os.path.join(base, os.path.expanduser(path)))
+
+
+def resolve_uri(uri: str, info: ValidationInfo) -> str:
+    """Folders and SQLite files count from the file that names them; every other URI stays as it is."""
+    if not uri.strip() or re.search(r"[\x00-\x1f\x7f]", uri):
+        raise ValueError("a URI or a folder is needed; this is empty or holds control characters")
+    if uri.startswith("sqlite:") and (match := re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/?:][^?]*)(.*)", uri)):
+        return f"{match[1]}{absolute(match[2], info)}{match[3]}"
+    if re.match(r"file:(?!/)", uri):
+        return f"file://{absolute(uri.removeprefix('file:'), info)}"
+    if SCHEME.match(uri) or uri == "databricks":
+        return uri
+    return absolute(uri, info)
+
+
+def _filled_secret(secret: SecretStr) -> SecretStr:
+    if not secret.get_secret_value().strip():
+        raise ValueError("a value is needed; this is empty (an environment variable without a value?)")
+    return secret
+
+
+class HiddenAddress(SecretStr):
+    """An address that is a secret as a whole: whoever knows it may use it."""
+
+
+def _callable_address(address: HiddenAddress) -> HiddenAddress:
+    text = address.get_secret_value()
+    is_here = re.match(r"http://(localhost|127\.0\.0\.1|\[::1\])[:/]", text)
+    if not text.startswith(CONNECTION) and not (re.fullmatch(r"https?://[^\s/\\@]+(/\S*)?", text) and (is_here or text.startswith("https://"))):
+        raise ValueError("an address that begins with https:// is needed (http:// only for this machine)")
+    return address
+
+
+def address_secrets(address: str) -> list[str]:
+    """The parts of a secret address that would give it away without the rest: its path, and what follows."""
+    path = address.partition("://")[2].partition("/")[2]
+    return [path] if len(path) > 5 else []
+
+
+def address_of(text: str) -> str | None:
+    """The address in "Name <a@b>" or "a@b", its domain in ASCII; None if there is none that plain SMTP can carry."""
+    if len(text) > LONGEST_ADDRESS or not text.isprintable():
+        return None
+    try:
+        if len(getaddresses([text])) != 1:
+            return None
+        local, at, domain = parseaddr(text)[1].rpartition("@")
+    except RecursionError:  # hundreds of brackets or colons: the parser of the standard library calls itself for each
+        return None
+    try:
+        address = f"{local}{at}{domain.encode('idna').decode('ascii')}"
+    except UnicodeError:
+        return None
+    return address if _MAILBOX.fullmatch(address) else None
+
+
+def is_plain_local(local: str) -> bool:
+    """Whether what stands before the @ is a mailbox and nothing else: `a%b` and `b!a` are routes to other hosts on some servers."""
+    return _PLAIN_LOCAL.fullmatch(local) is not None and ".." not in local
+
+
+def _mail_domain(text: str) -> str:
+    """A domain in ASCII and lower case. Not the domains below it."""
+    found = address_of(f"x@{text.strip().removeprefix('@')}")
+    if found is None or "." not in found or re.search(r"[\s()<>\"]", text.strip()):
+        raise ValueError("a mail domain is needed: example.com")
+    return found.rpartition("@")[2].casefold()
+
+
+def _address(text: str) -> str:
+    if not re.fullmatch(r"[^@\s]+@[^@\s]+|[^\x00-\x1f\x7f<>]*<[^@\s<>]+@[^@\s<>]+>", text) or address_of(text) is None:
+        raise ValueError("a mail address is needed: ana@example.com or Ana <ana@example.com>")
+    return text
+
+
+def _recipient(text: str) -> str:
+    return text if text == "owner" else _address(text)
+
+
+def _with_json_paths(selector: Selector) -> Selector:
+    odd = next((key for key in selector if '"' in key or "\\" in key), None)
+    if odd is not None:  # one budget that no SQL can be written for would keep all others from being judged
+        raise ValueError(f"cannot select by {odd!r}: a key with a quote or backslash has no JSON path. Leave it out")
+    return selector
+
+
+SELECTOR_SCHEMA = WithJsonSchema(
+    {
+        "type": "object",
+        "minProperties": 1,
+        "additionalProperties": {
+            "anyOf": [{"type": ["string", "number"]}, {"type": "array", "items": {"type": ["string", "number"]}, "minItems": 1}]
+        },
+    }
+)
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+RunSelector = Annotated[Selector, BeforeValidator(lambda v: parse_selector(v, RUN_KEYS, RUN_MAPS)), SELECTOR_SCHEMA]
+LineSelector = Annotated[Selector, BeforeValidator(lambda v: parse_selector(v, LINE_KEYS, LINE_MAPS)), SELECTOR_SCHEMA]
+BudgetSelector = Annotated[
+    Selector, BeforeValidator(lambda v: parse_selector(v, BUDGET_KEYS, RUN_MAPS)), AfterValidator(_with_json_paths), SELECTOR_SCHEMA
+]
+CostMeasure = Literal["effective_cost", "billed_cost", "contracted_cost", "list_cost"]
+Clock = Annotated[str, BeforeValidator(_parse_time)]
+Zone = Annotated[str, AfterValidator(_known_zone)]
+Dimension = Annotated[str, Field(pattern=DIMENSION_PATTERN)]
+Currency = Annotated[str, Field(pattern=CURRENCY_PATTERN)]
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^\s*(\d+(\.\d+)?\s*[wdhms]\s*)+$", "examples": ["90m", "36h", "30d"]}),
+]
+Ratio = Annotated[
+    float,
+    BeforeValidator(_parse_ratio),
+    Field(gt=0, le=1, allow_inf_nan=False),
+    WithJsonSchema(
+        {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": 1}, {"type": "string", "pattern": r"^\d+(\.\d+)?\s*%$"}]}
+    ),
+]
+Money = Annotated[Decimal, BeforeValidator(_parse_money), Field(gt=0, allow_inf_nan=False), AfterValidator(_amount)]
+Rate = Annotated[Decimal, BeforeValidator(_parse_money), Field(gt=0, allow_inf_nan=False), AfterValidator(_short_number)]
+Discount = Annotated[
+    Decimal,
+    BeforeValidator(_parse_discount),
+    Field(ge=0, lt=1),
+    PlainSerializer(lambda d: f"{(d * 100).normalize():f}%", return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^\s*\d{1,2}(\.\d{1,4})?\s*%\s*$"}),
+]
+HourPrice = Annotated[Decimal, BeforeValidator(_parse_money), Field(ge=0, allow_inf_nan=False), AfterValidator(_hour_price)]
+Threshold = Annotated[
+    str, BeforeValidator(parse_threshold), WithJsonSchema({"type": ["string", "number"], "examples": ["80%", "500 USD"]})
+]
+Uri = Annotated[str, AfterValidator(resolve_uri)]
+LocalPath = Annotated[str, AfterValidator(absolute)]
+Secret = Annotated[SecretStr, AfterValidator(_filled_secret)]
+SecretAddress = Annotated[HiddenAddress, AfterValidator(_callable_address)]
+Address = Annotated[str, AfterValidator(_address)]
+MailDomain = Annotated[str, AfterValidator(_mail_domain)]
+Recipient = Annotated[str, AfterValidator(_recipient)]

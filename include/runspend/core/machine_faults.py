@@ -1,0 +1,116 @@
+"""Whether an error is the machine's fault: a disk that is full, read-only or broken, a folder that may not be written.
+
+Such an error is no bug and nothing a configuration explains. It ends a command with one sentence and exit code 6. Errors of sources
+and stores belong to whoever reads them.
+"""
+
+from __future__ import annotations
+
+import errno
+import getpass
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+
+from runspend.core.errors import MachineFailed, RunspendError
+
+__all__ = ["cannot_be_written", "has_no_room_to_spill", "machine_failed"]
+
+FULL = "Free space there, then run it again."
+FAULTS = {
+    errno.ENOSPC: ("the disk is full", FULL),
+    errno.EDQUOT: ("the disk quota is used up", "Free space there or raise the quota, then run it again."),
+    errno.EROFS: ("the file system is read-only", "Mount it writable (after an error of the disk it turns read-only by itself: see dmesg), then run it again."),
+    errno.EIO: ("the disk cannot be read or written (I/O error)", "See dmesg and the disk's own report; replace the disk or restore a backup, then run it again."),
+    errno.EACCES: ("permission denied", "Let the user {user} read and write there, then run it again."),
+    errno.EPERM: ("operation not permitted", "Let the user {user} read and write there, then run it again."),
+}
+# DuckDB keeps no errno. Its own words end the message, or a quotation in it; a path or a cell that it quotes does not begin after ": ".
+REASONS = {
+    "no space left on device": errno.ENOSPC,
+    "disk quota exceeded": errno.EDQUOT,
+    "read-only file system": errno.EROFS,
+    "input/output error": errno.EIO,
+    "permission denied": errno.EACCES,
+    "operation not permitted": errno.EPERM,
+}
+REASON = re.compile(rf""": ({"|".join(REASONS)})(?=$|["\n(])""", re.I)
+NO_ROOM_TO_SPILL = "max_temp_directory_size"  # DuckDB names its limit, which is what the disk has free
+SQLITE = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_READONLY: errno.EROFS, sqlite3.SQLITE_IOERR: errno.EIO, sqlite3.SQLITE_PERM: errno.EACCES}
+PATH = re.compile(r"""["'](/[^"']{1,300})["']""")
+DUCKDB = ("duckdb", "_duckdb")
+
+
+def machine_failed(error: BaseException, what: str = "go on") -> MachineFailed | None:
+    """The same error as a sentence, if it is the machine's fault; None if it is not. `what`: what could not be done, after "cannot"."""
+    if isinstance(error, MachineFailed):
+        return error
+    if isinstance(error, RunspendError):
+        return None  # it says itself what it is
+    for cause in _causes(error):
+        number = _errno_of(cause)
+        if number is not None:
+            reason, advice = FAULTS[number]
+            place = _place_of(cause)
+            where = f" ({place})" if place else ""
+            kept = "What was published stays as it was; nothing half-done was published."
+            return MachineFailed(f"cannot {what}: {reason}{where}. {advice.format(user=_user())} {kept}")
+    return None
+
+
+def cannot_be_written(error: BaseException) -> bool:
+    """Whether the disk that was written to is full or read-only: where a source is copied to this machine, the source is not to blame."""
+    return _errno_of(error) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def has_no_room_to_spill(error: BaseException) -> bool:
+    """Whether a DuckDB query needs more temporary files than its disk has room for."""
+    return _is_duckdbs(error, "OutOfMemoryException") and NO_ROOM_TO_SPILL in str(error)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and what it came from. Only a file or engine error that was met while another was handled may come from it: a disk that is full
+    breaks the cleaning up too. Any other is a bug, and a bug is shown as one. An error of ours says itself what it is."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop(0)
+        if one is not None and id(one) not in seen and not isinstance(one, RunspendError):
+            seen.add(id(one))
+            yield one
+            waiting += [one.__cause__, getattr(one, "orig", None)]
+            if not one.__suppress_context__ and (isinstance(one, (OSError, sqlite3.Error)) or _is_duckdbs(one)):
+                waiting.append(one.__context__)
+
+
+def _errno_of(error: BaseException) -> int | None:
+    """The number of a fault, as the system gave it; of engines without one, from the words that they chose themselves."""
+    if isinstance(error, OSError):
+        return error.errno if error.errno in FAULTS else None  # a mail server's words are not this machine's
+    if isinstance(error, sqlite3.Error):
+        return SQLITE.get(getattr(error, "sqlite_errorcode", -1) & 0xFF)
+    if has_no_room_to_spill(error):
+        return errno.ENOSPC
+    found = REASON.search(str(error)) if _is_duckdbs(error, "IOException") else None
+    return None if found is None else REASONS[found[1].lower()]
+
+
+def _is_duckdbs(error: BaseException, name: str | None = None) -> bool:
+    kind = type(error)
+    return kind.__module__.partition(".")[0] in DUCKDB and name in (None, kind.__name__)
+
+
+def _place_of(error: BaseException) -> str | None:
+    named = getattr(error, "filename", None)
+    if isinstance(named, (str, bytes)):
+        return os.fsdecode(named)
+    found = PATH.search(str(error))
+    return found[1] if found else None
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container without a passwd entry
+        return str(os.getuid())

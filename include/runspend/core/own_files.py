@@ -1,0 +1,294 @@
+"""Reading and changing Runspend's own small files as if somebody else had written them.
+
+No link is followed below a root, nothing is read without a limit, and what is not plain JSON is refused with the name of the
+file. What the values mean belongs to whoever reads them.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import stat
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from runspend.core.errors import RecordRefused
+from runspend.core.outside_json import parse_json
+
+__all__ = [
+    "MOST_BYTES", "PRIVATE", "Inside", "fsync_path", "json_value", "open_lock", "own_folder", "private_umask", "read_bytes", "read_json", "refused",
+    "try_lock", "write_scratch", "write_whole",
+]  # fmt: skip
+
+MOST_BYTES = 64 << 20  # of one file: a journal of 100,000 units has 40 MB
+MOST_TOLD = 300  # characters of what was found
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe is not waited for
+PRIVATE = 0o077  # what nobody else may
+_umask_at_start: int | None = None
+_LINK_ERRORS = (errno.ELOOP, errno.ENOTDIR)
+
+
+def read_json(path: Path, *, most_bytes: int = MOST_BYTES) -> Any:
+    """The value of a JSON file, None when there is no such file. Raises RecordRefused for a link, a device, or what is not JSON."""
+    text = read_bytes(path, most_bytes=most_bytes)
+    if text is None:
+        return None
+    value = json_value(text, path)
+    if value is None:
+        raise refused(path, "it contains null")
+    return value
+
+
+def read_bytes(path: Path, *, most_bytes: int = MOST_BYTES) -> bytes | None:
+    """The bytes of a regular file, None when there is no such file."""
+    try:
+        descriptor = os.open(path, _FILE)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno not in (*_LINK_ERRORS, errno.ENXIO):
+            raise
+        raise refused(path, "it is a link or not a file") from error
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise refused(path, "it is not a file")
+        if found.st_size > most_bytes:
+            raise refused(path, f"it has {found.st_size:,} bytes, and Runspend writes {most_bytes:,} at most")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(most_bytes + 1)
+    finally:
+        os.close(descriptor)
+
+
+def json_value(text: bytes, where: object) -> Any:
+    """The value of JSON text without duplicate keys. Raises RecordRefused that names where it was read."""
+    try:
+        value = parse_json(text.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
+        if b"\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()  # half a character, escaped, is text to json and to nothing else
+        return value
+    except ValueError as error:
+        raise refused(where, f"it is damaged, it is not JSON: {error}") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("duplicate key")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")
+
+
+def refused(where: object, why: str, *, do: str = "") -> RecordRefused:
+    """The error of a file that Runspend did not write, in the words that all of them have."""
+    advice = do or "Find out who can write there, then restore the file from a copy, or move it away."
+    why = why if len(why) <= MOST_TOLD else f"{why[:MOST_TOLD]}…"
+    return RecordRefused(where, f"cannot use {where}: {why}. Runspend does not write such files and ignored it. {advice}")
+
+
+def write_whole(path: Path, text: bytes, *, is_alone: bool = False) -> None:
+    """A whole file or none, on the disk when this returns. A link in its place is replaced, not followed.
+
+    `is_alone`: nobody else writes the same file meanwhile, so what a kill left is found by its name and written over.
+    """
+    if is_alone:
+        path.with_name(f"{path.name}.tmp").unlink(missing_ok=True)
+    scratch = write_scratch(path, text, name=f"{path.name}.tmp" if is_alone else None)
+    try:
+        os.replace(scratch, path)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
+    fsync_path(path.parent)
+
+
+def write_scratch(path: Path, text: bytes, *, name: str | None = None) -> Path:
+    """A new file beside a path, whole and on the disk, for the caller to move or link into place and then remove. An error leaves none.
+
+    `name`: its name; one that nobody else has, if left out. Errors: OSError.
+    """
+    scratch = path.with_name(name or f".{path.name[:100]}.{uuid.uuid4().hex}.tmp")
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
+    return scratch
+
+
+def fsync_path(path: Path) -> None:
+    """Make the bytes of a file, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def private_umask() -> int:
+    """From here on what this process makes is for its own account alone; returns the umask that it was started with."""
+    global _umask_at_start
+    before = os.umask(PRIVATE)
+    if _umask_at_start is None:
+        _umask_at_start = before
+    os.umask(_umask_at_start | PRIVATE)
+    return _umask_at_start
+
+
+def own_folder(path: Path) -> Path:
+    """Make a folder whose content Runspend removes by itself. Raises RecordRefused for a link: what it leads to is somebody else's."""
+    if path.is_symlink():
+        raise refused(path, "it is a link, and Runspend removes files in it", do="Make it a folder, or set home to a folder on the disk that it leads to.")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise refused(path, "it is not a folder, or one above it is not", do="Move what is there out of the way, then run the command again.") from error
+    return path
+
+
+def open_lock(path: Path) -> IO[bytes]:
+    """A file to lock, made where there is none and never written to. Raises RecordRefused for a link: what it leads to would be locked, or made."""
+    try:
+        return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o660), "r+b", buffering=0)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        raise refused(path, "it is a link or not a file, and Runspend locks it", do="Remove it, then run the command again.") from error
+
+
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file exclusively, if nobody holds it now. Whether it is locked."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+class Inside:
+    """Names below a root, entered part by part, so that no link leads out of it. Names have slashes; the caller has checked their form."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def is_file(self, name: str) -> bool:
+        """Whether a regular file is there; False when nothing is. Raises RecordRefused for a link, a folder, a device, on the way too."""
+        with self._parent(name) as parent:
+            if parent is None:
+                return False
+            try:
+                found = os.stat(name.rpartition("/")[2], dir_fd=parent, follow_symlinks=False)
+            except FileNotFoundError:
+                return False
+            if not stat.S_ISREG(found.st_mode):
+                raise self._refused(name)
+            return True
+
+    def check_may_change(self, folder: str) -> None:
+        """Raise PermissionError unless this user may make and remove names in a folder, or in the nearest one above it that is there."""
+        parts = folder.split("/") if folder else []
+        while True:
+            with self.folder(parts) as descriptor:
+                if descriptor is not None:
+                    if not os.access(".", os.W_OK | os.X_OK, dir_fd=descriptor, effective_ids=os.access in os.supports_effective_ids):
+                        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self._root.joinpath(*parts)))
+                    return
+            parts = parts[:-1]
+
+    def move(self, source: str, target: str) -> None:
+        """Move a file in place of another. Nothing happens when it was moved before."""
+        with self._parent(source) as before, self._parent(target, make=True) as after:
+            if before is not None and after is not None:
+                try:
+                    os.replace(source.rpartition("/")[2], target.rpartition("/")[2], src_dir_fd=before, dst_dir_fd=after)
+                except FileNotFoundError:  # it was moved before the kill
+                    return
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with self._parent(name) as parent:
+            if parent is not None:
+                try:
+                    os.unlink(name.rpartition("/")[2], dir_fd=parent)
+                except FileNotFoundError:
+                    return
+
+    def settle(self, folder: str) -> None:
+        """Make the names of a folder survive a power cut; remove it, and those above, if nothing is left in them."""
+        parts = folder.split("/")
+        while parts:
+            with self.folder(parts) as descriptor:
+                if descriptor is not None:
+                    os.fsync(descriptor)
+                    if os.listdir(descriptor):
+                        return
+            *above, name = parts
+            with self.folder(above) as parent:
+                if parent is not None and not self._is_removed(name, parent):
+                    return
+            parts = above
+
+    @contextmanager
+    def folder(self, parts: Sequence[str], *, make: bool = False) -> Iterator[int | None]:
+        """A descriptor of a folder below the root; None when there is none."""
+        descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # the root itself may be reached by a link
+        try:
+            for number, part in enumerate(parts, 1):
+                below = self._enter(descriptor, part, "/".join(parts[:number]), make=make)
+                if below is None:
+                    yield None
+                    return
+                os.close(descriptor)
+                descriptor = below
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _parent(self, name: str, *, make: bool = False) -> Any:
+        return self.folder(name.split("/")[:-1], make=make)
+
+    def _enter(self, parent: int, part: str, name: str, *, make: bool) -> int | None:
+        if make:
+            try:
+                os.mkdir(part, dir_fd=parent)
+                os.fsync(parent)
+            except FileExistsError:
+                pass  # the usual case
+        try:
+            return os.open(part, _FOLDER, dir_fd=parent)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno not in _LINK_ERRORS:
+                raise
+            raise self._refused(name) from error
+
+    def _is_removed(self, name: str, parent: int) -> bool:
+        try:
+            os.rmdir(name, dir_fd=parent)
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY, errno.EACCES, errno.EPERM):
+                return False
+            raise
+        os.fsync(parent)
+        return True
+
+    def _refused(self, name: str) -> RecordRefused:
+        do = "Find out who put it there, and move it out of the folder; to keep tables on another disk, set warehouse.uri to a folder there."
+        return refused(self._root / name, "it is a link, or not what Runspend has under that name, and Runspend moves and removes files there", do=do)

@@ -1,0 +1,221 @@
+"""The caller's side: start the waiting process, hand it a call, answer what the call asks, watch it, take the result or say why not."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import threading
+import warnings
+import weakref
+from pathlib import Path
+from typing import Any
+
+from runspend.core.own_process.channel import REQUEST, Channel, pack
+from runspend.core.own_process.watch import ENDS_WITHIN, LOOK_SECONDS, Limits, ProcessFailed, Watch
+
+SERVER = Path(__file__).with_name("server.py")
+MAX_IDLE = 2  # waiting processes that are kept
+
+
+class CallTraceback(Exception):
+    """Where in its own process a call failed, as text; the cause of the exception that came back."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+class _Server:
+    """One waiting process, used by one call at a time."""
+
+    def __init__(self, before: str) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, str(SERVER), str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # what a library prints must not end up in a command's JSON
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # no threads before the fork
+            )
+        self.before = before
+        self.channel = Channel(ours)
+        _all.add(self)
+        first = pickle.dumps((list(sys.path), before))
+        try:
+            ours.sendall(len(first).to_bytes(8, "big") + first)
+        except BaseException:
+            self.close()
+            raise
+        ours.settimeout(LOOK_SECONDS)
+
+    def close(self) -> None:
+        """Its end, and that of a call it is at; killed if it does not end by itself."""
+        self.channel.sock.close()
+        try:
+            self.process.wait(ENDS_WITHIN)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def forget(self) -> None:
+        """In a fork of the caller: the process belongs to the caller."""
+        self.channel.sock.close()
+        self.process.returncode = 0
+
+
+_all: weakref.WeakSet[_Server] = weakref.WeakSet()
+_idle: list[_Server] = []
+_taking = threading.Lock()
+
+
+def prepare(before: str) -> None:
+    """Start a waiting process now, if none waits, so that it is there when `run` needs it. `before` ("module:function") is what it calls
+    first, for its imports."""
+    with contextlib.suppress(OSError):  # `run` tries again, and says why it cannot
+        with _taking:
+            is_there = any(server.before == before for server in _idle)
+        if not is_there:
+            _keep(_Server(before))
+
+
+def _keep(server: _Server) -> None:
+    """Let a process wait for the next call, or end it where enough wait."""
+    with _taking:
+        is_kept = len(_idle) < MAX_IDLE
+        if is_kept:
+            _idle.append(server)
+    if not is_kept:
+        server.close()
+
+
+def run(function: str, *given: Any, before: str, limits: Limits, **named: Any) -> Any:
+    """What `function` ("module:name") returns, or raises, called with these arguments in a process of its own.
+
+    Arguments and results are pickled; callables among the named arguments stay here and are called here, each time the call calls them.
+    An exception of theirs ends the call and is raised. Warnings are shown here. Raises ProcessFailed where the process ends without a
+    result or breaks a limit: then nothing the call began is going on any more.
+    """
+    for is_last in (False, True):
+        watch = Watch(limits)
+        try:
+            message = _run_in(_take(before, watch), function, given, named, watch)
+            break
+        except ProcessFailed:
+            if watch.has_begun or is_last:
+                raise  # else the waiting process had died: another one is started
+    if message[0] == "raised":
+        _, error, told = message
+        if error.__cause__ is None:
+            error.__cause__ = CallTraceback(told)
+        raise error
+    return message[1]
+
+
+def _take(before: str, watch: Watch) -> _Server:
+    """A process that waits, or a new one."""
+    with _taking:
+        server = next((server for server in _idle if server.before == before), None)
+        if server is not None:
+            _idle.remove(server)
+    if server is not None:
+        if server.process.poll() is None:
+            return server
+        server.close()  # it died while it waited
+    try:
+        return _Server(before)
+    except OSError as error:
+        raise ProcessFailed("start", 0, watch.seconds) from error
+
+
+def _run_in(server: _Server, function: str, given: tuple[Any, ...], named: dict[str, Any], watch: Watch) -> tuple[Any, ...]:
+    """One call in a process that waits, which is kept for the next call where it still waits afterwards."""
+    is_over, message = False, None
+    try:
+        message, status = _converse(server, function, given, named, watch)
+        is_over = True
+    except (EOFError, ConnectionError) as error:
+        raise ProcessFailed(watch.broken or "ended", watch.peak_bytes, watch.seconds) from error
+    finally:
+        if not is_over:
+            watch.kill()
+        watch.end()
+        # After a call that was killed the socket may hold an answer that nobody read: the next call would take it for its own.
+        if is_over and message is not None:
+            _keep(server)
+        else:
+            server.close()
+    if message is None:
+        raise ProcessFailed(watch.broken or "ended", watch.peak_bytes, watch.seconds, status)
+    return message
+
+
+def _umask() -> int:
+    """The umask of this process. Linux tells it; elsewhere it is only told when it is set, for a moment to the narrowest."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return next(int(line.split()[1], 8) for line in lines if line.startswith("Umask:"))
+    except (OSError, StopIteration):
+        umask = os.umask(0o077)
+        os.umask(umask)
+        return umask
+
+
+def _converse(
+    server: _Server, function: str, given: tuple[Any, ...], named: dict[str, Any], watch: Watch
+) -> tuple[tuple[Any, ...] | None, int]:
+    """Send the call and answer it until it ends: the message with its result or its exception, if it came to one; its exit status."""
+    channel, calls = server.channel, [thing for thing in named.values() if callable(thing)]
+    request = {"function": function, "given": given, "named": named, "environment": dict(os.environ), "folder": str(Path.cwd()), "umask": _umask()}
+    message, files = pack(request, calls)
+    channel.send(REQUEST + message, files, watch.look)
+    final: tuple[Any, ...] | None = None
+    shown: dict[Any, Any] = {}
+    while True:
+        found = pickle.loads(channel.receive(watch.look)[0])
+        watch.heard()
+        watch.look()
+        if found[0] == "started":
+            watch.begin(found[1])
+        elif found[0] == "call":
+            answer = calls[found[1]](*found[2], **found[3])
+            channel.send(pickle.dumps(answer), waiting=watch.look)
+        elif found[0] == "warning":
+            _show(shown, *found[1:])
+        elif found[0] == "ended":
+            return final, found[1]
+        else:
+            final = found
+
+
+def _show(shown: dict[Any, Any], text: str, module: str, name: str, filename: str, lineno: int) -> None:
+    """A warning of the call, under the filters of this process."""
+    category: Any = Warning
+    with contextlib.suppress(ImportError, AttributeError):
+        category = getattr(importlib.import_module(module), name)
+    warnings.warn_explicit(text, category, filename, lineno, registry=shown)
+
+
+def _close_all() -> None:
+    with _taking:
+        waiting = _idle[:]
+        _idle.clear()
+    for server in waiting:
+        server.close()
+
+
+def _forget_all() -> None:
+    global _taking
+    _taking = threading.Lock()  # another thread of the caller may have had it: here nobody would release it
+    for server in list(_all):
+        server.forget()
+    _idle.clear()
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_forget_all)

@@ -1,0 +1,52 @@
+"""What a step says when it is done: units replaced, sentences about what went wrong, the exit code. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from runspend.core.errors import RunspendError, SourceUnreachable
+
+Progress = Callable[[str], None]
+
+
+def silent(_: str) -> None:
+    """Progress for nobody."""
+
+
+@dataclass
+class Outcome:
+    """What a step did: units replaced and left alone, and sentences about what went wrong. Exit codes as in errors.py."""
+
+    step: str
+    changed: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    found: list[str] = field(default_factory=list)  # figures, for whoever runs the step by itself
+    reported: dict[str, Any] = field(default_factory=dict)  # billing period -> what its page shows
+    superseded: list[str] = field(default_factory=list)  # notes of builds that were dropped, because an input changed meanwhile
+    kinds: set[type[RunspendError]] = field(default_factory=set)  # of the errors: several have the same exit code, and a higher one hides a lower
+    exit_code: int = 0
+    is_worth_retrying: bool = False  # a source did not answer: it may, in a minute
+
+    def fail(self, error: RunspendError, text: str | None = None) -> None:
+        """Record an error that does not stop the night, in other words than its own where those hold a secret."""
+        self.problems.append(text or str(error))
+        self.kinds.add(type(error))
+        self.exit_code = max(self.exit_code, error.exit_code)
+        self.is_worth_retrying |= isinstance(error, SourceUnreachable)
+
+    def merge(self, other: Outcome) -> None:
+        """Take over what another step did; what two steps found alike is said once."""
+        self.changed += other.changed
+        self.unchanged += other.unchanged
+        self.problems += [problem for problem in other.problems if problem not in self.problems]
+        self.notes += other.notes
+        self.found += other.found
+        self.reported |= other.reported
+        self.superseded += other.superseded
+        self.kinds |= other.kinds
+        self.exit_code = max(self.exit_code, other.exit_code)
+        self.is_worth_retrying |= other.is_worth_retrying

@@ -1,0 +1,69 @@
+"""Names and sums as mails write them: one visible line, cut to size; nothing a name holds can do harm.
+
+Put here what turns one value into text. Documents are in `actions/alert/render.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from decimal import ROUND_HALF_UP, Context, Decimal
+
+# Breaks lines, hides, or turns the direction of what stands beside it. Zero-width joiners stay: emoji and Indic scripts need them.
+_SPACES = ("Cc", "Zl", "Zp", "Zs")
+_DROPPED = ("Cf", "Co", "Cn")
+_JOINERS = "\u200c\u200d"
+
+
+def clean(text: object, limit: int = 60) -> str:
+    """A name fit for a header, a line of text and a table cell: one line, visible, left to right controls removed, at most `limit` wide."""
+    return cut(" ".join(visible(str(text)[: 8 * limit]).split()), limit) or "(no name)"
+
+
+def visible(text: str) -> str:
+    """The text without line breaks, controls and what no encoding takes."""
+    kept = []
+    for char in text:
+        category = unicodedata.category(char)
+        if category in _SPACES:
+            kept.append(" ")
+        elif category == "Cs":
+            kept.append("\ufffd")
+        elif category not in _DROPPED or char in _JOINERS:
+            kept.append(char)
+    return "".join(kept)
+
+
+def cut(text: str, limit: int) -> str:
+    """At most `limit` columns wide, with … where something was cut off."""
+    if width(text) <= limit:
+        return text
+    kept, used = "", 1
+    for char in text:
+        used += width(char)
+        if used > limit:
+            break
+        kept += char
+    return kept + "…"
+
+
+def width(text: str) -> int:
+    """Columns a fixed-width font needs."""
+    return sum(0 if unicodedata.combining(c) or c in _JOINERS else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def money(amount: Decimal, *, short: bool = False) -> str:
+    """5,012.38; `short` leaves out .00."""
+    rounded = amount.quantize(Decimal("0.01"), ROUND_HALF_UP, Context(prec=76))
+    text = f"{rounded:,.2f}"
+    text = "0.00" if text == "-0.00" else text
+    return text.removesuffix(".00") if short else text
+
+
+def person(name: str | None, people: str) -> str:
+    """A user's name as `mail.people` wants it; empty when there is none or it is hidden."""
+    if not name or people == "hide":
+        return ""
+    if people == "pseudonym":
+        return "person-" + hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:6]
+    return clean(name, 24)

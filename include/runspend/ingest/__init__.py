@@ -1,0 +1,1 @@
+"""What comes in: runs from MLflow, artifact sizes from stores, bills from clouds."""

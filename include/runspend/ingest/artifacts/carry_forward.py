@@ -1,0 +1,74 @@
+"""The months before a measurement: what was known of a store, carried forward to the month of the night.
+
+Figures hold until others are measured, over the ends of months too. What was measured tonight does not belong here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date, datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from runspend.schema.tables import ARTIFACT_BYTES
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+_MONTHS_BACK = 24  # how far a store that was not measured for a while is carried forward
+
+
+def roll_forward(con: duckdb.DuckDBPyConnection, now: datetime, previous: Callable[[str], pa.Table | None]) -> dict[str, pa.Table] | None:
+    """Fill table `prior` with the month's rows before this measurement; the earlier months it had to close come back.
+
+    None when the store was measured later than `now` already.
+    """
+    month = now.astimezone(timezone.utc).date().replace(day=1)
+    if previous(f"{_shift(month, 1):%Y-%m}") is not None:
+        return None
+    back, found = 0, previous(f"{month:%Y-%m}")
+    while found is None and back < _MONTHS_BACK:
+        back += 1
+        found = previous(f"{_shift(month, -back):%Y-%m}")
+    schema = ARTIFACT_BYTES.arrow_schema()
+    _replace_prior(con, schema.empty_table() if found is None else found.select(schema.names).cast(schema))
+    tables = {}
+    if found is not None:
+        for start in (_shift(month, -n) for n in range(back, 0, -1)):
+            end = _instant(_shift(start, 1))
+            closed = select_bytes(
+                con,
+                f"select * replace (coalesce(valid_to, $end) as valid_to) from prior order by {', '.join(ARTIFACT_BYTES.sort)}",
+                {"end": end},
+            )
+            carried = select_bytes(
+                con,
+                "select * replace ($month as month, $start as valid_from) from prior where valid_to is null",
+                {"month": end.date(), "start": end},
+            )
+            if carried.num_rows:
+                tables[f"{start:%Y-%m}"] = closed
+            _replace_prior(con, carried)
+    newer = con.execute("select count(*) from prior where valid_from > $1 or valid_to > $1", [now]).fetchone()
+    return None if newer and newer[0] else tables
+
+
+def _replace_prior(con: duckdb.DuckDBPyConnection, rows: pa.Table) -> None:
+    con.register("prior_rows", rows)
+    con.execute("create or replace temp table prior as from prior_rows")
+    con.unregister("prior_rows")
+
+
+def select_bytes(con: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any]) -> pa.Table:
+    """Rows in the columns of `artifact_bytes`."""
+    rows: Any = con.sql(sql, params=parameters).to_arrow_table()
+    return rows.cast(ARTIFACT_BYTES.arrow_schema())
+
+
+def _shift(month: date, months: int) -> date:
+    years, index = divmod(month.month - 1 + months, 12)
+    return date(month.year + years, index + 1, 1)
+
+
+def _instant(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=timezone.utc)

@@ -1,0 +1,258 @@
+"""One store, one listing, the month's rows of `artifact_bytes`.
+
+The listing is streamed into Parquet files of folder totals (`staging.py`); who owns what, and what changed since the last
+measurement, is SQL. How a store is listed belongs in a module of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runspend.core.errors import MissingExtra, SourceError, SourceRefused
+from runspend.ingest.artifacts.blobs import list_blobs, tells_classes
+from runspend.ingest.artifacts.carry_forward import roll_forward, select_bytes
+from runspend.ingest.artifacts.s3_inventory import describe_inventory, stage_inventory
+from runspend.ingest.artifacts.staging import RESUME_WITHIN, Staging, locked
+from runspend.ingest.artifacts.summary import describe_found
+from runspend.schema.tables import DANGLING_OWNERS
+from runspend.storage.listing import Listing, Page
+from runspend.storage.local import list_folder
+from runspend.storage.s3 import list_bucket
+from runspend.storage.uris import Root, folder_within, is_ambiguous, parse_root, store_slug
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+    from runspend.config.settings import ArtifactStore
+
+Progress = Callable[[str], None]
+_SQL = Path(__file__).parent
+_PAGE = 1000  # objects a request asks for; stores give no more
+_OWNER_COLUMNS = ("owner_kind", "owner_id", "tracking_server", "workspace", "experiment_id", "is_purged")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a store holds. `tables` is empty when nothing is to be published; a failed listing leaves good rows as they were."""
+
+    tables: dict[str, pa.Table] = field(default_factory=dict)  # "YYYY-MM" -> rows of artifact_bytes
+    dangling: pa.Table | None = None  # rows of dangling_owners; None: those in place stay
+    objects: int | None = None  # None when the listing did not finish
+    bytes: int | None = None  # None when unknown
+    requests: int = 0
+    as_of: datetime | None = None  # when what was listed was so: an inventory file is older than the night
+    is_complete: bool = False
+    found: str | None = None  # in one sentence, when it finished
+    error: SourceError | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Readings:
+    """How well the owners are known: when the last of the tracking servers was read (None: one never was), and how many there are."""
+
+    read_at: datetime | None = None
+    servers: int = 0
+
+
+def measure_store(
+    store: ArtifactStore,
+    owners: pa.Table,
+    *,
+    now: datetime,
+    previous: Callable[[str], pa.Table | None],
+    workdir: Path,
+    load_id: str,
+    known_dangling: pa.Table | None = None,
+    readings: Readings = Readings(),
+    kept: Path | None = None,
+    progress: Progress = lambda _: None,
+) -> Measurement:
+    """List a store once and say whose its bytes are, as the month of `now` sees it and the months that still had open rows.
+
+    owners: owner_kind, owner_id, tracking_server, workspace, experiment_id, is_purged, uri, with `mlflow-artifacts:` already
+    resolved. previous(period): the store's rows of that month, or None. known_dangling: its rows of dangling_owners. kept: a
+    folder where a listing that breaks off waits for the next try. A store that cannot be read is in `error`; it does not raise.
+    """
+    if store.measure == "none":
+        return Measurement(warnings=[f"{store.uri} is not measured: measure is none."])
+    try:
+        root = parse_root(store)
+    except SourceRefused as error:
+        return Measurement(error=error)
+    workdir.mkdir(parents=True, exist_ok=True)
+    listing = Listing()
+    is_resumable = kept is not None and root.scheme != "file" and store.inventory is None
+    with locked(kept / f"listing-{store_slug(store.uri)}" if kept and is_resumable else None, workdir / "listing") as folder:
+        staging = Staging(folder, listing, what={"uri": store.uri, "endpoint": store.endpoint, "inventory": store.inventory}, now=now)
+        as_of, failure = _stage(store, root, staging, listing, workdir, now, progress)
+        warnings = _describe_links(store, listing.links) + (listing.notes if failure is None else [])
+        if staging.resumed and failure is None:
+            warnings.append(f"{store.uri}: {staging.resumed:,} objects were listed by a try that broke off; the rest was listed now.")
+        if failure is not None and staging.keeps():
+            warnings.append(f"{store.uri}: the next try within {RESUME_WITHIN.seconds // 3600} h goes on after {listing.objects:,} objects.")
+        with closing(_engine(workdir)) as con:
+            warnings += _load_owners(con, owners, root)
+            if staging.files:
+                con.read_parquet(staging.files).create_view("folders")
+            tables = roll_forward(con, now, previous)
+            dangling = None
+            if tables is None:
+                warnings.append(f"{store.uri} was measured after {now:%Y-%m-%d %H:%M} already: the newer figures stay.")
+            else:
+                failure = failure or _refuse_empty(con, store, root, listing)
+                night = _Night(store, now, load_id, readings, failure is None, known_dangling)
+                tables[f"{now:%Y-%m}"] = _rows(con, night)
+                dangling = _dangling(con, night) if failure is None else None
+        if failure is None or not staging.keeps():
+            staging.clear()
+    is_complete = failure is None
+    return Measurement(
+        tables=tables or {},
+        dangling=dangling,
+        objects=listing.objects if is_complete else None,
+        bytes=listing.bytes if is_complete else None,
+        requests=listing.requests,
+        as_of=as_of,
+        is_complete=is_complete,
+        found=describe_found(store.uri, tables[f"{now:%Y-%m}"], dangling) if tables and is_complete else None,
+        error=failure,
+        warnings=warnings,
+    )
+
+
+@dataclass(frozen=True)
+class _Night:
+    """What the SQL of one measurement is told."""
+
+    store: ArtifactStore
+    now: datetime
+    load_id: str
+    readings: Readings
+    is_complete: bool
+    known_dangling: pa.Table | None
+
+
+def probe_store(store: ArtifactStore, now: datetime | None = None) -> str:
+    """One look at the store, for `doctor`: what kind it is and whether anything is in it. Raises SourceError."""
+    root, listing = parse_root(store), Listing()
+    if store.inventory:
+        return describe_inventory(store, root, now or datetime.now(timezone.utc))
+    page = next(_list(store, root, listing, None, 1), None)
+    is_empty = page is None or not page.rows
+    if root.scheme == "file":
+        return f"folder /{root.folder} can be read" + (", no files in it" if is_empty else "")
+    what = "container" if root.scheme == "azure" else "bucket"
+    versions = "; it keeps versions, so no policy can `tier` in it" if listing.keeps_versions else ""
+    told = versions if root.scheme == "s3" or tells_classes(store, root) else "; its listing tells no storage classes, and no versions that are not current"
+    return f"{what} {root.bucket} answers" + (", nothing in it" if is_empty else "") + told
+
+
+def _stage(
+    store: ArtifactStore, root: Root, staging: Staging, listing: Listing, workdir: Path, now: datetime, progress: Progress
+) -> tuple[datetime, SourceError | None]:
+    """The listing, or the inventory file in its place, into the staging files: as of when it is, and what went wrong."""
+    try:
+        if store.inventory:
+            return stage_inventory(store, root, staging, listing, workdir, now=now, progress=progress), None
+        staging.fill(_list(store, root, listing, staging.after, _PAGE), lambda seen: progress(f"{store.uri}: {seen.objects:,} objects listed"))
+    except SourceError as error:
+        return now, error
+    return now, None
+
+
+def _list(store: ArtifactStore, root: Root, listing: Listing, after: dict[str, str] | None, page_size: int) -> Iterator[Page]:
+    if root.scheme == "file":
+        return list_folder(store.uri, root, listing)
+    lister = list_bucket if root.scheme == "s3" else list_blobs
+    return lister(store, root, listing, after, page_size=page_size)
+
+
+def _describe_links(store: ArtifactStore, links: list[str]) -> list[str]:
+    if not links:
+        return []
+    shown = ", ".join(sorted(links)[:5]) + (f" and {len(links) - 5} more" if len(links) > 5 else "")
+    return [f"symbolic links leave {store.uri} and were not followed: {shown}."]
+
+
+def _engine(workdir: Path) -> duckdb.DuckDBPyConnection:
+    try:
+        import duckdb
+    except ImportError as error:
+        raise MissingExtra("duckdb", "pipeline") from error
+    con = duckdb.connect()
+    con.execute("set TimeZone = 'UTC'")
+    con.execute("set temp_directory = ?", [str(workdir / "spill")])
+    return con
+
+
+def _load_owners(con: duckdb.DuckDBPyConnection, owners: pa.Table, root: Root) -> list[str]:
+    """The owners whose URI lies in this store, with their folder in it, as table `owners`."""
+    import pyarrow as pa
+
+    uris = owners.column("uri").to_pylist()
+    folders = [folder_within(uri, root) for uri in uris]
+    warnings = []
+    odd = [uri for uri, folder in zip(uris, folders, strict=True) if folder is None and uri and is_ambiguous(uri, root.scheme)]
+    if odd:
+        warnings.append(f"{len(odd)} artifact URIs can be read in two ways and own nothing, e.g. {odd[0]!r}.")
+    if claims := folders.count(""):
+        warnings.append(f"{claims} owners claim the whole store and own nothing: an owner needs a folder of its own.")
+    table = owners.select(_OWNER_COLUMNS).append_column("prefix", pa.array([f or None for f in folders], pa.string()))
+    con.register("all_owners", table)
+    con.execute("create temp table owners as select * from all_owners where prefix is not null and owner_id is not null")
+    con.unregister("all_owners")
+    return warnings
+
+
+def _refuse_empty(con: duckdb.DuckDBPyConnection, store: ArtifactStore, root: Root, listing: Listing) -> SourceRefused | None:
+    """An empty local folder where there were files is a volume that is not mounted until somebody says otherwise."""
+    if root.scheme != "file" or listing.objects:
+        return None
+    had = con.execute("select sum(objects) from prior where valid_to is null").fetchone()
+    if not had or not had[0]:
+        return None
+    return SourceRefused(
+        store.uri,
+        f"cannot believe that /{root.folder} is empty: it held {had[0]:,} files. "
+        "Mount the volume; if it really is empty, put any file in it. Figures stay as they were.",
+    )
+
+
+def _rows(con: duckdb.DuckDBPyConnection, night: _Night) -> pa.Table:
+    """The month's rows, from `folders`, `owners` and `prior`."""
+    if night.is_complete:
+        con.execute((_SQL / "ownership.sql").read_text())
+    else:
+        con.execute((_SQL / "unknown.sql").read_text(), {"now": night.now})
+    parameters: dict[str, Any] = {
+        "now": night.now,
+        "month": night.now.astimezone(timezone.utc).date().replace(day=1),
+        "store": night.store.uri,
+        "load_id": night.load_id,
+        "is_complete": night.is_complete,
+        "read_at": night.readings.read_at,
+        "servers": night.readings.servers,
+    }
+    return select_bytes(con, (_SQL / "intervals.sql").read_text(), parameters)
+
+
+def _dangling(con: duckdb.DuckDBPyConnection, night: _Night) -> pa.Table:
+    """Rows of `dangling_owners`; `ancestors`, of the same listing, is there."""
+    schema = DANGLING_OWNERS.arrow_schema()
+    con.register("known", schema.empty_table() if night.known_dangling is None else night.known_dangling.select(schema.names).cast(schema))
+    parameters: dict[str, Any] = {
+        "now": night.now,
+        "store": night.store.uri,
+        "load_id": night.load_id,
+        "is_inventory": night.store.inventory is not None,
+    }
+    rows: Any = con.sql((_SQL / "dangling.sql").read_text(), params=parameters).to_arrow_table()
+    con.unregister("known")
+    return rows.cast(schema)

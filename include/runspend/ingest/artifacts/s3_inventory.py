@@ -1,0 +1,287 @@
+"""Amazon S3 Inventory in place of a listing, for buckets too large to list: the newest manifest, its files checked, their rows staged.
+
+`stores[].inventory` is the folder that holds the dated ones (s3://DESTINATION/PREFIX/SOURCE-BUCKET/CONFIG-ID/, or a copy of it on
+this machine). Nothing outside that folder is read, whatever a manifest names. An inventory is believed whole or not at all.
+Source: "Amazon S3 Inventory", "Inventory manifest" in the S3 User Guide.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from runspend.core.errors import MissingExtra, SourceRefused, SourceUnreachable
+from runspend.core.outside_json import parse_json
+from runspend.ingest.artifacts.staging import Staging
+from runspend.storage.listing import Listing
+from runspend.storage.uris import Root
+
+if TYPE_CHECKING:
+    from runspend.config.settings import ArtifactStore
+
+_SQL = Path(__file__).parent
+_DATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\dZ")
+_MANIFEST_BYTES = 64_000_000  # a manifest of a hundred thousand files has 20 MB
+_CHUNK_BYTES = 4 << 20
+# Columns as manifests of CSV files name them -> as Parquet files do.
+_COLUMNS = {
+    "Bucket": "bucket",
+    "Key": "key",
+    "IsLatest": "is_latest",
+    "IsDeleteMarker": "is_delete_marker",
+    "Size": "size",
+    "LastModifiedDate": "last_modified_date",
+    "ETag": "e_tag",
+    "StorageClass": "storage_class",
+}
+
+
+class Files(Protocol):
+    """Where inventories lie: names are below the folder of `stores[].inventory`."""
+
+    prefix: str  # what keys in a manifest begin with; "" where the manifest is not held to one
+    bucket: str
+
+    def dated(self) -> list[str]:
+        """Names of the folders directly below it."""
+        ...
+
+    def read(self, name: str) -> Iterator[bytes]:
+        """A file in chunks. Raises FileNotFoundError when there is none."""
+        ...
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What one inventory says of itself."""
+
+    name: str  # its dated folder
+    created_at: datetime
+    file_format: str
+    columns: list[str]  # of CSV files, in order, as Parquet files name them; empty for Parquet
+    files: list[tuple[str, int, str]]  # name below the inventory's folder, bytes, MD5
+
+
+def stage_inventory(
+    store: ArtifactStore,
+    root: Root,
+    staging: Staging,
+    listing: Listing,
+    workdir: Path,
+    *,
+    now: datetime,
+    progress: Callable[[str], None],
+) -> datetime:
+    """Stage the newest inventory that is not younger than `now`; when it was made. Raises SourceRefused for a damaged or incomplete one."""
+    files = _open(store, root)
+    manifest = _read_manifest(store, root, files, now)
+    copy = workdir / "inventory-file"
+    staging.clear()
+    with closing(_engine(workdir)) as con:
+        for number, (name, size, md5) in enumerate(manifest.files):
+            _fetch(store, files, name, size, md5, copy)
+            listing.requests += 1
+            _stage_file(con, store, root, manifest, copy, staging.folder / f"{number:06d}.parquet")
+            staging.parts = number + 1
+            progress(f"{store.uri}: {number + 1:,} of {len(manifest.files):,} inventory files read")
+        if not manifest.files:
+            staging.write([])
+        counted = con.execute(
+            "select sum(objects)::bigint, if(count(*) = count(bytes), sum(bytes)::bigint, null) from read_parquet($1)", [staging.files]
+        ).fetchone()
+    copy.unlink(missing_ok=True)
+    assert counted is not None
+    listing.objects, listing.bytes = (counted[0] or 0), (counted[1] if counted[0] else 0)
+    hours = int((now - manifest.created_at).total_seconds() // 3600)
+    listing.notes.append(
+        f"{store.uri}: its inventory is of {manifest.created_at:%Y-%m-%d %H:%M} UTC, {hours} h old; what was written or deleted since is not in it."
+    )
+    return manifest.created_at
+
+
+def describe_inventory(store: ArtifactStore, root: Root, now: datetime) -> str:
+    """The newest inventory in words, for `doctor`; its manifest is read, none of its files. Raises SourceError."""
+    manifest = _read_manifest(store, root, _open(store, root), now)
+    hours = int((now - manifest.created_at).total_seconds() // 3600)
+    return f"its inventory of {manifest.created_at:%Y-%m-%d %H:%M} UTC can be read, {hours} h old, {len(manifest.files):,} files ({manifest.file_format})"
+
+
+def _read_manifest(store: ArtifactStore, root: Root, files: Files, now: datetime) -> Manifest:
+    """The newest manifest, held to its checksum and to the store."""
+    names = sorted(name for name in files.dated() if _DATED.fullmatch(name) and name <= f"{now.astimezone(timezone.utc):%Y-%m-%dT%H-%MZ}")
+    if not names:
+        raise _refused(store, "there is none in it", "Point `inventory` at the folder that holds the dated ones, or wait for the first")
+    name = names[-1]
+    try:
+        data = _all(store, files.read(f"{name}/manifest.json"))
+        checksum = _all(store, files.read(f"{name}/manifest.checksum")).decode("ascii", "replace").strip()
+    except FileNotFoundError:
+        raise _refused(store, f"{name} has no manifest with a checksum yet", "Measure again when it is delivered") from None
+    if hashlib.md5(data, usedforsecurity=False).hexdigest() != checksum.lower():
+        raise _refused(store, f"{name}/manifest.json is not what its checksum says", "Copy it again, or wait for the next")
+    try:
+        said = parse_json(data)
+        file_format, schema = str(said["fileFormat"]), str(said["fileSchema"])
+        created_at = datetime.fromtimestamp(int(said["creationTimestamp"]) / 1000, timezone.utc)
+        listed = [(str(file["key"]), int(file["size"]), str(file["MD5checksum"])) for file in said["files"]]
+        source, destination = str(said["sourceBucket"]), str(said["destinationBucket"]).rpartition(":")[2]
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError, OSError) as error:
+        raise _refused(store, f"{name}/manifest.json cannot be read ({type(error).__name__})", "Check the inventory") from error
+    if source != root.bucket or (files.bucket and destination != files.bucket):
+        raise _refused(store, f"{name} is of bucket {source} in {destination}", f"Point `inventory` at one of bucket {root.bucket}")
+    if file_format.upper() not in ("PARQUET", "CSV"):
+        raise _refused(store, f"its files are {file_format}", "Configure the inventory as Parquet or CSV")
+    columns = [part.strip() for part in schema.split(",")] if file_format.upper() == "CSV" else []
+    if columns and not {"Bucket", "Key", "Size"} <= set(columns):
+        raise _refused(store, f"its files have no {', '.join(sorted({'Bucket', 'Key', 'Size'} - set(columns)))}", "Add it to the inventory's fields")
+    below = [(_below(store, files, key), size, md5) for key, size, md5 in listed]
+    return Manifest(name, created_at, file_format.upper(), [_COLUMNS.get(c, f"other_{n}") for n, c in enumerate(columns)], below)
+
+
+def _below(store: ArtifactStore, files: Files, key: str) -> str:
+    """The name of a data file below the inventory's folder: a manifest may name nothing else.
+
+    A copy of an inventory lies elsewhere than the manifest's keys say: what follows its last /data/ is the name there.
+    """
+    name = key.removeprefix(files.prefix) if files.prefix else f"data/{key.rpartition('/data/')[2]}"
+    if (files.prefix and not key.startswith(files.prefix)) or any(part in ("", ".", "..") for part in name.split("/")):
+        raise _refused(store, f"its manifest names {key!r}, which is not below it", "Check who may write there")
+    return name
+
+
+def _fetch(store: ArtifactStore, files: Files, name: str, size: int, md5: str, into: Path) -> None:
+    """Copy one file and hold it to the manifest."""
+    digest, copied = hashlib.md5(usedforsecurity=False), 0
+    try:
+        with into.open("wb") as out:
+            for chunk in files.read(name):
+                digest.update(chunk)
+                copied += out.write(chunk)
+    except FileNotFoundError:
+        raise _refused(store, f"{name}, which its manifest names, is missing", "Copy it again, or wait for the next") from None
+    if copied != size or digest.hexdigest() != md5.lower():
+        raise _refused(store, f"{name} is not what its manifest says ({copied:,} of {size:,} bytes)", "Copy it again, or wait for the next")
+
+
+def _stage_file(con: Any, store: ArtifactStore, root: Root, manifest: Manifest, file: Path, part: Path) -> None:
+    """One data file into a staging file."""
+    import duckdb
+
+    try:
+        if manifest.columns:
+            types = dict.fromkeys(manifest.columns, "varchar")
+            con.read_csv(str(file), header=False, columns=types, quotechar='"', escapechar='"', compression="gzip").create_view("given", replace=True)
+        else:
+            con.read_parquet(str(file)).create_view("given", replace=True)
+        names = {row[0] for row in con.execute("describe given").fetchall()}
+        if missing := {"bucket", "key", "size"} - names:
+            raise _refused(store, f"its files have no {', '.join(sorted(missing))}", "Add it to the inventory's fields")
+        absent = sorted(set(_COLUMNS.values()) - names)
+        con.execute(f"create or replace temp view rows_given as select *{''.join(f', null::varchar as {name}' for name in absent)} from given")
+        others = con.execute("select count(*) from rows_given where bucket is distinct from $1 or key is null", [root.bucket]).fetchone()
+        if others[0]:
+            raise _refused(store, f"{others[0]:,} of its rows are of no object of bucket {root.bucket}", "Check the inventory")
+        con.execute(
+            f"create or replace temp table staged as {(_SQL / 'inventory.sql').read_text()}",
+            {
+                "prefix": f"{root.folder}/" if root.folder else "",
+                "is_encoded": bool(manifest.columns),
+                "tells_versions": "is_latest" not in absent,
+            },
+        )
+        con.table("staged").write_parquet(str(part))
+    except duckdb.Error as error:
+        raise _refused(store, f"a file of {manifest.name} cannot be read: {str(error).splitlines()[0]}", "Check the inventory") from error
+
+
+def _open(store: ArtifactStore, root: Root) -> Files:
+    uri = store.inventory or ""
+    if root.scheme != "s3":
+        raise _refused(store, "inventories are read of s3:// only", "Leave `inventory` out: the store is listed then")
+    if uri.startswith("s3://"):
+        bucket, _, folder = uri.removeprefix("s3://").partition("/")
+        return _BucketFiles(store, bucket, f"{folder.strip('/')}/")
+    if "://" in uri and not uri.startswith("file:///"):
+        raise _refused(store, "it is neither in s3:// nor a folder", "Write s3://BUCKET/PREFIX/SOURCE-BUCKET/CONFIG-ID/")
+    return _FolderFiles(Path(uri.removeprefix("file://")))
+
+
+class _FolderFiles:
+    """A copy of an inventory on this machine."""
+
+    prefix = bucket = ""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def dated(self) -> list[str]:
+        return [path.name for path in self._folder.iterdir() if path.is_dir()] if self._folder.is_dir() else []
+
+    def read(self, name: str) -> Iterator[bytes]:
+        with (self._folder / name).open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                yield chunk
+
+
+class _BucketFiles:
+    """Inventories in their bucket, read with the store's credentials."""
+
+    def __init__(self, store: ArtifactStore, bucket: str, prefix: str) -> None:
+        from runspend.storage.s3 import connect
+
+        self.bucket, self.prefix, self._store = bucket, prefix, store
+        self._client, self._errors = connect(store)
+
+    def dated(self) -> list[str]:
+        try:
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix, Delimiter="/")
+            return [p["Prefix"][len(self.prefix) :].strip("/") for page in pages for p in page.get("CommonPrefixes", [])]
+        except self._errors as error:
+            raise self._unreachable(error) from error
+
+    def read(self, name: str) -> Iterator[bytes]:
+        try:
+            body = self._client.get_object(Bucket=self.bucket, Key=f"{self.prefix}{name}")["Body"]
+            with closing(body):
+                yield from body.iter_chunks(_CHUNK_BYTES)
+        except self._errors as error:
+            response = getattr(error, "response", None) or {}
+            if response.get("Error", {}).get("Code") in ("NoSuchKey", "404"):
+                raise FileNotFoundError(name) from error
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: Exception) -> SourceUnreachable:
+        text = str(error).rstrip(". ")
+        return SourceUnreachable(
+            self._store.uri, f"cannot read the inventory {self._store.inventory}: {text}. Check its address and rights. Figures stay as they were."
+        )
+
+
+def _all(store: ArtifactStore, chunks: Iterator[bytes]) -> bytes:
+    data = bytearray()
+    for chunk in chunks:
+        data += chunk
+        if len(data) > _MANIFEST_BYTES:
+            raise _refused(store, f"its manifest has more than {_MANIFEST_BYTES:,} bytes", "Check the inventory")
+    return bytes(data)
+
+
+def _engine(workdir: Path) -> Any:
+    try:
+        import duckdb
+    except ImportError as error:
+        raise MissingExtra("duckdb", "pipeline") from error
+    con = duckdb.connect()
+    con.execute("set temp_directory = ?", [str(workdir / "spill")])
+    con.execute("set TimeZone = 'UTC'")
+    return con
+
+
+def _refused(store: ArtifactStore, why: str, advice: str) -> SourceRefused:
+    return SourceRefused(store.uri, f"cannot use the inventory {store.inventory}: {why}. {advice}. Figures stay as they were.")

@@ -1,0 +1,208 @@
+"""The settled rows of one billing period as `billing_lines`: one sorted Parquet file.
+
+Put here how lines are chosen, ordered and written. What they hold is settled before.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runspend.core.service_kinds import ACCELERATED_METERS, ACCELERATED_TYPES
+from runspend.ingest.billing import columns
+from runspend.ingest.billing.staging import LINE_ID, Ahead, Staged, one_piece, sql_text
+from runspend.ingest.billing.totals import CHOSEN, choose
+from runspend.schema.tables import BILLING_LINES
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROW_GROUP = 122_880
+# A text column of more values is written as texts: every row group carries the whole dictionary otherwise.
+FEW_VALUES = 4000
+SKIPPED_BY = (*BILLING_LINES.sort, "charge_period_end", "charge_date", "billing_period")
+
+
+def write_lines(
+    staged: Staged, source: str, period: str, file_indexes: Sequence[int], load_id: str, path: Path, *, is_scoped: bool
+) -> None:
+    """The period's `billing_lines`. What an explicit scope leaves out becomes sums."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    choose(staged, period, file_indexes)
+    is_chosen = staged.ask_rows(f"trouble is null and {CHOSEN} and scope is distinct from 'exclude'")
+    positions = None if pc.all(is_chosen, min_count=0).as_py() else pc.indices_nonzero(is_chosen)
+    lines = _lines(staged, source, load_id)
+    if is_scoped:
+        lines = {name: column if positions is None else column.take(positions) for name, column in lines.items()}
+        lines, ids = _add_sums(staged, source, load_id, lines, _ids(staged, positions))
+        positions = None
+        order = _order(lines, ids, positions)
+    else:
+        ids, order = _ids_and_order(staged, lines, positions)
+    table = pa.table(lines)
+    staged.ease()
+    groups = [order.slice(start, ROW_GROUP) for start in range(0, max(len(order), 1), ROW_GROUP)]
+    schema = _take(staged, table, ids, positions, order.slice(0, 0)).schema
+    taken = map(partial(_take, staged, table, ids, positions), groups)
+    with pq.ParquetWriter(path, schema, **_layout(table, schema)) as writer, _reaching_disk(path) as reach_disk, ExitStack() as stack:
+        # One row group is put together while the one before it is written; a bill too large for memory has no room for two.
+        for group in taken if staged.is_mapped else stack.enter_context(closing(Ahead(taken))):
+            writer.write_table(group, row_group_size=ROW_GROUP)
+            reach_disk()
+            del group
+
+
+@contextmanager
+def _reaching_disk(path: Path) -> Iterator[Callable[[], None]]:
+    """A function that has what is in the file by now brought to the disk beside all else: publishing waits for what is not there yet."""
+    descriptor = os.open(path, os.O_RDONLY)
+    with ThreadPoolExecutor(1) as beside:
+        bringing = [beside.submit(os.fsync, descriptor)]
+
+        def reach_disk() -> None:
+            if bringing[0].done():
+                bringing[0].result()
+                bringing[0] = beside.submit(os.fsync, descriptor)
+
+        try:
+            yield reach_disk
+            bringing[0].result()
+        finally:
+            beside.shutdown()
+            os.close(descriptor)
+
+
+def _layout(table: pa.Table, schema: pa.Schema) -> dict[str, Any]:
+    """How the file is written. Without its own schema in it readers see texts, however they were coded."""
+    import pyarrow as pa
+
+    texts = [field.name for field in BILLING_LINES.arrow_schema() if pa.types.is_string(field.type) and field.name != "line_id"]
+    # What says the same in all rows is a few bytes, and packing those takes as long as packing many.
+    paths = [f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name for field in schema]
+    packed = [path for path in paths if path not in table.column_names or not _is_same(one_piece(table.column(path)))]
+    return {
+        "use_dictionary": texts,
+        "store_schema": False,
+        "write_batch_size": ROW_GROUP,  # most columns say little: a thousand rows at a time takes a twentieth longer
+        # The smallest and largest value of a column take a third of the writing: they are kept where readers skip by them.
+        "write_statistics": list(SKIPPED_BY),
+        "compression": {path: "ZSTD" if path in packed else "NONE" for path in paths},
+        "compression_level": dict.fromkeys(packed, 1),
+    }
+
+
+def _ids(staged: Staged, positions: pa.Array | None) -> pa.Array:
+    """`line_id` of the chosen rows, as LINE_ID has it."""
+    if staged.column("ordinal").null_count == staged.rows.num_rows:
+        hashes = staged.column("row_hash")
+        return _hex_texts(hashes if positions is None else hashes.take(positions))
+    ids = staged.ask_rows(LINE_ID)
+    return ids if positions is None else ids.take(positions)
+
+
+def _hex_texts(numbers: pa.Array) -> pa.Array:
+    """Whole numbers of 64 bits as 16 hexadecimal digits each; SQL takes six times as long."""
+    import pyarrow as pa
+
+    count = len(numbers)
+    swapped = array("Q", bytes(numbers.buffers()[1])[8 * numbers.offset : 8 * (numbers.offset + count)])
+    if sys.byteorder == "little":
+        swapped.byteswap()
+    ends = pa.arange(0, 16 * count + 1, 16).cast(pa.int32())
+    return pa.StringArray.from_buffers(count, ends.buffers()[1], pa.py_buffer(swapped.tobytes().hex().encode("ascii")))
+
+
+def _ids_and_order(staged: Staged, lines: dict[str, pa.Array], positions: pa.Array | None) -> tuple[pa.Array, pa.Array]:
+    """Ids of the chosen rows, and their order; where no two rows are equal ids sort as the hashes they are made of, at once."""
+    hashes = staged.column("row_hash")
+    if staged.column("ordinal").null_count < len(hashes):
+        ids = _ids(staged, positions)
+        return ids, _order(lines, ids, positions)
+    with ThreadPoolExecutor(1) as beside:
+        ordering = beside.submit(_order, lines, hashes if positions is None else hashes.take(positions), positions)
+        return _ids(staged, positions), ordering.result()
+
+
+def _lines(staged: Staged, source: str, load_id: str) -> dict[str, pa.Array]:
+    """Every column of `billing_lines` but `line_id`, of every staged row, chosen or not."""
+    import pyarrow as pa
+
+    rows = staged.rows.num_rows
+    made = {
+        "source": columns.constant(source, rows),
+        "load_id": columns.constant(load_id, rows),
+        "charge_date": staged.column("charge_period_start").cast(pa.date32()),
+    }
+    names = [c.name for c in BILLING_LINES.columns if c.name != "line_id"]
+    return {name: made[name] if name in made else staged.column(name) for name in names}
+
+
+def _add_sums(staged: Staged, source: str, load_id: str, lines: dict[str, pa.Array], ids: pa.Array) -> tuple[dict[str, pa.Array], pa.Array]:
+    """The lines and their ids, and sums of those that the scope leaves out."""
+    import pyarrow as pa
+
+    staged.con.execute(f"set variable source = {sql_text(source)}")
+    staged.con.execute(f"set variable load_id = {sql_text(load_id)}")
+    query = files("runspend.ingest.billing").joinpath("out_of_scope.sql").read_text(encoding="utf-8")
+    query = query.replace("{chosen}", CHOSEN)
+    for name, pattern in (("accelerated_types", ACCELERATED_TYPES), ("accelerated_meters", ACCELERATED_METERS)):
+        query = query.replace(f"{{{name}}}", sql_text(pattern.pattern))
+    sums = staged.con.sql(query).to_arrow_table()
+    found = {}
+    for name, column in lines.items():
+        if name not in sums.column_names:
+            extra = pa.nulls(sums.num_rows, column.type)
+        elif pa.types.is_dictionary(column.type):
+            extra = one_piece(sums.column(name)).cast(pa.string()).dictionary_encode()
+        else:
+            extra = one_piece(sums.column(name)).cast(column.type)
+        found[name] = one_piece(pa.chunked_array([column, extra]))
+    return found, pa.concat_arrays([ids, one_piece(sums.column("line_id"))])
+
+
+def _order(lines: dict[str, pa.Array], ids: pa.Array, positions: pa.Array | None) -> pa.Array:
+    """The order of BILLING_LINES.sort among the chosen lines, by their ids or what sorts as those do; nulls last, texts by their bytes."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    key = lines["resource_key"]
+    ranks = pc.rank(key.dictionary, tiebreaker="min").cast(pa.int32()) if len(key.dictionary) else pa.nulls(0, pa.int32())
+    by = {"resource_key": ranks.take(key.indices), "charge_period_start": lines["charge_period_start"]}
+    if positions is not None:
+        by = {name: column.take(positions) for name, column in by.items()}
+    return pc.sort_indices(pa.table({**by, "line_id": ids}), sort_keys=[(name, "ascending") for name in BILLING_LINES.sort])
+
+
+def _take(staged: Staged, table: pa.Table, ids: pa.Array, positions: pa.Array | None, order: pa.Array) -> pa.Table:
+    """Chosen lines in order. A text of many values stops being coded: every row group would carry the whole dictionary."""
+    import pyarrow as pa
+
+    at = order if positions is None else positions.take(order)
+    taken = {}
+    for name, chunked in zip(table.column_names, table.columns, strict=True):
+        column = one_piece(chunked)
+        is_coded = pa.types.is_dictionary(column.type)
+        part = column.slice(0, len(at)) if _is_same(column) else column.take(at)
+        taken[name] = part.cast(pa.string()) if is_coded and len(column.dictionary) > FEW_VALUES else part
+        staged.drop_pages()
+    taken["line_id"] = ids.take(order)
+    return pa.table({c.name: taken[c.name] for c in BILLING_LINES.columns})
+
+
+def _is_same(column: pa.Array) -> bool:
+    """Whether all rows say the same, so that nothing has to be put in order nor packed."""
+    import pyarrow as pa
+
+    is_coded = pa.types.is_dictionary(column.type)
+    return bool(column.null_count == len(column) or (is_coded and len(column.dictionary) == 1 and not column.null_count))

@@ -1,0 +1,295 @@
+"""Lines of a machine that several pods or tasks shared, as one line per part: by weights, so that the parts are the line exactly.
+
+Put here how weights meet lines and how a line is cut. Where weights come from is for the formats (`splits_sql` of a `Kind`,
+`opencost.py`); who pays for a part is for the models. A bill stays the bill: parts replace their line, and all of its measures
+are theirs, to the last of 22 decimals, whatever the weights say.
+
+A weight is a claim of a part on a machine from one time to another, never money. Rows of a format's `splits_sql`:
+resource, resource_name (what bills may call the machine), part_id, part_name, part_tags (JSON), from_time, to_time (UTC, half-open),
+weight (a decimal, none below zero), is_idle, billing_period (of a bill's own weights), left_out (why a row is no weight); of a source
+of files that may hold the same twice cluster, step_from and step_to as well. What a query does not select is null.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from runspend.ingest.billing import columns
+from runspend.ingest.billing.staging import Staged, one_piece, sql_text
+from runspend.ingest.billing.totals import EXACT
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from runspend.core.selectors import Selector
+
+MEASURES = (
+    "billed_cost", "effective_cost", "list_cost", "contracted_cost", "pricing_currency_effective_cost", "pricing_quantity", "consumed_quantity",
+    "commitment_discount_quantity",
+)  # fmt: skip
+OWN = "split_rows"  # the table of a bill's own weights, kept aside while its files are read
+TOLD = ("lines_split_among_pods_or_tasks", "parts_they_were_split_into")  # what nobody needs to look at
+OWN_METHOD = "aws-split-cost-allocation"
+WEIGHT_COLUMNS = {
+    "resource": "varchar", "resource_name": "varchar", "part_id": "varchar", "part_name": "varchar", "part_tags": "varchar",
+    "from_time": "timestamptz", "to_time": "timestamptz", "weight": "decimal(38, 22)", "is_idle": "boolean", "billing_period": "date",
+    "left_out": "varchar", "cluster": "varchar", "step_from": "timestamptz", "step_to": "timestamptz",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What one source besides the bill says of machines. With `lines` all lines they name are one pool, and no row names a machine.
+
+    `idle`: `keep` what nobody used as a part of its own, or let the parts `share` it. `rows`: columns as WEIGHT_COLUMNS.
+    `digests`: of the rows that count for a billing period, by the period.
+    """
+
+    source: str
+    method: str
+    rows: pa.Table
+    digests: Mapping[str, str]
+    lines: Selector | None = None
+    idle: str = "keep"
+
+    def digest_of(self, period: str) -> str:
+        """What tells whether a period would be split otherwise than before."""
+        return f"{self.source} {self.digests.get(period, '')}"
+
+    def said(self) -> list[Any]:
+        """The configuration, in a form that can be compared."""
+        return [self.source, self.method, self.lines, self.idle]
+
+
+def digest_rows(rows: pa.Table) -> dict[str, str]:
+    """Billing period -> digest of the weights that count for it: those within the month, the one before and a day after (`splits.sql`)."""
+    import duckdb
+
+    names = ", ".join(WEIGHT_COLUMNS)
+    with duckdb.connect(":memory:") as con:
+        con.execute("set TimeZone = 'UTC'")
+        con.register("weight_rows", rows)
+        found = con.execute(
+            "with span as (select date_trunc('month', min(from_time)::timestamp) - interval 1 month as first, max(to_time)::timestamp + interval 1 month as last from weight_rows), "
+            "months as (select unnest(generate_series(first, last, interval 1 month)) as month from span), "
+            f"hashed as (select from_time::timestamp as from_time, to_time::timestamp as to_time, hash({names}) as row_hash from weight_rows) "
+            "select strftime(month, '%Y-%m'), count(*), sum(row_hash::hugeint), bit_xor(row_hash) from months "
+            "join hashed on from_time < month + interval 1 month + interval 1 day and to_time > month - interval 1 month group by 1"
+        ).fetchall()
+    return {period: hashlib.sha256(",".join(map(str, rest)).encode()).hexdigest()[:32] for period, *rest in found}
+
+
+def keep_weights(staged: Staged, file_index: int, query: str) -> dict[str, int]:
+    """The rows a format's `splits_sql` selects, kept for the lines of the same bill; why others were left out, counted."""
+    found = staged.con.sql(_typed_sql(staged, query)).to_arrow_table()
+    staged.keep_aside(OWN, file_index, found)
+    return count_left_out(staged, found)
+
+
+def _typed_sql(staged: Staged, query: str) -> str:
+    """A query of weights with every column of WEIGHT_COLUMNS, in its type."""
+    there = {str(row[0]) for row in staged.con.execute(f"describe {query}").fetchall()}
+    selected = {name: f"try_cast({name if name in there else 'null'} as {kind}) as {name}" for name, kind in WEIGHT_COLUMNS.items()}
+    selected["part_tags"] = "case when json_valid(part_tags) and json_type(part_tags) = 'OBJECT' then part_tags end as part_tags"
+    return f"select {', '.join(selected.values())} from ({query})"
+
+
+def count_left_out(staged: Staged, rows: pa.Table) -> dict[str, int]:
+    """Why rows are no weights -> how many."""
+    staged.con.register("weights_found", rows)
+    counts = staged.con.execute("select left_out, count(*) from weights_found where left_out is not null group by 1 order by 1").fetchall()
+    staged.con.unregister("weights_found")
+    return dict(counts)
+
+
+def split_lines(
+    staged: Staged, others: Sequence[Weights], pools: Mapping[str, pa.Array], found: dict[str, Any], *, is_by_file: bool, has_own: bool
+) -> None:
+    """Replace every line that weights are there for by its parts.
+
+    `pools`: which lines a source with `lines` names, by the source. `is_by_file`: the bill's own weights are for lines of their file.
+    `has_own`: they count at all.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not others and not (has_own and OWN in staged.aside):
+        return
+    con = staged.con
+    if not _gather_weights(staged, others, has_own):
+        return
+    con.register("split_pools", _pool_rows(pools))
+    con.execute(f"set variable split_by_file = {'true' if is_by_file else 'false'}; set variable split_share = {2 * staged.room.share_rows}")
+    con.execute(_sql("splits.sql"))
+    con.unregister("split_pools")
+    _count_findings(staged, found)
+    positions = one_piece(con.sql("select position from split_lines order by position").to_arrow_table().column(0))
+    if len(positions):
+        _note_delivered(staged)
+        everything = pa.array(range(staged.rows.num_rows), pa.int64())
+        staged.replace(pc.invert(pc.is_in(everything, value_set=positions)), _parts(staged))
+    for name in (
+        "splits",
+        "split_candidates",
+        "split_names",
+        "split_machines",
+        "split_groups",
+        "split_pods",
+        "split_parts",
+        "split_lines",
+    ):
+        con.execute(f"drop table {name}")
+
+
+def _note_delivered(staged: Staged) -> None:
+    """What the bill's digest is of, once lines are split: the rows before, and the bill's own weights."""
+    own = f"union all select file_index, billing_period, 1, hash({', '.join(WEIGHT_COLUMNS)})::hugeint, hash({', '.join(WEIGHT_COLUMNS)}) from {OWN}"
+    staged.con.execute(
+        "create table delivered_rows as select file_index, billing_period, sum(rows) as rows, sum(hash_sum) as hash_sum, bit_xor(hash_xor) as hash_xor "
+        f"from (from {staged.delivered_rows} {own if OWN in staged.aside else ''}) group by all"
+    )
+    staged.delivered_rows = "delivered_rows"
+
+
+def _gather_weights(staged: Staged, others: Sequence[Weights], has_own: bool) -> bool:
+    """The table `splits`: weights of every source, the bill's own first, times and weights as whole numbers. False where there are none."""
+    con = staged.con
+    con.execute(
+        "create or replace temp macro to_units(amount) as cast(replace(cast(amount as varchar), '.', '') as hugeint); "
+        "create or replace temp table split_sources (rank int, source varchar, method varchar, fills boolean, shares_idle boolean); "
+        "create or replace temp table splits (rank int, names varchar, part_id varchar, part_name varchar, part_tags varchar, from_us bigint, "
+        "to_us bigint, units hugeint, is_idle boolean, billing_period date, file_index int)"
+    )
+    if has_own and OWN in staged.aside:
+        con.execute("insert into split_sources values (0, null, ?, true, false)", [OWN_METHOD])
+        _insert(staged, 0, OWN, None)
+    for rank, weights in enumerate(others, 1):
+        con.execute("insert into split_sources values (?, ?, ?, false, ?)", [rank, weights.source, weights.method, weights.idle == "share"])
+        con.register("weights_of_source", weights.rows)
+        pool = None if weights.lines is None else f"p|{weights.source}"
+        _insert(staged, rank, "(select *, null::int as file_index from weights_of_source)", pool)
+        con.unregister("weights_of_source")
+    return bool(con.execute("select count(*) from splits").fetchall()[0][0])
+
+
+def _insert(staged: Staged, rank: int, relation: str, pool: str | None) -> None:
+    """Weights of one source, with the names a machine is looked for by: its id, the name of a Google instance, the scale set of an Azure one, its name."""
+    key = "resource_key(resource)"
+    scale_set = (
+        f"case when contains({key}, '/virtualmachinescalesets/') then 'r|' || regexp_replace({key}, '/virtualmachines/[^/]+$', '') end"
+    )
+    instance = f"case when not contains({key}, '/') then 'i|' || {key} when {key} like 'projects/%/instances/%' then 'r|' || regexp_extract({key}, '[^/]+$') end"
+    names = f"list_filter(['r|' || {key}, {instance}, {scale_set}, 'n|' || nullif(resource_name, '')], lambda name: name is not null)"
+    called = sql_text(pool) if pool else f"nullif(array_to_string({names}, chr(31)), '')"
+    staged.con.execute(
+        f"insert into splits select {rank}, {called}, "
+        "part_id, part_name, part_tags, epoch_us(from_time), epoch_us(to_time), to_units(weight), coalesce(is_idle, false), billing_period, file_index "
+        f"from {relation} where left_out is null and weight > 0 and epoch_us(to_time) > epoch_us(from_time)"
+    )
+
+
+def _pool_rows(pools: Mapping[str, pa.Array]) -> pa.Table:
+    """(position, name) of the lines that sources with `lines` name."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    parts = [
+        pa.table({"position": (at := pc.indices_nonzero(mask).cast(pa.int64())), "name": pa.repeat(pa.scalar(f"p|{source}"), len(at))})
+        for source, mask in pools.items()
+    ]
+    return pa.concat_tables([pa.schema([("position", pa.int64()), ("name", pa.string())]).empty_table(), *parts])
+
+
+def _count_findings(staged: Staged, found: dict[str, Any]) -> None:
+    """What people ought to know: what was split, and weights that found no line in the time the lines cover."""
+    [(lines, parts, nameless, absent, scaled)] = staged.con.execute(
+        "with span as (select min(from_us) as from_us, max(to_us) as to_us from split_candidates), "
+        "inside as (select s.* from splits s, span where s.from_us < span.to_us and s.to_us > span.from_us) "
+        "select (select count(*) from split_lines), (select coalesce(sum(parts), 0) from split_lines), (select count(*) from inside where names is null), "
+        "(select count(distinct (i.rank, i.names)) from inside i anti join split_machines m on m.rank = i.rank and m.names = i.names where i.names is not null), "
+        "(select count(distinct group_number) from split_parts where is_scaled)"
+    ).fetchall()
+    counts = {
+        TOLD[0]: lines,
+        TOLD[1]: int(parts),
+        "weights_of_pods_that_name_no_machine": nameless,
+        "machines_with_weights_that_are_not_on_the_bill": absent,
+        "windows_whose_pods_claim_more_than_the_machine_cost": scaled,
+    }
+    found.update({what: count for what, count in counts.items() if count})
+
+
+def _parts(staged: Staged) -> Iterator[pa.Table]:
+    """The parts of all lines, a share at a time, in the columns of the staged rows."""
+    con = staged.con
+    shares = con.execute("select max(share) from split_lines").fetchall()[0][0]
+    for share in range(shares + 1):
+        lines = con.sql(
+            f"select position, group_number, tells_time from split_lines where share = {share} order by position"
+        ).to_arrow_table()
+        if lines.num_rows:
+            yield _cut(staged, lines)
+
+
+def _cut(staged: Staged, lines: pa.Table) -> pa.Table:
+    """Each of these lines once per part."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    parents = staged.rows.take(lines.column("position"))
+    amounts = {name: _with_scale(one_piece(parents.column(name)), 0) for name in MEASURES}
+    places = pa.array(range(lines.num_rows), pa.int64())
+    staged.con.register(
+        "lines_of_share", pa.table({"place": places, **{c: lines.column(c) for c in ("group_number", "tells_time")}, **amounts})
+    )
+    staged.con.execute(_sql("splits_share.sql"))
+    made = staged.con.sql("from split_share order by rowid").to_arrow_table()
+    staged.con.execute("drop table split_share")
+    staged.con.unregister("lines_of_share")
+    parts = parents.take(made.column("place"))
+    changed = {name: _with_scale(one_piece(made.column(name)), 22) for name in MEASURES}
+    for name, told in (
+        ("allocated_method_id", "method"), ("allocated_method_details", "details"), ("allocated_resource_id", "part_id"),
+        ("allocated_resource_name", "part_name"), ("allocated_tags", "part_tags"),
+    ):  # fmt: skip
+        changed[name] = one_piece(made.column(told).cast(pa.string()).dictionary_encode()).cast(columns.text_type())
+    # A part of a machine says how much of it was had, not how long: a pod had it while it was there, idle as long as the machine.
+    life = pc.multiply(one_piece(made.column("life_us")), pa.scalar(1000, pa.int64()))
+    changed["billed_nanoseconds"] = pc.if_else(one_piece(made.column("is_idle")), one_piece(parts.column("billed_nanoseconds")), life)
+    changed["long_billed_cost"] = _rounding_of_last(parts, made, changed["billed_cost"])
+    for name, column in changed.items():
+        parts = parts.set_column(parts.schema.get_field_index(name), parts.schema.field(name), column)
+    return parts
+
+
+def _with_scale(column: pa.Array, scale: int) -> pa.Array:
+    """The same whole units read as a decimal of another scale: nothing is computed."""
+    import pyarrow as pa
+
+    plain = pa.concat_arrays([column])  # buffers without an offset
+    return pa.Array.from_buffers(pa.decimal128(38, scale), len(plain), plain.buffers(), plain.null_count)
+
+
+def _rounding_of_last(parts: pa.Table, made: pa.Table, billed: pa.Array) -> pa.Array:
+    """`long_billed_cost` such that what loading rounded off a line is still told once: by its last part."""
+    import pyarrow as pa
+
+    said = one_piece(parts.column("long_billed_cost"))
+    if said.null_count == len(said):
+        return said
+    texts: list[str | None] = [None] * len(said)
+    for i, (text, is_last, cost) in enumerate(zip(said.to_pylist(), made.column("is_last").to_pylist(), billed.to_pylist(), strict=True)):
+        if text is not None and is_last:
+            delivered = Decimal(text.strip())
+            loaded = delivered.quantize(Decimal(1).scaleb(-22), context=EXACT)
+            texts[i] = f"{EXACT.add(EXACT.subtract(delivered, loaded), cost):f}"
+    return pa.array(texts, pa.string()).dictionary_encode().cast(columns.text_type())
+
+
+def _sql(name: str) -> str:
+    return files("runspend.ingest.billing").joinpath(name).read_text(encoding="utf-8")

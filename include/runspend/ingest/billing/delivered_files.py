@@ -1,0 +1,300 @@
+"""Delivered files on their way into the engine: fetched or known, verified, recognized, staged.
+
+Put here what happens to a file before its rows have a period. Which files count for a period is for `load.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Decimal
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from runspend.config.settings import BillSource
+from runspend.core.errors import SourceRefused
+from runspend.ingest.billing import totals as counts
+from runspend.ingest.billing.file_sources import Folder, open_folder
+from runspend.ingest.billing.formats import find_format, format_module, offered
+from runspend.ingest.billing.load_context import Tonight, refused
+from runspend.ingest.billing.manifests import DATA_NAMES, Delivered, DeliveredFile
+from runspend.ingest.billing.measured_power import Drawn
+from runspend.ingest.billing.staging import Staged, StagedFile, wake
+from runspend.ingest.billing.texts import read_header
+from runspend.ingest.billing.totals import FedPeriod
+from runspend.ingest.billing.verify import VerifiedFile, verify_file
+from runspend.ingest.billing.versions import FedFile
+
+VERIFIED_AT_ONCE = 2
+
+
+@dataclass
+class ArrivedFile:
+    """One delivered file on this machine, whole; `staged` once its rows are in the engine.
+
+    With `bring` it is not here yet: its stamp says that it holds what it held when it was read, and it is fetched only if its
+    rows are needed again.
+    """
+
+    index: int
+    delivered: DeliveredFile
+    verified: VerifiedFile
+    path: Path
+    format: str = ""
+    label: str | None = None  # as the format calls it: files of several labels complement each other
+    stands_for: str | None = None  # what its name alone says of what is charged
+    copies: list[str] = field(default_factory=list)  # names of byte-identical files
+    stamps: dict[str, str] = field(default_factory=dict)  # by name: its own and its copies', of places that vouch for files
+    staged: StagedFile | None = None
+    bring: Callable[[], tuple[Path, VerifiedFile]] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.delivered.entry.name
+
+    @property
+    def modified_at(self) -> datetime:
+        return self.delivered.entry.modified_at
+
+    @property
+    def digest(self) -> str:
+        """What it adds to a version: its bytes, and as what they are read."""
+        return " ".join(text for text in (self.verified.sha256, self.label, self.stands_for) if text)
+
+
+def rivals_of(files: Sequence[ArrivedFile]) -> list[list[ArrivedFile]]:
+    """Files apart by label: those of two labels complement each other; one without a label complements none."""
+    labels: list[str | None] = [*sorted({f.label for f in files if f.label})] or [None]
+    return [[f for f in files if f.label in (label, None)] for label in labels]
+
+
+def stage_each(
+    tonight: Tonight, staged: Staged, files: Sequence[ArrivedFile], beside: Sequence[ArrivedFile], bad: dict[str, SourceRefused]
+) -> None:
+    """Stage files one after the other; refusals are noted. Of files of one format the next may be read while one is staged."""
+    for file, following in pairwise(files):
+        if not following.bring and following.format == file.format:
+            staged.following[file.index] = _delivered(tonight, following, ())
+    for file in files:
+        stage_or_note(tonight, staged, file, beside, bad)
+    staged.let_go()  # a file that is staged again later is another by then
+
+
+def stage_or_note(
+    tonight: Tonight, staged: Staged, file: ArrivedFile, beside: Sequence[ArrivedFile], bad: dict[str, SourceRefused], way: str = "stage"
+) -> None:
+    """Stage a file by a function of its format's module; a refusal is noted."""
+    try:
+        _stage(tonight, staged, file, beside, way)
+    except SourceRefused as error:
+        staged.drop(file.index)
+        bad[file.name] = error
+    except FileNotFoundError:
+        staged.drop(file.index)
+        bad[file.name] = _gone(tonight, file)
+
+
+def _gone(tonight: Tonight, file: ArrivedFile) -> SourceRefused:
+    return refused(tonight, f"{file.name} went while it was read. Run the load again", None)
+
+
+def stage_alike(tonight: Tonight, staged: Staged, files: Sequence[ArrivedFile], bad: dict[str, SourceRefused]) -> None:
+    """Once all are staged, files that their format reads otherwise beside the others (`read_again`) are staged again."""
+    for name in sorted({f.format for f in files if f.staged}):
+        by_index = {f.index: f for f in files if f.staged and f.format == name}
+        read_again = offered(format_module(name), "read_again")
+        for index in read_again(staged, {i: f.staged for i, f in by_index.items()}) if read_again else ():
+            file = by_index[index]
+            if not file.verified.readable.exists():
+                stated, unpack_to = file.delivered.stated_bytes, file.verified.readable
+                file.verified = verify_file(tonight.source.name, file.name, file.path, stated_bytes=stated, unpack_to=unpack_to)
+            stage_or_note(tonight, staged, file, files, bad, "stage_again")
+
+
+def open_bill(source: BillSource, workdir: Path, now: datetime, progress: Callable[[str], None], drawn: Drawn) -> Folder:
+    """Where the bill lies: what its format makes of the address, else a folder or a bucket. `drawn`: what measured machines drew."""
+    if source.format != "auto" and (open_place := offered(format_module(source.format), "open_place")):
+        place: Folder | None = open_place(source, workdir, now, **({"drawn": drawn} if drawn else {}))
+        if place is not None:
+            return place
+    return open_folder(source, workdir, progress)
+
+
+def is_data_of(source: BillSource) -> Callable[[str], bool]:
+    """Which names are those of data files."""
+    names: Callable[[str], bool] | None = offered(format_module(source.format), "names") if source.format != "auto" else None
+    return lambda name: bool(DATA_NAMES.search(name) or (names and names(name)))
+
+
+def verify_all(
+    tonight: Tonight, folder: Folder, delivered: Sequence[DeliveredFile], workdir: Path, bad: dict[str, SourceRefused]
+) -> list[ArrivedFile]:
+    """Every file fetched and read once, but for those whose stamp is known; byte-identical ones count once, unless manifests or
+    names call them two kinds or one manifest names both. Refusals are noted in `bad`."""
+    by_digest: dict[tuple[str, str | None, str | None], list[ArrivedFile]] = {}
+    seen = _seen_before(tonight)
+    with ThreadPoolExecutor(VERIFIED_AT_ONCE) as beside:
+        waking = beside.submit(wake)
+        # The next file is fetched while those before it are verified, two at once: unpacking lets go of the interpreter.
+        arriving = [_bring(tonight, folder, index, item, workdir, seen, beside) for index, item in enumerate(delivered)]
+        for file, verifying in arriving:
+            try:
+                if verifying is not None:
+                    file.verified = verifying.result()
+            except SourceRefused as error:
+                bad[file.name] = error
+                continue
+            key = file.verified.sha256, file.delivered.label, _stands_for(tonight.source, tonight.source.format, file.name)
+            same = by_digest.setdefault(key, [])
+            if twin := next((f for f in same if not _are_two_parts(f.delivered, file.delivered)), None):
+                twin.copies.append(file.name)
+                tonight.progress(f"{tonight.source.name}: {file.name} has the same bytes as {twin.name} and is not counted again")
+            else:
+                same.append(twin := file)
+            if stamp := _stamp(tonight.source, file.delivered):
+                twin.stamps[file.name] = stamp
+        waking.result()
+    return sorted((file for same in by_digest.values() for file in same), key=lambda file: file.index)
+
+
+def _are_two_parts(one: DeliveredFile, other: DeliveredFile) -> bool:
+    """Whether files of the same bytes are two all the same: parts that one manifest names, each of as many charges."""
+    return one.manifest is not None and one.manifest == other.manifest and one.entry.name != other.entry.name
+
+
+def _bring(
+    tonight: Tonight,
+    folder: Folder,
+    index: int,
+    item: DeliveredFile,
+    workdir: Path,
+    seen: Mapping[tuple[str, str | None], FedFile],
+    beside: Executor,
+) -> tuple[ArrivedFile, Future[VerifiedFile] | None]:
+    """A file and its verification, under way; none for a file that is known."""
+    name, unpack_to = item.entry.name, workdir / "unpacked" / f"{index:06d}.csv"
+    file = ArrivedFile(index, item, VerifiedFile(Path(), "", 0, ""), Path())
+    stamp = _stamp(tonight.source, item)
+    if stamp and (fed := seen.get((name, stamp))):
+        tonight.progress(f"{tonight.source.name}: {name} is as it was loaded before, and is not fetched")
+        file.bring = partial(_fetch_late, tonight, folder, item, unpack_to)
+        file.verified = VerifiedFile(Path(), "", fed.bytes, fed.sha256)
+        file.format, file.label = fed.format or tonight.source.format, fed.label
+        return file, None
+    tonight.progress(f"{tonight.source.name}: verifying {name}" + (f" ({item.entry.bytes:,} bytes)" if item.entry.bytes else ""))
+    try:
+        file.path = folder.fetch(item.entry)
+    except SourceRefused as error:
+        refusal: Future[VerifiedFile] = Future()
+        refusal.set_exception(error)
+        return file, refusal
+    return file, beside.submit(verify_file, tonight.source.name, name, file.path, stated_bytes=item.stated_bytes, unpack_to=unpack_to)
+
+
+def _fetch_late(tonight: Tonight, folder: Folder, item: DeliveredFile, unpack_to: Path) -> tuple[Path, VerifiedFile]:
+    """A file that was not needed at first."""
+    path = folder.fetch(item.entry)
+    return path, verify_file(tonight.source.name, item.entry.name, path, stated_bytes=item.stated_bytes, unpack_to=unpack_to)
+
+
+def _stamp(source: BillSource, item: DeliveredFile) -> str | None:
+    """What vouches that a file is what it was and is read as it was: its place's stamp and size, the address, its manifest's
+    word for it. None where the place vouches for nothing."""
+    entry = item.entry
+    if entry.stamp is None:
+        return None
+    return hashlib.sha256(json.dumps([entry.stamp, entry.bytes, source.uri, item.label]).encode()).hexdigest()[:32]
+
+
+def _seen_before(tonight: Tonight) -> dict[tuple[str, str | None], FedFile]:
+    """Files of the versions in place by name and stamp. Where another format is written now, every file has to be looked at."""
+    asked = tonight.source.format
+    files = (fed for book in tonight.books.values() for fed in book.files if fed.stamp)
+    return {(fed.name, fed.stamp): fed for fed in files if asked in ("auto", fed.format)}
+
+
+def _stands_for(source: BillSource, format_name: str, name: str) -> str | None:
+    """What the name of a file says of what is charged, where its format has such names."""
+    stands_for = None if format_name == "auto" else offered(format_module(format_name), "stands_for")
+    said: str | None = stands_for(source, name) if stands_for else None
+    return said
+
+
+def recognize(
+    tonight: Tonight, files: Sequence[ArrivedFile], bad: dict[str, SourceRefused]
+) -> tuple[list[ArrivedFile], list[ArrivedFile]]:
+    """(files of charges, files of what is looked up for them); the latter become part of every version. Refusals are
+    noted in `bad`."""
+    charges: list[ArrivedFile] = []
+    aside: list[ArrivedFile] = []
+    for file in files:
+        try:
+            is_aside = not file.bring and _recognize_file(tonight, file)
+        except SourceRefused as error:
+            bad[file.name] = error
+            continue
+        except FileNotFoundError:
+            bad[file.name] = _gone(tonight, file)
+            continue
+        file.stands_for = _stands_for(tonight.source, file.format, file.name)
+        (aside if is_aside else charges).append(file)
+    if aside:
+        # The settings are JSON on one line: what follows the first line end is of an earlier period's files.
+        tonight.settings = "\n".join([tonight.settings.partition("\n")[0], *sorted(f.verified.sha256 for f in aside)])
+    return charges, aside
+
+
+def _recognize_file(tonight: Tonight, file: ArrivedFile) -> bool:
+    """Find the format of a file that is here, and what that calls it; whether it is one that is looked up for charges."""
+    header = read_header(tonight.source.name, file.name, file.verified)
+    file.format = find_format(tonight.source, file.name, header)
+    if label := offered(format_module(file.format), "label"):
+        file.label = label(f"{tonight.source.uri}/{file.name}", file.delivered.label, header)
+    is_aside = offered(format_module(file.format), "is_aside")
+    return bool(is_aside and is_aside(header))
+
+
+def _stage(tonight: Tonight, staged: Staged, file: ArrivedFile, beside: Sequence[ArrivedFile], way: str) -> None:
+    name = tonight.source.name
+    if file.bring:
+        file.path, file.verified = file.bring()
+        file.bring = None
+        _recognize_file(tonight, file)
+    tonight.progress(f"{name}: reading {file.name}")
+    others = tuple((f.name, f.label) for f in beside)
+    delivered = _delivered(tonight, file, others)
+    file.staged = getattr(format_module(file.format), way)(staged, delivered)
+    stated = file.delivered.stated_rows
+    if stated is not None and file.staged.rows != stated:
+        raise refused(tonight, f"{file.name} holds {file.staged.rows} rows where its manifest states {stated}", None)
+    if file.verified.readable == file.path:
+        now = file.path.stat()
+        is_copy = file.path.is_relative_to(tonight.workdir)
+        if now.st_size != file.verified.bytes or (not is_copy and abs(file.modified_at.timestamp() - now.st_mtime) > 0.001):
+            raise refused(tonight, f"{file.name} changed while it was read", None)
+    else:
+        file.verified.readable.unlink()  # its rows are in the engine; the disk may be small
+
+
+def _delivered(tonight: Tonight, file: ArrivedFile, beside: tuple[tuple[str, str | None], ...]) -> Delivered:
+    return Delivered(tonight.source, file.name, file.verified, file.index, file.label, beside)
+
+
+def combine(staged: Staged, files: Sequence[ArrivedFile]) -> tuple[dict[str, Any], list[FedPeriod]]:
+    """Files of several labels beside each other become one bill: what is to be told, and what files gave periods that have no
+    row of theirs left. Those are part of the period's version all the same."""
+    warnings: dict[str, Any] = {}
+    before: list[FedPeriod] = []
+    files = [f for f in files if not f.bring]  # of the others no row is staged
+    for name in sorted({f.format for f in files if f.label}):
+        before = before or counts.read_census(staged)
+        warnings |= format_module(name).combine(staged, {f.index: f.label for f in files if f.format == name})
+    after = {(p.file_index, p.period) for p in counts.read_census(staged)} if before else set()
+    gone = [p for p in before if (p.file_index, p.period) not in after]
+    return warnings, [replace(p, rows=0, quarantined=0, billed=Decimal(0)) for p in gone]

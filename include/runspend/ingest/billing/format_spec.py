@@ -1,0 +1,448 @@
+"""Formats whose rows SQL maps to FOCUS: what a module states of its files, and the way of its rows into `staged`.
+
+Put here what all of them share. A format states how headers spell its columns; its SQL file reads one view of texts and
+selects FOCUS columns by their names in `schema/tables.py`. What it leaves out is null. A cost, quantity or time may stay the text it
+is: it is read here, and one that cannot be read becomes null and is counted; without a cost, a currency or its times a row is
+set aside, whole. A column `trouble` says by itself why a row must be set aside, a column `left_out` why it charges nothing and
+becomes no line: such rows are counted. A row may become none or several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from runspend.ingest.billing import columns, distinct, texts
+from runspend.ingest.billing import cost_splits as splits
+from runspend.ingest.billing.staging import Ahead, Staged, StagedFile, ask, delivered_fields, one_piece, sql_text
+from runspend.schema.tables import FOCUS_COLUMNS
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+    from runspend.ingest.billing.manifests import Delivered
+
+# What exports write for nothing. Not in gathered columns: a tag whose value is NULL is a tag.
+NULL_TEXTS = ("NULL", "null", "(null)", "nan", "NaN")
+SQL_TYPES = {"STRING": "varchar", "BIGNUMERIC": "decimal(38, 22)", "TIMESTAMP": "timestamptz"}
+FOCUS_NAMES = {c.name: "".join(part.capitalize() for part in c.name.split("_")) for c in FOCUS_COLUMNS}
+TIMES = ("billing_period_start", "billing_period_end", "charge_period_start", "charge_period_end")
+OTHERS = ("delivered_instance_type", "iam_principal", "trouble", "left_out", "long_billed_cost")
+UNREAD = "unread_"  # and a column's name: whether its value could not be read
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of file of a format.
+
+    `view` is what SQL reads its rows as. `columns` are the columns of that view, all texts, each with its spellings in
+    headers, the first that has a value wins; `required` must be there. `gathered` are columns that hold a JSON object of all
+    header columns that start with a prefix (tags that have a column each). With `sql`, the name of a SQL file beside the
+    module, its rows are charges; without, they are kept aside, whole, as a table for the SQL of others. `splits_sql` is a SQL
+    file that selects weights from the same rows: who had what of a machine whose line is to be split (`cost_splits.py`). Where
+    `splits_of` names a column and values of it, no other row is a weight.
+    """
+
+    view: str
+    columns: Mapping[str, Sequence[str]]
+    required: Sequence[str]
+    sql: str | None = None
+    gathered: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    splits_sql: str | None = None
+    splits_of: tuple[str, Sequence[str]] | None = None
+
+
+def kind_of(kinds: Sequence[Kind], header: Sequence[str]) -> Kind | None:
+    """The kind a header is of: the first that has all it requires, else the one it has most of, if that is most of it."""
+    names = set(header)
+
+    def found(kind: Kind) -> int:
+        return sum(1 for column in kind.required if names & set(kind.columns[column]))
+
+    best = max(kinds, key=lambda kind: (found(kind) == len(kind.required), found(kind) / len(kind.required)))
+    return best if found(best) * 2 > len(best.required) else None
+
+
+def stage(
+    staged: Staged,
+    delivered: Delivered,
+    kinds: Sequence[Kind],
+    version: Callable[[Sequence[str]], str],
+    variables: Mapping[str, Any] | None = None,
+    look: Callable[[pa.Table], None] | None = None,
+) -> StagedFile:
+    """Put the rows of one verified file into `staged`, or keep them aside. Raises SourceRefused when it does not fit its header.
+
+    `variables` are what the SQL file asks for with `getvariable`. `version(header)` names the variant of the format. `look` sees
+    each share of rows, by the columns of the view, before they are mapped.
+    """
+    layout = _lay_out(delivered, kinds)
+    for variable, value in (variables or {}).items():
+        staged.con.execute(f"set variable {variable} = ?", [value])
+    show_aside(staged, kinds)
+    found = _Found()
+    _read_all(staged, delivered, kinds, _Plan(layout, variables or {}, look), found)
+    wanted = set(layout.wanted)
+    dropped = tuple(h for h in layout.header if h not in wanted)
+    return StagedFile(version(layout.header), found.rows, dropped, found.unreadable, is_aside=layout.kind.sql is None, left_out=found.left_out)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Which columns of a file are read: those of its kind by how its header spells them, those that are gathered."""
+
+    kind: Kind
+    header: Sequence[str]
+    spelled: Mapping[str, Sequence[str]]
+    gathered: Mapping[str, Sequence[str]]
+
+    @property
+    def wanted(self) -> list[str]:
+        """The names in the header."""
+        return list(dict.fromkeys([h for names in (*self.spelled.values(), *self.gathered.values()) for h in names]))
+
+
+def _lay_out(delivered: Delivered, kinds: Sequence[Kind]) -> _Layout:
+    """How to read a file by its header. Raises SourceRefused for one of another format, or without a column that is needed."""
+    source, name = delivered.source.name, delivered.name
+    header = texts.read_header(source, name, delivered.file)
+    kind = kind_of(kinds, header)
+    if kind is None:
+        sought = ", ".join(kinds[0].columns[c][0] for c in kinds[0].required)
+        raise texts.refused(source, name, f"its header is of another format: {', '.join(header[:5])} …. Columns such as {sought} are looked for")
+    spelled = {column: [s for s in spellings if s in header] for column, spellings in kind.columns.items()}
+    if missing := [kind.columns[column][0] for column in kind.required if not spelled[column]]:
+        raise texts.refused(source, name, f"it lacks {', '.join(missing)}. Add them to the export")
+    gathered = {c: [h for h in header if h.startswith(tuple(prefixes))] for c, prefixes in kind.gathered.items()}
+    return _Layout(kind, header, spelled, gathered)
+
+
+def show_aside(staged: Staged, kinds: Sequence[Kind]) -> None:
+    """The table of every kind that is kept aside, without rows where no file has brought any: the SQL of charges may name it."""
+    for kind in kinds:
+        if kind.sql is None and kind.splits_sql is None:
+            staged.keep_aside(kind.view, -1, _canonical(staged.con, None, dict.fromkeys(kind.columns, ()), kind.gathered))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What becomes of each share of one file: its columns by those of its kind, who looks at them, what SQL asks for."""
+
+    layout: _Layout
+    variables: Mapping[str, Any]
+    look: Callable[[pa.Table], None] | None
+
+
+@dataclass
+class _Found:
+    """What is counted while a file is read."""
+
+    rows: int = 0
+    unreadable: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+
+
+def _read_all(staged: Staged, delivered: Delivered, kinds: Sequence[Kind], plan: _Plan, found: _Found) -> None:
+    """The quick way, or where a row is odd the slow one, from the start. Three shares are at work: one is read, the one before it
+    judged by SQL, the one before that staged, each by a connection of its own."""
+    layout, kind = plan.layout, plan.layout.kind
+
+    def keep(shares: Iterator[pa.Table]) -> None:
+        with staged.cursor() as con, closing(Ahead(_judged(con, shares, plan, staged.answers))) as views:
+            for view, judged in views:
+                found.rows += view.num_rows
+                if kind.splits_sql is not None:
+                    _weigh(staged, delivered, kind, view, found)
+                elif kind.sql is None:
+                    staged.keep_aside(kind.view, delivered.index, view)
+                if judged is not None:
+                    _stage_judged(staged, delivered, judged, found)
+
+    import duckdb
+    import pyarrow as pa
+
+    source, name = delivered.source.name, delivered.name
+    try:
+        with closing(_begun(staged, delivered, kinds)) as shares:
+            keep(shares)
+    except texts.NotPlain:
+        staged.drop(delivered.index)
+        found.rows, found.unreadable, found.left_out = 0, {}, {}
+        with staged.cursor() as reader:
+            keep(texts.read_slowly(reader, source, name, delivered.file, layout.header, layout.wanted, staged.room.share_rows))
+    except (pa.ArrowException, OSError, UnicodeDecodeError, duckdb.NotImplementedException) as error:
+        raise texts.refused(source, name, f"it cannot be read ({str(error).splitlines()[0]}). Deliver it again") from error
+
+
+def _read_quickly(staged: Staged, delivered: Delivered, kinds: Sequence[Kind]) -> Iterator[pa.Table]:
+    """The shares of a file; behind the last one the file that follows is begun, so that no core waits between two files."""
+    layout, following = _lay_out(delivered, kinds), staged.following.get(delivered.index)
+    with staged.cursor() as reader:
+        yield from texts.read_quickly(reader, delivered.file, layout.header, layout.wanted, staged.room)
+    if following is not None and not staged.begun:  # files without rows would begin one another, each with a thread
+        staged.begun[following.index] = (kinds, following.file), Ahead(_read_quickly(staged, following, kinds))
+
+
+def _begun(staged: Staged, delivered: Delivered, kinds: Sequence[Kind]) -> Ahead[pa.Table]:
+    """The shares of a file, of which the first may be there already: of what its format hands on, which may be another file (SLURM)."""
+    begun_as, shares = staged.begun.pop(delivered.index, (None, None))
+    if shares is not None and begun_as != (kinds, delivered.file):
+        shares.close()
+        shares = None
+    return shares or Ahead(_read_quickly(staged, delivered, kinds))
+
+
+def _judged(
+    con: duckdb.DuckDBPyConnection, shares: Iterator[pa.Table], plan: _Plan, answers: dict[str, distinct.Known]
+) -> Iterator[tuple[pa.Table, pa.Table | None]]:
+    """Each share as its kind's view, and what the format's SQL makes of it where it has charges. `answers` are those of files before."""
+    layout, kind = plan.layout, plan.layout.kind
+    for variable, value in plan.variables.items():
+        con.execute(f"set variable {variable} = ?", [value])
+    asked: _Asked | None = None
+    variables = repr(plan.variables)
+    for share in shares:
+        view = _canonical(con, share, layout.spelled, layout.gathered)
+        if plan.look is not None:
+            plan.look(view)
+        con.register(kind.view, view)
+        if asked is None and kind.sql is not None:
+            asked = _ask_for(con, kind, kind.sql)
+            known = answers.setdefault(distinct.key_of(asked.query, asked.told, variables), distinct.Known())
+        judged = asked and _with_trouble(distinct.run(con, kind.view, view, asked.query, asked.told, asked.others, variables, known))
+        con.unregister(kind.view)
+        yield view, judged
+
+
+def _canonical(
+    con: duckdb.DuckDBPyConnection, share: pa.Table | None, spelled: Mapping[str, Sequence[str]], gathered: Mapping[str, Sequence[str]]
+) -> pa.Table:
+    """Columns by our names: of several spellings the first that has a value, of gathered ones a JSON object."""
+    import pyarrow as pa
+
+    rows = 0 if share is None else share.num_rows
+    nothing = pa.nulls(rows, columns.text_type())
+    coded = {} if share is None else {name: one_piece(share.column(name)) for name in share.column_names}
+    made = {
+        column: columns.first_of([_without_nulls(coded[name]) for name in names]) if share is not None and names else nothing
+        for column, names in spelled.items()
+    }
+    for column, names in gathered.items():
+        made[column] = _gather(con, [coded[name] for name in names], names) if share is not None and names else nothing
+    made[texts.ROW_NUMBER] = pa.nulls(0, pa.int64()) if share is None else coded[texts.ROW_NUMBER]
+    return pa.table(made)
+
+
+def _without_nulls(column: pa.DictionaryArray) -> pa.DictionaryArray:
+    """The column with the words for nothing made null."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not columns.has_any(column, NULL_TEXTS):
+        return column
+    is_nothing = pc.is_in(column.dictionary, value_set=pa.array(NULL_TEXTS, pa.string()))
+    return columns.remap(column, pc.if_else(is_nothing, pa.scalar(None, pa.string()), column.dictionary))
+
+
+def _gather(con: duckdb.DuckDBPyConnection, found: Sequence[pa.DictionaryArray], names: Sequence[str]) -> pa.DictionaryArray:
+    """One JSON object of the columns that have a value, null where none has; made once per combination of values."""
+    said = [(column, name) for column, name in zip(found, names, strict=True) if column.null_count < len(column)]
+    if not said:
+        return columns.first_of(found)
+    codes, distinct = columns.combine([column for column, _ in said], [f"v{i}" for i in range(len(said))])
+    pairs = ", ".join(f"{{'k': {sql_text(name)}, 'v': v{i}}}" for i, (_, name) in enumerate(said))
+    kept = f"list_filter([{pairs}], lambda pair: pair.v is not null)"
+    [objects] = ask(con, distinct, f"case when len({kept}) > 0 then cast(to_json(map_from_entries({kept})) as varchar) end")
+    return columns.spread(codes, objects)
+
+
+def _weigh(staged: Staged, delivered: Delivered, kind: Kind, view: pa.Table, found: _Found) -> None:
+    """The weights in one share of rows, kept for the lines of the bill."""
+    if kind.splits_of is not None and not columns.has_any(one_piece(view.column(kind.splits_of[0])), kind.splits_of[1]):
+        return
+    staged.con.register(kind.view, view)
+    query = files("runspend.ingest.billing.formats").joinpath(str(kind.splits_sql)).read_text(encoding="utf-8")
+    for why, count in splits.keep_weights(staged, delivered.index, query).items():
+        found.left_out[why] = found.left_out.get(why, 0) + count
+    staged.con.unregister(kind.view)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of every share, in the terms of `distinct.run`."""
+
+    query: str
+    told: Sequence[str]
+    others: Sequence[str]
+
+
+def _ask_for(con: duckdb.DuckDBPyConnection, kind: Kind, sql: str) -> _Asked:
+    """The format's SQL, judging each row, over the view that is registered."""
+    query = files("runspend.ingest.billing.formats").joinpath(sql).read_text(encoding="utf-8")
+    types = {str(row[0]): str(row[1]).upper() for row in con.execute(f"describe {query}").fetchall()}
+    _check_columns(kind, types)
+    told = [c.name for c in FOCUS_COLUMNS if c.name in types] + ["billing_period", "odd", "left_out"]
+    told += [name for name in ("delivered_instance_type", "iam_principal") if name in types]
+    told += [f"{UNREAD}{name}" for name in _may_be_unread(types)]
+    return _Asked(_judging_sql(query, types), told, ["trouble", "odd_cost", "long_billed_cost", texts.ROW_NUMBER])
+
+
+def _may_be_unread(types: Mapping[str, str]) -> list[str]:
+    """Columns that the SQL selects as the texts they are, and whose value may become null; without a cost or its times a row is set aside."""
+    needed = (*TIMES, "billed_cost")
+    return [c.name for c in FOCUS_COLUMNS if c.type != "STRING" and types.get(c.name) == "VARCHAR" and c.name not in needed]
+
+
+def needs_of(staged: Staged, kind: Kind, variables: Mapping[str, Any]) -> tuple[str, distinct.Needs]:
+    """The key under which `distinct.run` looks for what a kind's SQL needs, and what that is. ValueError where rows are not told one by one."""
+    con = staged.con
+    for variable, value in variables.items():
+        con.execute(f"set variable {variable} = ?", [value])
+    view = _canonical(con, None, dict.fromkeys(kind.columns, ()), kind.gathered)
+    con.register(kind.view, view)
+    asked = _ask_for(con, kind, str(kind.sql))
+    needs = distinct.ask_needs(con, view.column_names, asked.query, asked.told)
+    con.unregister(kind.view)
+    if needs is None:
+        raise ValueError(f"cannot tell what {kind.sql} needs: it does not look at rows one by one.")
+    return distinct.key_of(asked.query, asked.told, repr(variables)), needs
+
+
+def _stage_judged(staged: Staged, delivered: Delivered, judged: pa.Table, found: _Found) -> None:
+    """One share of rows into `staged`, but for those that charge nothing."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if judged.column("left_out").null_count < judged.num_rows:
+        is_out = pc.and_(pc.is_valid(judged.column("left_out")), pc.is_null(judged.column("trouble")))
+        _add_counts(found.left_out, judged.column("left_out").filter(is_out))
+        judged = _only(judged, pc.indices_nonzero(pc.invert(is_out)))
+    for name in [name for name in judged.column_names if name.startswith(UNREAD) and judged.column(name).null_count < judged.num_rows]:
+        is_unread = pc.and_(pc.is_valid(judged.column(name)), pc.is_null(judged.column("trouble")))
+        if count := pc.sum(is_unread).as_py():
+            focus_name = FOCUS_NAMES[name.removeprefix(UNREAD)]
+            found.unreadable[focus_name] = found.unreadable.get(focus_name, 0) + count
+    raw = _whole_rows_in_trouble(staged.con, delivered, judged)
+    rows = judged.num_rows
+    nulls = columns.Nulls(rows)
+    made: dict[str, pa.Array] = {
+        "raw": pa.array([raw.get(n) for n in judged.column(texts.ROW_NUMBER).to_pylist()], pa.string()).dictionary_encode()
+        if raw
+        else nulls.of(columns.text_type()),
+        "file_index": pa.repeat(pa.scalar(delivered.index, pa.int32()), rows),
+    }
+    said = {name for name in judged.column_names if judged.column(name).null_count < rows}
+    made |= {field.name: nulls.of(field.type) for field in delivered_fields() if field.name not in said and field.name not in made}
+    wanted = [field for field in delivered_fields() if field.name not in made]
+    with ThreadPoolExecutor() as several:
+        coded = several.map(lambda field: _coded(judged, field.name, field.type), wanted)
+        made |= {field.name: column for field, column in zip(wanted, coded, strict=True)}
+    staged.add(delivered.index, pa.table({wanted.name: made[wanted.name] for wanted in delivered_fields()}))
+
+
+def _only(judged: pa.Table, places: pa.Array) -> pa.Table:
+    """The rows at these places."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    nulls = columns.Nulls(len(places))
+
+    def taken(column: pa.ChunkedArray) -> pa.Array:
+        return nulls.of(column.type) if column.null_count == len(column) else pc.take(one_piece(column), places, boundscheck=False)
+
+    with ThreadPoolExecutor() as several:
+        return pa.table(list(several.map(taken, judged.columns)), names=judged.column_names)
+
+
+def _with_trouble(judged: pa.Table) -> pa.Table:
+    """The first thing that is wrong with each row, as its trouble."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found = [judged.column(name) for name in ("trouble", "odd", "odd_cost")]
+    wrong = [column.cast(pa.string()) for column in found if column.null_count < judged.num_rows]
+    trouble = pc.coalesce(*wrong) if wrong else pa.nulls(judged.num_rows, pa.string())
+    return judged.drop_columns(["trouble", "odd", "odd_cost"]).append_column("trouble", trouble)
+
+
+def _coded(judged: pa.Table, name: str, kind: pa.DataType) -> pa.Array:
+    """A column in its staged type."""
+    import pyarrow as pa
+
+    column = one_piece(judged.column(name))
+    if pa.types.is_dictionary(kind) and not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    return column.cast(kind)
+
+
+def _add_counts(counts: dict[str, int], column: pa.ChunkedArray) -> None:
+    """How many rows say what."""
+    import pyarrow.compute as pc
+
+    for pair in pc.value_counts(column.drop_null()).to_pylist():
+        counts[pair["values"]] = counts.get(pair["values"], 0) + pair["counts"]
+
+
+def _check_columns(kind: Kind, types: Mapping[str, str]) -> None:
+    """A format's SQL must fill what no bill is without, and nothing that no column is for."""
+    known = {*SQL_TYPES, *(c.name for c in FOCUS_COLUMNS), *OTHERS, texts.ROW_NUMBER}
+    needed = {"billed_cost", "billing_currency", *TIMES, "charge_category", texts.ROW_NUMBER}
+    if unknown := sorted(set(types) - known):
+        raise ValueError(f"{kind.sql} selects {', '.join(unknown)}, which FOCUS does not have. Name columns as tables.py does.")
+    if missing := sorted(needed - set(types)):
+        raise ValueError(f"{kind.sql} does not select {', '.join(missing)}. Every line of a bill has them.")
+
+
+def _judging_sql(query: str, types: Mapping[str, str]) -> str:
+    """Every staged column of what a format's SQL selects, what is wrong with each row (by its SQL, its times and currency, its
+    cost), and of every column whether its value was unreadable."""
+    typed = []
+    for column in FOCUS_COLUMNS:
+        kind, name = SQL_TYPES[column.type], column.name
+        if name not in types:
+            typed.append(f"cast(null as {kind}) as {name}")
+        elif types[name] == "VARCHAR" and column.type != "STRING":
+            read = f"number({name})" if column.type == "BIGNUMERIC" else f"instant({name})"
+            typed.append(f"{read} as {name}, {name} as {name}_text")
+        else:
+            typed.append(f"cast({name} as {kind}) as {name}")
+            if name in (*TIMES, "billed_cost"):
+                typed.append(f"cast({name} as varchar) as {name}_text")
+    typed += [f"{name if name in types else 'cast(null as varchar)'} as {name}" for name in OTHERS]
+    checks = [
+        *(
+            f"case when not is_plausible({name}) then unreadable('{FOCUS_NAMES[name]}', {name}_text, 'a UTC time such as 2026-10-01T00:00:00Z') end"
+            for name in TIMES
+        ),
+        "case when billing_currency is null or not is_currency(upper(trim(billing_currency))) "
+        "then unreadable('BillingCurrency', billing_currency, 'an ISO 4217 code such as USD') end",
+    ]
+    cost_check = "case when billed_cost is null then unreadable('BilledCost', billed_cost_text, 'a plain decimal number') end"
+    long_cost = (
+        "long_billed_cost"
+        if "long_billed_cost" in types or types["billed_cost"] != "VARCHAR"
+        else "case when length(billed_cost_text) - instr(billed_cost_text, '.') > 22 or contains(lower(billed_cost_text), 'e') then billed_cost_text end"
+    )
+    names = ", ".join("upper(trim(billing_currency)) as billing_currency" if c.name == "billing_currency" else c.name for c in FOCUS_COLUMNS)
+    unread = [f"case when {name} is null and {name}_text is not null then true end as {UNREAD}{name}" for name in _may_be_unread(types)]
+    return (
+        f"with mapped as ({query}\n), typed as (select {', '.join(typed)}, {texts.ROW_NUMBER} from mapped), "
+        f"judged as (select *, coalesce({', '.join(checks)}) as odd, {cost_check} as odd_cost, {long_cost} as long_cost from typed) "
+        f"select {names}, delivered_instance_type, iam_principal, month_of(billing_period_start) as billing_period, trouble, odd, odd_cost, "
+        f"{', '.join(['long_cost as long_billed_cost', texts.ROW_NUMBER, 'left_out', *unread])} from judged"
+    )
+
+
+def _whole_rows_in_trouble(con: Any, delivered: Delivered, judged: pa.Table) -> dict[int, str]:
+    """Row number -> the delivered row as a JSON object, for the rows that are set aside."""
+    import pyarrow.compute as pc
+
+    if judged.column("trouble").null_count == judged.num_rows:
+        return {}
+    numbers = judged.filter(pc.is_valid(judged.column("trouble"))).column(texts.ROW_NUMBER).unique().to_pylist()
+    return texts.read_whole_rows(con, delivered.source.name, delivered.name, delivered.file, numbers)

@@ -1,0 +1,214 @@
+"""AWS Cost and Usage Reports, CUR 2.0 and the legacy one, CSV or Parquet, read through `aws_cur.sql`.
+
+Put here how the reports spell their columns and which costs are read: all of them net of private discounts, or none. What a
+line item type means is in the SQL.
+
+Sources: AWS "Cost and Usage Report (CUR) 2.0" table dictionary, "Cost and Usage Report data dictionary", "Running Amazon Athena
+queries" (how Athena spells legacy columns).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING
+
+from runspend.ingest.billing import columns, texts
+from runspend.ingest.billing import format_spec as mapped
+from runspend.ingest.billing.format_spec import Kind
+from runspend.ingest.billing.manifests import Delivered
+from runspend.ingest.billing.staging import Staged, StagedFile
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Column of CUR 2.0 -> how the legacy report spells it. Legacy Parquet and Athena mostly write what CUR 2.0 does; where they do
+# not, theirs is the third.
+SPELLINGS: dict[str, tuple[str, ...]] = {
+    "bill_invoice_id": ("bill/InvoiceId",),
+    "bill_invoicing_entity": ("bill/InvoicingEntity",),
+    "bill_billing_entity": ("bill/BillingEntity",),
+    "bill_payer_account_id": ("bill/PayerAccountId",),
+    "bill_payer_account_name": (),
+    "bill_billing_period_start_date": ("bill/BillingPeriodStartDate",),
+    "bill_billing_period_end_date": ("bill/BillingPeriodEndDate",),
+    "line_item_usage_account_id": ("lineItem/UsageAccountId",),
+    "line_item_usage_account_name": (),
+    "line_item_line_item_type": ("lineItem/LineItemType",),
+    "line_item_usage_start_date": ("lineItem/UsageStartDate",),
+    "line_item_usage_end_date": ("lineItem/UsageEndDate",),
+    "line_item_product_code": ("lineItem/ProductCode",),
+    "line_item_usage_type": ("lineItem/UsageType",),
+    "line_item_operation": ("lineItem/Operation",),
+    "line_item_availability_zone": ("lineItem/AvailabilityZone",),
+    "line_item_resource_id": ("lineItem/ResourceId",),
+    "line_item_iam_principal": (),
+    "line_item_usage_amount": ("lineItem/UsageAmount",),
+    "line_item_currency_code": ("lineItem/CurrencyCode",),
+    "line_item_unblended_cost": ("lineItem/UnblendedCost",),
+    "line_item_net_unblended_cost": ("lineItem/NetUnblendedCost",),
+    "line_item_line_item_description": ("lineItem/LineItemDescription",),
+    "line_item_tax_type": ("lineItem/TaxType",),
+    "line_item_legal_entity": ("lineItem/LegalEntity",),
+    "pricing_public_on_demand_cost": ("pricing/publicOnDemandCost",),
+    "pricing_public_on_demand_rate": ("pricing/publicOnDemandRate",),
+    "pricing_unit": ("pricing/unit",),
+    "pricing_rate_id": ("pricing/RateId",),
+    "pricing_rate_code": ("pricing/RateCode",),
+    "pricing_currency": ("pricing/currency",),
+    "product": (),
+    "product_name": ("product/ProductName", "product_product_name"),
+    "product_servicecode": ("product/servicecode",),
+    "product_product_family": ("product/productFamily",),
+    "product_instance_type": ("product/instanceType",),
+    "product_region_code": ("product/regionCode", "product/region", "product_region"),
+    "product_location": ("product/location",),
+    "product_sku": ("product/sku",),
+    "reservation_reservation_a_r_n": ("reservation/ReservationARN",),
+    "reservation_effective_cost": ("reservation/EffectiveCost",),
+    "reservation_net_effective_cost": ("reservation/NetEffectiveCost",),
+    "reservation_unused_amortized_upfront_fee_for_billing_period": ("reservation/UnusedAmortizedUpfrontFeeForBillingPeriod",),
+    "reservation_net_unused_amortized_upfront_fee_for_billing_period": ("reservation/NetUnusedAmortizedUpfrontFeeForBillingPeriod",),
+    "reservation_unused_recurring_fee": ("reservation/UnusedRecurringFee",),
+    "reservation_net_unused_recurring_fee": ("reservation/NetUnusedRecurringFee",),
+    "savings_plan_savings_plan_a_r_n": ("savingsPlan/SavingsPlanARN", "savingsPlan/SavingsPlanArn"),
+    "savings_plan_offering_type": ("savingsPlan/OfferingType",),
+    "savings_plan_savings_plan_effective_cost": ("savingsPlan/SavingsPlanEffectiveCost",),
+    "savings_plan_net_savings_plan_effective_cost": ("savingsPlan/NetSavingsPlanEffectiveCost",),
+    "savings_plan_total_commitment_to_date": ("savingsPlan/TotalCommitmentToDate",),
+    "savings_plan_used_commitment": ("savingsPlan/UsedCommitment",),
+    "split_line_item_parent_resource_id": ("splitLineItem/ParentResourceId",),
+    "split_line_item_split_usage": ("splitLineItem/SplitUsage",),
+    "split_line_item_split_usage_ratio": ("splitLineItem/SplitUsageRatio",),
+    "split_line_item_split_cost": ("splitLineItem/SplitCost",),
+    "split_line_item_unused_cost": ("splitLineItem/UnusedCost",),
+    "split_line_item_net_split_cost": ("splitLineItem/NetSplitCost",),
+    "split_line_item_net_unused_cost": ("splitLineItem/NetUnusedCost",),
+    "resource_tags": (),
+    "tags": (),  # newer, and empty ("{}") on the same row where the other is not, or the other way round
+}
+# The amounts of one view of the costs, and the same net of private discounts.
+NET_OF = {
+    "line_item_unblended_cost": "line_item_net_unblended_cost",
+    "reservation_effective_cost": "reservation_net_effective_cost",
+    "reservation_unused_amortized_upfront_fee_for_billing_period": "reservation_net_unused_amortized_upfront_fee_for_billing_period",
+    "reservation_unused_recurring_fee": "reservation_net_unused_recurring_fee",
+    "savings_plan_savings_plan_effective_cost": "savings_plan_net_savings_plan_effective_cost",
+}
+NET_COLUMNS = (*NET_OF.values(), "split_line_item_net_split_cost", "split_line_item_net_unused_cost")
+# What of a commitment nobody used is told beside its fee: without these columns it is in no sum.
+UNUSED_OF = {
+    "SavingsPlanRecurringFee": ("savings_plan_total_commitment_to_date", "savings_plan_used_commitment"),
+    "RIFee": ("reservation_unused_recurring_fee",),
+}
+KINDS = (
+    Kind(
+        view="cur",
+        columns={name: (name, *others) for name, others in SPELLINGS.items()},
+        required=(
+            "bill_payer_account_id", "bill_billing_period_start_date", "bill_billing_period_end_date", "line_item_line_item_type",
+            "line_item_usage_start_date", "line_item_usage_end_date", "line_item_product_code", "line_item_currency_code",
+            "line_item_unblended_cost",
+        ),
+        gathered={"tag_columns": ("resourceTags/", "resource_tags_")},
+        sql="aws_cur.sql",
+        splits_sql="aws_cur_splits.sql",
+        splits_of=("line_item_operation", ("EKSPod-EC2", "ECSTask-EC2")),
+    ),
+)  # fmt: skip
+
+
+def matches(header: Sequence[str]) -> bool:
+    """Whether a header is of a Cost and Usage Report of any spelling."""
+    return _spelled("line_item_line_item_type", header) is not None and _spelled("line_item_unblended_cost", header) is not None
+
+
+def cur_version(header: Sequence[str]) -> str:
+    """CUR 2.0 has a column for all tags, or snake case without the columns only the legacy report has; the rest is legacy."""
+    if "lineItem/LineItemType" in header:
+        return "CUR legacy"
+    return "CUR 2.0" if {"resource_tags", "tags", "product", "bill_payer_account_name"} & set(header) else "CUR legacy"
+
+
+NET, ZEROS = "net", "zeros"
+
+
+class _NetCosts(Exception):
+    """The file has costs net of private discounts."""
+
+
+def stage(staged: Staged, delivered: Delivered) -> StagedFile:
+    """The rows of one file, as charges. Raises SourceRefused when the file does not fit its header.
+
+    All of its costs are read net of private discounts, or none: a net view of some columns would bill one price and amortize
+    another. Net columns are there for payers with such a discount. They are used where each column of costs that the file has
+    comes with its net sibling, and the net columns hold any amount but zero. Where they hold nothing but zeros, it is the
+    other files of the month that tell (`read_again`).
+    """
+    zeros = False
+
+    def look(rows: pa.Table) -> None:
+        nonlocal zeros
+        said = [text for column in NET_COLUMNS for text in rows.column(column).chunk(0).dictionary.to_pylist() if text]
+        if any(_is_amount(text) for text in said):
+            raise _NetCosts
+        zeros = zeros or bool(said)
+
+    header = texts.read_header(delivered.source.name, delivered.name, delivered.file)
+    has_siblings = all(_spelled(net, header) for column, net in NET_OF.items() if _spelled(column, header))
+    try:
+        # Most files have none: that is found out while they are read. One that has tells it soon, and is read again.
+        found = _stage(staged, delivered, header, look if has_siblings else None)
+        return replace(found, reading=ZEROS if zeros else None)
+    except _NetCosts:
+        return stage_again(staged, delivered)
+
+
+def stage_again(staged: Staged, delivered: Delivered) -> StagedFile:
+    """The rows of one file in the place of those it has, with net costs."""
+    staged.drop(delivered.index)
+    header = texts.read_header(delivered.source.name, delivered.name, delivered.file)
+    return replace(_stage(staged, delivered, header, None, is_net=True), reading=NET)
+
+
+def _stage(
+    staged: Staged, delivered: Delivered, header: Sequence[str], look: Callable[[pa.Table], None] | None, *, is_net: bool = False
+) -> StagedFile:
+    """The rows of one file in one view of its costs; fees whose unused part the file has no column for count as unreadable."""
+    lacking = {kind: lacked for kind, needed in UNUSED_OF.items() if (lacked := next((c for c in needed if _spelled(c, header) is None), None))}
+    fees: dict[str, int] = {}
+
+    def see(rows: pa.Table) -> None:
+        if look is not None:
+            look(rows)
+        if rows.num_rows and rows.column(texts.ROW_NUMBER)[0].as_py() == 1:
+            fees.clear()  # a file may be read from its start again
+        for kind, count in columns.count_values(rows.column("line_item_line_item_type").chunk(0)).items() if rows.num_rows and lacking else ():
+            fees[kind] = fees.get(kind, 0) + count
+
+    found = mapped.stage(staged, delivered, KINDS, cur_version, {"is_net": is_net}, see if look or lacking else None)
+    untold = {lacked: fees[kind] for kind, lacked in lacking.items() if fees.get(kind)}
+    return replace(found, unreadable={**found.unreadable, **untold})
+
+
+def read_again(staged: Staged, files: Mapping[int, StagedFile]) -> list[int]:
+    """Files whose net costs are all zero, in a month whose other files have net costs: zero is what they cost."""
+    net, zeros = ([index for index, file in files.items() if file.reading == reading] for reading in (NET, ZEROS))
+    if not net or not zeros:
+        return []
+    months = "select billing_account_id, billing_period from staged where list_contains(?, file_index)"
+    asked = "select distinct file_index from staged where list_contains(?, file_index) and (billing_account_id, billing_period) in"
+    return [index for (index,) in staged.con.execute(f"{asked} ({months}) order by 1", [zeros, net]).fetchall()]
+
+
+def _spelled(column: str, header: Sequence[str]) -> str | None:
+    return next((name for name in (column, *SPELLINGS[column]) if name in header), None)
+
+
+def _is_amount(text: str) -> bool:
+    """Whether a text is a number other than zero."""
+    try:
+        return Decimal(text) != 0
+    except InvalidOperation:
+        return False

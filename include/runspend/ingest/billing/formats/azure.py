@@ -1,0 +1,173 @@
+"""Cost exports of Azure Cost Management: actual and amortised cost together, and its FOCUS exports.
+
+Put here how the versions of the export spell their columns, which file is which, and what is taken from which of the two. The
+mapping of a row is in azure.sql. Amortised cost holds what commitments cover and what they leave unused, at its share of their
+fee; actual cost holds the fee. So of a month that both describe, actual cost brings only what was bought or returned of
+commitments. Without amortised cost, actual cost is taken whole: effective and billed cost are then the same.
+
+Source: Microsoft, "Understand cost details fields", "Convert Cost Management data to FOCUS", "Tutorial: Create and manage exported data".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from runspend.ingest.billing import format_spec as mapped
+from runspend.ingest.billing import texts
+from runspend.ingest.billing.format_spec import Kind
+from runspend.ingest.billing.formats import focus
+from runspend.ingest.billing.manifests import Delivered
+from runspend.ingest.billing.staging import Staged, StagedFile
+
+ACTUAL, AMORTIZED = "ActualCost", "AmortizedCost"
+# Names in paths, for files without a manifest. The last one in a path decides: the folder closest to the file.
+KIND_NAMES = re.compile(r"(?i)(amorti[sz]ed)|(?<![a-z])(?:actual)|(?-i:Actual)")
+
+
+def _cased(*names: str) -> tuple[str, ...]:
+    """Each name as exports of Enterprise Agreements write it, those of Customer Agreements (camelCase), and all in lower case."""
+    return tuple(spelling for name in names for spelling in (name, name[0].lower() + name[1:], name.lower()))
+
+
+# Our column -> its spellings. Localised files name both the language's word and, in brackets, the column's.
+COLUMNS: Mapping[str, Sequence[str]] = {
+    "day": (*_cased("Date", "UsageDateTime", "UsageDate"), "UsageDateTime (UsageDateTime)"),
+    "localised_day": ("UsageDateTime (UsageDateTime)",),
+    "cost": (*_cased("CostInBillingCurrency", "PreTaxCost", "Cost"), "PreTaxCost (PreTaxCost)"),
+    "currency": _cased("BillingCurrencyCode", "BillingCurrency", "Currency"),
+    "period_start": _cased("BillingPeriodStartDate"),
+    "period_end": _cased("BillingPeriodEndDate"),
+    "billing_account_id": _cased("BillingAccountId"),
+    "billing_account_name": _cased("BillingAccountName"),
+    "billing_profile_id": _cased("BillingProfileId"),
+    "subscription_id": (*_cased("SubscriptionId", "SubscriptionGuid"), "Abonnement-GUID (SubscriptionGuid)"),
+    "subscription_name": _cased("SubscriptionName"),
+    "charge_type": _cased("ChargeType"),
+    "pricing_model": _cased("PricingModel"),
+    "frequency": _cased("Frequency"),
+    "benefit_id": _cased("BenefitId"),
+    "benefit_name": _cased("BenefitName"),
+    "reservation_id": _cased("ReservationId"),
+    "reservation_name": _cased("ReservationName"),
+    "quantity": (*_cased("Quantity", "UsageQuantity", "ConsumedQuantity"), "UsageQuantity (UsageQuantity)"),
+    "unit": (*_cased("UnitOfMeasure"), "Maßeinheit (UnitOfMeasure)"),
+    "unit_price": _cased("UnitPrice"),
+    "payg_price": (*_cased("PayGPrice"), "PaygPrice", "paygPrice"),
+    "payg_cost": (*_cased("PaygCostInBillingCurrency"), "PayGCostInBillingCurrency", "payGCostInBillingCurrency"),
+    "pricing_currency": (*_cased("PricingCurrency"), "PricingCurrencyCode"),
+    "meter_category": (*_cased("MeterCategory"), "Kategorie der Verbrauchseinheit (MeterCategory)"),
+    "meter_subcategory": (
+        *_cased("MeterSubCategory"), "MeterSubcategory", "meterSubcategory", "MeterSubcategory (MeterSubcategory)",
+    ),
+    "meter_id": (*_cased("MeterId"), "ID der Verbrauchseinheit (MeterId)"),
+    "meter_name": (*_cased("MeterName"), "Name der Verbrauchseinheit (MeterName)"),
+    "consumed_service": (*_cased("ConsumedService"), "Genutzter Dienst (ConsumedService)"),
+    "product": _cased("ProductName", "Product"),
+    "product_id": _cased("ProductId"),
+    "location": (*_cased("ResourceLocation"), "Ressourcenstandort (ResourceLocation)", *_cased("Location", "MeterRegion")),
+    "zone": _cased("AvailabilityZone"),
+    "resource_id": (*_cased("ResourceId", "InstanceId", "InstanceName"), "InstanceId (InstanceId)"),
+    "resource_name": _cased("ResourceName"),
+    "resource_type": (*_cased("ResourceType"), "ResourceType (ResourceType)"),
+    "tags": (*_cased("Tags"), "Tags (Tags)"),
+    "additional_info": (*_cased("AdditionalInfo"), "Zusätzliche Informationen (AdditionalInfo)"),
+    "invoice_id": _cased("InvoiceId"),
+    "partner_name": _cased("PartnerName"),
+    "publisher_name": _cased("PublisherName"),
+    "publisher_type": _cased("PublisherType"),
+}  # fmt: skip
+KINDS = (Kind(view="azure", columns=COLUMNS, required=("day", "cost"), sql="azure.sql"),)
+
+
+def matches(header: Sequence[str]) -> bool:
+    """Whether a header is of a cost export that is not a FOCUS one."""
+    names = set(header)
+    return not focus.matches(header) and all(names & set(COLUMNS[c]) for c in ("day", "cost", "meter_category", "consumed_service"))
+
+
+def variant(header: Sequence[str]) -> str:
+    """Which agreement's export a header is of, as `billing_loads` tells it."""
+    names = set(header)
+    if "UsageDateTime (UsageDateTime)" in names or "Maßeinheit (UnitOfMeasure)" in names:
+        return "pay-as-you-go, localised"
+    if names & set(_cased("SubscriptionGuid", "UsageDateTime")):
+        return "pay-as-you-go"
+    return "customer agreement" if names & set(_cased("CostInPricingCurrency", "PricingCurrency")) else "enterprise agreement"
+
+
+def label(place: str, stated: str | None, header: Sequence[str]) -> str | None:
+    """ActualCost or AmortizedCost, by the manifest (`stated`), else by the path, else actual; None for a FOCUS file."""
+    if focus.matches(header):
+        return None
+    if stated is not None:
+        return AMORTIZED if stated == AMORTIZED else ACTUAL
+    found = [AMORTIZED if match[1] else ACTUAL for match in KIND_NAMES.finditer(place)]
+    return found[-1] if found else ACTUAL
+
+
+def stage(staged: Staged, delivered: Delivered) -> StagedFile:
+    """The rows of one file, as charges. Raises SourceRefused for a file that names no currency where the source does not either."""
+    header = texts.read_header(delivered.source.name, delivered.name, delivered.file)
+    if focus.matches(header):
+        return focus.stage(staged, delivered)
+    currency = delivered.source.currency
+    if currency is None and not set(header) & set(COLUMNS["currency"]) and mapped.kind_of(KINDS, header):
+        raise texts.refused(
+            delivered.source.name,
+            delivered.name,
+            "it has no column that names the currency (BillingCurrency), and billing[].currency is not set. Write the currency of "
+            "this bill there, such as `currency: EUR`",
+        )
+    settings = {
+        "is_amortized": delivered.label == AMORTIZED,
+        # A column that is there decides, also where it is empty.
+        "currency": None if set(header) & set(COLUMNS["currency"]) else currency,
+    }
+    return mapped.stage(staged, delivered, KINDS, variant, settings)
+
+
+FEE = "coalesce(charge_category = 'Purchase' and pricing_category = 'Committed', false)"
+ACCOUNT = "lower(coalesce(billing_account_id, ''))"
+SUBSCRIPTION = "lower(coalesce(sub_account_id, ''))"
+
+
+def combine(staged: Staged, labels: Mapping[int, str | None]) -> dict[str, Any]:
+    """Of a month and subscription that amortised cost describes, leave of actual cost only the fees and returns of commitments.
+
+    `labels` says which file is which. A subscription that only actual cost names keeps its rows, so that exports of different
+    scopes lose nothing. Told by month: what was taken from one of the two alone.
+    """
+    con = staged.con
+    for name, wanted in (("actual_files", ACTUAL), ("amortized_files", AMORTIZED)):
+        con.execute(
+            f"create or replace temp table {name} as select unnest(?)::integer as file_index",
+            [[i for i, own in labels.items() if own == wanted]],
+        )
+    actual, amortized = "file_index in (from actual_files)", "file_index in (from amortized_files)"
+    con.execute(
+        f"create or replace temp table amortized as select distinct billing_period, {ACCOUNT} as account, {SUBSCRIPTION} as subscription "
+        f"from staged where trouble is null and {amortized}"
+    )
+    without_actual = _months(
+        staged, f"{amortized} and billing_period not in (select billing_period from staged where {actual} and billing_period is not null)"
+    )
+    is_described = f"(billing_period, {ACCOUNT}) in (select billing_period, account from amortized)"
+    is_repeated = f"(billing_period, {ACCOUNT}, {SUBSCRIPTION}) in (select billing_period, account, subscription from amortized)"
+    effective = staged.ask_rows(f"case when {actual} and {FEE} and {is_described} then cast(0 as decimal(38, 22)) else effective_cost end")
+    staged.set(effective_cost=effective)
+    staged.keep(staged.ask_rows(f"coalesce(not ({actual} and not {FEE} and {is_repeated}), true)"))
+    told = {
+        "actual_cost_without_amortized": _months(staged, f"{actual} and not {FEE}"),
+        "amortized_cost_without_actual": without_actual,
+    }
+    return {what: months for what, months in told.items() if months}
+
+
+def _months(staged: Staged, condition: str) -> list[str]:
+    """Billing months that have rows of a condition."""
+    found = staged.con.execute(
+        f"select distinct strftime(billing_period, '%Y-%m') from staged where trouble is null and {condition} order by 1"
+    ).fetchall()
+    return [month for (month,) in found]

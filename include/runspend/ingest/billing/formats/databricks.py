@@ -1,0 +1,158 @@
+"""Databricks: the system tables that tell usage and prices, as exported files or in place through a SQL warehouse.
+
+The lines are `system.billing.usage`, every record of it as delivered: a correction takes the old record back (RETRACTION, a
+negative quantity) and states it anew (RESTATEMENT), and the sum is right. Usage has no money in it. Its price is looked up in
+`system.billing.account_prices` and `list_prices`; `system.lakeflow.job_task_run_timeline` and `job_run_timeline` say which job
+run the id of a task's run belongs to.
+Sources: Databricks, "Billable usage system table reference", "Pricing system table reference", "Jobs system table reference".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+
+from runspend.config.settings import BillSource, DatabricksPrices
+from runspend.core.errors import SourceRefused
+from runspend.ingest.billing import format_spec as mapped
+from runspend.ingest.billing import texts
+from runspend.ingest.billing.file_sources import Folder
+from runspend.ingest.billing.format_spec import Kind
+from runspend.ingest.billing.manifests import Delivered
+from runspend.ingest.billing.remote import databricks as databricks_warehouse
+from runspend.ingest.billing.staging import Staged, StagedFile
+
+METADATA = (
+    "cluster_id", "job_id", "job_run_id", "job_name", "notebook_id", "notebook_path", "warehouse_id", "instance_pool_id", "node_type",
+    "dlt_pipeline_id", "endpoint_id", "endpoint_name", "run_name", "app_id", "app_name", "database_instance_id", "usage_policy_id",
+    "source_region",
+)  # fmt: skip
+RENAMED = {"usage_policy_id": ("usage_metadata.budget_policy_id",)}  # what it was called until 2025
+
+USAGE = Kind(
+    view="databricks_usage",
+    columns={
+        **{
+            name: (name,)
+            for name in (
+                "record_id", "account_id", "workspace_id", "sku_name", "cloud", "usage_start_time", "usage_end_time", "usage_date", "custom_tags",
+                "usage_unit", "usage_quantity", "usage_type", "record_type", "billing_origin_product", "usage_metadata", "product_features",
+            )
+        },
+        **{name: (f"usage_metadata.{name}", *RENAMED.get(name, ())) for name in METADATA},
+        "serving_type": ("product_features.serving_type",),
+    },
+    required=("account_id", "sku_name", "cloud", "usage_start_time", "usage_end_time", "usage_unit", "usage_quantity"),
+    sql="databricks.sql",
+    gathered={"tag_columns": ("custom_tags.",)},  # JSON lines have a field per tag
+)  # fmt: skip
+PRICES = Kind(
+    view="databricks_prices",
+    columns={
+        "account_id": ("account_id",),
+        "sku_name": ("sku_name",),
+        "cloud": ("cloud",),
+        "usage_unit": ("usage_unit",),
+        "currency_code": ("currency_code",),
+        "price_start_time": ("price_start_time",),
+        "price_end_time": ("price_end_time",),
+        "price": ("pricing.default", "pricing"),  # a CSV has the struct as JSON
+        "effective_price": ("pricing.effective_list.default",),
+        "price_table": ("price_table",),
+    },
+    required=("sku_name", "cloud", "usage_unit", "currency_code", "price_start_time", "price"),
+)
+TASK_RUNS = Kind(
+    view="databricks_task_runs",
+    columns={name: (name,) for name in ("workspace_id", "job_run_id", "run_id", "task_key", "compute_ids")},
+    required=("workspace_id", "job_run_id", "run_id", "task_key"),
+)
+JOB_RUNS = Kind(
+    view="databricks_job_runs",
+    columns={name: (name,) for name in ("workspace_id", "run_id", "run_type", "compute_ids")},
+    required=("workspace_id", "run_id", "run_type"),
+)
+KINDS = (USAGE, PRICES, TASK_RUNS, JOB_RUNS)
+
+
+def matches(header: Sequence[str]) -> bool:
+    """Whether a header has all that one of the tables must have."""
+    names = set(header)
+    return any(all(names & set(kind.columns[column]) for column in kind.required) for kind in KINDS)
+
+
+def is_aside(header: Sequence[str]) -> bool:
+    """Prices and timelines hold no charges."""
+    kind = mapped.kind_of(KINDS, header)
+    return kind is not None and kind.sql is None
+
+
+def open_place(source: BillSource, workdir: Path, now: datetime) -> Folder | None:
+    """The system tables themselves, behind `databricks://PROFILE_OR_HOST/sql/1.0/warehouses/ID`."""
+    if source.uri and source.uri.startswith(databricks_warehouse.SCHEME):
+        return databricks_warehouse.SystemTables(source, workdir / "fetched")
+    return None
+
+
+def stage(staged: Staged, delivered: Delivered) -> StagedFile:
+    """The rows of one file, as charges or kept aside. Raises SourceRefused for prices that overlap, and for usage without any."""
+    settings = delivered.source.prices or DatabricksPrices()
+    variables = {"prices_from": settings.from_, "prices_else": settings.else_, "discount": str(settings.discount)}
+    if mapped.kind_of(KINDS, texts.read_header(delivered.source.name, delivered.name, delivered.file)) is USAGE:
+        _show_prices(staged)
+        if not staged.con.execute("select count(*) from databricks_price_list").fetchall()[0][0]:
+            raise _refused(
+                delivered, "usage has no money in it, and there is no price list beside it. Export system.billing.list_prices as well"
+            )
+    file = mapped.stage(staged, delivered, KINDS, version=_version, variables=variables)
+    if file.is_aside:
+        _check_prices(staged, delivered)
+    return file
+
+
+def _version(header: Sequence[str]) -> str:
+    """The table a header is of, for `billing_loads.focus_version`."""
+    kind = mapped.kind_of(KINDS, header)
+    return "" if kind is None else kind.view.replace("_", " ")
+
+
+def _show_prices(staged: Staged) -> None:
+    """The view `databricks_price_list` over the price lists that are there."""
+    mapped.show_aside(staged, KINDS)
+    query = files(__package__).joinpath("databricks_prices.sql").read_text(encoding="utf-8")
+    staged.con.execute(f"create or replace view databricks_price_list as {query}")
+
+
+def _check_prices(staged: Staged, delivered: Delivered) -> None:
+    """Every price readable, and no two for one moment: each would charge the usage of that moment again."""
+    _show_prices(staged)
+    con = staged.con
+    # Of a table that is not named in the file its name tells, else the public price beside the price, which list prices have.
+    lower = delivered.name.lower()
+    named = next((table for table in ("account_prices", "list_prices") if table in lower), None)
+    con.execute("update databricks_prices set price_table = ? where price_table is null and file_index = ?", [named, delivered.index])
+    bad = con.execute(
+        "select row_number, trouble from databricks_price_list where trouble is not null order by row_number limit 1"
+    ).fetchall()
+    if bad:
+        raise _refused(delivered, f"row {bad[0][0]}: {bad[0][1]}. Export the table again, as it is")
+    overlaps = con.execute(
+        "select a.price_table, a.sku_name, a.cloud, a.usage_unit, a.valid_from, b.valid_from from databricks_price_list a join databricks_price_list b "
+        "on a.price_table = b.price_table and a.sku_name = b.sku_name and a.cloud = b.cloud and a.usage_unit = b.usage_unit and a.number < b.number "
+        "and (a.account_id is null or b.account_id is null or a.account_id = b.account_id) "
+        "and a.valid_from < coalesce(b.valid_to, timestamptz 'infinity') and b.valid_from < coalesce(a.valid_to, timestamptz 'infinity') "
+        "order by a.sku_name, a.valid_from, b.valid_from limit 1"
+    ).fetchall()
+    if overlaps:
+        table, sku, cloud, unit, first, second = overlaps[0]
+        raise _refused(
+            delivered,
+            f"two prices of {sku} ({cloud}, {unit}) hold at one time: one from {first:%Y-%m-%d %H:%M:%S}, one from {second:%Y-%m-%d %H:%M:%S} UTC. "
+            f"Export system.billing.{table} once, whole, with price_end_time",
+        )
+
+
+def _refused(delivered: Delivered, why: str) -> SourceRefused:
+    return texts.refused(delivered.source.name, delivered.name, why)

@@ -1,0 +1,102 @@
+"""Google Cloud's billing export, detailed (`gcp_billing_export_resource_v1_…`) or standard (`gcp_billing_export_v1_…`).
+
+Put here how its columns are spelled and where it lies; what they mean is in `gcp.sql`. Files are CSV with dotted headers, JSON
+lines or Parquet with structs, as people export them; the table itself is read from BigQuery (`bigquery_table.py`).
+
+Credits are netted into the line they are credited to, those of committed use too: Google writes the fee of a commitment as lines
+of their own and takes the covered usage back by a credit on its line. BilledCost and EffectiveCost are both that net cost, so
+they are equal line by line; what a commitment costs stays with its fee and is nobody's usage.
+
+Sources: Google Cloud "Structure of Standard data export", "Structure of Detailed data export".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from runspend.config.settings import BillSource
+from runspend.ingest.billing import format_spec as mapped
+from runspend.ingest.billing.format_spec import Kind
+from runspend.ingest.billing.formats._google import add_macros
+from runspend.ingest.billing.manifests import Delivered
+from runspend.ingest.billing.remote.bigquery import BigQueryTable, Export, open_table
+from runspend.ingest.billing.staging import Staged, StagedFile
+
+COLUMNS = {
+    "billing_account_id": "billing_account_id",
+    "service_name": "service.description",
+    "sku_id": "sku.id",
+    "sku_description": "sku.description",
+    "usage_start_time": "usage_start_time",
+    "usage_end_time": "usage_end_time",
+    "project_id": "project.id",
+    "project_name": "project.name",
+    "project_labels": "project.labels",
+    "labels": "labels",
+    "system_labels": "system_labels",
+    "tags": "tags",
+    "location": "location.location",
+    "region": "location.region",
+    "zone": "location.zone",
+    "resource_name": "resource.name",
+    "resource_global_name": "resource.global_name",
+    "cost": "cost",
+    "credits": "credits",
+    "cost_at_list": "cost_at_list",
+    "currency": "currency",
+    "effective_price": "price.effective_price",
+    "usage_amount": "usage.amount",
+    "usage_unit": "usage.unit",
+    "pricing_amount": "usage.amount_in_pricing_units",
+    "pricing_unit": "usage.pricing_unit",
+    "invoice_month": "invoice.month",
+    "cost_type": "cost_type",
+    "adjustment_id": "adjustment_info.id",
+    "adjustment_description": "adjustment_info.description",
+    "adjustment_mode": "adjustment_info.mode",
+    "adjustment_type": "adjustment_info.type",
+    "subscription_id": "subscription.instance_id",
+    "transaction_type": "transaction_type",
+    "seller_name": "seller_name",
+}
+KINDS = (
+    Kind(
+        view="gcp",
+        columns={name: (spelling,) for name, spelling in COLUMNS.items()},
+        required=("billing_account_id", "usage_start_time", "usage_end_time", "cost", "credits", "currency", "invoice_month"),
+        sql="gcp.sql",
+    ),
+)
+EXPORT = Export(
+    month="invoice.month",
+    exported="export_time",
+    columns=tuple(dict.fromkeys(spelling.split(".")[0] for spelling in COLUMNS.values())),
+)
+
+
+def open_place(source: BillSource, workdir: Path, now: datetime) -> BigQueryTable | None:
+    """The table in BigQuery that an address such as bigquery://project/dataset/table names."""
+    return open_table(source, workdir, EXPORT)
+
+
+def names(name: str) -> bool:
+    """JSON lines are often called .json."""
+    return name.lower().endswith((".json", ".json.gz"))
+
+
+def matches(header: Sequence[str]) -> bool:
+    """Whether a header is of this export: its month of the invoice is named by nobody else."""
+    return {"billing_account_id", "usage_start_time", "cost", "invoice.month"} <= set(header)
+
+
+def export_version(header: Sequence[str]) -> str:
+    """Which of the two exports a header is of."""
+    return "detailed" if any(name.startswith(("resource.", "price.")) for name in header) else "standard"
+
+
+def stage(staged: Staged, delivered: Delivered) -> StagedFile:
+    """The rows of one file, as charges."""
+    add_macros(staged)
+    return mapped.stage(staged, delivered, KINDS, version=export_version)

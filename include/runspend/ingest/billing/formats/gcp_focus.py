@@ -1,0 +1,89 @@
+"""Google's own FOCUS: the BigQuery view people make of the detailed export, and the native FOCUS export (Preview).
+
+Both have FOCUS names and neither has what FOCUS means by them, so they are a format of their own. The view writes billing
+periods in Los Angeles time with the last day as their end, values of lists in lower case, tags as a list of structs, the billing
+account as the sub-account, and costs with nine decimals. `gcp_focus.sql` brings them into the form FOCUS has; EffectiveCost is
+what Google says, in the view the same as BilledCost. The view joins the price list of one export date: a price that is there
+twice doubles rows, which nobody can tell from rows that are equal by right. Compare its sum with the detailed export's once.
+
+Sources: Google Cloud "FOCUS BigQuery view" template of 19 March 2024, "Structure of FOCUS data export".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from runspend.config.settings import BillSource
+from runspend.ingest.billing import format_spec as mapped
+from runspend.ingest.billing.focus_columns import COLUMNS
+from runspend.ingest.billing.format_spec import Kind
+from runspend.ingest.billing.formats._google import add_macros
+from runspend.ingest.billing.manifests import Delivered
+from runspend.ingest.billing.remote.bigquery import BigQueryTable, Export, open_table
+from runspend.ingest.billing.staging import Staged, StagedFile
+
+FOCUS_NAMES = {column.name: name for name, column in COLUMNS.items()}
+USED = (
+    "billed_cost", "effective_cost", "list_cost", "contracted_cost", "list_unit_price", "contracted_unit_price", "billing_currency", "pricing_currency",
+    "pricing_currency_effective_cost", "pricing_currency_list_unit_price", "pricing_currency_contracted_unit_price", "billing_account_id",
+    "billing_account_type", "sub_account_id", "sub_account_name", "billing_period_start", "billing_period_end", "charge_period_start", "charge_period_end",
+    "charge_category", "charge_class", "charge_description", "pricing_category", "pricing_quantity", "pricing_unit", "consumed_quantity", "consumed_unit",
+    "commitment_discount_id", "commitment_discount_name", "commitment_discount_category", "commitment_discount_type", "invoice_id", "invoice_issuer_name",
+    "service_provider_name", "service_name", "service_category", "sku_id", "sku_price_id", "resource_id", "resource_name", "resource_type", "region_id",
+    "region_name", "availability_zone", "tags",
+)  # fmt: skip
+KINDS = (
+    Kind(
+        view="gcp_focus",
+        columns={
+            **{name: (FOCUS_NAMES[name],) for name in USED},
+            "provider_name": ("ProviderName",),
+            "publisher_name": ("PublisherName",),
+            "project_id": ("x_Project.id", "x_Project.Id"),
+            "project_name": ("x_Project.name", "x_Project.Name"),
+            "labels": ("x_Labels",),
+            "resource_tags": ("x_Tags",),
+            "project_labels": ("x_ProjectLabels",),
+            "system_labels": ("x_SystemLabels",),
+        },
+        required=(
+            "billed_cost", "contracted_cost", "billing_currency", "billing_account_id", "billing_period_start", "charge_period_start", "charge_period_end",
+            "charge_category", "service_name",
+        ),
+        sql="gcp_focus.sql",
+    ),
+)  # fmt: skip
+EXPORT = Export(
+    # Midnight in Los Angeles and midnight UTC of the first are of the same month in UTC.
+    month="format_timestamp('%Y%m', BillingPeriodStart)",
+    exported="x_ExportTime",
+    columns=tuple(dict.fromkeys([*(n.split(".")[0] for names in KINDS[0].columns.values() for n in names), "x_CostType", "x_ServiceId"])),
+)
+
+
+def open_place(source: BillSource, workdir: Path, now: datetime) -> BigQueryTable | None:
+    """The view or table in BigQuery that an address such as bigquery://project/dataset/table names."""
+    return open_table(source, workdir, EXPORT)
+
+
+def names(name: str) -> bool:
+    """JSON lines are often called .json."""
+    return name.lower().endswith((".json", ".json.gz"))
+
+
+def matches(header: Sequence[str]) -> bool:
+    """Whether a header is Google's: no other producer of FOCUS has these three columns of its own."""
+    return {"BilledCost", "BillingPeriodStart", "x_CostType", "x_ExportTime", "x_ServiceId"} <= set(header)
+
+
+def export_version(header: Sequence[str]) -> str:
+    """The native export says what people call it, FOCUS 1.2; the view is of 1.0."""
+    return "1.2" if "x_Labels" in header else "1.0"
+
+
+def stage(staged: Staged, delivered: Delivered) -> StagedFile:
+    """The rows of one file, as charges."""
+    add_macros(staged)
+    return mapped.stage(staged, delivered, KINDS, version=export_version)

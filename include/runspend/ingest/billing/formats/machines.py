@@ -1,0 +1,237 @@
+"""Your own machines: what they cost, from `billing[].machines`, as a FOCUS file a month with a line per machine and hour.
+
+Nothing is delivered: `open_place` writes the files, from the month the first machine began in to the hour that is over now.
+They are FOCUS 1.4 and are read as such. A month that is over has the same bytes every night, until the configuration changes or
+watts measured in it arrive. What each cost comes to is settled here; `machines.sql` spreads it over the hours.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from fractions import Fraction
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runspend.config.settings import BillSource, Machine, Purchase
+from runspend.core.errors import ConfigError, SourceRefused
+from runspend.ingest.billing.file_sources import Entry, Folder
+from runspend.ingest.billing.formats import focus
+from runspend.ingest.billing.manifests import Delivered
+from runspend.ingest.billing.measured_power import Drawn
+from runspend.ingest.billing.staging import Staged, StagedFile, open_engine, sql_text
+
+if TYPE_CHECKING:
+    import duckdb
+
+HOUR = timedelta(hours=1)
+UNITS = 10**10  # costs are whole ten-billionths of the currency until they are written: sums and bounds stay exact
+
+TABLES = """
+create table machines (
+  number integer, present_from timestamptz, present_until timestamptz, resource_id varchar, account varchar, region varchar,
+  sku_price_details varchar, tags varchar
+);
+create table rents (number integer, rent_start timestamptz, rent_end timestamptz, units hugeint);
+create table hour_details (number integer, hour_start timestamptz, sku_price_details varchar);
+"""
+HOUR_MILLISECONDS = 3_600_000
+KILOWATT_HOUR = 10**6 * HOUR_MILLISECONDS  # in milliwatts x milliseconds
+
+
+@dataclass(frozen=True)
+class Rent:
+    """Money spread evenly over a time, in ten-billionths. The hours outside the machine's own time are nobody's."""
+
+    start: datetime
+    end: datetime
+    units: int
+
+
+@dataclass(frozen=True)
+class Hour:
+    """The power of one hour of a measured machine: its price, and what was measured (mean milliwatts, for so many milliseconds of it)."""
+
+    rent: Rent
+    milliwatts: int
+    milliseconds: int
+
+
+def matches(header: Sequence[str]) -> bool:
+    """Never: the files are made here."""
+    return False
+
+
+def stage(staged: Staged, delivered: Delivered) -> StagedFile:
+    """The rows of one month, which are FOCUS already."""
+    return focus.stage(staged, delivered)
+
+
+def open_place(source: BillSource, workdir: Path, now: datetime, drawn: Drawn | None = None) -> Folder:
+    """The months of the machines as files in the work folder, up to the hour that is over. `drawn`: what measured machines drew."""
+    if source.currency is None:
+        raise ConfigError(f"cannot load bill {source.name}: it has no currency. Set billing[].currency, or `currency` of the whole file.")
+    return Months(source, workdir / "machines", now.astimezone(timezone.utc).replace(minute=0, second=0, microsecond=0), drawn or {})
+
+
+@dataclass
+class Months:
+    """One file a month; all are written when they are listed."""
+
+    source: BillSource
+    folder: Path
+    until: datetime
+    drawn: Drawn
+
+    def entries(self) -> list[Entry]:
+        first = min(machine.from_ for machine in self.source.machines)
+        months = list(_months(first, self.until))
+        self._write([month for month in months if any(_presence(m, *month, self.until) for m in self.source.machines)])
+        written = sorted(self.folder.glob("*.csv"))
+        if not written:
+            raise SourceRefused(
+                self.source.name,
+                f"cannot load bill {self.source.name}: none of its machines has an hour behind it, the first begins on {first}. Check `from`.",
+            )
+        return [Entry(path.name, path.stat().st_size, self.until) for path in written]
+
+    def fetch(self, entry: Entry) -> Path:
+        return self.folder / entry.name
+
+    def _write(self, months: Sequence[tuple[datetime, datetime]]) -> None:
+        query = files("runspend.ingest.billing.formats").joinpath("machines.sql").read_text(encoding="utf-8")
+        with open_engine(self.folder) as con:
+            con.execute(TABLES)
+            for start, end in months:
+                self._fill(con, start, end)
+                for variable, value in {
+                    "bill": self.source.name,
+                    "currency": self.source.currency,
+                    "month_start": start,
+                    "month_end": end,
+                }.items():
+                    con.execute(f"set variable {variable} = ?", [value])
+                con.execute(f"copy ({query}) to {sql_text(str(self.folder / f'{start:%Y-%m}.csv'))} (format csv, header true)")
+
+    def _fill(self, con: duckdb.DuckDBPyConnection, start: datetime, end: datetime) -> None:
+        """The tables that `machines.sql` reads, of one month."""
+        con.execute("delete from machines; delete from rents; delete from hour_details")
+        for number, machine in enumerate(self.source.machines):
+            if present := _presence(machine, start, end, self.until):
+                con.execute("insert into machines values (?, ?, ?, ?, ?, ?, ?, ?)", [number, *present, *_described(machine)])
+                hours = measured_hours(machine, *present, self.drawn.get(machine.resource_id, {})) if machine.is_measured else []
+                _insert_rents(con, number, [*rents(machine, start, end), *(hour.rent for hour in hours)])
+                details = [_details(machine, hour) for hour in hours]
+                con.execute("insert into hour_details select ?, unnest(?), unnest(?)", [number, [hour.rent.start for hour in hours], details])
+
+
+def rents(machine: Machine, start: datetime, end: datetime) -> list[Rent]:
+    """What a machine costs in one calendar month: the parts of its purchase that touch it, the month's own costs, the hours'."""
+    found = [] if machine.purchase is None else _paid_off(machine.purchase, machine.purchase.from_ or machine.from_, start, end)
+    if machine.per_month is not None:
+        found.append(Rent(start, end, _units(Fraction(machine.per_month))))
+    hourly = Fraction(machine.per_hour or 0)
+    if machine.power is not None and isinstance(machine.power.watts, Decimal):
+        hourly += Fraction(machine.power.watts) * Fraction(machine.power.per_kwh) / 1000
+    if hourly:
+        found.append(Rent(start, end, _units(hourly * ((end - start) // HOUR))))
+    return found
+
+
+def measured_hours(machine: Machine, start: datetime, end: datetime, drawn: Mapping[datetime, tuple[int, int]]) -> list[Hour]:
+    """The power of each hour of a machine: what was measured for as long as it was, `idle_watts` for the rest.
+
+    An hour has what is spent by its end, less what is spent by its start, so that together they are the price of all to the last digit.
+    """
+    assert machine.power is not None and machine.power.idle_watts is not None  # settings refuse one without the other
+    price, idle = Fraction(machine.power.per_kwh), Fraction(machine.power.idle_watts) * 1000
+    # Whole numbers over one divisor: an hour's fractions would cost more than all else.
+    times, divisor = price.numerator * UNITS, price.denominator * idle.denominator * KILOWATT_HOUR
+    energy, spent = 0, 0
+    found = []
+    for hour_start in (start + HOUR * n for n in range((end - start) // HOUR)):
+        milliwatts, milliseconds = drawn.get(hour_start, (0, 0))
+        energy += milliwatts * milliseconds * idle.denominator + idle.numerator * (HOUR_MILLISECONDS - milliseconds)
+        before, spent = spent, energy * times // divisor
+        found.append(Hour(Rent(hour_start, hour_start + HOUR, spent - before), milliwatts, milliseconds))
+    return found
+
+
+def _insert_rents(con: duckdb.DuckDBPyConnection, number: int, found: Sequence[Rent]) -> None:
+    columns = [[rent.start for rent in found], [rent.end for rent in found], [str(rent.units) for rent in found]]
+    con.execute("insert into rents select ?, unnest(?), unnest(?), cast(unnest(?) as hugeint)", [number, *columns])
+
+
+def _paid_off(purchase: Purchase, since: date, start: datetime, end: datetime) -> list[Rent]:
+    """The purchase's months that touch a time. The n-th ends n calendar months after the first day; what is paid by then is n
+    parts of the price, so that all parts are the price to the last digit."""
+    first = (start.year - since.year) * 12 + start.month - since.month - 1
+    found = []
+    for n in range(max(first, 0), min(first + 3, purchase.months)):
+        paid_before, paid = (_units(Fraction(purchase.amount) * parts / purchase.months) for parts in (n, n + 1))
+        rent = Rent(_midnight(_add_months(since, n)), _midnight(_add_months(since, n + 1)), paid - paid_before)
+        if rent.start < end and rent.end > start:
+            found.append(rent)
+    return found
+
+
+def _units(amount: Fraction) -> int:
+    return int(amount * UNITS)
+
+
+def _presence(machine: Machine, start: datetime, end: datetime, until: datetime) -> tuple[datetime, datetime] | None:
+    """From when to when a machine is there in a month, up to now; None when it is not."""
+    gone = end if machine.to is None or machine.to >= end.date() else _midnight(machine.to) + timedelta(days=1)
+    present = max(_midnight(machine.from_), start), min(gone, end, until)
+    return present if present[0] < present[1] else None
+
+
+def _details(machine: Machine, hour: Hour | None = None) -> str | None:
+    """FOCUS SkuPriceDetails: what the machine has and, of a measured one, by which watts an hour is billed, and for how long of it."""
+    details: dict[str, Any] = {
+        "InstanceType": machine.instance_type,
+        "GpuCount": machine.gpus,
+        "CoreCount": machine.cpus,
+        "MemorySize": None if machine.memory_gb is None else float(machine.memory_gb),
+    }
+    if hour is not None and hour.milliseconds:
+        details |= {"x_MeasuredWatts": hour.milliwatts / 1000, "x_MeasuredSeconds": hour.milliseconds / 1000}
+    if hour is not None and hour.milliseconds < HOUR_MILLISECONDS and machine.power is not None and machine.power.idle_watts is not None:
+        details |= {"x_IdleWatts": float(machine.power.idle_watts), "x_IdleSeconds": (HOUR_MILLISECONDS - hour.milliseconds) / 1000}
+    said = {key: value for key, value in details.items() if value is not None}
+    return json.dumps(said) if said else None
+
+
+def _described(machine: Machine) -> list[Any]:
+    """What its lines say of a machine, in the order of the table `machines`."""
+    return [
+        machine.resource_id,
+        machine.account,
+        machine.region,
+        _details(machine),
+        json.dumps(machine.tags) if machine.tags else None,
+    ]
+
+
+def _months(first: date, until: datetime) -> Iterator[tuple[datetime, datetime]]:
+    """(start, end) of every calendar month from the first day's on that has begun."""
+    start = first.replace(day=1)
+    while _midnight(start) < until:
+        following = _add_months(start, 1)
+        yield _midnight(start), _midnight(following)
+        start = following
+
+
+def _add_months(day: date, months: int) -> date:
+    """The same day of a later month, or its last day where it has no such day."""
+    year, month = divmod(day.year * 12 + day.month - 1 + months, 12)
+    last = (date(year + (month + 1) // 12, (month + 1) % 12 + 1, 1) - timedelta(days=1)).day
+    return date(year, month + 1, min(day.day, last))
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=timezone.utc)

@@ -1,0 +1,121 @@
+"""OpenCost's allocations: what pods and containers had of the machines of a cluster. Not a bill: weights that split lines of one.
+
+Put here how its three outputs spell things: the answers of the API (`/allocation`, saved as JSON), the CSV export and the Parquet
+exporter. What an allocation weighs is in `opencost.sql`, what becomes of the lines in `splits.py`.
+
+The API rounds to five decimals, so that a pod below 0.000005 a step weighs nothing: the other two do not. The CSV names neither
+cluster nor machine: `lines` of the source says which lines are the cluster's.
+
+Source: OpenCost, "Allocation API", "CSV export"; opencost-parquet-exporter (its default separator).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+
+from runspend.ingest.billing import cost_splits as splits
+from runspend.ingest.billing import format_spec as mapped
+from runspend.ingest.billing import texts
+from runspend.ingest.billing.format_spec import Kind
+from runspend.ingest.billing.manifests import Delivered
+from runspend.ingest.billing.staging import Staged, StagedFile, sql_text
+from runspend.ingest.billing.verify import MAX_LINE_BYTES
+
+METHOD = "opencost"
+NAMES = re.compile(r"(?i)\.(csv|json|jsonl|ndjson|parquet)(\.gz)?$")
+# Column of the view -> its path in an answer of the API, and how the exports spell it.
+PATHS: dict[str, tuple[str, ...]] = {
+    "name": ("name",),
+    "cluster": ("properties.cluster",),
+    "node": ("properties.node",),
+    "provider_id": ("properties.providerID",),
+    "namespace": ("properties.namespace", "Namespace"),
+    "pod": ("properties.pod", "Pod"),
+    "labels": ("properties.labels", "Labels"),
+    "window_start": ("window.start",),
+    "window_end": ("window.end",),
+    "run_start": ("start", "running_start_time"),
+    "run_end": ("end", "running_end_time"),
+    "cpu_cost": ("cpuCost", "CPUCost"),
+    "cpu_adjustment": ("cpuCostAdjustment",),
+    "gpu_cost": ("gpuCost", "GPUCost"),
+    "gpu_adjustment": ("gpuCostAdjustment",),
+    "ram_cost": ("ramCost", "RAMCost"),
+    "ram_adjustment": ("ramCostAdjustment",),
+    "day": ("Date",),
+}
+LABELS = {"label_columns": ("properties.labels.", "label.", "Label_")}
+KINDS = (
+    Kind("opencost", PATHS, ("name", "window_start", "window_end", "cpu_cost", "ram_cost"), None, LABELS, "opencost.sql"),
+    Kind("opencost", PATHS, ("day", "namespace", "pod", "cpu_cost", "ram_cost"), None, LABELS, "opencost.sql"),
+)
+
+
+def matches(header: Sequence[str]) -> bool:
+    """Whether a header is of one of the two exports."""
+    return {"CPUCost", "RAMCost", "Pod"} <= set(header) or {"cpuCost", "ramCost", "window.start"} <= set(header)
+
+
+def opencost_version(header: Sequence[str]) -> str:
+    """Which of the exports wrote the file."""
+    return "CSV export" if "Date" in header else "Parquet exporter"
+
+
+def stage(staged: Staged, delivered: Delivered) -> StagedFile:
+    """The weights in one file. Raises SourceRefused for one that does not fit, and for weights in the place of a bill."""
+    source, name = delivered.source, delivered.name
+    if source.format != "opencost":
+        raise texts.refused(
+            source.name,
+            name,
+            "it holds allocations of OpenCost, which are no bill. Put it into a folder of its own, with `format: opencost`",
+        )
+    if delivered.file.kind == "json":
+        return _stage_answers(staged, delivered)
+    return mapped.stage(staged, delivered, KINDS, version=opencost_version)
+
+
+def _stage_answers(staged: Staged, delivered: Delivered) -> StagedFile:
+    """Answers of the API: one JSON document, or one a line; `data` is a list of steps, each a map of allocations by name."""
+    import duckdb
+
+    con, source, name = staged.con, delivered.source.name, delivered.name
+    columns = ", ".join(
+        f"{sql_name(value)} as {column}" if column != "name" else "key as name" for column, (value, *_) in PATHS.items() if column != "day"
+    )
+    try:
+        con.execute(
+            "create or replace temp table answers as select json from "
+            f"read_json_objects({sql_text(str(delivered.file.readable))}, maximum_object_size = {MAX_LINE_BYTES})"
+        )
+        odd = con.execute(
+            "select json_extract_string(json, '$.message') from answers where json_type(json, '$.data') is distinct from 'ARRAY' limit 1"
+        ).fetchall()
+        if odd:
+            [(message,)] = odd
+            raise texts.refused(
+                source,
+                name,
+                f"it is no answer of OpenCost's /allocation, which has a list `data`{f' ({message})' if message else ''}. Save it again",
+            )
+        con.execute(
+            "create or replace temp view opencost as with steps as (select unnest(json_extract(json, '$.data[*]')) as step from answers), "
+            "allocations as (select key, value from steps, json_each(step) where json_type(value) = 'OBJECT') "
+            f"select {columns}, null as day, null as label_columns, row_number() over () as row_number from allocations"
+        )
+        query = files("runspend.ingest.billing.formats").joinpath("opencost.sql").read_text(encoding="utf-8")
+        left_out = splits.keep_weights(staged, delivered.index, query)
+        [(rows,)] = con.execute("select count(*) from opencost").fetchall()
+    except (duckdb.OutOfMemoryException, duckdb.InternalException):
+        raise  # ours, not the file's
+    except duckdb.Error as error:
+        raise texts.refused(source, name, f"it is no JSON ({str(error).splitlines()[0]}). Save it again") from error
+    con.execute("drop view opencost; drop table answers")
+    return StagedFile("API", int(rows), is_aside=True, left_out=left_out)
+
+
+def sql_name(path: str) -> str:
+    """The text at a path of an allocation; empty is null."""
+    return f"nullif(json_extract_string(value, {sql_text('$.' + path)}), '')"

@@ -1,0 +1,95 @@
+"""What machine a line is about: instance type, GPUs, vCPUs, memory, from what the line says and a list of common types.
+
+Put here what turns a description into a machine. Which descriptions a bill holds is for `normalize.py`.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from importlib.resources import files
+from typing import Any
+
+from runspend.core.outside_json import parse_json
+
+AZURE_SIZE = re.compile(r"(?i)(Standard|Basic)_\w+")
+# Types that a text names by itself, though no list has them. A size of a storage account (Standard_LRS) has no digit behind its letters.
+TYPES = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"(?:.*[:-])?(ml\.[a-z][a-z0-9-]*\.[a-z0-9]+)(?:-[A-Z][A-Za-z]*)?",  # SageMaker: USE1-Train:ml.g5.xlarge, ml.m5.xlarge-Training
+        # AWS writes usage types such as USW2-BoxUsage:p4d.24xlarge; a bare type stands for itself.
+        r"(?:.*(?:Usage|Box|Host)[^:]*:)?([a-z][a-z0-9-]*\.[a-z0-9-]+)",
+        r"((?:VM|BM)\.[A-Z][A-Za-z0-9]*(?:\.[A-Za-z0-9-]+)+)",  # Oracle: VM.GPU.A10.1
+        r"((?:ct\d\w*|[a-z]\d{1,2}[a-z]?)-(?:standard|high[a-z]+|mega[a-z]+|ultra[a-z]+|hyper[a-z]+|edgegpu|max[a-z]+|custom|micro|small|medium|metal|node)(?:-[a-z0-9]+)*)",
+        r"((?:Standard|Basic)_[A-Za-z]{1,3}\d[\w-]*)",
+    )
+)
+# A disk of a type is no machine: ml.g5.xlarge's volume is billed as VolumeUsage, an Azure disk as E10 LRS.
+AZURE_SERIES = re.compile(r"[A-Z]{1,3}\d+[a-z]*(?:[ _]\w+)*")
+Machine = tuple[str | None, int | None, int | None, float | None]
+
+
+def describe_machine(details: str | None, resource_type: str | None, stated: str | None, known: dict[str, Machine]) -> Machine:
+    """(instance type, GPUs, vCPUs, GiB) by SkuPriceDetails, else the provider's own column, else the type's entry in the list."""
+    said: dict[str, Any] = {}
+    if not details and stated and stated.startswith("{"):
+        details, stated = stated, None  # x_SkuDetails of Azure's FOCUS 1.0 exports
+    if details:
+        try:
+            parsed = parse_json(details)
+        except ValueError:
+            parsed = None
+        said = parsed if isinstance(parsed, dict) else {}
+    instance_type = next((str(said[k]) for k in ("InstanceType", "x_InstanceType") if isinstance(said.get(k), str) and said[k]), None)
+    if instance_type is None:  # Azure's "ServiceType" is the size of a VM, and what else a service calls itself
+        sizes = (said.get(k) for k in ("ServiceType", "x_ServiceType"))
+        instance_type = next((size for size in sizes if isinstance(size, str) and AZURE_SIZE.fullmatch(size)), None)
+    instance_type = named_type(instance_type, known) or instance_type
+    for said_type in (stated, resource_type):
+        instance_type = instance_type or (named_type(said_type, known) if said_type else None)
+    listed = known.get((instance_type or "").lower().removeprefix("ml."), (None, None, None, None))
+    cpus, gpus, memory = (_number(said.get(k)) for k in ("CoreCount", "GpuCount", "MemorySize"))
+    if cpus is None and instance_type:
+        cpus = next((n for k in ("VCPUs", "x_VCPUs") if (n := _number(said.get(k)))), None)
+    return (
+        instance_type,
+        _whole(gpus) if gpus is not None else listed[1],
+        _whole(cpus) if cpus is not None else listed[2],
+        memory if memory is not None else listed[3],
+    )
+
+
+def named_type(text: str | None, known: dict[str, Machine]) -> str | None:
+    """The instance type that a text of a bill names: a bare one of any cloud, or one inside an AWS usage type; None for any other text.
+
+    Sources: AWS "SageMaker AI pricing" (usage types), Oracle "Compute Shapes", Google "Machine families resource", Azure "VM sizes naming".
+    """
+    if not text:
+        return None
+    if text.lower() in known:
+        return text
+    if AZURE_SERIES.fullmatch(text) and (azure := known.get(f"standard_{text.replace(' ', '_').lower()}")):
+        return azure[0]
+    return next((match[1] for pattern in TYPES if (match := pattern.fullmatch(text))), None)
+
+
+def _number(value: Any) -> float | None:
+    """A number, or the number a text such as "16 GiB" starts with."""
+    if isinstance(value, bool) or value is None:
+        return None
+    match = re.match(r"\s*(\d+(?:\.\d+)?)", str(value))
+    return float(match[1]) if match else None
+
+
+def _whole(value: float) -> int | None:
+    return int(value) if value < 1e6 else None
+
+
+def instance_types() -> dict[str, Machine]:
+    """Common machine types of the clouds by lower-cased name, from instance_types.csv (published by the providers)."""
+    text = files("runspend.ingest.billing").joinpath("instance_types.csv").read_text(encoding="utf-8")
+    return {
+        row["instance_type"].lower(): (row["instance_type"], int(row["gpus"]), int(row["cpus"]), float(row["memory_gb"]))
+        for row in csv.DictReader(text.splitlines())
+    }

@@ -1,0 +1,393 @@
+"""The straight line of one bill: deliveries -> verified files -> staged rows -> one version per period, or a refusal.
+
+Put here which files make which period, by manifest or all together, and who is refused what. Layouts are in `manifests.py`, what
+happens to a file in `delivered_files.py`, formats in their modules, the rules of versions in `versions.py`, what is handed back in
+`period_results.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from runspend.config.settings import BillSource, DimensionSettings, KeySettings, Pool, ScopeSettings
+from runspend.core.errors import SourceRefused
+from runspend.core.selectors import Selector
+from runspend.ingest.billing import normalize as settle
+from runspend.ingest.billing import totals as counts
+from runspend.ingest.billing import versions
+from runspend.ingest.billing.cost_splits import Weights
+from runspend.ingest.billing.delivered_files import (
+    ArrivedFile,
+    combine,
+    is_data_of,
+    open_bill,
+    recognize,
+    rivals_of,
+    stage_alike,
+    stage_each,
+    stage_or_note,
+    verify_all,
+)
+from runspend.ingest.billing.file_sources import Folder
+from runspend.ingest.billing.load_context import Previous, Tonight, refused
+from runspend.ingest.billing.manifests import (
+    DATA_NAMES,
+    MANIFEST_NAMES,
+    Deliveries,
+    Delivery,
+    by_export,
+    find_deliveries,
+    period_of_name,
+    together,
+)
+from runspend.ingest.billing.measured_power import Drawn
+from runspend.ingest.billing.normalize import Rules
+from runspend.ingest.billing.period_results import (
+    Load,
+    PeriodLoad,
+    build_period,
+    fed_again,
+    fed_by,
+    find_covered_until,
+    leave_unchanged,
+    missing_periods,
+    record_refusal,
+    refuse_period,
+)
+from runspend.ingest.billing.staging import Staged
+from runspend.ingest.billing.totals import FedPeriod
+from runspend.ingest.billing.versions import VersionFacts, plain, version_of
+
+LIKE_BILLS = re.compile(r"(?i)\.(json|json\.gz|tsv|xlsx?|zip|avro|orc|7z|bz2|zst)$")
+
+
+def load_source(
+    source: BillSource,
+    *,
+    now: datetime,
+    scope: ScopeSettings | None,
+    previous: Previous,
+    periods_known: list[str],
+    accept: Collection[str],
+    workdir: Path,
+    load_id: str,
+    progress: Callable[[str], None],
+    shared: Sequence[Selector] = (),
+    pools: Sequence[Pool] = (),
+    dimensions: DimensionSettings | None = None,
+    keys: KeySettings | None = None,
+    weights: Sequence[Weights] = (),
+    drawn: Drawn | None = None,
+    memory: int | None = None,
+    damaged: Collection[str] = (),
+) -> Load:
+    """Read what a bill delivers now. Raises SourceUnreachable, or SourceRefused when no period can be told from it.
+
+    `scope`, `shared`, `pools`, `dimensions` and `keys` decide what is settled on the lines: where they change, so does the version.
+    So do `weights`, by which other sources split lines of machines. `drawn` is what machines drew, where a bill pays for that.
+
+    `previous(table, "2026-10")` gives this source's published rows or None; `periods_known` are the periods it has.
+    `damaged` are periods whose published rows are damaged: they are read again although nothing was delivered since.
+    `accept` holds "SOURCE:YYYY-MM" for refusals a person has looked at. `memory` is how many bytes loading may take (`memory_budget.py`).
+    """
+    rules = Rules(scope, pools, dimensions or DimensionSettings(), keys or KeySettings(), weights, source.delivery == "versions", source.pods, shared=shared, principals=(dimensions or DimensionSettings()).principals)
+    tonight = Tonight(
+        source,
+        now,
+        replace(rules, only=source.only),
+        previous,
+        accept,
+        workdir,
+        load_id,
+        progress,
+        {},
+        versions.settings_key(source.format.replace("auto", "focus"), rules, source),
+        memory,
+        frozenset(damaged),
+    )
+    for period in periods_known:
+        tonight.book(period)
+    folder = open_bill(source, workdir, now, progress, drawn or {})
+    found = find_deliveries(source, folder, is_data_of(source))
+    if not found.found and not any(book.current for book in tonight.books.values()):
+        what = "no manifest" if source.delivery == "manifest" else "no file of a bill (.csv, .csv.gz, .parquet, .jsonl)"
+        raise SourceRefused(
+            source.name, f"cannot load bill {source.name}: there is {what} in {source.uri}. Check billing[].uri and delivery."
+        )
+    load = _load_manifests(tonight, folder, found.found) if found.is_by_manifest else _load_files(tonight, folder, found.found)
+    load.periods += missing_periods(tonight, {p.period for p in load.periods})
+    load.periods.sort(key=lambda p: p.period)
+    load.covered_until = find_covered_until(tonight, load.periods)
+    load.extra["ignored_files"] = list(found.ignored)
+    if unread := _files_like_bills(found):
+        load.extra.setdefault("warnings", {})["files that are not read"] = ", ".join(unread[:3]) + (f" and {len(unread) - 3} more" if unread[3:] else "")
+    return load
+
+
+def _files_like_bills(found: Deliveries) -> list[str]:
+    """Ignored files that people may take for part of the bill: tables of a kind that is not read, or data of a month without a
+    manifest beside months that have one."""
+    if not found.is_by_manifest:
+        return [name for name in found.ignored if LIKE_BILLS.search(name) and not MANIFEST_NAMES.search(name)]
+    listed = {delivery.period for delivery in found.found}
+    return [name for name in found.ignored if DATA_NAMES.search(name) and period_of_name(name) not in {None, *listed}]
+
+
+# --- delivery: manifest ------------------------------------------------------------------------------------------------
+
+
+def _load_manifests(tonight: Tonight, folder: Folder, found: Sequence[Delivery]) -> Load:
+    """Per period the newest complete manifest; a refused newer one is recorded and reported."""
+    load = Load(tonight.source.name, [])
+    for delivery in found:
+        if delivery.period is None:
+            load.error = load.error or refused(tonight, delivery.problem or "a manifest names no billing period", None)
+    for period in sorted({d.period for d in found if d.period}):
+        load.periods.append(_load_manifest_period(tonight, folder, period, by_export([d for d in found if d.period == period])))
+    return load
+
+
+def _load_manifest_period(tonight: Tonight, folder: Folder, period: str, exports: Sequence[Sequence[Delivery]]) -> PeriodLoad:
+    """The newest delivery of every export; of those that are at fault the one before, until all are good or one has no more."""
+    book = tonight.book(period)
+    in_place = max((row["delivered_at"] for row in book.current), default=None)
+    refusal: PeriodLoad | None = None
+    at = [0] * len(exports)
+    while True:
+        tried = [each[i] for each, i in zip(exports, at, strict=True)]
+        delivery = together(tried)
+        if refusal and in_place is not None and delivery.delivered_at is not None and delivery.delivered_at < in_place:
+            return refusal  # older than what stands: nothing to fall back to
+        at_fault = {d.export for d in tried if d.problem}
+        outcome = _try_manifest(tonight, folder, period, delivery, sum(at), at_fault)
+        if outcome.state != "refused":
+            if refusal and outcome.state == "unchanged":
+                return refusal
+            outcome.error = refusal.error if refusal else None
+            return outcome
+        refusal = refusal or outcome
+        tonight.progress(str(outcome.error))
+        following = [i + (d.export in at_fault) for d, i in zip(tried, at, strict=True)]
+        if not at_fault or any(i == len(each) for i, each in zip(following, exports, strict=True)):
+            return refusal
+        at = following
+
+
+def _try_manifest(
+    tonight: Tonight, folder: Folder, period: str, delivery: Delivery, position: int, at_fault: set[str]
+) -> PeriodLoad:
+    """Load a period from one delivery of each export. Adds the exports whose delivery is at fault to `at_fault`."""
+    delivered_at = delivery.delivered_at or tonight.now
+    if delivery.problem:
+        seen = version_of([*(f"{f.entry.name} {f.entry.bytes}" for f in delivery.files), delivery.problem], tonight.settings_of(period))
+        return record_refusal(
+            tonight, period, VersionFacts(seen, [], delivered_at, [], 0, None, tonight.now, tonight.load_id), delivery.problem
+        )
+    workdir = tonight.workdir / f"{period}-{position}"
+    with Staged(workdir, tonight.memory) as staged:
+        digests: list[str] = []
+        bad: dict[str, SourceRefused] = {}
+        try:
+            files, aside = recognize(tonight, verify_all(tonight, folder, delivery.files, workdir, bad), bad)
+            digests = [f.digest for f in files]
+            if not bad and version_of(digests, tonight.settings_of(period)) == tonight.standing(period):
+                return leave_unchanged(tonight, period, fed_by(files, [], [f.index for f in files], period))
+            stage_each(tonight, staged, aside, files, bad)
+            stage_each(tonight, staged, files, files, bad)
+            stage_alike(tonight, staged, files, bad)
+            if bad:
+                at_fault |= {f.export for f in delivery.files if f.entry.name in bad}
+                raise next(iter(bad.values()))
+            strays = [p for p in _settle(tonight, staged, files, dict.fromkeys((f.index for f in files), period))[1] if p.period != period]
+            if strays:
+                at_fault |= {f.delivered.export for f in files if f.index in {p.file_index for p in strays}}
+                raise refused(
+                    tonight,
+                    f"{next(f.name for f in files if f.index == strays[0].file_index)} holds rows of {strays[0].period} where its manifest is for {period}",
+                    period,
+                )
+            if why := _overlapping_exports(staged, period, files):
+                raise refused(tonight, why, period)
+        except SourceRefused as error:
+            facts = VersionFacts(
+                version_of([*digests, str(error)], tonight.settings_of(period)), [], delivered_at, [], 0, None, tonight.now, tonight.load_id
+            )
+            return record_refusal(tonight, period, facts, str(error))
+        return build_period(tonight, staged, period, files, [f.index for f in files], delivered_at)
+
+
+def _overlapping_exports(staged: Staged, period: str, files: Sequence[ArrivedFile]) -> str | None:
+    """Two exports of one kind that hold the same account's day hold the same charges: one of a subscription, one of all."""
+    for same in rivals_of(files):
+        exports = {f.index: f.delivered.export for f in same}
+        if len(set(exports.values())) > 1 and (pair := counts.find_overlap_of_exports(staged, period, exports)):
+            first, second, account, day = pair
+            return (
+                f"the exports {first} and {second} both hold account {account}, period {period}, with charges of {day}: "
+                "they are the same charges twice. Point billing[].uri at one of them"
+            )
+    return None
+
+
+# --- delivery: parts and versions --------------------------------------------------------------------------------------
+
+
+def _load_files(tonight: Tonight, folder: Folder, found: Sequence[Delivery]) -> Load:
+    """All data files below the uri. Files whose periods stand unchanged are not read again, only verified."""
+    load = Load(tonight.source.name, [])
+    if not found:
+        return load
+    workdir = tonight.workdir / "files"
+    bad: dict[str, SourceRefused] = {}
+    files, aside = recognize(tonight, verify_all(tonight, folder, found[0].files, workdir, bad), bad)
+    if aside and not files and not bad and not any(book.current for book in tonight.books.values()):
+        names = ", ".join(file.name for file in aside)
+        raise refused(tonight, f"{names} is looked up for charges, and there is no file of charges beside it. Put the usage there", None)
+    with Staged(workdir, tonight.memory) as staged:
+        stage_each(tonight, staged, aside, files, bad)
+        known = _known_periods(tonight, files)
+        stage_each(tonight, staged, [f for f in files if f.index not in known], files, bad)
+        touched = counts.read_periods(staged) | _stale_periods(tonight, files, known)
+        left = [f for f in files if f.index in known]
+        while again := [f for f in left if known[f.index] & touched]:
+            for file in again:
+                stage_or_note(tonight, staged, file, files, bad)
+                touched |= known[file.index]  # it brings rows of all its periods: they need all of their files
+            left = [f for f in left if f not in again]
+        stage_alike(tonight, staged, [f for f in files if f.name not in bad], bad)
+        files = [f for f in files if f.name not in bad]
+        named = {f.index: p for f in files if (p := period_of_name(f.name))}
+        warnings, census = _settle(tonight, staged, files, named)
+        load.extra["warnings"] = warnings
+        spoiled = _spoiled_periods(tonight, bad, {p.period for p in census})
+        load.periods += [refuse_period(tonight, period, error) for period, error in sorted(spoiled.items())]
+        touched |= {p.period for p in census} | {p for f in files if f.staged and not f.staged.rows and (p := named.get(f.index))}
+        for period in sorted(touched - set(spoiled)):
+            outcome = _load_period(tonight, staged, period, files, known, census)
+            load.periods += [outcome] if outcome else []
+        for period in sorted({p for ps in known.values() for p in ps} - touched - set(spoiled)):
+            load.periods.append(leave_unchanged(tonight, period, fed_again(tonight, period, files)))
+        empty = [f.name for f in files if f.staged and not f.staged.rows and f.index not in named]
+        if empty:
+            load.extra["files_without_rows"] = empty
+        load.extra["dropped_columns"] = sorted({c for f in files if f.staged for c in f.staged.dropped_columns})
+    return load
+
+
+def _load_period(
+    tonight: Tonight,
+    staged: Staged,
+    period: str,
+    files: Sequence[ArrivedFile],
+    known: dict[int, set[str]],
+    census: Sequence[FedPeriod],
+) -> PeriodLoad | None:
+    feeding = sorted({p.file_index for p in census if p.period == period})
+    by_index = {f.index: f for f in files}
+    feeding = feeding or [f.index for f in files if f.staged and not f.staged.rows and period_of_name(f.name) == period]
+    if not feeding:
+        return None  # what fed it is gone: `missing_periods` says so
+    chosen = _choose(tonight, [by_index[i] for i in feeding])
+    delivered_at = max(by_index[i].modified_at for i in chosen)
+    is_told = "delivery" in tonight.source.model_fields_set
+    if len(chosen) > 1 and not is_told and (why := _overlap(staged, period, chosen, by_index, census)):
+        facts = VersionFacts(
+            version_of((by_index[i].digest for i in chosen), tonight.settings_of(period)),
+            fed_by(files, census, feeding, period, chosen),
+            delivered_at,
+            counts.read_totals(staged, period, chosen),
+            sum(p.quarantined for p in census if p.period == period and p.file_index in chosen),
+            None,
+            tonight.now,
+            tonight.load_id,
+        )
+        return record_refusal(tonight, period, facts, why)
+    return build_period(tonight, staged, period, files, chosen, delivered_at, feeding, census)
+
+
+def _choose(tonight: Tonight, feeding: Sequence[ArrivedFile]) -> list[int]:
+    """The files whose rows count: all of them, or for `versions` the newest (of each label that complements others)."""
+    if tonight.source.delivery == "versions":
+        return sorted({max(same, key=lambda f: (f.modified_at, f.name)).index for same in rivals_of(feeding)})
+    return [f.index for f in feeding]
+
+
+def _overlap(staged: Staged, period: str, chosen: Sequence[int], by_index: dict[int, ArrivedFile], census: Sequence[FedPeriod]) -> str | None:
+    """Two files may be parts of a bill or the same bill twice; nobody but the user can tell."""
+    rivals = rivals_of([by_index[i] for i in chosen])
+    pair = next((pair for same in rivals if (pair := counts.find_overlap(staged, period, [f.index for f in same]))), None)
+    if pair is None:
+        return None
+    first, second, account, day = pair
+    sums = [
+        " + ".join(
+            f"{plain(p.billed)} {p.currency}"
+            for p in census
+            if p.file_index == i and p.period == period and p.account == account and p.rows
+        )
+        for i in (first, second)
+    ]
+    return (
+        f"{by_index[first].name} ({sums[0]}) and {by_index[second].name} ({sums[1]}) both hold billing account {account or '(none)'}, period {period}, "
+        f"with charges of {day}: they may be parts of one bill, or the same bill twice. "
+        "Write delivery: parts (all files add up) or delivery: versions (the newest file counts) into billing[]"
+    )
+
+
+def _known_periods(tonight: Tonight, files: Sequence[ArrivedFile]) -> dict[int, set[str]]:
+    """Files (by their bytes) that feed the versions in place -> the periods they feed. A file that is part of a refused
+    version is read again each night, so that its refusal is told each night."""
+    periods: dict[str, set[str]] = {}
+    refused: set[str] = set()
+    for book in tonight.books.values():
+        for fed in book.files:
+            periods.setdefault(fed.sha256, set()).add(book.period)
+        refused |= book.refused_digests
+    return {f.index: periods[f.verified.sha256] for f in files if f.verified.sha256 in periods and f.verified.sha256 not in refused}
+
+
+def _stale_periods(tonight: Tonight, files: Sequence[ArrivedFile], known: dict[int, set[str]]) -> set[str]:
+    """Periods in place that the files there now would make otherwise: a file has gone, or the settings have changed."""
+    stale = set()
+    for period, book in tonight.books.items():
+        feeding = [f for f in files if period in known.get(f.index, ())]
+        if book.current and feeding:
+            chosen = set(_choose(tonight, feeding))
+            if version_of((f.digest for f in feeding if f.index in chosen), tonight.settings_of(period)) != tonight.standing(period):
+                stale.add(period)
+    return stale
+
+
+def _spoiled_periods(tonight: Tonight, bad: dict[str, SourceRefused], census_periods: Iterable[str]) -> dict[str, SourceRefused]:
+    """Periods a bad file would have fed, by its path or by what fed them before. A file that tells neither spoils all."""
+    spoiled: dict[str, SourceRefused] = {}
+    for name, error in bad.items():
+        periods = {book.period for book in tonight.books.values() if any(f.name == name for f in book.files)}
+        if named := period_of_name(name):
+            periods.add(named)
+        if not periods:
+            raise error
+        spoiled.update(dict.fromkeys(periods, error))
+    return spoiled
+
+
+# --- steps both ways share ---------------------------------------------------------------------------------------------
+
+
+def _settle(tonight: Tonight, staged: Staged, files: Sequence[ArrivedFile], stated: dict[int, str]) -> tuple[dict[str, Any], list[FedPeriod]]:
+    """Settle what is staged; the census afterwards. Raises SourceRefused for rows no period can be given to."""
+    lost = settle.place_unreadable_periods(staged, stated)
+    if lost:
+        name = next(f.name for f in files if f.index == lost[0])
+        [row] = staged.con.execute("select min(trouble) from staged where file_index = ? and billing_period is null", [lost[0]]).fetchall()
+        raise refused(tonight, f"no row of {name} tells a billing period: {row[0] or 'it has none'}", None)
+    warnings, without_rows = combine(staged, files)
+    warnings |= settle.settle_rows(staged, tonight.source.name, tonight.rules)
+    for kind, value in warnings.items():
+        tonight.progress(f"{tonight.source.name}: {kind.replace('_', ' ')}: {value}")
+    return warnings, [*counts.read_census(staged), *without_rows]

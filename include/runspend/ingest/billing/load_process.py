@@ -1,0 +1,186 @@
+"""Read one bill, or one source of weights, in a process of its own that keeps to `memory` and `load_timeout`.
+
+Belongs to `pipeline/__init__.py`. What is read and how is in `ingest/billing/`; how a process is made and watched in `own_process/`. Put here which
+limits a bill has, and the sentence a person reads when its process is killed, crashes or hangs: it refuses that bill and no other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import timedelta
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from runspend.config.settings import BillSource, Settings
+from runspend.core import own_process
+from runspend.core.errors import SourceRefused
+from runspend.core.own_process import Limits, ProcessFailed
+
+if TYPE_CHECKING:
+    from runspend.ingest.billing import Load, Read
+
+Found = TypeVar("Found")
+MIB = 1 << 20
+LEAST_MARGIN = 256 * MIB
+IDLE = timedelta(minutes=20)  # without a moment of work or a word: nothing that waits for a network waits so long
+WARM = "runspend.ingest.billing.load_process:warm"
+
+
+def prepare(settings: Settings) -> None:
+    """Start the process that waits for bills now, if there are any: it imports what they need while others work."""
+    if settings.billing:
+        own_process.prepare(WARM)
+
+
+def load_bill(settings: Settings, source: BillSource, **given: Any) -> Load:
+    """`billing.load_source` in a process of its own. Raises what that raises, and SourceRefused where the process ends without a result."""
+    found: Load = _read(settings, source, "runspend.ingest.billing.load_process:_load_here", f"cannot load bill {source.name}", **given)
+    return found
+
+
+def read_weights(settings: Settings, source: BillSource, **given: Any) -> Read:
+    """`billing.read_weights` in the same way."""
+    found: Read = _read(settings, source, "runspend.ingest.billing.load_process:_read_weights_here", f"cannot read {source.name}", **given)
+    return found
+
+
+def probe_bill(settings: Settings, source: BillSource, **given: Any) -> dict[str, Any]:
+    """`billing.probe_source` in the same way. The folder it works in goes away also where its process was killed."""
+    with tempfile.TemporaryDirectory(prefix="runspend-doctor-") as folder:
+        found: dict[str, Any] = _read(
+            settings, source, "runspend.ingest.billing.load_process:_probe_here", f"cannot look at bill {source.name}", progress=lambda line: None, folder=folder, **given
+        )
+    return found
+
+
+def limits_of(settings: Settings) -> Limits:
+    """`memory`, and a quarter more for what libraries hold on to and what comes between two looks; the time a bill may take."""
+    memory = allowed_memory(settings)
+    return Limits(memory + max(memory // 4, LEAST_MARGIN), settings.load_timeout.total_seconds(), IDLE.total_seconds())
+
+
+def allowed_memory(settings: Settings) -> int:
+    """Bytes that loading a bill may take, as the settings or the machine say."""
+    from runspend.ingest.billing.memory_budget import machine_memory
+
+    return settings.memory or machine_memory()
+
+
+def _read(settings: Settings, source: BillSource, function: str, cannot: str, *, progress: Callable[[str], None], **given: Any) -> Any:
+    last = ""
+
+    def note(text: str) -> None:
+        nonlocal last
+        last = text
+        progress(text)
+
+    limits = limits_of(settings)
+    try:
+        return own_process.run(function, source, before=WARM, limits=limits, progress=note, memory=allowed_memory(settings), **given)
+    except ProcessFailed as failed:
+        at = f" (its last step: {last})" if last else ""
+        raise SourceRefused(source.name, f"{cannot}: {_explain(failed, settings, limits)}{at}. {_advice(failed)}") from failed
+
+
+def _explain(failed: ProcessFailed, settings: Settings, limits: Limits) -> str:
+    """Why a process ended without a result, in words."""
+    took = f"{_size(failed.peak_bytes)} of memory"
+    if failed.why == "memory":
+        allowed, said = limits.memory_bytes or 0, allowed_memory(settings)
+        return f"reading it took {took}, and `memory: {_size(said)}` allows {_size(allowed)} (with a margin of {_size(allowed - said)})"
+    if failed.why == "time":
+        return f"it was not read within `load_timeout: {settings.load_timeout.total_seconds() / 3600:g}h`"
+    if failed.why == "idle":
+        return f"reading it stood still for {IDLE.total_seconds() / 60:.0f} minutes"
+    if failed.why == "start":
+        return f"the process that reads it could not be started ({failed.__cause__})"
+    if failed.signal == signal.SIGKILL:
+        return f"the process that read it was killed at {took}: by the system, which ran out of memory, or by a person"
+    if failed.signal is not None:
+        return f"the process that read it crashed ({failed.signal.name}) at {took}"
+    status = "" if failed.status is None else f" (exit status {os.waitstatus_to_exitcode(failed.status)})"
+    return f"the process that read it ended without a result{status}"
+
+
+def _advice(failed: ProcessFailed) -> str:
+    stays = "What was loaded before stays"
+    if failed.why == "memory":
+        return f"{stays}. Raise `memory` in runspend.yaml, or look at what wrote this bill."
+    if failed.why == "time":
+        return f"{stays}. Raise `load_timeout` in runspend.yaml, or look at what wrote this bill."
+    if failed.signal == signal.SIGKILL:
+        return f"{stays}. Lower `memory` in runspend.yaml to what the machine can spare, or give the machine more."
+    if failed.why == "start":
+        return f"{stays}. Look at the machine's limits of processes and memory."
+    return f"{stays}. Load it again; if it happens every time, look at what wrote this bill."
+
+
+def _size(count: int) -> str:
+    """Bytes for people: 600 MB, 1.25 GB."""
+    return f"{count / 1e6:.0f}MB" if count < 1e9 else f"{count / 1e9:.2f}GB"
+
+
+# --- in the process of its own -------------------------------------------------------------------------------------------
+
+
+def warm() -> None:
+    """Import what reading bills needs. If something is not installed, reading says so."""
+    for name in ("runspend.ingest.billing", "runspend.ingest.billing.formats.focus", "duckdb", "pyarrow.compute", "pyarrow.csv", "pyarrow.parquet"):
+        with contextlib.suppress(ImportError):
+            import_module(name)
+
+
+def _load_here(source: BillSource, **given: Any) -> Load:
+    from runspend.ingest import billing
+
+    if source.format != "databricks":  # whose client needs it
+        _do_without_pandas()
+    return _without_running_out(source, f"cannot load bill {source.name}", lambda: billing.load_source(source, **given), given["memory"])
+
+
+def _probe_here(source: BillSource, *, memory: int, folder: str, progress: Callable[[str], None], **given: Any) -> dict[str, Any]:
+    from runspend.ingest import billing
+
+    tempfile.tempdir = folder
+    if source.format != "databricks":
+        _do_without_pandas()
+    return _without_running_out(source, f"cannot look at bill {source.name}", lambda: billing.probe_source(source, memory=memory, **given), memory)
+
+
+def _read_weights_here(source: BillSource, *, memory: int, **given: Any) -> Read:
+    from runspend.ingest import billing
+
+    _do_without_pandas()
+    return _without_running_out(source, f"cannot read {source.name}", lambda: billing.read_weights(source, memory=memory, **given), memory)
+
+
+class _WithoutPandas:
+    """Arrow imports pandas, where it is installed, to recognize its values: half a second for each bill, which has none."""
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError("bills are read without pandas", name=name)
+
+
+def _do_without_pandas() -> None:
+    sys.meta_path.insert(0, cast(Any, _WithoutPandas()))
+
+
+def _without_running_out(source: BillSource, cannot: str, read: Callable[[], Found], memory: int) -> Found:
+    """What `read` returns; what libraries raise when they run out of memory, or fail inside, as the refusal of this one bill."""
+    import duckdb
+    import pyarrow as pa
+
+    try:
+        return read()
+    except (MemoryError, duckdb.OutOfMemoryException, pa.ArrowMemoryError) as error:
+        why = f"reading it needs more than `memory: {_size(memory)}` ({str(error).splitlines()[0] if str(error) else 'no memory was left'})"
+        raise SourceRefused(source.name, f"{cannot}: {why}. What was loaded before stays. Raise `memory` in runspend.yaml.") from error
+    except (duckdb.InternalException, duckdb.FatalException) as error:
+        why = f"the engine that reads it failed ({str(error).splitlines()[0]})"
+        raise SourceRefused(source.name, f"{cannot}: {why}. What was loaded before stays. Load it again; if it happens every time, look at what wrote this bill.") from error

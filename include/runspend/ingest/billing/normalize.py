@@ -1,0 +1,430 @@
+"""What is settled once at load, whoever wrote the bill: canonical texts, the run, job and machine behind a line, pools, scope.
+
+Put here the order in which it is settled, and the small rules about texts. What tags say is in `tags.py`, what identifies
+things in `core/resource_keys.py`, how texts stand for rows in `columns.py`; versions of a bill belong to `versions.py`. Whatever is settled comes from the
+line and the configuration alone, never from runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from runspend.config.settings import DimensionSettings, KeySettings, Pool, ScopeSettings
+from runspend.core.resource_keys import pool_key_sql, principal_key_sql, resource_job_sql, storage_class_sql, storage_key_sql
+from runspend.core.selectors import Selector, glob_to_regex
+from runspend.ingest.billing import columns
+from runspend.ingest.billing import cost_splits as splits
+from runspend.ingest.billing.instance_types import describe_machine, instance_types
+from runspend.ingest.billing.staging import Beside, Staged, sql_text
+from runspend.ingest.billing.tags import Tags, place_instances, read_tags, settle_tags
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Raised when settling changes what it writes for the same files: versions then differ, and every bill is loaded again.
+SETTLE_VERSION = 6
+DIMENSIONS = ("team", "project", "cost_center", "owner")
+# FOCUS value lists. Producers vary the case; the lists are the same from 1.0 to 1.4.
+ENUMERATIONS = {
+    "charge_category": ("Usage", "Purchase", "Tax", "Credit", "Adjustment"),
+    "charge_class": ("Correction",),
+    "charge_frequency": ("One-Time", "Recurring", "Usage-Based"),
+    "pricing_category": ("Standard", "Dynamic", "Committed", "Other"),
+    "commitment_discount_category": ("Spend", "Usage"),
+    "commitment_discount_status": ("Used", "Unused"),
+    "capacity_reservation_status": ("Used", "Unused"),
+}
+JSON_COLUMNS = (
+    "sku_price_details", "allocated_method_details", "allocated_tags", "contract_applied", "commitment_program_eligibility_details",
+)  # fmt: skip
+SECOND_NS = 1_000_000_000
+TIME_UNITS = {
+    SECOND_NS: ("s", "sec", "secs", "second", "seconds"),
+    60 * SECOND_NS: ("min", "mins", "minute", "minutes"),
+    3600 * SECOND_NS: ("h", "hr", "hrs", "hour", "hours"),
+    86400 * SECOND_NS: ("d", "day", "days"),
+}
+TIME_SQL = "case when consumed_quantity >= 0 then try_cast(round(cast(consumed_quantity as double) * unit_nanoseconds) as bigint) end"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The part of the configuration that lines are settled by."""
+
+    scope: ScopeSettings | None = None
+    pools: Sequence[Pool] = ()
+    dimensions: DimensionSettings = field(default_factory=DimensionSettings)
+    keys: KeySettings = field(default_factory=KeySettings)
+    weights: Sequence[splits.Weights] = ()  # by which machines' lines are split among pods
+    is_by_file: bool = False  # each file of the bill is a whole one
+    pods: str = "split"  # what rows of split cost allocation do: "split" their machines, or leave them "whole"
+    only: Selector | None = None  # lines of this bill that count; what it does not name is out of scope
+    shared: Sequence[Selector] = ()  # lines of services that the whole platform uses
+    principals: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # dimension -> its value by the key of an IAM principal
+
+    @property
+    def is_scoped(self) -> bool:
+        return bool(self.only) or (self.scope is not None and bool(self.scope.include or self.scope.exclude))
+
+    def line_tags(self, dimension: str) -> list[str]:
+        """The tags of lines that `dimensions` names, in order."""
+        named = [source for source in getattr(self.dimensions, dimension) if isinstance(source, str)]
+        return [source.removeprefix("line.tag.") for source in named if source.startswith("line.tag.")]
+
+    def said(self) -> dict[str, Any]:
+        """Everything above, in a form that can be compared."""
+        said: dict[str, Any] = {
+            "scope": None if self.scope is None else {"include": self.scope.include, "exclude": self.scope.exclude},
+            "pools": [[pool.name, pool.lines, list(pool.equal)] for pool in self.pools],
+            "dimensions": {dimension: self.line_tags(dimension) for dimension in DIMENSIONS},
+            "keys": {"run_id": self.keys.run_id, "job": self.keys.job, "attached_to": self.keys.attached_to, "groups": self.keys.groups},
+        }
+        if self.weights:
+            said["splits"] = [w.said() for w in self.weights]
+        if self.pods != "split":
+            said["pods"] = self.pods
+        if self.shared:
+            said["shared"] = list(self.shared)
+        if self.principals:
+            said["principals"] = {dimension: dict(sorted(values.items())) for dimension, values in self.principals.items()}
+        return said
+
+
+def settle_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:
+    """Bring all staged rows into one form and find what their lines say. Returns what was changed, by kind, as counts."""
+    found: dict[str, Any] = {}
+    _settle_enumerations(staged, found)
+    settle_tags(staged, found)
+    _settle_json(staged, found)
+    _find_resources(staged)
+    _find_billed_time(staged)
+    if any("instance_type" in (w.lines or {}) for w in rules.weights):
+        _find_machines(staged)  # found again below, for the parts as well
+    pools = {w.source: select_rows(staged, w.lines, source) for w in rules.weights if w.lines is not None}
+    splits.split_lines(staged, rules.weights, pools, found, is_by_file=rules.is_by_file, has_own=rules.pods == "split")
+    with staged.beside() as rows, ThreadPoolExecutor(1) as beside:
+        finding = beside.submit(_find_repeats, rows) if not staged.is_mapped else None
+        _find_machines(staged)
+        read_tags(staged, rules.keys, {dimension: rules.line_tags(dimension) for dimension in DIMENSIONS}, found)
+        _find_principals(staged, rules.principals)
+        _find_storage(staged)
+        _find_pools(staged, source, rules)
+        _settle_parts(staged)
+        _settle_scope(staged, source, rules, found)
+        _reject_negative_prices(staged, found)
+        _count_repeats(staged, finding.result() if finding is not None else _find_repeats(rows))
+    return found
+
+
+def place_unreadable_periods(staged: Staged, stated: Mapping[int, str]) -> list[int]:
+    """Give quarantined rows without a readable period the one their file states, else the only one its other rows have,
+    else the month of the charge. Returns the files in which that leaves rows without any."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    staged.join_up()
+    troubled = pc.is_valid(staged.column("trouble"))
+    if not pc.any(troubled, min_count=0).as_py():
+        return []
+    firsts = pa.table(
+        {
+            "file_index": pa.array(stated, pa.int32()),
+            "period": pa.array([f"{period}-01" for period in stated.values()], pa.string()),
+        }
+    )
+    staged.con.register("stated_periods", firsts)
+    placed = staged.con.sql(
+        "with good as (select file_index, mode(billing_period) as period from staged where trouble is null group by 1) "
+        "select coalesce(case when is_plausible(cast(s.billing_period as timestamptz)) then s.billing_period "
+        "when s.billing_period is null then cast(n.period as date) end, g.period, "
+        "case when is_plausible(s.charge_period_start) then month_of(s.charge_period_start) end) as period, s.file_index "
+        "from (select row_number() over () as position, * from staged where trouble is not null) s "
+        "left join stated_periods n on n.file_index = s.file_index left join good g on g.file_index = s.file_index order by s.position"
+    ).to_arrow_table()
+    staged.con.unregister("stated_periods")
+    periods = placed.column("period").combine_chunks()
+    staged.set(billing_period=pc.replace_with_mask(staged.column("billing_period"), troubled, periods))
+    return sorted({row["file_index"] for row in placed.to_pylist() if row["period"] is None})
+
+
+def _settle_enumerations(staged: Staged, found: dict[str, Any]) -> None:
+    for name, allowed in ENUMERATIONS.items():
+        spelled = {value.lower(): value for value in allowed}
+        column = staged.column(name)
+        values = column.dictionary.to_pylist()
+        if set(values) <= set(allowed):
+            continue
+        rows = columns.count_values(column)
+        known = [value if value in allowed else spelled.get(value.strip().lower()) for value in values]
+        for value, spelling in sorted(zip(values, known, strict=True)):
+            if value not in allowed and rows[value]:
+                found.setdefault("respelled_values" if spelling else "unknown_values", {})[f"{name}: {value}"] = rows[value]
+        staged.set(**{name: columns.remap(column, columns.texts(new or old for new, old in zip(known, values, strict=True)))})
+
+
+def _settle_json(staged: Staged, found: dict[str, Any]) -> None:
+    """The other JSON columns keep their text; what is no JSON object becomes null and is counted."""
+    for name in JSON_COLUMNS:
+        column = staged.column(name)
+        if not len(column.dictionary):
+            continue
+        [kept] = staged.ask_of(name, f"case when json_valid({name}) and json_type({name}) = 'OBJECT' then {name} end")
+        if not kept.null_count:
+            continue
+        rows = columns.count_values(column)
+        bad_values = {value for value, good in zip(column.dictionary.to_pylist(), kept.to_pylist(), strict=True) if good is None}
+        if bad := sum(rows[value] for value in bad_values):
+            found.setdefault("unreadable_json", {})[name] = bad
+        staged.set(**{name: columns.remap(column, kept)})
+
+
+def _reject_negative_prices(staged: Staged, found: dict[str, Any]) -> None:
+    """FOCUS has no unit price below zero: such a one becomes null and is counted. The cost, of either sign, stays."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for name in ("list_unit_price", "contracted_unit_price"):
+        column = staged.column(name)
+        lowest = pc.min(column).as_py()
+        if lowest is not None and lowest < 0:
+            negative = staged.ask_rows(f"coalesce({name} < 0, false)")
+            found["negative_unit_prices"] = found.get("negative_unit_prices", 0) + negative.true_count
+            staged.set(**{name: pc.if_else(negative, pa.scalar(None, column.type), column)})
+
+
+def _find_repeats(rows: Beside) -> pa.Table:
+    """Hashes that several rows of a period have."""
+    return rows.con.sql("select row_hash from staged group by billing_period, row_hash having count(*) > 1").to_arrow_table()
+
+
+def _count_repeats(staged: Staged, repeated: pa.Table) -> None:
+    """Rows that another row equals get their ordinal among them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not repeated.num_rows:
+        return
+    staged.con.register("repeated", repeated)
+    places = staged.con.sql(
+        "with placed as (select row_number() over () - 1 as position, billing_period, row_hash from staged) "
+        "select position, row_number() over (partition by billing_period, row_hash order by position) - 1 as ordinal "
+        "from placed where row_hash in (select row_hash from repeated) qualify ordinal > 0 order by position"
+    ).to_arrow_table()
+    staged.con.unregister("repeated")
+    marked = pc.is_in(pa.array(range(staged.rows.num_rows), pa.int64()), value_set=places.column("position").combine_chunks())
+    ordinals = places.column("ordinal").combine_chunks().cast(pa.int64())
+    staged.set(ordinal=pc.replace_with_mask(staged.column("ordinal"), marked, ordinals))
+
+
+def _find_resources(staged: Staged) -> None:
+    """`resource_key`, and `resource_job`: the job that the resource itself is."""
+    column = staged.column("resource_id")
+    keys, jobs = staged.ask_of("resource_id", "resource_key(resource_id)", resource_job_sql("resource_id"))
+    staged.set(resource_key=columns.remap(column, keys), resource_job=columns.remap(column, jobs))
+    place_instances(staged, "resource_key")
+
+
+def _find_machines(staged: Staged) -> None:
+    """Instance type, GPUs, vCPUs and memory of every distinct description, which many lines share."""
+    import pyarrow as pa
+
+    names = ("sku_price_details", "resource_type", "delivered_instance_type")
+    codes, distinct = columns.combine([staged.column(name) for name in names], names)
+    known = instance_types()
+    facts = [
+        describe_machine(row["sku_price_details"], row["resource_type"], row["delivered_instance_type"], known)
+        for row in distinct.to_pylist()
+    ]
+    kinds = {"instance_type": pa.string(), "machine_gpus": pa.int64(), "machine_cpus": pa.int64(), "machine_memory_gb": pa.float64()}
+    staged.set(**{name: columns.spread(codes, pa.array([f[i] for f in facts], kind)) for i, (name, kind) in enumerate(kinds.items())})
+
+
+def _find_billed_time(staged: Staged) -> None:
+    """The quantity of a plain time in nanoseconds. A negative one takes time back; it never says how long a machine ran."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    units = staged.column("consumed_unit")
+    nanoseconds = pa.array([plain_time(unit) for unit in units.dictionary.to_pylist()], pa.int64())
+    unit_nanoseconds = columns.spread(units.indices, nanoseconds)
+    is_time = pc.and_(pc.is_valid(unit_nanoseconds), pc.is_null(staged.column("allocated_method_id")))
+    billed = pa.nulls(len(units), pa.int64())
+    if pc.any(is_time, min_count=0).as_py():
+        quantities = staged.column("consumed_quantity").filter(is_time)
+        times = staged.ask_values({"consumed_quantity": quantities, "unit_nanoseconds": unit_nanoseconds.filter(is_time)}, TIME_SQL)
+        billed = pc.replace_with_mask(billed, is_time, times)
+    staged.set(unit_nanoseconds=unit_nanoseconds, billed_nanoseconds=billed)
+
+
+def plain_time(unit: str) -> int | None:
+    """Nanoseconds of a unit that is a plain time ("Hours", "h", "100 Hours"); None for GB-Hours, vCPU-Hours and all others."""
+    match = re.fullmatch(r"\s*(?:(\d{1,7})\s+)?([A-Za-z]+)(?:\(s\))?\s*", unit)
+    if not match:
+        return None
+    word = match[2].lower()
+    return next((int(match[1] or 1) * ns for ns, words in TIME_UNITS.items() if word in words), None)
+
+
+def _find_principals(staged: Staged, owners: Mapping[str, Mapping[str, str]]) -> None:
+    """`principal_key`; and what the files of `dimensions` say of a principal, where no tag of the line says it: of its session first, then of its role."""
+    import pyarrow as pa
+
+    column = staged.column("iam_principal")
+    [keys] = staged.ask_of("iam_principal", principal_key_sql("iam_principal"))
+    staged.set(principal_key=columns.remap(column, keys))
+    if not len(column.dictionary):
+        return
+    for dimension, values in owners.items():
+        named = pa.array([values.get(key, values.get("/".join(key.split("/")[:2]))) if key else None for key in keys.to_pylist()], pa.string())
+        staged.set(**{f"line_{dimension}": columns.first_of([staged.column(f"line_{dimension}"), columns.remap(column, named)])})
+
+
+def _find_storage(staged: Staged) -> None:
+    """`storage_key` and `storage_class` of the lines of buckets and storage accounts."""
+    import pyarrow.compute as pc
+
+    codes, distinct = columns.combine([staged.column("resource_id"), staged.column("service_name")], ["resource_id", "service_name"])
+    [keys] = staged.ask(
+        distinct,
+        f"case when regexp_matches(resource_id, '(?i)(:s3|storage|://|/buckets/)') or not regexp_matches(resource_id, '[/:]') then {storage_key_sql('resource_id', 'service_name')} end",
+    )
+    key = columns.spread(codes, keys)
+    if key.null_count == len(key):
+        staged.set(storage_key=key, storage_class=key)
+        return
+    names = ("sku_price_details", "delivered_instance_type", "sku_meter")
+    codes, distinct = columns.combine([staged.column(name) for name in names], names)
+    said = ["json_extract_string(sku_price_details, '$.StorageClass')", "json_extract_string(sku_price_details, '$.x_StorageClass')"]
+    [classes] = staged.ask(
+        distinct, f"coalesce({', '.join(storage_class_sql(text) for text in (*said, 'delivered_instance_type', 'sku_meter'))})"
+    )
+    spoken = columns.spread(codes, classes)
+    staged.set(storage_key=key, storage_class=columns.only_where(pc.is_valid(key), spoken))
+
+
+def _find_pools(staged: Staged, source: str, rules: Rules) -> None:
+    """`pool_key`: the first pool whose selector names the line decides, also where a value of `equal` is missing."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    keys = [pa.nulls(staged.rows.num_rows, columns.text_type())]
+    free: pa.Array | None = None
+    for pool in rules.pools:
+        named = select_rows(staged, pool.lines, source)
+        mine = named if free is None else pc.and_(named, free)
+        free = pc.invert(named) if free is None else pc.and_not(free, named)
+        if pool.equal:
+            codes, distinct = columns.combine([staged.column(f"line_{d}") for d in pool.equal], pool.equal)
+            [texts] = staged.ask(distinct, pool_key_sql(pool.name, [(d, d) for d in pool.equal]))
+            key = columns.spread(codes, texts)
+        else:
+            key = columns.constant(pool.name, staged.rows.num_rows)
+        keys.append(columns.only_where(mine, key))
+    staged.set(pool_key=columns.first_of(keys))
+
+
+def _settle_parts(staged: Staged) -> None:
+    """Parts of a machine that a pod or task had: the pod is what runs can name; what of the machine nobody had stays the machine's.
+
+    A pod is not the machine's other runs, and no machine of its type: nothing a machine is found by finds it. In a pool, which
+    says by itself whose the money is, parts are so much of a machine each, so that together they are as many as were billed.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    is_part = pc.is_valid(staged.column("allocated_method_id"))
+    if not pc.any(is_part, min_count=0).as_py():
+        return
+    in_pool = pc.and_(is_part, pc.is_valid(staged.column("pool_key")))
+    is_pod = pc.is_valid(staged.column("allocated_resource_id"))
+    allocated = staged.column("allocated_resource_id")
+    [keys] = staged.ask_of("allocated_resource_id", "resource_key(allocated_resource_id)")
+    key = columns.first_of([columns.remap(allocated, keys), staged.column("resource_key")])
+    alone = pc.and_not(is_part, in_pool)
+    pod_alone = pc.and_(is_pod, alone)
+    share = staged.ask_rows(TIME_SQL)
+    nothing = pa.array([[]], pa.list_(pa.string()))
+    groups = staged.column("group_keys")
+    changed = {
+        "resource_key": columns.only_where(pc.invert(in_pool), key),
+        "billed_nanoseconds": pc.if_else(in_pool, share, staged.column("billed_nanoseconds")),
+        "instance_type": columns.only_where(pc.invert(alone), staged.column("instance_type")),
+        "attached_to": columns.only_where(pc.invert(is_pod), staged.column("attached_to")),
+        "group_keys": pa.concat_arrays([groups, nothing]).take(pc.if_else(is_pod, len(groups), pa.array(range(len(groups)), pa.int64()))),
+    }
+    for name in ("machine_gpus", "machine_cpus", "machine_memory_gb"):
+        column = staged.column(name)
+        changed[name] = pc.if_else(pod_alone, pa.scalar(None, column.type), column)
+    staged.set(**changed)
+
+
+def _settle_scope(staged: Staged, source: str, rules: Rules, found: dict[str, Any]) -> None:
+    """Explicit scope, `only` and `shared`. What the first two leave out is exclude, also where `shared` names it; with `only` alone the
+    rest is for the default scope. What `shared` names of all else is inside, as the platform's own."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    scope, rows = rules.scope or ScopeSettings(), staged.rows.num_rows
+    if not rules.is_scoped and not rules.shared:
+        staged.set(scope=pa.nulls(rows, columns.text_type()))
+        return
+    inside = pa.repeat(pa.scalar(not scope.include), rows)
+    for selector in scope.include:
+        inside = pc.or_(inside, select_rows(staged, selector, source))
+    for selector in scope.exclude:
+        inside = pc.and_not(inside, select_rows(staged, selector, source))
+    if rules.only:
+        named = select_rows(staged, rules.only, source)
+        if left_out := rows - named.true_count:
+            found["lines_left_out_by_only"] = left_out
+        inside = pc.and_(inside, named)
+    is_said = bool(scope.include or scope.exclude)
+    codes = pc.if_else(inside, pa.scalar(0 if is_said else None, pa.int32()), pa.scalar(1, pa.int32()))
+    for selector in rules.shared:
+        codes = pc.if_else(pc.and_(inside, select_rows(staged, selector, source)), pa.scalar(2, pa.int32()), codes)
+    staged.set(scope=pa.DictionaryArray.from_arrays(codes, pa.array(["include", "exclude", "shared"])))
+
+
+def select_rows(staged: Staged, selector: Selector, source: str) -> pa.Array:
+    """Which rows a line selector names: its keys all hold, each for any of its patterns. Null never matches."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    held = {
+        "account": ("sub_account_id", "billing_account_id"),
+        "service": ("service_name",),
+        "region": ("region_id",),
+        "resource": ("resource_id", "resource_key"),
+        "instance_type": ("instance_type",),
+        "category": ("charge_category",),
+    }
+    rows = pa.repeat(pa.scalar(True), staged.rows.num_rows)
+    for key, patterns in selector.items():
+        if key == "source":
+            [fits] = staged.ask(pa.table({"source": pa.array([source])}), _matching_sql("source", patterns))
+            rows = pc.and_(rows, pa.repeat(fits[0], staged.rows.num_rows))
+            continue
+        named: pa.Array | None = None
+        for name in held.get(key, ("tags",)):
+            values = [name] if key in held else [Tags(staged, name).value_sql([key.partition(".")[2]])]
+            if key == "instance_type":  # clouds and people write it in any case
+                values, patterns = [f"lower({name})"], [pattern.lower() for pattern in patterns]
+            if name == "resource_key":  # a pattern may be of a name alone: an instance's, a pod's with its namespace
+                values += [f"regexp_extract({name}, '[^/]+$')", f"regexp_extract({name}, '[^/]+/[^/]+$')"]
+            [fits] = staged.ask_of(name, " or ".join(_matching_sql(value, patterns) for value in values))
+            mine = pc.fill_null(columns.spread(staged.column(name).indices, fits), False)
+            named = mine if named is None else pc.or_(named, mine)
+        rows = pc.and_(rows, named)
+    return rows
+
+
+def _matching_sql(value: str, patterns: Sequence[str]) -> str:
+    """DuckDB condition that a value fits one of the globs; false for null."""
+    tests = [
+        f"regexp_matches({value}, {sql_text(glob_to_regex(p))})" if re.search(r"[*?]", p) else f"{value} = {sql_text(p)}" for p in patterns
+    ]
+    return f"coalesce({' or '.join(tests)}, false)"

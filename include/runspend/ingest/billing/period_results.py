@@ -1,0 +1,241 @@
+"""What comes of a period tonight: a new version, the one in place, or a refusal.
+
+Put here what is handed back for publishing. Whether a version may replace the one in place is for `versions.py`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runspend.core.errors import SourceRefused
+from runspend.ingest.billing import billing_lines as lines
+from runspend.ingest.billing import totals as counts
+from runspend.ingest.billing import versions
+from runspend.ingest.billing.delivered_files import ArrivedFile
+from runspend.ingest.billing.load_context import Tonight, refused
+from runspend.ingest.billing.staging import Beside, Staged
+from runspend.ingest.billing.totals import DaySums, FedPeriod
+from runspend.ingest.billing.versions import FedFile, VersionFacts, plain, version_of
+from runspend.schema.tables import BILLING_LINES, BILLING_QUARANTINE
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass
+class PeriodLoad:
+    """One billing period tonight. `tables` replace the units in place; an empty map leaves them.
+
+    `unchanged` may carry `billing_loads` alone (another copy of the same file appeared). `error` means exit code 3 in any
+    state: with `loaded` it says that a still newer version was refused.
+    """
+
+    period: str
+    state: str  # loaded, unchanged or refused
+    tables: dict[str, Path | pa.Table] = field(default_factory=dict)
+    error: SourceRefused | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Load:
+    """What one bill brought. `error` is what was refused without belonging to a period. `covered_until` is how far the bill reaches
+    once its tables are published: the latest end of its Usage lines."""
+
+    source: str
+    periods: list[PeriodLoad]
+    error: SourceRefused | None = None
+    covered_until: datetime | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def build_period(
+    tonight: Tonight,
+    staged: Staged,
+    period: str,
+    files: Sequence[ArrivedFile],
+    chosen: Sequence[int],
+    delivered_at: datetime,
+    feeding: Sequence[int] | None = None,
+    census: Sequence[FedPeriod] | None = None,
+) -> PeriodLoad:
+    """One period's new version: judged, then written. Nothing is written for a version that is refused or in place."""
+    book = tonight.book(period)
+    census = counts.read_census(staged) if census is None else census
+    version = version_of((f.digest for f in files if f.index in chosen), tonight.settings_of(period))
+    fed = fed_by(files, census, feeding or chosen, period, chosen)
+    if version == tonight.standing(period):
+        return leave_unchanged(tonight, period, fed)
+    totals = counts.read_totals(staged, period, chosen)
+    quarantine = counts.read_quarantine(staged, period, chosen)
+    shown = sorted({f.staged.focus_version for f in files if f.staged and f.index in chosen})
+    facts = VersionFacts(version, fed, delivered_at, totals, len(quarantine), ", ".join(shown), tonight.now, tonight.load_id)
+    if why := versions.refusal(tonight.source, book, version, delivered_at, totals, tonight.accept):
+        return record_refusal(tonight, period, facts, why)
+    tonight.progress(f"{tonight.source.name}: writing {period}, {sum(t.row_count for t in totals):,} rows")
+    path = tonight.workdir / f"billing_lines-{period}.parquet"
+    with staged.beside() as rows, ThreadPoolExecutor(1) as beside:  # one core of two is idle while lines are written
+        telling = beside.submit(_tell_of_rows, rows, period, chosen) if not staged.is_mapped else None
+        lines.write_lines(staged, tonight.source.name, period, chosen, tonight.load_id, path, is_scoped=tonight.rules.is_scoped)
+        day_sums, told = telling.result() if telling is not None else _tell_of_rows(rows, period, chosen)
+    is_again = version == book.version  # its rows were damaged: the book has it already
+    number = book.current[0]["version_number"] if is_again else book.next_number
+    changes = versions.add_changes(
+        tonight.source.name,
+        period,
+        tonight.previous("bill_changes", period),
+        day_sums,
+        version,
+        number,
+        tonight.load_id,
+    )
+    names = {f.index: f.name for f in files}
+    tables: dict[str, Path | pa.Table] = {
+        "billing_lines": path,
+        "billing_quarantine": _quarantine_table(tonight, period, quarantine, names),
+        "billing_loads": versions.loads_table(book.rows if is_again else versions.add_version(book, facts, None)),
+        "bill_changes": versions.changes_table(changes),
+    }
+    extra = {
+        "version": version,
+        "version_number": number,
+        "rows": sum(t.row_count for t in totals),
+        "quarantined": len(quarantine),
+        "without_effective_cost": sum(t.null_effective_count for t in totals),
+        "duplicates": [name for f in files if f.index in chosen for name in f.copies],
+        "dropped_columns": sorted({c for f in files if f.staged and f.index in chosen for c in f.staged.dropped_columns}),
+        "unreadable": _summed(f.staged.unreadable for f in files if f.staged and f.index in chosen),
+        "left_out": _summed(f.staged.left_out for f in files if f.staged and f.index in chosen),
+        **told,
+    }
+    return PeriodLoad(period, "loaded", tables, None, extra)
+
+
+def _tell_of_rows(rows: Beside, period: str, chosen: Sequence[int]) -> tuple[DaySums, dict[str, Any]]:
+    """Differences are told by these sums per day; and what the version's lines are told with."""
+    counts.choose(rows, period, chosen)
+    return counts.read_day_sums(rows), {**counts.read_charge_range(rows), "bill_digest": counts.read_bill_digest(rows)}
+
+
+def _summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """Counts of several files, added up."""
+    return dict(sum((Counter(each) for each in counts), Counter()))
+
+
+def fed_by(
+    files: Sequence[ArrivedFile], census: Sequence[FedPeriod], feeding: Sequence[int], period: str, chosen: Sequence[int] | None = None
+) -> list[FedFile]:
+    """The version's files as `billing_loads.files` lists them, copies and older ones too."""
+    listed = []
+    for file in files:
+        if file.index not in feeding:
+            continue
+        rows = sum(p.rows + p.quarantined for p in census if p.file_index == file.index and p.period == period)
+        state = "read" if chosen is None or file.index in chosen else "older"
+        listed += _fed_file(file, rows, state)
+    return listed
+
+
+def _fed_file(file: ArrivedFile, rows: int, state: str) -> list[FedFile]:
+    """A file and its copies as `billing_loads.files` lists them; with a stamp, also as what it was read."""
+    listed = []
+    for name, its_state in ((file.name, state), *((name, "duplicate") for name in file.copies)):
+        stamp = file.stamps.get(name)
+        read_as = (file.format, file.label) if stamp else (None, None)
+        listed.append(FedFile(name, file.verified.bytes, file.verified.sha256, rows, its_state, stamp, *read_as))
+    return listed
+
+
+def fed_again(tonight: Tonight, period: str, files: Sequence[ArrivedFile]) -> list[FedFile]:
+    """The list of the version in place with tonight's names: files may have been renamed or copied since."""
+    by_digest = {f.verified.sha256: f for f in files}
+    listed = []
+    for fed in tonight.book(period).files:
+        file = by_digest.get(fed.sha256)
+        if fed.state != "duplicate" and file:
+            listed += _fed_file(file, fed.rows, fed.state)
+    return listed
+
+
+def leave_unchanged(tonight: Tonight, period: str, fed: Sequence[FedFile]) -> PeriodLoad:
+    """The version in place stands; its list of files is written anew if copies came or went, or other stamps."""
+    book = tonight.book(period)
+    tables: dict[str, Path | pa.Table] = {}
+    before = {(f.name, f.state) for f in book.files}
+    duplicates = [f.name for f in fed if f.state == "duplicate"]
+    is_restamped = any(f.stamp for f in fed) and {(f.name, f.stamp) for f in fed} != {(f.name, f.stamp) for f in book.files}
+    if is_restamped or {name for name, state in before if state == "duplicate"} != set(duplicates):
+        rows_of = {f.sha256: f.rows for f in book.files}
+        files = versions.files_json([replace(f, rows=rows_of.get(f.sha256, f.rows)) for f in fed])
+        tables["billing_loads"] = versions.loads_table([{**row, "files": files} if row["state"] == "current" else row for row in book.rows])
+    return PeriodLoad(period, "unchanged", tables, None, {"version": book.version, "duplicates": duplicates})
+
+
+def record_refusal(tonight: Tonight, period: str, facts: VersionFacts, why: str) -> PeriodLoad:
+    """A refused version: the period stays as it was, the book tells of it once."""
+    book = tonight.book(period)
+    error = refused(tonight, why, period)
+    tables: dict[str, Path | pa.Table] = {}
+    if not versions.is_recorded(book, facts.version, why) and facts.version != book.version:
+        tables["billing_loads"] = versions.loads_table(versions.add_version(book, facts, why))
+    return PeriodLoad(period, "refused", tables, error, {"version": facts.version})
+
+
+def refuse_period(tonight: Tonight, period: str, error: SourceRefused) -> PeriodLoad:
+    facts = VersionFacts(version_of([str(error)], tonight.settings_of(period)), [], tonight.now, [], 0, None, tonight.now, tonight.load_id)
+    return record_refusal(tonight, period, facts, str(error))
+
+
+def missing_periods(tonight: Tonight, seen: Collection[str]) -> list[PeriodLoad]:
+    """Periods that were fed before and are fed by nothing now: kept until somebody accepts that they are gone."""
+    outcomes = []
+    for period, book in sorted(tonight.books.items()):
+        if period in seen or not book.current:
+            continue
+        key = f"{tonight.source.name}:{period}"
+        if not any(row["row_count"] or row["billed_cost"] for row in book.current):
+            outcomes.append(PeriodLoad(period, "unchanged", {}, None, {"version": book.version}))
+            continue
+        totals = " + ".join(f"{plain(r['billed_cost'])} {r['billing_currency']}" for r in book.current)
+        facts = VersionFacts(version_of([], tonight.settings_of(period)), [], tonight.now, [], 0, None, tonight.now, tonight.load_id)
+        if key not in tonight.accept:
+            why = f"{period} was fed before ({totals}) and is fed by nothing now. If that is right, run: runspend load --accept {key}"
+            outcomes.append(record_refusal(tonight, period, facts, why))
+            continue
+        changes = versions.add_changes(
+            tonight.source.name, period, tonight.previous("bill_changes", period), {}, facts.version, book.next_number, tonight.load_id
+        )
+        tables: dict[str, Path | pa.Table] = {
+            "billing_lines": BILLING_LINES.arrow_schema().empty_table(),
+            "billing_quarantine": BILLING_QUARANTINE.arrow_schema().empty_table(),
+            "billing_loads": versions.loads_table(versions.add_version(book, facts, None)),
+            "bill_changes": versions.changes_table(changes),
+        }
+        outcomes.append(PeriodLoad(period, "loaded", tables, None, {"version": facts.version, "rows": 0}))
+    return outcomes
+
+
+def find_covered_until(tonight: Tonight, outcomes: Sequence[PeriodLoad]) -> datetime | None:
+    """The latest end of Usage lines over the versions that will be in place, tonight's and those of before."""
+    tables = ((outcome.period, outcome.tables.get("billing_loads")) for outcome in outcomes)
+    made = {period: table.to_pylist() for period, table in tables if table is not None and not isinstance(table, Path)}
+    rows = [row for period, book in tonight.books.items() for row in made.get(period, book.rows)]
+    return max((row["covered_until"] for row in rows if row["state"] == "current" and row["covered_until"]), default=None)
+
+
+def _quarantine_table(tonight: Tonight, period: str, rows: Sequence[dict[str, Any]], names: dict[int, str]) -> pa.Table:
+    import pyarrow as pa
+
+    first = date.fromisoformat(f"{period}-01")
+    full = [
+        {**{k: v for k, v in row.items() if k != "file_index"}, "source": tonight.source.name, "billing_period": first,
+         "file_name": names[row["file_index"]], "load_id": tonight.load_id}
+        for row in rows
+    ]  # fmt: skip
+    return pa.Table.from_pylist(full, schema=BILLING_QUARANTINE.arrow_schema())

@@ -1,0 +1,80 @@
+"""A look at a bill without loading it, for `runspend doctor`."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import Counter
+from datetime import datetime, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from runspend.config.settings import BillSource, KeySettings
+from runspend.core.errors import SourceRefused
+from runspend.ingest.billing import normalize as settle
+from runspend.ingest.billing import totals as counts
+from runspend.ingest.billing.delivered_files import combine, is_data_of, open_bill, recognize, stage_or_note, verify_all
+from runspend.ingest.billing.load_context import Tonight
+from runspend.ingest.billing.manifests import Delivery, find_deliveries
+from runspend.ingest.billing.measured_power import Drawn
+from runspend.ingest.billing.normalize import Rules
+from runspend.ingest.billing.staging import Staged
+
+
+def probe_source(
+    source: BillSource, keys: KeySettings | None = None, now: datetime | None = None, drawn: Drawn | None = None, *, memory: int | None = None
+) -> dict[str, Any]:
+    """What a bill holds, without judging versions: format, FOCUS versions, periods, files, rows, sums, coverage. `memory`: bytes that it may take.
+
+    {"format", "version", "periods": [...], "files", "rows", "quarantined", "billed": {currency: Decimal},
+     "covered_until": datetime | None, "problems": [...],
+     "usage_rows", "with_resource", "with_run", "with_job": rows of usage, and how many carry what runs are found by,
+     "accounts": {(billing account, sub-account, "2026-10"), ...}, "warnings": {what settling changed: how often},
+     "left_out": {why rows charge nothing: how many}}
+    """
+    with tempfile.TemporaryDirectory(prefix="runspend-probe-") as folder:
+        workdir = Path(folder)
+        tonight = Tonight(
+            source, now or datetime.now(timezone.utc), Rules(keys=keys or KeySettings()), lambda table, period: None, (), workdir, "probe", lambda line: None, {}, ""
+        )
+        opened = open_bill(source, workdir, tonight.now, tonight.progress, drawn or {})
+        found = find_deliveries(source, opened, is_data_of(source)).found
+        newest: dict[tuple[str | None, str], Delivery] = {}
+        for delivery in found:
+            if not delivery.problem:
+                newest.setdefault((delivery.period, delivery.export), delivery)
+        problems = [d.problem for d in found if d.problem]
+        wanted = [item for delivery in newest.values() for item in delivery.files]
+        with Staged(workdir / "engine", memory) as staged:
+            bad: dict[str, SourceRefused] = {}
+            files, aside = recognize(tonight, verify_all(tonight, opened, wanted, workdir, bad), bad)
+            for file in [*aside, *files]:
+                stage_or_note(tonight, staged, file, files, bad)
+            settle.place_unreadable_periods(staged, {})
+            combine(staged, files)
+            warnings = settle.settle_rows(staged, source.name, tonight.rules)
+            census = counts.read_census(staged)
+            billed: dict[str, Decimal] = {}
+            for part in census:
+                if part.rows:
+                    billed[part.currency] = counts.EXACT.add(billed.get(part.currency, Decimal(0)), part.billed)
+            [(covered_until, good, bad_rows)] = staged.con.execute(
+                f"select {counts.REACH}, count(*) filter (trouble is null), count(*) filter (trouble is not null) from staged"
+            ).fetchall()
+            evidence = counts.read_evidence(staged)
+        shutil.rmtree(workdir / "unpacked", ignore_errors=True)
+    return {
+        "format": ", ".join(sorted({f.format for f in files})),
+        "version": ", ".join(sorted({f.staged.focus_version for f in files if f.staged})),
+        "periods": sorted({p.period for p in census}),
+        "files": len(files),
+        "rows": good,
+        "quarantined": bad_rows,
+        "billed": billed,
+        "covered_until": covered_until,
+        "problems": problems + [str(error) for error in bad.values()],
+        "warnings": warnings,
+        "left_out": dict(sum((Counter(f.staged.left_out) for f in files if f.staged), Counter())),
+        **evidence,
+    }

@@ -1,0 +1,212 @@
+"""An export that lies in BigQuery, read in place as the files of a folder: one Parquet file a billing month.
+
+Put here what is asked of BigQuery and what becomes a file; what the columns mean is for the formats. The seam is `connect`: tests
+go through it to an emulator, or to a fake where the emulator has not what is to be seen.
+
+Google appends rows, weeks later too, and never changes one. So a month is what it was as long as it has the same number of rows
+and the same newest `export_time`, which two columns tell each night; only a month that has others is read, whole. Costs are
+doubles there: they stay doubles, those in lists as well, so that all of them are read by their shortest text and a credit that
+takes back its cost leaves nothing.
+
+Sources: Google Cloud "Understand the Cloud Billing data tables in BigQuery", BigQuery "Query partitioned tables", "Control costs".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from runspend.config.settings import BillSource
+from runspend.core.errors import ConfigError, MissingExtra, SourceRefused, SourceUnreachable
+from runspend.ingest.billing.file_sources import Entry
+from runspend.storage.google_clients import bigquery_clients, read_credentials
+
+SCHEME = "bigquery://"
+ADDRESS = re.compile(r"(?P<project>(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]+)[/.](?P<dataset>\w+)[/.](?P<table>[\w-]+)")
+# A query that would read more is refused by BigQuery before it costs anything: a month of a very large account is a tenth of it.
+MAX_BYTES_BILLED = 1 << 40
+RETRY_SECONDS = 120
+JOB_LABELS = {"runspend": "bill"}
+
+MONTHS = "select {month} as month, count(*) as row_count, max({exported}) as exported_at{partitions} from `{table}` group by 1"
+ROWS = "select {columns} from `{table}` where {month} is not distinct from @month and {exported} <= @until{partitions}"
+# Of a table that is partitioned by the day of arrival only those days are read. What has just arrived is in no partition yet.
+PARTITIONS_OF_MONTH = ", min(_partitiontime) as first_partition, max(_partitiontime) as last_partition"
+PARTITIONS_READ = " and (_partitiontime between @first and @last or _partitiontime is null)"
+
+
+@dataclass(frozen=True)
+class Export:
+    """What a format's table is asked for: SQL for the month of the invoice ("202610"), the column that says when a row was
+    exported, and the columns that are read, by their outermost names."""
+
+    month: str
+    exported: str
+    columns: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Month:
+    """What a month consists of, by two columns."""
+
+    month: str | None
+    row_count: int
+    exported_at: datetime
+    first_partition: datetime | None = None
+    last_partition: datetime | None = None
+
+
+def open_table(source: BillSource, workdir: Path, export: Export) -> BigQueryTable | None:
+    """The table behind an address such as bigquery://project/dataset/table; None for an address of another kind."""
+    uri = source.uri or ""
+    if not uri.startswith(SCHEME):
+        return None
+    found = ADDRESS.fullmatch(uri.removeprefix(SCHEME))
+    if not found:
+        raise ConfigError(
+            f"cannot load bill {source.name} from {uri}: that is no table of BigQuery. "
+            "Set billing[].uri to bigquery://project/dataset/table, the table the billing export goes to."
+        )
+    return BigQueryTable(source, ".".join(found.groups()), workdir / "fetched", export)
+
+
+def connect(source: BillSource, project: str) -> tuple[Any, Any]:
+    """A client of BigQuery, and one of its Storage API; None for a server of one's own. Who has a key asks in the key's project."""
+    try:
+        credentials, own_project = read_credentials(str(source.credentials) if source.credentials else None)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"cannot load bill {source.name}: {source.credentials} is no key file of a service account ({type(error).__name__}). "
+            "Set billing[].credentials to one, or leave it out to take the credentials of the environment."
+        ) from error
+    return bigquery_clients(credentials, own_project or project, endpoint=source.endpoint)
+
+
+class BigQueryTable:
+    """The months of a table as files. Only `select` is ever sent."""
+
+    def __init__(self, source: BillSource, table: str, into: Path, export: Export) -> None:
+        self._source, self._table, self._into, self._export = source, table, into, export
+        self._connected: tuple[Any, Any] | None = None
+        self._described: Any = None
+        self._months: dict[str, Month] = {}
+
+    def entries(self) -> list[Entry]:
+        """A file a month. Its size is not known before it is read; its stamp says what it consists of."""
+        with self._errors():
+            self._months = {self._file_name(found): found for found in self._list_months()}
+        return [
+            Entry(name, 0, found.exported_at, f"{found.row_count} rows until {found.exported_at.isoformat()}")
+            for name, found in sorted(self._months.items())
+        ]
+
+    def fetch(self, entry: Entry) -> Path:
+        """The rows of a month that were there when the months were listed."""
+        month = self._months[entry.name]
+        path = self._into / entry.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._errors():
+            rows = self._write_rows(month, path)
+        if rows != month.row_count:
+            raise SourceRefused(
+                self._source.name,
+                f"cannot load {entry.name} of bill {self._source.name}: it has {rows} rows where {month.row_count} were counted, so it changed "
+                "while it was read. Run the load again.",
+            )
+        return path
+
+    def _file_name(self, found: Month) -> str:
+        month = found.month or ""
+        is_month = re.fullmatch(r"\d{4}(0[1-9]|1[0-2])", month)
+        return f"billing_period={month[:4]}-{month[4:]}/rows.parquet" if is_month else "no-invoice-month/rows.parquet"
+
+    def _list_months(self) -> list[Month]:
+        sql = MONTHS.format(
+            month=self._export.month,
+            exported=self._export.exported,
+            table=self._table,
+            partitions=PARTITIONS_OF_MONTH if self._is_by_arrival() else "",
+        )
+        return [Month(**dict(row.items())) for row in self._ask(sql, {})]
+
+    def _write_rows(self, month: Month, path: Path) -> int:
+        """The month's rows as Parquet: how many."""
+        import pyarrow.parquet as pq
+
+        parameters: dict[str, tuple[str, Any]] = {"month": ("STRING", month.month), "until": ("TIMESTAMP", month.exported_at)}
+        if is_by_arrival := self._is_by_arrival():
+            parameters |= {"first": ("TIMESTAMP", month.first_partition), "last": ("TIMESTAMP", month.last_partition)}
+        sql = ROWS.format(
+            columns=", ".join(self._columns()),
+            month=self._export.month,
+            exported=self._export.exported,
+            table=self._table,
+            partitions=PARTITIONS_READ if is_by_arrival else "",
+        )
+        writer, rows = None, 0
+        for batch in self._ask(sql, parameters).to_arrow_iterable(bqstorage_client=self._clients()[1]):
+            writer = writer or pq.ParquetWriter(path, batch.schema)
+            writer.write_batch(batch)
+            rows += batch.num_rows
+        if writer:
+            writer.close()
+        return rows
+
+    def _columns(self) -> list[str]:
+        """Those the table has of the ones that are read. What Parquet has no type for is asked for as a text."""
+        there = {field.name: field.field_type for field in self._description().schema}
+        wanted = [name for name in self._export.columns if name in there]
+        return [f"cast({name} as string) as {name}" if there[name] in ("BIGNUMERIC", "BIGDECIMAL") else name for name in wanted]
+
+    def _is_by_arrival(self) -> bool:
+        partitioning = self._description().time_partitioning
+        return partitioning is not None and partitioning.field is None
+
+    def _description(self) -> Any:
+        if self._described is None:
+            from google.cloud.bigquery import DEFAULT_RETRY
+
+            client, _ = self._clients()
+            self._described = client.get_table(self._table, retry=DEFAULT_RETRY.with_timeout(RETRY_SECONDS))
+        return self._described
+
+    def _ask(self, sql: str, parameters: dict[str, tuple[str, Any]]) -> Any:
+        """The rows of one query, which is read-only, has an upper limit of cost and a label by which it is found on the next bill."""
+        from google.cloud.bigquery import DEFAULT_RETRY, QueryJobConfig, ScalarQueryParameter
+
+        client, _ = self._clients()
+        config = QueryJobConfig(
+            labels=JOB_LABELS,
+            maximum_bytes_billed=MAX_BYTES_BILLED,
+            query_parameters=[ScalarQueryParameter(name, kind, value) for name, (kind, value) in parameters.items()],
+        )
+        retry = DEFAULT_RETRY.with_timeout(RETRY_SECONDS)
+        return client.query(sql, job_config=config, location=self._description().location, retry=retry).result(retry=retry)
+
+    def _clients(self) -> tuple[Any, Any]:
+        if self._connected is None:
+            self._connected = connect(self._source, self._table.split(".")[0])
+        return self._connected
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """What Google's clients raise as the source's error; their messages carry no keys."""
+        try:
+            from google.api_core.exceptions import GoogleAPIError
+            from google.auth.exceptions import GoogleAuthError
+            from requests.exceptions import RequestException
+        except ImportError as error:
+            raise MissingExtra("google-cloud-bigquery", "bigquery") from error
+        try:
+            yield
+        except (GoogleAPIError, GoogleAuthError, RequestException) as error:
+            raise SourceUnreachable(
+                self._source.name,
+                f"cannot read {self._source.uri} of bill {self._source.name}: {str(error).splitlines()[0]}. Check the address, the credentials and "
+                "their rights: BigQuery Data Viewer on the dataset, BigQuery Job User and BigQuery Read Session User on the project.",
+            ) from error

@@ -1,0 +1,182 @@
+"""The system tables of a Databricks account, read in place through a SQL warehouse, as the files of a folder.
+
+Put here the queries, how they are asked and what becomes a file. What the files mean is for `ingest/billing/formats/databricks.py`. The seam
+is `run_query`: everything else is tested against a fake of it, and none of this has been seen on a real workspace.
+
+A month of usage is one file; so are the price lists and the timelines. Rows come sorted, so that equal rows make equal bytes and
+a month in which nothing changed is the version that is there. The records and the newest `ingestion_date` of a month are its
+stamp: usage is only ever added to, so that a month with the stamp it had is not fetched again.
+Sources: Databricks, "Databricks SQL Connector for Python", "Databricks SDK for Python: authentication".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import date, datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from runspend.config.settings import BillSource
+from runspend.core.errors import ConfigError, MissingExtra, RunspendError, SourceUnreachable
+from runspend.ingest.billing.file_sources import Entry
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCHEME = "databricks://"
+HTTP_PATH = re.compile(r"/sql/1\.0/(?:warehouses|endpoints)/[A-Za-z0-9]+")
+
+MONTHS = """
+select date_format(usage_date, 'yyyy-MM') as month, count(*) as records, max(ingestion_date) as changed_on
+from system.billing.usage group by 1 order by 1
+"""
+# The columns the format reads; people's names and addresses (identity_metadata) stay where they are.
+USAGE = """
+select record_id, account_id, workspace_id, sku_name, cloud, usage_start_time, usage_end_time, usage_date, to_json(custom_tags) as custom_tags,
+  usage_unit, cast(usage_quantity as string) as usage_quantity, usage_type, record_type, billing_origin_product,
+  to_json(usage_metadata) as usage_metadata, to_json(product_features) as product_features
+from system.billing.usage
+where usage_date >= date '{first}' and usage_date < add_months(date '{first}', 1)
+order by record_id, record_type, usage_start_time, usage_quantity
+"""
+LIST_PRICES = """
+select 'list_prices' as price_table, account_id, sku_name, cloud, usage_unit, currency_code, price_start_time, price_end_time,
+  cast(pricing.default as string) as `pricing.default`, cast(pricing.effective_list.default as string) as `pricing.effective_list.default`
+from system.billing.list_prices order by sku_name, cloud, usage_unit, price_start_time
+"""
+ACCOUNT_PRICES = """
+select 'account_prices' as price_table, account_id, sku_name, cloud, usage_unit, currency_code, price_start_time, price_end_time,
+  cast(pricing.default as string) as `pricing.default`
+from system.billing.account_prices order by sku_name, cloud, usage_unit, price_start_time
+"""
+TASK_RUNS = """
+select distinct workspace_id, job_run_id, run_id, task_key, to_json(compute_ids) as compute_ids
+from system.lakeflow.job_task_run_timeline order by workspace_id, job_run_id, run_id, task_key, compute_ids
+"""
+# Of the jobs' own runs nothing is asked: only notebooks that notebooks call are not in the other timeline.
+JOB_RUNS = """
+select distinct workspace_id, run_id, run_type, to_json(compute_ids) as compute_ids
+from system.lakeflow.job_run_timeline where run_type = 'WORKFLOW_RUN'
+order by workspace_id, run_id, compute_ids
+"""
+# What a workspace may lack: account prices are a preview, the timelines a schema that an administrator enables.
+OTHERS = {
+    "list_prices.parquet": (LIST_PRICES, True),
+    "account_prices.parquet": (ACCOUNT_PRICES, False),
+    "job_task_run_timeline.parquet": (TASK_RUNS, False),
+    "job_run_timeline.parquet": (JOB_RUNS, False),
+}
+
+Query = Callable[[BillSource, str], "pa.Table"]
+
+
+class TableMissing(RunspendError):
+    """A table that is not there, or that we may not see: Databricks does not tell which."""
+
+
+def run_query(source: BillSource, sql: str) -> pa.Table:
+    """The answer of the SQL warehouse behind a source's uri. Raises TableMissing, or SourceUnreachable for all else.
+
+    The login is what the Databricks SDK finds for the profile or host: its own environment variables, ~/.databrickscfg, the
+    identity of a job. No token passes through here.
+    """
+    try:
+        from databricks import sql as connector  # type: ignore[attr-defined]  # not installed where types are checked
+        from databricks.sdk.core import Config
+    except ImportError as error:
+        raise MissingExtra("databricks-sql-connector", "databricks") from error
+    place, http_path = address_of(source)
+    try:
+        config = Config(host=f"https://{place}") if "." in place else Config(profile=source.credentials or place)
+        host = urlsplit(config.host or "").netloc
+        login = {"server_hostname": host, "http_path": http_path, "credentials_provider": lambda: config.authenticate}
+        with connector.connect(**login) as connection, connection.cursor() as cursor:
+            cursor.execute(sql)
+            answer: pa.Table = cursor.fetchall_arrow()
+            return answer
+    except (connector.Error, ValueError, OSError) as error:  # the SDK says by ValueError that it finds no login
+        if "TABLE_OR_VIEW_NOT_FOUND" in str(error) or "INSUFFICIENT_PERMISSIONS" in str(error):
+            raise TableMissing(str(error).splitlines()[0]) from error
+        raise SourceUnreachable(
+            source.name,
+            f"cannot read bill {source.name} from {source.uri}: {str(error).splitlines()[0]}. "
+            "Check the profile or host, the id of the SQL warehouse, and that it may be used.",
+        ) from error
+
+
+def address_of(source: BillSource) -> tuple[str, str]:
+    """(profile or host, HTTP path of the SQL warehouse) of `databricks://PLACE/sql/1.0/warehouses/ID`."""
+    parts = urlsplit(source.uri or "")
+    if not parts.netloc or not HTTP_PATH.fullmatch(parts.path):
+        raise ConfigError(
+            f"cannot load bill {source.name} from {source.uri}: it names no SQL warehouse. "
+            "Write databricks://PROFILE_OR_HOST/sql/1.0/warehouses/ID; the warehouse's page shows the last part as its HTTP path."
+        )
+    return parts.netloc, parts.path
+
+
+class SystemTables:
+    """A `Folder` of what the system tables hold now."""
+
+    def __init__(self, source: BillSource, into: Path, query: Query | None = None) -> None:
+        address_of(source)
+        self._source, self._into = source, into
+        self._query = query or run_query
+
+    def entries(self) -> list[Entry]:
+        """A file per month of usage, dated by its newest record, and the tables that are looked up. `bytes` are records."""
+        try:
+            months = self._query(self._source, MONTHS).to_pylist()
+        except TableMissing as error:
+            raise self._missing("system.billing.usage", error) from error
+        found = [
+            Entry(
+                f"usage/billing_period={row['month']}/usage.parquet",
+                row["records"],
+                _midnight(row["changed_on"]),
+                f"to {row['changed_on']}",
+            )
+            for row in months
+        ]
+        newest = max((entry.modified_at for entry in found), default=datetime(1970, 1, 1, tzinfo=timezone.utc))
+        for name, (sql, is_needed) in OTHERS.items():
+            try:
+                table = self._query(self._source, sql)
+            except TableMissing as error:
+                if is_needed:
+                    raise self._missing(f"system.billing.{name.removesuffix('.parquet')}", error) from error
+                continue
+            if table.num_rows:
+                self._write(name, table)
+                found.append(Entry(name, table.num_rows, newest))
+        return sorted(found, key=lambda entry: entry.name)
+
+    def fetch(self, entry: Entry) -> Path:
+        if entry.name in OTHERS:
+            return self._into / entry.name
+        month = entry.name.split("billing_period=")[1][:7]
+        try:
+            return self._write(f"usage-{month}.parquet", self._query(self._source, USAGE.format(first=f"{month}-01")))
+        except TableMissing as error:
+            raise self._missing("system.billing.usage", error) from error
+
+    def _write(self, name: str, table: pa.Table) -> Path:
+        import pyarrow.parquet as pq
+
+        self._into.mkdir(parents=True, exist_ok=True)
+        path = self._into / name
+        pq.write_table(table.replace_schema_metadata(None), path, compression="zstd")
+        return path
+
+    def _missing(self, table: str, error: TableMissing) -> SourceUnreachable:
+        return SourceUnreachable(
+            self._source.name,
+            f"cannot read {table} for bill {self._source.name}: {error}. An account administrator grants it: "
+            f"GRANT SELECT ON TABLE {table} TO `…`, and USE SCHEMA on its schema.",
+        )
+
+
+def _midnight(day: date | datetime | str) -> datetime:
+    return datetime.fromisoformat(str(day)[:10]).replace(tzinfo=timezone.utc)

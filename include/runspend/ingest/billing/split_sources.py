@@ -1,0 +1,146 @@
+"""Sources that are no bill but say by what lines of bills are split: from their address to `Weights`, or a refusal.
+
+Put here which files count and what must not be counted twice. How a file is read is for its format, what weights do for `cost_splits.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runspend.config.settings import BillSource
+from runspend.core.errors import SourceRefused
+from runspend.ingest.billing import cost_splits as splits
+from runspend.ingest.billing.cost_splits import OWN, WEIGHT_COLUMNS, Weights
+from runspend.ingest.billing.file_sources import open_folder
+from runspend.ingest.billing.formats import format_module
+from runspend.ingest.billing.manifests import Delivered
+from runspend.ingest.billing.staging import Staged
+from runspend.ingest.billing.verify import verify_file
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a source of weights holds now. `left_out`: why rows are no weights -> how many."""
+
+    weights: Weights
+    files: int
+    rows: int
+    clusters: tuple[str, ...]
+    machines: int
+    has_idle: bool
+    first: datetime | None
+    covered_until: datetime | None
+    left_out: Mapping[str, int]
+
+
+def read_weights(source: BillSource, *, workdir: Path, progress: Callable[[str], None], memory: int | None = None) -> Read:
+    """Read every file of a source. Raises SourceUnreachable, or SourceRefused for one file that cannot be read: weights that lack
+    some would move money between pods, silently."""
+    module = format_module(source.format)
+    folder = open_folder(source, workdir, progress)
+    entries = [e for e in folder.entries() if module.NAMES.search(e.name)]
+    if not entries:
+        raise SourceRefused(
+            source.name,
+            f"cannot read {source.name}: there is no file of OpenCost (.json, .csv, .parquet) in {source.uri}. Check billing[].uri.",
+        )
+    left_out: dict[str, int] = {}
+    seen: dict[str, str] = {}
+    with Staged(workdir / "engine", memory) as staged:
+        for index, entry in enumerate(entries):
+            progress(f"{source.name}: reading {entry.name}")
+            file = verify_file(
+                source.name, entry.name, folder.fetch(entry), stated_bytes=None, unpack_to=workdir / "unpacked" / f"{index:06d}"
+            )
+            if seen.setdefault(file.sha256, entry.name) != entry.name:
+                continue  # the same bytes again
+            told = module.stage(staged, Delivered(source, entry.name, file, index))
+            if odd := next((why for why in told.left_out if why.startswith("unreadable")), None):
+                raise SourceRefused(
+                    source.name, f"cannot read {entry.name} of {source.name}: {odd}: a time or a cost cannot be read. Export it again."
+                )
+            for why, count in told.left_out.items():
+                left_out[why] = left_out.get(why, 0) + count
+        if OWN not in staged.aside:
+            raise SourceRefused(source.name, f"cannot read {source.name}: no file in {source.uri} holds an allocation. Ask OpenCost for a step that is over.")
+        order = sorted(range(len(entries)), key=lambda i: (entries[i].modified_at, entries[i].name))
+        if older := _keep_newest(staged, order):
+            left_out["of a step that a newer file holds"] = older
+        _check_machines(staged, source, left_out)
+        if pair := _overlap(staged):
+            raise SourceRefused(source.name, _overlapping(source.name, *pair))
+        return _read(staged, source, module.METHOD, len(seen), left_out)
+
+
+def _keep_newest(staged: Staged, order: list[int]) -> int:
+    """Of files that hold the same step of a cluster the newest counts; how many rows do not."""
+    con = staged.con
+    con.execute(
+        "create or replace temp table file_order as select unnest(?)::int as file_index, unnest(range(?)) as place", [order, len(order)]
+    )
+    [(before,)] = con.execute(f"select count(*) from {OWN}").fetchall()
+    con.execute(
+        "create or replace temp table newest as select cluster, step_from, step_to, arg_max(file_index, place) as file_index "
+        f"from {OWN} join file_order using (file_index) group by 1, 2, 3; "
+        f"delete from {OWN} w using newest n where n.cluster is not distinct from w.cluster and n.step_from = w.step_from and n.step_to = w.step_to "
+        "and n.file_index <> w.file_index"
+    )
+    [(after,)] = con.execute(f"select count(*) from {OWN}").fetchall()
+    return int(before - after)
+
+
+def _check_machines(staged: Staged, source: BillSource, left_out: dict[str, int]) -> None:
+    """Without `lines` every pod must name its machine: one that does not would be missing on it, and pass for idle."""
+    if source.lines is not None:
+        return
+    [(nameless, example, idle)] = staged.con.execute(
+        f"select count(*) filter (not is_idle), min(part_name) filter (not is_idle), count(*) filter (is_idle) from {OWN} "
+        "where left_out is null and resource is null"
+    ).fetchall()
+    if nameless:
+        raise SourceRefused(
+            source.name,
+            f"cannot read {source.name}: {nameless} allocations name no machine, {example} for one. Ask OpenCost without `aggregate`, or by `aggregate=node,pod`; "
+            "or say in billing[].lines which lines of the bill are the cluster's machines together: `lines: {tag.aws:eks:cluster-name: ml}`.",
+        )
+    if idle:
+        left_out["idle of a whole cluster (OpenCost tells it of each machine with idleByNode=true)"] = idle
+        staged.con.execute(f"delete from {OWN} where left_out is null and resource is null")
+
+
+def _overlap(staged: Staged) -> tuple[Any, ...] | None:
+    """The first two steps of a cluster that overlap without being the same."""
+    found = staged.con.execute(
+        "select a.step_from, a.step_to, b.step_from, b.step_to from newest a join newest b on a.cluster is not distinct from b.cluster "
+        "and a.step_from < b.step_to and b.step_from < a.step_to and (a.step_from, a.step_to) < (b.step_from, b.step_to) order by all limit 1"
+    ).fetchall()
+    return next(iter(found), None)
+
+
+def _overlapping(name: str, *times: datetime) -> str:
+    first, second = (f"{a:%Y-%m-%d %H:%M:%S} to {b:%Y-%m-%d %H:%M:%S}" for a, b in (times[:2], times[2:]))
+    return (
+        f"cannot read {name}: its steps {first} and {second} (UTC) overlap, so that pods would count twice. "
+        "Ask OpenCost for whole hours or days (window=2026-10-05T00:00:00Z,2026-10-06T00:00:00Z), or remove one of the files."
+    )
+
+
+def _read(staged: Staged, source: BillSource, method: str, files: int, left_out: Mapping[str, int]) -> Read:
+    """The weights that are left, in an order of their own, so that neither files nor rows have one."""
+    names = ", ".join(WEIGHT_COLUMNS)
+    rows: pa.Table = staged.con.sql(f"select {names} from {OWN} where left_out is null order by all").to_arrow_table()
+    staged.con.register("kept", rows)
+    [(machines, has_idle, first, covered_until)] = staged.con.execute(
+        "select count(distinct resource), coalesce(bool_or(is_idle), false), min(from_time), max(to_time) from kept"
+    ).fetchall()
+    clusters = staged.con.execute("select distinct cluster from kept where cluster is not null order by 1").fetchall()
+    staged.con.unregister("kept")
+    weights = Weights(source.name, method, rows, splits.digest_rows(rows), source.lines, source.idle)
+    return Read(weights, files, rows.num_rows, tuple(c for (c,) in clusters), machines, has_idle, first, covered_until, left_out)

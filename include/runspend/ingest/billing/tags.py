@@ -1,0 +1,269 @@
+"""What the tags of a bill's lines are, and what they say: the run, the job, the machine behind a line, groups and dimensions.
+
+Put here how keys of tags are found and read. Which keys are looked for is the configuration's, the forms they come in belong to
+`core/resource_keys.py`, and what else is settled at load to `normalize.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from runspend.config.settings import KeySettings
+from runspend.core.outside_json import parse_json
+from runspend.core.resource_keys import (
+    AZURE_JOB_KEYS,
+    CLUSTER_TAG_KEYS,
+    NODE_GROUP_TAG_KEYS,
+    SLURM_CLUSTER_KEYS,
+    SLURM_JOB_KEYS,
+    cluster_job_sql,
+    instance_name_sql,
+    job_key_sql,
+    label_forms,
+    tag_forms,
+    workspace_job_sql,
+)
+from runspend.ingest.billing import columns
+from runspend.ingest.billing.staging import Staged, sql_text
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_CLUSTER = "^[0-9]{4}-[0-9]{6}-[0-9a-z]+$"
+PROVIDERS = ("host_provider_name", "service_provider_name")
+AZURE = {"Microsoft", "Azure", "Microsoft Azure"}
+# A flat object of texts, as most bills write tags; anything else is read value by value.
+PLAIN_TAGS = r'\{\s*("[^"\\\x00-\x1f]*"\s*:\s*"[^"\\\x00-\x1f]*"\s*(,\s*"[^"\\\x00-\x1f]*"\s*:\s*"[^"\\\x00-\x1f]*"\s*)*)?\}'
+
+
+def settle_tags(staged: Staged, found: dict[str, Any]) -> None:
+    """Tags become a JSON object of texts, or null."""
+    column = staged.column("tags")
+    if not len(column.dictionary):
+        return
+    [odd] = staged.ask_of(
+        "tags",
+        f"case when not regexp_full_match(tags, {sql_text(PLAIN_TAGS)}) then true else len(json_keys(tags)) <> len(list_distinct(json_keys(tags))) end",
+    )
+    if True not in odd.to_pylist():
+        return
+    values = column.dictionary.to_pylist()
+    canonical = [canonical_tags(value) if is_odd else value for value, is_odd in zip(values, odd.to_pylist(), strict=True)]
+    lost = {value for value, kept in zip(values, canonical, strict=True) if kept is None}
+    if lost:
+        rows = columns.count_values(column)
+        found["unreadable_tags"] = sum(rows[value] for value in lost)
+    staged.set(tags=columns.remap(column, columns.texts(canonical)))
+
+
+def canonical_tags(text: str) -> str | None:
+    """Tags as a flat JSON object of texts and nulls; None when they are not one (nested, a key twice, no JSON).
+
+    A tag without a value is `true` in FOCUS and stays the text "true"; numbers keep their digits. Azure writes some without braces.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        if len(set(keys)) != len(keys):
+            raise ValueError("a key twice")
+        return dict(pairs)
+
+    try:
+        whole = f"{{{text}}}" if text.lstrip().startswith('"') else text
+        tags = parse_json(whole, object_pairs_hook=unique, parse_float=str, parse_int=str, parse_constant=str)
+    except ValueError:
+        return None
+    if not isinstance(tags, dict) or any(isinstance(v, (dict, list)) for v in tags.values()):
+        return None
+    if any("\ud800" <= c <= "\udfff" or c == "\0" for pair in tags.items() for part in pair if isinstance(part, str) for c in part):
+        return None  # half a character, or one no database keeps
+    return json.dumps(
+        {k: ("true" if v else "false") if isinstance(v, bool) else v for k, v in tags.items()}, ensure_ascii=False, separators=(",", ":")
+    )
+
+
+def read_tags(staged: Staged, keys: KeySettings, dimensions: Mapping[str, Sequence[str]], found: dict[str, Any]) -> None:
+    """What tags say: the run, the job, the machine a line hangs on, what it shares with machines. `dimensions`: the tags each is looked for in, in order."""
+    column = staged.column("tags")
+    tags = Tags(staged, "tags")
+    if collisions := tags.collisions(keys):
+        found["colliding_tag_keys"] = collisions
+    closest = tags.closest([*keys.job, *keys.groups])
+    shared = [f"{sql_text(key + '|')} || {tags.first_sql(forms)}" for key, forms in closest.items() if forms]
+    groups = (
+        f"nullif(array_to_string(list_filter([{', '.join(shared)}], lambda g: g is not null), chr(31)), '')" if shared else "null::varchar"
+    )
+    run, job, machine, group_texts, *lines = staged.ask_of(
+        "tags",
+        tags.value_sql(keys.run_id),
+        _job_sql(tags, keys),
+        f"resource_key({tags.value_sql(keys.attached_to)})",
+        groups,
+        *(tags.value_sql(names) for names in dimensions.values()),
+    )
+    allocated = staged.column("allocated_tags")  # of the pod or task that a part of the resource's cost is allocated to
+    part_run = part_job = columns.texts([])
+    if len(allocated.dictionary):
+        parts = Tags(staged, "allocated_tags")
+        part_run, part_job = staged.ask_of("allocated_tags", parts.value_sql(keys.run_id), _job_sql(parts, keys))
+    tagged_job = _in_workspaces(staged, columns.first_of([columns.remap(allocated, part_job), columns.remap(column, job)]), tags.has(keys.job, AZURE_JOB_KEYS))
+    placed_keys = [key for key in keys.job if key in (*SLURM_JOB_KEYS, *AZURE_JOB_KEYS) and tags.has([key], [key])]
+    staged.set(
+        run_tag=columns.first_of([columns.remap(allocated, part_run), columns.remap(column, run)]),
+        job_key=columns.first_of([columns.remap(allocated, part_job), staged.column("resource_job"), tagged_job]),
+        attached_to=_of_another(staged, columns.remap(column, machine)),
+        group_keys=_group_keys(staged, columns.remap(column, group_texts), placed_keys, tagged_job),
+        **{f"line_{name}": columns.remap(column, values) for name, values in zip(dimensions, lines, strict=True)},
+    )
+    if tags.has(keys.job, SLURM_JOB_KEYS):
+        _number_resources(staged)
+
+
+def _job_sql(tags: Tags, keys: KeySettings) -> str:
+    """The job that tags name: a SLURM job with the cluster that numbers it, where a tag says which."""
+    job = job_key_sql(tags.value_sql(keys.job))
+    if not tags.has(keys.job, SLURM_JOB_KEYS):
+        return job
+    slurm = tags.value_sql([key for key in keys.job if key in SLURM_JOB_KEYS])
+    numbered = cluster_job_sql(job_key_sql(slurm), tags.value_sql([*SLURM_CLUSTER_KEYS, "cluster"]))
+    return f"case when {job} = {job_key_sql(slurm)} then {numbered} else {job} end"
+
+
+class Tags:
+    """SQL for the values of tags, over the distinct texts of the bill; keys the bill does not have cost nothing."""
+
+    def __init__(self, staged: Staged, name: str) -> None:
+        import pyarrow as pa
+
+        self.name = name
+        providers = {name for column in PROVIDERS for name in staged.column(column).dictionary.to_pylist()}
+        self._is_azure = bool(providers) and providers <= AZURE
+        staged.con.register("tag_texts", pa.table({"tags": staged.column(name).dictionary}))
+        self.keys = sorted(row[0] for row in staged.con.execute("select distinct unnest(json_keys(tags)) from tag_texts").fetchall())
+        staged.con.unregister("tag_texts")
+
+    def has(self, names: Iterable[str], among: Iterable[str]) -> bool:
+        """Whether the bill has one of these keys that is among others."""
+        return any(self.forms_of(name) for name in names if name in among)
+
+    def forms_of(self, name: str) -> list[str]:
+        """The keys of the bill that are this one, closest spelling first. On Azure the case of a key means nothing."""
+        forms = [form for form in tag_forms(name) if form in self.keys]
+        if self._is_azure:
+            folded = {form.lower() for form in tag_forms(name)}
+            return list(dict.fromkeys([*forms, *(key for key in self.keys if key.lower() in folded)]))
+        # where the key itself is on the bill, one that differs in case or signs is another
+        return forms or [form for form in label_forms(name) if form in self.keys]
+
+    def value_sql(self, names: Sequence[str]) -> str:
+        """The value of the first of these keys that is set, in any form exports give them; trimmed, null when empty."""
+        return self.first_sql(form for name in names for form in self.forms_of(name))
+
+    def first_sql(self, keys: Iterable[str]) -> str:
+        """The value of the first of these keys of the bill that is set; trimmed, null when empty."""
+        values = [f"nullif(trim(json_extract_string({self.name}, {sql_text(json_path(key))})), '')" for key in dict.fromkeys(keys)]
+        return f"coalesce({', '.join([*values, 'null::varchar'])})"
+
+    def closest(self, names: Sequence[str]) -> dict[str, list[str]]:
+        """For each name, in order, the keys of the bill that are it and no closer to another of the names: `cluster_id` is not `ClusterId`."""
+        forms = {name: self.forms_of(name) for name in names}
+        ranks = {name: {form: rank for rank, form in enumerate((*tag_forms(name), *label_forms(name)))} for name in forms}
+        owner = {
+            key: min((name for name in forms if key in forms[name]), key=lambda name: ranks[name].get(key, len(ranks[name])))
+            for key in {key for found in forms.values() for key in found}
+        }
+        return {name: [key for key in found if owner[key] == name] for name, found in forms.items()}
+
+    def collisions(self, keys: KeySettings) -> list[str]:
+        """Keys that differ in case or signs only ("Team and team"): each is read as itself, and people ought to know.
+
+        Forms of one configured key are no collision: they are looked for on purpose.
+        """
+        wanted = (*keys.run_id, *keys.job, *keys.attached_to, *keys.groups)
+        meant = {key for name in wanted for key in self.forms_of(name)}
+        folded: dict[str, list[str]] = {}
+        for key in self.keys:
+            if key not in meant:
+                folded.setdefault(re.sub(r"[^a-z0-9]", "_", key.lower().removeprefix("user_").removeprefix("user:")), []).append(key)
+        return [" and ".join(same) for same in folded.values() if len(same) > 1]
+
+
+def _in_workspaces(staged: Staged, jobs: pa.Array, is_azure: bool) -> pa.Array:
+    """Jobs of Azure ML that a tag names, in the workspace that the line is of."""
+    if not is_azure or jobs.null_count == len(jobs):
+        return jobs
+    codes, distinct = columns.combine([jobs, staged.column("resource_key")], ["job", "resource"])
+    workspace = "nullif(regexp_extract(resource, '^/subscriptions/.*/providers/microsoft[.]machinelearningservices/workspaces/[^/]+'), '')"
+    [whole] = staged.ask(distinct, workspace_job_sql("job", workspace))
+    return columns.spread(codes, whole)
+
+
+def _number_resources(staged: Staged) -> None:
+    """A SLURM job is a resource of its cluster, as it is a job of it: two clusters have the same numbers."""
+    codes, distinct = columns.combine([staged.column("resource_key"), staged.column("job_key")], ["resource", "job"])
+    is_number = "regexp_matches(resource, '^[0-9]+([_+][0-9]+)?$') and regexp_matches(job, '^[^/]+/[0-9]+([_+][0-9]+)?$')"
+    [keys] = staged.ask(distinct, f"case when {is_number} then split_part(job, '/', 1) || '/' || resource else resource end")
+    staged.set(resource_key=columns.spread(codes, keys))
+
+
+def place_instances(staged: Staged, name: str) -> None:
+    """Instances that a line of Compute Engine names without project and zone, in a column of names, get those of the line.
+
+    The id of a Databricks cluster, which its virtual machines carry, is no instance's: it is MMDD-HHMMSS-NAME ("Cluster information").
+    """
+    services = staged.column("service_name")
+    names = staged.column(name)
+    if "Compute Engine" not in services.dictionary.to_pylist() or names.null_count == len(names):
+        return
+    held = ("sub_account_id", "availability_zone", "region_id", "service_name")
+    codes, distinct = columns.combine([names, *(staged.column(column) for column in held)], ["name", *held])
+    placed = instance_name_sql("name", "sub_account_id", "availability_zone", "region_id")
+    [whole] = staged.ask(distinct, f"case when service_name = 'Compute Engine' and not regexp_matches(name, '{_CLUSTER}') then {placed} else name end")
+    staged.set(**{name: columns.spread(codes, whole)})
+
+
+def _of_another(staged: Staged, machines: pa.Array) -> pa.Array:
+    """The machine that the line of another resource names; a machine's own id in its tags says nothing."""
+    if machines.null_count == len(machines):
+        return machines
+    staged.set(attached_to=machines)
+    place_instances(staged, "attached_to")
+    machines = staged.column("attached_to")
+    codes, distinct = columns.combine([machines, staged.column("resource_key")], ["named", "own"])
+    [others] = staged.ask(distinct, "case when named is distinct from own then named end")
+    return columns.spread(codes, others)
+
+
+def _group_keys(staged: Staged, texts: pa.Array, placed_keys: Sequence[str], jobs: pa.Array) -> pa.Array:
+    """Lists of account|key|value, closest first. Of a job that `placed_keys` name, the value is the whole job, with its cluster or workspace.
+
+    A node group is one of its cluster, where the line says which: account@CLUSTER|key|value.
+    """
+    import pyarrow as pa
+
+    account = columns.first_of([staged.column("sub_account_id"), staged.column("billing_account_id")])
+    if texts.null_count == len(texts):
+        return pa.ListArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), len(texts) + 1), pa.array([], pa.string()))
+    named = {"account": account, "groups": texts, **({"job": jobs} if placed_keys else {})}
+    codes, distinct = columns.combine(list(named.values()), list(named))
+    group = "g"
+    if placed_keys:
+        is_placed = " or ".join(f"starts_with(g, {sql_text(key + '|')})" for key in placed_keys)
+        group = f"case when ({is_placed}) and contains(job, '/') then split_part(g, '|', 1) || '|' || job else g end"
+    is_cluster = " or ".join(f"starts_with(c, {sql_text(key + '|')})" for key in CLUSTER_TAG_KEYS)
+    is_node_group = " or ".join(f"starts_with(g, {sql_text(key + '|')})" for key in NODE_GROUP_TAG_KEYS)
+    cluster = f"list_filter(string_split(groups, chr(31)), lambda c: {is_cluster})[1]"
+    of_cluster = f"case when {is_node_group} then coalesce('@' || replace(substr({cluster}, strpos({cluster}, '|') + 1), '|', '/'), '') else '' end"
+    [lists] = staged.ask(
+        distinct,
+        f"coalesce(list_transform(string_split(groups, chr(31)), lambda g: coalesce(account, '') || {of_cluster} || '|' || {group}), cast([] as varchar[]))",
+    )
+    return columns.spread(codes, lists.cast(pa.list_(pa.string())))
+
+
+def json_path(key: str) -> str:
+    """The JSON path of a top-level key, whatever characters it has."""
+    return '$."' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'

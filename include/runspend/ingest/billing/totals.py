@@ -1,0 +1,190 @@
+"""What is staged, counted and summed: periods, accounts, totals per currency, differences per day, and what could not be read.
+
+Put here questions about staged rows whose answers are small. Rows themselves are written by `billing_lines.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Context, Decimal
+from typing import Any, TypeAlias
+
+from runspend.ingest.billing.staging import LINE_ID, Beside, Staged
+
+EXACT = Context(prec=76)
+# How far a bill reaches. A line of a whole month (a DNS zone, a licence) is there from the 1st and ends in the future: it says nothing of the
+# days. Where all lines are such, it is all there is.
+REACH = (
+    "coalesce(max(charge_period_end) filter (charge_category = 'Usage' and trouble is null and charge_period_end - charge_period_start <= interval 25 hours), "
+    "max(charge_period_end) filter (charge_category = 'Usage' and trouble is null))"
+)
+DaySums: TypeAlias = dict[tuple[Any, str, str, str], tuple[Decimal, ...]]
+COSTS = ("list_cost", "contracted_cost", "effective_cost", "billed_cost")
+
+
+def choose(staged: Staged | Beside, period: str, file_indexes: Sequence[int]) -> None:
+    """Say which rows the questions of this connection are about: those of a period in some files."""
+    staged.con.execute(f"set variable period = date '{period}-01'")
+    staged.con.execute("create or replace temp table chosen_files as select unnest(?)::integer as file_index", [list(file_indexes)])
+
+
+CHOSEN = "billing_period = getvariable('period') and file_index in (select file_index from chosen_files)"
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What one currency of one period sums to."""
+
+    currency: str
+    row_count: int
+    costs: tuple[Decimal, Decimal, Decimal, Decimal]  # in the order of COSTS
+    null_list_count: int
+    null_contracted_count: int
+    null_effective_count: int
+    covered_until: datetime | None
+    is_invoiced: bool
+    rounded_cost: Decimal
+
+
+def read_totals(staged: Staged, period: str, file_indexes: Sequence[int]) -> list[Totals]:
+    """Totals per currency of what `write_lines` writes for the same arguments."""
+    choose(staged, period, file_indexes)
+    sums = ", ".join(f"coalesce(sum({c}), 0)::decimal(38, 22)" for c in COSTS)
+    rows = staged.con.execute(
+        f"select billing_currency, count(*), {sums}, count(*) - count(list_cost), count(*) - count(contracted_cost), count(*) - count(effective_cost), "
+        f"{REACH}, count(invoice_id) = count(*) "
+        f"from staged where trouble is null and {CHOSEN} group by 1 order by 1"
+    ).fetchall()
+    rounded = _rounded(staged) if staged.has("long_billed_cost") else {}
+    return [Totals(r[0], r[1], (r[2], r[3], r[4], r[5]), r[6], r[7], r[8], r[9], r[10], rounded.get(r[0], Decimal(0))) for r in rows]
+
+
+def _rounded(staged: Staged) -> dict[str, Decimal]:
+    """Per currency: the sum of delivered minus loaded BilledCost, exactly, over texts with more than 22 decimals."""
+    sums: dict[str, Decimal] = {}
+    for currency, text, loaded, rows in staged.con.execute(
+        "select billing_currency, long_billed_cost, billed_cost, count(*) from staged "
+        f"where trouble is null and long_billed_cost is not null and {CHOSEN} group by all"
+    ).fetchall():
+        delivered = Decimal(text.strip())
+        exponent = delivered.as_tuple().exponent
+        if isinstance(exponent, int) and exponent < -22:
+            rest = EXACT.multiply(EXACT.subtract(delivered, loaded), Decimal(rows))
+            sums[currency] = EXACT.add(sums.get(currency, Decimal(0)), rest)
+    return sums
+
+
+@dataclass(frozen=True)
+class FedPeriod:
+    """What one file holds for one period and billing account."""
+
+    file_index: int
+    period: str
+    account: str
+    currency: str
+    rows: int
+    quarantined: int
+    billed: Decimal
+    first_day: date
+    last_day: date
+
+
+def read_census(staged: Staged) -> list[FedPeriod]:
+    """Which files feed which periods of which accounts, over which charge days, with how much money."""
+    rows = staged.con.execute(
+        "select file_index, strftime(billing_period, '%Y-%m'), coalesce(billing_account_id, ''), coalesce(billing_currency, ''), "
+        "count(*) filter (trouble is null), count(*) filter (trouble is not null), coalesce(sum(billed_cost) filter (trouble is null), 0)::decimal(38, 22), "
+        "day_of(min(charge_period_start)), day_of(max(charge_period_start)) from staged where billing_period is not null group by all order by all"
+    ).fetchall()
+    return [FedPeriod(*row) for row in rows]
+
+
+def read_periods(staged: Staged) -> set[str]:
+    """The billing periods that rows tell."""
+    rows = staged.con.execute(
+        "select strftime(billing_period, '%Y-%m') from (select distinct billing_period from staged) where billing_period is not null"
+    ).fetchall()
+    return {period for (period,) in rows}
+
+
+def read_evidence(staged: Staged) -> dict[str, Any]:
+    """What runs could be found by: rows of usage and how many of them name a resource, a run, a job; and whose bill it is."""
+    [(usage, resources, runs, jobs)] = staged.con.execute(
+        "select count(*), count(resource_key), count(run_tag), count(job_key) from staged where trouble is null and charge_category = 'Usage'"
+    ).fetchall()
+    accounts = staged.con.execute(
+        "select distinct billing_account_id, coalesce(sub_account_id, ''), strftime(billing_period, '%Y-%m') from staged "
+        "where trouble is null and billing_account_id is not null"
+    ).fetchall()
+    return {"usage_rows": usage, "with_resource": resources, "with_run": runs, "with_job": jobs, "accounts": set(accounts)}
+
+
+def read_quarantine(staged: Staged, period: str, file_indexes: Sequence[int]) -> list[dict[str, Any]]:
+    """The period's rows that could not be read, whole."""
+    if not staged.has("trouble"):
+        return []
+    choose(staged, period, file_indexes)
+    result = staged.con.execute(
+        f"select {LINE_ID} as line_id, file_index, row_number, trouble as reason, "
+        "case when not starts_with(trouble, 'BilledCost') then billed_cost end as billed_cost, raw "
+        f"from staged where trouble is not null and {CHOSEN} order by 1"
+    )
+    names = [d[0] for d in result.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+
+def read_day_sums(staged: Staged | Beside) -> DaySums:
+    """(charge date, service, sub-account, currency) of the rows that are chosen -> the four costs, in the order of COSTS."""
+    sums = ", ".join(f"coalesce(sum({c}), 0)::decimal(38, 22)" for c in COSTS)
+    rows = staged.con.execute(
+        f"select day_of(charge_period_start), coalesce(service_name, ''), coalesce(sub_account_id, ''), billing_currency, {sums} "
+        f"from staged where trouble is null and {CHOSEN} group by all"
+    ).fetchall()
+    return {(r[0], r[1], r[2], r[3]): tuple(r[4:]) for r in rows}
+
+
+def find_overlap(staged: Staged, period: str, file_indexes: Sequence[int]) -> tuple[int, int, str, date] | None:
+    """The first (file, file, billing account, charge day) that two files both hold."""
+    choose(staged, period, file_indexes)
+    pairs = staged.con.execute(
+        f"select min(file_index), max(file_index), coalesce(billing_account_id, ''), day_of(charge_period_start) from staged where trouble is null and {CHOSEN} "
+        "group by 3, 4 having count(distinct file_index) > 1 order by 4, 3 limit 1"
+    ).fetchall()
+    return next(iter(pairs), None)
+
+
+def find_overlap_of_exports(staged: Staged, period: str, exports: Mapping[int, str]) -> tuple[str, str, str, date] | None:
+    """The first (export, export, account, charge day) that files of two exports both hold."""
+    choose(staged, period, list(exports))
+    staged.con.execute(
+        "create or replace temp table exports as select unnest(?)::integer as file_index, unnest(?) as export",
+        [list(exports), list(exports.values())],
+    )
+    pairs = staged.con.execute(
+        # The last part of a path, in one case: FOCUS exports of Azure name a subscription by its path, cost exports by its id.
+        "select min(export), max(export), lower(regexp_extract(coalesce(sub_account_id, billing_account_id, ''), '[^/]*$')), "
+        "day_of(charge_period_start) from staged "
+        f"join exports using (file_index) where trouble is null and {CHOSEN} "
+        "group by 3, 4 having count(distinct export) > 1 order by 4, 3 limit 1"
+    ).fetchall()
+    return next(iter(pairs), None)
+
+
+def read_charge_range(staged: Staged | Beside) -> dict[str, str | None]:
+    """First and last instant that the lines that are chosen charge for, ISO texts: what runs can overlap them."""
+    [(first, last)] = staged.con.execute(
+        f"select min(charge_period_start), max(charge_period_end) from staged where trouble is null and {CHOSEN}"
+    ).fetchall()
+    return {"first_charge_start": first and first.isoformat(), "last_charge_end": last and last.isoformat()}
+
+
+def read_bill_digest(staged: Staged | Beside) -> str:
+    """Digest of the rows that are chosen as they were delivered, whatever the files, their order, the settings, or how lines were split by what
+    is not the bill's: equal while the bill is."""
+    [row] = staged.con.execute(
+        f"select coalesce(sum(rows), 0), coalesce(sum(hash_sum), 0), coalesce(bit_xor(hash_xor), 0) from {staged.delivered_rows} where {CHOSEN}"
+    ).fetchall()
+    return hashlib.sha256(",".join(map(str, row)).encode()).hexdigest()[:32]

@@ -1,0 +1,238 @@
+"""Versions of a bill: which files make one, whether it may replace the one in place, and what it changed.
+
+Put here the rows of `billing_loads` and `bill_changes` and the rules that refuse a version. How rows are read and settled
+does not belong here; nothing here opens a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from decimal import ROUND_HALF_UP, Decimal
+from typing import TYPE_CHECKING, Any
+
+from runspend.config.settings import BillSource
+from runspend.ingest.billing.normalize import SETTLE_VERSION, Rules
+from runspend.ingest.billing.totals import COSTS, EXACT, Totals
+from runspend.schema.tables import BILL_CHANGES, BILLING_LOADS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCALE = Decimal(1).scaleb(-22)
+ZERO = Decimal(0)
+
+
+@dataclass(frozen=True)
+class FedFile:
+    """One file's part in a version. `state` is read, duplicate (another file has the same bytes) or older (a newer file won).
+
+    `stamp` is what vouches that a file of this name is this one, where its place vouches for anything (`Entry.stamp`): then it
+    is not fetched again. `format` and `label` are as what it was read.
+    """
+
+    name: str
+    bytes: int
+    sha256: str
+    rows: int
+    state: str = "read"
+    stamp: str | None = None
+    format: str | None = None
+    label: str | None = None
+
+
+@dataclass
+class Book:
+    """What is known of one period of one bill before tonight: the rows of `billing_loads`."""
+
+    source: str
+    period: str
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def current(self) -> list[dict[str, Any]]:
+        """The rows of the version in place, one per currency; empty when none was ever good."""
+        return [row for row in self.rows if row["state"] == "current"]
+
+    @property
+    def version(self) -> str | None:
+        return next((row["version"] for row in self.current), None)
+
+    @property
+    def files(self) -> list[FedFile]:
+        """The files of the version in place."""
+        return [FedFile(**item) for item in json.loads(next((row["files"] for row in self.current), None) or "[]")]
+
+    @property
+    def refused_digests(self) -> set[str]:
+        """SHA-256 of every file of a refused version."""
+        return {item["sha256"] for row in self.rows if row["state"] == "refused" for item in json.loads(row["files"] or "[]")}
+
+    @property
+    def next_number(self) -> int:
+        return max((row["version_number"] for row in self.rows), default=0) + 1
+
+
+def read_book(source: str, period: str, loads: pa.Table | None) -> Book:
+    """The book of a period from its `billing_loads` rows, or an empty one."""
+    return Book(source, period, [] if loads is None else loads.to_pylist())
+
+
+def settings_key(format_name: str, rules: Rules, source: BillSource) -> str:
+    """What besides the files decides the rows: part of the version, so that a change in the configuration is a new version."""
+    own = source.model_dump(mode="json", include={"only", "currency", "prices", "slurm"}, exclude_none=True)
+    return json.dumps([SETTLE_VERSION, format_name, rules.said(), *([own] if own else [])], sort_keys=True)
+
+
+def version_of(digests: Iterable[str], settings: str) -> str:
+    """The version that files (by their SHA-256) make, whatever their names and order. Two parts of the same bytes are two."""
+    return hashlib.sha256("\n".join([*sorted(digests), settings]).encode()).hexdigest()[:32]
+
+
+def refusal(
+    source: BillSource, book: Book, version: str, delivered_at: datetime, totals: Sequence[Totals], accept: Collection[str]
+) -> str | None:
+    """Why a version must not replace the one in place; None when it may. `accept` names what was refused on purpose."""
+    key = f"{source.name}:{book.period}"
+    if not book.current or key in accept:
+        return None
+    way_out = f"Run: runspend load --accept {key}"
+    in_place = max(row["delivered_at"] for row in book.current)
+    if delivered_at < in_place:
+        return (
+            f"it was delivered at {delivered_at:%Y-%m-%d %H:%M:%S} UTC, before the version in place ({in_place:%Y-%m-%d %H:%M:%S} UTC). "
+            f"If the older one is right after all, {way_out[0].lower()}{way_out[1:]}"
+        )
+    new = {t.currency: t.costs[COSTS.index("billed_cost")] for t in totals}
+    for row in book.current:
+        currency, old = row["billing_currency"], row["billed_cost"]
+        fell_to = new.get(currency, ZERO)
+        if old > 0 and fell_to < old * (1 - Decimal(str(source.max_drop))):
+            return (
+                f"its billed total fell from {plain(old)} to {plain(fell_to)} {currency}, by more than max_drop ({source.max_drop:.0%}). "
+                f"If that is right, {way_out[0].lower()}{way_out[1:]}"
+            )
+    return None
+
+
+@dataclass(frozen=True)
+class VersionFacts:
+    """One version as `billing_loads` tells it."""
+
+    version: str
+    files: Sequence[FedFile]
+    delivered_at: datetime
+    totals: Sequence[Totals]
+    quarantined: int
+    focus_version: str | None
+    now: datetime
+    load_id: str
+
+
+def add_version(book: Book, facts: VersionFacts, reason: str | None) -> list[dict[str, Any]]:
+    """The book's rows with this version: current (the one before becomes replaced), or refused with the reason."""
+    # A version that comes back after another gets rows of its own, so that `--as-of` finds what was in place when.
+    kept = [row for row in book.rows if row["version"] != facts.version or row["state"] != "refused"]
+    if reason is None:
+        kept = [{**row, "state": "replaced"} if row["state"] == "current" else row for row in kept]
+    empty = Totals("", 0, (ZERO, ZERO, ZERO, ZERO), 0, 0, 0, None, False, ZERO)
+    totals = facts.totals or [empty]
+    new = [
+        {
+            "source": book.source,
+            "billing_period": date.fromisoformat(f"{book.period}-01"),
+            "version": facts.version,
+            "billing_currency": t.currency,
+            "version_number": book.next_number,
+            "state": "current" if reason is None else "refused",
+            "reason": reason,
+            "delivered_at": facts.delivered_at,
+            "files": files_json(facts.files),
+            "row_count": t.row_count,
+            # Rows whose currency cannot be read belong to none: they are counted with the first.
+            "quarantined_count": facts.quarantined if t is totals[0] else 0,
+            **dict(zip(COSTS, t.costs, strict=True)),
+            "null_list_count": t.null_list_count,
+            "null_contracted_count": t.null_contracted_count,
+            "null_effective_count": t.null_effective_count,
+            "rounded_cost": t.rounded_cost.quantize(SCALE, ROUND_HALF_UP, context=EXACT),
+            "focus_version": facts.focus_version,
+            "covered_until": t.covered_until,
+            "is_invoiced": t.is_invoiced,
+            "loaded_at": facts.now,
+            "load_id": facts.load_id,
+        }
+        for t in totals
+    ]
+    return kept + new
+
+
+def files_json(files: Sequence[FedFile]) -> str:
+    """The value of `billing_loads.files`."""
+    return json.dumps([{key: value for key, value in vars(f).items() if value is not None} for f in files])
+
+
+def is_recorded(book: Book, version: str, reason: str) -> bool:
+    """Whether this refusal is in the book already, so that a night that changes nothing writes nothing."""
+    return any(row["version"] == version and row["state"] == "refused" and row["reason"] == reason for row in book.rows)
+
+
+DaySums = Mapping[tuple[Any, str, str, str], tuple[Decimal, ...]]
+
+
+def add_changes(
+    source: str, period: str, before: pa.Table | None, sums: DaySums, version: str, number: int, load_id: str
+) -> list[dict[str, Any]]:
+    """`bill_changes` with what this version changed. The first version changes nothing into all; so the rows of a period
+    sum to the bill in place, and what was there before is the sum of the rows before."""
+    rows = [] if before is None else before.to_pylist()
+    in_place: dict[tuple[Any, str, str, str], list[Decimal]] = {}
+    for row in rows:
+        key = (row["charge_date"], row["service_name"], row["sub_account_id"], row["billing_currency"])
+        in_place[key] = [EXACT.add(a, row[c]) for a, c in zip(in_place.get(key, [ZERO] * 4), COSTS, strict=True)]
+    for key in sorted({*in_place, *sums}, key=str):
+        new, old = sums.get(key, (ZERO,) * 4), in_place.get(key, [ZERO] * 4)
+        change = [EXACT.subtract(a, b) for a, b in zip(new, old, strict=True)]
+        if not any(change):
+            continue
+        rows.append(
+            {
+                "source": source,
+                "billing_period": date.fromisoformat(f"{period}-01"),
+                "version": version,
+                "version_number": number,
+                "charge_date": key[0],
+                "service_name": key[1],
+                "sub_account_id": key[2],
+                "billing_currency": key[3],
+                **dict(zip(COSTS, change, strict=True)),
+                "load_id": load_id,
+            }
+        )
+    return rows
+
+
+def plain(amount: Decimal) -> str:
+    """A decimal without exponent or trailing zeros, at least two places."""
+    text = f"{amount:f}"
+    whole, _, places = text.partition(".")
+    return f"{whole}.{places.rstrip('0').ljust(2, '0')}"
+
+
+def loads_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Rows of `billing_loads` as Arrow."""
+    return _table(BILLING_LOADS.arrow_schema(), rows)
+
+
+def changes_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Rows of `bill_changes` as Arrow."""
+    return _table(BILL_CHANGES.arrow_schema(), rows)
+
+
+def _table(schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist([dict(r) for r in rows], schema=schema)

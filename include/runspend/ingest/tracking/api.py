@@ -1,0 +1,469 @@
+"""Through MLflow's own client: any tracking URI it knows.
+
+Put here the paging and which workspaces are read. Logging in is `client.py`'s, what rows mean is decided in `runs.sql`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from runspend.config.settings import TrackingServer
+from runspend.core.errors import SourceError, SourceRefused, SourceUnreachable
+from runspend.core.outside_json import parse_json
+from runspend.ingest.tracking import raw
+from runspend.ingest.tracking.client import DEFAULT_WORKSPACE, Client, PageTokens
+from runspend.ingest.tracking.links_api import ApiLinks
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PAGE_RUNS = 1_000
+LARGEST_PAGE = 50_000  # MLflow refuses more
+PAGE_EXPERIMENTS = 1_000
+PAGE_OWNERS = 500
+PAGE_POINTS = 25_000
+TRACES_PER_REQUEST = 50
+LONGEST_MODEL = 500  # as MLflow's database cuts it
+EXPERIMENTS_PER_REQUEST = 500
+
+class ApiReader:
+    """MLflow's rows as its client gives them, one workspace after the other."""
+
+    def __init__(self, server: TrackingServer, progress: Callable[[str], None]) -> None:
+        self.name = server.name
+        self.version = ""
+        self.warnings: list[str] = []
+        self.repaired = 0
+        self._server = server
+        self._progress = progress
+        self._client = Client(server)
+        self._store: Any = None
+        self._experiments: dict[str | None, list[str]] = {}  # ids by workspace; None where the server has none
+        self._workspace_of: dict[str, str | None] = {}  # of the runs that may be asked for one by one
+        self.links = ApiLinks(self._client, self._workspace_of)
+        self._noted_at = time.monotonic()
+
+    def __enter__(self) -> ApiReader:
+        self._store = self._client.store
+        self.version = self._client.version
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._store = None
+
+    def _list_workspaces(self) -> list[str | None]:
+        """The workspaces to read; [None] where the server has none, or only the default one is asked for."""
+        wanted = self._server.workspaces
+        there = self._client.find_workspaces()
+        if there is None:
+            if isinstance(wanted, list) and wanted != [DEFAULT_WORKSPACE]:
+                raise SourceRefused(
+                    self.name, f"cannot read the workspaces of {self.name}: the server has none. Remove `workspaces` from runspend.yaml."
+                )
+            return [None]
+        if wanted is None:
+            hidden = sorted(set(there) - {DEFAULT_WORKSPACE})
+            if hidden:
+                self.warnings.append(
+                    f"{self.name}: only workspace default was read; it has {', '.join(hidden)} too. Set `workspaces: all`."
+                )
+            return [DEFAULT_WORKSPACE]
+        if wanted == "all":
+            return list(there)
+        missing = sorted(set(wanted) - set(there))
+        if missing:
+            raise SourceRefused(
+                self.name,
+                f"cannot read the workspaces {', '.join(missing)} of {self.name}: it shows {', '.join(there)}. Check their names and the permissions.",
+            )
+        return list(wanted)
+
+    def read_experiments(self) -> pa.Table:
+        import pyarrow as pa
+        from mlflow.entities import ViewType
+
+        rows: list[tuple[Any, ...]] = []
+        for workspace in self._list_workspaces():
+            with self._client.in_workspace(workspace):
+                found = list(
+                    self._pages(
+                        lambda token: self._store.search_experiments(view_type=ViewType.ALL, max_results=PAGE_EXPERIMENTS, page_token=token)
+                    )
+                )
+            self._experiments[workspace] = sorted({e.experiment_id for e in found}, key=lambda i: (len(i), i))
+            by_id = {e.experiment_id: e for e in found}
+            for e in by_id.values():
+                rows.append(
+                    (
+                        workspace or DEFAULT_WORKSPACE,
+                        e.experiment_id,
+                        e.name or "",
+                        e.lifecycle_stage or "",
+                        e.artifact_location or "",
+                        _document(e.tags),
+                        e.creation_time or 0,
+                        e.last_update_time or 0,
+                    )
+                )
+        self.links.workspaces = [None] if self._server.registry else list(self._experiments)
+        schema = raw.raw_schema(raw.EXPERIMENT_TEXT, raw.EXPERIMENT_TIMES)
+        return pa.table([pa.array(column, field.type) for column, field in zip(_turned(rows, schema), schema, strict=True)], schema=schema)
+
+    def _pages(self, ask: Callable[[str | None], Any]) -> Iterator[Any]:
+        token: str | None = None
+        tokens = PageTokens(self.name)
+        while True:
+            page = self._client.ask(lambda: ask(token))
+            items, given = (page, page.token) if hasattr(page, "token") else page
+            yield from items
+            if not (token := tokens.follow(given)):
+                return
+
+    def _chunks(self) -> Iterator[tuple[str | None, list[str]]]:
+        if not self._experiments:
+            self.read_experiments()
+        for workspace, ids in self._experiments.items():
+            for start in range(0, len(ids), EXPERIMENTS_PER_REQUEST):
+                yield workspace, ids[start : start + EXPERIMENTS_PER_REQUEST]
+
+    def _search(self, ids: list[str], condition: str, order: str, limit: int, token: str | None = None) -> Any:
+        from mlflow.entities import ViewType
+
+        return self._client.ask(lambda: self._store.search_runs(ids, condition, ViewType.ALL, limit, [order], token))
+
+    def list_months(self) -> list[str]:
+        """The start months that hold runs: one question per month there is."""
+        months = set()
+        for workspace, ids in self._chunks():
+            with self._client.in_workspace(workspace):
+                if self._search(ids, f"attributes.start_time < {raw.month_bounds(raw.NO_START)[1]}", "attributes.start_time ASC", 1):
+                    months.add(raw.NO_START)
+                after = raw.month_bounds(raw.NO_START)[1]
+                while page := self._search(ids, f"attributes.start_time >= {after}", "attributes.start_time ASC", 1):
+                    start = page[0].info.start_time
+                    month = raw.month_of(start)
+                    months.add(month)
+                    if month == raw.NO_START:  # beyond the year 9999
+                        break
+                    after = self._later(start, after, raw.month_bounds(month)[1])
+        return sorted(months)
+
+    def _later(self, start: int, asked: int, after: int) -> int:
+        """The time from which to ask for the next month. Refuses an answer from before the time asked for: it would never end."""
+        if start < asked:
+            raise SourceUnreachable(
+                self.name, f"cannot read {self.name}: asked for what began later, it answers with what began before. Check the server. Its last good data stay."
+            )
+        return after
+
+    def count_runs(self) -> int:
+        return sum(batch.num_rows for batch in self.read_runs(None, raw.Keys((), ())))
+
+    def narrow_keys(self, wanted: raw.Keys) -> raw.Keys:
+        return wanted  # runs come with all their tags and params, and nobody can be asked
+
+    def read_runs(self, months: Sequence[str] | None, keys: raw.Keys) -> Iterator[pa.RecordBatch]:
+        for month in self.list_months() if months is None else months:
+            first, after = raw.month_bounds(month)
+            for workspace, ids in self._chunks():
+                # Entered for each question, not around the loop: what consumes this generator may be another thread.
+                if month == raw.NO_START:
+                    yield from self._read_range(workspace, ids, -(2**62), after, keys)
+                    yield from self._read_range(workspace, ids, raw.LAST_MS, 2**62, keys)
+                else:
+                    yield from self._read_range(workspace, ids, first, after, keys)
+
+    def _read_range(self, workspace: str | None, ids: list[str], first: int, after: int, keys: raw.Keys) -> Iterator[pa.RecordBatch]:
+        """Runs that started in [first, after), each once, whatever is created or removed meanwhile.
+
+        MLflow's page tokens are offsets: a run that disappears shifts the rest. So each page starts where the one before
+        ended in time, and grows while all of it started in the same millisecond. Only beyond MLflow's largest page, in
+        one millisecond, is a token used.
+        """
+        done: set[str] = set()  # runs of the millisecond the next page starts in
+        token: str | None = None
+        tokens = PageTokens(self.name)
+        limit = PAGE_RUNS
+        count = 0
+        while True:
+            condition = f"attributes.start_time >= {first} AND attributes.start_time < {after}"
+            with self._client.in_workspace(workspace):
+                page = self._search(ids, condition, "attributes.start_time ASC", limit, token)
+            runs = [r for r in page if r.info.run_id not in done]
+            if runs:
+                count += len(runs)
+                self._note(count)
+                batch = _to_batch(runs, keys.believed_ms)
+                if workspace is not None:
+                    self._workspace_of |= {r.info.run_id: workspace for r in runs}
+                self.links.note_runs(runs, keys.metrics)
+                yield batch
+            if not page.token:
+                return
+            last = page[-1].info.start_time or 0
+            if last > first:
+                first, token, limit = last, None, PAGE_RUNS
+                tokens = PageTokens(self.name)
+                done = {r.info.run_id for r in page if (r.info.start_time or 0) == last}
+            else:
+                done |= {r.info.run_id for r in page}
+                token = tokens.follow(page.token) if limit == LARGEST_PAGE else None
+                limit = min(2 * limit, LARGEST_PAGE)
+
+    def _note(self, count: int) -> None:
+        if time.monotonic() - self._noted_at > 2:
+            self._noted_at = time.monotonic()
+            self._progress(f"{self.name}: {count} runs of the month")
+
+    def read_use(self, wanted: Sequence[raw.UseKey]) -> Iterator[pa.RecordBatch]:
+        """The chosen points of system metrics, one request per metric of a run and page. The API has no way to ask for some steps only."""
+        import pyarrow as pa
+
+        for metric in wanted:
+            values = [point.value for point in self._points(metric, 100)]
+            columns = [pa.array(c, f.type) for c, f in zip(([metric.run_id] * len(values), [metric.key] * len(values), values), raw.use_schema(), strict=True)]
+            yield pa.RecordBatch.from_arrays(columns, schema=raw.use_schema())
+
+    def read_power(self, wanted: Sequence[raw.UseKey]) -> Iterator[pa.RecordBatch]:
+        """The chosen points of metrics of power, with their times."""
+        import pyarrow as pa
+
+        schema = raw.power_schema()
+        for metric in wanted:
+            rows = [(metric.run_id, metric.key, point.timestamp, point.value) for point in self._points(metric, raw.LARGEST_WATTS)]
+            yield pa.RecordBatch.from_arrays([pa.array(c, f.type) for c, f in zip(_turned(rows, schema), schema, strict=True)], schema=schema)
+
+    def read_times(self, wanted: Sequence[raw.StepRange]) -> Iterator[pa.RecordBatch]:
+        """When metrics were logged at the chosen steps, one request per metric of a run and page."""
+        for metric in wanted:
+            found: dict[int, tuple[int, int, int]] = {}  # of each stride the first step, and when it was logged first and last
+            for p in self._history(metric.run_id, metric.key):
+                if metric.first_step <= p.step <= metric.last_step:
+                    stride = (p.step - metric.first_step) // metric.stride
+                    step, first, last = found.get(stride, (p.step, p.timestamp, p.timestamp))
+                    if p.step == step:
+                        found[stride] = step, min(first, p.timestamp), max(last, p.timestamp)
+                    elif p.step < step:
+                        found[stride] = p.step, p.timestamp, p.timestamp
+            rows = [(metric.run_id, metric.key, *times) for times in found.values()]
+            yield from _to_table(rows, raw.time_schema()).to_batches()
+
+    def _points(self, metric: raw.UseKey, most: int) -> list[Any]:
+        """The points of a metric at the steps that are looked at, those between 0 and `most`."""
+        points = self._history(metric.run_id, metric.key)
+        return [p for p in points if 0 <= p.step <= metric.last_step and p.step % metric.stride == 0 and 0 <= p.value <= most]
+
+    def _history(self, run_id: str, key: str) -> Iterator[Any]:
+        """All points of a metric, a page at a time."""
+        with self._client.in_workspace(self._workspace_of.get(run_id)):
+            yield from self._pages(lambda token: self._store.get_metric_history(run_id, key, max_results=PAGE_POINTS, page_token=token))
+
+    def read_owners(self) -> pa.Table:
+        import pyarrow as pa
+
+        rows: list[tuple[str, str, str, str]] = []
+        for workspace, ids in self._chunks():
+            with self._client.in_workspace(workspace):
+                rows += self._owners(
+                    lambda token: self._store.search_logged_models(experiment_ids=ids, max_results=PAGE_OWNERS, page_token=token),  # noqa: B023
+                    self._model_row,
+                )
+                rows += self._owners(
+                    lambda token: self._store.search_traces(experiment_ids=ids, max_results=PAGE_OWNERS, page_token=token),  # noqa: B023
+                    lambda t: ("trace", t.request_id, t.experiment_id, t.tags.get("mlflow.artifactLocation", "")),
+                )
+        schema = raw.raw_schema(raw.OWNER_TEXT)
+        unique = sorted({row for row in rows if row[3]})
+        return pa.table([pa.array(column, pa.string()) for column in _turned(unique, schema)], schema=schema)
+
+    def _model_row(self, model: Any) -> tuple[str, str, str, str]:
+        self.links.note_model(model)
+        return "logged_model", model.model_id, model.experiment_id, model.artifact_location or ""
+
+    def list_trace_months(self) -> list[str]:
+        """The months that hold traces: one question per month there is."""
+        months = set()
+        for workspace, ids in self._chunks():
+            with self._client.in_workspace(workspace):
+                after = 1
+                while page := self._search_traces(ids, f"attributes.timestamp_ms >= {after}", 1)[0]:
+                    start = page[0].request_time
+                    month = raw.month_of(start)
+                    months.add(month)
+                    if month == raw.NO_START:  # beyond the year 9999
+                        break
+                    after = self._later(start, after, raw.month_bounds(month)[1])
+        return sorted(months)
+
+    def _search_traces(self, ids: list[str], condition: str, limit: int, token: str | None = None) -> tuple[list[Any], str | None]:
+        """One page of traces, oldest first; none where the server is too old to know them."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            page = self._store.search_traces(
+                experiment_ids=ids, filter_string=condition, max_results=limit, order_by=["attributes.timestamp_ms ASC"], page_token=token
+            )
+        except MlflowException as error:
+            if error.error_code in ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED"):
+                return [], None
+            raise self._as_source_error(error) from None
+        return list(page[0] if isinstance(page, tuple) else page), page[1] if isinstance(page, tuple) else page.token
+
+    def read_traces(self, months: Sequence[str]) -> tuple[pa.Table, pa.Table]:
+        traces: list[tuple[Any, ...]] = []
+        spans: list[tuple[Any, ...]] = []
+        for month in months:
+            first, after = raw.month_bounds(month)
+            condition = f"attributes.timestamp_ms >= {first} AND attributes.timestamp_ms < {after}"
+            for workspace, ids in self._chunks():
+                token: str | None = None
+                tokens = PageTokens(self.name)
+                while True:
+                    with self._client.in_workspace(workspace):
+                        page, given = self._search_traces(ids, condition, PAGE_OWNERS, token)
+                        priced = [row for row in map(_trace_row, page) if row is not None]
+                        spans += self._read_spans([row[0] for row in priced])
+                    traces += priced
+                    if not (token := tokens.follow(given)):
+                        break
+        return _to_table(dict.fromkeys(traces), raw.trace_schema()), _to_table(dict.fromkeys(spans), raw.span_schema())
+
+    def _read_spans(self, trace_ids: list[str]) -> Iterator[tuple[Any, ...]]:
+        for start in range(0, len(trace_ids), TRACES_PER_REQUEST):
+            batch = trace_ids[start : start + TRACES_PER_REQUEST]
+            for trace in self._client.ask(lambda: self._store.batch_get_traces(batch)):  # noqa: B023
+                for span in trace.data.spans:
+                    cost = _finite((span.get_attribute("mlflow.llm.cost") or {}).get("total_cost"))
+                    model = str(span.get_attribute("mlflow.llm.model") or "")[:LONGEST_MODEL]
+                    yield trace.info.trace_id, span.span_id, span.parent_id or "", model, -1.0 if cost is None else cost
+
+    def _owners(
+        self, ask: Callable[[str | None], Any], to_row: Callable[[Any], tuple[str, str, str, str]]
+    ) -> list[tuple[str, str, str, str]]:
+        """Owners of one kind; none where the server is too old to know the kind."""
+        from mlflow.exceptions import MlflowException
+
+        rows: list[tuple[str, str, str, str]] = []
+        token: str | None = None
+        tokens = PageTokens(self.name)
+        while True:
+            try:
+                page = ask(token)
+            except MlflowException as error:
+                if error.error_code in ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED"):
+                    return rows
+                raise self._as_source_error(error) from None
+            items, given = (page, page.token) if hasattr(page, "token") else page
+            rows += [to_row(item) for item in items]
+            if not (token := tokens.follow(given)):
+                return rows
+
+    def _as_source_error(self, error: Exception) -> SourceError:
+        try:
+            self._client.ask(lambda: _raise(error))
+        except SourceError as ours:
+            return ours
+        raise error
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def _turned(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in schema]
+
+
+def _to_table(rows: Iterable[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.table([pa.array(column, f.type) for column, f in zip(_turned(list(rows), schema), schema, strict=True)], schema=schema)
+
+
+def _trace_row(trace: Any) -> tuple[Any, ...] | None:
+    """A trace as `raw.trace_schema` has it; None when MLflow computed no cost for it."""
+    said = trace.trace_metadata
+    cost = _finite(_figures(said.get("mlflow.trace.cost")).get("total_cost"))
+    if cost is None:
+        return None
+    tokens = _figures(said.get("mlflow.trace.tokenUsage"))
+    counts = (tokens[k] if isinstance(tokens.get(k), int) else -1 for k in ("input_tokens", "output_tokens"))
+    user = said.get("mlflow.user", trace.tags.get("mlflow.user")) or ""
+    source_run, trace_user = said.get("mlflow.sourceRun") or "", said.get("mlflow.trace.user") or ""
+    return trace.trace_id, trace.experiment_id or "", source_run, trace_user, user, trace.request_time or 0, *counts, cost
+
+
+def _figures(text: str | None) -> dict[str, Any]:
+    """A JSON object out of a trace's metadata; empty when it is none."""
+    try:
+        found = parse_json(text or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) else None
+
+
+def _document(values: dict[str, Any]) -> str:
+    """A map as JSON text, keys in byte order, the same document the database builds."""
+    known = {str(k): str(v) for k, v in values.items() if v is not None}
+    return json.dumps({k: known[k] for k in sorted(known, key=lambda k: k.encode("utf-8", "surrogatepass"))}, ensure_ascii=False)
+
+
+def _use_keys(run: Any) -> str:
+    """The run's metrics of utilization and power with their last steps, as `raw.RUN_TEXT` says."""
+    found = {m.key: m.step for m in run.data._metric_objs if m.key.startswith("system/") and m.key.endswith((raw.USE_KEY, raw.POWER_KEY))}
+    return raw.AFTER.join(f"{key}{raw.BETWEEN}{step}" for key, step in found.items())
+
+
+def _step_keys(run: Any) -> str:
+    """The metrics of a long run that show whether it was stopped in between, as `raw.RUN_TEXT` says."""
+    start, end = run.info.start_time or 0, run.info.end_time or 0
+    if end and end - start <= raw.LONG_MS:
+        return ""
+    found: dict[int, str] = {}
+    for metric in run.data._metric_objs:
+        if metric.step > 0:
+            found[metric.step] = min(metric.key, found.get(metric.step, metric.key))
+    return raw.AFTER.join(f"{found[step]}{raw.BETWEEN}{step}" for step in sorted(found, reverse=True)[: raw.STEP_KEYS])
+
+
+def _last_metric_ms(run: Any, believed_ms: int) -> int:
+    """The newest time of a metric that is believed; 0 where the run's end is, or it has none."""
+    if 0 != (run.info.end_time or 0) <= believed_ms:
+        return 0
+    return max((m.timestamp or 0 for m in run.data._metric_objs if (m.timestamp or 0) <= believed_ms), default=0)
+
+
+def _to_batch(runs: Iterable[Any], believed_ms: int) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    rows = [
+        (
+            r.info.run_id,
+            r.info.experiment_id or "",
+            r.info.run_name or "",
+            r.info.user_id or "",
+            r.info.status or "",
+            r.info.lifecycle_stage or "",
+            r.info.artifact_uri or "",
+            _document(r.data.tags),
+            _document(r.data.params),
+            raw.AFTER.join(f"{key}{raw.BETWEEN}{value}" for key, value in r.data.params.items() if value is not None),
+            _use_keys(r),
+            _step_keys(r),
+            r.info.start_time or 0,
+            r.info.end_time or 0,
+            _last_metric_ms(r, believed_ms),
+        )
+        for r in runs
+    ]
+    schema = raw.run_schema()
+    return pa.RecordBatch.from_arrays([pa.array(c, f.type) for c, f in zip(_turned(rows, schema), schema, strict=True)], schema=schema)

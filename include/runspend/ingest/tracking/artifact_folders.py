@@ -1,0 +1,111 @@
+"""Which folder a URI of artifacts means, however it is spelled: what owners of artifacts are compared by.
+
+People and clients write one place in many ways: `s3a://`, `file:` with one slash or three, `%20`, doubled slashes, dots, a bucket in
+capitals. Put here how all of them become one text. Where a spelling can be read in two ways it means both places: an owner
+that may be there protects what lies there. Whether a folder may be touched at all is decided in `storage/uris.py`, which
+repairs nothing and turns such spellings away.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from urllib.parse import unquote
+
+__all__ = ["REGULAR", "find_folders", "is_same_or_inside", "like_pattern", "main_folder"]
+
+# Folders that match are spelled in the one way `find_folders` gives, as most are: SQL compares those as they stand. No escapes, no `.` or `..`
+# for a part, no `?` or `#`, ASCII alone (an accent may be one character or two). In RE2's language, which has no lookahead.
+REGULAR = (
+    r"^(?:(?:s3|gs)://[a-z0-9][a-z0-9._-]*|abfss://[a-z0-9-]+@[a-z0-9]+[.]dfs[.]core[.]windows[.]net)?"
+    r'(?:/(?:[.]?[]@-[^-~ !"$&-,0->-]|[.][.][]@-[^-~ !"$&-.0->])[]@-[^-~ !"$&-.0->]*)*$'
+)
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)
+_SAME = {"s3a": "s3", "s3n": "s3", "abfs": "abfss", "wasb": "abfss", "wasbs": "abfss"}
+_ACCOUNT = re.compile(r"([a-z0-9]+)\.(?:blob|dfs)\.(core\..+)")
+_ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
+_BEFORE_PATH, _WORD = re.compile(r"[A-Za-z0-9+.-]+:(?://[^/]*)?"), re.compile(r"[A-Za-z0-9-]+")
+_MOST_ESCAPED = 5  # times that one name may be escaped over and over
+
+
+def find_folders(uri: str | None, behind: str | None = None) -> frozenset[str]:
+    """Every folder the URI may mean, each as one text without a slash at its end: usually one, none where there is no URI.
+
+    behind: what stands behind `mlflow-artifacts:` of its server; without it such a URI is a place of its own.
+    """
+    return frozenset(_read(uri, behind)) if uri else frozenset()
+
+
+def main_folder(uri: str) -> str:
+    """The folder a URI means as the configuration reads it: what looks like an escape is one behind `file:` alone."""
+    head, path = _split(_plain(uri), None)
+    return head + _clean(unquote(path) if uri.startswith("file:") else path)
+
+
+def is_same_or_inside(folder: str, around: str) -> bool:
+    """Whether a folder of `find_folders` is another, or lies in it: run1 never holds run10."""
+    return folder == around or folder.startswith(f"{around}/")
+
+
+def like_pattern(uri: str, run_id: str) -> str:
+    """What LIKE finds the spellings of a run's folder by: the run's id, where that is in it, else the plain words of its path, in their order.
+
+    A word whose plain letters are escaped is missed.
+    """
+    if run_id in uri:
+        return f"%{run_id}%"
+    return "%".join(["", *_WORD.findall(_BEFORE_PATH.sub("", _ESCAPE.sub("/", uri), count=1)), ""])
+
+
+def _read(uri: str, behind: str | None) -> Iterator[str]:
+    """The readings of a URI: as it stands, with what may be an escape decoded, without what may be a query or a fragment."""
+    head, path = _split(_plain(uri), behind)
+    paths = [path]
+    while _ESCAPE.search(paths[-1]) and len(paths) <= _MOST_ESCAPED:
+        paths.append(_plain(unquote(paths[-1])))
+    for found in paths:
+        yield head + _clean(found)
+        yield head + _clean(re.split(r"[?#]", found, maxsplit=1)[0])
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFC", text).replace("\\", "/")
+
+
+def _split(uri: str, behind: str | None) -> tuple[str, str]:
+    """What comes before the path, in one spelling, and the path. A local path has nothing before it."""
+    found = _SCHEME.fullmatch(uri)
+    if found is None:
+        return "", uri
+    scheme, rest = _SAME.get(found[1].lower(), found[1].lower()), found[2]
+    host, path = (rest[2:].partition("/")[0], rest[2:].partition("/")[2]) if rest.startswith("//") else ("", rest)
+    if scheme == "file":
+        return "", path if host == "" and not rest.startswith("/") else f"/{path}"
+    if scheme == "mlflow-artifacts":
+        return ("mlflow-artifacts:", f"/{path}") if behind is None else _join(behind, path)
+    if scheme in ("s3", "gs") and not host:  # s3:/bucket/folder
+        host, _, path = path.lstrip("/").partition("/")
+    container, _, name = host.rpartition("@")
+    name = name.lower()
+    if (account := _ACCOUNT.fullmatch(name)) and scheme in ("abfss", "https"):
+        if scheme == "https":  # the container is the first part of the path there
+            container, _, path = path.lstrip("/").partition("/")
+        return f"abfss://{container.lower()}@{account[1]}.dfs.{account[2]}", f"/{path}"
+    return f"{scheme}://{name if scheme in ('s3', 'gs') else host.lower()}", f"/{path}"
+
+
+def _join(behind: str, path: str) -> tuple[str, str]:
+    head, folder = _split(_plain(behind), None)
+    return head, f"{unquote(folder) if behind.startswith('file:') else folder}/{path}"
+
+
+def _clean(path: str) -> str:
+    """A path without empty parts and dots; nothing is above the top."""
+    parts: list[str] = []
+    for part in path.split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/".join(["", *parts] if path.startswith("/") or not parts else parts)

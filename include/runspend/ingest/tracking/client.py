@@ -1,0 +1,231 @@
+"""MLflow's own client for one configured server: its tracking store, its registry, its workspaces, and its failures in our words.
+
+Credentials are handed to the client per server and never put into the process environment, and none are taken from there: what
+is configured for one server cannot reach another. What is read or written through a store does not belong here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import SecretStr
+
+from runspend.config.settings import TrackingServer
+from runspend.core.errors import MissingExtra, SourceRefused, SourceUnreachable
+from runspend.core.redaction import redact_uri, redact_values, uri_secrets
+
+DEFAULT_WORKSPACE = "default"
+
+T = TypeVar("T")
+
+
+class NoSuchThing(SourceUnreachable):
+    """MLflow answered that it has no such run, model or experiment; or it hides it."""
+
+
+class PageTokens:
+    """The page tokens of one list. A server that gives a token a second time would be asked without end."""
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self._given: set[str] = set()
+
+    def follow(self, token: str | None) -> str | None:
+        """The token, or None after the last page. Raises SourceUnreachable for one that was given before."""
+        if not token:
+            return None
+        if token in self._given:
+            raise SourceUnreachable(
+                self._server, f"cannot read {self._server}: it answers with the same page again and again. Check the server, or the proxy before it. Its last good data stay."
+            )
+        self._given.add(token)
+        return token
+
+
+class Client:
+    """One server as MLflow's client sees it. `token`, where given, replaces the configured way to log in: it is what writes."""
+
+    def __init__(self, server: TrackingServer, token: SecretStr | None = None) -> None:
+        self.name = server.name
+        self.version = ""
+        self._server = server
+        self._token = token
+        self._secrets = [*uri_secrets(server.uri), *uri_secrets(server.registry or "")]
+        self._secrets += [s.get_secret_value() for s in (token, server.token, server.password) if s]
+        self._store: Any = None
+        self._registry: Any = None
+
+    @property
+    def store(self) -> Any:
+        """The tracking store, opened when first asked for; the server has answered then."""
+        if self._store is None:
+            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+            os.environ.setdefault("DO_NOT_TRACK", "true")
+            try:
+                import mlflow.exceptions  # noqa: F401 (is it there at all?)
+            except ImportError as error:
+                raise MissingExtra(str(error.name), "pipeline") from error
+            self._store = self._open_store()
+        return self._store
+
+    @property
+    def registry(self) -> Any:
+        """The store of registered models: the server's own, or where `registry` says."""
+        if self._registry is None:
+            self._registry = self._open_registry()
+        return self._registry
+
+    def ask(self, call: Callable[[], T]) -> T:
+        """One call of a store, its failures in our words."""
+        from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]  # no types of its own
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return call()
+        except MlflowException as error:
+            if error.error_code in ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED"):
+                raise self._refused_credentials() from None
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                raise NoSuchThing(self.name, f"cannot find it in {self.name}: {self._hide(error)}.") from None
+            raise SourceUnreachable(self.name, f"cannot read {self.name}: {self._hide(error)}. Its last good data stay.") from None
+        except (ParseError, OSError, ValueError, RecursionError) as error:  # an answer that is none
+            raise SourceUnreachable(self.name, f"cannot read {self.name}: {self._hide(error)}. Its last good data stay.") from None
+
+    def find(self, call: Callable[[], T]) -> T | None:
+        """The same, but None when MLflow says that there is no such thing."""
+        try:
+            return self.ask(call)
+        except NoSuchThing:
+            return None
+
+    def _hide(self, error: BaseException) -> str:
+        return redact_values(redact_uri(" ".join(str(error).split())), self._secrets)
+
+    def in_workspace(self, workspace: str | None) -> AbstractContextManager[Any]:
+        if workspace is None:
+            return nullcontext()
+        from mlflow.utils.workspace_context import ServerWorkspaceContext
+
+        context: AbstractContextManager[Any] = ServerWorkspaceContext(workspace)  # unlike WorkspaceContext it leaves the environment alone
+        return context
+
+    def find_workspaces(self) -> list[str] | None:
+        """The workspaces the server shows; None where it has none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            if not getattr(self.store, "supports_workspaces", False):
+                return None
+        except MlflowException:  # older servers do not know the question
+            return None
+        if not hasattr(self.store, "get_host_creds"):
+            return None
+        from mlflow.store.workspace.rest_store import RestWorkspaceStore
+
+        return sorted(w.name for w in self.ask(RestWorkspaceStore(self.store.get_host_creds).list_workspaces))
+
+    def _open_store(self) -> Any:
+        uri = self._server.uri
+        if _is_http(uri):
+            return self._open_rest_store()
+        if _is_folder(uri):
+            from mlflow.store.tracking.file_store import FileStore
+
+            path = self._existing_folder(uri)
+            return self.ask(lambda: FileStore(path, path))
+        from mlflow.tracking._tracking_service.utils import _get_store
+
+        return self.ask(lambda: _get_store(uri))
+
+    def _open_registry(self) -> Any:
+        uri = self._server.registry or self._server.uri
+        if _is_http(uri):
+            from mlflow.store.model_registry.rest_store import RestStore
+
+            creds = self._creds(uri, is_own=_origin(uri) == _origin(self._server.uri))
+            return RestStore(lambda: creds)
+        if _is_folder(uri):
+            from mlflow.store.model_registry.file_store import FileStore
+
+            path = self._existing_folder(uri)
+            return self.ask(lambda: FileStore(path))
+        from mlflow.tracking._model_registry.utils import _get_store
+
+        return self.ask(lambda: _get_store(uri, self._server.uri))
+
+    def _open_rest_store(self) -> Any:
+        from mlflow.store.tracking.rest_store import RestStore
+        from mlflow.utils.rest_utils import http_request
+
+        creds = self._creds(self._server.uri, is_own=True)
+        # The client itself waits minutes for a server that is not there.
+        response = self.ask(
+            lambda: http_request(creds, "/version", "GET", max_retries=1, backoff_factor=0, timeout=15, raise_on_status=False)
+        )
+        if response.status_code in (401, 403):
+            raise self._refused_credentials()
+        self.version = response.text.strip() if response.status_code == 200 and len(response.text) < 40 else ""
+        return RestStore(lambda: creds)
+
+    def _creds(self, uri: str, *, is_own: bool) -> Any:
+        """What logs in at `uri`. The server's own secrets go nowhere but to the server; another registry has those of its URI."""
+        from mlflow.environment_variables import MLFLOW_TRACKING_INSECURE_TLS, MLFLOW_TRACKING_SERVER_CERT_PATH
+        from mlflow.utils.rest_utils import MlflowHostCreds
+
+        parts = urlsplit(uri)
+        server = self._server
+        username, password, token = parts.username, parts.password, None
+        if is_own and self._token is not None:
+            username, password, token = _writer(self._token.get_secret_value())
+        elif is_own:
+            username = server.username or parts.username
+            password = server.password.get_secret_value() if server.password else parts.password
+            token = server.token.get_secret_value() if server.token else None
+        return MlflowHostCreds(
+            host=urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])),
+            username=username,
+            password=password,
+            token=token,
+            ignore_tls_verification=MLFLOW_TRACKING_INSECURE_TLS.get(),
+            server_cert_path=MLFLOW_TRACKING_SERVER_CERT_PATH.get(),
+        )
+
+    def _existing_folder(self, uri: str) -> str:
+        path = Path(uri.removeprefix("file://").removeprefix("file:"))
+        if not path.is_dir():  # the client would make it
+            raise SourceUnreachable(self.name, f"cannot read {self.name}: there is no folder {path}. Check `uri` in runspend.yaml.")
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        return str(path.resolve())
+
+    def _refused_credentials(self) -> SourceRefused:
+        return SourceRefused(
+            self.name,
+            f"cannot read {self.name}: {redact_uri(self._server.uri)} refused the credentials. Check token, or username and password.",
+        )
+
+
+def _writer(secret: str) -> tuple[str | None, str | None, str | None]:
+    """User, password and token of a `write_token`. No token has a colon (RFC 6750), every user:password has one."""
+    if secret == "anonymous":
+        return None, None, None
+    user, colon, password = secret.partition(":")
+    return (user, password, None) if colon else (None, None, secret)
+
+
+def _is_http(uri: str) -> bool:
+    return urlsplit(uri).scheme in ("http", "https")
+
+
+def _is_folder(uri: str) -> bool:
+    scheme = urlsplit(uri).scheme if "://" in uri else ""
+    return scheme in ("", "file") and not uri.startswith("databricks")
+
+
+def _origin(uri: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(uri)
+    return parts.scheme, parts.hostname, parts.port

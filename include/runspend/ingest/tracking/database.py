@@ -1,0 +1,661 @@
+"""Straight from MLflow's database: SQLite (a copy) and PostgreSQL, over ADBC, read-only, in one snapshot.
+
+Put here how the rows are fetched, and the guards: known revisions only, `latest_metrics` only by run, `metrics` only by
+run, key and step. Both engines build a run's wanted tags and params as one JSON object each, so that a run is one row on
+the wire, and only keys that some run has are asked for. What the rows mean is decided in `runs.sql`.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+
+from runspend.config.settings import TrackingServer
+from runspend.core.errors import ConfigError, SourceError, SourceRefused, SourceUnreachable
+from runspend.core.machine_faults import cannot_be_written
+from runspend.core.redaction import redact_uri, redact_values, uri_secrets
+from runspend.ingest.tracking import raw, revisions
+from runspend.ingest.tracking.connections import Connection, Postgres, SqliteCopy, load_drivers
+from runspend.ingest.tracking.links_database import DatabaseLinks
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Looked = TypeVar("Looked", raw.UseKey, raw.StepRange)
+
+USE_KEYS_PER_QUERY = 200
+POINTS_PER_QUERY = 500_000
+CHUNK_ROWS = 4_096  # runs of SQLite read by one query: two whole vectors of DuckDB
+READERS = 2  # … and queries at a time: building the maps is the slowest part of an extract
+STATEMENT_TIMEOUT_MS = 600_000
+PIECE_BYTES = 2**23, 2**27  # of a copy in one go, at first and at most: after each, the interpreter has to be waited for
+COPY_BYTES = 2**18  # what fits into the processor's cache: four times as quick as 4 MB
+LOCK_SECONDS = 1.0  # that a writer may be kept waiting by a copy in one go; MLflow's wait for 5
+STEP_PAGES = 25_000
+COPY_SECONDS = 900
+COPY = "mlflow-copy.db"
+# PostgreSQL cancels a reader on a replica (40001, 57014 "conflict with recovery"); a new snapshot usually gets through.
+RETRIES = 3
+
+INDEXES = {"tags": "run_uuid", "params": "run_uuid", "latest_metrics": "run_uuid"}
+
+SQLITE_RUNS = """
+select cast(r.run_uuid as text), coalesce(cast(r.experiment_id as text), ''), coalesce(cast(r.name as text), ''),
+       coalesce(cast(r.user_id as text), ''), coalesce(cast(r.status as text), ''), coalesce(cast(r.lifecycle_stage as text), ''),
+       coalesce(cast(r.artifact_uri as text), ''),
+       {tags},
+       {params},
+       coalesce((select group_concat(p.key || '{between}' || p.value, '{after}') from params p where p.run_uuid = r.run_uuid), ''),
+       {use_keys},
+       case when coalesce(r.end_time, 0) = 0 or r.end_time - r.start_time > {long_ms} then coalesce((
+         select group_concat(k.key || '{between}' || k.step, '{after}') from (
+           select min(cast(m.key as text)) as key, cast(m.step as integer) as step from latest_metrics m
+           where m.run_uuid = r.run_uuid and m.step > 0 group by m.step order by m.step desc limit {step_keys}) k), '') else '' end,
+       coalesce(cast(r.start_time as integer), 0), coalesce(cast(r.end_time as integer), 0),
+       case when coalesce(r.end_time, 0) = 0 or r.end_time > {believed_ms} then coalesce((
+         select max(cast(m.timestamp as integer)) from latest_metrics m where m.run_uuid = r.run_uuid and m.timestamp <= {believed_ms}), 0) else 0 end
+from runs r
+"""
+# By the index on the run: with the keys named, SQLite would take the primary key, one search a key (`+` keeps it from that).
+SQLITE_MAP = """(select json_group_object(cast(t.key as text), cast(t.value as text)) from {table} t
+        where t.run_uuid = r.run_uuid and t.value is not null {among})"""
+SQLITE_USE_KEYS = """coalesce((select group_concat(cast(m.key as text) || char(30) || cast(m.step as integer), char(31)) from latest_metrics m
+                 where m.run_uuid = r.run_uuid and ({kinds})), '')"""
+
+POSTGRES_RUNS = """
+with chosen as materialized (select r.* from runs r {where}),
+tag_maps as ({tags}),
+param_maps as ({params}),
+param_lists as (
+  select run_uuid, string_agg(key || chr(30) || value, chr(31)) as param_list from params
+  where value is not null {only_chosen} group by run_uuid
+),
+signs as (
+  select run_uuid, max(timestamp)::bigint as last_ms from latest_metrics
+  where run_uuid in (select run_uuid from chosen where coalesce(end_time, 0) = 0 or end_time > {believed_ms}) and timestamp <= {believed_ms} group by run_uuid
+),
+last_steps as (
+  select run_uuid, min(key collate "C") as key, step, row_number() over (partition by run_uuid order by step desc) as place from latest_metrics
+  where run_uuid in (select run_uuid from chosen where coalesce(end_time, 0) = 0 or end_time - start_time > {long_ms}) and step > 0 group by run_uuid, step
+),
+step_keys as (
+  select run_uuid, string_agg(key || chr(30) || step, chr(31)) as step_keys from last_steps where place <= {step_keys} group by run_uuid
+),
+use_keys as (
+  select run_uuid, string_agg(key || chr(30) || step, chr(31)) as use_keys from latest_metrics
+  where ({kinds}) {only_chosen} group by run_uuid
+)
+select r.run_uuid::text, coalesce(r.experiment_id::text, ''), coalesce(r.name::text, ''), coalesce(r.user_id::text, ''),
+       coalesce(r.status::text, ''), coalesce(r.lifecycle_stage::text, ''), coalesce(r.artifact_uri::text, ''),
+       coalesce(t.document, '{{}}'), coalesce(p.document, '{{}}'), coalesce(l.param_list, ''), coalesce(u.use_keys, ''), coalesce(k.step_keys, ''),
+       coalesce(r.start_time, 0)::bigint, coalesce(r.end_time, 0)::bigint, coalesce(s.last_ms, 0)::bigint
+from chosen r
+left join tag_maps t on t.run_uuid = r.run_uuid
+left join param_maps p on p.run_uuid = r.run_uuid
+left join param_lists l on l.run_uuid = r.run_uuid
+left join signs s on s.run_uuid = r.run_uuid
+left join step_keys k on k.run_uuid = r.run_uuid
+left join use_keys u on u.run_uuid = r.run_uuid
+"""
+POSTGRES_MAP = """select run_uuid, json_object_agg(key, value)::text as document from {table}
+  where value is not null {among} {only_chosen} group by run_uuid"""
+
+SQLITE_EXPERIMENTS = """
+select {workspace}, cast(e.experiment_id as text), coalesce(cast(e.name as text), ''), coalesce(cast(e.lifecycle_stage as text), ''),
+       coalesce(cast(e.artifact_location as text), ''),
+       (select json_group_object(cast(t.key as text), cast(t.value as text)) from experiment_tags t
+        where t.experiment_id = e.experiment_id and t.value is not null),
+       coalesce(cast(e.creation_time as integer), 0), coalesce(cast(e.last_update_time as integer), 0)
+from experiments e
+"""
+
+POSTGRES_EXPERIMENTS = """
+select {workspace}, e.experiment_id::text, coalesce(e.name::text, ''), coalesce(e.lifecycle_stage::text, ''), coalesce(e.artifact_location::text, ''),
+       coalesce((select json_object_agg(t.key, t.value)::text from experiment_tags t
+                 where t.experiment_id = e.experiment_id and t.value is not null), '{{}}'),
+       coalesce(e.creation_time, 0)::bigint, coalesce(e.last_update_time, 0)::bigint
+from experiments e
+"""
+
+# One search of the index a step: the grid drives, whatever the planner knows.
+SQLITE_POINTS = """
+with wanted (run_uuid, key, last_step, stride) as (values {listed}),
+grid (run_uuid, key, step, last_step, stride) as (
+  select run_uuid, key, 0, last_step, stride from wanted
+  union all
+  select run_uuid, key, step + stride, last_step, stride from grid where step + stride <= last_step
+)
+select cast(g.run_uuid as text), cast(g.key as text), {logged_ms} cast(m.value as real)
+from grid g cross join metrics m indexed by index_metrics_run_uuid_key_step on m.run_uuid = g.run_uuid and m.key = g.key and m.step = g.step
+where m.is_nan = 0 and m.value between {least} and {most}
+"""
+POSTGRES_POINTS = """
+select w.run_uuid, w.key, {logged_ms} m.value::float8
+from (values {listed}) w (run_uuid, key, last_step, stride)
+cross join lateral generate_series(0, w.last_step, w.stride) g (step)
+cross join lateral (
+  select value, timestamp from metrics m
+  where m.run_uuid = w.run_uuid and m.key = w.key and m.step = g.step and not m.is_nan and m.value between {least} and {most} offset 0
+) m
+"""
+
+# From one step that was logged to the first one of the next stride, a search of the index each; a step may have been logged twice, before and after
+# a run was stopped.
+SQLITE_TIMES = """
+with recursive walk (run_uuid, key, step, first_step, last_step, stride) as (
+  select w.column1, w.column2, (
+    select min(m.step) from metrics m indexed by index_metrics_run_uuid_key_step where m.run_uuid = w.column1 and m.key = w.column2 and m.step >= w.column3
+  ), w.column3, w.column4, w.column5
+  from (values {listed}) w
+  union all
+  select w.run_uuid, w.key, (
+    select min(m.step) from metrics m indexed by index_metrics_run_uuid_key_step
+    where m.run_uuid = w.run_uuid and m.key = w.key and m.step >= w.first_step + ((w.step - w.first_step) / w.stride + 1) * w.stride
+  ), w.first_step, w.last_step, w.stride
+  from walk w
+  where w.step <= w.last_step
+)
+select cast(w.run_uuid as text), cast(w.key as text), cast(w.step as integer), cast(min(m.timestamp) as integer), cast(max(m.timestamp) as integer)
+from walk w cross join metrics m indexed by index_metrics_run_uuid_key_step on m.run_uuid = w.run_uuid and m.key = w.key and m.step = w.step
+where w.step <= w.last_step
+group by w.run_uuid, w.key, w.step
+"""
+POSTGRES_TIMES = """
+with recursive walk (run_uuid, key, step, first_step, last_step, stride) as (
+  select w.run_uuid, w.key, n.step, w.first_step, w.last_step, w.stride
+  from (values {listed}) w (run_uuid, key, first_step, last_step, stride)
+  cross join lateral (
+    select m.step from metrics m where m.run_uuid = w.run_uuid and m.key = w.key and m.step >= w.first_step order by m.step limit 1
+  ) n
+  union all
+  select w.run_uuid, w.key, n.step, w.first_step, w.last_step, w.stride
+  from walk w
+  cross join lateral (
+    select m.step from metrics m
+    where m.run_uuid = w.run_uuid and m.key = w.key and m.step >= w.first_step + ((w.step - w.first_step) / w.stride + 1) * w.stride
+    order by m.step limit 1
+  ) n
+  where w.step <= w.last_step
+)
+select w.run_uuid, w.key, w.step::bigint, t.first_ms, t.last_ms
+from walk w
+cross join lateral (
+  select min(timestamp)::bigint as first_ms, max(timestamp)::bigint as last_ms from metrics m
+  where m.run_uuid = w.run_uuid and m.key = w.key and m.step = w.step offset 0
+) t
+where w.step <= w.last_step
+"""
+
+MODELS = """
+select 'logged_model', cast(model_id as text), coalesce(cast(experiment_id as text), ''), cast(artifact_location as text) from logged_models
+where artifact_location <> ''
+"""
+TRACES = """
+select 'trace', cast(i.request_id as text), coalesce(cast(i.experiment_id as text), ''), cast(t.value as text)
+from trace_info i join trace_tags t on t.request_id = i.request_id
+where t.key = 'mlflow.artifactLocation' and t.value <> ''
+"""
+
+# The user tag of a trace is a tag with some clients and metadata with others. -1 and nan stand for null: SQLite's driver takes a type from the first rows.
+TRACE_COSTS = """
+select cast(i.request_id as {text}), coalesce(cast(i.experiment_id as {text}), ''),
+       coalesce((select cast(m.value as {text}) from trace_request_metadata m where m.request_id = i.request_id and m.key = 'mlflow.sourceRun'), ''),
+       coalesce((select cast(m.value as {text}) from trace_request_metadata m where m.request_id = i.request_id and m.key = 'mlflow.trace.user'), ''),
+       coalesce((select cast(m.value as {text}) from trace_request_metadata m where m.request_id = i.request_id and m.key = 'mlflow.user'),
+                (select cast(t.value as {text}) from trace_tags t where t.request_id = i.request_id and t.key = 'mlflow.user'), ''),
+       cast(coalesce(i.timestamp_ms, 0) as bigint), cast(coalesce(i.input_tokens, -1) as bigint), cast(coalesce(i.output_tokens, -1) as bigint),
+       cast(i.total_cost as {real})
+from trace_info i where i.total_cost is not null {months}
+"""
+SPAN_COSTS = """
+select cast(s.trace_id as {text}), cast(s.span_id as {text}), coalesce(cast(s.parent_span_id as {text}), ''), coalesce(cast(s.model_name as {text}), ''),
+       cast(coalesce(s.total_cost, -1) as {real})
+from trace_info i join spans s on s.trace_id = i.request_id where i.total_cost is not null {months}
+"""
+
+
+def is_database_uri(uri: str) -> bool:
+    """Whether `uri` names a database this module can read."""
+    return uri.split(":", 1)[0].split("+", 1)[0] in ("sqlite", "postgresql", "postgres")
+
+
+class SnapshotLost(SourceUnreachable):
+    """PostgreSQL took the snapshot away; reading again from the start usually works."""
+
+
+class DatabaseReader:
+    """MLflow's rows in one snapshot. Leaving it ends the snapshot and removes the copy."""
+
+    def __init__(self, server: TrackingServer, uri: str, workdir: Path, progress: Callable[[str], None]) -> None:
+        self.name = server.name
+        self.only_workspaces = None if server.workspaces in (None, "all") else list(server.workspaces)
+        self.warnings: list[str] = []
+        self.repaired = 0
+        self.version = ""
+        self.revision = ""
+        self._secrets = uri_secrets(uri)
+        self._uri = uri
+        self._workdir = workdir
+        self._progress = progress
+        self._copy: Path | None = None
+        self.is_sqlite = uri.startswith("sqlite")
+        self._connection: Connection | None = None
+        self.links = DatabaseLinks(self, server)
+        self._failures: tuple[type[Exception], ...] = (OSError,)
+
+    def __enter__(self) -> DatabaseReader:
+        try:
+            self._open()
+            self.revision = self._check_revision()
+        except BaseException:
+            self._close()
+            raise
+        self.version = f"revision {self.revision}"
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._close()
+
+    def _open(self) -> None:
+        with ThreadPoolExecutor(1) as beside:  # the copy is the kernel's work, the drivers are Python's
+            if self.is_sqlite:
+                self._copy = self._workdir / COPY
+                copying = beside.submit(copy_sqlite, self.name, sqlite_path(self._uri), self._copy, self._progress)
+            self._failures = load_drivers()
+        if self.is_sqlite:
+            copying.result()
+            self._connection = self._connect_copy()
+        else:
+            self._connection = self._connect_postgres()
+
+    def _connect_postgres(self) -> Connection:
+        try:
+            return Postgres(postgres_uri(self._uri))
+        except self._failures as error:
+            raise SourceUnreachable(
+                self.name, f"cannot open the database of {self.name}: {self._hide(error)}. Check `database` in runspend.yaml."
+            ) from None
+
+    def _connect_copy(self) -> Connection:
+        assert self._copy is not None
+        return SqliteCopy(self._copy, CHUNK_ROWS)
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._copy is not None:
+            remove_copy(self._copy)
+
+    def _hide(self, error: BaseException) -> str:
+        return redact_values(redact_uri(" ".join(str(error).split())), self._secrets)
+
+    def _check_revision(self) -> str:
+        """The revision of the schema; anything but one known revision is refused before a row is read."""
+        try:
+            found = sorted(str(r) for r in self._scalars("select cast(version_num as varchar) from alembic_version"))
+        except SourceError:
+            raise SourceRefused(
+                self.name,
+                f"cannot read the database of {self.name}: it has no table alembic_version, so it is not MLflow's. Check `database` in runspend.yaml.",
+            ) from None
+        supported = revisions.REVISIONS[revisions.REVISIONS.index(revisions.OLDEST_SUPPORTED) :]
+        if len(found) == 1 and found[0] in supported:
+            return found[0]
+        shown = " and ".join(found) if found else "none"
+        raise SourceRefused(
+            self.name,
+            f"cannot read the database of {self.name}: its schema revision is {shown}, and Runspend knows {revisions.describe_range()}. Nothing was read. "
+            "Set `via: api` for this server, or upgrade whichever is older.",
+        )
+
+    def read_experiments(self) -> pa.Table:
+        has_workspaces = revisions.is_at_least(self.revision, revisions.WORKSPACES_SINCE)
+        sql = (SQLITE_EXPERIMENTS if self.is_sqlite else POSTGRES_EXPERIMENTS).format(
+            workspace="cast(e.workspace as varchar)" if has_workspaces else "'default'"
+        )
+        schema = raw.raw_schema(raw.EXPERIMENT_TEXT, raw.EXPERIMENT_TIMES)
+        table = raw.to_table(self.batches(sql, schema), schema)
+        if self.only_workspaces is not None:
+            import pyarrow as pa
+            import pyarrow.compute as pc
+
+            table = table.filter(pc.is_in(table["workspace"], value_set=pa.array(self.only_workspaces, pa.string())))
+        return table
+
+    def list_months(self) -> list[str]:
+        month = f"((coalesce(start_time, 0)) / {86_400_000})"
+        days = self._scalars(f"select distinct cast({month} as bigint) from runs")
+        return sorted({raw.month_of(int(d) * 86_400_000 + 1 if d else 0) for d in days})
+
+    def count_runs(self) -> int:
+        return int(self._scalars("select cast(count(*) as bigint) from runs")[0])
+
+    def narrow_keys(self, wanted: raw.Keys) -> raw.Keys:
+        """Those of the wanted keys that some run has: a look into the primary key each."""
+        return replace(wanted, tags=self._present("tags", wanted.tags), params=self._present("params", wanted.params))
+
+    def _present(self, table: str, keys: Sequence[str] | None) -> Sequence[str] | None:
+        if not keys:
+            return keys
+        listed = ", ".join(f"({_literal(key)})" for key in keys)
+        found = self._scalars(
+            f"select cast(w.key as varchar) from (select column1 as key from (values {listed}) v) w where exists (select 1 from {table} t where t.key = w.key)"
+        )
+        return [key for key in keys if key in set(found)]
+
+    def read_runs(self, months: Sequence[str] | None, keys: raw.Keys) -> Iterator[pa.RecordBatch]:
+        where = "" if months is None else "where " + (" or ".join(_month_condition(m) for m in months) or "false")
+        schema = raw.run_schema()
+        times = {"long_ms": raw.LONG_MS, "step_keys": raw.STEP_KEYS, "believed_ms": keys.believed_ms}
+        if not self.is_sqlite:
+            only_chosen = "and run_uuid in (select run_uuid from chosen)" if where else ""
+            maps = {t: POSTGRES_MAP.format(table=t, among=_among("key", k), only_chosen=only_chosen) for t, k in keys.by_table()}
+            kinds = " or ".join(f"key like 'system/%{kind}'" for kind in raw.use_kinds(keys))
+            yield from self.batches(POSTGRES_RUNS.format(where=where, only_chosen=only_chosen, kinds=kinds, **times, **maps), schema)
+            return
+        maps = {t: "'{}'" if k is not None and not k else SQLITE_MAP.format(table=t, among=_among("+t.key", k)) for t, k in keys.by_table()}
+        [has_use] = self._scalars("select exists (select 1 from latest_metrics where key >= 'system/' and key < 'system0')")
+        kinds = " or ".join(f"m.key glob 'system/*{kind}'" for kind in raw.use_kinds(keys))
+        runs = SQLITE_RUNS.format(**maps, **times, between=raw.BETWEEN, after=raw.AFTER, use_keys=SQLITE_USE_KEYS.format(kinds=kinds) if has_use else "''")
+        first, last = (int(self._scalars(f"select coalesce({f}(rowid), 0) from runs")[0]) for f in ("min", "max"))
+        step = max(CHUNK_ROWS, (last - first) // 10_000)
+        chunks = (
+            f"{runs} where r.rowid >= {start} and r.rowid < {start + step} {where.replace('where', 'and (', 1) + ')' if where else ''}"
+            for start in range(first, last + 1, step)
+        )
+        yield from self._read_side_by_side(chunks, schema)
+
+    def read_use(self, wanted: Sequence[raw.UseKey]) -> Iterator[pa.RecordBatch]:
+        """The chosen points of system metrics, by the index on run, key and step; none from a database that lacks it."""
+        return self.read_points(wanted, raw.use_schema(), logged_ms="", most=100)
+
+    def read_power(self, wanted: Sequence[raw.UseKey]) -> Iterator[pa.RecordBatch]:
+        """The chosen points of metrics of power, with their times."""
+        if wanted and not revisions.is_at_least(self.revision, revisions.METRIC_INDEX_SINCE):
+            self.warnings.append(
+                f"{self.name}: power that runs measured cannot be read from a database older than revision {revisions.METRIC_INDEX_SINCE}: "
+                "its metrics have no index. Those hours have `idle_watts`. Run `mlflow db upgrade`, or set `via: api`."
+            )
+        logged_ms = "cast(m.timestamp as integer)," if self.is_sqlite else "m.timestamp::bigint,"
+        return self.read_points(wanted, raw.power_schema(), logged_ms=logged_ms, most=raw.LARGEST_WATTS)
+
+    def read_points(
+        self, wanted: Sequence[raw.UseKey], schema: pa.Schema, *, logged_ms: str, least: float = 0, most: float
+    ) -> Iterator[pa.RecordBatch]:
+        """Points of metrics between `least` and `most`, each by a search of the index; none from a database that lacks it. `logged_ms`: the columns before the value."""
+        if not revisions.is_at_least(self.revision, revisions.METRIC_INDEX_SINCE):
+            return
+        if wanted and isinstance(self._connection, Postgres):  # whatever its planner thinks of a small or never analyzed table
+            self._connection.let_scans("off")
+        for part in _parts(wanted):
+            listed = ", ".join(f"({_literal(u.run_id)}, {_literal(u.key)}, {u.last_step}, {u.stride})" for u in part)
+            sql = SQLITE_POINTS if self.is_sqlite else POSTGRES_POINTS
+            yield from self.batches(sql.format(listed=listed, logged_ms=logged_ms, least=least, most=most), schema)
+        if wanted and isinstance(self._connection, Postgres):
+            self._connection.let_scans("on")
+
+    def read_times(self, wanted: Sequence[raw.StepRange]) -> Iterator[pa.RecordBatch]:
+        """When metrics were logged at the chosen steps, by the index on run, key and step; nothing from a database that lacks it."""
+        if not wanted or not revisions.is_at_least(self.revision, revisions.METRIC_INDEX_SINCE):
+            return
+        if isinstance(self._connection, Postgres):  # whatever its planner thinks of a small or never analyzed table
+            self._connection.let_scans("off")
+        for part in _parts(wanted):
+            listed = ", ".join(f"({_literal(w.run_id)}, {_literal(w.key)}, {w.first_step}, {w.last_step}, {w.stride})" for w in part)
+            yield from self.batches((SQLITE_TIMES if self.is_sqlite else POSTGRES_TIMES).format(listed=listed), raw.time_schema())
+        if isinstance(self._connection, Postgres):
+            self._connection.let_scans("on")
+
+    def _read_side_by_side(self, queries: Iterator[str], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        """The batches of many queries over the copy, in order, a few read ahead by connections of their own."""
+        free: SimpleQueue[Connection] = SimpleQueue()
+        connections = [self._connect_copy() for _ in range(READERS)]
+        for connection in connections:
+            free.put(connection)
+
+        def read(sql: str) -> list[pa.RecordBatch]:
+            connection = free.get()
+            try:
+                return list(self.batches(sql, schema, connection))
+            finally:
+                free.put(connection)
+
+        pool = ThreadPoolExecutor(READERS)
+        try:
+            ahead = deque(pool.submit(read, sql) for sql in islice(queries, READERS + 1))
+            while ahead:
+                batches = ahead.popleft().result()
+                ahead.extend(pool.submit(read, sql) for sql in islice(queries, 1))
+                yield from batches
+        finally:
+            pool.shutdown(cancel_futures=True)
+            for connection in connections:
+                connection.close()
+
+    def read_owners(self) -> pa.Table:
+        schema = raw.raw_schema(raw.OWNER_TEXT)
+        batches: list[pa.RecordBatch] = []
+        if revisions.is_at_least(self.revision, revisions.LOGGED_MODELS_SINCE):
+            batches += self.batches(MODELS, schema)
+        if revisions.is_at_least(self.revision, revisions.TRACES_SINCE):
+            batches += self.batches(TRACES, schema)
+        return raw.to_table(batches, schema)
+
+    def list_trace_months(self) -> list[str]:
+        if not revisions.is_at_least(self.revision, revisions.TRACE_COSTS_SINCE):
+            return []
+        days = self._scalars(f"select distinct cast(timestamp_ms / {86_400_000} as bigint) from trace_info where total_cost is not null")
+        return sorted({raw.month_of(int(d) * 86_400_000 + 1) for d in days})
+
+    def read_traces(self, months: Sequence[str]) -> tuple[pa.Table, pa.Table]:
+        bounds = [raw.month_bounds(month) for month in months]
+        within = " or ".join(f"(i.timestamp_ms >= {first} and i.timestamp_ms < {after})" for first, after in bounds)
+        types = {"text": "text", "real": "real" if self.is_sqlite else "float8", "months": f"and ({within or 'false'})"}
+        tables = []
+        for sql, schema in ((TRACE_COSTS, raw.trace_schema()), (SPAN_COSTS, raw.span_schema())):
+            tables.append(raw.to_table(self.batches(sql.format(**types), schema) if months else (), schema))
+        return tables[0], tables[1]
+
+    def batches(self, sql: str, schema: pa.Schema, connection: Connection | None = None) -> Iterator[pa.RecordBatch]:
+        try:
+            for batch in (connection or self._opened()).read(sql):
+                if batch.num_rows:
+                    clean, repaired = raw.to_batch(batch.columns, schema)
+                    self.repaired += repaired
+                    yield clean
+        except self._failures as error:
+            raise self._unreadable(error) from None
+
+    def _scalars(self, sql: str) -> list[Any]:
+        connection = self._opened()
+        try:
+            return connection.scalars(sql)
+        except self._failures as error:
+            connection.rollback()
+            raise self._unreadable(error) from None
+
+    def _opened(self) -> Connection:
+        assert self._connection is not None, "entered"
+        return self._connection
+
+    def _unreadable(self, error: BaseException) -> SourceUnreachable:
+        state = getattr(error, "sqlstate", None)
+        is_lost = state == "40001" or (state == "57014" and "recovery" in str(error))
+        kind = SnapshotLost if is_lost else SourceUnreachable
+        return kind(self.name, f"cannot read the database of {self.name}: {self._hide(error)}. Its last good data stay.")
+
+
+def _parts(wanted: Sequence[Looked]) -> Iterator[list[Looked]]:
+    """Metrics for one query each: some hundred, and no more points than the time limit of a statement allows."""
+    part: list[Looked] = []
+    points = 0
+    for metric in wanted:
+        if part and (len(part) == USE_KEYS_PER_QUERY or points + metric.points > POINTS_PER_QUERY):
+            yield part
+            part, points = [], 0
+        part.append(metric)
+        points += metric.points
+    if part:
+        yield part
+
+
+def _literal(text: str) -> str:
+    """Text in SQL; a NUL, which no literal can hold, can be in no key of a database that keeps C strings either."""
+    return "'" + text.replace("\0", "").replace("'", "''") + "'"
+
+
+def _among(column: str, keys: Sequence[str] | None) -> str:
+    if keys is None:
+        return ""
+    return f"and {column} in ({', '.join(map(_literal, keys))})" if keys else "and false"
+
+
+def _month_condition(month: str) -> str:
+    first, after = raw.month_bounds(month)
+    if month == raw.NO_START:
+        return f"(r.start_time is null or r.start_time < {after} or r.start_time >= {raw.LAST_MS})"
+    return f"(r.start_time >= {first} and r.start_time < {after})"
+
+
+def sqlite_path(uri: str) -> Path:
+    """The file of a `sqlite:///relative` or `sqlite:////absolute` URI."""
+    text = uri.split(":///", 1)[-1].split("?", 1)[0]
+    return Path(text) if Path(text).exists() else Path(unquote(text))
+
+
+def postgres_uri(uri: str) -> str:
+    """The URI for libpq: no SQLAlchemy driver, every transaction read-only, one snapshot, bounded."""
+    parts = urlsplit(uri)
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    ours = f"-c default_transaction_read_only=on -c default_transaction_isolation=repeatable\\ read -c statement_timeout={STATEMENT_TIMEOUT_MS}"
+    query["options"] = f"{query['options']} {ours}" if query.get("options") else ours
+    query = {"connect_timeout": "10", "application_name": "runspend", **query}
+    return urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(query, quote_via=quote), ""))
+
+
+def copy_sqlite(name: str, path: Path, target: Path, progress: Callable[[str], None]) -> None:
+    """A private copy: a reader that holds a snapshot would stop MLflow's writers.
+
+    SQLite here and SQLite in ADBC are two builds that do not see each other's locks, so the original is only ever
+    opened here, and the copy by ADBC only after this returned.
+    """
+    if not path.is_file():
+        raise SourceUnreachable(
+            name, f"cannot read the database of {name}: there is no file {path}. Check `uri` or `database` in runspend.yaml."
+        )
+    remove_copy(target)
+    started = time.monotonic()
+    last = 0.0
+
+    def watch(status: int, remaining: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - started > COPY_SECONDS:
+            raise TimeoutError(f"MLflow wrote without pause for {COPY_SECONDS} s")
+        if total and time.monotonic() - last > 1:
+            last = time.monotonic()
+            progress(f"{name}: copying the database, {100 * (total - remaining) // total} %")
+
+    source = copy = None
+    try:
+        source = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, timeout=30, isolation_level=None)
+        is_copied = _copy_locked(source, path, target)
+        if not is_copied:
+            remove_copy(target)
+        copy = sqlite3.connect(target, isolation_level=None)
+        copy.execute("pragma synchronous = off")
+        if not is_copied:
+            source.backup(copy, pages=STEP_PAGES, progress=watch, sleep=0.05)
+        copy.execute("pragma journal_mode = delete")
+        _add_indexes(copy)
+    except (sqlite3.Error, OSError) as error:
+        remove_copy(target)
+        if cannot_be_written(error):
+            raise
+        raise SourceUnreachable(name, f"cannot copy the database of {name} ({path}): {error}. Its last good data stay.") from None
+    finally:
+        for connection in (source, copy):
+            if connection is not None:
+                connection.close()
+
+
+def _copy_piece(original: int, copy: int, at: int, most: int) -> int:
+    """Copy what lies there, at most so many bytes; how much it was. By the kernel where it can: the drivers' import keeps the
+    interpreter busy meanwhile, and every piece has to wait for it."""
+    try:
+        if size := os.copy_file_range(original, copy, most, at, at):
+            return size
+    except (AttributeError, OSError):  # another system, or two file systems
+        pass
+    return os.pwrite(copy, os.pread(original, COPY_BYTES, at), at)
+
+
+def _copy_locked(source: sqlite3.Connection, path: Path, target: Path) -> bool:
+    """Copy the file's bytes while SQLite's shared lock keeps writers out of it: three times as quick as the backup.
+
+    False, and the backup has to do it in steps, where a writer waits (its journal is there) and it takes long, and in WAL
+    mode, where pages are moved into the file under this lock. Closing any descriptor of the file drops the process's
+    POSIX locks on it, so it is open for as long as the lock is needed.
+    """
+    source.execute("begin")
+    try:
+        source.execute("select count(*) from sqlite_master").fetchone()  # takes the lock, and reads a journal left by a crash
+        if source.execute("pragma journal_mode").fetchone()[0] == "wal":
+            return False
+        until = time.monotonic() + LOCK_SECONDS
+        journal = path.with_name(path.name + "-journal")
+        with path.open("rb", buffering=0) as original, target.open("wb", buffering=0) as copy:
+            at, most, began = 0, PIECE_BYTES[0], time.monotonic()
+            while size := _copy_piece(original.fileno(), copy.fileno(), at, most):
+                at, now = at + size, time.monotonic()
+                if now > until and journal.exists():
+                    return False
+                most = min(2 * most, PIECE_BYTES[1]) if now - began < LOCK_SECONDS / 4 else PIECE_BYTES[0]  # a slow disk takes seconds for a large one
+                began = now
+        return True
+    finally:
+        source.execute("rollback")
+
+
+def _add_indexes(copy: sqlite3.Connection) -> None:
+    """What MLflow has had since 3.2; without them an older database would be scanned once per run."""
+    tables = {row[0] for row in copy.execute("select name from sqlite_master where type = 'table'")}
+    for table, column in INDEXES.items():
+        indexed = any(
+            copy.execute("select name from pragma_index_info(?) where seqno = 0 and name = ?", (index[1], column)).fetchone()
+            for index in copy.execute(f"pragma index_list({table})").fetchall()
+        )
+        if table in tables and not indexed:
+            copy.execute(f"create index runspend_{table} on {table}({column})")
+
+
+def remove_copy(target: Path) -> None:
+    for leftover in (target, *(target.with_name(target.name + end) for end in ("-journal", "-wal", "-shm"))):
+        leftover.unlink(missing_ok=True)
+
+
+def database_uri(server: TrackingServer) -> str | None:
+    """The database to read a server from, or None for the API."""
+    if server.via == "api":
+        return None
+    uri = server.database.get_secret_value() if server.database else server.uri
+    if is_database_uri(uri):
+        return uri
+    if server.via == "database" or server.database:
+        scheme = uri.split(":", 1)[0]
+        raise ConfigError(
+            f"cannot read the database of {server.name}: {scheme} databases are not supported, only sqlite:/// and postgresql://. "
+            "Leave `database` out and set `via: api`."
+        )
+    return None

@@ -1,0 +1,257 @@
+"""Where a run's dimensions, job and pool come from: what the configuration says, as pieces of `runs.sql`.
+
+Put here how a setting becomes a column. No text of a user is part of the SQL but the names of pools, which are names: texts go
+in as variables of the connection, and the pieces say their positions. Nothing here looks at a bill: what a run got from a bill
+line may not be used to find its bill lines.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import resources
+from pathlib import Path
+
+from runspend.config.settings import DimensionSettings, Pool, TrackingServer
+from runspend.core.errors import ConfigError
+from runspend.core.resource_keys import (
+    AZURE_JOB_KEYS,
+    AZURE_WORKSPACE_KEYS,
+    JOB_PLACE_KEYS,
+    RUN_JOB_KEYS,
+    SLURM_CLUSTER_KEYS,
+    SLURM_JOB_KEYS,
+    cluster_job_sql,
+    job_key_sql,
+    pool_key_sql,
+    principal_key_sql,
+    resource_key_sql,
+    workspace_job_sql,
+)
+from runspend.core.secret_shapes import macros_sql
+from runspend.core.selectors import glob_to_regex, matches
+from runspend.ingest.tracking.links import LinkSettings
+
+DIMENSIONS = ("team", "project", "cost_center", "owner")
+# Columns of `runs.sql` that selectors ask for; `tracking` is the server itself.
+SELECTED = {"workspace": "workspace_name", "experiment": "experiment_name", "user": "user_name", "status": "status"}
+
+
+@dataclass(frozen=True)
+class MeasuredMachines:
+    """Machines whose bill is by measured watts, as the bill lists them, and for each pool the machines its runs may be on."""
+
+    resource_ids: tuple[str, ...] = ()
+    of_pool: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """What of the configuration the rows of runs depend on, beside the server's own settings."""
+
+    dimensions: DimensionSettings
+    pools: Sequence[Pool] = ()
+    job_keys: Sequence[str] = RUN_JOB_KEYS
+    selector_keys: Collection[str] = ()
+    measured: MeasuredMachines = MeasuredMachines()
+    links: LinkSettings = LinkSettings()  # noqa: RUF009 (frozen)
+
+
+@dataclass(frozen=True)
+class UserLine:
+    """One line of a users file: who, what, and from when (inclusive) to when (exclusive); None is open."""
+
+    file: int
+    person: str
+    value: str
+    valid_from: datetime | None
+    valid_to: datetime | None
+
+
+def is_of_line(source: str | Mapping[str, str]) -> bool:
+    """Whether a source of a dimension is one of bill lines: a tag of theirs, or a file by their IAM principal."""
+    return source.startswith("line.") if isinstance(source, str) else "principal" in source
+
+
+class Places:
+    """Where dimensions and selectors look, each place once: run tags, run params, experiment tags, files by user, the user."""
+
+    def __init__(self, settings: RowSettings) -> None:
+        dims = settings.dimensions
+        sources = {d: [s for s in getattr(dims, d) if not is_of_line(s)] for d in DIMENSIONS}
+        texts = [s for d in DIMENSIONS for s in sources[d] if isinstance(s, str)]
+        selected = {key for pool in settings.pools for key in pool.runs}
+        self.tags = sort_keys(keys_of(texts, "run.tag.") | keys_of(selected, "tag."))
+        self.params = sort_keys(keys_of(texts, "run.param.") | keys_of(selected, "param."))
+        self.experiment_tags = sort_keys(keys_of(texts, "experiment.tag.") | keys_of(selected, "experiment_tag."))
+        self.files = sort_keys({s["user"] for d in DIMENSIONS for s in sources[d] if isinstance(s, dict)})
+        self.user_lines = [line for i, file in enumerate(self.files) for line in _read_users(i + 1, Path(file))]
+        self._keys = [
+            *(f"run.tag.{k}" for k in self.tags),
+            *(f"run.param.{k}" for k in self.params),
+            *(f"experiment.tag.{k}" for k in self.experiment_tags),
+            *(f"file {f}" for f in self.files),
+            "run.user",
+        ]
+        # As `team_from` and the like show them: a file by its name, not by where it lies on this machine.
+        self.names = [f"user:{Path(k.removeprefix('file ')).name}" if k.startswith("file ") else k for k in self._keys]
+        self._of_dimension = {
+            dimension: [self._keys.index(s if isinstance(s, str) else f"file {s['user']}") for s in wanted] for dimension, wanted in sources.items()
+        }
+
+    def dimension_columns(self, tags: Sequence[str], params: Sequence[str]) -> dict[str, str]:
+        """SQL of `team`, `team_from` and so on, where `tags` and `params` are the lists behind `t` and `p`."""
+        expressions = [
+            *(tag_sql(tags, k) for k in self.tags),
+            *(param_sql(params, k) for k in self.params),
+            *(self.experiment_tag_sql(k) for k in self.experiment_tags),
+            *(f"said(value_at(periods, {i + 1}, instant(start_ms)))" for i in range(len(self.files))),
+            "user_name",
+        ]
+        columns: dict[str, str] = {}
+        for dimension, wanted in self._of_dimension.items():
+            values = ", ".join(["null::varchar", *(expressions[i] for i in wanted)])
+            froms = " ".join(f"when {expressions[i]} is not null then getvariable('places')[{i + 1}]" for i in wanted)
+            columns |= {dimension: f"coalesce({values})", f"{dimension}_from": f"case {froms} end" if froms else "null::varchar"}
+        return columns
+
+    def experiment_tag_sql(self, key: str) -> str:
+        return f"said(dimension_values[{self.experiment_tags.index(key) + 1}])"
+
+
+def tag_sql(tags: Sequence[str], key: str) -> str:
+    return f"said(t[{tags.index(key) + 1}])" if key in tags else "null::varchar"
+
+
+def param_sql(params: Sequence[str], key: str) -> str:
+    return f"said(p[{params.index(key) + 1}])" if key in params else "null::varchar"
+
+
+def copied_sql(values: str, labels: str, places: Iterable[int]) -> str:
+    """SQL of a JSON object of the values a run states at these places of a list; five times as quick as one made of a map."""
+    parts = "".join(f", getvariable('{labels}')[{i + 1}] || cast(to_json({values}[{i + 1}]) as varchar)" for i in places)
+    return f"'{{' || concat_ws(','{parts}) || '}}'" if parts else "'{}'"
+
+
+class PoolColumns:
+    """Which pool a run is in: the first, in the configured order, whose `runs` selector names it."""
+
+    def __init__(self, pools: Sequence[Pool], places: Places, server: str) -> None:
+        # The server is known here; a pool of other servers can name none of these runs.
+        self._pools = [pool for pool in pools if all(any(matches(p, server) for p in texts) for key, texts in pool.runs.items() if key == "tracking")]
+        self._places = places
+        self.texts: list[str] = []  # the patterns, behind the variable `pool_texts`
+
+    def columns(self, tags: Sequence[str], params: Sequence[str]) -> dict[str, str]:
+        """SQL of `pool_number` and, where the dimensions are known, of `pool_key`: null where a value of `equal` is missing."""
+        self.texts = []
+        numbers = [f"when {self._condition(pool, tags, params)} then {i}" for i, pool in enumerate(self._pools)]
+        keys = [f"when {i} then {pool_key_sql(pool.name, [(d, d) for d in pool.equal])}" for i, pool in enumerate(self._pools)]
+        return {
+            "pool_number": f"case {' '.join(numbers)} end" if numbers else "null::integer",
+            "pool_key": f"case pool_number {' '.join(keys)} end" if keys else "null::varchar",
+        }
+
+    def _condition(self, pool: Pool, tags: Sequence[str], params: Sequence[str]) -> str:
+        parts = ["true"]
+        for key, patterns in pool.runs.items():
+            kind, _, name = key.partition(".")
+            if key == "tracking":
+                continue
+            column = {"tag": tag_sql(tags, name), "param": param_sql(params, name)}.get(kind) if name else SELECTED[key]
+            column = column or self._places.experiment_tag_sql(name)
+            parts.append("(" + " or ".join(self._matching(column, pattern) for pattern in patterns) + ")")
+        return " and ".join(parts)
+
+    def _matching(self, column: str, pattern: str) -> str:
+        if "*" in pattern or "?" in pattern:
+            return f"coalesce(regexp_matches({column}, {self._text(glob_to_regex(pattern))}), false)"
+        return f"coalesce({column} = {self._text(pattern)}, false)"
+
+    def _text(self, text: str) -> str:
+        self.texts.append(text)
+        return f"getvariable('pool_texts')[{len(self.texts)}]"
+
+
+def job_columns(keys: Sequence[str], tags: Sequence[str], params: Sequence[str]) -> dict[str, str]:
+    """SQL of `said_job`, the first of the job keys that is stated, a tag before a param of the same name, and of `said_job_key`: as bills have it.
+
+    A SLURM job is one of its cluster's and an Azure ML job one of its workspace's, where the run states those too.
+    """
+    stated = [sql for key in keys for sql in (tag_sql(tags, key), param_sql(params, key)) if not sql.startswith("null")]
+
+    def place(names: Sequence[str]) -> str:
+        return f"coalesce({', '.join([sql(known, name) for name in names for sql, known in ((tag_sql, tags), (param_sql, params))])})"
+
+    number = [key for key in keys if key in (*SLURM_JOB_KEYS, "runspend.job_id")]
+    azure = [key for key in keys if key in AZURE_JOB_KEYS]
+    subscription, group, workspace = (place([key]) for key in AZURE_WORKSPACE_KEYS)
+    path = f"('/subscriptions/' || {subscription} || '/resourceGroups/' || {group} || '/providers/Microsoft.MachineLearningServices/workspaces/' || {workspace})"
+    job = job_key_sql("said_job")
+    cases = [
+        *([f"when said_job = {place(number)} then {cluster_job_sql(job, place(SLURM_CLUSTER_KEYS))}"] if number else []),
+        *([f"when said_job = {place(azure)} then {workspace_job_sql(job, path)}"] if azure else []),
+    ]
+    said = f"coalesce({', '.join([*stated, 'null::varchar'])})"
+    return {"said_job": said, "said_job_key": f"case {' '.join(cases)} else {job} end" if cases else job}
+
+
+def digest_settings(server: TrackingServer, settings: RowSettings, places: Places, place_rules: Iterable[str] = ()) -> str:
+    """One digest of everything the rows of a run depend on beside MLflow: when it differs, every month is read again."""
+    rules = [file.read_text(encoding="utf-8") for file in sorted(resources.files("runspend.ingest.tracking").iterdir(), key=lambda f: f.name) if file.name.endswith(".sql")]
+    said = {
+        "copy": server.copy_.model_dump(mode="json"),
+        "dimensions": {d: [s if isinstance(s, str) else {"user": Path(s["user"]).name} for s in getattr(settings.dimensions, d) if not is_of_line(s)] for d in DIMENSIONS},
+        "not_a_person": settings.dimensions.not_a_person,
+        "users": [[line.file, line.person, line.value, str(line.valid_from), str(line.valid_to)] for line in places.user_lines],
+        "pools": [[pool.name, pool.runs, pool.equal] for pool in settings.pools],
+        "job_keys": list(settings.job_keys),
+        "selector_keys": sorted(settings.selector_keys),
+        "rules": [*rules, macros_sql(), resource_key_sql("resource_id"), principal_key_sql("said_principal"), *job_columns(settings.job_keys, [*settings.job_keys, *JOB_PLACE_KEYS], []).values(), *place_rules],
+        "measured": [settings.measured.resource_ids, settings.measured.of_pool],
+        "links": [settings.links.wanted, settings.links.metrics],
+    }
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _read_users(number: int, path: Path) -> list[UserLine]:
+    """A CSV file with a header: the user first, the value second, then or nowhere `from` and `to`. The first line that holds at a run's start counts."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = [(reader.line_num, line) for reader in [csv.reader(file)] for line in reader if line]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"cannot read {path} of `dimensions`: {error}. Give a CSV file with the columns user and value.") from error
+    if not lines or any(len(line) < 2 for _, line in lines):
+        raise ConfigError(f"cannot use {path} of `dimensions`: it needs a header and two columns, user and value.")
+    header = [name.strip().casefold() for name in lines[0][1]]
+    found = []
+    for line_number, line in lines[1:]:
+        by_name = dict(zip(header[2:], line[2:], strict=False))
+        first, after = (_read_day(path, line_number, name, by_name.get(name, "")) for name in ("from", "to"))
+        if first is not None and after is not None and first >= after:
+            raise ConfigError(f"cannot use {path} of `dimensions`, line {line_number}: `from` is not before `to`, the first moment after it. Correct the dates.")
+        found.append(UserLine(number, line[0].strip(), line[1].strip(), first, after))
+    return found
+
+
+def _read_day(path: Path, line: int, name: str, text: str) -> datetime | None:
+    if not text.strip():
+        return None
+    try:
+        moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
+    except ValueError:
+        raise ConfigError(f"cannot use {path} of `dimensions`, line {line}: {name} {text.strip()!r} is no date. Write it as 2026-11-01.") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
+def keys_of(names: Iterable[str], prefix: str) -> set[str]:
+    """The keys among names like "tag.K"."""
+    return {n[len(prefix) :] for n in names if n.startswith(prefix) and len(n) > len(prefix)}
+
+
+def sort_keys(keys: Iterable[str]) -> list[str]:
+    return sorted(set(keys), key=str.encode)

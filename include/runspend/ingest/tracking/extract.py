@@ -1,0 +1,245 @@
+"""One tracking server, read once: which months, which way, what is believed, and the files that come out.
+
+Put here the order of an extract and its refusals. Fetching belongs to `database.py` and `api.py`, meaning to `rows.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runspend.config.settings import DimensionSettings, Pool, TrackingServer
+from runspend.core.errors import SourceError, SourceRefused
+from runspend.core.resource_keys import RUN_JOB_KEYS
+from runspend.ingest.tracking import database, raw
+from runspend.ingest.tracking.dimension_sources import MeasuredMachines, RowSettings
+from runspend.ingest.tracking.links import LinkFiles, Links, LinkSettings
+from runspend.ingest.tracking.rows import REPLAYED, Rows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Previous = Callable[[str, str], "pa.Table | None"]
+
+
+@dataclass(frozen=True)
+class Extract:
+    """What one server gave: a Parquet file per unit, and what is left out and why."""
+
+    tables: dict[tuple[str, str], Path]
+    covered_until: datetime
+    run_count: int
+    experiment_count: int
+    extras: dict[tuple[str, str], dict[str, Any]]
+    refused: list[SourceRefused] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def extract_server(
+    server: TrackingServer,
+    dims: DimensionSettings,
+    *,
+    now: datetime,
+    previous: Previous,
+    months: Sequence[str] | None = None,
+    known_months: Sequence[str] = (),
+    billed_months: Callable[[], Collection[str]] = tuple,
+    workdir: Path,
+    load_id: str,
+    progress: Callable[[str], None] = lambda text: None,
+    selector_keys: Collection[str] = (),
+    pools: Sequence[Pool] = (),
+    job_keys: Sequence[str] = RUN_JOB_KEYS,
+    settings_of: Mapping[str, str | None] | None = None,
+    known_trace_months: Sequence[str] = (),
+    accept: Collection[str] = (),
+    measured: MeasuredMachines = MeasuredMachines(),  # noqa: B008 (frozen)
+    links: LinkSettings = LinkSettings(),  # noqa: B008 (frozen)
+) -> Extract:
+    """Read a server into Parquet files under `workdir`.
+
+    `months` restricts the start months; None reads what the design's policy says: all of them from a database, through
+    the API what `choose_months` chooses, which alone asks for `billed_months`. `known_months` are those the warehouse holds: one that MLflow no longer has any
+    run of is read as empty; `settings_of` says under which `extras["settings"]` each was written: one that differs is read
+    again. `known_trace_months` are those of `trace_costs`. `selector_keys` ("tag.K", "param.K", "experiment_tag.K") are copied beside the allow-list, because pools, budgets
+    and policies select by them. `accept` names months, or "experiments", whose shrinking is known. Of `measured` machines the runs'
+    metrics of power are read too, and what keeps artifacts where they are if `links` says so.
+    """
+    settings = RowSettings(dims, pools, job_keys, selector_keys, measured, links)
+    with ThreadPoolExecutor(1) as beside:  # DuckDB starts while a SQLite file is copied
+        making = beside.submit(Rows, server, settings, now=now, workdir=workdir, load_id=load_id)
+        try:
+            with open_reader(server, workdir, progress) as reader:
+                rows = making.result()
+                experiments = rows.load_experiments(reader.read_experiments())
+                if "experiments" not in accept:
+                    _check_experiments(server, experiments, previous("experiments", "all"))
+                outdated = [month for month, written in (settings_of or {}).items() if written != rows.settings_digest]
+                chosen = _months_to_read(reader, months, known_months, lambda: {*billed_months(), *outdated}, previous, now)
+                progress(f"{server.name}: {experiments} experiments; reading runs")
+                _load_runs(reader, rows, chosen, previous, [m for m in outdated if (settings_of or {})[m] is not None])
+                trace_months = _trace_months_to_read(reader, months, known_trace_months, outdated, now)
+                rows.load_traces(*reader.read_traces(trace_months))
+                raw_owners = reader.read_owners()
+                owners = rows.write_owners(raw_owners)
+                to_write = sorted({*rows.months(), *known_months} if chosen is None else set(chosen))
+                linked = Links(rows, server, links, load_id).read(reader.links, raw_owners, to_write, previous, outdated) if links.wanted else LinkFiles()
+                warnings = [*reader.warnings, *rows.warnings()]
+                warnings += [f"{server.name}: {kind} is unknown, so artifacts it may protect stay: {why}" for kind, why in linked.unknown.items()]
+                if reader.repaired:
+                    warnings.append(f"{server.name}: {reader.repaired} values are no UTF-8; what is not was replaced by U+FFFD.")
+            tables = {("experiments", "all"): rows.write_experiments(), ("artifact_owners", "all"): owners}
+            tables |= {("trace_costs", m): rows.write_trace_month(m, previous("trace_costs", m)) for m in trace_months}
+            written, extras, refused = _write_months(rows, to_write, previous, accept, settings_of or {})
+            progress(f"{server.name}: {rows.count_runs()} runs of {len(to_write)} months")
+            believed = {unit: path for unit, path in linked.tables.items() if unit[1] == "all" or ("runs", unit[1]) in written}
+            if linked.unknown:  # so that these runs are asked again
+                extras = {unit: extra if extra["settings"] == REPLAYED else extra | {"settings": None} for unit, extra in extras.items()}
+            return Extract(tables | written | believed, now, rows.count_runs(), experiments, extras, refused, warnings)
+        finally:
+            if making.exception() is None:
+                making.result().close()
+
+
+def _write_months(
+    rows: Rows, months: Sequence[str], previous: Previous, accept: Collection[str], settings_of: Mapping[str, str | None]
+) -> tuple[dict[tuple[str, str], Path], dict[tuple[str, str], dict[str, Any]], list[SourceRefused]]:
+    """The files of each month, what its unit should remember, and the months that are not believed."""
+    tables: dict[tuple[str, str], Path] = {}
+    extras: dict[tuple[str, str], dict[str, Any]] = {}
+    refused: list[SourceRefused] = []
+    for month in months:
+        try:
+            before = (previous(table, month) for table in ("runs", "run_resources", "machine_power"))
+            files, extra = rows.write_month(month, *before, accept=month in accept, written=settings_of.get(month))
+        except SourceRefused as error:
+            refused.append(error)
+            continue
+        tables.update({(table, month): path for table, path in files.items()})
+        extras[("runs", month)] = extra
+    return tables, extras, refused
+
+
+def open_reader(server: TrackingServer, workdir: Path, progress: Callable[[str], None]) -> raw.Reader:
+    """The database where one is configured or implied by the URI, else the API."""
+    uri = database.database_uri(server)
+    if uri is not None:
+        return database.DatabaseReader(server, uri, workdir, progress)
+    from runspend.ingest.tracking import api
+
+    return api.ApiReader(server, progress)
+
+
+def probe_server(server: TrackingServer, workdir: Path) -> dict[str, Any]:
+    """What `doctor` shows: version, experiments, runs, and whether the database can be read; `error` when not."""
+    found: dict[str, Any] = {
+        "version": None,
+        "experiments": None,
+        "runs": None,
+        "database_ok": None,
+        "revision": None,
+        "warnings": [],
+        "error": None,
+    }
+    is_database = database.database_uri(server) is not None
+    try:
+        with open_reader(server, workdir, lambda text: None) as reader:
+            found |= {"version": reader.version, "experiments": reader.read_experiments().num_rows, "runs": reader.count_runs()}
+            found |= {
+                "database_ok": True if is_database else None,
+                "revision": getattr(reader, "revision", None),
+                "warnings": reader.warnings,
+            }
+    except SourceError as error:
+        found |= {"error": str(error), "database_ok": False if is_database else None}
+    return found
+
+
+def choose_months(
+    found: Collection[str], known: Collection[str], *, now: datetime, open_months: Collection[str] = (), billed_months: Collection[str] = ()
+) -> list[str]:
+    """The start months to read through the API, which cannot say what changed.
+
+    The current and the previous one, those never read before, those with a run without an end, those a bill reaches,
+    and one seventh of the rest: each of them is read once in seven nights.
+    """
+    current = now.astimezone(timezone.utc)
+    last = current.replace(year=current.year - (current.month == 1), month=(current.month - 2) % 12 + 1, day=1)
+    everything = {*found, *known}
+    always = {current.strftime("%Y-%m"), last.strftime("%Y-%m"), *(set(found) - set(known)), *open_months, *billed_months} & everything
+    night = current.date().toordinal()
+    turn = {m for m in everything if (int(m[:4]) * 12 + int(m[5:7]) + night) % 7 == 0}
+    return sorted(always | turn)
+
+
+def _months_to_read(
+    reader: raw.Reader, months: Sequence[str] | None, known: Sequence[str], billed: Callable[[], Collection[str]], previous: Previous, now: datetime
+) -> list[str] | None:
+    if months is not None:
+        return sorted(set(months))
+    if isinstance(reader, database.DatabaseReader):
+        return None
+    found = reader.list_months()
+    open_months = [m for m in known if _has_open_runs(previous("runs", m))]
+    return choose_months(found, known, now=now, open_months=open_months, billed_months=billed())
+
+
+def _trace_months_to_read(
+    reader: raw.Reader, months: Sequence[str] | None, known: Sequence[str], outdated: Collection[str], now: datetime
+) -> list[str]:
+    """Months of traces, by the same policy as those of runs. A known month without traces is read too: it may have lost them."""
+    found = [m for m in reader.list_trace_months() if m != raw.NO_START]
+    if months is not None:
+        return sorted(set(months) & {*found, *known})
+    if isinstance(reader, database.DatabaseReader):
+        return sorted({*found, *known})
+    return choose_months(found, known, now=now, billed_months=outdated)
+
+
+def _has_open_runs(runs: pa.Table | None) -> bool:
+    if runs is None or not runs.num_rows:
+        return False
+    import pyarrow.compute as pc
+
+    return bool(pc.any(pc.and_(pc.is_null(runs["end_time"]), pc.is_null(runs["purged_at"]))).as_py())
+
+
+def _load_runs(reader: raw.Reader, rows: Rows, months: list[str] | None, previous: Previous, unread: Collection[str]) -> None:
+    """Once, or again from the start if PostgreSQL takes the snapshot away. `unread`: months that another version or configuration wrote."""
+    for attempt in range(1, database.RETRIES + 1):
+        try:
+            keys = rows.expect(reader.narrow_keys(rows.wanted))
+            rows.load_runs(reader.read_runs(months, keys))
+            rows.know_metrics(lambda month: previous("runs", month), unread)
+            rows.load_use(reader.read_use(rows.use_wanted()))
+            _look_for_gaps(reader, rows)
+            if wanted := rows.power_wanted(lambda month: previous("machine_power", month)):
+                rows.load_power(reader.read_power(wanted))
+            return
+        except database.SnapshotLost:
+            if attempt == database.RETRIES:
+                raise
+
+
+def _look_for_gaps(reader: raw.Reader, rows: Rows) -> None:
+    """When long runs were stopped and resumed later: a look at one metric of each, and a closer one where that one was silent."""
+    wanted = rows.gaps_wanted()
+    for start in range(0, len(wanted), raw.STEP_RUNS):
+        rows.load_times(reader.read_times(wanted[start : start + raw.STEP_RUNS]), is_first_look=True)
+        if doubted := rows.gaps_doubted():
+            rows.load_times(reader.read_times(doubted), is_first_look=False)
+        rows.find_gaps()
+
+
+def _check_experiments(server: TrackingServer, count: int, previous: pa.Table | None) -> None:
+    before = previous.num_rows if previous is not None else 0
+    if count < before:
+        raise SourceRefused(
+            server.name,
+            f"cannot take the runs of {server.name}: it shows {count} experiments and had {before}. All its rows stay. Check the permissions and workspaces of the"
+            " credentials: MLflow hides what they may not see without an error.",
+        )

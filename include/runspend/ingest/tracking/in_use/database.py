@@ -1,0 +1,101 @@
+"""Which runs used a logged model, and which models a run made, asked of MLflow's own database right before bytes are deleted.
+
+A look each time: a connection of its own, a few rows by their index, nothing copied and nothing kept. What an extract reads is in
+`ingest/tracking/database.py`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterator
+from contextlib import closing, contextmanager
+from typing import Any, Protocol
+from urllib.parse import quote
+
+from runspend.core.errors import SourceError, SourceUnreachable
+from runspend.core.redaction import redact_uri, redact_values, uri_secrets
+from runspend.ingest.tracking import revisions
+from runspend.ingest.tracking.connections import Postgres, load_drivers
+from runspend.ingest.tracking.database import postgres_uri, sqlite_path
+
+IDS_ASKED = 500  # in one query
+WAIT_SECONDS = 5.0  # for whoever is writing to a SQLite file
+USERS = "select source_id from inputs where source_type = 'RUN_INPUT' and destination_type = 'MODEL_INPUT' and destination_id in ({ids})"
+OUTPUTS = (
+    "select destination_id from inputs where source_type = 'RUN_OUTPUT' and destination_type = 'MODEL_OUTPUT' and source_id in ({ids})"
+)
+SOURCES = "select model_id from logged_models where source_run_id in ({ids})"
+
+
+class _Connection(Protocol):
+    def scalars(self, sql: str) -> list[Any]: ...
+    def close(self) -> None: ...
+
+
+class _Sqlite:
+    def __init__(self, uri: str) -> None:
+        self._connection = sqlite3.connect(f"file:{quote(str(sqlite_path(uri)))}?mode=ro", uri=True, timeout=WAIT_SECONDS)
+
+    def scalars(self, sql: str) -> list[Any]:
+        return [row[0] for row in self._connection.execute(sql)]
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class DatabaseUses:
+    """One database. `newest` was there at the last extract, and has to be there: a copy that lags, or another database, tells nothing."""
+
+    def __init__(self, name: str, uri: str, newest: str | None) -> None:
+        self._name, self._uri, self._newest = name, uri, newest
+
+    def users_of(self, model_ids: Collection[str]) -> frozenset[str]:
+        """Runs that have any of the models as an input. Raises SourceUnreachable."""
+        return self._ask((USERS,), model_ids)
+
+    def made_by(self, run_ids: Collection[str]) -> frozenset[str]:
+        """Models that any of the runs logged. Raises SourceUnreachable."""
+        return self._ask((OUTPUTS, SOURCES), run_ids)
+
+    def _ask(self, queries: Collection[str], ids: Collection[str]) -> frozenset[str]:
+        listed = sorted(ids)
+        with self._look() as connection:
+            if not self._has_models(connection):
+                return frozenset()
+            return frozenset(
+                str(found)
+                for query in queries
+                for start in range(0, len(listed), IDS_ASKED)
+                for found in connection.scalars(query.format(ids=", ".join(_quoted(text) for text in listed[start : start + IDS_ASKED])))
+            )
+
+    def _has_models(self, connection: _Connection) -> bool:
+        """Whether MLflow is new enough to have logged models. Raises SourceUnreachable for a database that is not the one that was read."""
+        known = [str(found) for found in connection.scalars("select version_num from alembic_version")]
+        if len(known) != 1 or known[0] not in revisions.REVISIONS:
+            raise SourceUnreachable(
+                self._name,
+                f"cannot ask the database of {self._name}: its schema revision is {' and '.join(known) or 'none'}, which Runspend does not know.",
+            )
+        if self._newest is not None and not connection.scalars(f"select run_uuid from runs where run_uuid = {_quoted(self._newest)}"):
+            raise SourceUnreachable(self._name, f"cannot ask the database of {self._name}: it leaves out run {self._newest}, which it had.")
+        return revisions.is_at_least(known[0], revisions.LOGGED_MODELS_SINCE)
+
+    @contextmanager
+    def _look(self) -> Iterator[_Connection]:
+        failures: tuple[type[Exception], ...] = (OSError, sqlite3.Error)
+        try:
+            if not self._uri.startswith("sqlite"):
+                failures = load_drivers()
+            connection: _Connection = _Sqlite(self._uri) if self._uri.startswith("sqlite") else Postgres(postgres_uri(self._uri))
+            with closing(connection):
+                yield connection
+        except SourceError:
+            raise
+        except failures as error:
+            shown = redact_values(redact_uri(" ".join(str(error).split())), uri_secrets(self._uri))
+            raise SourceUnreachable(self._name, f"cannot ask the database of {self._name}: {shown}.") from None
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("\0", "").replace("'", "''") + "'"

@@ -1,0 +1,180 @@
+"""Which runs used a logged model, and what they made of it, as it is right before bytes are deleted.
+
+Put here how that is known of both ways of reading. MLflow's API has no question for the runs that use a model: so what the last extract
+read is taken, and the runs that may have begun to since are asked one by one (those that started since, and those that are running). Its
+database has one: where it is read, it is asked. What a use protects is decided in `server.py` and here, in `find_live_version`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from datetime import datetime
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from runspend.core.errors import SourceUnreachable
+from runspend.ingest.tracking.client import Client, PageTokens
+from runspend.ingest.tracking.in_use.database import DatabaseUses
+
+PAGE_RUNS = 1_000
+MOST_RUNS = 5_000  # more cannot be asked before every delete
+TRUSTED_SECONDS = 2.0  # for which the answers of running runs are taken as they were: items are asked about one after the other
+AT_ONCE = 8  # requests
+DEEPEST = 10  # models made with models made with … that are looked at, as `plan.sql` does
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+
+class Registry(Protocol):
+    """Whom versions are asked of: `live_registry.RegistryQuestions`."""
+
+    def ask_any(self, run_ids: Collection[str], model_ids: Collection[str]) -> str | None: ...
+
+
+class Used(NamedTuple):
+    """What a recent run tells."""
+
+    has_ended: bool
+    inputs: frozenset[str]  # models
+    outputs: frozenset[str]
+
+
+NOTHING = Used(True, frozenset(), frozenset())
+
+
+class LiveUses:
+    """Uses in one workspace. `users_of` and `made_by` are what the last extract read; `recent` and `database` what is asked: None where it is not."""
+
+    def __init__(
+        self,
+        users_of: Callable[[Collection[str]], frozenset[str]],
+        made_by: Callable[[Collection[str]], frozenset[str]],
+        recent: RecentUses | None,
+        database: DatabaseUses | None,
+    ) -> None:
+        self._known_users, self._known_made = users_of, made_by
+        self._recent, self._database = recent, database
+
+    def look(self, experiment_ids: Callable[[], list[str]]) -> None:
+        """Ask those runs anew that may use something by now. Raises SourceUnreachable where there are too many."""
+        if self._recent is not None:
+            self._recent.look(experiment_ids)
+
+    def users_of(self, model_ids: Collection[str]) -> frozenset[str]:
+        """Runs that have used any of the models. Raises SourceUnreachable."""
+        return self._known_users(model_ids) | self._asked_users(model_ids)
+
+    def users_since(self, model_id: str) -> frozenset[str]:
+        """Runs that have used the model since the last extract, or that it did not see."""
+        return self._asked_users([model_id]) - self._known_users([model_id])
+
+    def made_by(self, run_ids: Collection[str]) -> frozenset[str]:
+        """Models that any of the runs logged. Raises SourceUnreachable."""
+        found = self._known_made(run_ids)
+        if self._recent is not None:
+            found |= self._recent.made_by(run_ids)
+        return found if self._database is None or not run_ids else found | self._database.made_by(run_ids)
+
+    def _asked_users(self, model_ids: Collection[str]) -> frozenset[str]:
+        found = frozenset[str]() if self._recent is None else self._recent.users_of(model_ids)
+        return found if self._database is None or not model_ids else found | self._database.users_of(model_ids)
+
+
+def find_live_version(model_ids: Collection[str], uses: LiveUses, registry: Registry) -> str | None:
+    """A registered version that was made with one of the models, by a run that used it, or by one that used what that run made, and so on."""
+    models, runs, newest = set(model_ids), set[str](), frozenset(model_ids)
+    for _ in range(DEEPEST):
+        users = uses.users_of(newest) - runs if newest else frozenset()
+        if not users:
+            break
+        runs |= users
+        newest = uses.made_by(users) - models
+        models |= newest
+        if len(runs) > MOST_RUNS:
+            raise SourceUnreachable(
+                "mlflow", f"cannot ask the registry about everything made with {min(model_ids)}: {len(runs):,} runs and more."
+            )
+    return registry.ask_any(runs, models - set(model_ids)) if runs else None
+
+
+def ask_side_by_side(ask: Callable[[S], T], whom: Iterable[S]) -> list[T]:
+    """The answers, in order; several requests are under way at once. In the workspace of the caller."""
+    asked = [(copy_context(), one) for one in whom]
+    if len(asked) < 2:
+        return [ask(one) for _, one in asked]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(lambda pair: pair[0].run(ask, pair[1]), asked))
+
+
+class RecentUses:
+    """Recent runs, through the API. Those that ended are asked once. `newest` and `open_runs` were there at the last extract: they must be in the answers."""
+
+    def __init__(self, client: Client, since: datetime, newest: tuple[str, int] | None, open_runs: Collection[str]) -> None:
+        self._client = client
+        self._newest = newest
+        self._open_runs = open_runs
+        self._since_ms = min(int(since.timestamp() * 1000), newest[1] if newest else 2**53)
+        self._used: dict[str, Used] = {}  # by run id
+        self._asked_at = float("-inf")
+
+    def users_of(self, model_ids: Collection[str]) -> frozenset[str]:
+        """Recent runs that used any of the models."""
+        wanted = frozenset(model_ids)
+        return frozenset(run_id for run_id, used in self._used.items() if used.inputs & wanted)
+
+    def made_by(self, run_ids: Collection[str]) -> frozenset[str]:
+        """Models that any of the runs logged, as far as they are recent."""
+        return frozenset().union(*(self._used.get(run_id, NOTHING).outputs for run_id in run_ids))
+
+    def look(self, experiment_ids: Callable[[], list[str]]) -> None:
+        """Ask again what may be another by now, unless it was asked a moment ago."""
+        if time.monotonic() - self._asked_at > TRUSTED_SECONDS:
+            asked_at = time.monotonic()
+            self._refresh(experiment_ids())
+            self._asked_at = asked_at
+
+    def _refresh(self, experiment_ids: list[str]) -> None:
+        conditions = (f"attributes.start_time >= {self._since_ms}", "attributes.status = 'RUNNING'")
+        found = {run.info.run_id for condition in conditions for run in self._search(experiment_ids, condition)}
+        if self._newest is not None and self._newest[0] not in found:
+            raise SourceUnreachable(
+                self._client.name,
+                f"cannot ask {self._client.name} which runs use a model: its answer leaves out run {self._newest[0]}, which it had.",
+            )
+        left_out = set(self._open_runs) - found
+        found |= left_out
+        if len(found) > MOST_RUNS:
+            raise SourceUnreachable(
+                self._client.name,
+                f"cannot ask {self._client.name} which runs use a model: {len(found)} started since the last extract or run. Run runspend extract first.",
+            )
+        again = sorted(run_id for run_id in found if not self._used.get(run_id, NOTHING._replace(has_ended=False)).has_ended)
+        self._used |= dict(zip(again, ask_side_by_side(self._ask_run, again), strict=True))
+        if restless := next((run_id for run_id in sorted(left_out) if not self._used[run_id].has_ended), None):
+            raise SourceUnreachable(
+                self._client.name, f"cannot ask {self._client.name} which runs are running: its answer leaves out run {restless}."
+            )
+
+    def _ask_run(self, run_id: str) -> Used:
+        run = self._client.find(lambda: self._client.store.get_run(run_id))
+        if run is None:  # gone since
+            return NOTHING
+        if run.info.run_id != run_id:
+            raise SourceUnreachable(self._client.name, f"cannot ask {self._client.name} for run {run_id}: its answer tells of no run.")
+        inputs = run.inputs.model_inputs if run.inputs else []
+        outputs = run.outputs.model_outputs if run.outputs else []
+        return Used(bool(run.info.end_time), frozenset(m.model_id for m in inputs), frozenset(m.model_id for m in outputs))
+
+    def _search(self, experiment_ids: list[str], condition: str) -> Iterator[Any]:
+        from mlflow.entities import ViewType
+
+        token: str | None = None
+        tokens = PageTokens(self._client.name)
+        while True:
+            page = self._client.ask(lambda: self._client.store.search_runs(experiment_ids, condition, ViewType.ALL, PAGE_RUNS, None, token))
+            yield from page
+            if not (token := tokens.follow(page.token)):
+                return

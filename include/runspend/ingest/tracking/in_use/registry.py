@@ -1,0 +1,101 @@
+"""Which registered versions need a run's or a model's files, asked of the registry right before bytes are deleted.
+
+Put here how it is asked, and how an answer that leaves something out is noticed. What else protects does not belong here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from runspend.core.errors import SourceUnreachable
+from runspend.ingest.tracking.client import Client, PageTokens
+
+PAGE_VERSIONS = 1_000
+IDS_ASKED = 100  # in one request, whose filter stands in its address
+_IDS = re.compile(r"m-[0-9a-f]{32}|[0-9a-f]{32}")
+_OF_MODEL = re.compile(r"models:/m-[^/@]+")  # models:/m-fraud/1 is a version of a registered model
+CLOCKS = timedelta(hours=1)  # that a server's may be behind ours
+
+
+class RegistryQuestions:
+    """What was registered before `since` and names a run is asked for by the run; what names none stands in `loose`, as (label, source); what came
+    since is listed. `control` is a run that some version is known to name: an answer without it is not believed."""
+
+    def __init__(self, client: Client, since: datetime, control: str | None, loose: Sequence[tuple[str, str]]) -> None:
+        self._client = client
+        self._since_ms = int((since - CLOCKS).timestamp() * 1000)
+        self._control = control
+        self._loose = loose
+
+    def ask(self, *, run_id: str | None, model_id: str | None, is_run: bool) -> str | None:
+        """A registered version that leans on the run or the model, in words: one with an alias first. `is_run`: whether all of the run is asked
+        about, whatever model a version names."""
+        ids = [text for text in (run_id if is_run else None, model_id) if text is not None]
+        found = [v for v in self._of_runs([] if run_id is None else [run_id]) if is_run or _may_be(v, model_id)]
+        found += [v for v in self._registered_since() if any(text in (v.source or "") for text in ids)]
+        return self._first(found, [label for label, source in self._loose if any(text in source for text in ids)])
+
+    def ask_any(self, run_ids: Collection[str], model_ids: Collection[str]) -> str | None:
+        """A registered version that names any of the runs or models, or lies in their folders, in words: one with an alias first."""
+        ids = {*run_ids, *model_ids}
+        found = self._of_runs(run_ids)
+        found += [v for v in self._registered_since() if v.run_id in ids or not ids.isdisjoint(_IDS.findall(v.source or ""))]
+        return self._first(found, [label for label, source in self._loose if not ids.isdisjoint(_IDS.findall(source))])
+
+    def _first(self, found: Sequence[Any], labels: list[str]) -> str | None:
+        labels = labels + [self._label(*key) for key in sorted({(v.name, str(v.version)) for v in found})]
+        return min(labels, key=lambda label: (not label.startswith("alias "), label), default=None)
+
+    def _of_runs(self, run_ids: Collection[str]) -> list[Any]:
+        """Versions registered from the runs. MLflow answers an unknown run and a page it lost alike, so another run is asked for with them."""
+        asked, versions = sorted(run_ids), list[Any]()
+        for start in range(0, max(len(asked), 1), IDS_ASKED):
+            part = set(asked[start : start + IDS_ASKED])
+            wanted = sorted(part | ({self._control} if self._control is not None else set()))
+            if not wanted:
+                return []
+            listed = ", ".join(f"'{r}'" for r in wanted)
+            found = list(self._pages(lambda token: self._client.registry.search_model_versions(f"run_id IN ({listed})", PAGE_VERSIONS, None, token)))  # noqa: B023 (called at once)
+            if self._control is not None and not any(v.run_id == self._control for v in found):
+                raise SourceUnreachable(
+                    self._client.name, f"cannot ask the registry of {self._client.name}: its answer leaves out the versions of run {self._control}, which it had."
+                )
+            versions += [version for version in found if version.run_id in part]
+        return versions
+
+    def _registered_since(self) -> Iterator[Any]:
+        """The newest versions, down to the last extract. There are some, new or not, where one is known."""
+        is_empty = True
+        for version in self._pages(lambda token: self._client.registry.search_model_versions(None, PAGE_VERSIONS, ["creation_timestamp DESC"], token)):
+            is_empty = False
+            if (version.creation_timestamp or 0) < self._since_ms:
+                return
+            yield version
+        if is_empty and self._control is not None:
+            raise SourceUnreachable(self._client.name, f"cannot ask the registry of {self._client.name}: it lists no version at all, and had some.")
+
+    def _pages(self, ask: Callable[[str | None], Any]) -> Iterator[Any]:
+        token: str | None = None
+        tokens = PageTokens(self._client.name)
+        while True:
+            page = self._client.ask(lambda: ask(token))
+            yield from page
+            if not (token := tokens.follow(page.token)):
+                return
+
+    def _label(self, name: str, version: str) -> str:
+        """Searches tell no aliases, so the version is asked for them."""
+        found = self._client.find(lambda: self._client.registry.get_model_version(name, version))
+        aliases = sorted(found.aliases) if found is not None else []
+        stage = found.current_stage if found is not None else None
+        said = f"alias {', '.join(aliases)} on " if aliases else "registered as "
+        return f"{said}{name}/{version}{f' in stage {stage}' if stage in ('Production', 'Staging') else ''}"
+
+
+def _may_be(version: Any, model_id: str | None) -> bool:
+    """Whether a version of the model's run may be of the model: it is not when it names another."""
+    source = version.source or ""
+    return model_id is None or model_id in source or _OF_MODEL.fullmatch(source) is None

@@ -1,0 +1,42 @@
+"""What MLflow is asked about right before bytes are deleted, and what the last extract saw of it.
+
+Put here what a question is made of. The questions are in `server.py`; what is known is read out of the tables by `actions/archive/protection.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from runspend.ingest.tracking.mlflow_writer import Told
+
+__all__ = ["Known", "Owner"]
+
+
+class Owner(Told, Protocol):
+    """What is asked about: an item of the archive is one."""
+
+    @property
+    def action(self) -> str: ...
+    @property
+    def artifact_uri(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the last extract saw of a server: what a true answer must not leave out, and what has happened since."""
+
+    read_at: datetime
+    deleted_runs: frozenset[str] = frozenset()
+    purged_runs: frozenset[str] = frozenset()  # which MLflow no longer had
+    deleted_experiments: frozenset[str] = frozenset()
+    children_of: Callable[[str], frozenset[str]] = lambda run_id: frozenset()
+    users_of: Callable[[Collection[str]], frozenset[str]] = lambda model_ids: frozenset()  # runs that used any of the models
+    made_by: Callable[[Collection[str]], frozenset[str]] = lambda run_ids: frozenset()  # models that any of the runs logged
+    # by workspace:
+    open_runs: Mapping[str, frozenset[str]] = field(default_factory=dict)  # runs that had not ended
+    newest_run: Mapping[str, tuple[str, int]] = field(default_factory=dict)  # the run that started last, and when, in epoch milliseconds
+    registered_run: Mapping[str, str] = field(default_factory=dict)  # a run that some registered version names
+    loose_versions: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)  # label and source of versions that name no run

@@ -1,0 +1,148 @@
+"""What keeps artifacts where they are: registered versions, which run made or used which model, and the metrics policies keep the best by.
+
+Put here what of it is asked for, in which order, and how it becomes `model_versions`, `model_uses`, `run_metrics` and
+`tracking_reads`; `links_api.py` and `links_database.py` fetch it. It is read where there are retention policies only: through the
+API it costs a request per new run, and nothing else looks at it. What could not be read is said, so that a plan protects it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runspend.config.settings import Settings, TrackingServer
+from runspend.core.errors import SourceError
+from runspend.ingest.tracking import raw
+from runspend.schema.tables import TABLES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pyarrow as pa
+
+    from runspend.ingest.tracking.rows import Rows
+
+KINDS = ("model_versions", "model_uses", "run_metrics")
+ALL_STEPS = 1_000  # of a run's metric: up to here every step is read, beyond it the steps models were logged at
+
+
+@dataclass(frozen=True)
+class LinkSettings:
+    """Whether policies need to know what is in use, and the metrics they keep the best by."""
+
+    wanted: bool = False
+    metrics: tuple[str, ...] = ()
+
+
+@dataclass
+class LinkFiles:
+    """Files by unit, and of each kind that could not be read, why."""
+
+    tables: dict[tuple[str, str], Path] = field(default_factory=dict)
+    unknown: dict[str, str] = field(default_factory=dict)
+
+
+def find_links(settings: Settings) -> LinkSettings:
+    """What the policies ask for."""
+    keys = {policy.keep.by for policy in settings.retention if policy.keep and policy.keep.by}
+    return LinkSettings(bool(settings.retention), tuple(sorted(keys, key=str.encode)))
+
+
+class Links:
+    """The set work, in the DuckDB of the extract, after its runs were loaded."""
+
+    def __init__(self, rows: Rows, server: TrackingServer, settings: LinkSettings, load_id: str) -> None:
+        self._rows = rows
+        self._settings = settings
+        self._names = {"server": server.name, "load_id": load_id}
+
+    def read(
+        self, reader: raw.LinkReader, owners: pa.Table, months: Sequence[str],
+        previous: Callable[[str, str], pa.Table | None], outdated: Collection[str],
+    ) -> LinkFiles:  # fmt: skip
+        """The files of these months. A kind that fails keeps the rows it had; nothing else fails with it."""
+        found = LinkFiles()
+        self._find_asked(reader, previous, outdated)
+
+        def attempt(kind: str, read: Callable[[], dict[tuple[str, str], Path]]) -> None:
+            try:
+                found.tables |= read()
+            except SourceError as error:
+                found.unknown[kind] = str(error)
+
+        with ExitStack() as stack:
+            attempt("model_uses", lambda: self._read_uses(reader, months, previous, stack))
+            if "model_uses" in found.unknown:
+                found.unknown["run_metrics"] = found.unknown["model_uses"]
+            else:
+                attempt("run_metrics", lambda: self._read_metrics(reader, months, previous, stack))
+            attempt("model_versions", lambda: self._read_versions(reader, owners, stack))
+        found.tables["tracking_reads", "all"] = self._write_reads(found.unknown)
+        return found
+
+    def _find_asked(self, reader: raw.LinkReader, previous: Callable[[str, str], pa.Table | None], outdated: Collection[str]) -> None:
+        """Into `asked_runs`: those that are new, or had not ended or ended otherwise when they were asked last."""
+        con = self._rows.connection
+        con.execute("create or replace table known_runs (run_id varchar)")
+        for month in self._rows.months():
+            known = None if month in outdated or previous("model_uses", month) is None else previous("runs", month)
+            if known is None:
+                continue
+            with self._shown("previous_runs", known.select(["workspace", "run_id", "end_time"])):
+                con.execute(
+                    "insert into known_runs select n.run_id from fresh_runs n join previous_runs p using (workspace, run_id) where n.end_time = p.end_time"
+                )
+        con.execute("create or replace table asked_runs as select run_id, start_time from fresh_runs anti join known_runs using (run_id)")
+
+    def _read_uses(
+        self, reader: raw.LinkReader, months: Sequence[str], previous: Callable[[str, str], pa.Table | None], stack: ExitStack
+    ) -> dict[tuple[str, str], Path]:
+        query = "select run_id from asked_runs order by start_time desc, run_id"
+        asked = [run_id for (run_id,) in self._rows.connection.execute(query).fetchall()] if reader.asks_each_run else []
+        stack.enter_context(self._shown("raw_uses", reader.read_uses(asked)))
+        return {("model_uses", month): self._write("model_uses", month, previous) for month in months}
+
+    def _read_metrics(
+        self, reader: raw.LinkReader, months: Sequence[str], previous: Callable[[str, str], pa.Table | None], stack: ExitStack
+    ) -> dict[tuple[str, str], Path]:
+        metrics = self._settings.metrics
+        empty = raw.point_schema().empty_table()
+        stack.enter_context(self._shown("raw_last", reader.read_last(metrics) if metrics else empty))
+        wanted = self._rows.connection.execute(_sql("points_wanted"), {"all_steps": ALL_STEPS}).fetchall() if metrics else []
+        stack.enter_context(self._shown("raw_points", reader.read_points([raw.UseKey(*row) for row in wanted]) if wanted else empty))
+        stack.enter_context(self._shown("raw_model_points", reader.read_model_points(metrics) if metrics else empty))
+        return {("run_metrics", month): self._write("run_metrics", month, previous) for month in months}
+
+    def _read_versions(self, reader: raw.LinkReader, owners: pa.Table, stack: ExitStack) -> dict[tuple[str, str], Path]:
+        stack.enter_context(self._shown("raw_versions", reader.read_versions()))
+        stack.enter_context(self._shown("raw_owners", owners))
+        return {("model_versions", "all"): self._rows.write(TABLES["model_versions"], "all", _sql("model_versions"), self._names)}
+
+    def _write(self, table: str, month: str, previous: Callable[[str, str], pa.Table | None]) -> Path:
+        known = previous(table, month)
+        with self._shown("previous_links", TABLES[table].arrow_schema().empty_table() if known is None else known):
+            parameters: dict[str, Any] = {**self._names, "month": f"{month}-01"}
+            if table == "run_metrics":
+                parameters["metrics"] = list(self._settings.metrics)
+            return self._rows.write(TABLES[table], month, _sql(table), parameters)
+
+    def _write_reads(self, unknown: dict[str, str]) -> Path:
+        reasons = [unknown.get(kind) for kind in KINDS]
+        parameters = {**self._names, "kinds": list(KINDS), "reasons": reasons}
+        return self._rows.write(TABLES["tracking_reads"], "all", _sql("tracking_reads"), parameters)
+
+    @contextmanager
+    def _shown(self, name: str, rows: pa.Table) -> Iterator[None]:
+        self._rows.connection.register(name, rows)
+        try:
+            yield
+        finally:
+            self._rows.connection.unregister(name)
+
+
+def _sql(name: str) -> str:
+    return resources.files("runspend.ingest.tracking").joinpath(f"{name}.sql").read_text(encoding="utf-8")

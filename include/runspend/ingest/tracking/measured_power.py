@@ -1,0 +1,43 @@
+"""Which machines' power is measured, and which of them the runs of a pool are on: out of `billing[].machines` and `pools`.
+
+What runs measured is read in `rows.py`; what bills make of it belongs to `ingest/billing/`.
+"""
+
+from __future__ import annotations
+
+from runspend.config.settings import BillSource, Machine, Pool, Settings
+from runspend.core.selectors import matches
+from runspend.ingest.tracking.dimension_sources import MeasuredMachines
+
+
+def find_measured(settings: Settings) -> MeasuredMachines:
+    """The machines of all bills whose power is measured, and which machines the runs of each pool may be on."""
+    measured = {machine.resource_id for bill in settings.billing for machine in bill.machines if machine.is_measured}
+    if not measured:
+        return MeasuredMachines()
+    of_pool = []
+    for pool in settings.pools:
+        machines = {machine.resource_id for bill in settings.billing for machine in bill.machines if _has(pool, bill, machine)}
+        if machines & measured:
+            of_pool.append((pool.name, tuple(sorted(machines))))
+    return MeasuredMachines(tuple(sorted(measured)), tuple(of_pool))
+
+
+def _has(pool: Pool, bill: BillSource, machine: Machine) -> bool:
+    """Whether a pool's lines are those of a machine. One that names neither machine nor bill may be of others as well."""
+    if not {"resource", "source"} & pool.lines.keys():
+        return False
+    held: dict[str, list[str | None]] = {
+        "source": [bill.name],
+        "resource": [machine.resource_id],
+        "account": [bill.name, machine.account],
+        "region": [machine.region],
+        "instance_type": [machine.instance_type and machine.instance_type.lower()],
+        "service": ["Own machines"],
+        "category": ["Usage"],
+    }
+    for key, patterns in pool.lines.items():
+        values = held[key] if key in held else [machine.tags.get(key.partition(".")[2])]
+        if not any(matches(pattern.lower() if key == "instance_type" else pattern, value) for pattern in patterns for value in values):
+            return False
+    return True

@@ -1,0 +1,157 @@
+"""What MLflow is told: where artifacts went, and that a run is no longer wanted. The one place here that writes to MLflow.
+
+It logs in with `write_token` of the tracking server, and never as who reads. Put here what is written and how often; when, and after
+which questions, is decided by the archive. Runs are only ever soft-deleted, and never with `mlflow gc`: it deletes more than it is told.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from runspend.config.settings import TrackingServer
+from runspend.core.errors import SourceError, SourceUnreachable
+from runspend.ingest.tracking.client import DEFAULT_WORKSPACE, Client
+
+ARCHIVED, RESTORED, PRUNED = "runspend.archived", "runspend.restored", "runspend.pruned"
+
+
+class Told(Protocol):
+    """Who is written to: an item of the archive is one."""
+
+    @property
+    def workspace(self) -> str: ...
+    @property
+    def owner_kind(self) -> str: ...
+    @property
+    def owner_id(self) -> str: ...
+    @property
+    def run_id(self) -> str | None: ...
+
+
+class Teller:
+    """Writes to one server. Every call may be repeated: what is written already is not written again. Each returns None, or why nothing was written."""
+
+    def __init__(self, server: TrackingServer) -> None:
+        self._server = server
+        self._client = Client(server, server.write_token) if server.write_token is not None else None
+
+    def archived(self, owner: Told, where: str) -> str | None:
+        """The tag `runspend.archived` says where the artifacts went and how they come back."""
+        return self._write(owner, {ARCHIVED: where, RESTORED: None})
+
+    def restored(self, owner: Told, where: str) -> str | None:
+        """The tag is taken away; `runspend.restored` says where the artifacts are."""
+        return self._write(owner, {ARCHIVED: None, RESTORED: where})
+
+    def prune_run(self, owner: Told, why: str) -> str | None:
+        """Soft-delete a run, as MLflow's page does, with the reason as the tag `runspend.pruned`. Its artifacts stay."""
+
+        def prune(client: Client) -> str | None:
+            run = _run_of(client, owner)
+            if run.info.lifecycle_stage == "deleted":
+                return None
+            _set_tags(client, owner, {PRUNED: why})
+            client.ask(lambda: client.store.delete_run(run.info.run_id))
+            if _run_of(client, owner).info.lifecycle_stage != "deleted":
+                raise SourceUnreachable(client.name, f"cannot delete run {run.info.run_id} of {client.name}: it is still active. Nothing was lost.")
+            return None
+
+        return self._with(owner, prune)
+
+    def prune_experiment(self, workspace: str, experiment_id: str) -> str | None:
+        """Soft-delete an experiment that has no active run: MLflow deletes an experiment's runs with it, so one with any is left alone."""
+        from mlflow.entities import ViewType
+
+        def prune(client: Client) -> str | None:
+            experiment = client.ask(lambda: client.store.get_experiment(experiment_id))
+            if experiment.lifecycle_stage == "deleted":
+                return None
+            if client.ask(lambda: client.store.search_runs([experiment_id], "", ViewType.ACTIVE_ONLY, 1)):
+                return f"{client.name}: experiment {experiment_id} has active runs, so it was not deleted"
+            client.ask(lambda: client.store.delete_experiment(experiment_id))
+            return None
+
+        return self._in(workspace, f"experiment {experiment_id}", prune)
+
+    def restore_run(self, owner: Told) -> str | None:
+        """Bring a soft-deleted run back, if MLflow still has it. Inside a deleted experiment it would be lost to the next `mlflow gc`."""
+
+        def restore(client: Client) -> str | None:
+            run = _run_of(client, owner)
+            if run.info.lifecycle_stage == "active":
+                return None
+            experiment = client.ask(lambda: client.store.get_experiment(run.info.experiment_id))
+            if experiment.lifecycle_stage == "deleted":
+                return f"{client.name}: run {run.info.run_id} stays deleted, because its experiment {experiment.name!r} is. Restore the experiment in MLflow"
+            client.ask(lambda: client.store.restore_run(run.info.run_id))
+            _set_tags(client, owner, {PRUNED: None})
+            return None
+
+        return self._with(owner, restore)
+
+    def _write(self, owner: Told, tags: dict[str, str | None]) -> str | None:
+        return self._with(owner, lambda client: _set_tags(client, owner, tags))
+
+    def _with(self, owner: Told, write: Any) -> str | None:
+        name = f"{owner.owner_kind.replace('_', ' ')} {owner.owner_id}"
+        if owner.owner_kind == "orphan":
+            return f"{self._server.name}: {name} has no page in MLflow, so none was told"
+        return self._in(owner.workspace, name, write)
+
+    def _in(self, workspace: str, name: str, write: Any) -> str | None:
+        if self._client is None:
+            return f"{self._server.name}: MLflow was not told of {name}, because the server has no `write_token` in runspend.yaml"
+        client = self._client
+        try:
+            client.ask(lambda: client.store)
+            there = workspace if client.find_workspaces() is not None else None
+            if there is None and workspace not in ("", DEFAULT_WORKSPACE):
+                return f"{client.name}: MLflow was not told of {name}: it has no workspace {workspace}"
+            with client.in_workspace(there):
+                said: str | None = write(client)
+                return said
+        except SourceError as error:
+            return f"{client.name}: MLflow was not told of {name}: {error}"
+
+
+def _run_of(client: Client, owner: Told) -> Any:
+    run = client.ask(lambda: client.store.get_run(owner.run_id))
+    if run.info.run_id != owner.run_id:
+        raise SourceUnreachable(client.name, f"cannot ask {client.name} for run {owner.run_id}: its answer tells of no run.")
+    return run
+
+
+def _set_tags(client: Client, owner: Told, tags: dict[str, str | None]) -> str | None:
+    """Set these tags, and take away those that are None; what is so already is left. A soft-deleted run takes no tags."""
+    from mlflow.entities import LoggedModelTag, RunTag
+
+    store = client.store
+    if owner.owner_id.startswith("m-"):
+        model = client.ask(lambda: store.get_logged_model(owner.owner_id))
+        there, key = model.tags, owner.owner_id
+        write = {k: v for k, v in tags.items() if v is not None and there.get(k) != v}
+        if write:
+            client.ask(lambda: store.set_logged_model_tags(key, [LoggedModelTag(k, v) for k, v in write.items()]))
+        for name in (k for k, v in tags.items() if v is None and k in there):
+            client.find(lambda: store.delete_logged_model_tag(key, name))  # noqa: B023 (called at once)
+        return None
+    if owner.owner_kind == "trace":
+        there = client.ask(lambda: store.get_trace_info(owner.owner_id)).tags
+        for name, value in tags.items():
+            if value is not None and there.get(name) != value:
+                client.ask(lambda: store.set_trace_tag(owner.owner_id, name, value))  # noqa: B023 (called at once)
+            elif value is None and name in there:
+                client.find(lambda: store.delete_trace_tag(owner.owner_id, name))  # noqa: B023 (called at once)
+        return None
+    run = _run_of(client, owner)
+    there = run.data.tags
+    if all(there.get(name) == value for name, value in tags.items()):
+        return None
+    if run.info.lifecycle_stage != "active":
+        return f"{client.name}: run {run.info.run_id} is deleted in MLflow and takes no tags, so it carries none"
+    for name, value in tags.items():
+        if value is not None and there.get(name) != value:
+            client.ask(lambda: store.set_tag(run.info.run_id, RunTag(name, value)))  # noqa: B023 (called at once)
+        elif value is None and name in there:
+            client.find(lambda: store.delete_tag(run.info.run_id, name))  # noqa: B023 (called at once)
+    return None

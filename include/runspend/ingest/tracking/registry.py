@@ -1,0 +1,82 @@
+"""Registered model versions, through MLflow's client: one server's own registry, or one elsewhere.
+
+Put here how versions are listed and with what aliases. What they protect does not belong here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from runspend.core.errors import SourceUnreachable
+from runspend.ingest.tracking import raw
+from runspend.ingest.tracking.client import DEFAULT_WORKSPACE, Client, PageTokens
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PAGE_VERSIONS = 10_000
+PAGE_MODELS = 1_000
+READINGS = 3
+_OF_MODEL = re.compile(r"models:/m-[^/@]+")  # models:/m-fraud/1 is a version of a registered model
+
+
+def read_versions(client: Client, workspaces: Sequence[str | None]) -> pa.Table:
+    """Every version of the registry as `raw.version_schema` says. Raises SourceError when it cannot be read, or does not hold still."""
+    import pyarrow as pa
+
+    rows: list[tuple[Any, ...]] = []
+    for workspace in workspaces:
+        with client.in_workspace(workspace):
+            rows += _settled(client, workspace or DEFAULT_WORKSPACE)
+    schema = raw.version_schema()
+    return pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in sorted(set(rows))], schema=schema)
+
+
+def _settled(client: Client, workspace: str) -> list[tuple[Any, ...]]:
+    """The versions of one workspace. Pages are offsets: what is removed between two of them shifts the rest, so several pages are read until they agree."""
+    before, pages = _read_once(client, workspace)
+    for _ in range(READINGS if pages > 2 else 0):
+        found, _ = _read_once(client, workspace)
+        if found == before:
+            return found
+        before = found
+    if pages <= 2:
+        return before
+    raise SourceUnreachable(client.name, f"cannot read the registered models of {client.name}: they changed during each of {READINGS} readings. Try again.")
+
+
+def _read_once(client: Client, workspace: str) -> tuple[list[tuple[Any, ...]], int]:
+    versions, version_pages = _pages(client, lambda token: client.registry.search_model_versions(None, PAGE_VERSIONS, ["name ASC"], token))
+    models, model_pages = _pages(client, lambda token: client.registry.search_registered_models(None, PAGE_MODELS, ["name ASC"], token))
+    aliases: dict[tuple[str, int], list[str]] = {}
+    for model in models:
+        for alias, version in model.aliases.items():
+            aliases.setdefault((model.name, int(version)), []).append(alias)
+    rows = [_row(client, workspace, version, aliases.get((version.name, int(version.version)), [])) for version in versions]
+    return sorted(set(rows)), version_pages + model_pages
+
+
+def _pages(client: Client, ask: Any) -> tuple[list[Any], int]:
+    found: list[Any] = []
+    token: str | None = None
+    tokens = PageTokens(client.name)
+    pages = 0
+    while True:
+        page = client.ask(lambda: ask(token))
+        found += page
+        pages += 1
+        if not (token := tokens.follow(page.token)):
+            return found, pages
+
+
+def _row(client: Client, workspace: str, version: Any, aliases: Iterable[str]) -> tuple[Any, ...]:
+    source = version.source or ""
+    storage = ""
+    if source.startswith("models:/") and not _OF_MODEL.fullmatch(source):
+        storage = client.ask(lambda: client.registry.get_model_version_download_uri(version.name, version.version)) or ""
+    listed = json.dumps(sorted(aliases, key=str.encode), ensure_ascii=False)
+    stage = version.current_stage or "None"
+    return workspace, version.name, version.run_id or "", source, storage, stage, listed, version.status or "", int(version.version), version.creation_timestamp or 0

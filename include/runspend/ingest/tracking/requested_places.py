@@ -1,0 +1,40 @@
+"""What a run says of the machines it asked for beside their type: account, region, zone and purchase option, as pieces of `runs.sql`.
+
+Put here which keys are read and how a value becomes comparable with a bill. A plain word such as `region` is used for many things:
+those keys count only where the value looks like a cloud's. What the values decide is in `allocation/models/type_claims.sql`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from runspend.ingest.tracking.dimension_sources import param_sql, tag_sql
+
+# The first that is stated counts. Keys whose name is plain enough for anything else are marked by the shape their value must have.
+ACCOUNT_KEYS = ("runspend.account", "cloud.account.id", "sub_account_id", "aws_account_id", "AWS_ACCOUNT_ID", "azure_subscription_id", "AZURE_SUBSCRIPTION_ID")
+PROJECT_KEYS = ("gcp_project", "GOOGLE_CLOUD_PROJECT")
+SHAPED_ACCOUNT_KEYS = ("account_id", "subscription_id", "account")
+REGION_KEYS = ("runspend.region", "cloud.region", "region_id", "aws_region", "AWS_REGION", "AWS_DEFAULT_REGION", "gcp_region", "azure_region", "azure_location")
+SHAPED_REGION_KEYS = ("region",)
+ZONE_KEYS = ("runspend.zone", "cloud.availability_zone", "availability_zone", "gcp_zone")
+SHAPED_ZONE_KEYS = ("zone",)
+OPTION_KEYS = (
+    "runspend.purchase_option", "purchase_option", "capacity_type", "instance_lifecycle", "provisioning_model", "vm_priority", "use_spot_instances",
+    "enable_managed_spot_training", "use_spot", "spot", "preemptible", "low_priority",
+)  # fmt: skip
+PLACE_KEYS = (*ACCOUNT_KEYS, *PROJECT_KEYS, *SHAPED_ACCOUNT_KEYS, *REGION_KEYS, *SHAPED_REGION_KEYS, *ZONE_KEYS, *SHAPED_ZONE_KEYS, *OPTION_KEYS)
+
+
+def place_columns(tags: Sequence[str], params: Sequence[str]) -> dict[str, str]:
+    """SQL of `said_account`, `said_region`, `said_zone` and `said_option`: the first key that says something usable, a tag before a param of the same name."""
+
+    def first(*groups: tuple[Sequence[str], str]) -> str:
+        found = [f"{macro}({sql})" for keys, macro in groups for key in keys for sql in (tag_sql(tags, key), param_sql(params, key)) if not sql.startswith("null")]
+        return f"coalesce({', '.join([*found, 'null::varchar'])})"
+
+    return {
+        "said_account": first((ACCOUNT_KEYS, "account_name"), (PROJECT_KEYS, "project_name"), (SHAPED_ACCOUNT_KEYS, "account_shaped")),
+        "said_region": first((REGION_KEYS, "region_name"), (SHAPED_REGION_KEYS, "region_shaped")),
+        "said_zone": first((ZONE_KEYS, "region_name"), (SHAPED_ZONE_KEYS, "zone_shaped")),
+        "said_option": first((OPTION_KEYS, "purchase_option")),
+    }

@@ -1,0 +1,515 @@
+"""From raw rows to the tables `runs`, `run_resources`, `machine_power`, `experiments` and `artifact_owners`, by DuckDB, one Parquet file a unit.
+
+Put here what a run's row means and how a month is put together from what MLflow has and what it had; the rules
+themselves are in the `.sql` files next door. How rows are fetched belongs to `database.py` and `api.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runspend.config.settings import TrackingServer
+from runspend.core.errors import MissingExtra, SourceRefused
+from runspend.core.resource_keys import JOB_PLACE_KEYS, principal_key_sql, resource_key_sql
+from runspend.core.secret_shapes import macros_sql
+from runspend.ingest.tracking import raw
+from runspend.ingest.tracking.dimension_sources import (
+    MeasuredMachines,
+    Places,
+    PoolColumns,
+    RowSettings,
+    copied_sql,
+    digest_settings,
+    job_columns,
+    keys_of,
+    sort_keys,
+)
+from runspend.ingest.tracking.requested_places import PLACE_KEYS, place_columns
+from runspend.schema.tables import TABLES, Table
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+RESOURCE_KEYS = (
+    "runspend.resources",
+    "runspend.resource_ids",
+    "runspend.instance_id",
+    "instance_id",
+    "resource_id",
+    "cloud.instance_id",
+    "mlflow.databricks.cluster.id",
+    "mlflow.databricks.notebookID",
+)
+REQUEST_KEYS = (
+    "instance_type",
+    "num_workers",
+    "num_nodes",
+    "gpu_type",
+    "gpu_count",
+    "gpu_memory",
+    "gpu_memory_gb",
+    "cpu_request",
+    "cpu_limit",
+    "cpu_cores",
+    "memory_request",
+    "memory_limit",
+    "max_retries",
+    "timeout_seconds",
+    "early_stopping_rounds",
+)
+PRINCIPAL_KEYS = ("runspend.iam_principal", "iam_principal")
+STATED_KEYS = RESOURCE_KEYS + REQUEST_KEYS + PLACE_KEYS + PRINCIPAL_KEYS
+MLFLOW_KEYS = ("mlflow.user", "mlflow.runName", "mlflow.parentRunId", "mlflow.source.name", "mlflow.source.git.commit")
+
+# Clocks may differ by so much before an end or a metric's time counts as one of the future …
+BELIEVED_AHEAD_MS = 3_600_000
+# … and a run whose end does is there for so long after its last sign of life, as one without an end.
+ALIVE_HOURS = 6
+
+# What a month remembers in place of its settings where an end was not believed that lies behind the clock on the wall: a night was run as of an
+# earlier day, on a store of today. The next night reads the month again, and believes what is then past.
+REPLAYED = "as of an earlier day"
+
+# A month that lost fewer runs than this at once is believed.
+MIN_VANISHED = 10
+MEMORY_LIMIT = "1GB"
+ROW_GROUP = 122_880
+DUCKDB_TYPES = {
+    "STRING": "varchar",
+    "INT64": "bigint",
+    "FLOAT64": "double",
+    "DATE": "date",
+    "BIGNUMERIC": "decimal(38, 22)",
+    "TIMESTAMP": "timestamptz",
+    "ARRAY<STRING>": "varchar[]",
+}
+
+
+class Rows:
+    """The set work of one extract, in a DuckDB of its own that spills to `workdir`.
+
+    `wanted` are the tags and params whose values the rows need. Before `load_runs`, `expect` says which of them the server
+    has at all: a key that no run has costs nothing then.
+    """
+
+    def __init__(self, server: TrackingServer, settings: RowSettings, *, now: datetime, workdir: Path, load_id: str) -> None:
+        try:
+            import duckdb
+        except ImportError as error:
+            raise MissingExtra("duckdb", "pipeline") from error
+        self._server = server
+        self._now = now
+        self._workdir = workdir
+        self._names = {"server": server.name, "load_id": load_id}
+        self._believed_ms = int(now.timestamp() * 1000) + BELIEVED_AHEAD_MS
+        self._places = Places(settings)
+        self._pools = PoolColumns(settings.pools, self._places, server.name)
+        self._job_keys = settings.job_keys
+        self.reads_power = bool(settings.measured.resource_ids)
+        self.settings_digest = digest_settings(server, settings, self._places, place_columns(PLACE_KEYS, ()).values())
+        stated = {*STATED_KEYS, *settings.job_keys, *JOB_PLACE_KEYS}
+        self._copied_tags = {*_listed(server.copy_.tags), *stated, *self._places.tags, *keys_of(settings.selector_keys, "tag.")}
+        params = {*_listed(server.copy_.params), *stated, *self._places.params, *keys_of(settings.selector_keys, "param.")}
+        links = settings.links
+        self.wanted = raw.Keys(sort_keys({*MLFLOW_KEYS, *self._copied_tags}), sort_keys(params), metrics=links.metrics if links.wanted else None)
+        self._parts: dict[str, str] = {}
+        self._con = duckdb.connect(
+            config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(workdir / "spill"), "preserve_insertion_order": False}
+        )
+        self._con.execute("set TimeZone = 'UTC'")
+        self._con.execute(macros_sql())
+        self._con.execute(_sql("macros.sql"))
+        self._set_variables(settings)
+        self._create("fresh_experiments", TABLES["experiments"], "dimension_values varchar[]")
+        self._create(
+            "fresh_runs",
+            TABLES["runs"],
+            "resource_kind varchar",
+            "resource_text varchar",
+            "has_bad_resources boolean",
+            "has_bad_time boolean",
+            "use_keys varchar",
+            "step_keys varchar",
+        )
+        self._create("fresh_resources", TABLES["run_resources"], "has_bad_time boolean", "is_single boolean")
+        self._create("fresh_trace_costs", TABLES["trace_costs"])
+        self._con.execute("create table fresh_use (run_id varchar, mean_use_percent double)")
+        self._con.execute(_sql("gap_tables.sql"))
+        if self.reads_power:
+            self._create_power(settings.measured)
+
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """Where the runs and experiments that were read stand as `fresh_runs` and `fresh_experiments`."""
+        return self._con
+
+    def close(self) -> None:
+        self._con.close()
+
+    def _create(self, name: str, table: Table, *more: str) -> None:
+        columns = [f"{c.name} {DUCKDB_TYPES[c.type]}" for c in table.columns]
+        self._con.execute(f"create table {name} ({', '.join([*columns, *more])})")
+
+    def _create_power(self, measured: MeasuredMachines) -> None:
+        """`fresh_power` and `known_power`: what is read tonight, and what was on an earlier night and would be the same."""
+        self._create("fresh_power", TABLES["machine_power"])
+        self._create("known_power", TABLES["machine_power"])
+        self._con.execute(_sql("power_tables.sql"))
+        of_pool = [(pool, machine) for pool, machines in measured.of_pool for machine in machines]
+        key = resource_key_sql("machine")
+        for table, rows in (("measured_machines", [(machine,) for machine in measured.resource_ids]), ("pool_machines", of_pool)):
+            if rows:
+                self._con.executemany(f"insert into {table} values ({', '.join('?' * len(rows[0]))})", rows)
+            self._con.execute(f"alter table {table} add column resource_key varchar; update {table} set resource_key = {key}")
+
+    def _set_variables(self, settings: RowSettings) -> None:
+        copied = sort_keys(
+            {*_listed(self._server.copy_.tags), *self._places.experiment_tags, *keys_of(settings.selector_keys, "experiment_tag.")}
+        )
+        self._set("experiment_tag_paths", [_pointer(k) for k in self._places.experiment_tags])
+        self._set("copied_experiment_tags", copied)
+        self._set("copied_experiment_tag_paths", [_pointer(k) for k in copied])
+        self._set("copies_all_tags", self._server.copy_.tags == "all", "boolean")
+        self._set("copies_all_params", self._server.copy_.params == "all", "boolean")
+        self._set("only_listed_workspaces", isinstance(self._server.workspaces, list), "boolean")
+        self._set("not_a_person", list(settings.dimensions.not_a_person))
+        self._set("places", self._places.names)
+        self._con.execute("create table user_lines (number integer, file integer, person varchar, value varchar, valid_from timestamptz, valid_to timestamptz)")
+        lines = [(i, line.file, line.person, line.value, line.valid_from, line.valid_to) for i, line in enumerate(self._places.user_lines)]
+        if lines:
+            self._con.executemany("insert into user_lines values (?, ?, ?, ?, ?, ?)", lines)
+
+    def expect(self, keys: raw.Keys) -> raw.Keys:
+        """Take the tags and params that some run has, and say what is to be read: all of a kind where all are copied."""
+        tags, params = list(keys.tags or ()), list(keys.params or ())
+        self._set("tag_keys", tags)
+        self._set("tag_paths", [_pointer(k) for k in tags])
+        self._set("param_keys", params)
+        self._set("param_paths", [_pointer(k) for k in params])
+        self._set("tag_labels", [json.dumps(k, ensure_ascii=False) + ":" for k in tags])
+        self._set("param_labels", [json.dumps(k, ensure_ascii=False) + ":" for k in params])
+        self._parts = {
+            **self._places.dimension_columns(tags, params),
+            **self._pools.columns(tags, params),
+            **job_columns(self._job_keys, tags, params),
+            "principal_key": principal_key_sql("said_principal"),
+            **place_columns(tags, params),
+            "copied_tags": copied_sql("t", "tag_labels", [i for i, k in enumerate(tags) if k in self._copied_tags]),
+            "copied_params": copied_sql("p", "param_labels", range(len(params))),
+        }
+        self._set("pool_texts", self._pools.texts)
+        every_tag, every_param = self._server.copy_.tags == "all", self._server.copy_.params == "all"
+        return raw.Keys(None if every_tag else tags, None if every_param else params, self.reads_power, keys.metrics, self._believed_ms)
+
+    def _set(self, name: str, value: Any, type_: str = "varchar[]") -> None:
+        self._con.execute(f"set variable {name} = cast($value as {type_})", {"value": value})
+
+    def load_experiments(self, experiments: pa.Table) -> int:
+        self._con.register("raw_experiments", experiments)
+        self._con.execute(_sql("experiments.sql"), self._names)
+        self._con.unregister("raw_experiments")
+        return len(experiments)
+
+    def load_runs(self, batches: Iterator[pa.RecordBatch]) -> None:
+        """All batches, or none: what they raise is raised here as it was."""
+        self._con.execute("delete from fresh_use; delete from fresh_gaps; delete from fresh_times; delete from fresh_runs; delete from fresh_resources")
+        # How many rows a stream has is not known: left to itself, DuckDB hashes all of it, and does the work after the last one, on one core.
+        self._con.execute("set disabled_optimizers = 'join_order,build_side_probe_side'")
+        try:
+            with self._streamed("raw_runs", raw.run_schema(), batches):
+                times = {"believed_ms": self._believed_ms, "alive_ms": ALIVE_HOURS * 3_600_000}
+                self._con.execute(_sql("runs.sql", **self._parts), {**self._names, **times})
+        finally:
+            self._con.execute("reset disabled_optimizers")
+        self._con.execute(_sql("run_resources.sql", resource_key=resource_key_sql("resource_id")))
+
+    def know_metrics(self, previous: Callable[[str], pa.Table | None], unread: Collection[str]) -> None:
+        """Take over what an earlier night read from the metrics of runs that still end at the same time. `unread`: months whose gaps are looked for again."""
+        months = self._con.execute("select distinct strftime(start_month, '%Y-%m') from fresh_runs where use_keys <> '' or step_keys <> ''").fetchall()
+        for (month,) in months:
+            self._register("previous_runs", TABLES["runs"], previous(month))
+            self._con.execute(_sql("known_use.sql"), {"month": _first_day(month)})
+            if month not in unread:
+                self._con.execute(_sql("known_gaps.sql"), {"month": _first_day(month)})
+
+    def use_wanted(self) -> list[raw.UseKey]:
+        """The utilization metrics to average: of GPUs where a run has such, else of CPUs. An ended run is read once: its metrics are there."""
+        found = self._con.execute(_sql("use_keys.sql"), {"points": raw.USE_POINTS}).fetchall()
+        return [raw.UseKey(*row) for row in found]
+
+    def load_use(self, batches: Iterator[pa.RecordBatch]) -> None:
+        import pyarrow as pa
+
+        self._con.register("raw_use", pa.Table.from_batches(batches, schema=raw.use_schema()))
+        self._con.execute(_sql("mean_use.sql"))
+        self._con.unregister("raw_use")
+
+    def gaps_wanted(self) -> list[raw.StepRange]:
+        """The metric of each long run that was logged at most steps: its times show whether the run was stopped in between."""
+        found = self._con.execute(_sql("gap_metrics.sql"), {"looks": raw.STEP_LOOKS}).fetchall()
+        return [raw.StepRange(*row) for row in found]
+
+    def gaps_doubted(self) -> list[raw.StepRange]:
+        """What else shows when runs with a silence were there: the steps around it, and the run's other metrics."""
+        found = self._con.execute(_sql("gap_signs.sql"), {"looks": raw.STEP_LOOKS, "long_ms": raw.LONG_MS}).fetchall()
+        return [raw.StepRange(*row) for row in found]
+
+    def load_times(self, batches: Iterator[pa.RecordBatch], *, is_first_look: bool) -> None:
+        """All batches, or none: what they raise is raised here as it was."""
+        with self._streamed("raw_times", raw.time_schema(), batches):
+            self._con.execute(_sql("gap_times.sql"), {"is_first_look": is_first_look})
+
+    def find_gaps(self) -> None:
+        """Find, from the times that were read and are then dropped, the gaps of each run that was looked at."""
+        self._con.execute(_sql("gaps.sql"), {"long_ms": raw.LONG_MS})
+        self._con.execute("delete from fresh_times")
+
+    def power_wanted(self, previous: Callable[[str], pa.Table | None]) -> list[raw.UseKey]:
+        """The metrics of power to read, of runs on measured machines. What was read before at the same steps is not read again."""
+        if not self.reads_power:
+            return []
+        for table in ("power_wanted", "known_power", "fresh_power"):
+            self._con.execute(f"delete from {table}")
+        limits = {"per_hour": raw.POWER_POINTS_PER_HOUR, "points": raw.POWER_POINTS}
+        self._con.execute(_sql("power_wanted.sql", node_key=resource_key_sql("p.node")), limits)
+        for (month,) in self._con.execute("select distinct strftime(start_month, '%Y-%m') from power_wanted").fetchall():
+            self._register("previous_power", TABLES["machine_power"], previous(month))
+            self._con.execute(_sql("power_known.sql"), {"month": _first_day(month)})
+        found = self._con.execute(
+            "select run_id, metric, last_step, step_stride from power_wanted anti join known_power using (run_id, metric) order by run_id, metric"
+        ).fetchall()
+        return [raw.UseKey(*row) for row in found]
+
+    def load_power(self, batches: Iterator[pa.RecordBatch]) -> None:
+        """All batches, or none: what they raise is raised here as it was."""
+        with self._streamed("raw_power", raw.power_schema(), batches):
+            self._con.execute(_sql("power.sql"), self._names)
+
+    @contextmanager
+    def _streamed(self, name: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[None]:
+        """The batches as a table that can be read once. What they raise is raised here as it was: DuckDB would raise its text alone."""
+        import pyarrow as pa
+
+        guarded = _Guarded(batches)
+        self._con.register(name, pa.RecordBatchReader.from_batches(schema, guarded))
+        try:
+            yield
+        except Exception:
+            if guarded.error is not None:
+                raise guarded.error from None
+            raise
+        finally:
+            self._con.unregister(name)
+
+    def load_traces(self, traces: pa.Table, spans: pa.Table) -> None:
+        self._con.execute("delete from fresh_trace_costs")
+        if not traces.num_rows:
+            return
+        self._con.register("raw_traces", traces)
+        self._con.register("raw_spans", spans)
+        self._con.execute(_sql("traces.sql"), self._names)
+        for name in ("raw_traces", "raw_spans"):
+            self._con.unregister(name)
+
+    def write_trace_month(self, month: str, previous: pa.Table | None) -> Path:
+        """The file of `trace_costs`: what the traces there are cost, and what those no longer there did."""
+        table = TABLES["trace_costs"]
+        self._register("previous_trace_costs", table, previous)
+        return self.write(table, month, _sql("trace_month.sql", columns=_columns(table)), {"month": _first_day(month)})
+
+    def warnings(self) -> list[str]:
+        """One sentence for each kind of statement that could not be used."""
+        bad_lists, bad_times = self._one("select count(*) filter (has_bad_resources), count(*) filter (has_bad_time) from fresh_runs")
+        (bad_stated,) = self._one("select count(*) filter (has_bad_time) from fresh_resources")
+        found = [
+            (bad_lists, "runs state runspend.resources or runspend.resource_ids that are no JSON list; they were ignored"),
+            (bad_times, "runs have a start or end that is no time; it counts as not stated"),
+            (bad_stated, "machines are stated with a `from` or `to` that is no time; the run's own counts"),
+        ]
+        return [f"{self._server.name}: {count} {what}." for count, what in found if count]
+
+    def months(self) -> list[str]:
+        return [m for (m,) in self._con.execute("select distinct strftime(start_month, '%Y-%m') from fresh_runs order by 1").fetchall()]
+
+    def count_runs(self) -> int:
+        (count,) = self._one("select count(*) from fresh_runs")
+        return int(count)
+
+    def write_experiments(self) -> Path:
+        table = TABLES["experiments"]
+        return self.write(table, "all", f"select {_columns(table)} from fresh_experiments order by experiment_id, workspace", {})
+
+    def write_owners(self, owners: pa.Table) -> Path:
+        """`artifact_owners` of the experiments that were read."""
+        table = TABLES["artifact_owners"]
+        self._con.register("raw_owners", owners)
+        select = (
+            "select $server as tracking_server, e.workspace, o.owner_kind, o.owner_id, nullif(o.experiment_id, '') as experiment_id, redacted_place(o.uri) as uri, $load_id as load_id"
+            " from raw_owners o join fresh_experiments e on e.experiment_id = o.experiment_id"
+        )
+        path = self.write(table, "all", f"select {_columns(table)} from ({select}) order by owner_kind, owner_id, workspace", self._names)
+        self._con.unregister("raw_owners")
+        return path
+
+    def write_month(
+        self,
+        month: str,
+        previous_runs: pa.Table | None,
+        previous_resources: pa.Table | None,
+        previous_power: pa.Table | None,
+        *,
+        accept: bool,
+        written: str | None = None,
+    ) -> tuple[dict[str, Path], dict[str, Any]]:
+        """The files of `runs` and what stands beside it, and what the unit should remember. Refused if too many runs vanished. `written`: what it remembered last."""
+        parameters = {"month": _first_day(month)}
+        self._register("previous_runs", TABLES["runs"], previous_runs)
+        self._register("previous_resources", TABLES["run_resources"], previous_resources)
+        if not accept:
+            self._check_vanished(month, parameters)
+        runs, resources = TABLES["runs"], TABLES["run_resources"]
+        joined = ("end_time", "future_end_time", "gaps", "gap_seconds", "resource_ids", "mean_use_percent", "purged_at")
+        there = [c.name for c in runs.columns if c.name not in joined]
+        select = _sql(
+            "month.sql",
+            columns=_columns(runs),
+            columns_there=", ".join(f"r.{c}" for c in there)
+            + ", coalesce(k.end_time, r.end_time) as end_time, coalesce(k.future_end_time, r.future_end_time) as future_end_time"
+            + ", coalesce(g.gaps, []) as gaps, g.gap_seconds"
+            + ", case when r.resource_kind = 'one' then [r.resource_text] else coalesce(m.resource_ids, []) end as resource_ids, u.mean_use_percent, null::timestamptz as purged_at",
+            columns_gone=_cleaned(runs, there)  # what an earlier version copied is cleaned as well
+            + ", r.end_time, r.future_end_time, coalesce(r.gaps, []) as gaps, r.gap_seconds"
+            + ", list_transform(r.resource_ids, lambda id: redacted(id)) as resource_ids, r.mean_use_percent, coalesce(r.purged_at, $now::timestamptz) as purged_at",
+        )
+        of_runs = self.write(runs, month, select, {**parameters, "now": self._now, "keeps_ends": written != REPLAYED})
+        of_resources = self.write(
+            resources,
+            month,
+            f"select {_columns(resources)} from (select {_columns(resources)} from fresh_resources where start_month = $month union all"
+            f" select {_cleaned(resources, [c.name for c in resources.columns])} from previous_resources r where not exists (select 1 from fresh_runs n"
+            " where n.start_month = $month and n.workspace = r.workspace and n.run_id = r.run_id))"
+            " order by resource_key, run_id, workspace, resource_id, used_ordinal",
+            parameters,
+        )
+        files = {"runs": of_runs, "run_resources": of_resources}
+        if self.reads_power:
+            self._register("previous_power", TABLES["machine_power"], previous_power)
+            select = _sql("power_month.sql", columns=_columns(TABLES["machine_power"]))
+            files["machine_power"] = self.write(TABLES["machine_power"], month, select, parameters)
+        return files, self._extra(files["runs"])
+
+    def _register(self, name: str, table: Table, rows: pa.Table | None) -> None:
+        """The warehouse's rows with today's columns: a file of an older version may lack some."""
+        import pyarrow as pa
+
+        schema = table.arrow_schema()
+        if rows is None:
+            rows = schema.empty_table()
+        columns = [rows[f.name].cast(f.type) if f.name in rows.column_names else pa.nulls(rows.num_rows, f.type) for f in schema]
+        self._con.register(name, pa.table(columns, schema=schema))
+
+    def _check_vanished(self, month: str, parameters: dict[str, Any]) -> None:
+        known, vanished = self._one(
+            "select count(*), count(*) filter (not exists (select 1 from fresh_runs n where n.start_month = $month and n.workspace = r.workspace and n.run_id = r.run_id))"
+            " from previous_runs r where purged_at is null",
+            parameters,
+        )
+        if vanished >= MIN_VANISHED and vanished > self._server.max_vanish * known:
+            raise SourceRefused(
+                self._server.name,
+                f"cannot take the runs of {self._server.name} that started in {month}: {vanished} of {known} vanished at once, more than max_vanish"
+                f" ({self._server.max_vanish:.0%}). The month keeps its rows. Check the permissions and workspaces of the credentials; if the runs were deleted on"
+                f" purpose, raise max_vanish for one night.",
+                period=month,
+            )
+
+    def _extra(self, path: Path) -> dict[str, Any]:
+        """What allocation needs to know without reading: from when to when the runs of this month may have used machines."""
+        first, last, is_open, count, is_replayed = self._one(
+            "select min(start_time), max(coalesce(end_time, last_sign_at, start_time + interval 31 days)), coalesce(bool_or(end_time is null and purged_at is null), false),"
+            " count(*) filter (purged_at is null), coalesce(bool_or(epoch_ms(future_end_time) <= $clock_ms), false) from read_parquet($path)",
+            {"path": str(path), "clock_ms": int(time.time() * 1000) + BELIEVED_AHEAD_MS},
+        )
+        settings = REPLAYED if is_replayed else self.settings_digest
+        return {"first_start": _iso(first), "last_end": _iso(last), "has_open_runs": is_open, "runs": count, "settings": settings}
+
+    def write(self, table: Table, period: str, select: str, parameters: dict[str, Any]) -> Path:
+        """The file of the rows of a query, which are the table's in columns, types and order."""
+        target = self._workdir / f"{table.name}-{period}.parquet"
+        unfinished = target.with_suffix(".unfinished")
+        name = str(unfinished).replace("'", "''")
+        # A column that DuckDB can prove to hold no null is marked as required, and the files of one table must agree.
+        self._con.execute("set disabled_optimizers = 'statistics_propagation'")
+        try:
+            self._con.execute(f"copy ({select}) to '{name}' (format parquet, compression zstd, compression_level 1, row_group_size {ROW_GROUP})", parameters)
+        finally:
+            self._con.execute("reset disabled_optimizers")
+        unfinished.replace(target)
+        return target
+
+    def _one(self, sql: str, parameters: dict[str, Any] | None = None) -> tuple[Any, ...]:
+        [row] = self._con.execute(sql, parameters or {}).fetchall()  # an aggregate without groups always has one row
+        return tuple(row)
+
+
+class _Guarded:
+    """An iterator that remembers what went wrong in it: Arrow's C interface passes on no exception, only its text."""
+
+    def __init__(self, batches: Iterable[pa.RecordBatch]) -> None:
+        self._batches = iter(batches)
+        self.error: BaseException | None = None
+
+    def __iter__(self) -> _Guarded:
+        return self
+
+    def __next__(self) -> pa.RecordBatch:
+        try:
+            return next(self._batches)
+        except StopIteration:
+            raise
+        except BaseException as error:
+            self.error = error
+            raise
+
+
+def _listed(keys: Sequence[str] | str) -> Sequence[str]:
+    return () if isinstance(keys, str) else keys
+
+
+def _pointer(key: str) -> str:
+    """A key as JSON pointer (RFC 6901), the one path syntax that can name any key."""
+    return "/" + key.replace("~", "~0").replace("/", "~1")
+
+
+def _first_day(month: str) -> date:
+    return date(int(month[:4]), int(month[5:7]), 1)
+
+
+def _columns(table: Table) -> str:
+    return ", ".join(c.name for c in table.columns)
+
+
+def _cleaned(table: Table, names: Sequence[str]) -> str:
+    """SQL of these columns of `r`, whatever has the shape of a secret replaced in every text."""
+    texts = {c.name for c in table.columns if c.type == "STRING"} - {"tracking_server", "workspace", "run_id", "experiment_id", "load_id", "params_digest"}
+    cleaners = dict.fromkeys(texts, "redacted") | {"tags": "redacted_document", "params": "redacted_document", "artifact_uri": "redacted_place"}
+    return ", ".join(f"{cleaners[name]}(r.{name}) as {name}" if name in texts else f"r.{name}" for name in names)
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return moment.isoformat() if moment else None
+
+
+def _sql(name: str, **parts: str) -> str:
+    """A file of SQL with its {parts} filled in; nothing that comes from MLflow or a user ever is one."""
+    text = (Path(__file__).parent / name).read_text(encoding="utf-8")
+    for part, sql in parts.items():
+        text = text.replace("{" + part + "}", sql)
+    return text

@@ -1,0 +1,1 @@
+"""Where people and schedulers meet Runspend: commands, pages, the demo, the first try."""

@@ -1,0 +1,34 @@
+"""The night through the Airflow DAGs of a folder, in asset order, in a process of its own. The library itself never imports Airflow."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from runspend.config.settings import Settings
+from runspend.core.errors import RunspendError, UsageError
+from runspend.core.step_result import Outcome
+
+
+def run_dags(settings: Settings, dags: Path, *, now: datetime, periods: Sequence[str]) -> Outcome:
+    """Run `DAGS/run_night.py`; what its tasks did comes back as one outcome."""
+    script = dags / "run_night.py"
+    if not script.exists():
+        raise UsageError(f"cannot run the DAGs of {dags}: it has no run_night.py. Name the dags folder of this repository.")
+    if settings.path is None:
+        raise UsageError("cannot run the DAGs: these settings have no file that tasks could read. Write a runspend.yaml first: runspend init")
+    with tempfile.TemporaryDirectory(prefix="runspend-") as folder:
+        result = Path(folder) / "outcome.json"
+        command = [sys.executable, str(script), "--config", str(settings.path), "--home", str(settings.home), "--now", now.isoformat(), "--result", str(result)]
+        for period in periods:
+            command += ["--period", period]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, check=False)
+        if not result.exists():
+            raise RunspendError(f"cannot run the DAGs: {script} ended with {done.returncode} and left no result. See {settings.home / 'airflow' / 'night.log'}.")
+        told = json.loads(result.read_text(encoding="utf-8"))
+    return Outcome("nightly", told["changed"], told["unchanged"], told["problems"], told["notes"], told["exit_code"])

@@ -1,0 +1,73 @@
+"""The command line: parses, calls one function of the pipeline, prints what it returns, ends with its exit code.
+
+Exit codes: 0 done · 1 a bug · 2 wrong use or configuration · 3 a source was refused or stale, its old data kept ·
+4 a check failed or data is damaged, the old tables kept · 5 done in part · 6 the machine failed (a full or read-only disk). The largest that applies wins. No work is done here.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import traceback
+
+import click
+
+from runspend import __version__
+from runspend.core.errors import RunspendError, UsageError
+from runspend.core.extras import missing_extra
+from runspend.core.machine_faults import machine_failed
+from runspend.core.own_files import private_umask
+from runspend.interfaces.cli.admin import copy_, forget, rename
+from runspend.interfaces.cli.archive import archive
+from runspend.interfaces.cli.budgets import budgets
+from runspend.interfaces.cli.context import Context
+from runspend.interfaces.cli.output import shown
+from runspend.interfaces.cli.query import costs, explain, export, serve, sql, status
+from runspend.interfaces.cli.setup import config, demo, doctor, init, suggest, try_
+from runspend.interfaces.cli.steps import STEPS, nightly, verify
+
+__all__ = ["cli", "main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="runspend")
+def cli() -> None:
+    """What every MLflow run costs, why, and who should know.
+
+    Start with `runspend try --tracking URI --bill FILE`, then `runspend init`, then `runspend nightly`.
+    """
+
+
+for command in (init, doctor, suggest, config, try_, demo, nightly, *STEPS, archive, budgets, forget, rename, copy_, costs, explain, export, sql, status, serve, verify):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line. Errors raised on purpose are one line and an exit code; a bug is a traceback and exit code 1; neither shows a secret."""
+    private_umask()
+    gc.set_threshold(100_000)  # what is imported stays: to look through it again and again is a tenth of the time to start
+    atexit.register(gc.freeze)  # … and once more at the end, a sixth of a second
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("stopped. What was published stays; the next command completes the rest.", err=True)
+        raise SystemExit(130) from None
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(UsageError.exit_code) from None
+    except RunspendError as error:
+        click.echo(f"error: {_without_secrets(str(error))}", err=True)
+        raise SystemExit(error.exit_code) from None
+    except Exception as error:  # noqa: BLE001 (the last line of defence: whatever it is, it is shown, without secrets)
+        if (failed := missing_extra(error) or machine_failed(error)) is not None:
+            click.echo(f"error: {_without_secrets(str(failed))}", err=True)
+            raise SystemExit(failed.exit_code) from None
+        click.echo(_without_secrets(traceback.format_exc()), nl=False, err=True)
+        click.echo("This is a bug in runspend. Nothing half-done was published.", err=True)
+        raise SystemExit(RunspendError.exit_code) from None
+
+
+def _without_secrets(text: str) -> str:
+    from runspend.config.settings import redact
+
+    return shown(redact(text, Context.loaded))

@@ -1,0 +1,5 @@
+"""`python -m runspend.interfaces.cli`."""
+
+from runspend.interfaces.cli import main
+
+main()

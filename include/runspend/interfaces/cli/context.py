@@ -1,0 +1,101 @@
+"""What every command is given, and the options all of them have. Reading and printing do not belong here."""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import click
+
+if TYPE_CHECKING:
+    from runspend.config.settings import Settings
+
+MONTH = re.compile(r"(?!0000)[0-9]{4}-(0[1-9]|1[0-2])")
+
+
+@dataclass
+class Context:
+    """What every command is given: where the configuration is, what time it is, and who is watching."""
+
+    config: Path | None
+    now: datetime
+    as_json: bool
+    quiet: bool
+    is_now_given: bool = False
+    told_at: float = 0.0
+    loaded: ClassVar[Settings | None] = None  # the settings of this process: their secrets are kept out of what is printed
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The configuration, loaded once; its path is printed."""
+        from runspend.config.file_modes import use_file_modes
+        from runspend.config.settings import load_settings
+
+        settings = Context.loaded = load_settings(self.config)
+        use_file_modes(settings)
+        if not self.quiet and not self.as_json:
+            click.echo(f"config {settings.path}", err=True)
+        return settings
+
+    def progress(self, text: str) -> None:
+        """One line on standard error that overwrites itself, for a person who watches."""
+        moment = time.monotonic()
+        if not self.quiet and sys.stderr.isatty() and (not text or moment - self.told_at > 0.1):
+            self.told_at = moment
+            click.echo(f"\r\033[K{text}", nl=False, err=True)
+
+    def clear_progress(self) -> None:
+        """Leave a clean line."""
+        self.progress("")
+
+
+def _moment(_: click.Context, __: click.Parameter, value: str | None) -> datetime | None:
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+        return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
+    except (ValueError, OverflowError) as error:
+        raise click.BadParameter(f"{value!r} is not a time. Write 2026-11-24 or 2026-11-24T06:00.") from error
+
+
+def day_end(context: click.Context, parameter: click.Parameter, value: str | None) -> datetime | None:
+    """The first instant that is not of the day, or of the moment, any more."""
+    moment = _moment(context, parameter, value)
+    if moment is None or value is None:
+        return None
+    try:
+        return moment + (timedelta(days=1) if len(value) == len("2026-11-24") else timedelta(microseconds=1))
+    except OverflowError as error:
+        raise click.BadParameter(f"{value!r} is the last time there is. Write an earlier one.") from error
+
+
+def months(_: click.Context, __: click.Parameter, value: Any) -> Any:
+    """YYYY-MM, one or several."""
+    for month in value if isinstance(value, tuple) else (value,):
+        if month is not None and not MONTH.fullmatch(month):
+            raise click.BadParameter(f"{month!r} is not a month. Write YYYY-MM.")
+    return value
+
+
+def with_context(command: Callable[..., None]) -> Callable[..., None]:
+    """The four options every command has, as one Context; errors raised on purpose become one line and an exit code."""
+
+    @click.option("--config", type=click.Path(path_type=Path), help="Configuration file. Default: $RUNSPEND_CONFIG, else ./runspend.yaml.")
+    @click.option("--now", callback=_moment, help="Pretend it is this time (UTC), e.g. 2026-11-24T06:00. Default: the start of this hour.")
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+    @click.option("--quiet", is_flag=True, help="No progress, no path of the configuration.")
+    @functools.wraps(command)
+    def wrapped(config: Path | None, now: datetime | None, as_json: bool, quiet: bool, **given: Any) -> None:
+        this_hour = datetime.now(timezone.utc).replace(minute=0, second=0, microsecond=0)
+        command(Context(config, now or this_hour, as_json, quiet, now is not None), **given)
+
+    return wrapped

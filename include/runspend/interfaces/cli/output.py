@@ -1,0 +1,75 @@
+"""How answers are printed: outcomes, rows, columns, JSON. What is answered does not belong here."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runspend.interfaces.cli.context import Context
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from runspend.config.settings import Settings
+    from runspend.core.step_result import Outcome
+    from runspend.warehouse.bigquery.dry_run import QueryCosts
+
+
+def query(settings: Settings, sql: str, parameters: dict[str, Any]) -> pa.Table:
+    """The rows of one question to the warehouse."""
+    from runspend.warehouse import open_warehouse
+
+    with open_warehouse(settings).reader() as reader:
+        return reader.query(sql, parameters)
+
+
+def print_query_costs(context: Context, found: QueryCosts) -> None:
+    """What each model would read, and what that costs."""
+    if context.as_json:
+        print_json([{"period": period, "model": model, "bytes": size} for period, model, size in found.sizes])
+    else:
+        click.echo("\n".join(found.lines()))
+
+
+def shown(text: str) -> str:
+    """A sentence as a terminal may have it: what others wrote may be part of it, and moves no cursor."""
+    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in "\n\t" else c for c in text)
+
+
+def print_outcome(context: Context, outcome: Outcome) -> None:
+    """What a step did; ends the process with its exit code."""
+    if context.as_json:
+        print_json({"step": outcome.step, "exit_code": outcome.exit_code, "changed": outcome.changed, "unchanged": outcome.unchanged, "problems": outcome.problems, "notes": outcome.notes, "found": outcome.found})
+        raise SystemExit(outcome.exit_code)
+    for label, lines in (("changed", outcome.changed), ("found", outcome.found), ("note", outcome.notes), ("problem", outcome.problems)):
+        for line in lines:
+            click.echo(f"{label:9}{shown(line)}", err=label == "problem")
+    click.echo(f"{outcome.step}: {len(outcome.changed)} changed, {len(outcome.unchanged)} unchanged, {len(outcome.problems)} problems")
+    raise SystemExit(outcome.exit_code)
+
+
+def print_rows(context: Context, rows: pa.Table) -> None:
+    """Rows as a table, or as JSON."""
+    from runspend.actions.costs.query import as_values, table_text
+
+    if context.as_json:
+        print_json(as_values(rows))
+        return
+    click.echo(table_text(rows), nl=False)
+
+
+def print_columns(lines: Sequence[tuple[str, ...]]) -> None:
+    """Cells as aligned text; nothing in a name may move the cursor."""
+    shown = [["".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cell) for cell in line] for line in lines]
+    widths = [max(len(cell) for cell in column) for column in zip(*shown, strict=True)]
+    for line in shown:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def print_json(value: Any) -> None:
+    """One JSON value; what JSON lacks as text."""
+    click.echo(json.dumps(value, indent=2, default=str, ensure_ascii=False))

@@ -1,0 +1,175 @@
+"""The whole line and its steps one by one: `nightly`, `extract`, `load`, `allocate` and the others."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runspend.core.errors import UsageError, WarehouseDamaged
+from runspend.interfaces.cli.context import Context, months, with_context
+from runspend.interfaces.cli.output import print_outcome, print_query_costs, shown
+
+if TYPE_CHECKING:
+    from runspend.config.settings import Settings
+    from runspend.interfaces.trial import Trial
+
+DEMO_FOLDER = Path(".runspend-demo")
+
+
+@click.command()
+@click.option("--period", "periods", multiple=True, callback=months, metavar="YYYY-MM", help="Rebuild this billing period whatever its inputs. May be repeated.")
+@click.option("--since", callback=months, metavar="YYYY-MM", help="Rebuild every billing period from this one on.")
+@click.option("--accept", multiple=True, metavar="SOURCE:YYYY-MM", help="Take this although it was refused for what it lost. May be repeated.")
+@click.option("--dags", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Run the Airflow DAGs of this folder, in asset order, instead of calling the steps.")
+@with_context
+def nightly(context: Context, periods: tuple[str, ...], since: str | None, accept: tuple[str, ...], dags: Path | None) -> None:
+    """The whole line: extract, measure, load, allocate, check, alert, plan the archive, report.
+
+    Without a runspend.yaml it makes the demo world in .runspend-demo first, and runs on that.
+
+    Example: runspend nightly --config /etc/runspend/runspend.yaml
+    """
+    from runspend.config.settings import find_settings
+
+    if find_settings(context.config) is None:
+        _use_demo(context)
+    if since is not None:
+        periods = (*periods, *_loaded_since(context.settings, since))
+    run_night(context, periods, accept, dags, since)
+
+
+def _step(name: str, help_text: str, *, what: str | None, options: Sequence[Callable[[Any], Any]] = ()) -> click.Command:
+    """A verb: one step of the line by itself."""
+
+    def command(context: Context, **given: Any) -> None:
+        from runspend import pipeline
+        from runspend.pipeline.monitoring import mailing_what_ends
+
+        names = given.pop("names", ())
+        arguments: tuple[Any, ...] = (context.settings, names or None) if what else (context.settings,)
+        step = pipeline.settle if name == "allocate" else getattr(pipeline, name)
+        if "periods" in given:
+            given["periods"] = given["periods"] or None
+        if given.pop("explain_cost", False):
+            found = pipeline.foresee_queries(context.settings, progress=context.progress, **given)
+            context.clear_progress()
+            print_query_costs(context, found)
+            return
+        if (address := given.pop("test_mail", None)) is not None:
+            from runspend.pipeline.monitoring import send_test_mail
+
+            print_outcome(context, send_test_mail(context.settings, address, context.now))
+            return
+        with mailing_what_ends(context.settings, name, context.now):
+            outcome = step(*arguments, now=context.now, progress=context.progress, **given)
+        context.clear_progress()
+        print_outcome(context, outcome)
+
+    command.__doc__ = help_text
+    command.__name__ = name
+    decorated: Any = with_context(command)
+    if what:
+        decorated = click.argument("names", nargs=-1, metavar=f"[{what.upper()}]...")(decorated)
+    for option in options:
+        decorated = option(decorated)
+    made: click.Command = click.command(name)(decorated)
+    return made
+
+
+ACCEPT_RUNS_OPTION = click.option(
+    "--accept", multiple=True, metavar="SERVER:YYYY-MM", help="Take this month although runs vanished from it (SERVER:experiments: fewer experiments)."
+)
+PERIOD_OPTION = click.option("--period", "periods", multiple=True, callback=months, metavar="YYYY-MM", help="Only this billing period, whatever its inputs.")
+EXPLAIN_COST_OPTION = click.option("--explain-cost", is_flag=True, help="BigQuery: only say what each model would read, and what that costs; the newest period if none is named.")
+TEST_MAIL_OPTION = click.option("--test-mail", metavar="ADDRESS", help="Only send one mail to this address, to see that mail arrives. Nothing is judged.")
+ACCEPT_OPTION = click.option("--accept", multiple=True, metavar="SOURCE:YYYY-MM", help="Load this period although it was refused for what it lost.")
+
+STEPS = (
+    _step("extract", "Read runs and experiments of the tracking servers named (default: all).\n\nExample: runspend extract prod", what="server", options=[ACCEPT_RUNS_OPTION]),
+    _step("measure", "Take the inventory of the artifact stores named (default: all).\n\nExample: runspend measure", what="store"),
+    _step("load", "Load the bills named (default: all).\n\nExample: runspend load aws --accept aws:2026-10", what="bill", options=[ACCEPT_OPTION]),
+    _step("allocate", "Build and check the cost tables whose inputs changed.\n\nExample: runspend allocate --period 2026-10", what=None, options=[EXPLAIN_COST_OPTION, PERIOD_OPTION]),
+    _step("check", "Run every check over the tables as they stand.\n\nExample: runspend check", what=None, options=[PERIOD_OPTION]),
+    _step("report", "Write the pages and CSVs of every billing period.\n\nExample: runspend report --period 2026-10", what=None, options=[PERIOD_OPTION]),
+    _step("alert", "Judge the budgets of the current period and send what is due.\n\nExample: runspend alert", what=None, options=[TEST_MAIL_OPTION]),
+)
+
+VERIFY_OPTIONS = (
+    click.option("--full", is_flag=True, help="Hash every file, unchanged ones too."),
+    click.option("--drop", multiple=True, metavar="TABLE/MONTH/WRITER", help="Delete a damaged unit. Repeatable."),
+)
+verify = _step(
+    "verify",
+    """Find damaged files in the warehouse.
+
+    Compares sizes, state files and the index, and hashes every file that changed since it was last
+    verified. --full hashes all files and so finds bits that rotted on the disk; every pipeline run
+    does the same. BigQuery keeps and verifies its own bytes.
+
+    Exit code 4 when something is damaged. From then on no figure is made of it.
+
+    Example: runspend verify --full""",
+    what=None,
+    options=VERIFY_OPTIONS,
+)
+
+
+def _use_demo(context: Context) -> None:
+    from runspend.config.settings import load_settings
+    from runspend.interfaces.demo import make_world
+
+    made = make_world(DEMO_FOLDER, progress=context.progress)
+    context.clear_progress()
+    click.echo(f"No runspend.yaml here: using the demo world in {DEMO_FOLDER} ({made.runs} runs, {made.machines} machines).", err=True)
+    context.__dict__["settings"] = Context.loaded = load_settings(made.config)
+    if not context.is_now_given:
+        context.now = made.now
+
+
+def _loaded_since(settings: Settings, since: str) -> list[str]:
+    from runspend.warehouse import open_warehouse
+
+    return sorted({u.period for u in open_warehouse(settings).states("billing_lines") if u.period >= since})
+
+
+def run_night(context: Context, periods: Sequence[str], accept: Sequence[str], dags: Path | None = None, since: str | None = None, trial: Trial | None = None) -> None:
+    """A whole night, through the DAGs where a folder of them is named, and its summary; ends the process with its exit code."""
+    from runspend import pipeline
+    from runspend.interfaces.doctor import check_not_built
+    from runspend.interfaces.night_summary import summarize_night
+    from runspend.pipeline.monitoring import mailing_what_ends
+
+    began = time.monotonic()
+    if dags is None:
+        with mailing_what_ends(context.settings, "nightly", context.now):
+            outcome = pipeline.nightly(context.settings, now=context.now, periods=periods or None, accept=accept, progress=context.progress)
+    elif accept:
+        raise UsageError("cannot pass --accept through the DAGs. Run `runspend load --accept …` first; the night then finds the period loaded.")
+    else:
+        from runspend.interfaces.airflow_runner import run_dags
+
+        outcome = run_dags(context.settings, dags, now=context.now, periods=periods)
+    context.clear_progress()
+    if since is not None and not _loaded_since(context.settings, since):
+        loaded = _loaded_since(context.settings, "")
+        outcome.fail(UsageError(f"cannot rebuild since {since}: no bill was loaded for it or a later month. The newest is {loaded[-1] if loaded else 'none'}."))
+    outcome.notes += [f"{found.name}: {found.text}" for found in check_not_built(context.settings)]
+    seconds = time.monotonic() - began
+    if context.as_json:
+        print_outcome(context, outcome)
+    try:
+        click.echo(summarize_night(context.settings, outcome, now=context.now, seconds=seconds, is_watched=sys.stdout.isatty()), nl=False)
+    except WarehouseDamaged as error:
+        outcome.fail(error)
+        print_outcome(context, outcome)
+    if trial is not None:
+        from runspend.interfaces.preview import foresee, render_outlook
+
+        after = foresee(context.settings, now=context.now)
+        click.echo(f"\n{render_outlook(after)}\n{shown(trial.words(after))}", nl=False)
+    raise SystemExit(outcome.exit_code)

@@ -1,0 +1,506 @@
+"""`runspend doctor`: tries every connection of the configuration and says what is missing. Changes nothing, sends nothing.
+
+`diagnose` returns findings, `render` shows them. What a source must answer belongs in its own package (`probe_…`).
+"""
+
+from __future__ import annotations
+
+import os
+import smtplib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import SecretStr
+
+from runspend.config.settings import ArtifactStore, BillSource, KeySettings, Machine, MailSettings, Settings, TrackingServer, redact
+from runspend.config.types import CONNECTION
+from runspend.core.errors import RunspendError
+from runspend.warehouse import open_warehouse
+from runspend.warehouse.bigquery.dry_run import size_words
+
+if TYPE_CHECKING:
+    from runspend.ingest.billing.measured_power import Drawn
+
+Level = Literal["ok", "WARN", "FAIL"]
+Accounts = set[tuple[str, str, str]]  # billing account, sub-account, billing period
+OWN_FORMATS = ("machines", "slurm")  # bills made here: nobody tags them or activates tags
+SECTIONS = ("config", "mlflow", "bill", "artifacts", "mail")
+SMTP_SECONDS = 10
+MEASURED_DAYS = timedelta(days=30)  # that the doctor looks back at what machines drew
+# File systems that only this machine sees (names as in /proc/mounts).
+LOCAL_FILE_SYSTEMS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "f2fs")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor: which part of the file, which of its names, how it went, one sentence."""
+
+    section: str
+    name: str
+    level: Level
+    text: str
+
+
+def diagnose(settings: Settings, *, now: datetime) -> list[Finding]:
+    """Try everything the settings name; a thing that cannot be used is a finding, never an exception."""
+    found = list(check_home(settings))
+    for server in settings.tracking:
+        found += _tried("mlflow", server.name, server, _probe_server)
+    held: dict[str, Accounts] = {}
+    for bill in settings.billing:
+        found += _tried("bill", bill.name, bill, lambda b: _probe_bill(b, settings, held, now))
+    found += check_accounts_once(held)
+    for store in settings.stores:
+        found += _tried("artifacts", _kind(store), store, lambda s: _probe_store(s, now))
+    found += [*check_mail(settings), *check_nothing_missing(settings), *check_machines_of_clusters(settings), *check_not_built(settings)]
+    found.sort(key=lambda f: SECTIONS.index(f.section))
+    return [replace(f, text=redact(f.text, settings)) for f in found]
+
+
+def render(findings: Sequence[Finding]) -> str:
+    """The screen: a column for the section (named once), the name, the level, the sentence."""
+    width = max((len(f.name) for f in findings), default=0)
+    lines, before = [], ""
+    for f in findings:
+        section = f.section if f.section != before else ""
+        first, *rest = f.text.splitlines() or [""]
+        lines.append(f"{section:<11}{f.name:<{width}}  {f.level:<5} {first}".rstrip())
+        lines += [" " * (19 + width) + line for line in rest]
+        before = f.section
+    warnings, errors = (sum(f.level == level for f in findings) for level in ("WARN", "FAIL"))
+    lines.append(f"{_count(warnings, 'warning')}, {_count(errors, 'error')}. Nothing was changed.")
+    return "\n".join(lines)
+
+
+def can_be_tried(findings: Sequence[Finding]) -> bool:
+    """Whether there is a server and a bill to see anything of."""
+    return {"mlflow", "bill"} <= {f.section for f in findings if f.level == "ok"}
+
+
+def exit_code(findings: Sequence[Finding]) -> int:
+    """0, or 2 when the configuration cannot work, or 3 when a source or the mail server cannot be used."""
+    failed = {f.section for f in findings if f.level == "FAIL"}
+    return 0 if not failed else 2 if failed == {"config"} else 3
+
+
+# --- what is on this machine -----------------------------------------------------------------------------------------------
+
+
+def check_home(settings: Settings) -> Iterator[Finding]:
+    """The file, and whether `home` and the warehouse can be written to."""
+    yield Finding("config", "file", "ok", str(settings.path or "made in code"))
+    yield _check_folder("home", settings.home)
+    uri = settings.warehouse.uri.removeprefix("file://")
+    if uri.startswith("bigquery://"):
+        yield _check_bigquery(settings)
+    elif "://" in uri:
+        yield _check_bucket(settings)
+    else:
+        yield _check_folder("warehouse", Path(uri))
+    yield from _check_modes(settings)
+    yield from _check_shared(settings.home, os.environ.get("AIRFLOW__CORE__EXECUTOR", ""))
+
+
+def _check_modes(settings: Settings) -> Iterator[Finding]:
+    """What was made by older versions, or by hand, may be open to others: it is left as it is, and shown."""
+    from runspend.config.file_modes import not_handed_down, own_roots, widening, wider_than
+
+    for root in own_roots(settings):
+        count, first = wider_than(root, settings)
+        if count:
+            who = "anybody" if settings.files.group is None else f"others than {settings.files.group}"
+            text = f"{count:,} files and folders in {root} are open to {who}, such as {first}; new ones are not.\nRun: {widening(root, settings)}"
+            yield Finding("config", "files", "WARN", text)
+        elif root in not_handed_down(settings):
+            text = f"files.group {settings.files.group} has no effect yet: {root} does not hand it down, so new files stay private.\nRun: {widening(root, settings)}"
+            yield Finding("config", "files", "WARN", text)
+
+
+def _check_bucket(settings: Settings) -> Finding:
+    """Opening it finds out all that matters: whether it is there, may be read and keeps the conditions of a put."""
+    try:
+        open_warehouse(settings)
+    except RunspendError as error:
+        return Finding("config", "warehouse", "FAIL", str(error))
+    return Finding("config", "warehouse", "ok", f"{settings.warehouse.uri} (opened)")
+
+
+def _check_bigquery(settings: Settings) -> Finding:
+    """Looks, and asks what reading the most read table would cost; makes nothing."""
+    from runspend.warehouse.bigquery.warehouse import BigQueryWarehouse
+
+    limit = f"a query may read {settings.warehouse.maximum_bytes_billed.human_readable()} at most"
+    try:
+        warehouse = BigQueryWarehouse(settings.warehouse)
+        head = warehouse.head()
+        if not head.extra:
+            warehouse.cost_of("select 1 as one")
+            return Finding("config", "warehouse", "ok", f"{settings.warehouse.uri} (will be made; {limit})")
+        size = warehouse.cost_of("select * from cost_daily")
+    except RunspendError as error:
+        return Finding("config", "warehouse", "FAIL", str(error))
+    return Finding("config", "warehouse", "ok", f"{settings.warehouse.uri} ({len(head.units)} units; all of cost_daily is {size_words(size)}; {limit})")
+
+
+def _check_folder(name: str, folder: Path) -> Finding:
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        return Finding("config", name, "FAIL", f"{folder}: {existing} is not a folder. Choose another place.")
+    if existing != folder:
+        if os.access(existing, os.W_OK | os.X_OK):
+            return Finding("config", name, "ok", f"{folder} (will be made)")
+        return Finding(
+            "config", name, "FAIL", f"{folder}: it is not there and cannot be made in {existing}. Make it, or change its permissions."
+        )
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:  # has no name, so nothing is left behind
+            _lock(file.fileno())
+    except OSError as error:
+        return Finding(
+            "config",
+            name,
+            "FAIL",
+            f"{folder}: cannot write and lock files there: {error.strerror}. Change its permissions, or choose another place.",
+        )
+    return Finding("config", name, "ok", f"{folder} (write ok)")
+
+
+def _lock(descriptor: int) -> None:
+    import fcntl
+
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _check_shared(home: Path, executor: str) -> Iterator[Finding]:
+    """What must happen once is decided by files in `home`: several machines must see the same ones."""
+    if not any(name in executor for name in ("Celery", "Kubernetes", "Edge", "Ecs", "Batch")):
+        return
+    kind = file_system(home, Path("/proc/self/mounts"))
+    if kind in LOCAL_FILE_SYSTEMS:
+        yield Finding(
+            "config",
+            "home",
+            "WARN",
+            f"{home} lies on this machine only ({kind}), and {executor} runs tasks on others. Put home on storage that all workers share: mails could leave twice.",
+        )
+
+
+def file_system(path: Path, mounts: Path) -> str | None:
+    """The type of file system `path` lies on, or None where the system does not say."""
+    if not mounts.is_file():
+        return None
+    best: tuple[str, str | None] = ("", None)
+    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+        _, point, kind, *_ = line.split(" ")
+        point = point.replace("\\040", " ")
+        if path.is_relative_to(point) and len(point) >= len(best[0]):
+            best = (point, kind)
+    return best[1]
+
+
+# --- what the file asks for ------------------------------------------------------------------------------------------------
+
+
+def check_nothing_missing(settings: Settings) -> Iterator[Finding]:
+    """What one would see without servers, bills or stores."""
+    if not settings.tracking:
+        yield Finding("mlflow", "-", "FAIL", "no tracking server is configured. Add one under `tracking`.")
+    if not settings.billing:
+        yield Finding("bill", "-", "WARN", "no bill is configured: there will be runs and bytes, no money. Add one under `billing`.")
+    if not settings.stores:
+        yield Finding(
+            "artifacts", "-", "WARN", "no artifact store is configured: bytes of artifacts are unknown. Add roots under `stores`."
+        )
+
+
+def check_machines_of_clusters(settings: Settings) -> Iterator[Finding]:
+    """Databricks bills the DBUs of a cluster, its cloud the machines: without that bill half of what runs cost is missing."""
+    others = [b for b in settings.billing if b.format not in ("databricks", "opencost", "machines", "slurm")]
+    for bill in settings.billing:
+        if bill.format == "databricks" and bill.vms is None and not others:
+            yield Finding(
+                "bill",
+                bill.name,
+                "WARN",
+                "the machines of its clusters are on the bill of their cloud, which is no source here. Add it, or write `vms: none` if all is serverless.",
+            )
+
+
+def check_not_built(settings: Settings) -> Iterator[Finding]:
+    """What the file asks for and this version does not do. Nothing of it is done in part."""
+    for server in settings.tracking:
+        if server.via == "system-tables":
+            yield Finding("mlflow", server.name, "WARN", "`via: system-tables` is not read yet. The API is used.")
+    if "schedule" in settings.model_fields_set:
+        yield Finding("config", "schedule", "WARN", "the DAGs do not follow it yet: they run at 04:00, 06:00 and 07:00 UTC.")
+    if settings.annotate is not None:
+        yield Finding("config", "annotate", "WARN", "costs are not written back to MLflow yet.")
+
+
+# --- what lies elsewhere ---------------------------------------------------------------------------------------------------
+
+
+def _tried(section: str, name: str, source: Any, probe: Callable[[Any], Iterator[tuple[Level, str]]]) -> list[Finding]:
+    """The findings of one source; whatever it raises on purpose is a finding too."""
+    waiting = [key for key, value in source.__dict__.items() if _text(value).startswith(CONNECTION)]
+    if waiting:
+        return [Finding(section, name, "WARN", f"not tried: {', '.join(waiting)} is an Airflow connection, which only a task can read.")]
+    try:
+        return [Finding(section, name, level, text) for level, text in probe(source)]
+    except RunspendError as error:
+        return [Finding(section, name, "FAIL", str(error))]
+
+
+def _text(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value if isinstance(value, str) else ""
+
+
+def _probe_server(server: TrackingServer) -> Iterator[tuple[Level, str]]:
+    from runspend.ingest.tracking import probe_server
+
+    with tempfile.TemporaryDirectory(prefix="runspend-doctor-") as folder:
+        found = probe_server(server, Path(folder))
+    if found.get("error"):
+        yield "FAIL", found["error"]
+        return
+    version = found.get("version")
+    parts = [
+        f"MLflow {version}" if version and not str(version).startswith("revision") else "MLflow",
+        _count(found["experiments"], "experiment"),
+        _count(found["runs"], "run"),
+    ]
+    if found.get("database_ok"):
+        parts.append(f"database read-only, revision {found.get('revision')} known")
+    yield "ok", ", ".join(parts)
+    for warning in found.get("warnings", ()):
+        yield "WARN", warning
+
+
+def check_accounts_once(held: Mapping[str, Accounts]) -> Iterator[Finding]:
+    """One account's month under two bills would be paid twice: the night's checks refuse it, so it is said before."""
+    names = sorted(held)
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            if same := sorted(held[first] & held[second]):
+                account, sub_account, period = same[0]
+                whose = f"{account}, sub-account {sub_account}" if sub_account else account
+                yield Finding(
+                    "bill",
+                    second,
+                    "FAIL",
+                    f"it holds {period} of account {whose}, and so does {first}: the same charges would count twice. "
+                    "Remove one of the two, or leave those lines out of one with `only` or `scope`.",
+                )
+
+
+def _probe_bill(bill: BillSource, settings: Settings, held: dict[str, Accounts], now: datetime) -> Iterator[tuple[Level, str]]:
+    from runspend.ingest.billing import load_process as loading
+    from runspend.ingest.billing.cost_splits import TOLD
+    from runspend.ingest.billing.measured_power import is_measured
+
+    if bill.format == "opencost":
+        yield from _probe_weights(bill, settings, now)
+        return
+    drawn = _read_drawn(settings) if is_measured(bill) else {}
+    found = loading.probe_bill(settings, bill, keys=settings.keys, now=now, drawn=drawn)
+    held[bill.name] = found["accounts"]
+    if not found["files"] and not found["problems"]:
+        yield "FAIL", f"{bill.uri}: no bill was found there. Check `uri`, or wait for the first export."
+        return
+    files = _count(found["files"], "file")
+    parts = [f"{found['format']} {found['version'] or ''}".strip(), *_spans(found["periods"]), files, _count(found["rows"], "line")]
+    parts += [f"{_money(amount)} {currency} billed" for currency, amount in sorted(found["billed"].items())]
+    covered: datetime | None = found["covered_until"]
+    age = None if covered is None else now - covered
+    if covered is not None and age is not None:
+        parts.append(f"complete to {covered:%d %b %H:%M} UTC ({_hours(age)} h)")
+    if found["rows"] or not found["problems"]:
+        yield "ok", ", ".join(parts)
+    if age is not None and age > bill.late_after:
+        yield "WARN", f"no new data for {_hours(age)} h (limit {_hours(bill.late_after)} h)."
+    if found["quarantined"]:
+        yield (
+            "WARN",
+            f"{_count(found['quarantined'], 'line')} cannot be read and would be set aside: see `billing_quarantine` after a night.",
+        )
+    for why, count in found["left_out"].items():
+        yield "ok", f"{_count(count, 'row')} charged nothing and became no line: {why}"
+    if bill.format not in OWN_FORMATS:
+        yield from _say_what_is_missing(found, settings.keys)
+    for what, count in found["warnings"].items():
+        yield "ok" if what in TOLD else "WARN", f"{what.replace('_', ' ')}: {count}"
+    for problem in found["problems"]:
+        yield "FAIL", problem
+    if is_measured(bill):
+        yield from _say_what_is_measured(bill.machines, drawn, now)
+
+
+def _read_drawn(settings: Settings) -> Drawn | None:
+    """What measured machines drew, as far as nights have read it; None before the first one."""
+    from runspend.ingest.billing.measured_power import read_drawn
+
+    uri = settings.warehouse.uri.removeprefix("file://")
+    if "://" not in uri and not Path(uri).is_dir():
+        return None
+    try:
+        warehouse = open_warehouse(settings)
+        if not warehouse.states("runs"):
+            return None
+        with warehouse.reader() as reader:
+            return read_drawn(reader)
+    except RunspendError:  # what is wrong with the warehouse is a finding of its own
+        return None
+
+
+def _say_what_is_measured(machines: Sequence[Machine], drawn: Drawn | None, now: datetime) -> Iterator[tuple[Level, str]]:
+    """How much of the last days of each machine its runs measured, and what it drew then."""
+    over = now.astimezone(timezone.utc).replace(minute=0, second=0, microsecond=0)
+    for machine in (m for m in machines if m.is_measured):
+        name, idle = machine.resource_id, f"`idle_watts`, {machine.power.idle_watts if machine.power else None} W"
+        first = max(_midnight(machine.from_), over - MEASURED_DAYS)
+        until = over if machine.to is None else min(over, _midnight(machine.to) + timedelta(days=1))
+        hours = (until - first) // timedelta(hours=1)
+        measured = [found for hour, found in (drawn or {}).get(name, {}).items() if first <= hour < until]
+        if hours <= 0:
+            continue
+        if drawn is None:
+            yield "ok", f"{name}: what it drew is read from MLflow by a night, and none has been here yet: every hour has {idle}"
+        elif not measured:
+            yield (
+                "WARN",
+                f"{name}: no run on it logged system/gpu_*_power_usage_watts: all of its last {_count(hours, 'hour')} have {idle}. Install nvidia-ml-py beside MLflow "
+                "and call mlflow.enable_system_metrics_logging() before runs start; a run must name the machine, or be in a pool of it.",
+            )
+        else:
+            held = sum(milliseconds for _, milliseconds in measured)
+            watts = sum(milliwatts * milliseconds for milliwatts, milliseconds in measured) / held / 1000
+            yield (
+                "ok",
+                f"{name}: {len(measured):,} of its last {_count(hours, 'hour')} measured ({held / 3_600_000:,.1f} h), {watts:,.1f} W on average; "
+                f"{_count(hours - len(measured), 'hour')} and what is left of those at {idle}",
+            )
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=timezone.utc)
+
+
+def _probe_weights(source: BillSource, settings: Settings, now: datetime) -> Iterator[tuple[Level, str]]:
+    """A source that splits lines of bills: what it weighs, of which machines, until when."""
+    from runspend.ingest.billing import load_process as loading
+
+    with tempfile.TemporaryDirectory(prefix="runspend-doctor-") as folder:
+        read = loading.read_weights(settings, source, workdir=Path(folder), progress=lambda line: None)
+    where = "all lines that `lines` names" if source.lines is not None else _count(read.machines, "machine")
+    parts = ["opencost", _count(read.files, "file"), f"{_count(read.rows, 'weight')} of pods on {where}"]
+    parts += [f"cluster {name}" for name in read.clusters]
+    if read.covered_until is not None:
+        parts.append(f"complete to {read.covered_until:%d %b %H:%M} UTC ({_hours(now - read.covered_until)} h)")
+    yield "ok", ", ".join(parts)
+    if read.covered_until is None:
+        yield "WARN", "no allocation weighs anything: no line will be split."
+    elif now - read.covered_until > source.late_after:
+        yield "WARN", f"no new data for {_hours(now - read.covered_until)} h (limit {_hours(source.late_after)} h)."
+    if read.rows and not read.has_idle and source.idle == "keep":
+        yield (
+            "WARN",
+            "it tells no __idle__: what its pods leave of a machine's cost is idle. Ask OpenCost with includeIdle=true and idleByNode=true, "
+            "or write `idle: share` to let the pods pay all of it.",
+        )
+    for why, count in read.left_out.items():
+        yield "WARN", f"{why}: {count}"
+
+
+def _say_what_is_missing(found: Mapping[str, Any], keys: KeySettings) -> Iterator[tuple[Level, str]]:
+    """What lines would need to carry for runs to be found: ids of resources, tags of runs."""
+    usage = found["usage_rows"]
+    if not usage:
+        return
+    if not found["with_resource"]:
+        yield "WARN", "no line of usage names a resource. Export resource ids too: without them only pools and instance types find runs."
+    elif found["with_resource"] * 2 < usage:
+        yield "WARN", f"only {found['with_resource'] / usage:.0%} of the lines of usage name a resource. Check that the export includes resource ids."
+    if not found["with_run"] and not found["with_job"]:
+        yield (
+            "WARN",
+            f"tag {keys.run_id[0]} is on 0 lines. If you tag what runs use, activate the tag for billing (AWS: as a cost allocation tag); it never reaches back.",
+        )
+
+
+def _probe_store(store: ArtifactStore, now: datetime) -> Iterator[tuple[Level, str]]:
+    if store.measure == "none":
+        yield "ok", f"{store.uri}: not measured, as the file says, so its bytes are unknown"
+        return
+    from runspend.ingest.artifacts import probe_store
+
+    yield "ok", f"{store.uri}: {probe_store(store, now)}"
+
+
+def _kind(store: ArtifactStore) -> str:
+    return store.uri.partition(":")[0] if ":" in store.uri else "folder"
+
+
+def check_mail(settings: Settings) -> Iterator[Finding]:
+    """Whether mail would leave; an SMTP server is spoken to, nothing is sent, posted or called."""
+    mail = settings.mail
+    if mail.backend == "none":
+        yield Finding("mail", "none", "WARN" if settings.budget_entries else "ok", "no mail is written or sent, whatever a budget does.")
+        return
+    if mail.backend == "file":
+        yield Finding("mail", "file", "ok", f"written to {settings.home / 'mail'}, sent to nobody")
+    elif mail.connection or any(_text(value).startswith(CONNECTION) for value in (mail.host, mail.username, mail.password)):
+        yield Finding("mail", "smtp", "WARN", "not tried: it uses an Airflow connection, which only a task can read.")
+    else:
+        yield from _check_smtp(mail)
+    if not mail.operators:
+        yield Finding("mail", mail.backend, "WARN", "`mail.operators` is empty: nobody is told of a refused bill or a failed check.")
+    if mail.webhook is not None:
+        yield Finding("mail", "webhook", "ok", f"{mail.webhook.kind}, about {' and '.join(mail.webhook.about)}; nothing posted")
+    if mail.heartbeat is not None:
+        yield Finding("mail", "heartbeat", "ok", "called after each good night; not called now")
+
+
+def _check_smtp(mail: MailSettings) -> Iterator[Finding]:
+    from runspend.actions.alert.smtp import describe, log_on, make_client
+
+    server = make_client(mail, SMTP_SECONDS)
+    try:
+        with closing(server):
+            log_on(server, mail)
+            server.quit()
+    except (OSError, smtplib.SMTPException) as error:
+        why = f"{describe(error, mail)}. Check mail.host, mail.port, mail.tls and the login. Nothing was sent."
+        yield Finding("mail", "smtp", "FAIL", f"cannot use {mail.host}:{mail.port}: {why}")
+        return
+    done = {"implicit": "TLS", "starttls": "STARTTLS", "none": "no TLS"}[mail.tls] + (", login accepted" if mail.username else "")
+    yield Finding("mail", "smtp", "ok", f"{mail.host}:{mail.port}, {done}, nothing sent (runspend alert --test-mail ADDRESS to try)")
+    if mail.tls == "none" and mail.password is not None and mail.host not in ("localhost", "127.0.0.1", "::1"):
+        yield Finding("mail", "smtp", "WARN", "the password crosses the network unencrypted. Use `tls: starttls` or `tls: implicit`.")
+
+
+# --- words -----------------------------------------------------------------------------------------------------------------
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _spans(periods: Sequence[str]) -> list[str]:
+    ordered = sorted(periods)
+    return [] if not ordered else [ordered[0]] if len(ordered) == 1 else [f"{ordered[0]} … {ordered[-1]}"]
+
+
+def _money(amount: Decimal) -> str:
+    return f"{amount:,.2f}"
+
+
+def _hours(span: timedelta) -> int:
+    return span // timedelta(hours=1)

@@ -1,0 +1,148 @@
+"""The night's screen: what `nightly` prints when it is done. Gathers from the outcome and the tables; words are the report's."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from runspend.actions.report import Night, plan_report, render_summary, summary_lines
+from runspend.allocation.claimed_hours import claimed_hours
+from runspend.allocation.diagnostics import unmet_claims
+from runspend.config.budgets import percent_used
+from runspend.config.settings import Settings, find_settings
+from runspend.core.amounts import size
+from runspend.core.step_result import Outcome
+from runspend.schema.rows import first_day
+from runspend.warehouse import Reader, open_warehouse
+
+COUNTED = {"bill": "lines", "splits": "weights", "store": "objects", "tracking": "runs"}
+TYPES_SHOWN = 3  # instance types of a period
+MARKS = {"ok": "✓", "late": "⚠", "refused": "✗", "unreachable": "✗"}
+
+
+def summarize_night(settings: Settings, outcome: Outcome, *, now: datetime, seconds: float, is_watched: bool, width: int = 100) -> str:
+    """One screen for a person; without one, the same facts as `key=value` lines."""
+    warehouse = open_warehouse(settings)
+    with warehouse.reader() as reader:
+        periods = sorted({u.period for u in warehouse.states("cost_daily")}, reverse=True)
+        figures = [outcome.reported.get(period) or plan_report(reader, period, settings=settings, now=now) for period in periods[:2]]
+        night = Night(
+            now=now,
+            seconds=seconds,
+            rebuilt=_built(outcome.changed),
+            unchanged=_built(outcome.unchanged),
+            claims=_claims(reader, periods[:2]),
+            claimed_hours=_claimed_hours(reader, periods[:2]),
+            budgets=_budgets(reader),
+            archive=_archive(reader),
+            sources=_sources(reader, settings),
+            report=_shown(settings.home / "reports" / f"{periods[0]}.html") if periods else None,
+            next_commands=_next(settings),
+            exit_code=outcome.exit_code,
+            problems=tuple(outcome.problems),
+            notes=tuple(outcome.notes),
+        )
+    if is_watched:
+        return render_summary(figures, night, width=width, tty=True)
+    return "".join(f"{line}\n" for line in summary_lines(figures, night))
+
+
+def _next(settings: Settings) -> tuple[str, ...]:
+    """What to type next, so that it works when it is pasted."""
+    command = "runspend" if shutil.which("runspend") else str(_shown(Path(sys.argv[0]).absolute()))
+    here = settings.path is not None and find_settings() == settings.path
+    option = "" if here or settings.path is None else f" --config {_shown(settings.path)}"
+    return f"{command} costs --by experiment{option}", f"{command} sql --tables"
+
+
+def _built(labels: list[str]) -> tuple[str, ...]:
+    return tuple(sorted(label.removeprefix("allocate ") for label in labels if label.startswith("allocate ")))
+
+
+def _claims(reader: Reader, periods: list[str]) -> tuple[tuple[str, str], ...]:
+    """Runs that say where they ran and got no machine's cost. Hours that are only not billed yet are no news."""
+    return tuple(
+        ("⚠", f"{period}: {claims.words}") for period in periods for claims in unmet_claims(reader, first_day(period)) if claims.reason != "not_billed_yet"
+    )
+
+
+def _claimed_hours(reader: Reader, periods: list[str]) -> tuple[tuple[str, str], ...]:
+    """Instance types of which runs claim nearly all hours or nearly none, or do not state which price they had; the most hours first."""
+    found = [(period, [hours for hours in claimed_hours(reader, first_day(period)) if hours.is_notable]) for period in periods]
+    return tuple(("⚠", f"{period}: {hours.words}") for period, notable in found for hours in notable[:TYPES_SHOWN])
+
+
+def _budgets(reader: Reader) -> tuple[tuple[str, str], ...]:
+    rows = reader.query(
+        "select budget, budget_period, amount, spent, currency, crossed, forecast, passes_on, not_judged, quiet from ("
+        "select *, row_number() over (partition by budget order by month desc, budget_period desc) as place"
+        " from budget_status where judged_at = (select max(judged_at) from budget_status))"
+        " where place = 1 order by spent / amount desc, budget"
+    ).to_pylist()
+    return tuple(_budget(row) for row in rows)
+
+
+def _budget(row: dict[str, Any]) -> tuple[str, str]:
+    spent, amount, crossed, forecast = row["spent"], row["amount"], row["crossed"], row["forecast"]
+    if spent is None or amount is None:
+        return "⚠", f"{row['budget']} {row['budget_period']}: not judged: {row['not_judged']}"
+    will_pass = row["passes_on"] if spent < amount else None
+    mark = "✗" if spent >= amount else "▲" if crossed or will_pass else "✓"
+    notes = [f"passed {crossed}"] if crossed else []
+    if forecast is not None and (crossed or will_pass):
+        notes.append(f"forecast {forecast:,.0f}" + (f", over around {will_pass.day} {will_pass:%b}" if will_pass else ""))
+    notes += [row["quiet"]] if row["quiet"] else []
+    return mark, f"{row['budget']:<14} {spent:>12,.2f} / {amount:<10,.0f} {percent_used(spent, amount):>6,}%" + (f"   {' · '.join(notes)}" if notes else "")
+
+
+def _archive(reader: Reader) -> tuple[tuple[str, str], ...]:
+    """One line per retention policy: how many folders are how far, what they hold and save, and when the first is due."""
+    rows = reader.query(
+        "select policy, action, state, count(*) as folders, sum(bytes) as bytes, sum(monthly_saving) as saving, min(currency) as currency, min(earliest_at) as earliest_at"
+        " from archive_plan where month = (select max(month) from archive_plan) group by policy, action, state order by policy, state"
+    ).to_pylist()
+    return tuple(_policy(policy, [row for row in rows if row["policy"] == policy]) for policy in dict.fromkeys(row["policy"] for row in rows))
+
+
+def _policy(policy: str, rows: list[dict[str, Any]]) -> tuple[str, str]:
+    moving = [row for row in rows if row["state"] in ("planned", "announced", "due")]
+    states = ", ".join(f"{row['folders']:,} {row['state']}" for row in rows)
+    text = f"{policy} ({rows[0]['action']})  {states}"
+    if moving:
+        text += f" · {size(sum(row['bytes'] or 0 for row in moving))}"
+    saving = [row["saving"] for row in moving if row["saving"] is not None]
+    if saving:
+        text += f" · saves {sum(saving):,.2f} {moving[0]['currency']} a month"
+    dates = [row["earliest_at"] for row in moving if row["earliest_at"] is not None]
+    if dates:
+        text += f" · not before {min(dates):%d %b %Y}"
+    is_due = any(row["state"] == "due" for row in rows)
+    return "▲" if is_due else "⚠" if any(row["state"] == "partial" for row in rows) else "✓", text
+
+
+def _sources(reader: Reader, settings: Settings) -> tuple[tuple[str, str], ...]:
+    rows = reader.query("select source, kind, state, covered_until, row_count, last_error from sources order by kind, source").to_pylist()
+    configured = {s.name for s in settings.tracking} | {s.name for s in settings.billing} | {s.uri for s in settings.stores}
+    shown = []
+    for row in rows:
+        name = str(_shown(Path(row["source"]))) if row["kind"] == "store" and "://" not in row["source"] else row["source"]
+        text = f"{name} {row['row_count'] or 0:,} {COUNTED[row['kind']]}"
+        if row["state"] != "ok":
+            covered = f"complete to {row['covered_until']:%d %b %H:%M} UTC" if row["covered_until"] else "never read well"
+            text += f": {row['state']}, {row['last_error'] or covered}"
+        if row["source"] not in configured:
+            text += f": no longer configured, its rows count until you run: runspend forget {row['source']}"
+        shown.append((MARKS[row["state"]] if row["source"] in configured else "⚠", text))
+    return tuple(shown)
+
+
+def _shown(path: Path) -> Path:
+    """The path as short as it can be typed from here."""
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # started in a folder that is gone by now
+        return path
+    return path.relative_to(here) if path.is_relative_to(here) else path

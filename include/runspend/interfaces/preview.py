@@ -1,0 +1,240 @@
+"""What one would see with this configuration: `runspend doctor` before the first night, `runspend try` after its only one.
+
+From the warehouse if the last night ran with these settings; else from a dry run in a folder that is gone afterwards. What the
+figures mean is in `allocation/diagnostics.py`; here they are gathered and put into words.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+
+from runspend import pipeline
+from runspend.actions.report.figures import month_after
+from runspend.actions.report.labels import coverage_words, suggestion
+from runspend.allocation import diagnostics as advice
+from runspend.allocation.claimed_hours import ClaimedHours, claimed_hours
+from runspend.allocation.diagnostics import Coverage, Identity, Rung, UnmetClaims
+from runspend.allocation.inputs import configuration_digest
+from runspend.allocation.scope_proposal import ScopeLine, scope_proposal
+from runspend.allocation.without_run import Group, unmatched_groups
+from runspend.config.settings import MailSettings, Settings, WarehouseSettings
+from runspend.config.types import CONNECTION
+from runspend.core.amounts import add, money, month_name, percent, places_for, shares_of
+from runspend.core.step_result import Progress, silent
+from runspend.schema.rows import first_day
+from runspend.warehouse import Unit, Warehouse, open_warehouse
+
+BILL_TABLES = ("billing_lines", "billing_quarantine", "billing_loads", "bill_changes")
+CONFIDENCE = {"exact": "", "high": "high confidence", "medium": "medium confidence", "low": "low confidence: a guess by type and time"}
+GROUPS_SHOWN, LINES_SHOWN, CLAIMS_SHOWN = 3, 5, 3
+PASTE = "paste"  # the name of lines that are shown as they are written into runspend.yaml
+
+
+@dataclass(frozen=True)
+class Money:
+    """One currency of the outlook."""
+
+    currency: str
+    rungs: tuple[Rung, ...]
+    groups: tuple[Group, ...]
+    coverage: tuple[Coverage, ...]
+
+    def cost(self, words: str) -> Decimal:
+        """Of one rule, by its words."""
+        return add(r.effective_cost for r in self.rungs if r.words == words)
+
+    @property
+    def platform(self) -> Decimal:
+        """All but what is out of scope."""
+        return add(r.effective_cost for r in self.rungs if r.words != "out of scope")
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """The newest billing period as this configuration would show it; `problems` says why parts, or all of it, cannot be told."""
+
+    period: str | None
+    origin: str
+    moneys: tuple[Money, ...] = ()
+    identity: Identity | None = None
+    scope: tuple[ScopeLine, ...] = ()
+    unmet: tuple[UnmetClaims, ...] = ()
+    claimed: tuple[ClaimedHours, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+def foresee(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outlook:
+    """What one would see for the newest billing period. Writes nothing that stays."""
+    if (warehouse := _warehouse_of(settings)) is not None:
+        return read_outlook(warehouse, settings, "from the last night's tables")
+    sources = {**{s.name: s for s in settings.tracking}, **{s.name: s for s in settings.billing}}
+    waiting = [name for name, source in sources.items() if any(str(v).startswith(CONNECTION) for v in _texts(source))]
+    if waiting:
+        return Outlook(None, "", problems=(f"{', '.join(waiting)} need Airflow connections, which only a task can read: ask again after the first night",))
+    with tempfile.TemporaryDirectory(prefix="runspend-doctor-") as folder:
+        trial = settings.model_copy(
+            update={"home": Path(folder), "warehouse": WarehouseSettings(uri=f"{folder}/warehouse"), "mail": MailSettings(backend="none")}
+        )
+        return _tried(trial, now, progress)
+
+
+def _texts(source: object) -> list[object]:
+    return [getattr(v, "get_secret_value", lambda v=v: v)() for v in vars(source).values()]
+
+
+def _warehouse_of(settings: Settings) -> Warehouse | None:
+    """The warehouse, if its newest cost tables are of these settings."""
+    uri = settings.warehouse.uri.removeprefix("file://")
+    if "://" not in uri and not Path(uri).exists():
+        return None  # opening would make the folder
+    warehouse = open_warehouse(settings)
+    states = warehouse.states("period_states", "cost_allocations")
+    newest = max((u.period for u in states if u.table == "period_states"), default=None)
+    if newest is None or Unit("cost_allocations", newest, "all") not in states:
+        return None
+    same = states[Unit("period_states", newest, "all")].extra.get("configuration") == configuration_digest(settings)
+    return warehouse if same else None
+
+
+def _tried(trial: Settings, now: datetime, progress: Progress) -> Outlook:
+    """A night over the newest billing period alone, without its mails, pages and artifact stores."""
+    problems: list[str] = []
+    problems += pipeline.extract(trial, now=now, progress=progress).problems
+    problems += pipeline.load(trial, now=now, progress=progress).problems
+    warehouse = open_warehouse(trial)
+    bills = warehouse.states(*BILL_TABLES)
+    newest = max((u.period for u in bills if u.table == "billing_lines"), default=None)
+    with warehouse.step("trial", "trial") as step:
+        for unit in (u for u in bills if u.period != newest):
+            step.drop(*unit)
+        step.publish()
+    problems += pipeline.allocate(trial, now=now, progress=progress).problems
+    origin = "tried now, nothing was kept" + ("; artifact stores were not listed" if any(s.measure == "list" for s in trial.stores) else "")
+    found = read_outlook(warehouse, trial, origin)
+    return replace(found, problems=(*problems, *found.problems))
+
+
+def read_outlook(warehouse: Warehouse, settings: Settings, origin: str) -> Outlook:
+    """The newest billing period of a warehouse."""
+    period = max((u.period for u in warehouse.states("cost_allocations")), default=None)
+    if period is None:
+        return Outlook(None, origin, problems=("no bill could be split",))
+    first = first_day(period)
+    with warehouse.reader() as reader:
+        rungs, groups = advice.rungs(reader, first), unmatched_groups(reader, first, settings)
+        coverage = advice.coverage(reader, first, month_after(first, 1))
+        return Outlook(
+            period,
+            origin,
+            tuple(
+                Money(currency, rungs[currency], groups.get(currency, ()), coverage.get(currency, ()))
+                for currency in sorted(rungs, key=lambda c: (c != settings.currency, c))
+            ),
+            advice.identity(reader, first),
+            scope_proposal(reader, first) if settings.scope is None else (),
+            advice.unmet_claims(reader, first),
+            tuple(hours for hours in claimed_hours(reader, first) if hours.is_notable)[:CLAIMS_SHOWN],
+        )
+
+
+# --- in words --------------------------------------------------------------------------------------------------------------
+
+
+def outlook_lines(outlook: Outlook) -> list[tuple[str, str]]:
+    """(name, sentence) of everything there is to say, in the order it is said; a name is empty where the one before goes on."""
+    if outlook.period is None:
+        return [("cannot tell what you would see", "; ".join(outlook.problems))]
+    lines = [(f"what you would see for {month_name(outlook.period)}, with this file", outlook.origin)]
+    for one in outlook.moneys:
+        lines += _rung_lines(one, outlook.identity)
+    lines += [("found nothing" if not number else "", claims.words) for number, claims in enumerate(outlook.unmet)]
+    lines += [("claimed by type" if not number else "", hours.words) for number, hours in enumerate(outlook.claimed)]
+    lines += [("not told", problem) for problem in outlook.problems]
+    for number, text in enumerate(suggestions(outlook)):
+        lines.append(("what would help most" if not number else "", text))
+    names = [text for one in outlook.moneys for text in coverage_words(one.coverage)]
+    lines += [("names" if not number else "", text) for number, text in enumerate(names)]
+    if outlook.scope:
+        lines.append(("scope", "the default is in use; to settle what counts as the ML platform, paste this:"))
+        lines += [(PASTE, line) for line in scope_yaml(outlook.scope)]
+    return lines
+
+
+def render_outlook(outlook: Outlook) -> str:
+    """The screen: a headline, a column of names, the sentences."""
+    (title, origin), *lines = outlook_lines(outlook)
+    width = max((len(name) for name, _ in lines if name != PASTE), default=0)
+    shown = [text if name == PASTE else f"  {name:<{width}}  {text}".rstrip() for name, text in lines]
+    return "\n".join([f"{title} ({origin})", *shown]) + "\n"
+
+
+def _rung_lines(one: Money, who: Identity | None) -> list[tuple[str, str]]:
+    inside = [r for r in one.rungs if r.words != "out of scope"]
+    places = places_for(add(r.effective_cost for r in one.rungs))
+    lines = []
+    if not any(r.words.startswith("exact") or r.words == "by machine" for r in inside):
+        stated = "no run carries a machine or job: docs/identify.md" if who is not None and not who.machine_runs else "no machine that runs state is on the bill"
+        lines.append(("exact or by machine", f"{percent(Decimal(0)):>7}  {stated}"))
+    for rung, share in zip(inside, shares_of([r.effective_cost for r in inside], one.platform), strict=True):
+        notes = [f"{money(rung.effective_cost, places)} {one.currency}"]
+        if rung.words == "no run found":
+            notes += [note] if (note := _group_note(one, share)) else []
+        elif rung.words == "shared":
+            notes.append("fees, tax and credits")
+        elif CONFIDENCE.get(rung.confidence or ""):
+            notes.append(CONFIDENCE[rung.confidence or ""])
+        if rung.idle_cost:
+            notes.append(f"of it idle {money(rung.idle_cost, places)}")
+        lines.append((rung.words, f"{percent(share):>7}  {', '.join(notes)}"))
+    if outside := one.cost("out of scope"):
+        lines.append(("out of scope", f"{'':>7}  {money(outside, places)} {one.currency} besides"))
+    return lines
+
+
+def _group_note(one: Money, whole_share: Decimal | None) -> str:
+    """ "12.0 % is node group gpu-spot, 6.0 % Amazon SageMaker, 4.0 % other": adds up to the share of the line it stands on."""
+    groups = sorted((g for g in one.groups if g.inside_cost), key=lambda g: -g.inside_cost)
+    if whole_share is None or not groups:
+        return ""
+    shown = groups[:GROUPS_SHOWN]
+    shares = [g.inside_cost * 100 / one.platform for g in shown]
+    named = [f"{percent(share)} {'is ' if not number else ''}{g.words}" for number, (g, share) in enumerate(zip(shown, shares, strict=True))]
+    rest = whole_share - sum((round(share, 1) for share in shares), Decimal(0))
+    return ", ".join([*named, *([f"{percent(rest)} other"] if len(groups) > GROUPS_SHOWN and rest > 0 else [])])
+
+
+def suggestions(outlook: Outlook) -> list[str]:
+    """What to do, accelerators first, then the most money; then what would help in general."""
+    ranked = [(g, one) for one in outlook.moneys for g in one.groups]
+    ranked.sort(key=lambda pair: (not pair[0].is_accelerated, -pair[0].effective_cost))
+    found = [text for g, one in ranked[:LINES_SHOWN] for text in (suggestion(g, one.platform), f"  {g.advice}")]
+    who = outlook.identity
+    if who is None:
+        return found
+    if who.runs and who.machine_runs < who.runs:
+        found.append(f"{who.machine_runs:,} of {who.runs:,} runs that began this month state a machine: let the others do so too (docs/identify.md); until then `runspend suggest` proposes pools from hours")
+    if who.unbilled_machines:
+        found.append(f"{who.unbilled_machines:,} machines that runs state are on no line of the bill: another account, or an id in another form (docs/identify.md)")
+    if not who.tagged_lines:
+        found.append("tag mlflow_run_id is on 0 lines: where jobs are submitted per run, tag them, and activate it as a cost allocation tag; it never reaches back")
+    return found
+
+
+def scope_yaml(lines: Sequence[ScopeLine]) -> list[str]:
+    """The proposal as lines of `runspend.yaml`, each with what it takes in."""
+    width = max(len(line.yaml) for line in lines)
+    return [
+        "scope:",
+        "  include:",
+        *(
+            f"    - {line.yaml:<{width}}  # {money(line.inside_cost)} that is in scope now"
+            + (f", and {money(line.outside_cost)} that is not" if line.outside_cost else "")
+            + (f", accelerators {money(line.accelerated_cost)} of that" if line.accelerated_cost else "")
+            for line in lines
+        ),
+    ]

@@ -1,0 +1,148 @@
+"""`runspend try`: one server and one bill, a folder of its own, and the pools that hours speak for, accepted there and nowhere else.
+
+The folder keeps a `runspend.yaml` with which every other command works. Each trial begins with an empty folder, unless somebody
+changed that file since.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+
+from runspend import pipeline
+from runspend.allocation.suggest import Proposals, add_pools, header_lines, propose_pools
+from runspend.config.settings import Settings, load_settings, trial_settings
+from runspend.core.amounts import add, money, percent, places_for
+from runspend.core.errors import UsageError
+from runspend.core.own_files import write_whole
+from runspend.core.redaction import redact_uri
+from runspend.core.step_result import Progress, silent
+from runspend.interfaces.preview import Money, Outlook, read_outlook
+from runspend.warehouse import open_warehouse
+
+# What takes the place of an address with a password in it: no secret is copied into a file.
+TRACKING_VARIABLE, BILL_VARIABLE = "MLFLOW_TRACKING_URI", "RUNSPEND_BILL_URI"
+MARKER, FILE = ".trial", "runspend.yaml"
+UNGIVEN = ("no run found", "shared", "out of scope")  # rungs whose money no rule gave to runs or their machines
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial so far: its settings, what is known without any pool, and the pools that are proposed."""
+
+    settings: Settings
+    before: Outlook
+    found: Proposals
+    variables: tuple[str, ...] = ()  # that the file reads, in place of an address with a password in it
+
+    def words(self, after: Outlook) -> str:
+        """What the proposed pools change, or why there are none."""
+        if self.before.period is None:
+            return ""
+        if not self.found.proposals:
+            return f"no pools proposed: {self.found.reason}\n"
+        lines = [line for one in after.moneys for line in _compared(one, self._of(one.currency), len(self.found.proposals))]
+        path = self.settings.path
+        where = f"the pools, and the evidence for each, are in {path}. Correct them there, then run: runspend nightly --config {shlex.quote(str(path))}"
+        return "\n".join([*lines, f"  {where}"]) + "\n" + "".join(f"  set {name} first: no password was copied into the file\n" for name in self.variables)
+
+    def _of(self, currency: str) -> Money | None:
+        return next((one for one in self.before.moneys if one.currency == currency), None)
+
+
+def begin(tracking: str, bill: str, folder: Path, *, now: datetime, progress: Progress = silent) -> Trial:
+    """Empty the folder, read both sources, and write the proposed pools into the folder's file. Raises ConfigError or UsageError."""
+    made = trial_settings(tracking, bill, folder)
+    _empty(folder)
+    secrets = {TRACKING_VARIABLE: tracking, BILL_VARIABLE: bill}
+    env = {**os.environ, **secrets}
+    settings = _write(folder, made, "USD", env)
+    for step in (pipeline.extract, pipeline.load, pipeline.allocate):
+        step(settings, now=now, progress=progress)  # what goes wrong is told by the pipeline run that follows
+    warehouse = open_warehouse(settings)
+    before = read_outlook(warehouse, settings, "")
+    if len(before.moneys) == 1 and before.moneys[0].currency != settings.currency:
+        settings = _write(folder, made, before.moneys[0].currency, env)
+    found = propose_pools(warehouse, settings)
+    if found.proposals:
+        add_pools(folder / FILE, found.proposals, header_lines(found), env)
+        settings = load_settings(folder / FILE, env)
+    _mark(folder)
+    return Trial(settings, before, found, tuple(name for name, uri in secrets.items() if redact_uri(uri) != uri))
+
+
+def _compared(after: Money, before: Money | None, pools: int) -> list[str]:
+    """ "known today 0.0 %; with the 3 proposed pools 71.0 %", in money of the ML platform."""
+    whole, bill = after.platform, add(r.effective_cost for r in after.rungs)
+    given, was = _given(after), _given(before) if before is not None else Decimal(0)
+    idle = add(r.idle_cost for r in after.rungs)
+    if whole <= 0:
+        return []
+    places = places_for(bill)
+    named = "the proposed pool" if pools == 1 else f"the {pools} proposed pools"
+    return [
+        f"known today {percent(was * 100 / whole)}; with {named} {percent(given * 100 / whole)} (medium confidence)",
+        f"  {money(given, places)} of the ML platform's {money(whole, places)} {after.currency} has runs; {money(idle, places)} is idle time of their machines; "
+        f"{percent(given * 100 / bill)} of the whole bill, {money(bill, places)}, has runs",
+    ]
+
+
+def _given(one: Money) -> Decimal:
+    """Allocated to runs, idle time left out."""
+    return add(r.effective_cost - r.idle_cost for r in one.rungs if r.words not in UNGIVEN)
+
+
+def _write(folder: Path, made: Settings, currency: str, env: Mapping[str, str]) -> Settings:
+    """The file of a trial, without pools; returns what it says."""
+    server, bill = made.tracking[0], made.billing[0]
+    uri = _address(server.uri, TRACKING_VARIABLE)
+    text = f"""\
+# Written by `runspend try`. Paths count from this file. Every key: runspend init --full
+home: .
+currency: {currency}
+
+tracking:
+  - name: {server.name}
+    uri: {uri}
+
+billing:
+  - name: {bill.name}
+    uri: {_address(bill.uri or "", BILL_VARIABLE)}
+    late_after: 3650d          # of a trial: an old bill is no news. Remove it in production
+
+mail:
+  backend: none
+"""
+    write_whole(folder / FILE, text.encode())
+    return load_settings(folder / FILE, env)
+
+
+def _address(uri: str, variable: str) -> str:
+    return json.dumps(uri, ensure_ascii=False).replace("${", "$${") if redact_uri(uri) == uri else f"${{{variable}}}"
+
+
+def _mark(folder: Path) -> None:
+    """The marker that the folder is a trial's, with the digest of the file as the trial wrote it. Empty until the file is whole: a kill leaves nothing to keep."""
+    write_whole(folder / MARKER, hashlib.sha256((folder / FILE).read_bytes()).hexdigest().encode())
+
+
+def _empty(folder: Path) -> None:
+    """A trial starts from nothing: another bill in the same folder is not a newer version of the last one."""
+    marker, file = folder / MARKER, folder / FILE
+    if folder.is_symlink():
+        raise UsageError(f"cannot use {folder}: it is a link, and a trial empties its folder first. Name the folder itself. Nothing was changed.")
+    if folder.exists() and any(folder.iterdir()) and not marker.exists():
+        raise UsageError(f"cannot use {folder}: it holds something that is not a trial of runspend. Name an empty or a new --folder. Nothing was changed.")
+    if file.is_file() and marker.read_text(encoding="utf-8", errors="replace") not in ("", hashlib.sha256(file.read_bytes()).hexdigest()):
+        raise UsageError(f"cannot use {folder}: {file} was changed since the trial, and a trial empties its folder first. Move the file, or name a new --folder. Nothing was changed.")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    marker.touch()

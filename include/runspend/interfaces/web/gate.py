@@ -1,0 +1,77 @@
+"""A few pages at a time ask the warehouse; the others wait for a moment, then are asked to come back.
+
+The pages live in a server that has other work (Airflow's API). What asks the warehouse therefore runs in threads of its own,
+never in those of the server, and its engines have a bounded number of threads together. What a page shows does not belong here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from typing import TypeVar
+
+from fastapi import HTTPException
+
+from runspend.core.duckdb_pool import limit_threads
+
+__all__ = ["AT_ONCE", "GATE", "Gate"]
+
+AT_ONCE = 2  # pages that ask the warehouse, in this process
+WAIT = 3.0  # seconds that others wait for their turn
+LONGEST = 60.0  # seconds after which a page is given up; it keeps its place until its question is answered
+LOOK_AGAIN = 0.05
+RETRY_AFTER = "5"
+
+Answer = TypeVar("Answer")
+
+
+class Gate:
+    """Lets so many in at once."""
+
+    def __init__(self, at_once: int = AT_ONCE, wait: float = WAIT, longest: float = LONGEST) -> None:
+        self._at_once, self._wait, self._longest = at_once, wait, longest
+        self._inside = 0
+        self._guard = threading.Lock()
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        """Made when first needed: a server may fork before that."""
+        each = max(1, len(os.sched_getaffinity(0)) // (2 * self._at_once))  # half of the processors, shared out
+        return ThreadPoolExecutor(self._at_once, thread_name_prefix="runspend-page", initializer=limit_threads, initargs=(each,))
+
+    async def run(self, work: Callable[[], Answer]) -> Answer:
+        """Run `work` in a thread of the gate and return its answer. HTTPException 503 if no thread was free, or no answer came, in time."""
+        ends = time.monotonic() + self._wait
+        while not self._enter():
+            if time.monotonic() > ends:
+                raise HTTPException(503, "too many pages are being made. Try again in a few seconds.", {"Retry-After": RETRY_AFTER})
+            await asyncio.sleep(LOOK_AGAIN)
+        try:
+            running = self._pool.submit(work)
+        except BaseException:
+            self._leave()
+            raise
+        running.add_done_callback(self._leave)  # not when the browser goes away: the work goes on
+        try:
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(running)), self._longest)
+        except asyncio.TimeoutError as error:
+            raise HTTPException(503, f"this page takes longer than {self._longest:g} s. Ask the command line: runspend explain", {"Retry-After": "60"}) from error
+
+    def _enter(self) -> bool:
+        with self._guard:
+            if self._inside >= self._at_once:
+                return False
+            self._inside += 1
+            return True
+
+    def _leave(self, _: Future[Answer] | None = None) -> None:
+        with self._guard:
+            self._inside -= 1
+
+
+GATE = Gate()  # of this process, whatever applications it serves

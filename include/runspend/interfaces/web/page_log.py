@@ -1,0 +1,62 @@
+"""The access log of pages, written by a thread of its own: a disk that hangs delays one page for a moment, and stops no server.
+
+What a line holds belongs in `config/access_log.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+
+__all__ = ["PAGE_LOG", "PageLog"]
+
+WAIT = 1.0  # seconds that a page waits for its line
+MOST = 10_000  # lines that wait for the disk
+
+log = logging.getLogger(__name__)
+
+
+class PageLog:
+    """Writes lines one after the other."""
+
+    def __init__(self, wait: float = WAIT, most: int = MOST) -> None:
+        self._wait, self._most = wait, most
+        self._waiting = 0
+        self._lock = threading.Lock()
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        """Made when first needed: a server may fork before that."""
+        return ThreadPoolExecutor(1, thread_name_prefix="runspend-access-log")
+
+    async def note(self, write: Callable[[], None]) -> None:
+        """Have a line written. Returns once it is, or after a moment: it is written when the disk answers again. Of too many that wait the newest are left out."""
+        with self._lock:
+            if self._waiting >= self._most:
+                log.error("cannot write the access log: %d lines wait for its disk. This page is not in it.", self._waiting)
+                return
+            is_first = self._waiting == 0
+            self._waiting += 1
+        try:
+            running = self._pool.submit(write)
+        except BaseException:
+            self._done()
+            raise
+        running.add_done_callback(self._done)
+        if not is_first:
+            return  # behind others: a disk that hangs delays nobody twice
+        try:
+            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(running)), self._wait)
+        except asyncio.TimeoutError:
+            log.warning("the access log was not written for %g s: its disk does not answer. Pages are shown all the same.", self._wait)
+
+    def _done(self, _: object = None) -> None:
+        with self._lock:
+            self._waiting -= 1
+
+
+PAGE_LOG = PageLog()

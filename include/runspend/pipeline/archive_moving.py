@@ -1,0 +1,212 @@
+"""The archive's acts, joined with the warehouse: what is due is moved, what is in the archive is verified, and the tables say so.
+
+Put here what an act needs of the tables, and how its results become an outcome. How things are moved is in `actions/archive`;
+the plan and its notices are in `archive_planning.py`; what protects right before a delete is in `actions/archive/protection.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from runspend.actions.alert import operators
+from runspend.actions.archive.archive_records import Book
+from runspend.actions.archive.context import Result
+from runspend.actions.archive.holds import keep_of, read_keeps
+from runspend.actions.archive.items import Item
+from runspend.actions.archive.mlflow_tags import Pruned, count_active, prune, tell_archived
+from runspend.actions.archive.plan import item_of
+from runspend.actions.archive.protection import open_protection
+from runspend.actions.archive.run import Known, apply
+from runspend.actions.archive.selection import policy_digest
+from runspend.actions.archive.states import plan_states
+from runspend.actions.archive.tables import objects_table
+from runspend.actions.archive.verify import verify
+from runspend.actions.archive.watch import is_unanswered
+from runspend.config.settings import Settings
+from runspend.core.errors import ArchiveDamaged, CapPassed, LeaseLost, PartialFailure, SourceError, SourceUnreachable
+from runspend.core.step_result import Outcome, Progress
+from runspend.pipeline.archive_planning import publish_plan
+from runspend.pipeline.monitoring import note_undelivered
+from runspend.schema.rows import by_month, make_load_id
+from runspend.warehouse import Reader, Warehouse
+from runspend.warehouse.records import Records
+
+ACTIONS = ("tier", "archive", "delete")
+NOT_TOLD = "no mail server has taken a notice of them, so no grace period has begun: runspend archive notify"
+_STORED = """
+select store, sum(objects) as objects, sum(bytes) as bytes, logical_and(objects is not null and bytes is not null and is_complete) as is_known
+from artifact_bytes
+where valid_to is null
+group by store
+"""
+_THERE = """
+select sum(objects) as objects
+from artifact_bytes
+where valid_to is null and store = @store and prefix = @prefix and month = (select max(month) from artifact_bytes where store = @store)
+"""
+
+
+def apply_due(warehouse: Warehouse, settings: Settings, records: Records, outcome: Outcome, now: datetime, progress: Progress) -> None:
+    """Act on every item that is due; the tables `archive_plan`, `archives` and `archive_objects` tell of it afterwards."""
+    plan = publish_plan(warehouse, settings, records, Outcome("archive plan"), now)
+    due = [item_of(row) for row in plan.to_pylist() if row["state"] == "due"]
+    with warehouse.reader() as reader:
+        known, active = read_known(reader, records), count_active(reader)
+    protects = _protection(warehouse, settings, records, plan_states(plan), now)
+    pruned: list[Pruned] = []
+    results: list[Result] = []  # as they come: what was done before the lease was lost is told as well
+    try:
+        try:
+            apply([item for item in due if item.action in ACTIONS], settings, records, now=now, protects=protects, known=known.get, progress=progress, tell=results.append)
+        finally:
+            tell_results(results, outcome)
+        pruned = prune(due, settings, protects=protects, active=active, progress=progress)
+        tell_pruned(pruned, outcome)
+        if not due and not results:
+            outcome.notes.append(why_nothing_is_due(plan.to_pylist()))
+    except (CapPassed, LeaseLost, SourceError) as error:  # whatever stops it stops all of it: nothing is pruned after a cap was passed
+        outcome.fail(error)
+    tell_unanswered(settings, records, outcome, [(r.archive.item, r.reason) for r in results] + [(p.item, p.reason) for p in pruned], now)
+    outcome.notes += tell_archived(settings, records)
+    publish_plan(warehouse, settings, records, Outcome("archive plan"), now)
+    with warehouse.step("archive", make_load_id("archive", now)) as step:
+        for period, part in by_month("archive_objects", objects_table(records)):
+            step.put("archive_objects", period, "all", part)
+        step.publish()
+
+
+def read_known(reader: Reader, records: Records) -> dict[str, Known]:
+    """What is known to lie in each store: by its inventory, or, in an archive store that is not measured, by the records: what a policy
+    deleted from it since is no part of it."""
+    known: dict[str, Known] = {}
+    archives = Book(records).all()
+    expired = {(a.item.store.rstrip("/"), a.item.prefix) for a in archives if a.item.action == "delete" and a.state == "deleted"}
+    for archive in archives:
+        if archive.to is not None and archive.state == "archived" and (archive.to.rstrip("/"), archive.folder) not in expired:
+            before = known.get(archive.to, Known(0, 0))
+            known[archive.to] = Known(before.objects + archive.objects, before.bytes + archive.bytes)
+    measured = reader.query(_STORED).to_pylist()
+    return known | {row["store"]: Known(row["objects"], row["bytes"]) for row in measured if row["is_known"]}
+
+
+def _protection(
+    warehouse: Warehouse, settings: Settings, records: Records, states: Mapping[str, tuple[str, str]], now: datetime
+) -> Callable[[Item], str | None]:
+    """Objections as they are recorded now, the plan, then MLflow itself."""
+    digests = {policy.name: policy_digest(policy, settings) for policy in settings.retention}
+    by_size = {policy.name for policy in settings.retention if {"larger_than", "saves_more_than"} & set(policy.select)}  # half of an item may be too small for them
+    live = open_protection(warehouse, settings, now)
+
+    def protects(item: Item) -> str | None:
+        state, reason = states.get(item.key, ("", ""))
+        if state in ("protected", "kept"):
+            return reason
+        if state in ("planned", "announced"):  # begun, and then restored or changed, so that its notice was taken back
+            return f"it waits for a notice and a grace period of its own again: {reason}"
+        if digests.get(item.policy) != item.policy_digest:
+            return f"the retention policy {item.policy!r} is another by now, or gone"
+        if item.key not in states and (item.action == "delete" or (item.policy not in by_size and _is_there(warehouse, item))):
+            return f"the retention policy {item.policy!r} does not select it any more"
+        keep = keep_of(read_keeps(records, now), vars(item))
+        return live(item) if keep is None else keep.sentence
+
+    return protects
+
+
+def _is_there(warehouse: Warehouse, item: Item) -> bool:
+    """Whether more than a note was counted in the place of an item that was begun: where nothing is left, no policy can select it, and it is finished."""
+    with warehouse.reader() as reader:
+        [row] = reader.query(_THERE, {"store": item.store, "prefix": item.prefix}).to_pylist()
+    return (row["objects"] or 0) > 1
+
+
+def tell_results(results: list[Result], outcome: Outcome) -> None:
+    """Each item in one line: what was done, what waits, what went wrong."""
+    failures = []
+    for result in results:
+        archive, item = result.archive, result.archive.item
+        what = f"{item.name} ({item.policy}): {archive.objects:,} objects, {archive.bytes:,} bytes"
+        if result.state == "nothing":
+            outcome.unchanged.append(f"{item.name} ({item.policy}): {result.reason}")
+        elif result.state == "archived":
+            outcome.changed.append(f"archived {what} to {(archive.to or '').rstrip('/')}/{archive.folder}")
+        elif result.state in ("tiered", "deleted"):
+            outcome.changed.append(f"{result.state} {what}" + (f" to {item.to}" if item.action == "tier" else ""))
+        elif result.state not in ("copied", "protected"):
+            failures.append(f"{item.name} ({item.policy}): {result.reason}")
+    outcome.notes += _waiting([result for result in results if result.state in ("copied", "protected")])
+    if failures:
+        outcome.fail(PartialFailure(f"cannot finish {len(failures)} of {len(results)} items; the next run goes on with them.", failures))
+        outcome.problems += failures
+
+
+def _waiting(results: list[Result]) -> list[str]:
+    """What waits, and why: items that wait for the same stand in one line, counted."""
+    alike: dict[tuple[str, str, str | None], list[Item]] = {}
+    for result in results:
+        alike.setdefault((result.state, result.archive.item.policy, result.reason), []).append(result.archive.item)
+    return [
+        f"{'copied, not deleted' if state == 'copied' else 'kept'}: {items[0].name if len(items) == 1 else f'{len(items):,} items'} ({policy}): {reason}"
+        for (state, policy, reason), items in alike.items()
+    ]
+
+
+def tell_unanswered(settings: Settings, records: Records, outcome: Outcome, reasons: Sequence[tuple[Item, str | None]], now: datetime) -> None:
+    """Items that stay because a tracking server gave no answer: the command ends with 3, and operators get a mail, one for each server and day.
+
+    Nothing is lost by it. But an archive that keeps everything, week after week, looks like one that has nothing to do.
+    """
+    by_server: dict[str, list[str]] = {}
+    for item, reason in reasons:
+        if reason is not None and is_unanswered(reason):
+            by_server.setdefault(item.tracking_server or "any tracking server", []).append(reason)
+    for server, found in sorted(by_server.items()):
+        headline = f"cannot ask {server} whether its artifacts are still needed: items due that stay where they are: {len(found):,}"
+        outcome.fail(SourceUnreachable(server, f"{headline}. {found[0]}. Nothing was deleted. Check the server, then run runspend archive apply."))
+        told = operators.notify(
+            settings, records, "NOT ARCHIVED", f"{server}/archive", now, headline, details=sorted(set(found)),
+            still_works="Nothing is deleted without an answer. Everything else that was due was acted on.",
+            do=[("See what is wrong", "runspend doctor"), ("Then go on", "runspend archive apply")],
+            next_try="Runspend asks again at the next runspend archive apply.",
+        )  # fmt: skip
+        note_undelivered(outcome, told)
+
+
+def why_nothing_is_due(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the plan holds instead, by state, with one reason of each."""
+    if not rows:
+        return "archive: nothing is due: no policy selects anything"
+    by_state: dict[str, list[str]] = {}
+    for row in rows:
+        by_state.setdefault(row["state"], []).append(row["reason"])
+    if "planned" in by_state:
+        by_state["planned"] = [NOT_TOLD] * len(by_state["planned"])
+    if "announced" in by_state:  # what is due first; why it was selected is in the plan
+        by_state["announced"] = [reason.rpartition("; ")[2] for reason in by_state["announced"]]
+    return f"archive: nothing is due: {', '.join(f'{len(reasons):,} {state} ({min(reasons)})' for state, reasons in sorted(by_state.items()))}"
+
+
+def tell_pruned(pruned: list[Pruned], outcome: Outcome) -> None:
+    """Each run and experiment that was due to be deleted in MLflow, in one line."""
+    failures = [f"{p.item.name} ({p.item.policy}): {p.reason}" for p in pruned if p.state == "failed"]
+    outcome.changed += [f"deleted {p.item.name} ({p.item.policy}) in MLflow, where it can be restored" for p in pruned if p.state == "pruned"]
+    outcome.notes += [f"kept: {p.item.name} ({p.item.policy}): {p.reason}" for p in pruned if p.state == "protected"]
+    if failures:
+        outcome.fail(PartialFailure(f"cannot delete {len(failures)} of {len(pruned)} runs and experiments in MLflow.", failures))
+        outcome.problems += failures
+
+
+def verify_archives(settings: Settings, records: Records, outcome: Outcome, now: datetime, *, full: bool, progress: Progress) -> None:
+    """Compare and re-read what is archived; a damaged copy is a problem each, with all that is known of it."""
+    found = verify(settings, records, now=now, full=full, progress=progress)
+    outcome.notes.append(f"archives: {found.summary}")
+    if found.not_readable:
+        outcome.notes.append(f"archives: {found.not_readable:,} objects of the sample lie in a class that must be retrieved before it can be read")
+    if found.left_over:
+        outcome.notes.append(f"archives: {found.left_over:,} objects ({found.left_over_bytes:,} bytes) are in no manifest: of archives not finished yet, or copies that failed")
+    for sentence in found.damaged:
+        outcome.fail(ArchiveDamaged(sentence))
+    for sentence in found.unknown:
+        outcome.fail(SourceError("archives", sentence))

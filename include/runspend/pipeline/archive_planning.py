@@ -1,0 +1,238 @@
+"""The archive's plan and its notices, joined with the warehouse and with the outbox: what `actions/archive` decides leaves by mail.
+
+Put here what needs both `actions/archive` and `actions/alert`, and the words of the notice. What is planned, announced and due is
+decided in `actions/archive`; how a mail leaves, in `actions/alert`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from runspend.actions import alert
+from runspend.actions.alert import operators
+from runspend.actions.alert.notices import read_receipts, write_archive_notice
+from runspend.actions.alert.render import Block, Facts, Paragraph, Table, clean, money, person
+from runspend.actions.archive.enclosing import find_enclosing
+from runspend.actions.archive.notices import (
+    Notice,
+    Received,
+    plan_notices,
+    read_announcements,
+    record_notice,
+    settle_notices,
+    withdraw_notices,
+)
+from runspend.actions.archive.states import archives_table, current_plan, plan_states, record_look
+from runspend.config.recipients import find_recipients
+from runspend.config.retention import RetentionPolicy
+from runspend.config.settings import Settings
+from runspend.config.types import format_duration
+from runspend.core.amounts import size as size_text
+from runspend.core.errors import PartialFailure, UsageError
+from runspend.core.step_result import Outcome
+from runspend.schema.rows import by_month, make_load_id
+from runspend.warehouse import Warehouse
+from runspend.warehouse.parquet.journal import crash_point
+from runspend.warehouse.records import Records
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+OTHER_TIME = timedelta(hours=24)
+LISTED = 200  # items in one mail; the rest is counted
+OWNERS_LISTED = 20
+ENCLOSING = "archive_enclosing"  # records of who was told of
+_VERBS = {"tier": "put into another storage class", "archive": "moved to the archive", "delete": "deleted from the archive for good", "prune": "deleted in MLflow"}
+
+
+def publish_plan(warehouse: Warehouse, settings: Settings, records: Records, outcome: Outcome, now: datetime) -> pa.Table:
+    """Make the plan anew, take back notices of what must stay, and publish `archive_plan` and `archives`; returns the plan.
+
+    As of another time than the machine's it is a question only: nothing is noted, and no notice is taken back.
+    """
+    import pyarrow.compute as pc
+
+    is_real = is_machine_time(now)
+    if is_real:
+        settle_notices(records, lambda notice_id: _received(records, notice_id, now))
+        record_look(records, now)
+    with warehouse.reader() as reader:
+        plan = current_plan(reader, records, settings, now)
+        enclosing = find_enclosing(reader, plan.filter(pc.equal(plan["state"], "protected")).column("reason").to_pylist())
+    outcome.notes += [f"archive: {clean(one.sentence, 900)}" for one in enclosing]
+    if is_real:
+        withdraw_notices(records, plan_states(plan), now)
+    with warehouse.step("archive", make_load_id("archive", now)) as step:
+        step.put("archive_plan", f"{now:%Y-%m}", "all", plan)
+        for period, part in by_month("archives", archives_table(records)):
+            step.put("archives", period, "all", part)
+        step.publish()
+    outcome.changed.append(f"archive_plan {now:%Y-%m}: {describe_states(plan)}")
+    return plan
+
+
+def wall_clock() -> datetime:
+    """What time this machine thinks it is, UTC."""
+    return datetime.now(timezone.utc)
+
+
+def is_machine_time(now: datetime) -> bool:
+    """Whether a step was told the machine's time: an hour's start, a retry of yesterday."""
+    return abs(now - wall_clock()) <= OTHER_TIME
+
+
+def refuse_other_times(now: datetime, what: str) -> None:
+    """Raise UsageError where a step that dates notices, or acts on their dates, is told another time than the machine's, above all one that is to come."""
+    if not is_machine_time(now) or now - wall_clock() > OTHER_TIME / 24:
+        raise UsageError(f"cannot {what} as of {now:%Y-%m-%d %H:%M}: this machine's clock says {wall_clock():%Y-%m-%d %H:%M} UTC, and grace periods go by it. Leave out --now. Nothing was done.")
+
+
+def describe_states(plan: pa.Table) -> str:
+    """12 planned, 3 announced, 7 protected."""
+    counts: dict[str, int] = {}
+    for state in plan.column("state").to_pylist():
+        counts[state] = counts.get(state, 0) + 1
+    return ", ".join(f"{counts[state]:,} {state}" for state in sorted(counts)) or "nothing selected"
+
+
+def notify_owners(settings: Settings, records: Records, plan: pa.Table, outcome: Outcome, now: datetime) -> None:
+    """One mail to everybody with items that no notice stands for yet; sends what waits, and notes what a mail server took."""
+    rows = plan.to_pylist()
+    allowed = find_recipients(settings)
+    notices = plan_notices(rows, read_announcements(records, allowed), settings)
+    for notice in notices:
+        record_notice(records, notice, now)
+        crash_point("archive.notice_recorded")
+        subject, blocks = compose_notice(notice, settings, now)
+        write_archive_notice(settings.mail, records, notice.notice_id, notice.recipients, subject, blocks, now, copies=notice.copies)
+        crash_point("archive.notice_written")
+        outcome.changed.append(f"notice {notice.notice_id[:8]} to {', '.join(notice.recipients)}: {len(notice.rows)} items")
+    deliveries = alert.send(settings, records, now)
+    crash_point("archive.notices_sent")
+    settle_notices(records, lambda notice_id: _received(records, notice_id, now))
+    if failures := [failure for delivery in deliveries if (failure := delivery.failure) is not None]:
+        outcome.fail(PartialFailure(f"cannot deliver {len(failures)} of {len(deliveries)} mails: {failures[0]}. What is not delivered begins no grace period.", failures))
+    told = read_announcements(records, allowed)
+    nobody = sum(row["state"] == "planned" and not (row["item_key"] in told and told[row["item_key"]].is_allowed) for row in rows)
+    if nobody:
+        outcome.notes.append(
+            f"archive: no notice was sent for {nobody} items: their owners have no allowed address (mail.users, mail.domains) and mail.operators is empty. The items stay"
+        )
+
+
+def tell_enclosing(warehouse: Warehouse, settings: Settings, records: Records, plan: pa.Table, now: datetime) -> None:
+    """Mail operators once about each run or model whose folder contains others' folders, none of which is archived then."""
+    rows = [reason for state, reason in zip(plan.column("state").to_pylist(), plan.column("reason").to_pylist(), strict=True) if state == "protected"]
+    with warehouse.reader() as reader:
+        found = find_enclosing(reader, rows)
+    for one in found:
+        key = hashlib.sha256(f"{one.kind} {one.id} {one.uri}".encode("utf-8", "surrogatepass")).hexdigest()[:40]
+        if records.get(ENCLOSING, key) is not None:
+            continue
+        operators.notify(
+            settings, records, "NOT ARCHIVED", f"encloses {key}", now, f"{one.kind} {one.id} owns a folder that contains {one.items:,} others. They are not archived",
+            details=[one.sentence], still_works="Everything outside of that folder is archived as always.",
+            do=[("See why", f"runspend archive why {one.id}" if one.kind == "run" else "runspend archive plan"), ("Never", "mlflow gc: it deletes everything in the folder")],
+            next_try="It is protected as long as MLflow names that folder.",
+        )  # fmt: skip
+        records.create(ENCLOSING, key, {"who": f"{one.kind} {one.id}", "at": now.isoformat()})
+
+
+def _received(records: Records, notice_id: str, now: datetime) -> Received | None:
+    """What became of a notice's mail. A time of acceptance that is not recent is not trusted: then the time of this note counts."""
+    receipts = read_receipts(records, notice_id)
+    if not receipts:
+        return None
+    accepted = [receipt.accepted_at for receipt in receipts.values() if receipt.accepted_at is not None]
+    latest = wall_clock()
+    since = min((at if latest - OTHER_TIME / 12 <= at <= latest else max(now, latest) for at in accepted), default=None)
+    return Received(since, all(receipt.state == "refused" for receipt in receipts.values()))
+
+
+def compose_notice(notice: Notice, settings: Settings, now: datetime) -> tuple[str, list[Block]]:
+    """The subject and the words of a notice."""
+    policies = {policy.name: policy for policy in settings.retention}
+    used = [policies[name] for name in dict.fromkeys(row["policy"] for row in notice.rows)]
+    grace = min(policy.grace for policy in used)
+    size = sum(row["bytes"] for row in notice.rows)
+    is_prune = all(policy.action == "prune" for policy in used)
+    what = _count(len(notice.rows), "run or experiment", "runs or experiments") if is_prune else f"{_count(len(notice.rows), 'folder')} of artifacts"
+    how_much = "" if is_prune else f" ({size_text(size)})"
+    subject = f"{what}{how_much} will be {'moved or deleted' if _is_mixed(used) else _VERBS[used[0].action]} from {now + grace:%d %b} on"
+    to_operators = bool(notice.reasons)
+    whose = "Runspend cannot mail their owners, so you receive this notice." if to_operators else "They are yours, by the owner or user of their runs."
+    blocks: list[Block] = [
+        Paragraph(f"{what}{how_much} {'is' if len(notice.rows) == 1 else 'are'} selected by a retention policy. {whose}"),
+        Paragraph(f"Nothing happens before {format_duration(grace)} have passed since this mail was delivered: not before {now + grace:%d %B %Y}. Do nothing, and it happens."),
+        *_why_operators(notice, settings),
+        *[_table(policy, [row for row in notice.rows if row["policy"] == policy.name], settings, to_operators) for policy in used],
+        Facts("WHAT YOU CAN DO", (
+            ("Keep one run", f"runspend archive keep {notice.rows[0]['run_id'] or 'RUN_ID'}"),
+            ("Keep an experiment", "runspend archive keep EXPERIMENT --until 2027-12-31 --reason \"paper\"".replace("2027-12-31", f"{now.year + 1}-12-31")),
+            ("In MLflow", "set the tag runspend.keep on the run or the experiment"),
+            ("Ask why", f"runspend archive why {notice.rows[0]['run_id'] or 'RUN_ID'}"),
+        )),
+        Facts("WHAT IT MEANS", tuple(_meaning(policy, settings) for policy in used)),
+        Paragraph("Sent once. If more is selected later, or a policy changes, you get another mail, and its own time."),
+    ]  # fmt: skip
+    return subject, blocks
+
+
+def _why_operators(notice: Notice, settings: Settings) -> list[Block]:
+    """Of a notice to operators, why not to the owners: each owner once, and what to do."""
+    counts: dict[tuple[str, str], int] = {}
+    for row in notice.rows:
+        if (why := notice.reasons.get(row["item_key"])) is not None:
+            key = (person(row["owner"], settings.mail.people) or "(no owner)", why)
+            counts[key] = counts.get(key, 0) + 1
+    if not counts:
+        return []
+    listed = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    lines = [(owner, f"{_count(count, 'item')}: {clean(why, 200)}") for (owner, why), count in listed[:OWNERS_LISTED]]
+    rest = [("", f"and {len(listed) - OWNERS_LISTED:,} more owners")] if len(listed) > OWNERS_LISTED else []
+    return [Facts("WHY YOU GET THIS", (*lines, *rest, ("", "To mail them: give them an address in mail.users, or allow their domain in mail.domains.")))]
+
+
+def _is_mixed(policies: Sequence[RetentionPolicy]) -> bool:
+    return len({policy.action for policy in policies}) > 1
+
+
+def _meaning(policy: RetentionPolicy, settings: Settings) -> tuple[str, str]:
+    target = policy.to or settings.archive.to
+    if policy.action == "delete":
+        return policy.name, "The archive, which is the last copy, is deleted. It cannot be brought back."
+    if policy.action == "prune":
+        return policy.name, "Runs and experiments are deleted as MLflow's page does it: they can be restored there. Their artifacts stay where they are."
+    if policy.action == "tier":
+        return policy.name, f"The files stay where they are, in storage class {target}. Reading them may cost more, or take longer."
+    return policy.name, f"The files are copied to {target}, checked byte for byte, then removed from their place. `runspend archive restore RUN_ID` brings them back."
+
+
+def _table(policy: RetentionPolicy, rows: Sequence[Mapping[str, Any]], settings: Settings, with_owner: bool) -> Table:
+    largest = sorted(rows, key=lambda row: (-row["bytes"], row["store"], row["prefix"]))
+    shown = tuple(_line(row, settings, with_owner) for row in largest[:LISTED])
+    notes = []
+    if len(rows) > LISTED:
+        rest = largest[LISTED:]
+        notes.append(f"and {len(rest):,} more, {size_text(sum(row['bytes'] for row in rest))}: runspend sql \"select * from archive_plan where policy = '{policy.name}'\" lists them all")
+    saving = sum((row["monthly_saving"] for row in rows if row["monthly_saving"] is not None), Decimal(0))
+    cost = sum((row["action_cost"] for row in rows if row["action_cost"] is not None), Decimal(0))
+    if saving or cost:
+        notes.append(f"saves about {money(saving)} {settings.currency} a month; the move itself costs about {money(cost)}")
+    heads = ("", "experiment", *(("owner",) if with_owner else ()), "size", "unused")
+    return Table(f"{policy.name.upper()}: {_VERBS[policy.action]}", heads, "ll" + "l" * with_owner + "rr", shown, tuple(notes))
+
+
+def _line(row: Mapping[str, Any], settings: Settings, with_owner: bool) -> tuple[str, ...]:
+    name = row["run_name"] or row["owner_id"]
+    title = clean(name if row["owner_kind"] == "run" else f"{row['owner_kind'].replace('_', ' ')} {row['owner_id']}", 32)
+    owner = (person(row["owner"], settings.mail.people) or "-",) if with_owner else ()
+    return title, clean(row["experiment_name"] or "-", 20), *owner, size_text(row["bytes"]), f"{row['unused_days']} d"
+
+
+def _count(number: int, noun: str, nouns: str = "") -> str:
+    return f"{number:,} {noun if number == 1 else nouns or f'{noun}s'}"

@@ -1,0 +1,299 @@
+"""What a step does about damage in the warehouse: look before anything is read, tell operators, replace what can be replaced, say what became of it.
+
+    @watching(RUNS, reads=…)      what the step replaces, and what it reads beside that and can do without
+    def extract(…): warehouse = open_undamaged(settings)
+
+A damaged unit is left out of what the step sees, as if it were not there: so the step reads or builds it again. Nobody else sees a
+warehouse without it: readers refuse the unit until it is replaced or restored. Finding damage belongs in `warehouse/`.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from runspend.config.settings import Settings
+from runspend.core.errors import RecordRefused, UsageError, WarehouseDamaged
+from runspend.core.step_result import Outcome, Progress, silent
+from runspend.pipeline.monitoring import note_undelivered, tell_refused_file
+from runspend.warehouse import Unit, UnitState, Warehouse, mend_warehouse, open_warehouse
+
+if TYPE_CHECKING:
+    from runspend.warehouse.records import Records
+
+__all__ = ["ACTED", "BILLS", "DELETING", "RUNS", "STORES", "Damage", "current_damage", "drop_damaged", "look_at_all", "open_undamaged", "watching"]
+
+RUNS = frozenset({"runs", "run_resources", "machine_power", "experiments", "artifact_owners", "trace_costs", "model_versions", "model_uses", "run_metrics", "tracking_reads"})
+ACTED = frozenset({"budget_status", "alerts", "archive_plan", "archives", "archive_objects"})
+DELETING = RUNS | {"artifact_bytes", "dangling_owners", "archives", "archive_objects", "sources"}  # what decides which artifacts go
+STORES = frozenset({"artifact_bytes", "dangling_owners"})
+BILLS = frozenset({"billing_lines", "billing_quarantine", "billing_loads", "bill_changes"})
+FOR_A_PERIOD = BILLS | {"artifact_bytes", "artifact_owners", "experiments", "trace_costs", "machine_power"}
+
+Step = TypeVar("Step", bound=Callable[..., Outcome])
+
+
+@dataclass
+class Damage:
+    """What a step found damaged before it began. `left` shrinks as units are replaced."""
+
+    since: float  # what was verified later than this, seconds of the epoch, need not be verified again
+    found: dict[Unit, str] = field(default_factory=dict)
+    before: dict[Unit, UnitState] = field(default_factory=dict)
+    left: set[Unit] = field(default_factory=set)
+    told: set[Unit] = field(default_factory=set)
+    concluded: set[Unit] = field(default_factory=set)  # what became of them was said
+
+    def months_of(self, writer: str, tables: Collection[str]) -> set[str]:
+        """Months in which units of a writer are damaged."""
+        return {unit.period for unit in self.left if unit.writer == writer and unit.table in tables}
+
+    def touches(self, tables: Collection[str], period: str | None = None) -> bool:
+        """Whether a unit of these tables is damaged, of this period or of any."""
+        return any(unit.table in tables and period in (None, unit.period) for unit in self.left)
+
+    def lacking(self, period: str) -> dict[str, str]:
+        """What a billing period cannot be built without, and what is wrong with it. Runs may descend from runs of any earlier month,
+        and jobs go on in the bill of the month before or after."""
+        near = {_shift(period, -1), period, _shift(period, 1)}
+        return self._of(
+            lambda unit: (unit.table in ("runs", "run_resources") and unit.period <= max(near))
+            or (unit.table == "billing_lines" and unit.period in near)
+            or (unit.table in FOR_A_PERIOD and unit.period in (period, "all"))
+        )
+
+    def lacking_of_month(self, month: str) -> dict[str, str]:
+        """What the costs of the runs that started in a month cannot be built without: costs come in the month or later, relatives from any."""
+        return self._of(
+            lambda unit: unit.table in ("runs", "run_resources") or (unit.table in ("run_costs_daily", "run_bill_dimensions") and unit.period >= _shift(month, -1))
+        )
+
+    def lacking_of_estimates(self) -> dict[str, str]:
+        """What unbilled hours cannot be estimated without."""
+        return self._of(lambda unit: unit.table in ("runs", "run_resources", "billing_lines", "cost_allocations", "trace_costs", "machine_power"))
+
+    def moved(self, period: str, tables: Collection[str], now: Mapping[Unit, UnitState]) -> list[str]:
+        """What to say of a closed month whose tables were built again because something of them was damaged, if any of them has other rows now."""
+        if not any(unit.period == period and unit.table in (*tables, "builds") for unit in self.found):
+            return []
+        units = (Unit(table, period, "all") for table in tables)
+        others = [unit.table for unit in units if unit in now and self.before.get(unit, now[unit]).digest not in ("damaged", now[unit].digest)]
+        if not others:
+            return []
+        return [
+            f"{period} is closed, and {', '.join(others)} of it {'has' if len(others) == 1 else 'have'} other rows now: to replace what was damaged, "
+            "the month was built from what is there today"
+        ]
+
+    def _of(self, is_needed: Callable[[Unit], bool]) -> dict[str, str]:
+        return _named({unit: self.found[unit] for unit in self.left if is_needed(unit)})
+
+
+_current: ContextVar[Damage | None] = ContextVar("damage", default=None)
+
+
+def current_damage() -> Damage:
+    """What the step that runs has found damaged; nothing outside of one."""
+    return _current.get() or Damage(time.time())
+
+
+def open_undamaged(settings: Settings) -> Warehouse:
+    """The warehouse, without the units that the step that runs found damaged: it must replace them, or do nothing that depends on them."""
+    warehouse, damage = open_warehouse(settings), _current.get()
+    return warehouse if damage is None else warehouse.without(damage.left)
+
+
+def watching(replaces: Collection[str] | None = (), *, reads: Collection[str] = (), needs: Collection[str] = (), leaves: Collection[str] = ()) -> Callable[[Step], Step]:
+    """A step of the pipeline that looks for damage before it begins: in the tables it replaces (None: all but those it `leaves` to others),
+    in those it `reads` beside them and can do without, and in those it `needs`, which it is refused. `reads` alone is not looked at.
+
+    Damage ends it with exit code 4 and a mail to operators, not with an exception: what can go on does.
+    """
+
+    def decorate(step: Step) -> Step:
+        @functools.wraps(step)
+        def watched(settings: Settings, *arguments: Any, now: datetime, progress: Progress = silent, **options: Any) -> Outcome:
+            watch = Outcome(step.__name__.strip("_").replace("_", " "))
+            outcome = Outcome(watch.step)
+            found = Damage(time.time())
+            try:
+                with _looking(settings, watch, now, progress, replaces, reads, needs) as found:
+                    outcome = step(settings, *arguments, now=now, progress=progress, **options)
+                    _conclude(settings, found, outcome, replaces, leaves)
+            except WarehouseDamaged as error:
+                _tell_refused(settings, outcome, error, found.told, now)
+            watch.step = outcome.step
+            watch.merge(outcome)
+            return watch
+
+        return watched  # type: ignore[return-value]
+
+    return decorate
+
+
+@contextmanager
+def _looking(
+    settings: Settings, outcome: Outcome, now: datetime, progress: Progress, replaces: Collection[str] | None, reads: Collection[str], needs: Collection[str]
+) -> Iterator[Damage]:
+    """Verify what the step is about, tell operators of what is new, and remember it for `open_undamaged`."""
+    outer = _current.get()
+    damage = Damage(time.time()) if outer is None else Damage(outer.since, told=outer.told, concluded=outer.concluded)
+    mended: dict[Unit, str] = {}
+    if replaces is None or replaces or needs:
+        mended = mend_warehouse(settings)
+        warehouse = open_warehouse(settings)
+        damage.before = warehouse.states()
+        wanted = None if replaces is None else {unit for unit in damage.before if unit.table in {*replaces, *reads, *needs}}
+        damage.found = warehouse.find_damage(wanted, since=None if outer is None else outer.since, progress=progress)
+        damage.left = {unit for unit in damage.found if unit.table not in needs}
+    if new := {unit: why for unit, why in (mended | damage.found).items() if unit not in damage.told}:
+        damage.told |= new.keys()
+        outcome.fail(WarehouseDamaged(_named(new), "No figure is made from it. Runspend reads or builds it again where its sources are there."))
+        _mail(settings, outcome, new, now)
+    token = _current.set(damage)
+    try:
+        yield damage
+    finally:
+        _current.reset(token)
+
+
+def _conclude(settings: Settings, damage: Damage, outcome: Outcome, replaces: Collection[str] | None, leaves: Collection[str]) -> None:
+    """Say what became of the damage: replaced by the same rows, by others, or still there."""
+    found = {unit for unit in damage.found if (replaces is None or unit.table in replaces) and unit.table not in leaves and unit not in damage.concluded}
+    if not found:
+        return
+    damage.concluded |= found
+    warehouse = open_warehouse(settings)
+    still, states = warehouse.find_damage(found), warehouse.states()
+    for unit in sorted(found):
+        if unit in still:
+            continue
+        after, before = states.get(unit), damage.before[unit]
+        name = " ".join(unit)
+        if after is None:
+            outcome.notes.append(f"{name} was damaged and is gone: there is nothing to build it from any more")
+        elif before.digest == "damaged":
+            outcome.notes.append(f"{name} was damaged and is whole again: {after.rows:,} rows; how many it had is not known")
+        elif after.digest == before.digest:
+            outcome.notes.append(f"{name} was damaged and is whole again, with the same rows")
+        else:
+            outcome.notes.append(f"{name} was damaged and is whole again, with other rows: {after.rows:,}, before {before.rows:,}")
+    if still:
+        outcome.fail(WarehouseDamaged(_named(still), STILL))
+
+
+STILL = (
+    "It could not be read or built again in this pipeline run, and nothing reads it. Restore its file from a backup; make its source reachable and run again; "
+    "or delete it: runspend verify --drop TABLE/MONTH/WRITER"
+)
+
+
+def _tell_refused(settings: Settings, outcome: Outcome, error: WarehouseDamaged, told: Collection[Unit], now: datetime) -> None:
+    """A step that met damage on its way: the others go on. `told`: units that a mail of this step was about."""
+    outcome.fail(error)
+    if new := {unit: why for name, why in error.units.items() if (unit := _unit_named(name)) not in told}:
+        _mail(settings, outcome, new, now)
+
+
+def _unit_named(name: str) -> Unit:
+    """The unit that an error names: "runs 2026-11 lab"; of anything else, its name."""
+    table, *rest = name.split(" ")
+    return Unit(table, *rest) if len(rest) == 2 else Unit(name, "", "")
+
+
+def _shift(period: str, months: int) -> str:
+    years, index = divmod(int(period[5:7]) - 1 + months, 12)
+    return f"{int(period[:4]) + years:04d}-{index + 1:02d}"
+
+
+def _named(units: Mapping[Unit, str]) -> dict[str, str]:
+    return {" ".join(part for part in unit if part): why for unit, why in sorted(units.items())}
+
+
+def _mail(settings: Settings, outcome: Outcome, units: Mapping[Unit, str], now: datetime) -> None:
+    """One mail about all units that no mail of the day was about. A record or notice that cannot be believed is a problem of its own: damage is
+    told of and mended all the same."""
+    from runspend.warehouse.records import Records
+
+    records = Records(settings.home)
+    day = f"{now:%Y-%m-%d}"
+    refused: list[RecordRefused] = []
+    new = {unit: why for unit, why in sorted(units.items()) if not _is_told(records, f"{'/'.join(unit)} {day}", refused)}
+    try:
+        if new and settings.mail.operators:
+            _send(settings, outcome, records, new, now)
+            for unit in new:
+                records.create("damage", f"{'/'.join(unit)} {day}", {"why": new[unit], "at": now.isoformat()})
+    except RecordRefused as error:
+        refused.append(error)
+    for file in refused:
+        outcome.fail(file)
+        tell_refused_file(settings, file, now)
+
+
+def _is_told(records: Records, key: str, refused: list[RecordRefused]) -> bool:
+    try:
+        return records.get("damage", key) is not None
+    except RecordRefused as error:
+        refused.append(error)
+        return False
+
+
+def _send(settings: Settings, outcome: Outcome, records: Records, new: Mapping[Unit, str], now: datetime) -> None:
+    from runspend.actions.alert import operators
+
+    lines = [f"{name}: {why}" for name, why in _named(new).items()]
+    what = lines[0] if len(lines) == 1 else f"{len(lines)} units of the warehouse are damaged, the first: {lines[0]}"
+    delivered = operators.notify(
+        settings, records, "DAMAGED", "\n".join(lines), now, what,
+        details=lines,
+        still_works="Nothing damaged is read: what needs it says so and ends with exit code 4. Everything else goes on.",
+        do=[("See what is damaged", "runspend verify --full"), ("Look at the disk", "dmesg; smartctl; the array's or provider's own report"), ("Restore", "the files from a backup")],
+        next_try="Runspend reads or builds it again in this pipeline run where its sources are there; if it cannot, it says so in the next ones.",
+    )  # fmt: skip
+    note_undelivered(outcome, delivered)
+
+
+def look_at_all(settings: Settings, outcome: Outcome, *, full: bool, progress: Progress) -> None:
+    """What of the warehouse is not what was published, into an outcome. Not `full`: files that look as when they were last verified are not hashed."""
+    _mend(settings, outcome)
+    if settings.warehouse.uri.startswith("bigquery://"):
+        outcome.notes.append("BigQuery keeps and verifies its own bytes: there is nothing to verify here")
+    warehouse = open_warehouse(settings)
+    damaged = warehouse.find_damage(since=None if full else 0.0, progress=progress)
+    outcome.unchanged += [" ".join(unit) for unit in warehouse.states() if unit not in damaged]
+    for unit, why in sorted(damaged.items()):
+        outcome.fail(WarehouseDamaged({" ".join(unit): why}, HOW_TO_REPLACE.get(unit.table, BUILT_AGAIN)))
+
+
+def _mend(settings: Settings, outcome: Outcome) -> None:
+    for unit, why in mend_warehouse(settings).items():
+        outcome.fail(WarehouseDamaged({" ".join(unit): why}, "Nothing else has to be done about it."))
+
+
+BUILT_AGAIN = "Run: runspend nightly (builds it again)"
+HOW_TO_REPLACE = dict.fromkeys(RUNS, "Run: runspend extract (reads it again), then runspend nightly")
+HOW_TO_REPLACE |= dict.fromkeys(BILLS, "Run: runspend load (reads it again), then runspend nightly")
+HOW_TO_REPLACE |= dict.fromkeys(STORES, "Run: runspend measure. Past months cannot be measured again: restore the file from a backup")
+
+
+def drop_damaged(settings: Settings, outcome: Outcome, names: Collection[str], step_id: str) -> None:
+    """Remove damaged units; UsageError, and nothing removed, for a name that is no damaged unit."""
+    _mend(settings, outcome)
+    warehouse = open_warehouse(settings)
+    damaged = warehouse.find_damage(since=0.0)
+    known = {"/".join(unit): unit for unit in damaged}
+    if unknown := sorted(set(names) - known.keys()):
+        raise UsageError(f"cannot drop {unknown[0]!r}: it is not a damaged unit. Damaged are {', '.join(sorted(known)) or 'none'}. Nothing was removed.")
+    states = warehouse.states()
+    with warehouse.step("verify", step_id) as step:
+        for name in names:
+            step.drop(*known[name])
+        step.publish({known[name]: states[known[name]].digest for name in names})
+    outcome.changed += [f"{' '.join(known[name])}: removed" for name in names]

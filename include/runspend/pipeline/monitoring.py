@@ -1,0 +1,172 @@
+"""What watches over the nights: notes of steps that are done, the alarm when they stay away, the heartbeat when all is well.
+
+Put here what happens around the steps of `__init__.py` and needs no warehouse. How notes are judged is in `actions/alert/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from runspend.config.settings import Settings, redact
+from runspend.core.errors import CheckFailed, PartialFailure, RecordRefused, RunspendError, SourceError, UsageError, WarehouseDamaged
+from runspend.core.machine_faults import machine_failed
+from runspend.core.step_result import Outcome
+
+if TYPE_CHECKING:
+    from runspend.actions.alert.outbox import Delivery
+
+
+def note_step(settings: Settings, name: str, outcome: Outcome, now: datetime) -> None:
+    """Write down that a step came to its end. After a failed check it did not: the tables are as old as before. Damage has an alarm of its own."""
+    from runspend.actions.alert.freshness import note_done
+    from runspend.warehouse.records import Records
+
+    was_done = CheckFailed not in outcome.kinds
+    note_done(Records(settings.home), name, "step", now, was_done=was_done, is_good=outcome.exit_code == 0)
+
+
+def tell_stale(settings: Settings, outcome: Outcome, now: datetime) -> None:
+    """Mail the operators what has not run for too long, judged by notes under home alone."""
+    from runspend.actions.alert import operators
+    from runspend.actions.alert.freshness import judge_freshness
+    from runspend.warehouse.records import Records
+
+    records = Records(settings.home)
+    stale = judge_freshness(settings, records, now)
+    for one in stale:
+        outcome.fail(SourceError(one.name, one.text))
+    note_undelivered(outcome, operators.tell_stale(settings, records, stale, now))
+
+
+@contextmanager
+def mailing_what_ends(settings: Settings, step: str, now: datetime) -> Iterator[None]:
+    """Mail operators about errors that no step reports: a refused file of Runspend's own, a machine that failed."""
+    with telling_of_the_machine(settings, step, now):
+        try:
+            yield
+        except RecordRefused as error:
+            tell_refused_file(settings, error, now)
+            raise
+
+
+def tell_refused_file(settings: Settings, error: RecordRefused, now: datetime) -> None:
+    """Mail operators which file is refused. That mail goes out beside records that are refused themselves."""
+    from runspend.actions.alert import operators
+    from runspend.warehouse.records import Records
+
+    why = redact(str(error), settings)
+    with suppress(RecordRefused):  # it is raised by whoever met it first
+        operators.notify(
+            settings, Records(settings.home), "REFUSED", f"file {error.file}", now, why,
+            still_works="Nothing was moved, removed or sent because of the file. The figures stay as they are until it is dealt with.",
+            do=[("Who can write there?", f"ls -la {error.file}"), ("Then see the state", "runspend status")],
+            next_try="Runspend looks again at the next pipeline run.",
+        )  # fmt: skip
+
+
+@contextmanager
+def telling_of_the_warehouse(settings: Settings, outcome: Outcome, now: datetime) -> Iterator[None]:
+    """Whatever keeps budgets from being judged is told before it ends the step: the alarm cannot need what has failed."""
+    from runspend.actions.alert import operators
+    from runspend.actions.alert.outbox import send_outbox
+    from runspend.warehouse.records import Records
+
+    try:
+        yield
+    except RecordRefused:
+        raise  # told by its file
+    except Exception as error:
+        if machine_failed(error) is not None:
+            raise  # a mail of its own, which needs no disk
+        why = redact(f"{type(error).__name__}: {error}", settings)
+        records = Records(settings.home)
+        # Damage has a mail of its own, which names all that is damaged.
+        told = [] if isinstance(error, WarehouseDamaged) else operators.notify(
+            settings, records, "NOT JUDGED", "warehouse", now, f"no budget could be judged: {why}",
+            still_works="Nothing was changed. Mails that were decided before are still sent.",
+            do=[("See what is wrong", "runspend doctor"), ("Judge again", "runspend alert")],
+            next_try="Runspend tries again within 6 hours under Airflow, else at the next night.",
+        )  # fmt: skip
+        note_undelivered(outcome, [*told, *send_outbox(settings, records, now)])
+        raise
+
+
+@contextmanager
+def telling_of_the_machine(settings: Settings, step: str, now: datetime) -> Iterator[None]:
+    """A disk that is full, read-only or broken ends a step with one sentence, MachineFailed, and a mail to operators that needs no disk."""
+    try:
+        yield
+    except Exception as error:
+        failed = machine_failed(error, f"finish {step}")
+        if failed is None:
+            raise
+        _mail_machine_failed(settings, step, redact(str(failed), settings), now)
+        raise failed from error
+
+
+def _mail_machine_failed(settings: Settings, step: str, text: str, now: datetime) -> None:
+    """Whatever keeps the mail from being sent must not hide the sentence, which goes to standard error and to Airflow's log."""
+    from runspend.actions.alert import operators
+    from runspend.warehouse.records import Records
+
+    with suppress(OSError, RunspendError):
+        operators.notify(
+            settings, Records(settings.home), "MACHINE FAILED", f"machine/{step}", now, text,
+            still_works="What was published before stays and can be read. Nothing half-done was published.",
+            do=[("See the disks", "df -h; df -i; mount; dmesg"), ("Run it again", f"runspend {step}")],
+            next_try="The next run completes what this one could not.",
+        )  # fmt: skip
+
+
+def ring_heartbeat(settings: Settings, outcome: Outcome, now: datetime) -> None:
+    """Call `mail.heartbeat`, once for each night in which everything went well; not after any other. It is called again until it answers."""
+    from runspend.actions.alert.freshness import last_good_night
+    from runspend.actions.alert.webhook import ring
+    from runspend.warehouse.records import Records
+
+    if settings.mail.heartbeat is None or outcome.exit_code != 0:
+        return
+    records = Records(settings.home)
+    night = last_good_night(settings, records)
+    rung = records.get("heartbeats", "last")
+    if night is None or (rung is not None and rung[0]["night"] == night):
+        return
+    answer = ring(settings.mail.heartbeat.get_secret_value())
+    if answer.state != "accepted":
+        failures = [f"heartbeat: {answer.state}, {answer.reply}"]
+        outcome.fail(PartialFailure(f"cannot call mail.heartbeat: {answer.reply}. Check the address; the night itself was good.", failures))
+        return
+    value = {"night": night, "at": now.isoformat()}
+    if rung is None:
+        records.create("heartbeats", "last", value)
+    else:
+        records.replace("heartbeats", "last", value, rung[1])
+
+
+def note_undelivered(outcome: Outcome, deliveries: Sequence[Delivery]) -> None:
+    """A mail that did not get through is a problem of its own."""
+    if failures := [failure for delivery in deliveries if (failure := delivery.failure) is not None]:
+        outcome.fail(PartialFailure(f"cannot deliver {len(failures)} mails: {failures[0]}. Fix mail in runspend.yaml.", failures))
+
+
+def send_test_mail(settings: Settings, address: str, now: datetime) -> Outcome:
+    """One mail to one address, now, around the outbox: whether mail arrives is what is asked."""
+    from runspend.actions.alert.message import address_of
+    from runspend.actions.alert.smtp import open_backend
+    from runspend.actions.alert.test_mail import write_test_mail
+
+    outcome = Outcome("alert")
+    to = address_of(address)
+    if to is None:
+        raise UsageError(f"cannot send a test mail to {address!r}: it is not an address that mail can be sent to. Nothing was sent.")
+    mail = write_test_mail(settings, address, now)
+    with open_backend(settings.mail, settings.home) as backend:
+        result = backend.deliver(mail, [to])[to]
+    if result.state == "accepted":
+        outcome.changed.append(f"mail {mail.message_id} to {to}: {result.reply}")
+    else:
+        outcome.fail(PartialFailure(f"cannot deliver the test mail to {to}: {result.state}, {result.reply}. Fix mail in runspend.yaml.", [result.reply]))
+    return outcome

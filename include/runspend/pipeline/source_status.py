@@ -1,0 +1,277 @@
+"""What every step that reads a source does around the reading: its row in `sources`, its work folder, its last good rows.
+
+Belongs to `__init__.py`. How a source is read does not belong here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from runspend.config.settings import Settings, redact
+from runspend.core.errors import ConfigError, PartialFailure, SourceError, SourceRefused
+from runspend.core.own_files import open_lock, own_folder
+from runspend.core.selectors import RUN_MAPS
+from runspend.core.step_result import Outcome
+from runspend.schema.rows import arrow_rows, make_load_id
+from runspend.warehouse import Step, Unit, UnitState, Warehouse
+from runspend.warehouse.parquet.lock_holders import lock_in_time
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from runspend.actions.alert import operators
+    from runspend.ingest.artifacts import Readings
+
+Source = TypeVar("Source")
+LAGS_KEPT = 30
+GATE_WAIT = 300.0  # seconds; a folder is made in milliseconds, and those of killed processes are removed in less
+
+
+class SourceReport:
+    """Writes the one row of a source in `sources`: good or bad, never nothing."""
+
+    def __init__(
+        self, warehouse: Warehouse, settings: Settings, outcome: Outcome, name: str, kind: str, late_after: timedelta, now: datetime, writer: str
+    ) -> None:
+        self._warehouse = warehouse
+        self._settings = settings
+        self._outcome = outcome
+        self._name = name
+        self._writer = writer
+        self._kind = kind
+        self._late_after = late_after
+        self._now = now
+        self._covered_until: datetime | None = None
+        self._was_read = False
+        self._is_good = True
+
+    def good(self, step: Step, *, covered_until: datetime | None, rows: int, experiments: int | None = None) -> None:
+        """Stage the row of a good read together with what was read."""
+        before = self._before()
+        lags = dict(before["lags"])
+        if covered_until is not None:
+            lags[self._now.isoformat()] = (self._now - covered_until).total_seconds()
+        lags = dict(sorted(lags.items())[-LAGS_KEPT:])
+        is_late = covered_until is not None and self._now - covered_until > self._late_after
+        row = {
+            **self._row(),
+            "state": "late" if is_late else "ok",
+            "covered_until": covered_until,
+            "usual_lag_seconds": float(median(lags.values())) if lags else None,
+            "row_count": rows,
+            "experiment_count": experiments,
+            "last_good_at": self._now,
+        }
+        step.put("sources", "all", self._writer, arrow_rows("sources", [row]), extra={"lags": lags})
+        self._covered_until, self._was_read = covered_until, True
+        self._is_good &= not is_late
+        if is_late and covered_until is not None:
+            hours = int((self._now - covered_until).total_seconds() // 3600)
+            limit = int(self._late_after.total_seconds() // 3600)
+            text = f"{self._name}: no new data for {hours} h (limit {limit} h). Figures reach to {covered_until:%d %b %H:%M} UTC."
+            self._outcome.fail(SourceError(self._name, text))
+            self._tell("STALE", text)
+
+    def bad(self, error: SourceError) -> None:
+        """Keep the last good figures, note the error, tell the operators."""
+        text = redact(str(error), self._settings)
+        self._is_good = False
+        before = self._before()["row"]
+        is_refused = isinstance(error, SourceRefused)
+        row = {**before, **self._row(), "state": "refused" if is_refused else "unreachable", "last_error": text}
+        with self._warehouse.step("sources", make_load_id(self._name, self._now)) as step:
+            step.put("sources", "all", self._writer, arrow_rows("sources", [row]), extra={"lags": self._before()["lags"]})
+            step.publish()
+        self._outcome.fail(error, text)
+        self._tell("REFUSED" if is_refused else "UNREACHABLE", f"{self._name}{f' {error.period}' if error.period else ''}: {text}", error.period)
+
+    def note(self) -> None:
+        """Write down under home that the source was tried, and how that went: who judges freshness may not have the warehouse."""
+        from runspend.actions.alert.freshness import note_done
+        from runspend.warehouse.records import Records
+
+        note_done(
+            Records(self._settings.home), self._name, self._kind, self._now,
+            was_done=self._was_read, is_good=self._is_good, covered_until=self._covered_until, late_after=self._late_after,
+        )  # fmt: skip
+
+    def _row(self) -> dict[str, Any]:
+        late_after = self._late_after.total_seconds()
+        return {"source": self._name, "kind": self._kind, "last_error": None, "late_after_seconds": late_after, "last_tried_at": self._now}
+
+    def _before(self) -> dict[str, Any]:
+        unit = Unit("sources", "all", self._writer)
+        state = self._warehouse.states("sources").get(unit)
+        if state is None:
+            return {"row": {}, "lags": {}}
+        published = self._warehouse.read(unit)
+        return {"row": published.to_pylist()[0] if published else {}, "lags": state.extra.get("lags", {})}
+
+    def _tell(self, kind: operators.Kind, text: str, period: str | None = None) -> None:
+        tell_operators(self._settings, self._outcome, kind, f"{self._name}/{period or 'all'}", text, self._now)
+
+
+def tell_operators(settings: Settings, outcome: Outcome, kind: operators.Kind, cause: str, text: str, now: datetime) -> None:
+    """Mail `mail.operators` about the machinery, once per cause and night; a mail that did not get through is a problem of its own."""
+    from runspend.actions.alert import operators
+    from runspend.warehouse.records import Records
+
+    failed = [d for d in operators.notify(settings, Records(settings.home), kind, cause, now, text) if d.outcome.state in ("refused", "waiting")]
+    if failed:
+        failures = [f"{d.mail.subject} to {d.recipient}: {d.outcome.state}, {d.outcome.reply}" for d in failed]
+        outcome.fail(PartialFailure(f"cannot deliver {len(failed)} mails to operators: {failures[0]}. Fix mail in runspend.yaml.", failures))
+
+
+@contextmanager
+def reading(
+    warehouse: Warehouse, settings: Settings, outcome: Outcome, name: str, kind: str, late_after: timedelta, now: datetime, *, writer: str = ""
+) -> Iterator[SourceReport]:
+    """One source being read: an error of the source is reported and does not stop the others. `writer`: its file name, if not its name."""
+    report = SourceReport(warehouse, settings, outcome, name, kind, late_after, now, writer or name)
+    try:
+        yield report
+    except SourceError as error:
+        report.bad(error)
+    report.note()
+
+
+@contextmanager
+def work_folder(settings: Settings) -> Iterator[Path]:
+    """A folder under `home` for files on their way, on the disk of the warehouse, gone afterwards."""
+    root = own_folder(settings.home / "work")
+    with open_lock(root / ".lock") as gate:
+        # nobody sweeps between a folder's making and its locking
+        lock_in_time(gate.fileno(), root / ".lock", f"make a folder in {root}", GATE_WAIT)
+        _sweep(root)
+        folder = Path(tempfile.mkdtemp(prefix="work-", dir=root))
+        lock = open_lock(root / f"{folder.name}.lock")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+        (root / f"{folder.name}.lock").unlink()
+        lock.close()
+
+
+def _sweep(root: Path) -> None:
+    """Remove the folders of processes that were killed: those whose lock nobody holds. A link is none of them.
+
+    A folder is its account's alone, for there may be a copy of MLflow's database in it. One of another account waits for that account.
+    """
+    for folder in (path for path in root.glob("work-*") if path.is_dir() and not path.is_symlink()):
+        with suppress(PermissionError), open_lock(root / f"{folder.name}.lock") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            shutil.rmtree(folder)
+            (root / f"{folder.name}.lock").unlink()
+
+
+def chosen(sources: Mapping[str, Source], names: Sequence[str] | None, what: str) -> list[Source]:
+    """The sources named, or all of them; a name that is not configured is an error that lists the names that are."""
+    for name in names or ():
+        if name not in sources:
+            raise ConfigError(f"cannot find {what} {name!r}: it is not in the configuration. Configured are {', '.join(sources) or 'none'}.")
+    return [source for name, source in sources.items() if names is None or name in names]
+
+
+def own_units(warehouse: Warehouse, writer: str, *tables: str) -> dict[Unit, UnitState]:
+    """What one writer has published."""
+    return {u: s for u, s in warehouse.states(*tables).items() if u.writer == writer}
+
+
+def published(warehouse: Warehouse, writer: str) -> Callable[[str, str], pa.Table | None]:
+    """What a writer published: a function of table and period that gives the rows, or None."""
+    return lambda table, period: warehouse.read(Unit(table, period, writer))
+
+
+def publish_read(step: Step, kept: Mapping[Unit, UnitState], units: Sequence[Unit], outcome: Outcome, *, only: str | None = None) -> bool:
+    """Publish what was read and say what changed; False, and nothing is said, if somebody else replaced the same units since `kept` was seen.
+
+    Theirs may be the newer. `only` names the table worth telling people about.
+    """
+    states = {unit: step.state(unit) for unit in units}
+    if not step.publish({unit: kept[unit].digest if unit in kept else None for unit in units}):
+        return False
+    for unit, state in states.items():
+        if only is None or unit.table == only:
+            is_same = unit in kept and kept[unit].digest == state.digest
+            (outcome.unchanged if is_same else outcome.changed).append(" ".join(unit))
+    return True
+
+
+def note_superseded(outcome: Outcome, what: str, then: str = "their rows stay") -> None:
+    """Say that `publish_read` published nothing, and what comes of it."""
+    outcome.notes.append(f"superseded: {what} was read by somebody else meanwhile; {then}")
+
+
+def rebuilt_months(warehouse: Warehouse, server: str) -> list[str]:
+    """Billing periods with a version loaded since the server was last read well: their runs are read again tonight."""
+    with warehouse.reader() as reader:
+        rows = reader.query(
+            "select distinct l.billing_period from billing_loads l cross join (select max(last_good_at) as last_good_at from sources where source = @server) s"
+            " where l.state = 'current' and (s.last_good_at is null or l.loaded_at >= s.last_good_at)",
+            {"server": server},
+        )
+    return sorted(f"{period:%Y-%m}" for period in rows.column("billing_period").to_pylist())
+
+
+def unread_notes(source: str, period: str, extra: Mapping[str, Any]) -> list[str]:
+    """What of a bill could not be read, in words: rows set aside, and values taken for null in rows that count."""
+    notes = []
+    if extra.get("quarantined"):
+        notes.append(f"{source} {period}: {extra['quarantined']} rows cannot be read and are in no sum: see billing_quarantine")
+    for column, count in (extra.get("unreadable") or {}).items():
+        notes.append(f"{source} {period}: {column} of {count} rows cannot be read and counts as null")
+    if extra.get("without_effective_cost"):
+        notes.append(f"{source} {period}: {extra['without_effective_cost']} rows tell no EffectiveCost and are in no sum of it")
+    return notes
+
+
+def read_owners(warehouse: Warehouse, settings: Settings) -> tuple[pa.Table, Readings]:
+    """(owner_kind, owner_id, tracking_server, workspace, experiment_id, is_purged, uri) of everything that may own artifacts; and when the
+    tracking server that was read longest ago was read well, None for one that never was."""
+    import pyarrow as pa
+
+    from runspend.ingest.artifacts import Readings, resolve_artifact_uri
+
+    with warehouse.reader() as reader:
+        rows = reader.query(
+            "select 'run' as owner_kind, run_id as owner_id, tracking_server, workspace, experiment_id, purged_at is not null as is_purged,"
+            " artifact_uri as uri from runs where artifact_uri is not null"
+            " union all select owner_kind, owner_id, tracking_server, workspace, experiment_id, false, uri from artifact_owners where uri is not null"
+        )
+        tries = reader.query("select source, last_good_at from sources where kind = 'tracking' and last_good_at is not null").to_pylist()
+    behind = {server.name: server.artifacts for server in settings.tracking}
+    resolved = [resolve_artifact_uri(uri, behind.get(server)) for uri, server in zip(rows["uri"].to_pylist(), rows["tracking_server"].to_pylist(), strict=True)]
+    rows = rows.set_column(rows.schema.get_field_index("uri"), "uri", pa.array(resolved, pa.string()))
+    read = [row["last_good_at"] for row in tries if row["source"] in behind]
+    readings = Readings(min(read) if read and len(read) == len(behind) else None, len(behind))
+    return rows.filter(rows["uri"].is_valid()), readings
+
+
+def selector_keys(settings: Settings) -> set[str]:
+    """Keys like "tag.K" that pools, policies and budgets select runs by, or that protect: they must be copied out of MLflow to be seen."""
+    keys = {key for pool in settings.pools for key in pool.runs}
+    keys |= {key.removeprefix("not_") for policy in settings.retention for key in policy.select}
+    if settings.retention:
+        from runspend.actions.archive import PROTECTION_KEYS
+
+        keys |= set(PROTECTION_KEYS)
+    keys |= {key for budget in settings.budgets for key in budget.for_}
+    keys |= {"tag.model", "param.model"} if "model" in keys else set()
+    if settings.tag_budgets:
+        from runspend.actions.alert import TAG_KEYS
+
+        keys |= set(TAG_KEYS)
+    return {key for key in keys if key.partition(".")[0] in RUN_MAPS and "." in key}

@@ -1,0 +1,1 @@
+"""The tables: their columns, their documentation, rows for them."""

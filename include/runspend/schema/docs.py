@@ -1,0 +1,149 @@
+"""Writes docs/tables.md from `tables.py`: run `python -m runspend.schema.docs > docs/tables.md` in the repository.
+
+How the page is laid out, and what a reader needs before the first query, belong here. Names, types and meanings belong in
+`tables.py`; the example queries are the files of docs/example_queries.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from runspend.schema.tables import TABLES, Column, Table, public_tables
+
+__all__ = ["read_queries", "render_tables"]
+
+QUERIES = Path("docs/example_queries")
+
+INTRODUCTION = """\
+# Tables
+
+Written from `include/runspend/schema/tables.py` by `python -m runspend.schema.docs`; change it there.
+
+The public tables are the contract with analysts; the internal ones may change with any version. A sum of any of the four costs over
+`cost_allocations` or `cost_daily` is the bill, exactly.
+
+* **Times** are UTC. **Dates** are days of UTC. A `billing_period` or `start_month` is the first day of its month.
+* **Money** is in the row's `billing_currency`, never added across currencies, with 22 decimals: `decimal128(38, 22)` in Parquet,
+  `BIGNUMERIC` in GoogleSQL. Group by `billing_currency` always. Round when a person reads, not before.
+* **Four costs**: `effective_cost` is the default (commitments spread over what they covered); `billed_cost` reconciles with invoices;
+  `contracted_cost` and `list_cost` are the same usage at negotiated and at public prices. Null on the bill stays null and adds 0.
+* **A run** is `tracking_server`, `workspace`, `run_id` together.
+* **Units** are in the names: `_seconds`, `_bytes`, `_gb` (GiB), `_cost`, `_at` (time), `_date` (day).
+* *key*: never null, and together with the table's other keys unique. Of `cost_daily` only all columns before the costs are unique
+  together, and some of them may be null.
+* *bookkeeping*: says when, or by which build, the row came to be; two nights that find the same facts differ in these columns only.
+  Rows with equal `build_id` were published together.
+"""
+
+READING = """\
+## Reading the files
+
+A table is a folder: `<warehouse>/<table>/period=YYYY-MM/<writer>.parquet` (`<warehouse>/_internal/<table>/…` for the internal ones). The
+writer is whose rows the file holds: a bill, a tracking server, a store, or `all`. The month is in the folder's name as `period`, for
+filters, and in a DATE column of the table.
+
+`runspend sql "SELECT …"` takes the bare names of tables and always sees one build. For every other reader a file is old or new, never
+torn; one that reads several tables while a night publishes may see two builds, and can tell by `build_id`.
+
+pandas: say `dtype_backend="pyarrow"`. Without it money becomes Python objects, and pandas' own sum rounds to 28 digits.
+
+```python
+import pandas
+costs = pandas.read_parquet(f"{warehouse}/cost_daily", dtype_backend="pyarrow", filters=[("period", "=", "2026-10")])
+total = costs["effective_cost"].sum()
+```
+
+polars:
+
+```python
+import polars
+costs = polars.scan_parquet(f"{warehouse}/cost_daily", hive_partitioning=True).filter(polars.col("period") == "2026-10")
+total = costs.select(polars.col("effective_cost").sum()).collect().item()
+```
+
+pyarrow:
+
+```python
+import pyarrow.compute, pyarrow.dataset
+costs = pyarrow.dataset.dataset(f"{warehouse}/cost_daily", partitioning="hive")
+rows = costs.to_table(columns=["effective_cost"], filter=pyarrow.dataset.field("period") == "2026-10")
+total = pyarrow.compute.sum(rows["effective_cost"]).as_py()
+```
+
+DuckDB:
+
+```python
+import duckdb
+total = duckdb.sql(f"select sum(effective_cost) from '{warehouse}/cost_daily/**/*.parquet' where period = '2026-10'").fetchall()[0][0]
+```
+
+Plain Python: `decimal` keeps 28 digits unless told otherwise, too few for millions with 22 decimals. Add money under a context of 76.
+
+```python
+import decimal
+import pyarrow.parquet
+with decimal.localcontext(decimal.Context(prec=76)):
+    rows = pyarrow.parquet.read_table(f"{warehouse}/cost_daily/period=2026-10").to_pylist()
+    total = sum(row["effective_cost"] for row in rows)
+```
+
+A float never becomes money: `allocated_ratio` is there to look at, the costs beside it are what was computed.
+"""
+
+
+def render_tables(queries: Mapping[str, str]) -> str:
+    """The page, in Markdown. `queries` are GoogleSQL texts by name; the comment on a text's first line says what it answers."""
+    internal = [t for t in TABLES.values() if not t.is_public]
+    parts = [
+        INTRODUCTION,
+        "## Public tables\n",
+        _contents(public_tables()),
+        *(_render_table(t) for t in public_tables()),
+        READING,
+        "## Example queries\n\nGoogleSQL, as `runspend sql` and BigQuery take it; each is a file in [example_queries](example_queries).\n",
+        *(_render_query(name, sql) for name, sql in queries.items()),
+        "## Internal tables\n",
+        _contents(internal),
+        *(_render_table(t) for t in internal),
+    ]
+    return "\n".join(parts)
+
+
+def read_queries(folder: Path = QUERIES) -> dict[str, str]:
+    """The example queries, in the order of their file names."""
+    return {path.stem: path.read_text(encoding="utf-8").strip() for path in sorted(folder.glob("*.sql"))}
+
+
+def _contents(tables: Iterable[Table]) -> str:
+    return "".join(f"* [`{t.name}`](#{t.name}): {t.grain}\n" for t in tables)
+
+
+def _render_table(table: Table) -> str:
+    place = table.name if table.is_public else f"_internal/{table.name}"
+    period = "all" if table.period_column is None else "YYYY-MM"
+    month = "" if table.period_column is None else f", the month of `{table.period_column}`"
+    header = f"### {table.name}\n\n{table.meaning} Grain: {table.grain}.\n\nFiles: `{place}/period={period}/<writer>.parquet`{month}; the writer is {_writer(table)}.\n"
+    rows = "".join(_render_column(c) for c in table.columns)
+    return f"{header}\n| column | type | meaning |\n|---|---|---|\n{rows}"
+
+
+def _writer(table: Table) -> str:
+    return "`all`" if table.writer == "all" else table.writer
+
+
+def _render_column(column: Column) -> str:
+    marks = [mark for mark, is_set in (("key", column.is_key), ("bookkeeping", column.bookkeeping)) if is_set]
+    meaning = column.meaning.replace("|", "\\|")
+    return f"| `{column.name}` | {column.type} | {''.join(f'*{mark}* ' for mark in marks)}{meaning} |\n"
+
+
+def _render_query(name: str, sql: str) -> str:
+    comment, _, text = sql.partition("\n")
+    title = name.partition("_")[2].replace("_", " ").capitalize()
+    return f"### {title}\n\n{comment.removeprefix('--').strip()}\n\n```sql\n{text}\n```\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render_tables(read_queries()))

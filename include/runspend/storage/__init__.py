@@ -1,0 +1,1 @@
+"""Files in folders and buckets: list, read, write, move and delete them."""

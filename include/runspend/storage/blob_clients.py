@@ -1,0 +1,221 @@
+"""Google Cloud Storage and Azure Blob Storage through obstore: what is connected to, with which credentials, and errors in words.
+
+Put here what bills and artifact stores both say to these two stores. What is listed, read or written does not belong here.
+Neither text nor traceback of obstore is passed on: it quotes addresses and, of a damaged key file, the key.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from pydantic import SecretStr
+
+from runspend.core.errors import MissingExtra
+from runspend.core.outside_json import parse_json
+
+if TYPE_CHECKING:
+    from obstore.store import AzureConfig, AzureStore, ClientConfig, GCSConfig, GCSStore, RetryConfig
+
+GOOGLE = "https://storage.googleapis.com"
+# Who hands out tokens where the credentials are the environment's own ("Application Default Credentials"; "Managed identities").
+GOOGLE_LOGINS = ("oauth2.googleapis.com", "metadata.google.internal", "169.254.169.254")
+AZURE_LOGINS = ("login.microsoftonline.com", "169.254.169.254")
+# Variables that name another host to log in at.
+LOGIN_VARIABLES = (
+    "AZURE_AUTHORITY_HOST",
+    "AZURE_STORAGE_AUTHORITY_HOST",
+    "AZURE_MSI_ENDPOINT",
+    "AZURE_IDENTITY_ENDPOINT",
+    "IDENTITY_ENDPOINT",
+)
+NOWHERE = "http://127.0.0.1:0"
+ANONYMOUS = "anonymous"  # `credentials` of a public bucket, or of an emulator
+_STATUS = re.compile(r"status code: (\d{3})")
+_CODE = re.compile(r"<Code>(\w{1,80})</Code>")
+
+
+class CannotReach(Exception):
+    """Why a store cannot be used, and what to do about it; neither ends in a full stop."""
+
+    def __init__(self, why: str, advice: str) -> None:
+        super().__init__(f"{why}. {advice}.")
+        self.why, self.advice = why, advice
+
+
+@dataclass(frozen=True)
+class Container:
+    """A bucket of Google or a container of Azure. `connect` contacts nobody yet; `reader` is the right that reading needs.
+
+    `setting` is where its address stands in runspend.yaml ("billing[]"), for errors.
+    """
+
+    connect: Callable[[], GCSStore | AzureStore]
+    what: str
+    reader: str
+    setting: str
+
+
+def is_azure(uri: str) -> bool:
+    """Whether an address is one of Azure Blob Storage."""
+    return uri.startswith(("abfss://", "abfs://", "az://", "wasbs://"))
+
+
+def find_container(uri: str, *, endpoint: str | None, credentials: str | SecretStr | None, setting: str) -> Container | None:
+    """The bucket or container of an address; None for an address of another kind. Raises CannotReach."""
+    secret = credentials.get_secret_value() if isinstance(credentials, SecretStr) else credentials or ""
+    if uri.startswith("gs://"):
+        return _google(uri, endpoint, secret, setting)
+    return _azure(uri, endpoint, secret, setting) if is_azure(uri) else None
+
+
+def explain(text: str, container: Container) -> CannotReach:
+    """What obstore says, in words, by the status and code that the store answered with."""
+    status, code = (m[1] if (m := found.search(text)) else "" for found in (_STATUS, _CODE))
+    answer = f"{status} {code}".strip()
+    if status in ("401", "403"):
+        advice = f"Check the credentials, whether they have expired, and their rights: {container.reader}"
+        return CannotReach(f"the credentials have no right to it ({answer})", advice)
+    if status == "404":
+        return CannotReach(f"there is no {container.what} ({answer})", f"Check {container.setting}.uri and endpoint")
+    if status.startswith("3"):
+        return CannotReach(f"the store sends elsewhere ({answer}), where nobody follows", "Check endpoint")
+    if status:
+        return CannotReach(f"the store answered {answer}", f"Check {container.setting}.uri and endpoint, or try again later")
+    if "HTTP error" in text:
+        return CannotReach("the store, or who hands out its tokens, did not answer", "Check the network, endpoint and credentials")
+    if "path" in text.casefold():
+        return CannotReach(
+            "it holds a name with an empty part, '.' or '..' between slashes", f"Rename that object or narrow {container.setting}.uri"
+        )
+    return CannotReach("the store answered with something that is no answer of such a store", f"Check {container.setting}.uri and endpoint")
+
+
+def status_of(text: str) -> str | None:
+    """The HTTP status in what obstore says."""
+    return found[1] if (found := _STATUS.search(text)) else None
+
+
+def blob_errors() -> tuple[type[Exception], ...]:
+    """What obstore raises: errors of its own, and Python's for what it could not even begin."""
+    from obstore.exceptions import BaseError
+
+    return BaseError, ValueError, OSError
+
+
+def _google(uri: str, endpoint: str | None, credentials: str, setting: str) -> Container:
+    bucket, base = urlsplit(uri).netloc, endpoint or GOOGLE
+
+    def connect() -> GCSStore:
+        config: GCSConfig = {"base_url": base.rstrip("/")}
+        logins: tuple[str, ...] = ()
+        if credentials == ANONYMOUS:
+            config["skip_signature"] = True
+        elif credentials:
+            kind = _kind_of_key(credentials, setting)
+            config["service_account" if kind == "service_account" else "application_credentials"] = credentials
+            logins = GOOGLE_LOGINS[:1] if kind == "authorized_user" else ()
+        else:
+            logins = GOOGLE_LOGINS
+        store: GCSStore = _stores().GCSStore(bucket, config=config, client_options=_client(base, logins), retry_config=_retries())
+        return store
+
+    return Container(connect, f"bucket {bucket}", "Storage Object Viewer on the bucket", setting)
+
+
+def _kind_of_key(path: str, setting: str) -> str:
+    """What kind of credentials a file of Google's holds."""
+    try:
+        kind = parse_json(Path(path).expanduser().read_bytes())["type"]
+    except (OSError, ValueError, LookupError, TypeError):
+        raise CannotReach(
+            f"its credentials, {path}, are no key file of Google's", f"Set {setting}.credentials to one, or leave it out"
+        ) from None
+    if kind not in ("service_account", "authorized_user"):
+        raise CannotReach(
+            f"its credentials, {path}, are of type {str(kind)[:40]!r}", "Use a file of type service_account or authorized_user"
+        )
+    return str(kind)
+
+
+def _azure(uri: str, endpoint: str | None, secret: str, setting: str) -> Container:
+    """abfss://CONTAINER@ACCOUNT.dfs.SUFFIX/PATH says all; for az://CONTAINER/PATH the credentials or the endpoint name the account."""
+    parts = urlsplit(uri)
+    container, _, host = parts.netloc.rpartition("@")
+    given = connection_string(secret)
+    if container:
+        account, base = host.partition(".")[0], f"https://{host.replace('.dfs.', '.blob.', 1)}"
+    else:
+        container, account = parts.netloc, given.get("accountname") or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME", "")
+        if not account and endpoint:
+            at = urlsplit(endpoint)
+            account = at.path.strip("/") or (at.hostname or "").partition(".")[0]
+        base = f"https://{account}.blob.core.windows.net"
+    if not (account and container) or "." in account:
+        raise CannotReach("no storage account is named", f"Write abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH into {setting}.uri")
+    base = (endpoint or base).rstrip("/")
+
+    def connect() -> AzureStore:
+        # Said, not left to the environment's variables, which may be another account's.
+        config: AzureConfig = {"account_name": account, "endpoint": base, "use_emulator": False}
+        if secret == ANONYMOUS:
+            config["skip_signature"] = True
+        elif key := given.get("accountkey"):
+            config |= {"account_key": key, "credential_type": "access_key"}
+        elif secret:
+            config |= {"sas_key": given.get("sharedaccesssignature", secret).lstrip("?"), "credential_type": "sas_token"}
+        logins = () if secret else (*AZURE_LOGINS, *_hosts(os.environ.get(name, "") for name in LOGIN_VARIABLES))
+        store: AzureStore = _stores().AzureStore(container, config=config, client_options=_client(base, logins), retry_config=_retries())
+        return store
+
+    what, reader = f"container {container} in account {account}", "Storage Blob Data Reader, or read and list of a SAS token"
+    return Container(connect, what, reader, setting)
+
+
+def connection_string(secret: str) -> dict[str, str]:
+    """The parts of a connection string by name in lower case; empty for a SAS token."""
+    pairs = (part.partition("=") for part in secret.split(";"))
+    found = {name.strip().casefold(): value.strip() for name, _, value in pairs}
+    return found if found.keys() & {"accountkey", "sharedaccesssignature"} else {}
+
+
+def _client(base: str, logins: Iterable[str]) -> ClientConfig:
+    """Settings of the HTTP client. It would follow a redirect anywhere, and name the address it comes from, SAS token and all,
+    in the Referer: so every host but the store's own (and `logins`) is behind a proxy that is not there. Where the
+    environment has a proxy, that one decides."""
+    parts = urlsplit(base)
+    host = parts.hostname or ""
+    options: ClientConfig = {
+        "allow_http": parts.scheme == "http",
+        "connect_timeout": timedelta(seconds=10),
+        "read_timeout": timedelta(seconds=60),
+        "timeout": timedelta(hours=12),  # of one file; the other two find a store that has stopped answering
+        "user_agent": "runspend",
+    }
+    if not {parts.scheme, "all"} & getproxies().keys() or proxy_bypass(host):
+        options["proxy_url"] = NOWHERE
+        options["proxy_excludes"] = ",".join((host, *logins))
+    return options
+
+
+def _retries() -> RetryConfig:
+    return {"max_retries": 4, "retry_timeout": timedelta(minutes=2)}
+
+
+def _hosts(addresses: Iterable[str]) -> list[str]:
+    return [host for address in addresses if (host := urlsplit(address).hostname)]
+
+
+def _stores() -> Any:
+    try:
+        from obstore import store
+    except ImportError as error:
+        raise MissingExtra("obstore", "pipeline") from error
+    return store

@@ -1,0 +1,193 @@
+"""Flat listing of a bucket or prefix: one request per 1,000 objects, storage classes included.
+
+Where the bucket keeps versions `list_object_versions` is asked, else `list_objects_v2`. boto3, because obstore's listing,
+four times as fast, has no storage class. Credentials never come from runspend.yaml: a profile name of ~/.aws, or the SDK's
+own chain of places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from runspend.core.errors import MissingExtra, SourceError, SourceRefused, SourceUnreachable
+from runspend.storage.listing import FolderTotals, Listing, Page, checksum_of
+from runspend.storage.uris import Root
+
+if TYPE_CHECKING:
+    from runspend.config.settings import ArtifactStore
+
+# Error codes after which asking again tomorrow changes nothing: somebody has to act.
+_REFUSALS = {
+    "AccessDenied",
+    "AllAccessDisabled",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "SignatureDoesNotMatch",
+    "403",
+    "Forbidden",
+}
+_ADVICE = {
+    "NoSuchBucket": "Correct `stores` in runspend.yaml.",
+    "AccessDenied": "Grant s3:ListBucket on it to these credentials.",
+    "InvalidAccessKeyId": "Correct the key.",
+    "SignatureDoesNotMatch": "Correct the secret key.",
+    "ExpiredToken": "Log in again.",
+}
+
+
+def list_bucket(
+    store: ArtifactStore, root: Root, listing: Listing, after: dict[str, str] | None = None, *, page_size: int = 1000
+) -> Iterator[Page]:
+    """Pages of objects below the root, from where a page said to go on. Raises SourceUnreachable or SourceRefused, also half-way."""
+    client, client_errors = connect(store)
+    prefix = f"{root.folder}/" if root.folder else ""
+    asked: dict[str, Any] = {"Bucket": root.bucket, "Prefix": prefix, "MaxKeys": page_size}
+    pages = 0
+    try:
+        keeps_versions = listing.keeps_versions = _keeps_versions(client, root, listing)
+        ask = client.list_object_versions if keeps_versions else client.list_objects_v2
+        start = _start(after or {}, keeps_versions)
+        first = start.get("StartAfter", "")
+        while True:
+            page = ask(**asked, **start)
+            if first:  # a server that does not know it begins again
+                page["Contents"] = [found for found in page.get("Contents", []) if found["Key"] > first]
+            pages += 1
+            listing.requests += 1
+            yield Page(list(_rows(store, page, prefix, keeps_versions)), _last(page, keeps_versions))
+            if not page.get("IsTruncated"):
+                return
+            following = _following(page, keeps_versions)
+            if not following or following == start:
+                raise SourceRefused(
+                    store.uri,
+                    f"cannot list {store.uri}: page {pages} says there is more but not where. Figures stay as they were.",
+                )
+            start = following
+    except client_errors as error:
+        raise _explain(store, root, error, pages) from error
+    finally:
+        client.close()
+
+
+def _keeps_versions(client: Any, root: Root, listing: Listing) -> bool | None:
+    """Whether the bucket keeps, or once kept, versions; None, and a note, when it does not say."""
+    from botocore.exceptions import ClientError
+
+    try:
+        return bool(client.get_bucket_versioning(Bucket=root.bucket).get("Status"))
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "unknown")
+        listing.notes.append(
+            f"bytes of noncurrent versions in bucket {root.bucket} are unknown: {code}. Grant s3:GetBucketVersioning and s3:ListBucketVersions."
+        )
+        return None
+
+
+def _start(after: dict[str, str], keeps_versions: bool | None) -> dict[str, str]:
+    """Where a listing that broke off goes on, also when the bucket began to keep versions meanwhile."""
+    if not after:
+        return {}
+    if not keeps_versions:
+        return {"StartAfter": after["key"]}
+    return {"KeyMarker": after["key"], **({"VersionIdMarker": after["version"]} if "version" in after else {})}
+
+
+def _following(page: dict[str, Any], keeps_versions: bool | None) -> dict[str, str]:
+    """What the next request says."""
+    names = {"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"}
+    names = names if keeps_versions else {"ContinuationToken": "NextContinuationToken"}
+    return {name: page[given] for name, given in names.items() if page.get(given)}
+
+
+def _last(page: dict[str, Any], keeps_versions: bool | None) -> dict[str, str] | None:
+    """Where to go on after this page, hours later too: tokens expire, names do not."""
+    if keeps_versions:
+        found = {"key": page.get("NextKeyMarker"), "version": page.get("NextVersionIdMarker")}
+        return {name: value for name, value in found.items() if value} if found["key"] else None
+    return {"key": page["Contents"][-1]["Key"]} if page.get("Contents") else None
+
+
+def _rows(store: ArtifactStore, page: dict[str, Any], prefix: str, keeps_versions: bool | None) -> Iterator[FolderTotals]:
+    """One row per object, and one per folder and class of the versions that are not current."""
+    unknown = None if keeps_versions is None else 0
+    noncurrent: dict[tuple[str, str], list[int | None]] = {}
+    for found in page.get("Versions" if keeps_versions else "Contents", []):
+        key: str = found["Key"]
+        if not key.startswith(prefix):
+            raise SourceRefused(
+                store.uri, f"cannot believe the listing of {store.uri}: it answered with {key!r}. Figures stay as they were."
+            )
+        folder, storage_class, size = key[len(prefix) :].rpartition("/")[0], found.get("StorageClass") or "STANDARD", found.get("Size")
+        if not found.get("IsLatest", True):
+            total = noncurrent.setdefault((folder, storage_class), [0, 0])
+            total[0] = (total[0] or 0) + 1
+            total[1] = None if size is None or total[1] is None else total[1] + size
+            continue
+        modified = found.get("LastModified")
+        at = None if modified is None else int(modified.timestamp()) * 1_000_000 + modified.microsecond
+        checksum = checksum_of(found.get("ETag")) if size else None
+        yield FolderTotals(folder, storage_class, 1, size, at, at, unknown, unknown, checksum)
+    for (folder, storage_class), (versions, size) in noncurrent.items():
+        yield FolderTotals(folder, storage_class, 0, 0, None, None, versions, size)
+
+
+def connect(store: ArtifactStore, *, is_once: bool = False) -> tuple[Any, tuple[type[Exception], ...]]:
+    """A client, and the exceptions it raises on purpose. Making it contacts nobody. is_once: whether it makes each request once, and never again by itself.
+
+    Raises SourceUnreachable for credentials or an endpoint that cannot be used.
+    """
+    try:
+        import boto3
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+    except ImportError as error:
+        raise MissingExtra("boto3", "pipeline") from error
+    config = Config(
+        connect_timeout=10,
+        read_timeout=60,
+        retries={"mode": "standard", "total_max_attempts": 1 if is_once else 5},
+        user_agent_extra="runspend",
+        s3={"addressing_style": "path"} if store.endpoint else {},
+    )
+    profile = None if store.credentials in (None, "(env)") else str(store.credentials)
+    try:
+        session = boto3.session.Session(profile_name=profile)
+        region = store.region or session.region_name or "us-east-1"
+        client = session.client("s3", region_name=region, endpoint_url=store.endpoint, config=config)
+    except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
+        raise SourceUnreachable(
+            store.uri, f"cannot connect to {store.uri}: {_end(error)} Correct credentials, region or endpoint of the store."
+        ) from error
+    if store.endpoint:
+        client.meta.events.register("before-call.s3", _stay_at_endpoint)
+    return client, (BotoCoreError, ClientError, HTTPClientError)
+
+
+def _stay_at_endpoint(context: dict[str, Any], **_: object) -> None:
+    """Tell the SDK it was redirected already: its search for the bucket's region recurses for ever when a server answers 302 or 307."""
+    context.setdefault("s3_redirect", {})["redirected"] = True
+
+
+def _explain(store: ArtifactStore, root: Root, error: Any, pages: int) -> SourceError:
+    """The error of a request, in words, with what to do."""
+    where = f"bucket {root.bucket}" + (f" at {store.endpoint}" if store.endpoint else "")
+    after = f" after {pages} pages of 1,000" if pages else ""
+    response = getattr(error, "response", None)
+    if not isinstance(response, dict):
+        return SourceUnreachable(
+            store.uri, f"cannot list {where}{after}: {_end(error)} Check endpoint, region and credentials. Figures stay as they were."
+        )
+    code, text = response.get("Error", {}).get("Code", "unknown"), response.get("Error", {}).get("Message", "no message")
+    advice = _ADVICE.get(code, "Check the endpoint and region of the store, then measure again.")
+    kind = SourceRefused if code in _REFUSALS else SourceUnreachable
+    return kind(
+        store.uri,
+        f"cannot list {where}{after}: {code}, {_end(text)} {advice} Figures stay as they were.",
+    )
+
+
+def _end(text: object) -> str:
+    return str(text).rstrip(". ") + "."

@@ -1,0 +1,204 @@
+"""One bucket prefix: whole objects, put on a condition. The only module of the warehouse that knows boto3.
+
+A condition that does not hold is an answer (None or False), anything else that goes wrong an error in words. What the objects
+mean belongs in `warehouse/parquet/bucket.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+from runspend.core.errors import ConfigError, MissingExtra, SourceUnreachable
+from runspend.core.own_files import MOST_BYTES, refused
+
+__all__ = ["Bucket", "NotAllowed", "Object"]
+
+BLOCK = 1 << 20
+ONE_COPY = 5_000_000_000  # bytes; larger objects are copied in parts
+ADVICE = {
+    "NoSuchBucket": "Make the bucket, or correct warehouse.uri.",
+    "InvalidAccessKeyId": "Correct the credentials.",
+    "SignatureDoesNotMatch": "Correct the credentials.",
+    "ExpiredToken": "Log in again.",
+    "NotImplemented": "The store lacks conditional puts: set warehouse.uri to a folder, or to a store that has them.",
+}
+
+
+class NotAllowed(ConfigError):
+    """The store knows who asks and refuses: reading may be allowed where writing is not."""
+
+
+@dataclass(frozen=True)
+class Object:
+    """A small object as it was read; `age` in seconds is by the store's clock, which all machines share."""
+
+    body: bytes
+    etag: str
+    age: float
+
+
+class Bucket:
+    """Objects under `s3://bucket/prefix`. Keys are given without the prefix."""
+
+    def __init__(self, uri: str, *, endpoint: str | None = None, region: str | None = None, credentials: str | None = None) -> None:
+        found = re.fullmatch(r"s3://([^/]+)(?:/(.*?))?/*", uri)
+        if found is None:
+            raise ConfigError(f"cannot open warehouse {uri!r}: it names no bucket. Write s3://bucket/prefix.")
+        self.name, prefix = found[1], (found[2] or "").strip("/")
+        self.prefix = f"{prefix}/" if prefix else ""
+        self.uri = f"s3://{self.name}/{self.prefix}".rstrip("/")
+        self.where = self.uri + (f" at {endpoint}" if endpoint else "")
+        self._client, self._errors = _connect(self.where, endpoint, region, credentials)
+
+    def get(self, key: str) -> Object | None:
+        """A small object; None when there is none."""
+        with self._words(f"read {key}"):
+            try:
+                answer = self._client.get_object(Bucket=self.name, Key=self.prefix + key)
+                if answer["ContentLength"] > MOST_BYTES:
+                    where, why = f"{self.uri}/{key}", f"it has {answer['ContentLength']:,} bytes, and Runspend writes {MOST_BYTES:,} at most"
+                    raise refused(where, why, do="Restore an older version of the object.")
+                return Object(answer["Body"].read(), answer["ETag"], _age(answer, answer["LastModified"]))
+            except self._errors as error:
+                if _code(error) in ("NoSuchKey", "404"):
+                    return None
+                raise
+
+    def etag(self, key: str) -> str | None:
+        """What the store calls this version of an object; None when there is none."""
+        with self._words(f"read {key}"):
+            try:
+                return str(self._client.head_object(Bucket=self.name, Key=self.prefix + key)["ETag"])
+            except self._errors as error:
+                if _code(error) in ("NoSuchKey", "404"):
+                    return None
+                raise
+
+    def create(self, key: str, body: bytes) -> str | None:
+        """Put an object where there is none: its ETag, or None when there is one."""
+        return self._put_if(key, body, {"IfNoneMatch": "*"})
+
+    def replace(self, key: str, body: bytes, etag: str) -> str | None:
+        """Put an object in place of exactly that version: its ETag, or None when another is there. No two bodies may be equal."""
+        return self._put_if(key, body, {"IfMatch": etag})
+
+    def upload(self, key: str, path: Path) -> None:
+        """Put a file, whatever is there."""
+        with self._words(f"write {key}"):
+            self._client.upload_file(str(path), self.name, self.prefix + key)
+
+    def download(self, key: str, path: Path) -> str | None:
+        """Write an object to a file: its SHA-256; None when there is none."""
+        digest = hashlib.sha256()
+        with self._words(f"read {key}"):
+            try:
+                body = self._client.get_object(Bucket=self.name, Key=self.prefix + key)["Body"]
+            except self._errors as error:
+                if _code(error) in ("NoSuchKey", "404"):
+                    return None
+                raise
+            with path.open("wb") as file:
+                for block in body.iter_chunks(BLOCK):
+                    digest.update(block)
+                    file.write(block)
+        return digest.hexdigest()
+
+    def copy(self, source: str, target: str, size: int) -> bool:
+        """Copy inside the store; False when the source is gone."""
+        origin = {"Bucket": self.name, "Key": self.prefix + source}
+        with self._words(f"write {target}"):
+            try:
+                if size < ONE_COPY:
+                    self._client.copy_object(CopySource=origin, Bucket=self.name, Key=self.prefix + target)
+                else:
+                    self._client.copy(origin, self.name, self.prefix + target)
+            except self._errors as error:
+                if _code(error) in ("NoSuchKey", "404"):
+                    return False
+                raise
+        return True
+
+    def delete(self, key: str, *, etag: str | None = None) -> None:
+        """Remove an object; with `etag` only that version of it. One that is gone or another is left as it is."""
+        with self._words(f"remove {key}"):
+            try:
+                self._client.delete_object(Bucket=self.name, Key=self.prefix + key, **({"IfMatch": etag} if etag else {}))
+            except self._errors as error:
+                if _code(error) not in ("NoSuchKey", "404", "PreconditionFailed", "412", "ConditionalRequestConflict", "409"):
+                    raise
+
+    def ages(self, prefix: str) -> Iterator[tuple[str, float]]:
+        """Keys under a prefix and their ages in seconds."""
+        with self._words(f"list {prefix}"):
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=self.prefix + prefix):
+                for entry in page.get("Contents", []):
+                    yield entry["Key"].removeprefix(self.prefix), _age(page, entry["LastModified"])
+
+    def _put_if(self, key: str, body: bytes, condition: dict[str, str]) -> str | None:
+        with self._words(f"write {key}"):
+            try:
+                return str(self._client.put_object(Bucket=self.name, Key=self.prefix + key, Body=body, **condition)["ETag"])
+            except self._errors as error:
+                if _code(error) not in ("PreconditionFailed", "412", "ConditionalRequestConflict", "409", "NoSuchKey", "404"):
+                    raise
+        there = self.get(key)  # a put that was repeated because its answer was lost meets itself
+        return there.etag if there is not None and there.body == body else None
+
+    @contextmanager
+    def _words(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except self._errors as error:
+            code = _code(error)
+            text = f"cannot use warehouse {self.where}: could not {what}: {error}"
+            if code in ("AccessDenied", "403"):
+                raise NotAllowed(f"{text}. Give the key the right to do that, or use another.") from error
+            if code in ADVICE:
+                raise ConfigError(f"{text}. {ADVICE[code]}") from error
+            advice = "Check endpoint and network, then run again: it goes on from there."
+            raise SourceUnreachable("warehouse", f"{text}. {advice}") from error
+
+
+def _connect(where: str, endpoint: str | None, region: str | None, credentials: str | None) -> tuple[Any, tuple[type[Exception], ...]]:
+    """A client, and the exceptions it raises on purpose. Making it contacts nobody."""
+    try:
+        import boto3
+        from boto3.exceptions import Boto3Error
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+    except ImportError as error:
+        raise MissingExtra("boto3", "pipeline") from error
+    config = Config(
+        connect_timeout=10,
+        read_timeout=60,
+        retries={"mode": "standard", "max_attempts": 4},
+        user_agent_extra="runspend",
+        s3={"addressing_style": "path"} if endpoint else {},
+        max_pool_connections=16,
+    )
+    try:
+        session = boto3.session.Session(profile_name=None if credentials == "(env)" else credentials)
+        client = session.client("s3", region_name=region or session.region_name or "us-east-1", endpoint_url=endpoint, config=config)
+    except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
+        raise ConfigError(f"cannot open warehouse {where}: {error}. Correct credentials, region or endpoint of the warehouse.") from error
+    return client, (BotoCoreError, Boto3Error, ClientError, HTTPClientError)
+
+
+def _code(error: Exception) -> str:
+    response = getattr(error if hasattr(error, "response") else error.__context__, "response", None)  # a failed upload wraps it
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
+def _age(answer: Any, modified: datetime) -> float:
+    """Seconds since an object was put, by the clock of the store."""
+    date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+    now = datetime.now(timezone.utc) if date is None else parsedate_to_datetime(date)
+    return (now - modified).total_seconds()

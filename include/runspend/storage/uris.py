@@ -1,0 +1,196 @@
+"""Which URIs lie inside a store: scheme, bucket and folder, compared as text, no connection made.
+
+Put here what decides whether a URI may be touched at all. Reading what lies there does not belong here. A URI is never
+repaired: one that could be read in two ways (dots, doubled slashes, encoded separators, backslashes, `?`, `#`) is outside.
+Azure's three spellings (abfss, wasbs, https) of one container are one place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from runspend.core.errors import SourceRefused
+from runspend.core.redaction import HIDDEN
+
+if TYPE_CHECKING:
+    from runspend.config.settings import ArtifactStore
+
+# `.`, `/`, `\`, NUL, `?` and `#` behind any number of percent-encodings.
+_ENCODED_SEPARATOR = re.compile(r"%(?:25)*(?:2e|2f|5c|00|3f|23)", re.IGNORECASE)
+_AMBIGUOUS = re.compile(r"[\x00-\x1f\x7f-\x9f\\?#\u2028\u2029]")
+# Hosts of storage accounts, in all of Azure's clouds ("Azure Storage: endpoints"); nothing else is an account.
+_ACCOUNT = re.compile(r"([a-z0-9]{3,24})\.(?:blob|dfs)\.(core\.(?:windows\.net|chinacloudapi\.cn|usgovcloudapi\.net|cloudapi\.de))")
+# What extraction leaves of a login or a signature in an address: no part of the place. A query is left out only if it is a signed one, whole.
+_LOGIN = re.compile(r"^(s3|gs|https)://\*\*\*@")
+_SIGNED_PARAMETER = (
+    r"(?:[Xx]-(?:[Aa]mz|[Gg]oog)-[A-Za-z-]+|sv|ss|srt|sp|se|st|spr|sip|si|sr|sig|skoid|sktid|skt|ske|sks|skv|saoid|suoid|scid|sdd|ses|"
+    r"AWSAccessKeyId|GoogleAccessId|Signature|Expires|Policy|Key-Pair-Id|token)=[^&#?]*"
+)
+_SIGNATURE = re.compile(rf"\?(?=[^#?]*=\*\*\*(?:&|$)){_SIGNED_PARAMETER}(?:&{_SIGNED_PARAMETER})*$")
+_BEGINNINGS = {"s3": ("s3:",), "gs": ("gs:",), "azure": ("abfss:", "wasbs:", "https:"), "file": ("file:", "/")}
+
+
+@dataclass(frozen=True)
+class Root:
+    """A store's root: `bucket` is empty for folders, `folder` has no slash at either end."""
+
+    scheme: str  # "s3", "gs", "azure" or "file"
+    bucket: str  # of Azure: CONTAINER@ACCOUNT.core.windows.net, however the URI spells it
+    folder: str
+    other_folder: str | None = None  # the same local folder with its links resolved, where that differs
+
+
+def parse_root(store: ArtifactStore) -> Root:
+    """The root of a configured store. Raises SourceRefused for a scheme this version cannot list."""
+    uri = store.uri
+    if uri.startswith("s3://"):
+        bucket, _, folder = uri.removeprefix("s3://").partition("/")
+        if not bucket:
+            raise SourceRefused(uri, f"cannot measure {uri!r}: it names no bucket. Write s3://BUCKET/ or s3://BUCKET/PREFIX/.")
+        return Root("s3", bucket, folder.strip("/"))
+    if uri.startswith(("gs://", "abfss://", "wasbs://")):
+        parts = _split(uri)
+        if parts is None:
+            raise SourceRefused(
+                uri,
+                f"cannot measure {uri!r}: it can be read in two ways, or names no bucket. "
+                "Write gs://BUCKET/PREFIX/ or abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX/. Nothing was contacted.",
+            )
+        return Root(*parts)
+    if "://" in uri and not uri.startswith("file:///"):
+        raise SourceRefused(
+            uri,
+            f"cannot measure {uri!r}: only folders, s3://, gs://, abfss:// and wasbs:// are listed. "
+            "Set measure: none for it. Nothing was contacted.",
+        )
+    path = unquote(uri.removeprefix("file://")) if uri.startswith("file://") else uri
+    plain, resolved = os.path.abspath(path).strip("/"), os.path.realpath(path).strip("/")
+    return Root("file", "", plain, None if plain == resolved else resolved)
+
+
+def folder_within(uri: str | None, root: Root) -> str | None:
+    """The folder of `uri` below `root` ("" for the root itself); None when it is outside or can be read in two ways."""
+    parts = _split(uri)
+    if parts is None or parts[:2] != (root.scheme, root.bucket):
+        return None
+    folder = parts[2]
+    for top in (root.folder, root.other_folder):
+        if top is None:
+            continue
+        if not top or folder == top:
+            return "" if folder == top else folder
+        if folder.startswith(f"{top}/"):
+            return folder[len(top) + 1 :]
+    return None
+
+
+def is_ambiguous(uri: str, scheme: str) -> bool:
+    """Whether a URI of this scheme is turned away for how it is written, not for where it points."""
+    return uri.startswith(_BEGINNINGS[scheme]) and _split(uri) is None
+
+
+def allowed(uri: str | None, stores: Iterable[ArtifactStore]) -> ArtifactStore | None:
+    """The store `uri` lies in (the innermost, when stores are nested), or None: then it must not be contacted.
+
+    Local folders are also resolved: one that a symbolic link leads out of its root is outside.
+    """
+    found: tuple[int, ArtifactStore] | None = None
+    for store in stores:
+        try:
+            root = parse_root(store)
+        except SourceRefused:
+            continue  # a store of a kind this version cannot read allows nothing
+        folder = folder_within(uri, root)
+        if folder is None or (root.scheme == "file" and not _stays_inside(root, folder)):
+            continue
+        if found is None or len(root.folder) > found[0]:
+            found = len(root.folder), store
+    return found[1] if found else None
+
+
+def resolve_artifact_uri(uri: str | None, server_artifacts: str | None) -> str | None:
+    """What stands behind an artifact URI of MLflow: `mlflow-artifacts:` becomes a folder of the server's own store.
+
+    Other URIs come back as they are. None when there is no URI, or the server's store is not configured. The host of
+    `mlflow-artifacts://host/path` is ignored: it names the server, not a place. The result is not checked: see `allowed`.
+    """
+    if not uri:
+        return None
+    if not uri.startswith("mlflow-artifacts:"):
+        return uri
+    if not server_artifacts:
+        return None
+    path = uri.removeprefix("mlflow-artifacts:")
+    if path.startswith("//"):
+        path = path[2:].partition("/")[2]
+    return f"{server_artifacts.rstrip('/')}/{path.lstrip('/')}"
+
+
+def store_slug(uri: str) -> str:
+    """A name for the store that is stable, safe in file names, and different for every URI."""
+    readable = re.sub(r"[^a-z0-9]+", "-", uri.lower()).strip("-")[:48].strip("-")
+    return f"{readable or 'store'}-{hashlib.sha256(uri.encode('utf-8', 'surrogatepass')).hexdigest()[:10]}"
+
+
+def _split(uri: str | None) -> tuple[str, str, str] | None:
+    """(scheme, bucket, folder) of a URI that can be read in one way only. Redacted logins and signatures are left out."""
+    uri = _SIGNATURE.sub("", _LOGIN.sub(r"\1://", uri)) if uri and HIDDEN in uri else uri
+    if not uri or _AMBIGUOUS.search(uri) or _ENCODED_SEPARATOR.search(uri):
+        return None
+    scheme, bucket = "file", ""
+    if uri.startswith(("s3://", "gs://")):
+        scheme = uri[:2]
+        bucket, _, path = uri[5:].partition("/")
+        if not bucket or not bucket.isascii() or any(c in bucket for c in "@:%"):
+            return None
+    elif uri.startswith(("abfss://", "wasbs://", "https://")):
+        scheme = "azure"
+        container_at = _split_azure(uri)
+        if container_at is None:
+            return None
+        bucket, path = container_at
+    elif uri.startswith("file:"):
+        path = uri[7:] if uri.startswith("file://") else uri[5:]
+        if not path.startswith("/"):
+            return None  # a host, or relative to somebody else's working directory
+        try:
+            path = unquote(path[1:], errors="strict")
+        except UnicodeDecodeError:
+            return None
+        if _AMBIGUOUS.search(path):
+            return None
+    elif uri.startswith("/"):
+        path = uri[1:]
+    else:
+        return None
+    path = path.removesuffix("/")
+    if path and any(part in ("", ".", "..") for part in path.split("/")):
+        return None
+    return scheme, bucket, path
+
+
+def _split_azure(uri: str) -> tuple[str, str] | None:
+    """(CONTAINER@ACCOUNT.core.…, path): the container stands before the account in abfss:// and wasbs://, in the path of https://."""
+    place, _, path = uri.partition("://")[2].partition("/")
+    container, _, host = place.rpartition("@")
+    if uri.startswith("https://"):
+        if container:
+            return None  # a user's name: nothing MLflow writes
+        container, _, path = path.partition("/")
+    account = _ACCOUNT.fullmatch(host)
+    if account is None or not container:
+        return None
+    return f"{container}@{account[1]}.{account[2]}", path
+
+
+def _stays_inside(root: Root, folder: str) -> bool:
+    """Whether a local folder, its links resolved, is still under its root."""
+    top = os.path.realpath(f"/{root.folder}")
+    target = os.path.realpath(os.path.join(top, folder))
+    return target == top or target.startswith(top.rstrip("/") + "/")

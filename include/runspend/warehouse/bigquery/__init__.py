@@ -1,0 +1,1 @@
+"""The warehouse as tables of a BigQuery dataset."""

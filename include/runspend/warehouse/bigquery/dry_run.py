@@ -1,0 +1,70 @@
+"""What queries on BigQuery would read, and what that costs where bytes are paid for. A folder costs nothing to ask.
+
+By dry runs, which are free. Price: Google "BigQuery pricing", on-demand compute, 6.25 USD per TiB in the US (the first TiB of a
+month is free; other places and editions differ); of each table a query reads, 10 MiB are billed at least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from runspend.config.settings import Settings
+from runspend.core.errors import UsageError
+from runspend.warehouse import Model, Step, open_warehouse
+
+__all__ = ["QueryCosts", "models_cost", "question_cost", "size_words"]
+
+USD_PER_TIB = Decimal("6.25")
+LEAST_BYTES = 10 * 2**20
+TIB = 2**40
+
+
+@dataclass(frozen=True)
+class QueryCosts:
+    """(period, model, bytes) of queries that were not run."""
+
+    sizes: list[tuple[str, str, int]]
+
+    def lines(self) -> list[str]:
+        """As a person reads it: the largest first, then what all of them come to."""
+        width = max((len(name) for _, name, _ in self.sizes), default=0)
+        largest = sorted(self.sizes, key=lambda item: (-item[2], item[:2]))
+        found = [f"{period}  {name:<{width}}  {size_words(size)}" for period, name, size in largest if size]
+        total = sum(max(size, LEAST_BYTES) for _, _, size in self.sizes)
+        return [
+            *found,
+            f"{len(self.sizes)} models would read at least {size_words(total)} of the published tables; nothing was built.",
+            "What models make for one another is read too and cannot be foreseen: docs/scale.md has its share.",
+        ]
+
+
+def models_cost(step: Step, models: Sequence[Model], parameters: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Bytes each model would read of the published tables. Raises UsageError for a warehouse that is not in BigQuery."""
+    from runspend.warehouse.bigquery.step import BigQueryStep
+
+    if not isinstance(step, BigQueryStep):
+        raise _costs_nothing()
+    yield from step.cost_of(models, parameters)
+
+
+def question_cost(settings: Settings, sql: str) -> str:
+    """What one question would read, in words."""
+    from runspend.warehouse.bigquery.warehouse import BigQueryWarehouse
+
+    warehouse = open_warehouse(settings)
+    if not isinstance(warehouse, BigQueryWarehouse):
+        raise _costs_nothing()
+    return f"would read {size_words(warehouse.cost_of(sql))}; nothing was run"
+
+
+def size_words(size: int) -> str:
+    """Bytes, and what they cost on demand."""
+    amount = next((f"{size / 2**power:,.1f} {unit}" for power, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")) if size >= 2**power), f"{size} bytes")
+    return f"{amount}, {size * USD_PER_TIB / TIB:,.4f} USD on demand"
+
+
+def _costs_nothing() -> UsageError:
+    return UsageError("cannot explain costs: the warehouse is not in BigQuery, and asking it costs nothing. Leave --explain-cost out.")

@@ -1,0 +1,285 @@
+"""What is asked of BigQuery: queries, loads, scripts, each a job with a limit of cost, labels and an id where it matters.
+
+What else knows Google's client: `tables.py`, for descriptions of tables. A job whose reply was lost is looked up by its id and waited for,
+never sent again. What is asked, and of which tables, belongs in `warehouse.py` and its neighbours.
+
+Sources: BigQuery "Managing jobs" (job ids are unique in a project, a second one of the same id is refused with 409), "Run
+parameterized queries", "Work with sessions", "Control costs"; google-cloud-bigquery `Client.query`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from runspend.config.settings import WarehouseSettings
+from runspend.core.errors import ConfigError, MissingExtra, RunspendError, SourceUnreachable, SqlRefused, UsageError
+from runspend.storage.google_clients import bigquery_clients, read_credentials
+from runspend.warehouse.bigquery.values import exact, parameter
+
+__all__ = ["AlreadyThere", "Changed", "Jobs", "NotAllowed", "NotThere", "Statement", "is_transient"]
+
+LABEL_LENGTH = 63
+ATTACH_TRIES = 3  # of a load whose reply was lost before BigQuery knew of it
+# What BigQuery says when two transactions change one table, or when it is short of room for a moment: the same again may go through.
+TRANSIENT = ("aborted due to concurrent update", "Could not serialize access", "rateLimitExceeded", "jobRateLimitExceeded", "backendError")
+
+
+class NotAllowed(ConfigError):
+    """BigQuery knows who asks and refuses: reading may be allowed where writing is not."""
+
+
+class AlreadyThere(RunspendError):
+    """A dataset of that name was made by somebody else."""
+
+
+class Changed(RunspendError):
+    """What was to be changed was changed by somebody else since it was read."""
+
+
+class NotThere(RunspendError):
+    """A dataset, table or job that BigQuery does not know."""
+
+
+class Statement(NamedTuple):
+    """GoogleSQL and its named parameters. Those it does not name are not sent."""
+
+    sql: str
+    parameters: Mapping[str, Any] = {}
+
+
+class Jobs:
+    """Jobs of one project and place. Making it contacts nobody."""
+
+    def __init__(self, settings: WarehouseSettings, project: str) -> None:
+        self.place = settings.uri
+        self.location = settings.region
+        self._settings = settings
+        self._project = project
+        self._clients: tuple[Any, Any] | None = None
+
+    @property
+    def client(self) -> Any:
+        """Google's client, for what is no job: datasets, tables, lists of rows."""
+        if self._clients is None:
+            self._clients = self._connect()
+        return self._clients[0]
+
+    def ask(
+        self, statement: Statement, *, dataset: str, labels: Mapping[str, str], session: str | None = None, at_most: int | None = None, timeout: float | None = None
+    ) -> pa.Table:
+        """Rows of one query, over the Storage API as Arrow, or the first few of them without it. Money is decimal128(38, 22).
+
+        SqlRefused when it takes longer than `timeout` seconds: the job is told to stop.
+        """
+        with self.words():
+            rows = self._rows(statement, dataset, labels, session, at_most, timeout)
+            return exact(rows.to_arrow(bqstorage_client=self._storage if at_most is None else None, create_bqstorage_client=False))
+
+    def stream(self, statement: Statement, *, dataset: str, labels: Mapping[str, str], session: str | None = None) -> Iterator[pa.RecordBatch]:
+        """The same rows, some at a time as BigQuery sends them."""
+        with self.words():
+            for batch in self._rows(statement, dataset, labels, session).to_arrow_iterable(bqstorage_client=self._storage):
+                yield from exact(pa.Table.from_batches([batch])).to_batches()
+
+    def run(self, statement: Statement, *, dataset: str, labels: Mapping[str, str]) -> None:
+        """A statement without rows, waited for. It must do no harm when it runs twice."""
+        with self.words():
+            self.client.query(statement.sql, job_config=self._config(statement, dataset, labels), location=self.location).result()
+
+    def run_once(self, statement: Statement, job_id: str, *, dataset: str, labels: Mapping[str, str]) -> None:
+        """A script that must not run twice: sent under an id; if the reply is lost, the job of that id is waited for."""
+        config = self._config(statement, dataset, labels)
+        with self.words():
+            self.attach(job_id, lambda: self.client.query(statement.sql, job_id=job_id, job_config=config, location=self.location, job_retry=None)).result()
+
+    def begin_session(self, *, dataset: str, labels: Mapping[str, str]) -> str:
+        """A session in a transaction: all its queries see the tables as they are now."""
+        config = self._config(Statement("begin transaction"), dataset, labels)
+        config.create_session = True
+        with self.words():
+            job = self.client.query("begin transaction", job_config=config, location=self.location)
+            job.result()
+            return str(job.session_info.session_id)
+
+    def end_session(self, session: str, *, dataset: str, labels: Mapping[str, str]) -> None:
+        """Let go of what the session holds."""
+        with self.words():
+            self._rows(Statement("call bq.abort_session()"), dataset, labels, session)
+
+    def bytes_of(self, statement: Statement, *, dataset: str) -> tuple[str, int, Any]:
+        """What kind of statement it is, how many bytes it would read, and the columns it would give: a dry run, which costs nothing."""
+        config = self._config(statement, dataset, {})
+        config.dry_run, config.use_query_cache = True, False
+        with self.words():
+            job = self.client.query(statement.sql, job_config=config, location=self.location)
+            return str(job.statement_type), int(job.total_bytes_processed or 0), job.schema
+
+    def load(self, file: Path, table: str, schema: Sequence[Any], job_id: str, labels: Mapping[str, str]) -> None:
+        """A Parquet file into a table that is not there yet, waited for."""
+        from google.cloud.bigquery import LoadJobConfig, SourceFormat
+        from google.cloud.bigquery.format_options import ParquetOptions
+
+        options = ParquetOptions()  # type: ignore[no-untyped-call]  # Google's, without types
+        options.enable_list_inference = True
+        config = LoadJobConfig(
+            source_format=SourceFormat.PARQUET,
+            schema=schema,
+            write_disposition="WRITE_EMPTY",
+            labels=_labels(labels),
+            parquet_options=options,
+            decimal_target_types=["BIGNUMERIC"],  # else money with more than nine decimals is refused
+        )
+
+        def send() -> Any:
+            with file.open("rb") as rows:
+                return self.client.load_table_from_file(rows, table, job_id=job_id, job_config=config, location=self.location)
+
+        with self.words():
+            self.attach(job_id, send).result()
+
+    def find(self, job_id: str) -> Any | None:
+        """The job of that id; None when there never was one."""
+        try:
+            with self.words():
+                return self.client.get_job(job_id, location=self.location)
+        except NotThere:
+            return None
+
+    def has_failed(self, job: Any) -> bool:
+        """How it ended, which is waited for."""
+        with self.words():
+            return job.exception() is not None
+
+    def find_table(self, name: str) -> Any | None:
+        """What is known of a table; None when there is none."""
+        try:
+            with self.words():
+                return self.client.get_table(name)
+        except NotThere:
+            return None
+
+    def attach(self, job_id: str, send: Callable[[], Any]) -> Any:
+        """The job of that id: sent now, or found because an earlier sending, whose reply was lost, reached BigQuery."""
+        from google.api_core.exceptions import Conflict, NotFound, RetryError, ServerError
+        from requests.exceptions import ConnectionError as ConnectionLost
+        from requests.exceptions import Timeout
+
+        for number in range(1, ATTACH_TRIES + 1):
+            try:
+                return send()
+            except Conflict:
+                return self.client.get_job(job_id, location=self.location)
+            except (ConnectionLost, Timeout, RetryError, ServerError, NotFound):  # not found: an upload that is over, sent on
+                job = self.find(job_id)
+                if job is not None:
+                    return job
+                if number == ATTACH_TRIES:
+                    raise
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def words(self) -> Iterator[None]:
+        """What Google's client raises as an error of ours, in words."""
+        try:
+            from google.api_core.exceptions import BadRequest, Conflict, Forbidden, GoogleAPIError, NotFound, PreconditionFailed
+            from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
+            from requests.exceptions import RequestException
+        except ImportError as error:
+            raise MissingExtra("google-cloud-bigquery", "bigquery") from error
+        try:
+            yield
+        except NotFound as error:
+            raise NotThere(f"cannot use warehouse {self.place}: {_first_line(error)}.") from error
+        except Conflict as error:
+            raise AlreadyThere(f"cannot make a dataset or table in warehouse {self.place}: {_first_line(error)}.") from error
+        except PreconditionFailed as error:
+            raise Changed(f"cannot describe a table in warehouse {self.place}: {_first_line(error)}.") from error
+        except Forbidden as error:
+            raise NotAllowed(
+                f"cannot use warehouse {self.place}: {_first_line(error)}. docs/bigquery.md lists the roles each step needs, and how quotas are raised."
+            ) from error
+        except BadRequest as error:
+            raise self._of_limit(error) or UsageError(f"cannot run the SQL: {_first_line(error)}") from error
+        except DefaultCredentialsError as error:
+            raise ConfigError(
+                f"cannot open warehouse {self.place}: {_first_line(error)}. Set warehouse.credentials to the key file of a service account, "
+                "or leave it out and run: gcloud auth application-default login"
+            ) from error
+        except (GoogleAPIError, GoogleAuthError, RequestException) as error:
+            if limit := self._of_limit(error):  # Google's client makes a 500 of it
+                raise limit from error
+            advice = "Check network, credentials and roles, then run again: it goes on from there."
+            raise SourceUnreachable("warehouse", f"cannot use warehouse {self.place}: {_first_line(error)}. {advice}") from error
+
+    def _of_limit(self, error: Exception) -> ConfigError | None:
+        if "bytes billed" not in str(error):
+            return None
+        return ConfigError(
+            f"cannot run the query on {self.place}: {_first_line(error)}. It would read more than warehouse.maximum_bytes_billed "
+            f"({self._settings.maximum_bytes_billed.human_readable()}) allows; raise that, or ask for less."
+        )
+
+    def _connect(self) -> tuple[Any, Any]:
+        settings = self._settings
+        with self.words():
+            try:
+                credentials, _ = read_credentials(settings.credentials)
+            except (OSError, ValueError) as error:
+                raise ConfigError(
+                    f"cannot open warehouse {settings.uri}: {settings.credentials} is no key file of a service account ({type(error).__name__}). "
+                    "Set warehouse.credentials to one, or leave it out to take the credentials of the environment."
+                ) from error
+            return bigquery_clients(credentials, self._project, endpoint=settings.endpoint, location=settings.region)
+
+    @property
+    def _storage(self) -> Any:
+        assert self._clients is not None
+        return self._clients[1]
+
+    def _rows(self, statement: Statement, dataset: str, labels: Mapping[str, str], session: str | None, at_most: int | None = None, timeout: float | None = None) -> Any:
+        from concurrent.futures import TimeoutError as TookTooLong  # another than Python's own before 3.11
+
+        from google.cloud.bigquery import ConnectionProperty
+
+        config = self._config(statement, dataset, labels)
+        if session is not None:
+            config.connection_properties = [ConnectionProperty("session_id", session)]
+        job = self.client.query(statement.sql, job_config=config, location=self.location)
+        try:
+            return job.result(max_results=at_most, **({} if timeout is None else {"timeout": timeout}))
+        except TookTooLong as error:
+            job.cancel()
+            raise SqlRefused(f"cannot answer: it took longer than {timeout:g} s and was stopped. Nothing was changed. Ask for less, or give it longer with --timeout.") from error
+
+    def _config(self, statement: Statement, dataset: str, labels: Mapping[str, str]) -> Any:
+        from google.cloud.bigquery import QueryJobConfig
+
+        return QueryJobConfig(
+            default_dataset=dataset,
+            labels=_labels(labels),
+            maximum_bytes_billed=int(self._settings.maximum_bytes_billed),
+            query_parameters=[parameter(name, value) for name, value in statement.parameters.items()],
+        )
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether BigQuery says that the same may go through a moment later."""
+    said = f"{error} {error.__cause__}"  # ours leaves the reason out
+    return any(text in said for text in TRANSIENT)
+
+
+def _labels(labels: Mapping[str, str]) -> dict[str, str]:
+    """As Google wants them: lower case letters, digits, dashes and underscores."""
+    kept = {name: "".join(c if c.isalnum() and c.isascii() else "-" for c in value.lower()) for name, value in labels.items()}
+    return {"runspend": "warehouse", **{name: value[:LABEL_LENGTH] for name, value in kept.items()}}
+
+
+def _first_line(error: Exception) -> str:
+    """What Google says, without the address of its service and without what was asked."""
+    text = str(getattr(error, "message", "") or error).splitlines()[0]
+    return text.split("; reason:")[0].rstrip(".")

@@ -1,0 +1,57 @@
+"""A file on its way into BigQuery: a load job whose id says what it loads, so that the same file is sent once, whoever tries again.
+
+The job's id is runspend-<step>-<unit>-<digest>-<n>, and its staging table has the same name. n is the smallest for which there
+is no finished job without its table: an id that failed is taken for good, and a table expires.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from runspend.core.errors import RunspendError
+from runspend.schema.tables import TABLES
+from runspend.warehouse import Unit
+from runspend.warehouse.bigquery.jobs import Jobs
+from runspend.warehouse.bigquery.tables import Places, schema_of
+from runspend.warehouse.parquet.journal import crash_point
+from runspend.warehouse.parquet.warehouse import sha256_of
+
+__all__ = ["stage_file"]
+
+NEEDED = timedelta(hours=12)  # what a staging table must still have before it, for the longest step
+
+
+def stage_file(jobs: Jobs, places: Places, step: str, unit: Unit, file: Path, rows: int, labels: Mapping[str, str]) -> str:
+    """The staging table that holds the file: loaded now, or by an earlier try of the same file whose end nobody saw."""
+    table = TABLES[unit.table]
+    key = hashlib.sha256("/".join((*unit, sha256_of(file))).encode()).hexdigest()[:24]
+    base = f"runspend-{step}-{re.sub('[^A-Za-z0-9]+', '_', '-'.join(unit))}-{key}"
+    for number in count(1):
+        job_id = f"{base}-{number}"
+        staged = f"{places.staging}.{job_id.replace('-', '_')}"
+        job = jobs.find(job_id)
+        is_found = job is not None
+        if job is None:
+            jobs.load(file, staged, schema_of(table), job_id, labels)
+        elif jobs.has_failed(job):
+            continue
+        crash_point("load.done")
+        found = jobs.find_table(staged)
+        if is_found and (found is None or _goes_soon(found)):
+            continue
+        if found is None:
+            raise RunspendError(f"cannot load {table.name} of {unit.period}: {staged} is gone though its load ended well. Does the dataset's expiration leave it a day? Nothing was changed.")
+        if found.num_rows != rows:
+            raise RunspendError(f"cannot load {table.name} of {unit.period}: {staged} has {found.num_rows} rows where {rows} were sent. Nothing was changed.")
+        return staged
+    raise AssertionError("unreachable")
+
+
+def _goes_soon(found: Any) -> bool:
+    return found.expires is not None and bool(found.expires - datetime.now(timezone.utc) < NEEDED)

@@ -1,0 +1,128 @@
+"""The one transaction that makes a step's units visible, in every table at once.
+
+The head row of `published` counts publishes. The transaction fails if it is not the number any more that was read together with
+the inputs' digests, and raises it: so nothing that was read can have changed, a second sending of it finds another number, and
+two at once change the same table, of which BigQuery lets one through.
+
+Source: BigQuery "Multi-statement transactions", "Transaction concurrency".
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from runspend.core.errors import RunspendError
+from runspend.schema.tables import TABLES, Table
+from runspend.warehouse import Unit, UnitState
+from runspend.warehouse.bigquery.jobs import Statement, is_transient
+from runspend.warehouse.bigquery.tables import PUBLISHED, WRITER, Places, column_names, quoted
+from runspend.warehouse.parquet.engine import month_of
+from runspend.warehouse.parquet.journal import crash_point
+
+if TYPE_CHECKING:
+    from runspend.warehouse.bigquery.warehouse import BigQueryWarehouse, Head
+
+__all__ = ["Part", "swap"]
+
+TRIES = 20
+MOVED = "runspend: somebody else published first"
+
+
+class Part(NamedTuple):
+    """A table with rows of a unit, and the columns it has."""
+
+    table: str
+    columns: tuple[str, ...]
+
+
+StagedUnits = Mapping[Unit, tuple[tuple[Part, ...], UnitState]]
+
+
+def swap(
+    warehouse: BigQueryWarehouse, step: str, build_id: str, staged: StagedUnits, dropped: Iterable[Unit], inputs: Mapping[Unit, str | None], labels: Mapping[str, str]
+) -> bool:
+    """Replace the units; False, and nothing changed, if an input's digest is not what it was."""
+    publish_id = uuid.uuid4().hex
+    for number in range(1, TRIES + 1):
+        head = warehouse.head()
+        if _is_done(head, staged, publish_id):
+            return True
+        if any((head.units[unit].digest if unit in head.units else None) != digest for unit, digest in inputs.items()):
+            return False
+        gone = sorted(unit for unit in dropped if unit in head.units)
+        if not staged and not gone:
+            return True
+        script = _script(warehouse.places, head.number, publish_id, build_id, staged, gone)
+        crash_point("publish.before_commit")
+        try:
+            warehouse.jobs.run_once(script, f"runspend-{step}-swap-{publish_id}-{number}", dataset=warehouse.places.internal, labels=labels)
+        except RunspendError as error:
+            if MOVED not in str(error) and not is_transient(error):
+                raise
+            time.sleep(random.uniform(0.1, 2.0))
+            continue
+        crash_point("publish.after_commit")
+        return True
+    raise RunspendError(f"cannot publish to {warehouse.jobs.place}: others published first {TRIES} times in a row. Nothing was changed. Run again.")
+
+
+def _is_done(head: Head, staged: StagedUnits, publish_id: str) -> bool:
+    """Whether an earlier try, whose reply never came, went through."""
+    return any(head.publish_ids.get(unit) == publish_id for unit in staged)
+
+
+def _script(places: Places, number: int, publish_id: str, build_id: str, staged: StagedUnits, gone: list[Unit]) -> Statement:
+    """The transaction, its values as parameters."""
+    published = quoted(places.published)
+    given: dict[str, Any] = {"number": number, "next_number": number + 1, "publish_id": publish_id, "build_id": build_id}
+    statements = [
+        "begin transaction",
+        f"select if(max(row_count) = @number, true, error('{MOVED}')) from {published} where table_name = ''",
+        f"update {published} set row_count = @next_number where table_name = ''",
+    ]
+    units = sorted({*staged, *gone})
+    names = {unit: str(position) for position, unit in enumerate(units)}
+    for unit, name in names.items():
+        given |= {f"writer_{name}": unit.writer, f"period_{name}": unit.period, f"table_{name}": unit.table}
+        if TABLES[unit.table].period_column is not None:
+            given[f"first_{name}"], given[f"after_{name}"] = month_of(unit.period)
+    for table_name, group in groupby(units, key=lambda unit: unit.table):
+        table, of_table = TABLES[table_name], list(group)
+        target = quoted(places.table(table))
+        statements.append(f"delete from {target} where {' or '.join(_is_of(table, names[unit]) for unit in of_table)}")
+        rows = [_rows(table, part, names[unit]) for unit in of_table if unit in staged for part in staged[unit][0]]
+        if rows:
+            statements.append(f"insert into {target} ({column_names(table)}, {WRITER.name}) {' union all '.join(rows)}")
+    which = " or ".join(f"(table_name = @table_{name} and period = @period_{name} and writer = @writer_{name})" for name in names.values())
+    statements.append(f"delete from {published} where {which}")
+    if staged:
+        values = ", ".join(_known(names[unit]) for unit in units if unit in staged)
+        statements.append(f"insert into {published} ({column_names(PUBLISHED)}) values {values}")
+    for unit, (_, state) in staged.items():
+        name = names[unit]
+        extra = json.dumps(dict(state.extra), ensure_ascii=False, sort_keys=True)
+        given |= {f"digest_{name}": state.digest, f"rows_{name}": state.rows, f"extra_{name}": extra}
+    return Statement(";\n".join([*statements, "commit transaction"]) + ";", given)
+
+
+def _is_of(table: Table, name: str) -> str:
+    condition = f"{WRITER.name} = @writer_{name}"
+    if table.period_column is None:
+        return f"({condition})"
+    return f"({table.period_column} >= @first_{name} and {table.period_column} < @after_{name} and {condition})"
+
+
+def _rows(table: Table, part: Part, name: str) -> str:
+    columns = ", ".join(c.name if c.name in part.columns else "@build_id" for c in table.columns)
+    return f"select {columns}, @writer_{name} from {quoted(part.table)}"
+
+
+def _known(name: str) -> str:
+    columns: Iterator[str] = (f"@{column}_{name}" for column in ("table", "period", "writer", "digest", "rows"))
+    return f"({', '.join(columns)}, @build_id, @extra_{name}, @publish_id)"

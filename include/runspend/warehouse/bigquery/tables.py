@@ -1,0 +1,279 @@
+"""Where a warehouse in BigQuery keeps what: its datasets and tables, made and widened from `schema/tables.py`.
+
+    <dataset>             public tables
+    <dataset>_internal    the others, the public ones once more as views, `schema/views/*.sql`, and `published`: what is known of every unit
+    <dataset>_staging     rows on their way in; its tables expire by themselves
+    <dataset>_step_<hex>  what the models of one step make; deleted at its end, and its tables expire all the same
+
+Every table has one more column than `schema/tables.py` says: whose rows they are, for a unit is replaced by it. Columns that are new
+are added; anything else that differs is refused with the statement that would put it right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from runspend.core.errors import ConfigError
+from runspend.schema.tables import SCHEMA_VERSION, TABLES, Column, Table
+from runspend.warehouse.bigquery.jobs import AlreadyThere, Changed, Jobs, NotAllowed, NotThere, Statement
+from runspend.warehouse.googlesql import qualified
+
+__all__ = ["DAY_MS", "PUBLISHED", "WRITER", "Places", "column_names", "empty_table", "make_dataset", "make_tables", "quoted", "schema_digest", "schema_of", "sweep_steps", "type_of"]
+
+ADDRESS = re.compile(r"bigquery://(?P<project>(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]+)[/.](?P<dataset>\w+)/?")
+DAY_MS = 24 * 3600 * 1000
+WRITER = Column("runspend_writer", "STRING", "Whose rows these are: a bill, a tracking server, a store, a step, or all. What is replaced together.")
+LABELS = {"runspend": "warehouse"}
+STEP_LABEL = "step"  # of the datasets of steps
+CLUSTERED = 4  # columns at most, says BigQuery
+NO_CLUSTER = ("FLOAT64", "ARRAY<STRING>")
+
+# One row per unit; the head row, whose table_name is empty, counts the publishes: each raises it, so that two at once collide.
+PUBLISHED = Table(
+    "published",
+    "one row per unit, and one (table_name empty) for all",
+    "What is known of every unit without reading it.",
+    (
+        Column("table_name", "STRING", "Table of the unit; empty for the head row."),
+        Column("period", "STRING", "YYYY-MM or all."),
+        Column("writer", "STRING", "Whose rows these are."),
+        Column("digest", "STRING", "Digest of the content, whatever the order of rows."),
+        Column("row_count", "INT64", "Rows of the unit; of the head row: how many publishes there were."),
+        Column("build_id", "STRING", "The step that wrote it."),
+        Column("extra", "STRING", "JSON object of small facts the writer wants to find again; of the head row: the version of the tables."),
+        Column("publish_id", "STRING", "The publish that wrote the row."),
+    ),
+    period_column=None,
+)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Names of a warehouse's datasets and tables, none of them quoted."""
+
+    project: str
+    dataset: str
+
+    @classmethod
+    def parse(cls, uri: str) -> Places:
+        """Of an address such as bigquery://project/dataset."""
+        found = ADDRESS.fullmatch(uri)
+        if found is None:
+            raise ConfigError(f"cannot open warehouse {uri!r}: that is no dataset of BigQuery. Set warehouse.uri to bigquery://project/dataset.")
+        return cls(found["project"], found["dataset"])
+
+    @property
+    def public(self) -> str:
+        return f"{self.project}.{self.dataset}"
+
+    @property
+    def internal(self) -> str:
+        """Where every table can be asked for by its bare name."""
+        return f"{self.public}_internal"
+
+    @property
+    def staging(self) -> str:
+        return f"{self.public}_staging"
+
+    @property
+    def published(self) -> str:
+        return f"{self.internal}.{PUBLISHED.name}"
+
+    def step(self, token: str) -> str:
+        """The dataset of one step."""
+        return f"{self.public}_step_{token}"
+
+    def table(self, table: Table) -> str:
+        """Where the rows of a table lie."""
+        return f"{self.public if table.is_public else self.internal}.{table.name}"
+
+
+def quoted(name: str) -> str:
+    """A table's or dataset's full name as it stands in SQL."""
+    return f"`{name}`"
+
+
+def column_names(table: Table) -> str:
+    """The columns of `schema/tables.py`, as a list in SQL."""
+    return ", ".join(c.name for c in table.columns)
+
+
+def type_of(field: Any) -> str:
+    """GoogleSQL's type of a column as the client describes it."""
+    kind = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL", "BIGDECIMAL": "BIGNUMERIC", "DECIMAL": "NUMERIC"}.get(field.field_type, field.field_type)
+    return f"ARRAY<{kind}>" if field.mode == "REPEATED" else str(kind)
+
+
+def schema_of(table: Table, *more: Column) -> list[Any]:
+    """The table's columns for Google's client, each with its meaning."""
+    from google.cloud.bigquery import SchemaField
+
+    def field(column: Column) -> Any:
+        repeated = column.type.startswith("ARRAY<")
+        kind = column.type.removeprefix("ARRAY<").removesuffix(">")
+        return SchemaField(column.name, kind, mode="REPEATED" if repeated else "NULLABLE", description=column.meaning)
+
+    return [field(column) for column in (*table.columns, *more)]
+
+
+def schema_digest() -> str:
+    """Of all that `make_tables` makes: another one means there is something to do."""
+    texts = [repr((t.name, t.grain, t.meaning, t.columns, t.is_public, t.period_column, t.sort)) for t in (PUBLISHED, *TABLES.values())]
+    texts += [path.read_text(encoding="utf-8") for path in _views()]
+    return hashlib.sha256("\n".join([WRITER.meaning, *texts]).encode()).hexdigest()[:16]
+
+
+def make_tables(jobs: Jobs, places: Places) -> None:
+    """Make the datasets and tables that are not there, add the columns that are new. Raises ConfigError where something else differs."""
+    for name, expires in ((places.public, None), (places.internal, None), (places.staging, DAY_MS)):
+        _make_dataset_once(jobs, name, expires)
+    for table in (PUBLISHED, *TABLES.values()):
+        full = f"{places.internal}.{table.name}" if table is PUBLISHED else places.table(table)
+        columns = () if table is PUBLISHED else (WRITER,)
+        _make_table(jobs, table, full, schema_of(table, *columns))
+    for table in TABLES.values():
+        if table.is_public:
+            view = f"{places.internal}.{table.name}"
+            sql = f"create or replace view {quoted(view)} as select {column_names(table)} from {quoted(places.table(table))}"
+            jobs.run(Statement(sql), dataset=places.internal, labels={"step": "tables"})
+    for path in _views():
+        text = qualified(path.read_text(encoding="utf-8"), places.internal)
+        jobs.run(Statement(f"create or replace view {quoted(f'{places.internal}.{path.stem}')} as\n{text}"), dataset=places.internal, labels={"step": "tables"})
+    _mark(jobs, places)
+
+
+def _views() -> list[Path]:
+    """Questions that are kept as views: `schema/views/*.sql`, without parameters."""
+    return sorted((Path(__file__).parents[2] / "schema" / "views").glob("*.sql"))
+
+
+def make_dataset(jobs: Jobs, name: str, expires_ms: int | None, **labels: str) -> None:
+    """A dataset that is not there yet."""
+    from google.cloud import bigquery
+
+    dataset = bigquery.Dataset(name)
+    dataset.labels = {**LABELS, **labels}
+    if jobs.location is not None:
+        dataset.location = jobs.location
+    if expires_ms is not None:
+        dataset.default_table_expiration_ms = expires_ms
+    with jobs.words():
+        jobs.client.create_dataset(dataset)
+
+
+def _make_dataset_once(jobs: Jobs, name: str, expires_ms: int | None) -> None:
+    """A dataset where the project has none of that name. Google tells those who may not look that it may not exist."""
+    try:
+        with jobs.words():
+            jobs.client.get_dataset(name)
+    except (NotAllowed, NotThere):
+        try:
+            make_dataset(jobs, name, expires_ms)
+        except AlreadyThere:
+            return
+
+
+def empty_table(name: str, schema: Sequence[Any]) -> Any:
+    """A table without rows, for Google's client."""
+    from google.cloud import bigquery
+
+    return bigquery.Table(name, schema=schema)
+
+
+def _make_table(jobs: Jobs, table: Table, full: str, schema: list[Any]) -> None:
+    from google.cloud import bigquery
+
+    wanted = bigquery.Table(full, schema=schema)
+    wanted.description = f"{table.meaning} One row: {table.grain.removeprefix('one row ')}."
+    wanted.labels = LABELS
+    if table.period_column is not None:
+        wanted.time_partitioning = bigquery.TimePartitioning(type_="MONTH", field=table.period_column)
+    if clustering := _clustering(table):
+        wanted.clustering_fields = clustering
+    with jobs.words():
+        found = jobs.client.create_table(wanted, exists_ok=True)
+        found = jobs.client.get_table(full)
+    if lacking := list(_lacking(table, full, found, schema)):
+        added = ", ".join(f"add column if not exists {f.name} {type_of(f)}" for f in lacking)
+        jobs.run(Statement(f"alter table {quoted(full)} {added}"), dataset=full.rpartition(".")[0], labels={"step": "tables"})
+        with jobs.words():
+            found = jobs.client.get_table(full)
+    by_name = {f.name: f for f in schema}
+    described = [by_name.get(f.name, f) for f in found.schema]
+    if described != list(found.schema) or found.description != wanted.description:
+        found.schema, found.description = described, wanted.description
+        try:
+            with jobs.words():
+                jobs.client.update_table(found, ["schema", "description"])
+        except Changed:  # by another task of the same version, to the same texts
+            return
+
+
+def _clustering(table: Table) -> list[str]:
+    """The day, then what the rows are sorted by in a folder: what people filter on."""
+    types = {c.name: c.type for c in table.columns}
+    wanted = [name for name in ("charge_date", *table.sort) if name in types and types[name] not in NO_CLUSTER]
+    return list(dict.fromkeys(wanted))[:CLUSTERED]
+
+
+def _lacking(table: Table, full: str, found: Any, schema: Sequence[Any]) -> Iterator[Any]:
+    """Columns to add; an error where the table differs otherwise."""
+    there = {f.name: f for f in found.schema}
+    for field in schema:
+        if field.name not in there:
+            yield field
+        elif type_of(there[field.name]) != type_of(field):
+            raise _differs(
+                full,
+                f"column {field.name} is {type_of(there[field.name])} and must be {type_of(field)}",
+                f"alter table {quoted(full)} alter column {field.name} set data type {type_of(field)}",
+            )
+    known = {f.name for f in schema}
+    for name in there:
+        if name not in known:
+            raise _differs(full, f"it has a column {name} that this version does not know", f"alter table {quoted(full)} drop column {name}")
+    partitioned = None if found.time_partitioning is None else found.time_partitioning.field
+    if partitioned != table.period_column:
+        copy = f"{full}_old"
+        raise _differs(
+            full,
+            f"it is partitioned by {partitioned or 'nothing'} and must be by {table.period_column or 'nothing'}",
+            f"alter table {quoted(full)} rename to {copy.rpartition('.')[2]}, and load its rows again",
+        )
+
+
+def _differs(full: str, what: str, statement: str) -> ConfigError:
+    return ConfigError(f"cannot use table {full}: {what}. Nothing was changed. If nothing else needs it as it is, run: {statement}")
+
+
+def _mark(jobs: Jobs, places: Places) -> None:
+    """Write down that the tables are as this version has them; the first time, begin to count publishes."""
+    head = json.dumps({"schema_version": SCHEMA_VERSION, "schema": schema_digest()})
+    table, labels = quoted(places.published), {"step": "tables"}
+    first = (
+        f"insert into {table} (table_name, period, writer, row_count, extra) select '', '', '', 0, @extra"
+        f" from (select 1) where not exists (select 1 from {table} where table_name = '')"
+    )
+    jobs.run(Statement(first, {"extra": head}), dataset=places.internal, labels=labels)
+    jobs.run(Statement(f"update {table} set extra = @extra where table_name = '' and extra <> @extra", {"extra": head}), dataset=places.internal, labels=labels)
+
+
+def sweep_steps(jobs: Jobs, places: Places, older_than: datetime) -> None:
+    """Delete datasets of steps that were killed, once their tables have expired."""
+    name = re.compile(re.escape(places.step("").rpartition(".")[2]) + "[0-9a-f]{16}")
+    with jobs.words():
+        found = [item.reference for item in jobs.client.list_datasets() if name.fullmatch(item.dataset_id) and STEP_LABEL in item.labels]
+    for reference in found:
+        try:
+            with jobs.words():
+                if jobs.client.get_dataset(reference).created < older_than:
+                    jobs.client.delete_dataset(reference, delete_contents=True, not_found_ok=True)
+        except (NotAllowed, NotThere):  # somebody else's, or swept by somebody else
+            continue

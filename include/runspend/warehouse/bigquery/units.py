@@ -1,0 +1,63 @@
+"""Which rows of a table in BigQuery are a unit's, as SQL.
+
+Views take no parameters: a unit's names, which are letters, digits, dots and dashes (`checked_unit`), and a build's id, which is a
+hash, stand in their text as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runspend.schema.tables import TABLES, Table
+from runspend.warehouse import Unit
+from runspend.warehouse.bigquery.publish import Part
+from runspend.warehouse.bigquery.tables import WRITER, quoted
+from runspend.warehouse.parquet.engine import FILLED, month_of
+
+__all__ = ["columns_of", "is_left", "is_of", "is_told_by_digest", "renamed", "rows_of"]
+
+
+def is_told_by_digest(table: Table) -> bool:
+    """Whether equal digests are equal rows, but for the ids of loads and builds."""
+    return not table.digest_columns and all(c.name in FILLED for c in table.columns if c.bookkeeping)
+
+
+def is_left(table: Table, period: str, replaced: set[Unit], standing: set[Unit]) -> str:
+    """Whether a row is of no replaced unit of a month. By the month alone where all that stands goes, so that its partition is not read."""
+    if {unit for unit in standing if unit.period == period} - replaced:
+        return " and ".join(f"not ({is_of(table, unit)})" for unit in sorted(replaced))
+    if table.period_column is None:
+        return "false"
+    first, after = month_of(period)
+    return f"({table.period_column} < date '{first}' or {table.period_column} >= date '{after}')"
+
+
+def is_of(table: Table, unit: Unit) -> str:
+    """Whether a row is of the unit."""
+    condition = f"{WRITER.name} = '{unit.writer}'"
+    if table.period_column is None:
+        return condition
+    first, after = month_of(unit.period)
+    return f"{condition} and {table.period_column} >= date '{first}' and {table.period_column} < date '{after}'"
+
+
+def rows_of(unit: Unit) -> tuple[str, dict[str, Any]]:
+    """Which rows are the unit's, with parameters."""
+    column, writer = TABLES[unit.table].period_column, f"{WRITER.name} = @writer"
+    if column is None:
+        return writer, {"writer": unit.writer}
+    first, after = month_of(unit.period)
+    return f"{writer} and {column} >= @first and {column} < @after", {"writer": unit.writer, "first": first, "after": after}
+
+
+def columns_of(table: Table, part: Part, build_id: str) -> str:
+    """The part's rows in the table's columns and types."""
+    columns = [f"cast({c.name} as {c.type}) as {c.name}" if c.name in part.columns else f"'{build_id}' as {c.name}" for c in table.columns]
+    return f"select {', '.join(columns)} from {quoted(part.table)}"
+
+
+def renamed(column: str, old: str) -> str:
+    """SQL for a column in which @old_column becomes @new_column."""
+    if old.endswith("/"):
+        return f"if(starts_with({column}, @old_{column}), concat(@new_{column}, substr({column}, length(@old_{column}) + 1)), {column}) as {column}"
+    return f"if({column} = @old_{column}, @new_{column}, {column}) as {column}"

@@ -1,0 +1,301 @@
+"""The warehouse in BigQuery: the same tables, models and checks, at any size. Rows come back for reports, for what extraction compares, and to be carried elsewhere.
+
+`published` says what every unit holds, and is replaced in the same transaction as the rows. A reader asks inside a session that
+has begun a transaction, so that all its answers are of one moment. Names of datasets and tables belong in `tables.py`,
+what a step does in `step.py`, jobs in `jobs.py`.
+
+Source: BigQuery "Multi-statement transactions": snapshot isolation; of two transactions that change one table, one fails.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from sqlglot import exp
+
+from runspend.config.exchange_rates import Stretch
+from runspend.config.settings import WarehouseSettings
+from runspend.core.errors import ConfigError, RunspendError, SqlRefused
+from runspend.schema.tables import SCHEMA_VERSION, TABLES
+from runspend.warehouse import Unit, UnitState
+from runspend.warehouse.bigquery.exchange import in_one_currency
+from runspend.warehouse.bigquery.jobs import Jobs, NotAllowed, NotThere, Statement
+from runspend.warehouse.bigquery.step import BigQueryStep
+from runspend.warehouse.bigquery.tables import PUBLISHED, WRITER, Places, column_names, make_tables, quoted, schema_digest
+from runspend.warehouse.bigquery.units import rows_of
+from runspend.warehouse.googlesql import parse
+from runspend.warehouse.parquet.engine import used
+from runspend.warehouse.parquet.journal import Folder
+
+__all__ = ["BigQueryReader", "BigQueryWarehouse", "Head"]
+
+ALLOCATION = Path(__file__).parents[2] / "allocation"  # whose models and checks run here
+READING = {"step": "read"}
+PAGE = 50_000  # rows of `published` asked for at once
+
+
+@dataclass(frozen=True)
+class Head:
+    """What `published` said at one moment. `number` counts the publishes so far."""
+
+    number: int
+    extra: Mapping[str, Any]
+    units: Mapping[Unit, UnitState]
+    publish_ids: Mapping[Unit, str]
+
+
+class BigQueryWarehouse:
+    """Tables in a dataset and its neighbours. Opening it contacts nobody."""
+
+    def __init__(
+        self, settings: WarehouseSettings, cache: Path | None = None, *, models: Path = ALLOCATION / "models", checks: Path = ALLOCATION / "checks"
+    ) -> None:
+        self.places = Places.parse(settings.uri)
+        self.folder = Folder(cache or Path(tempfile.gettempdir()) / "runspend-bigquery")  # files on their way; those of killed steps are swept
+        self.folder.recover()
+        self.jobs = Jobs(settings, self.places.project)
+        self.models = models
+        self.checks = checks
+        self._is_ready = False
+        self._reading = threading.local()
+
+    def states(self, *tables: str) -> dict[Unit, UnitState]:
+        """Published units of these tables (all tables when none is named); inside a reader those it sees."""
+        reader: BigQueryReader | None = getattr(self._reading, "reader", None)
+        head = self.head() if reader is None else reader.head()
+        return {unit: state for unit, state in head.units.items() if not tables or unit.table in tables}
+
+    def read(self, unit: Unit) -> pa.Table | None:
+        """The rows of one published unit, in the table's order; None when there is none."""
+        if unit not in self.states(unit.table):
+            return None
+        return self.jobs.ask(self._rows_of(unit), dataset=self.places.internal, labels=READING).cast(TABLES[unit.table].arrow_schema())
+
+    def fetch(self, unit: Unit, folder: Path) -> Path | None:
+        """The rows of one published unit as a Parquet file in `folder`, the caller's to keep; None when there is none."""
+        if unit not in self.states(unit.table):
+            return None
+        own, schema = folder / f"{uuid.uuid4().hex}.parquet", TABLES[unit.table].arrow_schema()
+        with pq.ParquetWriter(own, schema, compression="zstd") as file:
+            for batch in self.jobs.stream(self._rows_of(unit), dataset=self.places.internal, labels=READING):
+                file.write_table(pa.Table.from_batches([batch]).cast(schema))
+        return own
+
+    def _rows_of(self, unit: Unit) -> Statement:
+        table = TABLES[unit.table]
+        where, parameters = rows_of(unit)
+        order = f" order by {', '.join(table.sort)}" if table.sort else ""
+        return Statement(f"select {column_names(table)} from {quoted(self.places.table(table))} where {where}{order}", parameters)
+
+    @contextmanager
+    def reader(self) -> Iterator[BigQueryReader]:
+        """One consistent view: no publish is seen half done. Nobody waits for it."""
+        try:
+            self.make_ready()
+        except NotAllowed:
+            if not self.head().extra:
+                raise  # else somebody who may only read tables of another version
+        reader = BigQueryReader(self)
+        outer = getattr(self._reading, "reader", None)
+        self._reading.reader = reader
+        try:
+            yield reader
+        finally:
+            self._reading.reader = outer
+            reader.close()
+
+    def answer(self, sql: str, *, native: bool = False, timeout: float | None = None) -> pa.Table:
+        """Rows of one statement that people wrote: no other kind than SELECT is run, for `timeout` seconds at most."""
+        with self.reader() as reader:
+            return reader.answer(sql, native=native, timeout=timeout)
+
+    @contextmanager
+    def step(self, name: str, build_id: str) -> Iterator[BigQueryStep]:
+        """Begin replacing units. Leaving without `publish` throws the staged rows away."""
+        self.make_ready()
+        with self.folder.stage(name) as stage:
+            step = BigQueryStep(self, name, build_id, stage.path)
+            try:
+                yield step
+            finally:
+                step.close()
+
+    def find_damage(self, units: Collection[Unit] | None = None, *, since: float | None = None, progress: Callable[[str], None] = lambda _: None) -> dict[Unit, str]:
+        """Nothing: BigQuery keeps the bytes and verifies them itself."""
+        return {}
+
+    def without(self, units: set[Unit]) -> BigQueryWarehouse:
+        """The warehouse itself: no unit is ever found damaged."""
+        return self
+
+    def head(self) -> Head:
+        """What is published now: one free look at a small table. A warehouse newer than the code is refused."""
+        try:
+            with self.jobs.words():
+                pages = iter(self.jobs.client.list_rows(self.places.published, page_size=PAGE).pages)
+                rows = [dict(row.items()) for row in next(pages, ())]
+                is_more = next(pages, None) is not None
+        except NotThere:
+            return self.read_head([])
+        except NotAllowed as error:
+            if "may not exist" not in str(error) or self._is_there():
+                raise
+            return self.read_head([])
+        if is_more:  # pages may be of different moments
+            rows = self.jobs.ask(self.published_rows(), dataset=self.places.internal, labels=READING).to_pylist()
+        return self.read_head(rows)
+
+    def published_rows(self) -> Statement:
+        """The question for all that is known of units."""
+        return Statement(f"select {column_names(PUBLISHED)} from {quoted(self.places.published)}")
+
+    def _is_there(self) -> bool:
+        """Whether the project has the dataset, for those who may not ask for it by its name before it is there."""
+        internal = self.places.internal.rpartition(".")[2]
+        with self.jobs.words():
+            return any(item.dataset_id == internal for item in self.jobs.client.list_datasets())
+
+    def read_head(self, rows: Sequence[Mapping[str, Any]]) -> Head:
+        """The same from rows that were read in another way."""
+        heads = [row for row in rows if not row["table_name"]]
+        extra = json.loads(heads[0]["extra"]) if heads else {}
+        if extra.get("schema_version", 0) > SCHEMA_VERSION:
+            raise ConfigError(
+                f"cannot use warehouse {self.jobs.place}: it has schema version {extra['schema_version']}, this runspend knows {SCHEMA_VERSION}. "
+                "Install the newer runspend. Nothing was changed."
+            )
+        known = {Unit(row["table_name"], row["period"], row["writer"]): row for row in rows if row["table_name"] in TABLES}
+        return Head(
+            number=max((row["row_count"] for row in heads), default=0),
+            extra=extra,
+            units={unit: UnitState(row["digest"], row["row_count"], row["build_id"], json.loads(row["extra"])) for unit, row in known.items()},
+            publish_ids={unit: row["publish_id"] for unit, row in known.items()},
+        )
+
+    def cost_of(self, sql: str) -> int:
+        """Bytes a question would read, by a dry run, which costs nothing."""
+        return self.jobs.bytes_of(Statement(sql), dataset=self.places.internal)[1]
+
+    def make_ready(self) -> None:
+        """Make or widen the tables, if this version's are not there yet."""
+        if not self._is_ready:
+            if self.head().extra.get("schema") != schema_digest():
+                make_tables(self.jobs, self.places)
+            self._is_ready = True
+
+
+class BigQueryReader:
+    """Read-only SQL over the published tables of one moment."""
+
+    def __init__(self, warehouse: BigQueryWarehouse) -> None:
+        self._warehouse = warehouse
+        self._jobs = warehouse.jobs
+        self._places = warehouse.places
+        self._session: str | None = None
+        self._is_over = False
+
+    def head(self) -> Head:
+        """What was published at the moment the reader sees."""
+        with self._moment() as session:
+            rows = self._jobs.ask(self._warehouse.published_rows(), dataset=self._places.internal, labels=READING, session=session)
+        return self._warehouse.read_head(rows.to_pylist())
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
+        """Rows of one GoogleSQL statement, its own text (`native`: one that our parser need not know). Money is decimal128(38, 22)."""
+        statement = self._only_reading(sql, parameters or {}, native)
+        with self._moment() as session:
+            return _as_said(self._jobs.ask(statement, dataset=self._places.internal, labels=READING, session=session), sql)
+
+    def answer(self, sql: str, *, native: bool, timeout: float | None) -> pa.Table:
+        """Rows of one statement that people wrote. BigQuery itself says of which kind it is, whatever our parser makes of it."""
+        statement = self._only_reading(sql, {}, native)
+        if not native:
+            self._refuse_all_but_select(statement)
+        with self._moment() as session:
+            return _as_said(self._jobs.ask(statement, dataset=self._places.internal, labels=READING, session=session, timeout=timeout), sql)
+
+    def batches(self, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
+        """The same rows as `query`, at most `rows` at a time."""
+        statement = self._only_reading(sql, parameters or {}, False)
+        with self._moment() as session:
+            for batch in self._jobs.stream(statement, dataset=self._places.internal, labels=READING, session=session):
+                shown = _as_said(batch, sql)
+                yield from (shown.slice(start, rows) for start in range(0, shown.num_rows, rows))
+
+    def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
+        """The same view with the cost tables' money in one currency, by charge date, exact to 22 decimals; what has no rate stays in its own."""
+        return ExchangedReader(self, self._places, currency, rates)
+
+    def close(self) -> None:
+        """Let go of the moment. All is answered by now: a session that cannot be ended ends by itself, and is no reason to fail."""
+        if self._session is not None:
+            with suppress(RunspendError):
+                self._jobs.end_session(self._session, dataset=self._places.internal, labels=READING)
+            self._session = None
+
+    @contextmanager
+    def _moment(self) -> Iterator[str]:
+        """The session to ask in. A question that fails may end its transaction: what is asked after it would be of another moment."""
+        if self._is_over:
+            raise RunspendError("cannot ask: an earlier question to this reader failed, and the moment it saw may be over. Open another reader.")
+        if self._session is None:
+            self._session = self._jobs.begin_session(dataset=self._places.internal, labels=READING)
+        try:
+            yield self._session
+        except RunspendError:
+            self._is_over = True
+            raise
+
+    def _only_reading(self, sql: str, parameters: Mapping[str, Any], native: bool) -> Statement:
+        if native:
+            return self._refuse_all_but_select(Statement(sql, parameters))
+        tree = parse(sql)
+        if not isinstance(tree, exp.Query):
+            raise SqlRefused(f"cannot run {tree.key.upper()}: the warehouse is read-only here. Write a SELECT. Nothing was run.")
+        return Statement(sql, used(sql, parameters))
+
+
+    def _refuse_all_but_select(self, statement: Statement) -> Statement:
+        kind, _, _ = self._jobs.bytes_of(statement, dataset=self._places.internal)
+        if kind != "SELECT":
+            raise SqlRefused(f"cannot run the SQL: the warehouse is read-only here, and BigQuery calls it {kind}. Write exactly one SELECT. Nothing was run.")
+        return statement
+
+
+class ExchangedReader:
+    """What a reader shows, with the cost tables' money in one currency."""
+
+    def __init__(self, reader: BigQueryReader, places: Places, currency: str, rates: Sequence[Stretch]) -> None:
+        self._reader = reader
+        self._places = places
+        self._currency = currency
+        self._rates = list(rates)
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
+        """Rows of one GoogleSQL statement."""
+        text, given = in_one_currency(sql, self._places, self._currency, self._rates)
+        return self._reader.query(text, {**(parameters or {}), **given}, native=native)
+
+    def batches(self, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
+        """The same rows as `query`, at most `rows` at a time."""
+        text, given = in_one_currency(sql, self._places, self._currency, self._rates)
+        yield from self._reader.batches(text, {**(parameters or {}), **given}, rows=rows)
+
+    def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
+        """In another one."""
+        return self._reader.in_currency(currency, rates)
+
+
+def _as_said(rows: Any, sql: str) -> Any:
+    """The columns of `schema/tables.py`: whose rows they are is shown to those alone who ask for it by name."""
+    return rows.drop_columns([WRITER.name]) if WRITER.name in rows.schema.names and WRITER.name not in sql else rows

@@ -1,0 +1,100 @@
+"""The cost tables once more, their money in one currency, for whoever reads: reports, budgets, `runspend costs`.
+
+Views that stand in front of the tables on a connection of their own. Exact: money is taken as a whole number of its last
+decimals, multiplied and divided as integers, rounded once. The ledger itself is never converted; which rates hold is
+decided in `config/exchange_rates.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from runspend.config.exchange_rates import Stretch
+from runspend.schema.tables import COST_KINDS, RUN_COSTS, TABLES, Table
+from runspend.warehouse.parquet.engine import literal, quote
+
+if TYPE_CHECKING:
+    import duckdb
+
+__all__ = ["DATED", "SUMMED", "exchange", "money"]
+
+# Tables whose rows are of one day.
+DATED = ("cost_daily", "run_costs_daily", "cost_allocations", "run_estimates", "estimate_errors")
+# Tables whose rows are sums over days: (rows of which they are sums, which of them, key on both sides).
+SUMMED = {
+    "run_costs": ("run_costs_daily", "true", {c: c for c in ("tracking_server", "workspace", "run_id")}),
+    "unallocated_costs": (
+        "cost_allocations",
+        "allocated_to in ('idle', 'unmatched')",
+        {c: c for c in ("source", "billing_period", "allocated_to")}
+        | {c: f"coalesce({c}, '')" for c in ("resource_id", "service_name", "sub_account_id")},
+    ),
+}
+MACROS = (
+    # a decimal(38, 22) as a whole number of its last decimals, and back
+    "units(cost) as cast(replace(cast(cost as varchar), '.', '') as hugeint)",
+    "from_units(units) as cast(cast(units // 100000000000 as decimal(27, 0)) * cast('0.00000000001' as decimal(11, 11)) as decimal(38, 22))"
+    " + cast(units % 100000000000 as decimal(11, 0)) * cast('0.0000000000000000000001' as decimal(22, 22))",
+    # units x multiplier / divisor without a product beyond 128 bits, half away from zero
+    "in_units(units, multiplier, divisor) as sign(units)"
+    " * ((abs(units) // divisor) * multiplier + ((abs(units) % divisor) * multiplier + divisor // 2) // divisor)",
+    "exchanged(cost, multiplier, divisor) as"
+    " case when multiplier is null then cost else from_units(in_units(units(cost), multiplier, divisor)) end",
+)
+
+
+def exchange(connection: duckdb.DuckDBPyConnection, currency: str, rates: Sequence[Stretch]) -> None:
+    """Put the views in front of the tables of `connection`."""
+    database = connection.execute("select current_database()").fetchall()[0][0]
+    for macro in MACROS:
+        connection.execute(f"create or replace temp macro {macro}")
+    connection.execute(
+        "create or replace temp table exchange_stretches (currency varchar, first_date date, end_date date, multiplier hugeint, divisor hugeint)"
+    )
+    for rate in rates:
+        connection.execute(
+            "insert into exchange_stretches values (?, ?, ?, ?::hugeint, ?::hugeint)",
+            [rate.currency, rate.first, rate.end, str(rate.multiplier), str(rate.divisor)],
+        )
+    for name in DATED:
+        connection.execute(f"create or replace temp view {quote(name)} as {_dated(TABLES[name], database, currency)}")
+    for name, (rows, which, key) in SUMMED.items():
+        connection.execute(f"create or replace temp view {quote(name)} as {_summed(TABLES[name], rows, which, key, database, currency)}")
+
+
+def money(table: Table) -> list[str]:
+    """Columns of a cost table that hold money."""
+    return [c.name for c in table.columns if c.type == "BIGNUMERIC" and "cost" in c.name]
+
+
+def _dated(table: Table, database: str, currency: str) -> str:
+    amounts = ", ".join(f"exchanged(t.{c}, r.multiplier, r.divisor) as {c}" for c in money(table))
+    return (
+        f"select t.* replace ({amounts}, case when r.currency is null then t.billing_currency else {literal(currency)} end as billing_currency)"
+        f" from {quote(database)}.main.{table.name} t left join temp.exchange_stretches r"
+        f" on r.currency = t.billing_currency and t.charge_date >= r.first_date and t.charge_date < r.end_date"
+    )
+
+
+def _summed(table: Table, rows: str, which: str, key: dict[str, str], database: str, currency: str) -> str:
+    """Rows of another currency anew from their days; a row that has a day without a rate stays as it is."""
+    known = money(TABLES[rows])
+    amounts = {c: c for c in money(table) if c in known}
+    if table is RUN_COSTS:
+        amounts |= {f"{kind}_cost": f"case when cost_kind = '{kind}' then effective_cost end" for kind in COST_KINDS}
+    by_day = ", ".join(f"sum(exchanged({expression}, r.multiplier, r.divisor)) as {c}" for c, expression in amounts.items())
+    keys = ", ".join(f"{expression} as {name}" for name, expression in key.items())
+    summed = (
+        f"select {keys}, t.billing_currency as from_currency, bool_and(r.currency is not null) as is_whole, {by_day}"
+        f" from {quote(database)}.main.{rows} t left join temp.exchange_stretches r"
+        f" on r.currency = t.billing_currency and t.charge_date >= r.first_date and t.charge_date < r.end_date"
+        f" where {which} and t.billing_currency <> {literal(currency)} group by all"
+    )
+    # money of several runs or days that these rows do not know is not shown in a currency it is not in
+    replaced = ", ".join(f"case when s.is_whole then {f's.{c}' if c in amounts else 'null'} else t.{c} end as {c}" for c in money(table))
+    joined = " and ".join(f"s.{name} = t.{name}" for name in key)
+    return (
+        f"select t.* replace ({replaced}, case when s.is_whole then {literal(currency)} else t.billing_currency end as billing_currency)"
+        f" from {quote(database)}.main.{table.name} t left join ({summed}) s on s.from_currency = t.billing_currency and {joined}"
+    )

@@ -1,0 +1,518 @@
+"""The warehouse in a bucket: the same files under the same names as in a folder, so that readers of the folder read the bucket.
+
+    <prefix>/<table>/period=YYYY-MM/<writer>.parquet              public tables
+    <prefix>/_internal/<table>/period=YYYY-MM/<writer>.parquet    the others
+    <prefix>/_runspend/head.json                                  what is published: one object, replaced on condition only
+    <prefix>/_runspend/stage/<step>/…                             files on their way
+
+The head names every unit with the SHA-256 of its file and carries a number that grows with each put. A publish puts its files
+into the stage, then a new head in place of exactly the one it checked its inputs against: that put is the commit point, and
+whoever comes too late is refused by the store. Until the files are copied to their names the head lists the copies, and readers
+of ours take them from the stage: they see one build and never wait. Those copies are a lease as well: the next publish waits
+until they are done or, when nobody renewed the number for `LEASE` seconds of the store's clock, finishes them. Somebody who
+lost the lease without knowing can do no harm: what he would copy is gone from the stage, what he would remove has another ETag.
+
+SQL runs on this machine over a cache of files named by their SHA-256. How it runs belongs in `reader.py` and `step.py`, requests in `storage/s3_warehouse.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from runspend.core.errors import ConfigError, RecordRefused, RunspendError, WarehouseDamaged
+from runspend.core.own_files import json_value, own_folder, refused
+from runspend.schema.tables import SCHEMA_VERSION, TABLES
+from runspend.storage.s3_warehouse import Bucket, NotAllowed
+from runspend.warehouse import Unit, UnitState
+from runspend.warehouse.parquet.engine import empty_engine, guarded_engine
+from runspend.warehouse.parquet.files import add_columns, as_own_file, with_columns
+from runspend.warehouse.parquet.journal import Folder, crash_point, fsync_file, fsync_folder
+from runspend.warehouse.parquet.reader import ParquetReader, answer
+from runspend.warehouse.parquet.step import ParquetStep, begin
+from runspend.warehouse.parquet.units import check_copies, check_removals, check_schema, check_state, file_name, is_unit_name, unit_of_text
+from runspend.warehouse.parquet.verification import (
+    ALTERED,
+    BEHIND,
+    Guard,
+    Known,
+    Signature,
+    Verified,
+    as_published,
+    is_sealed,
+    name_of,
+    seal,
+    signature_of,
+    why_damaged,
+)
+from runspend.warehouse.parquet.warehouse import ALLOCATION, Pinned, Staged, sha256_of, state_of
+
+if TYPE_CHECKING:
+    import duckdb
+
+__all__ = ["BucketWarehouse"]
+
+HEAD = "_runspend/head.json"
+STAGE = "_runspend/stage"
+UNSEALED_HEAD = {"number", "put", "schema", "units", "copies", "removals"}  # of a version without checksums
+LEASE = 30.0  # seconds without a renewal after which others finish a publish
+DAY = 86_400.0
+AT_ONCE = 8  # transfers
+OBJECT_ALTERED = "its object is not what was published: somebody changed or removed it"
+NANO = 1_000_000_000
+MARK = 271_828_183  # nanoseconds in the time of a copy that was hashed when it was kept; whoever writes to it leaves others
+_OWN = re.compile(r"[0-9a-f]{64}\.parquet|[0-9a-f]{32}\.tmp", re.ASCII)  # names in the cache
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What is published, and what is still to be copied to its name."""
+
+    number: int = 0
+    units: Mapping[Unit, Mapping[str, Any]] = field(default_factory=dict)
+    version: int = SCHEMA_VERSION
+    columns: Mapping[str, list[str]] = field(default_factory=lambda: {t.name: [c.name for c in t.columns] for t in TABLES.values()})
+    copies: tuple[tuple[str, str, int], ...] = ()  # (from the stage, to its name, bytes)
+    removals: tuple[tuple[str, str], ...] = ()  # (name, ETag)
+    etag: str | None = None
+    age: float = 0.0
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every file is at its name."""
+        return not self.copies and not self.removals
+
+    @cached_property
+    def staged(self) -> dict[str, str]:
+        """Where the files of names that wait for their copy are."""
+        return {target: source for source, target, _ in self.copies}
+
+    def body(self) -> bytes:
+        value = {
+            "number": self.number,
+            "put": uuid.uuid4().hex,  # no two heads are equal, so no two ETags
+            "schema": {"version": self.version, "tables": self.columns},
+            "units": {"/".join(unit): record for unit, record in sorted(self.units.items())},
+            "copies": self.copies,
+            "removals": self.removals,
+        }
+        return json.dumps(seal(value), ensure_ascii=False, sort_keys=True).encode()
+
+
+class BucketWarehouse:
+    """Tables in a bucket, with a cache of them in a folder. Opening it finishes a publish that was killed."""
+
+    def __init__(
+        self, bucket: Bucket, cache: Path, *, models: Path = ALLOCATION / "models", checks: Path = ALLOCATION / "checks", lease: float = LEASE
+    ) -> None:
+        self.bucket = bucket
+        self.models = models
+        self.checks = checks
+        self._lease = lease
+        self._files = cache / "files"
+        self._folder = Folder(cache)
+        self._folder.recover()
+        self._verified = Verified(cache)
+        self._left_out: set[Unit] = set()
+        self._reading = threading.local()
+        head = self._head()  # refuses a warehouse newer than the code
+        try:
+            self._prove_conditions(cache)
+            if not head.is_settled and head.age > self._lease:
+                self._finish(head)
+        except NotAllowed:
+            if head.etag is None:
+                raise  # else somebody who may only read
+
+    def states(self, *tables: str) -> dict[Unit, UnitState]:
+        """Published units of these tables (all tables when none is named); inside a reader those it sees."""
+        units = self._seen().units
+        return {unit: state_of(record) for unit, record in units.items() if (not tables or unit.table in tables) and unit not in self._left_out}
+
+    def read(self, unit: Unit) -> pa.Table | None:
+        """The rows of one published unit, in today's columns; None when there is none."""
+        with self._folder.stage("read") as stage:
+            paths, head = self._pin(stage.path / "pinned", self._seen(), unit)
+            if unit not in paths:
+                return None
+            self._guard(paths, head)([unit])
+            with pq.ParquetFile(paths[unit]) as file:
+                return with_columns(file.read(), TABLES[unit.table])
+
+    def fetch(self, unit: Unit, folder: Path) -> Path | None:
+        """The rows of one published unit as a Parquet file in `folder`, the caller's to keep, in today's columns; None when there is none."""
+        with self._folder.stage("read") as stage:
+            paths, head = self._pin(stage.path / "pinned", self._seen(), unit)
+            if unit not in paths:
+                return None
+            self._guard(paths, head)([unit])
+            return as_own_file(paths[unit], folder, TABLES[unit.table], head.columns[unit.table])
+
+    @contextmanager
+    def reader(self) -> Iterator[ParquetReader]:
+        """One consistent view: no publish is seen half done. Nobody waits for it."""
+        with self._reader(empty_engine) as reader:
+            yield reader
+
+    @contextmanager
+    def _reader(self, engine: Callable[[Path], AbstractContextManager[duckdb.DuckDBPyConnection]]) -> Iterator[ParquetReader]:
+        with self._folder.stage("read") as stage, engine(stage.path / "spill") as connection:
+            units, head = self._pin(stage.path / "pinned", self._seen())
+            with closing(ParquetReader(units, head.columns, connection, self._guard(units, head))) as reader:
+                outer = getattr(self._reading, "head", None)
+                self._reading.head = head
+                try:
+                    yield reader
+                finally:
+                    self._reading.head = outer
+
+    def answer(self, sql: str, *, native: bool = False, timeout: float | None = None) -> pa.Table:
+        """Rows of one statement that people wrote: it reads the published tables and nothing else, for `timeout` seconds at most."""
+        return answer(partial(self._reader, guarded_engine), sql, native=native, timeout=timeout)
+
+    @contextmanager
+    def step(self, name: str, build_id: str) -> Iterator[ParquetStep]:
+        """Begin replacing units. Leaving without `publish` throws the staged rows away."""
+        with self._folder.stage(name) as stage, begin(self, stage, build_id) as step:
+            yield step
+
+    def verify(self) -> list[Unit]:
+        """Units whose object is not, byte for byte, the file that was published. Reads every object."""
+        return sorted(self.find_damage())
+
+    def find_damage(self, units: Collection[Unit] | None = None, *, since: float | None = None, progress: Callable[[str], None] = lambda _: None) -> dict[Unit, str]:
+        """Damaged units, of these or of all, and what is wrong with each. Downloads what was not verified at `since` or later (seconds of
+        the epoch; None: everything). An object is known again by its ETag."""
+        since = time.time() if since is None else since
+        damaged, whole = {}, {}
+        with self._folder.stage("verify") as stage:
+            head, known = self._settled(), self._verified.read()
+            for unit, record in head.units.items():
+                if units is not None and unit not in units:
+                    continue
+                progress(f"verifying {name_of(unit)}")
+                signature = _signature(self.bucket.etag(file_name(unit)))
+                if known.is_whole(unit, signature, record["sha256"], since):
+                    continue
+                self._drop_rotten_copy(record["sha256"])
+                found = self.bucket.download(file_name(unit), stage.path / "object")
+                if found == record["sha256"]:
+                    whole[unit] = (signature, record["sha256"])
+                else:
+                    damaged[unit] = "its object is gone" if found is None else ALTERED
+        newer = self._head() if damaged else head  # what was replaced meanwhile is no damage
+        damaged = {unit: why for unit, why in damaged.items() if newer.units.get(unit) == head.units[unit]}
+        self._verified.note(whole, damaged)
+        return damaged
+
+    def without(self, units: set[Unit]) -> BucketWarehouse:
+        """The same warehouse for whoever replaces these units: as if they were not there. What is replaced leaves the set."""
+        other = copy.copy(self)
+        other._left_out = units
+        return other
+
+    # What `ParquetStep` uses.
+
+    def pin(self, folder: Path) -> Pinned:
+        """The published files as they are now, under names in `folder` that stay."""
+        units, head = self._pin(folder, self._head())
+        return Pinned(units, dict(head.columns), self._guard(units, head))
+
+    def _guard(self, files: Mapping[Unit, Path], head: _Head) -> Guard:
+        return Guard({unit: (path, head.units[unit]) for unit, path in files.items()}, self._known_copies(head, files))
+
+    def _known_copies(self, head: _Head, files: Mapping[Unit, Path]) -> Known:
+        """Copies on this machine that nobody wrote to since they were hashed: by the mark that `_keep` leaves in their time."""
+        signatures = {unit: signature_of(path) for unit, path in files.items() if path.exists()}
+        return Known({"/".join(u): (s, head.units[u]["sha256"], time.time()) for u, s in signatures.items() if s[-1] % NANO == MARK}, {})
+
+    def _drop_rotten_copy(self, sha256: str) -> None:
+        """Hash a copy on this machine, if there is one, and forget it if the disk changed it: the bucket's is taken instead."""
+        path = self._files / f"{sha256}.parquet"
+        try:
+            if sha256_of(path) != sha256:
+                path.unlink(missing_ok=True)
+        except FileNotFoundError:  # none, or another process sweeps it this moment
+            return
+
+    def replace(
+        self, staged: Mapping[Unit, Staged], dropped: set[Unit], inputs: Mapping[Unit, str | None], *, stage: Path, build_id: str
+    ) -> bool:
+        """Make a step's units visible, all at once; False, and nothing changed, if an input's digest is not what it was."""
+        if not _hold(self._head(), inputs, self._left_out):
+            return False
+        place, uploaded = f"{STAGE}/{uuid.uuid4().hex}", time.time()
+        records = {unit: _record(one.file, one.record) for unit, one in staged.items()}
+        copies = self._upload(place, {unit: one.file for unit, one in staged.items()}) if staged else ()
+        crash_point("publish.staged")
+        while True:
+            head = self._settled()
+            if not _hold(head, inputs, self._left_out):
+                for key, _, _ in copies:
+                    self.bucket.delete(key)
+                return False
+            gone = [unit for unit in sorted(dropped) if unit in head.units]
+            if not copies and not gone:
+                return True
+            new = self._upgraded(head, {*staged, *gone}, place, stage)
+            new = replace(
+                new,
+                units={unit: record for unit, record in new.units.items() if unit not in dropped} | records,
+                copies=(*new.copies, *copies),
+                removals=tuple((file_name(unit), etag) for unit in gone if (etag := self.bucket.etag(file_name(unit))) is not None),
+            )
+            if time.time() - uploaded > DAY / 2:  # others sweep the stage after a day
+                raise RunspendError(
+                    f"cannot publish to {self.bucket.where}: it took longer than half a day. Nothing was changed. Run again."
+                )
+            crash_point("publish.before_journal")
+            committed = self._put(head, new)
+            if committed is not None:
+                break
+        crash_point("publish.after_journal")
+        for unit, one in staged.items():
+            self._keep(one.file, records[unit]["sha256"])
+        self._finish(committed)
+        self._sweep()
+        self._left_out -= staged.keys() | dropped
+        return True
+
+    # The head.
+
+    def _head(self) -> _Head:
+        found = self.bucket.get(HEAD)
+        where = f"{self.bucket.uri}/{HEAD}"
+        if found is None:
+            if (unit := self._any_unit()) is None:
+                return _Head()
+            if (found := self.bucket.get(HEAD)) is None:  # else it was published this moment
+                raise WarehouseDamaged({HEAD: f"the object is gone, and {unit} is there; restore the version of it before"})
+        try:
+            value = json_value(found.body, where)
+        except RecordRefused:
+            value = None
+        if not is_sealed(value) and (not isinstance(value, dict) or value.keys() != UNSEALED_HEAD):
+            raise WarehouseDamaged({HEAD: "the object is not what was written; restore the version of it before"})
+        if not value.keys() >= UNSEALED_HEAD:
+            raise refused(where, "it is not the head of a warehouse")
+        schema = check_schema(value["schema"], where)
+        if schema["version"] > SCHEMA_VERSION:
+            raise ConfigError(
+                f"cannot use warehouse {self.bucket.where}: it has schema version {schema['version']}, this runspend knows {SCHEMA_VERSION}. "
+                "Install the newer runspend. Nothing was changed."
+            )
+        if type(value["number"]) is not int or value["number"] < 0 or not isinstance(value["units"], dict):
+            raise refused(where, "its number or its units are of another type")
+        units = {unit_of_text(name, where): check_state(record, where) for name, record in value["units"].items()}
+        return _Head(
+            number=value["number"],
+            units=units,
+            version=schema["version"],
+            columns={table: schema["tables"].get(table, []) for table in TABLES},
+            copies=check_copies(value["copies"], units, where),
+            removals=check_removals(value["removals"], units, where),
+            etag=found.etag,
+            age=found.age,
+        )
+
+    def _any_unit(self) -> str | None:
+        """An object with the name of a unit's file: there is none in a warehouse to which nothing was published."""
+        with suppress(NotAllowed):  # somebody who may not list
+            for place in ("_internal", *(name for name, table in TABLES.items() if table.is_public)):
+                if (found := next((key for key, _ in self.bucket.ages(f"{place}/") if is_unit_name(key)), None)) is not None:
+                    return found
+        return None
+
+    def _seen(self) -> _Head:
+        """What the reader that is open in this thread sees, else what is published now."""
+        head: _Head | None = getattr(self._reading, "head", None)
+        return self._head() if head is None else head
+
+    def _put(self, old: _Head, new: _Head) -> _Head | None:
+        """Put a head in place of exactly that one; None when somebody else was quicker."""
+        new = replace(new, number=old.number + 1, age=0.0)
+        body = new.body()
+        etag = self.bucket.create(HEAD, body) if old.etag is None else self.bucket.replace(HEAD, body, old.etag)
+        return None if etag is None else replace(new, etag=etag)
+
+    def _settled(self) -> _Head:
+        """The head once nothing is left to copy: waits for who holds the lease, or takes it over."""
+        while not (head := self._head()).is_settled:
+            if head.age > self._lease:
+                self._finish(head)
+            else:
+                time.sleep(0.2)
+        return head
+
+    def _finish(self, head: _Head) -> None:
+        """Bring the files of a committed head to their names. Stops when somebody else has taken over."""
+        taken = self._put(head, head)
+        renewed = time.monotonic()
+        for number, (source, target, size) in enumerate(head.copies):
+            if taken is not None and time.monotonic() - renewed > self._lease / 3:
+                taken, renewed = self._put(taken, taken), time.monotonic()
+            if taken is None:
+                return
+            self.bucket.copy(source, target, size)  # gone from the stage: it was copied before a kill
+            if number == 0:
+                crash_point("publish.after_first_move")
+        if taken is None:
+            return
+        for key, etag in head.removals:
+            self.bucket.delete(key, etag=etag)
+        crash_point("publish.after_moves")
+        for source, _, _ in head.copies:  # before the lease ends: a holder who lost it finds nothing to copy
+            self.bucket.delete(source)
+        self._put(taken, replace(taken, copies=(), removals=()))
+        crash_point("publish.after_journal_dropped")
+
+    def _upgraded(self, head: _Head, replaced: set[Unit], place: str, stage: Path) -> _Head:
+        """The head with files of an older version given the columns they lack. One that is damaged is passed over, and refused until it is
+        replaced, or restored and given them by the next publish."""
+        is_old = {table: head.version != SCHEMA_VERSION and head.columns[table] != [c.name for c in TABLES[table].columns] for table in TABLES}
+        old = {u for u, record in head.units.items() if u not in replaced and (is_old[u.table] or BEHIND in record)}
+        if head.version == SCHEMA_VERSION and not old:
+            return head
+        paths, found = self._pin(stage / "old", head, *old) if old else ({}, head)
+        files = {}
+        damaged = {u: {BEHIND: head.columns[u.table], **head.units[u]} for u in old if "why" in found.units[u]}
+        for number, unit in enumerate(sorted(old - damaged.keys())):
+            files[unit] = stage / f"upgrade-{number}.parquet"
+            add_columns(paths[unit], files[unit], TABLES[unit.table])
+        records = {unit: _record(file, as_published(head.units[unit])) for unit, file in files.items()}
+        copies = self._upload(f"{place}/upgrade-{head.number}", files)
+        return replace(head, version=SCHEMA_VERSION, columns=_Head().columns, units={**head.units, **damaged, **records}, copies=copies)
+
+    def _prove_conditions(self, cache: Path) -> None:
+        """Refuse a store that puts whatever the condition says: two publishers would overwrite each other there."""
+        proven = cache / "conditions-hold"
+        if proven.exists():
+            return
+        key = f"_runspend/probe-{uuid.uuid4().hex}"
+        etag = self.bucket.create(key, b"1")
+        try:
+            twice = self.bucket.create(key, b"2")
+            wrong = self.bucket.replace(key, b"3", '"00000000000000000000000000000000"')
+            right = self.bucket.replace(key, b"4", etag or "")
+        finally:
+            self.bucket.delete(key)
+        if etag is None or twice is not None or wrong is not None or right is None:
+            raise ConfigError(
+                f"cannot use {self.bucket.where} as a warehouse: the store does not keep the conditions of a put (If-None-Match, If-Match), "
+                "so two publishers could overwrite each other. Set warehouse.uri to a folder, or to a store that keeps them."
+            )
+        cache.mkdir(parents=True, exist_ok=True)
+        proven.touch()
+
+    # Files.
+
+    def _pin(self, folder: Path, head: _Head, *only: Unit) -> tuple[dict[Unit, Path], _Head]:
+        """The files of one head (`only` some units of it) under names in `folder`, and that head: a newer one when it was replaced meanwhile.
+
+        A unit whose object is damaged has a name without a file, and the head says why: `_guard` refuses it to whoever asks for its rows.
+        """
+        while True:
+            wanted = [unit for unit in head.units if (not only or unit in only) and unit not in self._left_out]
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                found = dict(zip(wanted, pool.map(partial(self._fetch, folder, head), wanted), strict=True))
+            lost = {unit: {**head.units[unit], "why": OBJECT_ALTERED} for unit, path in found.items() if path is None}
+            if not lost:
+                return {unit: path for unit, path in found.items() if path is not None}, head
+            newer = self._head()
+            if newer.number == head.number:
+                return {unit: path or folder / "damaged" / unit.table for unit, path in found.items()}, replace(head, units={**head.units, **lost})
+            head = newer
+
+    def _fetch(self, folder: Path, head: _Head, unit: Unit) -> Path | None:
+        """A name in `folder` for the file of a unit; None when the store has it no longer."""
+        sha256 = head.units[unit]["sha256"]
+        cached = self._files / f"{sha256}.parquet"
+        pin = folder / unit.table / f"{unit.period}+{unit.writer}+{sha256[:16]}.parquet"
+        if pin.exists():
+            return pin
+        pin.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _link(cached, pin)
+        except FileNotFoundError:
+            pass
+        else:
+            if why_damaged(unit, pin, as_published(head.units[unit]), self._known_copies(head, {unit: pin}), since=None) is None:
+                return pin
+            pin.unlink()  # the copy on this machine is damaged: take the bucket's
+            cached.unlink(missing_ok=True)
+        for key in (head.staged.get(file_name(unit)), file_name(unit)):
+            if key is not None and self.bucket.download(key, pin) == sha256:
+                self._keep(pin, sha256)
+                return pin
+        pin.unlink(missing_ok=True)
+        return None
+
+    def _keep(self, file: Path, sha256: str) -> None:
+        """Put a finished file of a step or reader into the cache: another name of it, which is never written to."""
+        own_folder(self._files)
+        fsync_file(file)
+        scratch = self._files / f"{uuid.uuid4().hex}.tmp"
+        _link(file, scratch)
+        os.utime(scratch, ns=(time.time_ns(), time.time_ns() // NANO * NANO + MARK))
+        os.replace(scratch, self._files / f"{sha256}.parquet")
+        scratch.unlink(missing_ok=True)  # both were the same file already
+
+    def _upload(self, place: str, files: Mapping[Unit, Path]) -> tuple[tuple[str, str, int], ...]:
+        copies = {unit: (f"{place}/{number}.parquet", file_name(unit), files[unit].stat().st_size) for number, unit in enumerate(sorted(files))}
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(lambda unit: self.bucket.upload(copies[unit][0], files[unit]), copies))
+        return tuple(copies.values())
+
+    def _sweep(self) -> None:
+        """Remove what killed publishers left in the stage and what the cache needs no longer, a day later."""
+        head = self._head()
+        needed = {source for source, _, _ in head.copies}
+        for key, age in self.bucket.ages(f"{STAGE}/"):
+            if age > DAY and key not in needed:
+                self.bucket.delete(key)
+        shas = {record["sha256"] for record in head.units.values()}
+        for path in self._files.glob("*"):
+            if _OWN.fullmatch(path.name) and path.stem not in shas and time.time() - path.stat().st_mtime > DAY:
+                path.unlink(missing_ok=True)
+        fsync_folder(self._files)
+
+
+def _hold(head: _Head, inputs: Mapping[Unit, str | None], left_out: Collection[Unit]) -> bool:
+    """Whether every input still has the digest the build read."""
+    return all((head.units[unit]["digest"] if unit in head.units and unit not in left_out else None) == digest for unit, digest in inputs.items())
+
+
+def _signature(etag: str | None) -> Signature:
+    return () if etag is None else (int.from_bytes(hashlib.sha256(etag.encode()).digest()[:6], "big"),)
+
+
+def _link(file: Path, name: Path) -> None:
+    """Another name of a file that nobody writes to; a copy where the file system has no such thing."""
+    try:
+        os.link(file, name)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EXDEV):
+            raise
+        shutil.copyfile(file, name)
+
+
+def _record(file: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    return {**record, "bytes": file.stat().st_size, "sha256": sha256_of(file)}

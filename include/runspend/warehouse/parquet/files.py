@@ -1,0 +1,94 @@
+"""One Parquet file of a table made into another: today's columns, other names, rows in the table's order.
+
+Which file is what unit's belongs in `warehouse.py`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from runspend.core.errors import RunspendError
+from runspend.schema.tables import Table
+from runspend.warehouse.parquet.engine import ROW_GROUP, copy_parquet, file_list, quote
+from runspend.warehouse.parquet.journal import fsync_file
+
+if TYPE_CHECKING:
+    import duckdb
+
+__all__ = ["add_columns", "as_own_file", "conform", "difference", "rename_rows", "with_columns"]
+
+
+def rename_rows(connection: duckdb.DuckDBPyConnection, table: Table, source: Path, names: Mapping[str, tuple[str, str]], target: Path) -> Path:
+    """Write a file with other names in some columns: {column: (old, new)}; an old that ends in / is a beginning."""
+    parameters = {f"{side}_{name}": value for name, values in names.items() for side, value in zip(("old", "new"), values, strict=True)}
+    sql = ", ".join(_renamed(c.name, names[c.name][0]) if c.name in names else quote(c.name) for c in table.columns)
+    rows = f"select {sql} from read_parquet({file_list([source])}, hive_partitioning = false)"
+    copy_parquet(connection, table, rows, parameters, target, row_group=ROW_GROUP)
+    return target
+
+
+def _renamed(column: str, old: str) -> str:
+    """SQL for a column in which $old_column becomes $new_column."""
+    name = quote(column)
+    if old.endswith("/"):
+        return f"case when starts_with({name}, $old_{column}) then $new_{column} || substr({name}, length($old_{column}) + 1) else {name} end as {name}"
+    return f"case when {name} = $old_{column} then $new_{column} else {name} end as {name}"
+
+
+def difference(found: pa.Schema, wanted: pa.Schema) -> str:
+    """In what a file's columns are not the table's, in words."""
+    lacking = [f.name for f in wanted if f.name not in found.names]
+    extra = [f.name for f in found if f.name not in wanted.names]
+    if lacking or extra:
+        return f"it lacks columns {lacking} and has columns {extra} too much"
+    if found.names != wanted.names:
+        return "its columns are in another order than in tables.py"
+    return "; ".join(f"{a.name} is {a.type} and must be {b.type}" for a, b in zip(found, wanted, strict=True) if not a.equals(b))
+
+
+def conform(rows: pa.Table, table: Table, build_id: str) -> pa.Table:
+    """The rows in the table's columns, types and order."""
+    schema = table.arrow_schema()
+    for name in ("build_id", "load_id"):
+        if name in schema.names and name not in rows.column_names:
+            rows = rows.append_column(name, pa.array([build_id] * rows.num_rows, pa.string()))
+    if sorted(rows.column_names) != sorted(schema.names):
+        raise RunspendError(f"cannot put rows into {table.name}: {difference(rows.schema, schema)}. Nothing was changed.")
+    try:
+        exact = rows.select(schema.names).cast(schema)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise RunspendError(f"cannot put rows into {table.name}: {error}. Nothing was changed.") from error
+    return exact.sort_by([(name, "ascending") for name in table.sort]) if table.sort else exact
+
+
+def add_columns(source: Path, target: Path, table: Table) -> None:
+    """The same file with the columns of today's schema, null where it had none."""
+    schema = table.arrow_schema()
+    with pq.ParquetFile(source) as old, pq.ParquetWriter(target, schema, compression="zstd") as new:
+        for batch in old.iter_batches():
+            new.write_table(with_columns(pa.Table.from_batches([batch]), table), row_group_size=ROW_GROUP)
+    fsync_file(target)
+
+
+def as_own_file(file: Path, folder: Path, table: Table, present: Sequence[str]) -> Path:
+    """A published file under a name of the caller's, with the columns of today's schema."""
+    own = folder / f"{uuid.uuid4().hex}.parquet"
+    if list(present) == [c.name for c in table.columns]:
+        shutil.copyfile(file, own)
+    else:
+        add_columns(file, own, table)
+    return own
+
+
+def with_columns(rows: pa.Table, table: Table) -> pa.Table:
+    """The rows in today's columns, null where the file had none."""
+    schema = table.arrow_schema()
+    columns = [rows.column(f.name) if f.name in rows.column_names else pa.nulls(rows.num_rows, f.type) for f in schema]
+    return pa.table(columns, names=schema.names).cast(schema)

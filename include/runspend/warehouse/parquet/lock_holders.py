@@ -1,0 +1,169 @@
+"""Who holds a lock file, in words, and waits for one that say so and end.
+
+Which locks there are does not belong here. Source: flock(2), proc(5) "/proc/locks", "/proc/pid/fdinfo", "/proc/pid/mountinfo".
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import random
+import socket
+import sys
+import time
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+
+from runspend.core.errors import RunspendError
+
+__all__ = ["Patience", "holders", "lock_in_time", "sign"]
+
+PATIENCE = 5.0  # seconds after which a wait says who it waits for
+LONGEST_PAUSE = 0.02  # seconds between two looks at a lock
+UNSEEN = "held by somebody this machine cannot see"
+
+log = logging.getLogger(__name__)
+
+
+class Patience:
+    """A wait for one lock or several in turn. It says once who holds the one it waits for, and it ends."""
+
+    def __init__(self, purpose: str, wait: float) -> None:
+        """`purpose`: what cannot be done without the lock, after "cannot". `wait`: seconds."""
+        self._purpose, self._wait = purpose, wait
+        self._started = time.monotonic()
+        self._has_said = False
+
+    def until_locked(self, descriptor: int, kind: int, file: Path, *, behind: Path | None = None) -> None:
+        """Return when the lock of `file` is ours. `behind`: another lock that whoever holds this one may be waiting for."""
+        pause = 0.001
+        while True:
+            try:
+                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._check(file, behind)
+                time.sleep(pause * random.uniform(0.5, 1))  # so that those who wait do not ask in step
+                pause = min(pause * 1.5, LONGEST_PAUSE)
+            else:
+                return
+
+    def _check(self, file: Path, behind: Path | None) -> None:
+        waited = time.monotonic() - self._started
+        if waited >= self._wait:
+            raise RunspendError(
+                f"cannot {self._purpose}: waited {self._wait:g} s for the lock {file}, {_chain(file, behind)}. Nothing was changed. "
+                "Run again later, or end that process if it hangs."
+            )
+        if waited >= PATIENCE and not self._has_said:
+            self._has_said = True
+            log.warning("waiting to %s: the lock %s is %s.", self._purpose, file, _chain(file, behind))
+
+
+def lock_in_time(descriptor: int, file: Path, purpose: str, wait: float) -> None:
+    """Lock a file for this process alone. RunspendError that names the holder when it takes longer than `wait` seconds."""
+    Patience(purpose, wait).until_locked(descriptor, fcntl.LOCK_EX, file)
+
+
+def _chain(file: Path, behind: Path | None) -> str:
+    """Who holds the lock, and who holds the one that they may wait for themselves."""
+    if behind is None:
+        return holders(file)
+    found = holders(behind)
+    return f"{holders(file)}; the lock that it may wait for, {behind.name}, is {'held by nobody on this machine' if found == UNSEEN else found}"
+
+
+def holders(file: Path) -> str:
+    """Who holds the lock, in words: host, pid, command and since when, as far as it can be found out."""
+    note = _note(file)
+    pids = _flock_pids(file)
+    if note is not None and (note["host"] != socket.gethostname() or note["pid"] in pids):
+        return f"held by pid {note['pid']} on {note['host']} (`{note['command']}`) since {note['since']}"
+    if not pids:
+        return UNSEEN
+    named = [_process(pid) for pid in pids[:3]]
+    return f"held by {', '.join(named)}{f' and {len(pids) - 3} more' if len(pids) > 3 else ''} on {socket.gethostname()}"
+
+
+def sign(descriptor: int) -> None:
+    """Write down who holds the lock, for those who wait. No arguments: they may hold what nobody else should read."""
+    note = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "command": _short([sys.argv[0], *sys.argv[1:]]) if sys.argv else "python",
+        "since": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M:%S} UTC",
+    }
+    with suppress(OSError):  # opened for reading only, or a full disk: the lock holds without a note
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(note).encode(), 0)
+
+
+def _note(file: Path) -> dict[str, str | int] | None:
+    """What the holder wrote down; None where that is nothing one could read."""
+    try:
+        with file.open("rb") as opened:
+            value = json.loads(opened.read(4096))
+        return {
+            "host": _clean(str(value["host"])),
+            "pid": int(value["pid"]),
+            "command": _clean(str(value["command"])),
+            "since": _clean(str(value["since"])),
+        }
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
+        return None
+
+
+def _flock_pids(file: Path) -> list[int]:
+    """Processes of this machine that hold a lock of the file, by the kernel's list; none where it has no such list."""
+    try:
+        place = _kernel_name(file)
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError, KeyError, StopIteration):
+        return []
+    found = [line.split() for line in lines]
+    held = [words for words in found if len(words) > 6 and words[1] == "FLOCK" and words[5] == place]
+    return sorted({int(words[4]) for words in held if words[4].isdigit()})
+
+
+def _kernel_name(file: Path) -> str:
+    """The file as /proc/locks names it, "fe:00:1234": the device of its mount, which stat(2) may not tell (btrfs, overlay), and its inode there.
+    An inode number alone is another file's on another file system."""
+    descriptor = os.open(file, os.O_PATH | os.O_CLOEXEC)
+    try:
+        lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii").splitlines()
+        told = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+        inode = told.get("ino", str(os.fstat(descriptor).st_ino))
+    finally:
+        os.close(descriptor)
+    mounts = (line.split(b" ", 3) for line in Path("/proc/self/mountinfo").read_bytes().splitlines())
+    major, minor = next(mount[2] for mount in mounts if mount[0].decode() == told["mnt_id"]).decode().split(":")
+    return f"{int(major):02x}:{int(minor):02x}:{inode}"
+
+
+def _process(pid: int) -> str:
+    """A process of this machine in words."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        # Field 22, by proc(5): the start in ticks since the machine's. The name of the command, in brackets before it, may hold blanks and brackets.
+        ticks = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return f"pid {pid}"
+    began = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
+    started = datetime.fromtimestamp(began, timezone.utc)
+    return f"pid {pid} (`{_short([word for word in words if word])}`, running since {started:%Y-%m-%d %H:%M:%S} UTC)"
+
+
+def _short(words: list[str]) -> str:
+    """A command by its program and verb: "runspend sql". Its arguments may hold what nobody else should read."""
+    names = [os.path.basename(word) for word in words if not word.startswith("-")]
+    if names and names[0].startswith("python"):
+        names = names[1:] or names
+    verb = names[1] if len(names) > 1 and names[1].isalpha() and len(names[1]) < 20 else ""
+    return _clean(f"{names[0] if names else 'python'} {verb}".strip())
+
+
+def _clean(text: str) -> str:
+    """Text of others that moves no cursor."""
+    return "".join(c if c.isprintable() else "?" for c in text)[:120]

@@ -1,0 +1,172 @@
+"""The locks of a warehouse folder: who may read or publish now, in turn, and who is named when somebody has to wait.
+
+Two files: `lock` is held shared by readers and exclusive by a publisher; `turn` is a turnstile in front of it. Whoever waits for
+the lock passes the turnstile first and keeps it until the lock is theirs, so that a publisher at the turnstile is next: readers who
+come later stand behind it. `at_once` waits for nothing and passes no turnstile. Always turnstile before lock: no two can wait for each other.
+
+Locks are agreements: flock(2) asks only that a process can open the file, so an account that may read the warehouse can hold its
+lock, also exclusively. The file mode keeps all other accounts out. Every wait has an end and names the holder.
+
+What is done under a lock does not belong here, nor who is named (`lock_holders.py`).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from runspend.core.errors import RunspendError
+from runspend.core.own_files import refused
+from runspend.warehouse.parquet.lock_holders import Patience, holders, sign
+
+__all__ = ["LOCK_MODE", "Locks", "SharedLock", "open_lock"]
+
+LOCK_MODE = 0o660  # minus the umask; nobody else may open a lock, so nobody else can hold it
+READ_WAIT = 300.0  # seconds a reader waits for a publisher …
+WRITE_WAIT = 1800.0  # … and a publisher for readers and other publishers
+NOT_A_FILE = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
+
+
+def open_lock(path: Path, *, create: bool = False, mode: int = LOCK_MODE) -> int:
+    """A descriptor of a lock file, for reading only where it cannot be written to. What an older version made open to all is closed to others.
+
+    Errors: FileNotFoundError; RecordRefused for a link or what is not a file; RunspendError where this user may not open it at all.
+    """
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe is not waited for
+    try:
+        descriptor = os.open(path, os.O_RDWR | flags | (os.O_CREAT if create else 0), mode)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno in NOT_A_FILE:
+            raise _not_a_file(path) from error
+        descriptor = _open_to_read(path, flags, error)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise _not_a_file(path)
+    if found.st_mode & 0o007 and found.st_uid == os.geteuid():
+        with suppress(OSError):  # a file system without modes, or one that cannot be written to
+            os.fchmod(descriptor, found.st_mode & 0o770)
+    return descriptor
+
+
+def _open_to_read(path: Path, flags: int, error: OSError) -> int:
+    """A descriptor of a lock that is not ours to write, or on a disk that cannot be written to. It locks as well."""
+    try:
+        return os.open(path, os.O_RDONLY | flags)
+    except PermissionError:
+        raise RunspendError(
+            f"cannot use the warehouse: this user may not open {path}. Nothing was read or changed. "
+            "Join the group of that file, or run as somebody who is in it."
+        ) from error
+
+
+def _not_a_file(path: Path) -> RunspendError:
+    return refused(path, "it is a link or not a file, and Runspend locks it", do="Remove it, then run the command again.")
+
+
+class Locks:
+    """The lock of one folder, with its turnstile."""
+
+    def __init__(self, home: Path) -> None:
+        self.file = home / "lock"
+        self._turn = home / "turn"
+
+    def make(self) -> None:
+        """Make the files, where nobody has yet."""
+        for path in (self.file, self._turn):
+            os.close(open_lock(path, create=True))
+
+    def shared(self, wait: float = READ_WAIT) -> SharedLock:
+        """Nobody publishes until it is released. Many may hold it; keep it for as short as you can: publishers wait."""
+        return SharedLock(self._take(fcntl.LOCK_SH, wait, "read"))
+
+    @contextmanager
+    def exclusive(self, wait: float = WRITE_WAIT) -> Iterator[None]:
+        """Nobody reads or publishes meanwhile."""
+        descriptor = self._take(fcntl.LOCK_EX, wait, "publish")
+        try:
+            sign(descriptor)
+            yield
+        finally:
+            with suppress(OSError):  # opened for reading only
+                os.ftruncate(descriptor, 0)
+            os.close(descriptor)
+
+    @contextmanager
+    def at_once(self) -> Iterator[bool]:
+        """Exclusive if nobody holds it now; False, and no lock, if somebody does."""
+        descriptor = open_lock(self.file)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+        finally:
+            os.close(descriptor)
+
+    def _take(self, kind: int, wait: float, purpose: str) -> int:
+        """The lock of that kind, its turn waited for. RunspendError that names the holder when it takes longer than `wait` seconds."""
+        patience = Patience(f"{purpose} {self.file.parent.parent}", wait)
+        with self._turn_taken(patience):
+            descriptor = open_lock(self.file)
+            try:
+                # Whoever is at the turnstile is the only one who asks for the lock: asking now and then is as good as a queue.
+                patience.until_locked(descriptor, kind, self.file)
+            except BaseException:
+                os.close(descriptor)
+                raise
+        return descriptor
+
+    @contextmanager
+    def _turn_taken(self, patience: Patience) -> Iterator[None]:
+        turn = self._open_turn()
+        try:
+            if turn is not None:
+                patience.until_locked(turn, fcntl.LOCK_EX, self._turn, behind=self.file)
+            yield
+        finally:
+            if turn is not None:
+                os.close(turn)
+
+    def _open_turn(self) -> int | None:
+        """None in a folder of an older version that cannot be written to: nobody can publish there either."""
+        try:
+            return open_lock(self._turn, create=True)
+        except FileNotFoundError:
+            return None
+
+    def holders(self) -> str:
+        """Who holds the lock, in words: host, pid, command and since when, as far as it can be found out."""
+        return holders(self.file)
+
+
+class SharedLock:
+    """A lock that is held; releasing it twice does no harm, nor does another thread that does it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._guard = threading.Lock()
+        self.is_held = True
+
+    def release(self) -> None:
+        """Let publishers in."""
+        with self._guard:
+            if self.is_held:
+                self.is_held = False
+                os.close(self._descriptor)
+
+    def __enter__(self) -> SharedLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()

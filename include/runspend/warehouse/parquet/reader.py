@@ -1,0 +1,233 @@
+"""SQL over the published Parquet files of one build.
+
+What is published belongs in `warehouse.py`, how DuckDB is asked in `engine.py`.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runspend.core.errors import RunspendError, SqlRefused
+from runspend.core.machine_faults import has_no_room_to_spill, machine_failed
+from runspend.schema.tables import TABLES
+from runspend.warehouse import Unit
+from runspend.warehouse.currency_views import DATED, SUMMED, exchange
+from runspend.warehouse.dialect import duckdb_sql, names_read, table_names
+from runspend.warehouse.engine_messages import in_one_line
+from runspend.warehouse.parquet.engine import create_view, fetch, narrow, restrict, stream, used
+from runspend.warehouse.parquet.verification import Guard
+from runspend.warehouse.read_only_sql import check_only_reads, text_to_run
+from runspend.warehouse.time_limit import time_limit
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+    from runspend.config.exchange_rates import Stretch
+    from runspend.warehouse.parquet.snapshots import Hold
+
+__all__ = ["ExchangedReader", "ParquetReader", "answer"]
+
+ENGINE_ERRORS = frozenset({"IOException", "SerializationException", "InternalException", "FatalException", "Error"})  # of DuckDB, not of the statement
+
+
+def tables_asked(sql: str) -> Collection[str]:
+    """Tables that a GoogleSQL statement may read; all, if it names one that there is not: the engine tells of those that are like it."""
+    if table_names(sql) - TABLES.keys():
+        return TABLES.keys()
+    return {name.lower() for name in names_read(sql)}
+
+
+def answer(open_reader: Callable[[], AbstractContextManager[ParquetReader]], sql: str, *, native: bool, timeout: float | None) -> pa.Table:
+    """Rows of one statement that people wrote, of a reader on a `guarded_engine`, which is opened once the statement turned out to only read."""
+    text = text_to_run(sql, native=native)
+    if not native:
+        used(sql, {})  # refuses parameters: nobody gave any
+    with open_reader() as reader:
+        rows = reader.answer(text, TABLES.keys() if native else tables_asked(sql), timeout=timeout)
+    return rows if native else narrow(rows)
+
+
+class _Answers:
+    """SQL over what one connection shows."""
+
+    _connection: duckdb.DuckDBPyConnection
+
+    def _show(self, names: Collection[str]) -> None:
+        """See to it that these tables can be read; other names are passed over."""
+        raise NotImplementedError
+
+    def _doubt(self) -> bool:
+        """After an error that a file may have caused: raises WarehouseDamaged if it did. Whether there was time to verify all files."""
+        raise NotImplementedError
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
+        """Rows of one GoogleSQL statement (`native`: DuckDB's own dialect). Money is decimal128(38, 22)."""
+        with self._translate_errors():
+            if native:
+                check_only_reads(self._connection, sql)
+                self._show(TABLES.keys())
+                return fetch(self._connection, sql, dict(parameters or {}))
+            self._show(tables_asked(sql))
+            return narrow(fetch(self._connection, duckdb_sql(sql), used(sql, parameters or {})))
+
+    def batches(self, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
+        """The same rows as `query`, about `rows` at a time; what the engine has to keep of them it spills to disk."""
+        with self._translate_errors():
+            self._show(tables_asked(sql))
+            yield from stream(self._connection, duckdb_sql(sql), used(sql, parameters or {}), rows)
+
+    @contextmanager
+    def _translate_errors(self) -> Iterator[None]:
+        """DuckDB's errors in our words: what was asked wrong, or what cannot be read."""
+        import duckdb
+
+        self._check()
+        try:
+            yield
+        except duckdb.Error as error:
+            self._check()
+            are_whole = _may_come_from_a_file(error) and self._doubt()
+            raise _in_words(error, are_whole) from error
+
+    def _check(self) -> None:
+        """RunspendError when this can answer no more."""
+
+
+def _may_come_from_a_file(error: Exception) -> bool:
+    """Whether verifying files may explain an error. A name that no table has, or a value of another type, is the statement's: files are not hashed for it."""
+    return type(error).__name__ in ENGINE_ERRORS or "Parquet" in str(error) or "magic bytes" in str(error)
+
+
+def _in_words(error: Exception, are_whole: bool) -> RunspendError:
+    """What DuckDB says, as an error of ours. Paths are left out: they are this machine's, and of names that live for one question."""
+    if (failed := machine_failed(error, "run the SQL")) is not None:
+        return failed
+    text = re.sub(r"(?:(?<![\w:/])/|published://)[^\s'\"]*/([^\s'\"/]+)", r"\1", in_one_line(error))
+    if type(error).__name__ in ENGINE_ERRORS:
+        files = " The files that it reads were verified: they are whole." if are_whole else ""
+        return RunspendError(f"cannot run the SQL: the database engine failed: {text}.{files} Nothing was changed. Ask in another way, or report this statement.")
+    return SqlRefused(f"cannot run the SQL: {text}. `runspend sql --tables` lists tables and columns.")
+
+
+@contextmanager
+def _temporary_files_bounded() -> Iterator[None]:
+    """A question of people that needs more temporary files than the disk has room for is too big: the machine is well."""
+    import duckdb
+
+    try:
+        yield
+    except duckdb.Error as error:
+        if not has_no_room_to_spill(error):
+            raise
+        raise SqlRefused(
+            "cannot answer: its temporary files need more room than the disk has. Nothing was changed. Ask for less, or set TMPDIR to a folder on a larger disk."
+        ) from error
+
+
+class ParquetReader(_Answers):
+    """Read-only SQL over the published tables of one build."""
+
+    def __init__(
+        self,
+        units: Mapping[Unit, Path],
+        columns: Mapping[str, list[str]],
+        connection: duckdb.DuckDBPyConnection,
+        guard: Guard,
+        *,
+        hold: Hold | None = None,
+    ) -> None:
+        self._hidden: dict[str, dict[Unit, Path]] = {name: {} for name in TABLES}  # tables nobody asked for yet, and their files
+        for unit, path in units.items():
+            self._hidden[unit.table][unit] = path
+        self._names: Mapping[Path, str] = {}  # by which the engine opens files, where it is not by their paths
+        self._shown: list[Unit] = []
+        self._guard = guard
+        self._columns = columns
+        self._connection = connection
+        self._second = self._connection.cursor()  # for `in_currency`
+        self._views = self._connection.cursor()  # which never has rows on the way, as the others may
+        self._doubt_until: float | None = None  # seconds of the monotonic clock
+        self._hold = hold
+        if hold is not None:
+            hold.interrupt = connection.interrupt
+
+    def answer(self, text: str, names: Collection[str], *, timeout: float | None) -> pa.Table:
+        """Rows of the one statement this reader is for, which people wrote: `guard.text_to_run` of it, and the tables it may name.
+
+        Its engine is a `guarded_engine`. SqlRefused when it takes longer than `timeout` seconds.
+        """
+        from runspend.warehouse.parquet.read_only_files import offered
+
+        self._doubt_until = None if timeout is None else time.monotonic() + timeout
+        offer = offered(path for files in self._hidden.values() for path in files.values())
+        with offer as names_of_files, time_limit(self._connection.interrupt, timeout), self._translate_errors(), _temporary_files_bounded():
+            self._names = names_of_files
+            self._show(names)
+            restrict(self._connection, names_of_files.values())
+            self._connection.execute("begin transaction read only")
+            return fetch(self._connection, text, {})
+
+    def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
+        """The same view with the cost tables' money in one currency, by charge date, exact to 22 decimals; what has no rate stays in its own.
+
+        One at a time: asked again, an earlier one answers as the new one does.
+        """
+        self._show((*DATED, *SUMMED))
+        exchange(self._second, currency, rates)
+        return ExchangedReader(self, self._second)
+
+    def tables(self) -> list[str]:
+        """Tables that can be asked, public ones first."""
+        return sorted(TABLES, key=lambda name: (not TABLES[name].is_public, name))
+
+    def _show(self, names: Collection[str]) -> None:
+        import duckdb
+
+        for name in sorted(self._hidden.keys() & names):
+            self._guard(self._hidden[name])
+            files = [self._names.get(path, path) for path in self._hidden[name].values()]
+            try:
+                create_view(self._views, TABLES[name], files, self._columns[name])
+            except duckdb.Error:  # it names columns of a whole file: of no statement
+                self._guard.doubt(self._hidden[name], self._doubt_until)
+                raise
+            self._shown += self._hidden.pop(name)
+
+    def _doubt(self) -> bool:
+        return self._guard.doubt(self._shown, self._doubt_until)
+
+    def _check(self) -> None:
+        if self._hold is not None:
+            self._hold.check()
+
+    def close(self) -> None:
+        """Let go of what it has of its own."""
+        self._views.close()
+        self._second.close()
+
+
+class ExchangedReader(_Answers):
+    """What a reader shows, with the cost tables' money in one currency."""
+
+    def __init__(self, reader: ParquetReader, connection: duckdb.DuckDBPyConnection) -> None:
+        self._reader = reader
+        self._connection = connection
+
+    def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
+        """In another one."""
+        return self._reader.in_currency(currency, rates)
+
+    def _show(self, names: Collection[str]) -> None:
+        self._reader._show(names)
+
+    def _check(self) -> None:
+        self._reader._check()
+
+    def _doubt(self) -> bool:
+        return self._reader._doubt()

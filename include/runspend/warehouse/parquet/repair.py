@@ -1,0 +1,96 @@
+"""A warehouse folder's own books made again from its files: `schema.json`, the index of units, checksums of older state files.
+
+What the tables hold is never touched here. Finding damage belongs in `verification.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runspend.schema.tables import SCHEMA_VERSION, TABLES
+from runspend.warehouse import Unit
+from runspend.warehouse.parquet.journal import write_json
+from runspend.warehouse.parquet.units import state_name
+from runspend.warehouse.parquet.verification import (
+    BEHIND,
+    INDEX,
+    NOTHING,
+    SCHEMA_KEYS,
+    UNSEALED,
+    read_sealed,
+    read_state,
+    seal,
+    why_damaged,
+)
+
+__all__ = ["mend_folder"]
+
+SCHEMA = Unit("_runspend", "all", "schema.json")
+
+
+def mend_folder(root: Path) -> dict[Unit, str]:
+    """What was damaged, and why; all of it is mended. The exclusive lock is taken only where there is something to do."""
+    root = root.absolute()
+    home = root / "_runspend"
+    if not (home / "units").is_dir() or not os.access(home, os.W_OK):
+        return {}
+    from runspend.warehouse.parquet.warehouse import ParquetWarehouse, open_folder
+
+    mended: dict[Unit, str] = {}
+    if _is_to_mend(*read_sealed(home / "schema.json", SCHEMA_KEYS)):
+        with open_folder(root).exclusive():
+            schema, why = read_sealed(home / "schema.json", SCHEMA_KEYS)  # again: another process may have upgraded it while this one waited
+            if _is_to_mend(schema, why):
+                write_json(home / "schema.json", seal(_schema_of(root) if schema is None else schema))
+            if why is not None:
+                mended[SCHEMA] = f"{why}; it was made again from the files"
+    warehouse = ParquetWarehouse(root)
+    listed, why = warehouse.verified.units()
+    with warehouse.folder.shared():
+        records = warehouse.records()
+    if any(BEHIND in record for record in records.values()):
+        warehouse.widen_restored()
+    unlisted = records.keys() - listed  # of a publish that was killed before it wrote the index
+    if why is None and not unlisted and not any(_is_unsealed(record) for record in records.values()):
+        return mended
+    if why is not None:
+        mended[INDEX] = f"{why}; it was made again from the state files"
+    with warehouse.folder.exclusive():
+        records = warehouse.records()
+        for unit, record in records.items():
+            if _is_unsealed(record):
+                write_json(warehouse.state_path(unit), seal(record))
+        warehouse.verified.index(records)
+    return mended
+
+
+def _is_to_mend(schema: Any, why: str | None) -> bool:
+    """Whether `schema.json` is damaged, or was written before it had a checksum."""
+    return why is not None or (schema is not None and "check" not in schema)
+
+
+def _is_unsealed(record: Mapping[str, Any]) -> bool:
+    """Whether a state was written before these had a checksum: an index alone does not say that none was."""
+    return "why" not in record and record.keys() <= UNSEALED
+
+
+def _schema_of(root: Path) -> dict[str, object]:
+    """The columns that the files have; all files of a table have the same. Only a whole file is believed: a flipped bit may be in a name."""
+    import pyarrow.parquet as pq
+
+    columns = {}
+    for table in TABLES.values():
+        columns[table.name] = [column.name for column in table.columns]
+        place = root / table.name if table.is_public else root / "_internal" / table.name
+        for path in sorted(place.glob("period=*/*.parquet")):
+            unit = Unit(table.name, path.parent.name.removeprefix("period="), path.stem)
+            record = read_state(root / state_name(unit), unit)
+            if record is not None and why_damaged(unit, path, record, NOTHING, since=time.time()) is None:
+                columns[table.name] = pq.read_schema(path).names
+                break
+    is_todays = all(columns[table.name] == [c.name for c in table.columns] for table in TABLES.values())
+    return {"version": SCHEMA_VERSION if is_todays else SCHEMA_VERSION - 1, "tables": columns}

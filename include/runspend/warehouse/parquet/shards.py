@@ -1,0 +1,194 @@
+"""Models that run one share of a column's values at a time, so that memory stays small however long the bill is.
+
+Shares are ranges of the column, cut so that each holds about as many rows. A file sorted by the column is then read once in
+all, its row groups shared out among the buckets; by hash of the column every bucket would read the whole file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runspend.warehouse import Model
+from runspend.warehouse.dialect import duckdb_sql, table_names
+from runspend.warehouse.parquet.engine import column_types, file_list, literal, quote, used
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from runspend.warehouse.parquet.step import ParquetStep
+
+__all__ = ["ROWS_PER_BUCKET", "Kept", "run_in_buckets"]
+
+ROWS_PER_BUCKET = 1_000_000
+SUMMED = 4  # times as many where they are added up first
+# Texts that models hand on as they are or join by, on most of many rows the same. What turns out to have more than about FEW different ones stays as it is.
+FEW_TEXTS = frozenset((
+    "source", "service_provider_name", "billing_account_id", "sub_account_id", "region_id", "service_name", "charge_category", "resource_id", "resource_key",
+    "invoice_id", "billing_currency", "cost_kind", "allocated_to", "confidence", "cost_status", "tracking_server", "workspace",
+    "experiment_id", "experiment_name", "team", "project", "cost_center", "owner", "user_name", "line_team", "line_project", "line_cost_center", "line_owner",
+))  # fmt: skip
+FEW = 10_000
+
+
+@dataclass(frozen=True)
+class Share:
+    """The rows of one bucket in a file: the range of the column they were made from."""
+
+    low: Any  # None: open
+    high: Any  # the first value that is not in it
+    file: Path
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Rows put aside bucket by bucket."""
+
+    column: str
+    columns: str  # what to select of the files
+    shares: Sequence[Share]
+
+    def between(self, low: Any, high: Any) -> str:
+        """A query of the files that may hold rows of this range."""
+        files = [s.file for s in self.shares if (s.low is None or high is None or s.low < high) and (low is None or s.high is None or low < s.high)]
+        return f"(select {self.columns} from read_parquet({file_list(files)}))"
+
+
+def run_in_buckets(step: ParquetStep, models: Sequence[Model], column: str, parameters: Mapping[str, Any], later: set[str]) -> None:
+    """Run the models, all of them for one bucket, then all for the next. `later`: tables that models after these read as these leave them."""
+    connection = step.connection
+    texts = {model.name: step.read_model(model) for model in models}
+    read_by = {model.name: table_names(texts[model.name]) for model in models}
+    step.refresh_views(set().union(*read_by.values()))
+    named = set(re.findall(r"\w+", " ".join(texts.values())))
+    split = {}  # what the models read from outside and holds the column: name -> type of the column
+    for name in sorted(set().union(*read_by.values()) - {model.target for model in models}):
+        types = column_types(connection, name)
+        if column in types:
+            split[name] = types[column]
+    if not split:
+        raise ValueError(f"cannot run {', '.join(texts)} by {column}: no table they read has that column.")
+    sums = models[0].sums
+    sources = {name: step.rows_source(name, parameters) for name in split}
+    rows = {name: connection.execute(f"select count(*) from {source}").fetchall()[0][0] for name, source in sources.items()}
+    longest = max(rows, key=lambda name: (rows[name], name))
+    buckets = _cut(connection, sources[longest], rows[longest], column, ROWS_PER_BUCKET * (SUMMED if sums else 1))
+    parts: dict[str, list[Path]] = {model.name: [] for model in models if model.into is not None}
+    put_aside: dict[str, list[Share]] = {model.target: [] for model in models if model.into is None and model.target in later}
+    # what is added up at once is neither sorted nor written, and a few rows are as soon sorted as counted: to number their texts would not pay
+    is_numbered = len(buckets) > 1 or rows[longest] > FEW
+    columns = {name: {c: t for c, t in column_types(connection, name).items() if c in named} if is_numbered and not sums else {} for name in split}
+    connection.execute("create schema bucket")
+    connection.execute("set search_path = 'bucket,main'")
+    for low, high in buckets:
+        conditions = {name: _range(column, type_, low, high) for name, type_ in split.items()}
+        shares = {name: kept.between(low, high) for name, kept in step.kept.items() if name in split and kept.column == column}
+        numbered = _number_texts(connection, "bucket", {name: (columns[name], f"(from {shares.get(name, sources[name])} where {conditions[name]})") for name in split})
+        for name in split:
+            source = shares.get(name, f"main.{quote(name)}")
+            connection.execute(f"create or replace view bucket.{quote(name)} as select {numbered[name]} from {source} where {conditions[name]}")
+        for position, model in enumerate(models):
+            sql, given = duckdb_sql(texts[model.name]), used(texts[model.name], parameters)
+            target = f"bucket.{quote(model.target)}"
+            if model.into is not None:
+                part = step.part_file(model.name)
+                step.copy_sorted(model, sql, given, part)
+                parts[model.name].append(part)
+                connection.execute(f"create or replace view {target} as from read_parquet({literal(part)})")
+                continue
+            if model.inline and model.target not in put_aside:
+                connection.execute(f"create or replace view {target} as {sql}")
+                read_by[models[position + 1].name] |= read_by[model.name]
+                continue
+            still_read = set[str]().union(*(read_by[m.name] for m in models[position + 1 :]))
+            is_kept = model.target in put_aside
+            if model.target in still_read or not is_kept:
+                connection.execute(f"create or replace table {target} as {sql}", given)
+                sql, given = f"from {target}", {}
+            if is_kept:
+                put_aside[model.target].append(Share(low, high, _keep(connection, sql, given, step.part_file(model.target))))
+            done = {m.target for m in models[: position + 1] if m.into is None and not m.inline}
+            for name in done - still_read:
+                connection.execute(f"drop table if exists bucket.{quote(name)}")
+    connection.execute("set search_path = 'main'")
+    for name, files in put_aside.items():
+        source = f"read_parquet({file_list(share.file for share in files)})"
+        types = dict(connection.execute(f"select column_name, column_type from (describe from {source})").fetchall()) if is_numbered else {}
+        numbered = _number_texts(connection, name, {name: (types, source)})
+        step.show_made(name, f"select {numbered[name]} from {source}", Kept(column, numbered[name], files))
+    connection.execute("drop schema bucket cascade")
+    for model in models:
+        if model.into is not None:
+            step.accept_parts(model, parts[model.name])
+
+
+def _cut(connection: duckdb.DuckDBPyConnection, source: str, rows: int, column: str, size: int) -> list[tuple[object, object]]:
+    """Ranges (at least, below) of about `size` of a source's rows; None is open. Nulls go with the lowest."""
+    count = -(-rows // size)
+    if count <= 1:
+        return [(None, None)]
+    found = connection.execute(
+        f"""
+        with counted as (
+          select {quote(column)} as value, count(*) as n from {source} where {quote(column)} is not null group by 1
+        ),
+        placed as (
+          select value, (sum(n) over (order by value) - n) * {count} // sum(n) over () as bucket from counted
+        )
+        select min(value) from placed where bucket > 0 group by bucket order by 1
+        """
+    ).fetchall()
+    bounds = [None, *(value for (value,) in found), None]
+    return list(pairwise(bounds))
+
+
+def _range(column: str, type_: str, low: object, high: object) -> str:
+    name = quote(column)
+    if low is None and high is None:
+        return "true"
+    if type_.startswith("ENUM"):  # to name its type is to list all its texts
+        name, type_ = f"cast({name} as varchar)", "varchar"
+    below = f"{name} < cast({literal(high)} as {type_})"
+    if low is None:
+        return f"({below} or {name} is null)"
+    above = f"{name} >= cast({literal(low)} as {type_})"
+    return above if high is None else f"{above} and {below}"
+
+
+def _number_texts(connection: duckdb.DuckDBPyConnection, family: str, sources: Mapping[str, tuple[Mapping[str, str], str]]) -> dict[str, str]:
+    """What to select of each table (by name: its columns with their types, its rows) so that columns with few texts are numbers that stand for them:
+    to sort and write them takes half the time. A column that several tables have has the same numbers in all, so that they join by number too.
+
+    To SQL they stay texts, and compare and sort as such: the numbers are given in the order of the texts. `family` tells the numbers of one call from others'.
+    """
+    texts = {name: [c for c, type_ in types.items() if type_ == "VARCHAR" and c in FEW_TEXTS] for name, (types, _) in sources.items()}
+    many: set[str] = set()
+    for name, columns in texts.items():
+        if columns:
+            counts = connection.execute(f"select {', '.join(f'approx_count_distinct({quote(c)})' for c in columns)} from {sources[name][1]}").fetchall()[0]
+            many |= {column for column, count in zip(columns, counts, strict=True) if count > FEW}
+    found: dict[str, list[str]] = {}  # column -> where its texts are
+    for number, (name, columns) in enumerate(texts.items()):
+        if few := [column for column in columns if column not in many]:
+            lists = ", ".join(f"list(distinct {quote(c)}) as {quote(c)}" for c in few)
+            connection.execute(f"create or replace table bucket.texts_{number} as select {lists} from {sources[name][1]}")
+            for column in few:
+                found.setdefault(column, []).append(f"select unnest({quote(column)}) as value from bucket.texts_{number}")
+    types = {column: f"main.{quote(f'{family}.{column}')}" for column in sorted(found)}
+    for column, type_ in types.items():
+        connection.execute(f"create or replace type {type_} as enum (select distinct value from ({' union all '.join(found[column])}) where value is not null order by value)")
+    replaced = {name: [f"cast({quote(c)} as {types[c]}) as {quote(c)}" for c in columns if c in types] for name, columns in texts.items()}
+    return {name: f"* replace ({', '.join(casts)})" if casts else "*" for name, casts in replaced.items()}
+
+
+def _keep(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Mapping[str, Any], file: Path) -> Path:
+    """Put a bucket's rows aside for the models after the buckets: in a file, so that they take no memory until then."""
+    types = dict(connection.execute(f"select column_name, column_type from (describe {sql})", parameters).fetchall())
+    # a file has no integers of 128 bits, which is how sums of integers come back
+    columns = ", ".join(f"cast({quote(c)} as bigint) as {quote(c)}" if type_ == "HUGEINT" else quote(c) for c, type_ in types.items())
+    connection.execute(f"copy (select {columns} from ({sql})) to {literal(file)} (format parquet, compression zstd, compression_level 1)", parameters)
+    return file

@@ -1,0 +1,299 @@
+"""Units of a warehouse of Parquet files being replaced together: rows from outside, models, checks, one publish.
+
+Where the files lie and become visible belongs in `warehouse.py` and `bucket.py`, how DuckDB is asked in `engine.py`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from runspend.core.errors import CheckFailed, RunspendError
+from runspend.schema.tables import TABLES
+from runspend.warehouse import Model, Unit, UnitState
+from runspend.warehouse.dialect import duckdb_sql, table_names
+from runspend.warehouse.parquet.concat import splice
+from runspend.warehouse.parquet.engine import (
+    ROW_GROUP,
+    Content,
+    copy_parquet,
+    create_view,
+    declared,
+    empty_engine,
+    file_list,
+    measure_rows,
+    quote,
+    used,
+)
+from runspend.warehouse.parquet.files import as_own_file, conform, difference, rename_rows
+from runspend.warehouse.parquet.journal import Stage, fsync_file
+from runspend.warehouse.parquet.shards import Kept, run_in_buckets
+from runspend.warehouse.parquet.warehouse import Pinned, Place, Staged, checked_unit, state_of
+
+if TYPE_CHECKING:
+    import duckdb
+
+__all__ = ["ParquetStep", "begin"]
+
+
+@contextmanager
+def begin(warehouse: Place, stage: Stage, build_id: str) -> Iterator[ParquetStep]:
+    """A step, for as long as its engine is lent."""
+    with empty_engine(stage.path / "spill") as connection:
+        step = ParquetStep(warehouse, stage, build_id, connection)
+        try:
+            yield step
+        finally:
+            step.close()
+
+
+class ParquetStep:
+    """Units being replaced together. Nothing is visible to anybody until `publish`."""
+
+    def __init__(self, warehouse: Place, stage: Stage, build_id: str, connection: duckdb.DuckDBPyConnection) -> None:
+        self.build_id = build_id
+        self.connection = connection
+        self._warehouse = warehouse
+        self.stage = stage.path
+        self._staged: dict[Unit, Staged] = {}
+        self._dropped: set[Unit] = set()
+        self._fresh: set[str] = set()  # tables whose view shows what is staged by now
+        self._done = False
+        self._files = 0
+        self._texts: dict[str, str] = {}  # of models, each read once
+        self._made: dict[str, str] = {}  # by models without `into`, in the schema main: name -> table or view
+        self.kept: dict[str, Kept] = {}  # of what was made, what lies in files by ranges of a column
+        self._joiner = ThreadPoolExecutor(1)
+        self._joined: dict[tuple[Path, ...], Future[Path]] = {}
+
+    def put(self, table: str, period: str, writer: str, rows: Path | pa.Table, *, extra: Mapping[str, Any] | None = None) -> UnitState:
+        """Stage rows from outside: a Parquet file with the columns of `schema/tables.py` (it is moved), or an Arrow table."""
+        unit = checked_unit(table, period, writer)
+        target = self._new_file(unit)
+        if isinstance(rows, Path):
+            found, wanted = pq.read_schema(rows), TABLES[table].arrow_schema()
+            if [(f.name, f.type) for f in found] != [(f.name, f.type) for f in wanted]:
+                raise RunspendError(f"cannot put {rows} into {table}: {difference(found, wanted)}. Nothing was changed.")
+            content = measure_rows(self.connection, TABLES[table], rows, period)
+            shutil.move(rows, target)
+        else:
+            pq.write_table(conform(rows, TABLES[table], self.build_id), target, compression="zstd", row_group_size=ROW_GROUP)
+            content = measure_rows(self.connection, TABLES[table], target, period)
+        return self._accept(unit, [target], content, extra or {})
+
+    def drop(self, table: str, period: str, writer: str) -> None:
+        """Stage the removal of a unit."""
+        unit = checked_unit(table, period, writer)
+        self._staged.pop(unit, None)
+        self._dropped.add(unit)
+        self._fresh.discard(table)
+
+    def rename(self, unit: Unit, writer: str, names: Mapping[str, tuple[str, str]], *, extra: Mapping[str, Any]) -> UnitState:
+        """Stage a published unit as another writer's, with other names in some columns: {column: (old, new)}; an old that ends in / is a beginning."""
+        table, target = TABLES[unit.table], checked_unit(unit.table, unit.period, writer)
+        file = self._new_file(target)
+        self._published.guard([unit])
+        source = self._published.files[unit]
+        if self._published.columns[unit.table] != [c.name for c in table.columns]:
+            source = as_own_file(source, self.stage, table, self._published.columns[unit.table])
+        rename_rows(self.connection, table, source, names, file)
+        if target != unit:
+            self.drop(*unit)
+        return self._accept(target, [file], measure_rows(self.connection, table, file, unit.period), extra)
+
+    def run(self, models: Sequence[Model], parameters: Mapping[str, Any], *, keep: Collection[str] = ()) -> None:
+        """Run `allocation/models/*.sql` in order over published and staged rows.
+
+        Rows of a model without `into` live until no later model of this call reads them; those named in `keep` to the end.
+        """
+        for model in models:
+            if model.into is None and model.target in TABLES:
+                raise ValueError(f"cannot run model {model.name} without `into`: {model.target} is the name of a table.")
+        place = 0
+        for column, group in groupby(models, key=lambda model: model.bucket_by):
+            together = list(group)
+            if column is not None:
+                place += len(together)
+                run_in_buckets(self, together, column, parameters, later=self._read_by(models[place:]) | set(keep))
+                self._drop_all_but(self._read_by(models[place:]) | set(keep))
+                self._join_whole(models[place:])
+                continue
+            for model in together:
+                place += 1
+                self.run_one(model, parameters)
+                self._drop_all_but(self._read_by(models[place:]) | set(keep))
+                self._join_whole(models[place:])
+
+    def _read_by(self, models: Sequence[Model]) -> set[str]:
+        """Tables these models read as they find them, not as one of them makes them."""
+        read: set[str] = set()
+        made: set[str] = set()
+        for model in models:
+            read |= table_names(self.read_model(model)) - made
+            made |= {model.target} if model.into is None else set()
+        return read
+
+    def _join_whole(self, later: Sequence[Model]) -> None:
+        """Join the parts of units that none of these models adds to, beside whatever is computed meanwhile: it is the disk that takes the time."""
+        growing = {model.into and _unit_of(model) for model in later}
+        for unit, staged in self._staged.items():
+            if len(staged.parts) > 1 and unit not in growing and staged.parts not in self._joined:
+                self._joined[staged.parts] = self._joiner.submit(_join, staged.parts, self._new_file(unit))
+
+    def _drop_all_but(self, read: Collection[str]) -> None:
+        for name in self._made.keys() - read:
+            self.drop_made(name)
+
+    def check(self, names: Sequence[str], parameters: Mapping[str, Any]) -> None:
+        """Run `allocation/checks/*.sql` over what would be published; raises CheckFailed with the failing rows."""
+        for name in names:
+            text = (self._warehouse.checks / f"{name}.sql").read_text(encoding="utf-8")
+            self.refresh_views(table_names(text))
+            result = self.connection.execute(f"select * from ({duckdb_sql(text)}) limit 20", used(text, parameters))
+            names = [column[0] for column in result.description or ()]
+            rows = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+            if rows:
+                period = parameters.get("period")
+                raise CheckFailed(name, rows, period=None if period is None else str(period)[:7])
+
+    def state(self, unit: Unit) -> UnitState:
+        """What is known of a unit staged so far."""
+        if unit not in self._staged:
+            raise ValueError(f"cannot tell the state of {unit}: the step has not staged it.")
+        return state_of(self._staged[unit].record)
+
+    def publish(self, inputs: Mapping[Unit, str | None] | None = None) -> bool:
+        """Make all staged units visible at once. False ("superseded", nothing changed) if an input's digest is not what it was."""
+        if self._done:
+            raise RunspendError("cannot publish a step twice: begin another step.")
+        self._done = True
+        self._join_whole(())
+        for unit, staged in self._staged.items():
+            if len(staged.parts) > 1:
+                self._staged[unit] = replace(staged, parts=(self._joined[staged.parts].result(),))
+        return self._warehouse.replace(self._staged, self._dropped, inputs or {}, stage=self.stage, build_id=self.build_id)
+
+    def close(self) -> None:
+        """Wait for what is under way."""
+        self._joiner.shutdown(cancel_futures=True)
+
+    # What `shards.py` uses.
+
+    def drop_made(self, name: str) -> None:
+        """Forget the rows of a model without `into`, if there are any by that name."""
+        self.kept.pop(name, None)
+        if kind := self._made.pop(name, None):
+            self.connection.execute(f"drop {kind} main.{quote(name)}")
+
+    def show_made(self, name: str, sql: str, kept: Kept) -> None:
+        """Show the rows of a query as those of a model without `into`, in place of what has the name."""
+        self.drop_made(name)
+        self.connection.execute(f"create view main.{quote(name)} as {sql}")
+        self._made[name] = "view"
+        self.kept[name] = kept
+
+    def part_file(self, name: str) -> Path:
+        """Where to put one bucket's rows of a model: no two answers are the same."""
+        self._files += 1
+        return self.stage / f"{self._files}-{name}.part"
+
+    def read_model(self, model: Model) -> str:
+        """The model's GoogleSQL."""
+        if model.name not in self._texts:
+            self._texts[model.name] = (self._warehouse.models / f"{model.name}.sql").read_text(encoding="utf-8")
+        return self._texts[model.name]
+
+    def run_one(self, model: Model, parameters: Mapping[str, Any]) -> None:
+        """Run a model over everything at once."""
+        text = self.read_model(model)
+        self.refresh_views(table_names(text))
+        sql, given = duckdb_sql(text), used(text, parameters)
+        if model.into is None:
+            self.drop_made(model.target)
+            self.connection.execute(f"create table main.{quote(model.target)} as {sql}", given)
+            self._made[model.target] = "table"
+            return
+        target = self._new_file(_unit_of(model))
+        self.copy_sorted(model, sql, given, target)
+        self.accept_parts(model, [target])
+
+    def copy_sorted(self, model: Model, sql: str, parameters: Mapping[str, Any], target: Path) -> None:
+        """Write the rows of a model that fills a table, in the table's types and order."""
+        import duckdb
+
+        table = TABLES[_unit_of(model).table]
+        exact = declared(self.connection, table, sql, parameters, self.build_id, model.name)
+        try:
+            copy_parquet(self.connection, table, exact, parameters, target, row_group=ROW_GROUP)
+        except duckdb.ConversionException as error:
+            what = str(error).partition("\n")[0]
+            raise RunspendError(f"cannot fill {table.name} from model {model.name}: {what}. A word must be one that tables.py lists for its column. Nothing was changed.") from error
+
+    def accept_parts(self, model: Model, parts: Sequence[Path]) -> None:
+        """Stage what a model wrote, after what another model put into the same unit if it says so."""
+        unit = _unit_of(model)
+        contents = [measure_rows(self.connection, TABLES[unit.table], part, unit.period) for part in parts]
+        if model.fills is not None and unit in self._staged:
+            parts = [*self._staged[unit].parts, *parts]
+            contents.append(self._staged[unit].content)
+        self._accept(unit, parts, sum(contents[1:], contents[0]), {})
+
+    def rows_source(self, name: str, parameters: Mapping[str, Any]) -> str:
+        """Where to count the rows a model is likely to read of a table: its units of the parameter `period`, if there are any."""
+        period = str(parameters.get("period"))[:7]
+        visible = {unit: parts for unit, parts in self._visible().items() if unit.table == name and unit.period == period}
+        self._published.guard(visible.keys() - self._staged.keys())
+        files = [f for parts in visible.values() for f in parts]
+        return f"read_parquet({file_list(files)}, hive_partitioning = false)" if files else f"main.{quote(name)}"
+
+    def refresh_views(self, names: Collection[str]) -> None:
+        """Show what is published of these tables, with what is staged in its place; other names are passed over."""
+        for name in sorted((TABLES.keys() & names) - self._fresh):
+            table = TABLES[name]
+            files = {unit: parts for unit, parts in self._visible().items() if unit.table == name}
+            is_new = files.keys() <= self._staged.keys()
+            self._published.guard(files.keys() - self._staged.keys())
+            create_view(self.connection, table, [f for parts in files.values() for f in parts], [c.name for c in table.columns] if is_new else self._published.columns[name])
+            self._fresh.add(name)
+
+    def _visible(self) -> dict[Unit, tuple[Path, ...]]:
+        """The files of the units as they would be after publishing."""
+        kept = {unit: (file,) for unit, file in self._published.files.items() if unit not in self._dropped}
+        return kept | {unit: staged.parts for unit, staged in self._staged.items()}
+
+    @cached_property
+    def _published(self) -> Pinned:
+        """The published files as they are now, under names of the step's own: whatever others publish, the step reads one build."""
+        return self._warehouse.pin(self.stage / "pinned")
+
+    def _new_file(self, unit: Unit) -> Path:
+        self._files += 1
+        return self.stage / f"{self._files}-{unit.table}-{unit.period}-{unit.writer}.parquet"
+
+    def _accept(self, unit: Unit, parts: Sequence[Path], content: Content, extra: Mapping[str, Any]) -> UnitState:
+        record = {"digest": content.digest, "rows": content.rows, "build_id": self.build_id, "extra": dict(extra)}
+        self._staged[unit] = Staged(tuple(parts), content, record)
+        self._dropped.discard(unit)
+        self._fresh.discard(unit.table)
+        return state_of(record)
+
+
+def _join(parts: Sequence[Path], file: Path) -> Path:
+    splice(parts, file)
+    fsync_file(file)
+    return file
+
+
+def _unit_of(model: Model) -> Unit:
+    assert model.into is not None
+    return checked_unit(model.target, *model.into)

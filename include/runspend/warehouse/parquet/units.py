@@ -1,0 +1,163 @@
+"""Which names units have in a warehouse of files, and what the files beside them may say.
+
+Both are read back from where others may have written: a name that `checked_unit` would not make, a state or a schema that
+Runspend would not write, is refused with the name of its file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Any
+
+from runspend.core.own_files import refused
+from runspend.schema.tables import TABLES
+from runspend.warehouse import Unit
+from runspend.warehouse.plain_values import SHA256, is_count, is_time
+
+__all__ = ["SCHEMA_NAME", "check_copies", "check_removals", "check_schema", "check_state", "checked_unit", "file_name", "is_staged_name", "is_unit_name", "state_name", "unit_of_file", "unit_of_text"]
+
+SCHEMA_NAME = "_runspend/schema.json"
+_STAGED = re.compile(r"_runspend/stage/[A-Za-z0-9_-][A-Za-z0-9_.-]*/[A-Za-z0-9_-][A-Za-z0-9_.-]*\.(?:parquet|json)", re.ASCII)
+_IN_BUCKET = re.compile(r"_runspend/stage/[0-9a-f]{32}/(?:upgrade-[0-9]+/)?[0-9]+\.parquet", re.ASCII)
+_WRITER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
+_COLUMN = re.compile(r"[a-z][a-z0-9_]{0,99}", re.ASCII)
+_TEXTS = ("settings", "bill_digest", "configuration")  # of `extra`: what later steps act on
+_TIMES = ("first_start", "last_end")
+
+
+def checked_unit(table: str, period: str, writer: str) -> Unit:
+    """The unit of that name; ValueError where it would lie somewhere odd."""
+    if table not in TABLES:
+        raise ValueError(f"cannot write table {table!r}: tables.py does not know it.")
+    dated = TABLES[table].period_column is not None
+    if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])" if dated else "all", period, re.ASCII):
+        raise ValueError(f"cannot write {table} for period {period!r}: it takes {'YYYY-MM' if dated else 'all'}.")
+    if not _WRITER.fullmatch(writer):
+        raise ValueError(f"cannot write {table} as {writer!r}: a writer starts with a letter or digit; the rest may have ._- too.")
+    return Unit(table, period, writer)
+
+
+def file_name(unit: Unit) -> str:
+    """The unit's file, below the root."""
+    place = "" if TABLES[unit.table].is_public else "_internal/"
+    return f"{place}{unit.table}/period={unit.period}/{unit.writer}.parquet"
+
+
+def state_name(unit: Unit) -> str:
+    """What is known of the unit, below the root."""
+    return f"_runspend/units/{unit.table}/{unit.period}/{unit.writer}.json"
+
+
+def is_unit_name(name: str) -> bool:
+    """Whether a name below the root is that of a unit's file or state."""
+    parts = name.split("/")
+    try:
+        if name.startswith("_runspend/units/") and len(parts) == 5 and name.endswith(".json"):
+            return state_name(checked_unit(parts[2], parts[3], parts[4].removesuffix(".json"))) == name
+        if len(parts) >= 3 and name.endswith(".parquet"):
+            table, period, writer = parts[-3:]
+            return file_name(checked_unit(table, period.removeprefix("period="), writer.removesuffix(".parquet"))) == name
+    except ValueError:
+        return False
+    return False
+
+
+def unit_of_file(name: str) -> Unit:
+    """The unit whose file has this name below the root: see `is_unit_name`."""
+    table, period, writer = name.split("/")[-3:]
+    return Unit(table, period.removeprefix("period="), writer.removesuffix(".parquet"))
+
+
+def is_staged_name(name: str) -> bool:
+    """Whether a name below the root is that of a finished file of a step."""
+    return _STAGED.fullmatch(name) is not None
+
+
+def unit_of_text(text: str, where: object) -> Unit:
+    """The unit that "table/period/writer" names. Raises RecordRefused."""
+    parts = text.split("/")
+    try:
+        if len(parts) == 3:
+            return checked_unit(*parts)
+    except ValueError as error:
+        raise refused(where, f"it names the unit {text!r}: {error}") from error
+    raise refused(where, f"it names the unit {text!r}")
+
+
+def check_state(value: Any, where: object, unit: Unit | None = None) -> dict[str, Any]:
+    """The state, checked: it belongs to that unit and every field has the form that a step writes. Raises RecordRefused."""
+    if not isinstance(value, dict):
+        raise refused(where, "it is not the state of a unit")
+    if unit is not None and value.get("unit") != list(unit):
+        raise refused(where, f"it is of the unit {value.get('unit')!r}")
+    for name in ("digest", "build_id"):
+        if not _is_text(value.get(name)):
+            raise refused(where, f"{name} is {value.get(name)!r}")
+    for name in ("rows", "bytes"):
+        if not is_count(value.get(name)):
+            raise refused(where, f"{name} is {value.get(name)!r}")
+    sha256 = value.get("sha256")
+    if not isinstance(sha256, str) or not SHA256.fullmatch(sha256):
+        raise refused(where, f"sha256 is {sha256!r}")
+    if "why" in value:  # which damage says of itself: it would be passed on to people, by mail too
+        raise refused(where, "it says why it is damaged, which no state does")
+    if not _are_columns(value.get("columns", [])):
+        raise refused(where, "its columns are not names")
+    _check_extra(value.get("extra"), where)
+    return value
+
+
+def _check_extra(extra: Any, where: object) -> None:
+    """The small facts that a step leaves for later ones: those that are acted on have the type they act on."""
+    if not isinstance(extra, dict):
+        raise refused(where, f"extra is {extra!r}")
+    for name in (*_TEXTS, *_TIMES):
+        told = extra.get(name)
+        if told is not None and not (isinstance(told, str) and (name in _TEXTS or is_time(told))):
+            raise refused(where, f"{name} of extra is {told!r}")
+    if not isinstance(extra.get("lags", {}), dict):
+        raise refused(where, f"lags of extra is {extra['lags']!r}")
+
+
+def check_schema(value: Any, where: object) -> dict[str, Any]:
+    """Version and columns of the published files, as `upgrade` writes them. Raises RecordRefused."""
+    if not isinstance(value, dict) or not is_count(value.get("version")) or not isinstance(value.get("tables"), dict):
+        raise refused(where, "it is not a version and its tables")
+    for table, columns in value["tables"].items():
+        if not _are_columns(columns):
+            raise refused(where, f"the columns of {table!r} are not names")
+    return value
+
+
+def check_copies(value: Any, units: Collection[Unit], where: object) -> tuple[tuple[str, str, int], ...]:
+    """The copies of a bucket's head: from objects of the stage to the names of units that it has. Raises RecordRefused."""
+    found = value if isinstance(value, list) else [value]
+    targets = {file_name(unit) for unit in units}
+    for copy in found:
+        if not isinstance(copy, list) or len(copy) != 3 or not isinstance(copy[0], str) or not isinstance(copy[1], str) or not is_count(copy[2]):
+            raise refused(where, f"{copy!r} is not a copy")
+        if not _IN_BUCKET.fullmatch(copy[0]) or copy[1] not in targets:
+            raise refused(where, f"it copies {copy[0]!r} to {copy[1]!r}, which is not from the stage to a unit")
+    if len({source for source, _, _ in found}) < len(found) or len({target for _, target, _ in found}) < len(found):
+        raise refused(where, "it copies an object twice")
+    return tuple((source, target, size) for source, target, size in found)
+
+
+def check_removals(value: Any, units: Collection[Unit], where: object) -> tuple[tuple[str, str], ...]:
+    """The removals of a bucket's head: of the names of units that it no longer has. Raises RecordRefused."""
+    kept = {file_name(unit) for unit in units}
+    for removal in value if isinstance(value, list) else [value]:
+        if not isinstance(removal, list) or len(removal) != 2 or not all(isinstance(text, str) and text for text in removal):
+            raise refused(where, f"{removal!r} is not a removal")
+        if not is_unit_name(removal[0]) or not removal[0].endswith(".parquet") or removal[0] in kept:
+            raise refused(where, f"it removes {removal[0]!r}, which is not the name of a unit that is gone")
+    return tuple((key, etag) for key, etag in value)
+
+
+def _are_columns(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) and _COLUMN.fullmatch(name) for name in value) and len(set(value)) == len(value)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= 1000

@@ -1,0 +1,372 @@
+"""The warehouse in a folder: one Parquet file per table, month and writer, read by DuckDB.
+
+    <root>/<table>/period=YYYY-MM/<writer>.parquet              public tables
+    <root>/_internal/<table>/period=YYYY-MM/<writer>.parquet    the others
+    <root>/_runspend/                                           journal, lock, staging, state of every unit, schema version
+
+Nothing but finished files lies under a table's folder. Reading belongs in `reader.py`, replacing in `step.py`, how several
+files change at once in `journal.py`. To open a warehouse and see what it has takes no engine: none is imported here at first.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from runspend.core.errors import ConfigError, WarehouseDamaged
+from runspend.schema.tables import SCHEMA_VERSION, TABLES
+from runspend.warehouse import Unit, UnitState
+from runspend.warehouse.parquet.journal import Folder, crash_point, fsync_file, fsync_folder, write_json
+from runspend.warehouse.parquet.pins import link
+from runspend.warehouse.parquet.snapshots import Moment, moment_of
+from runspend.warehouse.parquet.units import SCHEMA_NAME, checked_unit, file_name, is_unit_name, state_name, unit_of_file, unit_of_text
+from runspend.warehouse.parquet.verification import (
+    BEHIND,
+    INDEX,
+    Guard,
+    Verified,
+    as_published,
+    judge,
+    lost,
+    read_schema,
+    read_state,
+    seal,
+    sha256_of,
+    signature_of,
+    why_damaged,
+)
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+    from runspend.warehouse.parquet.engine import Content
+    from runspend.warehouse.parquet.reader import ParquetReader
+    from runspend.warehouse.parquet.step import ParquetStep
+
+__all__ = ["ALLOCATION", "ParquetWarehouse", "Pinned", "Place", "Staged", "checked_unit", "open_folder", "sha256_of", "state_of"]
+
+ALLOCATION = Path(__file__).parents[2] / "allocation"  # whose models and checks run here
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A unit's new file (until the step is published: its parts, one after the other) and what is known of it."""
+
+    parts: tuple[Path, ...]
+    content: Content
+    record: dict[str, Any]
+
+    @property
+    def file(self) -> Path:
+        """The one file it is by the time it is published."""
+        [file] = self.parts
+        return file
+
+
+class Pinned(NamedTuple):
+    """The published files of one moment under names that stay, the columns they have, and who refuses damaged ones."""
+
+    files: dict[Unit, Path]
+    columns: dict[str, list[str]]
+    guard: Guard
+
+
+class Place(Protocol):
+    """Where a step finds the published files and leaves its own: this folder, or the bucket of `bucket.py`."""
+
+    models: Path
+    checks: Path
+
+    def pin(self, folder: Path) -> Pinned:
+        """The published files as they are now, under names in `folder` that stay."""
+        ...
+
+    def replace(self, staged: Mapping[Unit, Staged], dropped: set[Unit], inputs: Mapping[Unit, str | None], *, stage: Path, build_id: str) -> bool:
+        """Make a step's units visible, all at once; False, and nothing changed, if an input's digest is not what it was."""
+        ...
+
+
+def open_folder(root: Path) -> Folder:
+    """The bookkeeping of a warehouse folder, whose journal may move and remove units' files and nothing else."""
+    return Folder(root, is_target=lambda name: name == SCHEMA_NAME or is_unit_name(name), is_removable=is_unit_name)
+
+
+class ParquetWarehouse:
+    """Tables in a folder. Opening it finishes any publish that was killed."""
+
+    def __init__(self, root: Path, *, models: Path = ALLOCATION / "models", checks: Path = ALLOCATION / "checks") -> None:
+        self.root = root.absolute()
+        self.models = models
+        self.checks = checks
+        self.folder = open_folder(self.root)
+        self.verified = Verified(self.folder.home)
+        self._left_out: set[Unit] = set()
+        self.folder.recover()
+        self._reading = threading.local()
+        self.columns()  # refuses a warehouse newer than the code
+
+    def states(self, *tables: str) -> dict[Unit, UnitState]:
+        """Published units of these tables (all tables when none is named); inside a reader those it sees."""
+        if (seen := self._seen()) is not None:
+            return {unit: state_of(record) for unit, record in seen.records.items() if not tables or unit.table in tables}
+        with self.folder.shared():
+            return {unit: state_of(record) for unit, record in self.records(*tables).items()}
+
+    def read(self, unit: Unit) -> pa.Table | None:
+        """The rows of one published unit, in today's columns; None when there is none."""
+        with self._one(unit) as found:
+            if found is None:
+                return None
+            import pyarrow.parquet as pq
+
+            from runspend.warehouse.parquet.files import with_columns
+
+            with pq.ParquetFile(found[0]) as file:
+                return with_columns(file.read(), TABLES[unit.table])
+
+    def fetch(self, unit: Unit, folder: Path) -> Path | None:
+        """The rows of one published unit as a Parquet file in `folder`, the caller's to keep, in today's columns; None when there is none."""
+        with self._one(unit) as found:
+            if found is None:
+                return None
+            from runspend.warehouse.parquet.files import as_own_file
+
+            file, columns = found
+            return as_own_file(file, folder, TABLES[unit.table], columns)
+
+    @contextmanager
+    def _one(self, unit: Unit) -> Iterator[tuple[Path, list[str]] | None]:
+        """A name for the file of one unit, and its columns: as an open reader of this thread sees it, else as it is now."""
+        if (seen := self._seen()) is not None:
+            yield self._checked(seen, unit)
+            return
+        with tempfile.TemporaryDirectory(prefix="runspend-") as scratch, moment_of(self, Path(scratch), unit) as moment:
+            yield self._checked(moment, unit)
+
+    def _checked(self, moment: Moment, unit: Unit) -> tuple[Path, list[str]] | None:
+        if unit not in moment.files:
+            return None
+        self._guard(moment)([unit])
+        return moment.files[unit], moment.columns[unit.table]
+
+    def _seen(self) -> Moment | None:
+        """What the reader that is open in this thread sees."""
+        seen: Moment | None = getattr(self._reading, "moment", None)
+        return seen
+
+    @contextmanager
+    def reader(self) -> Iterator[ParquetReader]:
+        """One consistent view: no publish is seen half done. No publish waits for it."""
+        from runspend.warehouse.parquet.engine import empty_engine
+
+        with self._reader(empty_engine) as reader:
+            yield reader
+
+    @contextmanager
+    def _reader(self, engine: Callable[[Path], AbstractContextManager[duckdb.DuckDBPyConnection]]) -> Iterator[ParquetReader]:
+        from runspend.warehouse.parquet.reader import ParquetReader
+
+        with (
+            tempfile.TemporaryDirectory(prefix="runspend-") as scratch,
+            moment_of(self, Path(scratch)) as moment,
+            engine(Path(scratch) / "spill") as connection,
+            closing(ParquetReader(moment.files, moment.columns, connection, self._guard(moment), hold=moment.hold)) as reader,
+        ):
+            outer = self._seen()
+            self._reading.moment = moment
+            try:
+                yield reader
+            finally:
+                self._reading.moment = outer
+
+    def answer(self, sql: str, *, native: bool = False, timeout: float | None = None) -> pa.Table:
+        """Rows of one statement that people wrote: it reads the published tables and nothing else, for `timeout` seconds at most."""
+        from runspend.warehouse.parquet.engine import guarded_engine
+        from runspend.warehouse.parquet.reader import answer
+
+        return answer(partial(self._reader, guarded_engine), sql, native=native, timeout=timeout)
+
+    @contextmanager
+    def step(self, name: str, build_id: str) -> Iterator[ParquetStep]:
+        """Begin replacing units. Leaving without `publish` throws the staged rows away."""
+        from runspend.warehouse.parquet.step import begin
+
+        with self.folder.stage(name) as stage, begin(self, stage, build_id) as step:
+            yield step
+
+    def verify(self) -> list[Unit]:
+        """Units whose file is not, byte for byte, the one that was published. Reads every file."""
+        return sorted(self.find_damage())
+
+    def find_damage(self, units: Collection[Unit] | None = None, *, since: float | None = None, progress: Callable[[str], None] = lambda _: None) -> dict[Unit, str]:
+        """Damaged units, of these or of all, and what is wrong with each; it is noted for readers. Hashes what was not hashed at `since`
+        or later (seconds of the epoch; None: everything)."""
+        began = time.time()
+        since = began if since is None else since
+        with self.folder.shared():
+            files = {unit: (self.path(unit), record) for unit, record in self.records().items() if units is None or unit in units}
+            known = self.verified.read()
+        whole, suspects = judge(files, known, since, progress)  # without the lock: nobody waits for it
+        with self.folder.shared():  # what was replaced meanwhile is no damage
+            now = self.records(*{unit.table for unit in suspects}) if suspects else {}
+            again = {unit: (self.path(unit), now[unit]) for unit in suspects if unit in now}
+            more, damaged = judge(again, known, since)
+        self.verified.note(whole | more, damaged, hashed_at=began)
+        if units is None and (why := self.verified.units()[1]) is not None:
+            damaged[INDEX] = why
+        return damaged
+
+    def without(self, units: set[Unit]) -> ParquetWarehouse:
+        """The same warehouse for whoever replaces these units: as if they were not there. What is replaced leaves the set."""
+        other = copy.copy(self)
+        other._left_out = units
+        return other
+
+    def path(self, unit: Unit) -> Path:
+        """The unit's file."""
+        return self.root / file_name(unit)
+
+    def state_path(self, unit: Unit) -> Path:
+        """What is known of the unit, beside its file and moved with it."""
+        return self.root / state_name(unit)
+
+    def records(self, *tables: str) -> dict[Unit, dict[str, Any]]:
+        """The state file of every published unit; of one that is damaged or gone, what stands in for it. The caller holds a lock."""
+        return {unit: record for unit, record in self._all_records(*tables).items() if unit not in self._left_out}
+
+    def _all_records(self, *tables: str) -> dict[Unit, dict[str, Any]]:
+        found: dict[Unit, dict[str, Any]] = {}
+        for table in tables or TABLES:
+            for path in sorted((self.folder.home / "units" / table).glob("*/*.json")):
+                unit = unit_of_text(f"{table}/{path.parent.name}/{path.stem}", path)
+                if (record := read_state(path, unit)) is not None:
+                    found[unit] = record
+        return found | self._without_state(found, tables or TABLES.keys())
+
+    def _without_state(self, found: Collection[Unit], tables: Collection[str]) -> dict[Unit, dict[str, Any]]:
+        """What stands in for units whose state file is gone: by the index, and where that is gone or damaged as well by the files themselves."""
+        if (missing := self.verified.missing(found, tables)) is not None:
+            return missing
+        names = (path.relative_to(self.root).as_posix() for table in tables for path in (self.root / file_name(Unit(table, "*", "*"))).parent.parent.glob("period=*/*.parquet"))
+        units = {unit_of_file(name) for name in names if is_unit_name(name)}
+        return {unit: lost("its state file is gone") for unit in sorted(units - set(found))}
+
+    def record(self, unit: Unit) -> dict[str, Any] | None:
+        """The state file of one unit, as `records` has it; None where there is no such unit. The caller holds a lock."""
+        if unit in self._left_out:
+            return None
+        return read_state(self.state_path(unit), unit) or self._without_state((), (unit.table,)).get(unit)
+
+    def _guard(self, moment: Moment) -> Guard:
+        return Guard({unit: (file, moment.records[unit]) for unit, file in moment.files.items()}, self.verified.read())
+
+    def columns(self) -> dict[str, list[str]]:
+        """Columns that the published files of every table have."""
+        schema, why = read_schema(self.root / SCHEMA_NAME)
+        if why is not None:
+            raise WarehouseDamaged({SCHEMA_NAME: why})
+        if schema is None:
+            return {t.name: [c.name for c in t.columns] for t in TABLES.values()}
+        if schema["version"] > SCHEMA_VERSION:
+            raise ConfigError(
+                f"cannot use warehouse {self.root}: it has schema version {schema['version']}, this runspend knows {SCHEMA_VERSION}. "
+                "Install the newer runspend. Nothing was changed."
+            )
+        return {table: schema["tables"].get(table, []) for table in TABLES}
+
+    def upgrade(self, stage: Path) -> None:
+        """Give files of an older version the columns they lack. One that is damaged is passed over, and refused until it is replaced, or restored
+        and given them by `widen_restored`: so one bad file keeps nobody from publishing. The caller holds the exclusive lock."""
+        target = self.root / SCHEMA_NAME
+        schema, why = read_schema(target)
+        if why is None and schema is not None and schema["version"] == SCHEMA_VERSION:
+            return
+        have, known = self.columns(), self.verified.read()
+        moves = []
+        for number, (unit, record) in enumerate(self._all_records().items()):
+            if have[unit.table] == [c.name for c in TABLES[unit.table].columns]:
+                continue
+            file = stage / f"upgrade-{number}.parquet"
+            if why_damaged(unit, self.path(unit), record, known, since=None) is None:
+                moves += self._widened(unit, record, file)
+            elif "why" not in record:  # else its state is lost: it is refused as it is
+                write_json(file.with_suffix(".json"), seal({BEHIND: have[unit.table], **record}))
+                moves += [(file.with_suffix(".json"), self.state_path(unit))]
+        note = stage / "schema.json"
+        write_json(note, seal({"version": SCHEMA_VERSION, "tables": {t.name: [c.name for c in t.columns] for t in TABLES.values()}}))
+        self.folder.commit([*moves, (note, target)], [], {"upgrade": SCHEMA_VERSION})
+
+    def widen_restored(self) -> None:
+        """Give files that were damaged when others got new columns, and are whole again, theirs. Nobody publishes meanwhile."""
+        with self.folder.stage("restored") as stage, self.folder.exclusive():
+            moves, known = [], self.verified.read()
+            for number, (unit, record) in enumerate(self._all_records().items()):
+                if BEHIND in record and why_damaged(unit, self.path(unit), as_published(record), known, since=None) is None:
+                    moves += self._widened(unit, record, stage.path / f"upgrade-{number}.parquet")
+            self.folder.commit(moves, [], {"upgrade": SCHEMA_VERSION})
+
+    def _widened(self, unit: Unit, record: Mapping[str, Any], file: Path) -> list[tuple[Path, Path]]:
+        """A file with the columns that a unit's lacks, and the moves that put it in its place."""
+        from runspend.warehouse.parquet.files import add_columns
+
+        add_columns(self.path(unit), file, TABLES[unit.table])
+        return [(file, self.path(unit)), (_write_state(file, unit, as_published(record)), self.state_path(unit))]
+
+    def pin(self, folder: Path) -> Pinned:
+        """The published files as they are now, under names in `folder` that stay."""
+        pinned: dict[Unit, Path] = {}
+        with self.folder.shared():
+            columns, records, known = self.columns(), self.records(), self.verified.read()
+            for unit in records:
+                pin = folder / unit.table / f"{unit.period}+{unit.writer}.parquet"
+                pin.parent.mkdir(parents=True, exist_ok=True)
+                pinned[unit] = link(self.path(unit), pin)
+        return Pinned(pinned, columns, Guard({unit: (pinned[unit], record) for unit, record in records.items()}, known))
+
+    def replace(self, staged: Mapping[Unit, Staged], dropped: set[Unit], inputs: Mapping[Unit, str | None], *, stage: Path, build_id: str) -> bool:
+        """Make a step's units visible, all at once; False, and nothing changed, if an input's digest is not what it was."""
+        moves: list[tuple[Path, Path]] = []
+        for unit, one in staged.items():
+            fsync_file(one.file)
+            state = _write_state(one.file, unit, one.record)
+            moves += [(one.file, self.path(unit)), (state, self.state_path(unit))]
+        fsync_folder(stage)
+        crash_point("publish.staged")
+        with self.folder.exclusive():
+            published = self.records(*{unit.table for unit in inputs}) if inputs else {}
+            for unit, digest in inputs.items():
+                now = published.get(unit)
+                if (None if now is None else now["digest"]) != digest:
+                    return False
+            self.upgrade(stage)
+            removals = [p for unit in sorted(dropped) for p in (self.path(unit), self.state_path(unit))]
+            if moves or removals:
+                with self.verified.indexing(self._all_records, staged, dropped):
+                    self.folder.commit(moves, removals, {"build_id": build_id})
+                self._note_published(staged, dropped)
+                self._left_out -= staged.keys() | dropped
+        return True
+
+    def _note_published(self, staged: Mapping[Unit, Staged], dropped: set[Unit]) -> None:
+        records = {unit: record for unit in staged if (record := read_state(self.state_path(unit), unit)) is not None}
+        self.verified.note({unit: (signature_of(self.path(unit)), record["sha256"]) for unit, record in records.items()}, {}, dropped)
+
+
+def state_of(record: Mapping[str, Any]) -> UnitState:
+    """What others are told of a unit."""
+    return UnitState(record["digest"], record["rows"], record["build_id"], record["extra"])
+
+
+def _write_state(file: Path, unit: Unit, record: Mapping[str, Any]) -> Path:
+    path = file.with_suffix(".json")
+    write_json(path, seal({**record, "unit": list(unit), "bytes": file.stat().st_size, "sha256": sha256_of(file)}))
+    return path

@@ -1,0 +1,142 @@
+"""Whether a statement only reads, by DuckDB's own reading of it, at every depth. Asked before a statement of people runs.
+
+DuckDB calls a statement a SELECT whose CTE writes (`with x as (copy … to …) select …`), so its kind says nothing. Its syntax
+tree does: every kind of node, table function and table in it has to be on a list. Scalar functions are too many for one: those that
+reveal machine details, wait or keep a state are refused, and the engine judges the rest. It could not write anyway: see `warehouse/parquet/read_only_files.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from runspend.core.errors import SqlRefused
+from runspend.schema.tables import TABLES
+from runspend.warehouse.dialect import duckdb_sql
+from runspend.warehouse.engine_messages import in_one_line
+from runspend.warehouse.parquet.engine import parser
+
+if TYPE_CHECKING:
+    import duckdb
+
+__all__ = ["LONGEST", "check_only_reads", "text_to_run"]
+
+LONGEST = 200_000  # characters of a statement
+
+# Parts of a statement, as DuckDB names them. Its expressions have a class, the rest a type.
+EXPRESSIONS = frozenset((
+    "BETWEEN", "CASE", "CAST", "COLLATE", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT", "DEFAULT", "FUNCTION", "LAMBDA", "LAMBDA_REF",
+    "OPERATOR", "PARAMETER", "POSITIONAL_REFERENCE", "STAR", "SUBQUERY", "TYPE", "WINDOW",
+))  # fmt: skip
+PARTS = frozenset((
+    "SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE",
+    "BASE_TABLE", "SUBQUERY", "JOIN", "TABLE_FUNCTION", "EXPRESSION_LIST", "EMPTY", "EMPTY_FROM", "PIVOT", "SHOW_REF", "COLUMN_DATA",
+    "ORDER_MODIFIER", "LIMIT_MODIFIER", "LIMIT_PERCENT_MODIFIER", "DISTINCT_MODIFIER",
+    "ORDER_DEFAULT", "ASCENDING", "DESCENDING", "INVALID",
+))  # fmt: skip
+TABLE_FUNCTIONS = frozenset((
+    "duckdb_columns", "duckdb_functions", "duckdb_keywords", "duckdb_tables", "duckdb_types", "duckdb_views", "generate_series", "json_each", "json_tree",
+    "pg_timezone_names", "pragma_table_info", "pragma_version", "range", "regexp_split_to_table", "repeat", "repeat_row", "summary", "unnest",
+))  # fmt: skip
+# Functions that reveal machine details, wait, write to a log, or keep something from one statement to the next.
+NOT_FUNCTIONS = frozenset((
+    "current_setting", "currval", "getenv", "inet_client_addr", "inet_client_port", "inet_server_addr", "inet_server_port", "json_execute_serialized_sql",
+    "json_serialize_plan", "nextval", "pg_sleep", "query", "query_table", "read_blob", "read_text", "setval", "sleep_ms", "which_secret", "write_log",
+))  # fmt: skip
+CATALOG = frozenset(("duckdb_columns", "duckdb_tables", "duckdb_types", "duckdb_views"))
+CATALOG_PREFIX = re.compile(r"(?:duckdb|pg|pragma|sqlite)_", re.IGNORECASE)
+_EXPLAIN = re.compile(r"\s*explain\b(.*)", re.IGNORECASE | re.DOTALL)
+
+
+def text_to_run(sql: str, *, native: bool) -> str:
+    """What DuckDB is to run for a statement that people wrote, in GoogleSQL or in its own dialect (`native`). SqlRefused unless it only reads."""
+    if len(sql) > LONGEST:
+        raise SqlRefused(f"cannot run the SQL: it has {len(sql):,} characters, {LONGEST:,} are allowed. Nothing was run.")
+    text = sql if native else duckdb_sql(sql)
+    with parser() as connection:
+        check_only_reads(connection, text)
+    return text
+
+
+def check_only_reads(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """SqlRefused, in one sentence, unless it is one statement of DuckDB's SQL that reads tables by their names and does nothing else, or EXPLAIN of one."""
+    explained = _EXPLAIN.fullmatch(sql)
+    if explained is not None and explained[1].lstrip().startswith("("):
+        raise _refusal("EXPLAIN takes no options here")
+    if explained is not None and re.match(r"\s*analy[sz]e\b", explained[1], re.IGNORECASE):
+        raise _refusal("EXPLAIN ANALYZE runs what it explains")
+    trees = _trees(connection, sql if explained is None else explained[1])
+    if len(trees) != 1:
+        raise _refusal(f"it holds {len(trees)} statements")
+    for part in _parts(trees[0]):
+        _check(part)
+
+
+def _trees(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Any]:
+    import duckdb
+
+    try:
+        # the text as a parameter: none of it is run
+        found = connection.execute("select json_serialize_sql($sql)", {"sql": sql}).fetchall()[0][0]
+        read = json.loads(found)
+    except duckdb.Error as error:
+        raise SqlRefused(f"cannot run the SQL: {in_one_line(error)}. Nothing was run.") from error
+    except (RecursionError, ValueError) as error:
+        raise _refusal("it is nested too deeply to be looked through") from error
+    if read.get("error"):
+        if read.get("error_type") == "not implemented":
+            raise _refusal("it is not a SELECT")
+        raise SqlRefused(f"cannot run the SQL: {in_one_line(read.get('error_message'))}. `runspend sql --tables` lists tables and columns.")
+    statements: list[Any] = read["statements"]
+    return statements
+
+
+def _parts(tree: Any) -> Iterator[Mapping[str, Any]]:
+    """Every object of a tree."""
+    waiting = [tree]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield value
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+
+
+def _check(part: Mapping[str, Any]) -> None:
+    kind, class_ = part.get("type"), part.get("class")
+    if class_ is not None and class_ not in EXPRESSIONS:
+        raise _refusal(f"a {str(class_).lower().replace('_', ' ')} is not known to be harmless")
+    if class_ is None and isinstance(kind, str) and kind not in PARTS and not kind.endswith("_TYPE_INFO"):
+        raise _refusal(f"it holds {_named(kind)}")
+    if kind == "TABLE_FUNCTION":
+        name = str((part.get("function") or {}).get("function_name", "")).lower()
+        if name not in TABLE_FUNCTIONS:
+            raise _refusal(f"the table function {name!r} is not available in `runspend sql`")
+    if "function_name" in part and str(part["function_name"]).lower() in NOT_FUNCTIONS:
+        raise _refusal(f"the function {str(part['function_name']).lower()!r} is not available in `runspend sql`")
+    if kind == "BASE_TABLE":
+        _check_table(part)
+
+
+def _check_table(part: Mapping[str, Any]) -> None:
+    """Also of a name that is a CTE's somewhere: elsewhere in the statement it may be what it says."""
+    name, schema = str(part.get("table_name", "")), str(part.get("schema_name", "")).lower()
+    if schema == "information_schema" or name.lower() in CATALOG or name.lower() in TABLES:
+        return
+    if schema == "pg_catalog" or CATALOG_PREFIX.match(name):
+        raise _refusal(f"{name!r} describes the engine, not the warehouse")
+    if re.search(r"[^\w $-]", name):
+        raise _refusal(f"{name[:80]!r} is not a table, and files cannot be read")
+
+
+def _named(kind: str) -> str:
+    if kind.endswith("_QUERY_NODE"):
+        return kind.removesuffix("_QUERY_NODE").replace("_", " ")
+    return f"a {kind.lower().replace('_', ' ')}, which is not known to be harmless"
+
+
+def _refusal(why: str) -> SqlRefused:
+    return SqlRefused(f"cannot run the SQL: the warehouse is read-only here, and {in_one_line(why)}. Write exactly one SELECT over its tables. Nothing was run.")
