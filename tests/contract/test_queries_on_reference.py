@@ -35,14 +35,14 @@ Site = tuple[str, int]  # file in the package, line
 
 # Places that ask what no command of the world reaches, and why.
 UNREACHED = {
-    "protection.py": "asked and judged in tests/unit/test_archive_reference.py: `archive apply` goes by the machine's clock",
-    "moving.py": "as protection.py",
-    "telling.py": "as protection.py",
-    "billing/bigquery_table.py": "Google's client, which reads a bill: no reader of a warehouse",
-    "tracking/database.py": "MLflow's own database, in the SQL of SQLite or PostgreSQL: no reader of a warehouse",
-    "tracking/links_database.py": "as tracking/database.py",
+    "actions/archive/protection.py": "asked and judged in tests/unit/test_archive_reference.py: `archive apply` goes by the machine's clock",
+    "pipeline/archive_moving.py": "as actions/archive/protection.py",
+    "actions/archive/mlflow_tags.py": "as actions/archive/protection.py",
+    "ingest/billing/remote/bigquery.py": "Google's client, which reads a bill: no reader of a warehouse",
+    "ingest/tracking/database.py": "MLflow's own database, in the SQL of SQLite or PostgreSQL: no reader of a warehouse",
+    "ingest/tracking/links_database.py": "as ingest/tracking/database.py",
     "actions/archive/enclosing.py": "asked on DuckDB alone, in tests/contract/test_archive_notices.py: no folder of this world encloses another",
-    "billing/drawn.py": "asked and judged in tests/unit/test_machine_hours.py, which has machines that were measured",
+    "ingest/billing/measured_power.py": "asked and judged in tests/unit/test_machine_hours.py, which has machines that were measured",
 }
 # What finds nothing when all is well, by a part of its text.
 EMPTY = (
